@@ -1,0 +1,149 @@
+"""What a finished task leaves on disk, and how the next one starts from it.
+
+A task folder holds weights (safetensors), the method's state, the optimizer's moments if they are carried, every
+prediction, every update's figures and the task's accuracies. It appears whole or not at all.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clrft.files import read_json, write_json_atomic
+from eval.evaluate import Prediction
+from methods.base import Method
+from methods.fit import StepRow
+from methods.policy import Policy
+from task_streams.errors import UserError
+
+SCHEMA = 1
+METRICS_FILE = "metrics.json"
+STATE_FILE = "method_state.json"
+STATE_TENSORS = "method_state.safetensors"
+MOMENTS_FILE = "optimizer.safetensors"
+WEIGHTS_FOLDER = "weights"
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One stage of a run: stage 0 is before any training, stage i after task i.
+
+    Attributes:
+        stage: index of the stage.
+        name: name of the task.
+        predictions: every answer of the stage's evaluation.
+        probe: accuracy on each general-ability probe, 0 to 1.
+        steps: figures of every update.
+        seconds: time spent, by activity.
+        peak_memory_mb: highest resident memory of the process so far.
+    """
+
+    stage: int
+    name: str
+    predictions: list[Prediction] = field(default_factory=list)
+    probe: dict[str, float] = field(default_factory=dict)
+    steps: list[StepRow] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+
+    def counts(self) -> dict[int, tuple[int, int]]:
+        """Right answers and items per task."""
+        cells: dict[int, tuple[int, int]] = {}
+        for prediction in self.predictions:
+            correct, total = cells.get(prediction.task, (0, 0))
+            cells[prediction.task] = (correct + prediction.correct, total + 1)
+        return cells
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage's ``metrics.json``."""
+        cells = self.counts()
+        return {
+            "schema": SCHEMA,
+            "task": self.stage,
+            "name": self.name,
+            "accuracy": {str(j): correct / total for j, (correct, total) in cells.items()},
+            "correct": {str(j): correct for j, (correct, _) in cells.items()},
+            "total": {str(j): total for j, (_, total) in cells.items()},
+            "probe": self.probe,
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+
+def stage_folder(run: Path, stage: int) -> Path:
+    """Folder of a stage."""
+    return run / f"task_{stage:02d}"
+
+
+def write_record(folder: Path, record: StageRecord) -> None:
+    """Write a stage's predictions, steps and accuracies into a folder."""
+    write_rows(folder / "predictions.jsonl", (p.to_json() for p in record.predictions))
+    write_rows(folder / "steps.jsonl", record.steps)
+    write_json_atomic(folder / METRICS_FILE, record.to_json())
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object per line."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_learned(folder: Path, policy: Policy, method: Method, stage: int, moments: dict[str, Tensor]) -> None:
+    """Write what the next task starts from: weights, method state, moments."""
+    policy.save(folder / WEIGHTS_FOLDER)
+    state = method.state_dict()
+    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    head = {"schema": SCHEMA, "method": method.name, "task": stage}
+    write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
+    if tensors:
+        save_file(tensors, folder / STATE_TENSORS)
+    if moments:
+        save_file(moments, folder / MOMENTS_FILE)
+
+
+def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> dict[str, Tensor]:
+    """Put policy and method where the stage left them; returns the optimizer's moments.
+
+    Raises:
+        UserError: the state is damaged, or of another method or task.
+    """
+    state = read_json(folder / STATE_FILE, SCHEMA)
+    found = (state.get("method"), state.get("task"))
+    if found != (method.name, stage):
+        raise UserError(
+            f"{folder / STATE_FILE} holds the state of method {found[0]!r} after task {found[1]!r}; expected "
+            f"method {method.name!r} after task {stage}."
+        )
+    policy.load_weights(folder / WEIGHTS_FOLDER)
+    tensors = load_file(folder / STATE_TENSORS) if state["tensors"] else {}
+    if sorted(tensors) != state["tensors"]:
+        raise UserError(f"{folder / STATE_TENSORS} holds {sorted(tensors)}; expected {state['tensors']}.")
+    values = {**state["values"], **tensors}
+    if values:
+        method.load_state_dict(values)
+    moments_file = folder / MOMENTS_FILE
+    return load_file(moments_file) if moments_file.exists() else {}
+
+
+def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
+    """The last of a run's stages that is complete, in order; None if not even the first is."""
+    last = None
+    for stage in stages:
+        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
+            break
+        last = stage
+    return last
+
+
+def stage_rng(seed: int, stage: int) -> int:
+    """Seed of everything random in one stage: the same whether the run was stopped before it or not."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(0, 2**31 - 1, (stage + 1,), generator=generator)
+    return int(draws[stage])

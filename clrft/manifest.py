@@ -1,0 +1,97 @@
+"""What a run is made of, written before it starts: config, data, model, versions, hardware, carry policy."""
+
+from typing import Any
+
+import yaml
+
+from clrft.config import RunConfig, Values, read_yaml
+from clrft.files import write_text_atomic
+from clrft.provenance import code_identity, hardware, versions
+from methods.base import Method
+from task_streams.errors import UserError
+from task_streams.fingerprint import fingerprints
+from task_streams.types import TaskStream
+
+SCHEMA = 1
+# Where a run is kept does not change what it computes.
+LOCATION_KEYS = ("output", "mlflow")
+
+
+def write_config(config: RunConfig) -> None:
+    """Save the resolved configuration in the run folder."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    write_text_atomic(config.folder / "config.yaml", text)
+
+
+def check_same_config(config: RunConfig) -> None:
+    """Refuse a run folder that holds a run of other settings.
+
+    Raises:
+        UserError: names every setting that differs, with both values.
+    """
+    saved = _flat(_comparable(read_yaml(config.folder / "config.yaml")))
+    asked = _flat(_comparable(config.to_dict()))
+    differing = [
+        f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"
+        for key in sorted(saved.keys() | asked.keys())
+        if saved.get(key) != asked.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{config.folder} holds a run of other settings: {'; '.join(differing)}. Choose another run.sweep or "
+            "run.name_suffix, or remove the folder."
+        )
+
+
+def run_manifest(
+    config: RunConfig, stream: TaskStream, model: dict[str, Any], method: Method
+) -> dict[str, Any]:
+    """The manifest of a new run."""
+    return {
+        "schema": SCHEMA,
+        "stream": config.stream_label,
+        "method": config.method_label,
+        "seed": config.seed,
+        "scenario": stream.scenario,
+        "tasks": [
+            {"index": t.index, "name": t.name, "classes": list(t.classes), "train": len(t.train), "test": len(t.test)}
+            for t in stream.tasks
+        ],
+        "versions": versions(),
+        "code": code_identity(),
+        "hardware": hardware(),
+        "data": fingerprints(stream),
+        "model": {"label": config.model_label, **model},
+        "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
+        "carry": carry_policy(config, method),
+        "notes": list(stream.notes),
+    }
+
+
+def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
+    """What crosses a task boundary and what starts anew."""
+    moments = "carried" if config.train.carry_optimizer else "reset"
+    return {
+        "weights": "carried",
+        "optimizer_moments": moments,
+        "learning_rate_schedule": "reset",
+        "random_state": "seeded anew from the run's seed and the task",
+        "method_state": "carried",
+        "anchor": "replaced by the policy at the boundary" if "anchor" in method.needs else "none",
+        "reference": "the base, unchanged" if "reference" in method.needs else "none",
+    }
+
+
+def _comparable(values: Values) -> Values:
+    location = {key: value for key, value in values.get("run", {}).items() if key not in LOCATION_KEYS}
+    return {**values, "run": location}
+
+
+def _flat(values: Values, prefix: str = "") -> Values:
+    flat: Values = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

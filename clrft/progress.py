@@ -1,0 +1,83 @@
+"""What a run tells while it works: a protocol, a bar for the terminal, and silence for tests."""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Receives a run's progress; ``cell`` names the run."""
+
+    def begin(self, cell: str, activity: str, total: int) -> None:
+        """An activity of ``total`` units starts in a run."""
+        ...
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        """Units were done; ``figures`` is a short text such as the reward."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line worth keeping above the bars."""
+        ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def begin(self, cell: str, activity: str, total: int) -> None:
+        pass
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class Bars(AbstractContextManager["Bars"]):
+    """A bar per run in the terminal: activity, units, figures and time left; plain lines when piped."""
+
+    def __init__(self, console: Console, cells: int = 1) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bars: dict[str, TaskID] = {}
+        self.whole = self.progress.add_task("[bold]all runs", total=cells, figures="") if cells > 1 else None
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def begin(self, cell: str, activity: str, total: int) -> None:
+        text = f"{cell}  {activity}"
+        if cell not in self.bars:
+            self.bars[cell] = self.progress.add_task(text, total=total, figures="")
+        self.progress.reset(self.bars[cell], description=text, total=total, figures="")
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.progress.update(self.bars[cell], advance=units, figures=figures)
+
+    def finished(self, cell: str) -> None:
+        """Take a run's bar away and count it."""
+        if cell in self.bars:
+            self.progress.remove_task(self.bars.pop(cell))
+        if self.whole is not None:
+            self.progress.advance(self.whole)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)

@@ -1,0 +1,235 @@
+"""Read run folders back: ``runs/<sweep>/<stream>-<method>-<order>/``.
+
+A folder that is incomplete, damaged or not ours is named and left out, never averaged in.
+Deliberately absent: writing them (``clrft.run``), and any average over runs (``clrft.compare``).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from clrft.files import read_json
+from eval.evaluate import Prediction
+from eval.matrix import AccuracyMatrix
+from eval.metrics import METRICS, Value, compute_metrics
+from task_streams.errors import UserError
+
+SCHEMA = 1
+MARKS = ("config.yaml", "manifest.json")  # a folder with one of these is a run, whole or not
+
+Fault = Literal["incomplete", "damaged", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One complete run, as its folder tells it.
+
+    Attributes:
+        folder: where it lies.
+        stream: name of the stream.
+        method: name of the method.
+        seed: seed of the class order.
+        config: resolved config, nested.
+        manifest: versions, code, data and model identity.
+        matrix: its accuracies.
+        metrics: every metric by name, those of the matrix computed from the matrix.
+    """
+
+    folder: Path
+    stream: str
+    method: str
+    seed: int
+    config: dict[str, Any] = field(repr=False)
+    manifest: dict[str, Any] = field(repr=False)
+    matrix: AccuracyMatrix = field(repr=False)
+    metrics: dict[str, Value] = field(repr=False)
+
+    def stages(self) -> list[int]:
+        """Stages that have a folder, 0 = before any training."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("task_*") if path.name[5:].isdigit())
+
+    def task_metrics(self, stage: int) -> dict[str, Any]:
+        """``metrics.json`` of a stage: accuracies, probes, seconds, memory."""
+        return read_json(self._file(stage, "metrics.json"), SCHEMA)
+
+    def predictions(self, stage: int) -> Iterator[Prediction]:
+        """Predictions made after a stage, read as they are asked for."""
+        return (Prediction.from_json(row) for row in _read_rows(self._file(stage, "predictions.jsonl")))
+
+    def steps(self, stage: int) -> list[dict[str, float]]:
+        """Training metrics of a stage, one row per optimizer step; empty when nothing was trained."""
+        path = self._file(stage, "steps.jsonl")
+        return list(_read_rows(path)) if path.exists() else []
+
+    def _file(self, stage: int, name: str) -> Path:
+        return self.folder / f"task_{stage:02d}" / name
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A folder that is not compared, and why."""
+
+    folder: Path
+    fault: Fault
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.fault}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRuns:
+    """What lies in some folders: complete runs, and what was left out."""
+
+    runs: tuple[RunRecord, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The complete run in a folder.
+
+    Raises:
+        UserError: the folder is missing, incomplete, damaged, or holds no run.
+    """
+    if not folder.is_dir():
+        raise UserError(_missing(folder))
+    fault = _look(folder)
+    if fault is not None:
+        raise UserError(str(fault))
+    manifest = read_json(folder / "manifest.json", SCHEMA)
+    stream, method, seed = (manifest.get(key) for key in ("stream", "method", "seed"))
+    if not isinstance(stream, str) or not isinstance(method, str) or not isinstance(seed, int):
+        raise UserError(
+            f"{folder / 'manifest.json'}: stream {stream!r}, method {method!r}, seed {seed!r}; "
+            "expected two names and a whole number."
+        )
+    matrix = AccuracyMatrix.from_json(read_json(folder / "matrix.json"))
+    metrics = _read_metrics(folder / "metrics.json", matrix)
+    config = _read_config(folder / "config.yaml")
+    return RunRecord(folder, stream, method, seed, config, manifest, matrix, metrics)
+
+
+def find_runs(paths: Iterable[Path]) -> FoundRuns:
+    """The runs in run folders and sweep folders, each folder once, in the order given.
+
+    Raises:
+        UserError: a path does not exist, or holds neither a run nor runs; all such paths at once.
+    """
+    problems: list[str] = []
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        inside = _candidates(path)
+        if inside is None:
+            problems.append(_missing(path))
+        elif not any(_is_run(folder) for folder in inside):
+            problems.append(f"{path} holds no run; expected folders with {' and '.join(MARKS)}.")
+        else:
+            folders.update((folder.resolve(), folder) for folder in inside)
+    if problems:
+        raise UserError(*problems)
+    return _sort_out(folders.values())
+
+
+def _sort_out(folders: Iterable[Path]) -> FoundRuns:
+    runs: list[RunRecord] = []
+    left_out: list[LeftOut] = []
+    for folder in folders:
+        fault = _look(folder)
+        if fault is not None:
+            left_out.append(fault)
+            continue
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            left_out.append(LeftOut(folder, "damaged", " ".join(error.problems)))
+    return FoundRuns(tuple(runs), tuple(left_out))
+
+
+def _candidates(path: Path) -> list[Path] | None:
+    """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder."""
+    if not path.is_dir():
+        return None
+    if _is_run(path):
+        return [path]
+    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in MARKS)
+
+
+def _look(folder: Path) -> LeftOut | None:
+    """What is wrong with a folder as far as its file names tell; None for a complete run."""
+    if not _is_run(folder):
+        return LeftOut(folder, "foreign", f"no run: it has no {' and no '.join(MARKS)}.")
+    absent = [name for name in (*MARKS, "matrix.json", "metrics.json") if not (folder / name).exists()]
+    if absent:
+        done = len(list(folder.glob("task_[0-9]*/metrics.json")))
+        return LeftOut(folder, "incomplete", f"{', '.join(absent)} missing; {done} task folders are done.")
+    return None
+
+
+def _missing(path: Path) -> str:
+    """Sentence for a folder that does not exist, with the nearest name beside it."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"no folder {path}; {parent} does not exist either."
+    names = sorted(child.name for child in parent.iterdir() if child.is_dir())
+    nearest = get_close_matches(path.name, names, n=1, cutoff=0.4)
+    return f"no folder {path}." + (f" Did you mean {str(parent / nearest[0])!r}?" if nearest else "")
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is no object")
+                yield row
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected sections, got {type(config).__name__}.")
+    return config
+
+
+def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
+    """Metrics of the file, which must agree with the matrix; those that the file lacks are computed."""
+    rows = read_json(path, SCHEMA).get("metrics")
+    try:
+        stored = {str(key): Value(row["value"], row["reason"]) for key, row in cast(Any, rows).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged metrics: {type(error).__name__}: {error}.") from error
+    computed = compute_metrics(matrix, [key for key, metric in METRICS.items() if metric.compute])
+    wrong = [key for key, value in computed.items() if key in stored and not _agree(stored[key], value)]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)} not as the matrix beside it says.")
+    extra = {key: value for key, value in stored.items() if key.partition("/")[0] not in computed}
+    return {**computed, **dict(sorted(extra.items(), key=lambda item: _rank(item[0])))}
+
+
+def _agree(stored: Value, computed: Value) -> bool:
+    """Equal to float precision; a number never agrees with "undefined"."""
+    if stored.value is None or computed.value is None:
+        return stored.value is computed.value
+    return math.isclose(stored.value, computed.value, abs_tol=1e-9)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    names = list(METRICS)
+    name = key.partition("/")[0]
+    return (names.index(name) if name in names else len(names), key)

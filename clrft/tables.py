@@ -1,0 +1,223 @@
+"""A comparison as tables: for the terminal (rich), Markdown and CSV.
+
+Terminal and Markdown show percent; CSV holds fractions, to be computed with.
+Deliberately absent: any number that ``clrft.compare`` did not compute.
+"""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group as RichGroup
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from clrft.compare import FLOOR, Comparison, Group, Paired, Summary
+from eval.metrics import Value, metric_of
+
+HEADLINE = ("last_acc", "learning_acc", "avg_incremental_acc", "forgetting", "min_acc", "general_delta")
+_PAIRED_IN_TERMINAL = ("last_acc", "forgetting")
+DASH = "–"
+
+Rows = list[list[str]]
+
+
+def to_terminal(comparison: Comparison) -> RenderableType:
+    """All tables of a comparison, narrow enough for a terminal."""
+    parts: list[RenderableType] = []
+    for stream in comparison.streams():
+        groups = comparison.of_stream(stream)
+        keys = headline(comparison, stream)
+        titles = [metric_of(key).title + _probe(key) for key in keys]
+        orders = max(len(group.runs) for group in groups)
+        spread = "mean ± standard deviation over class orders" if orders > 1 else "one class order, no spread"
+        parts.append(
+            _rich(f"{stream}: {spread}, %", ["method", "orders", *titles], _headline_rows(groups, keys))
+        )
+        parts.append(_rich("Every class order, %", *_order_table(groups, _PAIRED_IN_TERMINAL)))
+        parts.append(_rich("Final accuracy by position of the task, %", *_final_table(groups)))
+        pairs = [
+            pair for pair in comparison.pairs if pair.stream == stream and pair.metric in _PAIRED_IN_TERMINAL
+        ]
+        if pairs:
+            parts.append(
+                _rich("Paired differences over class orders, percentage points", *_pair_table(pairs))
+            )
+    parts += [Text(note) for note in comparison.notes]
+    return RichGroup(*parts)
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """All tables of a comparison, with every metric, its definition and every order's value."""
+    lines: list[str] = ["# Comparison", ""]
+    for stream in comparison.streams():
+        groups, keys = comparison.of_stream(stream), headline(comparison, stream)
+        lines += [f"## {stream}", "", "Percent; mean ± sample standard deviation over class orders.", ""]
+        lines += _markdown(["method", "orders", *keys], _headline_rows(groups, keys))
+        lines += ["### Every metric, every class order", ""]
+        lines += _markdown(*_order_table(groups, comparison.defined_metrics(stream)))
+        lines += ["### Final accuracy by position of the task", "", *_markdown(*_final_table(groups))]
+        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
+        if pairs:
+            lines += ["### Paired differences, percentage points", "", *_markdown(*_pair_table(pairs))]
+        lines += ["### Definitions", "", *_definitions(comparison, stream), ""]
+    lines += [f"- {note}" for note in comparison.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One row per stream, method and metric: mean, standard deviation, and the value of every class order."""
+    seeds = sorted({run.seed for group in comparison.groups for run in group.runs})
+    header = [
+        "stream",
+        "method",
+        "label",
+        "metric",
+        "n",
+        "mean",
+        "std",
+        "undefined",
+        *(f"order_{s}" for s in seeds),
+    ]
+    rows = []
+    for group in comparison.groups:
+        for key, summary in group.metrics.items():
+            values = [_raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
+            numbers = [str(len(summary.values)), _raw(summary.mean), _raw(summary.std), summary.reason or ""]
+            rows.append([group.stream, group.method, group.label, key, *numbers, *values])
+    return _csv(header, rows)
+
+
+def pairs_to_csv(comparison: Comparison) -> str:
+    """One row per paired difference ``first`` - ``second``, with its 95 % interval and every order's."""
+    seeds = sorted({seed for pair in comparison.pairs for seed in pair.differences})
+    header = ["stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95"]
+    rows = [
+        [pair.stream, pair.metric, pair.first, pair.second, str(len(pair.differences))]
+        + [_raw(number) for number in (pair.mean, pair.std, pair.low, pair.high)]
+        + [_raw(pair.differences.get(seed)) for seed in seeds]
+        for pair in comparison.pairs
+    ]
+    return _csv([*header, *(f"order_{seed}" for seed in seeds)], rows)
+
+
+def headline(comparison: Comparison, stream: str) -> list[str]:
+    """Metrics of the first table, in its order, those that the stream has."""
+    defined = comparison.defined_metrics(stream)
+    return [key for name in HEADLINE for key in defined if key.partition("/")[0] == name]
+
+
+def final_accuracies(group: Group) -> list[Value]:
+    """Accuracy after the last task by position of the task, averaged over class orders."""
+    rows = [run.matrix.value[-1] for run in group.runs]
+    means = [statistics.fmean(float(row[j]) for row in rows) for j in range(len(rows[0]))]
+    return [Value(None, "not evaluated") if math.isnan(mean) else Value(mean) for mean in means]
+
+
+def show(summary: Summary | None) -> str:
+    """Mean ± standard deviation in percent; a dash when undefined, no ± for one order."""
+    if summary is None or summary.mean is None:
+        return DASH
+    spread = "" if summary.std is None else f" ± {100 * summary.std:.1f}"
+    return f"{100 * summary.mean:.1f}{spread}"
+
+
+def name_of(group: Group) -> str:
+    """Label of a method, the floor marked as such."""
+    return f"{group.label} (floor)" if group.method == FLOOR else group.label
+
+
+def _headline_rows(groups: Sequence[Group], keys: Sequence[str]) -> Rows:
+    return [[name_of(g), str(len(g.runs)), *(show(g.metrics.get(key)) for key in keys)] for g in groups]
+
+
+def _order_table(groups: Sequence[Group], keys: Sequence[str]) -> tuple[list[str], Rows]:
+    seeds = sorted({run.seed for group in groups for run in group.runs})
+    rows = []
+    for key in keys:
+        for group in groups:
+            summary = group.metrics.get(key)
+            if summary is None or all(value.value is None for value in summary.values.values()):
+                continue
+            values = [
+                _percent(summary.values[seed].value if seed in summary.values else None) for seed in seeds
+            ]
+            rows.append([key, group.label, show(summary), *values])
+    return ["metric", "method", "mean", *(f"order {seed}" for seed in seeds)], rows
+
+
+def _final_table(groups: Sequence[Group]) -> tuple[list[str], Rows]:
+    tasks = len(groups[0].runs[0].matrix)
+    rows = [[group.label, *(_percent(value.value) for value in final_accuracies(group))] for group in groups]
+    return ["method", *(f"task {j}" for j in range(1, tasks + 1))], rows
+
+
+def _pair_table(pairs: Sequence[Paired]) -> tuple[list[str], Rows]:
+    rows = []
+    for pair in sorted(pairs, key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0])):
+        interval = DASH if pair.low is None else f"{_signed(pair.low)} to {_signed(pair.high)}"
+        numbers = [_signed(pair.mean), _percent(pair.std), interval, str(len(pair.differences))]
+        rows.append([pair.metric, f"{pair.first} − {pair.second}", *numbers])
+    return ["metric", "difference", "mean", "std", "95 % interval (t)", "orders"], rows
+
+
+def _definitions(comparison: Comparison, stream: str) -> Iterator[str]:
+    for key in comparison.defined_metrics(stream):
+        metric = metric_of(key)
+        direction = "higher" if metric.higher_is_better else "lower"
+        yield f"- `{key}`: {metric.title}, {metric.definition} ({direction} is better)"
+    absent: dict[str, str] = {}
+    for group in comparison.of_stream(stream):
+        for key, summary in group.metrics.items():
+            if key not in comparison.defined_metrics(stream) and summary.reason:
+                absent.setdefault(key, summary.reason)
+    for key, reason in absent.items():
+        yield f"- `{key}`: undefined here ({reason})"
+
+
+def _rich(title: str, header: Sequence[str], rows: Rows) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(header):
+        text = number == 0 or name in ("method", "difference")
+        table.add_column(escape(name), justify="left" if text else "right", overflow="fold")
+    last = rows[0][0] if rows else ""
+    for row in rows:
+        if header[0] == "metric" and row[0] != last:
+            table.add_section()
+        last = row[0]
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+def _markdown(header: Sequence[str], rows: Rows) -> list[str]:
+    rule = ["---" if name in ("metric", "method", "difference") else "---:" for name in header]
+    return [*(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in ([*header], rule, *rows)), ""]
+
+
+def _csv(header: Sequence[str], rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _probe(key: str) -> str:
+    probe = key.partition("/")[2]
+    return f": {probe.replace('_', ' ')}" if probe else ""
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _raw(value: float | None) -> str:
+    return "" if value is None else repr(value)

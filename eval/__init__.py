@@ -1,0 +1,1 @@
+"""How it is judged: completion, answer, score, matrix, metrics. Imports only ``task_streams``."""

@@ -1,0 +1,144 @@
+"""Run a policy over the test items of one task and keep every prediction.
+
+Images are decoded one batch at a time, so memory does not grow with the test set.
+Deliberately absent: how a policy generates (``methods``), and where predictions are written (``clrft``).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+from eval.score import FAILURES, Failure, failure_kind, score_classification
+from task_streams.errors import UserError
+from task_streams.prompt import Request, request
+from task_streams.types import Example, Task
+
+
+class Generate(Protocol):
+    """A policy as the evaluator sees it."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[str]:
+        """One completion per request, in their order, without the prompt and without special tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One test item, answered once: a row of ``predictions.jsonl``.
+
+    Attributes:
+        stage: task (from 1) after which was evaluated; 0 for the base model before any training.
+        task: task (from 1) that the item belongs to.
+        key: stable name of the item.
+        label: the right class.
+        completion: what the policy wrote.
+        answer: text of the answer; None when none could be parsed.
+        correct: the answer is the label.
+        failure: why it is wrong, ``none`` when it is right.
+    """
+
+    stage: int
+    task: int
+    key: str
+    label: str
+    completion: str
+    answer: str | None
+    correct: bool
+    failure: Failure
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Prediction":
+        """The prediction of a row.
+
+        Raises:
+            UserError: a field is missing, unknown, or of the wrong kind.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(row) != names:
+            raise UserError(f"damaged prediction: fields {sorted(row)}, expected {sorted(names)}.")
+        if row["failure"] not in FAILURES or not isinstance(row["correct"], bool):
+            raise UserError(
+                f"damaged prediction {row['key']!r}: correct {row['correct']!r}, failure {row['failure']!r}; "
+                f"expected true or false and one of {', '.join(FAILURES)}."
+            )
+        return cls(**row)
+
+
+def evaluate(
+    generate: Generate,
+    task: Task,
+    seen: Sequence[str],
+    *,
+    stage: int,
+    task_of: Mapping[str, int],
+    think: bool = True,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Predictions for all test items of a task, in their order.
+
+    Args:
+        generate: the policy.
+        task: the task whose test items are asked.
+        seen: classes that the prompt lists, in its order.
+        stage: task (from 1) after which is evaluated.
+        task_of: index of the task that teaches each class.
+        think: the prompt asks for a thought before the answer.
+        batch_size: requests per call of ``generate``.
+        on_batch: called after each batch with the number of items in it.
+
+    Raises:
+        UserError: the task has no test items.
+        ValueError: ``generate`` returned another number of completions than it got requests.
+    """
+    if not task.test:
+        raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
+    predictions: list[Prediction] = []
+    for batch in _batches(task.test, batch_size):
+        completions = generate([request(example, seen, think) for example in batch])
+        for example, completion in zip(batch, completions, strict=True):
+            score = score_classification(completion, example.label, seen, think)
+            failure = failure_kind(score, example.label, task_of, stage)
+            predictions.append(
+                Prediction(
+                    stage=stage,
+                    task=task.index,
+                    key=example.key,
+                    label=example.label,
+                    completion=completion,
+                    answer=score.answer,
+                    correct=score.correct,
+                    failure=failure,
+                )
+            )
+        if on_batch is not None:
+            on_batch(len(batch))
+    return predictions
+
+
+def counts(predictions: Sequence[Prediction]) -> tuple[int, int]:
+    """Number of right predictions, number of predictions."""
+    return sum(prediction.correct for prediction in predictions), len(predictions)
+
+
+def accuracy(predictions: Sequence[Prediction]) -> float:
+    """Share of right predictions, 0 to 1.
+
+    Raises:
+        ValueError: there are none.
+    """
+    correct, total = counts(predictions)
+    if total == 0:
+        raise ValueError("the accuracy of no predictions is undefined")
+    return correct / total
+
+
+def _batches(items: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    if size < 1:
+        raise ValueError(f"batch_size {size}: expected at least 1")
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

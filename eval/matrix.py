@@ -1,0 +1,215 @@
+"""The accuracy matrix R[i, j]: accuracy on task j after training on task i (both from 1).
+
+A cell that was not evaluated is NaN, never 0.
+Deliberately absent: every number derived from it (``eval.metrics``).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from task_streams.errors import UserError
+
+FloatArray = NDArray[np.float64]
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AccuracyMatrix:
+    """Accuracies of one run, as fractions 0 to 1; immutable, its arrays are read-only.
+
+    Attributes:
+        tasks: names of the T tasks in the order in which they were learned.
+        correct: right predictions per cell, NaN = not evaluated or not a count. [T, T]
+        total: test items per cell, likewise. [T, T]
+        value: accuracy (or AP) per cell, NaN = not evaluated. [T, T]
+        base: b_j, accuracy of the base model before any training, NaN = not evaluated. [T]
+        joint: J_j, accuracy after joint training on all tasks, NaN = not evaluated. [T]
+    """
+
+    tasks: tuple[str, ...]
+    correct: FloatArray
+    total: FloatArray
+    value: FloatArray
+    base: FloatArray
+    joint: FloatArray
+
+    def __post_init__(self) -> None:
+        """Check shapes and make the arrays read-only.
+
+        Raises:
+            ValueError: no tasks, or an array of another shape.
+        """
+        size = len(self.tasks)
+        if size == 0:
+            raise ValueError("an accuracy matrix needs at least one task")
+        for name, shape in _SHAPES.items():
+            array: FloatArray = np.array(getattr(self, name), dtype=np.float64)
+            if array.shape != (size,) * shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {(size,) * shape}")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def empty(cls, tasks: Sequence[str]) -> "AccuracyMatrix":
+        """A matrix of which nothing was evaluated yet."""
+        size = len(tasks)
+        square, row = np.full((size, size), np.nan), np.full(size, np.nan)
+        return cls(tuple(tasks), square, square, square, row, row)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def with_row(self, stage: int, cells: Mapping[int, tuple[int, int]]) -> "AccuracyMatrix":
+        """A copy in which the cells of a stage hold accuracies; ``cells``: task index to (correct, total).
+
+        Raises:
+            IndexError: a stage or task out of 1..T.
+            ValueError: an empty test set, or not 0 <= correct <= total.
+        """
+        correct, total, value = self.correct.copy(), self.total.copy(), self.value.copy()
+        for task, (right, items) in cells.items():
+            if items < 1 or not 0 <= right <= items:
+                raise ValueError(f"stage {stage}, task {task}: {right} right of {items} items")
+            cell = self._index(stage), self._index(task)
+            correct[cell], total[cell], value[cell] = right, items, right / items
+        return replace(self, correct=correct, total=total, value=value)
+
+    def with_values(self, stage: int, cells: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy in which the cells of a stage hold values without counts, e.g. box AP, as fractions.
+
+        Raises:
+            IndexError: a stage or task out of 1..T.
+            ValueError: a value out of 0..1.
+        """
+        correct, total, value = self.correct.copy(), self.total.copy(), self.value.copy()
+        for task, fraction in cells.items():
+            cell = self._index(stage), self._index(task)
+            correct[cell], total[cell], value[cell] = math.nan, math.nan, _fraction(fraction)
+        return replace(self, correct=correct, total=total, value=value)
+
+    def with_base(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy that knows the base model's accuracies b_j; ``cells``: task index to fraction."""
+        return replace(self, base=self._row(self.base, cells))
+
+    def with_joint(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy that knows the accuracies J_j after joint training; ``cells``: task index to fraction."""
+        return replace(self, joint=self._row(self.joint, cells))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; null = not evaluated."""
+        return {
+            "schema": SCHEMA,
+            "tasks": list(self.tasks),
+            "correct": [_counts(row) for row in self.correct],
+            "total": [_counts(row) for row in self.total],
+            "value": [_values(row) for row in self.value],
+            "base": _values(self.base),
+            "joint": _values(self.joint),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> "AccuracyMatrix":
+        """The matrix of ``to_json``; ``base`` and ``joint`` may be left out.
+
+        Raises:
+            UserError: another schema, a missing part, a wrong shape, or a number that is no accuracy.
+        """
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            given = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise UserError(f"accuracy matrix: schema {given!r}, expected {SCHEMA}.")
+        try:
+            tasks = tuple(str(name) for name in data["tasks"])
+            unknown = [None] * len(tasks)
+            parts = {name: _array(data[name]) for name in ("correct", "total", "value")}
+            rows = {name: _array(data.get(name, unknown)) for name in ("base", "joint")}
+            matrix = cls(tasks, **parts, **rows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"damaged accuracy matrix: {type(error).__name__}: {error}.") from error
+        _check_cells(matrix)
+        return matrix
+
+    def to_markdown(self) -> str:
+        """Table in percent: rows = after task i, columns = task j, a dash = not evaluated."""
+        lines = [["after", *self.tasks], ["---", *["---:"] * len(self)], *self._text_rows("–")]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+    def to_table(self, title: str = "Accuracy (%)") -> Table:
+        """The same table for the terminal."""
+        table = Table(title=title)
+        table.add_column("after")
+        for name in self.tasks:
+            table.add_column(name, justify="right")
+        for cells in self._text_rows("–"):
+            table.add_row(*cells)
+        return table
+
+    def _text_rows(self, missing: str) -> list[list[str]]:
+        named = [*zip(self.tasks, self.value, strict=True)]
+        if not np.isnan(self.base).all():
+            named.insert(0, ("(base)", self.base))
+        if not np.isnan(self.joint).all():
+            named.append(("(joint)", self.joint))
+        return [[name, *(missing if math.isnan(x) else f"{100 * x:.1f}" for x in row)] for name, row in named]
+
+    def _index(self, position: int) -> int:
+        if not 1 <= position <= len(self):
+            raise IndexError(f"{position} is out of 1..{len(self)}")
+        return position - 1
+
+    def _row(self, row: FloatArray, cells: Mapping[int, float]) -> FloatArray:
+        new = row.copy()
+        for task, fraction in cells.items():
+            new[self._index(task)] = _fraction(fraction)
+        return new
+
+
+_SHAPES = {"correct": 2, "total": 2, "value": 2, "base": 1, "joint": 1}
+
+
+def _fraction(value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{value} is no fraction 0..1")
+    return value
+
+
+def _array(rows: Any) -> FloatArray:
+    """Nested lists with null to an array with NaN."""
+    return np.array(rows, dtype=object).astype(np.float64)
+
+
+def _counts(row: FloatArray) -> list[int | None]:
+    return [None if math.isnan(x) else int(x) for x in row]
+
+
+def _values(row: FloatArray) -> list[float | None]:
+    return [None if math.isnan(x) else float(x) for x in row]
+
+
+def _check_cells(matrix: AccuracyMatrix) -> None:
+    """Numbers of a file must agree: a matrix that contradicts itself must not reach an average."""
+    problems = []
+    for name in ("value", "base", "joint"):
+        numbers = getattr(matrix, name)
+        if ((numbers < 0) | (numbers > 1) | np.isinf(numbers)).any():
+            problems.append(f"damaged accuracy matrix: {name!r} holds a number out of 0..1.")
+    counted = ~np.isnan(matrix.total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        implied = matrix.correct / matrix.total
+    if (counted != ~np.isnan(matrix.correct)).any() or (matrix.total <= 0).any() or _broken(matrix.correct):
+        problems.append("damaged accuracy matrix: 'correct' and 'total' do not belong to each other.")
+    elif not np.allclose(implied[counted], matrix.value[counted], rtol=0, atol=1e-6, equal_nan=False):
+        problems.append("damaged accuracy matrix: 'value' is not 'correct' / 'total'.")
+    if problems:
+        raise UserError(*problems)
+
+
+def _broken(counts: FloatArray) -> bool:
+    """Whether a count is no whole number."""
+    known = counts[~np.isnan(counts)]
+    return bool((known != np.floor(known)).any())

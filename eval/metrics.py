@@ -1,0 +1,321 @@
+"""Metrics of continual learning: pure functions of the accuracy matrix, one name each.
+
+Sources: GEM (Lopez-Paz and Ranzato 2017) for bwt and fwt, Chaudhry et al. 2018 for forgetting and
+intransigence, RaPO (arXiv 2605.09640) for last accuracy and forgetting as it reports them.
+Fractions 0 to 1; percent only when shown.
+A metric whose cells are missing is undefined and says why; it is never a number.
+Deliberately absent: averages over runs (``clrft.compare``).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.matrix import AccuracyMatrix, FloatArray
+from task_streams.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A metric's result: a number, or the reason why there is none. Exactly one of both is None."""
+
+    value: float | None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"exactly one of value {self.value} and reason {self.reason} must be given")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{self.value} is no result; say why the metric is undefined")
+
+
+def undefined(reason: str) -> Value:
+    """The result of a metric that cannot be computed."""
+    return Value(None, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric by its one name.
+
+    Attributes:
+        key: name in files and tables.
+        title: short human name.
+        definition: formula on one line.
+        higher_is_better: direction.
+        compute: the metric as a function of the matrix; None for what is measured outside the stream.
+    """
+
+    key: str
+    title: str
+    definition: str
+    higher_is_better: bool
+    compute: Callable[[AccuracyMatrix], Value] | None
+
+
+class _Missing(Exception):
+    """Cells that a metric needs were not evaluated; turned into an undefined value by ``_metric``."""
+
+
+def _metric(formula: Callable[[AccuracyMatrix], float]) -> Callable[[AccuracyMatrix], Value]:
+    """A formula that may find cells missing, as a function that then gives an undefined value."""
+
+    def compute(matrix: AccuracyMatrix) -> Value:
+        try:
+            return Value(float(formula(matrix)))
+        except _Missing as missing:
+            return undefined(str(missing))
+
+    compute.__doc__ = formula.__doc__
+    return compute
+
+
+@_metric
+def last_acc(matrix: AccuracyMatrix) -> float:
+    """Micro-averaged accuracy after the last task: sum_j correct[T,j] / sum_j n_j."""
+    final = matrix.value[-1]
+    _need(final, "R[T,j] of every task")
+    if np.isnan(matrix.total[-1]).any():
+        raise _Missing("the last row holds values without counts of test items (AP); see mean_final_acc")
+    return float(matrix.correct[-1].sum() / matrix.total[-1].sum())
+
+
+@_metric
+def mean_final_acc(matrix: AccuracyMatrix) -> float:
+    """Macro-averaged accuracy after the last task: (1/T) sum_j R[T,j]."""
+    return float(_need(matrix.value[-1], "R[T,j] of every task").mean())
+
+
+@_metric
+def learning_acc(matrix: AccuracyMatrix) -> float:
+    """Accuracy on each task right after learning it: (1/T) sum_j R[j,j]."""
+    return float(_diagonal(matrix).mean())
+
+
+@_metric
+def avg_incremental_acc(matrix: AccuracyMatrix) -> float:
+    """Mean over stages of the mean accuracy on the tasks so far: (1/T) sum_i (1/i) sum_{j<=i} R[i,j]."""
+    return float(np.mean(_need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
+
+
+@_metric
+def avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
+    """Mean over stages of the micro-averaged accuracy on the tasks so far."""
+    rows = range(len(matrix))
+    for i in rows:
+        _need(matrix.total[i, : i + 1], "counts of R[i,j] for every j <= i")
+    return float(np.mean([matrix.correct[i, : i + 1].sum() / matrix.total[i, : i + 1].sum() for i in rows]))
+
+
+@_metric
+def forgetting(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of max_{j<=i<=T} R[i,j] - R[T,j]; never negative."""
+    return float(np.mean([column.max() - column[-1] for column in _columns(matrix)]))
+
+
+@_metric
+def forgetting_chaudhry(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of max_{j<=i<=T-1} R[i,j] - R[T,j]; negative when the last task helped."""
+    return float(np.mean([column[:-1].max() - column[-1] for column in _columns(matrix)]))
+
+
+@_metric
+def forgetting_diag(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of R[j,j] - R[T,j]."""
+    return -_transfer(matrix)
+
+
+@_metric
+def bwt(matrix: AccuracyMatrix) -> float:
+    """Backward transfer: mean over j<T of R[T,j] - R[j,j]."""
+    return _transfer(matrix)
+
+
+@_metric
+def fwt(matrix: AccuracyMatrix) -> float:
+    """Forward transfer: mean over j>=2 of R[j-1,j] - b_j."""
+    _need_two_tasks(matrix)
+    before = _need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
+    return float((before - _need(matrix.base[1:], "b_j: the base model")).mean())
+
+
+@_metric
+def relative_forgetting(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of (max_{j<=i<=T} R[i,j] - R[T,j]) / max_{j<=i<=T} R[i,j]."""
+    columns = _columns(matrix)
+    never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
+    if never:
+        raise _Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
+    return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
+
+
+@_metric
+def intransigence(matrix: AccuracyMatrix) -> float:
+    """What joint training learns and this run did not: (1/T) sum_j (J_j - R[j,j])."""
+    return float((_need(matrix.joint, "J_j: joint training") - _diagonal(matrix)).mean())
+
+
+@_metric
+def min_acc(matrix: AccuracyMatrix) -> float:
+    """Accuracy after the last task on the worst task: min_j R[T,j]."""
+    return float(_need(matrix.value[-1], "R[T,j] of every task").min())
+
+
+def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
+    """Change of accuracy on fixed probes outside the stream, ``general_delta/<probe>`` each.
+
+    Args:
+        before: accuracy per probe before task 1.
+        after: accuracy per probe after task T. A probe that is in one of both only is undefined.
+    """
+    values = {}
+    for probe in sorted({*before, *after}):
+        if probe in before and probe in after:
+            value = Value(after[probe] - before[probe])
+        else:
+            value = undefined(f"not measured {'before task 1' if probe in after else 'after task T'}")
+        values[f"general_delta/{probe}"] = value
+    return values
+
+
+def seen_accuracy(matrix: AccuracyMatrix) -> FloatArray:
+    """Mean accuracy on the tasks so far after each stage, NaN where a cell is missing. [T]"""
+    return np.array([matrix.value[i, : i + 1].mean() for i in range(len(matrix))])
+
+
+def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
+    """``forgetting`` of the stream cut after each stage: NaN for stage 1 and where a cell is missing. [T]"""
+    curve = np.full(len(matrix), np.nan)
+    for i in range(1, len(matrix)):
+        columns = [matrix.value[j : i + 1, j] for j in range(i)]
+        curve[i] = np.mean([column.max() - column[-1] for column in columns])  # max of NaN is NaN
+    return curve
+
+
+_ALL = (
+    Metric("last_acc", "last accuracy", "Σ_j correct[T,j] / Σ_j n_j", True, last_acc),
+    Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, mean_final_acc),
+    Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, learning_acc),
+    Metric(
+        "avg_incremental_acc",
+        "average incremental accuracy",
+        "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]",
+        True,
+        avg_incremental_acc,
+    ),
+    Metric(
+        "avg_incremental_acc_micro",
+        "average incremental accuracy, micro",
+        "(1/T) Σ_i Σ_{j≤i} correct[i,j] / Σ_{j≤i} n_j",
+        True,
+        avg_incremental_acc_micro,
+    ),
+    Metric("forgetting", "forgetting", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])", False, forgetting),
+    Metric(
+        "forgetting_chaudhry",
+        "forgetting (Chaudhry 2018)",
+        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])",
+        False,
+        forgetting_chaudhry,
+    ),
+    Metric(
+        "forgetting_diag",
+        "forgetting (diagonal)",
+        "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])",
+        False,
+        forgetting_diag,
+    ),
+    Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, bwt),
+    Metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True, fwt),
+    Metric(
+        "relative_forgetting",
+        "relative forgetting",
+        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j]) / max_{j≤i≤T} R[i,j]",
+        False,
+        relative_forgetting,
+    ),
+    Metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False, intransigence),
+    Metric("min_acc", "worst task", "min_j R[T,j]", True, min_acc),
+    Metric(
+        "general_delta", "general ability change", "probe accuracy after task T − before task 1", True, None
+    ),
+)
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
+
+
+def metric_of(key: str) -> Metric:
+    """The metric of a name; ``general_delta/<probe>`` is ``general_delta``.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = key.partition("/")[0] if key.startswith("general_delta/") else key
+    if name not in METRICS:
+        raise UserError(unknown_name("metric", key, METRICS))
+    return METRICS[name]
+
+
+def compute_metrics(
+    matrix: AccuracyMatrix,
+    keys: Iterable[str] | None = None,
+    before: Mapping[str, float] | None = None,
+    after: Mapping[str, float] | None = None,
+) -> dict[str, Value]:
+    """Metrics by name, in the order of ``METRICS``.
+
+    Args:
+        matrix: accuracies of a run.
+        keys: names of metrics; all of them by default.
+        before: accuracy per probe outside the stream before task 1, for ``general_delta``.
+        after: likewise after task T.
+
+    Raises:
+        UserError: unknown names, all of them at once.
+    """
+    names = list(METRICS) if keys is None else list(keys)
+    unknown = [unknown_name("metric", key, METRICS) for key in names if key not in METRICS]
+    if unknown:
+        raise UserError(*unknown)
+    values: dict[str, Value] = {}
+    for key in (key for key in METRICS if key in names):
+        compute = METRICS[key].compute
+        if compute is not None:
+            values[key] = compute(matrix)
+        elif before or after:
+            values |= general_delta(before or {}, after or {})
+        else:
+            values[key] = undefined("not measured: no probe outside the stream")
+    return values
+
+
+def _need(cells: FloatArray, what: str) -> FloatArray:
+    if np.isnan(cells).any():
+        raise _Missing(f"not evaluated: {what}")
+    return cells
+
+
+def _need_two_tasks(matrix: AccuracyMatrix) -> None:
+    if len(matrix) < 2:
+        raise _Missing("needs at least two tasks")
+
+
+def _diagonal(matrix: AccuracyMatrix) -> FloatArray:
+    return _need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
+
+
+def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
+    """Accuracies R[j..T, j] of every task but the last."""
+    _need_two_tasks(matrix)
+    columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
+    for column in columns:
+        _need(column, "R[i,j] of every task j < T at every stage i >= j")
+    return columns
+
+
+def _transfer(matrix: AccuracyMatrix) -> float:
+    _need_two_tasks(matrix)
+    final = _need(matrix.value[-1], "R[T,j] of every task")
+    return float((final - _diagonal(matrix))[:-1].mean())

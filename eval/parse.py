@@ -1,0 +1,55 @@
+"""Completion to answer: the reply format ``<think>…</think><answer>…</answer>`` of RaPO (arXiv 2605.09640).
+
+Deliberately absent: repair. A missing tag is not guessed, and case or spelling of a tag is not mended.
+"""
+
+import re
+from dataclasses import dataclass
+
+from task_streams.prompt import THOUGHT_PLACEHOLDER
+
+_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_THINK_THEN_ANSWER = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
+_ANSWER_ONLY = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Parts of a completion.
+
+    Attributes:
+        answer: text inside the first answer block, outer white space removed; None without such a block.
+        thought: text inside the first think block, likewise.
+        format_ok: the whole completion has the form that the prompt asked for.
+    """
+
+    answer: str | None
+    thought: str | None
+    format_ok: bool
+
+
+def normalise_label(text: str) -> str:
+    """Lower case, ``_``, ``-`` and ``.`` as spaces, runs of white space as one space, none at the ends."""
+    return " ".join(re.sub(r"[_\-.]", " ", text.lower()).split())
+
+
+def parse_completion(text: str, think: bool = True) -> Parsed:
+    """Answer, thought and well-formedness of a completion.
+
+    Well-formed means: exactly one think block, then exactly one answer block, nothing but white space
+    around them, and a thought that is not the prompt's own placeholder.
+    With ``think=False``: exactly one answer block.
+    """
+    answer, thought = _first(_ANSWER, text), _first(_THINK, text)
+    form, tags = (_THINK_THEN_ANSWER, 4) if think else (_ANSWER_ONLY, 2)
+    format_ok = form.fullmatch(text) is not None and len(_TAG.findall(text)) == tags
+    if think and thought is not None and normalise_label(thought) == normalise_label(THOUGHT_PLACEHOLDER):
+        format_ok = False
+    return Parsed(answer, thought, format_ok)
+
+
+def _first(block: re.Pattern[str], text: str) -> str | None:
+    found = block.search(text)
+    return found.group(1).strip() if found else None

@@ -1,0 +1,75 @@
+"""Rewards to advantages: group centring, and the running scale of RaPO. Tensors in, tensors out.
+
+Equations 4 and 5 of RaPO (arXiv 2605.09640): ``A_i = (R_i - mean of its group) / (sigma_hat + eps)`` with
+``sigma_hat <- beta sigma_hat + (1 - beta) sigma_batch`` once per optimizer step, carried over task boundaries.
+Standard deviations are sample deviations (n - 1), as TRL's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GROUP_EPSILON = 1e-4  # TRL's, added to a group's standard deviation
+
+
+def centred(rewards: Tensor, group_size: int) -> Tensor:
+    """Rewards minus the mean of their group, [B*G] to [B*G]; groups are adjacent."""
+    groups = rewards.view(-1, group_size)  # [B, G]
+    return (groups - groups.mean(dim=1, keepdim=True)).flatten()
+
+
+def group_std(rewards: Tensor, group_size: int) -> Tensor:
+    """Sample standard deviation of each reward's group, [B*G] to [B*G]."""
+    return rewards.view(-1, group_size).std(dim=1).repeat_interleave(group_size)
+
+
+def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
+    """GRPO's advantages (arXiv 2402.03300): centred and divided by the group's deviation, [B*G] to [B*G].
+
+    A group of equal rewards gives zeros.
+    """
+    return centred(rewards, group_size) / (group_std(rewards, group_size) + GROUP_EPSILON)
+
+
+def zero_variance_share(rewards: Tensor, group_size: int) -> float:
+    """Share of groups whose rewards are all equal: they teach nothing."""
+    spread = rewards.view(-1, group_size).std(dim=1)
+    return torch.isclose(spread, torch.zeros_like(spread)).float().mean().item()
+
+
+def scaled_advantages(rewards: Tensor, group_size: int, scale: float, epsilon: float) -> Tensor:
+    """Centred rewards over one common scale (RaPO equation 5), [B*G] to [B*G]."""
+    return centred(rewards, group_size) / (scale + epsilon)
+
+
+def guarded(advantages: Tensor, rewards: Tensor, group_size: int, limit: float) -> Tensor:
+    """Replace groups in which any ``|A|`` exceeds ``limit`` by their own group-scaled advantages (released code)."""
+    wild = (advantages.abs() > limit).view(-1, group_size).any(dim=1).repeat_interleave(group_size)
+    return torch.where(wild, group_advantages(rewards, group_size), advantages)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningScale:
+    """The running scale sigma-hat of RaPO's CTAN: a value that each ``observed`` returns anew.
+
+    Attributes:
+        value: sigma-hat; None until a batch has initialised it.
+        init_above: a batch initialises it only if its deviation exceeds this, so that a first batch of equal
+            rewards cannot blow up every later advantage.
+        floor: lower bound of the value; 0 for none.
+    """
+
+    value: float | None = None
+    init_above: float = 0.01
+    floor: float = 0.0
+
+    def observed(self, batch_std: float, momentum: float) -> "RunningScale":
+        """The scale after one optimizer step whose rewards have deviation ``batch_std``."""
+        if self.value is not None:
+            return self.at(max(momentum * self.value + (1 - momentum) * batch_std, self.floor))
+        return self.at(max(batch_std, self.floor)) if batch_std > self.init_above else self
+
+    def at(self, value: float | None) -> "RunningScale":
+        """The same rule at another value."""
+        return RunningScale(value, self.init_above, self.floor)

@@ -1,0 +1,244 @@
+"""Train a policy on one task with a method: settings to TRL's arguments, hooks in their order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOConfig, SFTConfig
+
+from methods.base import Method, TaskContext
+from methods.data import reward_functions, rollout_dataset, target_dataset
+from methods.policy import Policy, Snapshot
+from methods.settings import TrainConfig
+from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
+from task_streams.errors import UserError
+
+StepRow = dict[str, float]
+
+# TRL's names of what is logged each step, and ours.
+STEP_NAMES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "reward": "reward",
+    "rewards/accuracy/mean": "reward_accuracy",
+    "rewards/format/mean": "reward_format",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "completion_clipped",
+    "mean_token_accuracy": "token_accuracy",
+    "step_time": "step_seconds",
+}
+TRL_ONLY = ("rewards/", "completions/", "clip_ratio/", "num_tokens", "epoch", "reward_std", "frac_reward", "profiling")
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """What a fit needs beside the task: budget, whether prompts ask for thinking, a folder for scratch files."""
+
+    train: TrainConfig
+    think: bool
+    scratch: Path
+
+
+@dataclass(slots=True)
+class FitResult:
+    """Figures of every update, and the optimizer's moments by parameter name and kind."""
+
+    steps: list[StepRow] = field(default_factory=list)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    method: Method,
+    context: TaskContext,
+    reference: Snapshot | None,
+    settings: FitSettings,
+    moments: dict[str, Tensor] | None = None,
+    on_step: Callable[[StepRow], None] | None = None,
+) -> FitResult:
+    """Train ``context.policy`` on one task.
+
+    Args:
+        method: its hooks are called here, in the contract's order.
+        context: task, policy, anchor and seed.
+        reference: the base, for the KL term.
+        settings: training budget.
+        moments: the optimizer's moments from the previous task, or None to start anew.
+        on_step: called with the figures of every update.
+
+    Raises:
+        UserError: the task has fewer examples than one update takes.
+    """
+    check_batch(method, context, settings.train)
+    result = FitResult()
+    callbacks = [StepRecorder(method, context.task.index, result, on_step)]
+    if settings.train.carry_optimizer:
+        callbacks.append(MomentCarry(context.policy.model, moments, result))
+    method.before_task(context)
+    trainer = build_trainer(method, context, reference, settings, callbacks)
+    try:
+        trainer.train()
+    finally:
+        release(context.policy.model)
+    method.after_task(context)
+    return result
+
+
+def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
+    """Refuse a task that is smaller than one update, or a batch that does not split evenly."""
+    available = len(context.task.train)
+    if available < train.prompts_per_update:
+        raise UserError(
+            f"train.prompts_per_update: got {train.prompts_per_update}, but task {context.task.name!r} has "
+            f"{available} training examples; expected at most that many."
+        )
+    rows = rows_per_update(method, train)
+    if rows % train.accumulation:
+        raise UserError(
+            f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
+        )
+
+
+def rows_per_update(method: Method, train: TrainConfig) -> int:
+    """Completions that one optimizer step trains on."""
+    return train.prompts_per_update * int(getattr(method.config, "group_size", 1))
+
+
+def build_trainer(
+    method: Method,
+    context: TaskContext,
+    reference: Snapshot | None,
+    settings: FitSettings,
+    callbacks: list[TrainerCallback],
+) -> Any:
+    """TRL's trainer for the method's family, hooks attached."""
+    policy, task = context.policy, context.task
+    common = {"model": policy.model, "processing_class": policy.processor, "callbacks": callbacks}
+    arguments = shared_arguments(method, policy, context.seed, settings)
+    if method.family == "supervised":
+        return HookedSFTTrainer(
+            method=method,
+            task_index=task.index,
+            args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
+            train_dataset=target_dataset(task, settings.think, method.config.thought),
+            **common,
+        )
+    return HookedGRPOTrainer(
+        method=method,
+        task_index=task.index,
+        anchor=context.anchor,
+        reference=reference,
+        kl=method.config.kl,
+        args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
+        train_dataset=rollout_dataset(task, settings.think),
+        reward_funcs=reward_functions(task, settings.think),
+        **common,
+    )
+
+
+def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSettings) -> dict[str, Any]:
+    """Arguments that both of TRL's trainers take."""
+    train = settings.train
+    length = {"max_steps": train.updates} if train.epochs is None else {"num_train_epochs": train.epochs}
+    return {
+        **length,
+        "output_dir": str(settings.scratch),
+        "per_device_train_batch_size": rows_per_update(method, train) // train.accumulation,
+        "gradient_accumulation_steps": train.accumulation,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": train.warmup,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": train.autocast,
+        "use_cpu": policy.device.type == "cpu",
+        "gradient_checkpointing": policy.config.gradient_checkpointing,
+        "dataloader_num_workers": train.workers,
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+    }
+
+
+def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
+    """Arguments of group rollouts; one generation per optimizer step whatever the accumulation."""
+    config = method.config
+    return {
+        "num_generations": config.group_size,
+        "steps_per_generation": train.accumulation,
+        "max_completion_length": train.max_completion_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "epsilon": config.clip,
+        "beta": 0.0,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+    }
+
+
+class StepRecorder(TrainerCallback):  # type: ignore[misc]
+    """Keep every update's figures under our names, and tell the method and the caller."""
+
+    def __init__(
+        self, method: Method, task_index: int, result: FitResult, on_step: Callable[[StepRow], None] | None
+    ) -> None:
+        self.method = method
+        self.task_index = task_index
+        self.result = result
+        self.on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.method.after_step(self.task_index, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return  # the summary at the end of training
+        row = step_row(state.global_step, logs)
+        self.result.steps.append(row)
+        if self.on_step is not None:
+            self.on_step(row)
+
+
+def step_row(step: int, logs: dict[str, Any]) -> StepRow:
+    """One update's figures by our names; what TRL logs beyond them under other names is left out."""
+    row: StepRow = {"step": float(step)}
+    for name, value in logs.items():
+        if name in STEP_NAMES:
+            row[STEP_NAMES[name]] = float(value)
+        elif not name.startswith(TRL_ONLY):
+            row[name] = float(value)
+    return row
+
+
+class MomentCarry(TrainerCallback):  # type: ignore[misc]
+    """Put the previous task's AdamW moments into the optimizer, and take this task's out, by parameter name."""
+
+    def __init__(self, model: Any, moments: dict[str, Tensor] | None, result: FitResult) -> None:
+        self.model = model
+        self.moments = moments
+        self.result = result
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        for name, weight in self.model.named_parameters() if self.moments else ():
+            kinds = {k.split("|")[1]: t for k, t in self.moments.items() if k.split("|")[0] == name}
+            if kinds:
+                optimizer.state[weight] = {kind: t.to(_home(kind, weight)).clone() for kind, t in kinds.items()}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        for name, weight in self.model.named_parameters():
+            for kind, value in optimizer.state.get(weight, {}).items():
+                self.result.moments[f"{name}|{kind}"] = value.detach().cpu().clone()
+
+
+def _home(kind: str, weight: Tensor) -> Any:
+    return "cpu" if kind == "step" else weight.device

@@ -1,0 +1,61 @@
+"""Group relative policy optimisation (arXiv 2402.03300), by TRL's own trainer.
+
+Clipped policy loss with a k3 KL term to the base (not to the previous task), group-scaled advantages.
+"""
+
+from dataclasses import dataclass
+
+from methods.base import Method, Need
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Settings of GRPO; defaults of RaPO's protocol."""
+
+    group_size: int = 8
+    """Completions per prompt, G (at least 2)."""
+    kl: float = 2e-3
+    """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
+    clip: float = 0.2
+    """Clipping range of the policy ratio (above 0)."""
+    temperature: float = 1.0
+    """Sampling temperature of rollouts (above 0)."""
+    top_p: float = 1.0
+    """Nucleus of rollout sampling, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            group_size=(
+                self.group_size >= 2,
+                self.group_size,
+                "a whole number from 2: advantages compare completions of one prompt with each other",
+            ),
+            kl=(self.kl >= 0, self.kl, "a number from 0"),
+            clip=(self.clip > 0, self.clip, "a number above 0"),
+            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
+            top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
+        )
+
+
+class Grpo(Method):
+    """GRPO on each task in turn, nothing done against forgetting beyond its KL to the base."""
+
+    name = "grpo"
+    family = "reinforcement"
+    Config = GrpoConfig
+    source = "arXiv 2402.03300"
+
+    config: GrpoConfig
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"} if self.config.kl > 0 else ())
+
+
+class JointGrpo(Grpo):
+    """Upper bound: one GRPO run on the union of all tasks."""
+
+    name = "joint_grpo"
+    joint = True

@@ -1,0 +1,120 @@
+"""Settings of the model, and what ``auto`` stands for on this machine."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from methods.settings import require
+from task_streams.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint is trained, how it is held in memory, and what of it is trained."""
+
+    path: str | None = None
+    """Checkpoint folder or hub id of any AutoModelForImageTextToText; null for the embedded tiny model."""
+    dtype: str = "auto"
+    """float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
+    attention: str = "auto"
+    """auto (FlashAttention-2 if it can run, else SDPA; recorded), flash_attention_2, sdpa or eager."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu or cuda."""
+    adapter: str = "none"
+    """none (full fine-tuning, vision tower included) or lora."""
+    lora_rank: int = 16
+    """Rank of the adapter (at least 1)."""
+    lora_alpha: int = 32
+    """Scale of the adapter (at least 1)."""
+    lora_targets: str = "all-linear"
+    """Modules that get an adapter: all-linear, or a regular expression over module names."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    min_pixels: int | None = None
+    """Images are enlarged to at least this many pixels; null keeps the checkpoint's own limit."""
+    max_pixels: int | None = None
+    """Images are shrunk to at most this many pixels; null keeps the checkpoint's own limit."""
+    anchor_memory: str = "device"
+    """Where a full-weight anchor rests between uses: device or cpu."""
+
+    def __post_init__(self) -> None:
+        low, high = self.min_pixels, self.max_pixels
+        require(
+            "model",
+            dtype=(self.dtype in ("auto", *DTYPES), self.dtype, f"auto or one of {', '.join(DTYPES)}"),
+            attention=(self.attention in ATTENTION, self.attention, f"one of {', '.join(ATTENTION)}"),
+            device=(self.device in ("auto", "cpu", "cuda"), self.device, "auto, cpu or cuda"),
+            adapter=(self.adapter in ("none", "lora"), self.adapter, "none or lora"),
+            lora_rank=(self.lora_rank >= 1, self.lora_rank, "a whole number from 1"),
+            lora_alpha=(self.lora_alpha >= 1, self.lora_alpha, "a whole number from 1"),
+            min_pixels=(low is None or low >= 1, low, "a whole number from 1, or null"),
+            max_pixels=(
+                high is None or high >= max(1, low or 1),
+                high,
+                "a whole number not below model.min_pixels, or null",
+            ),
+            anchor_memory=(self.anchor_memory in ("device", "cpu"), self.anchor_memory, "device or cpu"),
+        )
+
+
+def choose_device(config: ModelConfig) -> torch.device:
+    """The device that the setting stands for.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device: got 'cuda', but torch finds no GPU; expected cpu or auto.")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The weights' dtype that the setting stands for."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[config.dtype]
+
+
+def choose_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """The attention implementation that the setting stands for.
+
+    Raises:
+        UserError: FlashAttention-2 is asked for where it cannot run.
+    """
+    obstacle = flash_obstacle(device, dtype)
+    if config.attention == "flash_attention_2" and obstacle:
+        raise UserError(f"model.attention: got 'flash_attention_2', but {obstacle}; expected auto, sdpa or eager.")
+    if config.attention != "auto":
+        return config.attention
+    return "sdpa" if obstacle else "flash_attention_2"
+
+
+def flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why FlashAttention-2 cannot run here, or None if it can."""
+    if find_spec("flash_attn") is None:
+        return "the package flash-attn is not installed (pip install 'clrft[flash]')"
+    if device.type != "cuda":
+        return "there is no GPU"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it needs bfloat16 or float16, not {dtype}"
+    return None
+
+
+def describe_model(policy: Any) -> dict[str, Any]:
+    """What was loaded, for the manifest: model type, parameters, dtype, attention, device."""
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    return {
+        "model_type": policy.model.config.model_type,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "trained_parameters": sum(p.numel() for p in trained),
+        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        "attention": policy.attention,
+        "device": policy.device.type,
+    }

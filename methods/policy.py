@@ -1,0 +1,302 @@
+"""The policy: a vision-language model with its processor, an optional adapter, generation and snapshots.
+
+Any checkpoint that ``AutoModelForImageTextToText`` loads goes through this one path, the embedded model included.
+Deliberately absent: quantised loading, remote code, model families by path name.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
+from task_streams.errors import UserError
+from task_streams.prompt import Message, Request
+
+ANCHOR_ADAPTER = "anchor"
+TRAINED_ADAPTER = "default"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How completions are drawn in an evaluation: greedy at temperature 0, else sampled."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Policy:
+    """A model that answers requests and can be trained.
+
+    Attributes:
+        model: the transformers model, wrapped by PEFT when it has an adapter.
+        processor: its processor, padding on the left.
+        config: the settings it was loaded with.
+        attention: the attention implementation that was chosen.
+    """
+
+    def __init__(self, model: Any, processor: Any, config: ModelConfig, attention: str) -> None:
+        self.model = model
+        self.processor = processor
+        self.config = config
+        self.attention = attention
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter is trained instead of the full weights."""
+        return isinstance(self.model, PeftModel)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def encode(self, requests: Sequence[Request]) -> Any:
+        """Requests to one left-padded batch of model inputs on the policy's device."""
+        conversations = [with_images(request.messages, request.images) for request in requests]
+        batch = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+        return batch.to(self.device)
+
+    def prompt_length(self, request: Request) -> int:
+        """Tokens of a prompt, image tokens included."""
+        return int(self.encode([request])["input_ids"].shape[1])
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
+        """Answer a batch of requests, each with its own completion text."""
+        inputs = self.encode(requests)
+        clear_rope_state(self.model)
+        was_training = self.model.training
+        self.model.eval()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(decoding.seed)
+            tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
+        self.model.train(was_training)
+        clear_rope_state(self.model)
+        completions = tokens[:, inputs["input_ids"].shape[1] :]
+        return list(self.processor.batch_decode(completions, skip_special_tokens=True))
+
+    def snapshot(self) -> "Snapshot":
+        """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy."""
+        if self.has_adapter:
+            return AdapterSnapshot.take(self.model)
+        return FullSnapshot.take(self.model, self.config.anchor_memory)
+
+    def save(self, folder: Path) -> None:
+        """Write weights (or the adapter alone) as safetensors, with the processor beside full weights."""
+        if self.has_adapter:
+            self.model.save_pretrained(folder, selected_adapters=[TRAINED_ADAPTER], safe_serialization=True)
+            return
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.processor.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take the weights that ``save`` wrote for a policy of the same settings."""
+        from safetensors.torch import load_file
+
+        if self.has_adapter:
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
+            return
+        saved = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=self.model.dtype, attn_implementation=self.attention, trust_remote_code=False
+        )
+        self.model.load_state_dict(saved.state_dict())
+
+
+class Snapshot:
+    """A frozen policy whose log-probabilities can be asked for; full copy or adapter."""
+
+    @contextmanager
+    def active(self) -> Iterator[torch.nn.Module]:
+        """The module to call while the snapshot is in force."""
+        raise TypeError(f"{type(self).__name__} must say how it becomes active")
+        yield  # makes this a generator
+
+
+class FullSnapshot(Snapshot):
+    """A frozen copy of all weights, kept on the policy's device or in CPU memory between uses."""
+
+    def __init__(self, model: torch.nn.Module, home: torch.device, device: torch.device) -> None:
+        self.model = model
+        self.home = home
+        self.device = device
+
+    @classmethod
+    def take(cls, model: Any, memory: str) -> "FullSnapshot":
+        """Copy a model; ``memory`` is ``device`` or ``cpu``."""
+        device = next(model.parameters()).device
+        home = torch.device("cpu") if memory == "cpu" else device
+        patched = model.__dict__.pop("forward", None)  # a trainer's patch is bound to the original
+        try:
+            clone = copy.deepcopy(model)
+        finally:
+            if patched is not None:
+                model.__dict__["forward"] = patched
+        clone.requires_grad_(False)
+        clone.eval()
+        return cls(clone.to(home), home, device)
+
+    @contextmanager
+    def active(self) -> Iterator[torch.nn.Module]:
+        self.model.to(self.device)
+        try:
+            yield self.model
+        finally:
+            self.model.to(self.home)
+
+
+class AdapterSnapshot(Snapshot):
+    """A frozen second adapter beside the trained one: costs an adapter, not a model."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+
+    @classmethod
+    def take(cls, model: PeftModel) -> "AdapterSnapshot":
+        """Copy the trained adapter into the anchor's place."""
+        if ANCHOR_ADAPTER not in model.peft_config:
+            model.add_adapter(ANCHOR_ADAPTER, model.peft_config[TRAINED_ADAPTER])
+        weights = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights.items():
+                if f".{TRAINED_ADAPTER}." in name:
+                    weights[name.replace(f".{TRAINED_ADAPTER}.", f".{ANCHOR_ADAPTER}.")].copy_(weight)
+        _train_only(model, TRAINED_ADAPTER)
+        return cls(model)
+
+    @contextmanager
+    def active(self) -> Iterator[torch.nn.Module]:
+        self.model.set_adapter(ANCHOR_ADAPTER)
+        try:
+            yield self.model
+        finally:
+            _train_only(self.model, TRAINED_ADAPTER)
+
+
+def _train_only(model: PeftModel, adapter: str) -> None:
+    """Make one adapter the active one and the only one with gradients."""
+    model.set_adapter(adapter)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(f".{adapter}." in name)
+
+
+def load_policy(config: ModelConfig, path: str) -> Policy:
+    """Load model and processor from a local folder or hub id ``path``, with the adapter the config asks for.
+
+    Raises:
+        UserError: the folder does not exist or holds no processor, or the checkpoint cannot be loaded.
+    """
+    check_checkpoint(path)
+    device = choose_device(config)
+    dtype = choose_dtype(config, device)
+    attention = choose_attention(config, device, dtype)
+    processor = load_processor(config, path)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path: cannot load {path!r}: {error}") from error
+    model = model.to(device)
+    if config.adapter == "lora":
+        model = get_peft_model(model, lora_config(config))
+    return Policy(model, processor, config, attention)
+
+
+def load_processor(config: ModelConfig, path: str) -> Any:
+    """The checkpoint's processor, padding on the left, with the config's pixel limits."""
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path: no processor can be loaded from {path!r}: {error}") from error
+    processor.tokenizer.padding_side = "left"
+    limits = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+    given = {edge: pixels for edge, pixels in limits.items() if pixels is not None}
+    if given:
+        processor.image_processor.size = {**dict(processor.image_processor.size), **given}
+    return processor
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse a local checkpoint folder that cannot be a vision-language model, before anything is loaded.
+
+    Raises:
+        UserError: the path looks local but does not exist, or has no config, processor or tokenizer.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or len(folder.parts) > 2:
+            raise UserError(f"model.path: no folder {path!r}; expected a checkpoint folder or a hub id.")
+        return  # a hub id
+    problems = []
+    if not (folder / "config.json").is_file():
+        problems.append(f"model.path: {path!r} has no config.json; expected a checkpoint in hub format.")
+    if not any((folder / name).is_file() for name in PROCESSOR_FILES):
+        problems.append(
+            f"model.path: {path!r} has no processor (none of {', '.join(PROCESSOR_FILES)}); save the model's "
+            "processor into the folder with processor.save_pretrained(folder)."
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        problems.append(f"model.path: {path!r} has no tokenizer (tokenizer.json).")
+    if problems:
+        raise UserError(*problems)
+
+
+def lora_config(config: ModelConfig) -> LoraConfig:
+    """The adapter's settings for PEFT."""
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=config.lora_targets,
+        bias="none",
+    )
+
+
+def with_images(messages: Sequence[Message], images: Sequence[Any]) -> list[Message]:
+    """Chat messages with their image placeholders filled, in order."""
+    waiting = iter(images)
+
+    def filled(part: dict[str, Any]) -> dict[str, Any]:
+        return {**part, "image": next(waiting)} if part["type"] == "image" else part
+
+    return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]
+
+
+def generation_arguments(decoding: Decoding, model_config: Any) -> dict[str, Any]:
+    """Decoding to the arguments of ``generate``; image tokens are never sampled."""
+    arguments: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "do_sample": decoding.temperature > 0}
+    image_token = getattr(model_config, "image_token_id", None)
+    if image_token is not None:
+        arguments["suppress_tokens"] = [image_token]
+    if decoding.temperature > 0:
+        arguments |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    else:
+        arguments |= {"temperature": None, "top_p": None, "top_k": None}
+    return arguments
+
+
+def clear_rope_state(model: torch.nn.Module) -> None:
+    """Forget the M-RoPE offsets of the last call: stale ones corrupt a call with another batch size."""
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None

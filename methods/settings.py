@@ -1,0 +1,81 @@
+"""Settings shared by all methods: the training budget and the optimizer. Plain frozen dataclasses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from task_streams.errors import UserError
+
+
+def require(section: str, **checks: tuple[bool, Any, str]) -> None:
+    """Refuse impossible values, all at once: ``field=(is_valid, given, expected)``.
+
+    Raises:
+        UserError: at least one field is not valid.
+    """
+    problems = [
+        f"{section}.{field}: got {given!r}, expected {expected}."
+        for field, (is_valid, given, expected) in checks.items()
+        if not is_valid
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How much each task is trained, and with which optimizer."""
+
+    updates: int = 30
+    """Optimizer steps per task (at least 1); ignored when ``epochs`` is given."""
+    epochs: float | None = None
+    """Passes over a task's examples (above 0) instead of a number of updates."""
+    prompts_per_update: int = 8
+    """Examples per optimizer step (at least 1), over all processes."""
+    accumulation: int = 1
+    """Micro-batches per optimizer step (divides the step's batch); changes memory, not the result."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW (above 0)."""
+    schedule: str = "linear"
+    """Learning-rate schedule within a task: linear (to 0), constant or cosine."""
+    warmup: int = 3
+    """Updates of linear warm-up at the start of each task (0 or more)."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay (0 or more)."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm (above 0)."""
+    carry_optimizer: bool = False
+    """Carry AdamW's moments over task boundaries instead of starting them anew."""
+    max_prompt_tokens: int = 2048
+    """Longest prompt allowed, image tokens included; a longer one is refused before any work."""
+    max_completion_tokens: int = 24
+    """Longest completion that is sampled (at least 1)."""
+    autocast: bool = False
+    """Compute in bfloat16 while the weights keep ``model.dtype`` (GPU only)."""
+    workers: int = 0
+    """Processes that decode images ahead of the training (0: none)."""
+
+    def __post_init__(self) -> None:
+        batch = self.prompts_per_update
+        require(
+            "train",
+            updates=(self.updates >= 1, self.updates, "a whole number from 1"),
+            epochs=(self.epochs is None or self.epochs > 0, self.epochs, "a number above 0, or null"),
+            prompts_per_update=(batch >= 1, batch, "a whole number from 1"),
+            accumulation=(self.accumulation >= 1, self.accumulation, "a whole number from 1"),
+            learning_rate=(0 < self.learning_rate < 1, self.learning_rate, "a number above 0 and below 1"),
+            schedule=(
+                self.schedule in ("linear", "constant", "cosine"),
+                self.schedule,
+                "one of linear, constant, cosine",
+            ),
+            warmup=(self.warmup >= 0, self.warmup, "a whole number from 0"),
+            weight_decay=(self.weight_decay >= 0, self.weight_decay, "a number from 0"),
+            max_grad_norm=(self.max_grad_norm > 0, self.max_grad_norm, "a number above 0"),
+            max_prompt_tokens=(self.max_prompt_tokens >= 1, self.max_prompt_tokens, "a whole number from 1"),
+            max_completion_tokens=(
+                self.max_completion_tokens >= 1,
+                self.max_completion_tokens,
+                "a whole number from 1",
+            ),
+            workers=(self.workers >= 0, self.workers, "a whole number from 0"),
+        )

@@ -1,0 +1,189 @@
+"""The only file that touches TRL's private methods; TRL is pinned, and a contract test guards the seam.
+
+``HookedGRPOTrainer`` runs a method's hooks where TRL has none: shaped rewards and advantages after TRL's own
+scoring, extra loss terms inside its loss. Log-probabilities of actor and anchor come from TRL's own function.
+Deliberately absent: TRL's reference model (it is loaded by the *policy's* config name, which silently becomes the
+previous task's policy), so the reference is set here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from methods.advantage import zero_variance_share
+from methods.base import LossContext, Method, Rollouts
+from methods.policy import FullSnapshot, Snapshot
+
+# Image fields of TRL's scored batch that its log-probability function takes.
+IMAGE_FIELDS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "num_tiles",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+class HookedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer with a method's hooks, a given KL reference and a given anchor.
+
+    Args:
+        method: whose hooks are called.
+        task_index: index of the task, from 1.
+        anchor: the previous task's snapshot, or None.
+        reference: snapshot of the base for the KL term; None with an adapter (the base is then the model without
+            it) or without a KL term.
+        kl: coefficient of the KL term.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        task_index: int,
+        anchor: Snapshot | None,
+        reference: Snapshot | None,
+        kl: float,
+        **arguments: Any,
+    ) -> None:
+        if arguments["args"].beta != 0:
+            raise ValueError("pass beta=0 and the coefficient as kl: TRL would load its own reference model")
+        super().__init__(**arguments)
+        self.method = method
+        self.task_index = task_index
+        self.anchor = anchor
+        self.beta = kl
+        self._place_reference(reference)
+        if isinstance(anchor, FullSnapshot):
+            self._give_fused_head(anchor.model)
+
+    def _place_reference(self, reference: Snapshot | None) -> None:
+        if not isinstance(reference, FullSnapshot):
+            return
+        self._give_fused_head(reference.model)
+        self.ref_model = self.accelerator.prepare_model(reference.model.to(reference.device), evaluation_mode=True)
+
+    def _give_fused_head(self, model: Any) -> None:
+        """Let a frozen model answer TRL's log-probability calls, at the sampling temperature."""
+        model.__dict__.pop("forward", None)
+        add_fused_lm_head(model, temperature=self.temperature)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        self._raw_rewards = rewards  # gathered over processes, [B*G, components]
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        rollouts = self._rollouts(inputs, output)
+        rewards = checked(self.method.shape_rewards(rollouts), rollouts, self.method, "shape_rewards")
+        self._log_step("reward_shaped", rewards.mean().item())
+        self._log_step("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
+        advantages = self.method.normalize_advantages(rewards, rollouts)
+        advantages = checked(advantages, rollouts, self.method, "normalize_advantages")
+        start = self.accelerator.process_index * len(inputs)
+        output["advantages"] = advantages[start : start + len(inputs)]
+        return output
+
+    def _rollouts(self, inputs: Any, output: Mapping[str, Any]) -> Rollouts:
+        """The scored batch of all processes as the record that hooks receive."""
+        actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
+        return Rollouts(
+            task_index=self.task_index,
+            group_size=self.num_generations,
+            components=dict(zip(self.reward_func_names, self._raw_rewards.unbind(dim=1), strict=True)),
+            mask=self._everywhere(output["completion_mask"]),
+            actor_logps=None if actor is None else self._everywhere(actor),
+            anchor_logps=None if anchor is None else self._everywhere(anchor),
+            keys=tuple(example["key"] for example in inputs),
+            log=self._log_step,
+        )
+
+    @torch.no_grad()
+    def _logps(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of this process's completions under the policy and under the anchor, [b*G, L] each."""
+        if self.anchor is None:
+            raise RuntimeError("no anchor: its log-probabilities are undefined")
+        actor = self._completion_logps(self.model, output)
+        with self.anchor.active() as module:
+            return actor, self._completion_logps(module, output)
+
+    def _completion_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
+        completion_ids = output["completion_ids"]
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([output["prompt_ids"], completion_ids], dim=1),
+            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+            completion_ids.size(1),
+            batch_size=self.args.per_device_train_batch_size,
+            **{field: output[field] for field in IMAGE_FIELDS if field in output},
+        )
+        return logps  # type: ignore[no-any-return]
+
+    def _everywhere(self, rows: Tensor) -> Tensor:
+        """Rows [n, L] of all processes, padded with zeros to one length."""
+        padded = self.accelerator.pad_across_processes(rows, dim=1)
+        return self.accelerator.gather(padded)  # type: ignore[no-any-return]
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
+        return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
+
+    def _log_step(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
+
+
+class HookedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's supervised trainer with a method's extra loss terms."""
+
+    def __init__(self, *, method: Method, task_index: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.method = method
+        self.task_index = task_index
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if return_outputs:
+            raise ValueError("outputs are not returned during training")
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
+        return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
+
+    def _log_step(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
+
+
+def extra_loss(method: Method, model: Any, inputs: Any, task_index: int, log: Any) -> Tensor | None:
+    """Sum of a method's loss terms, each logged by its name; None if it has none."""
+    terms = method.loss_terms(LossContext(model, inputs, task_index, log))
+    for name, term in terms.items():
+        log(name, term.item())
+    return torch.stack(list(terms.values())).sum() if terms else None
+
+
+def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:
+    """A hook's result, refused if its shape or a value is not usable."""
+    expected = rollouts.task_reward.shape
+    if values.shape != expected:
+        raise ValueError(f"{method.name}.{hook} returned shape {tuple(values.shape)}, expected {tuple(expected)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{method.name}.{hook} returned values that are not finite")
+    return values
+
+
+def release(model: Any) -> None:
+    """Take a trainer's patches off a model, so that the next trainer starts from the model's own forward."""
+    for module in (model, getattr(model, "base_model", None), getattr(model, "get_base_model", lambda: None)()):
+        if module is not None:
+            module.__dict__.pop("forward", None)

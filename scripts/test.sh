@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up and tests: makes .venv, installs, then style, types and tests. Needs no GPU; the tests need no network.
+# Arguments go to pytest:  scripts/test.sh tests/eval -k matrix
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+prepare_environment test
+
+export HF_HUB_OFFLINE=1
+echo "style"
+.venv/bin/ruff check
+echo "types"
+.venv/bin/mypy
+echo "tests"
+.venv/bin/pytest -n auto --dist loadfile "$@"

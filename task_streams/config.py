@@ -1,0 +1,120 @@
+"""Settings that streams share: frozen dataclasses that OmegaConf reads as structured configs.
+
+A stream's own dataclass extends ``CilConfig`` or ``DilConfig`` and adds to ``problems``; all problems of a
+config are raised at once when it is made. ``int | None`` means: ``null`` takes everything there is.
+"""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from task_streams.errors import UserError, unknown_name
+from task_streams.types import LabelOrder
+
+LABEL_ORDERS = ("sorted", "appearance")
+DOMAIN_ORDERS = ("seeded", "given")
+ON_DAMAGED = ("error", "skip")
+MAX_SEED = 2**32 - 1
+
+
+class DrawSettings(TypedDict):
+    """The settings that every builder takes, as its keyword arguments."""
+
+    shots: int | None
+    test_per_class: int | None
+    draw_seed: int
+    label_order: LabelOrder
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """What every stream can be asked for.
+
+    Raises:
+        UserError: with every value that is out of range.
+    """
+
+    shots: int | None = 24
+    """Training examples per class and task, >= 1; null = all that are not held out for testing."""
+    test_per_class: int | None = 40
+    """Held-out test examples per class and task, >= 1; null = the whole test split (or one fifth)."""
+    draw_seed: int = 42
+    """Seed of the draw of training and test examples, 0 to 2**32-1; the same for every class order."""
+    label_order: str = "sorted"
+    """Order of the classes in a prompt: sorted, or appearance (position then tells which classes are new)."""
+    think: bool = True
+    """Whether the prompt asks for a <think> block before the <answer> block."""
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise UserError(*problems)
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        return [
+            *at_least_one("shots", self.shots),
+            *at_least_one("test_per_class", self.test_per_class),
+            *seed_problems("draw_seed", self.draw_seed),
+            *choice_problems("label_order", self.label_order, LABEL_ORDERS),
+        ]
+
+    @property
+    def draw_settings(self) -> DrawSettings:
+        """Keyword arguments for ``build_cil`` and ``build_dil``."""
+        return {
+            "shots": self.shots,
+            "test_per_class": self.test_per_class,
+            "draw_seed": self.draw_seed,
+            "label_order": "appearance" if self.label_order == "appearance" else "sorted",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CilConfig(StreamConfig):
+    """A class-incremental stream: every task brings new classes."""
+
+    tasks: int = 5
+    """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
+    classes_per_task: int = 2
+    """New classes in each task, >= 1."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        own = [*at_least_one("tasks", self.tasks), *at_least_one("classes_per_task", self.classes_per_task)]
+        return super().problems() + own
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of new classes of each task."""
+        return (self.classes_per_task,) * self.tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DilConfig(StreamConfig):
+    """A domain-incremental stream: every task brings the same classes in a new domain."""
+
+    domain_order: str = "seeded"
+    """Order of the domains: seeded (from the order seed) or given (as the list of domains stands)."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        return super().problems() + choice_problems("domain_order", self.domain_order, DOMAIN_ORDERS)
+
+
+def at_least_one(name: str, value: int | None) -> list[str]:
+    """Problem of a count that must be 1 or more, or null where the field allows it."""
+    return [f"{name} is {value}; expected 1 or more"] if value is not None and value < 1 else []
+
+
+def seed_problems(name: str, value: int) -> list[str]:
+    """Problem of a seed outside of what ``numpy.random.RandomState`` takes."""
+    return [] if 0 <= value <= MAX_SEED else [f"{name} is {value}; expected 0 to {MAX_SEED}"]
+
+
+def choice_problems(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
+    """Problem of a value that is none of the choices."""
+    return [] if value in choices else [unknown_name(name, value, choices)]
+
+
+def repeated(values: tuple[str, ...]) -> list[str]:
+    """Values that occur more than once, each named once."""
+    return sorted({value for value in values if values.count(value) > 1})

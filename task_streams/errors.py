@@ -1,0 +1,26 @@
+"""Errors a user can mend: what was given, what is expected, the nearest valid name."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in input that the user can mend; the command line prints it and exits with code 2.
+
+    Args:
+        problems: one sentence each, all that were found, not only the first.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        if not problems:
+            raise ValueError("UserError needs at least one problem")
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
+    """Sentence for a name that does not exist: what was given, the nearest valid name, all valid names."""
+    names = sorted(known)
+    nearest = get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}."

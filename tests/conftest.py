@@ -1,0 +1,13 @@
+"""What every test runs under: no network, no GPU, no tracking but its own, few threads."""
+
+import os
+
+# Before anything imports torch, transformers, MLflow or matplotlib: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CLRFT_TEST_GPU", "")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already
+    os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,0 +1,101 @@
+"""The evaluator: every item asked once, every prediction kept, images decoded batch by batch."""
+
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image
+
+from eval.evaluate import Prediction, accuracy, counts, evaluate
+from task_streams.errors import UserError
+from task_streams.prompt import Request, target_text
+from task_streams.types import Example, Task
+
+SEEN = ("eight", "one", "three", "two")
+TASK_OF = {"one": 1, "two": 1, "three": 2, "eight": 2}
+
+
+def make_task(labels: Sequence[str], decoded: list[str] | None = None) -> Task:
+    """Task 1 with one test item per label; the names of decoded items are appended to ``decoded``."""
+    log = [] if decoded is None else decoded
+
+    def example(number: int, label: str) -> Example:
+        def image() -> Image.Image:
+            log.append(f"i/{number}")
+            return Image.new("RGB", (4, 4))
+
+        return Example(f"i/{number}", label, image, "")
+
+    test = tuple(example(number, label) for number, label in enumerate(labels))
+    return Task(1, "one+two", ("one", "two"), ("one", "two"), (), test)
+
+
+def always_eight(requests: Sequence[Request]) -> list[str]:
+    return [target_text("eight") for _ in requests]
+
+
+def test_predictions_keep_item_completion_answer_and_reason() -> None:
+    first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
+    assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
+    assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
+    assert (counts([first, second]), accuracy([first, second])) == ((1, 2), 0.5)
+
+
+def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() -> None:
+    sizes: list[int] = []
+    done: list[int] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        sizes.append(len(requests))
+        return always_eight(requests)
+
+    task = make_task(["one"] * 5)
+    found = evaluate(generate, task, SEEN, stage=1, task_of=TASK_OF, batch_size=2, on_batch=done.append)
+    assert sizes == done == [2, 2, 1]
+    assert [prediction.key for prediction in found] == [f"i/{n}" for n in range(5)]
+
+
+def test_images_are_decoded_one_batch_at_a_time() -> None:
+    decoded: list[str] = []
+    seen_by_policy: list[int] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        seen_by_policy.append(len(decoded))
+        return always_eight(requests)
+
+    evaluate(generate, make_task(["one"] * 4, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
+    assert seen_by_policy == [2, 4]
+
+
+def test_the_prompt_lists_the_given_classes_in_the_given_order() -> None:
+    questions: list[str] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        questions.extend(request.messages[0]["content"][1]["text"] for request in requests)
+        return always_eight(requests)
+
+    evaluate(generate, make_task(["one"]), ("two", "one"), stage=1, task_of=TASK_OF | {"eight": 1})
+    assert "Choose from: two, one." in questions[0]
+
+
+def test_an_empty_test_set_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"task 1 .* has no test items"):
+        evaluate(always_eight, make_task([]), SEEN, stage=1, task_of=TASK_OF)
+    with pytest.raises(ValueError, match="no predictions"):
+        accuracy([])
+
+
+def test_a_policy_that_loses_a_completion_is_an_error() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate(lambda requests: [], make_task(["one"]), SEEN, stage=1, task_of=TASK_OF)
+
+
+def test_a_prediction_survives_its_row() -> None:
+    prediction = Prediction(2, 1, "i/0", "one", "?", None, False, "format")
+    assert Prediction.from_json(prediction.to_json()) == prediction
+
+
+@pytest.mark.parametrize("change", [{"failure": "tired"}, {"correct": 1}, {"extra": 1}])
+def test_a_damaged_row_is_named(change: dict[str, object]) -> None:
+    row = Prediction(2, 1, "i/0", "one", "?", None, False, "format").to_json()
+    with pytest.raises(UserError, match="damaged prediction"):
+        Prediction.from_json(row | change)

@@ -1,0 +1,238 @@
+"""Metrics: golden matrices by hand, and parity with plain loops on random matrices."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from eval.matrix import AccuracyMatrix
+from eval.metrics import (
+    METRICS,
+    Value,
+    compute_metrics,
+    forgetting_by_stage,
+    general_delta,
+    metric_of,
+    seen_accuracy,
+)
+from task_streams.errors import UserError
+
+
+def of_percent(rows: list[list[int]], items: int = 100) -> AccuracyMatrix:
+    """A matrix whose rows are given in percent, ``items`` test items per task."""
+    matrix = AccuracyMatrix.empty([f"t{j}" for j in range(len(rows[-1]))])
+    for stage, row in enumerate(rows, start=1):
+        matrix = matrix.with_row(stage, {j: (p * items // 100, items) for j, p in enumerate(row, start=1)})
+    return matrix
+
+
+def number(values: dict[str, Value], key: str) -> float:
+    value = values[key].value
+    assert value is not None, values[key].reason
+    return value
+
+
+GOLDEN = of_percent([[90], [60, 80], [50, 70, 85]])
+THREE_FORGETTINGS = of_percent([[50], [70, 80], [75, 60, 90]])
+
+
+@pytest.mark.parametrize(
+    ("key", "percent"),
+    [
+        ("last_acc", 205 / 3),  # (50 + 70 + 85) / 3, all tasks of 100 items
+        ("mean_final_acc", 205 / 3),
+        ("learning_acc", 85.0),  # (90 + 80 + 85) / 3
+        ("avg_incremental_acc", (90 + 70 + 205 / 3) / 3),  # = 76.11
+        ("avg_incremental_acc_micro", (90 + 70 + 205 / 3) / 3),  # equal items: as macro
+        ("forgetting", 25.0),  # ((90 - 50) + (80 - 70)) / 2
+        ("forgetting_chaudhry", 25.0),
+        ("forgetting_diag", 25.0),
+        ("bwt", -25.0),
+        ("relative_forgetting", 100 * (40 / 90 + 10 / 80) / 2),
+        ("min_acc", 50.0),
+    ],
+)
+def test_the_golden_matrix(key: str, percent: float) -> None:
+    assert 100 * number(compute_metrics(GOLDEN), key) == pytest.approx(percent, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("key", "percent"),
+    [
+        ("forgetting", 10.0),  # ((75 - 75) + (80 - 60)) / 2
+        ("forgetting_chaudhry", 7.5),  # ((70 - 75) + (80 - 60)) / 2
+        ("forgetting_diag", -2.5),  # ((50 - 75) + (80 - 60)) / 2
+        ("bwt", 2.5),
+        ("relative_forgetting", 12.5),  # (0/75 + 20/80) / 2
+    ],
+)
+def test_the_matrix_on_which_the_forgettings_differ(key: str, percent: float) -> None:
+    assert 100 * number(compute_metrics(THREE_FORGETTINGS), key) == pytest.approx(percent, abs=1e-9)
+
+
+def test_micro_and_macro_differ_when_tasks_have_different_sizes() -> None:
+    matrix = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (9, 10)}).with_row(2, {1: (5, 10), 2: (90, 90)})
+    values = compute_metrics(matrix)
+    assert number(values, "last_acc") == pytest.approx(0.95)  # (5 + 90) / 100
+    assert number(values, "mean_final_acc") == pytest.approx(0.75)  # (0.5 + 1) / 2
+    assert number(values, "avg_incremental_acc_micro") == pytest.approx(0.925)  # (0.9 + 0.95) / 2
+    assert number(values, "avg_incremental_acc") == pytest.approx(0.825)  # (0.9 + 0.75) / 2
+
+
+def test_forward_transfer_and_intransigence_by_hand() -> None:
+    rows = [[90, 30, 20], [60, 80, 40], [50, 70, 85]]
+    matrix = of_percent(rows).with_base({1: 0.1, 2: 0.2, 3: 0.25}).with_joint({1: 0.95, 2: 0.9, 3: 0.85})
+    values = compute_metrics(matrix, ["fwt", "intransigence"])
+    assert number(values, "fwt") == pytest.approx(0.125)  # ((30 - 20) + (40 - 25)) / 2
+    assert number(values, "intransigence") == pytest.approx(0.05)  # ((95 - 90) + (90 - 80) + (85 - 85)) / 3
+
+
+def test_one_task_has_no_forgetting() -> None:
+    values = compute_metrics(of_percent([[80]]))
+    for key in ("forgetting", "forgetting_chaudhry", "forgetting_diag", "bwt", "fwt", "relative_forgetting"):
+        assert values[key] == Value(None, "needs at least two tasks")
+    assert number(values, "last_acc") == number(values, "avg_incremental_acc") == pytest.approx(0.8)
+
+
+def test_missing_cells_make_a_metric_undefined_and_never_a_number() -> None:
+    joint_only = AccuracyMatrix.empty(["a", "b"]).with_row(2, {1: (3, 4), 2: (1, 4)})
+    values = compute_metrics(joint_only)
+    assert {key for key, value in values.items() if value.value is not None} == {
+        "last_acc",
+        "mean_final_acc",
+        "min_acc",
+    }
+    assert all((value.value is None) != (value.reason is None) for value in values.values())
+    assert all(value.value is None for value in compute_metrics(AccuracyMatrix.empty(["a", "b"])).values())
+
+
+def test_forward_transfer_needs_future_tasks_and_the_base() -> None:
+    assert compute_metrics(GOLDEN)["fwt"].reason == "not evaluated: R[j-1,j]: future tasks"
+    full = of_percent([[90, 30], [60, 80]])
+    assert compute_metrics(full)["fwt"].reason == "not evaluated: b_j: the base model"
+
+
+def test_values_without_counts_have_a_macro_but_no_micro_average() -> None:
+    values = compute_metrics(AccuracyMatrix.empty(["a"]).with_values(1, {1: 0.4}))
+    assert values["last_acc"].value is None
+    assert number(values, "mean_final_acc") == 0.4
+
+
+def test_nothing_learned_leaves_relative_forgetting_undefined() -> None:
+    values = compute_metrics(of_percent([[0], [0, 80]]))
+    assert (
+        values["relative_forgetting"].reason
+        == "nothing to forget: accuracy on task 1 was 0 after every stage"
+    )
+    assert number(values, "forgetting") == 0.0
+
+
+def test_curves_over_stages_end_in_the_final_metrics() -> None:
+    np.testing.assert_allclose(seen_accuracy(GOLDEN), [0.9, 0.7, 2.05 / 3])
+    np.testing.assert_allclose(forgetting_by_stage(GOLDEN), [np.nan, 0.3, 0.25])  # 90-60; ((90-50)+(80-70))/2
+
+
+def test_general_ability_has_one_value_per_probe() -> None:
+    values = general_delta({"glyphs": 0.9, "other": 0.5}, {"glyphs": 0.7})
+    assert number(values, "general_delta/glyphs") == pytest.approx(-0.2)
+    assert values["general_delta/other"].reason == "not measured after task T"
+    assert compute_metrics(GOLDEN, ["general_delta"], {"glyphs": 0.5}, {"glyphs": 0.75}) == {
+        "general_delta/glyphs": Value(0.25)
+    }
+    assert compute_metrics(GOLDEN)["general_delta"].reason == "not measured: no probe outside the stream"
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"unknown metric 'forgeting'. Did you mean 'forgetting'\?"):
+        compute_metrics(GOLDEN, ["forgeting"])
+    with pytest.raises(UserError, match="Did you mean 'last_acc'"):
+        metric_of("lastacc")
+    assert metric_of("general_delta/glyphs") is METRICS["general_delta"]
+
+
+@pytest.mark.parametrize(("value", "reason"), [(None, None), (0.1, "because"), (float("nan"), None)])
+def test_a_value_is_a_number_or_a_reason(value: float | None, reason: str | None) -> None:
+    with pytest.raises(ValueError):
+        Value(value, reason)
+
+
+# Plain loops over lists, written from the definitions alone: r[i][j], counts c and n, base b, joint jo.
+Table = list[list[float]]
+
+
+def loop_last(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    return sum(c[-1]) / sum(n[-1])
+
+
+def loop_learning(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    return sum(r[j][j] for j in range(len(r))) / len(r)
+
+
+def loop_incremental(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    total = 0.0
+    for i in range(len(r)):
+        total += sum(r[i][j] for j in range(i + 1)) / (i + 1)
+    return total / len(r)
+
+
+def loop_forgetting(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    last, total = len(r) - 1, 0.0
+    for j in range(last):
+        best = r[j][j]
+        for i in range(j, last + 1):
+            best = r[i][j] if r[i][j] > best else best
+        total += best - r[last][j]
+    return total / last
+
+
+def loop_chaudhry(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    last, total = len(r) - 1, 0.0
+    for j in range(last):
+        best = r[j][j]
+        for i in range(j, last):
+            best = r[i][j] if r[i][j] > best else best
+        total += best - r[last][j]
+    return total / last
+
+
+def loop_bwt(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    return sum(r[-1][j] - r[j][j] for j in range(len(r) - 1)) / (len(r) - 1)
+
+
+def loop_fwt(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    return sum(r[j - 1][j] - b[j] for j in range(1, len(r))) / (len(r) - 1)
+
+
+def loop_intransigence(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
+    return sum(jo[j] - r[j][j] for j in range(len(r))) / len(r)
+
+
+LOOPS: dict[str, Callable[[Table, Table, Table, list[float], list[float]], float]] = {
+    "last_acc": loop_last,
+    "learning_acc": loop_learning,
+    "avg_incremental_acc": loop_incremental,
+    "forgetting": loop_forgetting,
+    "forgetting_chaudhry": loop_chaudhry,
+    "bwt": loop_bwt,
+    "fwt": loop_fwt,
+    "intransigence": loop_intransigence,
+}
+
+
+def test_metrics_agree_with_plain_loops_on_random_matrices() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        size = int(random.integers(2, 7))
+        items = random.integers(1, 50, size)
+        matrix = AccuracyMatrix.empty([str(j) for j in range(size)])
+        for stage in range(1, size + 1):
+            cells = {j + 1: (int(random.integers(0, items[j] + 1)), int(items[j])) for j in range(size)}
+            matrix = matrix.with_row(stage, cells)
+        base, joint = random.random(size), random.random(size)
+        matrix = matrix.with_base(dict(enumerate(base, start=1))).with_joint(dict(enumerate(joint, start=1)))
+        values = compute_metrics(matrix)
+        lists = (matrix.value.tolist(), matrix.correct.tolist(), matrix.total.tolist())
+        for key, loop in LOOPS.items():
+            assert number(values, key) == pytest.approx(
+                loop(*lists, base.tolist(), joint.tolist()), abs=1e-12
+            ), key

@@ -1,0 +1,63 @@
+"""The reply format: what counts as an answer and as well-formed."""
+
+import pytest
+
+from eval.parse import normalise_label, parse_completion
+from task_streams.prompt import THOUGHT_PLACEHOLDER, target_text
+
+
+def test_the_target_of_supervised_training_is_well_formed() -> None:
+    parsed = parse_completion(target_text("three"))
+    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("three", "it looks like three", True)
+
+
+def test_white_space_around_and_between_blocks_is_allowed() -> None:
+    parsed = parse_completion("\n <think> a\nb </think>\n<answer> Great White </answer> \n")
+    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("Great White", "a\nb", True)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "three",
+        "<answer>three</answer>",  # no thought
+        "<think>a</think>",  # no answer
+        "<answer>three</answer><think>a</think>",  # wrong order
+        "so <think>a</think><answer>three</answer>",  # text before
+        "<think>a</think> so <answer>three</answer>",  # text between
+        "<think>a</think><answer>three</answer>.",  # text after
+        "<think>a</think><think>b</think><answer>three</answer>",
+        "<think>a</think><answer>three</answer><answer>eight</answer>",
+        "<think>a<answer>three</answer></think><answer>three</answer>",
+        "<think>a</think><answer>three",
+        "<think>a</think><answer><answer>three</answer>",
+        "<Think>a</Think><Answer>three</Answer>",
+        "",
+    ],
+)
+def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion: str) -> None:
+    assert not parse_completion(completion).format_ok
+
+
+@pytest.mark.parametrize("thought", [THOUGHT_PLACEHOLDER, " Your-Reasoning ", "your_reasoning"])
+def test_the_prompts_own_placeholder_is_no_thought(thought: str) -> None:
+    assert not parse_completion(f"<think>{thought}</think><answer>three</answer>").format_ok
+
+
+def test_the_answer_is_read_even_from_a_malformed_completion() -> None:
+    parsed = parse_completion("well <answer>three</answer> or <answer>eight</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)  # the first block counts
+
+
+def test_an_unclosed_answer_is_no_answer() -> None:
+    assert parse_completion("<think>a</think><answer>three").answer is None
+
+
+def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
+    assert parse_completion(target_text("three", think=False), think=False).format_ok
+    assert not parse_completion(target_text("three"), think=False).format_ok
+
+
+def test_labels_are_compared_without_case_and_separators() -> None:
+    assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
+    assert normalise_label("great white") != normalise_label("greatwhite")

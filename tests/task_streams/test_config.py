@@ -1,0 +1,49 @@
+import ast
+import inspect
+from dataclasses import MISSING, FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, ValidationError
+
+from task_streams import STREAMS
+from task_streams.digits import DigitsCilConfig, DigitsDilConfig
+
+CLASSES: set[type] = {cls for spec in STREAMS.values() for cls in spec.config.__mro__ if cls is not object}
+
+
+@pytest.mark.parametrize("name", sorted(STREAMS))
+def test_every_stream_config_goes_through_yaml_and_back(name: str) -> None:
+    cls: Any = STREAMS[name].config
+    required = [f.name for f in fields(cls) if f.default is MISSING]
+    node = OmegaConf.merge(OmegaConf.structured(cls), dict.fromkeys(required, "some/folder"))
+    again = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(OmegaConf.to_yaml(node)))
+    assert OmegaConf.to_object(again) == cls(**dict.fromkeys(required, "some/folder"))
+
+
+def test_overrides_are_typed_and_null_means_all() -> None:
+    node = OmegaConf.merge(
+        OmegaConf.structured(DigitsDilConfig), OmegaConf.from_dotlist(["domains=[clean,noisy]", "shots=null"])
+    )
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, DigitsDilConfig)
+    assert (tuple(config.domains), config.shots) == (("clean", "noisy"), None)
+    with pytest.raises(ValidationError):
+        OmegaConf.merge(OmegaConf.structured(DigitsCilConfig), {"tasks": "many"})
+    with pytest.raises(ConfigKeyError):
+        OmegaConf.merge(OmegaConf.structured(DigitsCilConfig), {"task": 5})
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        DigitsCilConfig().shots = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("cls", sorted(CLASSES, key=lambda cls: str(cls)))
+def test_every_field_is_followed_by_a_one_line_docstring(cls: type) -> None:
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    for statement, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            assert isinstance(following.value.value, str) and "\n" not in following.value.value

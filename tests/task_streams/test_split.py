@@ -1,0 +1,141 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from task_streams.draw import Pool
+from task_streams.errors import UserError
+from task_streams.split import build_cil, build_dil, class_order, deal, joint_task, task_name
+from task_streams.types import TaskStream
+from tests.task_streams.streams import make_examples
+
+LETTERS = ("a", "b", "c", "d", "e", "f")
+
+
+def cil(seed: int = 0, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"sizes": (2, 2, 2), "shots": 3, "test_per_class": 2} | changes
+    return build_cil("letters", Pool(make_examples(LETTERS, 10)), order_seed=seed, **settings)
+
+
+def test_class_order_is_the_published_permutation_of_the_sorted_names() -> None:
+    # RandomState(0).permutation(3) is [2 1 0]; the sorted names are a, b, c.
+    assert class_order(("b", "c", "a"), seed=0) == ("c", "b", "a")
+    # RandomState(1993).permutation(10) is [4 2 7 6 0 3 5 8 9 1]; the names sort like their numbers.
+    assert "".join(class_order("9876543210", seed=1993)) == "4276035891"
+    # The same over the sorted words eight five four nine one seven six three two zero.
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert class_order(words, seed=1993)[:4] == ("one", "four", "three", "six")
+
+
+def test_tasks_take_consecutive_classes_of_the_order_and_share_none() -> None:
+    stream = cil(seed=3)
+    order = class_order(LETTERS, 3)
+    assert [task.classes for task in stream.tasks] == [order[0:2], order[2:4], order[4:6]]
+    assert [task.index for task in stream.tasks] == [1, 2, 3]
+
+
+def test_prompts_list_the_classes_seen_so_far_and_no_future_ones() -> None:
+    for label_order in ("sorted", "appearance"):
+        stream = cil(seed=3, label_order=label_order)
+        order = class_order(LETTERS, 3)
+        for task in stream.tasks:
+            expected = order[: 2 * task.index]
+            assert task.seen == (tuple(sorted(expected)) if label_order == "sorted" else expected)
+
+
+def test_tasks_may_differ_in_size() -> None:
+    stream = cil(sizes=(3, 1, 2))
+    assert [len(task.classes) for task in stream.tasks] == [3, 1, 2]
+
+
+def test_the_same_examples_are_drawn_for_every_class_order() -> None:
+    drawn = []
+    for seed in (0, 1, 2):
+        tasks = cil(seed=seed).tasks
+        drawn.append({e.key for task in tasks for e in task.train})
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len(drawn[0]) == 6 * 3  # 6 classes, 3 shots
+
+
+def test_two_loops_over_one_stream_may_nest() -> None:
+    stream = cil()
+    pairs = [(first.index, second.index) for first in stream.tasks for second in stream.tasks]
+    assert pairs == [(i, j) for i in (1, 2, 3) for j in (1, 2, 3)]
+
+
+def test_more_classes_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"letters: 8 classes asked \(2 tasks\), but there are 6"):
+        cil(sizes=(4, 4))
+
+
+def test_unused_classes_are_recorded() -> None:
+    assert "4 of 6 classes are used" in cil(sizes=(2, 2)).notes
+
+
+def test_classes_that_an_answer_cannot_tell_apart_are_named() -> None:
+    pool = Pool(make_examples(("Big_Ox", "big ox", "___"), 4))
+    with pytest.raises(UserError) as caught:
+        build_cil("x", pool, sizes=(1,), order_seed=0, shots=1, test_per_class=1)
+    assert caught.value.problems == (
+        "class name '___' has no letters or digits left to answer with",
+        "classes 'Big_Ox', 'big ox' all read 'big ox' in an answer; rename all but one of them",
+    )
+
+
+def test_task_names_stay_short_and_distinct() -> None:
+    assert task_name(("three", "eight")) == "three+eight"
+    assert task_name(tuple(f"class {i}" for i in range(20))) == "class 0+19 more"
+
+
+def test_each_domain_is_a_task_with_all_classes() -> None:
+    pools = {name: Pool(make_examples(LETTERS, 10, prefix=name, domain=name)) for name in ("photo", "art")}
+    stream = build_dil("d", pools, order_seed=0, shots=3, test_per_class=2)
+    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
+    assert [task.name for task in stream.tasks] == ["photo", "art"]
+    assert all(task.classes == LETTERS and task.seen == LETTERS for task in stream.tasks)
+    assert all({e.domain for e in (*task.train, *task.test)} == {task.name} for task in stream.tasks)
+
+
+def test_the_domain_order_can_be_given() -> None:
+    names = ("c", "a", "b")
+    pools = {name: Pool(make_examples(LETTERS, 4, prefix=name)) for name in names}
+    stream = build_dil("d", pools, order_seed=5, shots=1, test_per_class=1, seeded_order=False)
+    assert tuple(task.name for task in stream.tasks) == names
+
+
+def test_an_item_that_domains_share_is_dealt_to_one_of_them() -> None:
+    pools = {name: Pool(make_examples(LETTERS, 10, domain=name)) for name in ("x", "y")}
+    dealt = deal(pools, seed=42)
+    keys = [{e.key for e in pool.train} for pool in dealt.values()]
+    assert keys[0] & keys[1] == set()
+    assert [len(found) for found in keys] == [
+        30,
+        30,
+    ]  # 6 classes of 10 items, half of each class to each domain
+
+
+def test_shared_items_stay_in_every_domain_when_asked() -> None:
+    pools = {name: Pool(make_examples(LETTERS, 4, domain=name)) for name in ("x", "y")}
+    stream = build_dil("d", pools, order_seed=0, shots=None, test_per_class=1, disjoint=False)
+    assert [len(task.train) + len(task.test) for task in stream.tasks] == [24, 24]
+
+
+def test_a_domain_without_some_class_is_recorded() -> None:
+    pools = {"x": Pool(make_examples(LETTERS, 4, "x")), "y": Pool(make_examples(LETTERS[:5], 4, "y"))}
+    stream = build_dil("d", pools, order_seed=0, shots=1, test_per_class=1)
+    assert "y: no examples of 1 classes: f" in stream.notes
+
+
+def test_the_joint_task_is_the_union_with_all_classes_listed() -> None:
+    stream = cil(seed=1)
+    joint = joint_task(stream)
+    assert set(joint.seen) == set(LETTERS)
+    assert joint.train == tuple(e for task in stream.tasks for e in task.train)
+    assert joint.classes == class_order(LETTERS, 1)
+
+
+def test_a_stream_cannot_be_changed() -> None:
+    stream = cil()
+    with pytest.raises(AttributeError):
+        stream.name = "other"  # type: ignore[misc]
+    assert replace(stream, name="other").tasks == stream.tasks

@@ -1,0 +1,165 @@
+"""The packages' order holds: task_streams <- eval <- methods <- clrft, and no module imports in a circle."""
+
+import ast
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = ("task_streams", "eval", "methods", "clrft")
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the four packages by its dotted name."""
+    found = {}
+    for package in ORDER:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def typing_only(tree: ast.Module) -> set[int]:
+    """Identities of the nodes under ``if TYPE_CHECKING``: they import nothing when the program runs."""
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and is_typing_guard(node.test)]
+    return {id(inner) for node in guarded for statement in node.body for inner in ast.walk(statement)}
+
+
+def is_typing_guard(test: ast.expr) -> bool:
+    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
+
+
+def base_of(node: ast.ImportFrom, name: str, is_package: bool) -> str:
+    """Dotted name that a from-import starts at, relative ones resolved."""
+    if node.level == 0:
+        return node.module or ""
+    parts = name.split(".")
+    kept = len(parts) - node.level + is_package
+    return ".".join([*parts[:kept], *([node.module] if node.module else [])])
+
+
+def named_in(node: ast.AST, name: str, is_package: bool) -> list[str]:
+    """Dotted names that one statement may import: ``from a import b`` names a.b and a."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = base_of(node, name, is_package)
+        return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def imports(root: Path) -> dict[str, dict[str, bool]]:
+    """For every module the modules of ours that it imports, and whether it does so as it is loaded."""
+    known = modules(root)
+    found: dict[str, dict[str, bool]] = {}
+    for name, path in known.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped, at_load = typing_only(tree), executed_at_load(tree)
+        targets: dict[str, bool] = {}
+        for node in ast.walk(tree):
+            if id(node) in skipped:
+                continue
+            for target in named_in(node, name, path.name == "__init__.py"):
+                if target in known and target != name:
+                    targets[target] = targets.get(target, False) or id(node) in at_load
+        found[name] = targets
+    return found
+
+
+def executed_at_load(tree: ast.Module) -> set[int]:
+    """Identities of the nodes outside every function."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    inside = {id(inner) for node in ast.walk(tree) if isinstance(node, functions) for inner in ast.walk(node)}
+    return {id(node) for node in ast.walk(tree)} - inside
+
+
+def wrong_arrows(root: Path) -> list[str]:
+    """Imports that go up the order of the packages, wherever they stand."""
+    return [
+        f"{module} imports {target}"
+        for module, targets in imports(root).items()
+        for target in targets
+        if ORDER.index(target.split(".")[0]) > ORDER.index(module.split(".")[0])
+    ]
+
+
+def circle(root: Path) -> list[str]:
+    """One circle of imports made as modules are loaded, empty if there is none.
+
+    A package's own ``__init__`` gathers its modules, so a module's import of ``package.module`` is no import
+    of ``package`` here.
+    """
+    graph = {}
+    for module, targets in imports(root).items():
+        loaded = {target for target, at_load in targets.items() if at_load}
+        graph[module] = {t for t in loaded if not any(other.startswith(f"{t}.") for other in loaded)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def write_tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_packages_import_only_from_those_to_their_left() -> None:
+    assert wrong_arrows(ROOT) == []
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    assert circle(ROOT) == []
+
+
+def test_the_walk_sees_the_packages() -> None:
+    # An arrow known to be there; a walk that sees nothing would pass the two tests above.
+    assert "task_streams.errors" in imports(ROOT)["clrft.files"]
+
+
+def test_the_checker_finds_a_wrong_arrow_in_any_form_of_import(tmp_path: Path) -> None:
+    files = {
+        "task_streams/__init__.py": "",
+        "task_streams/a.py": "import clrft.run",
+        "eval/__init__.py": "def late():\n    from methods import sft",
+        "methods/__init__.py": "",
+        "methods/sft.py": "from eval import score",  # right
+        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.run",
+        "clrft/__init__.py": "",
+        "clrft/run.py": "",
+    }
+    found = wrong_arrows(write_tree(tmp_path, files))
+    assert found == [
+        "task_streams.a imports clrft.run",
+        "eval imports methods",
+        "eval imports methods.sft",
+    ]
+
+
+def test_the_checker_finds_a_circle_through_a_relative_import(tmp_path: Path) -> None:
+    files = {
+        "eval/__init__.py": "",
+        "eval/a.py": "from . import b",
+        "eval/b.py": "from eval.c import thing",
+        "eval/c.py": "import eval.a",
+    }
+    assert set(circle(write_tree(tmp_path, files))) == {"eval.a", "eval.b", "eval.c"}
+
+
+def test_the_checker_accepts_a_package_that_gathers_its_modules(tmp_path: Path) -> None:
+    files = {
+        "methods/__init__.py": "from methods.sft import Sft",
+        "methods/base.py": "",
+        "methods/sft.py": "from methods.base import Method",
+    }
+    assert circle(write_tree(tmp_path, files)) == []
+
+
+def test_every_package_folder_is_listed_for_the_distribution() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name for name, path in modules(ROOT).items() if path.name == "__init__.py"}
+    assert folders | {"clrft.configs"} == set(listed)
