@@ -1,0 +1,1 @@
+"""The application: config, run, sweep, compare; checkpoints, tracking and the command line."""

@@ -40,7 +40,7 @@ class StageRecord:
         probe: accuracy on each general-ability probe, 0 to 1.
         steps: figures of every update.
         seconds: time spent, by activity.
-        peak_memory_mb: highest resident memory of the process so far.
+        peak_memory_mb: highest memory of the process so far, by kind (resident, GPU).
     """
 
     stage: int
@@ -49,7 +49,7 @@ class StageRecord:
     probe: dict[str, float] = field(default_factory=dict)
     steps: list[StepRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_mb: float | None = None
+    peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
     def counts(self) -> dict[int, tuple[int, int]]:
         """Right answers and items per task."""

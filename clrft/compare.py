@@ -165,9 +165,7 @@ def t_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float
 
 def paired(first: Group, second: Group, metric: str) -> Paired | None:
     """Paired difference over the class orders in which both methods have the metric; None without one."""
-    ours, theirs = (
-        group.metrics[metric].values if metric in group.metrics else {} for group in (first, second)
-    )
+    ours, theirs = (group.metrics[metric].values if metric in group.metrics else {} for group in (first, second))
     differences = {
         seed: left - right
         for seed in sorted(ours.keys() & theirs.keys())
@@ -207,9 +205,7 @@ def _against_joint(group: Group, rows: Mapping[int, Any]) -> Group:
     for run in group.runs:
         if run.seed in rows:
             cells = {j: float(x) for j, x in enumerate(rows[run.seed], start=1) if not math.isnan(x)}
-            values[run.seed] = compute_metrics(run.matrix.with_joint(cells), ["intransigence"])[
-                "intransigence"
-            ]
+            values[run.seed] = compute_metrics(run.matrix.with_joint(cells), ["intransigence"])["intransigence"]
         else:
             values[run.seed] = undefined("not evaluated: J_j: joint training in this order")
     return replace(group, metrics=group.metrics | {"intransigence": summarise(values)})
@@ -267,9 +263,7 @@ def _lengths(groups: Sequence[Group]) -> list[str]:
     for stream in _streams(groups):
         sizes = sorted({len(run.matrix) for group in _of(groups, stream) for run in group.runs})
         if len(sizes) > 1:
-            problems.append(
-                f"runs of {stream} have {' and '.join(map(str, sizes))} tasks; compare them apart."
-            )
+            problems.append(f"runs of {stream} have {' and '.join(map(str, sizes))} tasks; compare them apart.")
     return problems
 
 
@@ -281,9 +275,7 @@ def _check_baseline(groups: Sequence[Group], baseline: str) -> list[str]:
             names = {group.label for group in _of(groups, stream)}
             problems.append(f"{stream}: {unknown_name('baseline', baseline, names)}")
         elif len(fitting) > 1 and baseline not in fitting:
-            problems.append(
-                f"{stream}: baseline {baseline!r} could be any of {', '.join(fitting)}. Name one."
-            )
+            problems.append(f"{stream}: baseline {baseline!r} could be any of {', '.join(fitting)}. Name one.")
     return problems
 
 
@@ -300,9 +292,7 @@ def _pairs(groups: Sequence[Group], baseline: str | None) -> list[Paired]:
 
 
 def _notes(stream: str, groups: Sequence[Group]) -> list[str]:
-    notes = (
-        [] if any(group.method == FLOOR for group in groups) else [f"{stream}: no {FLOOR} run, so no floor."]
-    )
+    notes = [] if any(group.method == FLOOR for group in groups) else [f"{stream}: no {FLOOR} run, so no floor."]
     if len({tuple(run.seed for run in group.runs) for group in groups}) > 1:
         orders = "; ".join(f"{g.label}: {', '.join(str(run.seed) for run in g.runs)}" for g in groups)
         notes.append(f"{stream}: the methods were run in different class orders ({orders}).")
@@ -329,9 +319,7 @@ def _of(groups: Iterable[Group], stream: str) -> list[Group]:
 
 
 def _known(group: Group, key: str) -> bool:
-    return key in group.metrics and any(
-        value.value is not None for value in group.metrics[key].values.values()
-    )
+    return key in group.metrics and any(value.value is not None for value in group.metrics[key].values.values())
 
 
 def _method_rank(method: str) -> tuple[bool, int, str]:

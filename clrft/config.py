@@ -6,6 +6,7 @@ learning rate). Everything that is wrong is reported at once, before anything is
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -144,7 +145,9 @@ def build_config(
     """The checked configuration of one cell.
 
     Args:
-        stream, method, model: names of YAML files in ``configs/`` (or of a stream or method, or a YAML path).
+        stream: name of a YAML file in ``configs/streams``, of a stream, or a path to a YAML file.
+        method: likewise.
+        model: likewise.
         seed: seed of the class order and the training.
         layers: nested overrides, later ones win.
 
@@ -223,9 +226,7 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
     missing = [
         name
         for name, field in known.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     problems += [f"{section}.{name}: a value is needed." for name in missing]
     if missing:
@@ -278,10 +279,10 @@ def load_group(group: str, name: str) -> Values:
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
         return read_yaml(folder / f"{name}.yaml")
-    registered = {"stream": STREAMS, "method": METHODS, "model": {}}[group]
+    registered = {"stream": set(STREAMS), "method": set(METHODS)}.get(group, set())
     if name in registered:
         return {group: {"name": name}}
-    raise UserError(unknown_name(group, name, known | set(registered)))
+    raise UserError(unknown_name(group, name, known | registered))
 
 
 def read_yaml(path: Path) -> Values:
@@ -308,7 +309,7 @@ def merge(*layers: Mapping[str, Any]) -> Values:
         for key, value in layer.items():
             old = merged.get(key)
             both = isinstance(value, Mapping) and isinstance(old, Mapping)
-            merged[key] = merge(old, value) if both else (dict(value) if isinstance(value, Mapping) else value)  # type: ignore[arg-type]
+            merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
 
 
@@ -360,7 +361,7 @@ def field_docs(schema: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(base):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
                 docs[statement.target.id] = following.value.value  # type: ignore[union-attr, attr-defined]
     return {field.name: docs.get(field.name, "") for field in fields(schema)}

@@ -45,9 +45,7 @@ def unlike(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    return {
-        name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)
-    }
+    return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
 
 
 def _shared(run: RunRecord) -> dict[str, str]:

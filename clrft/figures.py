@@ -63,7 +63,7 @@ _KNOWN = {
     "joint_sft": Style("#000000", "*", "-"),
     "joint_grpo": Style("#56B4E9", "*", "-"),
 }
-_OTHERS = ("#56B4E9", "#8C6D31", "#882255", "#117733", "#332288", "#999933")
+_OTHERS = ("#8C6D31", "#882255", "#117733", "#332288", "#999933")
 _MARKERS = ("P", "X", "h", "<", ">", "p")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)))
 
@@ -190,7 +190,11 @@ def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
 
 
 def training_figure(groups: Sequence[Group], stream: str, folders: set[Path] | None = None) -> Figure | None:
-    """Reward, drift and KL over training, mean over class orders; None when no run recorded any."""
+    """Reward, drift and KL over training, mean over class orders; None when no run recorded any.
+
+    Joint training is left out: it does not go task by task.
+    """
+    groups = [group for group in groups if not group.joint]
     curves = {(g.label, key): _training_curve(g, key, folders) for g in groups for key in TRAINING}
     shown = [key for key in TRAINING if any(curves[group.label, key] is not None for group in groups)]
     if not shown:
@@ -206,13 +210,9 @@ def training_figure(groups: Sequence[Group], stream: str, folders: set[Path] | N
                 _draw_training(axis, group, look[group.label], *curve)
         axis.set_title(TRAINING[key])
         _task_axis(axis, tasks)
-    named = {
-        label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 6))
-    figure.suptitle(
-        f"{stream}: training{_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left"
-    )
+    figure.suptitle(f"{stream}: training{_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
     return figure
 
 
@@ -240,9 +240,7 @@ def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
         for (i, j), value in np.ndenumerate(percent):
             if not np.isnan(value):
                 color = _INK if value > 55 else "white"
-                axis.text(
-                    j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=13 - 0.5 * size
-                )
+                axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=13 - 0.5 * size)
     axis.set_xticks(range(size), [str(j + 1) for j in range(size)])
     axis.set_yticks(range(size), [str(i + 1) for i in range(size)])
     axis.set_xticks(np.arange(-0.5, size), minor=True)
@@ -253,15 +251,11 @@ def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
     axis.set_xlabel("on task")
     last, lost = (show(group.metrics.get(key)) for key in ("last_acc", "forgetting"))
     axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
-    axis.text(
-        0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=_MUTED
-    )
+    axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=_MUTED)
     return image
 
 
-def _draw_curve(
-    axis: Axes, group: Group, style: Style, curve: Callable[[AccuracyMatrix], FloatArray]
-) -> None:
+def _draw_curve(axis: Axes, group: Group, style: Style, curve: Callable[[AccuracyMatrix], FloatArray]) -> None:
     mean, std = curve_over_orders(group, curve)
     stages = np.arange(1, len(mean) + 1)
     known = ~np.isnan(mean)
@@ -298,8 +292,9 @@ def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> N
         style, summary = look[group.label], group.metrics[key]
         heights = [100 * value.value for value in summary.values.values() if value.value is not None]
         marker = style.marker or "o"
+        size = 150 if marker == "*" else 46
         axis.scatter(
-            [x] * len(heights), heights, color=style.color, marker=marker, s=46, ec="white", lw=0.8, zorder=4
+            [x] * len(heights), heights, color=style.color, marker=marker, s=size, ec="white", lw=0.8, zorder=4
         )
         assert summary.mean is not None
         axis.hlines(100 * summary.mean, x - 0.27, x + 0.27, color=style.color, lw=3, zorder=3)
@@ -323,9 +318,7 @@ def _training_curve(
     x: list[FloatArray] = []
     y: list[FloatArray] = []
     for stage in range(1, len(group.runs[0].matrix) + 1):
-        series = [
-            [row[key] for row in run.steps(stage) if key in row] for run in runs if stage in run.stages()
-        ]
+        series = [[row[key] for row in run.steps(stage) if key in row] for run in runs if stage in run.stages()]
         steps = min((len(one) for one in series), default=0)
         if steps == 0 or len(series) < len(runs):
             continue

@@ -104,8 +104,7 @@ def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
     found = data.get("schema")
     if schema is not None and found != schema:
         raise UserError(
-            f"{path} has schema {found!r}; expected {schema}. "
-            "It comes from another version of clrft or was edited."
+            f"{path} has schema {found!r}; expected {schema}. It comes from another version of clrft or was edited."
         )
     return data
 

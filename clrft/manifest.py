@@ -1,5 +1,7 @@
 """What a run is made of, written before it starts: config, data, model, versions, hardware, carry policy."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -43,9 +45,22 @@ def check_same_config(config: RunConfig) -> None:
         )
 
 
-def run_manifest(
-    config: RunConfig, stream: TaskStream, model: dict[str, Any], method: Method
-) -> dict[str, Any]:
+def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with data that are not those the run began with.
+
+    Raises:
+        UserError: a fingerprint differs; names the splits.
+    """
+    then, now = saved.get("data", {}), fresh["data"]
+    differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
+    if differing:
+        raise UserError(
+            f"{folder}: the stream's data are not those this run began with (fingerprints differ for "
+            f"{', '.join(differing)}); restore them or start a new run."
+        )
+
+
+def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], method: Method) -> dict[str, Any]:
     """The manifest of a new run."""
     return {
         "schema": SCHEMA,

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.markup import escape
@@ -20,8 +21,10 @@ from clrft.compare import FLOOR, Comparison, Group, Paired, Summary
 from eval.metrics import Value, metric_of
 
 HEADLINE = ("last_acc", "learning_acc", "avg_incremental_acc", "forgetting", "min_acc", "general_delta")
+_NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
 _PAIRED_IN_TERMINAL = ("last_acc", "forgetting")
 DASH = "–"
+_LABEL_WIDTH = 32  # longer labels are wrapped
 
 Rows = list[list[str]]
 
@@ -31,22 +34,16 @@ def to_terminal(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
-        keys = headline(comparison, stream)
+        keys = [key for key in headline(comparison, stream) if key not in _NOT_IN_TERMINAL]
         titles = [metric_of(key).title + _probe(key) for key in keys]
         orders = max(len(group.runs) for group in groups)
-        spread = "mean ± standard deviation over class orders" if orders > 1 else "one class order, no spread"
-        parts.append(
-            _rich(f"{stream}: {spread}, %", ["method", "orders", *titles], _headline_rows(groups, keys))
-        )
+        spread = "mean ± standard deviation over n class orders" if orders > 1 else "one class order, no spread"
+        parts.append(_rich(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
         parts.append(_rich("Every class order, %", *_order_table(groups, _PAIRED_IN_TERMINAL)))
         parts.append(_rich("Final accuracy by position of the task, %", *_final_table(groups)))
-        pairs = [
-            pair for pair in comparison.pairs if pair.stream == stream and pair.metric in _PAIRED_IN_TERMINAL
-        ]
+        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in _PAIRED_IN_TERMINAL]
         if pairs:
-            parts.append(
-                _rich("Paired differences over class orders, percentage points", *_pair_table(pairs))
-            )
+            parts.append(_rich("Paired differences over class orders, percentage points", *_pair_table(pairs)))
     parts += [Text(note) for note in comparison.notes]
     return RichGroup(*parts)
 
@@ -143,9 +140,7 @@ def _order_table(groups: Sequence[Group], keys: Sequence[str]) -> tuple[list[str
             summary = group.metrics.get(key)
             if summary is None or all(value.value is None for value in summary.values.values()):
                 continue
-            values = [
-                _percent(summary.values[seed].value if seed in summary.values else None) for seed in seeds
-            ]
+            values = [_percent(summary.values[seed].value if seed in summary.values else None) for seed in seeds]
             rows.append([key, group.label, show(summary), *values])
     return ["metric", "method", "mean", *(f"order {seed}" for seed in seeds)], rows
 
@@ -180,10 +175,18 @@ def _definitions(comparison: Comparison, stream: str) -> Iterator[str]:
 
 
 def _rich(title: str, header: Sequence[str], rows: Rows) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for number, name in enumerate(header):
         text = number == 0 or name in ("method", "difference")
-        table.add_column(escape(name), justify="left" if text else "right", overflow="fold")
+        narrow = text and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
+        table.add_column(escape(name), justify="left" if text else "right", overflow="fold", no_wrap=narrow)
     last = rows[0][0] if rows else ""
     for row in rows:
         if header[0] == "metric" and row[0] != last:
@@ -195,7 +198,12 @@ def _rich(title: str, header: Sequence[str], rows: Rows) -> Table:
 
 def _markdown(header: Sequence[str], rows: Rows) -> list[str]:
     rule = ["---" if name in ("metric", "method", "difference") else "---:" for name in header]
-    return [*(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in ([*header], rule, *rows)), ""]
+    return [*(_line(cells) for cells in (header, rule, *rows)), ""]
+
+
+def _line(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def _csv(header: Sequence[str], rows: Rows) -> str:

@@ -47,9 +47,7 @@ class Tracker:
         """MLflow's id of the sweep's run; empty when nothing is tracked."""
         return self._run.run_id
 
-    def cell(
-        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
-    ) -> "CellTracker":
+    def cell(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "CellTracker":
         """The run of one cell, found by the identity in its folder ``root/sweep/name``, or made.
 
         Args:
@@ -204,9 +202,7 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = (
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            )
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return flat
 
 
@@ -240,13 +236,9 @@ def _step_numbers(row: Mapping[str, float | None]) -> list[Number]:
 def _curves(matrix: AccuracyMatrix) -> list[Number]:
     """``accuracy/task_01`` … over stages (the step); cells not evaluated are left out."""
     count = len(matrix)
-    cells = [
-        (task, stage, float(matrix.value[stage, task])) for task in range(count) for stage in range(count)
-    ]
+    cells = [(task, stage, float(matrix.value[stage, task])) for task in range(count) for stage in range(count)]
     return [
-        (f"accuracy/task_{task + 1:02d}", value, stage + 1)
-        for task, stage, value in cells
-        if not math.isnan(value)
+        (f"accuracy/task_{task + 1:02d}", value, stage + 1) for task, stage, value in cells if not math.isnan(value)
     ]
 
 

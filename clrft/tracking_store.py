@@ -102,9 +102,7 @@ class Store:
         self._client = self._connect()
         self._experiment = self._find_experiment()
 
-    def open_run(
-        self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None
-    ) -> RunHandle:
+    def open_run(self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> RunHandle:
         """The run that carries an identity, made if there is none; whoever asks at once gets the same one."""
         with self._one_at_a_time():
             found = self.search({"clrft.identity": identity})
@@ -120,9 +118,7 @@ class Store:
     def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
         """Runs that carry all these tags, oldest first."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = self._call(
-            self._client.search_runs, [self._experiment], query, order_by=["attributes.start_time ASC"]
-        )
+        runs = self._call(self._client.search_runs, [self._experiment], query, order_by=["attributes.start_time ASC"])
         return [RunHandle(run.info.run_id, run.data.tags, run.data.params, created=False) for run in runs]
 
     def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
@@ -237,9 +233,7 @@ def ui_command(root: Path, port: int = 5000) -> list[str]:
 class NullStore:
     """Takes every call and keeps nothing: tracking switched off, by explicit setting only."""
 
-    def open_run(
-        self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None
-    ) -> RunHandle:
+    def open_run(self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> RunHandle:
         """A handle of no run."""
         return RunHandle("", {}, {}, created=True)
 

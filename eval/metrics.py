@@ -238,9 +238,7 @@ _ALL = (
     ),
     Metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False, intransigence),
     Metric("min_acc", "worst task", "min_j R[T,j]", True, min_acc),
-    Metric(
-        "general_delta", "general ability change", "probe accuracy after task T − before task 1", True, None
-    ),
+    Metric("general_delta", "general ability change", "probe accuracy after task T − before task 1", True, None),
 )
 
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}

@@ -13,8 +13,7 @@ from methods.sft import JointSft, Sft
 from task_streams.errors import UserError, unknown_name
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo)
+    method.name: method for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo)
 }
 
 

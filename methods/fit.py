@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import TrainerCallback
-from trl import GRPOConfig, SFTConfig
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset, target_dataset
@@ -76,11 +77,12 @@ def fit(
     """
     check_batch(method, context, settings.train)
     result = FitResult()
-    callbacks = [StepRecorder(method, context.task.index, result, on_step)]
+    callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step)]
     if settings.train.carry_optimizer:
         callbacks.append(MomentCarry(context.policy.model, moments, result))
     method.before_task(context)
     trainer = build_trainer(method, context, reference, settings, callbacks)
+    trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
     finally:
@@ -186,7 +188,7 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
     }
 
 
-class StepRecorder(TrainerCallback):  # type: ignore[misc]
+class StepRecorder(TrainerCallback):
     """Keep every update's figures under our names, and tell the method and the caller."""
 
     def __init__(
@@ -220,7 +222,7 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
     return row
 
 
-class MomentCarry(TrainerCallback):  # type: ignore[misc]
+class MomentCarry(TrainerCallback):
     """Put the previous task's AdamW moments into the optimizer, and take this task's out, by parameter name."""
 
     def __init__(self, model: Any, moments: dict[str, Tensor] | None, result: FitResult) -> None:
@@ -229,8 +231,9 @@ class MomentCarry(TrainerCallback):  # type: ignore[misc]
         self.result = result
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        for name, weight in self.model.named_parameters() if self.moments else ():
-            kinds = {k.split("|")[1]: t for k, t in self.moments.items() if k.split("|")[0] == name}
+        carried = self.moments or {}
+        for name, weight in self.model.named_parameters():
+            kinds = {key.split("|")[1]: t for key, t in carried.items() if key.split("|")[0] == name}
             if kinds:
                 optimizer.state[weight] = {kind: t.to(_home(kind, weight)).clone() for kind, t in kinds.items()}
 

@@ -125,11 +125,12 @@ class Policy:
 class Snapshot:
     """A frozen policy whose log-probabilities can be asked for; full copy or adapter."""
 
+    model: Any
+
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
         """The module to call while the snapshot is in force."""
-        raise TypeError(f"{type(self).__name__} must say how it becomes active")
-        yield  # makes this a generator
+        yield self.model
 
 
 class FullSnapshot(Snapshot):
@@ -211,12 +212,12 @@ def load_policy(config: ModelConfig, path: str) -> Policy:
     attention = choose_attention(config, device, dtype)
     processor = load_processor(config, path)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
-    model = model.to(device)
+    model.to(device)
     if config.adapter == "lora":
         model = get_peft_model(model, lora_config(config))
     return Policy(model, processor, config, attention)
@@ -225,7 +226,7 @@ def load_policy(config: ModelConfig, path: str) -> Policy:
 def load_processor(config: ModelConfig, path: str) -> Any:
     """The checkpoint's processor, padding on the left, with the config's pixel limits."""
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: no processor can be loaded from {path!r}: {error}") from error
     processor.tokenizer.padding_side = "left"
@@ -299,4 +300,4 @@ def clear_rope_state(model: torch.nn.Module) -> None:
     """Forget the M-RoPE offsets of the last call: stale ones corrupt a call with another batch size."""
     for module in model.modules():
         if hasattr(module, "rope_deltas"):
-            module.rope_deltas = None
+            module.__dict__["rope_deltas"] = None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.advantage import RunningScale, group_advantages, guarded, scaled_advantages, zero_variance_share
+from methods.advantage import RunningScale, group_advantages, guarded, scaled_advantages
 from methods.base import Need, Rollouts, TaskContext
 from methods.grpo import Grpo, GrpoConfig
 from methods.retention import drift, retention_reward
@@ -133,7 +133,6 @@ class Rapo(Grpo):
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equations 4 and 5, [B*G] to [B*G]; group deviations until the scale is initialised and active."""
-        rollouts.log("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
         if not self.config.ctan:
             return group_advantages(rewards, rollouts.group_size)
         self._observe(rewards, rollouts)

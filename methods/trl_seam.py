@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
@@ -33,7 +34,7 @@ IMAGE_FIELDS = (
 )
 
 
-class HookedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class HookedGRPOTrainer(GRPOTrainer):
     """TRL's GRPO trainer with a method's hooks, a given KL reference and a given anchor.
 
     Args:
@@ -99,7 +100,7 @@ class HookedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
         return Rollouts(
             task_index=self.task_index,
-            group_size=self.num_generations,
+            group_size=int(self.num_generations or 0),
             components=dict(zip(self.reward_func_names, self._raw_rewards.unbind(dim=1), strict=True)),
             mask=self._everywhere(output["completion_mask"]),
             actor_logps=None if actor is None else self._everywhere(actor),
@@ -135,7 +136,7 @@ class HookedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return self.accelerator.gather(padded)  # type: ignore[no-any-return]
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
+        loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
 
@@ -143,7 +144,7 @@ class HookedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._metrics["train"][name].append(value)
 
 
-class HookedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class HookedSFTTrainer(SFTTrainer):
     """TRL's supervised trainer with a method's extra loss terms."""
 
     def __init__(self, *, method: Method, task_index: int, **arguments: Any) -> None:
@@ -156,7 +157,7 @@ class HookedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         if return_outputs:
             raise ValueError("outputs are not returned during training")
-        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
 

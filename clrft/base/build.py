@@ -29,7 +29,7 @@ from rich.progress import (
 
 from clrft.base import default_model_path
 from clrft.base.architecture import tiny_model, tiny_processor
-from clrft.base.measure import measure
+from clrft.base.measure import DIGIT_COUNT, GLYPH_COUNT, Measures, measure
 from clrft.base.pretrain import Report, Schedule, pretrain
 from clrft.base.tokenizer import train_tokenizer
 from task_streams.errors import UserError
@@ -59,7 +59,7 @@ class Difference:
         return abs(self.recorded - self.rebuilt) <= self.tolerance
 
 
-def recorded_measures(folder: Path | None = None) -> dict[str, float]:
+def recorded_measures(folder: Path | None = None) -> dict[str, Any]:
     """Accuracies recorded beside a model, by default the shipped one.
 
     Raises:
@@ -68,11 +68,11 @@ def recorded_measures(folder: Path | None = None) -> dict[str, float]:
     path = (folder or default_model_path()) / RECORD
     if not path.is_file():
         raise UserError(f"{path} is missing: expected the folder of a model made by `clrft base build`.")
-    measures: dict[str, float] = json.loads(path.read_text())["measures"]
+    measures: dict[str, Any] = json.loads(path.read_text())["measures"]
     return measures
 
 
-def check_base(recorded: Mapping[str, float], rebuilt: Mapping[str, float]) -> list[Difference]:
+def check_base(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> list[Difference]:
     """Every recorded accuracy beside the rebuilt one; ``ok`` is false where they differ too much.
 
     Raises:
@@ -85,11 +85,16 @@ def check_base(recorded: Mapping[str, float], rebuilt: Mapping[str, float]) -> l
 
 
 def build_base(
-    out: Path, seed: int = SEED, schedule: Schedule | None = None, progress: bool = True
+    out: Path,
+    seed: int = SEED,
+    schedule: Schedule | None = None,
+    progress: bool = True,
+    measured_digits: int = DIGIT_COUNT,
+    measured_glyphs: int = GLYPH_COUNT,
 ) -> dict[str, Any]:
     """Pretrain, save in bfloat16, reload, measure; returns the record, which also lies in ``out``.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. Fewer steps or measured items than the default are for tests.
 
     Raises:
         UserError: ``out`` exists and is not empty, or cannot be written.
@@ -101,7 +106,8 @@ def build_base(
             started = time.perf_counter()
             _pretrain_and_save(beside, seed, schedule, _reporter(bar))
             seconds = time.perf_counter() - started
-        record = _record(beside, seed, schedule, seconds)
+        measures = measure(beside, measured_digits, measured_glyphs)
+        record = _record(measures, seed, schedule, seconds)
         (beside / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if out.exists():
             out.rmdir()
@@ -139,11 +145,11 @@ def _pretrain_and_save(folder: Path, seed: int, schedule: Schedule, report: Repo
         file.chmod(0o644)  # safetensors writes 0600
 
 
-def _record(folder: Path, seed: int, schedule: Schedule, seconds: float) -> dict[str, Any]:
+def _record(measures: Measures, seed: int, schedule: Schedule, seconds: float) -> dict[str, Any]:
     """What is written beside the weights: accuracies after the reload, and how the model came to be."""
     return {
         "schema": 1,
-        "measures": measure(folder).to_json(),
+        "measures": measures.to_json(),
         "seed": seed,
         "schedule": asdict(schedule),
         "seconds": round(seconds, 1),

@@ -74,9 +74,7 @@ def test_a_damaged_file_is_refused(change: dict[str, Any], problem: str) -> None
         AccuracyMatrix.from_json(two_tasks().to_json() | change)
 
 
-@pytest.mark.parametrize(
-    "data", [None, [], {}, {"schema": 1}, {"schema": 1, "tasks": ["a"], "correct": [[1]]}]
-)
+@pytest.mark.parametrize("data", [None, [], {}, {"schema": 1}, {"schema": 1, "tasks": ["a"], "correct": [[1]]}])
 def test_what_is_no_matrix_is_refused(data: object) -> None:
     with pytest.raises(UserError, match="accuracy matrix"):
         AccuracyMatrix.from_json(data)

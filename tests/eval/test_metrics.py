@@ -120,10 +120,7 @@ def test_values_without_counts_have_a_macro_but_no_micro_average() -> None:
 
 def test_nothing_learned_leaves_relative_forgetting_undefined() -> None:
     values = compute_metrics(of_percent([[0], [0, 80]]))
-    assert (
-        values["relative_forgetting"].reason
-        == "nothing to forget: accuracy on task 1 was 0 after every stage"
-    )
+    assert values["relative_forgetting"].reason == "nothing to forget: accuracy on task 1 was 0 after every stage"
     assert number(values, "forgetting") == 0.0
 
 
@@ -233,6 +230,4 @@ def test_metrics_agree_with_plain_loops_on_random_matrices() -> None:
         values = compute_metrics(matrix)
         lists = (matrix.value.tolist(), matrix.correct.tolist(), matrix.total.tolist())
         for key, loop in LOOPS.items():
-            assert number(values, key) == pytest.approx(
-                loop(*lists, base.tolist(), joint.tolist()), abs=1e-12
-            ), key
+            assert number(values, key) == pytest.approx(loop(*lists, base.tolist(), joint.tolist()), abs=1e-12), key

@@ -24,9 +24,7 @@ def reply(answer: str) -> str:
         (reply("three eight"), False, True, 1.0),  # exact match, not containment
     ],
 )
-def test_reward_is_correct_plus_format(
-    completion: str, correct: bool, format_ok: bool, reward: float
-) -> None:
+def test_reward_is_correct_plus_format(completion: str, correct: bool, format_ok: bool, reward: float) -> None:
     score = score_classification(completion, "three", SEEN)
     assert (score.correct, score.format_ok, score.reward) == (correct, format_ok, reward)
 

@@ -1,0 +1,110 @@
+"""The command line: words to a command, its errors to sentences and exit codes.
+
+Exit codes: 0 done, 1 something failed while working (a cell of a sweep), 2 the input cannot work, 130 stopped.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from clrft import commands
+from task_streams.errors import UserError
+
+EXAMPLES = """examples:
+  clrft run stream=digits_cil method=rapo seed=1993
+  clrft sweep quickstart
+  clrft compare runs/quickstart
+  clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
+  clrft list methods"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    quiet()
+    console = Console()
+    errors = Console(stderr=True)
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.command(options, console))
+    except UserError as error:
+        for problem in error.problems:
+            errors.print(f"[bold red]error[/bold red] {escaped(problem)}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
+        errors.print(
+            f"stopped; finished tasks are kept. Go on with the same command: {escaped(words)}", highlight=False
+        )
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="clrft",
+        description="Continual fine-tuning of vision-language models: streams, methods, forgetting.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    overrides = {"nargs": "*", "metavar": "KEY=VALUE", "help": "e.g. train.learning_rate=1e-4; clrft show lists all"}
+
+    one = subparsers.add_parser("run", help="one stream, one method, one class order")
+    one.add_argument("overrides", **overrides)
+    one.set_defaults(command=commands.run_one)
+
+    sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
+    sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
+    sweep.add_argument("overrides", **overrides)
+    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
+    sweep.set_defaults(command=commands.run_sweep_command)
+
+    compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
+    compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    compare.add_argument("--baseline", help="method that the others are paired with")
+    compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    compare.set_defaults(command=commands.compare_command)
+
+    listing = subparsers.add_parser("list", help="what there is to choose from")
+    listing.add_argument("what", choices=sorted(commands.LISTS), help="which list")
+    listing.set_defaults(command=commands.list_command)
+
+    show = subparsers.add_parser("show", help="the resolved configuration, every field explained")
+    show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
+    show.set_defaults(command=commands.show_command)
+
+    ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
+    ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.set_defaults(command=commands.ui_command)
+
+    base = subparsers.add_parser("base", help="the embedded model: rebuild and check it")
+    base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
+    base.add_argument("--out", help="folder of the rebuilt model (build: must be new or empty)")
+    base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
+    base.set_defaults(command=commands.base_command)
+    return parser
+
+
+def quiet() -> None:
+    """Keep libraries' own bars, banners and usage reports out of the way."""
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|accelerate|multiprocess)\..*")
+
+
+def escaped(text: str) -> str:
+    """Text with its square brackets kept from being read as styles."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""What each command of the command line does. Heavy packages are imported by the commands that need them."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, parse_overrides
+from clrft.files import config_root
+from eval.metrics import METRICS
+from methods import METHODS
+from task_streams import STREAMS
+from task_streams.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from clrft.runs import FoundRuns
+
+SELECTORS = ("stream", "method", "model", "seed")
+
+
+def run_one(options: argparse.Namespace, console: Console) -> int:
+    """``clrft run``: one cell, then its matrix and metrics."""
+    config = chosen_config(options.overrides)
+    from clrft.progress import Bars
+    from clrft.run import run
+    from clrft.runs import read_run
+
+    quiet_libraries()
+    with Bars(console) as bars:
+        folder = run(config, bars)
+    record = read_run(folder)
+    console.print(record.matrix.to_table())
+    table = Table("metric", "value", "definition")
+    for key, value in record.metrics.items():
+        metric = METRICS[key.partition("/")[0]]
+        table.add_row(key, f"{100 * value.value:.2f} %" if value.value is not None else "–", metric.definition)
+    console.print(table)
+    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def chosen_config(words: list[str]) -> RunConfig:
+    """The configuration that the words of ``clrft run`` ask for."""
+    overrides = parse_overrides(words)
+    chosen = {key: overrides.pop(key) for key in SELECTORS if not isinstance(overrides.get(key, {}), dict)}
+    missing = [
+        f"{key}: a value is needed, e.g. {key}={example}. Known: {', '.join(sorted(names))}."
+        for key, example, names in (("stream", "digits_cil", STREAMS), ("method", "rapo", METHODS))
+        if key not in chosen
+    ]
+    if missing:
+        raise UserError(*missing)
+    names = {key: str(value) for key, value in chosen.items() if key != "seed"}
+    return build_config(
+        names["stream"], names["method"], names.get("model", "tiny"), chosen.get("seed", 1993), overrides
+    )
+
+
+def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft sweep``: every cell that is not done, then the comparison."""
+    from clrft.progress import Bars
+    from clrft.sweep import load_sweep, run_sweep
+    from clrft.tracking_store import prepare_store
+
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
+    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    folder = cells[0].folder.parent
+    if any(cell.run.mlflow for cell in cells):
+        prepare_store(Path(cells[0].run.output))
+    with Bars(console, len(cells)) as bars:
+        failures = run_sweep(cells, options.jobs, bars)
+    if len(failures) < len(cells):
+        paths = write_and_print(find([folder]), None, folder / "comparison", console)
+        track_comparison(cells[0], paths)
+    say_where(cells[0], folder, console)
+    for failure in failures:
+        console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def track_comparison(config: RunConfig, paths: list[Path]) -> None:
+    """Attach a sweep's tables and figures to its parent run in MLflow."""
+    from clrft.tracking import Tracker
+
+    Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths)
+
+
+def say_where(config: RunConfig, folder: Path, console: Console) -> None:
+    """Tell where pictures, files and the MLflow store are."""
+    lines = [f"pictures and tables: {folder / 'comparison'}", f"runs: {folder}"]
+    if config.run.mlflow:
+        from clrft.tracking_store import redacted_uri, tracking_uri
+
+        store = redacted_uri(tracking_uri(Path(config.run.output)))
+        lines.append(f"MLflow store: {store}   (clrft ui --output {config.run.output} opens it)")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def compare_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft compare``: tables and figures of the runs in some folders."""
+    paths = [Path(path) for path in options.paths]
+    output = Path(options.output) if options.output else paths[0] / "comparison"
+    from clrft.files import check_writable
+
+    found = find(paths)
+    check_writable(output)
+    written = write_and_print(found, options.baseline, output, console)
+    for path in written:
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def find(paths: list[Path]) -> "FoundRuns":
+    """Complete runs in some folders."""
+    from clrft.runs import find_runs
+
+    return find_runs(paths)
+
+
+def write_and_print(found: "FoundRuns", baseline: str | None, output: Path, console: Console) -> list[Path]:
+    """Compare runs, print the comparison, write its tables and figures."""
+    from clrft.compare import compare
+    from clrft.figures import write_comparison
+    from clrft.tables import to_terminal
+
+    comparison = compare(found.runs, baseline)
+    console.print(to_terminal(comparison))
+    for left_out in found.left_out:
+        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
+    return write_comparison(comparison, found.runs, output)
+
+
+def list_streams() -> Table:
+    """Streams that can be built, and their configs."""
+    table = Table("stream", "what it is", "licence", title="streams")
+    for name, spec in STREAMS.items():
+        table.add_row(name, spec.summary, spec.licence)
+    return table
+
+
+def list_methods() -> Table:
+    """Methods that can be run."""
+    table = Table("method", "family", "what it does", "source", title="methods")
+    for name, method in METHODS.items():
+        table.add_row(name, method.family, (method.__doc__ or "").strip().splitlines()[0], method.source)
+    return table
+
+
+def list_models() -> Table:
+    """Models that have a config; any other checkpoint goes by model.path."""
+    return config_table("models")
+
+
+def list_metrics() -> Table:
+    """Metrics by their one name."""
+    table = Table("metric", "title", "definition", "better", title="metrics")
+    for key, metric in METRICS.items():
+        table.add_row(key, metric.title, metric.definition, "higher" if metric.higher_is_better else "lower")
+    return table
+
+
+def list_sweeps() -> Table:
+    """Sweeps that have a config."""
+    return config_table("sweeps")
+
+
+def list_configs() -> Table:
+    """Every config file."""
+    table = Table("config", "what it is", title="configs")
+    for folder in sorted(path for path in config_root().iterdir() if path.is_dir()):
+        for path in sorted(folder.glob("*.yaml")):
+            table.add_row(f"{folder.name}/{path.stem}", first_comment(path))
+    return table
+
+
+def config_table(folder: str) -> Table:
+    """The configs of one folder with their first comment."""
+    table = Table("name", "what it is", title=folder)
+    for path in sorted((config_root() / folder).glob("*.yaml")):
+        table.add_row(path.stem, first_comment(path))
+    return table
+
+
+def first_comment(path: Path) -> str:
+    """The comment on a YAML file's first line."""
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""
+
+
+LISTS: dict[str, Callable[[], Table]] = {
+    "configs": list_configs,
+    "methods": list_methods,
+    "metrics": list_metrics,
+    "models": list_models,
+    "streams": list_streams,
+    "sweeps": list_sweeps,
+}
+
+
+def list_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft list``."""
+    console.print(LISTS[options.what]())
+    return 0
+
+
+def show_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft show``: a named config, or a run's resolved configuration."""
+    names = [word for word in options.words if "=" not in word]
+    words = [word for word in options.words if "=" in word]
+    if len(names) > 1:
+        raise UserError(f"show takes one name, got {', '.join(names)}.")
+    if names:
+        group = config_group(names[0])
+        if group == "sweeps":
+            return show_sweep(names[0], parse_overrides(words), console)
+        words.append(f"{ {folder: key for key, folder in GROUPS.items()}[group] }={names[0]}")
+    given = {word.partition("=")[0] for word in words}
+    words += [
+        default for key, default in (("stream", "stream=digits_cil"), ("method", "method=rapo")) if key not in given
+    ]
+    show_run(chosen_config(words), console)
+    return 0
+
+
+def config_group(name: str) -> str:
+    """The folder of ``configs/`` that a name belongs to."""
+    registered = {"streams": set(STREAMS), "methods": set(METHODS), "models": set[str](), "sweeps": set[str]()}
+    known = {
+        group: names | {p.stem for p in (config_root() / group).glob("*.yaml")} for group, names in registered.items()
+    }
+    for group, group_names in known.items():
+        if name in group_names:
+            return group
+    raise UserError(unknown_name("config", name, set().union(*known.values())))
+
+
+def show_sweep(name: str, overrides: Values, console: Console) -> int:
+    """The cells of a sweep, one line each."""
+    from clrft.sweep import load_sweep
+
+    for cell in load_sweep(name, overrides):
+        console.print(f"{cell.folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def show_run(config: RunConfig, console: Console) -> None:
+    """Every field of a run with its value and its meaning."""
+    console.print(f"[bold]{config.folder}[/bold]  seed {config.seed}", highlight=False)
+    sections: dict[str, Any] = {
+        "stream": config.stream,
+        "method": config.method,
+        "model": config.model,
+        "train": config.train,
+        "evaluate": config.evaluate,
+        "run": config.run,
+    }
+    for name, section in sections.items():
+        docs = field_docs(type(section))
+        table = Table(
+            "key", "value", "meaning", title=f"{name}: {getattr(config, f'{name}_name', name)}", title_justify="left"
+        )
+        for field, doc in docs.items():
+            value = getattr(section, field)
+            table.add_row(f"{name}.{field}", ", ".join(value) if isinstance(value, tuple) else str(value), doc)
+        console.print(table)
+
+
+def ui_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft ui``: MLflow's own interface on loopback."""
+    from clrft.tracking_store import serve_ui
+
+    console.print(f"MLflow at http://127.0.0.1:{options.port} (Ctrl-C stops it)", highlight=False)
+    return serve_ui(Path(options.output), options.port)
+
+
+def base_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft base``: rebuild the embedded model, or measure one, beside the recorded accuracies."""
+    from clrft.base.build import SEED, build_base, check_base, recorded_measures
+    from clrft.base.measure import measure
+
+    quiet_libraries()
+    if options.action == "build":
+        if not options.out:
+            raise UserError("--out: a new folder for the rebuilt model is needed.")
+        rebuilt = build_base(Path(options.out), SEED if options.seed is None else options.seed)["measures"]
+    else:
+        rebuilt = measure(Path(options.out) if options.out else base_folder()).to_json()
+    differences = check_base(recorded_measures(), rebuilt)
+    table = Table("accuracy", "recorded", "measured", "tolerance", "", title="embedded model")
+    for row in differences:
+        cells = (f"{number:.3f}" for number in (row.recorded, row.rebuilt, row.tolerance))
+        table.add_row(row.name, *cells, "ok" if row.ok else "[red]differs[/red]")
+    console.print(table)
+    return 0 if all(row.ok for row in differences) else 1
+
+
+def base_folder() -> Path:
+    """Folder of the shipped model."""
+    from clrft.base import default_model_path
+
+    return default_model_path()
+
+
+def quiet_libraries() -> None:
+    """Switch off progress bars of libraries that would break into ours."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

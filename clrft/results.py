@@ -1,0 +1,45 @@
+"""A finished run's results, from its stages' files: the accuracy matrix and the metrics by name."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clrft.checkpoint import METRICS_FILE, stage_folder
+from clrft.files import read_json, write_json_atomic
+from eval.matrix import AccuracyMatrix
+from eval.metrics import METRICS, Value, compute_metrics, general_delta
+
+SCHEMA = 1
+
+
+def write_results(
+    folder: Path, tasks: Sequence[str], stages: Sequence[int], keys: Iterable[str]
+) -> tuple[AccuracyMatrix, dict[str, Value]]:
+    """Write ``matrix.json`` and, last, ``metrics.json``, whose presence marks the run complete."""
+    records = {stage: read_json(stage_folder(folder, stage) / METRICS_FILE, SCHEMA) for stage in stages}
+    matrix = matrix_of(tasks, records)
+    values = metrics_of(matrix, records, list(keys))
+    write_json_atomic(folder / "matrix.json", matrix.to_json())
+    body = {key: {"value": value.value, "reason": value.reason} for key, value in values.items()}
+    write_json_atomic(folder / METRICS_FILE, {"schema": SCHEMA, "metrics": body})
+    return matrix, values
+
+
+def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> AccuracyMatrix:
+    """The accuracy matrix from every stage's counts."""
+    matrix = AccuracyMatrix.empty(tasks)
+    for stage, record in records.items():
+        cells = {int(j): (record["correct"][j], record["total"][j]) for j in record["correct"]}
+        if stage == 0:
+            matrix = matrix.with_base({j: correct / total for j, (correct, total) in cells.items()})
+        else:
+            matrix = matrix.with_row(stage, cells)
+    return matrix
+
+
+def metrics_of(matrix: AccuracyMatrix, records: dict[int, dict[str, Any]], keys: list[str]) -> dict[str, Value]:
+    """The metrics asked for: those of the matrix, and the change on the probes between first and last stage."""
+    values = compute_metrics(matrix, [key for key in keys if METRICS[key].compute is not None])
+    if "general_delta" in keys:
+        values |= general_delta(records[min(records)]["probe"], records[max(records)]["probe"])
+    return values

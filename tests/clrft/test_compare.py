@@ -1,0 +1,191 @@
+"""Means, spreads and paired differences over class orders, and what must not be mixed."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clrft.compare import Comparison, Paired, compare, summarise, t_interval
+from clrft.runs import RunRecord, read_run
+from clrft.tables import pairs_to_csv, show, to_csv, to_markdown, to_terminal
+from eval.metrics import Value
+from task_streams.errors import UserError
+from tests.clrft.run_folders import write_run
+
+
+def run(sweep: Path, method: str, seed: int, last: tuple[int, int], **more: Any) -> RunRecord:
+    """A run of two tasks: 90 on the first, then ``last`` on both, in percent."""
+    return read_run(write_run(sweep, method, seed, [[90, None], list(last)], **more))
+
+
+def three_methods(sweep: Path) -> list[RunRecord]:
+    """last_acc of orders 1, 2, 3: sft 50, 60, 70; grpo 60, 75, 75; zero_shot 40, 40, 40."""
+    records = [run(sweep, "grpo", seed, (x - 5, x + 5)) for seed, x in ((1, 60), (2, 75), (3, 75))]
+    records += [run(sweep, "sft", seed, (x - 10, x + 10)) for seed, x in ((1, 50), (2, 60), (3, 70))]
+    return records + [run(sweep, "zero_shot", seed, (40, 40)) for seed in (1, 2, 3)]
+
+
+def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired:
+    (found,) = [p for p in comparison.pairs if (p.metric, p.first, p.second) == (metric, first, second)]
+    return found
+
+
+def test_mean_and_sample_deviation_over_orders_with_every_value_beside() -> None:
+    summary = summarise({1: Value(0.5), 2: Value(0.6), 3: Value(0.7)})
+    assert summary.mean == pytest.approx(0.6)
+    assert summary.std == pytest.approx(0.1)  # sqrt((0.01 + 0 + 0.01) / 2)
+    assert [value.value for value in summary.values.values()] == [0.5, 0.6, 0.7]
+    assert show(summary) == "60.0 ± 10.0"
+
+
+def test_one_order_has_no_spread() -> None:
+    summary = summarise({1: Value(0.5)})
+    assert (summary.mean, summary.std) == (0.5, None)
+    assert show(summary) == "50.0"
+
+
+def test_a_metric_undefined_in_one_order_has_no_mean() -> None:
+    summary = summarise({1: Value(0.5), 2: Value(None, "not evaluated")})
+    assert (summary.mean, summary.std, summary.reason) == (None, None, "not evaluated (orders 2)")
+    assert show(summary) == "–"
+
+
+def test_the_interval_is_students_t_by_hand() -> None:
+    # Differences 10, 15, 5: mean 10, s = 5, t(0.975, 2) = 4.302653, half = 4.302653 * 5 / sqrt(3) = 12.4207.
+    interval = t_interval([10, 15, 5])
+    assert interval == pytest.approx((10 - 12.4207, 10 + 12.4207), abs=1e-4)
+    assert t_interval([10]) is None
+
+
+def test_methods_are_paired_over_class_orders(tmp_path: Path) -> None:
+    found = pair(compare(three_methods(tmp_path / "s")), "last_acc", "grpo", "sft")
+    assert found.differences == pytest.approx({1: 0.10, 2: 0.15, 3: 0.05})
+    assert (found.mean, found.std) == pytest.approx((0.10, 0.05))
+    assert (found.low, found.high) == pytest.approx((0.10 - 0.124207, 0.10 + 0.124207), abs=1e-6)
+
+
+def test_only_orders_that_both_methods_were_run_in_are_paired(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft", seed, (50, 50)) for seed in (1, 2)]
+    comparison = compare([*records, run(tmp_path / "s", "grpo", 2, (60, 60)), run(tmp_path / "s", "grpo", 3, (9, 9))])
+    found = pair(comparison, "last_acc", "grpo", "sft")
+    assert found.differences == pytest.approx({2: 0.1})
+    assert (found.std, found.low, found.high) == (None, None, None)
+    assert any("different class orders" in note for note in comparison.notes)
+
+
+def test_the_floor_comes_first_and_joint_training_last(tmp_path: Path) -> None:
+    records = [*three_methods(tmp_path / "s"), run(tmp_path / "s", "mine", 1, (1, 1))]
+    joint = write_run(tmp_path / "s", "joint_sft", 1, [[None, None], [80, 90]])
+    comparison = compare([read_run(joint), *records])
+    assert [group.method for group in comparison.groups] == ["zero_shot", "sft", "grpo", "mine", "joint_sft"]
+    assert not any("no floor" in note for note in comparison.notes)
+    assert any("no zero_shot run" in note for note in compare(records[:2]).notes)
+
+
+def test_joint_training_gives_the_others_their_intransigence(tmp_path: Path) -> None:
+    joint = read_run(write_run(tmp_path / "s", "joint_sft", 1, [[None, None], [95, 97]]))
+    groups = compare([run(tmp_path / "s", "sft", 1, (50, 85)), joint]).groups
+    assert groups[0].metrics["intransigence"].mean == pytest.approx(0.085)  # ((95 - 90) + (97 - 85)) / 2
+    assert groups[1].metrics["forgetting"].mean is None
+    assert groups[1].metrics["last_acc"].mean == pytest.approx(0.96)
+
+
+def test_of_two_joint_methods_neither_is_the_upper_bound(tmp_path: Path) -> None:
+    joint = [read_run(write_run(tmp_path / "s", f"joint_{m}", 1, [[None, None], [95, 97]])) for m in ("sft", "grpo")]
+    groups = compare([run(tmp_path / "s", "sft", 1, (50, 85)), *joint]).groups
+    assert groups[0].metrics["intransigence"].mean is None
+
+
+def test_runs_of_one_method_with_other_settings_are_kept_apart_and_named(tmp_path: Path) -> None:
+    slow = {"train": {"learning_rate": 1e-5}}
+    records = [run(tmp_path / "a", "sft", 1, (50, 50)), run(tmp_path / "b", "sft", 1, (60, 60), config=slow)]
+    labels = [group.label for group in compare(records).groups]
+    assert labels == ["sft [train.learning_rate=0.0001]", "sft [train.learning_rate=1e-05]"]
+
+
+def test_seed_and_place_of_a_run_are_no_settings(tmp_path: Path) -> None:
+    def seeded(seed: int) -> dict[str, Any]:
+        return {"stream": {"name": "digits_cil", "shots": 5, "order_seed": seed}}
+
+    records = [run(tmp_path / "a", "sft", 5, (50, 50), config=seeded(5))]  # seed 5 is also the number of shots
+    records.append(run(tmp_path / "b", "sft", 2, (60, 60), config=seeded(2)))
+    assert [group.label for group in compare(records).groups] == ["sft"]
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    records = [run(tmp_path / name, "sft", 1, (50, 50)) for name in ("a", "b")]
+    with pytest.raises(UserError, match="order 1 was given 2 times with the same settings"):
+        compare(records)
+
+
+def test_runs_with_different_numbers_of_tasks_are_refused(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft", 1, (50, 50)), read_run(write_run(tmp_path / "s", "grpo", 1, [[50]]))]
+    with pytest.raises(UserError, match="1 and 2 tasks"):
+        compare(records)
+    with pytest.raises(UserError, match="no complete run"):
+        compare([])
+
+
+def test_differing_data_and_models_are_named_beside_the_numbers(tmp_path: Path) -> None:
+    other = {"data": {"sha256": "other"}}
+    records = [run(tmp_path / "s", "sft", 1, (50, 50)), run(tmp_path / "s", "grpo", 1, (60, 60), manifest=other)]
+    assert any("also differ in manifest.data.sha256" in note for note in compare(records).notes)
+
+
+def test_a_baseline_limits_the_pairs_and_must_exist(tmp_path: Path) -> None:
+    records = three_methods(tmp_path / "s")
+    pairs = compare(records, baseline="sft").pairs
+    assert {(found.first, found.second) for found in pairs} == {("zero_shot", "sft"), ("grpo", "sft")}
+    with pytest.raises(UserError, match=r"unknown baseline 'sftt'. Did you mean 'sft'\?"):
+        compare(records, baseline="sftt")
+
+
+def test_streams_are_compared_apart(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft", 1, (50, 50)), run(tmp_path / "s", "sft", 1, (60, 60), stream="digits_dil")]
+    comparison = compare(records)
+    assert comparison.streams() == ["digits_cil", "digits_dil"]
+    assert comparison.pairs == ()
+
+
+def test_markdown_shows_percent_every_order_and_what_is_undefined(tmp_path: Path) -> None:
+    text = to_markdown(compare(three_methods(tmp_path / "s")))
+    assert "| last_acc | sft | 60.0 ± 10.0 | 50.0 | 60.0 | 70.0 |" in text
+    assert "| zero_shot (floor) | 3 | 40.0 ± 0.0 |" in text
+    assert "| last_acc | grpo − sft | +10.0 | 5.0 | −2.4 to +22.4 | 3 |" in text
+    assert "- `fwt`: undefined here (not evaluated: R[j-1,j]: future tasks)" in text
+    assert "nan" not in text.lower()
+
+
+def test_csv_holds_fractions_and_leaves_the_unmeasured_empty(tmp_path: Path) -> None:
+    comparison = compare(three_methods(tmp_path / "s"))
+    rows = {(row["method"], row["metric"]): row for row in csv.DictReader(io.StringIO(to_csv(comparison)))}
+    sft = rows["sft", "last_acc"]
+    assert sft["n"] == "3"
+    assert (float(sft["mean"]), float(sft["order_3"])) == pytest.approx((0.6, 0.7))
+    assert (rows["sft", "fwt"]["mean"], rows["sft", "fwt"]["order_1"]) == ("", "")
+    assert rows["sft", "fwt"]["undefined"] == "not evaluated: R[j-1,j]: future tasks"
+    pairs = list(csv.DictReader(io.StringIO(pairs_to_csv(comparison))))
+    (row,) = [p for p in pairs if (p["metric"], p["first"], p["second"]) == ("last_acc", "grpo", "sft")]
+    assert math.isclose(float(row["mean"]), 0.1)
+
+
+def test_the_terminal_shows_the_floor_the_spread_and_the_pairs(tmp_path: Path) -> None:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(to_terminal(compare(three_methods(tmp_path / "s"))))
+    shown = capture.get()
+    for piece in ("zero_shot (floor)", "60.0 ± 10.0", "grpo − sft", "order 2", "task 2"):
+        assert piece in shown
+
+
+def test_labels_with_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
+    slow = {"train": {"learning_rate": 1e-5}}
+    records = [run(tmp_path / "a", "sft", 1, (50, 50)), run(tmp_path / "b", "sft", 1, (60, 60), config=slow)]
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(to_terminal(compare(records)))
+    assert "sft [train.learning_rate=1e-05]" in capture.get()
