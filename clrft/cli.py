@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    overrides = {"nargs": "*", "metavar": "KEY=VALUE", "help": "e.g. train.learning_rate=1e-4; clrft show lists all"}
+    overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": "e.g. train.learning_rate=1e-4; clrft show lists all"}
 
     one = subparsers.add_parser("run", help="one stream, one method, one class order")
     one.add_argument("overrides", **overrides)

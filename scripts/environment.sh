@@ -59,7 +59,7 @@ install_project() {
     [[ $extra == base ]] || target=".[$extra]"
     check_disk_space
     echo "installing into .venv: about 3 minutes and 6 GB the first time"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --progress-bar off \
         --constraint constraints.txt --editable "$target" ||
         fail "the installation failed; pip's message is above. What is installed so far is kept: run this again."
     fingerprint >".venv/.installed-$extra"

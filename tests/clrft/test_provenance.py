@@ -87,9 +87,7 @@ def test_peak_memory_grows_with_what_is_held() -> None:
         "held = bytearray(b'x') * (200 * 2**20); print(before, peak_memory_mb() - before)"
     )
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     before, grown = map(float, done.stdout.split())
     assert before < 150
     assert 190 < grown < 260

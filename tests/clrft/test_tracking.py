@@ -3,18 +3,21 @@
 import math
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from clrft.tracking import Tracker, flattened
-from clrft.tracking_store import prepare_store, redacted_uri, serve_ui, tracking_uri, ui_command
+from clrft.tracking_store import prepare_store, redacted_uri, serve_ui, tracking_uri
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value
 from task_streams.errors import UserError
@@ -75,9 +78,7 @@ def feed(root: Path, seed: int = 1993) -> None:
         task.finish({"accuracy/task_01": 0.5}, [predictions])
     metrics = {"forgetting": Value(0.25), "fwt": Value(None, "future tasks were not evaluated")}
     matrix = AccuracyMatrix.empty(("one+two", "three")).with_values(1, {1: 0.5})
-    cell.finish(
-        metrics, matrix.with_values(2, {1: 0.25, 2: 1.0}), [root / "predictions.jsonl"], {"seconds": 2.0}
-    )
+    cell.finish(metrics, matrix.with_values(2, {1: 0.25, 2: 1.0}), [root / "predictions.jsonl"], {"seconds": 2.0})
     tracker.finish([root / "predictions.jsonl"])
 
 
@@ -131,9 +132,7 @@ def test_feeding_twice_adds_nothing(root: Path) -> None:
 
 def test_a_task_that_died_half_fed_is_begun_again(root: Path) -> None:
     died = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
-    died.steps(
-        [{"step": step, "reward": 9.0} for step in range(1, 1002)]
-    )  # more than one batch: written at once
+    died.steps([{"step": step, "reward": 9.0} for step in range(1, 1002)])  # more than one batch: written at once
     again = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
     again.steps(ROWS)
     again.finish({})
@@ -195,8 +194,7 @@ def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
         "cell.finish({})\n"
     )
     workers = [
-        subprocess.Popen([sys.executable, "-c", program, str(root), f"cell{index}"], cwd=ROOT)
-        for index in range(2)
+        subprocess.Popen([sys.executable, "-c", program, str(root), f"cell{index}"], cwd=ROOT) for index in range(2)
     ]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(runs(root, "sweep")) == 1
@@ -281,17 +279,33 @@ def test_preparing_prints_nothing_and_arms_no_usage_ping(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_user_interface_answers_on_loopback(root: Path) -> None:
-    command, environment = (
-        ui_command(root, port=5971),
-        {**os.environ, "MLFLOW_BACKEND_STORE_URI": tracking_uri(root)},
+def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from clrft.tracking_store import serve_ui\n"
+        "sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))\n"
     )
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    with subprocess.Popen(command, env=environment, stdout=-3, stderr=-3, start_new_session=True) as server:
+    port = free_port()
+    command = [sys.executable, "-c", program, str(root), str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ours:
         try:
-            assert answers("http://127.0.0.1:5971/health", within=40)
+            assert answers(f"http://127.0.0.1:{port}/health", within=120)
+            assert bound_to(port) == {"127.0.0.1"}
         finally:
-            os.killpg(server.pid, 15)
+            ours.send_signal(signal.SIGINT)
+        assert ours.wait(timeout=60) == 0
+    assert not answers(f"http://127.0.0.1:{port}/health", within=1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def bound_to(port: int) -> set[str]:
+    """Addresses on which some process listens at a port."""
+    listening = (each.laddr for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN)
+    return {address.ip for address in listening if address.port == port}
 
 
 def answers(url: str, within: float) -> bool:

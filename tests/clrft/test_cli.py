@@ -1,0 +1,94 @@
+"""The command line as a user types it: every mistake ends in code 2 and a sentence, before any work."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clrft.cli import main
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+RUN = ["run", "stream=digits_cil", "method=rapo", "run.mlflow=false"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "stream=digits_cli", "method=rapo"], "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
+        (["run", "stream=digits_cil", "method=rappo"], "unknown method 'rappo'. Did you mean 'rapo'?"),
+        ([*RUN, "model=tinny"], "unknown model 'tinny'. Did you mean 'tiny'?"),
+        ([*RUN, "train.learningrate=1"], "Did you mean 'train.learning_rate'?"),
+        ([*RUN, "evaluate.metrics=[forgeting]"], "Did you mean 'forgetting'?"),
+        ([*RUN, "train.learning_rate=-0.1"], "train.learning_rate: got -0.1, expected a number above 0"),
+        ([*RUN, "stream.tasks=11", "stream.classes_per_task=1"], "11 classes asked"),
+        ([*RUN, "method.group_size=1"], "method.group_size: got 1, expected a whole number from 2"),
+        ([*RUN, "seed=-1"], "seed: got -1"),
+        (["run", "method=rapo"], "stream: a value is needed"),
+        (["sweep", "quickstrt"], "unknown sweep 'quickstrt'. Did you mean 'quickstart'?"),
+        (["sweep", "quickstart", "seed=1"], "unknown section 'seed'"),
+        (["sweep", "quickstart", "--jobs", "0"], "--jobs: got 0"),
+        (["show", "digits_dill"], "Did you mean 'digits_dil'?"),
+    ],
+)
+def test_bad_input_is_named_with_the_nearest_valid_name(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in refused(words, capsys)
+
+
+def test_a_prompt_over_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*RUN, "train.max_prompt_tokens=10", f"run.output={tmp_path}"]
+    assert "train.max_prompt_tokens: got 10" in refused(words, capsys)
+
+
+def test_an_output_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    assert "can't write to the folder" in refused([*RUN, f"run.output={blocker}"], capsys)
+
+
+def test_a_checkpoint_without_a_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    said = refused([*RUN, f"model.path={tmp_path / 'model'}", f"run.output={tmp_path}"], capsys)
+    assert "has no processor" in said
+
+
+def damaged_tree(root: Path) -> Path:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for index in range(8):
+            Image.new("RGB", (32, 32), (20 * index, 40, 60)).save(root / name / f"{index}.png")
+    broken = root / "dog" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    return broken
+
+
+def test_a_damaged_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged_tree(tmp_path / "images")
+    words = ["run", "stream=folder_cil", "method=sft", "run.mlflow=false", f"stream.root={tmp_path / 'images'}"]
+    words += ["stream.tasks=2", "stream.classes_per_task=1", f"run.output={tmp_path / 'runs'}"]
+    said = refused(words, capsys)
+    assert "dog/3.png" in said
+    assert "skip" in said  # the choice
+
+
+def test_a_baseline_and_a_folder_that_do_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing" in refused(["compare", str(tmp_path / "nothing")], capsys)
+
+
+@pytest.mark.parametrize("what", ["streams", "methods", "models", "metrics", "configs", "sweeps"])
+def test_every_list_names_something(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 4
+
+
+@pytest.mark.parametrize("name", ["rapo", "digits_dil", "qwen2_vl_2b", "quickstart"])
+def test_show_resolves_configs_of_every_kind(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", name]) == 0
+    assert name in capsys.readouterr().out

@@ -1,0 +1,170 @@
+"""Whole runs on the embedded model and real digits: short, but nothing in them is replaced."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clrft.config import RunConfig, build_config
+from clrft.progress import Silent
+from clrft.run import run
+from clrft.runs import read_run
+from task_streams.errors import UserError
+
+SMALL = {
+    "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
+    "train": {"updates": 2, "prompts_per_update": 4},
+    "evaluate": {"probe": 8},
+}
+
+
+def small(output: Path, method: str, seed: int = 1993, **train: object) -> RunConfig:
+    own = {"run": {"output": str(output), "mlflow": False}, "train": train}
+    return build_config("digits_cil", method, "tiny", seed, SMALL, own)
+
+
+def weights(folder: Path, stage: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"task_{stage:02d}" / "weights" / "model.safetensors")
+
+
+def same_weights(first: Path, second: Path, stage: int) -> bool:
+    mine, theirs = weights(first, stage), weights(second, stage)
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_rapo_run_leaves_everything_on_disk(tmp_path: Path) -> None:
+    folder = run(small(tmp_path, "rapo"), Silent())
+    record = read_run(folder)
+    assert record.matrix.total.tolist()[1] == [8.0, 8.0]  # 2 classes x 4 items per task
+    assert torch.isnan(torch.tensor(record.matrix.value[0, 1]))  # not learned yet: not evaluated
+    assert record.metrics["forgetting"].value is not None
+    assert record.metrics["general_delta/printed_glyphs"].value is not None
+    rows = [json.loads(line) for line in (folder / "task_02" / "steps.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"reward", "drift", "retention_reward", "kl", "zero_variance_groups", "completion_length"} <= set(rows[0])
+    assert rows[0]["drift"] == pytest.approx(0, abs=1e-6)  # nothing has moved before the first update
+    state = json.loads((folder / "task_02" / "method_state.json").read_text())
+    assert state["task"] == 2 and state["values"]["steps_in_task"] == 2
+    assert not same_weights_between(folder, 1, 2)
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".") and "partial" in path.name] == []
+
+
+def same_weights_between(folder: Path, first: int, second: int) -> bool:
+    mine, theirs = weights(folder, first), weights(folder, second)
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("method", ["sft", "rapo"])
+def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped(method: str, tmp_path: Path) -> None:
+    carried = {"carry_optimizer": True}
+    whole = run(small(tmp_path / "whole", method, **carried), Silent())
+    config = small(tmp_path / "stopped", method, **carried)
+    stopped = run(config, Silent())
+    for name in ("metrics.json", "matrix.json"):
+        (stopped / name).unlink()
+    import shutil
+
+    shutil.rmtree(stopped / "task_02")
+    run(config, Silent())
+    assert same_weights(whole, stopped, 2)
+    assert (whole / "matrix.json").read_text() == (stopped / "matrix.json").read_text()
+    assert (whole / "task_02" / "method_state.json").read_text() == (
+        stopped / "task_02" / "method_state.json"
+    ).read_text()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another_order(tmp_path: Path) -> None:
+    first = run(small(tmp_path / "a", "grpo"), Silent())
+    second = run(small(tmp_path / "b", "grpo"), Silent())
+    assert same_weights(first, second, 2)
+    assert read_run(first).matrix.tasks != read_run(run(small(tmp_path / "a", "grpo", 1990), Silent())).matrix.tasks
+
+
+def test_zero_shot_trains_nothing_and_is_evaluated_after_every_task(tmp_path: Path) -> None:
+    folder = run(small(tmp_path, "zero_shot"), Silent())
+    assert not (folder / "task_01" / "weights").exists()
+    assert read_run(folder).metrics["last_acc"].value is not None
+    assert read_run(folder).metrics["general_delta/printed_glyphs"].value == 0
+
+
+@pytest.mark.parametrize("method", ["joint_sft", "joint_grpo"])
+def test_a_joint_run_trains_once_with_the_budget_of_all_tasks(method: str, tmp_path: Path) -> None:
+    folder = run(small(tmp_path, method), Silent())
+    rows = (folder / "task_02" / "steps.jsonl").read_text().splitlines()
+    assert len(rows) == 2 * 2  # updates per task x tasks
+    assert not (folder / "task_01").exists()
+    record = read_run(folder)
+    assert record.metrics["last_acc"].value is not None
+    assert record.metrics["forgetting"].value is None and record.metrics["forgetting"].reason
+
+
+def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(tmp_path: Path) -> None:
+    folder = run(small(tmp_path, "sft"), Silent())
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    run(small(tmp_path, "sft"), Silent())
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"train.updates is 2 there and 3 here"):
+        run(small(tmp_path, "sft", updates=3), Silent())
+
+
+def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
+    config = small(tmp_path, "rapo")
+    folder = run(config, Silent())
+    (folder / "metrics.json").unlink()
+    state = json.loads((folder / "task_02" / "method_state.json").read_text())
+    (folder / "task_02" / "method_state.json").write_text(json.dumps({**state, "task": 999}))
+    with pytest.raises(UserError, match="after task 999"):
+        run(config, Silent())
+
+
+def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:
+    own = {"run": {"output": str(tmp_path), "mlflow": False}, "model": {"adapter": "lora", "lora_rank": 4}}
+    config = build_config("digits_cil", "rapo", "tiny", 1993, SMALL, own)
+    folder = run(config, Silent())
+    assert (folder / "task_02" / "weights" / "adapter_model.safetensors").is_file()
+    whole = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
+    (folder / "metrics.json").unlink()
+    import shutil
+
+    shutil.rmtree(folder / "task_02")
+    run(config, Silent())
+    again = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_prompt_longer_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"max_prompt_tokens: got 20.*expected a limit of at least \d+"):
+        run(small(tmp_path, "sft", max_prompt_tokens=20), Silent())
+    assert not small(tmp_path, "sft").folder.exists()
+
+
+def test_a_task_smaller_than_one_update_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="prompts_per_update: got 17, but task"):
+        run(small(tmp_path, "sft", prompts_per_update=17), Silent())
+
+
+def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["run", "stream=digits_cil", "method=sft", "stream.shots=8", "stream.test_per_class=4", "stream.tasks=3"]
+    words += ["train.updates=40", "evaluate.probe=0", "run.mlflow=false", f"run.output={tmp_path}"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clrft.cli", *words], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    folder = tmp_path / "single" / "digits_cil-sft-1993"
+    deadline = time.monotonic() + 120
+    while not (folder / "task_01" / "metrics.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
+    assert (folder / "task_01" / "metrics.json").exists()
+    assert not (folder / "metrics.json").exists()
+    assert not [path for path in folder.iterdir() if "partial" in path.name]

@@ -1,0 +1,67 @@
+"""A real sweep in worker processes, with MLflow's real store."""
+
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from clrft.cli import main
+from clrft.runs import find_runs
+
+SWEEP = """
+streams: [digits_cil]
+methods: [zero_shot, sft, {third}]
+seeds: [1990]
+set:
+  stream: {{tasks: 2, shots: 8, test_per_class: 4}}
+  train: {{updates: 2, prompts_per_update: 4}}
+  evaluate: {{probe: 0}}
+per_method:
+  grpo: {{train: {{prompts_per_update: 17}}}}
+"""
+
+
+def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mini.yaml").write_text(SWEEP.format(third="rapo"))
+    words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "2"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "runs" / "mini"
+    assert "zero_shot" in said and str(folder / "comparison") in said and "mlflow.db" in said
+    assert len(find_runs([folder]).runs) == 3
+    assert {"table.md", "matrices.png", "curves.png"} <= {path.name for path in (folder / "comparison").iterdir()}
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == stamps
+    check_store(tmp_path / "runs")
+
+
+def check_store(root: Path) -> None:
+    """One sweep, three cells, and below each its stages: base and two tasks."""
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = next(e for e in client.search_experiments() if e.name == "clrft")
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = [run.data.tags["clrft.kind"] for run in runs]
+    assert (kinds.count("sweep"), kinds.count("cell"), kinds.count("task")) == (1, 3, 9)
+    rapo = next(run for run in runs if run.data.tags.get("clrft.cell") == "digits_cil-rapo-1990")
+    assert rapo.data.params["train.updates"] == "2"
+    assert "forgetting" in rapo.data.metrics
+    task = next(
+        run for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == rapo.info.run_id and run.data.tags["clrft.task"] == "2"
+    )  # fmt: skip
+    drift = client.get_metric_history(task.info.run_id, "drift")
+    assert [point.step for point in drift] == [1, 2]
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mini.yaml").write_text(SWEEP.format(third="grpo"))
+    words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "run.mlflow=false"]
+    assert main(words) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "digits_cil-grpo-1990: train.prompts_per_update: got 17" in said
+    found = find_runs([tmp_path / "runs" / "mini"])
+    assert sorted(run.method for run in found.runs) == ["sft", "zero_shot"]

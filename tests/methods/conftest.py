@@ -1,0 +1,29 @@
+"""The embedded model and a small real task, shared by the tests of this package."""
+
+import pytest
+
+from clrft.base import default_model_path
+from methods.model_config import ModelConfig
+from methods.policy import Policy, load_policy
+from task_streams import STREAMS, build_stream
+from task_streams.types import TaskStream
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """A fresh embedded model in float32."""
+    return load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
+
+
+@pytest.fixture
+def lora_policy() -> Policy:
+    """A fresh embedded model with a LoRA adapter."""
+    config = ModelConfig(dtype="float32", device="cpu", adapter="lora", lora_rank=4)
+    return load_policy(config, str(default_model_path()))
+
+
+@pytest.fixture(scope="session")
+def stream() -> TaskStream:
+    """Handwritten digits, five tasks of two classes, few items."""
+    config = STREAMS["digits_cil"].config(shots=8, test_per_class=4)
+    return build_stream("digits_cil", config, 1993)

@@ -1,0 +1,118 @@
+"""RaPO's hooks on hand-made rollouts."""
+
+import math
+
+import pytest
+import torch
+
+from methods.advantage import group_advantages
+from methods.base import Method, Rollouts
+from methods.rapo import Rapo, RapoConfig, RapoRetention, RapoRetentionConfig, RapoScale, RapoScaleConfig
+from task_streams.errors import UserError
+
+G = 2
+
+
+def rollouts(task: int, rewards: list[float], drift: float | None = None) -> tuple[Rollouts, dict[str, float]]:
+    """One rollout step whose completions have one token and one drift each."""
+    logged: dict[str, float] = {}
+    count = len(rewards)
+    made = Rollouts(
+        task_index=task,
+        group_size=G,
+        components={"accuracy": torch.tensor(rewards), "format": torch.ones(count)},
+        mask=torch.ones(count, 1),
+        actor_logps=None if drift is None else torch.full((count, 1), -1.0 + drift),
+        anchor_logps=None if drift is None else torch.full((count, 1), -1.0),
+        keys=tuple(f"item/{i // G}" for i in range(count)),
+        log=logged.__setitem__,
+    )
+    return made, logged
+
+
+def step(method: Method, task: int, rewards: list[float], drift: float | None = None) -> torch.Tensor:
+    made, _ = rollouts(task, rewards, drift)
+    return method.normalize_advantages(method.shape_rewards(made), made)
+
+
+def test_the_first_task_has_the_task_reward_alone() -> None:
+    made, logged = rollouts(1, [1.0, 0.0], drift=0.1)
+    assert Rapo(RapoConfig()).shape_rewards(made).tolist() == [2.0, 1.0]
+    assert "drift" not in logged
+
+
+def test_later_tasks_add_the_weighted_retention_reward() -> None:
+    made, logged = rollouts(2, [1.0, 0.0], drift=0.1)
+    bonus = 0.5 * math.exp(-20 * 0.1)  # lambda exp(-alpha D)
+    assert Rapo(RapoConfig()).shape_rewards(made).tolist() == pytest.approx([2 + bonus, 1 + bonus], abs=1e-6)
+    assert logged["drift"] == pytest.approx(0.1)
+    assert logged["retention_reward"] == pytest.approx(math.exp(-2), abs=1e-6)
+
+
+def test_a_missing_anchor_is_an_error_not_a_fallback() -> None:
+    made, _ = rollouts(2, [1.0, 0.0])
+    with pytest.raises(RuntimeError, match="no anchor"):
+        Rapo(RapoConfig()).shape_rewards(made)
+
+
+def test_the_scale_is_carried_over_the_boundary_and_through_saved_state() -> None:
+    first = Rapo(RapoConfig(retention=False))
+    step(first, 1, [1.0, 0.0, 1.0, 0.0])
+    # deviation of [2, 1, 2, 1] with n - 1: sqrt(4 * 0.25 / 3) = 0.57735
+    assert first.scale.value == pytest.approx(0.57735, abs=1e-5)
+    second = Rapo(RapoConfig(retention=False))
+    second.load_state_dict(first.state_dict())
+    advantages = step(second, 2, [1.0, 1.0, 1.0, 0.0])
+    # deviation of [2, 2, 2, 1] is 0.5; 0.999 * 0.57735 + 0.001 * 0.5 = 0.577273; half over it
+    assert second.scale.value == pytest.approx(0.577273, abs=1e-6)
+    assert advantages.tolist() == pytest.approx([0.0, 0.0, 0.5 / 0.577273, -0.5 / 0.577273], abs=1e-5)
+
+
+def test_until_the_scale_is_initialised_groups_use_their_own_deviation() -> None:
+    method = Rapo(RapoConfig(retention=False, scale_init_above=10.0))
+    advantages = step(method, 1, [1.0, 0.0, 1.0, 1.0])
+    assert method.scale.value is None
+    assert torch.equal(advantages, group_advantages(torch.tensor([2.0, 1.0, 2.0, 2.0]), G))
+
+
+def test_released_code_starts_the_scale_in_task_two_from_the_last_batch() -> None:
+    method = Rapo(RapoConfig(preset="released_code", retention=False))
+    advantages = step(method, 1, [1.0, 0.0, 1.0, 0.0])
+    assert torch.equal(advantages, group_advantages(torch.tensor([2.0, 1.0, 2.0, 1.0]), G))
+    step(method, 1, [1.0, 1.0, 1.0, 0.0])  # deviation 0.5
+    method.before_task(None)  # type: ignore[arg-type]
+    assert method.scale.value == pytest.approx(0.5)
+    step(method, 2, [1.0, 0.0, 1.0, 0.0])
+    # the first step of a task has momentum 0.9: 0.9 * 0.5 + 0.1 * 0.57735 = 0.507735
+    assert method.scale.value == pytest.approx(0.507735, abs=1e-6)
+    step(method, 2, [1.0, 1.0, 1.0, 0.0])
+    # the second 0.9495: 0.9495 * 0.507735 + 0.0505 * 0.5 = 0.507344
+    assert method.scale.value == pytest.approx(0.507344, abs=1e-6)
+    step(method, 2, [1.0, 0.0, 1.0, 0.0])
+    # from the third on 0.999: 0.999 * 0.507344 + 0.001 * 0.57735 = 0.507414
+    assert method.scale.value == pytest.approx(0.507414, abs=1e-6)
+
+
+def test_a_named_value_wins_over_the_preset() -> None:
+    assert RapoConfig(preset="released_code", guard=0.0).resolved()["guard"] == 0.0
+    assert RapoConfig(preset="released_code").resolved()["guard"] == 5.0
+
+
+def test_the_single_components_are_rapo_with_the_other_off() -> None:
+    retention, scale = RapoRetention(RapoRetentionConfig()), RapoScale(RapoScaleConfig())
+    assert retention.needs == {"anchor", "reference"}
+    assert scale.needs == {"reference"}
+    assert torch.equal(step(retention, 1, [1.0, 0.0]), group_advantages(torch.tensor([2.0, 1.0]), G))
+    made, _ = rollouts(2, [1.0, 0.0])
+    assert scale.shape_rewards(made).tolist() == [2.0, 1.0]
+
+
+def test_all_impossible_values_are_named_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        RapoConfig(preset="papr", retention_weight=-1.0, scale_momentum=1.0)
+    assert len(caught.value.problems) == 3
+
+
+def test_one_generation_per_group_is_refused() -> None:
+    with pytest.raises(UserError, match="group_size: got 1, expected a whole number from 2"):
+        RapoConfig(group_size=1)
