@@ -136,6 +136,7 @@ def build_trainer(
         anchor=context.anchor,
         reference=reference,
         kl=method.config.kl,
+        share_prefix=settings.train.share_prefix,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
         train_dataset=rollout_dataset(task, settings.think),
         reward_funcs=reward_functions(task, settings.think),

@@ -51,6 +51,8 @@ class TrainConfig:
     """Longest completion that is sampled (at least 1)."""
     autocast: bool = False
     """Compute in bfloat16 while the weights keep ``model.dtype`` (GPU only)."""
+    share_prefix: bool = True
+    """Compute each group's prompt once instead of once per completion: the same numbers in less time."""
     workers: int = 0
     """Processes that decode images ahead of the training (0: none)."""
 

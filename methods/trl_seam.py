@@ -18,6 +18,7 @@ from trl.trainer.utils import add_fused_lm_head
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts
 from methods.policy import FullSnapshot, Snapshot
+from methods.shared_prefix import completion_logps, obstacle, prompts_of, sources
 
 # Image fields of TRL's scored batch that its log-probability function takes.
 IMAGE_FIELDS = (
@@ -44,6 +45,7 @@ class HookedGRPOTrainer(GRPOTrainer):
         reference: snapshot of the base for the KL term; None with an adapter (the base is then the model without
             it) or without a KL term.
         kl: coefficient of the KL term.
+        share_prefix: compute a group's prompt once where the model allows it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class HookedGRPOTrainer(GRPOTrainer):
         anchor: Snapshot | None,
         reference: Snapshot | None,
         kl: float,
+        share_prefix: bool = True,
         **arguments: Any,
     ) -> None:
         if arguments["args"].beta != 0:
@@ -63,6 +66,8 @@ class HookedGRPOTrainer(GRPOTrainer):
         self.task_index = task_index
         self.anchor = anchor
         self.beta = kl
+        self.share_prefix = share_prefix
+        self._sources: Tensor | None = None  # which rows of the batch at hand share a prompt
         self._place_reference(reference)
         if isinstance(anchor, FullSnapshot):
             self._give_fused_head(anchor.model)
@@ -84,7 +89,9 @@ class HookedGRPOTrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self._sources = torch.tensor(sources([example["key"] for example in inputs]), device=self.accelerator.device)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output["sources"] = self._sources
         rollouts = self._rollouts(inputs, output)
         rewards = checked(self.method.shape_rewards(rollouts), rollouts, self.method, "shape_rewards")
         self._log_step("reward_shaped", rewards.mean().item())
@@ -135,7 +142,46 @@ class HookedGRPOTrainer(GRPOTrainer):
         padded = self.accelerator.pad_across_processes(rows, dim=1)
         return self.accelerator.gather(padded)  # type: ignore[no-any-return]
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **fields: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's log-probabilities with each group's prompt computed once, where that is possible."""
+        if not self._can_share(model, fields):
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
+            )
+        length = input_ids.shape[1] - logits_to_keep
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
+        prompts = prompts_of(batch, length, self._sources)  # type: ignore[arg-type]
+        parts = []
+        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            part = prompts if len(rows) == len(input_ids) else prompts.select(rows)
+            completions, mask = input_ids[rows, length:], attention_mask[rows, length:]
+            with self.accelerator.autocast():
+                parts.append(completion_logps(model, part, completions, mask, self.temperature))
+        logps, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
+    def _can_share(self, model: Any, fields: Mapping[str, Any]) -> bool:
+        """Whether a model is a plain one of a supported family, asked about one image a row."""
+        return (
+            self.share_prefix
+            and self._sources is not None
+            and self.accelerator.num_processes == 1
+            and fields.get("pixel_values") is not None
+            and set(fields["num_images"]) == {1}
+            and obstacle(model) is None
+        )
+
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
+        self._sources = inputs["sources"]
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps

@@ -39,7 +39,7 @@ class Distortion:
     shift: float = 0.1
     elastic: float = 0.12
     thickness: float = 0.5
-    coarse: float = 0.4
+    coarse: float = 0.3
     noise: float = 0.12
     inverted: float = 0.03
 

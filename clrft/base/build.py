@@ -109,11 +109,14 @@ def build_base(
         measures = measure(beside, measured_digits, measured_glyphs)
         record = _record(measures, seed, schedule, seconds)
         (beside / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        for file in beside.iterdir():
+            file.chmod(0o644)  # safetensors writes 0600
         if out.exists():
             out.rmdir()
         beside.rename(out)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside.exists():
+            shutil.rmtree(beside)
     return record
 
 
@@ -141,8 +144,6 @@ def _pretrain_and_save(folder: Path, seed: int, schedule: Schedule, report: Repo
         torch.set_num_threads(threads)
     model.to(torch.bfloat16).save_pretrained(folder)
     tiny_processor(tokenizer).save_pretrained(folder)
-    for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes 0600
 
 
 def _record(measures: Measures, seed: int, schedule: Schedule, seconds: float) -> dict[str, Any]:

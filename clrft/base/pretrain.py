@@ -35,8 +35,8 @@ class Schedule:
         auxiliary: weight of the classifier's loss in the second stage.
     """
 
-    vision_steps: int = 1000
-    model_steps: int = 975
+    vision_steps: int = 800
+    model_steps: int = 700
     vision_batch: int = 64
     model_batch: int = 64
     vision_rate: float = 2e-3

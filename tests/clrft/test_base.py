@@ -12,7 +12,7 @@ from clrft.base import default_model_path
 from clrft.base.architecture import image_tokens, patches, tiny_model, tiny_processor
 from clrft.base.build import TOLERANCES, build_base, check_base, recorded_measures
 from clrft.base.measure import Answerer, printed_accuracy
-from clrft.base.pretrain import Schedule, completion_loss, rope_positions
+from clrft.base.pretrain import Schedule, completion_loss, pretrain, rope_positions
 from clrft.base.questions import Question, draw_questions, encode
 from clrft.base.tokenizer import TAGS, train_tokenizer
 from task_streams.errors import UserError
@@ -141,18 +141,28 @@ def test_an_assistant_turn_continues_the_generation_prompt_and_ends_with_the_end
     assert processor.apply_chat_template([*user, reply], tokenize=False) == asked + target_text("two") + "<|im_end|>"
 
 
-def test_the_same_seed_builds_the_same_weights_and_the_folder_is_a_hub_checkpoint(tmp_path: Path) -> None:
-    schedule = Schedule(vision_steps=1, model_steps=2, vision_batch=4, model_batch=4)
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        build_base(tmp_path / name, seed, schedule, progress=False, measured_digits=8, measured_glyphs=34)
-    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not all(torch.equal(a[key], c[key]) for key in a)
-    assert {tensor.dtype for tensor in a.values()} == {torch.bfloat16}
-    assert (tmp_path / "a" / "model.safetensors").stat().st_mode & 0o777 == 0o644
-    shipped_files = {path.name for path in default_model_path().iterdir()}
-    assert {path.name for path in (tmp_path / "a").iterdir()} == shipped_files
-    assert json.loads((tmp_path / "a" / "recorded.json").read_text())["seed"] == 3
+SHORT = Schedule(vision_steps=1, model_steps=2, vision_batch=4, model_batch=4)
+
+
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tokenizer) -> None:
+    trained = []
+    for seed in (3, 3, 4):
+        fresh = tiny_model(tokenizer, seed)
+        pretrain(fresh, tokenizer, seed, SHORT, lambda *_: None)
+        trained.append(torch.cat([parameter.flatten() for parameter in fresh.parameters()]))
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_a_build_ends_in_a_whole_hub_checkpoint_with_its_record(tmp_path: Path) -> None:
+    record = build_base(tmp_path / "made", 3, SHORT, progress=False, measured_digits=2, measured_glyphs=12)
+    made = {path.name: path for path in (tmp_path / "made").iterdir()}
+    assert set(made) == {path.name for path in default_model_path().iterdir()}
+    assert {path.stat().st_mode & 0o777 for path in made.values()} == {0o644}
+    assert {tensor.dtype for tensor in load_file(made["model.safetensors"]).values()} == {torch.bfloat16}
+    assert json.loads(made["recorded.json"].read_text()) == json.loads(json.dumps(record))
+    assert (record["seed"], record["schedule"]["model_steps"]) == (3, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_the_check_names_an_accuracy_beyond_its_tolerance() -> None:
