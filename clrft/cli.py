@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": "e.g. train.learning_rate=1e-4; clrft show lists all"}
+    words = "e.g. train.learning_rate=1e-4; clrft show lists all"
+    overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": words}
 
     one = subparsers.add_parser("run", help="one stream, one method, one class order")
     one.add_argument("overrides", **overrides)

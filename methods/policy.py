@@ -93,10 +93,14 @@ class Policy:
         completions = tokens[:, inputs["input_ids"].shape[1] :]
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
 
-    def snapshot(self) -> "Snapshot":
-        """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy."""
+    def snapshot(self, name: str = ANCHOR_ADAPTER) -> "Snapshot":
+        """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy.
+
+        Args:
+            name: of the second adapter; a snapshot of the same name takes its place.
+        """
         if self.has_adapter:
-            return AdapterSnapshot.take(self.model)
+            return AdapterSnapshot.take(self.model, name)
         return FullSnapshot.take(self.model, self.config.anchor_memory)
 
     def save(self, folder: Path) -> None:
@@ -168,25 +172,26 @@ class FullSnapshot(Snapshot):
 class AdapterSnapshot(Snapshot):
     """A frozen second adapter beside the trained one: costs an adapter, not a model."""
 
-    def __init__(self, model: PeftModel) -> None:
+    def __init__(self, model: PeftModel, name: str) -> None:
         self.model = model
+        self.name = name
 
     @classmethod
-    def take(cls, model: PeftModel) -> "AdapterSnapshot":
-        """Copy the trained adapter into the anchor's place."""
-        if ANCHOR_ADAPTER not in model.peft_config:
-            model.add_adapter(ANCHOR_ADAPTER, model.peft_config[TRAINED_ADAPTER])
+    def take(cls, model: PeftModel, name: str) -> "AdapterSnapshot":
+        """Copy the trained adapter into a second one."""
+        if name not in model.peft_config:
+            model.add_adapter(name, model.peft_config[TRAINED_ADAPTER])
         weights = dict(model.named_parameters())
         with torch.no_grad():
-            for name, weight in weights.items():
-                if f".{TRAINED_ADAPTER}." in name:
-                    weights[name.replace(f".{TRAINED_ADAPTER}.", f".{ANCHOR_ADAPTER}.")].copy_(weight)
+            for path, weight in weights.items():
+                if f".{TRAINED_ADAPTER}." in path:
+                    weights[path.replace(f".{TRAINED_ADAPTER}.", f".{name}.")].copy_(weight)
         _train_only(model, TRAINED_ADAPTER)
-        return cls(model)
+        return cls(model, name)
 
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
-        self.model.set_adapter(ANCHOR_ADAPTER)
+        self.model.set_adapter(self.name)
         try:
             yield self.model
         finally:

@@ -45,7 +45,7 @@ class Prompts:
     def select(self, rows: Tensor) -> "Prompts":
         """Some of the rows, with their images."""
         sizes = self.grids.prod(dim=1).tolist()
-        patches = self.pixels.split(sizes)
+        patches = torch.split(self.pixels, sizes)
         pixels = torch.cat([patches[row] for row in rows.tolist()])
         return Prompts(
             self.ids[rows], self.mask[rows], self.token_types[rows], pixels, self.grids[rows], self.source[rows]

@@ -18,7 +18,8 @@ from trl.trainer.utils import add_fused_lm_head
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts
 from methods.policy import FullSnapshot, Snapshot
-from methods.shared_prefix import completion_logps, obstacle, prompts_of, sources
+from methods.rollout import Sampling, left_padded, sample_completions
+from methods.shared_prefix import Prompts, completion_logps, obstacle, prompts_of, sources
 
 # Image fields of TRL's scored batch that its log-probability function takes.
 IMAGE_FIELDS = (
@@ -135,12 +136,41 @@ class HookedGRPOTrainer(GRPOTrainer):
             batch_size=self.args.per_device_train_batch_size,
             **{field: output[field] for field in IMAGE_FIELDS if field in output},
         )
-        return logps  # type: ignore[no-any-return]
+        return logps
 
     def _everywhere(self, rows: Tensor) -> Tensor:
         """Rows [n, L] of all processes, padded with zeros to one length."""
         padded = self.accelerator.pad_across_processes(rows, dim=1)
         return self.accelerator.gather(padded)  # type: ignore[no-any-return]
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], None]:
+        """TRL's generation with each group's prompt computed once, where that is possible."""
+        model = self.accelerator.unwrap_model(self.model)
+        fields = {**multimodal_fields, "num_images": [len(image) for image in images or [[]]]}
+        if self.use_vllm or self.use_transformers_continuous_batching or not self._can_share(model, fields):
+            return super()._generate_single_turn(  # type: ignore[no-any-return, no-untyped-call]
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        device = self.accelerator.device
+        prompts = Prompts(
+            ids=left_padded(prompt_ids, self._tokenizer.pad_token_id, device),
+            mask=left_padded([[1] * len(ids) for ids in prompt_ids], 0, device),
+            token_types=left_padded(multimodal_fields["mm_token_type_ids"], 0, device),
+            pixels=multimodal_fields["pixel_values"].to(device),
+            grids=multimodal_fields["image_grid_thw"].to(device),
+            source=self._sources,  # type: ignore[arg-type]
+        )
+        sampling = Sampling(
+            int(self.max_completion_length or 0),
+            self.temperature,
+            self.top_p,
+            tuple(self.eos_token_ids),
+            (model.config.image_token_id,),
+        )
+        with self.accelerator.autocast():
+            return sample_completions(model, prompts, sampling), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -161,7 +191,7 @@ class HookedGRPOTrainer(GRPOTrainer):
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
         prompts = prompts_of(batch, length, self._sources)  # type: ignore[arg-type]
         parts = []
-        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+        for rows in torch.split(torch.arange(len(input_ids)), batch_size or len(input_ids)):
             part = prompts if len(rows) == len(input_ids) else prompts.select(rows)
             completions, mask = input_ids[rows, length:], attention_mask[rows, length:]
             with self.accelerator.autocast():

@@ -1,0 +1,51 @@
+"""Sampling with a shared prefix draws what transformers' generate draws from the same noise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods.base import TaskContext
+from methods.fit import FitSettings, build_trainer
+from methods.grpo import Grpo, GrpoConfig
+from methods.policy import Policy
+from methods.rollout import Sampling, draw, left_padded
+from methods.settings import TrainConfig
+from task_streams.types import TaskStream
+from tests.methods.test_trl_seam import scored
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.3, 0.8)])
+def test_the_tokens_are_those_of_generate(
+    temperature: float, top_p: float, policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    outputs = []
+    for share in (True, False):
+        train = TrainConfig(updates=1, prompts_per_update=6, share_prefix=share)
+        method = Grpo(GrpoConfig(temperature=temperature, top_p=top_p, kl=0.0))
+        context = TaskContext(stream.tasks[2], policy, None, seed=3)
+        trainer = build_trainer(method, context, None, FitSettings(train, True, tmp_path), [])
+        outputs.append(scored(trainer, seed=9))
+    shared, plain = outputs
+    assert torch.equal(shared["completion_ids"], plain["completion_ids"])
+    assert torch.equal(shared["completion_mask"], plain["completion_mask"])
+    lengths = shared["completion_mask"].sum(dim=1)
+    assert lengths.min() < lengths.max()  # some rows finished before others
+
+
+def test_suppressed_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([[5.0, 0.0, 0.0]]).repeat(50, 1)
+    tokens = draw(logits, Sampling(1, 1.0, 1.0, (2,), suppressed=(0,)), torch.arange(50), 50)
+    assert set(tokens.tolist()) <= {1, 2}
+
+
+def test_drawing_follows_the_probabilities() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]]).repeat(4000, 1)
+    share = draw(logits, Sampling(1, 1.0, 1.0, ()), torch.arange(4000), 4000).float().mean().item()
+    # p = 3/4; the deviation of a mean of 4000 is sqrt(.75 * .25 / 4000) = 0.0068; five of them
+    assert share == pytest.approx(0.75, abs=0.034)
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    assert left_padded([[1, 2, 3], [4]], 0, torch.device("cpu")).tolist() == [[1, 2, 3], [0, 0, 4]]
