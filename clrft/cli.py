@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 something failed while working (a cell of a sweep), 2 the 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from clrft import commands
+from clrft.quiet import quiet_environment
 from task_streams.errors import UserError
 
 EXAMPLES = """examples:
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    quiet()
+    quiet_environment()
     console = Console()
     errors = Console(stderr=True)
     options = build_parser().parse_args(arguments)
@@ -89,16 +89,6 @@ def build_parser() -> argparse.ArgumentParser:
     base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
     base.set_defaults(command=commands.base_command)
     return parser
-
-
-def quiet() -> None:
-    """Keep libraries' own bars, banners and usage reports out of the way."""
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|accelerate|multiprocess)\..*")
 
 
 def escaped(text: str) -> str:

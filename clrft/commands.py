@@ -10,6 +10,7 @@ from rich.table import Table
 
 from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, parse_overrides
 from clrft.files import config_root
+from clrft.quiet import quiet_libraries
 from eval.metrics import METRICS
 from methods import METHODS
 from task_streams import STREAMS
@@ -304,10 +305,3 @@ def base_folder() -> Path:
     from clrft.base import default_model_path
 
     return default_model_path()
-
-
-def quiet_libraries() -> None:
-    """Switch off progress bars of libraries that would break into ours."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -18,10 +18,11 @@ from typing import Any
 from clrft.config import RunConfig, Values, build_config, merge, parse_overrides, read_yaml
 from clrft.files import config_root, safe_name
 from clrft.progress import Bars
+from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import is_complete, run
 from task_streams.errors import UserError, unknown_name
 
-SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method")
+SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method", "parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
 
     A sweep file names ``streams``, ``methods``, ``models`` and ``seeds``; ``set`` overrides fields in every cell,
     ``per_method`` in one method's cells, and ``vary`` lists several values of a field, each a cell of its own.
+    ``parts`` is a list of such plans, each over what the file says outside of it.
 
     Args:
         name: name of a YAML file in ``configs/sweeps``, or a path to one.
@@ -46,11 +48,15 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
     plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
-    problems = [unknown_name("sweep key", key, SWEEP_KEYS) for key in plan if key not in SWEEP_KEYS]
-    problems += [f"sweep {name!r}: {key} is needed." for key in ("streams", "methods", "seeds") if not plan.get(key)]
+    parts = [merge(plan, part) for part in plan.pop("parts", [{}])]
+    problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
+    needed = ("streams", "methods", "seeds")
+    problems += [f"sweep {name!r}: {key} is needed." for part in parts for key in needed if not part.get(key)]
     if problems:
-        raise UserError(*problems)
-    return checked_cells(plan, overrides)
+        raise UserError(*dict.fromkeys(problems))
+    cells = [cell for part in parts for cell in checked_cells(part, overrides)]
+    check_folders(name, cells)
+    return cells
 
 
 def sweep_file(name: str) -> Values:
@@ -60,6 +66,14 @@ def sweep_file(name: str) -> Values:
     if not path.is_file():
         raise UserError(unknown_name("sweep", name, [known.stem for known in folder.glob("*.yaml")]))
     return {"sweep": path.stem, "models": ["tiny"], **read_yaml(path)}
+
+
+def check_folders(name: str, cells: Sequence[RunConfig]) -> None:
+    """Refuse a sweep in which two cells would share a run folder."""
+    folders = [cell.folder for cell in cells]
+    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise UserError(*(f"sweep {name!r}: {folder} is asked for twice; expected it once." for folder in twice))
 
 
 def checked_cells(plan: Mapping[str, Any], overrides: Values) -> list[RunConfig]:
@@ -118,6 +132,8 @@ def _start_worker(queue: Any, threads: int) -> None:
     import torch
 
     _QUEUE = queue
+    quiet_environment()
+    quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
 
