@@ -32,6 +32,7 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
     quiet_libraries()
     with Bars(console) as bars:
         folder = run(config, bars)
+    close_sweep(config, [])
     record = read_run(folder)
     console.print(record.matrix.to_table())
     table = Table("metric", "value", "definition")
@@ -76,15 +77,15 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
         failures = run_sweep(cells, options.jobs, bars)
     if len(failures) < len(cells):
         paths = write_and_print(find([folder]), None, folder / "comparison", console)
-        track_comparison(cells[0], paths)
+        close_sweep(cells[0], paths)
     say_where(cells[0], folder, console)
     for failure in failures:
         console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failures else 0
 
 
-def track_comparison(config: RunConfig, paths: list[Path]) -> None:
-    """Attach a sweep's tables and figures to its parent run in MLflow."""
+def close_sweep(config: RunConfig, paths: list[Path]) -> None:
+    """Attach a sweep's tables and figures to its parent run in MLflow, and close it."""
     from clrft.tracking import Tracker
 
     Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths)

@@ -5,7 +5,8 @@ after its last finished task.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from clrft.files import check_writable, clean_partials, read_json, write_json_at
 from clrft.manifest import check_same_config, check_same_data, run_manifest, write_config
 from clrft.progress import Reporter
 from clrft.results import write_results
+from clrft.runs import read_run
 from clrft.stage import Run, drop_older_weights, learn_stage, stage_name
-from clrft.tracking import CellTracker, TaskTracker, Tracker
+from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, mark
 from methods import build_method
 from methods.base import TaskContext
 from methods.fit import check_batch
@@ -37,21 +39,31 @@ def run(config: RunConfig, reporter: Reporter) -> Path:
     """
     if is_complete(config):
         reporter.say(f"{config.cell}: done already, in {config.folder}")
+        feed_tracking(config)
         return config.folder
     state = prepare(config, reporter)
     tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
     manifest = open_folder(state)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
-    try:
+    with stopped_with_run(cell):
         learn(state, cell)
-    except KeyboardInterrupt:
-        cell.stop("KILLED")
-        raise
-    except BaseException:
-        cell.stop("FAILED")
-        raise
-    finish(state, cell)
+    names = [task.name for task in state.stream.tasks]
+    write_results(state.folder, names, state.stages, config.evaluate.metrics)
+    finish_tracking(config, cell)
     return config.folder
+
+
+@contextmanager
+def stopped_with_run(cell: CellTracker) -> Iterator[None]:
+    """Close the tracked run with its end when the block fails; the failure itself goes on."""
+    try:
+        yield
+    except BaseException as failure:
+        try:
+            cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+        except UserError as error:
+            failure.add_note(f"MLflow was not told: {error}")
+        raise
 
 
 def is_complete(config: RunConfig) -> bool:
@@ -64,6 +76,11 @@ def is_complete(config: RunConfig) -> bool:
         return False
     check_same_config(config)
     return (config.folder / METRICS_FILE).is_file()
+
+
+def is_done(config: RunConfig) -> bool:
+    """Whether a run is finished and, where it is tracked, the tracking store has all of it."""
+    return is_complete(config) and (not config.run.mlflow or is_marked(config.folder))
 
 
 def prepare(config: RunConfig, reporter: Reporter) -> Run:
@@ -150,9 +167,23 @@ def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:
     task.finish({**figures, **memory}, [folder / "predictions.jsonl", folder / METRICS_FILE])
 
 
-def finish(state: Run, cell: CellTracker) -> None:
-    """Write the results and close the tracked run."""
-    names = [task.name for task in state.stream.tasks]
-    matrix, values = write_results(state.folder, names, state.stages, state.config.evaluate.metrics)
+def feed_tracking(config: RunConfig) -> None:
+    """Give the tracking store what it lacks of a finished run, from the run's files."""
+    if is_done(config):
+        return
+    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
+    manifest = read_json(config.folder / "manifest.json")
+    cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
+    for folder in sorted(config.folder.glob("task_[0-9]*")):
+        record = read_json(folder / METRICS_FILE)
+        track_finished(cell.task(record["task"], record["name"]), folder, steps=True)
+    finish_tracking(config, cell)
+
+
+def finish_tracking(config: RunConfig, cell: CellTracker) -> None:
+    """Close the tracked run with its results, and remember that it is complete."""
+    record = read_run(config.folder)
     files = ("config.yaml", "manifest.json", "matrix.json", METRICS_FILE)
-    cell.finish(values, matrix, [state.folder / name for name in files])
+    cell.finish(record.metrics, record.matrix, [config.folder / name for name in files])
+    if config.run.mlflow:
+        mark(config.folder)

@@ -19,7 +19,7 @@ from clrft.config import RunConfig, Values, build_config, merge, parse_overrides
 from clrft.files import config_root, safe_name
 from clrft.progress import Bars
 from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.run import is_complete, run
+from clrft.run import is_done, run
 from task_streams.errors import UserError, unknown_name
 
 SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method", "parts")
@@ -168,7 +168,7 @@ def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[
         jobs: cells at a time; None for ``default_jobs``.
         bars: shows the progress.
     """
-    waiting = [cell for cell in cells if not is_complete(cell)]
+    waiting = [cell for cell in cells if not is_done(cell)]
     for _ in range(len(cells) - len(waiting)):
         bars.finished("")
     if not waiting:

@@ -195,6 +195,19 @@ def identity(folder: Path) -> str:
     return str(read_json(path, SCHEMA)["identity"])
 
 
+def mark(folder: Path) -> None:
+    """Remember in a run folder that the store has all of it."""
+    with locked(folder / ".mlflow.lock"):
+        known = read_json(folder / "mlflow.json", SCHEMA)
+        write_json_atomic(folder / "mlflow.json", {**known, "complete": True})
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether ``mark`` was called for a run folder."""
+    path = folder / "mlflow.json"
+    return path.exists() and read_json(path, SCHEMA).get("complete") is True
+
+
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A nested config as dotted names and texts; what is neither text nor mapping becomes JSON."""
     flat: dict[str, str] = {}

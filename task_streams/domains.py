@@ -113,15 +113,15 @@ def binarise(image: Image.Image, threshold: float, rng: np.random.RandomState) -
 
 _ALL = (
     Domain("clean", unchanged, 0.0),
-    Domain("rotated", rotate, -30.0),
+    Domain("rotated", rotate, -40.0),
     Domain("tilted", rotate, 30.0),
-    Domain("noisy", add_noise, 60.0),
-    Domain("blurred", blur, 4.0),
-    Domain("thick", thicken, 3.0),
+    Domain("noisy", add_noise, 75.0),
+    Domain("blurred", blur, 7.0),
+    Domain("thick", thicken, 4.0),
     Domain("thin", thin, 2.0),
     Domain("slanted", shear, 0.5),
     Domain("occluded", occlude, 0.35),
-    Domain("faded", fade, 0.4),
+    Domain("faded", fade, 0.5),
     Domain("small", shrink, 0.6),
     Domain("stark", binarise, 96.0),
 )
