@@ -48,14 +48,10 @@ def main() -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(TINY), help="checkpoint (default: the embedded model)")
     parser.add_argument("--domains", nargs="*", choices=sorted(DOMAINS), help="domains (default: all)")
-    parser.add_argument(
-        "--strength", type=float, action="append", help="instead of the domain's own; repeatable"
-    )
+    parser.add_argument("--strength", type=float, action="append", help="instead of the domain's own; repeatable")
     parser.add_argument("--per-class", type=int, default=40, help="digits per class (default: 40)")
     return parser
 

@@ -46,8 +46,9 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
 
 def chosen_config(words: list[str]) -> RunConfig:
     """The configuration that the words of ``clrft run`` ask for."""
-    overrides = parse_overrides(words)
-    chosen = {key: overrides.pop(key) for key in SELECTORS if not isinstance(overrides.get(key, {}), dict)}
+    selecting = [word for word in words if word.partition("=")[0] in SELECTORS]
+    chosen = parse_overrides(selecting)
+    overrides = parse_overrides([word for word in words if word not in selecting])
     missing = [
         f"{key}: a value is needed, e.g. {key}={example}. Known: {', '.join(sorted(names))}."
         for key, example, names in (("stream", "digits_cil", STREAMS), ("method", "rapo", METHODS))
@@ -264,7 +265,11 @@ def show_run(config: RunConfig, console: Console) -> None:
     for name, section in sections.items():
         docs = field_docs(type(section))
         table = Table(
-            "key", "value", "meaning", title=f"{name}: {getattr(config, f'{name}_name', name)}", title_justify="left"
+            "key",
+            "value",
+            "meaning",
+            title=f"{name} {getattr(config, f'{name}_label', '')}".strip(),
+            title_justify="left",
         )
         for field, doc in docs.items():
             value = getattr(section, field)

@@ -41,6 +41,13 @@ def test_bad_input_is_named_with_the_nearest_valid_name(
     assert sentence in refused(words, capsys)
 
 
+def test_a_section_may_be_chosen_by_name_and_changed_in_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "stream=digits_cil", "stream.shots=7", "method=rapo", "method.kl=0.5", "seed=3"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = {row[1]: row[3] for row in rows if len(row) > 3 and row[0] == "│"}
+    assert (shown["stream.shots"], shown["method.kl"]) == ("7", "0.5")
+
+
 def test_a_prompt_over_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*RUN, "train.max_prompt_tokens=10", f"run.output={tmp_path}"]
     assert "train.max_prompt_tokens: got 10" in refused(words, capsys)

@@ -136,7 +136,8 @@ def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:
     shutil.rmtree(folder / "task_02")
     run(config, Silent())
     again = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    # small adapter products are not bit-reproducible on a CPU: 7e-9 was seen between two equal runs
+    assert all(torch.allclose(whole[name], again[name], atol=1e-7) for name in whole)
 
 
 def test_a_prompt_longer_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:

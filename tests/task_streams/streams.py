@@ -13,14 +13,11 @@ def black() -> Image.Image:
     return Image.new("RGB", (4, 4))
 
 
-def make_examples(
-    labels: Iterable[str], count: int, prefix: str = "item", domain: str = ""
-) -> tuple[Example, ...]:
+def make_examples(labels: Iterable[str], count: int, prefix: str = "item", domain: str = "") -> tuple[Example, ...]:
     """``count`` examples of each class, with distinct keys and contents."""
     keys = [(label, f"{prefix}/{label}/{i:03d}") for label in labels for i in range(count)]
     return tuple(
-        Example(key, label, black, hashlib.sha256(f"{key}{domain}".encode()).hexdigest(), domain)
-        for label, key in keys
+        Example(key, label, black, hashlib.sha256(f"{key}{domain}".encode()).hexdigest(), domain) for label, key in keys
     )
 
 

@@ -9,9 +9,7 @@ from tests.task_streams.streams import make_examples
 
 
 def sound() -> TaskStream:
-    return build_cil(
-        "s", Pool(make_examples("abcd", 10)), sizes=(2, 2), order_seed=0, shots=3, test_per_class=2
-    )
+    return build_cil("s", Pool(make_examples("abcd", 10)), sizes=(2, 2), order_seed=0, shots=3, test_per_class=2)
 
 
 def with_task(stream: TaskStream, task: Task) -> TaskStream:

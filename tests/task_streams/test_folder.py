@@ -43,9 +43,7 @@ def test_a_tree_with_splits_keeps_them(tmp_path: Path) -> None:
 
 def test_a_tree_of_domains_becomes_a_domain_stream(tmp_path: Path) -> None:
     write_tree(tmp_path, [f"{domain}/{name}" for domain in ("art", "photo") for name in CLASSES], 5)
-    dil = FolderDilConfig(
-        root=str(tmp_path), domains=("photo", "art"), domain_order="given", shots=2, test_per_class=1
-    )
+    dil = FolderDilConfig(root=str(tmp_path), domains=("photo", "art"), domain_order="given", shots=2, test_per_class=1)
     stream = folder_dil(dil, 0)
     assert [task.name for task in stream.tasks] == ["photo", "art"]
     assert all(task.seen == tuple(sorted(CLASSES)) for task in stream.tasks)
@@ -110,9 +108,7 @@ def test_a_link_inside_of_the_root_is_followed(tmp_path: Path) -> None:
     write_tree(tmp_path, CLASSES, 6)
     (tmp_path / "eel").symlink_to(tmp_path / "ant", target_is_directory=True)
     stream = folder_cil(config(tmp_path, classes_per_task=1), 0)
-    assert any(
-        note.startswith("6 items left out, copies of others: eel/000.png (eel)") for note in stream.notes
-    )
+    assert any(note.startswith("6 items left out, copies of others: eel/000.png (eel)") for note in stream.notes)
 
 
 def test_class_folders_that_read_the_same_are_named(tmp_path: Path) -> None:
