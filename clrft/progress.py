@@ -65,6 +65,8 @@ class Bars(AbstractContextManager["Bars"]):
 
     def begin(self, cell: str, activity: str, total: int) -> None:
         text = f"{cell}  {activity}"
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)
         if cell not in self.bars:
             self.bars[cell] = self.progress.add_task(text, total=total, figures="")
         self.progress.reset(self.bars[cell], description=text, total=total, figures="")
@@ -73,7 +75,7 @@ class Bars(AbstractContextManager["Bars"]):
         self.progress.update(self.bars[cell], advance=units, figures=figures)
 
     def finished(self, cell: str) -> None:
-        """Take a run's bar away and count it."""
+        """Take a run's bar away and count it; a run without a bar was done already."""
         if cell in self.bars:
             self.progress.remove_task(self.bars.pop(cell))
         if self.whole is not None:

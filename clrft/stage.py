@@ -24,7 +24,7 @@ from clrft.progress import Reporter
 from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
 from eval.evaluate import Prediction, accuracy, evaluate
 from methods.base import Method, TaskContext
-from methods.fit import FitResult, FitSettings, StepRow, fit
+from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates
 from methods.policy import Decoding, Policy, Snapshot
 from methods.settings import TrainConfig
 from task_streams.glyphs import glyph_examples
@@ -96,10 +96,11 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     config = state.config
     task = state.tasks[0] if state.method.joint else state.tasks[stage - 1]
     first = state.method.joint or stage == 1
+    state.anchor = None  # the old one goes before the new one comes
     state.anchor = state.policy.snapshot() if "anchor" in state.method.needs and not first else None
     context = TaskContext(task, state.policy, state.anchor, stage_rng(config.seed, stage))
     settings = FitSettings(stage_budget(state), config.stream.think, scratch)
-    total = settings.train.updates if config.train.epochs is None else 0
+    total = planned_updates(state.method, settings.train, len(task.train))
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
 
     def report(row: StepRow) -> None:

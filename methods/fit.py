@@ -1,5 +1,6 @@
 """Train a policy on one task with a method: settings to TRL's arguments, hooks in their order."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,14 @@ def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> Non
 def rows_per_update(method: Method, train: TrainConfig) -> int:
     """Completions that one optimizer step trains on."""
     return train.prompts_per_update * int(getattr(method.config, "group_size", 1))
+
+
+def planned_updates(method: Method, train: TrainConfig, examples: int) -> int:
+    """Updates that the budget comes to; rollouts leave out an epoch's last examples that fill no batch."""
+    if train.epochs is None:
+        return train.updates
+    batches = examples / train.prompts_per_update
+    return math.ceil(train.epochs * (math.ceil(batches) if method.family == "supervised" else math.floor(batches)))
 
 
 def build_trainer(

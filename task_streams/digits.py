@@ -58,9 +58,7 @@ class DigitsDilConfig(DilConfig):
 
 def digits_cil(config: DigitsCilConfig, order_seed: int) -> TaskStream:
     """Class-incremental stream of the digits."""
-    return build_cil(
-        "digits_cil", Pool(digits()), sizes=config.sizes, order_seed=order_seed, **config.draw_settings
-    )
+    return build_cil("digits_cil", Pool(digits()), sizes=config.sizes, order_seed=order_seed, **config.draw_settings)
 
 
 def digits_dil(config: DigitsDilConfig, order_seed: int) -> TaskStream:

@@ -98,9 +98,7 @@ def fade(image: Image.Image, contrast: float, rng: np.random.RandomState) -> Ima
 def shrink(image: Image.Image, share: float, rng: np.random.RandomState) -> Image.Image:
     """Shrunk to ``share`` of the side and put at a random place on black."""
     size = (round(share * image.width), round(share * image.height))
-    left, top = (
-        int(rng.randint(0, outer - inner + 1)) for outer, inner in zip(image.size, size, strict=True)
-    )
+    left, top = (int(rng.randint(0, outer - inner + 1)) for outer, inner in zip(image.size, size, strict=True))
     ground = Image.new(image.mode, image.size)
     ground.paste(image.resize(size, Resampling.BICUBIC), (left, top))
     return ground

@@ -125,9 +125,7 @@ def _short(drawn: Mapping[str, tuple[Example, ...]], wanted: int | None, split: 
     if wanted is None:
         return []
     short = [f"{label} {len(items)}" for label, items in drawn.items() if len(items) < wanted]
-    return (
-        [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []
-    )
+    return [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []
 
 
 def shown(names: Sequence[str], limit: int = 20) -> str:

@@ -63,9 +63,7 @@ def _repeated_content(stream: TaskStream) -> list[str]:
             earlier, first = trained[example.content]
             leaks.append(f"{example.key} ({place}) = {first.key} ({earlier})")
     problems = [f"{len(leaks)} test items are trained on: {shown(leaks)}"] if leaks else []
-    return problems + (
-        [f"{len(repeats)} items are trained on in two tasks: {shown(repeats)}"] if repeats else []
-    )
+    return problems + ([f"{len(repeats)} items are trained on in two tasks: {shown(repeats)}"] if repeats else [])
 
 
 def _items(stream: TaskStream) -> list[tuple[str, str, Example]]:

@@ -170,9 +170,7 @@ def _class_folders(root: Path, base: Path, domain: str) -> tuple[list[_File], li
     for split in splits or [""]:
         for folder in _subfolders(base / split):
             found, passed_over = _images(root, folder)
-            files += [
-                _File(path, path.relative_to(root).as_posix(), folder.name, domain, split) for path in found
-            ]
+            files += [_File(path, path.relative_to(root).as_posix(), folder.name, domain, split) for path in found]
             notes += passed_over
     _refuse_escaping(root, files)
     if not files:
@@ -209,9 +207,7 @@ def _verified(
     examples: dict[str, Example] = {}
     damaged: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as workers:  # decoding and hashing release the interpreter
-        for done, (file, (content, fault)) in enumerate(
-            zip(files, workers.map(_verify, files), strict=True), 1
-        ):
+        for done, (file, (content, fault)) in enumerate(zip(files, workers.map(_verify, files), strict=True), 1):
             if fault:
                 damaged.append(f"{file.key} ({fault})")
             else:

@@ -161,6 +161,4 @@ def _cil_problems(name: str, labels: set[str], sizes: Sequence[int]) -> list[str
 
 def too_many_classes(name: str, sizes: Sequence[int], available: int) -> str:
     """Sentence for a stream that is asked for more classes than its source has."""
-    return (
-        f"{name}: {sum(sizes)} classes asked ({len(sizes)} tasks), but there are {available}; ask for fewer"
-    )
+    return f"{name}: {sum(sizes)} classes asked ({len(sizes)} tasks), but there are {available}; ask for fewer"
