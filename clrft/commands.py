@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, parse_overrides
+from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, parse_overrides, read_yaml
 from clrft.files import config_root
 from clrft.quiet import quiet_libraries
 from eval.metrics import METRICS
@@ -38,7 +39,7 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
     table = Table("metric", "value", "definition")
     for key, value in record.metrics.items():
         metric = METRICS[key.partition("/")[0]]
-        table.add_row(key, f"{100 * value.value:.2f} %" if value.value is not None else "–", metric.definition)
+        table.add_row(key, f"{100 * value.value:.2f} %" if value.value is not None else "–", escape(metric.definition))
     console.print(table)
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     return 0
@@ -163,7 +164,7 @@ def list_metrics() -> Table:
     """Metrics by their one name."""
     table = Table("metric", "title", "definition", "better", title="metrics")
     for key, metric in METRICS.items():
-        table.add_row(key, metric.title, metric.definition, "higher" if metric.higher_is_better else "lower")
+        table.add_row(key, metric.title, escape(metric.definition), "higher" if metric.higher_is_better else "lower")
     return table
 
 
@@ -231,7 +232,9 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def config_group(name: str) -> str:
-    """The folder of ``configs/`` that a name belongs to."""
+    """The folder of ``configs/`` that a name belongs to, or that a YAML file by path would."""
+    if name.endswith((".yaml", ".yml")):
+        return group_of_file(name)
     registered = {"streams": set(STREAMS), "methods": set(METHODS), "models": set[str](), "sweeps": set[str]()}
     known = {
         group: names | {p.stem for p in (config_root() / group).glob("*.yaml")} for group, names in registered.items()
@@ -240,6 +243,17 @@ def config_group(name: str) -> str:
         if name in group_names:
             return group
     raise UserError(unknown_name("config", name, set().union(*known.values())))
+
+
+def group_of_file(path: str) -> str:
+    """What kind of config a YAML file is, by what it says."""
+    values = read_yaml(Path(path))
+    if "methods" in values or "parts" in values:
+        return "sweeps"
+    for key, group in GROUPS.items():
+        if key in values:
+            return group
+    raise UserError(f"{path}: expected a sweep (methods, seeds, …) or one of the sections {', '.join(GROUPS)}.")
 
 
 def show_sweep(name: str, overrides: Values, console: Console) -> int:

@@ -51,6 +51,12 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
     parts = [merge(plan, part) for part in plan.pop("parts", [{}])]
     problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
     needed = ("streams", "methods", "seeds")
+    problems += [
+        f"sweep {name!r}: {key} is {part[key]!r}, expected a list, e.g. {key}=[{part[key]}]."
+        for part in parts
+        for key in (*needed, "models")
+        if part.get(key) and not isinstance(part[key], list)
+    ]
     problems += [f"sweep {name!r}: {key} is needed." for part in parts for key in needed if not part.get(key)]
     if problems:
         raise UserError(*dict.fromkeys(problems))

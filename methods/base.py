@@ -50,8 +50,8 @@ class Rollouts:
         group_size: G.
         components: unshaped rewards by name, each [B*G].
         mask: 1 for generated tokens, end of sequence included, [B*G, L].
-        actor_logps: log-probabilities of the tokens under the policy, [B*G, L]; None unless ``anchor`` is needed.
-        anchor_logps: the same under the previous task's snapshot; None in the first task.
+        actor_logps: log-probabilities of the tokens under the policy, [B*G, L]; None where there is no anchor.
+        anchor_logps: the same under the previous task's snapshot; None in the first task and unless needed.
         keys: item key of every completion, B*G of them.
         log: records a figure of this step, ``log(name, value)``.
     """
@@ -88,7 +88,8 @@ class Method:
         name: key in ``METHODS`` and in run folders.
         family: ``frozen`` (nothing is trained), ``supervised`` (cross-entropy on targets) or
             ``reinforcement`` (group rollouts and rewards).
-        Config: frozen dataclass of the method's settings with the paper's defaults.
+        Config: frozen dataclass of the method's settings with the paper's defaults. A supervised method's has
+            ``thought`` (as ``SftConfig``), a reinforcement method's the fields of ``GrpoConfig``.
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
         source: paper id or one line that says where the method comes from.
     """

@@ -152,13 +152,15 @@ class FullSnapshot(Snapshot):
         home = torch.device("cpu") if memory == "cpu" else device
         patched = model.__dict__.pop("forward", None)  # a trainer's patch is bound to the original
         try:
+            model.to(home)  # so that a copy for CPU memory never stands on the GPU beside the original
             clone = copy.deepcopy(model)
         finally:
+            model.to(device)
             if patched is not None:
                 model.__dict__["forward"] = patched
         clone.requires_grad_(False)
         clone.eval()
-        return cls(clone.to(home), home, device)
+        return cls(clone, home, device)
 
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:

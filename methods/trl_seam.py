@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
@@ -113,7 +114,7 @@ class HookedGRPOTrainer(GRPOTrainer):
             mask=self._everywhere(output["completion_mask"]),
             actor_logps=None if actor is None else self._everywhere(actor),
             anchor_logps=None if anchor is None else self._everywhere(anchor),
-            keys=tuple(example["key"] for example in inputs),
+            keys=tuple(gather_object([example["key"] for example in inputs])),
             log=self._log_step,
         )
 
@@ -235,7 +236,10 @@ class HookedSFTTrainer(SFTTrainer):
             raise ValueError("outputs are not returned during training")
         loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
-        return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
+        if terms is None:
+            return loss
+        # with a count of items Trainer leaves the division by the accumulation steps to the loss
+        return loss + (terms / self.current_gradient_accumulation_steps if num_items_in_batch is not None else terms)
 
     def _log_step(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)

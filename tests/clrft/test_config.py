@@ -124,6 +124,11 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         build_config(str(path), "sft")
 
 
+def test_a_single_value_where_a_list_is_needed_is_named() -> None:
+    with pytest.raises(UserError, match=r"seeds is 1990, expected a list, e.g. seeds=\[1990\]"):
+        load_sweep("quickstart", {"seeds": 1990})
+
+
 def test_varied_settings_make_cells_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "rates.yaml"
     path.write_text(

@@ -224,3 +224,34 @@ def test_trl_still_has_the_private_methods_that_the_seam_uses() -> None:
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
     logps = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     assert {"model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"} <= set(logps)
+
+
+class Pulled(METHODS["sft"]):  # type: ignore[misc, valid-type]
+    """Supervised fine-tuning with a strong pull of all weights towards zero."""
+
+    def loss_terms(self, context: Any) -> dict[str, Tensor]:
+        return {"pull": 0.1 * sum((weight**2).sum() for weight in context.model.parameters())}
+
+
+class PulledGrpo(METHODS["grpo"]):  # type: ignore[misc, valid-type]
+    """The same on GRPO."""
+
+    loss_terms = Pulled.loss_terms
+
+
+@pytest.mark.parametrize("kind", [Pulled, PulledGrpo])
+def test_extra_loss_terms_count_once_per_update_whatever_the_accumulation(
+    kind: type[Method], stream: TaskStream, tmp_path: Path
+) -> None:
+    ends = []
+    for accumulation in (1, 2):
+        policy = load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
+        train = TrainConfig(updates=1, prompts_per_update=4, accumulation=accumulation, warmup=0, max_grad_norm=1e9)
+        method = kind(kind.Config())
+        context = TaskContext(stream.tasks[1], policy, None, seed=3)
+        reference = policy.snapshot() if "reference" in method.needs else None
+        result = fit(method, context, reference, settings(tmp_path, train))
+        ends.append(result.steps[0]["grad_norm"])
+    # the pull's gradient alone, 0.2 |w|, dwarfs the rest: twice or half of it would show
+    assert ends[0] == pytest.approx(ends[1], rel=1e-3)
+    assert ends[0] > 5
