@@ -85,7 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     base = subparsers.add_parser("base", help="the embedded model: rebuild and check it")
     base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
-    base.add_argument("--out", help="folder of the rebuilt model (build: must be new or empty)")
+    base.add_argument(
+        "--out", help="folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"
+    )
     base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
     base.set_defaults(command=commands.base_command)
     return parser

@@ -20,6 +20,7 @@ from task_streams.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from clrft.runs import FoundRuns
 
+REBUILT = "rebuilt_base"  # where clrft base build puts the model if not told otherwise
 SELECTORS = ("stream", "method", "model", "seed")
 
 
@@ -306,9 +307,7 @@ def base_command(options: argparse.Namespace, console: Console) -> int:
 
     quiet_libraries()
     if options.action == "build":
-        if not options.out:
-            raise UserError("--out: a new folder for the rebuilt model is needed.")
-        rebuilt = build_base(Path(options.out), SEED if options.seed is None else options.seed)["measures"]
+        rebuilt = build_base(Path(options.out or REBUILT), SEED if options.seed is None else options.seed)["measures"]
     else:
         rebuilt = measure(Path(options.out) if options.out else base_folder()).to_json()
     differences = check_base(recorded_measures(), rebuilt)
