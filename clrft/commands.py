@@ -19,6 +19,7 @@ from task_streams.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from clrft.runs import FoundRuns
+    from eval.metrics import Value
 
 REBUILT = "rebuilt_base"  # where clrft base build puts the model if not told otherwise
 SELECTORS = ("stream", "method", "model", "seed")
@@ -39,11 +40,17 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
     console.print(record.matrix.to_table())
     table = Table("metric", "value", "definition")
     for key, value in record.metrics.items():
-        metric = METRICS[key.partition("/")[0]]
-        table.add_row(key, f"{100 * value.value:.2f} %" if value.value is not None else "–", escape(metric.definition))
+        name = key.partition("/")[0]
+        if name in config.evaluate.metrics:
+            table.add_row(key, shown(value), escape(METRICS[name].definition))
     console.print(table)
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     return 0
+
+
+def shown(value: "Value") -> str:
+    """A metric in percent, or the reason why there is none."""
+    return f"{round(100 * value.value, 2) + 0.0:.2f} %" if value.value is not None else f"undefined: {value.reason}"
 
 
 def chosen_config(words: list[str]) -> RunConfig:
