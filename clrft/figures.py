@@ -171,7 +171,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels))
     figure.suptitle(f"{stream}{_orders(groups, ' ± standard deviation')}", x=0.01, ha="left")
     return figure
 
@@ -211,7 +211,7 @@ def training_figure(groups: Sequence[Group], stream: str, folders: set[Path] | N
         axis.set_title(TRAINING[key])
         _task_axis(axis, tasks)
     named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 6))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=_columns(list(named)))
     figure.suptitle(f"{stream}: training{_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
     return figure
 
@@ -360,6 +360,12 @@ def _task_axis(axis: Axes, tasks: int) -> None:
     axis.set_xlim(0, tasks)
     axis.set_xlabel("training on task")
     axis.grid(axis="y", color=_GRID)
+
+
+def _columns(labels: Sequence[str], characters: int = 130) -> int:
+    """Columns of a legend that fit under a figure."""
+    longest = max(map(len, labels), default=1) + 6  # with its line
+    return max(1, min(len(labels), characters // longest))
 
 
 def _orders(groups: Sequence[Group], spread: str = "") -> str:
