@@ -1,6 +1,8 @@
 """What every test runs under: no network, no GPU, no tracking but its own, few threads."""
 
 import os
+import signal
+import threading
 
 # Before anything imports torch, transformers, MLflow or matplotlib: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,5 +11,8 @@ os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CLRFT_TEST_GPU", "")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+if threading.current_thread() is threading.main_thread():
+    # A shell's background jobs ignore interrupts, and so would the programs that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -163,7 +163,10 @@ def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> No
     while not (folder / "task_01" / "metrics.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
     assert (folder / "task_01" / "metrics.json").exists()
