@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
-        errors.print(
-            f"stopped; finished tasks are kept. Go on with the same command: {escaped(words)}", highlight=False
-        )
+        text = f"stopped; finished tasks are kept. Go on with the same command: {words}"
+        errors.print(escaped(text), highlight=False, soft_wrap=True)
         return 130
 
 
