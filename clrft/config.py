@@ -5,12 +5,15 @@ sweep's, dotted overrides. A YAML of ``configs/`` may set fields of every sectio
 learning rate). Everything that is wrong is reported at once, before anything is loaded.
 """
 
+import ast
 import dataclasses
+import inspect
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -242,29 +245,10 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
 
 def _converted(schema: type, key: str, value: Any) -> Any:
     """A value as its field's type, by OmegaConf's rules."""
-    field_schema = dataclasses.make_dataclass("Field", [(key, _field_type(schema, key), value_default(schema, key))])
-    node = OmegaConf.structured(field_schema)
+    node = OmegaConf.structured(dataclasses.make_dataclass("Field", [(key, get_type_hints(schema)[key])]))
     OmegaConf.update(node, key, value)
-    plain = OmegaConf.to_container(node, resolve=False)
-    converted = plain[key]  # type: ignore[index, call-overload]
+    converted = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
     return tuple(converted) if isinstance(converted, list) else converted
-
-
-def _field_type(schema: type, key: str) -> Any:
-    import typing
-
-    return typing.get_type_hints(schema)[key]
-
-
-def value_default(schema: type, key: str) -> Any:
-    """Field specification for a one-field copy of a schema, keeping the default."""
-    field = next(f for f in fields(schema) if f.name == key)
-    if field.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=field.default_factory)
-    default = "???" if field.default is dataclasses.MISSING else field.default
-    if isinstance(default, tuple):
-        return dataclasses.field(default_factory=lambda: default)
-    return dataclasses.field(default=default)
 
 
 def load_group(group: str, name: str) -> Values:
@@ -352,10 +336,6 @@ def _scalar(text: str) -> Any:
 
 def field_docs(schema: type) -> dict[str, str]:
     """The one-line docstring of every field of a config dataclass, inherited fields included."""
-    import ast
-    import inspect
-    import textwrap
-
     docs: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -6,6 +6,7 @@ Deliberately absent: repair. A missing tag is not guessed, and case or spelling 
 import re
 from dataclasses import dataclass
 
+from task_streams.labels import normalise_label
 from task_streams.prompt import THOUGHT_PLACEHOLDER
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
@@ -28,11 +29,6 @@ class Parsed:
     answer: str | None
     thought: str | None
     format_ok: bool
-
-
-def normalise_label(text: str) -> str:
-    """Lower case, ``_``, ``-`` and ``.`` as spaces, runs of white space as one space, none at the ends."""
-    return " ".join(re.sub(r"[_\-.]", " ", text.lower()).split())
 
 
 def parse_completion(text: str, think: bool = True) -> Parsed:

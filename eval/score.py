@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from eval.parse import normalise_label, parse_completion
+from eval.parse import parse_completion
+from task_streams.labels import normalise_label
 
 Failure = Literal["none", "format", "outside_list", "same_task", "newest_task", "other_task"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)

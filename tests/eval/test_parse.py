@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.parse import normalise_label, parse_completion
+from eval.parse import parse_completion
 from task_streams.prompt import THOUGHT_PLACEHOLDER, target_text
 
 
@@ -56,8 +56,3 @@ def test_an_unclosed_answer_is_no_answer() -> None:
 def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
     assert parse_completion(target_text("three", think=False), think=False).format_ok
     assert not parse_completion(target_text("three"), think=False).format_ok
-
-
-def test_labels_are_compared_without_case_and_separators() -> None:
-    assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
-    assert normalise_label("great white") != normalise_label("greatwhite")
