@@ -7,8 +7,9 @@ the others go on. Deliberately absent: locks between two sweep processes on one 
 import itertools
 import multiprocessing
 import os
+import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,8 +190,17 @@ def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[
             try:
                 return _watch(futures, queue, bars)
             except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
+                _interrupt_workers(futures)
                 raise
+
+
+def _interrupt_workers(futures: Iterable[Future[Failure | None]], grace_seconds: float = 10.0) -> None:
+    """End running cells: a terminal's Ctrl-C reaches the workers too, an interrupt of this process alone does not."""
+    _, running = wait(futures, timeout=grace_seconds)
+    for child in multiprocessing.active_children() if running else ():
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGINT)
 
 
 def _watch(futures: dict[Future[Failure | None], RunConfig], queue: Any, bars: Bars) -> list[Failure]:
