@@ -82,4 +82,4 @@ class Bars(AbstractContextManager["Bars"]):
             self.progress.advance(self.whole)
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -163,8 +163,7 @@ def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
     figures |= {f"probe/{name}": value for name, value in record["probe"].items()}
     figures |= {f"seconds/{name}": value for name, value in record["seconds"].items()}
-    memory = {f"{name}": value for name, value in record["peak_memory_mb"].items()}
-    task.finish({**figures, **memory}, [folder / "predictions.jsonl", folder / METRICS_FILE])
+    task.finish({**figures, **record["peak_memory_mb"]}, [folder / "predictions.jsonl", folder / METRICS_FILE])
 
 
 def feed_tracking(config: RunConfig) -> None:

@@ -111,8 +111,7 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     fitted = fit(state.method, context, state.reference, settings, state.moments, report)
     record.seconds["train"] = time.perf_counter() - start
     record.steps = fitted.steps
-    if scratch.exists():
-        scratch.rmdir()
+    shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
     return fitted
 
 

@@ -11,6 +11,7 @@ import signal
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -212,11 +213,19 @@ def _watch(futures: dict[Future[Failure | None], RunConfig], queue: Any, bars: B
         _relay(queue, bars)
         for future in done:
             bars.finished(futures[future].cell)
-            failure = future.result()
+            failure = _outcome(future, futures[future])
             if failure is not None:
                 failures.append(failure)
-                bars.say(f"[red]failed[/red] {failure.cell}: {failure.reason}")
+                bars.say(f"failed: {failure.cell}: {failure.reason}")
     return failures
+
+
+def _outcome(future: Future[Failure | None], config: RunConfig) -> Failure | None:
+    """What became of a cell; a worker that was killed takes the cells that wait for it along."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return Failure(config.cell, "its worker process died (killed, or out of memory); run the same command again")
 
 
 def _relay(queue: Any, bars: Bars) -> None:

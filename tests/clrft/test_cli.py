@@ -85,8 +85,10 @@ def test_a_damaged_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "skip" in said  # the choice
 
 
-def test_a_baseline_and_a_folder_that_do_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nothing" in refused(["compare", str(tmp_path / "nothing")], capsys)
+def test_a_sweep_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "quickstart").mkdir()
+    said = refused(["compare", str(tmp_path / "quickstrat")], capsys)
+    assert f"no folder {tmp_path / 'quickstrat'}. Did you mean '{tmp_path / 'quickstart'}'?" in said
 
 
 @pytest.mark.parametrize("what", ["streams", "methods", "models", "metrics", "configs", "sweeps"])

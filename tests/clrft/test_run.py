@@ -172,3 +172,51 @@ def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> No
     assert (folder / "task_01" / "metrics.json").exists()
     assert not (folder / "metrics.json").exists()
     assert not [path for path in folder.iterdir() if "partial" in path.name]
+
+
+def test_carried_moments_go_on_counting_and_reset_ones_start_anew(tmp_path: Path) -> None:
+    carried = run(small(tmp_path / "carried", "sft", carry_optimizer=True), Silent())
+    reset = run(small(tmp_path / "reset", "sft"), Silent())
+    moments = load_file(carried / "task_02" / "optimizer.safetensors")
+    steps = {float(value) for name, value in moments.items() if name.endswith("|step")}
+    assert steps == {4.0}  # 2 updates in each of 2 tasks
+    assert not (reset / "task_02" / "optimizer.safetensors").exists()
+    assert same_weights(carried, reset, 1)
+    assert not same_weights(carried, reset, 2)
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo"])
+def test_an_epoch_is_one_pass_over_the_tasks_examples(method: str, tmp_path: Path) -> None:
+    folder = run(small(tmp_path, method, epochs=1.0), Silent())
+    # 2 classes x 8 shots = 16 examples, 4 an update
+    assert len((folder / "task_01" / "steps.jsonl").read_text().splitlines()) == 4
+
+
+def test_future_tasks_and_the_base_are_tested_when_asked(tmp_path: Path) -> None:
+    own = {"run": {"output": str(tmp_path), "mlflow": False}, "evaluate": {"future": True}}
+    record = read_run(run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent()))
+    assert not torch.tensor(record.matrix.value).isnan().any()
+    assert not torch.tensor(record.matrix.base).isnan().any()
+    # two tasks: R[1,2] - b_2
+    expected = record.matrix.value[0, 1] - record.matrix.base[1]
+    assert record.metrics["fwt"].value == pytest.approx(expected)
+
+
+def test_only_the_last_weights_stay_when_asked(tmp_path: Path) -> None:
+    own = {"run": {"output": str(tmp_path), "mlflow": False, "keep_weights": "last"}}
+    folder = run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
+    assert not (folder / "task_01" / "weights").exists()
+    assert (folder / "task_02" / "weights" / "model.safetensors").is_file()
+
+
+def test_sampled_decoding_follows_the_runs_seed(tmp_path: Path) -> None:
+    own = {"run": {"output": str(tmp_path), "mlflow": False}}
+    greedy = build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, own)
+    hot = {"evaluate": {"decoding": "sampled", "temperature": 1.5}}
+    texts = []
+    for name in ("a", "b"):
+        layer = {"run": {"name_suffix": name}}
+        folder = run(build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, own, hot, layer), Silent())
+        texts.append((folder / "task_02" / "predictions.jsonl").read_text())
+    assert texts[0] == texts[1]
+    assert texts[0] != (run(greedy, Silent()) / "task_02" / "predictions.jsonl").read_text()

@@ -1,12 +1,17 @@
 """A real sweep in worker processes, with MLflow's real store."""
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from clrft.cli import main
+from clrft.config import build_config
 from clrft.runs import find_runs
+from clrft.sweep import _outcome
 
 SWEEP = """
 streams: [digits_cil]
@@ -65,3 +70,12 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path: Path, capsys:
     assert "digits_cil-grpo-1990: train.prompts_per_update: got 17" in said
     found = find_runs([tmp_path / "runs" / "mini"])
     assert sorted(run.method for run in found.runs) == ["sft", "zero_shot"]
+
+
+def test_a_killed_worker_is_a_failed_cell_and_no_traceback() -> None:
+    config = build_config("digits_cil", "sft")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        failure = _outcome(pool.submit(os._exit, 1), config)  # type: ignore[arg-type]
+    assert failure is not None
+    assert failure.cell == config.cell
+    assert "worker process died" in failure.reason
