@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft import commands
+from clrft import commands, interrupt
 from clrft.quiet import quiet_environment
 from task_streams.errors import UserError
 
@@ -28,13 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     errors = Console(stderr=True)
     options = build_parser().parse_args(arguments)
+    interrupt.watch()
     try:
         return int(options.command(options, console))
     except UserError as error:
         for problem in error.problems:
             errors.print(f"[bold red]error[/bold red] {escaped(problem)}", highlight=False, soft_wrap=True)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt) and not interrupt.asked():
+            raise
         words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
         text = f"stopped; finished tasks are kept. Go on with the same command: {words}"
         errors.print(escaped(text), highlight=False, soft_wrap=True)

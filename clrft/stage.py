@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from clrft import interrupt
 from clrft.checkpoint import (
     MOMENTS_FILE,
     WEIGHTS_FOLDER,
@@ -104,6 +105,7 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
 
     def report(row: StepRow) -> None:
+        interrupt.check()
         state.reporter.advance(config.cell, 1, step_figures(row))
         on_step(row)
 

@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> No
     assert process.returncode == 130, said
     assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
     assert (folder / "task_01" / "metrics.json").exists()
-    assert not (folder / "metrics.json").exists()
+    assert not (folder / "metrics.json").exists(), said
     assert not [path for path in folder.iterdir() if "partial" in path.name]
 
 
