@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
-from eval.score import FAILURES, Failure, failure_kind, score_classification
+from eval.judgement import FAILURES, Failure
+from eval.score import failure_kind, score
 from task_streams.errors import UserError
-from task_streams.prompt import Request, request
+from task_streams.prompt import Request, answer_text, request
 from task_streams.types import Example, Task
 
 
@@ -30,10 +31,10 @@ class Prediction:
         stage: task (from 1) after which was evaluated; 0 for the base model before any training.
         task: task (from 1) that the item belongs to.
         key: stable name of the item.
-        label: the right class.
+        label: what is right, as text: the class, the first accepted answer, or the listed boxes as JSON.
         completion: what the policy wrote.
         answer: text of the answer; None when none could be parsed.
-        correct: the answer is the label.
+        correct: the answer is right as a whole.
         failure: why it is wrong, ``none`` when it is right.
     """
 
@@ -101,17 +102,17 @@ def evaluate(
     for batch in _batches(task.test, batch_size):
         completions = generate([request(example, seen, think) for example in batch])
         for example, completion in zip(batch, completions, strict=True):
-            score = score_classification(completion, example.label, seen, think)
-            failure = failure_kind(score, example.label, task_of, stage)
+            judged = score(completion, example.target, seen, think)
+            failure = failure_kind(judged, example.target, task_of, stage)
             predictions.append(
                 Prediction(
                     stage=stage,
                     task=task.index,
                     key=example.key,
-                    label=example.label,
+                    label=answer_text(example.target, seen),
                     completion=completion,
-                    answer=score.answer,
-                    correct=score.correct,
+                    answer=judged.answer,
+                    correct=judged.correct,
                     failure=failure,
                 )
             )

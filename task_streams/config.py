@@ -12,7 +12,7 @@ from task_streams.types import LabelOrder
 
 LABEL_ORDERS = ("sorted", "appearance")
 DOMAIN_ORDERS = ("seeded", "given")
-ON_DAMAGED = ("error", "skip")
+ON_PROBLEM = ("error", "skip")
 MAX_SEED = 2**32 - 1
 
 
@@ -76,16 +76,23 @@ class CilConfig(StreamConfig):
     """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
     classes_per_task: int = 2
     """New classes in each task, >= 1."""
+    first_classes: int | None = None
+    """Classes of the first task, >= 1; null = classes_per_task."""
 
     def problems(self) -> list[str]:
         """One sentence for each value that is out of range."""
-        own = [*at_least_one("tasks", self.tasks), *at_least_one("classes_per_task", self.classes_per_task)]
-        return super().problems() + own
+        return [
+            *super().problems(),
+            *at_least_one("tasks", self.tasks),
+            *at_least_one("classes_per_task", self.classes_per_task),
+            *at_least_one("first_classes", self.first_classes),
+        ]
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of new classes of each task."""
-        return (self.classes_per_task,) * self.tasks
+        first = self.classes_per_task if self.first_classes is None else self.first_classes
+        return (first, *(self.classes_per_task,) * (self.tasks - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,44 @@ class DilConfig(StreamConfig):
     def problems(self) -> list[str]:
         """One sentence for each value that is out of range."""
         return super().problems() + choice_problems("domain_order", self.domain_order, DOMAIN_ORDERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(StreamConfig):
+    """What every stream of the user's own copy of some data can be asked for."""
+
+    on_damaged: str = "error"
+    """An item that cannot be decoded: error (stop before training) or skip (leave it out and record it)."""
+    on_copies: str = "error"
+    """An item whose bytes are trained on and tested on, or come twice: error, or skip (keep one, record the rest)."""
+    shots_list: str | None = None
+    """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        return [
+            *super().problems(),
+            *choice_problems("on_damaged", self.on_damaged, ON_PROBLEM),
+            *choice_problems("on_copies", self.on_copies, ON_PROBLEM),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCilConfig(SourceConfig, CilConfig):
+    """A class-incremental stream of the user's own copy of some data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDilConfig(SourceConfig, DilConfig):
+    """A domain-incremental stream of the user's own copy of some data."""
+
+    domains: tuple[str, ...] = ()
+    """Names of the domains to use; empty = all there are, sorted by name."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        twice = repeated(tuple(self.domains))
+        return super().problems() + [f"domain {name!r} is listed more than once" for name in twice]
 
 
 def at_least_one(name: str, value: int | None) -> list[str]:

@@ -18,11 +18,10 @@ from task_streams.domains import DOMAINS, Domain
 from task_streams.draw import Pool
 from task_streams.errors import unknown_name
 from task_streams.glyphs import DIGITS, IMAGE_SIZE
+from task_streams.records import Workspace
+from task_streams.spec import StreamSpec
 from task_streams.split import build_cil, build_dil, too_many_classes
 from task_streams.types import Example, TaskStream
-
-LICENCE = "CC BY 4.0"
-CITATION = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, doi:10.24432/C50P49"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +55,12 @@ class DigitsDilConfig(DilConfig):
         return found if self.domains else [*found, "domains is empty; expected at least one"]
 
 
-def digits_cil(config: DigitsCilConfig, order_seed: int) -> TaskStream:
+def digits_cil(config: DigitsCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
     """Class-incremental stream of the digits."""
     return build_cil("digits_cil", Pool(digits()), sizes=config.sizes, order_seed=order_seed, **config.draw_settings)
 
 
-def digits_dil(config: DigitsDilConfig, order_seed: int) -> TaskStream:
+def digits_dil(config: DigitsDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
     """Domain-incremental stream of the digits; an underlying digit is in one domain only."""
     pools = {name: Pool(digits(DOMAINS[name])) for name in config.domains}
     seeded = config.domain_order == "seeded"
@@ -76,8 +75,8 @@ def digits(domain: Domain | None = None) -> tuple[Example, ...]:
     return tuple(
         Example(
             key=_key(i),
-            label=DIGITS[target],
-            image=partial(digit_image, i, domain),
+            target=DIGITS[target],
+            media=partial(digit_image, i, domain),
             content=_content(pixels[i], domain),
             domain=name,
         )
@@ -109,3 +108,15 @@ def _arrays() -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
 
     bunch = load_digits()
     return bunch.images, tuple(int(target) for target in bunch.target)
+
+
+LICENCE = "CC BY 4.0"
+CITATION = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, doi:10.24432/C50P49"
+CIL = StreamSpec(DigitsCilConfig, digits_cil, "handwritten digits, new classes in each task", LICENCE, CITATION)
+DIL = StreamSpec(
+    DigitsDilConfig,
+    digits_dil,
+    "handwritten digits, all ten in each task, a new visual domain each time",
+    LICENCE,
+    CITATION,
+)

@@ -6,8 +6,9 @@ numbers fixed over versions. Test items are drawn first, so a change of ``shots`
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,18 +17,48 @@ from task_streams.types import Example
 
 HOLD_OUT_SHARE = 5  # with test_per_class = None, one item in five is held out when a source has no test split
 
+AnItem = TypeVar("AnItem", bound="Item")
+
+
+class Item(Protocol):
+    """What is drawn: a record that is not read yet, or an example."""
+
+    @property
+    def key(self) -> str:
+        """Stable name."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Class name."""
+        ...
+
+
+# Records to examples, None for each that is left out; reads only what is drawn.
+Admit = Callable[[Sequence[Any]], Sequence[Example | None]]
+
+
+def as_they_are(examples: Sequence[Any]) -> Sequence[Example | None]:
+    """Admits examples that a source has made already."""
+    return examples
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """All labelled examples of a source or of one of its domains.
+    """All labelled items of a source or of one of its domains.
 
     Attributes:
-        train: examples to draw training items from.
-        test: the source's own test split; None = hold test items out of ``train``.
+        train: items to draw training examples from.
+        test: the source's own test split; None = hold test examples out of ``train``.
     """
 
-    train: tuple[Example, ...]
-    test: tuple[Example, ...] | None = None
+    train: Sequence[Item]
+    test: Sequence[Item] | None = None
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Both splits."""
+        return (*self.train, *(self.test or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,55 +77,103 @@ def random_state(seed: int, name: str) -> np.random.RandomState:
     return np.random.RandomState([seed, *(int(word) for word in words)])
 
 
-def by_label(examples: Iterable[Example]) -> dict[str, list[Example]]:
-    """Examples of each class, sorted by key; classes sorted by name."""
-    groups: dict[str, list[Example]] = {}
-    for example in sorted(examples, key=lambda example: example.key):
-        groups.setdefault(example.label, []).append(example)
+def by_label(items: Iterable[AnItem]) -> dict[str, list[AnItem]]:
+    """Items of each class, sorted by key; classes sorted by name."""
+    groups: dict[str, list[AnItem]] = {}
+    for item in sorted(items, key=lambda item: item.key):
+        groups.setdefault(item.label, []).append(item)
     return dict(sorted(groups.items()))
 
 
-def shuffled(examples: Sequence[Example], seed: int, name: str) -> list[Example]:
-    """Examples in seeded order, whatever order they came in."""
-    ordered = sorted(examples, key=lambda example: example.key)
+def shuffled(items: Sequence[AnItem], seed: int, name: str) -> list[AnItem]:
+    """Items in seeded order, whatever order they came in."""
+    ordered = sorted(items, key=lambda item: item.key)
     return [ordered[i] for i in random_state(seed, name).permutation(len(ordered))]
 
 
-def few_shot(examples: Iterable[Example], shots: int | None, seed: int) -> dict[str, tuple[Example, ...]]:
-    """At most ``shots`` examples of each class (None = all), the same ones whatever the class order."""
-    return {label: tuple(shuffled(items, seed, label)[:shots]) for label, items in by_label(examples).items()}
+@dataclass(slots=True)
+class Taker:
+    """Takes items in a given order, leaving out damaged ones and copies of what was taken.
+
+    Attributes:
+        admit: makes examples of items.
+        distinct: leave out an item whose content was taken before, so that it is in one split and class only.
+        taken: first example of each content.
+        copies: what was left out as a copy.
+    """
+
+    admit: Admit
+    distinct: bool
+    taken: dict[str, Example] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+
+    def take(self, order: Sequence[Item], wanted: int | None) -> tuple[tuple[Example, ...], Sequence[Item]]:
+        """The first ``wanted`` good examples (None = all) of items in order, and the items after them."""
+        chosen: list[Example] = []
+        goal = len(order) if wanted is None else wanted
+        position = 0
+        while len(chosen) < goal and position < len(order):
+            batch = order[position : position + goal - len(chosen)]
+            position += len(batch)
+            chosen += [example for example in self.admit(batch) if example is not None and self._is_new(example)]
+        return tuple(chosen), order[position:]
+
+    def _is_new(self, example: Example) -> bool:
+        kept = self.taken.setdefault(example.content, example)
+        if kept is example or not self.distinct:
+            return True
+        self.copies.append(f"{example.key} ({example.target}) = {kept.key} ({kept.target})")
+        return False
+
+    @property
+    def notes(self) -> list[str]:
+        """Which items were left out as copies."""
+        return [f"{len(self.copies)} items left out, copies of others: {shown(self.copies)}"] if self.copies else []
 
 
-def draw(pool: Pool, shots: int | None, test_per_class: int | None, seed: int) -> Drawn:
+def draw(
+    pool: Pool,
+    shots: int | None,
+    test_per_class: int | None,
+    seed: int,
+    admit: Admit = as_they_are,
+    distinct: bool = False,
+) -> Drawn:
     """Training and test examples of every class of a pool.
+
+    Args:
+        pool: items by split.
+        shots: training examples per class, None = all.
+        test_per_class: test examples per class, None = all (or one fifth of what has no test split).
+        seed: of the draws.
+        admit: makes examples of the items that are drawn.
+        distinct: leave out copies (by content) also where the source has a test split of its own.
 
     Raises:
         UserError: a class has no training or no test examples.
     """
-    if pool.test is None:
-        train, test, notes = _hold_out(pool.train, shots, test_per_class, seed)
-    else:
-        train = few_shot(pool.train, shots, seed)
-        test, notes = few_shot(pool.test, test_per_class, seed), []
-    labels = sorted({*train, *test})
+    taker = Taker(admit, distinct or pool.test is None)
+    train: dict[str, tuple[Example, ...]] = {}
+    test: dict[str, tuple[Example, ...]] = {}
+    rest: dict[str, Sequence[Item]] = {}
+    for label, items in by_label(pool.train if pool.test is None else pool.test).items():
+        order = shuffled(items, seed, label)
+        held = _held_out_count(len(order), shots, test_per_class) if pool.test is None else test_per_class
+        test[label], rest[label] = taker.take(order, held)
+    if pool.test is not None:
+        rest = {label: tuple(shuffled(items, seed, label)) for label, items in by_label(pool.train).items()}
+    for label, order in rest.items():
+        train[label], _ = taker.take(order, shots)
+    train, test = _without_empty(train), _without_empty(test)
+    labels = sorted({item.label for item in pool.items})
     if missing := _missing(labels, train, "training") + _missing(labels, test, "test"):
         raise UserError(*missing)
-    notes += _short(train, shots, "training") + _short(test, test_per_class, "test")
+    notes = taker.notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
     return Drawn(train, test, tuple(notes))
 
 
-def _hold_out(
-    examples: Sequence[Example], shots: int | None, test_per_class: int | None, seed: int
-) -> tuple[dict[str, tuple[Example, ...]], dict[str, tuple[Example, ...]], list[str]]:
-    """Split one pool; items of equal content are one item, or they could be in training and test at once."""
-    distinct, notes = distinct_content(examples)
-    train, test = {}, {}
-    for label, items in by_label(distinct).items():
-        order = shuffled(items, seed, label)
-        held = _held_out_count(len(order), shots, test_per_class)
-        test[label] = tuple(order[:held])
-        train[label] = tuple(order[held:] if shots is None else order[held : held + shots])
-    return train, test, notes
+def _without_empty(drawn: Mapping[str, tuple[Example, ...]]) -> dict[str, tuple[Example, ...]]:
+    return {label: examples for label, examples in drawn.items() if examples}
 
 
 def _held_out_count(items: int, shots: int | None, test_per_class: int | None) -> int:
@@ -102,18 +181,6 @@ def _held_out_count(items: int, shots: int | None, test_per_class: int | None) -
     wanted = items // HOLD_OUT_SHARE if test_per_class is None else test_per_class
     free = items // 2 if shots is None else max(items // 2, items - shots)
     return min(max(wanted, 1), free)
-
-
-def distinct_content(examples: Iterable[Example]) -> tuple[list[Example], list[str]]:
-    """Examples without later copies (by key) of the same content, and a note that names what was left out."""
-    first: dict[str, Example] = {}
-    copies = []
-    for example in sorted(examples, key=lambda example: example.key):
-        kept = first.setdefault(example.content, example)
-        if kept is not example:
-            copies.append(f"{example.key} ({example.label}) = {kept.key} ({kept.label})")
-    notes = [f"{len(copies)} items left out, copies of others: {shown(copies)}"] if copies else []
-    return list(first.values()), notes
 
 
 def _missing(labels: Sequence[str], drawn: Mapping[str, tuple[Example, ...]], split: str) -> list[str]:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from task_streams.draw import shown
-from task_streams.types import Example, TaskStream
+from task_streams.types import Example, Question, Target, TaskStream
 
 
 def fingerprints(stream: TaskStream) -> dict[str, str]:
@@ -21,8 +22,15 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 (hex) over (key, label, content) of examples, in order; equal on every machine."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.key, example.label, example.content]).encode() + b"\n")
+        digest.update(json.dumps([example.key, target_value(example.target), example.content]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def target_value(target: Target) -> Any:
+    """A target as plain values; a class name stays a string."""
+    if isinstance(target, tuple):
+        return [[box.category, *box.corners] for box in target]
+    return [target.text, *target.answers, target.rule] if isinstance(target, Question) else target
 
 
 def check_stream(stream: TaskStream) -> list[str]:
@@ -36,7 +44,7 @@ def check_stream(stream: TaskStream) -> list[str]:
         for split, examples in (("training", task.train), ("test", task.test)):
             if not examples:
                 problems.append(f"task {task.name}: no {split} examples")
-            if strange := sorted({example.label for example in examples} - set(task.classes)):
+            if task.kind == "classification" and (strange := sorted({e.label for e in examples} - set(task.classes))):
                 problems.append(f"task {task.name}: {split} labels outside its classes: {shown(strange)}")
     return problems + _repeated_keys(stream) + _repeated_content(stream)
 

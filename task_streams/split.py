@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from task_streams.draw import Drawn, Pool, draw, random_state, shown
+from task_streams.draw import Admit, Drawn, Item, Pool, as_they_are, draw, random_state, shown
 from task_streams.errors import UserError
 from task_streams.labels import label_problems
 from task_streams.types import LabelOrder, Task, TaskStream, listed
@@ -40,19 +40,24 @@ def build_cil(
     test_per_class: int | None,
     draw_seed: int = 42,
     label_order: LabelOrder = "sorted",
+    admit: Admit = as_they_are,
+    distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:
     """Class-incremental stream: task i teaches the next ``sizes[i]`` classes of the class order.
+
+    ``admit`` and ``distinct`` are those of ``draw``.
 
     Raises:
         UserError: more classes asked than there are, names that answers cannot tell apart, a class
             without training or test examples.
     """
-    labels = {example.label for example in (*pool.train, *(pool.test or ()))}
+    labels = {item.label for item in pool.items}
     if problems := _cil_problems(name, labels, sizes):
         raise UserError(*problems)
-    drawn = draw(pool, shots, test_per_class, draw_seed)
     order = class_order(tuple(labels), order_seed)
+    pool = _of_classes(pool, set(order[: sum(sizes)]))
+    drawn = draw(pool, shots, test_per_class, draw_seed, admit, distinct)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     tasks = []
     for index, (end, size) in enumerate(zip(ends, sizes, strict=True), start=1):
@@ -73,6 +78,8 @@ def build_dil(
     label_order: LabelOrder = "sorted",
     seeded_order: bool = True,
     disjoint: bool = True,
+    admit: Admit = as_they_are,
+    distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:
     """Domain-incremental stream: one task per domain, with all classes of the domain.
@@ -86,6 +93,8 @@ def build_dil(
         draw_seed: seed of the draws and of the dealing of shared items.
         label_order: order of the classes in a prompt.
         seeded_order: domains in the order of the seed; False = in the order of ``pools``.
+        admit: makes examples of the items that are drawn.
+        distinct: leave out copies (by content) also where the source has a test split of its own.
         disjoint: an item (key) that several domains share is dealt to one of them, so no item comes
             back in a later task. With False a source must give such items different keys itself.
         notes: facts about the source, recorded with the stream.
@@ -97,7 +106,7 @@ def build_dil(
     if not pools:
         raise UserError(f"{name}: no domains; expected at least one")
     pools = deal(pools, draw_seed) if disjoint else pools
-    labels = {e.label for pool in pools.values() for e in (*pool.train, *(pool.test or ()))}
+    labels = {item.label for pool in pools.values() for item in pool.items}
     if problems := label_problems(labels):
         raise UserError(*problems)
     domains = class_order(tuple(pools), order_seed) if seeded_order else tuple(pools)
@@ -105,7 +114,7 @@ def build_dil(
     found: list[str] = []
     taught: tuple[str, ...] = ()
     for index, domain in enumerate(domains, start=1):
-        drawn = draw(pools[domain], shots, test_per_class, draw_seed)
+        drawn = draw(pools[domain], shots, test_per_class, draw_seed, admit, distinct)
         classes = tuple(drawn.train)
         taught = tuple(dict.fromkeys((*taught, *classes)))
         tasks.append(_task(index, domain, classes, listed(taught, label_order), drawn))
@@ -119,7 +128,7 @@ def deal(pools: Mapping[str, Pool], seed: int) -> dict[str, Pool]:
     """Pools in which every key belongs to one domain: shared items are dealt out evenly, class by class."""
     owners: dict[tuple[str, str], list[str]] = {}  # (label, key) -> domains that have the item
     for domain, pool in sorted(pools.items()):
-        for label, key in sorted({(e.label, e.key) for e in (*pool.train, *(pool.test or ()))}):
+        for label, key in sorted({(item.label, item.key) for item in pool.items}):
             owners.setdefault((label, key), []).append(domain)
     owner: dict[str, str] = {}
     for label in sorted({label for label, _ in owners}):
@@ -135,7 +144,8 @@ def joint_task(stream: TaskStream) -> Task:
     classes = tuple(dict.fromkeys(label for task in stream.tasks for label in task.classes))
     train = tuple(example for task in stream.tasks for example in task.train)
     test = tuple(example for task in stream.tasks for example in task.test)
-    return Task(1, "joint", classes, stream.labels, train, test)
+    first = stream.tasks[0]
+    return Task(1, "joint", classes, stream.labels, train, test, first.kind, first.annotation)
 
 
 def _task(index: int, name: str, classes: tuple[str, ...], seen: tuple[str, ...], drawn: Drawn) -> Task:
@@ -148,6 +158,15 @@ def _keep(pool: Pool, domain: str, owner: Mapping[str, str]) -> Pool:
     train = tuple(e for e in pool.train if owner[e.key] == domain)
     test = None if pool.test is None else tuple(e for e in pool.test if owner[e.key] == domain)
     return Pool(train, test)
+
+
+def _of_classes(pool: Pool, classes: set[str]) -> Pool:
+    """The items of some classes: what is not used is not drawn, so it is not read either."""
+
+    def keep(items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if item.label in classes]
+
+    return Pool(keep(pool.train), None if pool.test is None else keep(pool.test))
 
 
 def _cil_problems(name: str, labels: set[str], sizes: Sequence[int]) -> list[str]:

@@ -1,7 +1,7 @@
 """What is learned: examples, the tasks they are split into, and the stream of tasks.
 
-All three are frozen and hold no iteration state, so two loops over one stream may nest.
-Images are not held: an example carries the function that decodes its image when called.
+All are frozen and hold no iteration state, so two loops over one stream may nest.
+Pixels are not held: an example carries the function that decodes its image or clip when called.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,27 +10,93 @@ from typing import Literal
 
 from PIL.Image import Image
 
-Scenario = Literal["cil", "dil"]
+Scenario = Literal["cil", "dil", "til"]
 LabelOrder = Literal["sorted", "appearance"]
+Kind = Literal["classification", "detection", "question"]
+Annotation = Literal["seen", "new_only"]
+Rule = Literal["exact", "relaxed_number"]
+Feed = Literal["images", "video"]
+
+BOX_SCALE = 1000  # corners of boxes are whole numbers from 0 to this
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames sampled from a video, in their order.
+
+    Attributes:
+        frames: RGB, all of one size.
+        fps: frames per second of these frames.
+        feed: how a model gets them: as so many images, or as its own kind of video.
+    """
+
+    frames: tuple[Image, ...] = field(repr=False)
+    fps: float
+    feed: Feed = "images"
+
+
+Media = Image | Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One object in an image.
+
+    Attributes:
+        category: class name as the prompt lists it.
+        corners: x1, y1, x2, y2 in thousandths of the image's width and height, x1 < x2 and y1 < y2.
+    """
+
+    category: str
+    corners: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of its own about an image, and what counts as an answer to it.
+
+    Attributes:
+        text: the question as it is asked.
+        answers: every accepted answer; the first is the one that supervised methods train towards.
+        rule: how an answer is compared: ``exact`` (normalised text) or ``relaxed_number`` (5 % off is right).
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    rule: Rule = "exact"
+
+
+Target = str | tuple[Box, ...] | Question
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled image.
+    """One item to learn from or to be tested on.
 
     Attributes:
         key: stable name of the item, unique in its source, e.g. ``digits/0421``; never a position.
-        label: class name as the prompt lists it.
-        image: decodes and returns the image, RGB; called each time the image is needed.
-        content: identity of the image's content (SHA-256 hex), for fingerprints and leakage checks.
-        domain: name of the visual domain, empty when the source has one only.
+        target: what is right: a class name, all boxes of the image, or a question with its answers.
+        media: decodes and returns the image (RGB) or clip; called each time it is needed.
+        content: identity of the content (SHA-256 hex), for fingerprints and leakage checks.
+        domain: name of the domain, empty when the source has one only.
     """
 
     key: str
-    label: str
-    image: Callable[[], Image] = field(repr=False, compare=False)
+    target: Target
+    media: Callable[[], Media] = field(repr=False, compare=False)
     content: str = field(repr=False)
     domain: str = ""
+
+    @property
+    def label(self) -> str:
+        """Class name of a classification example.
+
+        Raises:
+            TypeError: the target is no class.
+        """
+        if not isinstance(self.target, str):
+            raise TypeError(f"{self.key}: its target is no class but {type(self.target).__name__}")
+        return self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +106,12 @@ class Task:
     Attributes:
         index: position in the stream, from 1.
         name: short and unique in the stream, e.g. ``three+eight`` (CIL) or ``blurred`` (DIL).
-        classes: classes that this task teaches, in order of appearance.
+        classes: classes that this task teaches, in order of appearance; none for questions.
         seen: classes of this and all earlier tasks, in the order in which prompts list them.
         train: examples to learn from.
         test: held-out examples, disjoint from ``train``.
+        kind: what is asked: the class of an image or clip, the boxes in it, or a question of its own.
+        annotation: which classes training prompts list and training boxes show: all seen ones, or the new only.
     """
 
     index: int
@@ -52,6 +120,13 @@ class Task:
     seen: tuple[str, ...]
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+    kind: Kind = "classification"
+    annotation: Annotation = "seen"
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Classes that a training prompt lists, in its order; the ground truth is cut to the same."""
+        return self.seen if self.annotation == "seen" else tuple(name for name in self.seen if name in self.classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +135,7 @@ class TaskStream:
 
     Attributes:
         name: name of the stream, e.g. ``digits_cil``.
-        scenario: ``cil`` (new classes) or ``dil`` (new domains).
+        scenario: ``cil`` (new classes), ``dil`` (new domains) or ``til`` (new kinds of question).
         order_seed: seed of the class or domain order.
         tasks: the tasks, in order; ``tasks[i].index == i + 1``.
         notes: facts worth recording in the manifest (items skipped, classes short of shots), sentences.

@@ -1,0 +1,149 @@
+"""Items as a layout lists them, before anything is read: where their bytes are, and what is right about them.
+
+Every source of examples (folder trees, original archives' lists, parquet rows, clips) is a function to ``Found``;
+``library.py`` turns records into examples, ``classification.py`` and its siblings into streams.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from task_streams.types import Media, Target
+
+Split = Literal["train", "test", ""]
+
+
+class Damaged(Exception):
+    """An item's bytes cannot be read or decoded; the message says why, without the item's name."""
+
+
+class Source(Protocol):
+    """Where the bytes of one item are; small, picklable, nothing opened."""
+
+    @property
+    def name(self) -> str:
+        """Unique over all sources on this machine; the item's place in the index."""
+        ...
+
+    def stamp(self) -> str:
+        """Changes whenever the bytes may have changed; cheap, nothing is read.
+
+        Raises:
+            Damaged: there is nothing to read.
+        """
+        ...
+
+    def read(self) -> bytes:
+        """The item's bytes.
+
+        Raises:
+            Damaged: they cannot be read.
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """How bytes become an image or a clip."""
+
+    @property
+    def identity(self) -> str:
+        """Name and settings, e.g. ``image``; the index keeps what was verified under it."""
+        ...
+
+    def __call__(self, source: Source) -> Media:
+        """Decode an item to the last pixel.
+
+        Raises:
+            Damaged: it cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Path of the file."""
+        return str(self.path)
+
+    def stamp(self) -> str:
+        """Size and time of the last change."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise Damaged(error.strerror or str(error)) from error
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise Damaged(error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One item that a layout lists.
+
+    Attributes:
+        key: stable name, unique in the stream's source, e.g. its path below the root.
+        target: what is right about it.
+        source: where its bytes are.
+        split: ``train``, ``test``, or empty when the source has no splits.
+        domain: name of its domain, empty when there is one only.
+        content: identity of its content where the source knows it without reading; empty = hash the bytes.
+    """
+
+    key: str
+    target: Target
+    source: Source
+    split: Split = ""
+    domain: str = ""
+    content: str = ""
+
+    @property
+    def label(self) -> str:
+        """Class name of a classification record.
+
+        Raises:
+            TypeError: the target is no class.
+        """
+        if not isinstance(self.target, str):
+            raise TypeError(f"{self.key}: its target is no class but {type(self.target).__name__}")
+        return self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a layout holds.
+
+    Attributes:
+        records: every item.
+        notes: facts worth recording (entries passed over, classes left out), sentences.
+        problems: what is wrong with the data and must stop a run, sentences; reported all at once.
+        classes: every class of the source, also those without items; empty = those of the records.
+    """
+
+    records: tuple[Record, ...]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What building a stream may use.
+
+    Attributes:
+        cache: folder for what is worth keeping between builds (index, decoded clips); None = keep nothing.
+        advance: called with the number of items verified since the last call.
+    """
+
+    cache: Path | None = None
+    advance: Callable[[int], None] = lambda items: None
