@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrft.files import read_json, write_json_atomic
+from eval.cell import Cell
 from eval.evaluate import Prediction
 from methods.base import Method
 from methods.fit import StepRow
@@ -37,6 +38,7 @@ class StageRecord:
         stage: index of the stage.
         name: name of the task.
         predictions: every answer of the stage's evaluation.
+        cells: result of each task that was tested, by its index.
         probe: accuracy on each general-ability probe, 0 to 1.
         steps: figures of every update.
         seconds: time spent, by activity.
@@ -46,29 +48,21 @@ class StageRecord:
     stage: int
     name: str
     predictions: list[Prediction] = field(default_factory=list)
+    cells: dict[int, Cell] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
     steps: list[StepRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
-    def counts(self) -> dict[int, tuple[int, int]]:
-        """Right answers and items per task."""
-        cells: dict[int, tuple[int, int]] = {}
-        for prediction in self.predictions:
-            correct, total = cells.get(prediction.task, (0, 0))
-            cells[prediction.task] = (correct + prediction.correct, total + 1)
-        return cells
-
     def to_json(self) -> dict[str, Any]:
-        """The stage's ``metrics.json``."""
-        cells = self.counts()
+        """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
         return {
             "schema": SCHEMA,
             "task": self.stage,
             "name": self.name,
-            "accuracy": {str(j): correct / total for j, (correct, total) in cells.items()},
-            "correct": {str(j): correct for j, (correct, _) in cells.items()},
-            "total": {str(j): total for j, (_, total) in cells.items()},
+            "accuracy": {str(j): cell.value for j, cell in self.cells.items()},
+            "correct": {str(j): cell.correct for j, cell in self.cells.items()},
+            "total": {str(j): cell.total for j, cell in self.cells.items()},
             "probe": self.probe,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,

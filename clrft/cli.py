@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft import commands, interrupt
+from clrft import commands, data, interrupt
 from clrft.quiet import quiet_environment
 from task_streams.errors import UserError
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   clrft sweep quickstart
   clrft compare runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
+  clrft data check digits_cil
   clrft list methods"""
 
 
@@ -80,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
     show.set_defaults(command=commands.show_command)
 
+    add_data(subparsers, overrides)
+
     ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
     ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
     ui.add_argument("--port", type=int, default=5000)
@@ -93,6 +96,30 @@ def build_parser() -> argparse.ArgumentParser:
     base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
     base.set_defaults(command=commands.base_command)
     return parser
+
+
+def add_data(subparsers: Any, overrides: Any) -> None:
+    """The commands about data."""
+    parser = subparsers.add_parser("data", help="check and look at a stream's data, unpack archives")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    stream: Any = {"metavar": "STREAM", "help": "a stream of clrft list streams, or a path to a YAML file"}
+
+    check = actions.add_parser("check", help="build a stream; tables, fingerprints and all problems of its data")
+    check.add_argument("stream", **stream)
+    check.add_argument("overrides", **overrides)
+    check.set_defaults(command=data.check_command)
+
+    show = actions.add_parser("show", help="draw contact sheets, one or more pages per task")
+    show.add_argument("stream", **stream)
+    show.add_argument("overrides", **overrides)
+    show.add_argument("-o", "--output", help="folder of the pictures (default: <run.output>/data/<stream>)")
+    show.add_argument("--per-class", type=int, default=4, help="training and test items of each class (default: 4)")
+    show.set_defaults(command=data.show_command)
+
+    unpack = actions.add_parser("unpack", help="unpack a tar or zip archive safely into a new folder")
+    unpack.add_argument("archive", metavar="ARCHIVE")
+    unpack.add_argument("folder", metavar="FOLDER")
+    unpack.set_defaults(command=data.unpack_command)
 
 
 def escaped(text: str) -> str:

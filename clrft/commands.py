@@ -16,6 +16,7 @@ from eval.metrics import METRICS
 from methods import METHODS
 from task_streams import STREAMS
 from task_streams.errors import UserError, unknown_name
+from task_streams.presets import ORDER_SEEDS
 
 if TYPE_CHECKING:
     from clrft.runs import FoundRuns
@@ -204,11 +205,20 @@ def first_comment(path: Path) -> str:
     return line.removeprefix("#").strip() if line.startswith("#") else ""
 
 
+def list_seeds() -> Table:
+    """Published class orders that a sweep may name instead of listing seeds."""
+    table = Table("preset", "seeds", title="seeds")
+    for name, seeds in ORDER_SEEDS.items():
+        table.add_row(name, ", ".join(map(str, seeds)))
+    return table
+
+
 LISTS: dict[str, Callable[[], Table]] = {
     "configs": list_configs,
     "methods": list_methods,
     "metrics": list_metrics,
     "models": list_models,
+    "seeds": list_seeds,
     "streams": list_streams,
     "sweeps": list_sweeps,
 }

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Reporter(Protocol):
     """Receives a run's progress; ``cell`` names the run."""
 
-    def begin(self, cell: str, activity: str, total: int) -> None:
-        """An activity of ``total`` units starts in a run."""
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        """An activity of ``total`` units starts in a run; None = it is not known how many."""
         ...
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
@@ -27,7 +27,7 @@ class Reporter(Protocol):
 class Silent:
     """Reports nothing."""
 
-    def begin(self, cell: str, activity: str, total: int) -> None:
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
         pass
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
@@ -63,7 +63,7 @@ class Bars(AbstractContextManager["Bars"]):
     ) -> None:
         self.progress.stop()
 
-    def begin(self, cell: str, activity: str, total: int) -> None:
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
         text = f"{cell}  {activity}"
         if not self.console.is_terminal:
             self.console.print(text, highlight=False, soft_wrap=True)

@@ -26,14 +26,16 @@ def write_results(
 
 
 def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> AccuracyMatrix:
-    """The accuracy matrix from every stage's counts."""
+    """The accuracy matrix from every stage's counts, or values where there are no counts."""
     matrix = AccuracyMatrix.empty(tasks)
     for stage, record in records.items():
-        cells = {int(j): (record["correct"][j], record["total"][j]) for j in record["correct"]}
+        values = {int(j): value for j, value in record["accuracy"].items()}
         if stage == 0:
-            matrix = matrix.with_base({j: correct / total for j, (correct, total) in cells.items()})
-        else:
-            matrix = matrix.with_row(stage, cells)
+            matrix = matrix.with_base(values)
+            continue
+        counts = {int(j): (right, record["total"][j]) for j, right in record["correct"].items() if right is not None}
+        matrix = matrix.with_row(stage, counts)
+        matrix = matrix.with_values(stage, {j: value for j, value in values.items() if j not in counts})
     return matrix
 
 

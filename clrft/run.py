@@ -25,10 +25,10 @@ from methods.base import TaskContext
 from methods.fit import check_batch
 from methods.model_config import describe_model
 from methods.policy import load_policy
-from task_streams import build_stream
+from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
-from task_streams.prompt import request
+from task_streams.prompt import request, target_text
 
 
 def run(config: RunConfig, reporter: Reporter) -> Path:
@@ -86,20 +86,28 @@ def is_done(config: RunConfig) -> bool:
 def prepare(config: RunConfig, reporter: Reporter) -> Run:
     """Build stream, model and method, and check all that can be checked before any work."""
     check_writable(config.folder.parent)
-    stream = build_stream(config.stream_name, config.stream, config.seed)
+    reporter.begin(config.cell, "reading data", None)
+    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items))
+    stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     problems = check_stream(stream)
     if problems:
         raise UserError(*problems)
-    policy = load_policy(config.model, config.model.path or str(default_model_path()))
+    policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method)
     state = Run(config, stream, policy, method, reporter)
     check_prompts(state)
+    check_answers(state)
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot()
     return state
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Folder, shared by all runs of an output folder, for what is kept of the data between runs."""
+    return Path(config.run.output) / ".cache"
 
 
 def check_prompts(state: Run) -> None:
@@ -113,6 +121,29 @@ def check_prompts(state: Run) -> None:
             f"train.max_prompt_tokens: got {limit}, but the last task's prompt ({len(state.stream.labels)} classes "
             f"and the image) has {tokens} tokens; expected a limit of at least {tokens}, fewer classes, or a lower "
             "model.max_pixels. Prompts are never cut."
+        )
+
+
+def check_answers(state: Run) -> None:
+    """Refuse a limit on completions that a right answer does not fit into: it could never be given."""
+    train, method = state.config.train, state.method
+    if train.allow_cut_answers:
+        return
+    wording = method.config.thought if method.family == "supervised" else ""
+    think = state.config.stream.think
+    answers = {
+        target_text(example.target, wording, think, task.seen): example.key
+        for task in state.stream.tasks
+        for example in (*task.train, *task.test)
+    }
+    lengths = dict(zip(answers, state.policy.text_lengths(list(answers)), strict=True))
+    longest = max(lengths, key=lengths.__getitem__)
+    limit, needed = train.max_completion_tokens, lengths[longest] + 1  # with the end of sequence
+    if needed > limit:
+        cut = sum(length + 1 > limit for length in lengths.values())
+        raise UserError(
+            f"train.max_completion_tokens: got {limit}, but {cut} of {len(lengths)} right answers are longer (that to "
+            f"{answers[longest]!r} has {needed} tokens); expected at least {needed}, or train.allow_cut_answers=true."
         )
 
 

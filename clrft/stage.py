@@ -23,17 +23,21 @@ from clrft.config import RunConfig
 from clrft.files import whole_folder
 from clrft.progress import Reporter
 from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
+from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
 from methods.base import Method, TaskContext
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates
+from methods.fit_image import image_fit
 from methods.policy import Decoding, Policy, Snapshot
 from methods.settings import TrainConfig
+from task_streams.config import SourceConfig
 from task_streams.glyphs import glyph_examples
 from task_streams.split import joint_task
 from task_streams.types import Task, TaskStream
 
 PROBE = "printed_glyphs"
 PROBE_SEED = 7
+FILE_WORKERS = 2
 OnStep = Callable[[StepRow], None]
 
 
@@ -100,7 +104,7 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     state.anchor = None  # the old one goes before the new one comes
     state.anchor = state.policy.snapshot() if "anchor" in state.method.needs and not first else None
     context = TaskContext(task, state.policy, state.anchor, stage_rng(config.seed, stage))
-    settings = FitSettings(stage_budget(state), config.stream.think, scratch)
+    settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(config))
     total = planned_updates(state.method, settings.train, len(task.train))
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
 
@@ -115,6 +119,13 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     record.steps = fitted.steps
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
     return fitted
+
+
+def loading_workers(config: RunConfig) -> int:
+    """Processes that decode ahead of the training: as set, else two where examples come from files."""
+    if config.train.workers is not None:
+        return config.train.workers
+    return FILE_WORKERS if isinstance(config.stream, SourceConfig) else 0
 
 
 def stage_budget(state: Run) -> TrainConfig:
@@ -138,7 +149,9 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     state.reporter.begin(state.config.cell, f"task {stage}/{len(state.stream)} test", items)
     for task in due:
         seen = state.stream.tasks[max(stage, task.index) - 1].seen
-        record.predictions += answers(state, task, seen, stage)
+        predictions = answers(state, task, seen, stage)
+        record.predictions += predictions
+        record.cells[task.index] = cell_of(task, predictions)
     if probe is not None:
         record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage))
     record.seconds["evaluate"] = time.perf_counter() - start
@@ -175,6 +188,7 @@ def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int) -> list[P
         task_of=task_of or dict.fromkeys(seen, 0),
         think=config.stream.think,
         batch_size=config.evaluate.batch_size,
+        fit=image_fit(state.policy.processor),
         on_batch=lambda items: state.reporter.advance(config.cell, items),
     )
 

@@ -23,6 +23,7 @@ from clrft.progress import Bars
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import is_done, run
 from task_streams.errors import UserError, unknown_name
+from task_streams.presets import order_seeds
 
 SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method", "parts")
 
@@ -40,7 +41,8 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
 
     A sweep file names ``streams``, ``methods``, ``models`` and ``seeds``; ``set`` overrides fields in every cell,
     ``per_method`` in one method's cells, and ``vary`` lists several values of a field, each a cell of its own.
-    ``parts`` is a list of such plans, each over what the file says outside of it.
+    ``parts`` is a list of such plans, each over what the file says outside of it. ``seeds`` is a list, or the name of
+    a published preset.
 
     Args:
         name: name of a YAML file in ``configs/sweeps``, or a path to one.
@@ -50,7 +52,7 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
     plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
-    parts = [merge(plan, part) for part in plan.pop("parts", [{}])]
+    parts = [with_seeds(merge(plan, part)) for part in plan.pop("parts", [{}])]
     problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
     needed = ("streams", "methods", "seeds")
     problems += [
@@ -65,6 +67,16 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
     cells = [cell for part in parts for cell in checked_cells(part, overrides)]
     check_folders(name, cells)
     return cells
+
+
+def with_seeds(part: Values) -> Values:
+    """A plan whose seeds may have been named by a published preset, e.g. ``seeds: rapo_image``.
+
+    Raises:
+        UserError: no preset of that name.
+    """
+    seeds = part.get("seeds")
+    return {**part, "seeds": list(order_seeds(seeds))} if isinstance(seeds, str) else part
 
 
 def sweep_file(name: str) -> Values:
@@ -121,7 +133,7 @@ class QueueReporter:
     def __init__(self, queue: Any) -> None:
         self.queue = queue
 
-    def begin(self, cell: str, activity: str, total: int) -> None:
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
         self.queue.put(("begin", (cell, activity, total)))
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:

@@ -5,14 +5,17 @@ Deliberately absent: how a policy generates (``methods``), and where predictions
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from eval.judgement import FAILURES, Failure
 from eval.score import failure_kind, score
 from task_streams.errors import UserError
-from task_streams.prompt import Request, answer_text, request
+from task_streams.prompt import Fit, Request, answer_text, request
 from task_streams.types import Example, Task
+
+THREADS = 2  # decode and resize ahead of the model
 
 
 class Generate(Protocol):
@@ -79,6 +82,7 @@ def evaluate(
     think: bool = True,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
+    fit: Fit | None = None,
 ) -> list[Prediction]:
     """Predictions for all test items of a task, in their order.
 
@@ -91,6 +95,7 @@ def evaluate(
         think: the prompt asks for a thought before the answer.
         batch_size: requests per call of ``generate``.
         on_batch: called after each batch with the number of items in it.
+        fit: brings an image to the size in which the model sees it; called ahead, while the model computes.
 
     Raises:
         UserError: the task has no test items.
@@ -99,8 +104,8 @@ def evaluate(
     if not task.test:
         raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
     predictions: list[Prediction] = []
-    for batch in _batches(task.test, batch_size):
-        completions = generate([request(example, seen, think) for example in batch])
+    for batch, requests in _prepared(task.test, seen, think, batch_size, fit):
+        completions = generate(requests)
         for example, completion in zip(batch, completions, strict=True):
             judged = score(completion, example.target, seen, think)
             failure = failure_kind(judged, example.target, task_of, stage)
@@ -136,6 +141,28 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     if total == 0:
         raise ValueError("the accuracy of no predictions is undefined")
     return correct / total
+
+
+def _prepared(
+    items: Sequence[Example],
+    seen: Sequence[str],
+    think: bool,
+    size: int,
+    fit: Fit | None,
+) -> Iterator[tuple[Sequence[Example], list[Request]]]:
+    """Batches with their requests; threads decode and resize the next batch while the caller uses this one."""
+
+    def prepare(example: Example) -> Request:
+        asked = request(example, seen, think)
+        return asked.fitted(fit) if fit else asked
+
+    batches = list(_batches(items, size))
+    with ThreadPoolExecutor(THREADS) as workers:
+        waiting = workers.map(prepare, batches[0])
+        for batch, following in zip(batches, [*batches[1:], ()], strict=True):
+            requests = list(waiting)
+            waiting = workers.map(prepare, following)
+            yield batch, requests
 
 
 def _batches(items: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:

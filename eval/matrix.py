@@ -140,13 +140,14 @@ class AccuracyMatrix:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
     def to_table(self, title: str = "Accuracy (%)") -> Table:
-        """The same table for the terminal."""
+        """The same table for the terminal; columns are numbers of tasks, whose names stand in the rows."""
         table = Table(title=title)
-        table.add_column("after")
-        for name in self.tasks:
-            table.add_column(name, justify="right")
-        for cells in self._text_rows("–"):
-            table.add_row(*cells)
+        table.add_column("after task")
+        for number in range(1, len(self) + 1):
+            table.add_column(str(number), justify="right", no_wrap=True)
+        for name, *cells in self._text_rows("–"):
+            place = f"{self.tasks.index(name) + 1} " if name in self.tasks else ""
+            table.add_row(place + name, *cells)
         return table
 
     def _text_rows(self, missing: str) -> list[list[str]]:

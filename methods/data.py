@@ -1,62 +1,83 @@
 """A task's examples as the datasets that TRL's trainers read: decoded when a batch needs them, never all at once."""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from datasets import Dataset
+from PIL.Image import Image
 
-from eval.score import score_classification
-from task_streams.prompt import prompt_messages, target_text
-from task_streams.types import Task
+from eval.judgement import COMPONENTS, Score
+from eval.score import score
+from task_streams.prompt import Fit, Request, request, target_text
+from task_streams.types import Example, Task
+
+JUDGED = 65536  # scores that are kept: the components of one reward ask for the same completions
 
 
-def rollout_dataset(task: Task, think: bool) -> Dataset:
-    """Rows of prompt, image, key and label for group rollouts; one row per example."""
+def as_it_is(image: Image) -> Image:
+    """Leaves the resizing to the model's processor."""
+    return image
+
+
+def rollout_dataset(task: Task, think: bool, fit: Fit = as_it_is) -> Dataset:
+    """Rows of prompt, images, clips and key for group rollouts; one row per example."""
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        examples = [task.train[i] for i in batch["row"]]
-        images = {example.key: example.image() for example in examples}  # a group shares its prompt: decode once
+        asked = _asked([task.train[i] for i in batch["row"]], task, think, fit)
         return {
-            "prompt": [prompt_messages(task.seen, think) for _ in examples],
-            "image": [images[example.key] for example in examples],
-            "key": [example.key for example in examples],
-            "label": [example.label for example in examples],
+            "prompt": [one.messages for one in asked],
+            "images": [list(one.images) for one in asked],
+            "clips": [list(one.clips) for one in asked],
+            "key": [one.key for one in asked],
         }
 
     return _indexed(len(task.train)).with_transform(rows)
 
 
-def target_dataset(task: Task, think: bool, thought: str) -> Dataset:
-    """Rows of prompt, completion and image for supervised training; one row per example."""
+def target_dataset(task: Task, think: bool, thought: str, fit: Fit = as_it_is) -> Dataset:
+    """Rows of prompt, completion, images and clips for supervised training; one row per example."""
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         examples = [task.train[i] for i in batch["row"]]
+        asked = _asked(examples, task, think, fit)
+        targets = [target_text(example.target, thought, think, task.trained) for example in examples]
         return {
-            "prompt": [prompt_messages(task.seen, think) for _ in examples],
-            "completion": [_answer_turn(target_text(e.label, thought, think)) for e in examples],
-            "image": [example.image() for example in examples],
+            "prompt": [one.messages for one in asked],
+            "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in targets],
+            "images": [list(one.images) for one in asked],
+            "clips": [list(one.clips) for one in asked],
         }
 
     return _indexed(len(task.train)).with_transform(rows)
 
 
 def reward_functions(task: Task, think: bool) -> list[Any]:
-    """The task reward's components as TRL calls them: ``accuracy`` and ``format``, each 0 or 1 per completion."""
+    """The task reward's components as TRL calls them, each 0 to 1 per completion; which ones: ``COMPONENTS``."""
+    targets = {example.key: example.target for example in task.train}
 
-    def accuracy(completions: list[Any], label: list[str], **_: Any) -> list[float]:
-        return [float(_score(c, truth, task, think).correct) for c, truth in zip(completions, label, strict=True)]
+    @lru_cache(maxsize=JUDGED)
+    def judged(text: str, key: str) -> Score:
+        return score(text, targets[key], task.trained, think)
 
-    def format(completions: list[Any], label: list[str], **_: Any) -> list[float]:
-        return [float(_score(c, truth, task, think).format_ok) for c, truth in zip(completions, label, strict=True)]
+    def component(name: str) -> Any:
+        def reward(completions: list[Any], key: list[str], **_: Any) -> list[float]:
+            texts = [completion[0]["content"] for completion in completions]
+            return [judged(text, one).components[name] for text, one in zip(texts, key, strict=True)]
 
-    return [accuracy, format]
+        reward.__name__ = name  # TRL logs the component under it
+        return reward
+
+    return [component(name) for name in COMPONENTS[task.kind]]
 
 
-def _score(completion: Any, label: str, task: Task, think: bool) -> Any:
-    return score_classification(completion[0]["content"], label, task.seen, think)
-
-
-def _answer_turn(text: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+def _asked(examples: Sequence[Example], task: Task, think: bool, fit: Fit) -> list[Request]:
+    """The question about each example; a group shares its prompt, so its media are decoded once."""
+    asked: dict[str, Request] = {}
+    for example in examples:
+        if example.key not in asked:
+            asked[example.key] = request(example, task.trained, think).fitted(fit)
+    return [asked[example.key] for example in examples]
 
 
 def _indexed(length: int) -> Dataset:

@@ -1,6 +1,7 @@
 """Train a policy on one task with a method: settings to TRL's arguments, hooks in their order."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from trl.trainer.sft_config import SFTConfig
 
 from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset, target_dataset
+from methods.determinism import deterministic
+from methods.fit_image import image_fit
 from methods.policy import Policy, Snapshot
 from methods.settings import TrainConfig
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
@@ -26,8 +29,6 @@ STEP_NAMES = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
     "reward": "reward",
-    "rewards/accuracy/mean": "reward_accuracy",
-    "rewards/format/mean": "reward_format",
     "kl": "kl",
     "entropy": "entropy",
     "completions/mean_length": "completion_length",
@@ -35,16 +36,25 @@ STEP_NAMES = {
     "mean_token_accuracy": "token_accuracy",
     "step_time": "step_seconds",
 }
+COMPONENT = re.compile(r"rewards/(\w+)/mean")  # a component of the task reward
 TRL_ONLY = ("rewards/", "completions/", "clip_ratio/", "num_tokens", "epoch", "reward_std", "frac_reward", "profiling")
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What a fit needs beside the task: budget, whether prompts ask for thinking, a folder for scratch files."""
+    """What a fit needs beside the task.
+
+    Attributes:
+        train: the training budget.
+        think: prompts ask for a thought.
+        scratch: folder for scratch files.
+        workers: processes that decode and resize ahead; 0 = none.
+    """
 
     train: TrainConfig
     think: bool
     scratch: Path
+    workers: int = 0
 
 
 @dataclass(slots=True)
@@ -85,7 +95,8 @@ def fit(
     trainer = build_trainer(method, context, reference, settings, callbacks)
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train()
+        with deterministic(settings.train.deterministic):
+            trainer.train()
     finally:
         release(context.policy.model)
     method.after_task(context)
@@ -136,7 +147,7 @@ def build_trainer(
             method=method,
             task_index=task.index,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-            train_dataset=target_dataset(task, settings.think, method.config.thought),
+            train_dataset=target_dataset(task, settings.think, method.config.thought, image_fit(policy.processor)),
             **common,
         )
     return HookedGRPOTrainer(
@@ -147,7 +158,7 @@ def build_trainer(
         kl=method.config.kl,
         share_prefix=settings.train.share_prefix,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
-        train_dataset=rollout_dataset(task, settings.think),
+        train_dataset=rollout_dataset(task, settings.think, image_fit(policy.processor)),
         reward_funcs=reward_functions(task, settings.think),
         **common,
     )
@@ -171,7 +182,7 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "bf16": train.autocast,
         "use_cpu": policy.device.type == "cpu",
         "gradient_checkpointing": policy.config.gradient_checkpointing,
-        "dataloader_num_workers": train.workers,
+        "dataloader_num_workers": settings.workers,
         "remove_unused_columns": False,
         "logging_steps": 1,
         "report_to": [],
@@ -225,7 +236,10 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
     """One update's figures by our names; what TRL logs beyond them under other names is left out."""
     row: StepRow = {"step": float(step)}
     for name, value in logs.items():
-        if name in STEP_NAMES:
+        component = COMPONENT.fullmatch(name)
+        if component:
+            row[f"reward_{component.group(1)}"] = float(value)
+        elif name in STEP_NAMES:
             row[STEP_NAMES[name]] = float(value)
         elif not name.startswith(TRL_ONLY):
             row[name] = float(value)

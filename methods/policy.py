@@ -15,9 +15,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from methods.media import clip_arguments, never_sampled, with_media
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from task_streams.errors import UserError
-from task_streams.prompt import Message, Request
+from task_streams.prompt import Request
 
 ANCHOR_ADAPTER = "anchor"
 TRAINED_ADAPTER = "default"
@@ -61,21 +62,29 @@ class Policy:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
     def encode(self, requests: Sequence[Request]) -> Any:
-        """Requests to one left-padded batch of model inputs on the policy's device."""
-        conversations = [with_images(request.messages, request.images) for request in requests]
+        """Requests to one left-padded batch of model inputs on the policy's device.
+
+        Raises:
+            UserError: a clip is to be fed as a video, and the model takes none.
+        """
+        clips = [clip for request in requests for clip in request.clips]
         batch = self.processor.apply_chat_template(
-            conversations,
+            [with_media(request.messages, request.media) for request in requests],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
+            processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(self.processor, clips)},
         )
         return batch.to(self.device)
 
     def prompt_length(self, request: Request) -> int:
-        """Tokens of a prompt, image tokens included."""
+        """Tokens of a prompt, those of its images and clips included."""
         return int(self.encode([request])["input_ids"].shape[1])
+
+    def text_lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without any that a tokenizer adds."""
+        return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
@@ -207,8 +216,13 @@ def _train_only(model: PeftModel, adapter: str) -> None:
         weight.requires_grad_(f".{adapter}." in name)
 
 
-def load_policy(config: ModelConfig, path: str) -> Policy:
+def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:
     """Load model and processor from a local folder or hub id ``path``, with the adapter the config asks for.
+
+    Args:
+        config: settings of the model.
+        path: local folder or hub id.
+        seed: of an adapter's first weights.
 
     Raises:
         UserError: the folder does not exist or holds no processor, or the checkpoint cannot be loaded.
@@ -226,12 +240,14 @@ def load_policy(config: ModelConfig, path: str) -> Policy:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
     model.to(device)
     if config.adapter == "lora":
-        model = get_peft_model(model, lora_config(config))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # the adapter begins with random weights
+            model = get_peft_model(model, lora_config(config))
     return Policy(model, processor, config, attention)
 
 
 def load_processor(config: ModelConfig, path: str) -> Any:
-    """The checkpoint's processor, padding on the left, with the config's pixel limits."""
+    """The checkpoint's processor, padding on the left, with the config's pixel limits, for a clip's frames too."""
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
@@ -239,8 +255,12 @@ def load_processor(config: ModelConfig, path: str) -> Any:
     processor.tokenizer.padding_side = "left"
     limits = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     given = {edge: pixels for edge, pixels in limits.items() if pixels is not None}
-    if given:
-        processor.image_processor.size = {**dict(processor.image_processor.size), **given}
+    video: Any = getattr(processor, "video_processor", None)
+    for part in (processor.image_processor, video) if given else ():
+        if part is not None:
+            part.size = {**dict(part.size), **given}
+    if getattr(video, "cap_pixels_per_frame", True) is None:
+        video.cap_pixels_per_frame = False  # the limits hold for each frame, whatever a later default says
     return processor
 
 
@@ -280,22 +300,11 @@ def lora_config(config: ModelConfig) -> LoraConfig:
     )
 
 
-def with_images(messages: Sequence[Message], images: Sequence[Any]) -> list[Message]:
-    """Chat messages with their image placeholders filled, in order."""
-    waiting = iter(images)
-
-    def filled(part: dict[str, Any]) -> dict[str, Any]:
-        return {**part, "image": next(waiting)} if part["type"] == "image" else part
-
-    return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]
-
-
 def generation_arguments(decoding: Decoding, model_config: Any) -> dict[str, Any]:
-    """Decoding to the arguments of ``generate``; image tokens are never sampled."""
+    """Decoding to the arguments of ``generate``; the tokens of images and clips are never sampled."""
     arguments: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "do_sample": decoding.temperature > 0}
-    image_token = getattr(model_config, "image_token_id", None)
-    if image_token is not None:
-        arguments["suppress_tokens"] = [image_token]
+    if placeholders := never_sampled(model_config):
+        arguments["suppress_tokens"] = list(placeholders)
     if decoding.temperature > 0:
         arguments |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     else:

@@ -49,12 +49,16 @@ class TrainConfig:
     """Longest prompt allowed, image tokens included; a longer one is refused before any work."""
     max_completion_tokens: int = 24
     """Longest completion that is sampled (at least 1)."""
+    allow_cut_answers: bool = False
+    """Run although some right answers are longer than max_completion_tokens, so that they can never be given."""
     autocast: bool = False
     """Compute in bfloat16 while the weights keep ``model.dtype`` (GPU only)."""
     share_prefix: bool = True
     """Compute each group's prompt once instead of once per completion: the same numbers in less time."""
-    workers: int = 0
-    """Processes that decode images ahead of the training (0: none)."""
+    deterministic: bool = True
+    """Use kernels that sum in a fixed order, so that the same seed gives the same weights; costs time on a GPU."""
+    workers: int | None = None
+    """Processes that decode and resize ahead of the training (0: none; null: 2 for data in files, else none)."""
 
     def __post_init__(self) -> None:
         batch = self.prompts_per_update
@@ -79,5 +83,5 @@ class TrainConfig:
                 self.max_completion_tokens,
                 "a whole number from 1",
             ),
-            workers=(self.workers >= 0, self.workers, "a whole number from 0"),
+            workers=(self.workers is None or self.workers >= 0, self.workers, "a whole number from 0, or null"),
         )

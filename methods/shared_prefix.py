@@ -1,8 +1,8 @@
 """A group shares its prompt, so compute it once: log-probabilities of completions against a repeated prefix.
 
-The unique prompts (image and class list) run through the model once; their cache is repeated for the completions
-of each prompt, which then run against it. Exact: the same attention over the same keys, with gradients. Models
-with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
+The unique prompts (images or clips, and class list) run through the model once; their cache is repeated for the
+completions of each prompt, which then run against it. Exact: the same attention over the same keys, with gradients.
+Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from methods.media import Patches, image_patches, model_fields
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 
@@ -22,17 +24,17 @@ class Prompts:
     Attributes:
         ids: left-padded prompt tokens, [N, P].
         mask: 1 for real prompt tokens, [N, P].
-        token_types: 1 for image tokens, 0 for text, [N, P].
-        pixels: patches of all rows' images, in row order, [patches, values].
-        grids: patch grid (time, height, width) of every image, one image a row, [N, 3].
+        token_types: 1 for image tokens, 2 for those of clips, 0 for text, [N, P].
+        images: of all rows, None if there are none.
+        clips: of all rows, None if there are none.
         source: index of the prompt that each row has; equal numbers mean equal prompts, [N].
     """
 
     ids: Tensor
     mask: Tensor
     token_types: Tensor
-    pixels: Tensor
-    grids: Tensor
+    images: Patches | None
+    clips: Patches | None
     source: Tensor
 
     def unique(self) -> tuple["Prompts", Tensor]:
@@ -43,13 +45,16 @@ class Prompts:
         return self.select(first), inverse
 
     def select(self, rows: Tensor) -> "Prompts":
-        """Some of the rows, with their images."""
-        sizes = self.grids.prod(dim=1).tolist()
-        patches = torch.split(self.pixels, sizes)
-        pixels = torch.cat([patches[row] for row in rows.tolist()])
-        return Prompts(
-            self.ids[rows], self.mask[rows], self.token_types[rows], pixels, self.grids[rows], self.source[rows]
+        """Some of the rows, with their images and clips."""
+        images, clips = (
+            None if patches is None else patches.select(rows.tolist()) for patches in (self.images, self.clips)
         )
+        return Prompts(self.ids[rows], self.mask[rows], self.token_types[rows], images, clips, self.source[rows])
+
+    @property
+    def fields(self) -> dict[str, Tensor]:
+        """Images and clips as a model's arguments."""
+        return model_fields(self.images, self.clips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +97,20 @@ def plain(model: Any) -> Any:
 def prefill(model: Any, prompts: Prompts) -> Prefix:
     """Run prompts through the model once."""
     backbone = plain(model).model
+    fields = prompts.fields
     positions, _ = backbone.get_rope_index(
         prompts.ids,
-        image_grid_thw=prompts.grids,
         attention_mask=prompts.mask,
         mm_token_type_ids=prompts.token_types,
+        **{name: value for name, value in fields.items() if not name.startswith("pixel_values")},
     )  # [3, B, P]
     outputs = backbone(
         input_ids=prompts.ids,
         attention_mask=prompts.mask,
         position_ids=positions,
-        pixel_values=prompts.pixels,
-        image_grid_thw=prompts.grids,
         mm_token_type_ids=prompts.token_types,
         use_cache=True,
+        **fields,
     )
     next_position = positions[:, :, -1].amax(dim=0) + 1
     return Prefix(outputs.past_key_values, outputs.last_hidden_state[:, -1], prompts.mask, next_position)
@@ -165,13 +170,13 @@ def sources(keys: Sequence[str]) -> list[int]:
     return [first.setdefault(key, row) for row, key in enumerate(keys)]
 
 
-def prompts_of(batch: Mapping[str, Any], length: int, source: Tensor) -> Prompts:
-    """The prompts of a batch in TRL's layout, whose first ``length`` columns are the prompt's."""
+def prompts_of(batch: Mapping[str, Any], length: int, source: Tensor, clips: Patches | None) -> Prompts:
+    """The prompts of a batch in TRL's layout, whose first ``length`` columns are the prompt's; TRL knows no clips."""
     return Prompts(
         ids=batch["input_ids"][:, :length],
         mask=batch["attention_mask"][:, :length],
         token_types=batch["mm_token_type_ids"][:, :length],
-        pixels=batch["pixel_values"],
-        grids=batch["image_grid_thw"],
+        images=image_patches(batch, batch.get("num_images")),
+        clips=clips,
         source=source,
     )

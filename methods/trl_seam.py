@@ -2,6 +2,7 @@
 
 ``HookedGRPOTrainer`` runs a method's hooks where TRL has none: shaped rewards and advantages after TRL's own
 scoring, extra loss terms inside its loss. Log-probabilities of actor and anchor come from TRL's own function.
+TRL knows images only: clips that a model takes as its own kind of video are carried past it (``clip_batches.py``).
 Deliberately absent: TRL's reference model (it is loaded by the *policy's* config name, which silently becomes the
 previous task's policy), so the reference is set here.
 """
@@ -18,9 +19,12 @@ from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts
+from methods.clip_batches import ClipCollator, WithClips, encoded_prompts, rows_have_clips
+from methods.media import Patches, image_patches, model_fields, never_sampled, token_types
 from methods.policy import FullSnapshot, Snapshot
 from methods.rollout import Sampling, left_padded, sample_completions
 from methods.shared_prefix import Prompts, completion_logps, obstacle, prompts_of, sources
+from task_streams.types import Clip
 
 # Image fields of TRL's scored batch that its log-probability function takes.
 IMAGE_FIELDS = (
@@ -63,6 +67,8 @@ class HookedGRPOTrainer(GRPOTrainer):
     ) -> None:
         if arguments["args"].beta != 0:
             raise ValueError("pass beta=0 and the coefficient as kl: TRL would load its own reference model")
+        self._model_config = arguments["model"].config
+        arguments["args"].generation_kwargs = {"suppress_tokens": list(never_sampled(self._model_config))}
         super().__init__(**arguments)
         self.method = method
         self.task_index = task_index
@@ -70,6 +76,8 @@ class HookedGRPOTrainer(GRPOTrainer):
         self.beta = kl
         self.share_prefix = share_prefix
         self._sources: Tensor | None = None  # which rows of the batch at hand share a prompt
+        self._asked: list[list[Clip]] | None = None  # clips that the rows of the batch at hand ask about
+        self._clips: list[Patches] | None = None  # and what the model gets of them
         self._place_reference(reference)
         if isinstance(anchor, FullSnapshot):
             self._give_fused_head(anchor.model)
@@ -92,8 +100,12 @@ class HookedGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         self._sources = torch.tensor(sources([example["key"] for example in inputs]), device=self.accelerator.device)
+        self._asked = [example["clips"] for example in inputs] if rows_have_clips(inputs) else None
+        self._clips = None
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         output["sources"] = self._sources
+        if self._asked is not None:
+            output["clips"] = self._clips  # one entry a row, so TRL shuffles and splits them with the rest
         rollouts = self._rollouts(inputs, output)
         rewards = checked(self.method.shape_rewards(rollouts), rollouts, self.method, "shape_rewards")
         self._log_step("reward_shaped", rewards.mean().item())
@@ -144,23 +156,34 @@ class HookedGRPOTrainer(GRPOTrainer):
         padded = self.accelerator.pad_across_processes(rows, dim=1)
         return self.accelerator.gather(padded)  # type: ignore[no-any-return]
 
+    def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """TRL's tokenisation, also of prompts about clips."""
+        if self._asked is None:
+            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
+        rows = self._sources.tolist()  # type: ignore[union-attr]
+        prompt_ids, self._clips = encoded_prompts(self.processing_class, prompts, self._asked, rows)
+        return prompt_ids, None, model_fields(None, Patches.joined(self._clips))
+
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], None]:
         """TRL's generation with each group's prompt computed once, where that is possible."""
         model = self.accelerator.unwrap_model(self.model)
-        fields = {**multimodal_fields, "num_images": [len(image) for image in images or [[]]]}
-        if self.use_vllm or self.use_transformers_continuous_batching or not self._can_share(model, fields):
+        device = self.accelerator.device
+        ids = left_padded(prompt_ids, self._tokenizer.pad_token_id, device)
+        if self._clips is not None:
+            multimodal_fields["mm_token_type_ids"] = token_types(ids, self._model_config)
+        if self.use_vllm or self.use_transformers_continuous_batching or not self._can_share(model, multimodal_fields):
             return super()._generate_single_turn(  # type: ignore[no-any-return, no-untyped-call]
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
-        device = self.accelerator.device
+        shown = image_patches(multimodal_fields, None if images is None else [len(one or ()) for one in images])
         prompts = Prompts(
-            ids=left_padded(prompt_ids, self._tokenizer.pad_token_id, device),
-            mask=left_padded([[1] * len(ids) for ids in prompt_ids], 0, device),
-            token_types=left_padded(multimodal_fields["mm_token_type_ids"], 0, device),
-            pixels=multimodal_fields["pixel_values"].to(device),
-            grids=multimodal_fields["image_grid_thw"].to(device),
+            ids=ids,
+            mask=left_padded([[1] * len(row) for row in prompt_ids], 0, device),
+            token_types=token_types(ids, self._model_config),
+            images=None if shown is None else shown.to(device),
+            clips=self._clips_at_hand(device),
             source=self._sources,  # type: ignore[arg-type]
         )
         sampling = Sampling(
@@ -168,7 +191,7 @@ class HookedGRPOTrainer(GRPOTrainer):
             self.temperature,
             self.top_p,
             tuple(self.eos_token_ids),
-            (model.config.image_token_id,),
+            never_sampled(self._model_config),
         )
         with self.accelerator.autocast():
             return sample_completions(model, prompts, sampling), None
@@ -183,14 +206,18 @@ class HookedGRPOTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's log-probabilities with each group's prompt computed once, where that is possible."""
+        """TRL's log-probabilities, also of answers about clips; each group's prompt is computed once where possible."""
+        clips = self._clips_at_hand(input_ids.device)
+        if clips is not None:
+            fields["mm_token_type_ids"] = token_types(input_ids, self._model_config)
         if not self._can_share(model, fields):
+            shown = model if clips is None else WithClips(model, clips)
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
+                shown, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
             )
         length = input_ids.shape[1] - logits_to_keep
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
-        prompts = prompts_of(batch, length, self._sources)  # type: ignore[arg-type]
+        prompts = prompts_of(batch, length, self._sources, clips)  # type: ignore[arg-type]
         parts = []
         for rows in torch.split(torch.arange(len(input_ids)), batch_size or len(input_ids)):
             part = prompts if len(rows) == len(input_ids) else prompts.select(rows)
@@ -201,18 +228,21 @@ class HookedGRPOTrainer(GRPOTrainer):
         return logps, entropies if compute_entropy else None, None
 
     def _can_share(self, model: Any, fields: Mapping[str, Any]) -> bool:
-        """Whether a model is a plain one of a supported family, asked about one image a row."""
+        """Whether a model is a plain one of a supported family, asked about images or clips."""
         return (
             self.share_prefix
             and self._sources is not None
             and self.accelerator.num_processes == 1
-            and fields.get("pixel_values") is not None
-            and set(fields["num_images"]) == {1}
+            and (fields.get("pixel_values") is not None or self._clips is not None)
             and obstacle(model) is None
         )
 
+    def _clips_at_hand(self, device: torch.device) -> Patches | None:
+        """The clips of all rows of the batch at hand."""
+        return None if self._clips is None else Patches.joined(self._clips).to(device)
+
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        self._sources = inputs["sources"]
+        self._sources, self._clips = inputs["sources"], inputs.get("clips")
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
@@ -225,6 +255,8 @@ class HookedSFTTrainer(SFTTrainer):
     """TRL's supervised trainer with a method's extra loss terms."""
 
     def __init__(self, *, method: Method, task_index: int, **arguments: Any) -> None:
+        if rows_have_clips([arguments["train_dataset"][0]]):
+            arguments["data_collator"] = ClipCollator(arguments["processing_class"])
         super().__init__(**arguments)
         self.method = method
         self.task_index = task_index

@@ -1,8 +1,26 @@
 """What is learned: examples, tasks, streams and prompts. ``STREAMS`` lists every stream there is."""
 
-from task_streams import digits, folder
+from task_streams import (
+    cifar100,
+    coco,
+    cub200,
+    digits,
+    domainnet,
+    folder,
+    imagenet_ra,
+    kinetics,
+    officehome,
+    pacs,
+    questions,
+    tables,
+    tinyimagenet,
+    ucf101,
+    video_folder,
+    voc,
+)
 from task_streams.config import CilConfig, DilConfig, StreamConfig, seed_problems
 from task_streams.errors import UserError, unknown_name
+from task_streams.library import rare_collection
 from task_streams.records import Workspace
 from task_streams.spec import StreamSpec
 from task_streams.types import Example, Task, TaskStream
@@ -29,6 +47,26 @@ STREAMS: dict[str, StreamSpec] = {
     "digits_dil": digits.DIL,
     "folder_cil": folder.CIL,
     "folder_dil": folder.DIL,
+    "tinyimagenet_cil": tinyimagenet.CIL,
+    "cub200_cil": cub200.CIL,
+    "imagenet_r_cil": imagenet_ra.CIL_R,
+    "imagenet_a_cil": imagenet_ra.CIL_A,
+    "officehome_dil": officehome.DIL,
+    "domainnet_dil": domainnet.DIL,
+    "pacs_dil": pacs.DIL,
+    "questions_til": questions.TIL,
+    "coin_til": questions.COIN_TIL,
+    "ucit_til": questions.UCIT_TIL,
+    "coco_cil": coco.CIL,
+    "voc_cil": voc.CIL,
+    "voc_dil": voc.DIL,
+    "ucf101_cil": ucf101.CIL,
+    "kinetics200_cil": kinetics.CIL,
+    "clips_cil": video_folder.CIL,
+    "cifar100_cil": cifar100.CIL,
+    "cifar10_cil": cifar100.CIL_10,
+    "table_cil": tables.CIL,
+    "table_dil": tables.DIL,
 }
 
 
@@ -46,4 +84,5 @@ def build_stream(name: str, config: StreamConfig, order_seed: int, workspace: Wo
         raise TypeError(f"stream {name} takes {spec.config.__name__}, not {type(config).__name__}")
     if problems := seed_problems("order_seed", order_seed):
         raise UserError(*problems)
-    return spec.build(config, order_seed, workspace)
+    with rare_collection():
+        return spec.build(config, order_seed, workspace)

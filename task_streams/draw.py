@@ -107,16 +107,23 @@ class Taker:
     taken: dict[str, Example] = field(default_factory=dict)
     copies: list[str] = field(default_factory=list)
 
-    def take(self, order: Sequence[Item], wanted: int | None) -> tuple[tuple[Example, ...], Sequence[Item]]:
-        """The first ``wanted`` good examples (None = all) of items in order, and the items after them."""
-        chosen: list[Example] = []
-        goal = len(order) if wanted is None else wanted
-        position = 0
-        while len(chosen) < goal and position < len(order):
-            batch = order[position : position + goal - len(chosen)]
-            position += len(batch)
-            chosen += [example for example in self.admit(batch) if example is not None and self._is_new(example)]
-        return tuple(chosen), order[position:]
+    def take(
+        self, orders: Mapping[str, Sequence[Item]], goals: Mapping[str, int]
+    ) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
+        """The first good examples of each class's items in order, as many as its goal says, and the items after them.
+
+        All classes are admitted together, so that what must be read is read at once; for what was left out, the
+        next items are admitted in another round.
+        """
+        chosen: dict[str, list[Example]] = {label: [] for label in orders}
+        rest = dict(orders)
+        while batches := _next(rest, {label: goal - len(chosen[label]) for label, goal in goals.items()}):
+            admitted = iter(self.admit([item for batch in batches.values() for item in batch]))
+            for label, batch in batches.items():
+                rest[label] = rest[label][len(batch) :]
+                examples = [next(admitted) for _ in batch]
+                chosen[label] += [example for example in examples if example is not None and self._is_new(example)]
+        return {label: tuple(examples) for label, examples in chosen.items()}, rest
 
     def _is_new(self, example: Example) -> bool:
         kept = self.taken.setdefault(example.content, example)
@@ -153,23 +160,35 @@ def draw(
         UserError: a class has no training or no test examples.
     """
     taker = Taker(admit, distinct or pool.test is None)
-    train: dict[str, tuple[Example, ...]] = {}
-    test: dict[str, tuple[Example, ...]] = {}
-    rest: dict[str, Sequence[Item]] = {}
-    for label, items in by_label(pool.train if pool.test is None else pool.test).items():
-        order = shuffled(items, seed, label)
-        held = _held_out_count(len(order), shots, test_per_class) if pool.test is None else test_per_class
-        test[label], rest[label] = taker.take(order, held)
-    if pool.test is not None:
-        rest = {label: tuple(shuffled(items, seed, label)) for label, items in by_label(pool.train).items()}
-    for label, order in rest.items():
-        train[label], _ = taker.take(order, shots)
+    if pool.test is None:
+        orders = _orders(pool.train, seed)
+        held = {label: _held_out_count(len(order), shots, test_per_class) for label, order in orders.items()}
+        test, rest = taker.take(orders, held)
+    else:
+        orders, rest = _orders(pool.test, seed), _orders(pool.train, seed)
+        test, _ = taker.take(orders, _goals(orders, test_per_class))
+    train, _ = taker.take(rest, _goals(rest, shots))
     train, test = _without_empty(train), _without_empty(test)
     labels = sorted({item.label for item in pool.items})
     if missing := _missing(labels, train, "training") + _missing(labels, test, "test"):
         raise UserError(*missing)
     notes = taker.notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
     return Drawn(train, test, tuple(notes))
+
+
+def _orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:
+    """Items of each class in seeded order."""
+    return {label: shuffled(members, seed, label) for label, members in by_label(items).items()}
+
+
+def _next(rest: Mapping[str, Sequence[Item]], missing: Mapping[str, int]) -> dict[str, Sequence[Item]]:
+    """The next items of every class that misses some and has some left."""
+    return {label: batch for label, order in rest.items() if (batch := order[: missing[label]])}
+
+
+def _goals(orders: Mapping[str, Sequence[Item]], wanted: int | None) -> dict[str, int]:
+    """Examples wanted of each class."""
+    return {label: len(order) if wanted is None else wanted for label, order in orders.items()}
 
 
 def _without_empty(drawn: Mapping[str, tuple[Example, ...]]) -> dict[str, tuple[Example, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from task_streams.draw import shown
-from task_streams.types import Example, Question, Target, TaskStream
+from task_streams.types import Example, Question, Target, Task, TaskStream
 
 
 def fingerprints(stream: TaskStream) -> dict[str, str]:
@@ -37,16 +37,26 @@ def check_stream(stream: TaskStream) -> list[str]:
     """Sentences about data that would make a result wrong; empty when the stream is sound.
 
     Checked over all tasks: a key used twice, the same content in two training items of different tasks,
-    a test item that is trained on (by content), an empty split, a label outside its task's classes.
+    a test item that is trained on (by content), an empty split, a label outside its task's classes, a box of a
+    class that is not taught yet.
     """
     problems = []
     for task in stream.tasks:
         for split, examples in (("training", task.train), ("test", task.test)):
             if not examples:
                 problems.append(f"task {task.name}: no {split} examples")
-            if task.kind == "classification" and (strange := sorted({e.label for e in examples} - set(task.classes))):
-                problems.append(f"task {task.name}: {split} labels outside its classes: {shown(strange)}")
+            problems += _strange_classes(task, split, examples)
     return problems + _repeated_keys(stream) + _repeated_content(stream)
+
+
+def _strange_classes(task: Task, split: str, examples: Iterable[Example]) -> list[str]:
+    """Classes that must not be in a task: of an image others than its own, of a box those that come later."""
+    targets = [example.target for example in examples]
+    labels = {target for target in targets if isinstance(target, str)} - set(task.classes)
+    boxed = {box.category for target in targets if isinstance(target, tuple) for box in target} - set(task.seen)
+    found = [f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}"] if labels else []
+    later = f"task {task.name}: {split} boxes of classes not taught yet: {shown(sorted(boxed))}"
+    return [*found, later] if boxed else found
 
 
 def _repeated_keys(stream: TaskStream) -> list[str]:

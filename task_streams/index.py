@@ -1,9 +1,13 @@
-"""The index of verified items: which content (SHA-256) an item has, as long as its stamp stays the same."""
+"""The index of verified items: which content (SHA-256) an item has, as long as its stamp stays the same.
+
+One SQLite file that any number of processes may share: a writer waits for the others, and whatever is written is
+whole. Only what could be decoded is in it; faults are found anew each time, because they may have been mended.
+"""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from task_streams.errors import UserError
 from task_streams.records import Damaged, Source
@@ -12,53 +16,89 @@ FILE = "index.sqlite"
 SCHEMA = """CREATE TABLE IF NOT EXISTS items_1 (
     decoder TEXT, name TEXT, stamp TEXT, content TEXT, PRIMARY KEY (decoder, name)
 ) WITHOUT ROWID"""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 60.0  # for another process that writes
+NAMES_PER_QUERY = 500  # SQLite takes 999 variables, newer ones more
 
 
 class Index:
-    """A table of verified items in a cache folder; several processes may share it. Without a folder it is empty."""
+    """A table of verified items in a cache folder; without a folder it is empty and keeps nothing.
+
+    Opened at first use, and used by one thread.
+    """
 
     def __init__(self, cache: Path | None) -> None:
         self.path = cache / FILE if cache else None
-        self.database: sqlite3.Connection | None = None
+        self._database: sqlite3.Connection | None = None
 
-    def __enter__(self) -> "Index":
-        if self.path is not None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.database = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
-                self.database.execute(SCHEMA)
-            except (OSError, sqlite3.Error) as error:
-                raise UserError(f"{self.path}: the index cannot be used ({error}); remove the file") from error
-        return self
+    def close(self) -> None:
+        """Let go of the file; it is opened again when needed."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.database is not None:
-            self.database.close()
+    def contents(self, decoder: str, sources: Sequence[Source], stamps: Sequence[str]) -> list[str | None]:
+        """Content of each source that is known under its present stamp, else None.
 
-    def contents(self, decoder: str, sources: Sequence[Source]) -> list[str | None]:
-        """Content of each source, None where it is unknown or has changed."""
-        if self.database is None:
+        Raises:
+            UserError: the index cannot be used.
+        """
+        if self.path is None:
             return [None] * len(sources)
-        marks = ", ".join("?" * len(sources))
-        query = f"SELECT name, stamp, content FROM items_1 WHERE decoder = ? AND name IN ({marks})"
-        rows = self.database.execute(query, [decoder, *(source.name for source in sources)])
-        known = {name: (stamp, content) for name, stamp, content in rows}
-        return [self._current(source, *known[source.name]) if source.name in known else None for source in sources]
+        names = [source.name for source in sources]
+        known: dict[str, tuple[str, str]] = {}
+        with self._opened() as database:
+            for start in range(0, len(names), NAMES_PER_QUERY):
+                some = names[start : start + NAMES_PER_QUERY]
+                query = f"SELECT name, stamp, content FROM items_1 WHERE decoder = ? AND name IN ({marks(some)})"
+                known |= {name: (stamp, content) for name, stamp, content in database.execute(query, [decoder, *some])}
+        found = [known.get(name) for name in names]
+        return [kept[1] if kept and kept[0] == stamp else None for kept, stamp in zip(found, stamps, strict=True)]
 
-    @staticmethod
-    def _current(source: Source, stamp: str, content: str) -> str | None:
-        try:
-            return content if source.stamp() == stamp else None
-        except Damaged:
-            return None  # reading it will say why
+    def remember(self, decoder: str, items: Sequence[tuple[Source, str, str]]) -> None:
+        """Keep items that were verified: source, stamp taken before it was read, content.
 
-    def remember(self, decoder: str, items: Iterable[tuple[Source, str]]) -> None:
-        """Keep the content of verified items."""
-        if self.database is None:
+        Raises:
+            UserError: the index cannot be used.
+        """
+        if self.path is None or not items:
             return
-        rows = [(decoder, source.name, source.stamp(), content) for source, content in items]
-        with self.database:
-            self.database.executemany("INSERT OR REPLACE INTO items_1 VALUES (?, ?, ?, ?)", rows)
+        rows = [(decoder, source.name, stamp, content) for source, stamp, content in items]
+        with self._opened() as database, database:
+            database.executemany("INSERT OR REPLACE INTO items_1 VALUES (?, ?, ?, ?)", rows)
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The database, opened if it is not yet."""
+        assert self.path is not None
+        try:
+            if self._database is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # immediate: a transaction waits for its turn when it begins, never half-way
+                self._database = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level="IMMEDIATE")
+                self._database.execute(SCHEMA)
+            yield self._database
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise UserError(unusable(self.path, error)) from error
+
+
+def marks(values: Sequence[str]) -> str:
+    """Placeholders for values in a query."""
+    return ", ".join("?" * len(values))
+
+
+def unusable(path: Path, error: Exception) -> str:
+    """Sentence for an index that cannot be used, and the remedy."""
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return f"{path}: the index is held by another process ({error}); end it, or give another cache folder"
+    if isinstance(error, OSError) or "readonly" in str(error) or "unable to open" in str(error):
+        return f"{path}: the index cannot be written ({error}); give a cache folder that can be written to"
+    return f"{path}: the index cannot be used ({error}); remove the file, it is built anew"
+
+
+def stamp_of(source: Source) -> str:
+    """Stamp of a source; empty when there is nothing to read, which no index knows: reading it will say why."""
+    try:
+        return source.stamp()
+    except Damaged:
+        return ""

@@ -4,8 +4,8 @@ The reply format is the one of RaPO (arXiv 2605.09640): one ``<think>`` block, t
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -21,6 +21,7 @@ REPLY_PLACEHOLDER = "your answer"
 THOUGHTS = ("it looks like {label}", "the shape must be {label}", "I see {label} here")
 
 Message = dict[str, Any]
+Fit = Callable[[Image], Image]  # an image to the size in which a model sees it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Request:
     def clips(self) -> tuple[Clip, ...]:
         """The clips among the media."""
         return tuple(item for item in self.media if isinstance(item, Clip))
+
+    def fitted(self, fit: "Fit") -> "Request":
+        """The same question with its images brought to the size in which a model sees them; clips stay."""
+        return replace(self, media=tuple(item if isinstance(item, Clip) else fit(item) for item in self.media))
 
 
 def question(labels: Sequence[str], think: bool = True, subject: str = "image") -> str:

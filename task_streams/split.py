@@ -126,15 +126,15 @@ def build_dil(
 
 def deal(pools: Mapping[str, Pool], seed: int) -> dict[str, Pool]:
     """Pools in which every key belongs to one domain: shared items are dealt out evenly, class by class."""
-    owners: dict[tuple[str, str], list[str]] = {}  # (label, key) -> domains that have the item
+    owners: dict[str, dict[str, list[str]]] = {}  # label -> key -> domains that have the item
     for domain, pool in sorted(pools.items()):
         for label, key in sorted({(item.label, item.key) for item in pool.items}):
-            owners.setdefault((label, key), []).append(domain)
+            owners.setdefault(label, {}).setdefault(key, []).append(domain)
     owner: dict[str, str] = {}
-    for label in sorted({label for label, _ in owners}):
-        keys = sorted(key for other, key in owners if other == label)
+    for label, of_label in sorted(owners.items()):
+        keys = sorted(of_label)
         for turn, i in enumerate(random_state(seed, f"deal {label}").permutation(len(keys))):
-            shared = owners[label, keys[i]]
+            shared = of_label[keys[i]]
             owner[keys[i]] = shared[turn % len(shared)]
     return {domain: _keep(pool, domain, owner) for domain, pool in pools.items()}
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from eval.score import Score, score_classification
+from eval.judgement import Score
+from eval.score import score_classification
 from task_streams.digits import digits
 from task_streams.glyphs import DIGITS, LETTERS, glyph_examples
-from task_streams.prompt import prompt_messages
+from task_streams.prompt import prompt_messages, request
 from task_streams.types import Example
 
 GLYPH_SEED = 1000  # of the printed sample
@@ -85,7 +86,7 @@ class Answerer:
         prompt = self.processor.apply_chat_template(
             prompt_messages(labels, think), tokenize=False, add_generation_prompt=True
         )
-        images = [[example.image()] for example in batch]
+        images = [list(request(example, labels, think).images) for example in batch]
         inputs = self.processor(text=[prompt] * len(batch), images=images, return_tensors="pt")
         sampling: dict[str, Any] = {"do_sample": False}
         if samples:

@@ -56,7 +56,7 @@ def test_labels_and_tags_take_few_tokens(tokenizer) -> None:
 
 
 def test_the_batched_vision_tower_equals_the_stock_one(model, tokenizer) -> None:
-    images = [example.image() for example in glyph_examples(3, 0)]
+    images = [example.media() for example in glyph_examples(3, 0)]
     grey = torch.stack([torch.from_numpy(np.array(image.convert("L"))) for image in images]).float() / 255
     inputs = tiny_processor(tokenizer).image_processor(images=images, return_tensors="pt")
     assert torch.allclose(patches(grey).flatten(0, 1), inputs["pixel_values"], atol=1e-6)
@@ -71,12 +71,12 @@ def test_the_pretraining_loss_equals_the_stock_forward_on_the_processors_batch(m
     prompt = processor.apply_chat_template(prompt_messages(labels), tokenize=False, add_generation_prompt=True)
     asked = Question("four", prompt, target_text("four"))
     texts = [prompt + asked.completion + "<|im_end|>"]
-    inputs = processor(text=texts, images=[[example.image()]], return_tensors="pt")
+    inputs = processor(text=texts, images=[[example.media()]], return_tensors="pt")
     batch = encode([asked], tokenizer)
     assert torch.equal(batch.ids, inputs["input_ids"])
     with torch.no_grad():
         logits = model(**inputs).logits[:, :-1]
-        grey = torch.from_numpy(np.array(example.image().convert("L"))).float()[None] / 255
+        grey = torch.from_numpy(np.array(example.media().convert("L"))).float()[None] / 255
         ours = completion_loss(model, image_tokens(model.model.visual, grey), batch)
     losses = functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
     weights = batch.weights[:, 1:]
@@ -117,7 +117,7 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(shipped) -> None
 
 
 def test_left_padding_keeps_completions_and_generation_stops_at_the_end_of_turn(shipped) -> None:
-    images = [example.image() for example in glyph_examples(2, 5, labels=["two", "seven"])]
+    images = [example.media() for example in glyph_examples(2, 5, labels=["two", "seven"])]
     conversations = []
     for image, labels in zip(images, (("two", "seven"), DIGITS), strict=True):
         parts = [{"type": "image", "image": image}, {"type": "text", "text": question(labels)}]

@@ -11,7 +11,8 @@ from mlflow.tracking import MlflowClient
 from clrft.cli import main
 from clrft.config import build_config
 from clrft.runs import find_runs
-from clrft.sweep import _outcome
+from clrft.sweep import _outcome, load_sweep
+from task_streams.errors import UserError
 
 SWEEP = """
 streams: [digits_cil]
@@ -70,6 +71,13 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path: Path, capsys:
     assert "digits_cil-grpo-1990: train.prompts_per_update: got 17" in said
     found = find_runs([tmp_path / "runs" / "mini"])
     assert sorted(run.method for run in found.runs) == ["sft", "zero_shot"]
+
+
+def test_seeds_can_be_a_published_preset(tmp_path: Path) -> None:
+    (tmp_path / "mini.yaml").write_text("streams: [digits_cil]\nmethods: [sft]\nseeds: rapo_detection_5\n")
+    assert [cell.seed for cell in load_sweep(str(tmp_path / "mini.yaml"), {})] == [136, 377, 639]
+    with pytest.raises(UserError, match="Did you mean 'rapo_image'"):
+        load_sweep(str(tmp_path / "mini.yaml"), {"seeds": "rapo_imag"})
 
 
 def test_a_killed_worker_is_a_failed_cell_and_no_traceback() -> None:

@@ -54,7 +54,7 @@ def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() 
     assert [prediction.key for prediction in found] == [f"i/{n}" for n in range(5)]
 
 
-def test_images_are_decoded_one_batch_at_a_time() -> None:
+def test_images_are_decoded_at_most_one_batch_ahead_of_the_model() -> None:
     decoded: list[str] = []
     seen_by_policy: list[int] = []
 
@@ -62,8 +62,24 @@ def test_images_are_decoded_one_batch_at_a_time() -> None:
         seen_by_policy.append(len(decoded))
         return always_eight(requests)
 
-    evaluate(generate, make_task(["one"] * 4, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
-    assert seen_by_policy == [2, 4]
+    evaluate(generate, make_task(["one"] * 8, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
+    assert len(decoded) == 8  # each once
+    for batch, count in enumerate(seen_by_policy, start=1):
+        assert 2 * batch <= count <= 2 * (batch + 1)
+
+
+def test_images_reach_the_policy_in_the_size_that_the_model_sees() -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        sizes.extend(request.images[0].size for request in requests)
+        return always_eight(requests)
+
+    def halved(image: Image.Image) -> Image.Image:
+        return image.resize((image.width // 2, image.height // 2))
+
+    evaluate(generate, make_task(["one"]), SEEN, stage=1, task_of=TASK_OF, fit=halved)
+    assert sizes == [(2, 2)]
 
 
 def test_the_prompt_lists_the_given_classes_in_the_given_order() -> None:

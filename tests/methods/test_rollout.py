@@ -11,20 +11,38 @@ from methods.grpo import Grpo, GrpoConfig
 from methods.policy import Policy
 from methods.rollout import Sampling, draw, left_padded
 from methods.settings import TrainConfig
-from task_streams.types import TaskStream
+from task_streams.types import Feed, TaskStream
+from tests.methods.clip_tasks import about_clips, with_clips
 from tests.methods.test_trl_seam import scored
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.3, 0.8)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "feed", "counts"),
+    [
+        (1.0, 1.0, "images", (1,)),
+        (1.3, 0.8, "images", (1,)),
+        (1.0, 1.0, "images", (3,)),
+        (1.3, 0.8, "images", (2, 3, 1)),
+        (1.0, 1.0, "video", (4, 2)),
+    ],
+)
 def test_the_tokens_are_those_of_generate(
-    temperature: float, top_p: float, policy: Policy, stream: TaskStream, tmp_path: Path
+    temperature: float,
+    top_p: float,
+    feed: Feed,
+    counts: tuple[int, ...],
+    policy: Policy,
+    stream: TaskStream,
+    tmp_path: Path,
 ) -> None:
     outputs = []
+    task = about_clips(stream.tasks[2], feed, counts)
     for share in (True, False):
         train = TrainConfig(updates=1, prompts_per_update=6, share_prefix=share)
         method = Grpo(GrpoConfig(temperature=temperature, top_p=top_p, kl=0.0))
-        context = TaskContext(stream.tasks[2], policy, None, seed=3)
+        context = TaskContext(task, policy, None, seed=3)
         trainer = build_trainer(method, context, None, FitSettings(train, True, tmp_path), [])
+        trainer.train_dataset = with_clips(task)
         outputs.append(scored(trainer, seed=9))
     shared, plain = outputs
     assert torch.equal(shared["completion_ids"], plain["completion_ids"])

@@ -9,12 +9,14 @@ import torch
 from methods.base import TaskContext
 from methods.fit import FitSettings, build_trainer, fit
 from methods.grpo import Grpo, GrpoConfig
+from methods.media import Patches
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
 from methods.settings import TrainConfig
 from methods.shared_prefix import Prompts, obstacle, sources
 from methods.trl_seam import IMAGE_FIELDS
-from task_streams.types import Task, TaskStream
+from task_streams.types import Feed, Task, TaskStream
+from tests.methods.clip_tasks import about_clips, with_clips
 from tests.methods.test_trl_seam import scored
 
 
@@ -22,7 +24,9 @@ def trainer_of(policy: Policy, task: Task, share: bool, tmp_path: Path) -> Any:
     train = TrainConfig(updates=1, prompts_per_update=4, share_prefix=share)
     context = TaskContext(task, policy, None, seed=3)
     settings = FitSettings(train, think=True, scratch=tmp_path)
-    return build_trainer(Grpo(GrpoConfig(temperature=0.8)), context, policy.snapshot(), settings, [])
+    trainer = build_trainer(Grpo(GrpoConfig(temperature=0.8)), context, policy.snapshot(), settings, [])
+    trainer.train_dataset = with_clips(task)
+    return trainer
 
 
 def both_paths(trainer: Any, output: dict[str, Any], order: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
@@ -30,10 +34,13 @@ def both_paths(trainer: Any, output: dict[str, Any], order: torch.Tensor) -> lis
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     fields = {name: output[name] for name in IMAGE_FIELDS if name in output}
-    patches = fields["pixel_values"].split(fields["image_grid_thw"].prod(dim=1).tolist())
-    fields["pixel_values"] = torch.cat([patches[row] for row in order.tolist()])
-    for name in ("image_grid_thw", "mm_token_type_ids"):
-        fields[name] = fields[name][order]
+    rows = order.tolist()
+    if "pixel_values" in fields:
+        counts = fields["num_images"]
+        images = Patches(fields["pixel_values"], fields["image_grid_thw"], tuple(counts)).select(rows)
+        fields |= {"pixel_values": images.values, "image_grid_thw": images.grids, "num_images": list(images.counts)}
+        fields["mm_token_type_ids"] = fields["mm_token_type_ids"][order]
+    trainer._clips = [output["clips"][row] for row in rows] if "clips" in output else None
     results = []
     for share in (True, False):
         trainer.share_prefix = share
@@ -65,7 +72,49 @@ def test_logps_entropies_and_gradients_equal_the_plain_path(
     assert len(used) > 0
     for a, b in used:
         assert a is not None
-        assert (a - b).norm() <= 1e-5 * max(float(b.norm()), 1.0)
+        assert (a - b).norm() <= 3e-5 * max(float(b.norm()), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("feed", "counts"), [("images", (3,)), ("images", (1, 3, 2)), ("video", (4,)), ("video", (2, 5))]
+)
+def test_several_images_or_a_clip_a_row_change_nothing(
+    feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, counts), True, tmp_path)
+    output = scored(trainer)
+    if feed == "images":
+        assert set(output["num_images"]) == set(counts)
+    else:
+        assert {int(one.grids[0, 0]) for one in output["clips"]} == {(count + 1) // 2 for count in counts}
+    order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
+    real = output["completion_mask"][order].bool()
+    (shared, shared_entropy), (plain, plain_entropy) = both_paths(trainer, output, order)
+    assert torch.allclose(shared[real], plain[real], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(shared_entropy[real], plain_entropy[real], rtol=1e-4, atol=1e-5)
+    weights = list(policy.model.model.visual.parameters())
+    mine, theirs = (torch.autograd.grad(logps[real].sum(), weights) for logps in (shared, plain))
+    for a, b in zip(mine, theirs, strict=True):
+        assert (a - b).norm() <= 3e-5 * max(float(b.norm()), 1.0)
+
+
+@pytest.mark.parametrize("feed", ["images", "video"])
+def test_parts_of_a_batch_keep_their_own_images_and_clips(
+    feed: Feed, policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, (1, 3, 2)), True, tmp_path)
+    output = scored(trainer)
+    order = torch.arange(len(output["prompt_ids"]))
+    real = output["completion_mask"].bool()
+    whole = both_paths(trainer, output, order)
+    fields = {name: output[name] for name in IMAGE_FIELDS if name in output}
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+    for share, (expected, _) in zip((True, False), whole, strict=True):
+        trainer.share_prefix = share
+        length = output["completion_ids"].shape[1]
+        parts, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length, 6, **fields)
+        assert torch.allclose(parts[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_of_different_lengths_are_padded_without_a_difference(
@@ -107,13 +156,16 @@ def test_unique_prompts_keep_their_own_images() -> None:
         ids=torch.tensor([[7], [8], [7]]),
         mask=torch.ones(3, 1),
         token_types=torch.zeros(3, 1),
-        pixels=torch.tensor([[0.0], [1.0], [1.0], [0.0]]),
-        grids=torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]]),
+        images=Patches(
+            torch.tensor([[0.0], [1.0], [1.0], [0.0]]), torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]]), (1, 1, 1)
+        ),
+        clips=None,
         source=torch.tensor([0, 1, 0]),
     )
     unique, rows = prompts.unique()
     assert unique.ids.tolist() == [[7], [8]]
-    assert unique.pixels.tolist() == [[0.0], [1.0], [1.0]]
+    assert unique.images is not None
+    assert unique.images.values.tolist() == [[0.0], [1.0], [1.0]]
     assert rows.tolist() == [0, 1, 0]
 
 

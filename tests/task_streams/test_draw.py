@@ -1,25 +1,35 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
-from task_streams.draw import Pool, distinct_content, draw, few_shot
+from task_streams.draw import Pool, Taker, as_they_are, draw
 from task_streams.errors import UserError
+from task_streams.types import Example
 from tests.task_streams.streams import make_examples
 
 
+def trained(examples: Sequence[Example], shots: int, seed: int = 42) -> dict[str, tuple[Example, ...]]:
+    """What is drawn to train on from a source with a test split."""
+    test = make_examples({e.label for e in examples}, 1, prefix="test")
+    return dict(draw(Pool(examples, test), shots, None, seed).train)
+
+
 def test_a_draw_depends_neither_on_listing_order_nor_on_other_classes() -> None:
-    alone = few_shot(make_examples("b", 20), 5, seed=42)["b"]
-    reverse = few_shot(tuple(reversed(make_examples("abc", 20))), 5, seed=42)["b"]
+    alone = trained(make_examples("b", 20), 5)["b"]
+    reverse = trained(tuple(reversed(make_examples("abc", 20))), 5)["b"]
     assert alone == reverse
     assert len({example.key for example in alone}) == 5
 
 
 def test_another_seed_draws_other_examples() -> None:
     examples = make_examples("a", 100)
-    assert few_shot(examples, 5, seed=1) != few_shot(examples, 5, seed=2)
+    assert trained(examples, 5, seed=1) != trained(examples, 5, seed=2)
 
 
 def test_fewer_shots_are_a_part_of_more_shots() -> None:
     examples = make_examples("a", 30)
-    assert few_shot(examples, 8, seed=42)["a"][:3] == few_shot(examples, 3, seed=42)["a"]
+    assert trained(examples, 8)["a"][:3] == trained(examples, 3)["a"]
 
 
 def test_test_items_are_held_out_and_stay_the_same_whatever_the_shots() -> None:
@@ -66,8 +76,31 @@ def test_a_class_in_one_split_only_is_refused_with_its_name() -> None:
 
 def test_copies_are_left_out_and_named() -> None:
     a, b = make_examples("ab", 1)
-    copy = make_examples("a", 1, prefix="zcopy")[0]
-    copy = type(copy)(copy.key, copy.label, copy.image, a.content)
-    kept, notes = distinct_content((copy, b, a))
-    assert kept == [a, b]
-    assert notes == ["1 items left out, copies of others: zcopy/a/000 (a) = item/a/000 (a)"]
+    copy = replace(make_examples("b", 1, prefix="zcopy")[0], content=a.content)
+    taker = Taker(as_they_are, distinct=True)
+    taken, rest = taker.take({"a": [a], "b": [b, copy]}, {"a": 1, "b": 2})
+    assert taken == {"a": (a,), "b": (b,)}
+    assert rest == {"a": [], "b": []}
+    assert taker.notes == ["1 items left out, copies of others: zcopy/b/000 (b) = item/a/000 (a)"]
+
+
+def test_the_next_items_step_in_for_those_left_out_and_are_admitted_with_those_of_all_classes() -> None:
+    items = {label: list(make_examples(label, 5)) for label in "abc"}
+    damaged = {items["a"][0].key, items["a"][2].key, items["b"][1].key}
+    asked: list[list[str]] = []
+
+    def admit(batch: Sequence[Example]) -> list[Example | None]:
+        asked.append([example.key[5:] for example in batch])
+        return [None if example.key in damaged else example for example in batch]
+
+    taken, rest = Taker(admit, distinct=False).take(items, {"a": 2, "b": 2, "c": 1})
+    # a0 and b1 fail in the first round, so a2 and b2 are asked next; a2 fails too.
+    assert asked == [["a/000", "a/001", "b/000", "b/001", "c/000"], ["a/002", "b/002"], ["a/003"]]
+    assert [example.key[5:] for example in taken["a"] + taken["b"]] == ["a/001", "a/003", "b/000", "b/002"]
+    assert [len(order) for order in rest.values()] == [1, 2, 4]
+
+
+def test_a_class_with_too_few_good_items_gets_what_there_is() -> None:
+    taken, rest = Taker(lambda batch: [None] * len(batch), distinct=False).take({"a": make_examples("a", 3)}, {"a": 2})
+    assert taken == {"a": ()}
+    assert rest == {"a": ()}

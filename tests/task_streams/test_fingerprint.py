@@ -1,10 +1,11 @@
 import hashlib
+import json
 from dataclasses import replace
 
 from task_streams.draw import Pool
 from task_streams.fingerprint import check_stream, fingerprint, fingerprints
 from task_streams.split import build_cil
-from task_streams.types import Task, TaskStream
+from task_streams.types import Box, Example, Question, Task, TaskStream
 from tests.task_streams.streams import make_examples
 
 
@@ -25,7 +26,7 @@ def test_a_fingerprint_is_the_hash_of_key_label_and_content_lines() -> None:
 
 def test_fingerprints_follow_content_label_and_order() -> None:
     a, b = make_examples("ab", 1)
-    changed = [replace(a, content="0"), replace(a, label="b"), replace(a, key="k")]
+    changed = [replace(a, content="0"), replace(a, target="b"), replace(a, key="k")]
     assert len({fingerprint([example]) for example in [a, *changed]}) == 4
     assert fingerprint([a, b]) != fingerprint([b, a])
 
@@ -35,6 +36,29 @@ def test_each_task_and_split_has_its_own_fingerprint() -> None:
     found = fingerprints(sound())
     assert list(found) == names
     assert len(set(found.values())) == 4
+
+
+def test_boxes_and_questions_are_part_of_a_fingerprint_in_full() -> None:
+    plain = make_examples("a", 1)[0]
+    boxed = replace(plain, target=(Box("cat", (0, 1, 20, 30)), Box("dog", (4, 5, 6, 7))))
+    asked = replace(plain, target=Question("How many?", ("2", "two"), "relaxed_number"))
+    for example, value in (
+        (boxed, [["cat", 0, 1, 20, 30], ["dog", 4, 5, 6, 7]]),
+        (asked, ["How many?", "2", "two", "relaxed_number"]),
+    ):
+        line = json.dumps([plain.key, value, plain.content]) + "\n"
+        assert fingerprint([example]) == hashlib.sha256(line.encode()).hexdigest()
+    targets = [
+        boxed.target,
+        (Box("cat", (0, 1, 20, 31)), Box("dog", (4, 5, 6, 7))),
+        (Box("cow", (0, 1, 20, 30)), Box("dog", (4, 5, 6, 7))),
+        (Box("dog", (4, 5, 6, 7)), Box("cat", (0, 1, 20, 30))),
+        (),
+        asked.target,
+        Question("How many?", ("two", "2"), "relaxed_number"),
+        Question("How many?", ("2", "two")),
+    ]
+    assert len({fingerprint([replace(plain, target=target)]) for target in targets}) == len(targets)
 
 
 def test_a_sound_stream_has_no_problems() -> None:
@@ -71,9 +95,19 @@ def test_content_trained_on_in_two_tasks_is_found() -> None:
 def test_empty_splits_and_strange_labels_are_found() -> None:
     stream = sound()
     first = stream.tasks[0]
-    strange = replace(first.train[0], label="z")
+    strange = replace(first.train[0], target="z")
     stream = with_task(stream, replace(first, train=(strange, *first.train[1:]), test=()))
     assert check_stream(stream) == [
         f"task {first.name}: training labels outside its classes: z",
         f"task {first.name}: no test examples",
     ]
+
+
+def test_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
+    def boxed(key: str, *categories: str) -> Example:
+        return replace(make_examples("x", 1, key)[0], target=tuple(Box(name, (0, 0, 9, 9)) for name in categories))
+
+    first = Task(1, "a", ("a",), ("a",), (boxed("1", "a"),), (boxed("2", "a", "b"),), "detection")
+    second = Task(2, "b", ("b",), ("a", "b"), (boxed("3", "a", "b"),), (boxed("4"),), "detection")
+    found = check_stream(TaskStream("s", "cil", 0, (first, second)))
+    assert found == ["task a: test boxes of classes not taught yet: b"]

@@ -16,7 +16,7 @@ def test_the_same_seed_gives_the_same_glyphs_and_another_seed_others() -> None:
     first, again, other = (glyph_examples(12, seed) for seed in (7, 7, 8))
     assert [example.content for example in first] == [example.content for example in again]
     assert not {example.content for example in first} & {example.content for example in other}
-    assert np.array_equal(np.asarray(first[3].image()), np.asarray(again[3].image()))
+    assert np.array_equal(np.asarray(first[3].media()), np.asarray(again[3].media()))
 
 
 def test_labels_come_in_turn_and_keys_are_unique() -> None:
@@ -49,7 +49,7 @@ def test_a_glyph_is_centred_white_on_black_with_the_asked_height() -> None:
 
 
 def test_an_example_decodes_to_an_rgb_image_of_64_pixels() -> None:
-    image = glyph_examples(1, 0)[0].image()
+    image = glyph_examples(1, 0)[0].media()
     assert (image.mode, image.size) == ("RGB", (64, 64))
 
 

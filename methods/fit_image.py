@@ -1,0 +1,40 @@
+"""Images to the size in which a model sees them, before the model's own processor runs: in workers, ahead of time.
+
+The processor's own ``resize`` is called, so what it computes from a fitted image is the same to the last bit.
+Only processors that resize by an area between two limits (Qwen2-VL and its kin) are known; others resize themselves.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from transformers.image_utils import SizeDict
+
+from methods.data import as_it_is
+from task_streams.prompt import Fit
+
+
+@dataclass(frozen=True, slots=True)
+class AreaFit:
+    """Resizes by a Qwen2-VL image processor's rule: area within limits, sides multiples of a merged patch."""
+
+    processor: Any
+
+    def __call__(self, image: Image) -> Image:
+        """An RGB image, resized."""
+        pixels = pil_to_tensor(image)[None]  # [1, 3, H, W], uint8
+        resized = self.processor.resize(
+            images=pixels,
+            size=SizeDict(**dict(self.processor.size)),
+            resample=self.processor.resample,
+            factor=self.processor.patch_size * self.processor.merge_size,
+        )
+        return to_pil_image(resized[0])  # type: ignore[no-any-return]
+
+
+def image_fit(processor: Any) -> Fit:
+    """How images are resized ahead of a model's processor; as they are where its rule is not known."""
+    images = processor.image_processor
+    known = type(images).__name__ == "Qwen2VLImageProcessor" and images.do_resize
+    return AreaFit(images) if known else as_it_is

@@ -1,0 +1,141 @@
+"""Images and clips as a model's processor takes them, and as the model gets them: patches by rows.
+
+A clip is passed with its frame rate and is not sampled again. Models without a video input take clips as images
+(``feed: images`` of the stream), which are images like any other here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from task_streams.errors import UserError
+from task_streams.prompt import Message
+from task_streams.types import Clip, Media
+
+IMAGE_PATCHES = ("pixel_values", "image_grid_thw")
+CLIP_PATCHES = ("pixel_values_videos", "video_grid_thw")
+CLIP_PACE = "second_per_grid_ts"  # Qwen2.5-VL's positions follow the clock
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """All images, or all clips, of N rows; a row may have none, and rows may have different numbers.
+
+    Attributes:
+        values: patches in row order, [patches, values].
+        grids: patch grid (time, height, width) of each, [K, 3].
+        counts: how many each row has, N numbers that add up to K.
+        pace: seconds per step of the time grid of each clip, [K]; None where the model does not ask for it.
+    """
+
+    values: Tensor
+    grids: Tensor
+    counts: tuple[int, ...]
+    pace: Tensor | None = None
+
+    def select(self, rows: Sequence[int]) -> "Patches":
+        """Those of some of the rows, in their order."""
+        starts = [0, *torch.tensor(self.counts).cumsum(0).tolist()]
+        chosen = [k for row in rows for k in range(starts[row], starts[row + 1])]
+        patches = torch.split(self.values, self.grids.prod(dim=1).tolist())
+        values = torch.cat([patches[k] for k in chosen]) if chosen else self.values[:0]
+        pace = None if self.pace is None else self.pace[chosen]
+        return Patches(values, self.grids[chosen], tuple(self.counts[row] for row in rows), pace)
+
+    def rows(self) -> list["Patches"]:
+        """Each row's own."""
+        return [self.select([row]) for row in range(len(self.counts))]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Patches"]) -> "Patches":
+        """Several rows' as one."""
+        paces = [part.pace for part in parts if part.pace is not None]
+        return cls(
+            torch.cat([part.values for part in parts]),
+            torch.cat([part.grids for part in parts]),
+            tuple(count for part in parts for count in part.counts),
+            torch.cat(paces) if paces else None,
+        )
+
+    def to(self, device: torch.device) -> "Patches":
+        """The same on a device."""
+        pace = None if self.pace is None else self.pace.to(device)
+        return Patches(self.values.to(device), self.grids.to(device), self.counts, pace)
+
+
+def image_patches(batch: Mapping[str, Any], counts: Sequence[int] | None) -> Patches | None:
+    """The images of a batch in a processor's or TRL's layout, None if there are none."""
+    if batch.get("pixel_values") is None or counts is None:
+        return None
+    return Patches(batch["pixel_values"], batch["image_grid_thw"], tuple(counts))
+
+
+def clip_patches(batch: Mapping[str, Any], counts: Sequence[int]) -> Patches | None:
+    """The clips of a batch in a processor's layout, None if there are none."""
+    if batch.get("pixel_values_videos") is None:
+        return None
+    pace = batch.get(CLIP_PACE)
+    return Patches(
+        batch["pixel_values_videos"],
+        batch["video_grid_thw"],
+        tuple(counts),
+        None if pace is None else torch.as_tensor(pace, dtype=torch.float32),
+    )
+
+
+def model_fields(images: Patches | None, clips: Patches | None) -> dict[str, Tensor]:
+    """Images and clips as a model's arguments; nothing for what no row has."""
+    fields: dict[str, Tensor] = {}
+    for names, patches in ((IMAGE_PATCHES, images), (CLIP_PATCHES, clips)):
+        if patches is not None and len(patches.grids):
+            fields |= dict(zip(names, (patches.values, patches.grids), strict=True))
+    if clips is not None and clips.pace is not None and len(clips.grids):
+        fields[CLIP_PACE] = clips.pace
+    return fields
+
+
+def with_media(messages: Sequence[Message], media: Sequence[Media]) -> list[Message]:
+    """Chat messages with their image and video placeholders filled, in order."""
+    waiting = iter(media)
+
+    def filled(part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] not in ("image", "video"):
+            return part
+        item = next(waiting)
+        return {**part, part["type"]: list(item.frames) if isinstance(item, Clip) else item}
+
+    return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]
+
+
+def clip_arguments(processor: Any, clips: Sequence[Clip]) -> dict[str, Any]:
+    """What a processor must know about the clips that it is given; nothing without clips.
+
+    Raises:
+        UserError: the model has no video input.
+    """
+    if not clips:
+        return {}
+    if getattr(processor, "video_processor", None) is None:
+        raise UserError(f"{type(processor).__name__} takes no video; set stream.feed=images")
+    metadata = [
+        {"total_num_frames": len(clip.frames), "fps": clip.fps, "frames_indices": list(range(len(clip.frames)))}
+        for clip in clips
+    ]
+    return {"do_sample_frames": False, "video_metadata": metadata}
+
+
+def token_types(ids: Tensor, model_config: Any) -> Tensor:
+    """1 for the tokens of images, 2 for those of clips, 0 for text, [N, P]."""
+    types = torch.zeros_like(ids)
+    types[ids == model_config.image_token_id] = 1
+    types[ids == model_config.video_token_id] = 2
+    return types
+
+
+def never_sampled(model_config: Any) -> tuple[int, ...]:
+    """Tokens that stand for images and clips: a sampled one would have no patches."""
+    names = ("image_token_id", "video_token_id")
+    return tuple(token for name in names if (token := getattr(model_config, name, None)) is not None)

@@ -1,0 +1,69 @@
+"""Answers to questions: the form in which two of them are compared, and the numbers that they are.
+
+Deliberately absent: articles, number words and synonyms. "the cat" is not "cat", and "two" is not "2".
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+from task_streams.labels import normalise_label
+from task_streams.types import Rule
+
+FINAL_PUNCTUATION = ".,;:!?"
+
+_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
+_MINUS = str.maketrans("−–", "--")
+_OPTION = re.compile(r"\(?([A-Za-z])[.):]?\)?\.?")
+_OPTION_WITH_TEXT = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):])\s+\S.*", re.DOTALL)
+
+
+def normalise_answer(text: str) -> str:
+    """Form in which answers are compared: that of labels, after final punctuation is taken away.
+
+    What has nothing left then, such as ``?`` or ``-``, is compared as it stands.
+    """
+    bare = text.strip()
+    return normalise_label(bare.rstrip(FINAL_PUNCTUATION + " ")) or bare.lower()
+
+
+def parse_number(text: str) -> Decimal | None:
+    """The finite number that a text is, None when it is none: no units, no words, no ``nan`` and no ``inf``.
+
+    Commas between groups of three digits are read over; a full stop at the end is punctuation.
+    """
+    bare = text.strip().translate(_MINUS)
+    if not _NUMBER.fullmatch(bare) or not math.isfinite(float(plain := bare.replace(",", ""))):
+        return None
+    return Decimal(plain)
+
+
+def parse_quantity(text: str) -> Decimal | None:
+    """The number that a text is, percentages as fractions: ``5 %`` is 0.05."""
+    bare = text.strip().removesuffix(".")
+    if not bare.endswith("%"):
+        return parse_number(bare)
+    number = parse_number(bare[:-1])
+    return None if number is None else number / 100
+
+
+def option_letter(text: str, with_text: bool = False) -> str | None:
+    """Letter of a choice, in upper case: of ``B``, ``b``, ``B.``, ``B)``, ``(B)`` or ``B:``; None for other texts.
+
+    Args:
+        text: an answer.
+        with_text: also of ``B. two cats`` and ``(B) two cats``, where the choice's text follows its letter.
+    """
+    bare = text.strip()
+    if alone := _OPTION.fullmatch(bare):
+        return alone[1].upper()
+    followed = _OPTION_WITH_TEXT.fullmatch(bare) if with_text else None
+    return (followed[1] or followed[2]).upper() if followed else None
+
+
+def resolved_rule(rule: str, answers: Sequence[str]) -> Rule:
+    """The rule of one question; ``auto``: relaxed numbers where every accepted answer is a number, else exact."""
+    if rule == "auto":
+        return "relaxed_number" if all(parse_quantity(answer) is not None for answer in answers) else "exact"
+    return "relaxed_number" if rule == "relaxed_number" else "exact"

@@ -1,0 +1,130 @@
+"""Every family of tasks through the runner's own stages, with policies whose matrices can be derived by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from task_streams import STREAMS, build_stream
+from task_streams.prompt import target_text
+from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
+from tests.scripted import Script, matrix_of, never_parses, perfect
+
+NAN = float("nan")
+
+
+def black() -> Image.Image:
+    return Image.new("RGB", (8, 8))
+
+
+def clip() -> Clip:
+    return Clip((black(), black()), fps=2.0)
+
+
+def stream_of(kind: Kind, items: Sequence[Sequence[Target]], classes: Sequence[tuple[str, ...]]) -> TaskStream:
+    """Tasks with the given test targets and classes; prompts list the classes so far."""
+    tasks = []
+    for index, (targets, new) in enumerate(zip(items, classes, strict=True), start=1):
+        seen = tuple(sorted(name for part in classes[:index] for name in part))
+        media = clip if kind == "classification" else black
+        test = tuple(Example(f"{index}/{n}", target, media, f"{index}/{n}") for n, target in enumerate(targets))
+        tasks.append(Task(index, f"task{index}", new, seen, (), test, kind))
+    return TaskStream(kind, "til" if kind == "question" else "cil", 0, tuple(tasks))
+
+
+def digits(name: str) -> TaskStream:
+    config = STREAMS[name].config(shots=2, test_per_class=4)
+    return build_stream(name, config, 1993)
+
+
+def clips() -> TaskStream:
+    targets = [["run", "run", "jump", "jump"], ["sing", "sing", "wave", "wave"]]
+    return stream_of("classification", targets, [("run", "jump"), ("sing", "wave")])
+
+
+WHOLE = (0, 0, 1000, 1000)
+CORNER = (0, 0, 200, 200)
+
+
+def boxes() -> TaskStream:
+    first = [(Box("cat", WHOLE),), (Box("dog", CORNER), Box("dog", WHOLE))]
+    second = [(Box("bird", CORNER),), (Box("car", WHOLE),)]
+    return stream_of("detection", [first, second], [("cat", "dog"), ("bird", "car")])
+
+
+def questions() -> TaskStream:
+    first = [Question("What colour?", ("red",)), Question("How many?", ("4",), "relaxed_number")]
+    second = [Question("Which animal?", ("a cat", "cat")), Question("Is it day?", ("yes",))]
+    return stream_of("question", [first, second], [(), ()])
+
+
+FAMILIES = {
+    "images, new classes": lambda: digits("digits_cil"),
+    "images, new domains": lambda: digits("digits_dil"),
+    "clips": clips,
+    "boxes": boxes,
+    "questions": questions,
+}
+
+
+def lower_triangle(value: float, size: int) -> list[list[float]]:
+    return [[value if j <= i else NAN for j in range(size)] for i in range(size)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("script", "value"), [(perfect, 1.0), (never_parses, 0.0)])
+def test_the_perfect_policy_scores_one_everywhere_and_the_one_that_never_parses_zero(
+    family: str, script: Script, value: float, tmp_path: Path
+) -> None:
+    stream = FAMILIES[family]()
+    matrix = matrix_of(script, stream, tmp_path)
+    assert np.allclose(matrix.value, lower_triangle(value, len(stream)), rtol=0, atol=1e-12, equal_nan=True)
+    counted = not np.isnan(matrix.total[0, 0])
+    assert counted == (family != "boxes")  # AP is no share of right answers
+
+
+def newest_class(stream: TaskStream) -> Script:
+    """Always the last class of the newest task, for boxes as one box of the whole image."""
+
+    def script(example: Example, listed: Sequence[str], stage: int) -> str:
+        name = stream.tasks[max(stage, 1) - 1].classes[-1]
+        target: Target = (Box(name, WHOLE),) if isinstance(example.target, tuple) else name
+        return target_text(target, labels=listed)
+
+    return script
+
+
+@pytest.mark.parametrize("family", ["images, new classes", "clips"])
+def test_always_the_newest_class_is_right_on_its_share_of_the_newest_task_only(family: str, tmp_path: Path) -> None:
+    stream = FAMILIES[family]()
+    matrix = matrix_of(newest_class(stream), stream, tmp_path)
+    # two classes a task with as many items each: half of the newest task is right, nothing of the others
+    size = len(stream)
+    expected = [[0.5 if j == i else (0.0 if j < i else NAN) for j in range(size)] for i in range(size)]
+    assert np.array_equal(matrix.value, expected, equal_nan=True)
+
+
+def test_always_one_class_is_right_on_a_tenth_of_every_domain(tmp_path: Path) -> None:
+    stream = digits("digits_dil")
+
+    def always_seven(example: Example, listed: Sequence[str], stage: int) -> str:
+        return target_text("seven")
+
+    matrix = matrix_of(always_seven, stream, tmp_path)
+    assert np.array_equal(matrix.value, lower_triangle(0.1, len(stream)), equal_nan=True)
+
+
+def test_always_a_box_of_the_newest_class_has_the_average_precision_derived_by_hand(tmp_path: Path) -> None:
+    stream = boxes()
+    matrix = matrix_of(newest_class(stream), stream, tmp_path)
+    # Stage 1, "dog" over the whole of both images. dog: two objects, both in the second image. All predictions have
+    # one confidence, so they rank in order of listing: the first image's is false, the second's true. Precision is
+    # 1/2 at recall 1/2 and nothing beyond: of the 101 recall points 0.00 to 0.50 (51 of them) have precision 1/2:
+    # AP = 51 * 0.5 / 101. cat: no prediction, AP 0. Mean over the task's two classes.
+    dog = 51 * 0.5 / 101
+    # Stage 2, "car" everywhere. Task 1 has no car: 0. Task 2: bird 0; car: first prediction false, second true, one
+    # object: precision 1/2 at every recall point: AP = 1/2. Mean: 1/4.
+    assert matrix.value[0, 0] == pytest.approx(dog / 2, abs=1e-12)
+    assert matrix.value[1].tolist() == pytest.approx([0.0, 0.25], abs=1e-12)

@@ -1,0 +1,180 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from eval.detection import match_boxes, parse_boxes, score_detection
+from task_streams.prompt import target_text
+from task_streams.types import Box
+
+DOG = Box("dog", (0, 0, 400, 400))
+CAT = Box("hot_cat", (500, 500, 900, 900))
+LABELS = ("bird", "dog", "hot_cat")
+
+
+def reply(rows: Any, thought: str = "a dog") -> str:
+    answer = rows if isinstance(rows, str) else json.dumps(rows)
+    return f"<think>{thought}</think><answer>{answer}</answer>"
+
+
+def row(category: str, *corners: float) -> dict[str, Any]:
+    return {"category": category, "bbox": list(corners)}
+
+
+def parts(completion: str, boxes: tuple[Box, ...], labels: tuple[str, ...] = LABELS) -> tuple[float, float, float]:
+    found = score_detection(completion, boxes, labels).components
+    assert tuple(found) == ("iou", "category", "format")
+    return found["iou"], found["category"], found["format"]
+
+
+def test_the_right_answer_of_a_supervised_target_has_the_full_reward() -> None:
+    judged = score_detection(target_text((DOG, CAT), labels=LABELS), (DOG, CAT), LABELS)
+    assert (judged.correct, judged.reward, judged.outside) == (True, 3.0, False)
+
+
+def test_iou_and_category_rewards_are_divided_by_the_larger_number_of_boxes() -> None:
+    # dog: 400 x 300 of 400 x 400 -> IoU 0.75; cat: none; bird is no match. n = max(2 right, 2 predicted) = 2
+    completion = reply([row("dog", 0, 0, 400, 300), row("bird", 500, 500, 900, 900)])
+    assert parts(completion, (DOG, CAT)) == pytest.approx((0.375, 0.5, 1.0))
+    # the same with a third, wrong box: n = 3
+    completion = reply([row("dog", 0, 0, 400, 300), row("bird", 1, 1, 9, 9), row("bird", 2, 2, 9, 9)])
+    assert parts(completion, (DOG, CAT)) == pytest.approx((0.25, 1 / 3, 1.0))
+    assert not score_detection(completion, (DOG, CAT), LABELS).correct
+
+
+def test_a_match_below_half_counts_for_iou_alone() -> None:
+    # 400 x 199 of 400 x 400 -> 0.4975; 400 x 200 -> 0.5 just counts
+    assert parts(reply([row("dog", 0, 0, 400, 199)]), (DOG,)) == pytest.approx((0.4975, 0.0, 1.0))
+    assert parts(reply([row("dog", 0, 0, 400, 200)]), (DOG,)) == pytest.approx((0.5, 1.0, 1.0))
+
+
+def test_matching_is_one_to_one_and_takes_the_greatest_sum() -> None:
+    # Two dogs side by side, A = 0..100 and B = 50..150 (of height 100). Predicted: P = A, Q = 0..60.
+    # IoU: A-P 1, B-P 50/150 = 1/3, A-Q 60/100 = 0.6, B-Q 10/150 = 1/15.
+    # A-P + B-Q = 1.0667 beats A-Q + B-P = 0.9333.
+    right = [Box("dog", (0, 0, 100, 100)), Box("dog", (50, 0, 150, 100))]
+    found = [Box("dog", (0, 0, 100, 100)), Box("dog", (0, 0, 60, 100))]
+    assert match_boxes(right, found) == pytest.approx(((1 + 1 / 15) / 2, 0.5))
+    # the same box said twice finds one of two
+    assert match_boxes(right, [found[0], found[0]]) == pytest.approx(((1 + 1 / 3) / 2, 0.5))
+
+
+def test_matching_agrees_with_one_assignment_per_category() -> None:
+    random = np.random.RandomState(0)
+    for _ in range(10):
+        right, found = (_random_boxes(random, random.randint(1, 9)) for _ in range(2))
+        total = 0.0
+        for name in ("dog", "cat"):
+            pair = [[box for box in boxes if box.category == name] for boxes in (right, found)]
+            overlap = np.array([[_iou(a, b) for b in pair[1]] for a in pair[0]]).reshape(len(pair[0]), len(pair[1]))
+            total += overlap[linear_sum_assignment(-overlap)].sum()
+        assert match_boxes(right, found)[0] == pytest.approx(total / max(len(right), len(found)))
+
+
+def _random_boxes(random: np.random.RandomState, count: int) -> list[Box]:
+    starts, sizes = random.randint(0, 500, (count, 2)), random.randint(1, 500, (count, 2))
+    corners = np.hstack([starts, starts + sizes]).tolist()
+    return [Box(str(random.choice(["dog", "cat"])), (x1, y1, x2, y2)) for x1, y1, x2, y2 in corners]
+
+
+def _iou(a: Box, b: Box) -> float:
+    """By counting unit squares, independent of the arithmetic under test."""
+    squares = np.zeros((2, 1000, 1000), dtype=bool)
+    for plane, (x1, y1, x2, y2) in zip(squares, (a.corners, b.corners), strict=True):
+        plane[x1:x2, y1:y2] = True
+    return float((squares[0] & squares[1]).sum() / (squares[0] | squares[1]).sum())
+
+
+def test_categories_are_compared_as_labels_are_and_named_as_listed() -> None:
+    judged = score_detection(reply([row(" Hot-Cat ", 500, 500, 900, 900)]), (CAT,), LABELS)
+    assert (judged.correct, judged.outside) == (True, False)
+    assert json.loads(judged.answer or "") == [row("hot_cat", 500, 500, 900, 900)]
+
+
+def test_boxes_of_categories_that_the_prompt_does_not_list_are_not_asked_for() -> None:
+    assert score_detection(reply([row("dog", 0, 0, 400, 400)]), (DOG, CAT), ("dog",)).reward == 3.0
+    judged = score_detection(reply([row("dog", 0, 0, 400, 400), row("hot_cat", *CAT.corners)]), (DOG, CAT), ("dog",))
+    assert judged.outside and not judged.correct
+    assert judged.components == pytest.approx({"iou": 0.5, "category": 0.5, "format": 1.0})
+
+
+def test_nothing_there_and_nothing_predicted_is_right_but_only_if_it_parses() -> None:
+    assert score_detection(reply([]), (), LABELS).reward == 3.0
+    assert score_detection(reply([]), (CAT,), ("dog",)).correct
+    for answer in ("", "none", "[", "{}"):
+        judged = score_detection(reply(answer), (), LABELS)
+        assert (judged.correct, judged.answer) == (False, None)
+        assert judged.components == {"iou": 0.0, "category": 0.0, "format": 0.5}
+    assert score_detection("nothing", (), LABELS).reward == 0.0
+    assert parts(reply([row("dog", 0, 0, 9, 9)]), ()) == (0.0, 0.0, 1.0)
+    assert parts(reply([]), (DOG,)) == (0.0, 0.0, 1.0)
+
+
+def test_wrong_tags_cost_the_format_alone() -> None:
+    answer = json.dumps([row("dog", 0, 0, 400, 400)])
+    assert parts(f"so: <answer>{answer}</answer>", (DOG,)) == (1.0, 1.0, 0.0)
+    assert parts(f"so: <answer>{answer[:-1]}</answer>", (DOG,)) == (0.0, 0.0, 0.0)
+    assert parts(reply([row("dog", 0, 0, 400, 400)], "your reasoning"), (DOG,)) == (1.0, 1.0, 0.0)
+
+
+def test_without_a_thought_the_answer_alone_is_the_right_form() -> None:
+    completion = f"<answer>{json.dumps([row('dog', 0, 0, 400, 400)])}</answer>"
+    assert score_detection(completion, (DOG,), LABELS, think=False).reward == 3.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[{'category': 'dog', 'bbox': [0, 0, 400, 400]}]",  # single quotes
+        '[{"category": "dog", "bbox": [0, 0, 400, 400]},]',  # trailing comma
+        '[{"category": "dog", "bbox": [NaN, 0, 400, 400]}]',
+        '[{"category": "dog", "bbox": [0, 0, Infinity, 400]}]',
+        '{"category": "dog", "bbox": [0, 0, 400, 400]}',  # no list
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '[{"category": "dog", "bbox": [0, 0, 400, ' + "9" * 5000 + "]}]",  # more digits than Python converts
+        "```json\n[]\n```",
+    ],
+)
+def test_what_is_no_strict_json_list_does_not_parse(answer: str) -> None:
+    assert parse_boxes(answer) is None
+    assert parts(reply(answer), (DOG,)) == (0.0, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        3,
+        "dog",
+        [0, 0, 400, 400],
+        {"category": "dog"},
+        {"category": 3, "bbox": [0, 0, 400, 400]},
+        {"category": ["dog"], "bbox": [0, 0, 400, 400]},
+        row("dog", 0, 0, 400),
+        row("dog", 0, 0, 400, 400, 400),
+        row("dog", False, False, True, True),
+        {"category": "dog", "bbox": ["0", "0", "400", "400"]},
+        {"category": "dog", "bbox": [0, 0, 400, None]},
+        {"category": "dog", "bbox": {"x1": 0}},
+        row("dog", 400, 0, 0, 400),  # corners the wrong way round
+        row("dog", 10, 10, 10, 20),  # no width
+        row("dog", 1200, 1200, 1300, 1300),  # outside
+    ],
+)
+def test_entries_that_are_no_box_are_passed_over(entry: Any) -> None:
+    completion = reply([entry, row("dog", 0, 0, 400, 400)])
+    assert parts(completion, (DOG,)) == (1.0, 1.0, 1.0)
+
+
+def test_corners_are_clipped_and_rounded_however_large_they_are() -> None:
+    found = parse_boxes(f'[{{"category": "dog", "bbox": [-7, 0.4, 1e999, {"9" * 400}]}}]')
+    assert found == [Box("dog", (0, 0, 1000, 1000))]
+
+
+def test_the_answer_can_be_written_whatever_the_category() -> None:
+    judged = score_detection(reply('[{"category": "\\ud800", "bbox": [0, 0, 9, 9]}]'), (DOG,), LABELS)
+    assert judged.outside
+    assert json.loads((judged.answer or "").encode().decode()) == [row("?", 0, 0, 9, 9)]

@@ -1,0 +1,241 @@
+"""Clips on their way into the model: as several images, and as its own kind of video, in answers and in training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl.trainer.sft_config import SFTConfig
+
+from clrft.base import default_model_path
+from methods import METHODS
+from methods.base import Method, TaskContext
+from methods.clip_batches import ClipCollator, rows_have_clips
+from methods.fit import FitSettings, build_trainer, shared_arguments
+from methods.media import Patches, clip_arguments, model_fields, with_media
+from methods.model_config import ModelConfig
+from methods.policy import Decoding, Policy, load_policy
+from methods.rapo import Rapo, RapoConfig
+from methods.settings import TrainConfig
+from methods.trl_seam import HookedSFTTrainer
+from task_streams.errors import UserError
+from task_streams.prompt import Request, request
+from task_streams.records import Workspace
+from task_streams.types import Clip, Feed, Task, TaskStream
+from task_streams.video_folder import ClipCilConfig, clips_cil
+from tests.methods.clip_tasks import about_clips, with_clips
+from tests.methods.test_trl_seam import scored
+from tests.shared_data import shared
+
+FEEDS: tuple[Feed, ...] = ("images", "video")
+THOUGHT = "it looks like {label}"
+
+
+def asked_about(task: Task) -> list[Request]:
+    return [request(example, task.seen) for example in task.test]
+
+
+def trainer_for(task: Task, policy: Policy, tmp_path: Path, method: Method, **train: Any) -> Any:
+    budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4, "warmup": 0} | train))
+    context = TaskContext(task, policy, policy.snapshot(), seed=3)
+    reference = None if policy.has_adapter else policy.snapshot()
+    trainer = build_trainer(method, context, reference, FitSettings(budget, True, tmp_path), [])
+    trainer.train_dataset = with_clips(task)
+    return trainer
+
+
+def fresh_policy(**changes: Any) -> Policy:
+    return load_policy(ModelConfig(dtype="float32", device="cpu", **changes), str(default_model_path()))
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_answers_about_clips_do_not_depend_on_the_batch(feed: Feed, policy: Policy, stream: TaskStream) -> None:
+    asked = asked_about(about_clips(stream.tasks[1], feed, (4, 2, 3)))
+    assert policy.generate(asked, Decoding(24)) == [policy.generate([one], Decoding(24))[0] for one in asked]
+
+
+def test_images_clips_and_clips_as_images_may_share_a_batch(policy: Policy, stream: TaskStream) -> None:
+    task = stream.tasks[1]
+    kinds = (about_clips(task, "video", (4,)), task, about_clips(task, "images", (3,)))
+    asked = [asked_about(kind)[i] for i, kind in enumerate(kinds)]
+    assert policy.generate(asked, Decoding(24)) == [policy.generate([one], Decoding(24))[0] for one in asked]
+
+
+def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> None:
+    """What the model gets is the clip of each request and not, say, the first one's."""
+    encoded = policy.encode(asked_about(about_clips(stream.tasks[1], "video", (4,))))
+    patches = Patches(encoded["pixel_values_videos"], encoded["video_grid_thw"], (1,) * len(encoded["input_ids"]))
+    for one, alone in zip(patches.rows(), asked_about(about_clips(stream.tasks[1], "video", (4,))), strict=True):
+        assert torch.equal(one.values, policy.encode([alone])["pixel_values_videos"])
+
+
+@pytest.mark.parametrize(("feed", "frames", "tokens"), [("images", 3, 48), ("video", 4, 32), ("video", 3, 32)])
+def test_a_prompt_counts_the_tokens_of_its_clip(
+    feed: Feed, frames: int, tokens: int, policy: Policy, stream: TaskStream
+) -> None:
+    # a frame of 64 x 64 pixels has 4 x 4 = 16 tokens; a video takes frames in pairs: 4 frames, or 3 and one repeated,
+    # have 2 x 16; each placeholder stood for one of them
+    asked = asked_about(about_clips(stream.tasks[1], feed, (frames,)))[0]
+    text = policy.processor.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)
+    words = len(policy.processor.tokenizer(text)["input_ids"])
+    assert policy.prompt_length(asked) == words + tokens - (frames if feed == "images" else 1)
+
+
+def test_the_frame_rate_is_told_and_no_frame_is_left_out(policy: Policy, stream: TaskStream) -> None:
+    clip = asked_about(about_clips(stream.tasks[1], "video", (6,)))[0].clips[0]
+    told = clip_arguments(policy.processor, [clip])
+    assert told["do_sample_frames"] is False
+    assert told["video_metadata"] == [{"total_num_frames": 6, "fps": 2.0, "frames_indices": [0, 1, 2, 3, 4, 5]}]
+
+
+def test_pixel_limits_hold_for_frames_too(stream: TaskStream) -> None:
+    small = fresh_policy(min_pixels=32 * 32, max_pixels=32 * 32)
+    for feed, frames in (("images", 3), ("video", 3)):
+        asked = asked_about(about_clips(stream.tasks[1], feed, (frames,)))[0]  # type: ignore[arg-type]
+        # 32 x 32 pixels have 2 x 2 = 4 tokens instead of 16: three images save 36, two pairs of frames 24
+        saved = fresh_policy().prompt_length(asked) - small.prompt_length(asked)
+        assert saved == (36 if feed == "images" else 24)
+
+
+def test_a_model_without_video_says_to_feed_images(policy: Policy, stream: TaskStream) -> None:
+    policy.processor.video_processor = None
+    with pytest.raises(UserError, match=r"takes no video; set stream\.feed=images"):
+        policy.generate(asked_about(about_clips(stream.tasks[1], "video")), Decoding(4))
+    assert policy.generate(asked_about(about_clips(stream.tasks[1], "images")), Decoding(4))
+
+
+def test_placeholders_are_filled_in_their_order(stream: TaskStream) -> None:
+    image = stream.tasks[0].train[0].media()
+    clip = asked_about(about_clips(stream.tasks[1], "video", (2,)))[0].clips[0]
+    parts = [{"type": "video"}, {"type": "text", "text": "and"}, {"type": "image"}]
+    filled = with_media([{"role": "user", "content": parts}], [clip, image])[0]["content"]
+    assert filled[0]["video"] == list(clip.frames)
+    assert filled[2]["image"] is image
+    assert parts == [{"type": "video"}, {"type": "text", "text": "and"}, {"type": "image"}]
+
+
+def test_rows_without_images_are_selected_and_joined() -> None:
+    # rows with 2, 0 and 1 clips, of 1, 2 and 1 patches
+    grids = torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]])
+    patches = Patches(torch.arange(4.0)[:, None], grids, (2, 0, 1), pace=torch.tensor([1.0, 2.0, 3.0]))
+    chosen = patches.select([2, 1, 0])
+    assert chosen.values.flatten().tolist() == [3, 0, 1, 2]
+    assert chosen.counts == (1, 0, 2)
+    assert chosen.pace is not None
+    assert chosen.pace.tolist() == [3, 1, 2]
+    again = Patches.joined(patches.rows())
+    assert torch.equal(again.values, patches.values)
+    assert again.counts == patches.counts
+    assert model_fields(patches.select([1]), None) == {}
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
+    share: bool, policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = trainer_for(
+        about_clips(stream.tasks[1], "video", (4, 2)), policy, tmp_path, Rapo(RapoConfig()), share_prefix=share
+    )
+    output = scored(trainer)
+    found, anchored = trainer._logps(output)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+    types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
+    fields = model_fields(None, Patches.joined(output["clips"]))
+    with torch.no_grad():
+        logits = policy.model(input_ids=ids, attention_mask=mask, mm_token_type_ids=types, **fields).logits
+    length = output["completion_ids"].shape[1]
+    expected = logits[:, -length - 1 : -1].log_softmax(dim=-1).gather(2, output["completion_ids"].unsqueeze(2))
+    real = output["completion_mask"].bool()
+    for logps in (found, anchored, output["ref_per_token_logps"]):
+        assert torch.allclose(logps[real], expected.squeeze(2)[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_updates_on_clips_do_not_depend_on_accumulation_or_sharing(
+    feed: Feed, stream: TaskStream, tmp_path: Path
+) -> None:
+    ends = []
+    for accumulation, share in ((1, True), (2, True), (2, False)):
+        policy = fresh_policy()
+        before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+        task = about_clips(stream.tasks[1], feed, (4, 2, 3))
+        budget = {"updates": 2, "accumulation": accumulation, "share_prefix": share}
+        trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)), **budget).train()
+        ends.append(dict(policy.model.named_parameters()))
+        assert any(not torch.equal(before[name], weight) for name, weight in ends[-1].items() if "visual" in name)
+    for other in ends[1:]:
+        for name, weight in ends[0].items():
+            assert torch.allclose(weight, other[name], atol=1e-4), name
+
+
+def test_gradient_checkpointing_and_adapters_take_clips_too(stream: TaskStream, tmp_path: Path) -> None:
+    for changes in ({"gradient_checkpointing": True}, {"adapter": "lora", "lora_rank": 4}):
+        policy = fresh_policy(**changes)
+        task = about_clips(stream.tasks[1], "video", (4, 2))
+        trainer = trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)))
+        result = trainer.train()
+        assert torch.isfinite(torch.tensor(result.training_loss))
+
+
+def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: TaskStream) -> None:
+    task = about_clips(stream.tasks[1], "video", (4, 2, 3))
+    dataset = with_clips(task, THOUGHT)
+    rows = [dataset[i] for i in range(5)]
+    batch = ClipCollator(policy.processor)(rows)
+    tokenizer = policy.processor.tokenizer
+    for i, row in enumerate(rows):
+        learned = batch["labels"][i][batch["labels"][i] != -100]
+        answer = row["completion"][0]["content"][0]["text"]
+        assert tokenizer.decode(learned).strip().removesuffix("<|im_end|>") == answer
+        alone = policy.encode([request(task.train[i], task.trained)])
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][i, :length], alone["input_ids"][0])
+        assert torch.equal(batch["mm_token_type_ids"][i, :length], alone["mm_token_type_ids"][0])
+        assert batch["attention_mask"][i].sum() == length + len(learned)
+
+
+def supervised(task: Task, policy: Policy, tmp_path: Path, updates: int) -> HookedSFTTrainer:
+    method = METHODS["sft"](METHODS["sft"].Config())
+    budget = TrainConfig(updates=updates, prompts_per_update=4, warmup=0, learning_rate=1e-3)
+    arguments = shared_arguments(method, policy, 3, FitSettings(budget, True, tmp_path))
+    return HookedSFTTrainer(
+        method=method,
+        task_index=2,
+        args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
+        train_dataset=with_clips(task, THOUGHT),
+        model=policy.model,
+        processing_class=policy.processor,
+    )
+
+
+@pytest.mark.parametrize(("feed", "counts"), [("images", (1, 3, 2)), ("video", (4, 2, 3))])
+def test_supervised_training_on_clips_lowers_the_loss(
+    feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = supervised(about_clips(stream.tasks[1], feed, counts), policy, tmp_path, updates=8)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert len(losses) == 8
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_clips_and_images_in_one_batch_are_refused() -> None:
+    assert not rows_have_clips([{"images": [1]}, {"images": [1], "clips": []}])
+    assert rows_have_clips([{"images": [], "clips": [1]}])
+    with pytest.raises(ValueError, match="rows with clips and rows with images in one batch"):
+        rows_have_clips([{"images": [], "clips": [1]}, {"images": [1], "clips": []}])
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_real_clips_are_answered(feed: Feed, policy: Policy) -> None:
+    config = ClipCilConfig(
+        root=str(shared("clips_mini")), tasks=2, classes_per_task=2, shots=2, test_per_class=2, feed=feed, fps=6
+    )
+    task = clips_cil(config, 1993, Workspace()).tasks[0]
+    clip = task.test[0].media()
+    assert isinstance(clip, Clip)
+    assert len(clip.frames) in (4, 5)  # 16 frames at 24 to 30 a second are 0.53 to 0.67 s
+    answers = policy.generate(asked_about(task), Decoding(24))
+    assert len(answers) == 4
+    assert all(answers)

@@ -1,0 +1,73 @@
+"""Policies whose answers are known in advance, run through the real evaluation: their scores follow by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clrft.checkpoint import stage_folder
+from clrft.config import build_config
+from clrft.progress import Silent
+from clrft.results import write_results
+from clrft.stage import Run, learn_stage
+from eval.matrix import AccuracyMatrix
+from methods.base import Method
+from methods.frozen import ZeroShot
+from methods.policy import Decoding
+from task_streams.prompt import Request, target_text
+from task_streams.types import Example, TaskStream
+
+# (what is asked about, classes the prompt lists, stage) to a completion
+Script = Callable[[Example, Sequence[str], int], str]
+
+
+@dataclass
+class ScriptedPolicy:
+    """Answers by a script; knows the truth by the item's key and, from the runner, the stage."""
+
+    script: Script
+    examples: Mapping[str, Example]
+    stream: TaskStream
+    stage: int = 0
+
+    @property
+    def processor(self) -> Any:
+        """Nothing that resizes."""
+
+        class Nothing:
+            image_processor = None
+
+        return Nothing()
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
+        return [self.script(self.examples[one.key], self._listed(), self.stage) for one in requests]
+
+    def _listed(self) -> tuple[str, ...]:
+        return self.stream.tasks[max(self.stage, 1) - 1].seen
+
+
+def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatrix:
+    """The accuracy matrix that a script ends with, through the runner's own stages, files and results."""
+    examples = {example.key: example for task in stream.tasks for example in task.test}
+    words: dict[str, Any] = {"evaluate": {"probe": 0}, "run": {"output": str(folder), "mlflow": False}}
+    config = build_config("digits_cil", "zero_shot", "tiny", 1993, words)
+    policy = ScriptedPolicy(script, examples, stream)
+    method: Method = ZeroShot(config.method)
+    state = Run(config, stream, policy, method, Silent())  # type: ignore[arg-type]
+    state.folder.mkdir(parents=True)
+    for stage in state.stages:
+        policy.stage = stage
+        learn_stage(state, stage, lambda row: None)
+        assert (stage_folder(state.folder, stage) / "predictions.jsonl").is_file()
+    matrix, _ = write_results(state.folder, [task.name for task in stream.tasks], state.stages, ["forgetting"])
+    return matrix
+
+
+def perfect(example: Example, listed: Sequence[str], stage: int) -> str:
+    """The right answer."""
+    return target_text(example.target, labels=listed)
+
+
+def never_parses(example: Example, listed: Sequence[str], stage: int) -> str:
+    """No answer block."""
+    return "it is hard to say"

@@ -1,0 +1,153 @@
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from task_streams import STREAMS, Workspace, build_stream
+from task_streams.cifar100 import CIFAR10, CIFAR100, Archive, read_archive
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream
+from task_streams.records import Damaged
+from task_streams.types import TaskStream
+from tests.shared_data import shared
+
+NAMES = ("apple", "maple_tree", "sea")
+PLANES = 3072
+
+
+def item(archive: Archive, label: int, value: int) -> bytes:
+    """An item of a class: red ``value``, green ``label``, blue 7 everywhere, and 99 as the coarse label."""
+    planes = bytes([value]) * 1024 + bytes([label]) * 1024 + bytes([7]) * 1024
+    return (bytes([99]) if archive.labels == 2 else b"") + bytes([label]) + planes
+
+
+def write(root: Path, archive: Archive, names: Sequence[str] = NAMES, per_file: int = 12) -> Path:
+    folder = root / archive.folder
+    folder.mkdir()
+    (folder / archive.names).write_text("\n".join(names) + "\n\n")
+    for number, file in enumerate((*archive.train, archive.test)):
+        items = [item(archive, i % len(names), 40 * number + i) for i in range(per_file)]
+        (folder / file).write_bytes(b"".join(items))
+    return folder
+
+
+def stream(name: str, root: Path, cache: Path | None = None, **changes: Any) -> TaskStream:
+    kind: Any = STREAMS[name].config
+    config = kind(**{"root": str(root), "tasks": 3, "classes_per_task": 1, "shots": 3, "test_per_class": 2} | changes)
+    return build_stream(name, config, 0, Workspace(cache))
+
+
+@pytest.mark.parametrize(("name", "archive"), [("cifar100_cil", CIFAR100), ("cifar10_cil", CIFAR10)])
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_archive_becomes_a_stream_of_its_fine_classes(
+    tmp_path: Path, name: str, archive: Archive, nested: bool
+) -> None:
+    folder = write(tmp_path, archive)
+    built = stream(name, tmp_path if nested else folder)
+    assert sorted(built.labels) == list(NAMES)
+    assert [(len(task.train), len(task.test)) for task in built.tasks] == [(3, 2)] * 3
+    assert check_stream(built) == []
+
+
+def test_pixels_are_planes_of_red_green_and_blue(tmp_path: Path) -> None:
+    write(tmp_path, CIFAR100)
+    built = stream("cifar100_cil", tmp_path, shots=None)
+    (example,) = [e for task in built.tasks for e in task.train if e.key == "train/00004"]
+    image = example.media()
+    assert isinstance(image, Image.Image) and image.size == (32, 32)
+    # Item 4 of the first file: label 4 % 3 = 1, red 4.
+    assert (example.label, np.unique(np.asarray(image).reshape(-1, 3), axis=0).tolist()) == ("maple_tree", [[4, 1, 7]])
+
+
+def test_items_of_cifar10_are_numbered_over_all_its_files(tmp_path: Path) -> None:
+    write(tmp_path, CIFAR10)
+    records = {record.key: record for record in read_archive(str(tmp_path), CIFAR10).records}
+    assert len(records) == 6 * 12
+    # The third file begins at item 24, and its item 1 has red 40 * 2 + 1 = 81.
+    assert records["train/00025"].source.read()[0] == 81
+    assert records["test/00000"].source.read()[0] == 200
+
+
+def test_a_second_build_is_the_same_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    folder = write(tmp_path, CIFAR100)
+    first = stream("cifar100_cil", tmp_path, tmp_path / "cache")
+    assert stream("cifar100_cil", tmp_path, tmp_path / "cache") == first
+    with open(folder / "train.bin", "r+b") as file:  # other pixels and another time of change
+        file.seek(2)
+        file.write(b"\xff" * PLANES)
+    changed = stream("cifar100_cil", tmp_path, tmp_path / "cache", shots=None)
+    (example,) = [e for task in changed.tasks for e in task.train if e.key == "train/00000"]
+    assert np.asarray(example.media()).min() == 255
+
+
+def test_real_images_come_back_pixel_by_pixel(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    tables = {split: pq.read_table(shared("cifar100") / f"{split}.parquet") for split in ("train", "test")}
+    names = sorted(set(tables["train"]["label"].to_pylist()))
+    (folder / "fine_label_names.txt").write_text("\n".join(names))
+    pixels: dict[str, list[Any]] = {}
+    for split, table in tables.items():
+        rows = table.slice(0, 400).to_pylist()
+        pixels[split] = [np.asarray(Image.open(BytesIO(row["image"])).convert("RGB")) for row in rows]
+        items = [
+            bytes([0, names.index(row["label"])]) + image.transpose(2, 0, 1).tobytes()
+            for row, image in zip(rows, pixels[split], strict=True)
+        ]
+        (folder / f"{split}.bin").write_bytes(b"".join(items))
+    found = read_archive(str(folder), CIFAR100)
+    assert (len(found.records), found.problems, len(found.classes)) == (800, (), 100)
+    for record in found.records:
+        number = int(record.key.split("/")[1])
+        expected = pixels[record.split][number]
+        assert record.source.read() == expected.transpose(2, 0, 1).tobytes()
+        assert record.label == tables[record.split]["label"][number].as_py()
+
+
+def test_only_the_pickled_version_is_refused_with_the_name_of_the_right_archive(tmp_path: Path) -> None:
+    pickled = tmp_path / "cifar-100-python"
+    pickled.mkdir()
+    for name in ("meta", "train", "test"):
+        (pickled / name).write_bytes(b"\x80\x04.")
+    for root in (tmp_path, pickled):
+        with pytest.raises(
+            UserError, match=r"found the pickled Python version.*Get cifar-100-binary\.tar\.gz from https"
+        ):
+            stream("cifar100_cil", root)
+
+
+def test_a_missing_archive_says_where_to_get_it_and_what_is_expected(tmp_path: Path) -> None:
+    pattern = r"train\.bin, test\.bin, fine_label_names\.txt \(CIFAR-100, binary version\).*cs\.toronto\.edu"
+    with pytest.raises(UserError, match=pattern):
+        stream("cifar100_cil", tmp_path / "none")
+    write(tmp_path, CIFAR10)
+    (tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
+    with pytest.raises(UserError, match=r"data_batch_3\.bin"):
+        stream("cifar10_cil", tmp_path)
+
+
+def test_files_that_are_cut_and_labels_without_a_name_are_all_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, CIFAR100)
+    whole = (folder / "train.bin").read_bytes()
+    (folder / "train.bin").write_bytes(whole[:-10])
+    (folder / "test.bin").write_bytes((folder / "test.bin").read_bytes() + item(CIFAR100, 3, 0))
+    with pytest.raises(UserError) as caught:
+        stream("cifar100_cil", tmp_path)
+    # 12 items of 3074 bytes are 36888, ten less are left.
+    assert caught.value.problems == (
+        f"{folder}/train.bin: 36878 bytes; expected a multiple of 3074 (unpack cifar-100-binary.tar.gz again)",
+        "CIFAR-100: labels outside of 0 to 2: test.bin item 12: 3",
+    )
+
+
+def test_a_file_that_shrinks_after_the_build_is_damaged(tmp_path: Path) -> None:
+    folder = write(tmp_path, CIFAR100)
+    built = stream("cifar100_cil", tmp_path, shots=None)
+    (folder / "train.bin").write_bytes(b"")
+    with pytest.raises(Damaged, match="0 of 3072 bytes of pixels"):
+        built.tasks[0].train[0].media()

@@ -1,0 +1,163 @@
+"""Which frames of a clip are sampled, and what counts as damage; the frames of generated clips tell their number."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from task_streams import clips
+from task_streams.clips import ClipDecoder, display_times, sampled_indices
+from task_streams.records import Damaged, FileSource
+from task_streams.types import Clip
+from tests.shared_data import shared
+from tests.task_streams.clips import flat, number_of, turned, write_clip, write_sound
+
+
+def decoded(path: Path, **settings: object) -> Clip:
+    return ClipDecoder(**settings)(FileSource(path))  # type: ignore[arg-type]
+
+
+def numbers(clip: Clip) -> list[int]:
+    return [number_of(frame) for frame in clip.frames]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.mkv"])
+def test_frames_come_at_the_set_rate_over_the_whole_clip(tmp_path: Path, name: str) -> None:
+    # 30 frames at 10 a second last 3 s: at 2 a second the frames on display at 0, 0.5, 1, 1.5, 2, 2.5 s
+    clip = decoded(write_clip(tmp_path / name, 30), fps=2)
+    assert numbers(clip) == [0, 5, 10, 15, 20, 25]
+    assert clip.fps == 2.0
+    assert {(frame.mode, frame.size) for frame in clip.frames} == {("RGB", (32, 32))}
+
+
+def test_a_long_clip_has_the_most_frames_allowed_evenly_spread(tmp_path: Path) -> None:
+    # 3 s and at most 4 frames: one every 0.75 s, at 0, 0.75, 1.5, 2.25 s; frame 7 is on display from 0.7 to 0.8 s
+    clip = decoded(write_clip(tmp_path / "clip.mp4", 30), fps=2, max_frames=4)
+    assert numbers(clip) == [0, 7, 15, 22]
+    assert clip.fps == pytest.approx(4 / 3)
+
+
+def test_a_short_clip_has_two_frames(tmp_path: Path) -> None:
+    # 0.3 s: two frames are one every 0.15 s, at 0 and 0.15 s
+    assert numbers(decoded(write_clip(tmp_path / "short.mp4", 3), fps=2)) == [0, 1]
+    assert numbers(decoded(write_clip(tmp_path / "still.mp4", 1), fps=2)) == [0, 0]
+
+
+def test_a_variable_frame_rate_is_sampled_by_time(tmp_path: Path) -> None:
+    # the last gap is 0.9 s, so the clip lasts 2.9 s; on display at 0: 0, 0.5: 2 (from 0.2), 1: 3, 1.5: 4 (from 1.1),
+    # 2: 5, 2.5: 5
+    path = write_clip(tmp_path / "clip.mkv", 6, stamps=[0, 100, 200, 1000, 1100, 2000])
+    assert numbers(decoded(path, fps=2)) == [0, 2, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
+def test_frames_that_are_stored_out_of_order_are_sampled_in_the_order_they_are_shown(tmp_path: Path, name: str) -> None:
+    clip = decoded(write_clip(tmp_path / name, 30, between=2), fps=10, max_frames=40)
+    assert numbers(clip) == list(range(30))
+
+
+def test_times_are_sorted_and_made_up_from_the_rate_where_there_are_none() -> None:
+    assert display_times([Fraction(1), Fraction(3), Fraction(2)], None) == [1, 2, 3]
+    assert display_times([None, None, Fraction(9)], Fraction(4)) == [0, Fraction(1, 4), Fraction(1, 2)]
+    with pytest.raises(Damaged, match="without time stamps in a video without a frame rate"):
+        display_times([None], None)
+
+
+def test_a_first_frame_that_is_not_at_zero_is_the_start() -> None:
+    # 5.0, 5.1, ... 5.9: 1 s long, sampled at 5.0 and 5.5
+    assert sampled_indices([5 + Fraction(i, 10) for i in range(10)], Fraction(2), 16) == ([0, 5], Fraction(2))
+
+
+def test_there_are_always_two_frames_or_more_and_never_too_many() -> None:
+    for count in (1, 2, 3, 7, 100):
+        for fps in (Fraction(1, 7), Fraction(2), Fraction(2997, 100)):
+            for most in (2, 3, 16):
+                indices, _ = sampled_indices([Fraction(i, 24) for i in range(count)], fps, most)
+                assert 2 <= len(indices) <= most
+                assert indices == sorted(indices)
+                assert indices[0] == 0
+
+
+def test_a_clip_too_large_to_be_held_gives_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30)
+    held = decoded(path)
+    monkeypatch.setattr(clips, "HELD_BYTES", 5 * 2 * 32 * 32)  # room for five frames
+    assert decoded(path) == held
+
+
+def test_a_turned_clip_comes_out_upright(tmp_path: Path) -> None:
+    dark_left = Image.new("RGB", (64, 32), (220, 220, 220))
+    dark_left.paste((20, 20, 20), (0, 0, 32, 32))
+    frame = decoded(turned(write_clip(tmp_path / "clip.mp4", [dark_left] * 4))).frames[0]
+    assert frame.size == (32, 64)  # a quarter turn clockwise: what was left is on top
+    brightness = np.asarray(frame).mean(axis=(1, 2))
+    assert brightness[:30].max() < 60
+    assert brightness[-30:].min() > 180
+
+
+def test_large_frames_are_made_smaller_in_proportion_and_small_ones_left(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", [flat(1, (64, 48))] * 3)
+    assert decoded(path, max_side=32).frames[0].size == (32, 24)
+    assert decoded(path, max_side=100).frames[0].size == (64, 48)
+
+
+def test_the_identity_names_what_frames_depend_on_and_nothing_else() -> None:
+    assert ClipDecoder(fps=2.5).identity == "clip 1 fps=5/2 max_frames=16 max_side=None"
+    assert ClipDecoder(feed="video").identity == ClipDecoder(feed="images").identity
+
+
+def damage(path: Path) -> str:
+    with pytest.raises(Damaged) as caught:
+        decoded(path)
+    return str(caught.value)
+
+
+def test_what_is_no_clip_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("a text\n" * 100)
+    assert damage(tmp_path / "empty.mp4") == "an empty file"
+    assert damage(tmp_path / "text.mp4") == "no readable video: Invalid data found when processing input"
+    assert damage(write_sound(tmp_path / "sound.mp4")) == "no video in the file"
+    assert damage(tmp_path / "none.mp4") == "No such file or directory"
+
+
+def test_a_clip_that_breaks_off_says_so(tmp_path: Path) -> None:
+    noise = [Image.effect_noise((64, 64), 90).convert("RGB") for _ in range(30)]
+    for name, reason in (
+        ("clip.mp4", "no readable video: Invalid data"),  # its table of frames comes last
+        ("clip.avi", "the file breaks off inside of a frame"),
+        ("clip.mkv", r"cut off: \d\.\d\d of 3\.00 declared seconds"),
+    ):
+        path = write_clip(tmp_path / name, noise)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(Damaged, match=reason):
+            decoded(path)
+
+
+def test_a_playlist_does_not_lead_to_another_file(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "secret.mp4", 30)
+    for name, text in (
+        ("concat.mp4", f"ffconcat version 1.0\nfile '{path}'\n"),
+        ("hls.mp4", f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{path}\n#EXT-X-ENDLIST\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert damage(tmp_path / name).startswith("no readable video")
+
+
+def test_real_clips_of_each_kind_are_sampled() -> None:
+    # 164 frames at 25 a second are 6.56 s: ceil(6.56 * 2) = 14 frames; the file stores them out of order
+    ucf = decoded(shared("ucf101_mini") / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi")
+    assert (len(ucf.frames), ucf.fps, ucf.frames[0].size) == (14, 2.0, (320, 240))
+    # 280 frames at 28 a second are 10 s: 16 frames, 1.6 a second
+    kinetics = decoded(shared("clips_other") / "kinetics/arm_wrestling/demo.mp4")
+    assert (len(kinetics.frames), kinetics.fps, kinetics.frames[0].size) == (16, 1.6, (340, 256))
+    assert len(decoded(shared("clips_other") / "kinetics/flipping_pancake/flipping_a_pancake.mkv").frames) == 16
+
+
+def test_a_real_clip_cut_off_is_damaged(tmp_path: Path) -> None:
+    whole = (shared("ucf101_mini") / "UCF-101/BaseballPitch/v_BaseballPitch_g01_c01.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: int(0.9 * len(whole))])
+    assert damage(tmp_path / "cut.avi") == "the file breaks off inside of a frame"

@@ -1,0 +1,335 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.cell import cell_of
+from eval.evaluate import evaluate
+from eval.score import score
+from task_streams.coco import CocoCilConfig, coco_cil, read_split
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream, fingerprints
+from task_streams.positives import positives
+from task_streams.prompt import target_text
+from task_streams.records import Workspace
+from task_streams.types import Box, Task, TaskStream
+from tests.shared_data import shared
+from tests.task_streams.detection_trees import whole, write_coco
+
+EVERY = ("apple", "cat", "dog", "zebra")
+ONE_OF_EACH = [whole(name) for name in EVERY]
+
+
+def stream(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
+    return coco_cil(CocoCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def write(root: Path) -> Path:
+    write_coco(root, {"train2017": ONE_OF_EACH, "val2017": ONE_OF_EACH})
+    return root / "annotations" / "instances_train2017.json"
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+
+
+def split_boxes(root: Path) -> dict[str, tuple[Box, ...]]:
+    table = read_split(root, "train2017", "annotations/instances_train2017.json", Workspace())
+    records = [table.record(i, EVERY, "train") for i in range(len(table.keys))]
+    return {record.key: record.target for record in records}  # type: ignore[misc]
+
+
+def test_boxes_become_corners_in_thousandths_of_width_and_height(tmp_path: Path) -> None:
+    # 200 x 100 pixels: x 20..60 -> 100..300, y 10..30 -> 100..300; 12.5..37.5 -> 62.5 -> 62 (even), 187.5 -> 188
+    images = [whole("dog"), [("cat", 12.5, 0, 25.0, 100)]]
+    write_coco(tmp_path, {"train2017": images, "val2017": images})
+    assert split_boxes(tmp_path) == {
+        "train2017/000000.png": (Box("dog", (100, 100, 300, 300)),),
+        "train2017/000001.png": (Box("cat", (62, 0, 188, 1000)),),
+    }
+
+
+def test_boxes_are_cut_at_the_edge_and_left_out_when_nothing_remains(tmp_path: Path) -> None:
+    cut = [("dog", -20.0, 50.0, 120.0, 80.0), ("dog", 199.5, 0.0, 1.2, 10.0)]  # the second by less than a pixel
+    gone = [("cat", 220.0, 10.0, 20.0, 20.0), ("cat", 10.0, 10.0, 0.0, 20.0), ("cat", 50.0, 50.0, -10.0, 10.0)]
+    images = [[*cut, *gone], gone, whole("zebra"), whole("apple")]
+    write_coco(tmp_path, {"train2017": images, "val2017": ONE_OF_EACH})
+    assert split_boxes(tmp_path)["train2017/000000.png"] == (
+        Box("dog", (0, 500, 500, 1000)),
+        Box("dog", (998, 0, 1000, 100)),
+    )
+    notes = stream(tmp_path, allow_empty_classes=True).notes
+    assert "train2017: 6 boxes left out: without area in their image" in notes
+    # the dog, and the cat at 220 of 200 pixels in two images
+    assert "train2017: 3 boxes reach out of their image by more than 1 pixel and are cut at its edge" in notes
+    assert "train2017: 1 images without boxes left out: train2017/000001.png" in notes
+
+
+def test_crowds_and_images_without_boxes_are_left_out_and_recorded(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    write_coco(tmp_path, {"train2017": [*ONE_OF_EACH, [*whole("dog"), *whole("cat")], []], "val2017": ONE_OF_EACH})
+    change(path, lambda data: data["annotations"][4].update(iscrowd=1))
+    assert [box.category for box in split_boxes(tmp_path)["train2017/000004.png"]] == ["cat"]
+    notes = stream(tmp_path).notes
+    assert "train2017: 1 boxes left out: crowds" in notes
+    assert "train2017: 1 images without boxes left out: train2017/000005.png" in notes
+
+
+def test_the_class_order_is_over_names_or_over_ids(tmp_path: Path) -> None:
+    # RandomState(0).permutation(4) = [2, 3, 1, 0]; by id: cat 17, dog 18, zebra 24, apple 53
+    write(tmp_path)
+    by_name = [label for task in stream(tmp_path).tasks for label in task.classes]
+    by_id = [label for task in stream(tmp_path, order_over="ids").tasks for label in task.classes]
+    assert by_name == ["dog", "zebra", "cat", "apple"]
+    assert by_id == ["zebra", "apple", "dog", "cat"]
+
+
+def test_any_set_of_that_form_is_read_by_its_names(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"learn": ONE_OF_EACH, "try": ONE_OF_EACH})
+    found = stream(tmp_path, train_images="learn", test_images="try")
+    assert {e.key.split("/")[0] for task in found.tasks for e in task.train} == {"learn"}
+    with pytest.raises(UserError, match=r"annotations is 'a\.json'; expected a path with \{images\} in it"):
+        stream(tmp_path, annotations="a.json")
+
+
+def test_what_was_parsed_is_kept_until_the_annotations_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, kept = tmp_path / "root", Workspace(tmp_path / "cache")
+    path = write(root)
+    first = stream(root, workspace=kept)
+    files = sorted(p.name for p in (tmp_path / "cache").glob("boxes-*.npz"))
+    assert len(files) == 2
+    monkeypatch.setattr("task_streams.coco._json", lambda path: pytest.fail(f"{path} is parsed again"))
+    assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
+    assert stream(root, workspace=kept).notes == first.notes
+    monkeypatch.undo()
+    change(path, lambda data: data["annotations"][0].update(bbox=[0, 0, 200, 100]))
+    assert fingerprints(stream(root, workspace=kept)) != fingerprints(first)
+    (tmp_path / "cache" / files[0]).write_bytes(b"PK damaged")
+    (tmp_path / "cache" / files[1]).write_bytes(b"")
+    assert fingerprints(stream(root, workspace=kept)) == fingerprints(stream(root))
+
+
+def test_nothing_is_unpickled_from_the_cache(tmp_path: Path) -> None:
+    root, kept = tmp_path / "root", Workspace(tmp_path / "cache")
+    write(root)
+    first = stream(root, workspace=kept)
+    for path in (tmp_path / "cache").glob("boxes-*.npz"):
+        with path.open("wb") as file:
+            np.savez(file, head=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "root")
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cache/boxes-.*\.npz: what was parsed cannot be kept in the cache"):
+        stream(tmp_path / "root", workspace=Workspace(tmp_path / "cache"))
+
+
+def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path)
+
+    def damage(data: dict[str, Any]) -> None:
+        data["images"] += [
+            {"id": 0, "file_name": "twice.png", "width": 9, "height": 9},
+            {"id": 91, "file_name": "000001.png", "width": 9, "height": 9},
+            {"id": 92, "file_name": "../../etc/passwd", "width": 9, "height": 9},
+            {"id": 93, "file_name": "/etc/passwd", "width": 9, "height": 9},
+            {"id": 94, "file_name": "flat.png", "width": 0, "height": 9},
+            {"id": 95, "file_name": "lost.png", "width": 200, "height": 100},
+        ]
+        good = data["annotations"][0]
+        data["annotations"] += [
+            good | {"id": 0},
+            good | {"id": 101, "image_id": 404},
+            good | {"id": 102, "category_id": 13},
+            good | {"id": 103, "bbox": [1, 2, 3]},
+            good | {"id": 104, "bbox": [1, 2, float("nan"), 3]},
+            good | {"id": 105, "bbox": [1, 2, True, 10**400]},
+            good | {"id": "106"},
+            good | {"id": 107, "image_id": 95},
+            [],
+        ]
+        data["categories"] += [{"id": 18, "name": "wolf"}, {"id": 99, "name": "cat"}, {"name": "nobody"}]
+
+    change(path, damage)
+    with pytest.raises(UserError) as caught:
+        stream(tmp_path)
+    told = [problem.removeprefix("train2017: ") for problem in caught.value.problems if "train2017: " in problem]
+    assert told == [
+        "1 categories whose id is taken: id 18 (dog, wolf)",
+        "1 categories whose name is taken: cat (id 99)",
+        "1 categories without a whole number as id or a name: id None, name 'nobody'",
+        "1 images whose id is taken: id 0 (train2017/000000.png, train2017/twice.png)",
+        "1 images that are listed twice: 000001.png",
+        "2 images without a whole number as id or a file name below the folder: "
+        "92 '../../etc/passwd', 93 '/etc/passwd'",
+        "1 images without width and height: flat.png (0 x 9)",
+        "1 annotations whose id is taken: annotation 0",
+        "1 annotations of an image that is not listed: annotation 101 (image 404)",
+        "1 annotations of a category that is not listed: annotation 102 (category 13)",
+        "3 annotations whose bbox is no x, y, width, height: annotation 103, annotation 104, annotation 105",
+        "2 annotations without a whole number as id: annotation '106', annotation None",
+        "1 images are missing: train2017/lost.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "found list"),
+        ('{"images": [], "annotations": {}}', "the lists images, annotations, categories; found annotations, images"),
+        ('{"images": [', "expected COCO annotations as JSON"),
+        ("[" * 100_000, "expected COCO annotations as JSON"),
+    ],
+)
+def test_what_is_no_coco_json_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    write(tmp_path).write_text(text)
+    with pytest.raises(UserError, match=f"instances_train2017.json: .*{found}"):
+        stream(tmp_path)
+
+
+def test_splits_with_other_categories_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    change(path, lambda data: data["categories"].append({"id": 90, "name": "toothbrush"}))
+    with pytest.raises(UserError, match="coco_cil: training and test split list other classes: toothbrush"):
+        stream(tmp_path)
+
+
+def test_a_missing_or_packed_root_says_what_is_expected_and_where_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "train2017.zip").write_bytes(b"PK")
+    with pytest.raises(UserError) as caught:
+        stream(tmp_path)
+    (problem,) = caught.value.problems
+    for part in ("cocodataset.org", "instances_{train2017,val2017}.json", "train2017.zip"):
+        assert part in problem
+    with pytest.raises(UserError, match="found nothing there"):
+        stream(tmp_path / "none")
+
+
+def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "root")
+    outside = tmp_path / "outside.png"
+    (tmp_path / "root" / "train2017" / "000001.png").rename(outside)
+    (tmp_path / "root" / "train2017" / "000001.png").symlink_to(outside)
+    with pytest.raises(UserError, match=r"train2017/000001\.png: a link that leads out of .*; refused"):
+        stream(tmp_path / "root")
+    for images in ("train2017", "val2017"):
+        (tmp_path / f"{images}.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^\.\./train2017\.json: leads out of .*; refused"):
+        stream(tmp_path / "root", annotations="../{images}.json")
+
+
+def test_the_real_sample_of_coco() -> None:
+    root = shared("coco_mini")
+    settings: dict[str, Any] = {"tasks": 5, "classes_per_task": 16, "shots": 5, "allow_empty_classes": True}
+    found = stream(root, 136, **settings)
+    assert check_stream(found) == []
+    assert [len(task.classes) for task in found.tasks] == [16] * 5
+    assert len(found.labels) == 80
+    everything = stream(root, 136, **settings | {"shots": None})
+    # 128 images in each split, two of the training split without boxes; 929 and 898 boxes (the sample's README)
+    train, test = ([e for task in everything.tasks for e in getattr(task, split)] for split in ("train", "test"))
+    assert (len(train), len(test)) == (126, 128)
+    assert (sum(len(e.target) for e in train), sum(len(e.target) for e in test)) == (929, 898)  # type: ignore[arg-type]
+    for task, whole_task in zip(found.tasks, everything.tasks, strict=True):
+        for row, all_of_it in zip(positives(task), positives(whole_task), strict=True):
+            assert min(all_of_it.train_images, 5) <= row.train_images <= all_of_it.train_images
+            assert row.test_boxes == all_of_it.test_boxes
+    with pytest.raises(UserError) as caught:
+        stream(root, 136, tasks=5, classes_per_task=16)
+    # 9 categories are in no training image, 7 in no test image (counted in the annotations), others only beside newer
+    named = " ".join(caught.value.problems)
+    for name in ("fire hydrant", "parking meter", "toaster", "apple", "hair drier", "surfboard", "giraffe"):
+        assert name in named
+
+
+def test_the_official_fields_are_read() -> None:
+    root = shared("coco_official_fields")
+    table = read_split(root, "val2017", "annotations/person_keypoints_val2017.json", Workspace())
+    assert (table.classes, table.keys, len(table.corners)) == (
+        ("person",),
+        tuple(f"val2017/{n}.jpg" for n in ("000000000785", "000000040083", "000000196141", "000000197388")),
+        14,
+    )
+    assert table.problems == ()
+    # image 785 is 640 x 425; its box x 280.79, y 44.73, width 218.7, height 346.68 -> 280.79 / 640 = 0.43873, …
+    assert table.record(0, {"person"}, "test").target == (Box("person", (439, 105, 780, 921)),)
+
+
+# Three scripted policies on a generated set. Every image has its own class's box and, from task 2 on, a dog's.
+DOG_BOX, OWN_BOX = (0.0, 0.0, 100.0, 50.0), (100.0, 50.0, 100.0, 50.0)  # thousandths 0..500 and 500..1000
+
+
+def scripted(tmp_path: Path) -> TaskStream:
+    images: list[Any] = [[("dog", *DOG_BOX)], [("zebra", *OWN_BOX)]]
+    images += [[("dog", *DOG_BOX), (name, *OWN_BOX)] for name in ("cat", "apple", "cat", "apple")]
+    write_coco(tmp_path, {"train2017": images, "val2017": images})
+    return stream(tmp_path, shots=None)
+
+
+def matrix(found: TaskStream, policy: Callable[[Task, str], str]) -> list[list[float]]:
+    """Box AP of every task after every stage; the policy gets the stage's task and the item's key."""
+    task_of = {label: task.index for task in found.tasks for label in task.classes}
+
+    def cell(stage: Task, task: Task) -> float:
+        def generate(requests: Any) -> list[str]:
+            return [policy(stage, request.key) for request in requests]
+
+        return cell_of(task, evaluate(generate, task, stage.seen, stage=stage.index, task_of=task_of)).value
+
+    return [[cell(stage, task) for task in found.tasks[: stage.index]] for stage in found.tasks]
+
+
+def test_a_perfect_policy_has_an_ap_of_one_and_the_full_reward(tmp_path: Path) -> None:
+    found = scripted(tmp_path)
+    targets = {e.key: e.target for task in found.tasks for e in task.test}
+
+    def policy(stage: Task, key: str) -> str:
+        completion = target_text(targets[key], labels=stage.seen)
+        assert score(completion, targets[key], stage.seen).reward == 3.0
+        return completion
+
+    assert matrix(found, policy) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
+
+
+def test_a_policy_that_never_parses_has_nothing(tmp_path: Path) -> None:
+    assert matrix(scripted(tmp_path), lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]
+
+
+def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand(tmp_path: Path) -> None:
+    # The last class of the stage (zebra, then apple), always at 500..1000.
+    # Stage 1, task 1 (test: a dog, a zebra): both images get a zebra. zebra: the first image's is false and ranks
+    #   first, precision 1/2 at recall 1 -> 0.5; dog: 0. Mean 0.25.
+    # Stage 2, task 1: apples are said, which the task does not have: dog 0, zebra 0.
+    # Stage 2, task 2 (test: cat, apple, cat, apple): apples rank false, true, false, true: precision at recall
+    #   0.5 and at 1 is 2/4 -> 0.5 everywhere -> apple 0.5, cat 0. Mean 0.25.
+    found = scripted(tmp_path)
+
+    def policy(stage: Task, key: str) -> str:
+        boxes = json.dumps([{"category": stage.classes[-1], "bbox": [500, 500, 1000, 1000]}])
+        return f"<think>the newest</think><answer>{boxes}</answer>"
+
+    assert [task.classes for task in found.tasks] == [("dog", "zebra"), ("cat", "apple")]
+    assert matrix(found, policy) == [[pytest.approx(0.25)], [0.0, pytest.approx(0.25)]]
+    # Rewards in task 2: one of two boxes found (apple: 1/2 + 1/2 + 1), or none (cat: 0 + 0 + 1).
+    last = found.tasks[1]
+    rewards = [score(policy(last, e.key), e.target, last.seen).reward for e in last.test]
+    assert rewards == [1.0, 2.0, 1.0, 2.0]

@@ -1,0 +1,142 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task_streams import build_stream
+from task_streams.cub200 import Cub200Config
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream
+from task_streams.types import TaskStream
+from tests.shared_data import shared
+from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+
+FOLDERS = {"1": "001.Black_footed_Albatross", "4": "004.Groove_billed_Ani", "22": "022.Chuck_will_Widow"}
+FILES = {"1": "Black_Footed_Albatross", "4": "Groove_Billed_Ani", "22": "Chuck_Will_Widow"}
+
+
+def write_archive(root: Path) -> Path:
+    """Three classes with ids 1, 4 and 22; images with ids 10, 20, …; two of three are for training."""
+    paths = [(c, f"{FOLDERS[c]}/{FILES[c]}_{i:04d}_{i * 7}.jpg", i < 3) for c in FOLDERS for i in range(1, 5)]
+    rows = {str(10 * n): row for n, row in enumerate(paths, start=1)}
+    write_images(root / "images", [path for _, path, _ in rows.values()])
+    write_lines(root / "images.txt", [f"{n} {path}" for n, (_, path, _) in rows.items()])
+    write_lines(root / "image_class_labels.txt", [f"{n} {c}" for n, (c, _, _) in rows.items()])
+    write_lines(root / "train_test_split.txt", [f"{n} {int(train)}" for n, (_, _, train) in rows.items()])
+    write_lines(root / "classes.txt", [f"{c} {name}" for c, name in FOLDERS.items()])
+    return root
+
+
+def add(root: Path, name: str, *lines: str) -> None:
+    with (root / name).open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
+    return build_stream("cub200_cil", Cub200Config(root=str(root), **settings), order_seed)
+
+
+def test_the_original_archive_with_gaps_in_its_ids_becomes_a_stream(tmp_path: Path) -> None:
+    made = stream(write_archive(tmp_path))
+    # RandomState(0).permutation(3) = [2, 1, 0] over Black…, Chuck…, Groove…
+    assert [task.name for task in made.tasks] == ["Groove_billed_Ani", "Chuck_will_Widow", "Black_footed_Albatross"]
+    assert sorted(e.key for e in made.tasks[0].test) == [
+        "images/004.Groove_billed_Ani/Groove_Billed_Ani_0003_21.jpg",
+        "images/004.Groove_billed_Ani/Groove_Billed_Ani_0004_28.jpg",
+    ]
+    assert [len(task.train) for task in made.tasks] == [2, 2, 2]
+    assert (check_stream(made), made.notes) == ([], ())
+
+
+def test_the_real_sample_has_12_classes_of_3_and_2_images_short_of_5_shots() -> None:
+    made = stream(shared("cub100") / "CUB_200_2011", 1993, tasks=3, classes_per_task=4, shots=5)
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(12, 8)] * 3
+    assert made.notes[0].startswith("12 classes have fewer than 5 training examples: Black_footed_Albatross 3, ")
+    assert check_stream(made) == []
+
+
+def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    write_image(root / "images/001.Black_footed_Albatross/x.jpg")
+    add(root, "images.txt", "500 001.Black_footed_Albatross/x.jpg", "10 001.Black_footed_Albatross/x.jpg", "510")
+    add(root, "image_class_labels.txt", "600 1", "20 9")
+    add(root, "train_test_split.txt", "700 1", "30 2")
+    add(root, "classes.txt", "5 Crested_Auklet")
+    found = problems_of(lambda: stream(root))
+    assert found[:11] == (
+        "images.txt: expected '<id> <path>' a line; found line 15 '510'",
+        "images.txt: 1 ids are given more than once: 10",
+        "image_class_labels.txt: 1 ids are given more than once: 20",
+        "train_test_split.txt: 1 ids are given more than once: 30",
+        "classes.txt: expected '<id> <NNN.Class_name>' a line; found 5 Crested_Auklet",
+        "image_class_labels.txt: no class for 1 ids of images.txt: 500",
+        "train_test_split.txt: no split for 1 ids of images.txt: 500",
+        "image_class_labels.txt: 1 ids that images.txt does not list: 600",
+        "train_test_split.txt: 1 ids that images.txt does not list: 700",
+        "image_class_labels.txt: 1 ids with a class that classes.txt does not list: 20 9",
+        "train_test_split.txt: 1 ids with neither 1 (training) nor 0 (test): 30 2",
+    )
+
+
+def test_an_image_without_a_label_alone_stops_the_stream(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    labels = (root / "image_class_labels.txt").read_text().splitlines()
+    write_lines(root / "image_class_labels.txt", [line for line in labels if not line.startswith("110 ")])
+    assert problems_of(lambda: stream(root)) == ("image_class_labels.txt: no class for 1 ids of images.txt: 110",)
+
+
+def test_paths_that_climb_out_or_are_missing_are_named(tmp_path: Path) -> None:
+    root = write_archive(tmp_path / "root")
+    write_image(tmp_path / "outside.jpg")
+    add(root, "images.txt", "500 ../../outside.jpg", "510 001.Black_footed_Albatross/none.jpg")
+    add(root, "image_class_labels.txt", "500 1", "510 1")
+    add(root, "train_test_split.txt", "500 1", "510 0")
+    assert problems_of(lambda: stream(root)) == (
+        f"images.txt: images/../../outside.jpg: leads out of {root}; refused",
+        "images.txt: 1 files that it names are missing: images/001.Black_footed_Albatross/none.jpg",
+    )
+
+
+def test_two_classes_of_one_name_and_a_class_without_images_are_named(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    add(root, "classes.txt", "30 030.Chuck_will_Widow", "31 031.Fish_Crow")
+    assert problems_of(lambda: stream(root)) == (
+        "classes 22, 30 are all named 'Chuck_will_Widow'; expected a name of its own for each",
+        "no training items of 1 of the 4 classes: Fish_Crow",
+        "no test items of 1 of the 4 classes: Fish_Crow",
+    )
+
+
+def test_classes_that_read_the_same_are_named(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    (root / "classes.txt").write_text("1 001.Groove-billed_ani\n4 004.Groove_billed_Ani\n22 022.Chuck_will_Widow\n")
+    assert problems_of(lambda: stream(root)) == (
+        "classes 'Groove-billed_ani', 'Groove_billed_Ani' all read 'groove billed ani' in an answer; "
+        "rename all but one of them",
+    )
+
+
+def test_a_truncated_jpeg_is_named_with_the_problems_of_the_lists(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    cut(root / "images/004.Groove_billed_Ani/Groove_Billed_Ani_0001_7.jpg")
+    add(root, "train_test_split.txt", "900 1")
+    found = problems_of(lambda: stream(root))
+    assert found[0] == "train_test_split.txt: 1 ids that images.txt does not list: 900"
+    assert found[1] == "1 items cannot be decoded; repair or remove them, or set on_damaged=skip"
+    assert found[2].startswith("images/004.Groove_billed_Ani/Groove_Billed_Ani_0001_7.jpg (")
+
+
+def test_a_missing_list_is_named_with_what_was_found_and_where_to_get_it(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    (root / "classes.txt").unlink()
+    (root / "CUB_200_2011.tgz").write_bytes(b"packed")
+    with pytest.raises(UserError) as caught:
+        stream(root)
+    assert caught.value.problems == (
+        f"root {str(root)!r}: expected a folder with images/<NNN.Class_name>/*.jpg, images.txt, "
+        "image_class_labels.txt, train_test_split.txt and classes.txt; found CUB_200_2011.tgz, "
+        "image_class_labels.txt, images, images.txt, train_test_split.txt (missing: classes.txt), and still packed in "
+        "there: CUB_200_2011.tgz. Where to get it: https://www.vision.caltech.edu/datasets/cub_200_2011 "
+        "(CUB_200_2011.tgz)",
+    )

@@ -1,0 +1,145 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task_streams import build_stream
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream
+from task_streams.imagenet_ra import ImageNetAConfig, ImageNetRConfig, wnid_names
+from task_streams.types import TaskStream
+from tests.shared_data import shared
+from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+
+# Of ImageNet-A, with the names of RaPO's lists: ASCII order puts capitals first.
+WNIDS = {"n01694178": "African_chameleon", "n03594945": "jeep", "n03590841": "jack-o'-lantern"}
+HELD_OUT = "the archive has no test split: test items are held out by the seeded draw (draw_seed 42)"
+
+
+def write_official(root: Path, each: int = 5) -> Path:
+    """The official archive: wnid folders, names with spaces and apostrophes, one .jpeg, and a README with wnids."""
+    names = [f"0.{i:06d}_yellow lady's slipper _ newt_0.9.jpg" for i in range(each - 1)] + ["0.9_newt _ newt_0.9.jpeg"]
+    write_images(root, [f"{wnid}/{name}" for wnid in WNIDS for name in names])
+    write_lines(root / "README.txt", ["ImageNet-A", "", "Classes:", *(f"{wnid} a name" for wnid in WNIDS)])
+    return root
+
+
+def write_release(root: Path, folders: dict[str, str] = WNIDS) -> Path:
+    """The release of class-incremental work: splits, folders named by class."""
+    for split, each in (("train", 3), ("test", 2)):
+        write_images(root, [f"{split}/{name}/art_{i}.jpg" for name in folders.values() for i in range(each)])
+    return root
+
+
+def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
+    return build_stream("imagenet_a_cil", ImageNetAConfig(root=str(root), **settings), order_seed)
+
+
+@pytest.mark.parametrize("name", ["imagenet_r", "imagenet_a"])
+def test_the_names_of_all_200_wnids_are_those_of_rapos_label_map(name: str) -> None:
+    found = json.loads((shared("rapo_lists") / f"image_cls_cil/label_maps/{name}.json").read_text())
+    assert len(wnid_names(name)) == 200
+    assert wnid_names(name) == {entry["aliases"][0]: entry["class_name"] for entry in found["entries"]}
+
+
+def test_the_official_archive_is_held_out_from_and_says_so(tmp_path: Path) -> None:
+    made = stream(write_official(tmp_path))
+    # RandomState(0).permutation(3) = [2, 1, 0] over African_chameleon, jack-o'-lantern, jeep.
+    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 1)] * 3  # one fifth of 5
+    assert made.notes == (HELD_OUT,)
+    assert check_stream(made) == []
+    keys = {e.key for task in stream(tmp_path, shots=None).tasks for e in (*task.train, *task.test)}
+    assert "n03590841/0.9_newt _ newt_0.9.jpeg" in keys
+    assert "n03590841/0.000003_yellow lady's slipper _ newt_0.9.jpg" in keys
+
+
+def test_the_class_incremental_release_keeps_its_splits(tmp_path: Path) -> None:
+    made = stream(write_release(tmp_path))
+    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 2)] * 3
+    assert all(e.key.startswith("train/") for task in made.tasks for e in task.train)
+    assert made.notes == ()
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [{wnid: wnid for wnid in WNIDS}, {wnid: name.replace("_", " ").lower() for wnid, name in WNIDS.items()}],
+    ids=["wnids", "other spelling"],
+)
+def test_splits_with_wnid_folders_or_another_spelling_give_the_same_classes(
+    tmp_path: Path, folders: dict[str, str]
+) -> None:
+    made = stream(write_release(tmp_path, folders))
+    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
+
+
+def test_imagenet_r_has_names_of_its_own(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{wnid}/{i}.jpg" for wnid in ("n02814860", "n01677366") for i in range(3)])
+    config = ImageNetRConfig(root=str(tmp_path), tasks=2, classes_per_task=1, shots=1)
+    assert build_stream("imagenet_r_cil", config, 0).labels == ("iguana", "lighthouse")
+
+
+def test_classes_short_of_shots_are_recorded(tmp_path: Path) -> None:
+    root = write_official(tmp_path)
+    for path in sorted((root / "n03594945").iterdir())[:2]:
+        path.unlink()  # 3 images are left: 1 held out, 2 to train on
+    assert stream(root, shots=4).notes == (HELD_OUT, "1 classes have fewer than 4 training examples: jeep 2")
+
+
+def test_folders_that_are_no_class_or_the_same_class_are_named_at_once(tmp_path: Path) -> None:
+    root = write_official(tmp_path)
+    write_images(root, ["jeeps/0.jpg", "n00000000/0.jpg", "jeep/0.jpg"])
+    (root / "n03590841").rename(root / "xyz")
+    assert problems_of(lambda: stream(root)) == (
+        "folder 'jeeps' is none of the 200 classes; did you mean 'jeep'?",
+        "folder 'n00000000' is none of the 200 classes; expected a wnid such as n01443537 or a class name",
+        "folder 'xyz' is none of the 200 classes; expected a wnid such as n01443537 or a class name",
+        "classes jeep, n03594945 are all named 'jeep'; expected a name of its own for each",
+        "no items of 1 of the 3 classes: jack-o'-lantern",
+        "imagenet_a_cil: 3 classes asked (3 tasks), but there are 2; ask for fewer",
+    )
+
+
+def test_a_wnid_that_the_readme_lists_needs_images(tmp_path: Path) -> None:
+    root = write_official(tmp_path)
+    write_lines(root / "README.txt", ["n01498041 stingray", "n01443537 goldfish", *WNIDS])
+    assert problems_of(lambda: stream(root)) == (
+        "README.txt: n01443537 is none of the 200 classes",
+        "no items of 1 of the 4 classes: stingray",
+    )
+
+
+def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
+    root = write_release(tmp_path)
+    for path in (root / "test" / "jeep").iterdir():
+        path.unlink()
+    assert problems_of(lambda: stream(root))[0] == "no test items of 1 of the 3 classes: jeep"
+
+
+def test_a_truncated_image_and_a_link_out_of_the_root_are_named(tmp_path: Path) -> None:
+    root = write_release(tmp_path / "root")
+    cut(write_image(root / "test/jeep/art_0.jpg", size=(96, 96)))
+    (root / "train/jeep/link.jpg").symlink_to(write_image(tmp_path / "outside.jpg"))
+    found = problems_of(lambda: stream(root))
+    assert found[0] == f"{root}/train/jeep/link.jpg: a link that leads out of {root}; refused"
+    assert found[2].startswith("test/jeep/art_0.jpg (")
+
+
+def test_a_missing_root_and_one_of_something_else_say_what_was_found(tmp_path: Path) -> None:
+    layout = r"expected a folder with <wnid>/<image> \(official archive\) or \{train,test\}/<class>/<image> "
+    (tmp_path / "imagenet-a.tar").write_bytes(b"packed")
+    with pytest.raises(UserError, match=layout + r".*; found nothing there, and still packed beside it: imagenet-a"):
+        stream(tmp_path / "imagenet-a")
+    with pytest.raises(UserError, match=r"Where to get it: https://github\.com/hendrycks/natural-adv-examples"):
+        stream(tmp_path / "imagenet-a")
+    with pytest.raises(UserError, match="found a packed archive; give the folder that it unpacks to"):
+        stream(tmp_path / "imagenet-a.tar")
+    write_images(tmp_path / "pets", ["cat/0.jpg", "dog/0.jpg"])
+    with pytest.raises(UserError, match="folder 'cat' is none of the 200 classes"):
+        stream(tmp_path / "pets")
+    write_images(tmp_path / "one", ["train/jeep/0.jpg"])
+    with pytest.raises(UserError, match="found train/ alone; expected both train/ and test/, or neither"):
+        stream(tmp_path / "one")

@@ -1,0 +1,163 @@
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from task_streams.images import ImageDecoder, decode_image
+from task_streams.records import Damaged, FileSource
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    stream = BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def noise(side: int = 64) -> Image.Image:
+    return Image.effect_noise((side, side), 90).convert("RGB")
+
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+FORMATS = ("PNG", "GIF", "WEBP", "BMP")
+WRITTEN = [(mode, form) for mode in MODES for form in FORMATS if (mode, form) != ("LA", "BMP")]  # BMP has no LA
+
+
+@pytest.mark.parametrize(("mode", "form"), WRITTEN)
+def test_images_of_any_mode_and_format_come_out_as_rgb(mode: str, form: str) -> None:
+    image = decode_image(encoded(Image.new(mode, (5, 3)), form))
+    assert (image.mode, image.size) == ("RGB", (5, 3))
+
+
+def test_an_image_is_turned_upright_by_its_exif_orientation() -> None:
+    # Orientation 6: the stored rows run from right to left, the stored left column is the top.
+    stored = Image.new("RGB", (4, 2))
+    stored.paste(WHITE, (0, 0, 1, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown = np.asarray(decode_image(encoded(stored, "PNG", exif=exif)))
+    assert shown.shape == (4, 2, 3)
+    assert shown[:, :, 0].tolist() == [[255, 255], [0, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0no such thing", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\3"])
+def test_a_damaged_exif_block_leaves_the_image_as_it_is_stored(exif: bytes) -> None:
+    assert decode_image(encoded(Image.new("RGB", (6, 3)), "JPEG", exif=exif)).size == (6, 3)
+
+
+def test_cmyk_with_adobes_inverted_values_keeps_its_colours() -> None:
+    data = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")  # no cyan, all magenta and yellow: red
+    with Image.open(BytesIO(data)) as image:
+        assert (image.mode, "adobe" in image.info) == ("CMYK", True)
+    assert decode_image(data).getpixel((8, 8)) == RED
+
+
+def test_grey_of_16_bits_keeps_its_high_byte() -> None:
+    values = np.array([[0, 255, 256], [0x8000, 0xFEFF, 0xFFFF]], np.uint16)
+    shown = np.asarray(decode_image(encoded(Image.fromarray(values), "PNG")))
+    assert shown[:, :, 0].tolist() == [[0, 0, 1], [0x80, 0xFE, 0xFF]]
+    assert (shown[:, :, 1] == shown[:, :, 0]).all()
+
+
+def see_through_palette() -> bytes:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, *RED])
+    image.putpixel((1, 0), 1)
+    return encoded(image, "PNG", transparency=0)
+
+
+def see_through_rgba() -> bytes:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (*RED, 255))
+    return encoded(image, "PNG")
+
+
+def see_through_grey() -> bytes:
+    image = Image.new("RGB", (2, 1))
+    image.putpixel((1, 0), RED)
+    return encoded(image, "PNG", transparency=(0, 0, 0))
+
+
+@pytest.mark.parametrize("make", [see_through_palette, see_through_rgba, see_through_grey])
+def test_what_is_transparent_is_laid_on_white(make: Callable[[], bytes]) -> None:
+    image = decode_image(make())
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, RED]
+
+
+def test_half_transparent_black_on_white_is_grey() -> None:
+    image = decode_image(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 51)), "PNG"))
+    assert image.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_a_file_that_ends_too_early_is_damaged_although_its_head_is_whole(form: str) -> None:
+    data = encoded(noise(), form)
+    with pytest.raises(Damaged):
+        decode_image(data[: len(data) * 3 // 4])
+
+
+def test_an_empty_file_and_one_that_is_no_image_say_so() -> None:
+    with pytest.raises(Damaged, match=r"^the file is empty$"):
+        decode_image(b"")
+    with pytest.raises(Damaged, match=r"^no BMP, GIF, JPEG, PNG or WEBP image in its 16 bytes$"):
+        decode_image(b"<html>404</html>")
+
+
+def test_a_format_that_starts_another_program_is_not_tried() -> None:
+    with pytest.raises(Damaged, match="no BMP, GIF, JPEG, PNG or WEBP image"):
+        decode_image(encoded(noise(8), "EPS"))
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
+    with pytest.raises(Damaged, match="decompression bomb"):
+        decode_image(encoded(Image.new("1", (side, side)), "PNG"))
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_refused_with_its_number_of_frames(form: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    with pytest.raises(Damaged, match=r"^an animation of 3 frames; expected one image$"):
+        decode_image(data)
+
+
+def test_a_photo_with_a_second_view_beside_it_is_one_image() -> None:
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    with Image.open(BytesIO(data)) as image:
+        assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
+    red, _, blue = decode_image(data).getpixel((8, 8))  # type: ignore[misc]
+    assert red > 250 and blue < 5
+
+
+def test_damaged_bytes_raise_nothing_but_damaged() -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    wholes = [encoded(noise(24), form, exif=exif) for form in ("JPEG", "PNG", "WEBP")] + [encoded(noise(24), "GIF")]
+    refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for turn in range(400):
+            data = np.frombuffer(wholes[turn % len(wholes)], np.uint8).copy()
+            data[rng.integers(0, min(len(data), 300), size=4)] = rng.integers(0, 256, size=4)
+            try:
+                assert decode_image(data.tobytes()).mode == "RGB"
+            except Damaged:
+                refused += 1
+    assert 0 < refused < 400
+
+
+def test_the_decoder_reads_a_source(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(encoded(Image.new("RGB", (3, 2), RED), "PNG"))
+    assert ImageDecoder()(FileSource(tmp_path / "x.png")).getpixel((0, 0)) == RED
+    with pytest.raises(Damaged, match="No such file"):
+        ImageDecoder()(FileSource(tmp_path / "y.png"))

@@ -1,0 +1,356 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from task_streams import STREAMS, build_stream
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream, fingerprints
+from task_streams.prompt import request
+from task_streams.questions import CoinConfig, QuestionsConfig, UcitConfig, entry_problems
+from task_streams.records import Workspace
+from task_streams.types import Question, TaskStream
+
+Rows = list[dict[str, Any]]
+SUFFIX = "Answer the question using a single word or phrase."
+
+
+def draw_image(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (number % 256, number // 256, 90)).save(path)
+
+
+def talk(identity: Any, image: str | None, asked: str, answer: str, **changes: Any) -> dict[str, Any]:
+    """A row as LLaVA trains on it."""
+    turns = [{"from": "human", "value": f"<image>\n{asked}\n{SUFFIX}"}, {"from": "gpt", "value": answer}]
+    row = {"id": identity, "image": image, "conversations": turns} | changes
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def flat(identity: Any, image: str, asked: str, answer: Any) -> dict[str, Any]:
+    """A row as the benchmarks test on it."""
+    return {"question_id": identity, "image": image, "text": f"{asked}\n{SUFFIX}", "answer": answer}
+
+
+def write_rows(path: Path, rows: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+def write_task(root: Path, name: str, count: int = 6, train: Rows | None = None, test: Rows | None = None) -> None:
+    """A task with ``count`` items in each split, every one with an image of its own."""
+    base = int(hashlib.sha256(name.encode()).hexdigest()[:2], 16) * 100
+    for split, rows, offset, row in (("train", train, 0, talk), ("test", test, 50, flat)):
+        made = []
+        for i in range(count):
+            draw_image(root / f"images/{name}/{split}/{i}.png", base + offset + i)
+            made.append(row(str(i), f"./{name}/{split}/{i}.png", f"What is item {i} of {name}?", f"thing {i}"))
+        write_rows(root / name / f"{split}.json", made if rows is None else rows)
+
+
+def config(root: Path, *tasks: str, **changes: Any) -> QuestionsConfig:
+    settings: dict[str, Any] = {"shots": 3, "test_per_class": 2, "images": "images"} | changes
+    return QuestionsConfig(root=str(root), tasks=tasks or ("GQA", "VQA"), **settings)
+
+
+def build(settings: QuestionsConfig, seed: int = 0) -> TaskStream:
+    return build_stream("questions_til", settings, seed)
+
+
+def problems(settings: QuestionsConfig, name: str = "questions_til") -> str:
+    with pytest.raises(UserError) as caught:
+        build_stream(name, settings, 0)
+    return "\n".join(caught.value.problems)
+
+
+def test_every_folder_becomes_a_task_in_the_order_given(tmp_path: Path) -> None:
+    for name in ("GQA", "VQA"):
+        write_task(tmp_path, name)
+    stream = build(config(tmp_path, "VQA", "GQA"))
+    assert [(task.index, task.name, len(task.train), len(task.test)) for task in stream.tasks] == [
+        (1, "VQA", 3, 2),
+        (2, "GQA", 3, 2),
+    ]
+    assert (stream.scenario, stream.labels) == ("til", ())
+    assert {(task.kind, task.classes, task.seen) for task in stream.tasks} == {("question", (), ())}
+    assert check_stream(stream) == []
+    example = stream.tasks[0].test[0]
+    number = example.key.removeprefix("VQA/test/")
+    assert example.target == Question(f"What is item {number} of VQA?\n{SUFFIX}", (f"thing {number}",), "exact")
+    assert example.domain == "VQA"
+    text = request(example, stream.labels).messages[0]["content"][1]["text"]
+    assert text.startswith(f"What is item {number} of VQA?\n{SUFFIX} Reply as <think>")
+
+
+def test_conversations_lose_their_placeholder_only(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA")
+    asked = {e.target.text for e in build(config(tmp_path, "GQA")).tasks[0].train if isinstance(e.target, Question)}
+    assert all(text.startswith("What is item") and text.endswith(SUFFIX) for text in asked)
+
+
+def test_the_draw_depends_on_the_task_and_the_draw_seed_alone(tmp_path: Path) -> None:
+    for name in ("GQA", "VQA"):
+        write_task(tmp_path, name, 20)
+
+    def drawn(*tasks: str, order_seed: int = 0, **changes: Any) -> list[str]:
+        stream = build(config(tmp_path, *tasks, **changes), order_seed)
+        return [e.key for task in stream.tasks if task.name == "GQA" for e in (*task.train, *task.test)]
+
+    first = drawn("GQA", "VQA")
+    assert drawn("VQA", "GQA") == drawn("GQA") == drawn("VQA", "GQA", order_seed=5, task_order="seeded") == first
+    assert drawn("GQA", draw_seed=1) != first
+    assert drawn("GQA", shots=7)[-2:] == first[-2:]  # more shots keep the test items
+
+
+def test_a_seeded_task_order_is_the_permutation_of_the_sorted_names(tmp_path: Path) -> None:
+    # np.random.RandomState(0).permutation(3) is [2, 1, 0]
+    for name in "abc":
+        write_task(tmp_path, name, 2)
+    stream = build(config(tmp_path, "b", "a", "c", task_order="seeded"))
+    assert [task.name for task in stream.tasks] == ["c", "b", "a"]
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA")
+    before = fingerprints(build(config(tmp_path, "GQA")))
+    path = tmp_path / "GQA" / "train.json"
+    write_rows(path, json.loads(path.read_text())[::-1])
+    assert fingerprints(build(config(tmp_path, "GQA"))) == before
+
+
+def test_files_of_other_names_are_named_in_the_task(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA")
+    (tmp_path / "GQA" / "train.json").rename(tmp_path / "GQA" / "train_4w.json")
+    (tmp_path / "GQA" / "test.json").rename(tmp_path / "GQA" / "test_3000.json")
+    said = problems(config(tmp_path, "GQA"))
+    assert "train.json; found test_3000.json, train_4w.json. Name others as GQA=TRAIN:TEST" in said
+    stream = build(config(tmp_path, "GQA=train_4w.json:test_3000.json"))
+    assert stream.tasks[0].train[0].key.startswith("GQA/train/")
+
+
+def test_rows_of_either_form_stand_in_either_split(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", train=[flat(7, "GQA/train/0.png", "Who?", "me")])
+    write_rows(tmp_path / "GQA" / "test.json", [talk(7, "GQA/test/1.png", "Who?", "you")])
+    task = build(config(tmp_path, "GQA")).tasks[0]
+    assert [(e.key, e.target.answers) for e in (*task.train, *task.test) if isinstance(e.target, Question)] == [
+        ("GQA/train/7", ("me",)),
+        ("GQA/test/7", ("you",)),
+    ]
+
+
+def test_turns_of_the_qwen_form_are_read(tmp_path: Path) -> None:
+    turns = [
+        {"from": "user", "value": "Picture 1: <img>./cl_dataset/GQA/0.png</img>\nWho?"},
+        {"from": "assistant", "value": "me"},
+    ]
+    write_task(tmp_path, "GQA", train=[{"id": "1", "image": "GQA/train/0.png", "conversations": turns}])
+    assert build(config(tmp_path, "GQA")).tasks[0].train[0].target == Question("Who?", ("me",))
+
+
+def test_each_pair_of_turns_is_an_item_of_its_own(tmp_path: Path) -> None:
+    row = talk("9", "GQA/train/0.png", "Who?", "me")
+    row["conversations"] += [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "here"}]
+    write_task(tmp_path, "GQA", train=[row])
+    train = build(config(tmp_path, "GQA")).tasks[0].train
+    assert sorted(e.key for e in train) == ["GQA/train/9/1", "GQA/train/9/2"]
+    assert len({e.content for e in train}) == 2
+
+
+def test_several_accepted_answers_and_numbers_are_kept_as_text(tmp_path: Path) -> None:
+    row = flat(1, "GQA/train/0.png", "How many?", [3, "three", "3", 3.5])
+    write_task(tmp_path, "GQA", train=[row])
+    target = build(config(tmp_path, "GQA")).tasks[0].train[0].target
+    assert isinstance(target, Question)
+    assert target.answers == ("3", "three", "3.5")
+
+
+def test_the_rule_is_the_one_asked_for(tmp_path: Path) -> None:
+    rows = [flat(i, "GQA/train/0.png", f"{i}?", answer) for i, answer in enumerate(["1,200", "12%", "red"])]
+    write_task(tmp_path, "GQA", train=rows)
+    found = {}
+    for rule in ("exact", "relaxed_number", "auto"):
+        train = build(config(tmp_path, "GQA", rule=rule)).tasks[0].train
+        found[rule] = [e.target.rule for e in sorted(train, key=lambda e: e.key) if isinstance(e.target, Question)]
+    assert found == {
+        "exact": ["exact"] * 3,
+        "relaxed_number": ["relaxed_number"] * 3,
+        "auto": ["relaxed_number", "relaxed_number", "exact"],
+    }
+
+
+def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [talk(i, None, "Why?", "so") for i in range(3)] + [talk(4, "GQA/train/0.png", "Who?", "me")]
+    write_task(tmp_path, "GQA", train=rows)
+    stream = build(config(tmp_path, "GQA"))
+    assert [e.key for e in stream.tasks[0].train] == ["GQA/train/4"]
+    assert "GQA/train.json: 3 rows without an image left out" in stream.notes
+    assert "GQA: 1 train questions, fewer than 3" in stream.notes
+
+
+def test_one_image_may_be_trained_and_tested_on_with_other_questions_and_is_counted(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", 2)
+    path = tmp_path / "GQA" / "test.json"
+    write_rows(path, [flat("other", "GQA/train/0.png", "Another?", "yes"), *json.loads(path.read_text())])
+    stream = build(config(tmp_path, "GQA", shots=2, test_per_class=3))
+    assert check_stream(stream) == []
+    assert "test questions about images that are trained on with another question: GQA 1" in stream.notes
+
+
+def test_a_test_question_that_is_trained_on_is_found_or_left_out_of_training(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", 3)
+    path = tmp_path / "GQA" / "test.json"
+    write_rows(path, [flat("leak", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1")])
+    found = check_stream(build(config(tmp_path, "GQA", test_per_class=1)))
+    assert found == ["1 test items are trained on: GQA/test/leak (GQA test) = GQA/train/1 (GQA train)"]
+    clean = build(config(tmp_path, "GQA", test_per_class=1, on_copies="skip"))
+    assert check_stream(clean) == []
+    assert {e.key for e in clean.tasks[0].train} == {"GQA/train/0", "GQA/train/2"}
+    assert "GQA: 1 questions left out, asked about the same image before: GQA/train/1" in clean.notes
+
+
+def test_ids_of_several_rows_are_refused_or_told_apart_by_content(tmp_path: Path) -> None:
+    rows = [talk("5", "GQA/train/0.png", "Who?", "me"), talk("5", "GQA/train/1.png", "Who?", "you")]
+    write_task(tmp_path, "GQA", train=[*rows, rows[0], talk("6", "GQA/train/2.png", "Who?", "she")])
+    said = problems(config(tmp_path, "GQA"))
+    assert "GQA/train.json: 1 ids name several rows; give each row its own, or set repeated_ids=tell_apart" in said
+    assert said.endswith("5 (3 rows)")
+    stream = build(config(tmp_path, "GQA", repeated_ids="tell_apart"))
+    keys = sorted(e.key for e in stream.tasks[0].train)
+    assert len(keys) == 3
+    assert keys[2] == "GQA/train/6"
+    assert all(key.startswith("GQA/train/5-") for key in keys[:2])
+    note = "GQA/train.json: 1 ids name several rows, told apart by their content, 1 equal rows left out"
+    assert note in stream.notes
+
+
+BAD_ROWS: list[tuple[Any, str]] = [
+    (["a list"], "expected an object, found list"),
+    ({"image": "x.png", "text": "Who?", "answer": "me"}, "no 'id' or 'question_id'"),
+    ({"id": 1, "image": "x.png", "answer": "me"}, "neither 'conversations' nor 'text'"),
+    ({"id": 1, "image": "x.png", "text": "Who?"}, "no 'answer'"),
+    (flat(1, "x.png", "Who?", ""), "an empty answer"),
+    (flat(1, "x.png", "Who?", []), "an empty answer"),
+    (flat(1, "x.png", "Who?", None), "an answer that is neither text nor a number"),
+    ({"id": 1, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
+    (talk(1, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
+    (talk(1, "x.png", "Who?", "me", conversations=[{"from": "gpt", "value": "hi"}]), "by human and gpt in alternation"),
+    (talk(1, "x.png", "Who?", "me", conversations=[{"from": "human", "value": "hi"}]), "in alternation"),
+    (flat(1, "../x.png", "Who?", "me"), "'image' leads out of its folder: '../x.png'"),
+    (flat(1, "/etc/passwd", "Who?", "me"), "'image' leads out of its folder: '/etc/passwd'"),
+    ({"id": 1, "image": ["x.png", "y.png"], "text": "Who?", "answer": "me"}, "'image' is no path of one image"),
+]
+
+
+@pytest.mark.parametrize(("row", "fault"), BAD_ROWS)
+def test_a_bad_row_is_named_with_its_number_and_fault(tmp_path: Path, row: Any, fault: str) -> None:
+    good = talk("good", "GQA/train/0.png", "Who?", "me")
+    write_task(tmp_path, "GQA", train=[good, row])
+    said = problems(config(tmp_path, "GQA"))
+    assert said.startswith("GQA/train.json: ")
+    assert fault in said
+    assert ": row 2" in said
+
+
+def test_rows_of_one_fault_are_named_together_and_all_files_are_reported_at_once(tmp_path: Path) -> None:
+    empty = [flat(f"q{i}", "GQA/train/0.png", "Who?", "") for i in range(7)]
+    write_task(tmp_path, "GQA", train=empty)
+    write_task(tmp_path, "VQA")
+    (tmp_path / "VQA" / "test.json").write_text('[{"id": 1, ')
+    (tmp_path / "VQA" / "train.json").write_text('{"rows": []}')
+    said = problems(config(tmp_path, "GQA", "VQA")).split("\n")
+    assert said[0] == (
+        "GQA/train.json: an empty answer: row 1 (id 'q0'), 2 (id 'q1'), 3 (id 'q2'), 4 (id 'q3'), 5 (id 'q4') "
+        "and 2 more"
+    )
+    assert said[1] == "VQA/train.json: expected a JSON list of rows, found dict"
+    assert said[2].startswith("VQA/test.json: damaged, or no JSON (")
+    assert len(said) == 3
+
+
+def test_missing_and_damaged_images_that_are_drawn_are_named_and_others_not_read(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", 3)
+    (tmp_path / "images/GQA/train/1.png").unlink()
+    (tmp_path / "images/GQA/test/2.png").write_bytes(b"<html>")
+    said = problems(config(tmp_path, "GQA", shots=3, test_per_class=3))
+    assert "2 items cannot be decoded" in said
+    assert "GQA/train/1 (No such file or directory)" in said
+    assert "GQA/test/2 (" in said
+    skipped = build(config(tmp_path, "GQA", shots=3, test_per_class=3, on_damaged="skip"))
+    assert {e.key for e in skipped.tasks[0].train} == {"GQA/train/0", "GQA/train/2"}
+    seen: list[int] = []
+    build_stream("questions_til", config(tmp_path, "GQA", on_damaged="skip"), 0, Workspace(advance=seen.append))
+    assert 5 <= sum(seen) <= 6  # 3 + 2 are drawn of 6, and one in the place of what is damaged
+
+
+def test_a_link_that_leads_out_of_the_images_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path / "data", "GQA", 2)
+    outside = tmp_path / "secret.png"
+    draw_image(outside, 7)
+    link = tmp_path / "data/images/GQA/train/1.png"
+    link.unlink()
+    link.symlink_to(outside)
+    said = problems(config(tmp_path / "data", "GQA"))
+    assert "GQA/train/1 (a link that leads out of " in said
+
+
+def test_an_unknown_task_folder_gets_the_nearest_name(tmp_path: Path) -> None:
+    write_task(tmp_path, "ScienceQA")
+    assert "unknown task folder 'SciencQA'. Did you mean 'ScienceQA'?" in problems(config(tmp_path, "SciencQA"))
+
+
+def test_missing_folders_say_what_was_expected_what_was_found_and_where_the_data_are(tmp_path: Path) -> None:
+    (tmp_path / "stuff").mkdir()
+    said = problems(UcitConfig(root=str(tmp_path)), "ucit_til")
+    assert f"no folder {tmp_path}/instructions, {tmp_path}/datasets: " in said
+    assert "ucit_til expects instructions/<task>/*.json and images in datasets/; found stuff in" in said
+    assert "huggingface.co/datasets/HaiyangGuo/UCIT" in said
+    said = problems(CoinConfig(root=str(tmp_path / "none")), "coin_til")
+    assert f"no folder {tmp_path}/none: coin_til expects Instructions_Original/<task>/*.json" in said
+    assert "huggingface.co/datasets/Zacks-Chen/CoIN" in said
+
+
+def test_a_file_of_rows_without_images_leaves_nothing_to_learn(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", train=[talk(1, None, "Why?", "so")])
+    assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
+
+
+@pytest.mark.parametrize("entry", ["", "a/b", "..", "a=", "a=x.json", "a=x.json:", "a=../x.json:y.json", "=x:y"])
+def test_entries_that_name_no_folder_and_two_files_are_refused(entry: str) -> None:
+    assert "expected the name of a folder, or NAME=TRAIN:TEST" in entry_problems(entry)[0]
+
+
+def test_settings_out_of_range_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        config(tmp_path, "a", "a=x:y", rule="fuzzy", task_order="random", repeated_ids="keep", shots=0)
+    said = "\n".join(caught.value.problems)
+    for part in ("shots is 0", "task 'a' is listed more", "task_order 'random'", "rule 'fuzzy'", "repeated_ids 'keep'"):
+        assert part in said
+    with pytest.raises(UserError, match="tasks is empty"):
+        QuestionsConfig(root=str(tmp_path))
+
+
+def test_the_named_benchmarks_read_their_layout_and_leave_out_what_has_no_exact_match(tmp_path: Path) -> None:
+    for name, order, unscored in (
+        ("coin_til", ["ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "VQAv2", "OCRVQA"], ["Grounding"]),
+        ("ucit_til", ["ImageNet-R", "ArxivQA", "IconQA", "CLEVR"], ["VizWiz", "Flickr30k"]),
+    ):
+        root = tmp_path / name
+        settings: Any = STREAMS[name].config(root=str(root), shots=3, test_per_class=2)  # type: ignore[call-arg]
+        for entry in settings.tasks:
+            task, _, files = entry.partition("=")
+            train, _, test = (files or "train.json:test.json").partition(":")
+            write_task(root, task, 3)
+            for split, file in (("train", train), ("test", test)):
+                path = root / settings.questions / task / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                (root / task / f"{split}.json").rename(path)
+        (root / "images").rename(root / settings.images)
+        stream = build_stream(name, settings, 1993)
+        assert [task.name for task in stream.tasks] == order
+        assert [note.partition(" ")[0] for note in stream.notes if "is left out" in note] == unscored
+        assert check_stream(stream) == []
+        named = STREAMS[name].config(root=str(root), tasks=(unscored[0],))  # type: ignore[call-arg]
+        assert f"task '{unscored[0]}' has no score in {name}: " in problems(named, name)  # type: ignore[arg-type]

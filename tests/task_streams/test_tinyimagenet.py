@@ -1,0 +1,193 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from task_streams import build_stream
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream
+from task_streams.tinyimagenet import TinyImageNetConfig, class_names
+from task_streams.types import TaskStream
+from tests.shared_data import shared
+from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+
+WORDS = {
+    "n02124075": "Egyptian cat",
+    "n03992509": "potter's wheel",
+    "n03902125": "pay-phone, pay-station",
+    "n04099969": "rocking chair, rocker",
+}
+NAMES = ("Egyptian_cat", "pay-phone", "potter's_wheel", "rocking_chair")  # sorted
+
+
+def write_archive(root: Path, train: int = 3, val: int = 2) -> Path:
+    """The original layout with four classes; ``words.txt`` names more wnids than are used."""
+    write_lines(root / "wnids.txt", WORDS)
+    write_lines(root / "words.txt", [f"{w}\t{names}" for w, names in {"n00001740": "entity", **WORDS}.items()])
+    write_images(root, [f"train/{w}/images/{w}_{i}.JPEG" for w in WORDS for i in range(train)])
+    for wnid in WORDS:
+        write_lines(root / "train" / wnid / f"{wnid}_boxes.txt", [f"{wnid}_0.JPEG\t0\t0\t9\t9"])
+    rows = [(f"val_{4 * i + n}.JPEG", wnid) for i in range(val) for n, wnid in enumerate(WORDS)]
+    write_images(root, [f"val/images/{file}" for file, _ in rows])
+    write_lines(root / "val" / "val_annotations.txt", [f"{file}\t{wnid}\t0\t31\t60\t60" for file, wnid in rows])
+    write_images(root, ["test/images/test_0.JPEG"])
+    return root
+
+
+def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
+    return build_stream("tinyimagenet_cil", TinyImageNetConfig(root=str(root), **settings), order_seed)
+
+
+def test_the_original_archive_becomes_a_stream_with_the_validation_split_as_test(tmp_path: Path) -> None:
+    made = stream(write_archive(tmp_path))
+    # RandomState(0).permutation(4) = [2, 3, 1, 0] over the sorted names.
+    assert [task.classes for task in made.tasks] == [("potter's_wheel", "rocking_chair"), ("pay-phone", "Egyptian_cat")]
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(4, 4), (4, 4)]
+    first = made.tasks[0]
+    assert {Path(e.key).parent.as_posix() for e in first.train} == {
+        "train/n03992509/images",
+        "train/n04099969/images",
+    }
+    # n03992509 is the second and n04099969 the fourth class: val_1, val_5 and val_3, val_7.
+    assert [e.key for e in sorted(first.test, key=lambda e: e.key)] == [
+        f"val/images/val_{i}.JPEG" for i in (1, 3, 5, 7)
+    ]
+    assert (check_stream(made), made.notes) == ([], ())
+
+
+def test_all_200_class_names_are_those_of_rapos_label_map() -> None:
+    entries = json.loads((shared("rapo_lists") / "image_cls_cil/label_maps/tinyimagenet.json").read_text())["entries"]
+    expected = {entry["source_name"]: entry["class_name"] for entry in entries}
+    words = shared("tinyimagenet") / "tiny-imagenet-200" / "words.txt"
+    assert len(expected) == 200
+    assert class_names(words, list(expected)) == expected
+
+
+def test_the_real_sample_has_20_classes_of_5_and_3_images() -> None:
+    root = shared("tinyimagenet") / "tiny-imagenet-200"
+    made = stream(root, 1993, tasks=4, classes_per_task=5, shots=5)
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(25, 15)] * 4
+    images = [e.media() for task in made.tasks for e in task.train]
+    assert {image.mode for image in images if isinstance(image, Image.Image)} == {"RGB"}
+    assert {image.size for image in images if isinstance(image, Image.Image)} == {(64, 64)}
+    assert (check_stream(made), made.notes) == ([], ())
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grayscale_and_cmyk_jpegs_come_out_as_rgb(tmp_path: Path, mode: str) -> None:
+    root = write_archive(tmp_path)
+    for i in range(3):
+        write_image(root / f"train/n02124075/images/n02124075_{i}.JPEG", mode)
+    cat = next(e for task in stream(root).tasks for e in task.train if e.label == "Egyptian_cat")
+    with Image.open(root / cat.key) as stored:
+        assert stored.mode == mode
+    image = cat.media()
+    assert isinstance(image, Image.Image)
+    assert (image.mode, image.size) == ("RGB", (16, 16))
+
+
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    plain = stream(root)
+    for path in (root / "wnids.txt", root / "words.txt", root / "val/val_annotations.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert stream(root) == plain
+
+
+def test_a_truncated_jpeg_is_named_although_its_head_is_whole(tmp_path: Path) -> None:
+    root = write_archive(tmp_path, train=2)
+    cut(write_image(root / "train/n02124075/images/n02124075_1.JPEG", size=(96, 96)))
+    with pytest.raises(UserError, match=r"train/n02124075/images/n02124075_1\.JPEG \(.*truncated"):
+        stream(root)
+
+
+def test_annotations_that_name_a_missing_file_are_named_or_left_out_on_request(tmp_path: Path) -> None:
+    root = write_archive(tmp_path, val=3)
+    (root / "val/images/val_3.JPEG").unlink()
+    (root / "val/images/val_6.JPEG").unlink()
+    sentence = (
+        "val/val_annotations.txt: 2 files that it names are missing: val/images/val_3.JPEG, val/images/val_6.JPEG"
+    )
+    assert problems_of(lambda: stream(root)) == (sentence,)
+    assert stream(root, on_damaged="skip").notes == (f"{sentence}; left out",)
+
+
+def test_everything_wrong_with_the_lists_is_reported_at_once(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    with (root / "wnids.txt").open("a") as wnids:
+        wnids.write("n02124075\ncat\nn09999999\nn07749582\n")
+    with (root / "words.txt").open("a") as words:
+        words.write("n07749582\tlemon\n")
+    with (root / "val/val_annotations.txt").open("a") as annotations:
+        annotations.write(
+            "val_0.JPEG\tn02124075\t0\t0\t1\t1\nval_1.JPEG\nval_2.JPEG\tn01443537\t0\t0\t1\t1\n../x\tn02124075\n"
+        )
+    assert problems_of(lambda: stream(root)) == (
+        "wnids.txt: expected one wnid a line, e.g. n02124075; found cat",
+        "words.txt: no name for 1 wnids of wnids.txt: n09999999",
+        "wnids.txt: 1 wnids are listed more than once: n02124075",
+        "val/val_annotations.txt: expected '<file> <wnid> …' with tabs between; "
+        "found line 10 'val_1.JPEG', line 12 '../x\\tn02124075'",
+        "val/val_annotations.txt: wnids that wnids.txt does not list: n01443537 (line 11)",
+        "val/val_annotations.txt: names 1 files more than once: val/images/val_0.JPEG",
+        "no training items of 1 of the 5 classes: lemon",
+        "no test items of 1 of the 5 classes: lemon",
+    )
+
+
+def test_two_wnids_of_one_name_are_not_merged(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    text = (root / "words.txt").read_text().replace("Egyptian cat", "rocking chair, cat")
+    (root / "words.txt").write_text(text)
+    assert problems_of(lambda: stream(root))[0] == (
+        "classes n02124075, n04099969 are all named 'rocking_chair'; expected a name of its own for each"
+    )
+
+
+def test_two_names_that_read_the_same_are_named(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    (root / "words.txt").write_text((root / "words.txt").read_text().replace("Egyptian cat", "Pay phone"))
+    assert problems_of(lambda: stream(root)) == (
+        "classes 'Pay_phone', 'pay-phone' all read 'pay phone' in an answer; rename all but one of them",
+    )
+
+
+def test_links_out_of_the_root_are_refused_and_not_read(tmp_path: Path) -> None:
+    outside = write_image(tmp_path / "outside.JPEG")
+    root = write_archive(tmp_path / "root")
+    (root / "val/images/val_0.JPEG").unlink()
+    (root / "val/images/val_0.JPEG").symlink_to(outside)
+    (root / "train/n02124075/images/n02124075_9.JPEG").symlink_to(tmp_path / "none.JPEG")
+    assert problems_of(lambda: stream(root)) == (
+        f"{root}/train/n02124075/images/n02124075_9.JPEG: a link that leads out of {root}; refused",
+        f"val/val_annotations.txt: {root}/val/images/val_0.JPEG: a link that leads out of {root}; refused",
+    )
+
+
+def test_folders_that_wnids_txt_does_not_list_are_left_out_and_recorded(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    write_images(root, ["train/n01443537/images/n01443537_0.JPEG"])
+    made = stream(root)
+    assert made.notes == ("train: 1 folders that wnids.txt does not list left out: n01443537",)
+    assert set(made.labels) == set(NAMES)
+
+
+def test_a_root_one_level_too_high_is_told_where_the_data_lie(tmp_path: Path) -> None:
+    root = write_archive(tmp_path / "tiny-imagenet-200")
+    with pytest.raises(UserError) as caught:
+        stream(tmp_path)
+    assert caught.value.problems == (
+        f"root {str(tmp_path)!r}: expected a folder with wnids.txt, words.txt, train/<wnid>/images/*.JPEG, "
+        "val/images/*.JPEG and val/val_annotations.txt; found tiny-imagenet-200; all of it is in "
+        f"{root}: set root to that. Where to get it: "
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip (Stanford CS231n)",
+    )
+
+
+def test_defaults_are_rapos_protocol() -> None:
+    config = TinyImageNetConfig()
+    assert (config.sizes, config.shots, config.test_per_class) == ((20,) * 10, 5, None)
+    assert (config.draw_seed, config.label_order) == (42, "sorted")

@@ -1,0 +1,258 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task_streams.errors import UserError
+from task_streams.fingerprint import check_stream, fingerprints
+from task_streams.records import Damaged, Workspace
+from task_streams.types import Box, TaskStream
+from task_streams.voc import CLASSES, VocCilConfig, VocDilConfig, read_sets, voc_cil, voc_dil
+from task_streams.voc_xml import parse_xml
+from tests.shared_data import shared
+from tests.task_streams.detection_trees import voc_xml, whole, write_voc
+
+EVERY = ("bird", "cat", "dog", "sheep")
+TRAIN = {f"00000{i}": whole(name) for i, name in enumerate(EVERY)}
+TEST = {f"00001{i}": whole(name) for i, name in enumerate(EVERY)}
+SETS: dict[str, Any] = {"train": ("VOC2007/trainval",), "test": ("VOC2007/test",)}
+
+
+def cil(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "classes": EVERY, **SETS} | changes
+    return voc_cil(VocCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+
+
+def dil(root: Path, *domains: str, **changes: Any) -> TaskStream:
+    settings: dict[str, Any] = {"classes": EVERY, "test_set": "test", "train_set": "trainval"} | changes
+    return voc_dil(VocDilConfig(root=str(root), domains=domains, **settings), 0, Workspace())
+
+
+def write(root: Path) -> Path:
+    write_voc(root / "VOC2007", {"trainval": TRAIN, "test": TEST})
+    return root / "VOC2007"
+
+
+def target(root: Path, name: str, **changes: Any) -> tuple[Box, ...]:
+    config = VocCilConfig(root=str(root), classes=EVERY, **changes)
+    table = read_sets(root, ["VOC2007/trainval"], config, Workspace())
+    image = table.keys.index(f"VOC2007/JPEGImages/{name}.png")
+    return table.record(image, EVERY, "train").target  # type: ignore[return-value]
+
+
+def test_corners_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
+    # xmin 21, ymin 11, xmax 60, ymax 30 of 200 x 100: pixels 20..60 and 10..30 -> thousandths 100..300
+    folder = write(tmp_path)
+    assert (
+        "<xmin>21</xmin><ymin>11</ymin><xmax>60</xmax><ymax>30</ymax>"
+        in (folder / "Annotations" / "000002.xml").read_text()
+    )
+    assert target(tmp_path, "000002") == (Box("dog", (100, 100, 300, 300)),)
+    (folder / "Annotations" / "000002.xml").write_text(voc_xml([("dog", 0, 0, 200, 100), ("cat", 0.5, 0, 99.5, 50)]))
+    assert target(tmp_path, "000002") == (Box("dog", (0, 0, 1000, 1000)), Box("cat", (2, 0, 500, 500)))
+
+
+def test_sets_become_tasks_with_or_without_the_folder_that_holds_them(tmp_path: Path) -> None:
+    write(tmp_path / "VOCdevkit")
+    found = cil(tmp_path)
+    assert fingerprints(found) == fingerprints(cil(tmp_path / "VOCdevkit"))
+    # sorted bird, cat, dog, sheep; RandomState(0).permutation(4) = [2, 3, 1, 0]
+    assert [task.classes for task in found.tasks] == [("dog", "sheep"), ("cat", "bird")]
+    assert [e.key for e in found.tasks[0].train] == [f"VOC2007/JPEGImages/00000{i}.png" for i in (2, 3)]
+    assert [e.key for e in found.tasks[0].test] == [f"VOC2007/JPEGImages/00001{i}.png" for i in (2, 3)]
+    assert check_stream(found) == []
+    assert len(CLASSES) == 20 and tuple(sorted(CLASSES)) == CLASSES
+
+
+def test_several_years_are_trained_on_together(tmp_path: Path) -> None:
+    write(tmp_path)
+    write_voc(tmp_path / "VOC2012", {"trainval": {"2008_000001": whole("dog")}}, first=500)
+    found = cil(tmp_path, train=("VOC2007/trainval", "VOC2012/trainval"))
+    assert "VOC2012/JPEGImages/2008_000001.png" in [e.key for e in found.tasks[0].train]
+
+
+def test_domains_become_tasks_with_all_classes(tmp_path: Path) -> None:
+    for number, name in enumerate(("photo", "clipart1k")):
+        write_voc(tmp_path / name, {"trainval": TRAIN, "test": TEST}, first=100 * number)
+    found = dil(tmp_path, "photo=photo", "clipart=clipart1k", domain_order="given")
+    assert [(task.name, task.classes, task.seen) for task in found.tasks] == [
+        ("photo", EVERY, EVERY),
+        ("clipart", EVERY, EVERY),
+    ]
+    assert {(e.domain, e.key.split("/")[0]) for e in found.tasks[1].train} == {("clipart", "clipart1k")}
+    assert [(len(task.train), len(task.test)) for task in found.tasks] == [(4, 4), (4, 4)]
+    assert check_stream(found) == []
+    # RandomState(0).permutation(2) = [1, 0] over clipart, photo
+    assert [task.name for task in dil(tmp_path, "photo=photo", "clipart=clipart1k").tasks] == ["photo", "clipart"]
+
+
+def test_a_class_that_a_domain_lacks_is_an_error_unless_allowed(tmp_path: Path) -> None:
+    write_voc(tmp_path / "photo", {"trainval": TRAIN, "test": TEST})
+    write_voc(tmp_path / "comic", {"trainval": {"1": whole("dog")}, "test": {"2": whole("dog")}}, first=100)
+    with pytest.raises(UserError) as caught:
+        dil(tmp_path, "photo=photo", "comic=comic")
+    assert caught.value.problems[:2] == (
+        "task comic: no training images with 3 classes: bird, cat, sheep",
+        "task comic: no test images with 3 classes: bird, cat, sheep",
+    )
+    allowed = dil(tmp_path, "photo=photo", "comic=comic", allow_empty_classes=True)
+    assert caught.value.problems[0] in allowed.notes
+
+
+def test_settings_of_domains_and_sets_are_checked_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        dil(tmp_path, "photo", "a=../b", "c=/d", "photo=e", other_classes="ignore", classes=("dog", "dog"))
+    assert caught.value.problems == (
+        "class 'dog' is listed more than once",
+        "unknown other_classes 'ignore'. Known: error, skip.",
+        "domains: 'photo'; expected name=folder, the folder below root",
+        "domains: 'a=../b'; expected name=folder, the folder below root",
+        "domains: 'c=/d'; expected name=folder, the folder below root",
+        "domain 'photo' is listed more than once",
+    )
+    with pytest.raises(UserError) as caught:
+        cil(tmp_path, train=("VOC2007", "../a/b"), test=())
+    assert caught.value.problems == (
+        "train: 'VOC2007'; expected <folder>/<image set>, e.g. VOC2007/trainval",
+        "train: '../a/b'; expected <folder>/<image set>, e.g. VOC2007/trainval",
+        "test is empty; expected one or more of <folder>/<image set>",
+    )
+    write(tmp_path)
+    with pytest.raises(UserError, match="voc_dil: no domains; expected at least one"):
+        dil(tmp_path)
+
+
+def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "Annotations" / "000002.xml").write_text(voc_xml(whole("dog"), difficult=True))
+    with pytest.raises(UserError, match="task dog\\+sheep: no training images with 1 classes: dog"):
+        cil(tmp_path)
+    notes = cil(tmp_path, allow_empty_classes=True).notes
+    assert "VOC2007/trainval: 1 boxes left out: marked difficult" in notes
+    assert target(tmp_path, "000002", difficult=True) == (Box("dog", (100, 100, 300, 300)),)
+
+
+def test_xml_without_boxes_is_recorded_by_name(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "Annotations" / "000002.xml").write_text(voc_xml([]))
+    notes = cil(tmp_path, allow_empty_classes=True).notes
+    assert "VOC2007/trainval: 1 images without boxes left out: VOC2007/JPEGImages/000002.png" in notes
+
+
+def test_an_unknown_class_is_named_with_the_nearest_or_skipped(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "Annotations" / "000003.xml").write_text(voc_xml([*whole("sheeep"), *whole("sheep")]))
+    with pytest.raises(UserError) as caught:
+        cil(tmp_path)
+    assert caught.value.problems == (
+        "VOC2007/trainval: 1 objects of an unknown class 'sheeep'. Did you mean 'sheep'? Known: bird, cat, dog, sheep. "
+        "Rename it, or set other_classes=skip. In: VOC2007/000003",
+    )
+    notes = cil(tmp_path, other_classes="skip").notes
+    assert "VOC2007/trainval: 1 boxes left out: of other classes" in notes
+
+
+def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    names = {
+        "20": "<annotation><object>",
+        "21": "<html/>",
+        "22": voc_xml(whole("dog")).replace("<width>200", "<width>0"),
+        "23": voc_xml(whole("dog")).replace("<xmin>21</xmin>", ""),
+        "24": voc_xml(whole("dog")).replace("<ymax>30", "<ymax>nan"),
+        "25": "",
+        "26": voc_xml(whole("dog")),
+    }
+    for name, text in names.items():
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+        (folder / "JPEGImages" / f"{name}.png").write_bytes(b"")
+    (folder / "JPEGImages" / "26.png").unlink()
+    (folder / "JPEGImages" / "27.png").write_bytes(b"")
+    listed = folder / "ImageSets" / "Main" / "trainval.txt"
+    listed.write_text(listed.read_text() + "".join(f"{name}\n" for name in [*names, "27", "000001", "../28"]))
+    with pytest.raises(UserError) as caught:
+        cil(tmp_path)
+    assert [problem.removeprefix("VOC2007/trainval: ") for problem in caught.value.problems] == [
+        "4 annotations that cannot be read: VOC2007/20.xml (no element found: line 1, column 20), "
+        "VOC2007/21.xml (expected <annotation>, found <html>), "
+        "VOC2007/22.xml (no size with width and height above 0), "
+        "VOC2007/25.xml (no element found: line 1, column 0)",
+        "2 objects without the four numbers of a bndbox: VOC2007/23, object 1, VOC2007/24, object 1",
+        "2 listed images that are missing in JPEGImages: VOC2007/26, VOC2007/../28",
+        "1 listed images without a file in Annotations: VOC2007/27",
+        "1 images that are listed twice: VOC2007/000001",
+    ]
+
+
+def test_an_image_in_training_and_test_sets_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join([*TEST, "000001"]))
+    with pytest.raises(UserError, match=r"1 images are in both VOC2007/trainval and VOC2007/test: VOC2007/.*000001"):
+        cil(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    bomb = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c SYSTEM "file:///etc/passwd">]><annotation>&b;&c;</annotation>'
+    (tmp_path / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding))
+    with pytest.raises(Damaged, match="a document type; refused"):
+        parse_xml(tmp_path / "a.xml")
+
+
+def test_a_missing_root_folder_or_set_says_what_is_expected_and_found(tmp_path: Path) -> None:
+    (tmp_path / "VOCtrainval_06-Nov-2007.tar").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        cil(tmp_path)
+    for part in ("host.robots.ox.ac.uk/pascal/VOC", "ImageSets/Main/<set>.txt", "VOCtrainval_06-Nov-2007.tar"):
+        assert part in caught.value.problems[0]
+    write(tmp_path)
+    with pytest.raises(UserError, match=r"unknown image set 'tests'\. Did you mean 'test'\? Known: test, trainval\."):
+        cil(tmp_path, test=("VOC2007/tests",))
+    with pytest.raises(UserError, match=r"VOC2012: expected Annotations, JPEGImages, ImageSets/Main; .*no such folder"):
+        cil(tmp_path, train=("VOC2012/trainval",))
+
+
+def test_a_link_that_leads_out_of_the_root_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "root")
+    outside = tmp_path / "outside.xml"
+    (folder / "Annotations" / "000001.xml").rename(outside)
+    (folder / "Annotations" / "000001.xml").symlink_to(outside)
+    with pytest.raises(UserError) as caught:
+        cil(tmp_path / "root")
+    assert caught.value.problems[0].endswith(f"a link that leads out of {tmp_path / 'root'}; refused")
+
+
+def test_what_was_parsed_is_kept_until_an_annotation_or_a_setting_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept = write(tmp_path / "root"), Workspace(tmp_path / "cache")
+    first = cil(tmp_path / "root", workspace=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("task_streams.voc.parse_xml", lambda path: pytest.fail(f"{path} is parsed again"))
+        assert fingerprints(cil(tmp_path / "root", workspace=kept)) == fingerprints(first)
+    (folder / "Annotations" / "000002.xml").write_text(voc_xml(whole("dog"), difficult=True))
+    changed = cil(tmp_path / "root", workspace=kept, allow_empty_classes=True)
+    again = cil(tmp_path / "root", workspace=kept, difficult=True)
+    assert [len(found.tasks[0].train) for found in (first, changed, again)] == [2, 1, 2]
+
+
+def test_the_real_sample_of_voc() -> None:
+    root = shared("voc_mini")
+    sets: dict[str, Any] = {f"{s}": (f"VOC2007/{s}", f"VOC2012/{s}") for s in ("train", "test")}
+    settings = {"classes": CLASSES, "classes_per_task": 10, "allow_empty_classes": True, **sets}
+    found = cil(root, 2, **settings)
+    assert check_stream(found) == []
+    assert sum(len(task.train) for task in found.tasks) == 4 and sum(len(task.test) for task in found.tasks) == 4
+    boxes = {e.key: e.target for task in found.tasks for e in (*task.train, *task.test)}
+    # 000005.xml: five chairs, two of them difficult; the first at 263, 211, 324, 339 of 500 x 375
+    # 262 / 500, 210 / 375, 324 / 500, 339 / 375
+    chairs = boxes["VOC2007/JPEGImages/000005.jpg"]
+    assert len(chairs) == 3 and chairs[0] == Box("chair", (524, 560, 648, 904))
+    assert any(note.endswith("2 boxes left out: marked difficult") for note in found.notes)
+
+
+def test_the_real_years_as_domains() -> None:
+    root = shared("voc_mini")
+    settings: dict[str, Any] = {"train_set": "train", "classes": CLASSES, "allow_empty_classes": True}
+    found = dil(root, "early=VOC2007", "late=VOC2012", domain_order="given", **settings)
+    assert [(task.name, len(task.train), len(task.test)) for task in found.tasks] == [("early", 2, 2), ("late", 2, 2)]
