@@ -183,6 +183,7 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "use_cpu": policy.device.type == "cpu",
         "gradient_checkpointing": policy.config.gradient_checkpointing,
         "dataloader_num_workers": settings.workers,
+        "dataloader_persistent_workers": settings.workers > 0,  # a small task has many epochs
         "remove_unused_columns": False,
         "logging_steps": 1,
         "report_to": [],
