@@ -4,14 +4,17 @@ Exit codes: 0 done, 1 something failed while working (a cell of a sweep), 2 the 
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from clrft import commands, data, interrupt
 from clrft.quiet import quiet_environment
+from methods.registry import load_plugins
 from task_streams.errors import UserError
 
 EXAMPLES = """examples:
@@ -28,9 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_environment()
     console = Console()
     errors = Console(stderr=True)
-    options = build_parser().parse_args(arguments)
+    options = parsed(arguments)
     interrupt.watch()
     try:
+        name_plugins(options)
         return int(options.command(options, console))
     except UserError as error:
         for problem in error.problems:
@@ -45,6 +49,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as options; KEY=VALUE words may stand before and after options."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    name = next((name for name in ("overrides", "words") if hasattr(options, name)), None)
+    if rest and (name is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if name is not None:
+        setattr(options, name, [*getattr(options, name), *rest])
+    return options
+
+
+def name_plugins(options: argparse.Namespace) -> None:
+    """Load the plugins of the command line, and write them into the words that become the configuration."""
+    files = [str(Path(file).expanduser().resolve()) for file in getattr(options, "plugin", ())]
+    if not files:
+        return
+    load_plugins(files)
+    for name in ("overrides", "words"):
+        if hasattr(options, name):
+            setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -56,14 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     words = "e.g. train.learning_rate=1e-4; clrft show lists all"
     overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": words}
+    own = "Python file with a method of your own; code in it runs"
+    plugin: Any = {"action": "append", "default": [], "metavar": "FILE", "help": own}
 
     one = subparsers.add_parser("run", help="one stream, one method, one class order")
     one.add_argument("overrides", **overrides)
+    one.add_argument("--plugin", **plugin)
     one.set_defaults(command=commands.run_one)
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
     sweep.add_argument("overrides", **overrides)
+    sweep.add_argument("--plugin", **plugin)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
     sweep.set_defaults(command=commands.run_sweep_command)
 
@@ -75,10 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=sorted(commands.LISTS), help="which list")
+    listing.add_argument("--plugin", **plugin)
     listing.set_defaults(command=commands.list_command)
 
     show = subparsers.add_parser("show", help="the resolved configuration, every field explained")
     show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
+    show.add_argument("--plugin", **plugin)
     show.set_defaults(command=commands.show_command)
 
     add_data(subparsers, overrides)

@@ -13,7 +13,7 @@ from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, pa
 from clrft.files import config_root
 from clrft.quiet import quiet_libraries
 from eval.metrics import METRICS
-from methods import METHODS
+from methods.registry import installed_methods, known_methods
 from task_streams import STREAMS
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import ORDER_SEEDS
@@ -61,7 +61,7 @@ def chosen_config(words: list[str]) -> RunConfig:
     overrides = parse_overrides([word for word in words if word not in selecting])
     missing = [
         f"{key}: a value is needed, e.g. {key}={example}. Known: {', '.join(sorted(names))}."
-        for key, example, names in (("stream", "digits_cil", STREAMS), ("method", "rapo", METHODS))
+        for key, example, names in (("stream", "digits_cil", STREAMS), ("method", "rapo", known_methods()))
         if key not in chosen
     ]
     if missing:
@@ -159,7 +159,7 @@ def list_streams() -> Table:
 def list_methods() -> Table:
     """Methods that can be run."""
     table = Table("method", "family", "what it does", "source", title="methods")
-    for name, method in METHODS.items():
+    for name, method in known_methods().items():
         table.add_row(name, method.family, (method.__doc__ or "").strip().splitlines()[0], method.source)
     return table
 
@@ -253,7 +253,8 @@ def config_group(name: str) -> str:
     """The folder of ``configs/`` that a name belongs to, or that a YAML file by path would."""
     if name.endswith((".yaml", ".yml")):
         return group_of_file(name)
-    registered = {"streams": set(STREAMS), "methods": set(METHODS), "models": set[str](), "sweeps": set[str]()}
+    methods = {*known_methods(), *installed_methods()}
+    registered = {"streams": set(STREAMS), "methods": methods, "models": set[str](), "sweeps": set[str]()}
     known = {
         group: names | {p.stem for p in (config_root() / group).glob("*.yaml")} for group, names in registered.items()
     }

@@ -21,14 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clrft.files import config_root, safe_name
 from eval.metrics import METRICS
-from methods import METHODS
+from methods.compose import composition_problems
 from methods.model_config import ModelConfig
+from methods.registry import installed_methods, known_methods, load_plugins, method_class
 from methods.settings import TrainConfig, require
 from task_streams import STREAMS
 from task_streams.errors import UserError, unknown_name
 
 Values = dict[str, Any]
 GROUPS = {"stream": "streams", "method": "methods", "model": "models"}
+JOIN = "+"  # between methods that work together, on the command line
+DEFAULT_LEARNER = "sft"  # what a part joins when nothing else is named
 SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")
 
 
@@ -77,6 +80,8 @@ class RunSection:
     """Track the run in MLflow (MLFLOW_TRACKING_URI, else a SQLite store in output)."""
     keep_weights: str = "all"
     """Weights that stay on disk: all (of every task) or last."""
+    plugins: tuple[str, ...] = ()
+    """Python files with methods of your own; code in them runs."""
     name_suffix: str = ""
     """Appended to the run folder's name, to tell settings of one stream, method and order apart."""
 
@@ -94,8 +99,9 @@ class RunConfig:
     Attributes:
         stream_name: key in ``STREAMS``; ``stream`` holds its settings.
         stream_label: name of the stream's YAML, which names run folders and tables.
-        method_name: key in ``METHODS``; ``method`` holds its settings.
-        method_label: name of the method's YAML or the method itself, which names run folders and tables.
+        method_name: name of the method that learns; ``method`` holds its settings.
+        parts: names and settings of the parts that join it.
+        method_label: name of the method's YAML or of the methods, which names run folders and tables.
         model_label: name of the model's YAML.
         seed: seed of the class (or domain) order and of the training.
     """
@@ -106,6 +112,7 @@ class RunConfig:
     method_name: str
     method_label: str
     method: Any
+    parts: tuple[tuple[str, Any], ...]
     model_label: str
     model: ModelConfig
     train: TrainConfig
@@ -128,7 +135,12 @@ class RunConfig:
         """Everything resolved, as plain values, in the layout of a config file."""
         return {
             "stream": {"name": self.stream_name, "label": self.stream_label, **_plain(self.stream)},
-            "method": {"name": self.method_name, "label": self.method_label, **_plain(self.method)},
+            "method": {
+                "name": self.method_name,
+                "label": self.method_label,
+                **_plain(self.method),
+                "parts": {name: _plain(part) for name, part in self.parts},
+            },
             "model": {"label": self.model_label, **_plain(self.model)},
             "train": _plain(self.train),
             "evaluate": _plain(self.evaluate),
@@ -157,6 +169,7 @@ def build_config(
     Raises:
         UserError: with every problem found.
     """
+    load_plugins((merge(*layers).get("run") or {}).get("plugins") or ())
     problems: list[str] = []
     named: dict[str, Values] = {}
     for group, name in (("model", model), ("stream", stream), ("method", method)):
@@ -167,7 +180,7 @@ def build_config(
     if problems:
         raise UserError(*problems)
     merged = merge(*named.values(), *layers)
-    labels = {"stream": Path(stream).stem, "method": Path(method).stem, "model": Path(model).stem}
+    labels = {"stream": Path(stream).stem, "method": method_label(method), "model": Path(model).stem}
     return typed_config(merged, labels, seed)
 
 
@@ -178,14 +191,19 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     sections = {name: dict(values.get(name) or {}) for name in SECTIONS}
     stream_name = str(sections["stream"].pop("name", ""))
     method_name = str(sections["method"].pop("name", ""))
+    part_values = sections["method"].pop("parts", None) or {}
     if stream_name in STREAMS:
         schemas["stream"] = STREAMS[stream_name].config
     else:
         problems.append(unknown_name("stream", stream_name, STREAMS))
-    if method_name in METHODS:
-        schemas["method"] = METHODS[method_name].Config
-    else:
-        problems.append(unknown_name("method", method_name, METHODS))
+    try:
+        methods = [method_class(name) for name in (method_name, *part_values)]
+        problems += composition_problems(methods[0], methods[1:])
+        schemas["method"] = methods[0].Config
+        schemas |= {f"method.parts.{one.name}": one.Config for one in methods[1:]}
+        sections |= {f"method.parts.{name}": dict(values or {}) for name, values in part_values.items()}
+    except UserError as error:
+        problems += error.problems
     typed: Values = {}
     for name, schema in schemas.items():
         try:
@@ -203,6 +221,7 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         method_label=labels["method"],
         model_label=labels["model"],
         seed=seed,
+        parts=tuple((name, typed.pop(f"method.parts.{name}")) for name in part_values),
         **typed,
     )
 
@@ -257,16 +276,57 @@ def load_group(group: str, name: str) -> Values:
     Raises:
         UserError: no such name or file, or the file is not a mapping of sections.
     """
+    if group == "method":
+        return load_method(name)
+    return load_named(group, name)
+
+
+def load_named(group: str, name: str) -> Values:
+    """The YAML of one name."""
     if name.endswith((".yaml", ".yml")):
         return read_yaml(Path(name))
     folder = config_root() / GROUPS[group]
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
         return read_yaml(folder / f"{name}.yaml")
-    registered = {"stream": set(STREAMS), "method": set(METHODS)}.get(group, set())
+    registered = {"stream": set(STREAMS), "method": {*known_methods(), *installed_methods()}}.get(group, set())
     if name in registered:
         return {group: {"name": name}}
     raise UserError(unknown_name(group, name, known | registered))
+
+
+def load_method(words: str) -> Values:
+    """A method, or several joined by ``+``: the first learns and the others are parts; a part alone joins sft."""
+    first, *others = words.split(JOIN)
+    values = load_named("method", first)
+    method = as_one(values.get("method"), words)
+    if method_class(str(method.get("name"))).family == "part":
+        method = {"name": DEFAULT_LEARNER, "parts": {method.pop("name"): method}}
+    for name in others:
+        method_class(name)
+        method = {**method, "parts": {**method.get("parts", {}), name: method.get("parts", {}).get(name, {})}}
+    return {**values, "method": method}
+
+
+def as_one(method: Any, words: str) -> Values:
+    """A method's section; a list of methods becomes the first with the others as parts.
+
+    Raises:
+        UserError: neither a mapping with a name nor a list of such.
+    """
+    listed = method if isinstance(method, list) else [method]
+    each = [{"name": one} if isinstance(one, str) else one for one in listed]
+    if not each or not all(isinstance(one, dict) and "name" in one for one in each):
+        raise UserError(f"method {words!r}: got {method!r}, expected a name, or a list of names and settings.")
+    first, *others = (dict(one) for one in each)
+    if others:
+        first["parts"] = {**first.get("parts", {}), **{one.pop("name"): one for one in others}}
+    return first
+
+
+def method_label(words: str) -> str:
+    """Name of a method in run folders and tables: its YAML's, or the names joined by ``+``."""
+    return JOIN.join(Path(word).stem for word in words.split(JOIN))
 
 
 def read_yaml(path: Path) -> Values:

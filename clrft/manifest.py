@@ -10,13 +10,14 @@ from clrft.config import RunConfig, Values, read_yaml
 from clrft.files import write_text_atomic
 from clrft.provenance import code_identity, hardware, versions
 from methods.base import Method
+from methods.registry import method_class, plugin_digests
 from task_streams.errors import UserError
 from task_streams.fingerprint import fingerprints
 from task_streams.types import TaskStream
 
 SCHEMA = 1
 # Where a run is kept does not change what it computes.
-LOCATION_KEYS = ("output", "mlflow")
+LOCATION_KEYS = ("output", "mlflow", "plugins")
 
 
 def write_config(config: RunConfig) -> None:
@@ -60,6 +61,20 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
         )
 
 
+def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with a plugin that has changed since the run began.
+
+    Raises:
+        UserError: a file's SHA-256 differs; names the files.
+    """
+    then, now = saved.get("plugins", {}), fresh["plugins"]
+    if sorted(then.values()) != sorted(now.values()):
+        files = ", ".join(sorted({*then, *now}))
+        raise UserError(
+            f"{folder}: the plugin ({files}) is not what this run began with; restore it or start a new run."
+        )
+
+
 def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], method: Method) -> dict[str, Any]:
     """The manifest of a new run."""
     return {
@@ -77,6 +92,7 @@ def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], m
         "hardware": hardware(),
         "data": fingerprints(stream),
         "model": {"label": config.model_label, **model},
+        "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),
         "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
         "carry": carry_policy(config, method),
         "notes": list(stream.notes),

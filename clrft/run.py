@@ -14,7 +14,7 @@ from clrft.base import default_model_path
 from clrft.checkpoint import METRICS_FILE, finished_stage, read_learned, stage_folder
 from clrft.config import RunConfig
 from clrft.files import check_writable, clean_partials, read_json, write_json_atomic
-from clrft.manifest import check_same_config, check_same_data, run_manifest, write_config
+from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.progress import Reporter
 from clrft.results import write_results
 from clrft.runs import read_run
@@ -93,7 +93,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     if problems:
         raise UserError(*problems)
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
-    method = build_method(config.method_name, config.method)
+    method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter)
     check_prompts(state)
     check_answers(state)
@@ -156,6 +156,7 @@ def open_folder(state: Run) -> dict[str, Any]:
     if path.exists():
         saved = read_json(path)
         check_same_data(state.folder, saved, manifest)
+        check_same_plugins(state.folder, saved, manifest)
         return saved
     write_config(state.config)
     write_json_atomic(path, manifest)

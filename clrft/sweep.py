@@ -22,6 +22,7 @@ from clrft.files import config_root, safe_name
 from clrft.progress import Bars
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import is_done, run
+from methods.registry import load_plugins
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import order_seeds
 
@@ -146,8 +147,11 @@ class QueueReporter:
 _QUEUE: Any = None
 
 
-def _start_worker(queue: Any, threads: int) -> None:
-    """Prepare a worker process: its share of the cores, and the way its progress takes."""
+def _start_worker(queue: Any, threads: int, plugins: Sequence[str]) -> None:
+    """Prepare a worker process: its share of the cores, the way its progress takes, and methods from plugin files.
+
+    The plugins come before any cell: a cell's settings are of a plugin's class.
+    """
     global _QUEUE
     import torch
 
@@ -156,6 +160,7 @@ def _start_worker(queue: Any, threads: int) -> None:
     quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
+    load_plugins(plugins)
 
 
 def _run_cell(config: RunConfig) -> Failure | None:
@@ -198,7 +203,8 @@ def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         queue = manager.Queue()
-        with ProcessPoolExecutor(jobs, context, _start_worker, (queue, threads)) as pool:
+        plugins = list(dict.fromkeys(path for cell in waiting for path in cell.run.plugins))
+        with ProcessPoolExecutor(jobs, context, _start_worker, (queue, threads, plugins)) as pool:
             futures = {pool.submit(_run_cell, cell): cell for cell in waiting}
             try:
                 return _watch(futures, queue, bars)

@@ -1,33 +1,32 @@
 """How it is learned: the method contract and one file per method.
 
-``METHODS`` is the one visible dict of what there is; ``build_method`` looks a name up in it.
+``METHODS`` is the one visible dict of what is built in; ``registry`` adds plugins, ``build_method`` makes a method.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from methods.base import Method
+from methods.compose import Composite
 from methods.frozen import ZeroShot
 from methods.grpo import Grpo, JointGrpo
+from methods.guard import guarded_method
+from methods.l2 import L2
 from methods.rapo import Rapo, RapoRetention, RapoScale
+from methods.registry import method_class
 from methods.sft import JointSft, Sft
-from task_streams.errors import UserError, unknown_name
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo)
+    method.name: method for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo, L2)
 }
 
 
-def method_class(name: str) -> type[Method]:
-    """The method of that name.
+def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:
+    """A fresh method with its config, an instance of its ``Config`` dataclass, and the parts that join it.
 
     Raises:
-        UserError: no method has that name; the nearest one is suggested.
+        UserError: an unknown name, or methods that cannot go together.
     """
-    if name not in METHODS:
-        raise UserError(unknown_name("method", name, METHODS))
-    return METHODS[name]
-
-
-def build_method(name: str, config: Any) -> Method:
-    """A fresh method with its config, an instance of its ``Config`` dataclass."""
-    return method_class(name)(config)
+    learner = guarded_method(method_class(name)(config))
+    joined = [guarded_method(method_class(part)(settings)) for part, settings in parts]
+    return Composite(learner, joined) if joined else learner

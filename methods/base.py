@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from methods.advantage import group_advantages
-from task_streams.types import Task
+from task_streams.types import Example, Task
 
 if TYPE_CHECKING:
     from methods.policy import Policy, Snapshot
 
-Family = Literal["frozen", "supervised", "reinforcement"]
-Need = Literal["anchor", "reference"]
+Family = Literal["frozen", "supervised", "reinforcement", "part"]
+Need = Literal["anchor", "reference", "fisher", "replay"]
 StepLog = Callable[[str, float], None]
 
 
@@ -31,12 +31,18 @@ class TaskContext:
         policy: the model that is trained, its processor and device.
         anchor: the policy as the previous task left it; None in the first task or when not needed.
         seed: seed of this task, derived from the run's seed.
+        think: prompts ask for a thought.
+        memory: examples of earlier tasks; empty unless ``replay`` is needed.
+        fisher: diagonal Fisher information by parameter name after training; None before, or unless needed.
     """
 
     task: Task
     policy: "Policy"
     anchor: "Snapshot | None"
     seed: int
+    think: bool = True
+    memory: tuple[Example, ...] = ()
+    fisher: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +79,22 @@ class Rollouts:
 
 @dataclass(frozen=True, slots=True)
 class LossContext:
-    """One micro-batch, for ``loss_terms``: the trained model and the tensors it is about to see."""
+    """One micro-batch, for ``loss_terms``.
+
+    Attributes:
+        model: the trained model.
+        inputs: the tensors that it sees; supervised: arguments of its forward call, ``labels`` among them.
+        task_index: index of the task that is being learned, from 1.
+        anchor: the previous task's snapshot; None in the first task or when not needed.
+        logits: supervised: what the model answered to ``inputs``, with gradients, [B, L, V]; else None.
+        log: records a figure of this step, ``log(name, value)``.
+    """
 
     model: torch.nn.Module
     inputs: Mapping[str, Any]
     task_index: int
+    anchor: "Snapshot | None"
+    logits: Tensor | None
     log: StepLog = field(repr=False)
 
 
@@ -86,26 +103,32 @@ class Method:
 
     Class attributes:
         name: key in ``METHODS`` and in run folders.
-        family: ``frozen`` (nothing is trained), ``supervised`` (cross-entropy on targets) or
-            ``reinforcement`` (group rollouts and rewards).
+        family: ``frozen`` (nothing is trained), ``supervised`` (cross-entropy on targets), ``reinforcement``
+            (group rollouts and rewards), or ``part`` (joins a method that learns: a penalty, a memory, a shaper).
+        joins: families that a part can join.
         Config: frozen dataclass of the method's settings with the paper's defaults. A supervised method's has
             ``thought`` (as ``SftConfig``), a reinforcement method's the fields of ``GrpoConfig``.
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
         source: paper id or one line that says where the method comes from.
     """
 
-    name: ClassVar[str]
-    family: ClassVar[Family]
+    name: str
+    family: Family
     Config: ClassVar[type]
-    joint: ClassVar[bool] = False
-    source: ClassVar[str] = ""
+    joins: ClassVar[frozenset[Family]] = frozenset({"supervised", "reinforcement"})
+    joint: bool = False
+    source: str = ""
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the runner must provide: ``anchor`` (previous task's snapshot), ``reference`` (the base)."""
+        """What the runner must provide.
+
+        ``anchor``: the previous task's snapshot; ``reference``: the base, for the KL term; ``fisher``: the diagonal
+        Fisher information after each task; ``replay``: examples of earlier tasks, mixed into the batches.
+        """
         return frozenset()
 
     def before_task(self, context: TaskContext) -> None:
@@ -115,9 +138,12 @@ class Method:
         """Extra differentiable scalars by name, added to the loss of every micro-batch."""
         return {}
 
-    def shape_rewards(self, rollouts: Rollouts) -> Tensor:
-        """Rewards from which the advantages are made, [B*G]; the task reward unless overridden."""
-        return rollouts.task_reward
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """Rewards from which the advantages are made, [B*G] to [B*G].
+
+        ``rewards`` is the task reward, or what the parts before this one made of it.
+        """
+        return rewards
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Advantages [B*G] of shaped rewards [B*G]; called once per optimizer step."""

@@ -146,6 +146,7 @@ def build_trainer(
         return HookedSFTTrainer(
             method=method,
             task_index=task.index,
+            anchor=context.anchor,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
             train_dataset=target_dataset(task, settings.think, method.config.thought, image_fit(policy.processor)),
             **common,

@@ -118,9 +118,8 @@ class Rapo(Grpo):
         if self.rule["boundary"] == "last_batch" and self.last_std is not None:
             self.scale = self.scale.at(max(self.last_std, self.rule["scale_floor"]))
 
-    def shape_rewards(self, rollouts: Rollouts) -> Tensor:
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equation 3: the task reward, plus lambda times the retention reward from task 2 on, [B*G]."""
-        rewards = rollouts.task_reward
         if not self.config.retention or rollouts.task_index == 1:
             return rewards
         if rollouts.actor_logps is None or rollouts.anchor_logps is None:

@@ -107,7 +107,8 @@ class HookedGRPOTrainer(GRPOTrainer):
         if self._asked is not None:
             output["clips"] = self._clips  # one entry a row, so TRL shuffles and splits them with the rest
         rollouts = self._rollouts(inputs, output)
-        rewards = checked(self.method.shape_rewards(rollouts), rollouts, self.method, "shape_rewards")
+        rewards = self.method.shape_rewards(rollouts.task_reward, rollouts)
+        rewards = checked(rewards, rollouts, self.method, "shape_rewards")
         self._log_step("reward_shaped", rewards.mean().item())
         self._log_step("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
         advantages = self.method.normalize_advantages(rewards, rollouts)
@@ -244,7 +245,7 @@ class HookedGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         self._sources, self._clips = inputs["sources"], inputs.get("clips")
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
+        terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, None, self._log_step))
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
 
     def _log_step(self, name: str, value: float) -> None:
@@ -254,20 +255,24 @@ class HookedGRPOTrainer(GRPOTrainer):
 class HookedSFTTrainer(SFTTrainer):
     """TRL's supervised trainer with a method's extra loss terms."""
 
-    def __init__(self, *, method: Method, task_index: int, **arguments: Any) -> None:
+    def __init__(self, *, method: Method, task_index: int, anchor: Snapshot | None = None, **arguments: Any) -> None:
         if rows_have_clips([arguments["train_dataset"][0]]):
             arguments["data_collator"] = ClipCollator(arguments["processing_class"])
         super().__init__(**arguments)
         self.method = method
         self.task_index = task_index
+        self.anchor = anchor
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if return_outputs:
             raise ValueError("outputs are not returned during training")
-        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, model, inputs, self.task_index, self._log_step)
+        loss, outputs = super().compute_loss(  # type: ignore[no-untyped-call]
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        context = LossContext(model, inputs, self.task_index, self.anchor, outputs.logits, self._log_step)
+        terms = extra_loss(self.method, context)
         if terms is None:
             return loss
         # with a count of items Trainer leaves the division by the accumulation steps to the loss
@@ -277,11 +282,11 @@ class HookedSFTTrainer(SFTTrainer):
         self._metrics["train"][name].append(value)
 
 
-def extra_loss(method: Method, model: Any, inputs: Any, task_index: int, log: Any) -> Tensor | None:
+def extra_loss(method: Method, context: LossContext) -> Tensor | None:
     """Sum of a method's loss terms, each logged by its name; None if it has none."""
-    terms = method.loss_terms(LossContext(model, inputs, task_index, log))
+    terms = method.loss_terms(context)
     for name, term in terms.items():
-        log(name, term.item())
+        context.log(name, term.item())
     return torch.stack(list(terms.values())).sum() if terms else None
 
 

@@ -32,19 +32,20 @@ def rollouts(task: int, rewards: list[float], drift: float | None = None) -> tup
 
 def step(method: Method, task: int, rewards: list[float], drift: float | None = None) -> torch.Tensor:
     made, _ = rollouts(task, rewards, drift)
-    return method.normalize_advantages(method.shape_rewards(made), made)
+    return method.normalize_advantages(method.shape_rewards(made.task_reward, made), made)
 
 
 def test_the_first_task_has_the_task_reward_alone() -> None:
     made, logged = rollouts(1, [1.0, 0.0], drift=0.1)
-    assert Rapo(RapoConfig()).shape_rewards(made).tolist() == [2.0, 1.0]
+    assert Rapo(RapoConfig()).shape_rewards(made.task_reward, made).tolist() == [2.0, 1.0]
     assert "drift" not in logged
 
 
 def test_later_tasks_add_the_weighted_retention_reward() -> None:
     made, logged = rollouts(2, [1.0, 0.0], drift=0.1)
     bonus = 0.5 * math.exp(-20 * 0.1)  # lambda exp(-alpha D)
-    assert Rapo(RapoConfig()).shape_rewards(made).tolist() == pytest.approx([2 + bonus, 1 + bonus], abs=1e-6)
+    shaped = Rapo(RapoConfig()).shape_rewards(made.task_reward, made)
+    assert shaped.tolist() == pytest.approx([2 + bonus, 1 + bonus], abs=1e-6)
     assert logged["drift"] == pytest.approx(0.1)
     assert logged["retention_reward"] == pytest.approx(math.exp(-2), abs=1e-6)
 
@@ -52,7 +53,7 @@ def test_later_tasks_add_the_weighted_retention_reward() -> None:
 def test_a_missing_anchor_is_an_error_not_a_fallback() -> None:
     made, _ = rollouts(2, [1.0, 0.0])
     with pytest.raises(RuntimeError, match="no anchor"):
-        Rapo(RapoConfig()).shape_rewards(made)
+        Rapo(RapoConfig()).shape_rewards(made.task_reward, made)
 
 
 def test_the_scale_is_carried_over_the_boundary_and_through_saved_state() -> None:
@@ -104,7 +105,7 @@ def test_the_single_components_are_rapo_with_the_other_off() -> None:
     assert scale.needs == {"reference"}
     assert torch.equal(step(retention, 1, [1.0, 0.0]), group_advantages(torch.tensor([2.0, 1.0]), G))
     made, _ = rollouts(2, [1.0, 0.0])
-    assert scale.shape_rewards(made).tolist() == [2.0, 1.0]
+    assert scale.shape_rewards(made.task_reward, made).tolist() == [2.0, 1.0]
 
 
 def test_all_impossible_values_are_named_at_once() -> None:

@@ -196,13 +196,13 @@ def test_an_adapter_anchor_has_the_logps_of_a_full_copy(
 
 
 class BadShape(Rapo):
-    def shape_rewards(self, rollouts: Rollouts) -> Tensor:
-        return super().shape_rewards(rollouts)[:-1]
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        return super().shape_rewards(rewards, rollouts)[:-1]
 
 
 class BadNumber(Rapo):
-    def shape_rewards(self, rollouts: Rollouts) -> Tensor:
-        return super().shape_rewards(rollouts) * float("nan")
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        return super().shape_rewards(rewards, rollouts) * float("nan")
 
 
 @pytest.mark.parametrize(("broken", "reason"), [(BadShape, "returned shape"), (BadNumber, "not finite")])

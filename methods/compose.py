@@ -1,0 +1,125 @@
+"""Methods together: one that learns, and parts that join it (penalties, memories, reward shapers).
+
+``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are
+those of all. What cannot go together is refused before any work.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from methods.base import Family, LossContext, Method, Need, Rollouts, TaskContext
+from task_streams.errors import UserError
+
+SEPARATOR = "."  # between a part's name and a name in its state
+
+
+def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -> list[str]:
+    """Sentences about methods that cannot go together; empty when they can."""
+    problems = []
+    if learner.family == "part":
+        problems.append(f"method {learner.name!r} is a part; expected a method that learns first, e.g. sft or grpo.")
+    names = [part.name for part in parts]
+    for part in parts:
+        if part.family != "part":
+            problems.append(f"method {part.name!r} learns by itself; expected one such method, {learner.name!r} is it.")
+        elif learner.family not in part.joins and learner.family != "part":
+            joins = " or ".join(sorted(part.joins))
+            problems.append(f"part {part.name!r} joins {joins} methods; {learner.name!r} is {learner.family}.")
+    problems += [
+        f"part {name!r} is listed more than once." for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    scalers = [one.name for one in (learner, *parts) if overrides(one, "normalize_advantages")]
+    if len(scalers) > 1:
+        problems.append(f"{' and '.join(scalers)} both scale advantages; expected one of them.")
+    return problems
+
+
+def overrides(method: type[Method], hook: str) -> bool:
+    """Whether a method has a hook of its own."""
+    return getattr(method, hook) is not getattr(Method, hook)
+
+
+class Composite(Method):
+    """A method that learns together with the parts that join it; called like any other method.
+
+    Args:
+        learner: decides the family, the settings of the training and, unless a part does, the advantages.
+        parts: called after the learner, in their order.
+
+    Raises:
+        UserError: they cannot go together.
+    """
+
+    def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
+        if problems := composition_problems(type(learner), [type(part) for part in parts]):
+            raise UserError(*problems)
+        super().__init__(learner.config)
+        self.learner = learner
+        self.parts = tuple(parts)
+        self.name = "+".join(one.name for one in self.members)
+        self.family: Family = learner.family
+        self.joint = learner.joint
+        self.source = "; ".join(dict.fromkeys(one.source for one in self.members if one.source))
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The learner and its parts."""
+        return (self.learner, *self.parts)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset().union(*(one.needs for one in self.members))
+
+    def before_task(self, context: TaskContext) -> None:
+        for one in self.members:
+            one.before_task(context)
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for one in self.members:
+            own = one.loss_terms(context)
+            if shared := sorted(terms.keys() & own.keys()):
+                raise ValueError(f"two methods of {self.name} have a loss term {shared[0]!r}")
+            terms |= own
+        return terms
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        for one in self.members:
+            rewards = one.shape_rewards(rewards, rollouts)
+        return rewards
+
+    def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        scaling = [one for one in self.members if overrides(type(one), "normalize_advantages")]
+        return (scaling or [self.learner])[0].normalize_advantages(rewards, rollouts)
+
+    def after_step(self, task_index: int, step: int) -> None:
+        for one in self.members:
+            one.after_step(task_index, step)
+
+    def after_task(self, context: TaskContext) -> None:
+        for one in self.members:
+            one.after_task(context if "fisher" in one.needs else replace(context, fisher=None))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {f"{one.name}{SEPARATOR}{key}": value for one in self.members for key, value in one.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for one in self.members:
+            own = _of(state, one.name)
+            if own:
+                one.load_state_dict(own)
+        known = {one.name for one in self.members}
+        if strange := sorted(key for key in state if key.partition(SEPARATOR)[0] not in known):
+            raise ValueError(f"method {self.name!r} has no state {', '.join(strange)}")
+
+    def describe(self) -> dict[str, Any]:
+        return {one.name: facts for one in self.members if (facts := one.describe())}
+
+
+def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A member's own part of the state."""
+    prefix = name + SEPARATOR
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,44 @@
+"""L2 penalty: stay near the weights that the previous task left, or near those of the base (L2-init).
+
+``(lambda / 2) sum (theta - theta*)^2``. Source: the regularisation baselines of RaPO (arXiv 2605.09640).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods.base import LossContext, Method, TaskContext
+from methods.settings import require
+from methods.weights import copied_weights, weighted_distance
+
+
+@dataclass(frozen=True)
+class L2Config:
+    """Settings of the L2 penalty."""
+
+    strength: float = 1.0
+    """Coefficient lambda (0 or more)."""
+
+    def __post_init__(self) -> None:
+        require("method", strength=(self.strength >= 0, self.strength, "a number from 0"))
+
+
+class L2(Method):
+    """L2 penalty to the weights that the previous task left."""
+
+    name = "l2"
+    family = "part"
+    Config = L2Config
+    source = "baseline of arXiv 2605.09640"
+
+    config: L2Config
+    centre: dict[str, Tensor] | None = None
+
+    def before_task(self, context: TaskContext) -> None:
+        self.centre = copied_weights(context.policy.model) if context.task.index > 1 else None
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        if self.centre is None:
+            return {}
+        distance = weighted_distance(context.model, self.centre, None)
+        return {f"{self.name}_penalty": self.config.strength / 2 * distance}
