@@ -28,12 +28,13 @@ from eval.evaluate import Prediction, accuracy, evaluate
 from methods.base import Method, TaskContext
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates
 from methods.fit_image import image_fit
+from methods.memory import remembered
 from methods.policy import Decoding, Policy, Snapshot
 from methods.settings import TrainConfig
 from task_streams.config import SourceConfig
 from task_streams.glyphs import glyph_examples
 from task_streams.split import joint_task
-from task_streams.types import Task, TaskStream
+from task_streams.types import Example, Task, TaskStream
 
 PROBE = "printed_glyphs"
 PROBE_SEED = 7
@@ -103,7 +104,8 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     first = state.method.joint or stage == 1
     state.anchor = None  # the old one goes before the new one comes
     state.anchor = state.policy.snapshot() if "anchor" in state.method.needs and not first else None
-    context = TaskContext(task, state.policy, state.anchor, stage_rng(config.seed, stage))
+    seed = stage_rng(config.seed, stage)
+    context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
     settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(config))
     total = planned_updates(state.method, settings.train, len(task.train))
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
@@ -119,6 +121,15 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     record.steps = fitted.steps
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
     return fitted
+
+
+def memory(state: Run, task: Task) -> tuple[Example, ...]:
+    """Examples of earlier tasks, for a method that declares that it replays."""
+    plan = state.method.replay
+    earlier = [other for other in state.tasks if other.index < task.index]
+    if plan is None or "replay" not in state.method.needs or not earlier:
+        return ()
+    return remembered(earlier, plan.items, state.config.seed)
 
 
 def loading_workers(config: RunConfig) -> int:

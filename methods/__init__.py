@@ -8,16 +8,19 @@ from typing import Any
 
 from methods.base import Method
 from methods.compose import Composite
+from methods.ewc import Ewc
 from methods.frozen import ZeroShot
 from methods.grpo import Grpo, JointGrpo
 from methods.guard import guarded_method
 from methods.l2 import L2
 from methods.rapo import Rapo, RapoRetention, RapoScale
 from methods.registry import method_class
+from methods.replay import Replay
 from methods.sft import JointSft, Sft
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo, L2)
+    method.name: method
+    for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo, L2, Ewc, Replay)
 }
 
 

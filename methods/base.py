@@ -23,6 +23,19 @@ StepLog = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """What a method that replays asks for.
+
+    Attributes:
+        items: examples of all earlier tasks together that are kept.
+        share: share of them in the batches, on average, in (0, 1).
+    """
+
+    items: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskContext:
     """What surrounds a task: given to ``before_task`` and ``after_task``.
 
@@ -130,6 +143,16 @@ class Method:
         Fisher information after each task; ``replay``: examples of earlier tasks, mixed into the batches.
         """
         return frozenset()
+
+    @property
+    def fisher_items(self) -> int:
+        """Training examples from which the Fisher information is estimated, if it is needed."""
+        return 64
+
+    @property
+    def replay(self) -> ReplayPlan | None:
+        """What is replayed, if it is needed."""
+        return None
 
     def before_task(self, context: TaskContext) -> None:
         """Called before the first update of a task."""

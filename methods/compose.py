@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from methods.base import Family, LossContext, Method, Need, Rollouts, TaskContext
+from methods.base import Family, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from task_streams.errors import UserError
 
 SEPARATOR = "."  # between a part's name and a name in its state
@@ -31,6 +31,9 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     problems += [
         f"part {name!r} is listed more than once." for name in sorted({n for n in names if names.count(n) > 1})
     ]
+    replaying = [one.name for one in (learner, *parts) if overrides(one, "replay")]
+    if len(replaying) > 1:
+        problems.append(f"{' and '.join(replaying)} both keep a memory; expected one of them.")
     scalers = [one.name for one in (learner, *parts) if overrides(one, "normalize_advantages")]
     if len(scalers) > 1:
         problems.append(f"{' and '.join(scalers)} both scale advantages; expected one of them.")
@@ -72,6 +75,14 @@ class Composite(Method):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset().union(*(one.needs for one in self.members))
+
+    @property
+    def fisher_items(self) -> int:
+        return max(one.fisher_items for one in self.members if "fisher" in one.needs)
+
+    @property
+    def replay(self) -> ReplayPlan | None:
+        return next((one.replay for one in self.members if one.replay is not None), None)
 
     def before_task(self, context: TaskContext) -> None:
         for one in self.members:

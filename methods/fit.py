@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from trl.trainer.sft_config import SFTConfig
 from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset, target_dataset
 from methods.determinism import deterministic
+from methods.fisher import diagonal_fisher
 from methods.fit_image import image_fit
+from methods.memory import mixed
 from methods.policy import Policy, Snapshot
 from methods.settings import TrainConfig
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
@@ -92,6 +94,9 @@ def fit(
     if settings.train.carry_optimizer:
         callbacks.append(MomentCarry(context.policy.model, moments, result))
     method.before_task(context)
+    plan = method.replay
+    if plan is not None:
+        context = replace(context, task=mixed(context.task, context.memory, plan))
     trainer = build_trainer(method, context, reference, settings, callbacks)
     trainer.remove_callback(PrinterCallback)
     try:
@@ -99,8 +104,24 @@ def fit(
             trainer.train()
     finally:
         release(context.policy.model)
-    method.after_task(context)
+    method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
     return result
+
+
+def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
+    """The Fisher information of the task just learned, for a method that needs it."""
+    if "fisher" not in method.needs:
+        return None
+    with deterministic(settings.train.deterministic):
+        return diagonal_fisher(
+            context.policy,
+            context.task.train,
+            context.task.trained,
+            think=settings.think,
+            max_new_tokens=settings.train.max_completion_tokens,
+            items=method.fisher_items,
+            seed=context.seed,
+        )
 
 
 def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:

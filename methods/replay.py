@@ -1,0 +1,46 @@
+"""Replay: examples of earlier tasks mixed into the batches. Not rehearsal-free, and every table says so.
+
+The memory is drawn anew for each task, from the earlier tasks' training examples: equal shares per task and class.
+Source: experience replay as baselines use it, e.g. arXiv 1902.10486.
+"""
+
+from dataclasses import dataclass
+
+from methods.base import Method, Need, ReplayPlan
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Settings of replay."""
+
+    items: int = 100
+    """Examples of all earlier tasks together that are kept (at least 1)."""
+    share: float = 0.5
+    """Share of replayed examples in the batches, on average, in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            items=(self.items >= 1, self.items, "a whole number from 1"),
+            share=(0 < self.share < 1, self.share, "a number in (0, 1)"),
+        )
+
+
+class Replay(Method):
+    """Examples of earlier tasks mixed into the batches; not rehearsal-free."""
+
+    name = "replay"
+    family = "part"
+    Config = ReplayConfig
+    source = "arXiv 1902.10486"
+
+    config: ReplayConfig
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"replay"})
+
+    @property
+    def replay(self) -> ReplayPlan:
+        return ReplayPlan(self.config.items, self.config.share)

@@ -1,0 +1,48 @@
+"""Requests with given completions as one batch of model inputs: for penalties and measures that need a likelihood."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.policy import Policy, clear_rope_state
+from task_streams.prompt import Request
+
+IGNORED = -100  # label of a token that is not learned
+
+
+def target_inputs(policy: Policy, requests: Sequence[Request], texts: Sequence[str]) -> dict[str, Any]:
+    """Arguments of the model's forward call, ``labels`` among them; prompts padded left, completions right.
+
+    Every completion ends with the end of sequence; prompt and padding have the label -100.
+    """
+    tokenizer = policy.processor.tokenizer
+    batch = dict(policy.encode(requests))
+    ends = [text + tokenizer.eos_token for text in texts]
+    added = tokenizer(ends, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+    ids, mask = added["input_ids"].to(policy.device), added["attention_mask"].to(policy.device)  # [B, L]
+    prompt = batch["input_ids"]  # [B, P]
+    batch["input_ids"] = torch.cat([prompt, ids], dim=1)
+    batch["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
+    if "mm_token_type_ids" in batch:
+        batch["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(ids)], dim=1)
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    batch["labels"] = torch.cat([torch.full_like(prompt, IGNORED), labels], dim=1)
+    return batch
+
+
+def completion_logits(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the completions' tokens, [N, V] and [N]; each logit row predicts its label."""
+    clear_rope_state(model)
+    arguments = {name: value for name, value in inputs.items() if name != "labels"}
+    logits = model(**arguments, use_cache=False).logits[:, :-1]
+    labels = inputs["labels"][:, 1:]
+    learned = labels != IGNORED
+    return logits[learned], labels[learned]
+
+
+def log_likelihood(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Sum of the log-probabilities of all completions' tokens, a scalar with gradients."""
+    logits, labels = completion_logits(model, inputs)
+    return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
