@@ -26,7 +26,7 @@ from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
 from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
 from methods.base import Method, TaskContext
-from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates
+from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.fit_image import image_fit
 from methods.memory import remembered
 from methods.policy import Decoding, Policy, Snapshot
@@ -107,7 +107,8 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     seed = stage_rng(config.seed, stage)
     context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
     settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(config))
-    total = planned_updates(state.method, settings.train, len(task.train))
+    examples = len(with_memory(state.method, context).task.train)
+    total = planned_updates(state.method, settings.train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
 
     def report(row: StepRow) -> None:

@@ -20,7 +20,11 @@ from methods.sft import JointSft, Sft
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (ZeroShot, Sft, Grpo, Rapo, RapoRetention, RapoScale, JointSft, JointGrpo, L2, Ewc, Replay)
+    for method in (
+        *(ZeroShot, Sft, Grpo, JointSft, JointGrpo),
+        *(Rapo, RapoRetention, RapoScale),
+        *(L2, Ewc, Replay),
+    )
 }
 
 

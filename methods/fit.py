@@ -94,10 +94,7 @@ def fit(
     if settings.train.carry_optimizer:
         callbacks.append(MomentCarry(context.policy.model, moments, result))
     method.before_task(context)
-    plan = method.replay
-    if plan is not None:
-        context = replace(context, task=mixed(context.task, context.memory, plan))
-    trainer = build_trainer(method, context, reference, settings, callbacks)
+    trainer = build_trainer(method, with_memory(method, context), reference, settings, callbacks)
     trainer.remove_callback(PrinterCallback)
     try:
         with deterministic(settings.train.deterministic):
@@ -106,6 +103,12 @@ def fit(
         release(context.policy.model)
     method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
     return result
+
+
+def with_memory(method: Method, context: TaskContext) -> TaskContext:
+    """The context of a task whose examples have those of earlier tasks among them, for a method that replays."""
+    plan = method.replay
+    return context if plan is None else replace(context, task=mixed(context.task, context.memory, plan))
 
 
 def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
