@@ -63,6 +63,7 @@ class StageRecord:
             "accuracy": {str(j): cell.value for j, cell in self.cells.items()},
             "correct": {str(j): cell.correct for j, cell in self.cells.items()},
             "total": {str(j): cell.total for j, cell in self.cells.items()},
+            "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
             "probe": self.probe,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,

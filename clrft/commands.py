@@ -14,6 +14,7 @@ from clrft.files import config_root
 from clrft.quiet import quiet_libraries
 from eval.metrics import METRICS
 from methods.registry import installed_methods, known_methods
+from methods.shaping import overrides
 from task_streams import STREAMS
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import ORDER_SEEDS
@@ -150,9 +151,13 @@ def write_and_print(found: "FoundRuns", baseline: str | None, output: Path, cons
 
 def list_streams() -> Table:
     """Streams that can be built, and their configs."""
-    table = Table("stream", "what it is", "licence", title="streams")
+    table = Table("stream", "presets", "what it is", "licence", title="streams")
+    presets: dict[str, list[str]] = {}
+    for path in sorted((config_root() / "streams").glob("*.yaml")):
+        presets.setdefault(str(read_yaml(path)["stream"]["name"]), []).append(path.stem)
     for name, spec in STREAMS.items():
-        table.add_row(name, spec.summary, spec.licence)
+        others = [preset for preset in presets.get(name, []) if preset != name]
+        table.add_row(name, ", ".join(others), spec.summary, spec.licence)
     return table
 
 
@@ -161,6 +166,15 @@ def list_methods() -> Table:
     table = Table("method", "family", "what it does", "source", title="methods")
     for name, method in known_methods().items():
         table.add_row(name, method.family, (method.__doc__ or "").strip().splitlines()[0], method.source)
+    return table
+
+
+def list_shapers() -> Table:
+    """Parts that shape the rewards of reinforcement learners; ``grpo+NAME`` joins one."""
+    table = Table("shaper", "what it does", "source", title="reward shapers")
+    for name, method in known_methods().items():
+        if method.family == "part" and overrides(method, "shape_rewards"):
+            table.add_row(name, (method.__doc__ or "").strip().splitlines()[0], method.source)
     return table
 
 
@@ -219,6 +233,7 @@ LISTS: dict[str, Callable[[], Table]] = {
     "metrics": list_metrics,
     "models": list_models,
     "seeds": list_seeds,
+    "shapers": list_shapers,
     "streams": list_streams,
     "sweeps": list_sweeps,
 }

@@ -292,7 +292,7 @@ def load_named(group: str, name: str) -> Values:
     registered = {"stream": set(STREAMS), "method": {*known_methods(), *installed_methods()}}.get(group, set())
     if name in registered:
         return {group: {"name": name}}
-    raise UserError(unknown_name(group, name, known | registered))
+    raise UserError(f"{unknown_name(group, name, known | registered)} A path that ends in .yaml is taken as a file.")
 
 
 def load_method(words: str) -> Values:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO, NamedTuple
 
 from clrft.files import check_writable, whole_folder
@@ -47,11 +48,35 @@ class Member(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
-    """Unpack an archive into a new folder; the folder appears whole or not at all.
+    """Unpack an archive into a folder; what it holds appears whole or not at all.
+
+    A folder that exists gets the archive's one top folder beside what it holds; a new one gets everything.
 
     Raises:
-        UserError: no archive, a damaged or hostile one, a folder that exists, or too little room; nothing is left.
+        UserError: no archive, a damaged or hostile one, something of that name is there, or too little room; nothing
+            is left.
     """
+    if folder.is_dir():
+        with opened(archive) as members:
+            tops = {PurePosixPath(member.name).parts[0] for member in members() if PurePosixPath(member.name).parts}
+        if len(tops) != 1:
+            raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
+        unpack_top(archive, folder, tops.pop(), reporter)
+    else:
+        unpack_new(archive, folder, reporter)
+
+
+def unpack_top(archive: Path, folder: Path, top: str, reporter: Reporter) -> None:
+    """Unpack the one top folder of an archive into a folder that exists."""
+    if (folder / top).exists() or (folder / top).is_symlink():
+        raise UserError(f"{folder / top} exists already; expected nothing of that name.")
+    with TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
+        unpack_new(archive, Path(scratch) / "all", reporter)
+        (Path(scratch) / "all" / top).rename(folder / top)
+
+
+def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
+    """Unpack an archive into a new folder."""
     label = archive.name
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists already; expected a new folder.")

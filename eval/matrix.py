@@ -139,9 +139,10 @@ class AccuracyMatrix:
         lines = [["after", *self.tasks], ["---", *["---:"] * len(self)], *self._text_rows("–")]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
-    def to_table(self, title: str = "Accuracy (%)") -> Table:
+    def to_table(self) -> Table:
         """The same table for the terminal; columns are numbers of tasks, whose names stand in the rows."""
-        table = Table(title=title)
+        counted = bool(np.isnan(self.total[~np.isnan(self.value)]).sum() == 0)
+        table = Table(title="Accuracy (%)" if counted else "Average precision (%)")
         table.add_column("after task")
         for number in range(1, len(self) + 1):
             table.add_column(str(number), justify="right", no_wrap=True)

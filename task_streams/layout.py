@@ -50,6 +50,8 @@ def _root_complaint(path: Path, needs: Sequence[str]) -> str:
         return "nothing there" + (_archives(path.parent, "beside it") if path.parent.is_dir() else "")
     names = [entry.name for entry in entries(path)]
     missing = [name for name in needs if not (path / name).exists()]
+    if not needs and len(names) == 1 and names[0] == path.name:
+        return f"{names[0]} in {names[0]}: set root to {path / names[0]}"
     if not missing and (needs or subfolders(path)):
         return ""
     lacks = f" (missing: {', '.join(missing)})" if 0 < len(missing) < len(needs) else ""

@@ -19,6 +19,7 @@ from task_streams.index import Index, stamp_of
 from task_streams.records import Damaged, Decoder, Found, Record, Workspace
 from task_streams.types import Example
 
+NAMED = 100  # damaged items that a message names
 BATCH = 512  # items verified before the index is written
 
 
@@ -113,7 +114,9 @@ class Library:
 
     @property
     def _faults(self) -> list[str]:
-        return [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
+        """Every item with its reason; beyond the limit the rest is counted."""
+        faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
+        return faults if len(faults) <= NAMED else [*faults[:NAMED], f"and {len(faults) - NAMED} more"]
 
 
 def sha256(data: bytes) -> str:

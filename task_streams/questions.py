@@ -212,7 +212,9 @@ def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, l
         if name in benchmark.unscored:
             problems.append(f"task {name!r} has no score in {benchmark.name}: {benchmark.unscored[name]}; leave it out")
         elif not (base / name).is_dir():
-            problems.append(f"{base}: {unknown_name('task folder', name, _subfolders(base))}")
+            there = _subfolders(base)
+            known = unknown_name("task folder", name, there) if there else f"no task folder {name!r}, nor any other."
+            problems.append(f"{base}: {known}")
         else:
             paths = [base / name / file for file in (chosen or DEFAULT_FILES).split(":")]
             problems += [_missing_file(name, path) for path in paths if not path.is_file()]

@@ -152,9 +152,19 @@ def test_what_is_no_archive_or_not_there_is_named(tmp_path: Path) -> None:
     assert "an archive without members" in refusal(zipped(tmp_path / "empty.zip"))
 
 
-def test_a_folder_that_exists_is_left_as_it_is(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a.zip", *FILES.items())
+def test_a_folder_that_exists_gets_the_one_top_folder_of_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "data" / "other").mkdir(parents=True)
+    archive = zipped(tmp_path / "a.zip", ("set/one.txt", b"1"), ("set/b/two.txt", b"2"))
+    unpack(archive, tmp_path / "data", Silent())
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["other", "set"]
+    assert (tmp_path / "data" / "set" / "b" / "two.txt").read_bytes() == b"2"
+    with pytest.raises(UserError, match="set exists already; expected nothing of that name"):
+        unpack(archive, tmp_path / "data", Silent())
+
+
+def test_a_folder_that_exists_is_left_as_it_is_by_an_archive_of_several_entries(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", ("one.txt", b"1"), ("two.txt", b"2"))
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already; expected a new folder"):
+    with pytest.raises(UserError, match="has 2 entries; expected a new folder"):
         unpack(archive, tmp_path / "out", Silent())
     assert list((tmp_path / "out").iterdir()) == []
