@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   clrft compare runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
   clrft data check digits_cil
+  clrft method check my_method.py
   clrft list methods"""
 
 
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.set_defaults(command=commands.show_command)
 
     add_data(subparsers, overrides)
+    add_method(subparsers)
 
     ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
     ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
@@ -153,6 +155,36 @@ def add_data(subparsers: Any, overrides: Any) -> None:
     unpack.add_argument("archive", metavar="ARCHIVE")
     unpack.add_argument("folder", metavar="FOLDER")
     unpack.set_defaults(command=data.unpack_command)
+
+
+def add_method(subparsers: Any) -> None:
+    """The commands about methods of one's own."""
+    parser = subparsers.add_parser("method", help="write and check a method of your own")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    new = actions.add_parser("new", help="write NAME.py, a method that runs, and test_NAME.py, its test")
+    new.add_argument("name", metavar="NAME", help="name of the method: small letters, digits and _")
+    new.add_argument("--kind", default="part", help="part (joins sft or grpo; default), supervised or reinforcement")
+    new.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the two files (default: this one)")
+    new.set_defaults(command=new_method)
+
+    check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
+    check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
+    check.set_defaults(command=check_method)
+
+
+def new_method(options: argparse.Namespace, console: Console) -> int:
+    """``clrft method new``."""
+    from clrft.method_new import new_command
+
+    return new_command(options, console)
+
+
+def check_method(options: argparse.Namespace, console: Console) -> int:
+    """``clrft method check``: training libraries are imported only now."""
+    from clrft.method_check import check_command
+
+    return check_command(options, console)
 
 
 def escaped(text: str) -> str:

@@ -60,6 +60,18 @@ class Group:
     metrics: dict[str, Summary]
 
     @property
+    def measure(self) -> str:
+        """What the runs' matrices hold: accuracy or box AP."""
+        return self.runs[0].matrix.measure
+
+    @property
+    def final_metric(self) -> str:
+        """Metric that stands for the end of a run: micro-averaged accuracy, or the mean over tasks where there are no
+        counts of items.
+        """
+        return "last_acc" if self.measure == "accuracy" else "mean_final_acc"
+
+    @property
     def joint(self) -> bool:
         """Whether the method trains on all tasks at once, so that it has a last row only."""
         return self.method.startswith("joint")

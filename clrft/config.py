@@ -31,7 +31,8 @@ from task_streams.errors import UserError, unknown_name
 Values = dict[str, Any]
 GROUPS = {"stream": "streams", "method": "methods", "model": "models"}
 JOIN = "+"  # between methods that work together, on the command line
-DEFAULT_LEARNER = "sft"  # what a part joins when nothing else is named
+# What a part joins when nothing else is named, by the families that it joins.
+DEFAULT_LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}
 SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")
 
 
@@ -296,12 +297,14 @@ def load_named(group: str, name: str) -> Values:
 
 
 def load_method(words: str) -> Values:
-    """A method, or several joined by ``+``: the first learns and the others are parts; a part alone joins sft."""
+    """A method, or several joined by ``+``: the first learns, the others are parts; a part alone joins sft or grpo."""
     first, *others = words.split(JOIN)
     values = load_named("method", first)
     method = as_one(values.get("method"), words)
-    if method_class(str(method.get("name"))).family == "part":
-        method = {"name": DEFAULT_LEARNER, "parts": {method.pop("name"): method}}
+    part = method_class(str(method.get("name")))
+    if part.family == "part":
+        learner = next(name for family, name in DEFAULT_LEARNERS.items() if family in part.joins)
+        method = {"name": learner, "parts": {method.pop("name"): method}}
     for name in others:
         method_class(name)
         method = {**method, "parts": {**method.get("parts", {}), name: method.get("parts", {}).get(name, {})}}

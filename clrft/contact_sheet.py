@@ -1,8 +1,9 @@
 """Contact sheets: some training and test items of every class of a task on pages that a person can look through.
 
 Training items have a blue bar below them, test items an orange one. Images stand in a row per class with its name
-below; boxes are drawn, those of the row's class thick; a clip is four of its frames side by side; a question stands
-below its image with its first accepted answer. Items are the first of each class in the task's own (drawn) order.
+below; boxes are drawn, as far as training or testing shows them, those of the row's class thick; a clip is four of its
+frames side by side; a question stands below its image with its first accepted answer. Items are the first of each
+class in the task's own (drawn) order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,7 +94,8 @@ def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:
         frames = [media.frames[place] for place in places]
         return _barred([_fitted(frame, FRAME) for frame in frames], bar)
     if isinstance(example.target, tuple):
-        return _barred([_boxed(media, visible(example.target, task.seen), name)], bar)
+        listed = task.trained if bar == TRAIN_BAR else task.seen
+        return _barred([_boxed(media, visible(example.target, listed), name)], bar)
     return _barred([_fitted(media, IMAGE)], bar)
 
 

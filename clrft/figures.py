@@ -20,7 +20,7 @@ from clrft.files import write_text_atomic
 from clrft.runs import RunRecord
 from clrft.tables import pairs_to_csv, show, to_csv, to_markdown
 from eval.matrix import AccuracyMatrix, FloatArray
-from eval.metrics import forgetting_by_stage, seen_accuracy
+from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 
 TRAINING = {"reward": "task reward", "drift": "drift $D$ (nats per token)", "kl": "KL to the base"}
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
@@ -143,11 +143,11 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     for axis, group in zip(axes.flat, groups, strict=False):
         image = _draw_matrix(axis, group)
     for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy after task")
+        axis.set_ylabel(f"{groups[0].measure} after task")
     bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.015, aspect=28)
-    bar.set_label("accuracy (%)")
+    bar.set_label(f"{groups[0].measure} (%)")
     bar.outline.set_visible(False)
-    figure.suptitle(f"{stream}: accuracy on each task after each task{_orders(groups)}", x=0.01, ha="left")
+    figure.suptitle(f"{stream}: {groups[0].measure} on each task after each task{_orders(groups)}", x=0.01, ha="left")
     return figure
 
 
@@ -163,7 +163,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     for group in groups:
         _draw_curve(left, group, look[group.label], seen_accuracy)
         _draw_curve(right, group, look[group.label], forgetting_by_stage)
-    left.set_title("Mean accuracy on the tasks so far (%)")
+    left.set_title(f"Mean {groups[0].measure} on the tasks so far (%)")
     right.set_title("Forgetting of the earlier tasks (points)")
     tasks = len(groups[0].runs[0].matrix)
     _stage_axis(left, 1, tasks)
@@ -177,12 +177,13 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
 
 
 def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
-    """Last accuracy and forgetting of every class order; a thin line joins the runs of one order."""
+    """Final result and forgetting of every class order; a thin line joins the runs of one order."""
     figure = Figure(figsize=(min(max(8.0, 2.2 * len(groups)), 16.0), 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_orders(left, groups, "last_acc", "Last accuracy (%)")
+    final = groups[0].final_metric
+    _draw_orders(left, groups, final, f"{metric_of(final).title} (%)")
     _draw_orders(right, groups, "forgetting", "Forgetting (points)")
-    floor = next((group.metrics["last_acc"].mean for group in groups if group.method == FLOOR), None)
+    floor = next((group.metrics[final].mean for group in groups if group.method == FLOOR), None)
     if floor is not None:
         left.axhline(100 * floor, color=_MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     figure.suptitle(f"{stream}: every class order; bar = mean, thin line = one order", x=0.01, ha="left")
@@ -249,7 +250,7 @@ def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
     axis.tick_params(which="both", length=0)
     axis.spines[:].set_visible(False)
     axis.set_xlabel("on task")
-    last, lost = (show(group.metrics.get(key)) for key in ("last_acc", "forgetting"))
+    last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, "forgetting"))
     axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
     axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=_MUTED)
     return image

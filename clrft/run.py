@@ -29,6 +29,9 @@ from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
 from task_streams.prompt import request, target_text
+from task_streams.types import Example, Question
+
+PROMPTS_LOOKED_AT = 4  # of each task, before any work
 
 
 def run(config: RunConfig, reporter: Reporter) -> Path:
@@ -111,17 +114,21 @@ def cache_folder(config: RunConfig) -> Path:
 
 
 def check_prompts(state: Run) -> None:
-    """Refuse a stream whose longest prompt, with all classes listed, exceeds the limit."""
-    limit = state.config.train.max_prompt_tokens
-    last = state.stream.tasks[-1]
-    example = (last.train or last.test)[0]
-    tokens = state.policy.prompt_length(request(example, state.stream.labels, state.config.stream.think))
-    if tokens > limit:
-        raise UserError(
-            f"train.max_prompt_tokens: got {limit}, but the last task's prompt ({len(state.stream.labels)} classes "
-            f"and the image) has {tokens} tokens; expected a limit of at least {tokens}, fewer classes, or a lower "
-            "model.max_pixels. Prompts are never cut."
-        )
+    """Refuse a stream with a prompt that exceeds the limit, all classes listed.
+
+    Looked at are each task's longest questions; where only the size of an image makes the difference, a longer prompt
+    may come up later and is refused then, by ``Policy.encode``.
+    """
+    state.policy.max_prompt_tokens = state.config.train.max_prompt_tokens
+    for task in state.stream.tasks:
+        items = sorted((*task.train, *task.test), key=question_length, reverse=True)
+        for example in items[:PROMPTS_LOOKED_AT]:
+            state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
+
+
+def question_length(example: Example) -> int:
+    """Characters of an example's own question; 0 where all share one."""
+    return len(example.target.text) if isinstance(example.target, Question) else 0
 
 
 def check_answers(state: Run) -> None:

@@ -21,6 +21,7 @@ from clrft.checkpoint import (
 )
 from clrft.config import RunConfig
 from clrft.files import whole_folder
+from clrft.method_anchor import anchor_unchanged
 from clrft.progress import Reporter
 from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
 from eval.cell import cell_of
@@ -106,7 +107,7 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
     state.anchor = state.policy.snapshot() if "anchor" in state.method.needs and not first else None
     seed = stage_rng(config.seed, stage)
     context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
-    settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(config))
+    settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state))
     examples = len(with_memory(state.method, context).task.train)
     total = planned_updates(state.method, settings.train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
@@ -117,7 +118,8 @@ def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_s
         on_step(row)
 
     start = time.perf_counter()
-    fitted = fit(state.method, context, state.reference, settings, state.moments, report)
+    with anchor_unchanged(state.anchor, state.method):
+        fitted = fit(state.method, context, state.reference, settings, state.moments, report)
     record.seconds["train"] = time.perf_counter() - start
     record.steps = fitted.steps
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
@@ -133,11 +135,11 @@ def memory(state: Run, task: Task) -> tuple[Example, ...]:
     return remembered(earlier, plan.items, state.config.seed)
 
 
-def loading_workers(config: RunConfig) -> int:
-    """Processes that decode ahead of the training: as set, else two where examples come from files."""
-    if config.train.workers is not None:
-        return config.train.workers
-    return FILE_WORKERS if isinstance(config.stream, SourceConfig) else 0
+def loading_workers(state: Run) -> int:
+    """Processes that decode ahead of the training: as set, else two for data in files and a model on a GPU."""
+    if state.config.train.workers is not None:
+        return state.config.train.workers
+    return FILE_WORKERS if isinstance(state.config.stream, SourceConfig) and state.policy.device.type == "cuda" else 0
 
 
 def stage_budget(state: Run) -> TrainConfig:

@@ -156,6 +156,7 @@ def _start_worker(queue: Any, threads: int, plugins: Sequence[str]) -> None:
     import torch
 
     _QUEUE = queue
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes; this one was spawned
     quiet_environment()
     quiet_libraries()
     if threads:

@@ -20,9 +20,17 @@ from rich.text import Text
 from clrft.compare import FLOOR, Comparison, Group, Paired, Summary
 from eval.metrics import Value, metric_of
 
-HEADLINE = ("last_acc", "learning_acc", "avg_incremental_acc", "forgetting", "min_acc", "general_delta")
+HEADLINE = (
+    "last_acc",
+    "mean_final_acc",
+    "learning_acc",
+    "avg_incremental_acc",
+    "forgetting",
+    "min_acc",
+    "general_delta",
+)
+FINAL = ("last_acc", "mean_final_acc")  # only one of them is shown: Group.final_metric
 _NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
-_PAIRED_IN_TERMINAL = ("last_acc", "forgetting")
 DASH = "–"
 _LABEL_WIDTH = 32  # longer labels are wrapped
 
@@ -39,9 +47,10 @@ def to_terminal(comparison: Comparison) -> RenderableType:
         orders = max(len(group.runs) for group in groups)
         spread = "mean ± standard deviation over n class orders" if orders > 1 else "one class order, no spread"
         parts.append(_rich(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
-        parts.append(_rich("Every class order, %", *_order_table(groups, _PAIRED_IN_TERMINAL)))
-        parts.append(_rich("Final accuracy by position of the task, %", *_final_table(groups)))
-        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in _PAIRED_IN_TERMINAL]
+        main = (groups[0].final_metric, "forgetting")
+        parts.append(_rich("Every class order, %", *_order_table(groups, main)))
+        parts.append(_rich(f"Final {groups[0].measure} by position of the task, %", *_final_table(groups)))
+        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in main]
         if pairs:
             parts.append(_rich("Paired differences over class orders, percentage points", *_pair_table(pairs)))
     parts += [Text(note) for note in comparison.notes]
@@ -57,7 +66,8 @@ def to_markdown(comparison: Comparison) -> str:
         lines += _markdown(["method", "orders", *keys], _headline_rows(groups, keys))
         lines += ["### Every metric, every class order", ""]
         lines += _markdown(*_order_table(groups, comparison.defined_metrics(stream)))
-        lines += ["### Final accuracy by position of the task", "", *_markdown(*_final_table(groups))]
+        title = f"### Final {groups[0].measure} by position of the task"
+        lines += [title, "", *_markdown(*_final_table(groups))]
         pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
         if pairs:
             lines += ["### Paired differences, percentage points", "", *_markdown(*_pair_table(pairs))]
@@ -105,7 +115,8 @@ def pairs_to_csv(comparison: Comparison) -> str:
 def headline(comparison: Comparison, stream: str) -> list[str]:
     """Metrics of the first table, in its order, those that the stream has."""
     defined = comparison.defined_metrics(stream)
-    return [key for name in HEADLINE for key in defined if key.partition("/")[0] == name]
+    names = [name for name in HEADLINE if name not in FINAL or name == comparison.of_stream(stream)[0].final_metric]
+    return [key for name in names for key in defined if key.partition("/")[0] == name]
 
 
 def final_accuracies(group: Group) -> list[Value]:

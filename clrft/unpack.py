@@ -127,21 +127,28 @@ def check_room(folder: Path, size: int) -> None:
 
 @contextmanager
 def opened(archive: Path) -> Iterator[Callable[[], Iterator[Member]]]:
-    """The members of an archive, by a function that goes through them."""
+    """The members of an archive, by a function that goes through them, once."""
     with damage_named(archive):
         if is_tar(archive):
             with tarfile.open(archive) as tar:
-                yield lambda: (_tar_member(info) for info in tar)
+                yield lambda: (_tar_member(info) for info in one_by_one(tar))
         else:
             with zipfile.ZipFile(archive) as packed:
                 yield lambda: (_zip_member(info) for info in packed.infolist())
+
+
+def one_by_one(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, of which none is kept; iterating over a ``TarFile`` keeps them all in memory."""
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield info
 
 
 def extract(archive: Path, folder: Path, advance: Callable[[], None]) -> None:
     """Write every member below a folder."""
     if is_tar(archive):
         with tarfile.open(archive) as tar:
-            for info in tar:
+            for info in one_by_one(tar):
                 tar.extract(info, folder, filter="data", set_attrs=not info.isdir())
                 advance()
         return

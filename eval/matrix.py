@@ -65,6 +65,11 @@ class AccuracyMatrix:
     def __len__(self) -> int:
         return len(self.tasks)
 
+    @property
+    def measure(self) -> str:
+        """What the cells are: ``accuracy``, or ``box AP`` where there are values without counts of items."""
+        return "box AP" if np.isnan(self.total[~np.isnan(self.value)]).any() else "accuracy"
+
     def with_row(self, stage: int, cells: Mapping[int, tuple[int, int]]) -> "AccuracyMatrix":
         """A copy in which the cells of a stage hold accuracies; ``cells``: task index to (correct, total).
 
@@ -141,8 +146,7 @@ class AccuracyMatrix:
 
     def to_table(self) -> Table:
         """The same table for the terminal; columns are numbers of tasks, whose names stand in the rows."""
-        counted = bool(np.isnan(self.total[~np.isnan(self.value)]).sum() == 0)
-        table = Table(title="Accuracy (%)" if counted else "Average precision (%)")
+        table = Table(title=f"{self.measure[0].upper()}{self.measure[1:]} (%)")
         table.add_column("after task")
         for number in range(1, len(self) + 1):
             table.add_column(str(number), justify="right", no_wrap=True)

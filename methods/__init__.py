@@ -6,26 +6,39 @@
 from collections.abc import Sequence
 from typing import Any
 
+from methods.anchored_kl import AnchoredKl
 from methods.base import Method
 from methods.compose import Composite
+from methods.cpo import Cpo
+from methods.derpp import Derpp
 from methods.ewc import Ewc
 from methods.frozen import ZeroShot
 from methods.grpo import Grpo, JointGrpo
-from methods.guard import guarded_method
-from methods.l2 import L2
+from methods.guard import made_method
+from methods.l2 import L2, L2Init
+from methods.lwf import Lwf
+from methods.policy_losses import Dapo, DrGrpo, Gspo, Sapo
+from methods.raft import Raft
 from methods.rapo import Rapo, RapoRetention, RapoScale
 from methods.registry import method_class
 from methods.replay import Replay
+from methods.rif import Rif
+from methods.sdft import Sdft
 from methods.sft import JointSft, Sft
+from methods.shapers import SHAPERS
+from methods.wise import Wise
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        *(ZeroShot, Sft, Grpo, JointSft, JointGrpo),
-        *(Rapo, RapoRetention, RapoScale),
-        *(L2, Ewc, Replay),
-    )
-}
+_BUILT_IN: tuple[type[Method], ...] = (
+    *(ZeroShot, Sft, Grpo, JointSft, JointGrpo),
+    *(Rapo, RapoRetention, RapoScale),
+    *(DrGrpo, Dapo, Gspo, Sapo, AnchoredKl),
+    *(Raft, Sdft),
+    *(L2, L2Init, Ewc, Replay),
+    *(Lwf, Wise, Cpo, Derpp),
+    Rif,
+    *SHAPERS,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _BUILT_IN}
 
 
 def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:
@@ -34,6 +47,6 @@ def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) 
     Raises:
         UserError: an unknown name, or methods that cannot go together.
     """
-    learner = guarded_method(method_class(name)(config))
-    joined = [guarded_method(method_class(part)(settings)) for part, settings in parts]
+    learner = made_method(method_class(name), config)
+    joined = [made_method(method_class(part), settings) for part, settings in parts]
     return Composite(learner, joined) if joined else learner

@@ -4,21 +4,24 @@ Every method of the suite ships through this contract and through nothing else. 
 trainer: hooks receive tensors and small frozen records, and the runner provides what ``needs`` declares.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from methods.advantage import group_advantages
-from task_streams.types import Example, Task
+from task_streams.prompt import THOUGHTS
+from task_streams.types import Example, Target, Task
 
 if TYPE_CHECKING:
     from methods.policy import Policy, Snapshot
 
 Family = Literal["frozen", "supervised", "reinforcement", "part"]
 Need = Literal["anchor", "reference", "fisher", "replay"]
+KlTarget = Literal["base", "anchor"]
+Whose = Literal["policy", "anchor"]
 StepLog = Callable[[str, float], None]
 
 
@@ -28,7 +31,7 @@ class ReplayPlan:
 
     Attributes:
         items: examples of all earlier tasks together that are kept.
-        share: share of them in the batches, on average, in (0, 1).
+        share: share of them in the batches, on average, in [0, 1); 0: the method uses the memory by itself.
     """
 
     items: int
@@ -47,6 +50,9 @@ class TaskContext:
         think: prompts ask for a thought.
         memory: examples of earlier tasks; empty unless ``replay`` is needed.
         fisher: diagonal Fisher information by parameter name after training; None before, or unless needed.
+        max_completion_tokens: longest completion that training samples.
+        prompts_per_update: examples per optimizer step.
+        thought: wording of the thought in supervised targets.
     """
 
     task: Task
@@ -56,6 +62,27 @@ class TaskContext:
     think: bool = True
     memory: tuple[Example, ...] = ()
     fisher: Mapping[str, Tensor] | None = None
+    max_completion_tokens: int = 24
+    prompts_per_update: int = 8
+    thought: str = THOUGHTS[0]
+
+
+class Views(Protocol):
+    """What models say about a step's rollouts when they are asked; ``views.py`` has the one that training uses."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Completion tokens, right-padded, [B*G, L]."""
+
+    @property
+    def head(self) -> Tensor:
+        """Weights of the policy's output head, [V, H]."""
+
+    def hidden(self, whose: Whose) -> Tensor:
+        """The hidden state that predicts each completion token, [B*G, L, H]."""
+
+    def continuation_logps(self, prefixes: Sequence[str], continuations: Sequence[str]) -> Tensor:
+        """Mean log-probability of the tokens of a text that follows each row's prompt and a prefix, [B*G]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +100,11 @@ class Rollouts:
         anchor_logps: the same under the previous task's snapshot; None in the first task and unless needed.
         keys: item key of every completion, B*G of them.
         log: records a figure of this step, ``log(name, value)``.
+        completions: text of every completion, B*G of them.
+        targets: what is right for every completion, B*G of them.
+        labels: classes that the prompts listed.
+        think: the prompts asked for a thought.
+        views: what models say about the completions, computed when it is asked for; None in rollouts made by hand.
     """
 
     task_index: int
@@ -83,6 +115,11 @@ class Rollouts:
     anchor_logps: Tensor | None
     keys: tuple[str, ...]
     log: StepLog = field(repr=False)
+    completions: tuple[str, ...] = field(default=(), repr=False)
+    targets: tuple[Target, ...] = field(default=(), repr=False)
+    labels: tuple[str, ...] = ()
+    think: bool = True
+    views: Views | None = field(default=None, repr=False)
 
     @property
     def task_reward(self) -> Tensor:
@@ -99,7 +136,6 @@ class LossContext:
         inputs: the tensors that it sees; supervised: arguments of its forward call, ``labels`` among them.
         task_index: index of the task that is being learned, from 1.
         anchor: the previous task's snapshot; None in the first task or when not needed.
-        logits: supervised: what the model answered to ``inputs``, with gradients, [B, L, V]; else None.
         log: records a figure of this step, ``log(name, value)``.
     """
 
@@ -107,8 +143,16 @@ class LossContext:
     inputs: Mapping[str, Any]
     task_index: int
     anchor: "Snapshot | None"
-    logits: Tensor | None
     log: StepLog = field(repr=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """What the model answers to supervised ``inputs``, with gradients, [B, L, V]; a forward pass of its own.
+
+        The trainer's own pass goes from hidden states to the loss without making logits.
+        """
+        arguments = {name: value for name, value in self.inputs.items() if name != "labels"}
+        return self.model(**arguments, use_cache=False).logits  # type: ignore[no-any-return]
 
 
 class Method:
@@ -154,8 +198,32 @@ class Method:
         """What is replayed, if it is needed."""
         return None
 
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        """Settings of the policy loss by their names in TRL's ``GRPOConfig``; reinforcement learners only."""
+        return {}
+
+    @property
+    def kl_target(self) -> KlTarget:
+        """Whose policy the KL term holds to: the base, or the anchor (the base in the first task)."""
+        return "base"
+
     def before_task(self, context: TaskContext) -> None:
         """Called before the first update of a task."""
+
+    def choose_examples(self, context: TaskContext, examples: Sequence[Example]) -> Sequence[Example]:
+        """The training examples that are learned from, among a task's own; called after ``before_task``."""
+        return examples
+
+    def targets(self, context: TaskContext) -> Mapping[str, Sequence[str]] | None:
+        """Completions by item key that a supervised learner trains towards; None: those of the ground truth.
+
+        Called after ``choose_examples``, for every learner; the context's task has the chosen examples and the
+        replayed ones, so that a reinforcement learner (which returns None) can see them too. An example without any
+        completion is left out. The mapping is read anew for every batch: ``after_step`` may change it, which shows
+        from the update after the next, whose batch has been read by then.
+        """
+        return None
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         """Extra differentiable scalars by name, added to the loss of every micro-batch."""

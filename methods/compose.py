@@ -1,17 +1,20 @@
 """Methods together: one that learns, and parts that join it (penalties, memories, reward shapers).
 
 ``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are
-those of all. What cannot go together is refused before any work.
+those of all. Each sees only what it declares itself (``guard.py``), so it works the same in whatever company. What
+cannot go together is refused before any work.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from methods.base import Family, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
+from methods.base import Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
+from methods.guard import fault
+from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
+from task_streams.types import Example
 
 SEPARATOR = "."  # between a part's name and a name in its state
 
@@ -40,9 +43,13 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     return problems
 
 
-def overrides(method: type[Method], hook: str) -> bool:
-    """Whether a method has a hook of its own."""
-    return getattr(method, hook) is not getattr(Method, hook)
+def joint_problems(learner: Method, parts: Sequence[Method]) -> list[str]:
+    """Sentences about parts that look back at earlier tasks, where all tasks are learned at once."""
+    return [
+        f"part {part.name!r} needs {' and '.join(looking)} of earlier tasks; {learner.name!r} learns all tasks at once."
+        for part in parts
+        if learner.joint and (looking := sorted(part.needs & {"anchor", "fisher", "replay"}))
+    ]
 
 
 class Composite(Method):
@@ -57,7 +64,8 @@ class Composite(Method):
     """
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
-        if problems := composition_problems(type(learner), [type(part) for part in parts]):
+        problems = composition_problems(type(learner), [type(part) for part in parts])
+        if problems := problems or joint_problems(learner, parts):
             raise UserError(*problems)
         super().__init__(learner.config)
         self.learner = learner
@@ -84,23 +92,38 @@ class Composite(Method):
     def replay(self) -> ReplayPlan | None:
         return next((one.replay for one in self.members if one.replay is not None), None)
 
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        return self.learner.loss_arguments
+
+    @property
+    def kl_target(self) -> KlTarget:
+        return self.learner.kl_target
+
     def before_task(self, context: TaskContext) -> None:
         for one in self.members:
             one.before_task(context)
+
+    def choose_examples(self, context: TaskContext, examples: Sequence[Example]) -> Sequence[Example]:
+        for one in self.members:
+            examples = one.choose_examples(context, examples)
+        return examples
+
+    def targets(self, context: TaskContext) -> Mapping[str, Sequence[str]] | None:
+        return self.learner.targets(context)
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for one in self.members:
             own = one.loss_terms(context)
             if shared := sorted(terms.keys() & own.keys()):
-                raise ValueError(f"two methods of {self.name} have a loss term {shared[0]!r}")
+                reason = f"its term {shared[0]!r} is another member's of {self.name} too; rename it."
+                raise UserError(fault(type(one), "loss_terms", reason))
             terms |= own
         return terms
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        for one in self.members:
-            rewards = one.shape_rewards(rewards, rollouts)
-        return rewards
+        return shaped_by(self.members, rewards, rollouts)
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         scaling = [one for one in self.members if overrides(type(one), "normalize_advantages")]
@@ -112,7 +135,7 @@ class Composite(Method):
 
     def after_task(self, context: TaskContext) -> None:
         for one in self.members:
-            one.after_task(context if "fisher" in one.needs else replace(context, fisher=None))
+            one.after_task(context)
 
     def state_dict(self) -> dict[str, Any]:
         return {f"{one.name}{SEPARATOR}{key}": value for one in self.members for key, value in one.state_dict().items()}
@@ -128,6 +151,12 @@ class Composite(Method):
 
     def describe(self) -> dict[str, Any]:
         return {one.name: facts for one in self.members if (facts := one.describe())}
+
+
+def shaped_rewards(method: Method, rollouts: Rollouts) -> Tensor:
+    """The task reward as a method shapes it, every share of it reported by name, [B*G]."""
+    members = method.members if isinstance(method, Composite) else (method,)
+    return shaped_by(members, rollouts.task_reward, rollouts)
 
 
 def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A task's examples as the datasets that TRL's trainers read: decoded when a batch needs them, never all at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +9,7 @@ from PIL.Image import Image
 
 from eval.judgement import COMPONENTS, Score
 from eval.score import score
+from task_streams.errors import UserError
 from task_streams.prompt import Fit, Request, request, target_text
 from task_streams.types import Example, Task
 
@@ -35,21 +36,45 @@ def rollout_dataset(task: Task, think: bool, fit: Fit = as_it_is) -> Dataset:
     return _indexed(len(task.train)).with_transform(rows)
 
 
-def target_dataset(task: Task, think: bool, thought: str, fit: Fit = as_it_is) -> Dataset:
-    """Rows of prompt, completion, images and clips for supervised training; one row per example."""
+def target_dataset(
+    task: Task,
+    think: bool,
+    thought: str,
+    fit: Fit = as_it_is,
+    targets: Mapping[str, Sequence[str]] | None = None,
+) -> Dataset:
+    """Rows of prompt, completion, images and clips for supervised training.
+
+    One row per example, or per completion in ``targets`` (by item key), which are read anew for every batch.
+
+    Raises:
+        UserError: ``targets`` has no completion of any example.
+    """
+
+    def pairs() -> list[tuple[Example, str]]:
+        return [(example, text) for example in task.train for text in (targets or {}).get(example.key, ())]
+
+    def learned(row: int, now: list[tuple[Example, str]]) -> tuple[Example, str]:
+        if targets is not None:
+            return now[row % len(now)]  # there may be fewer than there were at first
+        example = task.train[row]
+        return example, target_text(example.target, thought, think, task.trained)
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        examples = [task.train[i] for i in batch["row"]]
-        asked = _asked(examples, task, think, fit)
-        targets = [target_text(example.target, thought, think, task.trained) for example in examples]
+        now = pairs()
+        chosen = [learned(row, now) for row in batch["row"]]
+        asked = _asked([example for example, _ in chosen], task, think, fit)
         return {
             "prompt": [one.messages for one in asked],
-            "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in targets],
+            "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for _, text in chosen],
             "images": [list(one.images) for one in asked],
             "clips": [list(one.clips) for one in asked],
         }
 
-    return _indexed(len(task.train)).with_transform(rows)
+    length = len(task.train) if targets is None else len(pairs())
+    if length == 0:
+        raise UserError(f"task {task.name!r} has no completion to train towards; expected at least one.")
+    return _indexed(length).with_transform(rows)
 
 
 def reward_functions(task: Task, think: bool) -> list[Any]:

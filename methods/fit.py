@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from methods.policy import Policy, Snapshot
 from methods.settings import TrainConfig
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
 from task_streams.errors import UserError
+from task_streams.types import Example
 
 StepRow = dict[str, float]
 
@@ -86,15 +87,19 @@ def fit(
         on_step: called with the figures of every update.
 
     Raises:
-        UserError: the task has fewer examples than one update takes.
+        UserError: the task has fewer examples than one update takes, or the method chose fewer.
     """
     check_batch(method, context, settings.train)
+    context = with_settings(method, context, settings.train)
     result = FitResult()
     callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step)]
     if settings.train.carry_optimizer:
         callbacks.append(MomentCarry(context.policy.model, moments, result))
     method.before_task(context)
-    trainer = build_trainer(method, with_memory(method, context), reference, settings, callbacks)
+    chosen = with_choice(method, context, settings.train)
+    mixture = with_memory(method, chosen)
+    targets = method.targets(mixture)
+    trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
     trainer.remove_callback(PrinterCallback)
     try:
         with deterministic(settings.train.deterministic):
@@ -105,10 +110,33 @@ def fit(
     return result
 
 
+def with_settings(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
+    """The context of a task with what hooks may want to know of the settings."""
+    return replace(
+        context,
+        max_completion_tokens=train.max_completion_tokens,
+        prompts_per_update=train.prompts_per_update,
+        thought=getattr(method.config, "thought", context.thought),
+    )
+
+
+def with_choice(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
+    """The context of a task with the examples that the method chose to learn from."""
+    examples: Sequence[Example] = method.choose_examples(context, context.task.train)
+    if len(examples) < train.prompts_per_update:
+        raise UserError(
+            f"method {method.name!r} chose {len(examples)} of the {len(context.task.train)} training examples of task "
+            f"{context.task.name!r}; expected at least train.prompts_per_update, {train.prompts_per_update}."
+        )
+    return replace(context, task=replace(context.task, train=tuple(examples)))
+
+
 def with_memory(method: Method, context: TaskContext) -> TaskContext:
     """The context of a task whose examples have those of earlier tasks among them, for a method that replays."""
     plan = method.replay
-    return context if plan is None else replace(context, task=mixed(context.task, context.memory, plan))
+    if plan is None or plan.share == 0:
+        return context
+    return replace(context, task=mixed(context.task, context.memory, plan))
 
 
 def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
@@ -152,7 +180,9 @@ def planned_updates(method: Method, train: TrainConfig, examples: int) -> int:
     if train.epochs is None:
         return train.updates
     batches = examples / train.prompts_per_update
-    return math.ceil(train.epochs * (math.ceil(batches) if method.family == "supervised" else math.floor(batches)))
+    if method.family == "supervised":
+        return math.ceil(train.epochs * math.ceil(batches))
+    return math.ceil(train.epochs * math.floor(batches) * int(method.config.updates_per_batch))
 
 
 def build_trainer(
@@ -161,9 +191,12 @@ def build_trainer(
     reference: Snapshot | None,
     settings: FitSettings,
     callbacks: list[TrainerCallback],
+    targets: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
-    """TRL's trainer for the method's family, hooks attached."""
+    """TRL's trainer for the method's family, hooks attached; ``targets`` are the method's own completions."""
     policy, task = context.policy, context.task
+    if targets is not None:
+        settings = replace(settings, workers=0)  # a worker would keep its copy of what the method may change
     common = {"model": policy.model, "processing_class": policy.processor, "callbacks": callbacks}
     arguments = shared_arguments(method, policy, context.seed, settings)
     if method.family == "supervised":
@@ -172,12 +205,15 @@ def build_trainer(
             task_index=task.index,
             anchor=context.anchor,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-            train_dataset=target_dataset(task, settings.think, method.config.thought, image_fit(policy.processor)),
+            train_dataset=target_dataset(
+                task, settings.think, method.config.thought, image_fit(policy.processor), targets
+            ),
             **common,
         )
     return HookedGRPOTrainer(
         method=method,
-        task_index=task.index,
+        task=task,
+        think=settings.think,
         anchor=context.anchor,
         reference=reference,
         kl=method.config.kl,
@@ -208,7 +244,6 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "use_cpu": policy.device.type == "cpu",
         "gradient_checkpointing": policy.config.gradient_checkpointing,
         "dataloader_num_workers": settings.workers,
-        "dataloader_persistent_workers": settings.workers > 0,  # a small task has many epochs
         "remove_unused_columns": False,
         "logging_steps": 1,
         "report_to": [],
@@ -220,11 +255,12 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
 
 
 def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
-    """Arguments of group rollouts; one generation per optimizer step whatever the accumulation."""
+    """Arguments of group rollouts: one generation per ``updates_per_batch`` steps, whatever the accumulation."""
     config = method.config
     return {
         "num_generations": config.group_size,
         "steps_per_generation": train.accumulation,
+        "num_iterations": config.updates_per_batch,
         "max_completion_length": train.max_completion_tokens,
         "temperature": config.temperature,
         "top_p": config.top_p,
@@ -232,6 +268,7 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
         "beta": 0.0,
         "loss_type": "grpo",
         "scale_rewards": "group",
+        **method.loss_arguments,
     }
 
 

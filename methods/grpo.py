@@ -19,6 +19,8 @@ class GrpoConfig:
     """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
     clip: float = 0.2
     """Clipping range of the policy ratio (above 0)."""
+    updates_per_batch: int = 1
+    """Optimizer steps on each batch of rollouts (at least 1): with one, no ratio leaves 1 and no clipping acts."""
     temperature: float = 1.0
     """Sampling temperature of rollouts (above 0)."""
     top_p: float = 1.0
@@ -34,6 +36,7 @@ class GrpoConfig:
             ),
             kl=(self.kl >= 0, self.kl, "a number from 0"),
             clip=(self.clip > 0, self.clip, "a number above 0"),
+            updates_per_batch=(self.updates_per_batch >= 1, self.updates_per_batch, "a whole number from 1"),
             temperature=(self.temperature > 0, self.temperature, "a number above 0"),
             top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
         )

@@ -43,7 +43,10 @@ class Policy:
         processor: its processor, padding on the left.
         config: the settings it was loaded with.
         attention: the attention implementation that was chosen.
+        max_prompt_tokens: longest prompt that is encoded; None = any.
     """
+
+    max_prompt_tokens: int | None = None
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig, attention: str) -> None:
         self.model = model
@@ -65,7 +68,7 @@ class Policy:
         """Requests to one left-padded batch of model inputs on the policy's device.
 
         Raises:
-            UserError: a clip is to be fed as a video, and the model takes none.
+            UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
         """
         clips = [clip for request in requests for clip in request.clips]
         batch = self.processor.apply_chat_template(
@@ -76,7 +79,17 @@ class Policy:
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(self.processor, clips)},
         )
+        self._refuse_long([request.key for request in requests], batch["attention_mask"].sum(dim=1).tolist())
         return batch.to(self.device)
+
+    def _refuse_long(self, keys: Sequence[str], lengths: Sequence[int]) -> None:
+        longest = max(range(len(keys)), key=lengths.__getitem__)
+        if self.max_prompt_tokens is not None and lengths[longest] > self.max_prompt_tokens:
+            raise UserError(
+                f"train.max_prompt_tokens: got {self.max_prompt_tokens}, but the prompt of {keys[longest]!r}, with its "
+                f"classes and images, has {lengths[longest]} tokens; expected a limit of at least {lengths[longest]}, "
+                "fewer classes, or a lower model.max_pixels. Prompts are never cut."
+            )
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of a prompt, those of its images and clips included."""

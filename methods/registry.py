@@ -4,21 +4,26 @@ Nothing is loaded that was not named: a plugin file by its path, an entry point 
 of its method. Deliberately absent: a folder that is searched.
 """
 
+import dataclasses
 import hashlib
-import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
+from typing import get_args
 
-from methods.base import Method
+from methods.base import Family, Method
 from task_streams.errors import UserError, unknown_name
 
 GROUP = "clrft.methods"
 PREFIX = "clrft_plugin_"  # of the names that plugin files have as modules
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # of methods: they name folders, parts of states, and are joined by +
 
 _loaded: dict[str, type[Method]] = {}  # methods of plugin files, by name
+_digests: dict[str, str] = {}  # SHA-256 of plugin files as they were loaded
 
 
 def load_plugins(paths: Iterable[str]) -> None:
@@ -42,31 +47,40 @@ def load_plugin(path: Path) -> list[type[Method]]:
     path = path.expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"--plugin: {str(path)!r} is no Python file; expected a file that holds a method.")
-    found = own_methods(plugin_module(path))
+    module = plugin_module(path)
+    found = own_methods(module)
     if not found:
-        raise UserError(f"--plugin: {path} holds no method; expected a class that extends methods.base.Method.")
-    for method in found:
-        if problem := name_problem(method, path):
-            raise UserError(problem)
-        _loaded[method.name] = method
+        raise UserError(
+            f"--plugin: {path} holds no method; expected a class that extends methods.base.Method and has a name "
+            f"of its own.{_nameless(module)}"
+        )
+    problems = [problem for method in found for problem in class_problems(method, path)]
+    names = [str(method.name) for method in found]
+    problems += [f"--plugin: {path} has two methods {name!r}." for name in sorted(set(names)) if names.count(name) > 1]
+    if problems:
+        del sys.modules[module.__name__]  # so that nothing of it counts as loaded
+        raise UserError(*problems)
+    _loaded.update({method.name: method for method in found})
     return found
 
 
 def plugin_module(path: Path) -> ModuleType:
-    """The module of a plugin file, loaded once."""
+    """The module of a plugin file, loaded once; nothing is written beside the file."""
     name = PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--plugin: {path} cannot be loaded.")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        source = path.read_bytes()
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"--plugin: {path} fails when it is loaded: {type(error).__name__}: {error}") from error
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {lines[-1]}," if lines else str(path)
+        raise UserError(f"--plugin: {place} fails when it is loaded: {type(error).__name__}: {error}") from error
+    _digests[str(path)] = hashlib.sha256(source).hexdigest()
     return module
 
 
@@ -74,6 +88,33 @@ def own_methods(module: ModuleType) -> list[type[Method]]:
     """Methods that a module defines itself, with a name of their own."""
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)]
     return [one for one in classes if one.__module__ == module.__name__ and "name" in vars(one)]
+
+
+def _nameless(module: ModuleType) -> str:
+    """A hint where a module has methods that only lack a name."""
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)]
+    lacking = [one.__name__ for one in classes if one.__module__ == module.__name__ and "name" not in vars(one)]
+    return f" {', '.join(lacking)} has no name." if lacking else ""
+
+
+def class_problems(method: type[Method], path: Path) -> list[str]:
+    """Sentences about a plugin's method that cannot work, whatever its hooks do; empty when it can."""
+    where = f"--plugin: {path}: {method.__name__}"
+    families = get_args(Family)
+    problems = []
+    if not NAME.fullmatch(str(method.name)):
+        problems.append(f"{where}.name is {method.name!r}, expected small letters, digits and _, a letter first.")
+    elif problem := name_problem(method, path):
+        problems.append(problem)
+    if getattr(method, "family", None) not in families:
+        given = getattr(method, "family", "missing")
+        problems.append(f"{where}.family is {given!r}, expected one of {', '.join(families)}.")
+    if not frozenset(method.joins) <= frozenset(families):
+        problems.append(f"{where}.joins is {sorted(method.joins)}, expected names among {', '.join(families)}.")
+    config = getattr(method, "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        problems.append(f"{where}.Config is {config!r}, expected a frozen dataclass of its settings.")
+    return problems
 
 
 def name_problem(method: type[Method], path: Path) -> str | None:
@@ -124,7 +165,12 @@ def source_file(method: type[Method]) -> str:
     return str(getattr(module, "__file__", None) or method.__module__)
 
 
+def is_plugin(method: type[Method]) -> bool:
+    """Whether a method comes from a plugin file."""
+    return method.__module__.startswith(PREFIX)
+
+
 def plugin_digests(methods: Iterable[type[Method]]) -> dict[str, str]:
-    """File and SHA-256 of every method among these that comes from a plugin file."""
-    files = {source_file(one) for one in methods if one.__module__.startswith(PREFIX)}
-    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files)}
+    """File and SHA-256 of every method among these that comes from a plugin file, as it was when it was loaded."""
+    files = {source_file(one) for one in methods if is_plugin(one)}
+    return {file: _digests[file] for file in sorted(files)}

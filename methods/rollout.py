@@ -71,6 +71,12 @@ def draw(logits: Tensor, sampling: Sampling, alive: Tensor, count: int) -> Tenso
     return (probabilities / noise[alive]).argmax(dim=-1)
 
 
+def right_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """Token lists as one tensor, padded on the right, [N, longest]."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([list(row) + [value] * (longest - len(row)) for row in rows], device=device)
+
+
 def left_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
     """Token lists as one tensor, padded on the left, [N, longest]."""
     longest = max(len(row) for row in rows)

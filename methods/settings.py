@@ -58,7 +58,7 @@ class TrainConfig:
     deterministic: bool = True
     """Use kernels that sum in a fixed order, so that the same seed gives the same weights; costs time on a GPU."""
     workers: int | None = None
-    """Processes that decode and resize ahead of the training (0: none; null: 2 for data in files, else none)."""
+    """Processes that decode and resize ahead of the training (0: none; null: 2 for data in files on a GPU)."""
 
     def __post_init__(self) -> None:
         batch = self.prompts_per_update

@@ -36,7 +36,7 @@ def completion_logits(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tenso
     """Logits and labels of the completions' tokens, [N, V] and [N]; each logit row predicts its label."""
     clear_rope_state(model)
     arguments = {name: value for name, value in inputs.items() if name != "labels"}
-    logits = model(**arguments, use_cache=False).logits[:, :-1]
+    logits = model(**(arguments | {"use_cache": False})).logits[:, :-1]
     labels = inputs["labels"][:, 1:]
     learned = labels != IGNORED
     return logits[learned], labels[learned]
@@ -46,3 +46,15 @@ def log_likelihood(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Sum of the log-probabilities of all completions' tokens, a scalar with gradients."""
     logits, labels = completion_logits(model, inputs)
     return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def mean_over_completions(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each completion's mean, a scalar: the same however a batch is split into micro-batches of one size.
+
+    Args:
+        values: one for each learned token, in the order of ``completion_logits``, [N].
+        labels: -100 where nothing is learned, [B, L].
+    """
+    learned = labels[:, 1:] != IGNORED
+    rows = learned.nonzero()[:, 0]  # [N]
+    return (values / learned.sum(dim=1)[rows]).sum() / len(labels)

@@ -7,7 +7,7 @@ Deliberately absent: TRL's reference model (it is loaded by the *policy's* confi
 previous task's policy), so the reference is set here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,14 @@ from trl.trainer.utils import add_fused_lm_head
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts
 from methods.clip_batches import ClipCollator, WithClips, encoded_prompts, rows_have_clips
+from methods.compose import shaped_rewards
 from methods.media import Patches, image_patches, model_fields, never_sampled, token_types
 from methods.policy import FullSnapshot, Snapshot
 from methods.rollout import Sampling, left_padded, sample_completions
+from methods.shaping import checked
 from methods.shared_prefix import Prompts, completion_logps, obstacle, prompts_of, sources
-from task_streams.types import Clip
+from methods.views import StepViews
+from task_streams.types import Clip, Task
 
 # Image fields of TRL's scored batch that its log-probability function takes.
 IMAGE_FIELDS = (
@@ -46,7 +49,8 @@ class HookedGRPOTrainer(GRPOTrainer):
 
     Args:
         method: whose hooks are called.
-        task_index: index of the task, from 1.
+        task: what is learned, with every example that a row can ask about.
+        think: prompts ask for a thought.
         anchor: the previous task's snapshot, or None.
         reference: snapshot of the base for the KL term; None with an adapter (the base is then the model without
             it) or without a KL term.
@@ -58,7 +62,8 @@ class HookedGRPOTrainer(GRPOTrainer):
         self,
         *,
         method: Method,
-        task_index: int,
+        task: Task,
+        think: bool,
         anchor: Snapshot | None,
         reference: Snapshot | None,
         kl: float,
@@ -71,9 +76,13 @@ class HookedGRPOTrainer(GRPOTrainer):
         arguments["args"].generation_kwargs = {"suppress_tokens": list(never_sampled(self._model_config))}
         super().__init__(**arguments)
         self.method = method
-        self.task_index = task_index
+        self.task_index = task.index
+        self.labels = task.trained
+        self.targets = {example.key: example.target for example in task.train}
+        self.think = think
         self.anchor = anchor
         self.beta = kl
+        self.kl_to_anchor = kl > 0 and anchor is not None and method.kl_target == "anchor"
         self.share_prefix = share_prefix
         self._sources: Tensor | None = None  # which rows of the batch at hand share a prompt
         self._asked: list[list[Clip]] | None = None  # clips that the rows of the batch at hand ask about
@@ -96,19 +105,19 @@ class HookedGRPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         self._raw_rewards = rewards  # gathered over processes, [B*G, components]
+        self._texts = [completion[0]["content"] for completion in completions]
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         self._sources = torch.tensor(sources([example["key"] for example in inputs]), device=self.accelerator.device)
         self._asked = [example["clips"] for example in inputs] if rows_have_clips(inputs) else None
         self._clips = None
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output = self._scored_by_trl(inputs)
         output["sources"] = self._sources
         if self._asked is not None:
             output["clips"] = self._clips  # one entry a row, so TRL shuffles and splits them with the rest
         rollouts = self._rollouts(inputs, output)
-        rewards = self.method.shape_rewards(rollouts.task_reward, rollouts)
-        rewards = checked(rewards, rollouts, self.method, "shape_rewards")
+        rewards = shaped_rewards(self.method, rollouts)
         self._log_step("reward_shaped", rewards.mean().item())
         self._log_step("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
         advantages = self.method.normalize_advantages(rewards, rollouts)
@@ -117,18 +126,34 @@ class HookedGRPOTrainer(GRPOTrainer):
         output["advantages"] = advantages[start : start + len(inputs)]
         return output
 
-    def _rollouts(self, inputs: Any, output: Mapping[str, Any]) -> Rollouts:
+    def _scored_by_trl(self, inputs: Any) -> dict[str, Any]:
+        """TRL's own scoring; no reference is asked where the anchor stands in for it."""
+        kl = self.beta
+        try:
+            self.beta = 0.0 if self.kl_to_anchor else kl
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self.beta = kl
+
+    def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
         """The scored batch of all processes as the record that hooks receive."""
         actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
+        if self.kl_to_anchor:
+            output["ref_per_token_logps"] = anchor
         return Rollouts(
             task_index=self.task_index,
             group_size=int(self.num_generations or 0),
             components=dict(zip(self.reward_func_names, self._raw_rewards.unbind(dim=1), strict=True)),
-            mask=self._everywhere(output["completion_mask"]),
+            mask=self._everywhere(sampled_mask(output)),
             actor_logps=None if actor is None else self._everywhere(actor),
             anchor_logps=None if anchor is None else self._everywhere(anchor),
             keys=tuple(gather_object([example["key"] for example in inputs])),
             log=self._log_step,
+            completions=tuple(gather_object(self._texts)),
+            targets=tuple(gather_object([self.targets[example["key"]] for example in inputs])),
+            labels=self.labels,
+            think=self.think,
+            views=StepViews(output, self.model, self.anchor, self._completion_logps, self._encoded),
         )
 
     @torch.no_grad()
@@ -145,12 +170,15 @@ class HookedGRPOTrainer(GRPOTrainer):
         logps, _, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([output["prompt_ids"], completion_ids], dim=1),
-            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+            torch.cat([output["prompt_mask"], sampled_mask(output)], dim=1),
             completion_ids.size(1),
             batch_size=self.args.per_device_train_batch_size,
             **{field: output[field] for field in IMAGE_FIELDS if field in output},
         )
         return logps
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
     def _everywhere(self, rows: Tensor) -> Tensor:
         """Rows [n, L] of all processes, padded with zeros to one length."""
@@ -245,7 +273,7 @@ class HookedGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         self._sources, self._clips = inputs["sources"], inputs.get("clips")
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, None, self._log_step))
+        terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, self._log_step))
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
 
     def _log_step(self, name: str, value: float) -> None:
@@ -268,10 +296,8 @@ class HookedSFTTrainer(SFTTrainer):
     ) -> Any:
         if return_outputs:
             raise ValueError("outputs are not returned during training")
-        loss, outputs = super().compute_loss(  # type: ignore[no-untyped-call]
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
-        context = LossContext(model, inputs, self.task_index, self.anchor, outputs.logits, self._log_step)
+        context = LossContext(model, dict(inputs), self.task_index, self.anchor, self._log_step)
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, context)
         if terms is None:
             return loss
@@ -290,14 +316,13 @@ def extra_loss(method: Method, context: LossContext) -> Tensor | None:
     return torch.stack(list(terms.values())).sum() if terms else None
 
 
-def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:
-    """A hook's result, refused if its shape or a value is not usable."""
-    expected = rollouts.task_reward.shape
-    if values.shape != expected:
-        raise ValueError(f"{method.name}.{hook} returned shape {tuple(values.shape)}, expected {tuple(expected)}")
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{method.name}.{hook} returned values that are not finite")
-    return values
+def sampled_mask(output: Mapping[str, Any]) -> Tensor:
+    """1 for every token that was sampled, [b*G, L]: also for cut-off completions, whose rows TRL may have emptied.
+
+    A cut-off completion has no padding: it is as long as completions can be.
+    """
+    mask: Tensor = output["completion_mask"]
+    return torch.where(mask.any(dim=1, keepdim=True), mask, torch.ones_like(mask))
 
 
 def release(model: Any) -> None:

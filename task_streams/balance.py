@@ -2,8 +2,11 @@
 
 The class with the fewest images so far takes the next image of its own shuffled list, and all classes in that image
 are counted, until each class has what is wanted or has run out. The shuffle of a class depends on the seed, its name
-and all its images in the split, not on the class order. RaPO's released code draws over all tasks at once, so an image
-of a later task counts for the earlier classes in it; here each task is drawn for itself, and none goes short.
+and all its images in the split, not on the class order. What is wanted is a least number: rarer classes bring frequent
+ones along, so that at 5 shots of COCO ``person`` is in far more than 5 images. Preferring images without the classes
+that have enough would show rare classes in unusual scenes only, and is deliberately absent.
+RaPO's released code draws over all tasks at once, so an image of a later task counts for the earlier classes in it;
+here each task is drawn for itself, and none goes short.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -54,7 +57,7 @@ class ImageDraw:
         seed: of the draws.
         distinct: leave out an image whose content was drawn before, in any task and split.
         drawn: first example of each content.
-        copies: what was left out as a copy.
+        copies: images whose content was drawn before.
     """
 
     admit: Callable[[Sequence[Record]], Sequence[Example | None]]
@@ -100,16 +103,18 @@ class ImageDraw:
         return orders
 
     def _is_copy(self, example: Example) -> bool:
+        """Whether an image is to be left out as a copy."""
         kept = self.drawn.setdefault(example.content, example)
-        if kept is example or not self.distinct:
+        if kept is example:
             return False
         self.copies.append(f"{example.key} = {kept.key}")
-        return True
+        return self.distinct
 
     @property
     def notes(self) -> list[str]:
-        """Which images were left out as copies."""
-        return [f"{len(self.copies)} images left out, copies of others: {shown(self.copies)}"] if self.copies else []
+        """Which images are copies of others, and whether they were left out."""
+        done = "images left out, copies of others" if self.distinct else "images are copies of others, and kept"
+        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
 
 
 def newest_task(table: BoxTable, task_of: Mapping[str, int]) -> IntArray:

@@ -9,7 +9,7 @@ from task_streams.errors import UserError, unknown_name
 from task_streams.images import ImageDecoder
 from task_streams.library import Library, all_problems
 from task_streams.records import Decoder, Found, Record, Workspace
-from task_streams.shots import listed_records
+from task_streams.shots import listed_records, unused_listed
 from task_streams.split import build_cil, build_dil
 from task_streams.types import TaskStream
 
@@ -40,7 +40,7 @@ def cil_stream(
             notes=found.notes,
             **settings,
         )
-    return replace(stream, notes=(*stream.notes, *library.notes))
+    return replace(stream, notes=(*stream.notes, *unused_notes(config, records, stream), *library.notes))
 
 
 def dil_stream(
@@ -70,7 +70,19 @@ def dil_stream(
             notes=found.notes,
             **settings,
         )
-    return replace(stream, notes=(*stream.notes, *library.notes))
+    return replace(stream, notes=(*stream.notes, *unused_notes(config, records, stream), *library.notes))
+
+
+def unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskStream) -> list[str]:
+    """How many items of a list of shots are of classes or domains that the stream does not use."""
+    if config.shots_list is None:
+        return []
+    trained = [record for record in records if record.split == "train"]
+    if stream.scenario == "dil":
+        used = {task.name for task in stream.tasks}
+        return unused_listed(len(trained), sum(record.domain not in used for record in trained), "domains")
+    taught = set(stream.labels)
+    return unused_listed(len(trained), sum(record.label not in taught for record in trained), "classes")
 
 
 def training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], DrawSettings]:

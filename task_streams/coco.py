@@ -162,7 +162,7 @@ class _Split:
                 )
                 continue
             key = f"{self.images}/{name}"
-            if not is_number(width) or not is_number(height) or width <= 0 or height <= 0:
+            if not is_number(width) or not is_number(height) or min(width, height) < 1:
                 self.collector.fault("images without width and height", f"{name} ({width!r} x {height!r})")
             elif number in sizes:
                 self.collector.fault("images whose id is taken", f"id {number} ({sizes[number][0]}, {key})")

@@ -114,7 +114,7 @@ class SourceConfig(StreamConfig):
     on_damaged: str = "error"
     """An item that cannot be decoded: error (stop before training) or skip (leave it out and record it)."""
     on_copies: str = "error"
-    """An item whose bytes are trained on and tested on, or come twice: error, or skip (keep one, record the rest)."""
+    """Items of equal content in two splits, tasks or classes: error, or skip (keep one, tests first, note the rest)."""
     shots_list: str | None = None
     """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
 

@@ -21,6 +21,7 @@ from task_streams.listed_images import listed_images
 from task_streams.positives import judge_positives
 from task_streams.positives import positives as positives
 from task_streams.records import Found, Workspace
+from task_streams.shots import unused_listed
 from task_streams.split import class_order, task_name, too_many_classes
 from task_streams.types import Annotation, Scenario, Task, TaskStream, listed
 
@@ -32,7 +33,7 @@ class DetectionConfig(SourceConfig):
     """What every detection stream can be asked for."""
 
     shots: int | None = 5
-    """Training images with each class of a task, >= 1 (an image counts for all its classes); null = all images."""
+    """Training images with each class of a task, at least, >= 1 (one counts for all its classes); null = all images."""
     test_per_class: int | None = None
     """Test images with each class of a task, >= 1, drawn likewise; null = all images of the test split."""
     annotation: str = "seen"
@@ -175,14 +176,16 @@ def _stream(
     with all_problems(found, library):
         used = {label for step in steps for label in step.classes}
         draw = ImageDraw(library.admit, used, config.draw_seed, config.on_copies == "skip")
-        tasks = _drawn(steps, config, draw)
+        steps, shots, unused = _cut_to_list(steps, config)
+        tasks = _drawn(steps, config, shots, draw)
         judged = judge_positives(tasks, config.shots, config.test_per_class, config.allow_empty_classes)
     facts = [note for table in tables for note in table.notes]
-    return TaskStream(name, scenario, order_seed, tasks, (*facts, *notes, *draw.notes, *judged, *library.notes))
+    return TaskStream(
+        name, scenario, order_seed, tasks, (*facts, *notes, *unused, *draw.notes, *judged, *library.notes)
+    )
 
 
-def _drawn(steps: Sequence[Step], config: DetectionConfig, draw: ImageDraw) -> tuple[Task, ...]:
-    steps, shots = _cut_to_list(steps, config)
+def _drawn(steps: Sequence[Step], config: DetectionConfig, shots: int | None, draw: ImageDraw) -> tuple[Task, ...]:
     tests = [  # before anything is trained on, so a change of shots keeps the test images
         draw.take(step.test, step.test_images, step.classes, config.test_per_class, "test", step.domain)
         for step in steps
@@ -194,17 +197,19 @@ def _drawn(steps: Sequence[Step], config: DetectionConfig, draw: ImageDraw) -> t
     return tuple(tasks)
 
 
-def _cut_to_list(steps: Sequence[Step], config: DetectionConfig) -> tuple[Sequence[Step], int | None]:
-    """Steps and shots; with a list of shots, its images are all that is left to train on."""
+def _cut_to_list(steps: Sequence[Step], config: DetectionConfig) -> tuple[Sequence[Step], int | None, list[str]]:
+    """Steps, shots and a note; with a list of shots, its images are all that is left to train on."""
     if config.shots_list is None:
-        return steps, config.shots
+        return steps, config.shots, []
     tables = list({id(step.train): step.train for step in steps}.values())
     kept = dict(zip((id(table) for table in tables), listed_images(config.shots_list, tables), strict=True))
     cut = []
     for step in steps:
         images = [image for image in step.train_images.tolist() if image in kept[id(step.train)]]
         cut.append(replace(step, train_images=np.array(images, dtype=np.int32)))
-    return cut, None
+    listed = sum(len(images) for images in kept.values())
+    unused = listed - sum(len(step.train_images) for step in cut)
+    return cut, None, unused_listed(listed, unused, "classes")
 
 
 def _class_problems(name: str, train: BoxTable, test: BoxTable, config: DetectionCilConfig) -> list[str]:

@@ -98,14 +98,16 @@ class Taker:
     Attributes:
         admit: makes examples of items.
         distinct: leave out an item whose content was taken before, so that it is in one split and class only.
-        taken: first example of each content.
-        copies: what was left out as a copy.
+        taken: first example of each content; takers that share it leave out each other's copies too.
+        copies: items whose content was taken before.
+        conflicts: those among them whose target is another one.
     """
 
     admit: Admit
     distinct: bool
     taken: dict[str, Example] = field(default_factory=dict)
     copies: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
 
     def take(
         self, orders: Mapping[str, Sequence[Item]], goals: Mapping[str, int]
@@ -127,15 +129,25 @@ class Taker:
 
     def _is_new(self, example: Example) -> bool:
         kept = self.taken.setdefault(example.content, example)
-        if kept is example or not self.distinct:
+        if kept is example:
             return True
-        self.copies.append(f"{example.key} ({example.target}) = {kept.key} ({kept.target})")
-        return False
+        pair = f"{example.key} ({example.target}) = {kept.key} ({kept.target})"
+        self.copies.append(pair)
+        self.conflicts += [pair] if example.target != kept.target else []
+        return not self.distinct
 
     @property
     def notes(self) -> list[str]:
-        """Which items were left out as copies."""
-        return [f"{len(self.copies)} items left out, copies of others: {shown(self.copies)}"] if self.copies else []
+        """Which items are copies of others, and whether they were left out."""
+        done = "items left out, copies of others" if self.distinct else "items are copies of others, and kept"
+        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
+
+    @property
+    def problems(self) -> list[str]:
+        """Which items are copies of items of another class: no order of taking says which class is the right one."""
+        remedy = "mend the classes, or set on_copies=skip to keep the first of each"
+        told = f"{len(self.conflicts)} items have the content of an item of another class: {shown(self.conflicts)}"
+        return [f"{told}; {remedy}"] if self.conflicts else []
 
 
 def draw(
@@ -154,26 +166,71 @@ def draw(
         test_per_class: test examples per class, None = all (or one fifth of what has no test split).
         seed: of the draws.
         admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) also where the source has a test split of its own.
+        distinct: that of ``draw_pools``.
 
     Raises:
-        UserError: a class has no training or no test examples.
+        UserError: a class has no training or no test examples, or copies have different classes.
     """
-    taker = Taker(admit, distinct or pool.test is None)
-    if pool.test is None:
-        orders = _orders(pool.train, seed)
-        held = {label: _held_out_count(len(order), shots, test_per_class) for label, order in orders.items()}
-        test, rest = taker.take(orders, held)
-    else:
-        orders, rest = _orders(pool.test, seed), _orders(pool.train, seed)
+    return draw_pools({"": pool}, shots, test_per_class, seed, admit, distinct)[""]
+
+
+def draw_pools(
+    pools: Mapping[str, Pool],
+    shots: int | None,
+    test_per_class: int | None,
+    seed: int,
+    admit: Admit = as_they_are,
+    distinct: bool = False,
+) -> dict[str, Drawn]:
+    """Training and test examples of every class of several pools, such as domains; the rest is as in ``draw``.
+
+    Args:
+        pools: items by split, by name.
+        shots: training examples per class and pool, None = all.
+        test_per_class: test examples per class and pool, None = all (or one fifth of what has no test split).
+        seed: of the draws.
+        admit: makes examples of the items that are drawn.
+        distinct: leave out copies (by content) over all pools and splits; the test items of all pools are taken first,
+            pools in the order of their names. Otherwise copies are left out of pools without a test split only, each
+            for itself, and must be of one class.
+
+    Raises:
+        UserError: a class has no training or no test examples, or copies have different classes; of all pools.
+    """
+    taken: dict[str, Example] = {}
+    takers = {
+        name: Taker(admit, distinct or pool.test is None, taken if distinct else {}) for name, pool in pools.items()
+    }
+    tests, rests, trains = {}, {}, {}
+    for name, pool in sorted(pools.items()):
+        tests[name], rests[name] = _take_test(takers[name], pool, shots, test_per_class, seed)
+    for name, rest in rests.items():
+        trains[name], _ = takers[name].take(rest, _goals(rest, shots))
+    problems, drawn = [], {}
+    for name, pool in pools.items():
+        train, test = _without_empty(trains[name]), _without_empty(tests[name])
+        labels = sorted({item.label for item in pool.items})
+        wrong = [] if distinct or pool.test is not None else takers[name].problems
+        wrong += _missing(labels, train, "training") + _missing(labels, test, "test")
+        problems += [f"{name}: {problem}" if name else problem for problem in wrong]
+        notes = takers[name].notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
+        drawn[name] = Drawn(train, test, tuple(notes))
+    if problems:
+        raise UserError(*problems)
+    return drawn
+
+
+def _take_test(
+    taker: Taker, pool: Pool, shots: int | None, test_per_class: int | None, seed: int
+) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
+    """Test examples of a pool, and the items of each class that are left to train on."""
+    if pool.test is not None:
+        orders = _orders(pool.test, seed)
         test, _ = taker.take(orders, _goals(orders, test_per_class))
-    train, _ = taker.take(rest, _goals(rest, shots))
-    train, test = _without_empty(train), _without_empty(test)
-    labels = sorted({item.label for item in pool.items})
-    if missing := _missing(labels, train, "training") + _missing(labels, test, "test"):
-        raise UserError(*missing)
-    notes = taker.notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
-    return Drawn(train, test, tuple(notes))
+        return test, _orders(pool.train, seed)
+    orders = _orders(pool.train, seed)
+    held = {label: _held_out_count(len(order), shots, test_per_class) for label, order in orders.items()}
+    return taker.take(orders, held)
 
 
 def _orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:

@@ -105,13 +105,14 @@ def entries(folder: Path | str) -> list[Entry]:
             found = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder}: expected a readable folder; {error.strerror}") from error
-    if odd := [ascii(entry.name) for entry in found if not (entry.name.isascii() or _is_text(entry.name))]:
+    if odd := [ascii(entry.name) for entry in found if not (entry.name.isascii() or is_text(entry.name))]:
         raise UserError(f"{folder}: expected names in UTF-8; found {shown(odd, limit=5)}; rename them")
     return found
 
 
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # how Python shows bytes that are no UTF-8
+def is_text(name: str) -> bool:
+    """Whether a text can be written as UTF-8: without halves of surrogate pairs, as Python shows bytes that cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def is_folder(entry: Entry) -> bool:

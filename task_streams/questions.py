@@ -123,6 +123,7 @@ class Benchmark:
     unscored: Mapping[str, str] = field(default_factory=dict)
 
 
+QUOTING = " YAML reads Yes, No, On and Off as True and False: put such names in quotes."
 CAPTION = "captions are scored by BLEU, METEOR, ROUGE-L and CIDEr, not by an exact match"
 OWN = Benchmark("questions_til")
 COIN = Benchmark(
@@ -212,9 +213,9 @@ def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, l
         if name in benchmark.unscored:
             problems.append(f"task {name!r} has no score in {benchmark.name}: {benchmark.unscored[name]}; leave it out")
         elif not (base / name).is_dir():
-            there = _subfolders(base)
-            known = unknown_name("task folder", name, there) if there else f"no task folder {name!r}, nor any other."
-            problems.append(f"{base}: {known}")
+            beside = _subfolders(base)
+            known = unknown_name("task folder", name, beside) if beside else f"no task folder {name!r}, nor any other."
+            problems.append(f"{base}: {known}{QUOTING if name in ('True', 'False') else ''}")
         else:
             paths = [base / name / file for file in (chosen or DEFAULT_FILES).split(":")]
             problems += [_missing_file(name, path) for path in paths if not path.is_file()]

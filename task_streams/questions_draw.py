@@ -16,7 +16,7 @@ from task_streams.errors import UserError
 from task_streams.fingerprint import target_value
 from task_streams.library import Library
 from task_streams.records import Record, Split
-from task_streams.types import Example, Task
+from task_streams.types import Example, Question, Task
 
 
 @dataclass(slots=True)
@@ -56,8 +56,13 @@ class QuestionReader:
 
     def shared_images(self, tasks: Sequence[Task]) -> list[str]:
         """How many test questions are about an image that training asks something else about."""
-        trained = {self.contents[example.key] for task in tasks for example in task.train}
-        counts = {task.name: sum(self.contents[example.key] in trained for example in task.test) for task in tasks}
+        trained: dict[str, set[str]] = {}
+        for example in (example for task in tasks for example in task.train):
+            trained.setdefault(self.contents[example.key], set()).add(_text(example))
+        counts = {
+            task.name: sum(bool(trained.get(self.contents[e.key], set()) - {_text(e)}) for e in task.test)
+            for task in tasks
+        }
         said = [f"{name} {count}" for name, count in counts.items() if count]
         return [f"test questions about images that are trained on with another question: {shown(said)}"] if said else []
 
@@ -76,12 +81,21 @@ def draw_questions(
 ) -> dict[str, DrawnTask]:
     """Training and test questions of each task; a task's draw depends on its own files and the draw seed only.
 
+    Test questions are taken first, so that other shots keep them. Where copies are skipped, a question that several
+    tasks ask is kept in one: of a test set before training sets, of the first task by name.
+
     Raises:
         UserError: tasks are left with no training or no test questions.
     """
+    by_task: dict[str, list[Record]] = {name: [] for name in sorted(names)}
+    for record in records:
+        if record.domain in by_task:
+            by_task[record.domain].append(record)
+    taker = Taker(reader.admit, config.on_copies == "skip")
+    tests = {name: _taken(taker, name, "test", own, config, config.test_per_class) for name, own in by_task.items()}
+    trains = {name: _taken(taker, name, "train", own, config, shots) for name, own in by_task.items()}
     drawn = {
-        name: draw_task(name, [record for record in records if record.domain == name], config, shots, reader)
-        for name in names
+        name: _drawn_task(name, trains[name], tests[name], own, config, shots, reader) for name, own in by_task.items()
     }
     empty = [f"task {name}: no training questions" for name, task in drawn.items() if not task.train]
     empty += [f"task {name}: no test questions" for name, task in drawn.items() if not task.test]
@@ -90,22 +104,38 @@ def draw_questions(
     return drawn
 
 
-def draw_task(
-    name: str, records: Sequence[Record], config: SourceConfig, shots: int | None, reader: QuestionReader
+def _taken(
+    taker: Taker, name: str, split: Split, records: Sequence[Record], config: SourceConfig, wanted: int | None
+) -> tuple[Example, ...]:
+    """The questions of one split of a task; all good ones, or as many as wanted."""
+    order = shuffled([record for record in records if record.split == split], config.draw_seed, name)
+    chosen, _ = taker.take({name: order}, {name: len(order) if wanted is None else wanted})
+    return chosen[name]
+
+
+def _drawn_task(
+    name: str,
+    train: tuple[Example, ...],
+    test: tuple[Example, ...],
+    records: Sequence[Record],
+    config: SourceConfig,
+    shots: int | None,
+    reader: QuestionReader,
 ) -> DrawnTask:
-    """Test questions first, so that other shots keep them."""
-    taker = Taker(reader.admit, config.on_copies == "skip")
-    kept: dict[Split, tuple[Example, ...]] = {}
-    notes: list[str] = []
-    wanted_of: dict[Split, int | None] = {"test": config.test_per_class, "train": shots}
-    for split, wanted in wanted_of.items():
-        order = shuffled([record for record in records if record.split == split], config.draw_seed, name)
-        chosen, _ = taker.take({name: order}, {name: len(order) if wanted is None else wanted})
-        kept[split] = chosen[name]
-        if wanted is not None and len(kept[split]) < wanted:
-            notes.append(f"{name}: {len(kept[split])} {split} questions, fewer than {wanted}")
-    used = {example.key for examples in kept.values() for example in examples}
+    """A task with notes on what it is short of, and on what was left out as a copy."""
+    splits = (("test", test, config.test_per_class), ("train", train, shots))
+    notes = [
+        f"{name}: {len(kept)} {split} questions, fewer than {wanted}"
+        for split, kept, wanted in splits
+        if wanted is not None and len(kept) < wanted
+    ]
+    used = {example.key for example in (*train, *test)}
     copies = sorted(record.key for record in records if record.key in reader.contents and record.key not in used)
     if copies:
         notes.append(f"{name}: {len(copies)} questions left out, asked about the same image before: {shown(copies)}")
-    return DrawnTask(kept["train"], kept["test"], tuple(notes))
+    return DrawnTask(train, test, tuple(notes))
+
+
+def _text(example: Example) -> str:
+    """Text of an example's question."""
+    return example.target.text if isinstance(example.target, Question) else ""

@@ -10,6 +10,7 @@ before it. Rows without an image are left out and counted. Nothing but the JSON 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,13 @@ from typing import Any
 from task_streams.answers import resolved_rule
 from task_streams.draw import shown
 from task_streams.fingerprint import target_value
+from task_streams.layout import is_text
 from task_streams.records import FileSource, Record, Split
 from task_streams.types import Question
 
 NAMED = 5  # rows that a problem names; the rest is counted
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
+CLOSING = "</answer>"  # of a reply
 _PLACEHOLDER = re.compile(r"<image>|Picture \d+: <img>.*?</img>")
 
 
@@ -120,7 +123,7 @@ def row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
     if not isinstance(row, Mapping):
         raise BadRow(f"expected an object, found {type(row).__name__}")
     if not (identity := row_id(row)):
-        raise BadRow("no 'id' or 'question_id'")
+        raise BadRow("no 'id' or 'question_id' that is a text or a whole number")
     pairs = [_checked(asked, answers) for asked, answers in row_pairs(row)]
     image = row.get("image")
     if image is None or image == "":
@@ -135,7 +138,7 @@ def row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
 def row_id(row: Any) -> str:
     """Identity of a row as it stands there; empty when there is none."""
     value = row.get("id", row.get("question_id")) if isinstance(row, Mapping) else None
-    return str(value).strip() if isinstance(value, str | int) else ""
+    return str(value).strip() if isinstance(value, str | int) and is_text(str(value)) else ""
 
 
 def row_pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
@@ -161,7 +164,7 @@ def image_path(image: Any) -> str:
         BadRow: it is no text, absolute, or leads upwards.
     """
     parts = [part for part in image.split("/") if part not in ("", ".")] if isinstance(image, str) else []
-    if not parts or "\0" in image:
+    if not parts or "\0" in image or not is_text(image):
         raise BadRow("'image' is no path of one image")
     if image.startswith("/") or ".." in parts:
         raise BadRow(f"'image' leads out of its folder: {image!r}")
@@ -177,12 +180,20 @@ def _checked(asked: Any, answer: Any) -> tuple[str, tuple[str, ...]]:
     """Text of a question without placeholders of its image, and its accepted answers, each once."""
     if not isinstance(asked, str) or not (text := _PLACEHOLDER.sub("", asked).strip()):
         raise BadRow("an empty question")
+    if not is_text(text):
+        raise BadRow("a question with half of a surrogate pair, which is no text")
     values = answer if isinstance(answer, list) else [answer]
     if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
         raise BadRow("an answer that is neither text nor a number")
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise BadRow("an answer that is no finite number")
     answers = tuple(dict.fromkeys(str(value).strip() for value in values))
     if not answers or not all(answers):
         raise BadRow("an empty answer")
+    if not all(map(is_text, answers)):
+        raise BadRow("an answer with half of a surrogate pair, which is no text")
+    if any(CLOSING in value for value in answers):
+        raise BadRow(f"an answer with {CLOSING!r}, which would end its own reply")
     return text, answers
 
 

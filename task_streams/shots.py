@@ -3,7 +3,7 @@
 A row is ``{"key": "…"}`` (as ``clrft`` names items) or the form of RaPO's released lists:
 ``{"class_name": "…", "relative_path": "<class>/<file>", "file_name": "<file>"}``. The second form is matched by class
 and file name; the class is compared as answers are, and also without separators (``ApplyEyeMakeup`` is
-``Apply_Eye_Makeup``). No path of a list is ever opened.
+``Apply_Eye_Makeup``). Questions have no class, so they are named by key. No path of a list is ever opened.
 """
 
 import json
@@ -76,7 +76,7 @@ class Catalogue:
         for record in records:
             made.keys[record.key] = record
             made.names.setdefault(record.key.rpartition("/")[2], []).append(record)
-            labels.add(record.label)
+            labels |= {record.target} if isinstance(record.target, str) else set()
         for label in sorted(labels):
             made.labels.setdefault(squeezed(label), []).append(label)
         return made
@@ -102,6 +102,9 @@ class Catalogue:
 
     def _by_names(self, row: dict[str, str]) -> Record:
         label, file = row["class_name"], row["file_name"]
+        if not self.labels:
+            example = json.dumps({"key": next(iter(self.keys), "")}, ensure_ascii=False)
+            raise UserError(f"the items have no classes; expected rows such as {example}")
         form = squeezed(label)
         if form not in self.labels:
             raise UserError(unknown_class(label, [name for names in self.labels.values() for name in names]))
@@ -155,6 +158,11 @@ def parsed(text: str) -> dict[str, str]:
     if not f"/{row.get('relative_path', row['file_name'])}".endswith(f"/{row['file_name']}"):
         raise UserError(f"file_name {row['file_name']!r} is not the file of relative_path {row['relative_path']!r}")
     return row
+
+
+def unused_listed(listed: int, unused: int, of: str) -> list[str]:
+    """Note on items of a list that the stream has no place for; none when every item is used."""
+    return [f"{unused} of {listed} listed items are of {of} that are not used"] if unused else []
 
 
 def squeezed(label: str) -> str:

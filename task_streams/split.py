@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from task_streams.draw import Admit, Drawn, Item, Pool, as_they_are, draw, random_state, shown
+from task_streams.draw import Admit, Drawn, Item, Pool, as_they_are, draw, draw_pools, random_state, shown
 from task_streams.errors import UserError
 from task_streams.labels import label_problems
 from task_streams.types import LabelOrder, Task, TaskStream, listed
@@ -50,7 +50,7 @@ def build_cil(
 
     Raises:
         UserError: more classes asked than there are, names that answers cannot tell apart, a class
-            without training or test examples.
+            without training or test examples, copies of different classes.
     """
     labels = {item.label for item in pool.items}
     if problems := _cil_problems(name, labels, sizes):
@@ -94,14 +94,14 @@ def build_dil(
         label_order: order of the classes in a prompt.
         seeded_order: domains in the order of the seed; False = in the order of ``pools``.
         admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) also where the source has a test split of its own.
+        distinct: leave out copies (by content) also over domains, and where the source has a test split of its own.
         disjoint: an item (key) that several domains share is dealt to one of them, so no item comes
             back in a later task. With False a source must give such items different keys itself.
         notes: facts about the source, recorded with the stream.
 
     Raises:
         UserError: no domain, names that answers cannot tell apart, a class of a domain without training
-            or test examples.
+            or test examples, copies of different classes.
     """
     if not pools:
         raise UserError(f"{name}: no domains; expected at least one")
@@ -113,8 +113,8 @@ def build_dil(
     tasks: list[Task] = []
     found: list[str] = []
     taught: tuple[str, ...] = ()
-    for index, domain in enumerate(domains, start=1):
-        drawn = draw(pools[domain], shots, test_per_class, draw_seed, admit, distinct)
+    every = draw_pools({name: pools[name] for name in domains}, shots, test_per_class, draw_seed, admit, distinct)
+    for index, (domain, drawn) in enumerate(every.items(), start=1):
         classes = tuple(drawn.train)
         taught = tuple(dict.fromkeys((*taught, *classes)))
         tasks.append(_task(index, domain, classes, listed(taught, label_order), drawn))

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -207,15 +207,27 @@ def _is_name(kind: pa.DataType) -> bool:
 def _write(table: Table, columns: Columns, file: Path, schema: pa.Schema, domain_names: list[str]) -> None:
     """Write the copy beside its place, then put it there whole."""
     part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in _stored_batches(table, columns, schema, domain_names):
+                writer.write_batch(batch)
+        os.replace(part, file)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file.parent}: no copy of {table.title} can be written there ({reason})") from error
+    finally:
+        with suppress(OSError):  # what has made writing fail keeps it there, or has kept it from being made
+            part.unlink()
+
+
+def _stored_batches(
+    table: Table, columns: Columns, schema: pa.Schema, domain_names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Rows as they are stored; what goes wrong in here is the table's fault, not that of the place of the copy."""
     with reading(table.title):
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for batch in table.batches():
-                    writer.write_batch(_stored_batch(batch, columns, schema, domain_names))
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        for batch in table.batches():
+            yield _stored_batch(batch, columns, schema, domain_names)
 
 
 def _stored_batch(batch: Any, columns: Columns, schema: pa.Schema, domain_names: list[str]) -> pa.RecordBatch:

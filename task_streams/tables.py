@@ -18,6 +18,7 @@ from task_streams.classification import cil_stream, dil_stream
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.draw import shown
 from task_streams.errors import UserError
+from task_streams.layout import shared_names
 from task_streams.records import Found, Record, Split, Workspace
 from task_streams.spec import StreamSpec
 from task_streams.table_files import hub_table, parquet_tables
@@ -195,6 +196,9 @@ class _Part:
         if self.numbered and not self.names:
             return [f"{column} holds class numbers without names; give class_names, a list or a file"]
         found = [f"{column} holds class names already; expected no class_names"] if self._needless_names else []
+        if self.numbered:
+            origin = "class_names" if self.given_names else column
+            found += [f"{origin}: {told}" for told in shared_names({str(i): name for i, name in enumerate(self.names)})]
         lacking: dict[str, list[str]] = {}
         for number, row in enumerate(self.rows, start=1):
             if complaint := self.complaint(row):

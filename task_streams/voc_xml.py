@@ -44,7 +44,7 @@ def parse_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(FileSource(path).read(), True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two of an encoding that is unknown
         raise Damaged(str(error)) from error
     root = builder.close()
     if root.tag != "annotation":
@@ -56,10 +56,10 @@ def add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, w
     """Put the objects of an annotation into the boxes of its image.
 
     Raises:
-        Damaged: the size of the image is not given.
+        Damaged: the size of the image is not given, or below one pixel.
     """
     width, height = (_number(annotation.findtext(f"size/{side}")) for side in ("width", "height"))
-    if width is None or height is None or min(width, height) <= 0:
+    if width is None or height is None or min(width, height) < 1:
         raise Damaged("no size with width and height above 0")
     for number, row in enumerate(annotation.iterfind("object"), start=1):
         category = (row.findtext("name") or "").strip()

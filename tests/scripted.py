@@ -1,5 +1,6 @@
 """Policies whose answers are known in advance, run through the real evaluation: their scores follow by hand."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from methods.policy import Decoding
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream
 
+LISTED = re.compile(r"(?:Choose from|of these categories): (.*?)\. (?:Reply|Give)")
+
 # (what is asked about, classes the prompt lists, stage) to a completion
 Script = Callable[[Example, Sequence[str], int], str]
 
@@ -27,7 +30,6 @@ class ScriptedPolicy:
 
     script: Script
     examples: Mapping[str, Example]
-    stream: TaskStream
     stage: int = 0
 
     @property
@@ -40,10 +42,13 @@ class ScriptedPolicy:
         return Nothing()
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
-        return [self.script(self.examples[one.key], self._listed(), self.stage) for one in requests]
+        return [self.script(self.examples[one.key], listed(one), self.stage) for one in requests]
 
-    def _listed(self) -> tuple[str, ...]:
-        return self.stream.tasks[max(self.stage, 1) - 1].seen
+
+def listed(request: Request) -> tuple[str, ...]:
+    """The classes that a prompt lists, read out of its text."""
+    found = LISTED.search(request.messages[0]["content"][-1]["text"])
+    return tuple(found.group(1).split(", ")) if found else ()
 
 
 def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatrix:
@@ -51,7 +56,7 @@ def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatri
     examples = {example.key: example for task in stream.tasks for example in task.test}
     words: dict[str, Any] = {"evaluate": {"probe": 0}, "run": {"output": str(folder), "mlflow": False}}
     config = build_config("digits_cil", "zero_shot", "tiny", 1993, words)
-    policy = ScriptedPolicy(script, examples, stream)
+    policy = ScriptedPolicy(script, examples)
     method: Method = ZeroShot(config.method)
     state = Run(config, stream, policy, method, Silent())  # type: ignore[arg-type]
     state.folder.mkdir(parents=True)

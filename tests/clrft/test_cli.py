@@ -91,7 +91,7 @@ def test_a_sweep_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.Captu
     assert f"no folder {tmp_path / 'quickstrat'}. Did you mean '{tmp_path / 'quickstart'}'?" in said
 
 
-@pytest.mark.parametrize("what", ["streams", "methods", "models", "metrics", "configs", "sweeps"])
+@pytest.mark.parametrize("what", ["streams", "methods", "models", "metrics", "configs", "sweeps", "shapers"])
 def test_every_list_names_something(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 4

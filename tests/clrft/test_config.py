@@ -146,3 +146,60 @@ def test_varied_settings_make_cells_of_their_own(tmp_path: Path) -> None:
     assert {cell.train.updates for cell in cells} == {2}
     assert cells[2].method.kl == 0.1
     assert cells[0].train.learning_rate == 1e-5
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from methods.base import Method
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+    weight: float = 1.0
+    """A weight."""
+
+class Mine(Method):
+    name = "config_mine"
+    family = "part"
+    Config = Config
+'''
+
+
+def test_a_plugins_part_joins_a_learner_with_settings_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    own = {"run": {"plugins": [str(path)]}}
+    config = build_config("digits_cil", "grpo+config_mine+ewc", "tiny", 1, own)
+    changed = parse_overrides(["method.parts.config_mine.weight=3", "method.kl=0.5"])
+    other = build_config("digits_cil", "grpo+config_mine+ewc", "tiny", 1, own, changed)
+    assert [name for name, _ in config.parts] == ["config_mine", "ewc"]
+    assert (other.method.kl, dict(other.parts)["config_mine"].weight) == (0.5, 3.0)
+    assert config.cell == "digits_cil-grpo+config_mine+ewc-1"
+    with pytest.raises(UserError, match=r"Did you mean 'method.parts.config_mine.weight'"):
+        build_config(
+            "digits_cil", "grpo+config_mine", "tiny", 1, own, parse_overrides(["method.parts.config_mine.wieght=3"])
+        )
+
+
+def test_a_part_alone_joins_sft_and_a_yaml_may_list_methods(tmp_path: Path) -> None:
+    alone = build_config("digits_cil", "ewc")
+    assert (alone.method_name, [name for name, _ in alone.parts], alone.method_label) == ("sft", ["ewc"], "ewc")
+    path = tmp_path / "both.yaml"
+    path.write_text("method: [grpo, {name: ewc, strength: 3}, replay]\n")
+    listed = build_config("digits_cil", str(path))
+    assert [name for name, _ in listed.parts] == ["ewc", "replay"]
+    assert dict(listed.parts)["ewc"].strength == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("grpo+sft", "'sft' learns by itself"),
+        ("zero_shot+ewc", "'zero_shot' is frozen"),
+        ("grpo+ewcc", "Did you mean 'ewc'?"),
+    ],
+)
+def test_methods_that_cannot_go_together_are_refused_before_any_work(method: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_config("digits_cil", method)
+    assert reason in str(caught.value)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clrft.contact_sheet import OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
+from clrft.contact_sheet import OTHER_BOX, OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
 from task_streams.errors import UserError
 from task_streams.records import Damaged
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
@@ -101,3 +101,13 @@ def test_long_texts_are_wrapped_and_cut() -> None:
     assert len(lines) == 3
     assert all(_font(13).getlength(line) <= 100 for line in lines)
     assert lines[-1].endswith("…")
+
+
+def test_training_shows_the_boxes_that_are_trained_on_and_testing_those_of_all_classes() -> None:
+    target = (Box("cat", (0, 0, 500, 500)), Box("dog", (500, 500, 1000, 1000)))
+    shown = []
+    for train, test in (([example(0, target)], []), ([], [example(0, target)])):
+        task = Task(2, "cat", ("cat",), ("cat", "dog"), tuple(train), tuple(test), "detection", "new_only")
+        (page,) = sheets(TaskStream("made", "cil", 7, (task,)), task, 2)
+        shown.append({colour for _, colour in page.getcolors(2**20) or []} & {OWN_BOX, OTHER_BOX})
+    assert shown == [{OWN_BOX}, {OWN_BOX, OTHER_BOX}]

@@ -50,7 +50,7 @@ CORNER = (0, 0, 200, 200)
 
 def boxes() -> TaskStream:
     first = [(Box("cat", WHOLE),), (Box("dog", CORNER), Box("dog", WHOLE))]
-    second = [(Box("bird", CORNER),), (Box("car", WHOLE),)]
+    second = [(Box("bird", CORNER), Box("cat", CORNER)), (Box("car", WHOLE),)]
     return stream_of("detection", [first, second], [("cat", "dog"), ("bird", "car")])
 
 
@@ -94,6 +94,35 @@ def newest_class(stream: TaskStream) -> Script:
         return target_text(target, labels=listed)
 
     return script
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_list_the_classes_taught_so_far_whatever_task_is_tested(family: str, tmp_path: Path) -> None:
+    stream = FAMILIES[family]()
+    asked: dict[int, set[tuple[str, ...]]] = {}
+
+    def script(example: Example, listed: Sequence[str], stage: int) -> str:
+        asked.setdefault(stage, set()).add(tuple(listed))
+        return never_parses(example, listed, stage)
+
+    matrix_of(script, stream, tmp_path)
+    for stage in range(1, len(stream) + 1):
+        taught = {name for task in stream.tasks[:stage] for name in task.classes}
+        assert asked[stage] == {tuple(sorted(taught))}
+
+
+def test_a_task_is_judged_on_its_own_classes_of_boxes(tmp_path: Path) -> None:
+    stream = boxes()
+
+    def blind_to_old_classes(example: Example, listed: Sequence[str], stage: int) -> str:
+        assert isinstance(example.target, tuple)
+        new = tuple(box for box in example.target if box.category in stream.tasks[stage - 1].classes)
+        return target_text(new, labels=listed)
+
+    matrix = matrix_of(blind_to_old_classes, stream, tmp_path)
+    # the cat beside the bird in task 2 is missed, and counts for nothing there: cat is task 1's class
+    assert matrix.value[0, 0] == pytest.approx(1.0, abs=1e-12)
+    assert matrix.value[1].tolist() == pytest.approx([0.0, 1.0], abs=1e-12)
 
 
 @pytest.mark.parametrize("family", ["images, new classes", "clips"])

@@ -13,6 +13,7 @@ from clrft.config import build_config
 from clrft.runs import find_runs
 from clrft.sweep import _outcome, load_sweep
 from task_streams.errors import UserError
+from tests.task_streams.streams import write_tree
 
 SWEEP = """
 streams: [digits_cil]
@@ -87,3 +88,23 @@ def test_a_killed_worker_is_a_failed_cell_and_no_traceback() -> None:
     assert failure is not None
     assert failure.cell == config.cell
     assert "worker process died" in failure.reason
+
+
+def test_cells_on_data_in_files_train_with_loading_processes_as_without(tmp_path: Path) -> None:
+    write_tree(tmp_path / "birds", ["jay", "owl", "wren", "tit"], 12)
+    plan = """
+streams: [birds.yaml]
+methods: [grpo]
+seeds: [1990]
+vary: {train.workers: [0, 2]}
+set:
+  run: {mlflow: false}
+  train: {updates: 3, prompts_per_update: 4, max_completion_tokens: 40}
+  evaluate: {probe: 0}
+""".replace("birds.yaml", str(tmp_path / "birds.yaml"))
+    stream = f"stream: {{name: folder_cil, root: {tmp_path / 'birds'}, tasks: 2, shots: 4, test_per_class: 2}}\n"
+    (tmp_path / "birds.yaml").write_text(stream)
+    (tmp_path / "mini.yaml").write_text(plan)
+    assert main(["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "1"]) == 0
+    first, second = sorted((tmp_path / "runs" / "mini").glob("birds-*/task_02/weights/model.safetensors"))
+    assert first.read_bytes() == second.read_bytes()  # three updates of four prompts: two epochs and more

@@ -11,7 +11,7 @@ import pytest
 from clrft import unpack as module
 from clrft.cli import main
 from clrft.progress import Silent
-from clrft.unpack import check_room, unpack
+from clrft.unpack import check_room, one_by_one, unpack
 from task_streams.errors import UserError
 
 FILES = {"set/train/a.txt": b"a" * 10, "set/train/ü b.txt": b"b" * 3000, "set/empty.txt": b""}
@@ -168,3 +168,11 @@ def test_a_folder_that_exists_is_left_as_it_is_by_an_archive_of_several_entries(
     with pytest.raises(UserError, match="has 2 entries; expected a new folder"):
         unpack(archive, tmp_path / "out", Silent())
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_members_of_a_tar_are_not_kept_while_it_is_gone_through(tmp_path: Path, suffix: str) -> None:
+    archive = tar(tmp_path / f"data.{suffix}", *((f"set/{i}.txt", b"x" * i) for i in range(50)))
+    with tarfile.open(archive) as opened:
+        found = [(info.name, len(opened.members)) for info in one_by_one(opened)]  # type: ignore[attr-defined]
+    assert found == [(f"set/{i}.txt", 0) for i in range(50)]

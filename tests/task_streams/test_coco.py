@@ -154,6 +154,7 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
             {"id": 93, "file_name": "/etc/passwd", "width": 9, "height": 9},
             {"id": 94, "file_name": "flat.png", "width": 0, "height": 9},
             {"id": 95, "file_name": "lost.png", "width": 200, "height": 100},
+            {"id": 96, "file_name": "thin.png", "width": 1e-320, "height": 9},
         ]
         good = data["annotations"][0]
         data["annotations"] += [
@@ -165,6 +166,7 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
             good | {"id": 105, "bbox": [1, 2, True, 10**400]},
             good | {"id": "106"},
             good | {"id": 107, "image_id": 95},
+            good | {"id": 108, "image_id": 96},
             [],
         ]
         data["categories"] += [{"id": 18, "name": "wolf"}, {"id": 99, "name": "cat"}, {"name": "nobody"}]
@@ -181,9 +183,9 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         "1 images that are listed twice: 000001.png",
         "2 images without a whole number as id or a file name below the folder: "
         "92 '../../etc/passwd', 93 '/etc/passwd'",
-        "1 images without width and height: flat.png (0 x 9)",
+        "2 images without width and height: flat.png (0 x 9), thin.png (1e-320 x 9)",
         "1 annotations whose id is taken: annotation 0",
-        "1 annotations of an image that is not listed: annotation 101 (image 404)",
+        "2 annotations of an image that is not listed: annotation 101 (image 404), annotation 108 (image 96)",
         "1 annotations of a category that is not listed: annotation 102 (category 13)",
         "3 annotations whose bbox is no x, y, width, height: annotation 103, annotation 104, annotation 105",
         "2 annotations without a whole number as id: annotation '106', annotation None",

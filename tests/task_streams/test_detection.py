@@ -220,3 +220,19 @@ def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
         stream(tmp_path, shots_list=str(path))
     with pytest.raises(UserError, match=r"none\.jsonl: expected a readable text file"):
         stream(tmp_path, shots_list=str(tmp_path / "none.jsonl"))
+
+
+def test_listed_images_of_classes_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, [both(name) for name in EVERY * 2])
+    (tmp_path / "list.jsonl").write_text("".join(f'{{"key": "train2017/{i:06d}.png"}}\n' for i in (0, 2, 3)))
+    found = stream(tmp_path, tasks=1, shots_list=str(tmp_path / "list.jsonl"))
+    assert keys(found.tasks[0].train) == [2, 3]  # dog and zebra; 0 is an apple
+    assert "1 of 3 listed items are of classes that are not used" in found.notes
+
+
+def test_copies_that_are_trained_on_in_one_task_are_kept_and_noted(tmp_path: Path) -> None:
+    write(tmp_path, [both(name) for name in EVERY * 3])
+    (tmp_path / "train2017" / "000006.png").write_bytes((tmp_path / "train2017" / "000002.png").read_bytes())
+    found = stream(tmp_path, shots=None)
+    assert check_stream(found) == []
+    assert "1 images are copies of others, and kept: train2017/000006.png = train2017/000002.png" in found.notes

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from task_streams.draw import Pool, Taker, as_they_are, draw
+from task_streams.draw import Pool, Taker, as_they_are, draw, draw_pools
 from task_streams.errors import UserError
 from task_streams.types import Example
 from tests.task_streams.streams import make_examples
@@ -104,3 +104,39 @@ def test_a_class_with_too_few_good_items_gets_what_there_is() -> None:
     taken, rest = Taker(lambda batch: [None] * len(batch), distinct=False).take({"a": make_examples("a", 3)}, {"a": 2})
     assert taken == {"a": ()}
     assert rest == {"a": ()}
+
+
+def test_a_copy_of_another_class_is_refused_unless_copies_are_skipped() -> None:
+    a, b = make_examples("ab", 8)[:8], make_examples("ab", 8)[8:]
+    pool = Pool((*a, replace(b[0], content=a[0].content), *b[1:]))
+    with pytest.raises(UserError) as caught:
+        draw(pool, None, None, 42)
+    (problem,) = caught.value.problems
+    assert problem.startswith("1 items have the content of an item of another class: ")
+    assert "item/a/000 (a)" in problem and "item/b/000 (b)" in problem
+    drawn = draw(pool, None, None, 42, distinct=True)
+    assert drawn.notes[0].startswith("1 items left out, copies of others: ")
+
+
+def test_copies_in_a_split_of_the_source_are_kept_and_noted() -> None:
+    train = make_examples("a", 3)
+    copy = replace(train[1], content=train[0].content)
+    drawn = draw(Pool((train[0], copy), make_examples("a", 1, "test")), None, None, 42)
+    assert len(drawn.train["a"]) == 2
+    assert drawn.notes[0].startswith("1 items are copies of others, and kept: item/a/00")
+
+
+def test_pools_share_what_was_taken_tests_first_and_by_name_when_copies_are_left_out() -> None:
+    pools = {name: Pool(make_examples("a", 4, name), make_examples("a", 2, f"{name}-test")) for name in ("y", "x")}
+    same = make_examples("a", 1, "one")[0].content
+    for name, pool in pools.items():  # x: in training; y: in test and in training
+        train = (replace(pool.train[0], content=same), *pool.train[1:])  # type: ignore[type-var]
+        pools[name] = Pool(train, pool.test)
+    assert pools["y"].test is not None
+    pools["y"] = Pool(pools["y"].train, (replace(pools["y"].test[0], content=same), pools["y"].test[1]))  # type: ignore[type-var]
+    drawn = draw_pools(pools, None, None, 42, distinct=True)
+    assert list(drawn) == ["y", "x"]
+    assert [(len(drawn[name].train["a"]), len(drawn[name].test["a"])) for name in "xy"] == [(3, 2), (3, 2)]
+    kept = "y-test/a/000 (a)"
+    assert drawn["x"].notes == (f"1 items left out, copies of others: x/a/000 (a) = {kept}",)
+    assert drawn["y"].notes == (f"1 items left out, copies of others: y/a/000 (a) = {kept}",)

@@ -2,9 +2,11 @@ import hashlib
 import json
 from dataclasses import replace
 
+import pytest
+
 from task_streams.draw import Pool
 from task_streams.fingerprint import check_stream, fingerprint, fingerprints
-from task_streams.split import build_cil
+from task_streams.split import build_cil, build_dil
 from task_streams.types import Box, Example, Question, Task, TaskStream
 from tests.task_streams.streams import make_examples
 
@@ -16,6 +18,10 @@ def sound() -> TaskStream:
 def with_task(stream: TaskStream, task: Task) -> TaskStream:
     tasks = tuple(task if old.index == task.index else old for old in stream.tasks)
     return replace(stream, tasks=tasks)
+
+
+def with_items(task: Task, split: str, items: list[Example]) -> Task:
+    return replace(task, train=tuple(items)) if split == "train" else replace(task, test=tuple(items))
 
 
 def test_a_fingerprint_is_the_hash_of_key_label_and_content_lines() -> None:
@@ -70,7 +76,8 @@ def test_a_test_item_with_the_content_of_a_training_item_is_found() -> None:
     first, second = stream.tasks
     leaked = replace(second.test[0], content=first.train[0].content)
     stream = with_task(stream, replace(second, test=(leaked, *second.test[1:])))
-    place, origin = f"{leaked.key} ({second.name} test)", f"{first.train[0].key} ({first.name} train)"
+    place = f"{leaked.key} ({second.name} test, {leaked.label})"
+    origin = f"{first.train[0].key} ({first.name} train, {first.train[0].label})"
     assert check_stream(stream) == [f"1 test items are trained on: {place} = {origin}"]
 
 
@@ -88,8 +95,35 @@ def test_content_trained_on_in_two_tasks_is_found() -> None:
     first, second = stream.tasks
     again = replace(second.train[0], content=first.train[0].content)
     stream = with_task(stream, replace(second, train=(again, *second.train[1:])))
-    pair = f"{again.key} ({second.name} train) = {first.train[0].key} ({first.name} train)"
+    origin = f"{first.train[0].key} ({first.name} train, {first.train[0].label})"
+    pair = f"{again.key} ({second.name} train, {again.label}) = {origin}"
     assert check_stream(stream) == [f"1 items are trained on in two tasks: {pair}"]
+
+
+def test_content_tested_on_in_two_tasks_is_found() -> None:
+    pools = {name: Pool(make_examples("ab", 6, prefix=name)) for name in ("x", "y")}
+    stream = build_dil("d", pools, order_seed=0, shots=2, test_per_class=2)
+    first, second = stream.tasks
+    again = replace(second.test[0], content=first.test[0].content)  # of one class, so only the places are named
+    stream = with_task(stream, replace(second, test=(again, *second.test[1:])))
+    pair = f"{again.key} ({second.name} test) = {first.test[0].key} ({first.name} test)"
+    assert check_stream(stream) == [f"1 items are tested on in two tasks: {pair}"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_inside_a_split_content_of_two_classes_is_found_and_copies_of_one_class_are_not(split: str) -> None:
+    stream = sound()
+    task = stream.tasks[0]
+    items = list(getattr(task, split))
+    ours, theirs = (next(e for e in items if e.label == label) for label in task.classes)
+    items[items.index(theirs)] = replace(theirs, content=ours.content)
+    found = check_stream(with_task(stream, with_items(task, split, items)))
+    pair = f"{theirs.key} ({task.name} {split}, {theirs.label}) = {ours.key} ({task.name} {split}, {ours.label})"
+    assert found == [f"1 items have the content of an item of another class: {pair}"]
+    items = list(getattr(task, split))
+    same = [e for e in items if e.label == task.classes[0]]
+    items[items.index(same[1])] = replace(same[1], content=same[0].content)
+    assert check_stream(with_task(stream, with_items(task, split, items))) == []
 
 
 def test_empty_splits_and_strange_labels_are_found() -> None:

@@ -178,3 +178,47 @@ def test_images_of_any_mode_come_out_as_rgb(tmp_path: Path, mode: str) -> None:
 def test_an_unknown_way_with_damage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown on_damaged 'ignore'\. .*Known: error, skip\."):
         config(tmp_path, on_damaged="ignore")
+
+
+def domains_with_a_shared_image(root: Path) -> None:
+    """Two domains of six images in each class; an ant of one is an ant of the other."""
+    write_tree(root, [f"{domain}/{name}" for domain in ("art", "photo") for name in CLASSES], 6)
+    (root / "photo/ant/001.png").write_bytes((root / "art/ant/003.png").read_bytes())
+
+
+def test_a_copy_in_two_domains_is_reported_or_left_out(tmp_path: Path) -> None:
+    domains_with_a_shared_image(tmp_path)
+    settings: dict[str, Any] = {"root": str(tmp_path), "shots": None, "test_per_class": 2}
+    (problem,) = check_stream(folder_dil(FolderDilConfig(**settings), 0, Workspace()))
+    assert "art/ant/003.png" in problem and "photo/ant/001.png" in problem
+    kept = []
+    for order_seed in (0, 1):  # RandomState(0).permutation(2) is [1 0], RandomState(1).permutation(2) is [0 1]
+        stream = folder_dil(FolderDilConfig(on_copies="skip", **settings), order_seed, Workspace())
+        assert check_stream(stream) == []
+        (note,) = (note for note in stream.notes if "left out" in note)
+        assert "1 items left out, copies of others: " in note
+        kept.append({e.key for task in stream.tasks for e in (*task.train, *task.test)})
+        assert len(kept[-1]) == 47  # 2 domains of 4 classes of 6 images, one of them a copy
+    assert kept[0] == kept[1]
+
+
+def test_an_image_in_two_class_folders_is_refused_with_both(tmp_path: Path) -> None:
+    write_tree(tmp_path, CLASSES, 6)
+    (tmp_path / "bee" / "001.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
+    with pytest.raises(UserError) as caught:
+        folder_cil(config(tmp_path, shots=None), 0, Workspace())
+    (problem,) = caught.value.problems
+    assert problem.startswith("1 items have the content of an item of another class: ")
+    assert "ant/000.png (ant)" in problem and "bee/001.png (bee)" in problem
+    assert check_stream(folder_cil(config(tmp_path, shots=None, on_copies="skip"), 0, Workspace())) == []
+
+
+def test_listed_items_of_classes_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    listed = tmp_path / "list.jsonl"
+    write_tree(tmp_path / "plain", CLASSES, 3)
+    listed.write_text("".join(f'{{"key": "{name}/000.png"}}\n' for name in CLASSES))
+    changes: dict[str, Any] = {"classes_per_task": 1, "shots_list": str(listed)}
+    stream = folder_cil(config(tmp_path / "plain", tasks=3, **changes), 0, Workspace())
+    assert "1 of 4 listed items are of classes that are not used" in stream.notes
+    whole = folder_cil(config(tmp_path / "plain", tasks=4, **changes), 0, Workspace())
+    assert not [note for note in whole.notes if "listed" in note]

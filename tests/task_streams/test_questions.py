@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from task_streams import STREAMS, build_stream
@@ -233,6 +234,9 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"id": 1, "image": "x.png", "text": "Who?"}, "no 'answer'"),
     (flat(1, "x.png", "Who?", ""), "an empty answer"),
     (flat(1, "x.png", "Who?", []), "an empty answer"),
+    (flat(1, "x.png", "Who?", float("nan")), "an answer that is no finite number"),
+    (flat(1, "x.png", "How many?", [1, float("inf")]), "an answer that is no finite number"),
+    (flat(1, "x.png", "Who?", "me</answer> you"), "an answer with '</answer>', which would end its own reply"),
     (flat(1, "x.png", "Who?", None), "an answer that is neither text nor a number"),
     ({"id": 1, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
     (talk(1, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
@@ -354,3 +358,63 @@ def test_the_named_benchmarks_read_their_layout_and_leave_out_what_has_no_exact_
         assert check_stream(stream) == []
         named = STREAMS[name].config(root=str(root), tasks=(unscored[0],))  # type: ignore[call-arg]
         assert f"task '{unscored[0]}' has no score in {name}: " in problems(named, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (flat(1, "x.png", "Who \ud83d?", "me"), "a question with half of a surrogate pair"),
+        (flat(1, "x.png", "Who?", ["me", "\udc00"]), "an answer with half of a surrogate pair"),
+        (flat(1, "x\ud83d.png", "Who?", "me"), "'image' is no path of one image"),
+        (flat("\ud83d", "x.png", "Who?", "me"), "no 'id' or 'question_id'"),
+    ],
+)
+def test_halves_of_surrogate_pairs_are_refused(tmp_path: Path, row: Any, fault: str) -> None:
+    write_task(tmp_path, "GQA")
+    (tmp_path / "GQA" / "train.json").write_text(json.dumps([row]))  # as escapes, which JSON allows
+    assert f"GQA/train.json: {fault}" in problems(config(tmp_path, "GQA"))
+
+
+def test_a_list_names_questions_by_key(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"key": "GQA/train/4"}\n{"key": "GQA/train/1"}\n')
+    stream = build(config(tmp_path, "GQA", shots_list=str(listed)))
+    assert {e.key for e in stream.tasks[0].train} == {"GQA/train/1", "GQA/train/4"}
+    listed.write_text('{"class_name": "GQA", "file_name": "4.png"}\n')
+    said = problems(config(tmp_path, "GQA", shots_list=str(listed)))
+    assert 'row 1: the items have no classes; expected rows such as {"key": "GQA/train/0"}' in said
+
+
+def test_a_question_that_two_tasks_ask_is_reported_or_kept_in_one(tmp_path: Path) -> None:
+    for name in ("GQA", "VQA"):
+        write_task(tmp_path, name, 3)
+    rows = json.loads((tmp_path / "VQA" / "train.json").read_text())
+    rows.append(talk("copy", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1"))
+    write_rows(tmp_path / "VQA" / "train.json", rows)
+    pair = "VQA/train/copy (VQA train) = GQA/train/1 (GQA train)"
+    settings: dict[str, Any] = {"shots": None, "task_order": "seeded"}
+    # RandomState(1).permutation(2) is [0 1]: GQA comes first; with seed 0 VQA does
+    assert check_stream(build(config(tmp_path, **settings), 1)) == [f"1 items are trained on in two tasks: {pair}"]
+    for order_seed in (0, 1):
+        stream = build(config(tmp_path, on_copies="skip", **settings), order_seed)
+        assert check_stream(stream) == []
+        assert "VQA: 1 questions left out, asked about the same image before: VQA/train/copy" in stream.notes
+
+
+def test_the_same_question_in_training_is_not_another_one(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA", 3)
+    write_rows(tmp_path / "GQA" / "test.json", [flat("leak", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1")])
+    stream = build(config(tmp_path, "GQA", test_per_class=1))
+    assert not [note for note in stream.notes if "another question" in note]
+
+
+def test_names_that_yaml_reads_as_truth_values_are_to_be_quoted(tmp_path: Path) -> None:
+    write_task(tmp_path, "Yes")
+    read = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(QuestionsConfig), OmegaConf.create("tasks: [Yes]\nroot: x\n"))
+    )
+    assert isinstance(read, QuestionsConfig)
+    assert "unknown task folder 'True'" in (said := problems(config(tmp_path, *read.tasks)))
+    assert said.endswith("YAML reads Yes, No, On and Off as True and False: put such names in quotes.")
+    assert "quotes" not in problems(config(tmp_path, "Yess"))

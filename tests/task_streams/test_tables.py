@@ -413,3 +413,35 @@ def test_the_real_tinyimagenet_table_gives_every_item_by_its_file_name(tmp_path:
     assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(100, 100)] * 10
     keys = {example.key for task in stream.tasks for example in task.train}
     assert keys == {f"train/{name}" for name in pq.read_table(files["train"])["file_name"].to_pylist()}
+
+
+def test_class_names_that_come_twice_are_refused(tmp_path: Path) -> None:
+    numbers = pa.array([CLASSES.index(label) for label in table()["label"].to_pylist()])
+    numbered = table().set_column(1, "label", numbers)
+    path = write(tmp_path / "x.parquet", numbered)
+    told = "classes 1, 3 are all named 'crane'; expected a name of its own for each"
+    assert problems(train=path, class_names=["ant", "crane", "cat", "crane"])[0] == f"class_names: {told}"
+    features = {"label": {"_type": "ClassLabel", "names": ["ant", "crane", "cat", "crane"]}}
+    kept = numbered.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path = write(tmp_path / "kept.parquet", kept)
+    assert problems(train=path)[0] == f"{path}: column 'label': {told}"
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_table(tmp_path: Path) -> None:
+    path, cache = write(tmp_path / "x.parquet"), tmp_path / "cache"
+    cache.mkdir()
+    (cache / "tables").write_text("a file where a folder should be")
+    (problem,) = problems(train=path, cache=cache)
+    assert problem.startswith(f"{cache / 'tables'}: no copy of {path} can be written there (")
+    assert "cannot be read" not in problem
+
+
+def test_listed_items_of_domains_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    written = table(domain=["art", "photo", "photo"] * 8, name=[f"img{i}" for i in range(24)])
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("".join(f'{{"key": "img{i}"}}\n' for i in (0, 1, 2, 6, 12, 18)))  # 1 and 2 are photos
+    config = TableDilConfig(
+        train=write(tmp_path / "x.parquet", written), domains=("art",), key_column="name", shots_list=str(listed)
+    )
+    stream = build_stream("table_dil", config, 0, Workspace())
+    assert "2 of 6 listed items are of domains that are not used" in stream.notes

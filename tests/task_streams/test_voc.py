@@ -162,6 +162,9 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         "24": voc_xml(whole("dog")).replace("<ymax>30", "<ymax>nan"),
         "25": "",
         "26": voc_xml(whole("dog")),
+        "30": '<?xml version="1.0" encoding="klingon"?><annotation/>',
+        "31": '<?xml version="1.0" encoding="gb2312"?><annotation/>',
+        "32": voc_xml(whole("dog")).replace("<width>200", "<width>1e-320"),
     }
     for name, text in names.items():
         (folder / "Annotations" / f"{name}.xml").write_text(text)
@@ -173,10 +176,11 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         cil(tmp_path)
     assert [problem.removeprefix("VOC2007/trainval: ") for problem in caught.value.problems] == [
-        "4 annotations that cannot be read: VOC2007/20.xml (no element found: line 1, column 20), "
+        "7 annotations that cannot be read: VOC2007/20.xml (no element found: line 1, column 20), "
         "VOC2007/21.xml (expected <annotation>, found <html>), "
         "VOC2007/22.xml (no size with width and height above 0), "
-        "VOC2007/25.xml (no element found: line 1, column 0)",
+        "VOC2007/25.xml (no element found: line 1, column 0), "
+        "VOC2007/30.xml (unknown encoding: klingon) and 2 more",
         "2 objects without the four numbers of a bndbox: VOC2007/23, object 1, VOC2007/24, object 1",
         "2 listed images that are missing in JPEGImages: VOC2007/26, VOC2007/../28",
         "1 listed images without a file in Annotations: VOC2007/27",

@@ -1,0 +1,67 @@
+"""Reward for what the thinking adds to the probability of the right answer (IGPO, arXiv 2510.14967).
+
+IGPO: ``pi(a | question, turns so far) - pi(a | question, turns before)`` with
+``pi(a | .) = exp((1/L) sum_j log pi(a_j | ., a_<j))``. Choices made here: the one turn is the thought, "before" is an
+empty think block, the right answer is the one that supervised methods train towards, its closing tag included. A
+completion whose thought cannot be read gains nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eval.parse import parse_completion
+from methods.base import Method, Rollouts, TaskContext, Views
+from methods.settings import require
+from task_streams.errors import UserError
+from task_streams.prompt import answer_text
+
+
+@dataclass(frozen=True)
+class InformationGainConfig:
+    """Settings of the information gain."""
+
+    weight: float = 0.5
+    """Weight of the gain in probability, which lies between -1 and 1 (0 or more)."""
+
+    def __post_init__(self) -> None:
+        require("method", weight=(self.weight >= 0, self.weight, "a number from 0"))
+
+
+class InformationGain(Method):
+    """Reward for the rise of the right answer's probability that the thought brings."""
+
+    name = "information_gain"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    Config = InformationGainConfig
+    source = "arXiv 2510.14967"
+
+    config: InformationGainConfig
+
+    def before_task(self, context: TaskContext) -> None:
+        if not context.think:
+            raise UserError("information_gain: the prompts ask for no thought; expected stream.think=true.")
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        if rollouts.views is None:
+            raise RuntimeError("no views: the probability of an answer is undefined")
+        gain = thought_gain(rollouts, rollouts.views)
+        rollouts.log("information_gain", gain.mean().item())
+        return rewards + self.config.weight * gain
+
+
+def thought_gain(rollouts: Rollouts, views: Views) -> Tensor:
+    """Probability of the right answer after the sampled thought, less that after none, [B*G]."""
+    thoughts = [parse_completion(text, rollouts.think).thought for text in rollouts.completions]
+    answers = [f"{answer_text(target, rollouts.labels)}</answer>" for target in rollouts.targets]
+    after = views.continuation_logps([opening(thought or "") for thought in thoughts], answers).exp()
+    before = views.continuation_logps([opening("")] * len(thoughts), answers).exp()
+    readable = torch.tensor([thought is not None for thought in thoughts], device=after.device)
+    return torch.where(readable, after - before, 0.0)
+
+
+def opening(thought: str) -> str:
+    """A reply up to where its answer begins."""
+    return f"<think>{thought}</think><answer>"

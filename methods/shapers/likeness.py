@@ -1,0 +1,92 @@
+"""How much an answer is like the right one, 0 to 1, by whole or by matched items: for shapers that credit near misses.
+
+Items are boxes, or the words of a class name or of an answer. An answer that cannot be read is like nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from eval.detection import match_boxes, pairwise_iou, parse_boxes
+from eval.parse import parse_completion
+from methods.base import Rollouts
+from task_streams.labels import normalise_label
+from task_streams.prompt import visible
+from task_streams.types import Box, Question, Target
+
+Likeness = Callable[[str, Target, Sequence[str]], float]  # of an answer to what is right; classes of the prompt
+
+
+def likeness_of(rollouts: Rollouts, likeness: Likeness) -> Tensor:
+    """The likeness of every rollout's answer to what is right, [B*G]."""
+    values = []
+    for completion, target in zip(rollouts.completions, rollouts.targets, strict=True):
+        answer = parse_completion(completion, rollouts.think).answer
+        values.append(0.0 if answer is None else likeness(answer, target, rollouts.labels))
+    return torch.tensor(values, device=rollouts.mask.device)
+
+
+def whole_likeness(answer: str, target: Target, labels: Sequence[str]) -> float:
+    """Boxes: the sum of IoU of matched boxes over the greater number of boxes. Names: by how few letters differ."""
+    if isinstance(target, tuple):
+        predicted = parse_boxes(answer)
+        return 0.0 if predicted is None else match_boxes(visible(target, labels), predicted)[0]
+    return max(name_likeness(answer, right) for right in accepted(target))
+
+
+def item_likeness(answer: str, target: Target, labels: Sequence[str]) -> float:
+    """Credit of the best one-to-one match of predicted and true items, over the greater number of items."""
+    if isinstance(target, tuple):
+        predicted = parse_boxes(answer)
+        if predicted is None:
+            return 0.0
+        return matched_share(box_credit(visible(target, labels), predicted))
+    return max(matched_share(word_credit(right, answer)) for right in accepted(target))
+
+
+def accepted(target: str | Question) -> tuple[str, ...]:
+    """Every answer that counts as right."""
+    return target.answers if isinstance(target, Question) else (target,)
+
+
+def name_likeness(first: str, second: str) -> float:
+    """``1 - edits / letters of the longer``, after normalisation; 1 for equal names."""
+    one, other = normalise_label(first), normalise_label(second)
+    return 1.0 - edit_distance(one, other) / max(len(one), len(other), 1)
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Least number of letters inserted, deleted or replaced that makes one text of the other."""
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        above, row = row, [i]
+        for j, other in enumerate(second, start=1):
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != other)))
+    return row[-1]
+
+
+def word_credit(right: str, given: str) -> NDArray[np.float64]:
+    """Likeness of every true word to every given word, [words right, words given]."""
+    rows, columns = normalise_label(right).split(), normalise_label(given).split()
+    values = [[name_likeness(row, column) for column in columns] for row in rows]
+    return np.array(values, dtype=np.float64).reshape(len(rows), len(columns))
+
+
+def box_credit(right: Sequence[Box], given: Sequence[Box]) -> NDArray[np.float64]:
+    """Half for the category, half for the IoU, nothing without the category, [boxes right, boxes given]."""
+    if not right or not given:
+        return np.zeros((len(right), len(given)))
+    names = [np.array([normalise_label(box.category) for box in boxes]) for boxes in (right, given)]
+    same: NDArray[Any] = names[0][:, None] == names[1][None, :]
+    return np.asarray(same * (0.5 + 0.5 * pairwise_iou(right, given)))
+
+
+def matched_share(credit: NDArray[np.float64]) -> float:
+    """Greatest sum of credit of a one-to-one match over the greater number of items; 1 when there are none at all."""
+    most = max(credit.shape)
+    return float(credit[linear_sum_assignment(credit, maximize=True)].sum()) / most if most else 1.0

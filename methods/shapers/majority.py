@@ -1,0 +1,66 @@
+"""Label-free reward: agreement with the majority answer of the group (TTRL, arXiv 2504.16084).
+
+For domain streams whose later domains come without labels. The component that needs the label is taken out of the
+reward, and 1 for the majority's answer is put in; the format component stays. Answers are compared as labels are;
+of answers given equally often the one that came first wins, an answer that cannot be read does not vote, and a group
+without any vote earns nothing. Boxes have no one answer to vote for and are refused.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eval.parse import parse_completion
+from methods.base import Method, Rollouts, TaskContext
+from methods.settings import require
+from task_streams.errors import UserError
+from task_streams.labels import normalise_label
+
+
+@dataclass(frozen=True)
+class MajorityConfig:
+    """Settings of the majority reward."""
+
+    labelled_tasks: int = 1
+    """First tasks that keep the reward of their labels (0 or more); later ones are learned without."""
+
+    def __post_init__(self) -> None:
+        require("method", labelled_tasks=(self.labelled_tasks >= 0, self.labelled_tasks, "a whole number from 0"))
+
+
+class Majority(Method):
+    """Label-free reward: 1 for the answer that most rollouts of the group give."""
+
+    name = "majority"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    Config = MajorityConfig
+    source = "arXiv 2504.16084"
+
+    config: MajorityConfig
+
+    def before_task(self, context: TaskContext) -> None:
+        if context.task.kind == "detection":
+            raise UserError("majority: boxes have no one answer to vote for; expected classes or questions.")
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        if rollouts.task_index <= self.config.labelled_tasks:
+            return rewards
+        agreement = majority_agreement(rollouts)
+        rollouts.log("majority_share", agreement.mean().item())
+        return rewards - rollouts.components["accuracy"] + agreement
+
+
+def majority_agreement(rollouts: Rollouts) -> Tensor:
+    """1 for rollouts that give the most frequent answer of their group, else 0, [B*G]."""
+    parsed = [parse_completion(text, rollouts.think).answer for text in rollouts.completions]
+    answers = [None if answer is None else normalise_label(answer) for answer in parsed]
+    agreement: list[float] = []
+    for start in range(0, len(answers), rollouts.group_size):
+        group = answers[start : start + rollouts.group_size]
+        votes = Counter(answer for answer in group if answer is not None)
+        winner = max(votes, key=votes.__getitem__) if votes else None
+        agreement += [float(answer is not None and answer == winner) for answer in group]
+    return torch.tensor(agreement, device=rollouts.mask.device)

@@ -1,0 +1,101 @@
+"""RaPO's retention reward as a part of its own, plain and gated.
+
+``R + lambda exp(-alpha D)`` from task 2 on, D the drift from the previous task's policy (arXiv 2605.09640, equations
+1 to 3). Gated (G-RA, arXiv 2508.10548): the retention reward, the lower-priority one, counts only for rollouts whose
+task reward reaches a threshold. The paper's threshold is on a four-valued outcome; here it is on the mean of the task
+reward's components, and 0.75 asks of a class both the right answer and the format.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.base import Method, Need, Rollouts
+from methods.retention import drift, retention_reward
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class RetentionConfig:
+    """Settings of the retention reward."""
+
+    weight: float = 0.5
+    """Weight lambda of the retention reward (0 or more)."""
+    sharpness: float = 20.0
+    """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            weight=(self.weight >= 0, self.weight, "a number from 0"),
+            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
+        )
+
+
+class RetentionShaper(Method):
+    """Reward for low drift from the previous task's policy."""
+
+    name = "retention"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    Config = RetentionConfig
+    source = "arXiv 2605.09640"
+
+    config: RetentionConfig
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"anchor"})
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        if rollouts.task_index == 1:
+            return rewards
+        return rewards + self.config.weight * retention_of(rollouts, self.config.sharpness)
+
+
+@dataclass(frozen=True)
+class GatedRetentionConfig(RetentionConfig):
+    """Settings of the gated retention reward."""
+
+    threshold: float = 0.75
+    """Mean of the task reward's components from which on the retention reward counts, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("method", threshold=(0 <= self.threshold <= 1, self.threshold, "a number in [0, 1]"))
+
+
+class GatedRetention(Method):
+    """Reward for low drift, only for rollouts whose task reward reaches a threshold."""
+
+    name = "gated_retention"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    Config = GatedRetentionConfig
+    source = "arXiv 2508.10548"
+
+    config: GatedRetentionConfig
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"anchor"})
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        if rollouts.task_index == 1:
+            return rewards
+        passed = rollouts.task_reward / len(rollouts.components) >= self.config.threshold
+        rollouts.log("gate_open", passed.float().mean().item())
+        retention = retention_of(rollouts, self.config.sharpness)
+        return rewards + self.config.weight * torch.where(passed, retention, 0.0)
+
+
+def retention_of(rollouts: Rollouts, sharpness: float) -> Tensor:
+    """``exp(-alpha D)`` of every rollout, [B*G]; drift and reward are logged."""
+    if rollouts.actor_logps is None or rollouts.anchor_logps is None:
+        raise RuntimeError(f"task {rollouts.task_index} has no anchor: the retention reward is undefined")
+    drifts = drift(rollouts.actor_logps, rollouts.anchor_logps, rollouts.mask)
+    retention = retention_reward(drifts, sharpness)
+    rollouts.log("drift", drifts.mean().item())
+    rollouts.log("retention_reward", retention.mean().item())
+    return retention

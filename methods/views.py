@@ -1,0 +1,112 @@
+"""What models say about a step's rollouts beyond the log-probabilities of their tokens: computed when it is asked for.
+
+Hidden states are those from which the tokens were predicted, read where they enter the output head. Nothing here has
+gradients.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.base import Whose
+from methods.policy import Snapshot
+from methods.rollout import right_padded
+from methods.shared_prefix import plain
+from task_streams.errors import UserError
+
+TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every token of prompt and completion
+
+
+class StepViews:
+    """The views of one step; of one process.
+
+    Args:
+        output: the scored batch, in TRL's layout.
+        model: the policy.
+        anchor: the previous task's snapshot, or None.
+        logps: log-probabilities of a batch's completion tokens under a model.
+        encode: token ids of texts.
+    """
+
+    def __init__(
+        self,
+        output: Mapping[str, Any],
+        model: Any,
+        anchor: Snapshot | None,
+        logps: Callable[[Any, Mapping[str, Any]], Tensor],
+        encode: Callable[[Sequence[str]], list[list[int]]],
+    ) -> None:
+        self.output = output
+        self.model = model
+        self.anchor = anchor
+        self.logps = logps
+        self.encode = encode
+        self._hidden: dict[Whose, Tensor] = {}
+
+    @property
+    def tokens(self) -> Tensor:
+        """Completion tokens, right-padded, [B*G, L]."""
+        return self.output["completion_ids"]  # type: ignore[no-any-return]
+
+    @property
+    def head(self) -> Tensor:
+        """Weights of the policy's output head, [V, H]."""
+        return plain(self.model).get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
+
+    def hidden(self, whose: Whose) -> Tensor:
+        """The hidden state that predicts each completion token, [B*G, L, H].
+
+        Raises:
+            UserError: the model's pass cannot be watched.
+        """
+        if whose not in self._hidden:
+            with self._module(whose) as model:
+                self._hidden[whose] = self._watched(model)
+        return self._hidden[whose]
+
+    @torch.no_grad()
+    def continuation_logps(self, prefixes: Sequence[str], continuations: Sequence[str]) -> Tensor:
+        """Mean log-probability of the tokens of a text that follows each row's prompt and a prefix, [B*G]."""
+        before, after = self.encode(prefixes), self.encode(continuations)
+        device = self.tokens.device
+        rows = [[*first, *second] for first, second in zip(before, after, strict=True)]
+        asked = [[0] * len(first) + [1] * len(second) for first, second in zip(before, after, strict=True)]
+        ids = right_padded(rows, 0, device)
+        batch = {
+            **self.output,
+            "completion_ids": ids,
+            "completion_mask": right_padded([[1] * len(row) for row in rows], 0, device),
+        }
+        prompt = batch["prompt_ids"].shape[1]
+        for name in TYPE_FIELDS:
+            if name in batch:
+                batch[name] = torch.cat([batch[name][:, :prompt], torch.zeros_like(ids)], dim=1)
+        counted = right_padded(asked, 0, device)
+        return (self.logps(self.model, batch) * counted).sum(dim=1) / counted.sum(dim=1)
+
+    def _module(self, whose: Whose) -> AbstractContextManager[Any]:
+        if whose == "policy":
+            return nullcontext(self.model)
+        if self.anchor is None:
+            raise RuntimeError("no anchor: its hidden states are undefined")
+        return self.anchor.active()
+
+    @torch.no_grad()
+    def _watched(self, model: Any) -> Tensor:
+        """What enters the output head while the completions' log-probabilities are computed."""
+        seen: list[Tensor] = []
+        head = plain(model).get_output_embeddings()
+        watch = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+        try:
+            self.logps(model, self.output)
+        finally:
+            watch.remove()
+        if not seen:
+            raise UserError(
+                "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family in "
+                "one process, train.share_prefix=true and model.gradient_checkpointing=false."
+            )
+        return torch.cat(seen)

@@ -1,0 +1,123 @@
+"""The conformance suite on real plugin files: a sound method passes, and every fault is named."""
+
+from pathlib import Path
+
+import pytest
+
+from clrft.cli import main
+from clrft.config import build_config
+from clrft.method_check import check_method, misspelt, subjects
+from clrft.method_report import Report
+from clrft.progress import Silent
+from clrft.run import run
+from clrft.runs import find_runs
+from methods import METHODS, registry
+from methods.base import Method
+from task_streams.errors import UserError
+from tests.clrft.faulty_methods import faulty
+
+SMALL = {
+    "stream": {"tasks": 2, "shots": 8, "test_per_class": 2},
+    "train": {"updates": 2, "prompts_per_update": 4},
+    "evaluate": {"probe": 0},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_loaded", {})
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all plugin files: a method's name is one file's in a process."""
+    return tmp_path_factory.mktemp("plugins")
+
+
+def failures(path: Path) -> dict[str, str]:
+    ((name, plugins),) = subjects(str(path))
+    report: Report = check_method(name, plugins)
+    return {one.check: one.reason for one in report.results if one.outcome == "failed"}
+
+
+def test_a_sound_method_passes_every_check() -> None:
+    report = check_method("l2", ())
+    assert not [one for one in report.results if one.outcome == "failed"]
+    done = {(one.check, one.company): one for one in report.results}
+    assert done["stopped at a boundary = never stopped", "grpo"].reason == "same bits"
+    order = "before_task > choose_examples > 2 x (loss_terms > after_step) > after_task > state_dict"
+    assert done["two tasks, hooks in order", "sft"].reason == order
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "reason"),
+    [
+        ("raises", "after_step", "KeyError: 'lost'"),
+        ("gives_nan", "shape_rewards", "values that are not finite"),
+        ("wrong_shape", "shape_rewards", "returned shape (4, 8), expected (32,)"),
+    ],
+)
+def test_a_fault_in_a_hook_is_named_with_file_hook_and_reason(name: str, hook: str, reason: str, plugins: Path) -> None:
+    path = faulty(name, plugins)
+    said = failures(path)["two tasks, hooks in order"]
+    assert str(path) in said and f", {hook}: " in said and reason in said
+
+
+def test_a_method_that_changes_the_anchor_is_named_with_the_hook(plugins: Path) -> None:
+    path = faulty("mutates_anchor", plugins)
+    said = failures(path)
+    assert f"{path}: loss_terms changed the anchor's weights" in said["anchor not changed"]
+    assert "the anchor's weights were changed during the task (1 of" in said["two tasks, hooks in order"]
+
+
+def test_a_method_that_forgets_its_state_is_named_with_what_is_lost(plugins: Path) -> None:
+    path = faulty("forgets", plugins)
+    said = failures(path)
+    assert list(said) == ["stopped at a boundary = never stopped"]
+    assert str(path) in said["stopped at a boundary = never stopped"]
+    assert "calls is not what it was at the boundary" in said["stopped at a boundary = never stopped"]
+
+
+def test_looking_back_undeclared_needs_and_sums_over_rows_are_found(plugins: Path) -> None:
+    said = failures(faulty("looks_back", plugins))
+    assert "task 2 decoded 1 earlier tasks' examples" in said["learns from the task's own data"]
+    assert "before_task uses anchor without declaring it" in said["declared needs are honest"]
+    assert "a mean over the rows" in said["same result for 1, 2 and 4 accumulation steps"]
+    assert len(said) == 3
+
+
+def test_a_changed_anchor_stops_a_run_and_nothing_of_the_task_counts(plugins: Path, tmp_path: Path) -> None:
+    own = {"run": {"output": str(tmp_path), "mlflow": False, "plugins": [str(faulty("mutates_anchor", plugins))]}}
+    config = build_config("digits_cil", "sft+mutates_anchor", "tiny", 1993, SMALL, own)
+    with pytest.raises(UserError, match=r"method 'mutates_anchor' \(.*mutates_anchor.py\): the anchor's weights"):
+        run(config, Silent())
+    assert (config.folder / "task_01").is_dir()
+    assert not (config.folder / "task_02").exists()
+
+
+def test_in_a_sweep_the_other_cells_go_on(plugins: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = faulty("raises", plugins)
+    sweep = f"streams: [digits_cil]\nmethods: [sft, sft+raises]\nseeds: [1990]\nset: {SMALL}\n"
+    (tmp_path / "mini.yaml").write_text(sweep)
+    words = ["sweep", str(tmp_path / "mini.yaml"), "--plugin", str(path), "run.mlflow=false", "--jobs", "1"]
+    assert main([*words, f"run.output={tmp_path / 'runs'}"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"digits_cil-sft+raises-1990: method 'raises' ({path}, line" in said
+    assert [one.method for one in find_runs([tmp_path / "runs" / "mini"]).runs] == ["sft"]
+
+
+def test_a_file_that_is_missing_is_refused_and_one_that_fails_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["method", "check", str(tmp_path / "none.py")]) == 2
+    (tmp_path / "broken.py").write_text("x = 1\nraise SystemExit\n")
+    assert main(["method", "check", str(tmp_path / "broken.py")]) == 2
+    assert "broken.py, line 2, fails when it is loaded" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_name_that_is_nearly_a_hooks_is_found() -> None:
+    class Slip(Method):
+        def loss_term(self) -> None: ...
+
+    assert misspelt(Slip) == ["loss_term is no hook; did you mean loss_terms?"]
+    assert [name for name, method in METHODS.items() if misspelt(method)] == []

@@ -1,0 +1,188 @@
+"""Every reward shaper on small groups, with values derived by hand."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods import METHODS, build_method
+from methods.base import Method, Rollouts
+from methods.shapers import SHAPERS
+from methods.shapers.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
+from methods.shapers.majority import Majority, MajorityConfig
+from methods.shapers.matching import Matching, MatchingConfig
+from methods.shapers.multiplicative import Multiplicative, MultiplicativeConfig
+from methods.shapers.par import Par, ParConfig
+from methods.shapers.retention import GatedRetention, GatedRetentionConfig, RetentionConfig, RetentionShaper
+from methods.shapers.sweet_spot import SweetSpot, SweetSpotConfig
+from task_streams.errors import UserError
+from task_streams.types import Box, Question
+from tests.methods.hand_made import HandMade, reply, rollouts
+
+
+def shaped(method: Method, made: Rollouts) -> list[float]:
+    return method.shape_rewards(made.task_reward, made).tolist()
+
+
+def test_retention_adds_what_rapo_adds() -> None:
+    parts = {"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}
+    made, _ = rollouts(parts, group_size=2, drifts=[0.1, 0.0])
+    # R + 0.5 exp(-20 D): 2 + 0.5 e^-2 = 2.067668, and 1 + 0.5
+    expected = pytest.approx([2.067668, 1.5], abs=1e-6)
+    assert shaped(RetentionShaper(RetentionConfig()), made) == expected
+    rapo = METHODS["rapo"](METHODS["rapo"].Config())
+    assert shaped(rapo, made) == expected
+
+
+def test_gated_retention_counts_only_above_the_threshold() -> None:
+    parts = {"accuracy": [1.0, 0.0, 1.0], "format": [1.0, 1.0, 0.0]}
+    made, logged = rollouts(parts, group_size=3, drifts=[0.0, 0.0, 0.0])
+    # means of the components: 1, 0.5, 0.5; only the first passes 0.75
+    assert shaped(GatedRetention(GatedRetentionConfig()), made) == [2.5, 1.0, 1.0]
+    assert logged["gate_open"] == pytest.approx(1 / 3)
+    assert shaped(GatedRetention(GatedRetentionConfig(threshold=0.5)), made) == [2.5, 1.5, 1.5]
+
+
+@pytest.mark.parametrize("name", ["retention", "gated_retention"])
+def test_the_first_task_has_no_retention_and_a_missing_anchor_is_an_error(name: str) -> None:
+    method = METHODS[name](METHODS[name].Config())
+    parts = {"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}
+    assert shaped(method, rollouts(parts, group_size=2, task=1)[0]) == [2.0, 1.0]
+    with pytest.raises(RuntimeError, match="no anchor"):
+        shaped(method, rollouts(parts, group_size=2, task=2)[0])
+
+
+def test_par_is_the_mean_preference_over_the_other_rollouts() -> None:
+    made, _ = rollouts({"accuracy": [1.0, 0.0, 0.0]}, group_size=3)
+    # sigmoid(1) = 0.731059 over both others; sigmoid(-1) = 0.268941 and sigmoid(0) = 0.5, mean 0.384471
+    assert shaped(Par(ParConfig()), made) == pytest.approx([0.731059, 0.384471, 0.384471], abs=1e-6)
+
+
+def test_par_compares_within_groups_only_and_is_bounded() -> None:
+    made, _ = rollouts({"accuracy": [100.0, 0.0, 5.0, 5.0]}, group_size=2)
+    assert shaped(Par(ParConfig()), made) == pytest.approx([1.0, 0.0, 0.5, 0.5])
+
+
+def test_multiplicative_takes_the_format_as_a_factor() -> None:
+    parts = {"accuracy": [1.0, 1.0, 0.0], "format": [1.0, 0.0, 1.0]}
+    made, _ = rollouts(parts, group_size=3, task=1)
+    assert shaped(Multiplicative(MultiplicativeConfig()), made) == [1.0, 0.5, 0.0]
+
+
+def test_multiplicative_takes_drift_as_a_factor_from_task_two_on() -> None:
+    parts = {"accuracy": [1.0, 1.0], "format": [1.0, 0.5]}
+    made, _ = rollouts(parts, group_size=2, drifts=[0.0, 0.1])
+    # 1 * 1 * 1; and 1 * (0.5 + 0.5 * 0.5) * (0.5 + 0.5 e^-2) = 0.75 * 0.567668
+    assert shaped(Multiplicative(MultiplicativeConfig()), made) == pytest.approx([1.0, 0.425751], abs=1e-6)
+    without = Multiplicative(MultiplicativeConfig(drift_factor=1.0))
+    assert not without.needs and shaped(without, made) == pytest.approx([1.0, 0.75])
+
+
+def test_sweet_spot_amplifies_the_inner_tiers() -> None:
+    answers = [reply("three"), reply("thre"), reply("tea"), "no reply"]
+    made, _ = rollouts({"accuracy": [1.0, 0.0, 0.0, 0.0]}, group_size=4, answers=answers)
+    # likeness to "three": 1; one edit of 5 letters, 0.8; h and r deleted and e replaced, 3 of 5, 0.4; none
+    # tiers of four: 4, 3, 1, 0; credit 0.5 (k / 4)^2
+    assert shaped(SweetSpot(SweetSpotConfig()), made) == pytest.approx([1.5, 0.28125, 0.03125, 0.0])
+    assert shaped(SweetSpot(SweetSpotConfig(tiers=1)), made) == [1.5, 0.0, 0.0, 0.0]
+
+
+def test_edit_distances_are_the_least_number_of_edits() -> None:
+    pairs = [("kitten", "sitting"), ("three", "tea"), ("", "abc"), ("same", "same")]
+    assert [edit_distance(*pair) for pair in pairs] == [3, 3, 3, 0]
+
+
+def test_a_questions_best_accepted_answer_counts() -> None:
+    asked = Question("How many?", ("twelve", "12"))
+    assert whole_likeness("12", asked, ()) == 1.0
+    assert whole_likeness("13", asked, ()) == 0.5
+
+
+BOXES = (Box("cat", (0, 0, 100, 100)), Box("dog", (200, 0, 300, 100)))
+
+
+def test_boxes_are_near_by_their_matched_iou_and_only_those_that_the_prompt_lists() -> None:
+    answer = '[{"category": "cat", "bbox": [0, 0, 100, 50]}]'  # IoU 0.5 with the cat
+    assert whole_likeness(answer, BOXES, ("cat", "dog")) == pytest.approx(0.25)  # over two boxes
+    assert whole_likeness(answer, BOXES, ("cat",)) == pytest.approx(0.5)
+    assert whole_likeness("nonsense", BOXES, ("cat",)) == 0.0
+
+
+def test_matching_credits_a_box_for_its_category_and_its_overlap() -> None:
+    # the dog is in the wrong place: half for its category; the cat overlaps by half: 0.5 + 0.25; sum over two items
+    answer = '[{"category": "dog", "bbox": [0, 0, 100, 100]}, {"category": "Cat", "bbox": [0, 0, 100, 50]}]'
+    assert item_likeness(answer, BOXES, ("cat", "dog")) == pytest.approx((0.5 + 0.75) / 2)
+    assert item_likeness("[]", BOXES, ("cat", "dog")) == 0.0
+    assert item_likeness("[]", BOXES, ("bird",)) == 1.0  # nothing to be found, nothing claimed
+
+
+def test_matching_is_one_to_one_and_the_best() -> None:
+    credit = word_credit("big dog", "dog dog dig")
+    # big-dig: one edit of three; one dog matches the dog; the second dog is left over: (2/3 + 1) / 3
+    assert matched_share(credit) == pytest.approx((2 / 3 + 1) / 3)
+
+
+def test_matching_adds_its_share_of_the_weight() -> None:
+    made, _ = rollouts({"accuracy": [0.0]}, group_size=1, answers=[reply("golden_cat")], target="golden dog")
+    # golden matches in full; cat-dog: no letter stays: (1 + 0) / 2, times 0.5
+    assert shaped(Matching(MatchingConfig()), made) == [0.25]
+
+
+def test_majority_puts_agreement_in_the_place_of_the_label() -> None:
+    answers = [reply("eight"), reply("Eight"), reply("three"), "none", "none", reply("three"), reply("x"), reply("x")]
+    parts = {"accuracy": [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0], "format": [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]}
+    made, logged = rollouts(parts, group_size=4, answers=answers)
+    # majorities: eight (2 of 3 votes), x (2 of 3); reward = format + agreement, whatever the label
+    assert shaped(Majority(MajorityConfig()), made) == [2.0, 2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 2.0]
+    assert logged["majority_share"] == 0.5
+
+
+def test_a_tie_goes_to_the_first_answer_and_no_votes_earn_nothing() -> None:
+    parts = {"accuracy": [0.0] * 4, "format": [0.0] * 4}
+    made, _ = rollouts(parts, group_size=2, answers=[reply("a"), reply("b"), "none", "none"])
+    assert shaped(Majority(MajorityConfig()), made) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_the_first_tasks_keep_their_labels() -> None:
+    parts = {"accuracy": [0.0, 1.0], "format": [1.0, 1.0]}
+    made, _ = rollouts(parts, group_size=2, task=1, answers=[reply("a"), reply("a")])
+    assert shaped(Majority(MajorityConfig()), made) == [1.0, 2.0]
+    assert shaped(Majority(MajorityConfig(labelled_tasks=0)), made) == [2.0, 2.0]
+
+
+def test_a_shaper_builds_upon_what_the_one_before_it_made() -> None:
+    made, _ = rollouts({"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}, group_size=2, drifts=[0.0, 0.0])
+    both = build_method("grpo", METHODS["grpo"].Config(), [("retention", RetentionConfig()), ("par", ParConfig())])
+    # retention adds 0.5 to both, par sees 2.5 and 1.5: sigmoid(1) and sigmoid(-1)
+    expected = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))]
+    assert both.shape_rewards(made.task_reward, made).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", SHAPERS, ids=lambda method: method.name)
+def test_every_shaper_joins_reinforcement_only(method: type[Method]) -> None:
+    build_method("grpo", METHODS["grpo"].Config(), [(method.name, method.Config())])
+    with pytest.raises(UserError, match="joins reinforcement methods"):
+        build_method("sft", METHODS["sft"].Config(), [(method.name, method.Config())])
+
+
+@pytest.mark.parametrize("method", SHAPERS, ids=lambda method: method.name)
+def test_every_shaper_keeps_the_shape_and_the_given_rewards(method: type[Method]) -> None:
+    answers = [reply("three"), reply("eight"), "none", reply("three")]
+    parts = {"accuracy": [1.0, 0.0, 0.0, 1.0], "format": [1.0, 1.0, 0.0, 1.0]}
+    made, _ = rollouts(parts, group_size=2, drifts=[0.0, 0.1, 0.2, 0.3], answers=answers)
+    states = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]], [[2.0, 0.5]]])
+    views = HandMade(torch.tensor([[0], [1], [1], [0]]), states, states.flip(0), after=(0.5, 0.1, 0.2, 0.3))
+    made = replace(made, views=views)
+    rewards = made.task_reward
+    before = rewards.clone()
+    after = method(method.Config()).shape_rewards(rewards, made)
+    assert after.shape == before.shape and torch.isfinite(after).all()
+    assert torch.equal(rewards, before)
+
+
+def test_every_file_of_a_shaper_is_listed() -> None:
+    folder = Path(__file__).parents[2] / "methods" / "shapers"
+    listed = {method.__module__.rpartition(".")[2] for method in SHAPERS}
+    assert listed == {path.stem for path in folder.glob("*.py")} - {"__init__", "likeness", "gradient_features"}

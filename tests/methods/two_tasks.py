@@ -1,0 +1,99 @@
+"""Two short tasks on the embedded model: never stopped, or stopped at the boundary and gone on with from files."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clrft.base import default_model_path
+from clrft.checkpoint import read_learned, write_learned
+from methods import METHODS, build_method
+from methods.base import Method, TaskContext
+from methods.fit import FitResult, FitSettings, fit
+from methods.memory import remembered
+from methods.model_config import ModelConfig
+from methods.policy import Policy, load_policy
+from methods.settings import TrainConfig
+from task_streams.types import TaskStream
+
+TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0)
+
+
+@dataclasses.dataclass
+class TwoTasks:
+    """What two tasks ended with."""
+
+    policy: Policy
+    method: Method
+    results: list[FitResult]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Trained weights at the end."""
+        return {name: w.detach().clone() for name, w in self.policy.model.named_parameters() if w.requires_grad}
+
+    def logged(self, task: int, figure: str) -> list[float | None]:
+        """A figure of every update of a task."""
+        return [row.get(figure) for row in self.results[task - 1].steps]
+
+
+def fresh_policy(adapter: str = "none") -> Policy:
+    """The embedded model in float32."""
+    config = ModelConfig(dtype="float32", device="cpu", adapter=adapter, lora_rank=4)
+    return load_policy(config, str(default_model_path()))
+
+
+def made(learner: str, part: str | None = None, learner_settings: Any = None, **settings: Any) -> Callable[[], Method]:
+    """Makes the same method each time: a learner, and a part with its settings."""
+
+    def make() -> Method:
+        config = METHODS[learner].Config(**(learner_settings or {}))
+        return build_method(learner, config, [(part, METHODS[part].Config(**settings))] if part else [])
+
+    return make
+
+
+def two_tasks(
+    make: Callable[[], Method],
+    stream: TaskStream,
+    folder: Path,
+    *,
+    stop: bool = False,
+    adapter: str = "none",
+    train: TrainConfig = TRAIN,
+) -> TwoTasks:
+    """Learn the first two tasks of a stream; with ``stop`` the second starts from files, with new objects."""
+    policy, method, results = fresh_policy(adapter), make(), []
+    base = policy.snapshot() if "reference" in method.needs and not policy.has_adapter else None
+    for index in (1, 2):
+        if stop and index == 2:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_learned(folder, policy, method, 1, {})
+            policy, method = fresh_policy(adapter), make()
+            read_learned(folder, policy, method, 1)
+        plan = method.replay
+        context = TaskContext(
+            stream.tasks[index - 1],
+            policy,
+            policy.snapshot() if "anchor" in method.needs and index > 1 else None,
+            seed=10 + index,
+            memory=remembered(stream.tasks[: index - 1], plan.items, 5) if plan and index > 1 else (),
+        )
+        torch.manual_seed(index)
+        results.append(fit(method, context, base, FitSettings(train, True, folder / "scratch"), None))
+    return TwoTasks(policy, method, results)
+
+
+def assert_same_weights(one: TwoTasks, other: TwoTasks) -> None:
+    """Both ended with the same weights, bit by bit."""
+    theirs = other.weights()
+    for name, weight in one.weights().items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+def assert_other_weights(one: TwoTasks, other: TwoTasks) -> None:
+    """The two ended with different weights."""
+    theirs = other.weights()
+    assert any(not torch.equal(weight, theirs[name]) for name, weight in one.weights().items())
