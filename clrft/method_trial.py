@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from clrft.checkpoint import StageRecord, read_learned, stage_folder
 from clrft.config import RunConfig, build_config
@@ -132,16 +133,36 @@ def saved_state(folder: Path, stage: int, name: str) -> dict[str, str]:
     return {key.removeprefix(prefix): digest(one) for key, one in named.items() if key.startswith(prefix)}
 
 
-def accumulated(trial: Trial, folder: Path, steps: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and state after task 2, learned from task 1's end with so many micro-batches per update."""
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What task 2 came to: the clipped gradient of every update, all weights, and the method's state."""
+
+    gradients: list[Tensor]
+    weights: Tensor
+    state: dict[str, Any]
+
+
+def accumulated(trial: Trial, folder: Path, steps: int) -> Learned:
+    """Task 2, learned from task 1's end with so many micro-batches per update."""
     config = trial.config("accumulated")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulation=steps))
     state = prepare(config, Silent())
     if not state.method.joint:
         state.moments = read_learned(stage_folder(folder, LAST - 1), state.policy, state.method, LAST - 1)
-    train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
-    weights = {name: one.detach().clone() for name, one in state.policy.model.named_parameters()}
-    return weights, member(state, trial.name).state_dict()
+    gradients: list[Tensor] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
+    try:
+        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
+    finally:
+        handle.remove()
+    weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters()])
+    return Learned(gradients, weights, member(state, trial.name).state_dict())
+
+
+def gradient_of(optimizer: Optimizer) -> Tensor:
+    """The gradient that an optimizer is about to use, as one row."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    return torch.cat([weight.grad.detach().flatten() for weight in weights])
 
 
 def stop_after_first_task(folder: Path) -> None:
