@@ -5,7 +5,6 @@ same result whatever the accumulation, an adapter, honest needs.
 """
 
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Sequence
