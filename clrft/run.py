@@ -98,6 +98,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter)
+    if problems := method.problems(policy, state.tasks):
+        raise UserError(*problems)
     check_prompts(state)
     check_answers(state)
     if method.family != "frozen":

@@ -208,6 +208,10 @@ class Method:
         """Whose policy the KL term holds to: the base, or the anchor (the base in the first task)."""
         return "base"
 
+    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+        """Sentences about a policy or a stream that this method cannot work with; asked before any work."""
+        return []
+
     def before_task(self, context: TaskContext) -> None:
         """Called before the first update of a task."""
 

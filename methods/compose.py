@@ -6,7 +6,7 @@ cannot go together is refused before any work.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,7 +14,10 @@ from methods.base import Family, KlTarget, LossContext, Method, Need, ReplayPlan
 from methods.guard import fault
 from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
-from task_streams.types import Example
+from task_streams.types import Example, Task
+
+if TYPE_CHECKING:
+    from methods.policy import Policy
 
 SEPARATOR = "."  # between a part's name and a name in its state
 
@@ -99,6 +102,9 @@ class Composite(Method):
     @property
     def kl_target(self) -> KlTarget:
         return self.learner.kl_target
+
+    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+        return [problem for one in self.members for problem in one.problems(policy, tasks)]
 
     def before_task(self, context: TaskContext) -> None:
         for one in self.members:

@@ -20,8 +20,18 @@ from methods.registry import is_plugin, source_file
 from task_streams.errors import UserError, unknown_name
 
 HOOKS = (
-    *("before_task", "choose_examples", "targets", "shape_rewards", "normalize_advantages", "loss_terms", "after_step"),
-    *("after_task", "state_dict", "load_state_dict", "describe"),
+    "problems",
+    "before_task",
+    "choose_examples",
+    "targets",
+    "shape_rewards",
+    "normalize_advantages",
+    "loss_terms",
+    "after_step",
+    "after_task",
+    "state_dict",
+    "load_state_dict",
+    "describe",
 )
 PROPERTIES = ("needs", "fisher_items", "replay", "loss_arguments", "kl_target")
 
@@ -172,7 +182,15 @@ def _state_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
     return None
 
 
+def _sentences_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with a list of problems."""
+    if isinstance(result, list) and all(isinstance(one, str) for one in result):
+        return None
+    return f"returned {result!r}, expected a list of sentences ([] for none)."
+
+
 RESULTS: dict[str, Callable[[Any, tuple[Any, ...]], str | None]] = {
+    "problems": _sentences_problem,
     "shape_rewards": _values_problem,
     "normalize_advantages": _values_problem,
     "loss_terms": _terms_problem,
