@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clrft.config import GROUPS, RunConfig, Values, build_config, field_docs, parse_overrides, read_yaml
+from clrft.config import GROUPS, RunConfig, Values, build_config, parse_overrides, read_yaml
 from clrft.files import config_root
 from clrft.quiet import quiet_libraries
+from clrft.typed import field_docs
 from eval.metrics import METRICS
 from methods.registry import installed_methods, known_methods
 from methods.shaping import overrides

@@ -5,21 +5,16 @@ sweep's, dotted overrides. A YAML of ``configs/`` may set fields of every sectio
 learning rate). Everything that is wrong is reported at once, before anything is loaded.
 """
 
-import ast
 import dataclasses
-import inspect
-import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from clrft.files import config_root, safe_name
+from clrft.typed import typed_section
 from eval.metrics import METRICS
 from methods.compose import composition_problems
 from methods.model_config import ModelConfig
@@ -227,50 +222,6 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     )
 
 
-def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
-    """One section's values as its dataclass.
-
-    Raises:
-        UserError: unknown keys, wrong types or impossible values, all of them.
-    """
-    known = {field.name: field for field in fields(schema)}
-    problems = [
-        unknown_name("key", f"{section}.{key}", [f"{section}.{name}" for name in known])
-        for key in values
-        if key not in known
-    ]
-    accepted: Values = {}
-    for key in values.keys() & known.keys():
-        try:
-            accepted[key] = _converted(schema, key, values[key])
-        except OmegaConfBaseException:
-            expected = getattr(known[key].type, "__name__", str(known[key].type))
-            problems.append(f"{section}.{key}: got {values[key]!r}, expected {expected}.")
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    problems += [f"{section}.{name}: a value is needed." for name in missing]
-    if missing:
-        raise UserError(*problems)
-    try:
-        made = schema(**accepted)
-    except UserError as error:
-        problems += [p if p.startswith(f"{section}.") else f"{section}: {p}" for p in error.problems]
-    if problems:
-        raise UserError(*problems)
-    return made
-
-
-def _converted(schema: type, key: str, value: Any) -> Any:
-    """A value as its field's type, by OmegaConf's rules."""
-    node = OmegaConf.structured(dataclasses.make_dataclass("Field", [(key, get_type_hints(schema)[key])]))
-    OmegaConf.update(node, key, value)
-    converted = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
-    return tuple(converted) if isinstance(converted, list) else converted
-
-
 def load_group(group: str, name: str) -> Values:
     """The YAML of a stream, method or model by name or path; a registered name needs no YAML.
 
@@ -395,16 +346,3 @@ def _scalar(text: str) -> Any:
         except ValueError:
             return value
     return value
-
-
-def field_docs(schema: type) -> dict[str, str]:
-    """The one-line docstring of every field of a config dataclass, inherited fields included."""
-    docs: dict[str, str] = {}
-    for base in reversed(schema.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for statement, following in itertools.pairwise(body):
-            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                docs[statement.target.id] = following.value.value  # type: ignore[union-attr, attr-defined]
-    return {field.name: docs.get(field.name, "") for field in fields(schema)}

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft.config import field_docs
 from clrft.method_promises import (
     check_accumulation,
     check_adapter,
@@ -26,6 +25,7 @@ from clrft.method_report import Report, report_table
 from clrft.method_trial import LEARNERS, Trial
 from clrft.progress import Bars
 from clrft.quiet import quiet_libraries
+from clrft.typed import field_docs
 from methods.base import Method
 from methods.guard import HOOKS, made_method
 from methods.registry import known_methods, load_plugin, source_file

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from task_streams.types import Media, Target
+from task_streams.types import Media, Target, class_of
 
 Split = Literal["train", "test", ""]
 
@@ -116,9 +116,7 @@ class Record:
         Raises:
             TypeError: the target is no class.
         """
-        if not isinstance(self.target, str):
-            raise TypeError(f"{self.key}: its target is no class but {type(self.target).__name__}")
-        return self.target
+        return class_of(self.key, self.target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,17 @@ class Question:
 Target = str | tuple[Box, ...] | Question
 
 
+def class_of(key: str, target: Target) -> str:
+    """The class that an item's target is.
+
+    Raises:
+        TypeError: the target is no class.
+    """
+    if not isinstance(target, str):
+        raise TypeError(f"{key}: its target is no class but {type(target).__name__}")
+    return target
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One item to learn from or to be tested on.
@@ -94,9 +105,7 @@ class Example:
         Raises:
             TypeError: the target is no class.
         """
-        if not isinstance(self.target, str):
-            raise TypeError(f"{self.key}: its target is no class but {type(self.target).__name__}")
-        return self.target
+        return class_of(self.key, self.target)
 
 
 @dataclass(frozen=True, slots=True)

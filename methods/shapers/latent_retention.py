@@ -11,51 +11,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import Method, Need, Rollouts
+from methods.base import Rollouts
 from methods.retention import retention_reward
-from methods.settings import require
+from methods.shapers.retention import RetentionConfig, RetentionShaper
 
 
 @dataclass(frozen=True)
-class LatentRetentionConfig:
+class LatentRetentionConfig(RetentionConfig):
     """Settings of latent retention."""
 
-    weight: float = 0.5
-    """Weight lambda of the retention reward (0 or more)."""
     sharpness: float = 20.0
     """Sharpness alpha in exp(-alpha * distance) (above 0)."""
 
-    def __post_init__(self) -> None:
-        require(
-            "method",
-            weight=(self.weight >= 0, self.weight, "a number from 0"),
-            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
-        )
 
-
-class LatentRetention(Method):
+class LatentRetention(RetentionShaper):
     """Reward for hidden states near those of the previous task's policy."""
 
     name = "latent_retention"
-    family = "part"
-    joins = frozenset({"reinforcement"})
     Config = LatentRetentionConfig
     source = "idea of arXiv 2510.10201"
 
     config: LatentRetentionConfig
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
-
-    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        if rollouts.task_index == 1:
-            return rewards
+    def retained(self, rollouts: Rollouts) -> Tensor:
         if rollouts.views is None:
             raise RuntimeError("no views: hidden states are undefined")
         distance = latent_distance(rollouts.views.hidden("policy"), rollouts.views.hidden("anchor"), rollouts.mask)
         rollouts.log("latent_drift", distance.mean().item())
-        return rewards + self.config.weight * retention_reward(distance, self.config.sharpness)
+        return retention_reward(distance, self.config.sharpness)
 
 
 def latent_distance(policy: Tensor, anchor: Tensor, mask: Tensor) -> Tensor:

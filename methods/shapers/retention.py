@@ -49,9 +49,11 @@ class RetentionShaper(Method):
         return frozenset({"anchor"})
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        if rollouts.task_index == 1:
-            return rewards
-        return rewards + self.config.weight * retention_of(rollouts, self.config.sharpness)
+        return rewards if rollouts.task_index == 1 else rewards + self.config.weight * self.retained(rollouts)
+
+    def retained(self, rollouts: Rollouts) -> Tensor:
+        """The retention reward of every rollout, [B*G]."""
+        return retention_of(rollouts, self.config.sharpness)
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,19 @@ class GatedRetentionConfig(RetentionConfig):
         require("method", threshold=(0 <= self.threshold <= 1, self.threshold, "a number in [0, 1]"))
 
 
-class GatedRetention(Method):
+class GatedRetention(RetentionShaper):
     """Reward for low drift, only for rollouts whose task reward reaches a threshold."""
 
     name = "gated_retention"
-    family = "part"
-    joins = frozenset({"reinforcement"})
     Config = GatedRetentionConfig
     source = "arXiv 2508.10548"
 
     config: GatedRetentionConfig
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
-
-    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        if rollouts.task_index == 1:
-            return rewards
+    def retained(self, rollouts: Rollouts) -> Tensor:
         passed = rollouts.task_reward / len(rollouts.components) >= self.config.threshold
         rollouts.log("gate_open", passed.float().mean().item())
-        retention = retention_of(rollouts, self.config.sharpness)
-        return rewards + self.config.weight * torch.where(passed, retention, 0.0)
+        return torch.where(passed, super().retained(rollouts), 0.0)
 
 
 def retention_of(rollouts: Rollouts, sharpness: float) -> Tensor:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clrft.config import build_config, field_docs, merge, parse_overrides, typed_config
+from clrft.config import build_config, merge, parse_overrides, typed_config
 from clrft.files import config_root
 from clrft.sweep import load_sweep
+from clrft.typed import field_docs
 from methods import METHODS
 from methods.model_config import ModelConfig
 from methods.settings import TrainConfig
