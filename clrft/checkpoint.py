@@ -1,7 +1,8 @@
 """What a finished task leaves on disk, and how the next one starts from it.
 
-A task folder holds weights (safetensors), the method's state, the optimizer's moments if they are carried, every
-prediction, every update's figures and the task's accuracies. It appears whole or not at all.
+A task folder holds weights (safetensors), the method's state, the next task's anchor if the weights do not tell it, the
+optimizer's moments if they are carried, every prediction, every update's figures and the task's accuracies. It appears
+whole or not at all.
 """
 
 import json
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrft.files import read_json, write_json_atomic
 from eval.cell import Cell
 from eval.evaluate import Prediction
+from methods.anchor import Anchors
 from methods.base import Method
 from methods.fit import StepRow
 from methods.policy import Policy
@@ -27,6 +30,7 @@ METRICS_FILE = "metrics.json"
 STATE_FILE = "method_state.json"
 STATE_TENSORS = "method_state.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
+ANCHOR_FILE = "anchor.safetensors"
 WEIGHTS_FOLDER = "weights"
 
 
@@ -125,6 +129,29 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
         method.load_state_dict(values)
     moments_file = folder / MOMENTS_FILE
     return load_file(moments_file) if moments_file.exists() else {}
+
+
+def write_anchor(folder: Path, anchors: Anchors) -> None:
+    """Write what the next task's anchor is made of, where the policy's own weights do not tell."""
+    if weights := anchors.unlike_policy():
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / ANCHOR_FILE)
+
+
+def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
+    """Put the anchor where the stage left it.
+
+    Raises:
+        UserError: it is missing, damaged, or of another policy.
+    """
+    if anchors.told_by_policy(stage):
+        return
+    file = folder / ANCHOR_FILE
+    try:
+        anchors.restore(load_file(file))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{file} does not hold the anchor that task {stage + 1} needs ({error}); restore it or start a new run."
+        ) from error
 
 
 def finished_stage(run: Path, stages: Iterable[int]) -> int | None:

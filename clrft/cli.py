@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
   clrft sweep quickstart
   clrft compare runs/quickstart
+  clrft rewards runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
   clrft data check digits_cil
   clrft method check my_method.py
@@ -105,6 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     compare.set_defaults(command=commands.compare_command)
 
+    rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
+    rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    rewards.set_defaults(command=show_rewards)
+
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=sorted(commands.LISTS), help="which list")
     listing.add_argument("--plugin", **plugin)
@@ -171,6 +177,13 @@ def add_method(subparsers: Any) -> None:
     check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
     check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
     check.set_defaults(command=check_method)
+
+
+def show_rewards(options: argparse.Namespace, console: Console) -> int:
+    """``clrft rewards``."""
+    from clrft.reward_command import rewards_command
+
+    return rewards_command(options, console)
 
 
 def new_method(options: argparse.Namespace, console: Console) -> int:

@@ -7,6 +7,7 @@ Deliberately absent: tables and files (``clrft.tables``) and pictures (``clrft.f
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -239,10 +240,27 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     for record in records:
         flat = flatten(record.config)
         parts.setdefault(tuple(flat.get(name, "-") for name in differing), []).append(record)
-    return [
-        _group(stream, method, dict(zip(differing, values, strict=True)), part)
-        for values, part in sorted(parts.items())
-    ]
+    usual = _usual(list(parts), differing)
+    told = {
+        values: {name: value for name, value in zip(differing, values, strict=True) if usual.get(name) != value}
+        for values in parts
+    }
+    order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
+    order.sort(key=lambda values: bool(told[values]))  # what differs in nothing comes first
+    return [_group(stream, method, told[values], parts[values]) for values in order]
+
+
+def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, str]:
+    """Values from which rows differ in one setting each, as in an ablation; none where there are no such rows.
+
+    There are, if each setting has a value that rows share, one row has all of these, and the others all but one.
+    """
+    counts = [Counter(column).most_common(1)[0] for column in zip(*rows, strict=True)]
+    common = tuple(value for value, _ in counts)
+    apart = [sum(value != one for value, one in zip(row, common, strict=True)) for row in rows]
+    if 0 not in apart or max(apart) > 1 or min((count for _, count in counts), default=0) < 2:
+        return {}
+    return dict(zip(names, common, strict=True))
 
 
 def _group(stream: str, method: str, settings: dict[str, str], records: Sequence[RunRecord]) -> Group:

@@ -17,6 +17,8 @@ from matplotlib.image import AxesImage
 
 from clrft.compare import FLOOR, Comparison, Group
 from clrft.files import write_text_atomic
+from clrft.reward_tables import rewards_section
+from clrft.rewards import reward_report
 from clrft.runs import RunRecord
 from clrft.tables import pairs_to_csv, show, to_csv, to_markdown
 from eval.matrix import AccuracyMatrix, FloatArray
@@ -24,8 +26,8 @@ from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 
 TRAINING = {"reward": "task reward", "drift": "drift $D$ (nats per token)", "kl": "KL to the base"}
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
-_INK, _MUTED, _GRID = "#222222", "#666666", "#e3e3e3"
-_RC: Any = {
+_INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
+RC: Any = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -36,8 +38,8 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "figure.titlesize": 13,
     "legend.frameon": False,
     "savefig.dpi": 160,
@@ -78,7 +80,7 @@ def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_d
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     texts = {
-        "table.md": to_markdown(comparison),
+        "table.md": to_markdown(comparison) + rewards_section(reward_report(comparison.groups)),
         "table.csv": to_csv(comparison),
         "pairs.csv": pairs_to_csv(comparison),
     }
@@ -105,7 +107,7 @@ def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None
         stream: its name, for titles.
         folders: runs whose training steps are drawn; all by default.
     """
-    with rc_context(_RC):
+    with rc_context(RC):
         made = {
             "matrices": matrices_figure(groups, stream),
             "curves": curves_figure(groups, stream),
@@ -147,7 +149,8 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.015, aspect=28)
     bar.set_label(f"{groups[0].measure} (%)")
     bar.outline.set_visible(False)
-    figure.suptitle(f"{stream}: {groups[0].measure} on each task after each task{_orders(groups)}", x=0.01, ha="left")
+    title = f"{stream}: {groups[0].measure} on each task after each task{over_orders(groups)}"
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
@@ -171,8 +174,8 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels))
-    figure.suptitle(f"{stream}{_orders(groups, ' ± standard deviation')}", x=0.01, ha="left")
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
+    figure.suptitle(f"{stream}{over_orders(groups, ' ± standard deviation')}", x=0.01, ha="left")
     return figure
 
 
@@ -185,7 +188,7 @@ def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
     _draw_orders(right, groups, "forgetting", "Forgetting (points)")
     floor = next((group.metrics[final].mean for group in groups if group.method == FLOOR), None)
     if floor is not None:
-        left.axhline(100 * floor, color=_MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        left.axhline(100 * floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     figure.suptitle(f"{stream}: every class order; bar = mean, thin line = one order", x=0.01, ha="left")
     return figure
 
@@ -212,8 +215,8 @@ def training_figure(groups: Sequence[Group], stream: str, folders: set[Path] | N
         axis.set_title(TRAINING[key])
         _task_axis(axis, tasks)
     named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=_columns(list(named)))
-    figure.suptitle(f"{stream}: training{_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=legend_columns(list(named)))
+    figure.suptitle(f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
     return figure
 
 
@@ -252,7 +255,7 @@ def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
     axis.set_xlabel("on task")
     last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, "forgetting"))
     axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
-    axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=_MUTED)
+    axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=MUTED)
     return image
 
 
@@ -308,7 +311,7 @@ def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> N
     axis.set_title(title)
     low, high = axis.get_ylim()
     axis.set_ylim(min(0.0, low), high + 0.04 * (high - low))
-    axis.grid(axis="y", color=_GRID)
+    axis.grid(axis="y", color=GRID)
 
 
 def _training_curve(
@@ -350,7 +353,7 @@ def _stage_axis(axis: Axes, first: int, tasks: int) -> None:
     axis.set_xticks(range(first, tasks + 1))
     axis.set_xlim(first - 0.15, tasks + 0.15)
     axis.set_xlabel("after task")
-    axis.grid(axis="y", color=_GRID)
+    axis.grid(axis="y", color=GRID)
 
 
 def _task_axis(axis: Axes, tasks: int) -> None:
@@ -360,16 +363,16 @@ def _task_axis(axis: Axes, tasks: int) -> None:
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(0, tasks)
     axis.set_xlabel("training on task")
-    axis.grid(axis="y", color=_GRID)
+    axis.grid(axis="y", color=GRID)
 
 
-def _columns(labels: Sequence[str], characters: int = 130) -> int:
+def legend_columns(labels: Sequence[str], characters: int = 130) -> int:
     """Columns of a legend that fit under a figure."""
     longest = max(map(len, labels), default=1) + 6  # with its line
     return max(1, min(len(labels), characters // longest))
 
 
-def _orders(groups: Sequence[Group], spread: str = "") -> str:
+def over_orders(groups: Sequence[Group], spread: str = "") -> str:
     """Words for what was averaged, e.g. ``, mean over 3 class orders``."""
     count = max(len(group.runs) for group in groups)
     return ", one class order" if count == 1 else f", mean{spread} over {count} class orders"

@@ -99,6 +99,15 @@ def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], m
     }
 
 
+# What becomes of the anchor at a task boundary, by the kind of its rule.
+ANCHORS = {
+    "previous": "replaced by the policy at the boundary",
+    "average": "moved towards the policy at the boundary",
+    "first": "the policy after the first task, carried",
+    "base": "the base, unchanged",
+}
+
+
 def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
     """What crosses a task boundary and what starts anew."""
     moments = "carried" if config.train.carry_optimizer else "reset"
@@ -108,7 +117,7 @@ def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
         "learning_rate_schedule": "reset",
         "random_state": "seeded anew from the run's seed and the task",
         "method_state": "carried",
-        "anchor": "replaced by the policy at the boundary" if "anchor" in method.needs else "none",
+        "anchor": ANCHORS[method.anchor_rule.kind] if "anchor" in method.needs else "none",
         "reference": "the base, unchanged" if "reference" in method.needs else "none",
     }
 

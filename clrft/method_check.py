@@ -17,6 +17,7 @@ from clrft.method_promises import (
     check_accumulation,
     check_adapter,
     check_determinism,
+    check_model,
     check_needs,
     check_restart,
     check_run,
@@ -73,12 +74,13 @@ def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None]
         trials = [
             Trial(name, words, tuple(plugins), Path(folder) / words.replace("+", "_")) for words in companies(kind)
         ]
-        traces = {trial: trace for trial in trials if (trace := check_run(kind, trial, report)) is not None}
+        ready = [fitting for trial in trials if (fitting := check_model(kind, trial, report)) is not None]
+        traces = {trial: trace for trial in ready if (trace := check_run(kind, trial, report)) is not None}
         stopped = [trial for trial in traces if check_determinism(kind, trial, report)]
         check_restart(kind, stopped, traces, report)
         for trial in traces:
             check_accumulation(kind, trial, report)
-            check_adapter(trial, report)
+            check_adapter(kind, trial, report)
         if len(traces) == len(trials):
             check_needs(kind, traces, report)
     return report

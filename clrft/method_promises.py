@@ -1,7 +1,7 @@
 """The contract's promises, each tried in short real runs: what holds, and if it does not, why.
 
-Order of the hooks, an untouched anchor, no earlier data, the same bits twice and after a restart in a new process, the
-same result whatever the accumulation, an adapter, honest needs.
+A model that it takes, order of the hooks, an untouched anchor, no earlier data, the same bits twice and after a restart
+in a new process, the same result whatever the accumulation, an adapter, honest needs.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from clrft.method_report import Report
@@ -24,6 +25,7 @@ from clrft.method_trial import (
     learned_files,
     observed_run,
     plain_run,
+    refusals,
     resume_elsewhere,
     saved_state,
     stop_after_first_task,
@@ -34,11 +36,8 @@ from methods.registry import source_file
 from methods.shaping import overrides
 
 WHOLE, AGAIN = "whole", "again"  # folders of the observed run, and of the one that is stopped
-WEIGHTS = "weights/model.safetensors"
 TOLERANCE = 1e-5  # of a gradient (clipped to norm 1) and of a weight, between different accumulation
 APART = 1e-4  # share of the weights that rounding may put further apart
-# Root mean square over all weights; the largest one is a whole step of AdamW where a gradient is all noise.
-WEIGHT_TOLERANCE = 2e-6
 ONE_TASK = {
     "supervised": r"before_task (?:choose_examples |targets )*(?:(?:loss_terms )+after_step )+after_task ",
     "reinforcement": (
@@ -47,6 +46,24 @@ ONE_TASK = {
     ),
 }
 BEHIND_STEP = ("loss_terms", "shape_rewards", "normalize_advantages", "after_step")
+
+
+def check_model(kind: type[Method], trial: Trial, report: Report) -> Trial | None:
+    """The trial on a model that the method takes: with an adapter if it refuses full weights. None if it takes none."""
+    if not overrides(kind, "problems"):
+        return trial
+    taken: Trial | None = None
+    with report.check("takes the embedded model", trial.company) as found:
+        with_adapter = dataclasses.replace(trial, adapter="lora")
+        if not (against := refusals(trial)):
+            taken = trial
+        elif more := refusals(with_adapter):
+            said = " ".join(dict.fromkeys([*against, *more]))
+            found[:] = ["failed", f"refuses it with full weights and with LoRA, so nothing was tried: {said}"]
+        else:
+            taken = with_adapter
+            found[1] = f"with model.adapter=lora, as in all that follows; with full weights: {' '.join(against)}"
+    return taken
 
 
 def check_run(kind: type[Method], trial: Trial, report: Report) -> Trace | None:
@@ -119,10 +136,11 @@ def check_determinism(kind: type[Method], trial: Trial, report: Report) -> bool:
     """A second run, not observed: the same bits. Returns whether it can be gone on with."""
     done = False
     with report.check("deterministic: two runs, same bits", trial.company) as found:
-        first, second = trial.config(WHOLE).folder, plain_run(trial.config(AGAIN))
+        first, second = trial.config(WHOLE).folder, plain_run(trial, AGAIN)
         stages = (LAST,) if kind.joint else range(1, LAST + 1)
         differing = differing_files(first, second, stages)
-        found[:] = ["ok", f"weights {learned_files(first, LAST)[WEIGHTS][:12]}"]
+        weights = next(seal for name, seal in learned_files(first, LAST).items() if name.startswith("weights/"))
+        found[:] = ["ok", f"weights {weights[:12]}"]
         if differing:
             found[:] = ["failed", f"{differing[0]} differs; draw from generators seeded with context.seed."]
         done = not kind.joint
@@ -197,13 +215,14 @@ def check_accumulation(kind: type[Method], trial: Trial, report: Report) -> None
         for steps in (2, 4):
             other = accumulated(trial, folder, steps)
             pairs = zip(one.gradients, other.gradients, strict=True)
-            worst = max(worst, *((mine - theirs).abs().max().item() for mine, theirs in pairs))
-            most = max(most, int(((one.weights - other.weights).abs() > TOLERANCE).sum()))
+            apart = torch.stack([(mine - theirs).abs().max() for mine, theirs in pairs])
+            worst = torch.stack([torch.tensor(worst), apart.max()]).max().item()  # unlike Python's, NaN if one is
+            most = max(most, int((~((one.weights - other.weights).abs() <= TOLERANCE)).sum()))
             if name := differing_entry(one.state, other.state):
                 found[:] = ["failed", f"state {name!r} differs with {steps} accumulation steps (count in after_step)."]
         count = one.weights.numel()
         figures = f"gradients within {worst:.0e}, {most} of {count} weights beyond {TOLERANCE:.0e}"
-        if worst > TOLERANCE or most > APART * count:
+        if not worst <= TOLERANCE or most > APART * count:
             expected = "loss_terms must return a mean over the rows, whatever their number"
             found[:] = ["failed", f"{source_file(kind)}: {figures}; {expected}."]
         elif found[0] == "ok":
@@ -232,10 +251,17 @@ def close(mine: Tensor, theirs: Tensor) -> bool:
     return bool((mine - theirs).abs().max() <= TOLERANCE + 1e-2 * mine.abs().max())
 
 
-def check_adapter(trial: Trial, report: Report) -> None:
+def check_adapter(kind: type[Method], trial: Trial, report: Report) -> None:
     """Two tasks with a LoRA adapter instead of the full weights."""
-    with report.check("learns with a LoRA adapter", trial.company):
-        plain_run(trial.config("lora", adapter="lora", lora_rank=4))
+    with report.check("learns with a LoRA adapter", trial.company) as found:
+        if trial.adapter == "lora":
+            found[1] = "as in all of the above"
+            return
+        with_adapter = dataclasses.replace(trial, adapter="lora")
+        if overrides(kind, "problems") and (against := refusals(with_adapter)):
+            found[:] = ["not applicable", f"it refuses one: {' '.join(against)}"]
+            return
+        plain_run(with_adapter, "lora")
 
 
 def check_needs(kind: type[Method], traces: dict[Trial, Trace], report: Report) -> None:

@@ -9,7 +9,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from clrft.base import default_model_path
 from clrft.checkpoint import StageRecord, read_learned, stage_folder
 from clrft.config import RunConfig, build_config
 from clrft.method_trace import Observer, Trace, digest
@@ -26,8 +28,11 @@ from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import learn, open_folder, prepare
 from clrft.stage import Run, train_stage
 from clrft.tracking import Tracker
+from methods import build_method
 from methods.base import Method
-from methods.registry import method_class
+from methods.policy import load_policy
+from methods.registry import method_class, source_file
+from task_streams import build_stream
 from task_streams.errors import UserError
 
 STREAM = "digits_cil"
@@ -52,21 +57,26 @@ class Trial:
         words: as on the command line, e.g. ``sft+ewc``.
         plugins: files that it comes from.
         folder: where its runs are kept.
+        adapter: of the model that it is tried on, as in ``model.adapter``.
     """
 
     name: str
     words: str
     plugins: tuple[str, ...]
     folder: Path
+    adapter: str = "none"
 
     @property
     def company(self) -> str:
         """The learner that a part joins; a learner's own name."""
         return self.words.partition("+")[0]
 
-    def config(self, run: str, **model: Any) -> RunConfig:
+    def config(self, run: str) -> RunConfig:
         """Configuration of one of its runs."""
-        own = {"run": {"output": str(self.folder / run), "plugins": list(self.plugins)}, "model": model}
+        own = {
+            "run": {"output": str(self.folder / run), "plugins": list(self.plugins)},
+            "model": {"adapter": self.adapter},
+        }
         return build_config(STREAM, self.words, "tiny", SEED, SMALL, own)
 
 
@@ -93,17 +103,28 @@ def member(state: Run, name: str) -> Method:
     return next(one for one in members if one.name == name)
 
 
+def refusals(trial: Trial) -> list[str]:
+    """What the method has against the trial's model or its two tasks."""
+    config = trial.config("asked")
+    stream = build_stream(config.stream_name, config.stream, config.seed)
+    policy = load_policy(config.model, str(default_model_path()), config.seed)
+    method = build_method(config.method_name, config.method, config.parts)
+    return method.problems(policy, Run(config, stream, policy, method, Silent()).tasks)
+
+
 def observed_run(trial: Trial, config: RunConfig, trace: Trace) -> None:
     """Run, or go on with, two tasks under observation; the trace holds what was seen, also if the run fails."""
     state = prepare(config, Silent())
     Observer(state, member(state, trial.name), trace)
-    learn_all(state)
+    with finite_gradients(trial):
+        learn_all(state)
 
 
-def plain_run(config: RunConfig) -> Path:
+def plain_run(trial: Trial, run: str) -> Path:
     """Run two tasks."""
-    state = prepare(config, Silent())
-    learn_all(state)
+    state = prepare(trial.config(run), Silent())
+    with finite_gradients(trial):
+        learn_all(state)
     return state.folder
 
 
@@ -135,7 +156,7 @@ def saved_state(folder: Path, stage: int, name: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What task 2 came to: the clipped gradient of every update, all weights, and the method's state."""
+    """What task 2 came to: the clipped gradient of every update, all trained weights, and the method's state."""
 
     gradients: list[Tensor]
     weights: Tensor
@@ -152,11 +173,38 @@ def accumulated(trial: Trial, folder: Path, steps: int) -> Learned:
     gradients: list[Tensor] = []
     handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
     try:
-        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
+        with finite_gradients(trial):
+            train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
     finally:
         handle.remove()
-    weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters()])
+    weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])
     return Learned(gradients, weights, member(state, trial.name).state_dict())
+
+
+@contextmanager
+def finite_gradients(trial: Trial) -> Iterator[None]:
+    """Stop at the first update whose gradient is not finite: its terms can be, and all weights are lost after it.
+
+    Raises:
+        UserError: there is one; raised by the block.
+    """
+    updates = 0
+
+    def look(optimizer: Optimizer, *_: Any) -> None:
+        nonlocal updates
+        updates += 1
+        gradient = gradient_of(optimizer)
+        if not bool(torch.isfinite(gradient).all()):
+            raise UserError(
+                f"method {trial.name!r} ({source_file(method_class(trial.name))}): the gradient of update {updates} is "
+                "not finite, though rewards and loss terms are; a root or a norm, say, has no derivative at 0."
+            )
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def gradient_of(optimizer: Optimizer) -> Tensor:
@@ -173,7 +221,7 @@ def stop_after_first_task(folder: Path) -> None:
 def resume_elsewhere(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
     """Go on with runs that stopped after task 1 in a new process; by the words of each trial."""
     jobs, answers = scratch / "jobs.json", scratch / "answers.json"
-    listed = [{"name": t.name, "words": t.words, "plugins": t.plugins, "folder": str(t.folder)} for t in trials]
+    listed = [{**dataclasses.asdict(trial), "folder": str(trial.folder)} for trial in trials]
     jobs.write_text(json.dumps({"run": run, "threads": torch.get_num_threads(), "trials": listed}), encoding="utf-8")
     words = [sys.executable, "-m", "clrft.method_trial", str(jobs), str(answers)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -209,7 +257,7 @@ def main(jobs: str, answers: str) -> None:
     torch.set_num_threads(asked["threads"])
     found = {}
     for one in asked["trials"]:
-        trial = Trial(one["name"], one["words"], tuple(one["plugins"]), Path(one["folder"]))
+        trial = Trial(**{**one, "plugins": tuple(one["plugins"]), "folder": Path(one["folder"])})
         trial.config(asked["run"])  # loads the plugins
         method_class(trial.name)
         found[trial.words] = dataclasses.asdict(resumed(trial, asked["run"]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.base import default_model_path
-from clrft.checkpoint import METRICS_FILE, finished_stage, read_learned, stage_folder
+from clrft.checkpoint import METRICS_FILE, finished_stage, read_anchor, read_learned, stage_folder
 from clrft.config import RunConfig
 from clrft.files import check_writable, clean_partials, read_json, write_json_atomic
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
@@ -21,6 +21,7 @@ from clrft.runs import read_run
 from clrft.stage import Run, drop_older_weights, learn_stage, stage_name
 from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, mark
 from methods import build_method
+from methods.anchor import Anchors, anchor_problems
 from methods.base import TaskContext
 from methods.fit import check_batch
 from methods.model_config import describe_model
@@ -98,7 +99,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter)
-    if problems := method.problems(policy, state.tasks):
+    if problems := [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]:
         raise UserError(*problems)
     check_prompts(state)
     check_answers(state)
@@ -107,6 +108,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot()
+    if "anchor" in method.needs:
+        state.anchors = Anchors(method.anchor_rule, policy, state.reference)
     return state
 
 
@@ -182,7 +185,7 @@ def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
     done = finished_stage(state.folder, state.stages)
     if done and state.method.family != "frozen":
-        state.moments = read_learned(stage_folder(state.folder, done), state.policy, state.method, done)
+        put_back(state, done)
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
@@ -193,6 +196,14 @@ def learn(state: Run, cell: CellTracker) -> None:
         learn_stage(state, stage, lambda row, task=task: task.steps([row]))  # type: ignore[misc]
         track_finished(task, stage_folder(state.folder, stage), steps=False)
         drop_older_weights(state, stage)
+
+
+def put_back(state: Run, stage: int) -> None:
+    """Bring policy, method, moments and anchor to where a finished stage left them."""
+    folder = stage_folder(state.folder, stage)
+    state.moments = read_learned(folder, state.policy, state.method, stage)
+    if state.anchors is not None and stage != state.stages[-1]:
+        read_anchor(folder, state.anchors, stage)
 
 
 def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:

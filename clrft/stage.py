@@ -11,11 +11,13 @@ from torch import Tensor
 
 from clrft import interrupt
 from clrft.checkpoint import (
+    ANCHOR_FILE,
     MOMENTS_FILE,
     WEIGHTS_FOLDER,
     StageRecord,
     stage_folder,
     stage_rng,
+    write_anchor,
     write_learned,
     write_record,
 )
@@ -26,6 +28,7 @@ from clrft.progress import Reporter
 from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
 from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
+from methods.anchor import Anchors
 from methods.base import Method, TaskContext
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.fit_image import image_fit
@@ -53,6 +56,7 @@ class Run:
     method: Method
     reporter: Reporter
     reference: Snapshot | None = None
+    anchors: Anchors | None = None
     anchor: Snapshot | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
 
@@ -80,9 +84,17 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
             fitted = train_stage(state, stage, folder / "scratch", record, on_step)
             state.moments = fitted.moments
             write_learned(folder, state.policy, state.method, stage, fitted.moments)
+            keep_anchor(state, stage, folder)
         evaluate_stage(state, stage, record)
         record.peak_memory_mb = peak_memory()
         write_record(folder, record)
+
+
+def keep_anchor(state: Run, stage: int, folder: Path) -> None:
+    """Bring the anchor of the next task up to date, and write what a restart could not make again."""
+    if state.anchors is not None and stage != state.stages[-1]:
+        state.anchors.end()
+        write_anchor(folder, state.anchors)
 
 
 def peak_memory() -> dict[str, float]:
@@ -99,12 +111,12 @@ def stage_name(state: Run, stage: int) -> str:
 
 
 def train_stage(state: Run, stage: int, scratch: Path, record: StageRecord, on_step: OnStep) -> FitResult:
-    """Fit the stage's task, with the anchor and the moments that the stage before left."""
+    """Fit the stage's task, with its anchor and the moments that the stage before left."""
     config = state.config
     task = state.tasks[0] if state.method.joint else state.tasks[stage - 1]
     first = state.method.joint or stage == 1
     state.anchor = None  # the old one goes before the new one comes
-    state.anchor = state.policy.snapshot() if "anchor" in state.method.needs and not first else None
+    state.anchor = None if state.anchors is None or first else state.anchors.begin()
     seed = stage_rng(config.seed, stage)
     context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
     settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state))
@@ -215,9 +227,10 @@ def glyph_probe(items: int) -> Task:
 
 
 def drop_older_weights(state: Run, stage: int) -> None:
-    """Drop the weights of the stage before when only the last are kept."""
+    """Drop the weights of the stage before, its anchor too, when only the last are kept."""
     if state.config.run.keep_weights != "last" or stage < 2:
         return
     before = stage_folder(state.folder, stage - 1)
     shutil.rmtree(before / WEIGHTS_FOLDER, ignore_errors=True)
-    (before / MOMENTS_FILE).unlink(missing_ok=True)
+    for name in (MOMENTS_FILE, ANCHOR_FILE):
+        (before / name).unlink(missing_ok=True)

@@ -32,6 +32,7 @@ HEADLINE = (
 FINAL = ("last_acc", "mean_final_acc")  # only one of them is shown: Group.final_metric
 _NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
 DASH = "–"
+TEXT = ("metric", "method", "difference", "shaper")  # columns that are not of numbers
 _LABEL_WIDTH = 32  # longer labels are wrapped
 
 Rows = list[list[str]]
@@ -46,13 +47,13 @@ def to_terminal(comparison: Comparison) -> RenderableType:
         titles = [metric_of(key).title + _probe(key) for key in keys]
         orders = max(len(group.runs) for group in groups)
         spread = "mean ± standard deviation over n class orders" if orders > 1 else "one class order, no spread"
-        parts.append(_rich(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
+        parts.append(rich_table(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
         main = (groups[0].final_metric, "forgetting")
-        parts.append(_rich("Every class order, %", *_order_table(groups, main)))
-        parts.append(_rich(f"Final {groups[0].measure} by position of the task, %", *_final_table(groups)))
+        parts.append(rich_table("Every class order, %", *_order_table(groups, main)))
+        parts.append(rich_table(f"Final {groups[0].measure} by position of the task, %", *_final_table(groups)))
         pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in main]
         if pairs:
-            parts.append(_rich("Paired differences over class orders, percentage points", *_pair_table(pairs)))
+            parts.append(rich_table("Paired differences over class orders, percentage points", *_pair_table(pairs)))
     parts += [Text(note) for note in comparison.notes]
     return RichGroup(*parts)
 
@@ -63,14 +64,14 @@ def to_markdown(comparison: Comparison) -> str:
     for stream in comparison.streams():
         groups, keys = comparison.of_stream(stream), headline(comparison, stream)
         lines += [f"## {stream}", "", "Percent; mean ± sample standard deviation over class orders.", ""]
-        lines += _markdown(["method", "orders", *keys], _headline_rows(groups, keys))
+        lines += markdown_table(["method", "orders", *keys], _headline_rows(groups, keys))
         lines += ["### Every metric, every class order", ""]
-        lines += _markdown(*_order_table(groups, comparison.defined_metrics(stream)))
+        lines += markdown_table(*_order_table(groups, comparison.defined_metrics(stream)))
         title = f"### Final {groups[0].measure} by position of the task"
-        lines += [title, "", *_markdown(*_final_table(groups))]
+        lines += [title, "", *markdown_table(*_final_table(groups))]
         pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
         if pairs:
-            lines += ["### Paired differences, percentage points", "", *_markdown(*_pair_table(pairs))]
+            lines += ["### Paired differences, percentage points", "", *markdown_table(*_pair_table(pairs))]
         lines += ["### Definitions", "", *_definitions(comparison, stream), ""]
     lines += [f"- {note}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
@@ -93,10 +94,10 @@ def to_csv(comparison: Comparison) -> str:
     rows = []
     for group in comparison.groups:
         for key, summary in group.metrics.items():
-            values = [_raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
-            numbers = [str(len(summary.values)), _raw(summary.mean), _raw(summary.std), summary.reason or ""]
+            values = [raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
+            numbers = [str(len(summary.values)), raw(summary.mean), raw(summary.std), summary.reason or ""]
             rows.append([group.stream, group.method, group.label, key, *numbers, *values])
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def pairs_to_csv(comparison: Comparison) -> str:
@@ -105,11 +106,11 @@ def pairs_to_csv(comparison: Comparison) -> str:
     header = ["stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95"]
     rows = [
         [pair.stream, pair.metric, pair.first, pair.second, str(len(pair.differences))]
-        + [_raw(number) for number in (pair.mean, pair.std, pair.low, pair.high)]
-        + [_raw(pair.differences.get(seed)) for seed in seeds]
+        + [raw(number) for number in (pair.mean, pair.std, pair.low, pair.high)]
+        + [raw(pair.differences.get(seed)) for seed in seeds]
         for pair in comparison.pairs
     ]
-    return _csv([*header, *(f"order_{seed}" for seed in seeds)], rows)
+    return csv_text([*header, *(f"order_{seed}" for seed in seeds)], rows)
 
 
 def headline(comparison: Comparison, stream: str) -> list[str]:
@@ -185,7 +186,8 @@ def _definitions(comparison: Comparison, stream: str) -> Iterator[str]:
         yield f"- `{key}`: undefined here ({reason})"
 
 
-def _rich(title: str, header: Sequence[str], rows: Rows) -> Table:
+def rich_table(title: str, header: Sequence[str], rows: Rows) -> Table:
+    """A table for the terminal; a line parts the metrics or, where a first cell is empty, the rows above it."""
     table = Table(
         title=title,
         title_justify="left",
@@ -195,20 +197,22 @@ def _rich(title: str, header: Sequence[str], rows: Rows) -> Table:
         collapse_padding=True,
     )
     for number, name in enumerate(header):
-        text = number == 0 or name in ("method", "difference")
+        text = number == 0 or name in TEXT
         narrow = text and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
         table.add_column(escape(name), justify="left" if text else "right", overflow="fold", no_wrap=narrow)
+    parted = header[0] == "metric" or any(not row[0] for row in rows)
     last = rows[0][0] if rows else ""
     for row in rows:
-        if header[0] == "metric" and row[0] != last:
+        if parted and row[0] and row[0] != last:
             table.add_section()
         last = row[0]
         table.add_row(*(escape(cell) for cell in row))
     return table
 
 
-def _markdown(header: Sequence[str], rows: Rows) -> list[str]:
-    rule = ["---" if name in ("metric", "method", "difference") else "---:" for name in header]
+def markdown_table(header: Sequence[str], rows: Rows) -> list[str]:
+    """Lines of a Markdown table, with an empty one behind them."""
+    rule = ["---" if name in TEXT else "---:" for name in header]
     return [*(_line(cells) for cells in (header, rule, *rows)), ""]
 
 
@@ -217,7 +221,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
-def _csv(header: Sequence[str], rows: Rows) -> str:
+def csv_text(header: Sequence[str], rows: Rows) -> str:
+    """A header and rows as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -238,5 +243,6 @@ def _signed(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:+.1f}".replace("-", "−")
 
 
-def _raw(value: float | None) -> str:
+def raw(value: float | None) -> str:
+    """A number as CSV holds it; empty where there is none."""
     return "" if value is None else repr(value)

@@ -17,6 +17,7 @@ from methods.grpo import Grpo, JointGrpo
 from methods.guard import made_method
 from methods.l2 import L2, L2Init
 from methods.lwf import Lwf
+from methods.olora import Olora
 from methods.policy_losses import Dapo, DrGrpo, Gspo, Sapo
 from methods.raft import Raft
 from methods.rapo import Rapo, RapoRetention, RapoScale
@@ -34,7 +35,7 @@ _BUILT_IN: tuple[type[Method], ...] = (
     *(DrGrpo, Dapo, Gspo, Sapo, AnchoredKl),
     *(Raft, Sdft),
     *(L2, L2Init, Ewc, Replay),
-    *(Lwf, Wise, Cpo, Derpp),
+    *(Lwf, Wise, Cpo, Derpp, Olora),
     Rif,
     *SHAPERS,
 )

@@ -5,7 +5,7 @@ Equations 4 and 5 of RaPO (arXiv 2605.09640): ``A_i = (R_i - mean of its group) 
 Standard deviations are sample deviations (n - 1), as TRL's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,18 +58,27 @@ class RunningScale:
         init_above: a batch initialises it only if its deviation exceeds this, so that a first batch of equal
             rewards cannot blow up every later advantage.
         floor: lower bound of the value; 0 for none.
+        init_batches: batches whose plain mean of deviations the scale is (warm start), before the momentum takes over.
+        averaged: batches in that mean so far; 0 when the value was set.
     """
 
     value: float | None = None
     init_above: float = 0.01
     floor: float = 0.0
+    init_batches: int = 1
+    averaged: int = 0
 
     def observed(self, batch_std: float, momentum: float) -> "RunningScale":
         """The scale after one optimizer step whose rewards have deviation ``batch_std``."""
-        if self.value is not None:
-            return self.at(max(momentum * self.value + (1 - momentum) * batch_std, self.floor))
-        return self.at(max(batch_std, self.floor)) if batch_std > self.init_above else self
+        if self.value is None or 0 < self.averaged < self.init_batches:
+            return self._warmed(max(batch_std, self.floor)) if batch_std > self.init_above else self
+        return self.at(max(momentum * self.value + (1 - momentum) * batch_std, self.floor))
 
-    def at(self, value: float | None) -> "RunningScale":
-        """The same rule at another value."""
-        return RunningScale(value, self.init_above, self.floor)
+    def _warmed(self, batch_std: float) -> "RunningScale":
+        """The plain mean with one batch more."""
+        total = (self.value or 0.0) * self.averaged + batch_std
+        return self.at(total / (self.averaged + 1), self.averaged + 1)
+
+    def at(self, value: float | None, averaged: int = 0) -> "RunningScale":
+        """The same rule at another value, the mean of ``averaged`` batches."""
+        return replace(self, value=value, averaged=averaged)

@@ -6,12 +6,13 @@ trainer: hooks receive tensors and small frozen records, and the runner provides
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from methods.advantage import group_advantages
+from task_streams.errors import unknown_name
 from task_streams.prompt import THOUGHTS
 from task_streams.types import Example, Target, Task
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Family = Literal["frozen", "supervised", "reinforcement", "part"]
 Need = Literal["anchor", "reference", "fisher", "replay"]
 KlTarget = Literal["base", "anchor"]
+AnchorKind = Literal["previous", "average", "first", "base"]
 Whose = Literal["policy", "anchor"]
 StepLog = Callable[[str, float], None]
 
@@ -39,13 +41,40 @@ class ReplayPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorRule:
+    """Which policy the anchor is, from the second task on. The first task has none.
+
+    Attributes:
+        kind: ``previous``: the policy as the task before left it; ``first``: as the first task left it; ``base``: as it
+            was before any training; ``average``: the moving average ``a <- m a + (1 - m) theta`` of the policies that
+            the tasks left, beginning with the first task's.
+        momentum: m of the average, in [0, 1); without effect otherwise.
+
+    Raises:
+        ValueError: no such kind, or a momentum out of range.
+    """
+
+    kind: AnchorKind = "previous"
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(AnchorKind):
+            raise ValueError(unknown_name("anchor", str(self.kind), get_args(AnchorKind)))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: got {self.momentum!r}, expected a number in [0, 1).")
+
+    def __str__(self) -> str:
+        return f"average (momentum {self.momentum:g})" if self.kind == "average" else self.kind
+
+
+@dataclass(frozen=True, slots=True)
 class TaskContext:
     """What surrounds a task: given to ``before_task`` and ``after_task``.
 
     Attributes:
         task: the task; for joint methods the union of all tasks.
         policy: the model that is trained, its processor and device.
-        anchor: the policy as the previous task left it; None in the first task or when not needed.
+        anchor: the frozen policy that ``anchor_rule`` names; None in the first task or when not needed.
         seed: seed of this task, derived from the run's seed.
         think: prompts ask for a thought.
         memory: examples of earlier tasks; empty unless ``replay`` is needed.
@@ -183,10 +212,16 @@ class Method:
     def needs(self) -> frozenset[Need]:
         """What the runner must provide.
 
-        ``anchor``: the previous task's snapshot; ``reference``: the base, for the KL term; ``fisher``: the diagonal
-        Fisher information after each task; ``replay``: examples of earlier tasks, mixed into the batches.
+        ``anchor``: the previous task's snapshot (``anchor_rule`` can name another); ``reference``: the base, for the KL
+        term; ``fisher``: the diagonal Fisher information after each task; ``replay``: examples of earlier tasks, mixed
+        into the batches.
         """
         return frozenset()
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        """Which policy the anchor is, if it is needed."""
+        return AnchorRule()
 
     @property
     def fisher_items(self) -> int:

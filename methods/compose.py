@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from methods.base import Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
+from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.guard import fault
 from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
@@ -55,6 +55,15 @@ def joint_problems(learner: Method, parts: Sequence[Method]) -> list[str]:
     ]
 
 
+def anchor_problems(members: Sequence[Method]) -> list[str]:
+    """Sentences about members that need different anchors: there is one for all."""
+    rules = {one.name: str(one.anchor_rule) for one in members if "anchor" in one.needs}
+    if len(set(rules.values())) < 2:
+        return []
+    each = " and ".join(f"{name!r} {rule}" for name, rule in rules.items())
+    return [f"the anchor of {each}; expected the same for all that need one: set method.anchor where there is one."]
+
+
 class Composite(Method):
     """A method that learns together with the parts that join it; called like any other method.
 
@@ -68,7 +77,7 @@ class Composite(Method):
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
         problems = composition_problems(type(learner), [type(part) for part in parts])
-        if problems := problems or joint_problems(learner, parts):
+        if problems := problems or [*joint_problems(learner, parts), *anchor_problems([learner, *parts])]:
             raise UserError(*problems)
         super().__init__(learner.config)
         self.learner = learner
@@ -86,6 +95,10 @@ class Composite(Method):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset().union(*(one.needs for one in self.members))
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return next((one.anchor_rule for one in self.members if "anchor" in one.needs), AnchorRule())
 
     @property
     def fisher_items(self) -> int:

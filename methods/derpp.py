@@ -76,6 +76,7 @@ class Derpp(Method):
         self.listed: tuple[str, ...] = ()  # by the prompts of the task before
         self.context: TaskContext | None = None
         self.draws: dict[str, Iterator[Example]] = {}
+        self.drawn = {"logits": 0, "labels": 0}  # examples of the memory, in this task
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -90,7 +91,8 @@ class Derpp(Method):
         self.context = context
         known = self.stored
         self.stored = {e.key: known[e.key] if e.key in known else self._fresh(e) for e in context.memory}
-        self.draws = {use: endless(context.memory, context.seed, use) for use in ("logits", "labels")}
+        self.drawn = dict.fromkeys(self.drawn, 0)
+        self.draws = {use: endless(context.memory, context.seed, use) for use in self.drawn}
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         if not self.stored:
@@ -98,13 +100,13 @@ class Derpp(Method):
         rows = len(context.inputs["labels"])
         terms = {}
         if self.config.logit_weight > 0:
-            examples = list(islice(self.draws["logits"], rows))
+            examples = self._next("logits", rows)
             inputs = self._inputs(examples, [self.stored[e.key].listed for e in examples])
             logits, _ = completion_logits(context.model, inputs)
             distances = logit_distance(logits, [self.stored[e.key] for e in examples])
             terms["derpp_logits"] = self.config.logit_weight * mean_over_completions(distances, inputs["labels"])
         if self.config.label_weight > 0:
-            examples = list(islice(self.draws["labels"], rows))
+            examples = self._next("labels", rows)
             inputs = self._inputs(examples, [self._task.task.seen] * rows)
             logits, labels = completion_logits(context.model, inputs)
             losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -113,6 +115,11 @@ class Derpp(Method):
 
     def after_task(self, context: TaskContext) -> None:
         self.listed = context.task.trained
+        self.draws = {}
+
+    def _next(self, use: str, count: int) -> list[Example]:
+        self.drawn[use] += count
+        return list(islice(self.draws[use], count))
 
     @property
     def _task(self) -> TaskContext:
@@ -146,6 +153,7 @@ class Derpp(Method):
             "lists": [list(names) for names in lists],
             "list_of_key": [lists.index(one.listed) for one in kept],
             "lengths": [len(one.values) for one in kept],
+            "drawn": dict(self.drawn) if self.draws else {},
         }
         if kept:
             state["values"] = torch.cat([one.values for one in kept])
@@ -154,6 +162,8 @@ class Derpp(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.listed = tuple(state["listed"])
+        for use, drawn in state["drawn"].items():  # inside a task, whose draws before_task began anew
+            self._next(use, drawn)
         if not state["keys"]:
             return
         values, tokens = (state[name].split(state["lengths"]) for name in ("values", "tokens"))

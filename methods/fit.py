@@ -19,7 +19,9 @@ from methods.fisher import diagonal_fisher
 from methods.fit_image import image_fit
 from methods.memory import mixed
 from methods.policy import Policy, Snapshot
+from methods.resumable import Keeping
 from methods.settings import TrainConfig
+from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
 from task_streams.errors import UserError
 from task_streams.types import Example
@@ -40,7 +42,8 @@ STEP_NAMES = {
     "step_time": "step_seconds",
 }
 COMPONENT = re.compile(r"rewards/(\w+)/mean")  # a component of the task reward
-TRL_ONLY = ("rewards/", "completions/", "clip_ratio/", "num_tokens", "epoch", "reward_std", "frac_reward", "profiling")
+TRL_FOLDERS = ("rewards/", "completions/", "clip_ratio/", "profiling/")
+TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ class FitSettings:
         think: prompts ask for a thought.
         scratch: folder for scratch files.
         workers: processes that decode and resize ahead; 0 = none.
+        keeping: what to do with the training's state now and then; None = it is not made.
     """
 
     train: TrainConfig
     think: bool
     scratch: Path
     workers: int = 0
+    keeping: Keeping | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ def fit(
     settings: FitSettings,
     moments: dict[str, Tensor] | None = None,
     on_step: Callable[[StepRow], None] | None = None,
+    start: TrainingState | None = None,
 ) -> FitResult:
     """Train ``context.policy`` on one task.
 
@@ -84,7 +90,8 @@ def fit(
         reference: the base, for the KL term.
         settings: training budget.
         moments: the optimizer's moments from the previous task, or None to start anew.
-        on_step: called with the figures of every update.
+        on_step: called with the figures of every update, also of those before ``start``.
+        start: where a training of this task was stopped; the policy has the weights that the task began with.
 
     Raises:
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
@@ -94,20 +101,32 @@ def fit(
     result = FitResult()
     callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step)]
     if settings.train.carry_optimizer:
-        callbacks.append(MomentCarry(context.policy.model, moments, result))
+        callbacks.append(MomentCarry(context.policy.model, moments if start is None else None, result))
     method.before_task(context)
     chosen = with_choice(method, context, settings.train)
     mixture = with_memory(method, chosen)
     targets = method.targets(mixture)
+    if start is not None:
+        put_method(start, method)
+        told(start, result, on_step)
     trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
     trainer.remove_callback(PrinterCallback)
+    trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
     try:
         with deterministic(settings.train.deterministic):
-            trainer.train()
+            trainer.go_on(settings.scratch)
     finally:
         release(context.policy.model)
     method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
     return result
+
+
+def told(start: TrainingState, result: FitResult, on_step: Callable[[StepRow], None] | None) -> None:
+    """Tell again the figures of the updates before a training was stopped."""
+    for row in start.values["rows"]:
+        result.steps.append(row)
+        if on_step is not None:
+            on_step(row)
 
 
 def with_settings(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
@@ -247,11 +266,19 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "remove_unused_columns": False,
         "logging_steps": 1,
         "report_to": [],
-        "save_strategy": "no",
+        **kept_every(method, settings),
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,
     }
+
+
+def kept_every(method: Method, settings: FitSettings) -> dict[str, Any]:
+    """When a training's state is kept: never inside the updates of one batch of rollouts."""
+    if settings.keeping is None:
+        return {"save_strategy": "no"}
+    batch = int(getattr(method.config, "updates_per_batch", 1))
+    return {"save_strategy": "steps", "save_steps": math.ceil(settings.keeping.every / batch) * batch}
 
 
 def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
@@ -296,15 +323,17 @@ class StepRecorder(TrainerCallback):
 
 
 def step_row(step: int, logs: dict[str, Any]) -> StepRow:
-    """One update's figures by our names; what TRL logs beyond them under other names is left out."""
+    """One update's figures by our names; what TRL alone logs, and what was not measured, is left out."""
     row: StepRow = {"step": float(step)}
     for name, value in logs.items():
         component = COMPONENT.fullmatch(name)
+        if value is None:
+            continue  # nothing but NaN in this update
         if component:
             row[f"reward_{component.group(1)}"] = float(value)
         elif name in STEP_NAMES:
             row[STEP_NAMES[name]] = float(value)
-        elif not name.startswith(TRL_ONLY):
+        elif name not in TRL_ONLY and not name.startswith(TRL_FOLDERS):
             row[name] = float(value)
     return row
 
@@ -318,17 +347,8 @@ class MomentCarry(TrainerCallback):
         self.result = result
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        carried = self.moments or {}
-        for name, weight in self.model.named_parameters():
-            kinds = {key.split("|")[1]: t for key, t in carried.items() if key.split("|")[0] == name}
-            if kinds:
-                optimizer.state[weight] = {kind: t.to(_home(kind, weight)).clone() for kind, t in kinds.items()}
+        put_moments(self.moments or {}, self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        for name, weight in self.model.named_parameters():
-            for kind, value in optimizer.state.get(weight, {}).items():
-                self.result.moments[f"{name}|{kind}"] = value.detach().cpu().clone()
-
-
-def _home(kind: str, weight: Tensor) -> Any:
-    return "cpu" if kind == "step" else weight.device
+        moments = moments_of(self.model, optimizer)
+        self.result.moments |= {key: value.cpu().clone() for key, value in moments}

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from methods.base import LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
+from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.registry import is_plugin, source_file
 from task_streams.errors import UserError, unknown_name
 
@@ -33,7 +33,7 @@ HOOKS = (
     "load_state_dict",
     "describe",
 )
-PROPERTIES = ("needs", "fisher_items", "replay", "loss_arguments", "kl_target")
+PROPERTIES = ("needs", "anchor_rule", "fisher_items", "replay", "loss_arguments", "kl_target")
 
 
 def guarded_method(method: Method) -> Method:
@@ -87,6 +87,8 @@ def declared_problems(method: Method) -> list[str]:
     problems = [
         fault(kind, "needs", unknown_name("need", str(need), known)) for need in sorted(map(str, needs - set(known)))
     ]
+    if not isinstance(values["anchor_rule"], AnchorRule):
+        problems.append(fault(kind, "anchor_rule", f"got {values['anchor_rule']!r}, expected an AnchorRule."))
     if plan is not None and not isinstance(plan, ReplayPlan):
         problems.append(fault(kind, "replay", f"got {plan!r}, expected a ReplayPlan or None."))
     elif (plan is not None) != ("replay" in needs):

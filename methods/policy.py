@@ -153,6 +153,10 @@ class Snapshot:
 
     model: Any
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Its own parameters by name, tied ones once; buffers are not trained and not among them."""
+        return dict(self.model.named_parameters())
+
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
         """The module to call while the snapshot is in force."""
@@ -193,6 +197,19 @@ class FullSnapshot(Snapshot):
             self.model.to(self.home)
 
 
+class SharedSnapshot(Snapshot):
+    """A full copy that serves another purpose too, and is placed and prepared for that one; moved here, never away."""
+
+    def __init__(self, other: FullSnapshot) -> None:
+        self.model = other.model
+        self.device = other.device
+
+    @contextmanager
+    def active(self) -> Iterator[torch.nn.Module]:
+        self.model.to(self.device)
+        yield self.model
+
+
 class AdapterSnapshot(Snapshot):
     """A frozen second adapter beside the trained one: costs an adapter, not a model."""
 
@@ -212,6 +229,10 @@ class AdapterSnapshot(Snapshot):
                     weights[path.replace(f".{TRAINED_ADAPTER}.", f".{name}.")].copy_(weight)
         _train_only(model, TRAINED_ADAPTER)
         return cls(model, name)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The parameters of the second adapter alone."""
+        return {name: weight for name, weight in super().weights().items() if f".{self.name}." in name}
 
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:

@@ -1,18 +1,19 @@
 """RaPO, retention-aware policy optimisation (arXiv 2605.09640, sections 3.1-3.3).
 
-GRPO with a retention reward for low drift from the previous task's snapshot, and with advantages normalised by
-a running scale (CTAN) that crosses task boundaries. The paper is the default; ``preset: released_code`` switches
-to what the released code does where the two differ. A value given by name wins over the preset's.
+GRPO with a retention reward for low drift from the anchor (the previous task's policy, or another past one), and with
+advantages normalised by a running scale (CTAN) that crosses task boundaries. The paper is the default;
+``preset: released_code`` switches to what the released code does where the two differ. A value given by name wins over
+the preset's.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from methods.advantage import RunningScale, group_advantages, guarded, scaled_advantages
-from methods.base import Need, Rollouts, TaskContext
+from methods.base import AnchorKind, AnchorRule, Need, Rollouts, TaskContext
 from methods.grpo import Grpo, GrpoConfig
 from methods.retention import drift, retention_reward
 from methods.settings import require
@@ -51,12 +52,18 @@ class RapoConfig(GrpoConfig):
     """Weight lambda of the retention reward (0 or more)."""
     retention_sharpness: float = 20.0
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+    anchor: str = "previous"
+    """Policy that drift is measured from: previous (task's), first (task's), average (of past tasks') or base."""
+    anchor_momentum: float = 0.5
+    """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
     ctan: bool = True
     """Normalise advantages by the running scale instead of each group's deviation."""
     scale_momentum: float = 0.999
     """Momentum beta of the running scale, in [0, 1)."""
     scale_init_above: float = 0.01
     """The first batch whose reward deviation exceeds this initialises the scale (0 or more)."""
+    scale_init_batches: int = 1
+    """Warm start: the scale is the plain mean of the first so many such batches' deviations (1 or more)."""
     ctan_from_task: int | None = None
     """First task whose advantages use the running scale (from 1)."""
     momentum_warmup: bool | None = None
@@ -77,8 +84,11 @@ class RapoConfig(GrpoConfig):
             preset=(self.preset in PRESETS, self.preset, f"one of {', '.join(PRESETS)}"),
             retention_weight=(self.retention_weight >= 0, self.retention_weight, "a number from 0"),
             retention_sharpness=(self.retention_sharpness > 0, self.retention_sharpness, "a number above 0"),
+            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
+            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
             scale_momentum=(0 <= self.scale_momentum < 1, self.scale_momentum, "a number in [0, 1)"),
             scale_init_above=(self.scale_init_above >= 0, self.scale_init_above, "a number from 0"),
+            scale_init_batches=(self.scale_init_batches >= 1, self.scale_init_batches, "a whole number from 1"),
             ctan_from_task=(self.ctan_from_task is None or self.ctan_from_task >= 1, self.ctan_from_task, "from 1"),
             boundary=(self.boundary in (None, "carry", "last_batch"), self.boundary, "carry or last_batch"),
             scale_floor=(self.scale_floor is None or self.scale_floor >= 0, self.scale_floor, "a number from 0"),
@@ -105,13 +115,19 @@ class Rapo(Grpo):
     def __init__(self, config: RapoConfig) -> None:
         super().__init__(config)
         self.rule = config.resolved()
-        self.scale = RunningScale(init_above=config.scale_init_above, floor=self.rule["scale_floor"])
+        self.scale = RunningScale(
+            init_above=config.scale_init_above, floor=self.rule["scale_floor"], init_batches=config.scale_init_batches
+        )
         self.last_std: float | None = None
         self.steps_in_task = 0
 
     @property
     def needs(self) -> frozenset[Need]:
         return super().needs | (frozenset({"anchor"}) if self.config.retention else frozenset())
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return AnchorRule(cast(AnchorKind, self.config.anchor), self.config.anchor_momentum)
 
     def before_task(self, context: TaskContext) -> None:
         self.steps_in_task = 0
@@ -155,15 +171,21 @@ class Rapo(Grpo):
         return self.config.scale_momentum
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.value, "last_std": self.last_std, "steps_in_task": self.steps_in_task}
+        return {
+            "scale": self.scale.value,
+            "scale_batches": self.scale.averaged,
+            "last_std": self.last_std,
+            "steps_in_task": self.steps_in_task,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scale = self.scale.at(state["scale"])
+        self.scale = self.scale.at(state["scale"], state["scale_batches"])
         self.last_std = state["last_std"]
         self.steps_in_task = state["steps_in_task"]
 
     def describe(self) -> dict[str, Any]:
-        return {"preset_values": self.rule}
+        anchor = {"anchor": str(self.anchor_rule)} if "anchor" in self.needs else {}
+        return {"preset_values": self.rule, **anchor}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the reinforcement trainer serve as samples. The teacher starts anew as the polic
 cut off is taught with an end of sequence. One process only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,14 +114,28 @@ class Sdft(Method):
     @torch.no_grad()
     def after_step(self, task_index: int, step: int) -> None:
         """The teacher follows: ``phi <- alpha theta + (1 - alpha) phi``."""
+        for _, weight, follower in self._followers():
+            follower.copy_(follower.float().lerp(weight.to(follower.device).float(), self.config.average))
+
+    def _followers(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name of each trained weight, the policy's, and the teacher's."""
         if self.context is None or self.teacher is None:
             raise RuntimeError("before_task was not called")
-        followers = dict(self.teacher.model.named_parameters())
+        weights = dict(self.teacher.model.named_parameters())
         for name, weight in trained_weights(self.context.policy.model):
-            if self.context.policy.has_adapter:
-                name = name.replace(f".{TRAINED_ADAPTER}.", f".{TEACHER}.")
-            follower = followers[name]
-            follower.copy_(follower.float().lerp(weight.to(follower.device).float(), self.config.average))
+            adapter = self.context.policy.has_adapter
+            yield name, weight, weights[name.replace(f".{TRAINED_ADAPTER}.", f".{TEACHER}.") if adapter else name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights inside a task; nothing between tasks."""
+        if self.teacher is None:
+            return {}
+        return {name: follower.detach().cpu().clone() for name, _, follower in self._followers()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, _, follower in self._followers():
+            follower.copy_(state[name])
 
     def after_task(self, context: TaskContext) -> None:
         self.context, self.teacher, self.examples = None, None, {}

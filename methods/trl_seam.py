@@ -23,6 +23,7 @@ from methods.clip_batches import ClipCollator, WithClips, encoded_prompts, rows_
 from methods.compose import shaped_rewards
 from methods.media import Patches, image_patches, model_fields, never_sampled, token_types
 from methods.policy import FullSnapshot, Snapshot
+from methods.resumable import ResumableTrainer
 from methods.rollout import Sampling, left_padded, sample_completions
 from methods.shaping import checked
 from methods.shared_prefix import Prompts, completion_logps, obstacle, prompts_of, sources
@@ -44,7 +45,7 @@ IMAGE_FIELDS = (
 )
 
 
-class HookedGRPOTrainer(GRPOTrainer):
+class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     """TRL's GRPO trainer with a method's hooks, a given KL reference and a given anchor.
 
     Args:
@@ -90,6 +91,18 @@ class HookedGRPOTrainer(GRPOTrainer):
         self._place_reference(reference)
         if isinstance(anchor, FullSnapshot):
             self._give_fused_head(anchor.model)
+
+    def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
+        """TRL's, which forgets where in its batch of rollouts it is, and that every pass draws an order."""
+        passes, batches = super()._init_training_state(*arguments)
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        for _ in range(passes):
+            next(iter(self._order), None)
+        return passes, batches
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._order = super()._get_train_sampler(dataset)
+        return self._order
 
     def _place_reference(self, reference: Snapshot | None) -> None:
         if not isinstance(reference, FullSnapshot):
@@ -280,7 +293,7 @@ class HookedGRPOTrainer(GRPOTrainer):
         self._metrics["train"][name].append(value)
 
 
-class HookedSFTTrainer(SFTTrainer):
+class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
     """TRL's supervised trainer with a method's extra loss terms."""
 
     def __init__(self, *, method: Method, task_index: int, anchor: Snapshot | None = None, **arguments: Any) -> None:

@@ -65,6 +65,44 @@ FAULTS = {
         return rewards + self.calls * (rollouts.mask.sum(dim=1) % 3)
 """,
     ),
+    "forks": (
+        "supervised",
+        """
+    def loss_terms(self, context):
+        weights = [weight for weight in context.model.parameters() if weight.requires_grad]
+        moved = sum((weight - weight.detach()).square().sum() for weight in weights)
+        return {"moved": moved.sqrt()}
+""",
+    ),
+    "forks_alone": (
+        "supervised",
+        """
+    def loss_terms(self, context):
+        rows = context.logits.mean(dim=(1, 2))
+        return {"spread": 0.0 * rows.var(unbiased=False).sqrt()}
+""",
+    ),
+    "adapters_only": (
+        "supervised",
+        """
+    def problems(self, policy, tasks):
+        return [] if policy.has_adapter else ["It holds adapters apart; expected model.adapter=lora."]
+""",
+    ),
+    "no_adapters": (
+        "supervised",
+        """
+    def problems(self, policy, tasks):
+        return ["It moves all weights; expected model.adapter=none."] if policy.has_adapter else []
+""",
+    ),
+    "takes_nothing": (
+        "supervised",
+        """
+    def problems(self, policy, tasks):
+        return [f"It takes {len(tasks) + 1} tasks."]
+""",
+    ),
     "looks_back": (
         "supervised",
         """

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from clrft.cli import main
+from tests.clrft.run_folders import write_run
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -89,6 +90,19 @@ def test_a_sweep_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "quickstart").mkdir()
     said = refused(["compare", str(tmp_path / "quickstrat")], capsys)
     assert f"no folder {tmp_path / 'quickstrat'}. Did you mean '{tmp_path / 'quickstart'}'?" in said
+
+
+def test_rewards_of_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{tmp_path} holds no run" in refused(["rewards", str(tmp_path)], capsys)
+    assert f"no folder {tmp_path / 'gone'}" in refused(["rewards", str(tmp_path / "gone")], capsys)
+
+
+def test_rewards_of_runs_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "s", "sft", 1, [[90, None], [60, 80]], steps=[{"step": 1, "loss": 0.5}])
+    said = refused(["rewards", str(tmp_path / "s"), "-o", str(tmp_path / "out")], capsys)
+    assert "digits_cil: sft has no rewards: it learned from targets." in said
+    assert "Expected a run of a method that learns from rewards, e.g. grpo or rapo." in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("what", ["streams", "methods", "models", "metrics", "configs", "sweeps", "shapers"])

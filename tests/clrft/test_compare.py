@@ -107,6 +107,24 @@ def test_runs_of_one_method_with_other_settings_are_kept_apart_and_named(tmp_pat
     assert labels == ["sft [train.learning_rate=0.0001]", "sft [train.learning_rate=1e-05]"]
 
 
+def test_rows_that_differ_from_a_common_one_in_one_setting_each_are_named_by_it(tmp_path: Path) -> None:
+    usual = {"learning_rate": 1e-4, "kl": 0.1, "alpha": 20}
+    changes: list[dict[str, float]] = [{}, {"kl": 0.0}, {"alpha": 10}, {"alpha": 40}]
+    records = [
+        run(tmp_path / str(i), "rapo", 1, (50, 50), config={"train": {**usual, **change}})
+        for i, change in enumerate(changes)
+    ]
+    labels = [group.label for group in compare(records).groups]
+    assert labels == ["rapo", "rapo [train.alpha=10]", "rapo [train.alpha=40]", "rapo [train.kl=0.0]"]
+
+
+def test_rows_of_a_grid_are_named_by_all_that_differs(tmp_path: Path) -> None:
+    grid = [{"kl": kl, "alpha": alpha} for kl in (0, 1) for alpha in (10, 20)]
+    records = [run(tmp_path / str(i), "rapo", 1, (50, 50), config={"train": one}) for i, one in enumerate(grid)]
+    labels = [group.label for group in compare(records).groups]
+    assert labels == [f"rapo [train.alpha={alpha}, train.kl={kl}]" for alpha in (10, 20) for kl in (0, 1)]
+
+
 def test_seed_and_place_of_a_run_are_no_settings(tmp_path: Path) -> None:
     def seeded(seed: int) -> dict[str, Any]:
         return {"stream": {"name": "digits_cil", "shots": 5, "order_seed": seed}}

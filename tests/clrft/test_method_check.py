@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from clrft import method_promises
 from clrft.cli import main
 from clrft.config import build_config
 from clrft.method_check import check_method, misspelt, subjects
+from clrft.method_promises import check_accumulation
 from clrft.method_report import Report
+from clrft.method_trial import Learned, Trial
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import find_runs
@@ -34,10 +38,13 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("plugins")
 
 
-def failures(path: Path) -> dict[str, str]:
+def checked(path: Path) -> Report:
     ((name, plugins),) = subjects(str(path))
-    report: Report = check_method(name, plugins)
-    return {one.check: one.reason for one in report.results if one.outcome == "failed"}
+    return check_method(name, plugins)
+
+
+def failures(path: Path) -> dict[str, str]:
+    return {one.check: one.reason for one in checked(path).results if one.outcome == "failed"}
 
 
 def test_a_sound_method_passes_every_check() -> None:
@@ -76,6 +83,60 @@ def test_a_method_that_forgets_its_state_is_named_with_what_is_lost(plugins: Pat
     assert list(said) == ["stopped at a boundary = never stopped"]
     assert str(path) in said["stopped at a boundary = never stopped"]
     assert "calls is not what it was at the boundary" in said["stopped at a boundary = never stopped"]
+
+
+def test_a_gradient_that_is_not_finite_is_found_though_the_term_is(plugins: Path) -> None:
+    path = faulty("forks", plugins)  # the root of 0: the value is 0, the derivative 1 / 0 * 0
+    said = failures(path)["two tasks, hooks in order"]
+    assert str(path) in said and "the gradient of update 1 is not finite" in said
+
+
+def test_a_gradient_that_is_not_finite_in_small_batches_alone_is_found(plugins: Path) -> None:
+    path = faulty("forks_alone", plugins)  # 4 rows in 4 micro-batches: one row has a spread of 0
+    said = failures(path)
+    assert list(said) == ["same result for 1, 2 and 4 accumulation steps"]
+    assert "the gradient of update 1 is not finite" in said["same result for 1, 2 and 4 accumulation steps"]
+
+
+@pytest.mark.parametrize("lost", ["gradients", "weights"])
+def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(trial: Trial, folder: Path, steps: int) -> Learned:
+        values = {"gradients": torch.ones(3), "weights": torch.ones(3)}
+        if steps == 4:
+            values[lost] = torch.full((3,), float("nan"))
+        return Learned([torch.ones(3), values["gradients"]], values["weights"], {})
+
+    monkeypatch.setattr(method_promises, "accumulated", learned)
+    report = Report(lambda text: None)
+    check_accumulation(METHODS["l2"], Trial("l2", "sft+l2", (), Path("none")), report)
+    assert [one.outcome for one in report.results] == ["failed"]
+
+
+def test_a_method_for_adapters_is_checked_with_one(plugins: Path) -> None:
+    report = checked(faulty("adapters_only", plugins))
+    assert report.passed
+    found = {one.check: one for one in report.results}
+    said = found["takes the embedded model"].reason
+    assert said.startswith("with model.adapter=lora") and "It holds adapters apart; expected" in said
+    assert found["stopped at a boundary = never stopped"].reason == "same bits"
+    assert found["same result for 1, 2 and 4 accumulation steps"].outcome == "ok"
+    # rank 16 * (inputs + outputs) of all linear layers of the embedded model: 16 * 15616
+    assert "of 249856 weights" in found["same result for 1, 2 and 4 accumulation steps"].reason
+
+
+def test_a_method_that_refuses_adapters_is_checked_without_one(plugins: Path) -> None:
+    report = checked(faulty("no_adapters", plugins))
+    assert report.passed
+    found = {one.check: one for one in report.results}
+    assert found["takes the embedded model"].reason == ""
+    assert found["learns with a LoRA adapter"].outcome == "not applicable"
+    assert "It moves all weights; expected" in found["learns with a LoRA adapter"].reason
+
+
+def test_a_method_that_refuses_every_model_does_not_pass(plugins: Path) -> None:
+    said = failures(faulty("takes_nothing", plugins))
+    assert list(said) == ["takes the embedded model"]
+    assert said["takes the embedded model"].endswith("so nothing was tried: It takes 3 tasks.")
 
 
 def test_looking_back_undeclared_needs_and_sums_over_rows_are_found(plugins: Path) -> None:

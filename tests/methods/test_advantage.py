@@ -29,6 +29,31 @@ def test_a_batch_of_equal_rewards_does_not_initialise_the_scale() -> None:
     assert scale.observed(0.02, 0.999).value == 0.02
 
 
+def test_a_warm_start_is_the_plain_mean_of_the_first_batches_that_vary() -> None:
+    scale = RunningScale(init_batches=3).observed(0.6, 0.9)
+    assert scale.value == 0.6
+    scale = scale.observed(0.2, 0.9)
+    assert scale.value == pytest.approx(0.4, abs=1e-12)  # (0.6 + 0.2) / 2
+    scale = scale.observed(0.01, 0.9)
+    assert scale.value == pytest.approx(0.4, abs=1e-12)  # not above 0.01: not one of the three
+    scale = scale.observed(0.1, 0.9)
+    assert scale.value == pytest.approx(0.3, abs=1e-12)  # (0.6 + 0.2 + 0.1) / 3
+    scale = scale.observed(0.0, 0.9)
+    assert scale.value == pytest.approx(0.27, abs=1e-12)  # the momentum has taken over: 0.9 * 0.3
+    assert scale.observed(0.5, 0.9).value == pytest.approx(0.293, abs=1e-12)  # 0.9 * 0.27 + 0.1 * 0.5
+
+
+def test_a_warm_start_of_one_batch_is_that_batch_to_the_bit() -> None:
+    scale = RunningScale(init_batches=1).observed(0.1, 0.999)
+    assert scale.value == 0.1
+    assert scale.observed(0.3, 0.999).value == 0.999 * 0.1 + (1 - 0.999) * 0.3
+
+
+def test_a_value_that_was_set_ends_the_warm_start() -> None:
+    # 0.9 * 0.5 + 0.1 * 1.0
+    assert RunningScale(init_batches=4).observed(0.2, 0.9).at(0.5).observed(1.0, 0.9).value == pytest.approx(0.55)
+
+
 def test_the_floor_bounds_the_scale_from_below() -> None:
     scale = RunningScale(0.001, floor=0.001).observed(0.0, 0.5)
     assert scale.value == 0.001

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, build_method
-from methods.base import LossContext, Method, Rollouts
+from methods.base import AnchorRule, LossContext, Method, Rollouts
 from methods.compose import Composite, composition_problems
 from methods.guard import made_method
 from methods.l2 import L2, L2Config
@@ -103,6 +103,37 @@ def test_two_memories_are_refused() -> None:
     second = type("Second", (METHODS["replay"],), {"name": "second"})
     (problem,) = composition_problems(METHODS["sft"], [METHODS["replay"], second])
     assert problem == "replay and second both keep a memory; expected one of them."
+
+
+def with_anchor(name: str, rule: AnchorRule) -> type[Method]:
+    needs = property(lambda self: frozenset({"anchor"}))
+    made = {"name": name, "family": "part", "Config": L2Config, "needs": needs, "anchor_rule": property(lambda _: rule)}
+    return type(name.title(), (Method,), made)
+
+
+def test_members_that_need_an_anchor_agree_on_which() -> None:
+    average, other = (with_anchor(name, AnchorRule("average", 0.5)) for name in ("one", "two"))
+    assert composite(average, other).anchor_rule == AnchorRule("average", 0.5)
+    assert composite(L2).anchor_rule == AnchorRule()
+    slower = with_anchor("slower", AnchorRule("average", 0.9))
+    with pytest.raises(UserError, match=r"'one' average \(momentum 0.5\) and 'slower' average \(momentum 0.9\)"):
+        composite(average, slower)
+    rapo = build_method("rapo", METHODS["rapo"].Config(anchor="first"))
+    with pytest.raises(UserError, match="the anchor of 'rapo' first and 'retention' previous; expected the same"):
+        Composite(rapo, [build_method("retention", METHODS["retention"].Config())])
+    kl = made("anchored_kl")  # its KL term holds to the same anchor
+    with pytest.raises(UserError, match="'anchored_kl' previous and 'one' average"):
+        Composite(kl, [made_method(average, L2Config())])
+
+
+def test_a_rule_that_no_runner_knows_is_refused_with_the_file() -> None:
+    wrong = with_anchor("wrong", "first")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"'wrong' \(.*\), anchor_rule: got 'first', expected an AnchorRule"):
+        made_method(wrong, L2Config())
+    with pytest.raises(ValueError, match=r"unknown anchor 'frist'\. Did you mean 'first'"):
+        AnchorRule("frist")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"momentum: got 1\.0"):
+        AnchorRule("average", 1.0)
 
 
 def test_parts_that_look_back_cannot_join_a_joint_method() -> None:

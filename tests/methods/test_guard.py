@@ -131,5 +131,5 @@ def test_a_hook_sees_only_what_its_method_declares(declared: frozenset[Need]) ->
 @pytest.mark.parametrize("result", [None, "one sentence", [3]])
 def test_problems_are_a_list_of_sentences(result: Any) -> None:
     method = with_hook("problems", lambda self, policy, tasks: result)
-    with pytest.raises(UserError, match="problems: returned .*, expected a list of sentences"):
+    with pytest.raises(UserError, match=r"problems: returned .*, expected a list of sentences"):
         method.problems(None, [TASK])  # type: ignore[arg-type]

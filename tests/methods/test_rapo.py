@@ -1,12 +1,13 @@
 """RaPO's hooks on hand-made rollouts."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from methods.advantage import group_advantages
-from methods.base import Method, Rollouts
+from methods.base import AnchorRule, Method, Rollouts
 from methods.rapo import Rapo, RapoConfig, RapoRetention, RapoRetentionConfig, RapoScale, RapoScaleConfig
 from task_streams.errors import UserError
 
@@ -67,6 +68,34 @@ def test_the_scale_is_carried_over_the_boundary_and_through_saved_state() -> Non
     # deviation of [2, 2, 2, 1] is 0.5; 0.999 * 0.57735 + 0.001 * 0.5 = 0.577273; half over it
     assert second.scale.value == pytest.approx(0.577273, abs=1e-6)
     assert advantages.tolist() == pytest.approx([0.0, 0.0, 0.5 / 0.577273, -0.5 / 0.577273], abs=1e-5)
+
+
+def test_a_warm_start_goes_on_after_a_restart_in_its_middle() -> None:
+    config = RapoConfig(retention=False, scale_init_batches=3, scale_momentum=0.9)
+    first = Rapo(config)
+    step(first, 1, [1.0, 0.0, 1.0, 0.0])  # deviation sqrt(1/3) = 0.57735
+    step(first, 1, [1.0, 1.0, 1.0, 0.0])  # deviation 0.5
+    assert first.scale.value == pytest.approx((0.57735 + 0.5) / 2, abs=1e-5)
+    second = Rapo(config)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for method in (first, second):
+        step(method, 2, [1.0, 1.0, 1.0, 0.0])
+        assert method.scale.value == pytest.approx((0.57735 + 0.5 + 0.5) / 3, abs=1e-5)
+        step(method, 2, [1.0, 1.0, 1.0, 1.0])  # deviation 0, and the warm start is over: 0.9 * 0.525783
+        assert method.scale.value == pytest.approx(0.473205, abs=1e-5)
+    assert second.state_dict() == first.state_dict()
+
+
+def test_the_anchor_follows_the_settings() -> None:
+    assert Rapo(RapoConfig()).anchor_rule == AnchorRule("previous")
+    assert str(RapoRetention(RapoRetentionConfig(anchor="first")).anchor_rule) == "first"
+    rule = Rapo(RapoConfig(anchor="average", anchor_momentum=0.9)).anchor_rule
+    assert (rule.kind, rule.momentum) == ("average", 0.9)
+    assert Rapo(RapoConfig(anchor="base")).describe()["anchor"] == "base"
+    assert "anchor" not in RapoScale(RapoScaleConfig(anchor="base")).describe()  # it needs none
+    with pytest.raises(UserError) as caught:
+        RapoConfig(anchor="frist", anchor_momentum=1.0, scale_init_batches=0)
+    assert len(caught.value.problems) == 3
 
 
 def test_until_the_scale_is_initialised_groups_use_their_own_deviation() -> None:

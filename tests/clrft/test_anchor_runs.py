@@ -1,0 +1,171 @@
+"""Whole runs by each anchor rule: what stays on disk, and a restart at a task boundary."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clrft.config import RunConfig, build_config
+from clrft.progress import Silent
+from clrft.run import prepare, run
+from clrft.runs import read_run
+from clrft.sweep import load_sweep
+from task_streams.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "stream": {"tasks": 3, "classes_per_task": 2, "shots": 2, "test_per_class": 1},
+    "train": {"updates": 1, "prompts_per_update": 4, "warmup": 0, "learning_rate": 1e-3},
+    "evaluate": {"probe": 0},
+    "model": {"device": "cpu", "dtype": "float32"},
+}
+LORA = {"adapter": "lora", "lora_rank": 4}
+
+
+def small(output: Path, anchor: str, model: dict[str, Any] | None = None, **run: Any) -> RunConfig:
+    method = {"anchor": anchor, "group_size": 2}
+    own = {"run": {"output": str(output), "mlflow": False, **run}, "model": model or {}, "method": method}
+    return build_config("digits_cil", "rapo", "tiny", 1993, SMALL, own)
+
+
+def learned(folder: Path, stage: int) -> dict[str, torch.Tensor]:
+    (file,) = (folder / f"task_{stage:02d}" / "weights").glob("*.safetensors")
+    return load_file(file)
+
+
+def kept_anchor(folder: Path, stage: int) -> dict[str, torch.Tensor]:
+    """The anchor that a stage left, by the names of its checkpoint."""
+    checkpoint = (("model.language_model.", "model."), ("model.visual.", "visual."), (".anchor.", "."))
+    renamed = {}
+    for name, weight in load_file(folder / f"task_{stage:02d}" / "anchor.safetensors").items():
+        for inside, saved in checkpoint[2:] if ".anchor." in name else checkpoint:
+            name = name.replace(inside, saved)
+        renamed[name] = weight
+    return renamed
+
+
+def stop_after(folder: Path, stage: int) -> None:
+    """Make a finished run of three tasks one that stopped after a stage."""
+    for name in ("metrics.json", "matrix.json"):
+        (folder / name).unlink()
+    for later in range(stage + 1, 4):
+        shutil.rmtree(folder / f"task_{later:02d}")
+
+
+def first_drift(folder: Path, task: int) -> float:
+    """Mean drift before a task's first update."""
+    with (folder / f"task_{task:02d}" / "steps.jsonl").open() as rows:
+        return json.loads(next(rows))["drift"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("anchor", ["average", "first", "base"])
+def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped_by_every_rule(anchor: str, tmp_path: Path) -> None:
+    config = small(tmp_path, anchor)
+    folder = run(config, Silent())
+    weights, matrix = learned(folder, 3), read_run(folder).matrix
+    state = (folder / "task_03" / "method_state.json").read_text()
+    # only an anchor behind the policy differs from it before the first update
+    assert first_drift(folder, 3) > 1e-4
+    assert (first_drift(folder, 2) > 1e-4) == (anchor == "base")
+    assert "drift" not in (folder / "task_01" / "steps.jsonl").read_text()  # the first task has no anchor
+    kept = [path.parent.name for path in sorted(folder.glob("task_*/anchor.safetensors"))]
+    assert kept == (["task_02"] if anchor in ("average", "first") else [])
+    if kept:
+        one, two, found = learned(folder, 1), learned(folder, 2), kept_anchor(folder, 2)
+        expected = one if anchor == "first" else {name: 0.5 * one[name] + 0.5 * two[name] for name in one}
+        assert found.keys() == one.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in one)
+    stop_after(folder, 2)
+    run(config, Silent())
+    again = learned(folder, 3)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert (folder / "task_03" / "method_state.json").read_text() == state
+    assert read_run(folder).matrix.value.tobytes() == matrix.value.tobytes()
+
+
+def test_adapters_too(tmp_path: Path) -> None:
+    config = small(tmp_path, "first", LORA)
+    folder = run(config, Silent())
+    weights = learned(folder, 3)
+    one, found = learned(folder, 1), kept_anchor(folder, 2)
+    assert found.keys() == one.keys()
+    assert all(torch.equal(found[name], one[name]) for name in one)
+    drift = first_drift(folder, 3)
+    assert drift > 1e-6
+    stop_after(folder, 2)
+    run(config, Silent())
+    assert first_drift(folder, 3) == pytest.approx(drift, rel=1e-4)
+    # small adapter products are not bit-reproducible on a CPU
+    again = learned(folder, 3)
+    assert all(torch.allclose(weights[name], again[name], atol=1e-6) for name in weights)
+
+
+def test_a_kept_anchor_goes_with_older_weights(tmp_path: Path) -> None:
+    folder = run(small(tmp_path, "average", keep_weights="last"), Silent())
+    left = [str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")]
+    assert left == ["task_03/weights/model.safetensors"]  # nor does the last task leave one: no task follows
+
+
+def test_an_average_of_adapters_is_refused_before_any_work(tmp_path: Path) -> None:
+    config = small(tmp_path, "average", LORA)
+    with pytest.raises(UserError, match=r"method 'rapo': the anchor average cannot be made of LoRA adapters"):
+        run(config, Silent())
+    assert not config.folder.exists()
+
+
+def test_the_base_is_kept_once_as_anchor_and_reference(tmp_path: Path) -> None:
+    state = prepare(small(tmp_path, "base"), Silent())
+    assert state.anchors is not None and state.reference is not None
+    assert state.anchors.begin().model is state.reference.model
+
+
+PLUGIN = '''
+import torch
+
+from methods.base import AnchorRule, LossContext, Method, Need
+from methods.l2 import L2Config
+
+
+class Spoils(Method):
+    """Changes the base that it holds to."""
+
+    name = "spoils"
+    family = "part"
+    Config = L2Config
+    needs = frozenset({"anchor"})
+    anchor_rule = AnchorRule("base")
+
+    def loss_terms(self, context: LossContext) -> dict:
+        if context.anchor is not None:
+            with context.anchor.active() as model, torch.no_grad():
+                next(model.parameters()).add_(1.0)
+        return {}
+'''
+
+
+def test_a_plugin_has_the_rule_too_and_its_anchor_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "spoils.py").write_text(PLUGIN)
+    own = {"run": {"output": str(tmp_path), "mlflow": False, "plugins": [str(tmp_path / "spoils.py")]}}
+    config = build_config("digits_cil", "sft+spoils", "tiny", 1993, SMALL, own)
+    with pytest.raises(UserError, match=r"method 'spoils' \(.*spoils.py\): the anchor's weights were changed"):
+        run(config, Silent())
+    assert (config.folder / "task_01" / "metrics.json").is_file()  # the first task has no anchor to change
+    assert not (config.folder / "task_02").exists()
+
+
+def test_every_row_of_the_ablation_resolves_to_what_it_is_called() -> None:
+    cells = load_sweep("ablation", {})
+    assert len(cells) == 3 * 26
+    assert len({cell.cell for cell in cells}) == len(cells)
+    (named,) = [cell for cell in cells if cell.seed == 1993 and cell.cell.endswith("-anchor=average")]
+    assert (named.method_name, named.method.anchor, named.method.anchor_momentum) == ("rapo", "average", 0.5)
+    values = {cell.cell.partition("-1993-")[2]: cell for cell in cells if cell.method_name == "rapo"}
+    assert values["retention_weight=0.2"].method.retention_weight == 0.2
+    assert values["retention_sharpness=40.0"].method.retention_sharpness == 40.0
+    assert values["scale_momentum=0.9999"].method.scale_momentum == 0.9999
+    assert values["think=False"].stream.think is False
+    assert values["group_size=10"].method.group_size == 10
+    assert values["scale_init_batches=10"].method.scale_init_batches == 10

@@ -1,0 +1,199 @@
+"""What rewards were made of: hand-made steps with means derived by hand, and a real run recomputed from its files."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from clrft.cli import main
+from clrft.compare import compare
+from clrft.config import build_config
+from clrft.figures import write_comparison
+from clrft.progress import Silent
+from clrft.reward_figures import rewards_figure
+from clrft.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
+from clrft.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
+from clrft.run import run
+from clrft.runs import read_run
+from tests.clrft.run_folders import write_run
+
+ACCURACY, FORMAT = Figure("component", "accuracy"), Figure("component", "format")
+ADDED, RERANKED = Figure("added", "par"), Figure("reranked", "par")
+# Two updates on each batch of rollouts: figures of rewards stand in the row of the first.
+STEPS = [
+    {"step": 1, "reward_accuracy": 0.5, "reward_format": 1.0, "reward": 1.5, "par_added": -1.0, "par_reranked": 0.0},
+    {"step": 2, "loss": 0.1},
+    {"step": 3, "reward_accuracy": 0.75, "reward_format": 0.5, "reward": 1.25, "par_added": -0.5, "par_reranked": 0.2},
+    {"step": 4, "loss": 0.2},
+]
+LEARNED = [[90, None], [60, 80]]
+
+
+def report_of(folders: Sequence[Path]) -> RewardReport:
+    return reward_report(compare([read_run(folder) for folder in folders]).groups)
+
+
+def shown(report: RewardReport, width: int) -> list[str]:
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(rewards_to_terminal(report))
+    return capture.get().splitlines()
+
+
+def test_a_batch_of_rollouts_counts_once_however_many_updates_were_made_on_it() -> None:
+    means = {figure: value.value for figure, value in task_rewards(STEPS, [ACCURACY, REWARD, ADDED, RERANKED]).items()}
+    # (0.5 + 0.75) / 2, (1.5 + 1.25) / 2, (-1 - 0.5) / 2, (0 + 0.2) / 2
+    expected = {UPDATES: 4, BATCHES: 2, ACCURACY: 0.625, REWARD: 1.375, ADDED: -0.75, RERANKED: 0.1}
+    assert means == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 1}], [{"reward_accuracy": float("nan")}], [{"reward_accuracy": None}]])
+def test_what_was_not_measured_has_no_mean(rows: list[Mapping[str, Any]]) -> None:
+    value = task_rewards(rows, [ACCURACY])[ACCURACY]
+    assert (value.value, value.reason) == (None, "not measured")
+
+
+def test_a_row_without_a_number_is_left_out_of_the_mean() -> None:
+    rows = [{"reward_accuracy": float("nan")}, {"reward_accuracy": 0.5}, {"reward_accuracy": 1.0}]
+    assert task_rewards(rows, [ACCURACY])[ACCURACY].value == 0.75
+
+
+def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Path) -> None:
+    other = [{**STEPS[0], "reward_accuracy": 0.125}]
+    folders = [write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)]
+    folders.append(write_run(tmp_path, "grpo+par", 2, LEARNED, steps=other))
+    report = report_of(folders)
+    summary = report.groups[0].tasks[2][ACCURACY]
+    assert summary.mean == pytest.approx(0.375)  # (0.625 + 0.125) / 2
+    rows = list(csv.DictReader(io.StringIO(rewards_to_csv(report))))
+    (row,) = [r for r in rows if (r["task"], r["kind"], r["name"]) == ("2", "component", "accuracy")]
+    assert [float(row[key]) for key in ("n", "mean", "order_1", "order_2")] == pytest.approx([2, 0.375, 0.625, 0.125])
+    line = "| grpo+par | 2 | 1 | 1–4 | 1–2 | 0.375 | 0.875 | 1.438 | – |"  # (1.375 + 1.5) / 2; no reward_shaped
+    assert line in rewards_to_markdown(report)
+    assert "| grpo+par | 1 | par | −0.875 | 5.0 |" in rewards_to_markdown(report)  # (-0.75 - 1) / 2; (10 % + 0) / 2
+
+
+def test_a_figure_missing_in_one_order_is_a_dash_and_not_zero(tmp_path: Path) -> None:
+    bare = [{name: value for name, value in STEPS[0].items() if name != "reward_format"}]
+    folders = [write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)]
+    folders.append(write_run(tmp_path, "grpo+par", 2, LEARNED, steps=bare))
+    report = report_of(folders)
+    assert report.groups[0].tasks[1][FORMAT].mean is None
+    assert "| 0.562 | – | 1.438 |" in rewards_to_markdown(report)  # (0.625 + 0.5) / 2; (1.375 + 1.5) / 2
+    rows = list(csv.DictReader(io.StringIO(rewards_to_csv(report))))
+    (row,) = [r for r in rows if (r["task"], r["name"]) == ("1", "format")]
+    assert (row["mean"], row["order_1"], row["order_2"]) == ("", "0.75", "")
+
+
+def test_figures_that_only_look_like_components_or_shapers_are_none(tmp_path: Path) -> None:
+    steps = [{**STEPS[0], "reward_shaped": 0.5, "reward_std_batch": 0.3, "tokens_added": 9.0}]
+    (one,) = report_of([write_run(tmp_path, "grpo+par", 1, LEARNED, steps=steps)]).groups
+    assert (one.components, one.shapers) == (("accuracy", "format"), ("par",))
+
+
+def test_shapers_are_those_of_the_configuration_in_its_order(tmp_path: Path) -> None:
+    steps = [{**STEPS[0], "rapo_added": 0.5, "rapo_reranked": 0.25}]
+    config = {"method": {"name": "rapo", "label": "mine", "parts": {"replay": {}, "par": {}}}}
+    (one,) = report_of([write_run(tmp_path, "mine", 1, LEARNED, steps=steps, config=config)]).groups
+    assert one.shapers == ("rapo", "par")  # replay shaped nothing
+
+
+def test_runs_without_rewards_are_named(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, "sft", 1, LEARNED, steps=[{"step": 1, "loss": 0.5}])]
+    folders += [write_run(tmp_path, "zero_shot", 1, LEARNED), write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)]
+    report = report_of(folders)
+    assert [one.group.method for one in report.groups] == ["grpo+par"]
+    assert report.without == (
+        "digits_cil: zero_shot has no rewards: nothing was trained.",
+        "digits_cil: sft has no rewards: it learned from targets.",
+    )
+    assert report.without[1] in shown(report, 100)
+    assert report.without[0] in rewards_to_markdown(report)
+
+
+def test_a_joint_run_has_one_row_for_all_tasks(tmp_path: Path) -> None:
+    report = report_of([write_run(tmp_path, "joint_grpo", 1, [[None, None], [60, 80]], steps=STEPS)])
+    assert "| joint_grpo | 1 | all | 4 | 2 | 0.625 | 0.750 | 1.375 | – |" in rewards_to_markdown(report)
+
+
+def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
+    steps = [{**STEPS[0], "gradient_novelty_added": 0.25, "gradient_novelty_reranked": 0.5}]
+    lines = shown(report_of([write_run(tmp_path, "grpo+gradient_novelty+par", 1, LEARNED, steps=steps)]), 100)
+    (first,) = [line for line in lines if line.split()[:1] == ["grpo+gradient_novelty+par"]]
+    assert first.split()[1:] == ["1", "1", "1", "0.500", "1.000", "gradient_novelty", "+0.250", "50.0"]
+    assert lines[lines.index(first) + 1].split() == ["par", "−1.000", "0.0"]
+
+
+def test_the_bars_are_the_means_and_what_was_not_measured_has_none(tmp_path: Path) -> None:
+    report = report_of([write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)])
+    (tmp_path / "digits_cil-grpo+par-1" / "task_02" / "steps.jsonl").unlink()
+    partly = report_of([tmp_path / "digits_cil-grpo+par-1"])
+    for made, tasks in ((report, 2), (partly, 1)):
+        bars = rewards_figure(made.groups, "digits_cil").axes[0].patches
+        heights = [0.625, 0.75, -0.75]  # accuracy, format, what par took away
+        assert [bar.get_height() for bar in bars] == pytest.approx([h for h in heights for _ in range(tasks)])
+
+
+def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_section(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "s", "grpo+par", 1, LEARNED, steps=STEPS)
+    assert main(["rewards", str(tmp_path / "s")]) == 0
+    out = tmp_path / "s" / "comparison"
+    assert str(out / "rewards.csv") in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"rewards.md", "rewards.csv", "rewards.png"}
+    with Image.open(out / "rewards.png") as image:
+        assert image.width > 500
+    assert main(["rewards", str(folder), "-o", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "rewards.md").read_text() == (out / "rewards.md").read_text()
+    comparison = compare([read_run(folder)])
+    write_comparison(comparison, [read_run(folder)], tmp_path / "c")
+    text = (tmp_path / "c" / "table.md").read_text()
+    assert text.endswith(rewards_section(reward_report(comparison.groups)))
+    assert "## Rewards" in text and "| grpo+par | 1 | par | −0.750 | 10.0 |" in text
+
+
+def test_a_comparison_without_rewards_has_no_section(tmp_path: Path) -> None:
+    assert rewards_section(report_of([write_run(tmp_path, "sft", 1, LEARNED)])) == ""
+
+
+def test_a_damaged_file_of_steps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS) / "task_02" / "steps.jsonl"
+    file.write_text('{"step": 1,')
+    assert main(["rewards", str(tmp_path)]) == 2
+    assert f"cannot read {file}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_real_run_shows_what_its_steps_say(tmp_path: Path) -> None:
+    small = {
+        "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
+        "train": {"updates": 4, "prompts_per_update": 4, "warmup": 0, "accumulation": 2},
+        "method": {"group_size": 4, "updates_per_batch": 2},
+        "evaluate": {"probe": 0},
+        "run": {"output": str(tmp_path), "mlflow": False},
+    }
+    folder = run(build_config("digits_cil", "grpo+retention+par", "tiny", 1993, small), Silent())
+    (one,) = report_of([folder]).groups
+    assert (one.components, one.shapers) == (("accuracy", "format"), ("retention", "par"))
+    for task, figures in one.tasks.items():
+        rows = [json.loads(line) for line in (folder / f"task_{task:02d}" / "steps.jsonl").open()]
+        rewarded = [row["step"] for row in rows if "reward_accuracy" in row]
+        assert rewarded == [1, 3]  # two batches of rollouts, two updates on each, two micro-batches in an update
+        assert [row["step"] for row in rows if "par_added" in row] == rewarded
+        assert (figures[UPDATES].mean, figures[BATCHES].mean) == (4, 2)
+        for figure, summary in figures.items():
+            if figure.column:
+                assert summary.mean == pytest.approx((rows[0][figure.column] + rows[2][figure.column]) / 2), figure
+        total = sum(figures[name].mean or 0 for name in (ACCURACY, FORMAT))
+        assert figures[REWARD].mean == pytest.approx(total, abs=1e-6)
+        changes = sum(figures[Figure("added", name)].mean or 0 for name in one.shapers)
+        assert figures[SHAPED].mean == pytest.approx(total + changes, abs=1e-5)
+        assert figures[SHAPED].mean == pytest.approx(0.5, abs=1e-5)  # each pair of par's shares one between them
+    assert one.tasks[1][Figure("added", "retention")].mean == 0  # there is no anchor in task 1
+    assert 0 < (one.tasks[2][Figure("added", "retention")].mean or 0) <= 0.5

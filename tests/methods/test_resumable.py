@@ -1,0 +1,123 @@
+"""A task stopped after any update and gone on with by new objects ends as if never stopped, bit by bit."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clrft.checkpoint import read_learned, write_learned
+from methods import METHODS
+from methods.base import TaskContext
+from methods.fit import FitResult, FitSettings, fit
+from methods.memory import remembered
+from methods.resumable import Keeping
+from methods.settings import TrainConfig
+from methods.training_state import TrainingState
+from task_streams import STREAMS, build_stream
+from task_streams.types import TaskStream
+from tests.methods.two_tasks import fresh_policy, made
+
+TRAIN = TrainConfig(updates=5, prompts_per_update=4, warmup=1, max_completion_tokens=20)  # two updates are one pass
+FAST = {"l2": {}, "lwf": {}}
+
+
+@pytest.fixture(scope="module")
+def short() -> TaskStream:
+    """Three tasks of eight examples each."""
+    return build_stream("digits_cil", STREAMS["digits_cil"].config(shots=4, test_per_class=1, tasks=3), 1993)
+
+
+@dataclasses.dataclass
+class Ended:
+    """What the second task ended with, and every state on the way."""
+
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    result: FitResult
+    states: list[TrainingState]
+
+
+def second_task(
+    words: str,
+    stream: TaskStream,
+    folder: Path,
+    train: TrainConfig,
+    start: TrainingState | None,
+    adapter: str,
+    **own: Any,
+) -> Ended:
+    """Learn the second task from the files of the first, which is learned when there are none yet."""
+    learner, _, part = words.partition("+")
+    make = made(learner, part or None, own)
+    policy, method = fresh_policy(adapter), make()
+    base = policy.snapshot("base") if "reference" in method.needs and not policy.has_adapter else None
+    moments: dict[str, Tensor] = {}
+    if not (folder / "first").is_dir():
+        context = TaskContext(stream.tasks[0], policy, None, seed=11)
+        first = fit(method, context, base, FitSettings(dataclasses.replace(train, updates=2), True, folder / "s"))
+        write_learned(folder / "first", policy, method, 1, first.moments)
+        policy, method = fresh_policy(adapter), make()
+        base = policy.snapshot("base") if base else None
+    moments = read_learned(folder / "first", policy, method, 1)
+    plan = method.replay
+    anchor = policy.snapshot() if "anchor" in method.needs else None
+    memory = remembered(stream.tasks[:1], plan.items, 5) if plan else ()
+    context = TaskContext(stream.tasks[1], policy, anchor, seed=12, memory=memory)
+    states: list[TrainingState] = []
+    torch.manual_seed(99)
+    settings = FitSettings(train, True, folder / "scratch", keeping=Keeping(1, states.append))
+    result = fit(method, context, base, settings, moments, start=start)
+    weights = {name: w.detach().clone() for name, w in policy.model.named_parameters() if w.requires_grad}
+    return Ended(weights, method.state_dict(), result, states)
+
+
+def assert_same_end(whole: Ended, again: Ended) -> None:
+    assert whole.weights.keys() == again.weights.keys()
+    assert [name for name, weight in whole.weights.items() if not torch.equal(weight, again.weights[name])] == []
+    for name, value in whole.state.items():
+        assert torch.equal(value, again.state[name]) if isinstance(value, Tensor) else value == again.state[name], name
+    assert [row["step"] for row in again.result.steps] == [row["step"] for row in whole.result.steps]
+    for mine, theirs in zip(whole.result.steps, again.result.steps, strict=True):
+        differing = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+        assert differing <= {"step_seconds"}
+    for name, moment in whole.result.moments.items():
+        assert torch.equal(moment, again.result.moments[name]), name
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "own", "steps", "adapter"),
+    [
+        ("sft", {}, {}, (1, 2, 3), "none"),
+        ("sft", {"accumulation": 2, "carry_optimizer": True}, {}, (1, 4), "none"),
+        ("grpo", {}, {"group_size": 4}, (1, 2, 4), "none"),
+        ("grpo", {"accumulation": 2}, {"group_size": 4}, (3,), "none"),
+        ("grpo", {"updates": 7}, {"group_size": 4, "updates_per_batch": 2}, (2, 4, 6), "none"),
+        ("rapo", {"carry_optimizer": True}, {"group_size": 4}, (3,), "none"),
+        ("rapo", {}, {"group_size": 4, "preset": "released_code"}, (1,), "none"),
+        ("sft", {}, {}, (3,), "lora"),
+    ],
+)
+def test_a_task_stopped_after_any_update_ends_as_if_never_stopped(
+    words: str, changes: Any, own: Any, steps: tuple[int, ...], adapter: str, short: TaskStream, tmp_path: Path
+) -> None:
+    train = dataclasses.replace(TRAIN, **changes)
+    whole = second_task(words, short, tmp_path, train, None, adapter, **own)
+    states = {state.step: state for state in whole.states}
+    assert set(steps) <= set(states) and train.updates not in states
+    for step in steps:
+        assert_same_end(whole, second_task(words, short, tmp_path, train, states[step], adapter, **own))
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"zero_shot", "sft", "grpo", "rapo", "olora"}))
+def test_every_method_goes_on_inside_a_task(name: str, short: TaskStream, tmp_path: Path) -> None:
+    method = METHODS[name]
+    if method.joint:
+        pytest.skip("learns its union like the method that it is the bound of")
+    words = name if method.family != "part" else ("sft+" if "supervised" in method.joins else "grpo+") + name
+    reinforcement = METHODS[words.partition("+")[0]].family == "reinforcement"
+    own = {"group_size": 2} if reinforcement else {}
+    whole = second_task(words, short, tmp_path, TRAIN, None, "none", **own)
+    assert_same_end(whole, second_task(words, short, tmp_path, TRAIN, whole.states[2], "none", **own))
