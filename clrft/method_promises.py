@@ -39,13 +39,13 @@ WHOLE, AGAIN = "whole", "again"  # folders of the observed run, and of the one t
 TOLERANCE = 1e-5  # of a gradient (clipped to norm 1) and of a weight, between different accumulation
 APART = 1e-4  # share of the weights that rounding may put further apart
 ONE_TASK = {
-    "supervised": r"before_task (?:choose_examples |targets )*(?:(?:loss_terms )+after_step )+after_task ",
+    "supervised": r"before_task (?:choose_examples |targets )*(?:(?:loss_terms )+before_step after_step )+after_task ",
     "reinforcement": (
         r"before_task (?:choose_examples |targets )*"
-        r"(?:(?:shape_rewards )?(?:normalize_advantages )?(?:loss_terms )+after_step )+after_task "
+        r"(?:(?:shape_rewards )?(?:normalize_advantages )?(?:loss_terms )+before_step after_step )+after_task "
     ),
 }
-BEHIND_STEP = ("loss_terms", "shape_rewards", "normalize_advantages", "after_step")
+BEHIND_STEP = ("loss_terms", "shape_rewards", "normalize_advantages", "before_step", "after_step")
 
 
 def check_model(kind: type[Method], trial: Trial, report: Report) -> Trial | None:

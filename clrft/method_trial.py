@@ -9,8 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from clrft.tracking import Tracker
 from methods import build_method
 from methods.base import Method
 from methods.policy import load_policy
-from methods.registry import method_class, source_file
+from methods.registry import method_class
 from task_streams import build_stream
 from task_streams.errors import UserError
 
@@ -116,15 +115,13 @@ def observed_run(trial: Trial, config: RunConfig, trace: Trace) -> None:
     """Run, or go on with, two tasks under observation; the trace holds what was seen, also if the run fails."""
     state = prepare(config, Silent())
     Observer(state, member(state, trial.name), trace)
-    with finite_gradients(trial):
-        learn_all(state)
+    learn_all(state)
 
 
 def plain_run(trial: Trial, run: str) -> Path:
     """Run two tasks."""
     state = prepare(trial.config(run), Silent())
-    with finite_gradients(trial):
-        learn_all(state)
+    learn_all(state)
     return state.folder
 
 
@@ -173,38 +170,11 @@ def accumulated(trial: Trial, folder: Path, steps: int) -> Learned:
     gradients: list[Tensor] = []
     handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
     try:
-        with finite_gradients(trial):
-            train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
+        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
     finally:
         handle.remove()
     weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])
     return Learned(gradients, weights, member(state, trial.name).state_dict())
-
-
-@contextmanager
-def finite_gradients(trial: Trial) -> Iterator[None]:
-    """Stop at the first update whose gradient is not finite: its terms can be, and all weights are lost after it.
-
-    Raises:
-        UserError: there is one; raised by the block.
-    """
-    updates = 0
-
-    def look(optimizer: Optimizer, *_: Any) -> None:
-        nonlocal updates
-        updates += 1
-        gradient = gradient_of(optimizer)
-        if not bool(torch.isfinite(gradient).all()):
-            raise UserError(
-                f"method {trial.name!r} ({source_file(method_class(trial.name))}): the gradient of update {updates} is "
-                "not finite, though rewards and loss terms are; a root or a norm, say, has no derivative at 0."
-            )
-
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def gradient_of(optimizer: Optimizer) -> Tensor:

@@ -279,6 +279,12 @@ class Method:
         """Advantages [B*G] of shaped rewards [B*G]; called once per optimizer step."""
         return group_advantages(rewards, rollouts.group_size)
 
+    def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
+        """Called before every optimizer step, which ``step`` counts from 1 within the task.
+
+        Every trained weight has its clipped gradient in ``grad``: to be looked at, or changed (projected, masked).
+        """
+
     def after_step(self, task_index: int, step: int) -> None:
         """Called after every optimizer step; ``step`` counts from 1 within the task."""
 
@@ -286,11 +292,15 @@ class Method:
         """Called after the last update of a task, before it is evaluated."""
 
     def state_dict(self) -> dict[str, Any]:
-        """State that must survive a restart: tensors and JSON values, by name."""
+        """State that must survive a restart, after a task or between two updates: tensors and JSON values, by name."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned, if it was not empty; tensors come on the CPU.
+
+        Called before ``before_task``; where a run goes on inside a task, after it, so that the state of then is put
+        over what ``before_task`` made of the weights that the task began with.
+        """
         if state:
             raise ValueError(f"method {self.name!r} has no state, got {sorted(state)}")
 

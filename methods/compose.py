@@ -8,6 +8,7 @@ cannot go together is refused before any work.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
@@ -147,6 +148,10 @@ class Composite(Method):
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         scaling = [one for one in self.members if overrides(type(one), "normalize_advantages")]
         return (scaling or [self.learner])[0].normalize_advantages(rewards, rollouts)
+
+    def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
+        for one in self.members:
+            one.before_step(model, task_index, step)
 
     def after_step(self, task_index: int, step: int) -> None:
         for one in self.members:

@@ -17,6 +17,7 @@ from methods.data import reward_functions, rollout_dataset, target_dataset
 from methods.determinism import deterministic
 from methods.fisher import diagonal_fisher
 from methods.fit_image import image_fit
+from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
 from methods.policy import Policy, Snapshot
 from methods.resumable import Keeping
@@ -309,6 +310,15 @@ class StepRecorder(TrainerCallback):
         self.task_index = task_index
         self.result = result
         self.on_step = on_step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        step = state.global_step + 1
+        if not gradients_finite(model):  # after it all weights would be lost
+            raise UserError(
+                f"{suspects(self.method)}: the gradient of update {step} is not finite, though rewards and loss terms "
+                "are; a root or a norm, say, has no derivative at 0, or train.learning_rate is too high."
+            )
+        self.method.before_step(model, self.task_index, step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.method.after_step(self.task_index, state.global_step)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.registry import is_plugin, source_file
+from methods.shaping import overrides
 from task_streams.errors import UserError, unknown_name
 
 HOOKS = (
@@ -27,6 +28,7 @@ HOOKS = (
     "shape_rewards",
     "normalize_advantages",
     "loss_terms",
+    "before_step",
     "after_step",
     "after_task",
     "state_dict",
@@ -120,7 +122,7 @@ def _watched(method: Method, hook: str, call: Callable[..., Any]) -> Callable[..
             raise
         except Exception as error:
             raise UserError(fault(type(method), hook, f"{type(error).__name__}: {error}", error)) from error
-        if hook in RESULTS and (problem := RESULTS[hook](result, arguments)):
+        if hook in RESULTS and overrides(type(method), hook) and (problem := RESULTS[hook](result, arguments)):
             raise UserError(fault(type(method), hook, problem))
         return result
 
@@ -191,10 +193,22 @@ def _sentences_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
     return f"returned {result!r}, expected a list of sentences ([] for none)."
 
 
+def _gradients_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with the gradients of the model, the first argument, after a hook that can change them."""
+    return None if gradients_finite(arguments[0]) else "left gradients that are not finite."
+
+
+def gradients_finite(model: torch.nn.Module) -> bool:
+    """Whether every gradient of a model is a finite number."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+
 RESULTS: dict[str, Callable[[Any, tuple[Any, ...]], str | None]] = {
     "problems": _sentences_problem,
     "shape_rewards": _values_problem,
     "normalize_advantages": _values_problem,
     "loss_terms": _terms_problem,
+    "before_step": _gradients_problem,
     "state_dict": _state_problem,
 }

@@ -1,0 +1,79 @@
+"""What a method sees and does before an optimizer step, and gradients that are no numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from methods.base import LossContext, Method, TaskContext
+from methods.compose import Composite
+from methods.fit import FitSettings, fit
+from methods.guard import guarded_method
+from methods.policy import Policy
+from methods.settings import TrainConfig
+from methods.sft import Sft, SftConfig
+from task_streams.errors import UserError
+from task_streams.types import TaskStream
+
+TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0, weight_decay=0.0, accumulation=2)
+
+
+class Part(Method):
+    """Nothing of its own."""
+
+    name = "part"
+    family = "part"
+    Config = SftConfig
+
+
+def learned(part: type[Method], policy: Policy, stream: TaskStream, folder: Path) -> Any:
+    """Learn the first task by fine-tuning with a part; returns the part."""
+    own = guarded_method(part(None))
+    method = Composite(guarded_method(Sft(SftConfig())), [own])
+    fit(method, TaskContext(stream.tasks[0], policy, None, seed=1), None, FitSettings(TRAIN, True, folder))
+    return own
+
+
+def test_a_gradient_that_is_masked_moves_nothing(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
+    class Masks(Part):
+        seen: tuple[Any, ...] = ()
+
+        def before_step(self, model: nn.Module, task_index: int, step: int) -> None:
+            norm = torch.nn.utils.get_total_norm([w.grad for w in model.parameters() if w.grad is not None]).item()
+            self.seen = (*self.seen, (task_index, step, norm))
+            for name, weight in model.named_parameters():
+                if "visual" in name and weight.grad is not None:
+                    weight.grad.zero_()
+
+    before = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    part = learned(Masks, policy, stream, tmp_path)
+    moved = {name for name, weight in policy.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved and not any("visual" in name for name in moved)
+    assert [(task, step) for task, step, _ in part.seen] == [(1, 1), (1, 2)]  # once per update, not per micro-batch
+    assert all(0 < norm <= TRAIN.max_grad_norm * 1.0001 for _, _, norm in part.seen)  # clipped already
+
+
+def test_a_gradient_that_is_no_number_is_named_before_the_weights_are_lost(
+    policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    class Root(Part):
+        def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+            weight = next(context.model.parameters())
+            return {"root": (weight - weight.detach()).square().sum().sqrt()}  # 0, and without a derivative there
+
+    with pytest.raises(UserError, match=r"'part' \(.*test_before_step.py\): the gradient of update 1 is not finite"):
+        learned(Root, policy, stream, tmp_path)
+    assert all(bool(torch.isfinite(weight).all()) for weight in policy.model.parameters())
+
+
+def test_a_hook_that_spoils_gradients_is_named(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
+    class Spoils(Part):
+        def before_step(self, model: nn.Module, task_index: int, step: int) -> None:
+            for weight in model.parameters():
+                if weight.grad is not None:
+                    weight.grad.div_(0.0)
+
+    with pytest.raises(UserError, match=r"method 'part' \(.*\), before_step: left gradients that are not finite"):
+        learned(Spoils, policy, stream, tmp_path)
