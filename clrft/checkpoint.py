@@ -31,6 +31,8 @@ STATE_FILE = "method_state.json"
 STATE_TENSORS = "method_state.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
 ANCHOR_FILE = "anchor.safetensors"
+STEPS_FILE = "steps.jsonl"
+TRAINING_FILE = "training.json"
 WEIGHTS_FOLDER = "weights"
 
 
@@ -82,7 +84,7 @@ def stage_folder(run: Path, stage: int) -> Path:
 def write_record(folder: Path, record: StageRecord) -> None:
     """Write a stage's predictions, steps and accuracies into a folder."""
     write_rows(folder / "predictions.jsonl", (p.to_json() for p in record.predictions))
-    write_rows(folder / "steps.jsonl", record.steps)
+    write_rows(folder / STEPS_FILE, record.steps)
     write_json_atomic(folder / METRICS_FILE, record.to_json())
 
 
@@ -152,6 +154,18 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
         raise UserError(
             f"{file} does not hold the anchor that task {stage + 1} needs ({error}); restore it or start a new run."
         ) from error
+
+
+def write_training(folder: Path, record: StageRecord) -> None:
+    """Write what a training left beside weights and states: every update's figures, and the time it took."""
+    write_rows(folder / STEPS_FILE, record.steps)
+    write_json_atomic(folder / TRAINING_FILE, {"schema": SCHEMA, "seconds": record.seconds["train"]})
+
+
+def read_training(folder: Path) -> tuple[list[StepRow], float]:
+    """Figures of every update and seconds, as ``write_training`` wrote them."""
+    rows = [json.loads(line) for line in (folder / STEPS_FILE).read_text(encoding="utf-8").splitlines()]
+    return rows, float(read_json(folder / TRAINING_FILE, SCHEMA)["seconds"])
 
 
 def finished_stage(run: Path, stages: Iterable[int]) -> int | None:

@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     one = subparsers.add_parser("run", help="one stream, one method, one class order")
     one.add_argument("overrides", **overrides)
     one.add_argument("--plugin", **plugin)
+    one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
     one.set_defaults(command=commands.run_one)
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")

@@ -30,7 +30,12 @@ SELECTORS = ("stream", "method", "model", "seed")
 
 def run_one(options: argparse.Namespace, console: Console) -> int:
     """``clrft run``: one cell, then its matrix and metrics."""
-    config = chosen_config(options.overrides)
+    from clrft.resume import saved_config
+
+    if options.resume is None:
+        config = chosen_config(options.overrides)
+    else:
+        config = saved_config(Path(options.resume), parse_overrides(options.overrides))
     from clrft.progress import Bars
     from clrft.run import run
     from clrft.runs import read_run
@@ -162,11 +167,16 @@ def list_streams() -> Table:
     return table
 
 
+def first_line(kind: type) -> str:
+    """What a class says of itself in a line; empty if it says nothing."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
 def list_methods() -> Table:
     """Methods that can be run."""
     table = Table("method", "family", "what it does", "source", title="methods")
     for name, method in known_methods().items():
-        table.add_row(name, method.family, (method.__doc__ or "").strip().splitlines()[0], method.source)
+        table.add_row(name, method.family, first_line(method), method.source)
     return table
 
 
@@ -175,7 +185,7 @@ def list_shapers() -> Table:
     table = Table("shaper", "what it does", "source", title="reward shapers")
     for name, method in known_methods().items():
         if method.family == "part" and overrides(method, "shape_rewards"):
-            table.add_row(name, (method.__doc__ or "").strip().splitlines()[0], method.source)
+            table.add_row(name, first_line(method), method.source)
     return table
 
 

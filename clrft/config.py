@@ -76,13 +76,19 @@ class RunSection:
     """Track the run in MLflow (MLFLOW_TRACKING_URI, else a SQLite store in output)."""
     keep_weights: str = "all"
     """Weights that stay on disk: all (of every task) or last."""
+    checkpoint_every: int = 10
+    """Updates of a task between two states of its training on disk, from which a killed run goes on (0: none)."""
     plugins: tuple[str, ...] = ()
     """Python files with methods of your own; code in them runs."""
     name_suffix: str = ""
     """Appended to the run folder's name, to tell settings of one stream, method and order apart."""
 
     def __post_init__(self) -> None:
-        require("run", keep_weights=(self.keep_weights in ("all", "last"), self.keep_weights, "all or last"))
+        require(
+            "run",
+            keep_weights=(self.keep_weights in ("all", "last"), self.keep_weights, "all or last"),
+            checkpoint_every=(self.checkpoint_every >= 0, self.checkpoint_every, "a whole number from 0"),
+        )
         safe_name(self.sweep)
         if self.name_suffix:
             safe_name(self.name_suffix)

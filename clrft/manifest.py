@@ -16,8 +16,8 @@ from task_streams.fingerprint import fingerprints
 from task_streams.types import TaskStream
 
 SCHEMA = 1
-# Where a run is kept does not change what it computes.
-LOCATION_KEYS = ("output", "mlflow", "plugins")
+# Where a run is kept, and how often, does not change what it computes.
+LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every")
 
 
 def write_config(config: RunConfig) -> None:
@@ -32,8 +32,8 @@ def check_same_config(config: RunConfig) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    saved = _flat(_comparable(read_yaml(config.folder / "config.yaml")))
-    asked = _flat(_comparable(config.to_dict()))
+    saved = _flat(comparable(read_yaml(config.folder / "config.yaml")))
+    asked = _flat(comparable(config.to_dict()))
     differing = [
         f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"
         for key in sorted(saved.keys() | asked.keys())
@@ -122,7 +122,8 @@ def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
     }
 
 
-def _comparable(values: Values) -> Values:
+def comparable(values: Values) -> Values:
+    """Settings that decide what a run computes."""
     location = {key: value for key, value in values.get("run", {}).items() if key not in LOCATION_KEYS}
     return {**values, "run": location}
 

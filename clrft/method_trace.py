@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clrft.method_anchor import anchor_checksums, changed_weights
-from clrft.stage import Run
+from clrft.state import Run
 from methods.base import LossContext, Method, Rollouts, TaskContext
 from methods.guard import HOOKS, layered
 from task_streams.types import Example, Task, TaskStream

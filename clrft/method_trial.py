@@ -25,8 +25,9 @@ from clrft.method_trace import Observer, Trace, digest
 from clrft.progress import Silent
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import learn, open_folder, prepare
-from clrft.stage import Run, train_stage
+from clrft.state import Run
 from clrft.tracking import Tracker
+from clrft.training import train_stage
 from methods import build_method
 from methods.base import Method
 from methods.policy import load_policy

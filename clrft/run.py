@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from clrft.base import default_model_path
-from clrft.checkpoint import METRICS_FILE, finished_stage, read_anchor, read_learned, stage_folder
+from clrft.checkpoint import METRICS_FILE, STEPS_FILE, finished_stage, stage_folder
 from clrft.config import RunConfig
 from clrft.files import check_writable, clean_partials, read_json, write_json_atomic
+from clrft.lineage import check_lineage, identity_of
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.progress import Reporter
 from clrft.results import write_results
 from clrft.runs import read_run
-from clrft.stage import Run, drop_older_weights, learn_stage, stage_name
+from clrft.stage import drop_older_weights, learn_stage
+from clrft.state import Run, stage_name
 from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, mark
+from clrft.training import put_back
+from clrft.unfinished import clear_finished
 from methods import build_method
 from methods.anchor import Anchors, anchor_problems
 from methods.base import TaskContext
@@ -164,6 +168,7 @@ def open_folder(state: Run) -> dict[str, Any]:
     state.folder.mkdir(parents=True, exist_ok=True)
     clean_partials(state.folder)
     manifest = run_manifest(state.config, state.stream, describe_model(state.policy), state.method)
+    state.data = manifest["data"]
     path = state.folder / "manifest.json"
     if path.exists():
         saved = read_json(path)
@@ -184,8 +189,13 @@ def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
 def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
     done = finished_stage(state.folder, state.stages)
+    if done is not None:
+        finished = [stage for stage in state.stages if stage <= done]
+        check_lineage(state.folder, finished, state.config, state.data)
+        clear_finished(state.folder, finished)
+        state.parent = identity_of(state.folder, done)
     if done and state.method.family != "frozen":
-        put_back(state, done)
+        put_back(state, stage_folder(state.folder, done), done)
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
@@ -198,19 +208,11 @@ def learn(state: Run, cell: CellTracker) -> None:
         drop_older_weights(state, stage)
 
 
-def put_back(state: Run, stage: int) -> None:
-    """Bring policy, method, moments and anchor to where a finished stage left them."""
-    folder = stage_folder(state.folder, stage)
-    state.moments = read_learned(folder, state.policy, state.method, stage)
-    if state.anchors is not None and stage != state.stages[-1]:
-        read_anchor(folder, state.anchors, stage)
-
-
 def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:
     """Feed a finished stage to the tracking store; its steps too if they were not fed while it trained."""
     record = read_json(folder / METRICS_FILE)
     if steps:
-        with (folder / "steps.jsonl").open(encoding="utf-8") as file:
+        with (folder / STEPS_FILE).open(encoding="utf-8") as file:
             task.steps([json.loads(line) for line in file])
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
     figures |= {f"probe/{name}": value for name, value in record["probe"].items()}

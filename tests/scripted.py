@@ -10,7 +10,8 @@ from clrft.checkpoint import stage_folder
 from clrft.config import build_config
 from clrft.progress import Silent
 from clrft.results import write_results
-from clrft.stage import Run, learn_stage
+from clrft.stage import learn_stage
+from clrft.state import Run
 from eval.matrix import AccuracyMatrix
 from methods.base import Method
 from methods.frozen import ZeroShot

@@ -115,3 +115,15 @@ def test_every_list_names_something(what: str, capsys: pytest.CaptureFixture[str
 def test_show_resolves_configs_of_every_kind(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", name]) == 0
     assert name in capsys.readouterr().out
+
+
+def test_a_method_of_ones_own_that_says_nothing_of_itself_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "silent.py"
+    file.write_text(
+        "from methods.base import Method\nfrom methods.sft import SftConfig\n\n\n"
+        'class Silent(Method):\n    name, family, Config = "says_nothing", "part", SftConfig\n'
+    )
+    assert main(["list", "methods", "--plugin", str(file)]) == 0
+    assert "says_nothing" in capsys.readouterr().out

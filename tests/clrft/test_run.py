@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clrft.checkpoint import read_learned
 from clrft.config import RunConfig, build_config
 from clrft.progress import Silent
-from clrft.run import run
+from clrft.run import prepare, run
 from clrft.runs import read_run
+from methods.base import Method
+from methods.policy import Policy
 from task_streams.errors import UserError
 
 SMALL = {
@@ -120,8 +123,15 @@ def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
     (folder / "metrics.json").unlink()
     state = json.loads((folder / "task_02" / "method_state.json").read_text())
     (folder / "task_02" / "method_state.json").write_text(json.dumps({**state, "task": 999}))
-    with pytest.raises(UserError, match="after task 999"):
+    with pytest.raises(UserError, match=r"task_02/method_state.json: SHA-256 is \w+…, expected \w+…"):
         run(config, Silent())
+    with pytest.raises(UserError, match="after task 999"):  # and a state says itself which task's it is
+        read_learned(folder / "task_02", *fresh(config), 2)
+
+
+def fresh(config: RunConfig) -> tuple[Policy, Method]:
+    state = prepare(config, Silent())
+    return state.policy, state.method
 
 
 def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Where each stage comes from: digests of what it left, of settings and data, and the identity of the stage before.
+
+``lineage.json`` of a task folder holds the SHA-256 of every file that the next task starts from. The identity of a
+stage is the digest of all this with the identity of the stage before in it, so that one number stands for the history.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clrft.checkpoint import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
+from clrft.config import RunConfig
+from clrft.files import read_json, sha256_file, write_json_atomic
+from clrft.manifest import comparable
+from task_streams.errors import UserError
+
+SCHEMA = 1
+FILE = "lineage.json"
+ROOT = ""  # parent of the first stage
+
+
+def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data: Mapping[str, str]) -> None:
+    """Write where a stage comes from and what it left, beside its files in ``folder``."""
+    facts = {
+        "schema": SCHEMA,
+        "stage": stage,
+        "parent": parent,
+        "config": config_digest(config),
+        "data": digest(dict(data)),
+        "files": {str(path.relative_to(folder)): sha256_file(path) for path in learned_files(folder)},
+    }
+    write_json_atomic(folder / FILE, {**facts, "identity": digest(facts)})
+
+
+def config_digest(config: RunConfig) -> str:
+    """Digest of the settings that decide what a run computes."""
+    return digest(comparable(config.to_dict()))
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def learned_files(folder: Path) -> list[Path]:
+    """Files that the next stage starts from."""
+    single = [folder / name for name in (STATE_FILE, STATE_TENSORS, MOMENTS_FILE, ANCHOR_FILE)]
+    return sorted([*(folder / WEIGHTS_FOLDER).glob("*"), *(path for path in single if path.is_file())])
+
+
+def identity_of(run: Path, stage: int) -> str:
+    """Identity of a finished stage."""
+    return str(read_json(stage_folder(run, stage) / FILE, SCHEMA)["identity"])
+
+
+def check_lineage(run: Path, stages: list[int], config: RunConfig, data: Mapping[str, str]) -> None:
+    """Refuse to go on from stages that are not what they were, or not each other's.
+
+    Args:
+        run: the run's folder.
+        stages: the finished stages in order; the files of the last, from which the next one starts, are hashed.
+        config: settings of the run.
+        data: fingerprints of the stream.
+
+    Raises:
+        UserError: which differs, what was found and what is expected.
+    """
+    parent = ROOT
+    for stage in stages:
+        file = stage_folder(run, stage) / FILE
+        facts = read_json(file, SCHEMA)
+        stated = facts.pop("identity", None)
+        expected = {
+            "stage": stage,
+            "parent": parent,
+            "config": config_digest(config),
+            "data": digest(dict(data)),
+        }
+        problems = [
+            f"{file}: {name} is {short(facts.get(name))}, expected {short(value)}."
+            for name, value in expected.items()
+            if facts.get(name) != value
+        ]
+        if stated != digest(facts):
+            problems.append(f"{file}: identity is {short(stated)}, expected {short(digest(facts))}; it was changed.")
+        if problems:
+            raise UserError(*problems, remedy(run, stage))
+        parent = str(stated)
+    if stages:
+        check_files(stage_folder(run, stages[-1]), facts["files"], remedy(run, stages[-1]))
+
+
+def check_left(folder: Path, parent: str) -> None:
+    """Refuse what a training left if it began with something else, or was changed since.
+
+    Raises:
+        UserError: which differs, what was found and what is expected.
+    """
+    facts = read_json(folder / FILE, SCHEMA)
+    advice = f"Remove {folder} to train this task again."
+    if facts["parent"] != parent:
+        raise UserError(f"{folder / FILE}: parent is {short(facts['parent'])}, expected {short(parent)}.", advice)
+    check_files(folder, facts["files"], advice)
+
+
+def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
+    """Refuse files that are not those with the given checksums.
+
+    Raises:
+        UserError: names every file that is missing, changed or new.
+    """
+    found = {str(path.relative_to(folder)): sha256_file(path) for path in learned_files(folder)}
+    problems = [
+        f"{folder / name}: SHA-256 is {short(found.get(name))}, expected {short(expected.get(name))}."
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if problems:
+        raise UserError(*problems, advice)
+
+
+def remedy(run: Path, stage: int) -> str:
+    """What to do about a stage that cannot be gone on from."""
+    return f"Restore {stage_folder(run, stage)}, or remove it and all later task folders to learn them again."
+
+
+def short(value: Any) -> str:
+    """A digest in few characters; anything else as it is."""
+    if value is None:
+        return "missing"
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else repr(value)

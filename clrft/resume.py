@@ -1,0 +1,41 @@
+"""The configuration of a run that is on disk, so that it can be gone on with by the name of its folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clrft.config import RunConfig, merge, read_yaml, typed_config
+from methods.registry import load_plugins
+from task_streams.errors import UserError
+
+LABELLED = ("stream", "method", "model")
+
+
+def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
+    """The settings of the run in a folder, which may have been moved since; where it lies now counts.
+
+    Args:
+        folder: the run's folder.
+        overrides: nested; of the settings that do not change what is computed (``run.mlflow``). A plugin file must be
+            named again in ``run.plugins``: code is not run because a folder says so.
+
+    Raises:
+        UserError: no run is there, or it cannot be gone on with under these settings.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
+    values = read_yaml(folder / "config.yaml")
+    labels = {name: str((values.get(name) or {}).pop("label", name)) for name in LABELLED}
+    seed = values.pop("seed", None)
+    asked = tuple((overrides.get("run") or {}).get("plugins") or ())
+    used = tuple((values.get("run") or {}).pop("plugins", None) or ())
+    if used and not asked:
+        files = " ".join(f"--plugin {file}" for file in used)
+        raise UserError(f"--resume: the run in {folder} has methods from files of your own; name them again: {files}")
+    load_plugins(asked)
+    place = folder.resolve()
+    here = {"run": {"output": str(place.parent.parent), "sweep": place.parent.name}}
+    config = typed_config(merge(values, here, overrides), labels, seed)
+    if config.folder.resolve() != place:
+        raise UserError(f"--resume: the folder is called {place.name!r}, but the run {config.cell!r}; rename it back.")
+    return config

@@ -1,0 +1,67 @@
+"""A run in progress: what was asked, what it works on, and where it stands."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from clrft.config import RunConfig
+from clrft.progress import Reporter
+from methods.anchor import Anchors
+from methods.base import Method
+from methods.policy import Policy, Snapshot
+from task_streams.split import joint_task
+from task_streams.types import Task, TaskStream
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress.
+
+    Attributes:
+        config: what was asked.
+        stream: what is learned.
+        policy: the model, as the last stage left it.
+        method: how it learns.
+        reporter: shows progress.
+        reference: the base, for the KL term.
+        anchor: of the task at hand.
+        anchors: gives each task its anchor.
+        moments: the optimizer's, as the last stage left them.
+        data: fingerprints of the stream.
+        parent: identity of the last finished stage (``clrft/lineage.py``).
+    """
+
+    config: RunConfig
+    stream: TaskStream
+    policy: Policy
+    method: Method
+    reporter: Reporter
+    reference: Snapshot | None = None
+    anchors: Anchors | None = None
+    anchor: Snapshot | None = None
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    parent: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Run folder."""
+        return self.config.folder
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What is learned, stage by stage; a joint method learns the union of all tasks as the last stage."""
+        return [joint_task(self.stream)] if self.method.joint else list(self.stream.tasks)
+
+    @property
+    def stages(self) -> list[int]:
+        """Stages of the run; 0 is the base before any training."""
+        return [0, len(self.stream)] if self.method.joint else list(range(len(self.stream) + 1))
+
+
+def stage_name(state: Run, stage: int) -> str:
+    """Name of what a stage learns."""
+    if stage == 0:
+        return "base"
+    return "joint" if state.method.joint else state.stream.tasks[stage - 1].name

@@ -1,0 +1,195 @@
+"""Training one stage, kept on disk as it goes: from the task before, from a state of its own, or done already."""
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from clrft import interrupt
+from clrft.checkpoint import (
+    STEPS_FILE,
+    TRAINING_FILE,
+    StageRecord,
+    read_anchor,
+    read_learned,
+    read_training,
+    stage_rng,
+    write_anchor,
+    write_learned,
+    write_training,
+)
+from clrft.files import whole_folder
+from clrft.lineage import check_left, write_lineage
+from clrft.method_anchor import anchor_unchanged
+from clrft.state import Run
+from clrft.unfinished import Unfinished
+from methods.base import TaskContext
+from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
+from methods.memory import remembered
+from methods.resumable import Keeping
+from methods.settings import TrainConfig
+from methods.training_state import TrainingState
+from task_streams.config import SourceConfig
+from task_streams.types import Example, Task
+
+FILE_WORKERS = 2
+OnStep = Callable[[StepRow], None]
+
+
+def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> Unfinished:
+    """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
+    work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
+    try:
+        if work.trained.is_dir():
+            take_up(state, stage, work, record, on_step)
+        else:
+            state.moments = train_stage(state, stage, work.folder / "scratch", record, on_step, work).moments
+            work.settle()
+            write_trained(state, stage, work, record)
+    finally:
+        work.close()
+    return work
+
+
+def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_step: OnStep) -> None:
+    """Bring the run to where an earlier process was when it had trained and not yet tested."""
+    check_left(work.trained, state.parent)
+    put_back(state, work.trained, stage)
+    record.steps, record.seconds["train"] = read_training(work.trained)
+    for row in record.steps:
+        on_step(row)
+    state.reporter.say(f"{state.config.cell}: task {stage} was trained already, and is tested now")
+
+
+def write_trained(state: Run, stage: int, work: Unfinished, record: StageRecord) -> None:
+    """Write what the training left, so that it need not be done again if the test is cut short."""
+    with whole_folder(work.trained) as folder:
+        write_learned(folder, state.policy, state.method, stage, state.moments)
+        keep_anchor(state, stage, folder)
+        write_training(folder, record)
+        write_lineage(folder, stage, state.parent, state.config, state.data)
+
+
+def put_back(state: Run, folder: Path, stage: int) -> None:
+    """Bring policy, method, moments and anchor to where a stage left them in a folder."""
+    state.moments = read_learned(folder, state.policy, state.method, stage)
+    if state.anchors is not None and stage != state.stages[-1]:
+        read_anchor(folder, state.anchors, stage)
+
+
+def link_learned(work: Unfinished, target: Path) -> None:
+    """Let the files that the next task starts from appear in the task's folder too; copied where links cannot be."""
+    only_here = shutil.ignore_patterns(STEPS_FILE, TRAINING_FILE)  # written anew with the record
+    shutil.copytree(work.trained, target, copy_function=_link, dirs_exist_ok=True, ignore=only_here)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def keep_anchor(state: Run, stage: int, folder: Path) -> None:
+    """Bring the anchor of the next task up to date, and write what a restart could not make again."""
+    if state.anchors is not None and stage != state.stages[-1]:
+        state.anchors.end()
+        write_anchor(folder, state.anchors)
+
+
+def train_stage(
+    state: Run, stage: int, scratch: Path, record: StageRecord, on_step: OnStep, work: Unfinished | None = None
+) -> FitResult:
+    """Fit the stage's task, with its anchor and the moments that the stage before left.
+
+    Args:
+        state: the run.
+        stage: which stage.
+        scratch: folder for scratch files; removed afterwards.
+        record: gets the figures and the time.
+        on_step: gets every update's figures.
+        work: where states of the training are kept, and taken up from; None = nowhere.
+    """
+    config = state.config
+    task = state.tasks[0] if state.method.joint else state.tasks[stage - 1]
+    first = state.method.joint or stage == 1
+    state.anchor = None  # the old one goes before the new one comes
+    state.anchor = None if state.anchors is None or first else state.anchors.begin()
+    seed = stage_rng(config.seed, stage)
+    context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
+    begun = work.newest() if work is not None else None
+    clock = Clock(time.perf_counter(), begun.values["seconds"] if begun is not None else 0.0)
+    keeping = keeping_of(state, work, clock)
+    settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state), keeping)
+    examples = len(with_memory(state.method, context).task.train)
+    total = planned_updates(state.method, settings.train, examples)
+    state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
+
+    def report(row: StepRow) -> None:
+        interrupt.check()
+        state.reporter.advance(config.cell, 1, step_figures(row))
+        on_step(row)
+
+    if begun is not None:
+        state.reporter.say(f"{config.cell}: going on in task {stage} after update {begun.step}")
+    with anchor_unchanged(state.anchor, state.method):
+        fitted = fit(state.method, context, state.reference, settings, state.moments, report, begun)
+    record.seconds["train"] = clock.seconds
+    record.steps = fitted.steps
+    shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
+    return fitted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds of a training, those before it was stopped included."""
+
+    start: float
+    before: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.perf_counter() - self.start
+
+
+def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | None:
+    """How often the training's state is kept, and where."""
+    every = state.config.run.checkpoint_every
+    if work is None or every == 0:
+        return None
+
+    def keep(one: TrainingState) -> None:
+        work.keep(dataclasses.replace(one, values={**one.values, "seconds": clock.seconds}))
+
+    return Keeping(every, keep)
+
+
+def memory(state: Run, task: Task) -> tuple[Example, ...]:
+    """Examples of earlier tasks, for a method that declares that it replays."""
+    plan = state.method.replay
+    earlier = [other for other in state.tasks if other.index < task.index]
+    if plan is None or "replay" not in state.method.needs or not earlier:
+        return ()
+    return remembered(earlier, plan.items, state.config.seed)
+
+
+def loading_workers(state: Run) -> int:
+    """Processes that decode ahead of the training: as set, else two for data in files and a model on a GPU."""
+    if state.config.train.workers is not None:
+        return state.config.train.workers
+    return FILE_WORKERS if isinstance(state.config.stream, SourceConfig) and state.policy.device.type == "cuda" else 0
+
+
+def stage_budget(state: Run) -> TrainConfig:
+    """The training budget of one stage: a joint run gets that of all its tasks together."""
+    train = state.config.train
+    return dataclasses.replace(train, updates=train.updates * len(state.stream)) if state.method.joint else train
+
+
+def step_figures(row: StepRow) -> str:
+    """The figures of an update that fit on a progress line."""
+    shown = [("reward", "reward"), ("loss", "loss"), ("drift", "drift")]
+    return "  ".join(f"{label} {row[key]:.3f}" for key, label in shown if key in row)

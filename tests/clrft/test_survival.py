@@ -1,0 +1,177 @@
+"""Killed, damaged and full: a run goes on to the bits of one that was never stopped, or says what is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.kills import Kill, config_of, outcome, run_in_child, trial
+from clrft.config import RunConfig
+from clrft.progress import Silent
+from clrft.resume import saved_config
+from clrft.run import run
+from clrft.training import Unfinished
+from methods.training_state import TrainingState
+from task_streams.errors import UserError
+
+
+class Says(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What runs leave that are never stopped, and the number of their writes."""
+    root = tmp_path_factory.mktemp("whole")
+    found = {}
+    for method in ("sft", "rapo"):
+        config = config_of(method, root)
+        assert run_in_child(config, None, root / f"{method}.writes") == 0
+        found[method] = {**outcome(config.folder), "writes": (root / f"{method}.writes").read_text()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "shares", "after"),
+    [("sft", (0.3, 0.8), False), ("sft", (0.55,), True), ("rapo", (0.45, 0.7), True), ("rapo", (0.9,), False)],
+)
+def test_a_run_killed_at_its_writes_ends_with_the_same_bits(
+    method: str, shares: tuple[float, ...], after: bool, whole: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    expected = {name: value for name, value in whole[method].items() if name != "writes"}
+    kills = [Kill(write=int(share * int(whole[method]["writes"])), after=after) for share in shares]
+    assert trial(method, kills, expected, tmp_path) == []
+
+
+def stopped_inside_task_two(tmp_path: Path) -> RunConfig:
+    """A run that was killed while it learned its second task, with two states of it on disk."""
+    config = config_of("sft", tmp_path)
+    run(config, Silent())
+    for name in ("metrics.json", "matrix.json"):
+        (config.folder / name).unlink()
+    shutil.rmtree(config.folder / "task_02")
+    for write in range(1, 400):
+        states = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))
+        if len(states) == 2:
+            return config
+        shutil.rmtree(config.folder / "unfinished", ignore_errors=True)
+        run_in_child(config, Kill(write=40 + 8 * write))
+    raise AssertionError("no kill left two states")
+
+
+def test_a_damaged_state_is_told_and_the_one_before_it_is_taken(
+    whole: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    config = stopped_inside_task_two(tmp_path)
+    older, newest = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))
+    flip_a_bit(newest / "state.safetensors")
+    reporter = Says()
+    run(config, reporter)
+    assert any(f"{newest} is damaged and left out: state.safetensors has SHA-256" in text for text in reporter.said)
+    assert any(f"going on in task 2 after update {int(older.name[5:])}" in text for text in reporter.said)
+    assert outcome(config.folder) == {name: value for name, value in whole["sft"].items() if name != "writes"}
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_state_of_a_task_that_began_otherwise_is_refused(tmp_path: Path) -> None:
+    config = stopped_inside_task_two(tmp_path)
+    state = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))[-1] / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "parent": "f" * 64}))
+    with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
+        run(config, Silent())
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunConfig:
+    """A finished run that has lost its end, so that it would be gone on with."""
+    config = config_of("sft", tmp_path)
+    run(config, Silent())
+    (config.folder / "metrics.json").unlink()
+    return config
+
+
+def test_a_flipped_bit_in_the_weights_is_named(finished: RunConfig) -> None:
+    file = finished.folder / "task_02" / "weights" / "model.safetensors"
+    flip_a_bit(file)
+    with pytest.raises(UserError, match=rf"{file}: SHA-256 is \w+…, expected \w+…\.\nRestore .*task_02, or remove it"):
+        run(finished, Silent())
+
+
+def test_the_folder_of_another_task_is_refused(finished: RunConfig) -> None:
+    shutil.rmtree(finished.folder / "task_02")
+    shutil.copytree(finished.folder / "task_01", finished.folder / "task_02")
+    with pytest.raises(UserError, match=r"task_02/lineage.json: stage is 1, expected 2\.\n.*parent is \w+…, expected"):
+        run(finished, Silent())
+
+
+def test_a_task_folder_of_a_run_with_other_settings_is_refused(finished: RunConfig, tmp_path: Path) -> None:
+    other = config_of("grpo", tmp_path / "other")
+    run(other, Silent())
+    shutil.rmtree(finished.folder / "task_01")
+    shutil.copytree(other.folder / "task_01", finished.folder / "task_01")
+    with pytest.raises(UserError, match=r"task_01/lineage.json: parent is .*\n.*config is \w+…, expected \w+…"):
+        run(finished, Silent())
+
+
+def test_an_edited_lineage_is_refused(finished: RunConfig) -> None:
+    file = finished.folder / "task_01" / "lineage.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, "files": {}}))
+    with pytest.raises(UserError, match=r"task_01/lineage.json: identity is \w+…, expected \w+…; it was changed"):
+        run(finished, Silent())
+
+
+def test_a_run_is_gone_on_with_by_its_folder_wherever_it_lies_now(tmp_path: Path, finished: RunConfig) -> None:
+    moved = tmp_path / "elsewhere" / "single" / finished.cell
+    moved.parent.mkdir(parents=True)
+    finished.folder.rename(moved)
+    config = saved_config(moved, {})
+    assert config.folder.resolve() == moved.resolve()
+    assert run(config, Silent()).resolve() == moved.resolve()
+    assert (moved / "metrics.json").is_file()
+
+
+def test_a_renamed_folder_and_one_without_a_run_are_refused(tmp_path: Path, finished: RunConfig) -> None:
+    other = finished.folder.with_name("renamed")
+    finished.folder.rename(other)
+    with pytest.raises(UserError, match=r"the folder is called 'renamed', but the run 'digits_cil-sft-1993'"):
+        saved_config(other, {})
+    with pytest.raises(UserError, match="holds no run; expected a run's folder"):
+        saved_config(tmp_path, {})
+
+
+def test_a_folder_does_not_decide_what_code_runs(tmp_path: Path, finished: RunConfig) -> None:
+    file = finished.folder / "config.yaml"
+    file.write_text(file.read_text().replace("plugins: []", "plugins: [/tmp/evil.py]"))
+    with pytest.raises(UserError, match=r"name them again: --plugin /tmp/evil.py"):
+        saved_config(finished.folder, {})
+
+
+def test_states_are_bounded_in_number_and_a_full_disk_is_told(tmp_path: Path) -> None:
+
+    work = Unfinished(tmp_path, 3, "p", print)
+    for step in (1, 2, 3, 4):
+        work.keep(TrainingState(step, {"weights:w": torch.ones(2)}, {}))
+    work.settle()
+    assert [path.name for path in sorted(work.folder.iterdir())] == ["step_000003", "step_000004"]
+    newest = work.newest()
+    assert newest is not None and newest.step == 4
+    small = tmp_path / "not_a_folder"
+    small.write_text("")
+    full = Unfinished(small, 1, "p", print)
+    full.keep(TrainingState(1, {"weights:w": torch.ones(2)}, {}))
+    with pytest.raises(UserError, match=r"the training's state cannot be written \("):
+        full.settle()
