@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
         text = f"stopped; finished tasks are kept. Go on with the same command: {words}"
         errors.print(escaped(text), highlight=False, soft_wrap=True)
-        return 130
+        return interrupt.exit_code()
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -8,19 +8,21 @@ import pytest
 from clrft import interrupt
 
 
-def test_a_swallowed_interrupt_comes_back_at_the_next_check() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_swallowed_interrupt_comes_back_at_the_next_check(number: signal.Signals, code: int) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         interrupt.watch()
         interrupt.check()  # nothing came yet
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             for _ in range(10**6):  # the handler runs between two instructions
                 pass
-        assert interrupt.asked()
+        assert interrupt.asked() and interrupt.exit_code() == code
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
         interrupt.watch()
         assert not interrupt.asked()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -161,7 +161,10 @@ def test_a_task_smaller_than_one_update_is_refused(tmp_path: Path) -> None:
         run(small(tmp_path, "sft", prompts_per_update=17), Silent())
 
 
-def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     words = ["run", "stream=digits_cil", "method=sft", "stream.shots=8", "stream.test_per_class=4", "stream.tasks=3"]
     words += ["train.updates=40", "evaluate.probe=0", "run.mlflow=false", f"run.output={tmp_path}"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -172,12 +175,12 @@ def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> No
     deadline = time.monotonic() + 120
     while not (folder / "task_01" / "metrics.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
     assert (folder / "task_01" / "metrics.json").exists()
     assert not (folder / "metrics.json").exists(), said
