@@ -3,9 +3,9 @@
     python benchmarks/checkpointing.py --pairs 5 --output benchmarks/results/checkpointing.json
 
 Keeping: whole runs of five tasks with states every 10 updates and without, in pairs, the order alternating; the ratio
-of their training times, median over the pairs. Going on: a run that has its first task, and of its second 20 of 30 updates
-on disk; the time from the start of the run to the first new update, less that of the same run without anything on disk
-to its first update, as a share of a task's training time.
+of their training times, median over the pairs. Going on: a run with its first task on disk, and 20 of 30 updates of its
+second; the time from the start of the run to the first new update, less that from the start of the same run without
+anything on disk to its first update, as a share of a task's training time.
 """
 
 import argparse
