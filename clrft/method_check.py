@@ -17,6 +17,7 @@ from clrft.method_promises import (
     check_accumulation,
     check_adapter,
     check_determinism,
+    check_inside,
     check_model,
     check_needs,
     check_restart,
@@ -80,6 +81,7 @@ def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None]
         check_restart(kind, stopped, traces, report)
         for trial in traces:
             check_accumulation(kind, trial, report)
+            check_inside(kind, trial, report)
             check_adapter(kind, trial, report)
         if len(traces) == len(trials):
             check_needs(kind, traces, report)

@@ -21,7 +21,7 @@ from clrft.method_trial import (
     LEARNERS,
     Resumed,
     Trial,
-    accumulated,
+    learned_again,
     learned_files,
     observed_run,
     plain_run,
@@ -30,6 +30,7 @@ from clrft.method_trial import (
     saved_state,
     stop_after_first_task,
 )
+from clrft.unfinished import Unfinished
 from methods.base import Method
 from methods.guard import made_method
 from methods.registry import source_file
@@ -210,10 +211,10 @@ def check_accumulation(kind: type[Method], trial: Trial, report: Report) -> None
     """
     with report.check("same result for 1, 2 and 4 accumulation steps", trial.company) as found:
         folder = trial.config(WHOLE).folder
-        one = accumulated(trial, folder, 1)
+        one = learned_again(trial, folder, 1)
         worst, most = 0.0, 0
         for steps in (2, 4):
-            other = accumulated(trial, folder, steps)
+            other = learned_again(trial, folder, steps)
             pairs = zip(one.gradients, other.gradients, strict=True)
             apart = torch.stack([(mine - theirs).abs().max() for mine, theirs in pairs])
             worst = torch.stack([torch.tensor(worst), apart.max()]).max().item()  # unlike Python's, NaN if one is
@@ -227,6 +228,26 @@ def check_accumulation(kind: type[Method], trial: Trial, report: Report) -> None
             found[:] = ["failed", f"{source_file(kind)}: {figures}; {expected}."]
         elif found[0] == "ok":
             found[1] = figures
+
+
+def check_inside(kind: type[Method], trial: Trial, report: Report) -> None:
+    """The last task gone on with after its first update, from its state on disk: the same bits."""
+    with report.check("stopped inside a task = never stopped", trial.company) as found:
+        folder = trial.config(WHOLE).folder
+        work = Unfinished(trial.folder / "inside", LAST, "", print)
+        whole = learned_again(trial, folder, 1, work)
+        work.settle()
+        again = learned_again(trial, folder, 1, work)
+        work.close()
+        if not torch.equal(whole.weights, again.weights):
+            wanted = "what changes from update to update belongs in state_dict, loaded after before_task"
+            found[:] = ["failed", f"{source_file(kind)}: the weights differ; {wanted}."]
+        elif name := differing_entry(whole.state, again.state):
+            found[:] = ["failed", f"{source_file(kind)}: state {name!r} differs."]
+        elif len(again.gradients) >= len(whole.gradients):
+            found[:] = ["not applicable", "no state was kept before the last update"]
+        else:
+            found[1] = "same bits"
 
 
 def differing_entry(state: dict[str, Any], other: dict[str, Any]) -> str:

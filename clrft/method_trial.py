@@ -28,6 +28,7 @@ from clrft.run import learn, open_folder, prepare
 from clrft.state import Run
 from clrft.tracking import Tracker
 from clrft.training import train_stage
+from clrft.unfinished import Unfinished
 from methods import build_method
 from methods.base import Method
 from methods.policy import load_policy
@@ -43,7 +44,7 @@ SMALL: dict[str, Any] = {
     "stream": {"tasks": LAST, "classes_per_task": 2, "shots": 8, "test_per_class": 1},
     "train": {"updates": 2, "prompts_per_update": 4, "warmup": 0},
     "evaluate": {"probe": 0},
-    "run": {"mlflow": False},
+    "run": {"mlflow": False, "checkpoint_every": 0},
     "model": {"device": "cpu", "dtype": "float32"},
 }
 
@@ -161,17 +162,21 @@ class Learned:
     state: dict[str, Any]
 
 
-def accumulated(trial: Trial, folder: Path, steps: int) -> Learned:
-    """Task 2, learned from task 1's end with so many micro-batches per update."""
+def learned_again(trial: Trial, folder: Path, steps: int, work: Unfinished | None = None) -> Learned:
+    """Task 2, learned from task 1's end with so many micro-batches per update, or from a state in ``work``."""
     config = trial.config("accumulated")
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulation=steps))
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, accumulation=steps),
+        run=dataclasses.replace(config.run, checkpoint_every=0 if work is None else 1),
+    )
     state = prepare(config, Silent())
     if not state.method.joint:
         state.moments = read_learned(stage_folder(folder, LAST - 1), state.policy, state.method, LAST - 1)
     gradients: list[Tensor] = []
     handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
     try:
-        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None)
+        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None, work)
     finally:
         handle.remove()
     weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])

@@ -19,6 +19,7 @@ from clrft.manifest import check_same_config, check_same_data, check_same_plugin
 from clrft.progress import Reporter
 from clrft.results import write_results
 from clrft.runs import read_run
+from clrft.space import check_space
 from clrft.stage import drop_older_weights, learn_stage
 from clrft.state import Run, stage_name
 from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, mark
@@ -194,6 +195,7 @@ def learn(state: Run, cell: CellTracker) -> None:
         check_lineage(state.folder, finished, state.config, state.data)
         clear_finished(state.folder, finished)
         state.parent = identity_of(state.folder, done)
+    check_space(state, done)
     if done and state.method.family != "frozen":
         put_back(state, stage_folder(state.folder, done), done)
     if done is not None:

@@ -20,7 +20,7 @@ from methods.fit_image import image_fit
 from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
 from methods.policy import Policy, Snapshot
-from methods.resumable import Keeping
+from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
@@ -107,10 +107,13 @@ def fit(
     chosen = with_choice(method, context, settings.train)
     mixture = with_memory(method, chosen)
     targets = method.targets(mixture)
-    if start is not None:
-        put_method(start, method)
-        told(start, result, on_step)
+    if settings.keeping is not None:
+        batch = int(getattr(method.config, "updates_per_batch", 1))
+        callbacks.append(KeepStates(settings.keeping.every, batch, targets))
     trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
+    if start is not None:
+        put_method(start, method)  # behind what was made of the targets that the task began with
+        told(start, result, on_step)
     trainer.remove_callback(PrinterCallback)
     trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
     try:
@@ -267,19 +270,11 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "remove_unused_columns": False,
         "logging_steps": 1,
         "report_to": [],
-        **kept_every(method, settings),
+        "save_strategy": "no",
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,
     }
-
-
-def kept_every(method: Method, settings: FitSettings) -> dict[str, Any]:
-    """When a training's state is kept: never inside the updates of one batch of rollouts."""
-    if settings.keeping is None:
-        return {"save_strategy": "no"}
-    batch = int(getattr(method.config, "updates_per_batch", 1))
-    return {"save_strategy": "steps", "save_steps": math.ceil(settings.keeping.every / batch) * batch}
 
 
 def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ RAFT, arXiv 2304.06767. Right means: right as a whole and well-formed. Boxes are
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from eval.score import score
 from methods.base import Method, TaskContext
@@ -90,6 +91,14 @@ class Raft(Method):
 
     def after_task(self, context: TaskContext) -> None:
         self.context = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The answers at hand inside a task; nothing between tasks."""
+        return {} if self.context is None else {"kept": {key: list(texts) for key, texts in self.kept.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kept.clear()
+        self.kept.update(state["kept"])
 
     def _sampled(self, context: TaskContext, step: int) -> dict[str, list[str]]:
         """Right answers of the policy as it is now, by item key; examples without one as the config says."""

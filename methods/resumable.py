@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from methods.base import Method
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
 
@@ -27,6 +29,36 @@ class Keeping:
 
     every: int
     keep: Callable[[TrainingState], None]
+
+
+class KeepStates(TrainerCallback):
+    """Decides after which updates a state is made: every so many, or as soon afterwards as going on from it is exact.
+
+    It would not be inside the updates of one batch of rollouts, nor right after a change of the targets: the next
+    batch has been read by then, with the targets of before. Comes after the callback that calls ``after_step``.
+
+    Args:
+        every: updates between two states.
+        batch: updates on each batch of rollouts.
+        targets: completions by item key that a method may change; None if it has none.
+    """
+
+    def __init__(self, every: int, batch: int, targets: Mapping[str, Sequence[str]] | None) -> None:
+        self.every = every
+        self.batch = batch
+        self.targets = targets
+        self.known = self._texts()
+        self.due = False
+
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        return {key: tuple(texts) for key, texts in (self.targets or {}).items()}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.due |= state.global_step % self.every == 0
+        before, self.known = self.known, self._texts()
+        if self.due and state.global_step % self.batch == 0 and before == self.known:
+            self.due = False
+            control.should_save = True
 
 
 class ResumableTrainer:
@@ -50,12 +82,12 @@ class ResumableTrainer:
             self.train()
             return
         scratch.mkdir(parents=True, exist_ok=True)
-        known = {name: getattr(self.args, name) for name in ("train_batch_size", "logging_steps", "save_steps")}
+        known = {name: getattr(self.args, name) for name in ("train_batch_size", "logging_steps")}
         (scratch / TRAINER_STATE).write_text(json.dumps({**known, "global_step": self.start.step}))
         self.train(resume_from_checkpoint=str(scratch))
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """Called every ``save_steps`` updates, after their figures are logged; the last update's is not kept."""
+        """Called after the figures of an update are logged that ``KeepStates`` chose; the last one's is not kept."""
         if self.keeping is None or self.state.global_step >= self.state.max_steps:
             return
         model = self.accelerator.unwrap_model(model)

@@ -80,7 +80,7 @@ def test_a_method_that_changes_the_anchor_is_named_with_the_hook(plugins: Path) 
 def test_a_method_that_forgets_its_state_is_named_with_what_is_lost(plugins: Path) -> None:
     path = faulty("forgets", plugins)
     said = failures(path)
-    assert list(said) == ["stopped at a boundary = never stopped"]
+    assert list(said) == ["stopped at a boundary = never stopped", "stopped inside a task = never stopped"]
     assert str(path) in said["stopped at a boundary = never stopped"]
     assert "calls is not what it was at the boundary" in said["stopped at a boundary = never stopped"]
 
@@ -106,7 +106,7 @@ def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatc
             values[lost] = torch.full((3,), float("nan"))
         return Learned([torch.ones(3), values["gradients"]], values["weights"], {})
 
-    monkeypatch.setattr(method_promises, "accumulated", learned)
+    monkeypatch.setattr(method_promises, "learned_again", learned)
     report = Report(lambda text: None)
     check_accumulation(METHODS["l2"], Trial("l2", "sft+l2", (), Path("none")), report)
     assert [one.outcome for one in report.results] == ["failed"]
