@@ -52,7 +52,7 @@ def test_a_sound_method_passes_every_check() -> None:
     assert not [one for one in report.results if one.outcome == "failed"]
     done = {(one.check, one.company): one for one in report.results}
     assert done["stopped at a boundary = never stopped", "grpo"].reason == "same bits"
-    order = "before_task > choose_examples > 2 x (loss_terms > after_step) > after_task > state_dict"
+    order = "before_task > choose_examples > 2 x (loss_terms > before_step > after_step) > after_task > state_dict"
     assert done["two tasks, hooks in order", "sft"].reason == order
 
 
