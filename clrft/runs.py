@@ -21,6 +21,7 @@ from eval.metrics import METRICS, Value, compute_metrics
 from task_streams.errors import UserError
 
 SCHEMA = 1
+COMPARISON = "comparison"  # folder beside runs that a comparison of them is written to
 MARKS = ("config.yaml", "manifest.json")  # a folder with one of these is a run, whole or not
 
 Fault = Literal["incomplete", "damaged", "foreign"]
@@ -157,7 +158,12 @@ def _candidates(path: Path) -> list[Path] | None:
         return None
     if _is_run(path):
         return [path]
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not _is_known_otherwise(child.name))
+
+
+def _is_known_otherwise(name: str) -> bool:
+    """Whether a folder beside runs is known to hold something else: what is hidden, and a comparison of the runs."""
+    return name.startswith(".") or name == COMPARISON
 
 
 def _is_run(folder: Path) -> bool:

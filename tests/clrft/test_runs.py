@@ -45,6 +45,13 @@ def test_run_and_sweep_folders_are_found_once_each(tmp_path: Path) -> None:
     assert found.left_out == ()
 
 
+def test_a_comparison_beside_the_runs_is_not_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "s", "grpo", 1, ROWS)
+    (tmp_path / "s" / "comparison").mkdir()
+    found = find_runs([tmp_path / "s"])
+    assert len(found.runs) == 1 and found.left_out == ()
+
+
 def test_incomplete_damaged_and_foreign_folders_are_named_and_left_out(tmp_path: Path) -> None:
     sweep = tmp_path / "s"
     write_run(sweep, "grpo", 1, ROWS)
