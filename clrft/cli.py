@@ -20,6 +20,7 @@ from task_streams.errors import UserError
 EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
   clrft sweep quickstart
+  clrft status quickstart
   clrft compare runs/quickstart
   clrft rewards runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
@@ -101,11 +102,22 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
     sweep.set_defaults(command=commands.run_sweep_command)
 
+    status = subparsers.add_parser("status", help="what of a sweep is done, running, failed, waiting; the time left")
+    status.add_argument("words", nargs="*", metavar="SWEEP|FOLDER|KEY=VALUE", help="sweeps, with their words; folders")
+    status.add_argument("--plugin", **plugin)
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(command=show_status)
+
     compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
     compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     compare.add_argument("--baseline", help="method that the others are paired with")
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     compare.set_defaults(command=commands.compare_command)
+
+    sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
+    sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
+    sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
+    sync.set_defaults(command=sync_runs)
 
     rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
     rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
@@ -178,6 +190,20 @@ def add_method(subparsers: Any) -> None:
     check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
     check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
     check.set_defaults(command=check_method)
+
+
+def show_status(options: argparse.Namespace, console: Console) -> int:
+    """``clrft status``."""
+    from clrft.status import status_command
+
+    return status_command(options, console)
+
+
+def sync_runs(options: argparse.Namespace, console: Console) -> int:
+    """``clrft sync``."""
+    from clrft.sync import sync_command
+
+    return sync_command(options, console)
 
 
 def show_rewards(options: argparse.Namespace, console: Console) -> int:

@@ -36,13 +36,13 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
         config = chosen_config(options.overrides)
     else:
         config = saved_config(Path(options.resume), parse_overrides(options.overrides))
+    from clrft.alone import run_alone
     from clrft.progress import Bars
-    from clrft.run import run
     from clrft.runs import read_run
 
     quiet_libraries()
     with Bars(console) as bars:
-        folder = run(config, bars)
+        folder = run_alone(config, bars)
     close_sweep(config, [])
     record = read_run(folder)
     console.print(record.matrix.to_table())

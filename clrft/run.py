@@ -4,25 +4,24 @@ Everything that a user can get wrong is checked in ``prepare``, before any work.
 after its last finished task.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clrft.base import default_model_path
-from clrft.checkpoint import METRICS_FILE, STEPS_FILE, finished_stage, stage_folder
+from clrft.checkpoint import METRICS_FILE, finished_stage, stage_folder
 from clrft.config import RunConfig
 from clrft.files import check_writable, clean_partials, read_json, write_json_atomic
 from clrft.lineage import check_lineage, identity_of
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.progress import Reporter
 from clrft.results import write_results
-from clrft.runs import read_run
 from clrft.space import check_space
 from clrft.stage import drop_older_weights, learn_stage
 from clrft.state import Run, stage_name
-from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, mark
+from clrft.sync import feed_or_tell
+from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, manifest_tags, mark
 from clrft.training import put_back
 from clrft.unfinished import clear_finished
 from methods import build_method
@@ -51,7 +50,7 @@ def run(config: RunConfig, reporter: Reporter) -> Path:
         feed_tracking(config)
         return config.folder
     state = prepare(config, reporter)
-    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
+    tracker = Tracker(Path(config.run.output), config.run.sweep, config.run.mlflow, reporter.say)
     manifest = open_folder(state)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
     with stopped_with_run(cell):
@@ -68,10 +67,7 @@ def stopped_with_run(cell: CellTracker) -> Iterator[None]:
     try:
         yield
     except BaseException as failure:
-        try:
-            cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-        except UserError as error:
-            failure.add_note(f"MLflow was not told: {error}")
+        cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
         raise
 
 
@@ -181,12 +177,6 @@ def open_folder(state: Run) -> dict[str, Any]:
     return manifest
 
 
-def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Identity of data, code and hardware as tags of the tracked run."""
-    named = ("stream", "method", "seed", "code", "data", "versions", "hardware", "model")
-    return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named}
-
-
 def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
     done = finished_stage(state.folder, state.stages)
@@ -211,34 +201,18 @@ def learn(state: Run, cell: CellTracker) -> None:
 
 
 def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:
-    """Feed a finished stage to the tracking store; its steps too if they were not fed while it trained."""
-    record = read_json(folder / METRICS_FILE)
-    if steps:
-        with (folder / STEPS_FILE).open(encoding="utf-8") as file:
-            task.steps([json.loads(line) for line in file])
-    figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
-    figures |= {f"probe/{name}": value for name, value in record["probe"].items()}
-    figures |= {f"seconds/{name}": value for name, value in record["seconds"].items()}
-    task.finish({**figures, **record["peak_memory_mb"]}, [folder / "predictions.jsonl", folder / METRICS_FILE])
+    """Give the tracking store what it lacks of a finished stage; ``steps``: an earlier process has learned it."""
+    task.finish(folder, learned_before=steps)
 
 
 def feed_tracking(config: RunConfig) -> None:
     """Give the tracking store what it lacks of a finished run, from the run's files."""
-    if is_done(config):
-        return
-    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
-    manifest = read_json(config.folder / "manifest.json")
-    cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
-    for folder in sorted(config.folder.glob("task_[0-9]*")):
-        record = read_json(folder / METRICS_FILE)
-        track_finished(cell.task(record["task"], record["name"]), folder, steps=True)
-    finish_tracking(config, cell)
+    if not is_done(config):
+        feed_or_tell(config.folder)
 
 
 def finish_tracking(config: RunConfig, cell: CellTracker) -> None:
-    """Close the tracked run with its results, and remember that it is complete."""
-    record = read_run(config.folder)
-    files = ("config.yaml", "manifest.json", "matrix.json", METRICS_FILE)
-    cell.finish(record.metrics, record.matrix, [config.folder / name for name in files])
+    """Close the tracked run with its results, and remember whether the store has all of it."""
+    complete = cell.finish()
     if config.run.mlflow:
-        mark(config.folder)
+        mark(config.folder, complete)

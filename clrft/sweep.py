@@ -1,40 +1,31 @@
 """A sweep: streams x methods x class orders (x settings), every cell a run; what is done is skipped.
 
 Cells run in worker processes, several at a time where the machine has the cores; a failing cell is reported and
-the others go on. Deliberately absent: locks between two sweep processes on one folder.
+the others go on. Each cell is run under a lock of its own, so that several sweep processes on one folder, also on
+several machines, share the work.
 """
 
 import itertools
-import multiprocessing
 import os
-import signal
-import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
+from clrft.alone import Elsewhere, Failure, known_failure
 from clrft.config import RunConfig, Values, build_config, merge, parse_overrides, read_yaml
-from clrft.files import config_root, safe_name
+from clrft.files import check_writable, config_root, safe_name
+from clrft.locks import file_system_now, lock_path, look
 from clrft.progress import Bars
-from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.run import is_done, run
-from methods.registry import load_plugins
+from clrft.run import is_done
+from clrft.workers import Outcome, Setup, Workers
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import order_seeds
 
 SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method", "parts")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A cell that did not finish: which, why in a sentence, and where the traceback is."""
-
-    cell: str
-    reason: str
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0  # between two looks at the cells that other processes run
 
 
 def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
@@ -128,56 +119,6 @@ def settings(plan: Mapping[str, Any]) -> list[tuple[str, Values]]:
     return combinations
 
 
-class QueueReporter:
-    """Sends a worker's progress to the process that shows it."""
-
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
-
-    def begin(self, cell: str, activity: str, total: int | None) -> None:
-        self.queue.put(("begin", (cell, activity, total)))
-
-    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
-        self.queue.put(("advance", (cell, units, figures)))
-
-    def say(self, text: str) -> None:
-        self.queue.put(("say", (text,)))
-
-
-_QUEUE: Any = None
-
-
-def _start_worker(queue: Any, threads: int, plugins: Sequence[str]) -> None:
-    """Prepare a worker process: its share of the cores, the way its progress takes, and methods from plugin files.
-
-    The plugins come before any cell: a cell's settings are of a plugin's class.
-    """
-    global _QUEUE
-    import torch
-
-    _QUEUE = queue
-    multiprocessing.set_start_method("fork", force=True)  # of loading processes; this one was spawned
-    quiet_environment()
-    quiet_libraries()
-    if threads:
-        torch.set_num_threads(threads)
-    load_plugins(plugins)
-
-
-def _run_cell(config: RunConfig) -> Failure | None:
-    """Run one cell in a worker; what goes wrong comes back as a record, and as a file in the run folder."""
-    try:
-        run(config, QueueReporter(_QUEUE))
-    except UserError as error:
-        return Failure(config.cell, str(error))
-    except Exception as error:
-        if config.folder.is_dir():
-            (config.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return Failure(config.cell, f"{type(error).__name__}: {error} (traceback in {config.folder / 'error.txt'})")
-    (config.folder / "error.txt").unlink(missing_ok=True)
-    return None
-
-
 def default_jobs(cells: Sequence[RunConfig]) -> int:
     """How many cells run at once: one per core on a CPU, one on a GPU."""
     import torch
@@ -187,7 +128,7 @@ def default_jobs(cells: Sequence[RunConfig]) -> int:
 
 
 def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[Failure]:
-    """Run every cell that is not done; returns the cells that failed.
+    """Run every cell that is not done and that no other process runs; those are waited for. Returns the failures.
 
     Args:
         cells: of ``load_sweep``.
@@ -201,56 +142,89 @@ def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[
         return []
     jobs = jobs or default_jobs(waiting)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        plugins = list(dict.fromkeys(path for cell in waiting for path in cell.run.plugins))
-        with ProcessPoolExecutor(jobs, context, _start_worker, (queue, threads, plugins)) as pool:
-            futures = {pool.submit(_run_cell, cell): cell for cell in waiting}
-            try:
-                return _watch(futures, queue, bars)
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                _interrupt_workers(futures)
-                raise
-
-
-def _interrupt_workers(futures: Iterable[Future[Failure | None]], grace_seconds: float = 10.0) -> None:
-    """End running cells: a terminal's Ctrl-C reaches the workers too, an interrupt of this process alone does not."""
-    _, running = wait(futures, timeout=grace_seconds)
-    for child in multiprocessing.active_children() if running else ():
-        if child.pid is not None:
-            os.kill(child.pid, signal.SIGINT)
-
-
-def _watch(futures: dict[Future[Failure | None], RunConfig], queue: Any, bars: Bars) -> list[Failure]:
-    """Show what the workers tell until all cells have ended."""
-    failures = []
-    open_futures = set(futures)
-    while open_futures:
-        done, open_futures = wait(open_futures, timeout=0.2, return_when=FIRST_COMPLETED)
-        _relay(queue, bars)
-        for future in done:
-            bars.finished(futures[future].cell)
-            failure = _outcome(future, futures[future])
-            if failure is not None:
-                failures.append(failure)
-                bars.say(f"failed: {failure.cell}: {failure.reason}")
+    plugins = tuple(dict.fromkeys(path for cell in waiting for path in cell.run.plugins))
+    folders = {cell.folder.parent for cell in waiting}
+    for folder in folders:
+        check_writable(folder)
+    since = min(file_system_now(folder) for folder in folders)
+    workers = Workers(jobs, Setup(threads, plugins, since))
+    try:
+        failures = Progress(waiting, workers, bars).watch()
+    except BaseException:
+        workers.stop()
+        raise
+    workers.end()
     return failures
 
 
-def _outcome(future: Future[Failure | None], config: RunConfig) -> Failure | None:
-    """What became of a cell; a worker that was killed takes the cells that wait for it along."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Failure(config.cell, "its worker process died (killed, or out of memory); run the same command again")
+class Progress:
+    """A sweep at work: cells that wait, cells in workers, cells that other processes run.
 
+    Attributes:
+        waiting: cells to be given to a worker.
+        elsewhere: cells that other processes run, by name.
+        failures: cells that failed so far.
+    """
 
-def _relay(queue: Any, bars: Bars) -> None:
-    while True:
-        try:
-            event, arguments = queue.get_nowait()
-        except Empty:
+    def __init__(self, cells: Sequence[RunConfig], workers: Workers, bars: Bars) -> None:
+        self.waiting = deque(cells)
+        self.elsewhere: dict[str, RunConfig] = {}
+        self.failures: list[Failure] = []
+        self.workers = workers
+        self.bars = bars
+        self._looked = time.monotonic()
+
+    def watch(self) -> list[Failure]:
+        """Go on until every cell has ended, here or elsewhere; returns the failures."""
+        while self.waiting or self.workers.busy or self.elsewhere:
+            while self.waiting and self.workers.busy < self.workers.count:
+                self.give(self.waiting.popleft())
+            for name, arguments in self.workers.told(POLL_SECONDS):
+                if name == "ended":
+                    self.ended(*arguments)
+                else:
+                    getattr(self.bars, name)(*arguments)
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self.look_elsewhere()
+        return self.failures
+
+    def give(self, cell: RunConfig) -> None:
+        """Give a cell to a worker, unless another process has it."""
+        found = look(lock_path(cell.folder))
+        if found is not None and not found.gone:
+            self.ended(cell, Elsewhere(cell.cell, found.who))
+        else:
+            self.workers.give(cell)
+
+    def ended(self, cell: RunConfig, outcome: Outcome) -> None:
+        """What became of a cell."""
+        if isinstance(outcome, Elsewhere):
+            self.elsewhere[cell.cell] = cell
+            self.bars.say(f"{cell.cell}: left to {outcome.who}, which runs it")
             return
-        getattr(bars, event)(*arguments)
+        self.bars.finished(cell.cell)
+        if outcome is not None:
+            self.failures.append(outcome)
+            self.bars.say(f"failed: {outcome.cell}: {outcome.reason}")
+
+    def look_elsewhere(self) -> None:
+        """See which of the cells in other processes have ended; one that was given up waits for a worker again."""
+        self._looked = time.monotonic()
+        for name, cell in list(self.elsewhere.items()):
+            found = look(lock_path(cell.folder))
+            if found is not None and not found.gone:
+                continue
+            del self.elsewhere[name]
+            known = known_failure(cell, self.workers.setup.since)
+            if known is not None or ended_well(cell):
+                self.ended(cell, known)
+            else:
+                self.waiting.append(cell)
+
+
+def ended_well(cell: RunConfig) -> bool:
+    """Whether a cell is done; a folder that another process began with other settings is left to a worker to tell."""
+    try:
+        return is_done(cell)
+    except UserError:
+        return False

@@ -1,28 +1,33 @@
 """What MLflow is told: sweep → cell (stream x method x order) → task, as nested runs.
 
 Files are the truth; MLflow is fed from them and may be fed again: a run is found by the identity that lies in
-its folder (``mlflow.json``), a complete one takes nothing more, and a task left half-fed is begun again.
-Deliberately absent: a queue for a store that dies while training goes on.
+its folder (``mlflow.json``) and gets what it lacks of the files. Training never waits for MLflow: a queue does
+(``clrft/tracking_queue.py``); what it could not tell, ``clrft sync`` does (``clrft/sync.py``).
 """
 
 import json
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from clrft.files import locked, read_json, safe_name, write_json_atomic
-from clrft.tracking_store import METRICS_PER_BATCH, NullStore, RunHandle, Store
+from clrft.runs import read_run
+from clrft.tracking_mirror import Facts, Mirror
+from clrft.tracking_queue import CallQueue
+from clrft.tracking_store import METRICS_PER_BATCH, Point, Store, redacted_uri, tell
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value, metric_of
 
 SCHEMA = 1
+METRICS_FILE, STEPS_FILE, ERROR_FILE = "metrics.json", "steps.jsonl", "error.txt"
 FLUSH_SECONDS = 5.0
 COMPLETE = {"clrft.complete": "true"}
+CELL_FILES = ("config.yaml", "manifest.json", "matrix.json", METRICS_FILE)
+TASK_FILES = ("predictions.jsonl", METRICS_FILE)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-Number = tuple[str, float, int]  # key, value, step
 
 
 class Tracker:
@@ -32,20 +37,30 @@ class Tracker:
         root: folder of all runs; the sweep's folder is ``root/sweep``.
         sweep: name of the sweep.
         enabled: False (by explicit setting only) tracks nothing; every call is then accepted and dropped.
+        say: tells the user a sentence.
 
     Raises:
-        UserError: the store can't be reached.
+        UserError: the tracking URI is of no kind that MLflow knows, or names a file that is no store.
     """
 
-    def __init__(self, root: Path, sweep: str, enabled: bool = True) -> None:
-        self._folder = root / safe_name(sweep)
-        self._store = Store(root) if enabled else NullStore()
-        self._run = self._store.open_run(identity(self._folder), sweep, _tags("sweep", sweep=sweep))
+    def __init__(self, root: Path, sweep: str, enabled: bool = True, say: Callable[[str], None] = tell) -> None:
+        self.folder = root / safe_name(sweep)
+        self.sweep = sweep
+        self.say = say
+        mark = identity(self.folder)
+        self._store = Store(root) if enabled else None
+        self.queue: CallQueue | None = None
+        self._mirror: Mirror | None = None
+        if self._store is not None:
+            store = self._store
+            self.queue = CallQueue(redacted_uri(store.uri), lambda: store.calls, say)
+            self._mirror = sweep_mirror(store, mark, sweep)
+            self.queue.put(self._mirror.open)
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the sweep's run; empty when nothing is tracked."""
-        return self._run.run_id
+        """MLflow's id of the sweep's run; empty when nothing is tracked, or not yet."""
+        return self._mirror.run_id if self._mirror is not None else ""
 
     def cell(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "CellTracker":
         """The run of one cell, found by the identity in its folder ``root/sweep/name``, or made.
@@ -55,99 +70,112 @@ class Tracker:
             params: resolved config; nested mappings become dotted names.
             tags: identity of data and code, and whatever else tells cells apart.
         """
-        own = _tags("cell", cell=name, sweep_run=self.run_id)
-        mark = identity(self._folder / safe_name(name))
-        run = self._store.open_run(mark, name, {**(tags or {}), **own}, parent=self.run_id)
-        if run.created:
-            self._supersede(own, run)
-        self._store.log_params(run, flattened(params))
-        return CellTracker(self._store, run, mark)
+        folder = self.folder / safe_name(name)
+        mark = identity(folder)
+        mirror = None
+        if self._store is not None and self._mirror is not None:
+            mirror = cell_mirror(self._store, mark, name, params, tags or {}, self._mirror)
+        return CellTracker(self, folder, mark, mirror)
 
-    def finish(self, artifacts: Sequence[Path] = (), status: Status = "FINISHED") -> None:
-        """Close the sweep's run, with its figures and tables; a later sweep on the folder opens it again."""
-        for path in artifacts:
-            self._store.log_artifact(self.run_id, path)
-        self._store.end(self.run_id, status)
+    def finish(self, artifacts: Sequence[Path] = (), status: Status | None = None) -> None:
+        """Close the sweep's run, with its figures and tables; a later sweep on the folder opens it again.
 
-    def _supersede(self, own: Mapping[str, str], run: RunHandle) -> None:
-        """Mark runs of the same cell whose folder is gone, so that they aren't taken for this one."""
-        for other in self._store.search(own):
-            if other.run_id != run.run_id and "clrft.superseded" not in other.tags:
-                self._store.set_tags(other.run_id, {"clrft.superseded": "true"})
-                self._store.rename(other.run_id, f"{own['clrft.cell']} (superseded)")
+        Args:
+            artifacts: files.
+            status: None = FAILED if one of its cells did not finish, else FINISHED.
+        """
+        if self._store is None or self._mirror is None:
+            return
+        store, mirror, folder = self._store, self._mirror, self.folder
+
+        def close() -> None:
+            run_id = mirror.open().run_id
+            for path in artifacts:
+                store.log_artifact(run_id, path)
+            store.end(run_id, status or sweep_status(store, run_id, folder))
+
+        self.put(close)
+        self.drained(self.folder)
+
+    def put(self, call: Callable[[], object], figures: bool = False) -> None:
+        """Let something be told to the store; dropped when nothing is tracked."""
+        if self.queue is not None:
+            self.queue.put(call, figures)
+
+    def drained(self, folder: Path | None = None) -> bool:
+        """Wait, for a bounded time, until the store was told everything; says what to do if it was not."""
+        if self.queue is None or self._store is None or self.queue.drain():
+            return True
+        self._store.close()
+        if folder is not None:
+            self.say(f"MLflow lacks some of {folder.name}; clrft sync {folder} feeds it.")
+        return False
 
 
 class CellTracker:
     """Tracking of one cell: a child of the sweep's run. Made by ``Tracker.cell``."""
 
-    def __init__(self, store: Store | NullStore, run: RunHandle, mark: str) -> None:
-        self._store, self._run, self._mark = store, run, mark
-        self._complete = _is_complete(store, run)
+    def __init__(self, tracker: Tracker, folder: Path, mark: str, mirror: Mirror | None) -> None:
+        self._tracker, self._folder, self._mark, self._mirror = tracker, folder, mark, mirror
+        self._task: TaskTracker | None = None
+        if mirror is not None:
+            tracker.put(mirror.open)
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the cell's run; empty when nothing is tracked."""
-        return self._run.run_id
+        """MLflow's id of the cell's run; empty when nothing is tracked, or not yet."""
+        return self._mirror.run_id if self._mirror is not None else ""
 
     def task(self, index: int, name: str) -> "TaskTracker":
-        """The run of one task (index from 1); one left half-fed is discarded and begun again."""
-        mark, title = f"{self._mark}/task_{index:02d}", f"task {index:02d} {name}"
-        tags = _tags("task", task=str(index), task_name=name)
-        run = self._store.open_run(mark, title, tags, parent=self.run_id)
-        if not run.created and not _marked_complete(run):
-            self._store.discard(run.run_id)
-            run = self._store.open_run(mark, title, tags, parent=self.run_id)
-        return TaskTracker(self._store, run)
+        """The run of one task (index from 0, the base)."""
+        mirror = None
+        if self._mirror is not None:
+            mirror = task_mirror(self._mirror, self._mark, index, name)
+        self._task = TaskTracker(self._tracker, mirror)
+        return self._task
 
-    def finish(
-        self,
-        metrics: Mapping[str, Value],
-        matrix: AccuracyMatrix | None = None,
-        artifacts: Sequence[Path] = (),
-        extra: Mapping[str, float | None] | None = None,
-    ) -> None:
-        """Write the results and mark the cell complete; a second call writes nothing.
-
-        Args:
-            metrics: by definition name. An undefined one becomes a tag with its reason, never a number; each
-                one's formula is a tag too.
-            matrix: becomes one curve per task, accuracy over stages; cells not evaluated are left out.
-            artifacts: files and folders to copy, e.g. config, matrix, metrics, manifest.
-            extra: numbers without a definition name, e.g. seconds and peak memory; None is left out.
-        """
-        if self._complete:
-            return
-        results = {key: result.value for key, result in metrics.items()}
-        curves = _curves(matrix) if matrix is not None else []
-        self._store.log_metrics(self.run_id, [*_numbers(results), *_numbers(extra or {}), *curves])
-        for path in artifacts:
-            self._store.log_artifact(self.run_id, path)
-        self._store.set_tags(self.run_id, {**_explained(metrics), **COMPLETE})
-        self._store.end(self.run_id, "FINISHED")
-        self._complete = True
+    def finish(self, folder: Path | None = None) -> bool:
+        """Close the cell with the results in its files; returns whether the store has all of the cell."""
+        mirror = self._mirror
+        if mirror is None:
+            return True
+        self._tracker.put(lambda: mirror.settle(cell_facts(folder or self._folder)))
+        return self._tracker.drained(self._folder)
 
     def stop(self, status: Status) -> None:
-        """Close a cell that ended early: KILLED (interrupted) or FAILED; a resume opens it again."""
-        if not self._complete:
-            self._store.end(self.run_id, status)
+        """Close cell, task and sweep of a run that ended early: KILLED (interrupted) or FAILED.
+
+        A resume opens them again, and a sweep that goes on closes itself.
+        """
+        mirror = self._mirror
+        if mirror is None:
+            return
+        if self._task is not None:
+            self._task.stop(status)
+        for each in (mirror, mirror.parent):
+            if each is not None:
+                self._tracker.put(lambda each=each: each.end(status))  # type: ignore[misc]
+        self._tracker.drained(self._folder)
 
 
 class TaskTracker:
     """Tracking of one task: a child of the cell's run. Made by ``CellTracker.task``."""
 
-    def __init__(self, store: Store | NullStore, run: RunHandle) -> None:
-        self._store, self._run = store, run
-        self._complete = _is_complete(store, run)
-        self._waiting: list[Number] = []
+    def __init__(self, tracker: Tracker, mirror: Mirror | None) -> None:
+        self._tracker, self._mirror = tracker, mirror
+        self._waiting: list[Point] = []
         self._flushed = time.monotonic()
+        self._finished = False
+        if mirror is not None:
+            tracker.put(mirror.open)
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the task's run; empty when nothing is tracked."""
-        return self._run.run_id
+        """MLflow's id of the task's run; empty when nothing is tracked, or not yet."""
+        return self._mirror.run_id if self._mirror is not None else ""
 
     def steps(self, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Take training metrics, one row per step; written once enough or a few seconds have gathered.
+        """Take training metrics, one row per step; told once enough or a few seconds have gathered.
 
         Args:
             rows: ``step`` (from 1) and that step's metrics; None is left out, NaN (it diverged) is kept.
@@ -155,34 +183,115 @@ class TaskTracker:
         Raises:
             ValueError: a row has no ``step``.
         """
-        if self._complete:
-            return
+        now = int(time.time() * 1000)
         for row in rows:
-            self._waiting += _step_numbers(row)
+            self._waiting += step_points(row, now)
         if len(self._waiting) >= METRICS_PER_BATCH or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
-    def finish(self, metrics: Mapping[str, float | None], artifacts: Sequence[Path] = ()) -> None:
-        """Write what waits, the task's own numbers and files, and mark it complete; a second call is idle."""
-        if self._complete:
-            return
-        self._waiting += _numbers(metrics)
+    def finish(self, folder: Path, learned_before: bool = False) -> None:
+        """Let the store have what the task's folder holds, and what it has of it already only once.
+
+        Args:
+            folder: of the finished task.
+            learned_before: by an earlier process: where the store says that it has all, it is not compared.
+        """
+        mirror, self._finished = self._mirror, True
         self._flush()
-        for path in artifacts:
-            self._store.log_artifact(self.run_id, path)
-        self._store.set_tags(self.run_id, COMPLETE)
-        self._store.end(self.run_id, "FINISHED")
-        self._complete = True
+        if mirror is not None:
+            self._tracker.put(lambda: _settle_task(mirror, folder, learned_before))
 
     def stop(self, status: Status) -> None:
-        """Write what waits and close a task that ended early; it is begun again when its training is."""
-        if not self._complete:
-            self._flush()
-            self._store.end(self.run_id, status)
+        """Tell what waits and close a task that ended early."""
+        mirror = self._mirror
+        self._flush()
+        if mirror is not None and not self._finished:
+            self._tracker.put(lambda: mirror.end(status))
 
     def _flush(self) -> None:
-        self._store.log_metrics(self.run_id, self._waiting)
+        mirror, points = self._mirror, self._waiting
         self._waiting, self._flushed = [], time.monotonic()
+        if mirror is not None and points:
+            self._tracker.put(lambda: mirror.add(points), figures=True)
+
+
+def _settle_task(mirror: Mirror, folder: Path, learned_before: bool) -> None:
+    """Complete a task's run; one that an earlier process completed is only closed again."""
+    if learned_before and COMPLETE.items() <= mirror.open().tags.items():
+        mirror.end("FINISHED")
+    else:
+        mirror.settle(task_facts(folder))
+
+
+def sweep_mirror(store: Store, mark: str, sweep: str) -> Mirror:
+    """The run of a sweep."""
+    return Mirror(store, mark, sweep, _tags("sweep", sweep=sweep))
+
+
+def cell_mirror(
+    store: Store, mark: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], sweep: Mirror
+) -> Mirror:
+    """The run of a cell."""
+    return Mirror(store, mark, name, {**tags, **_tags("cell", cell=name)}, sweep, flattened(params))
+
+
+def task_mirror(cell: Mirror, mark: str, index: int, name: str) -> Mirror:
+    """The run of a task."""
+    tags = _tags("task", task=str(index), task_name=name)
+    return Mirror(cell.store, f"{mark}/task_{index:02d}", f"task {index:02d} {name}", tags, cell)
+
+
+def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Identity of data, code and hardware as tags of a cell's run."""
+    named = ("stream", "method", "seed", "code", "data", "versions", "hardware", "model")
+    return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named if key in manifest}
+
+
+def sweep_status(store: Store, run_id: str, folder: Path) -> Status:
+    """How a sweep ended: FAILED if one of its cells did, maybe before it was tracked."""
+    if any(folder.glob(f"*/{ERROR_FILE}")):
+        return "FAILED"
+    cells = store.search({"clrft.kind": "cell", "mlflow.parentRunId": run_id})
+    ended_early = any(cell.status in ("FAILED", "KILLED") for cell in cells if "clrft.superseded" not in cell.tags)
+    return "FAILED" if ended_early else "FINISHED"
+
+
+def cell_facts(folder: Path) -> Facts:
+    """What the store is to hold of a finished run: its metrics, and the matrix as one curve per task over stages.
+
+    An undefined metric becomes a tag with its reason, never a number; each one's formula is a tag too.
+    """
+    record = read_run(folder)
+    now = _milliseconds(folder / METRICS_FILE)
+    results = {key: result.value for key, result in record.metrics.items()}
+    points = (*_points(results, now), *_curves(record.matrix, now))
+    files = tuple(folder / name for name in CELL_FILES)
+    return Facts(points, files, {**_explained(record.metrics), **COMPLETE}, "FINISHED")
+
+
+def task_facts(folder: Path) -> Facts:
+    """What the store is to hold of a finished task: its steps, accuracies, probes, seconds and memory."""
+    record = read_json(folder / METRICS_FILE)
+    figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
+    figures |= {f"probe/{name}": value for name, value in record.get("probe", {}).items()}
+    figures |= {f"seconds/{name}": value for name, value in record.get("seconds", {}).items()}
+    figures |= record.get("peak_memory_mb", {})
+    points = (*_file_steps(folder / STEPS_FILE), *_points(figures, _milliseconds(folder / METRICS_FILE)))
+    files = tuple(folder / name for name in TASK_FILES)
+    return Facts(points, files, COMPLETE, "FINISHED")
+
+
+def _file_steps(path: Path) -> list[Point]:
+    if not path.exists():
+        return []
+    now = _milliseconds(path)
+    with path.open(encoding="utf-8") as file:
+        return [point for line in file for point in step_points(json.loads(line), now)]
+
+
+def _milliseconds(path: Path) -> int:
+    """Time of a file, so that two processes that feed it give its points the same time."""
+    return path.stat().st_mtime_ns // 1_000_000
 
 
 def identity(folder: Path) -> str:
@@ -195,11 +304,11 @@ def identity(folder: Path) -> str:
     return str(read_json(path, SCHEMA)["identity"])
 
 
-def mark(folder: Path) -> None:
-    """Remember in a run folder that the store has all of it."""
+def mark(folder: Path, complete: bool = True) -> None:
+    """Remember in a run folder whether the store has all of it."""
     with locked(folder / ".mlflow.lock"):
         known = read_json(folder / "mlflow.json", SCHEMA)
-        write_json_atomic(folder / "mlflow.json", {**known, "complete": True})
+        write_json_atomic(folder / "mlflow.json", {**known, "complete": complete})
 
 
 def is_marked(folder: Path) -> bool:
@@ -223,35 +332,30 @@ def _tags(kind: str, **named: str) -> dict[str, str]:
     return {"clrft.kind": kind, **{f"clrft.{key}": value for key, value in named.items()}}
 
 
-def _marked_complete(run: RunHandle) -> bool:
-    return COMPLETE.items() <= run.tags.items()
+def step_points(row: Mapping[str, float | None], now: int) -> list[Point]:
+    """The metric points of one step's row.
 
-
-def _is_complete(store: Store | NullStore, run: RunHandle) -> bool:
-    """Whether a run was complete when it was opened; opening set it running, so it is closed again."""
-    complete = _marked_complete(run)
-    if complete:
-        store.end(run.run_id, "FINISHED")
-    return complete
-
-
-def _numbers(metrics: Mapping[str, float | None]) -> list[Number]:
-    return [(key, value, 0) for key, value in metrics.items() if value is not None and not math.isnan(value)]
-
-
-def _step_numbers(row: Mapping[str, float | None]) -> list[Number]:
+    Raises:
+        ValueError: it has no ``step``.
+    """
     step = row.get("step")
     if step is None:
         raise ValueError(f"a row of step metrics needs its step, got {dict(row)}")
-    return [(key, value, int(step)) for key, value in row.items() if key != "step" and value is not None]
+    return [(key, value, int(step), now) for key, value in row.items() if key != "step" and value is not None]
 
 
-def _curves(matrix: AccuracyMatrix) -> list[Number]:
+def _points(metrics: Mapping[str, float | None], now: int) -> list[Point]:
+    return [(key, value, 0, now) for key, value in metrics.items() if value is not None and not math.isnan(value)]
+
+
+def _curves(matrix: AccuracyMatrix, now: int) -> list[Point]:
     """``accuracy/task_01`` … over stages (the step); cells not evaluated are left out."""
     count = len(matrix)
     cells = [(task, stage, float(matrix.value[stage, task])) for task in range(count) for stage in range(count)]
     return [
-        (f"accuracy/task_{task + 1:02d}", value, stage + 1) for task, stage, value in cells if not math.isnan(value)
+        (f"accuracy/task_{task + 1:02d}", value, stage + 1, now)
+        for task, stage, value in cells
+        if not math.isnan(value)
     ]
 
 

@@ -1,7 +1,8 @@
 """The MLflow store: where it is, its creation, and every call to it.
 
 ``MlflowClient`` only, no global active run, so that cells of several processes may be written at once.
-Every call's error comes out as a ``UserError`` without the secrets that a tracking URI may hold.
+Every call's error comes out as a ``UserError`` without the secrets that a tracking URI may hold, and as an
+``Unreachable`` where the same call may succeed later.
 Deliberately absent: MLflow's usage pings (switched off before it is imported), its git and log chatter.
 """
 
@@ -14,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from clrft.files import check_writable, locked
 from task_streams.errors import UserError
@@ -37,29 +38,44 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
+    # one try of ten seconds instead of MLflow's many minutes: the queue tries again
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+_FORCED = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # it would print the URI with its secrets
 _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 _QUERY = re.compile(r"(?<=\?)[^\s'\"]+")
 _LOCK_TRIES = 6
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_LONGEST_PAGE = 1000
+_SERVERS = ("http", "https")
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")  # their scheme may name a driver: mysql+pymysql
+_PASSING = (408, 429)  # refusals of an HTTP server that may be taken back
 
 Result = TypeVar("Result")
+Point = tuple[str, float, int, int]  # key, value, step, time in ms
+Held = dict[tuple[str, int], list[float]]  # values by key and step
+
+
+class Unreachable(UserError):
+    """The store did not answer, or not now; the same call may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """A run of the store as it was found or made: its id, what it holds already, and whether it is new."""
+    """A run of the store as it was found or made: its id, what it holds already, and its status."""
 
     run_id: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
-    created: bool
+    status: str
+    keys: tuple[str, ...] = field(default=())
 
 
 def quiet_environment() -> None:
     """Switch MLflow's usage pings and chatter off; works before MLflow is imported, by whomever."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ.update(_FORCED)
 
 
 def tracking_uri(root: Path) -> str:
@@ -74,69 +90,147 @@ def redacted_uri(text: str) -> str:
     return _CREDENTIALS.sub("***@", _QUERY.sub("***", text))
 
 
-def prepare_store(root: Path) -> str:
+def tell(text: str) -> None:
+    """Tell the user a sentence on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """A text that may quote a tracking URI, whole or in pieces, without user, password and query."""
+    parts = urlsplit(uri)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    secrets = [password, parts.query, *(value for _, value in parse_qsl(parts.query))]
+    secrets += [user] if len(user) > 2 else []  # a shorter one says nothing and is part of many words
+    text = redacted_uri(text.replace(uri, redacted_uri(uri)))
+    for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def prepare_store(root: Path, say: Callable[[str], None] = tell) -> str:
     """Create or reach the store once, before any work and before workers start; returns its redacted URI.
 
+    A server that does not answer is told as a warning: training goes on without it.
+
     Raises:
-        UserError: the folder can't be written, the URI is wrong, or the store doesn't answer.
+        UserError: the folder can't be written, the URI is wrong, or the store refuses.
     """
     if "MLFLOW_TRACKING_URI" not in os.environ:
         check_writable(root)
-    uri = tracking_uri(root)
-    with _impatient():
-        Store(root)
-    return redacted_uri(uri)
+    try:
+        Store(root).experiment()
+    except Unreachable as error:
+        say(f"warning: {error}")
+    return redacted_uri(tracking_uri(root))
 
 
 class Store:
     """One MLflow store and the experiment of this suite in it.
 
+    A server is first asked by the first call; that of an SQLite file, which is made, may take seconds.
+
     Args:
         root: folder of all runs; a local store and its artifacts lie in it.
 
+    Attributes:
+        calls: how many calls have come to an end, so that a waiting reader sees whether it moves on.
+
     Raises:
-        UserError: the store can't be reached.
+        UserError: the URI is of no kind that MLflow knows, or names a file that is no store.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.uri = tracking_uri(root)
-        self._client = self._connect()
-        self._experiment = self._find_experiment()
+        self.calls = 0
+        self._experiment = ""
+        self._client_or_none: MlflowClient | None = None
+        self._closed = self._inside = False
+        quiet_environment()
+        try:
+            scheme = urlsplit(self.uri).scheme.partition("+")[0]
+        except ValueError:
+            raise UserError("MLFLOW_TRACKING_URI is no URI; expected e.g. http://host:5000.") from None
+        self.remote = scheme in (*_SERVERS, *_DATABASE_SERVERS)
+        if scheme not in _DATABASE_SERVERS:  # of these the client itself would wait for the server
+            self._client  # noqa: B018
+        if not self.remote:
+            self.experiment()
 
-    def open_run(self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> RunHandle:
-        """The run that carries an identity, made if there is none; whoever asks at once gets the same one."""
+    def close(self) -> None:
+        """Let no further call begin, as when a thread that still works is left alone."""
+        self._closed = True
+
+    def find_run(self, identity: str) -> RunHandle | None:
+        """The run that carries an identity; of several, which a call that was repeated may make, the oldest."""
+        found = self.search({"clrft.identity": identity})
+        return found[0] if found else None
+
+    def open_run(self, identity: str, name: str, tags: Mapping[str, str]) -> tuple[RunHandle, bool]:
+        """The run that carries an identity, made if there is none, and whether it was made; set running.
+
+        Whoever asks at once gets the same one.
+        """
         with self._one_at_a_time():
             found = self.search({"clrft.identity": identity})
+            for repeated in found[1:]:
+                self.discard(repeated.run_id)
             if found:
-                self._call(self._client.update_run, found[0].run_id, status="RUNNING")
-                return found[0]
-            own = {"clrft.identity": identity, **({"mlflow.parentRunId": parent} if parent else {})}
-            run = self._call(
-                self._client.create_run, self._experiment, tags=_clean_tags({**tags, **own}), run_name=name
-            )
-        return RunHandle(run.info.run_id, run.data.tags, {}, created=True)
+                if found[0].status != "RUNNING":
+                    self._call(self._client.update_run, found[0].run_id, status="RUNNING")
+                return found[0], False
+            own = cleaned_tags({**tags, "clrft.identity": identity})
+            run = self._call(self._client.create_run, self.experiment(), tags=own, run_name=name)
+        return RunHandle(run.info.run_id, run.data.tags, {}, "RUNNING"), True
 
     def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
         """Runs that carry all these tags, oldest first."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = self._call(self._client.search_runs, [self._experiment], query, order_by=["attributes.start_time ASC"])
-        return [RunHandle(run.info.run_id, run.data.tags, run.data.params, created=False) for run in runs]
+        found: list[RunHandle] = []
+        token = None
+        while True:
+            page = self._call(
+                self._client.search_runs,
+                [self.experiment()],
+                query,
+                max_results=_LONGEST_PAGE,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += [
+                RunHandle(run.info.run_id, run.data.tags, run.data.params, run.info.status, tuple(run.data.metrics))
+                for run in page
+            ]
+            token = page.token
+            if not token:
+                return found
+
+    def held(self, run: RunHandle) -> Held:
+        """Every metric point that a run holds."""
+        held: Held = {}
+        for key in run.keys:
+            for point in self._call(self._client.get_metric_history, run.run_id, key):
+                held.setdefault((key, point.step), []).append(point.value)
+        return held
+
+    def artifacts(self, run_id: str) -> dict[str, int]:
+        """Names and sizes (bytes) of the files that a run holds, folders left out."""
+        entries = self._call(self._client.list_artifacts, run_id)
+        return {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
 
     def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
         """Write the parameters that the run doesn't hold yet; MLflow lets none change."""
         from mlflow.entities import Param
 
-        missing = [Param(key, _clean_param(value)) for key, value in params.items() if key not in run.params]
+        missing = [Param(key, _clean_param(value)) for key, value in lacking_params(run, params).items()]
         for chunk in _chunks(missing, PARAMS_PER_BATCH):
             self._call(self._client.log_batch, run.run_id, params=chunk)
 
-    def log_metrics(self, run_id: str, values: Sequence[tuple[str, float, int]]) -> None:
-        """Write metrics (key, value, step) with the time of now."""
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Write metric points. The same ones written twice are one in a store with a database."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, float(value), now, step) for key, value, step in values]
+        metrics = [Metric(key, float(value), time, step) for key, value, step, time in points]
         for chunk in _chunks(metrics, METRICS_PER_BATCH):
             self._call(self._client.log_batch, run_id, metrics=chunk)
 
@@ -144,7 +238,7 @@ class Store:
         """Write tags; a tag that exists is replaced."""
         from mlflow.entities import RunTag
 
-        entities = [RunTag(key, value) for key, value in _clean_tags(tags).items()]
+        entities = [RunTag(key, value) for key, value in cleaned_tags(tags).items()]
         for chunk in _chunks(entities, PARAMS_PER_BATCH):
             self._call(self._client.log_batch, run_id, tags=chunk)
 
@@ -167,46 +261,75 @@ class Store:
         """Move a run to MLflow's bin, from which its user interface can restore it."""
         self._call(self._client.delete_run, run_id)
 
-    def _connect(self) -> "MlflowClient":
-        quiet_environment()
-        from mlflow import MlflowClient
+    def experiment(self) -> str:
+        """MLflow's id of the experiment, which is made if it is missing."""
+        if not self._experiment:
+            with self._one_at_a_time():
+                self._experiment = self._find_experiment()
+        return self._experiment
 
-        for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
-            logging.getLogger(name).setLevel(logging.WARNING)
-        return self._call(MlflowClient, self.uri)
+    @property
+    def _client(self) -> "MlflowClient":
+        if self._client_or_none is None:
+            from mlflow import MlflowClient
+
+            for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
+                logging.getLogger(name).setLevel(logging.WARNING)
+            self._client_or_none = self._call(MlflowClient, self.uri)
+        return self._client_or_none
 
     def _find_experiment(self) -> str:
-        with self._one_at_a_time():
-            found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
-            if found is not None:
-                return str(found.experiment_id)
-            local = "MLFLOW_TRACKING_URI" not in os.environ
-            artifacts = (self.root / "mlartifacts").as_uri() if local else None
-            return str(self._call(self._client.create_experiment, EXPERIMENT, artifact_location=artifacts))
+        found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        local = "MLFLOW_TRACKING_URI" not in os.environ
+        artifacts = (self.root / "mlartifacts").as_uri() if local else None
+        return str(self._call(self._client.create_experiment, EXPERIMENT, artifact_location=artifacts))
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
+        """Keep other processes out; in a process, one thread speaks to the store."""
+        if self._inside:
+            yield
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / ".mlflow.lock"):
-            yield
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
 
     def _call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
         for attempt in range(_LOCK_TRIES):
-            problem = ""
+            if self._closed:
+                raise UserError("MLflow is not told any more.")
+            problem, passing = "", False
             try:
                 return function(*arguments, **named)
             except Exception as error:  # MLflow, its database driver or its HTTP client: no common base
-                problem = redacted_uri(str(error).replace(self.uri, redacted_uri(self.uri)))
+                problem = without_secrets(str(error), self.uri)
+                passing = "database is locked" in problem or (self.remote and not _refused(error))
+            finally:
+                self.calls += 1
             # Outside the handler: a chained traceback would show the unredacted message.
             if "database is locked" not in problem:
                 break
             time.sleep(0.1 * 2**attempt)
+        sentence = f"MLflow at {redacted_uri(self.uri)} did not take a call: {_first_lines(problem)} "
+        if passing:
+            raise Unreachable(f"{sentence}Training goes on; what MLflow lacks can be fed later (clrft sync).")
         raise UserError(
-            f"MLflow at {redacted_uri(self.uri)} did not take a call: {_first_lines(problem)} "
-            "Expected a store that can be reached: mend MLFLOW_TRACKING_URI, start the server, "
+            f"{sentence}Expected a store that can be reached: mend MLFLOW_TRACKING_URI, start the server, "
             "or switch tracking off (run.mlflow=false)."
         )
+
+
+def _refused(error: Exception) -> bool:
+    """Whether a server's answer is final: it was asked wrongly, or by somebody who may not."""
+    status = getattr(error, "get_http_status_code", lambda: 500)()
+    return (400 <= int(status) < 500 and int(status) not in _PASSING) or isinstance(error, ImportError)
 
 
 def serve_ui(root: Path, port: int = 5000) -> int:
@@ -263,55 +386,6 @@ def _end_group(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-class NullStore:
-    """Takes every call and keeps nothing: tracking switched off, by explicit setting only."""
-
-    def open_run(self, identity: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> RunHandle:
-        """A handle of no run."""
-        return RunHandle("", {}, {}, created=True)
-
-    def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
-        """No runs."""
-        return []
-
-    def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
-        """Drop parameters."""
-
-    def log_metrics(self, run_id: str, values: Sequence[tuple[str, float, int]]) -> None:
-        """Drop metrics."""
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Drop tags."""
-
-    def log_artifact(self, run_id: str, path: Path) -> None:
-        """Drop a file."""
-
-    def rename(self, run_id: str, name: str) -> None:
-        """Nothing to rename."""
-
-    def end(self, run_id: str, status: str) -> None:
-        """Nothing to close."""
-
-    def discard(self, run_id: str) -> None:
-        """Nothing to discard."""
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """One retry and ten seconds instead of MLflow's minutes, for the first contact with a server."""
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
@@ -321,7 +395,13 @@ def _clean_param(value: str) -> str:
     return _shortened(redacted_uri(value), LONGEST_PARAM)
 
 
-def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+def lacking_params(run: RunHandle, params: Mapping[str, str]) -> dict[str, str]:
+    """Parameters that a run does not hold yet."""
+    return {key: value for key, value in params.items() if key not in run.params}
+
+
+def cleaned_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them: not too long, without secrets."""
     return {key: _shortened(redacted_uri(value), LONGEST_TAG) for key, value in tags.items()}
 
 

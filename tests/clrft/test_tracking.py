@@ -4,82 +4,38 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from clrft.tracking import Tracker, flattened
-from clrft.tracking_store import prepare_store, redacted_uri, serve_ui, tracking_uri
-from eval.matrix import AccuracyMatrix
-from eval.metrics import Value
+from clrft.tracking_store import prepare_store, redacted_uri, serve_ui, without_secrets
 from task_streams.errors import UserError
+from tests.clrft.run_folders import write_run
+from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["preparation", "root"]  # fixtures
+
 ROWS = [{"step": 1, "reward": 0.25, "kl": 0.0}, {"step": 2, "reward": 0.75, "kl": None}]
 
 
-@pytest.fixture(scope="module")
-def preparation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store prepared by a process of its own, and what that printed; it takes seconds, so tests copy it."""
-    root = tmp_path_factory.mktemp("prepared")
-    program = (
-        "import sys; from pathlib import Path; from clrft.tracking_store import prepare_store\n"
-        "assert 'mlflow' not in sys.modules, 'imported too early'; prepare_store(Path(sys.argv[1]))\n"
-        "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None, 'pings'\n"
-    )
-    switched_off_by_tests = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
-    plain = {key: value for key, value in os.environ.items() if key not in switched_off_by_tests}
-    command = [sys.executable, "-c", program, str(root)]
-    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
-    return root / "mlflow.db", done
-
-
-@pytest.fixture
-def root(tmp_path: Path, preparation: tuple[Path, object]) -> Path:
-    """Folder of all runs, with an empty store of its own."""
-    shutil.copy(preparation[0], tmp_path / "mlflow.db")
-    client = MlflowClient(tracking_uri(tmp_path))
-    client.rename_experiment(client.get_experiment_by_name("clrft").experiment_id, "of the copied store")
-    return tmp_path
-
-
-def runs(root: Path, kind: str) -> list[Run]:
-    client = MlflowClient(tracking_uri(root))
-    experiment = client.get_experiment_by_name("clrft")
-    return list(client.search_runs([experiment.experiment_id], f"tags.`clrft.kind` = '{kind}'"))
-
-
-def history(root: Path, run: Run, key: str) -> list[tuple[int, float]]:
-    metrics = MlflowClient(tracking_uri(root)).get_metric_history(run.info.run_id, key)
-    return sorted((metric.step, metric.value) for metric in metrics)
-
-
-def artifacts(root: Path, run: Run) -> list[str]:
-    return [entry.path for entry in MlflowClient(tracking_uri(root)).list_artifacts(run.info.run_id)]
-
-
 def feed(root: Path, seed: int = 1993) -> None:
-    """One cell of two tasks, told whole."""
+    """One cell of two tasks, told whole: t1 was 50 % right after the first and 25 % after the second, t2 100 %."""
+    folder = root / "quickstart" / "digits_cil-rapo-1993"
+    if not (folder / "config.yaml").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_run(root / "quickstart", "rapo", 1993, [[50, None], [25, 100]], steps=ROWS)  # type: ignore[list-item]
     tracker = Tracker(root, "quickstart")
-    cell = tracker.cell("digits_cil-rapo-1993", {"seed": seed, "train": {"lr": 1e-4}}, {"data": "f1"})
-    for index, name in enumerate(("one+two", "three"), start=1):
-        task = cell.task(index, name)
+    cell = tracker.cell(folder.name, {"seed": seed, "train": {"lr": 1e-4}}, {"data": "f1"})
+    for index in (1, 2):
+        task = cell.task(index, f"t{index}")
         task.steps(ROWS)
-        predictions = root / "predictions.jsonl"
-        predictions.write_text("{}\n")
-        task.finish({"accuracy/task_01": 0.5}, [predictions])
-    metrics = {"forgetting": Value(0.25), "fwt": Value(None, "future tasks were not evaluated")}
-    matrix = AccuracyMatrix.empty(("one+two", "three")).with_values(1, {1: 0.5})
-    cell.finish(metrics, matrix.with_values(2, {1: 0.25, 2: 1.0}), [root / "predictions.jsonl"], {"seconds": 2.0})
-    tracker.finish([root / "predictions.jsonl"])
+        task.finish(folder / f"task_{index:02d}")
+    assert cell.finish()
+    tracker.finish([folder / "metrics.json"])
 
 
 def test_a_sweep_is_a_tree_of_closed_runs(root: Path) -> None:
@@ -88,7 +44,7 @@ def test_a_sweep_is_a_tree_of_closed_runs(root: Path) -> None:
     assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
     assert [task.data.tags["mlflow.parentRunId"] for task in tasks] == [cell.info.run_id] * 2
     names = {run.info.run_name for run in (sweep, cell, *tasks)}
-    assert names == {"quickstart", "digits_cil-rapo-1993", "task 01 one+two", "task 02 three"}
+    assert names == {"quickstart", "digits_cil-rapo-1993", "task 01 t1", "task 02 t2"}
     assert {run.info.status for run in (sweep, cell, *tasks)} == {"FINISHED"}
 
 
@@ -98,11 +54,11 @@ def test_parameters_metrics_tags_and_files_come_back(root: Path) -> None:
     assert cell.data.params == {"seed": "1993", "train.lr": "0.0001"}
     assert cell.data.tags["data"] == "f1"
     assert cell.data.metrics["forgetting"] == 0.25
-    assert cell.data.metrics["seconds"] == 2.0
     assert "Σ" in cell.data.tags["clrft.definition.forgetting"]
     assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
     assert history(root, task, "kl") == [(1, 0.0)]  # None is left out, never 0
-    assert artifacts(root, task) == artifacts(root, cell) == ["predictions.jsonl"]
+    assert artifacts(root, task) == ["metrics.json", "predictions.jsonl"]
+    assert artifacts(root, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
 
 
 def test_the_matrix_is_one_curve_per_task_over_stages(root: Path) -> None:
@@ -116,7 +72,7 @@ def test_an_undefined_metric_is_a_reason_and_no_number(root: Path) -> None:
     feed(root)
     (cell,) = runs(root, "cell")
     assert "fwt" not in cell.data.metrics
-    assert cell.data.tags["clrft.undefined.fwt"] == "future tasks were not evaluated"
+    assert cell.data.tags["clrft.undefined.fwt"] == "not evaluated: R[j-1,j]: future tasks"
 
 
 def test_feeding_twice_adds_nothing(root: Path) -> None:
@@ -130,24 +86,84 @@ def test_feeding_twice_adds_nothing(root: Path) -> None:
     assert history(root, cell, "forgetting") == [(0, 0.25)]
 
 
-def test_a_task_that_died_half_fed_is_begun_again(root: Path) -> None:
-    died = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
-    died.steps([{"step": step, "reward": 9.0} for step in range(1, 1002)])  # more than one batch: written at once
-    again = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
+def test_a_task_that_died_half_fed_with_other_figures_is_begun_again(root: Path) -> None:
+    folder = write_run(root / "quickstart", "rapo", 1993, [[50]], steps=ROWS)  # type: ignore[list-item]
+    dying = Tracker(root, "quickstart")
+    died = dying.cell(folder.name, {}).task(1, "t1")
+    died.steps([{"step": step, "reward": 9.0} for step in range(1, 1002)])  # more than one batch: told at once
+    assert dying.drained()
+    cell = Tracker(root, "quickstart").cell(folder.name, {})
+    again = cell.task(1, "t1")
     again.steps(ROWS)
-    again.finish({})
+    again.finish(folder / "task_01")
+    assert cell.finish()
     (task,) = runs(root, "task")
     assert task.info.run_id == again.run_id != died.run_id
     assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
 
 
-def test_an_interrupted_cell_is_closed_and_opened_again_by_a_resume(root: Path) -> None:
+def test_a_task_that_goes_on_inside_gets_the_rest_of_its_steps(root: Path) -> None:
+    folder = write_run(root / "quickstart", "rapo", 1993, [[50]], steps=ROWS)  # type: ignore[list-item]
+    dying = Tracker(root, "quickstart")
+    died = dying.cell(folder.name, {}).task(1, "t1")
+    died.steps(ROWS[:1])
+    died._flush()  # as it is after some seconds
+    assert dying.drained()
+    cell = Tracker(root, "quickstart").cell(folder.name, {})
+    cell.task(1, "t1").finish(folder / "task_01")
+    assert cell.finish()
+    (task,) = runs(root, "task")
+    assert task.info.run_id == died.run_id
+    assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
+
+
+def test_a_task_that_is_learned_anew_replaces_the_one_before_and_stays_nested(root: Path) -> None:
+    feed(root)
+    folder = root / "quickstart" / "digits_cil-rapo-1993"
+    rows = [{"step": 1, "reward": 0.5}]
+    other = write_run(root / "other", "rapo", 1993, [[50, None], [75, 100]], steps=rows)  # forgets nothing
+    for name in ("matrix.json", "metrics.json", "task_02/steps.jsonl", "task_02/metrics.json"):
+        shutil.copy(other / name, folder / name)
+    cell = Tracker(root, "quickstart").cell(folder.name, {})
+    for index in (1, 2):
+        cell.task(index, f"t{index}").finish(folder / f"task_{index:02d}", learned_before=index == 1)
+    assert cell.finish()
+    (run,) = runs(root, "cell")
+    first, second = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
+    assert [task.data.tags["mlflow.parentRunId"] for task in (first, second)] == [run.info.run_id] * 2
+    assert history(root, run, "accuracy/task_01") == [(1, 0.5), (2, 0.75)]
+    assert history(root, first, "reward") == [(1, 0.25), (2, 0.75)]
+    assert history(root, second, "reward") == [(1, 0.5)]
+
+
+def test_an_interrupted_cell_is_closed_with_its_task_and_opened_again_by_a_resume(root: Path) -> None:
     first = Tracker(root, "quickstart").cell("cell", {"seed": 1})
+    first.task(1, "t1").steps(ROWS)
     first.stop("KILLED")
-    assert [run.info.status for run in runs(root, "cell")] == ["KILLED"]
-    second = Tracker(root, "quickstart").cell("cell", {"seed": 1})
+    for kind in ("sweep", "cell", "task"):
+        assert [run.info.status for run in runs(root, kind)] == ["KILLED"]
+    tracker = Tracker(root, "quickstart")
+    second = tracker.cell("cell", {"seed": 1})
+    assert tracker.drained()
     assert second.run_id == first.run_id
     assert [run.info.status for run in runs(root, "cell")] == ["RUNNING"]
+
+
+def test_a_sweep_with_a_cell_that_failed_has_failed_until_the_cell_is_finished(root: Path) -> None:
+    feed(root)
+    Tracker(root, "quickstart").cell("other", {}).stop("FAILED")
+    Tracker(root, "quickstart").finish()
+    assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
+    folder = write_run(root / "quickstart", "sft", 7, [[50]])
+    folder.rename(folder.with_name("moved"))
+    shutil.copytree(folder.with_name("moved"), root / "quickstart" / "other", dirs_exist_ok=True)
+    assert Tracker(root, "quickstart").cell("other", {}).finish()
+    Tracker(root, "quickstart").finish()
+    assert [run.info.status for run in runs(root, "sweep")] == ["FINISHED"]
+    (root / "quickstart" / "third").mkdir()
+    (root / "quickstart" / "third" / "error.txt").write_text("it failed before it was tracked\n")
+    Tracker(root, "quickstart").finish()
+    assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
 
 
 def test_a_cell_whose_folder_was_removed_gets_a_new_run_and_marks_the_old_one(root: Path) -> None:
@@ -161,7 +177,9 @@ def test_a_cell_whose_folder_was_removed_gets_a_new_run_and_marks_the_old_one(ro
 
 def test_long_and_many_parameters_are_kept_as_far_as_mlflow_takes_them(root: Path) -> None:
     params = {f"p{index}": index for index in range(250)} | {"long": "x" * 7000}
-    Tracker(root, "quickstart").cell("cell", params)
+    tracker = Tracker(root, "quickstart")
+    tracker.cell("cell", params)
+    assert tracker.drained()
     (cell,) = runs(root, "cell")
     assert len(cell.data.params) == 251
     assert cell.data.params["long"].endswith("… (7000 characters)")
@@ -169,33 +187,35 @@ def test_long_and_many_parameters_are_kept_as_far_as_mlflow_takes_them(root: Pat
 
 
 def test_a_diverged_value_stays_visible(root: Path) -> None:
-    task = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
-    task.steps([{"step": 1, "loss": math.nan}])
-    task.finish({})
+    tracker = Tracker(root, "quickstart")
+    cell = tracker.cell("cell", {})
+    cell.task(1, "one").steps([{"step": 1, "loss": math.nan}])
+    cell.stop("FAILED")
     ((step, value),) = history(root, runs(root, "task")[0], "loss")
     assert step == 1
     assert math.isnan(value)
 
 
 def test_a_row_without_a_step_is_refused(root: Path) -> None:
-    task = Tracker(root, "quickstart").cell("cell", {}).task(1, "one")
+    tracker = Tracker(root, "quickstart", enabled=False)
+    task = tracker.cell("cell", {}).task(1, "one")
     with pytest.raises(ValueError, match="needs its step"):
         task.steps([{"reward": 1.0}])
 
 
 def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
+    rows = [{"step": step, **{f"m{k}": 1.0 for k in range(10)}} for step in range(1, 301)]
+    folders = [write_run(root / "quickstart", "sft", seed, [[50, None, None]] * 3, steps=rows) for seed in (1, 2)]
     program = (
-        "import sys; from pathlib import Path; from clrft.tracking import Tracker\n"
-        "cell = Tracker(Path(sys.argv[1]), 'quickstart').cell(sys.argv[2], {'a': 1})\n"
+        "import json, sys; from pathlib import Path; from clrft.tracking import Tracker\n"
+        "folder = Path(sys.argv[1]); cell = Tracker(folder.parent.parent, 'quickstart').cell(folder.name, {'a': 1})\n"
         "for index in range(1, 4):\n"
         "    task = cell.task(index, 'one')\n"
         "    for step in range(1, 301): task.steps([{'step': step, **{f'm{k}': 1.0 for k in range(10)}}])\n"
-        "    task.finish({})\n"
-        "cell.finish({})\n"
+        "    task.finish(folder / f'task_{index:02d}')\n"
+        "sys.exit(0 if cell.finish() else 3)\n"
     )
-    workers = [
-        subprocess.Popen([sys.executable, "-c", program, str(root), f"cell{index}"], cwd=ROOT) for index in range(2)
-    ]
+    workers = [subprocess.Popen([sys.executable, "-c", program, str(folder)], cwd=ROOT) for folder in folders]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(runs(root, "sweep")) == 1
     assert len(runs(root, "cell")) == 2
@@ -207,8 +227,8 @@ def test_tracking_switched_off_touches_no_store(tmp_path: Path) -> None:
     cell = tracker.cell("cell", {"seed": 1})
     task = cell.task(1, "one")
     task.steps(ROWS)
-    task.finish({"accuracy": 1.0})
-    cell.finish({"forgetting": Value(0.5)})
+    task.finish(tmp_path)
+    assert cell.finish()
     tracker.finish()
     assert (tracker.run_id, cell.run_id, task.run_id) == ("", "", "")
     assert os.listdir(tmp_path) == ["quickstart"]
@@ -217,21 +237,35 @@ def test_tracking_switched_off_touches_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://ann:s3cret@127.0.0.1:9", "Connection refused"),
-        ("nonsense://ann:s3cret@host/x", "unsupported URI"),
+        ("nonsense://ann:s3cret@host/x?token=t0ken", "unsupported URI"),
+        ("http://[ann:s3cret@host", "is no URI"),
         ("sqlite:////proc/nowhere/s3cret.db?password=s3cret", ""),
     ],
 )
-def test_an_unreachable_store_is_refused_before_any_work_and_keeps_its_secrets(
+def test_an_impossible_store_is_refused_before_any_work_and_keeps_its_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, expected: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(UserError, match=f"(?s)MLflow at.*{expected}.*Expected") as caught:
+    with pytest.raises(UserError, match=f"(?s)MLFLOW_TRACKING_URI|MLflow.*{expected}.*[Ee]xpected") as caught:
         prepare_store(tmp_path)
+    with pytest.raises(UserError):
+        Tracker(tmp_path, "quickstart")
     assert "ann" not in str(caught.value)
     assert "password" not in str(caught.value)
     assert ":s3cret" not in str(caught.value)
-    assert caught.value.__context__ is None  # a chained traceback would print the secret
+    assert "t0ken" not in str(caught.value)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__  # it would print the secret
+
+
+def test_a_server_that_cannot_be_reached_is_a_warning_without_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
+    said: list[str] = []
+    assert prepare_store(tmp_path, said.append) == "http://***@127.0.0.1:9"
+    (text,) = said
+    assert text.startswith("warning: MLflow at http://***@127.0.0.1:9 did not take a call") and "refused" in text
+    assert "ann" not in text and "s3cret" not in text
 
 
 def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -254,9 +288,19 @@ def test_a_uri_is_shown_without_its_secrets(uri: str, expected: str) -> None:
     assert redacted_uri(uri) == expected
 
 
+def test_secrets_are_taken_out_of_messages_that_quote_pieces_of_the_uri() -> None:
+    uri = "http://ann:p%40ss@host/x?token=t0ken&mode=fast"
+    text = f"no route to {uri}/api, Max retries exceeded with url: /x?token=t0ken&mode=fast (for ann, p@ss, p%40ss)"
+    found = without_secrets(text, uri)
+    assert not [secret for secret in ("ann", "p@ss", "p%40ss", "t0ken") if secret in found]
+    assert "Max retries exceeded with url" in found and "host" in found
+
+
 def test_secrets_in_parameters_and_tags_reach_no_store(root: Path) -> None:
     secret = "http://ann:s3cret@host"
-    Tracker(root, "quickstart").cell("cell", {"uri": secret}, {"where": secret})
+    tracker = Tracker(root, "quickstart")
+    tracker.cell("cell", {"uri": secret}, {"where": secret})
+    assert tracker.drained()
     assert b"s3cret" not in (root / "mlflow.db").read_bytes()
     assert runs(root, "cell")[0].data.params["uri"] == "http://***@host"
 
@@ -297,24 +341,7 @@ def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Pa
     assert not answers(f"http://127.0.0.1:{port}/health", within=1)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def bound_to(port: int) -> set[str]:
     """Addresses on which some process listens at a port."""
     listening = (each.laddr for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN)
     return {address.ip for address in listening if address.port == port}
-
-
-def answers(url: str, within: float) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            time.sleep(0.2)
-    return False

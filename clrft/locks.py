@@ -1,0 +1,379 @@
+"""Locks that outlive their process, on a local disk or one that machines share: one process works in a folder.
+
+A lock is a hidden file beside what it guards. It appears whole (a link to a file already written) and names process,
+host and time; a thread touches it while the holder lives. Process numbers are used again and clocks are set, so a
+holder is gone only if
+
+- on this host its process has ended, or another has its number (the start time tells),
+- this host was started anew since, and nothing has touched the lock for some beats,
+- or it is on another host and nothing has touched the lock for ``Timing.silent`` seconds by the file system's own
+  clock, nor while the taker watched for two beats.
+
+Taking over: who wants to replace a lock whose token is T first takes the lock ``<lock>.after-T`` in this same manner,
+and then replaces the lock only if it still holds T. The holder lets go of its lock in the same way. So of any number
+of takers one wins, and nobody takes away a lock that is not the one that was judged.
+
+Deliberately absent: fcntl's locks alone, which other machines may not see; waiting for a lock.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clrft.processes import boot, lives, space, start_of
+from task_streams.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How a lock's life is told, in seconds."""
+
+    beat: float = 20.0
+    """Between two touches by the holder."""
+    silent: float = 600.0
+    """Without a touch, after which a holder on another host counts as gone."""
+
+
+TIMING = Timing()
+AFTER, NEW = ".after-", ".new-"  # what stands behind a lock's name while it changes hands
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        process: its number.
+        host: name of its machine.
+        space: the kernel's name of the space that the number counts in (containers have their own); empty if unknown.
+        boot: identity of the machine's start; empty where the system tells none.
+        started: when the process began, in the kernel's ticks; empty where the system tells none.
+        taken: when it took the lock, UTC.
+        token: of this one taking.
+    """
+
+    process: int
+    host: str
+    space: str
+    boot: str
+    started: str
+    taken: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} (since {self.taken})"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A lock as it lies there.
+
+    Attributes:
+        holder: who holds it; None for a file that tells nobody (damaged, or being written).
+        token: of the holder, or of the file itself.
+        touched: when it was touched last, by the file system's clock, ns.
+        gone: why its holder is gone, as half a sentence; empty while it may live.
+        certain: the holder's process was looked for; False when only its silence tells.
+    """
+
+    holder: Holder | None
+    token: str
+    touched: int
+    gone: str
+    certain: bool
+
+    @property
+    def who(self) -> str:
+        """The holder in words."""
+        return str(self.holder) if self.holder is not None else "a process that its lock does not name"
+
+
+class Locked(UserError):
+    """A process that may live holds the lock.
+
+    Attributes:
+        who: the holder in words.
+    """
+
+    def __init__(self, what: Path, who: str) -> None:
+        self.who = who
+        super().__init__(
+            f"{what} is being worked on by {who}; expected nobody. Wait for its end or stop it; "
+            f"clrft status {what} tells how far it is."
+        )
+
+
+class Held:
+    """A lock that this process holds, touched by a thread until ``release``."""
+
+    def __init__(self, path: Path, holder: Holder, timing: Timing) -> None:
+        self.path = path
+        self.holder = holder
+        self._timing = timing
+        self._file = os.open(path, os.O_RDWR)
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"beat {path.name}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Make sure that the lock was not taken over, as after a long sleep of the machine.
+
+        Raises:
+            UserError: it was.
+        """
+        if self._lost.is_set():
+            found = look(self.path, self._timing)
+            now = "nobody" if found is None else found.who
+            raise UserError(
+                f"{self.path}: this process was silent for so long that its lock was taken from it; now {now} holds "
+                "it. Nothing is lost: what was finished is on disk."
+            )
+
+    def release(self) -> None:
+        """Let go of the lock, unless it is another's by now."""
+        self._ended.set()
+        self._thread.join()
+        os.close(self._file)
+        with contextlib.suppress(Locked), taken(guard(self.path, self.holder.token), self._timing):
+            if token_of(self.path) == self.holder.token:
+                self.path.unlink()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._timing.beat):
+            with contextlib.suppress(OSError):  # the disk may be away for a moment; the next beat tells
+                if token_of(self.path) == self.holder.token:
+                    os.utime(self._file)
+                else:
+                    self._lost.set()
+
+
+def lock_path(folder: Path) -> Path:
+    """The lock of a run folder: hidden, beside it."""
+    return folder.parent / f".{folder.name}.lock"
+
+
+@contextmanager
+def held(folder: Path, timing: Timing = TIMING) -> Iterator[Held]:
+    """Hold a folder's lock while the block runs; a dead process's is taken over.
+
+    Args:
+        folder: what is guarded; it need not exist, the folder around it must.
+        timing: how often the lock is touched, and what counts as silent.
+
+    Raises:
+        Locked: a process that may live holds it.
+        UserError: the lock cannot be written.
+    """
+    path = lock_path(folder)
+    try:
+        holder = take(path, folder, timing)
+        lock = Held(path, holder, timing)
+    except OSError as error:
+        raise UserError(f"the lock {path} cannot be written ({error.strerror or error}).") from error
+    try:
+        clean(path, timing)
+        yield lock
+    finally:
+        lock.release()
+
+
+def take(path: Path, what: Path, timing: Timing = TIMING) -> Holder:
+    """Take a lock that nobody holds, or that a process holds that is gone; returns this process as its holder.
+
+    Raises:
+        Locked: a process that may live holds it; ``what`` is named as what it works on.
+    """
+    own = this_process()
+    while not appear(path, own):
+        found = look(path, timing)
+        if found is None:  # let go in between
+            continue
+        if not found.gone or not (found.certain or still_silent(path, found, timing)):
+            raise Locked(what, found.who)
+        if replace(path, found.token, own, what, timing):
+            break
+    return own
+
+
+def replace(path: Path, token: str, own: Holder, what: Path, timing: Timing) -> bool:
+    """Put one's own lock in the place of the one with a token; False if that one is not there any more.
+
+    Raises:
+        Locked: another is replacing it at this moment.
+    """
+    try:
+        with taken(guard(path, token), timing):
+            if token_of(path) != token:
+                return False
+            written(path, own).replace(path)
+            return True
+    except Locked as error:
+        raise Locked(what, error.who) from error
+
+
+@contextmanager
+def taken(path: Path, timing: Timing) -> Iterator[None]:
+    """Hold a lock for a moment, untouched: that of a replacement."""
+    own = take(path, path, timing)
+    try:
+        yield
+    finally:
+        if token_of(path) == own.token:
+            path.unlink(missing_ok=True)
+
+
+def guard(path: Path, token: str) -> Path:
+    """The lock under which the lock with a token, itself such a one or not, is replaced or let go."""
+    return path.with_name(f"{path.name.partition(AFTER)[0]}{AFTER}{token}")
+
+
+def look(path: Path, timing: Timing = TIMING) -> Found | None:
+    """A lock as it is now; None if there is none."""
+    try:
+        touched = path.stat().st_mtime_ns
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    holder = parsed(text)
+    token = holder.token if holder is not None else token_of(path)
+    gone, certain = judged(path, holder, touched, timing)
+    return Found(holder, token, touched, gone, certain)
+
+
+def judged(path: Path, holder: Holder | None, touched: int, timing: Timing) -> tuple[str, bool]:
+    """Why a holder is gone (empty if it may live), and whether its process was looked for."""
+    limit = timing.silent
+    if holder is not None and holder.host == socket.gethostname():
+        if holder.boot == boot() and holder.space == space():
+            return process_gone(holder), True
+        if holder.boot != boot():  # or another machine of the same name: then it goes on touching
+            limit = min(limit, 3 * timing.beat)
+    silent = age(path, touched)
+    if silent < -timing.beat:  # the clock was set back since: the time is counted from now
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    return (f"its lock was not touched for {silent:.0f} s" if silent > limit else ""), False
+
+
+def process_gone(holder: Holder) -> str:
+    """Why a process of this machine is gone; empty if it lives."""
+    if not lives(holder.process):
+        return f"process {holder.process} has ended"
+    started = start_of(holder.process)
+    if holder.started and started and started != holder.started:
+        return f"process {holder.process} has ended, and another has its number"
+    return ""
+
+
+def still_silent(path: Path, found: Found, timing: Timing) -> bool:
+    """Watch a silent lock for two beats: a clock set forward makes a living holder look silent until its next."""
+    time.sleep(2 * timing.beat)
+    again = look(path, timing)
+    return again is not None and (again.token, again.touched) == (found.token, found.touched)
+
+
+def age(path: Path, touched: int) -> float:
+    """Seconds since a lock was touched, by the clock of the file system that it lies on."""
+    try:
+        now = file_system_now(path.parent)
+    except OSError:  # nothing can be written here; who only looks takes its own clock
+        now = time.time_ns()
+    return (now - touched) / 1e9
+
+
+def file_system_now(folder: Path) -> int:
+    """The time by the clock of the file system that a folder lies on, ns."""
+    descriptor, probe = tempfile.mkstemp(prefix=".clock-", dir=folder)
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
+        os.unlink(probe)
+
+
+def appear(path: Path, own: Holder) -> bool:
+    """Make the lock appear whole, if none is there; returns whether it is one's own now."""
+    if path.exists():
+        return False
+    beside = written(path, own)
+    try:
+        os.link(beside, path)
+        return True
+    except FileExistsError:  # a network may ask twice, and the second time find what the first has made
+        return token_of(path) == own.token
+    except OSError:  # a file system without hard links
+        return exclusive(path, own)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def exclusive(path: Path, own: Holder) -> bool:
+    """Make the lock by opening it as a new file; for a moment it is there and empty."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(own)))
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
+
+
+def written(path: Path, own: Holder) -> Path:
+    """One's own lock, written under a name of its own beside the lock's."""
+    beside = path.with_name(f"{path.name}{NEW}{own.token}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(own)))
+        file.flush()
+        os.fsync(file.fileno())
+    return beside
+
+
+def clean(path: Path, timing: Timing) -> None:
+    """Remove what takers left that died on the way to this lock, once it is old."""
+    for left in path.parent.iterdir():
+        if left.name.startswith((path.name + AFTER, path.name + NEW)):
+            with contextlib.suppress(OSError):
+                if age(left, left.stat().st_mtime_ns) > timing.silent:
+                    left.unlink()
+
+
+def token_of(path: Path) -> str:
+    """Token of the lock that lies there; empty if none does."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        holder = parsed(text)
+        return holder.token if holder is not None else f"file{path.stat().st_ino}"
+    except FileNotFoundError:
+        return ""
+
+
+def parsed(text: str) -> Holder | None:
+    """The holder that a lock's text names; None for a damaged one."""
+    try:
+        values = json.loads(text)
+        holder = Holder(**values)
+    except (ValueError, TypeError):
+        return None
+    texts = (holder.host, holder.space, holder.boot, holder.started, holder.taken, holder.token)
+    sound = type(holder.process) is int and all(isinstance(one, str) for one in texts)
+    return holder if sound and holder.token.isalnum() else None
+
+
+def this_process() -> Holder:
+    """This process as the holder of a lock that it takes now."""
+    taken_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    own = os.getpid()
+    return Holder(own, socket.gethostname(), space(), boot(), start_of(own), taken_at, secrets.token_hex(8))

@@ -1,0 +1,224 @@
+"""Real sweeps on one folder at once, and killed ones: every update is made once, and none is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clrft.alone import keep_failure, known_failure
+from clrft.checkpoint import stage_rng
+from clrft.cli import main
+from clrft.config import build_config
+from clrft.locks import file_system_now, lock_path
+from clrft.processes import lives
+
+PLAN = """
+streams: [digits_cil]
+methods: [sft+counted]
+seeds: {seeds}
+set:
+  run: {{mlflow: false}}
+  stream: {{tasks: 2, shots: 4, test_per_class: 1}}
+  train: {{updates: 2, prompts_per_update: 4}}
+  evaluate: {{probe: 0}}
+"""
+
+# Writes down every update; stops at one while a file "hold-SEED-STEP" is there; dies at one if "kill-SEED-STEP" is.
+COUNTED = '''
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from methods.base import Method
+
+HERE = Path(os.environ["COUNTED_IN"])
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+    weight: float = 1.0
+    """A weight."""
+
+class Counted(Method):
+    """Counts updates."""
+    name, family, Config = "counted", "part", Config
+    joins = frozenset({"supervised"})
+
+    def before_task(self, context):
+        self.seed = context.seed
+
+    def before_step(self, model, task_index, step):
+        with (HERE / "updates").open("a") as file:
+            file.write(f"{self.seed} {step} {os.getpid()}\\n")
+        if (HERE / f"kill-{self.seed}-{step}").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        while (HERE / f"hold-{self.seed}-{step}").exists():
+            time.sleep(0.05)
+'''
+
+
+class Lab:
+    """A sweep of some seeds with the counting method."""
+
+    def __init__(self, folder: Path, plugin: Path, seeds: list[int]) -> None:
+        self.folder = folder
+        self.seeds = seeds
+        self.runs = folder / "runs" / "mini"
+        (folder / "mini.yaml").write_text(PLAN.format(seeds=seeds))
+        self.plugin = plugin
+        self.words = [str(folder / "mini.yaml"), f"run.output={folder / 'runs'}", "--plugin", str(plugin)]
+        self.sweep = ["sweep", *self.words, "--jobs", "1"]
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def mark(self, what: str, seed: int, task: int, step: int) -> Path:
+        """Name of the file that holds or kills at an update."""
+        return self.folder / f"{what}-{stage_rng(seed, task)}-{step}"
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """The sweep in a process of its own."""
+        with (self.folder / "said").open("ab") as said:
+            process = subprocess.Popen([sys.executable, "-m", "clrft.cli", *self.sweep], stdout=said, stderr=said)
+        self.started.append(process)
+        return process
+
+    def updates(self) -> list[tuple[int, int, int, int]]:
+        """Every update that was begun: seed, task, step, process."""
+        names = {stage_rng(seed, task): (seed, task) for seed in self.seeds for task in (1, 2)}
+        path = self.folder / "updates"
+        rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
+        return [(*names[seed], step, process) for seed, step, process in rows]
+
+    def reaches(self, seed: int, task: int, step: int) -> int:
+        """Wait until an update has begun; returns its process."""
+        until(lambda: any(row[:3] == (seed, task, step) for row in self.updates()))
+        return next(row[3] for row in self.updates() if row[:3] == (seed, task, step))
+
+    def cell(self, seed: int) -> Path:
+        return self.runs / f"digits_cil-sft+counted-{seed}"
+
+
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plugin") / "counted.py"
+    path.write_text(COUNTED)
+    return path
+
+
+@pytest.fixture
+def lab(tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[int]], Lab]]:
+    made: list[Lab] = []
+    monkeypatch.setenv("COUNTED_IN", str(tmp_path))
+
+    def make(seeds: list[int]) -> Lab:
+        made.append(Lab(tmp_path, plugin, seeds))
+        return made[-1]
+
+    yield make
+    for process in (process for one in made for process in one.started):
+        process.kill()
+        process.wait()
+
+
+def status(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What ``clrft status --json`` says."""
+    capsys.readouterr()
+    main(["status", *words, "--json"])
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_two_sweeps_share_the_cells_and_make_every_update_once(
+    lab: Callable[[list[int]], Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = lab([1, 2, 3])
+    hold = one.mark("hold", 1, 2, 1)
+    hold.write_text("")
+    other = one.start()
+    worker = one.reaches(1, 2, 1)  # the other sweep stands in the first cell's second task
+    found = status(one.words, capsys)
+    assert [cell["state"] for cell in found["cells"]] == ["running", "waiting", "waiting"]
+    assert f"task 2 of 2, process {worker} on {os.uname().nodename}" in found["cells"][0]["detail"]
+    assert found["processes"] == 1 and found["stages_left"] == 1 + 3 + 3
+    assert main(["run", "--resume", str(one.cell(1)), "--plugin", str(one.plugin)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{one.cell(1)} is being worked on by process {worker} on {os.uname().nodename}" in said
+
+    def let_go() -> None:
+        until(lambda: all((one.cell(seed) / "metrics.json").exists() for seed in (2, 3)))
+        hold.unlink()
+
+    helper = threading.Thread(target=let_go)
+    helper.start()
+    assert main(one.sweep) == 0
+    helper.join()
+    assert f"digits_cil-sft+counted-1: left to process {worker} on" in capsys.readouterr().out
+    assert (one.cell(1) / "metrics.json").exists()  # it was waited for
+    assert other.wait(60) == 0
+    updates = one.updates()
+    expected = [(seed, task, step) for seed in (1, 2, 3) for task in (1, 2) for step in (1, 2)]
+    assert sorted(row[:3] for row in updates) == expected
+    assert {row[3] for row in updates if row[0] == 1} == {worker}
+    assert worker not in {row[3] for row in updates if row[0] != 1}
+    assert [path.name for path in one.runs.iterdir() if path.name.startswith(".digits")] == []
+
+
+def test_a_killed_worker_loses_its_own_cell_only_and_a_killed_sweep_its_worker(
+    lab: Callable[[list[int]], Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = lab([1, 2])
+    kill, hold = one.mark("kill", 1, 1, 2), one.mark("hold", 2, 2, 2)
+    kill.write_text("")
+    hold.write_text("")
+    killed = one.start()
+    first, second = one.reaches(1, 1, 2), one.reaches(2, 2, 2)  # the first worker has died, the sweep has gone on
+    said = (one.folder / "said").read_text()
+    assert "failed: digits_cil-sft+counted-1: its worker process died (signal 9: killed, or out of memory)" in said
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    until(lambda: not lives(second), 20)
+    cells = status(one.words, capsys)["cells"]
+    assert [(cell["state"], cell["detail"]) for cell in cells] == [
+        ("stopped", f"task 1 of 2; process {first} has ended"),
+        ("stopped", f"task 2 of 2; process {second} has ended"),
+    ]
+    assert status([str(one.runs)], capsys)["counts"]["stopped"] == 2
+    kill.unlink()
+    hold.unlink()
+    keep_failure(one.cell(2), "KeyError: 'lost'")  # of a sweep before this one
+    assert main(one.sweep) == 0
+    assert Counter(row[:3] for row in one.updates()) == {
+        (1, 1, 1): 2, (1, 1, 2): 2,  # a task that was cut short is made again
+        (1, 2, 1): 1, (1, 2, 2): 1,
+        (2, 1, 1): 1, (2, 1, 2): 1,  # a finished one is kept
+        (2, 2, 1): 2, (2, 2, 2): 2,
+    }  # fmt: skip
+    assert not any(lock_path(one.cell(seed)).exists() for seed in (1, 2))
+    assert not (one.cell(2) / "error.txt").exists()
+    assert status(one.words, capsys)["counts"]["done"] == 2
+
+
+def test_a_cell_that_another_process_saw_fail_is_not_tried_again(tmp_path: Path) -> None:
+    config = build_config("digits_cil", "sft", "tiny", 1993, {"run": {"output": str(tmp_path), "mlflow": False}})
+    config.folder.parent.mkdir()
+    before = file_system_now(tmp_path)
+    assert known_failure(config, before) is None
+    time.sleep(0.02)  # longer than the file system's clock ticks
+    keep_failure(config.folder, "KeyError: 'lost'", "Traceback (most recent call last):\n ...\nKeyError: 'lost'\n")
+    time.sleep(0.02)
+    failure = known_failure(config, before)
+    assert failure is not None and failure.reason == "KeyError: 'lost' (in another process)"
+    assert known_failure(config, file_system_now(tmp_path)) is None  # a sweep that begins now tries it again

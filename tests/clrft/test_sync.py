@@ -1,0 +1,323 @@
+"""A store that dies, is slow or was never there: runs go on, and a sync gives it what it lacks, exactly once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from clrft import tracking_queue
+from clrft.cli import main
+from clrft.runs import read_run
+from clrft.tracking import Tracker, is_marked
+from clrft.tracking_queue import END_SECONDS, CallQueue
+from clrft.tracking_store import Unreachable, tracking_uri
+from tests.clrft.faulty_methods import faulty
+from tests.clrft.run_folders import write_run
+from tests.clrft.stores import ROOT, Points, Server, artifacts, points, preparation, root, runs
+
+__all__ = ["preparation", "root"]  # fixtures
+
+ROWS = [{"step": step, "reward": step / 8, "kl": 0.5} for step in range(1, 5)]
+SMALL = ["stream=digits_cil", "stream.tasks=2", "stream.shots=4", "stream.test_per_class=2", "train.updates=2"]
+SMALL += ["train.prompts_per_update=4", "evaluate.probe=0"]
+
+
+def written(folder: Path, seed: int = 1993) -> Path:
+    """A finished run of two tasks, known by nobody: t1 50 % right and then 25 %, t2 100 %."""
+    return write_run(folder / "short", "rapo", seed, [[50, None], [25, 100]], steps=ROWS)
+
+
+def of_files(folder: Path) -> Points:
+    """What a store is to hold of a task, read from its files plainly."""
+    rows = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    record = json.loads((folder / "metrics.json").read_text())
+    found = [(key, row["step"], value) for row in rows for key, value in row.items() if key != "step"]
+    found += [(f"accuracy/task_{int(j):02d}", 0, value) for j, value in record["accuracy"].items()]
+    found += [(f"seconds/{name}", 0, value) for name, value in record.get("seconds", {}).items()]
+    found += [(name, 0, value) for name, value in record.get("peak_memory_mb", {}).items()]
+    return sorted(point for point in found if point[2] is not None)
+
+
+def check_whole(store: Path | str, folder: Path) -> None:
+    """The store holds a run's files: every point of every task once, the cell's metrics, the artifacts."""
+    (cell,) = [run for run in runs(store, "cell") if run.info.run_name == folder.name]
+    tasks = [run for run in runs(store, "task") if run.data.tags["mlflow.parentRunId"] == cell.info.run_id]
+    stages = sorted(path.parent for path in folder.glob("task_*/metrics.json"))
+    by_task = {int(run.data.tags["clrft.task"]): run for run in tasks}
+    assert len(by_task) == len(tasks) == len(stages)
+    for stage in stages:
+        run = by_task[int(stage.name[5:])]
+        assert points(store, run) == of_files(stage)
+        assert artifacts(store, run) == ["metrics.json", "predictions.jsonl"]
+    record = read_run(folder)
+    single = [key for key, value in record.metrics.items() if value.value is not None]
+    size = len(record.matrix)
+    assert len(points(store, cell)) == len(single) + size * (size + 1) // 2  # and the matrix' lower triangle
+    assert artifacts(store, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
+    assert {run.info.status for run in (cell, *tasks)} == {"FINISHED"}
+
+
+@pytest.fixture
+def server(tmp_path: Path, preparation: tuple[Path, object]) -> Iterator[Server]:
+    one = Server(tmp_path / "server", preparation[0])
+    yield one
+    one.kill()
+
+
+def test_a_server_killed_inside_a_run_fails_nothing_and_a_sync_completes_its_store(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("://", "://ann:s3cret@"))
+    folder = tmp_path / "runs" / "single" / "digits_cil-sft-1993"
+    server.start()
+    server.wait()
+
+    def kill_after_task_one() -> None:
+        while not (folder / "task_01" / "metrics.json").exists():
+            time.sleep(0.01)
+        server.kill()
+
+    killer = threading.Thread(target=kill_after_task_one, daemon=True)
+    killer.start()
+    assert main(["run", *SMALL, "method=sft", f"run.output={tmp_path / 'runs'}"]) == 0
+    killer.join()
+    said = capfd.readouterr()
+    assert "last_acc" in said.out
+    assert f"MLflow lacks some of {folder.name}; clrft sync {folder} feeds it." in said.err
+    assert said.err.count("did not take a call") == 1
+    assert not is_marked(folder)
+    server.start()
+    server.wait()
+    assert main(["sync", str(folder)]) == 0
+    assert main(["sync", str(folder)]) == 0
+    told = capfd.readouterr()
+    assert told.out.count("added") >= 1 and f"{folder}: nothing is missing" in told.out
+    check_whole(server.uri, folder)
+    assert is_marked(folder)
+    assert [run.info.status for run in runs(server.uri, "sweep")] == ["FINISHED"]
+    assert "s3cret" not in said.out + said.err + told.out + told.err
+    assert not holding(tmp_path, b"s3cret")
+
+
+def holding(folder: Path, secret: bytes) -> list[Path]:
+    """Files under a folder that hold a secret."""
+    return [path for path in folder.rglob("*") if path.is_file() and secret in path.read_bytes()]
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """URI of a server that accepts and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        taken: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    taken.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://ann:s3cret@127.0.0.1:{listener.getsockname()[1]}/?token=t0ken"
+        for one in taken:
+            one.close()
+
+
+def test_a_server_that_never_answers_does_not_hold_training_up(
+    tmp_path: Path, black_hole: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", black_hole)
+    assert main(["run", *SMALL, "method=sft", f"run.output={tmp_path / 'runs'}", "run.name_suffix=hole"]) == 0
+    folder = tmp_path / "runs" / "single" / "digits_cil-sft-1993-hole"
+    said = capfd.readouterr()
+    assert "last_acc" in said.out and f"clrft sync {folder} feeds it" in said.err
+    seconds = json.loads((folder / "task_02" / "metrics.json").read_text())["seconds"]["train"]
+    assert main(["run", *SMALL, "method=sft", f"run.output={tmp_path / 'runs'}", "run.mlflow=false"]) == 0
+    plain = folder.with_name("digits_cil-sft-1993") / "task_02" / "metrics.json"
+    assert seconds < 10 * json.loads(plain.read_text())["seconds"]["train"] + 1
+    assert not [secret for secret in ("s3cret", "t0ken") if secret in said.out + said.err]
+    assert not holding(tmp_path, b"s3cret") and not holding(tmp_path, b"t0ken")
+
+
+def test_ten_thousand_steps_are_taken_at_once_and_the_end_waits_a_bounded_time(
+    tmp_path: Path, black_hole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", black_hole)
+    said: list[str] = []
+    tracker = Tracker(tmp_path, "short", say=said.append)
+    task = tracker.cell("cell", {}).task(1, "t1")
+    start = time.monotonic()
+    for step in range(1, 10_001):
+        task.steps([{"step": step, **{f"m{k}": 1.0 for k in range(100)}}])
+    assert time.monotonic() - start < 60  # one answered call takes more than 1 ms; this is 1 000 of them, all waiting
+    assert tracker.queue is not None
+    assert len(tracker.queue) <= tracking_queue.QUEUED_CALLS
+    assert tracker.queue.dropped > 1000 * 0.7  # 1 000 batches of 1 000 points, 200 of them wait
+    start = time.monotonic()
+    assert not tracker.drained(tmp_path / "short" / "cell")
+    assert END_SECONDS - 0.5 < time.monotonic() - start < 10 * END_SECONDS
+    assert said[-1] == f"MLflow lacks some of cell; clrft sync {tmp_path / 'short' / 'cell'} feeds it."
+
+
+def test_a_full_queue_drops_the_oldest_figures_and_nothing_else() -> None:
+    gate = threading.Event()
+    done: list[str] = []
+    queue = CallQueue("store", lambda: len(done), print, size=3)
+    queue.put(gate.wait)
+    while len(queue):  # until it is being made
+        time.sleep(0.01)
+    for name in ("open", "1", "2", "3", "finish"):
+        queue.put(lambda name=name: done.append(name), figures=name.isdigit())  # type: ignore[misc]
+    gate.set()
+    assert queue.drain()
+    assert (done, queue.dropped) == (["open", "3", "finish"], 2)
+
+
+def test_a_store_that_comes_back_gets_everything_in_order_and_is_told_of_once() -> None:
+    failures = iter([True, True, False])
+    done: list[str] = []
+    said: list[str] = []
+
+    def flaky() -> None:
+        if next(failures):
+            raise Unreachable("away")
+        done.append("first")
+
+    queue = CallQueue("a store that comes back", lambda: len(done), said.append)
+    queue.put(flaky)
+    queue.put(lambda: done.append("second"))
+    assert queue.drain()
+    assert (done, said) == (["first", "second"], ["warning: away"])
+
+
+def test_a_refused_call_is_lost_and_the_next_ones_are_made() -> None:
+    done: list[str] = []
+    said: list[str] = []
+    queue = CallQueue("a store that refuses", lambda: 0, said.append)
+    queue.put(lambda: [][0])
+    queue.put(lambda: done.append("next"))
+    assert not queue.drain()
+    assert (done, said) == (["next"], ["warning: tracking: IndexError: list index out of range"])
+
+
+def test_a_sync_feeds_whole_runs_once_and_a_dry_one_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path)
+    assert main(["sync", str(tmp_path / "short"), "--dry-run"]) == 0
+    # 2 tasks: 2 x 4 steps, and accuracies 1 + 2; the cell: 3 cells of the matrix and its metrics
+    metrics = sum(value.value is not None for value in read_run(folder).metrics.values())
+    assert f"{folder}: would add 3 runs, {8 + 8 + 3 + 3 + metrics} metric points, 8 files" in capsys.readouterr().out
+    assert not (tmp_path / "mlflow.db").exists() and not (folder / "mlflow.json").exists()
+    (tmp_path / "short" / "comparison").mkdir()
+    (tmp_path / "short" / "comparison" / "table.md").write_text("| a |\n")
+    assert main(["sync", str(tmp_path / "short")]) == 0
+    assert f"{folder}: added 3 runs, {22 + metrics} metric points, 8 files" in capsys.readouterr().out
+    for _ in range(2):
+        assert main(["sync", str(folder)]) == 0
+        assert f"{folder}: nothing is missing" in capsys.readouterr().out
+    check_whole(tmp_path, folder)
+    assert [artifacts(tmp_path, run) for run in runs(tmp_path, "sweep")] == [["table.md"]]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from clrft.sync import sync_root
+from clrft.tracking_store import Store
+made, call, last, after = 0, Store._call, int(sys.argv[2]), sys.argv[3] == "after"
+def counted(self, function, *arguments, **named):
+    global made
+    made += 1
+    if made == last and not after: os.kill(os.getpid(), signal.SIGKILL)
+    done = call(self, function, *arguments, **named)
+    if made == last: os.kill(os.getpid(), signal.SIGKILL)
+    return done
+Store._call = counted
+folder = Path(sys.argv[1])
+sync_root(folder.parent.parent, [folder], dry=False)
+"""
+
+
+def test_a_sync_that_is_killed_again_and_again_ends_with_everything_once(root: Path) -> None:
+    folder = written(root)
+    for last, moment in ((12, "after"), (17, "before")):
+        words = [sys.executable, "-c", KILLED, str(folder), str(last), moment]
+        assert subprocess.run(words, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert main(["sync", str(folder)]) == 0
+    check_whole(root, folder)
+
+
+def test_a_store_that_holds_something_else_gets_the_task_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(root)
+    assert main(["sync", str(folder)]) == 0
+    client = MlflowClient(tracking_uri(root))
+    first, second = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
+    client.log_metric(first.info.run_id, "reward", ROWS[0]["reward"], step=1)  # twice
+    client.log_metric(second.info.run_id, "reward", 1.0, step=9)  # there never was a step 9
+    capsys.readouterr()
+    assert main(["sync", str(folder), "--dry-run"]) == 0
+    assert "would add" in capsys.readouterr().out
+    assert main(["sync", str(folder)]) == 0
+    assert "2 of the runs anew, as the store held something else" in capsys.readouterr().out
+    check_whole(root, folder)
+
+
+def test_an_unfinished_run_is_fed_as_far_as_it_is_and_closed(root: Path) -> None:
+    folder = written(root)
+    for name in ("metrics.json", "matrix.json"):
+        (folder / name).unlink()
+    tracker = Tracker(root, "short")
+    tracker.cell(folder.name, {}).task(3, "t3").steps(ROWS)
+    assert tracker.drained()  # and the process dies
+    assert main(["sync", str(folder)]) == 0
+    (cell,) = runs(root, "cell")
+    ends = {run.info.run_name: run.info.status for run in runs(root, "task")}
+    assert cell.info.status == "KILLED" and not cell.data.metrics
+    assert ends == {"task 01 t1": "FINISHED", "task 02 t2": "FINISHED", "task 03 t3": "KILLED"}
+    (first,) = [run for run in runs(root, "task") if run.info.run_name == "task 01 t1"]
+    assert points(root, first) == of_files(folder / "task_01")
+
+
+def test_a_run_that_is_being_worked_on_is_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from clrft.locks import held
+
+    folder = written(root)
+    with held(folder):
+        assert main(["sync", str(folder)]) == 0
+    assert f"{folder}: left out, process {os.getpid()} on" in capsys.readouterr().out
+    assert not runs(root, "cell")
+
+
+def test_a_stage_that_fails_closes_its_run_its_cells_and_its_sweeps(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    plugin = faulty("raises", tmp_path_factory.mktemp("plugins"))
+    words = ["run", *SMALL, "method=sft+raises", f"run.output={root}", "--plugin", str(plugin)]
+    assert main(words) == 2
+    ends = {run.info.run_name: run.info.status for kind in ("sweep", "cell", "task") for run in runs(root, kind)}
+    (failing,) = [name for name in ends if name.startswith("task 01")]
+    (base,) = [name for name in ends if name.startswith("task 00")]
+    assert ends == {"single": "FAILED", "digits_cil-sft+raises-1993": "FAILED", failing: "FAILED", base: "FINISHED"}
+
+
+def test_a_sync_of_a_store_that_is_away_is_an_error_and_says_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
+    assert main(["sync", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert "MLflow at http://***@127.0.0.1:9 did not take a call" in said.err
+    assert "s3cret" not in said.out + said.err
