@@ -50,7 +50,7 @@ def run(config: RunConfig, reporter: Reporter) -> Path:
         feed_tracking(config)
         return config.folder
     state = prepare(config, reporter)
-    tracker = Tracker(Path(config.run.output), config.run.sweep, config.run.mlflow, reporter.say)
+    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
     manifest = open_folder(state)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
     with stopped_with_run(cell):

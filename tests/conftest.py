@@ -3,6 +3,9 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+
+import pytest
 
 # Before anything imports torch, transformers, MLflow or matplotlib: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,3 +19,14 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_one_test() -> Iterator[None]:
+    """Methods of plugin files are forgotten after a test: another one may have a method of the same name."""
+    from methods import registry
+
+    before = dict(registry._loaded)
+    yield
+    registry._loaded.clear()
+    registry._loaded.update(before)

@@ -1,7 +1,10 @@
 """Killed, damaged and full: a run goes on to the bits of one that was never stopped, or says what is wrong."""
 
 import json
+import multiprocessing
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,13 +31,20 @@ class Says(Silent):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def fresh() -> Iterator[Executor]:
+    """A process in which nothing was computed yet: one with torch's threads at work cannot be forked."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def whole(fresh: Executor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """What runs leave that are never stopped, and the number of their writes."""
     root = tmp_path_factory.mktemp("whole")
     found = {}
     for method in ("sft", "rapo"):
         config = config_of(method, root)
-        assert run_in_child(config, None, root / f"{method}.writes") == 0
+        assert fresh.submit(run_in_child, config, None, root / f"{method}.writes").result() == 0
         found[method] = {**outcome(config.folder), "writes": (root / f"{method}.writes").read_text()}
     return found
 
@@ -44,14 +54,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     [("sft", (0.3, 0.8), False), ("sft", (0.55,), True), ("rapo", (0.45, 0.7), True), ("rapo", (0.9,), False)],
 )
 def test_a_run_killed_at_its_writes_ends_with_the_same_bits(
-    method: str, shares: tuple[float, ...], after: bool, whole: dict[str, dict[str, str]], tmp_path: Path
+    method: str,
+    shares: tuple[float, ...],
+    after: bool,
+    whole: dict[str, dict[str, str]],
+    fresh: Executor,
+    tmp_path: Path,
 ) -> None:
     expected = {name: value for name, value in whole[method].items() if name != "writes"}
     kills = [Kill(write=int(share * int(whole[method]["writes"])), after=after) for share in shares]
-    assert trial(method, kills, expected, tmp_path) == []
+    assert fresh.submit(trial, method, kills, expected, tmp_path).result() == []
 
 
-def stopped_inside_task_two(tmp_path: Path) -> RunConfig:
+def stopped_inside_task_two(fresh: Executor, tmp_path: Path) -> RunConfig:
     """A run that was killed while it learned its second task, with two states of it on disk."""
     config = config_of("sft", tmp_path)
     run(config, Silent())
@@ -63,14 +78,14 @@ def stopped_inside_task_two(tmp_path: Path) -> RunConfig:
         if len(states) == 2:
             return config
         shutil.rmtree(config.folder / "unfinished", ignore_errors=True)
-        run_in_child(config, Kill(write=40 + 8 * write))
+        fresh.submit(run_in_child, config, Kill(write=40 + 8 * write)).result()
     raise AssertionError("no kill left two states")
 
 
 def test_a_damaged_state_is_told_and_the_one_before_it_is_taken(
-    whole: dict[str, dict[str, str]], tmp_path: Path
+    whole: dict[str, dict[str, str]], fresh: Executor, tmp_path: Path
 ) -> None:
-    config = stopped_inside_task_two(tmp_path)
+    config = stopped_inside_task_two(fresh, tmp_path)
     older, newest = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))
     flip_a_bit(newest / "state.safetensors")
     reporter = Says()
@@ -86,8 +101,8 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_a_state_of_a_task_that_began_otherwise_is_refused(tmp_path: Path) -> None:
-    config = stopped_inside_task_two(tmp_path)
+def test_a_state_of_a_task_that_began_otherwise_is_refused(fresh: Executor, tmp_path: Path) -> None:
+    config = stopped_inside_task_two(fresh, tmp_path)
     state = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))[-1] / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "parent": "f" * 64}))
     with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
