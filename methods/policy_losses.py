@@ -19,18 +19,30 @@ from methods.settings import require
 
 
 @dataclass(frozen=True)
-class DrGrpoConfig(GrpoConfig):
-    """Settings of Dr. GRPO."""
+class KlFreeConfig(GrpoConfig):
+    """GRPO's settings, without a KL term unless one is asked for; those of Dr. GRPO."""
 
     kl: float = 0.0
     """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
+
+
+@dataclass(frozen=True)
+class TwoClipsConfig(KlFreeConfig):
+    """Settings with one clipping range below 1, ``clip``, and another above."""
+
+    clip_high: float = 0.28
+    """Clipping range above 1 (above 0)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("method", clip_high=(self.clip_high > 0, self.clip_high, "a number above 0"))
 
 
 class DrGrpo(Grpo):
     """GRPO without its two biases: no division by the group's deviation, nor by a completion's own length."""
 
     name = "dr_grpo"
-    Config = DrGrpoConfig
+    Config = KlFreeConfig
     source = "arXiv 2503.20783"
 
     @property
@@ -42,19 +54,11 @@ class DrGrpo(Grpo):
 
 
 @dataclass(frozen=True)
-class DapoConfig(GrpoConfig):
+class DapoConfig(TwoClipsConfig):
     """Settings of DAPO."""
 
-    kl: float = 0.0
-    """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
-    clip_high: float = 0.28
-    """Clipping range above 1, where ``clip`` is the one below (above 0)."""
     mask_truncated: bool = True
     """Leave completions that were cut off at the limit out of the loss."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("method", clip_high=(self.clip_high > 0, self.clip_high, "a number above 0"))
 
 
 class Dapo(Grpo):
@@ -76,19 +80,13 @@ class Dapo(Grpo):
 
 
 @dataclass(frozen=True)
-class GspoConfig(GrpoConfig):
+class GspoConfig(TwoClipsConfig):
     """Settings of GSPO."""
 
-    kl: float = 0.0
-    """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
     clip: float = 3e-4
     """Clipping range of a sequence's ratio below 1 (above 0); a mean over its tokens, hence so small."""
     clip_high: float = 4e-4
     """Clipping range of a sequence's ratio above 1 (above 0)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("method", clip_high=(self.clip_high > 0, self.clip_high, "a number above 0"))
 
 
 class Gspo(Grpo):
@@ -106,11 +104,9 @@ class Gspo(Grpo):
 
 
 @dataclass(frozen=True)
-class SapoConfig(GrpoConfig):
+class SapoConfig(KlFreeConfig):
     """Settings of SAPO; ``clip`` has no effect."""
 
-    kl: float = 0.0
-    """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
     temperature_positive: float = 1.0
     """Sharpness of the soft gate on ratios where the advantage is positive (above 0)."""
     temperature_negative: float = 1.05
