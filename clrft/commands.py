@@ -338,7 +338,7 @@ def show_run(config: RunConfig, console: Console) -> None:
 
 def ui_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft ui``: MLflow's own interface on loopback."""
-    from clrft.tracking_store import serve_ui
+    from clrft.tracking_ui import serve_ui
 
     console.print(f"MLflow at http://127.0.0.1:{options.port} (Ctrl-C stops it)", highlight=False)
     return serve_ui(Path(options.output), options.port)

@@ -9,15 +9,12 @@ Deliberately absent: MLflow's usage pings (switched off before it is imported), 
 import logging
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -330,60 +327,6 @@ def _refused(error: Exception) -> bool:
     """Whether a server's answer is final: it was asked wrongly, or by somebody who may not."""
     status = getattr(error, "get_http_status_code", lambda: 500)()
     return (400 <= int(status) < 500 and int(status) not in _PASSING) or isinstance(error, ImportError)
-
-
-def serve_ui(root: Path, port: int = 5000) -> int:
-    """Run MLflow's user interface on loopback until Ctrl-C; returns its exit code. For the main thread.
-
-    Raises:
-        UserError: there is no store yet, or tracking goes to a server, which has its own interface.
-    """
-    quiet_environment()
-    uri = tracking_uri(root)
-    if urlsplit(uri).scheme in ("http", "https"):
-        raise UserError(f"MLFLOW_TRACKING_URI is a server; open {redacted_uri(uri)} in a browser.")
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (root / "mlflow.db").exists():
-        raise UserError(f"no MLflow store in {str(root)!r}; expected mlflow.db, which the first run makes.")
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: process lists show those
-    with _stopped_by(signal.SIGTERM, signal.SIGHUP):
-        # A session of its own: Ctrl-C ends it through us, with its workers and without their tracebacks.
-        server = subprocess.Popen(ui_command(root, port), env=environment, start_new_session=True)
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            _end_group(server)
-
-
-def ui_command(root: Path, port: int = 5000) -> list[str]:
-    """Command of MLflow's user interface, bound to loopback; the store comes from its environment."""
-    artifacts = (root.resolve() / "mlartifacts").as_uri()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--workers", "1", "--default-artifact-root", artifacts]
-
-
-@contextmanager
-def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
-    """Let these signals interrupt the block as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end_group(server: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(server.pid, signal.SIGTERM)
-    except ProcessLookupError:  # it ended by itself
-        return
-    server.wait()
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

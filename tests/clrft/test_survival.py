@@ -15,7 +15,7 @@ from clrft.config import RunConfig
 from clrft.progress import Silent
 from clrft.resume import saved_config
 from clrft.run import run
-from clrft.training import Unfinished
+from clrft.unfinished import Unfinished
 from methods.training_state import TrainingState
 from task_streams.errors import UserError
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from clrft.tracking import Tracker, flattened
-from clrft.tracking_store import prepare_store, redacted_uri, serve_ui, without_secrets
+from clrft.tracking_store import prepare_store, redacted_uri, without_secrets
+from clrft.tracking_ui import serve_ui
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
@@ -325,7 +326,7 @@ def test_preparing_prints_nothing_and_arms_no_usage_ping(
 
 def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from clrft.tracking_store import serve_ui\n"
+        "import sys; from pathlib import Path; from clrft.tracking_ui import serve_ui\n"
         "sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))\n"
     )
     port = free_port()
