@@ -32,6 +32,8 @@ STATE_TENSORS = "method_state.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
 ANCHOR_FILE = "anchor.safetensors"
 STEPS_FILE = "steps.jsonl"
+FINAL_LIST_FILE = "final_list.jsonl"
+DRIFT_FILE = "drift.jsonl"
 TRAINING_FILE = "training.json"
 WEIGHTS_FOLDER = "weights"
 
@@ -46,6 +48,12 @@ class StageRecord:
         predictions: every answer of the stage's evaluation.
         cells: result of each task that was tested, by its index.
         probe: accuracy on each general-ability probe, 0 to 1.
+        final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
+            where that was not asked.
+        final_list_predictions: the answers behind it; none where the list is the final one anyway.
+        drift: how far the policy moved in this stage (``methods/drift_probe.py``); empty where it was not measured.
+        drift_groups: the rollout groups behind it, one row per prompt.
+        cost: tokens, model FLOPs and processor time of the stage, by activity; empty where they were not counted.
         steps: figures of every update.
         seconds: time spent, by activity.
         peak_memory_mb: highest memory of the process so far, by kind (resident, GPU).
@@ -56,6 +64,11 @@ class StageRecord:
     predictions: list[Prediction] = field(default_factory=list)
     cells: dict[int, Cell] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    final_list: dict[int, Cell] = field(default_factory=dict)
+    final_list_predictions: list[Prediction] = field(default_factory=list)
+    drift: dict[str, Any] = field(default_factory=dict)
+    drift_groups: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
     steps: list[StepRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
@@ -71,6 +84,9 @@ class StageRecord:
             "total": {str(j): cell.total for j, cell in self.cells.items()},
             "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
             "probe": self.probe,
+            "final_list": {str(j): cell.value for j, cell in self.final_list.items()},
+            "drift": self.drift,
+            "cost": self.cost,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,
         }
@@ -85,6 +101,10 @@ def write_record(folder: Path, record: StageRecord) -> None:
     """Write a stage's predictions, steps and accuracies into a folder."""
     write_rows(folder / "predictions.jsonl", (p.to_json() for p in record.predictions))
     write_rows(folder / STEPS_FILE, record.steps)
+    if record.final_list_predictions:
+        write_rows(folder / FINAL_LIST_FILE, (p.to_json() for p in record.final_list_predictions))
+    if record.drift_groups:
+        write_rows(folder / DRIFT_FILE, record.drift_groups)
     write_json_atomic(folder / METRICS_FILE, record.to_json())
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clrft.files import config_root, safe_name
+from clrft.plain import SECTIONS, from_yaml, read_yaml, shown
 from clrft.typed import typed_section
 from eval.metrics import METRICS
 from methods.compose import composition_problems
@@ -28,7 +27,6 @@ GROUPS = {"stream": "streams", "method": "methods", "model": "models"}
 JOIN = "+"  # between methods that work together, on the command line
 # What a part joins when nothing else is named, by the families that it joins.
 DEFAULT_LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}
-SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,12 @@ class EvaluateConfig:
     """Also test the base and tasks not yet learned, which forward transfer needs."""
     probe: int = 200
     """Items of the general-ability probe outside the stream (0: no probe)."""
+    final_list: bool = True
+    """Ask each task once more right after it was learned, under the final class list: splits forgetting in two."""
+    drift_prompts: int = 16
+    """Test items of a new task whose rollouts tell how far its training moved the policy (0: not measured)."""
+    probes: tuple[str, ...] = ()
+    """Files of questions outside the stream (JSON lines), asked beside the built-in probe."""
     metrics: tuple[str, ...] = tuple(METRICS)
     """Metrics to compute, by key; all by default."""
 
@@ -58,6 +62,7 @@ class EvaluateConfig:
             top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
             batch_size=(self.batch_size >= 1, self.batch_size, "a whole number from 1"),
             probe=(self.probe >= 0, self.probe, "a whole number from 0"),
+            drift_prompts=(self.drift_prompts >= 0, self.drift_prompts, "a whole number from 0"),
         )
         unknown = [unknown_name("metric", key, METRICS) for key in self.metrics if key not in METRICS]
         if unknown:
@@ -289,23 +294,6 @@ def method_label(words: str) -> str:
     return JOIN.join(Path(word).stem for word in words.split(JOIN))
 
 
-def read_yaml(path: Path) -> Values:
-    """A YAML file as nested plain values.
-
-    Raises:
-        UserError: the file is missing, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no config file {str(path)!r}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read config file {str(path)!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"config file {str(path)!r}: expected sections ({', '.join(SECTIONS)}), got {values!r}.")
-    return values
-
-
 def merge(*layers: Mapping[str, Any]) -> Values:
     """Nested mappings merged, later layers over earlier ones; lists are replaced, not joined."""
     merged: Values = {}
@@ -328,12 +316,12 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
     for word in arguments:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(f"got {word!r}, expected key=value (e.g. train.learning_rate=1e-4).")
+            problems.append(f"got {shown(word)}, expected key=value (e.g. train.learning_rate=1e-4).")
             continue
         try:
             value = _scalar(text)
-        except yaml.YAMLError:
-            problems.append(f"{key}: {text!r} cannot be read as a YAML value.")
+        except ValueError as error:
+            problems.append(f"{key}: {shown(text)} cannot be read as a YAML value: {error}.")
             continue
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -345,7 +333,7 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
 
 def _scalar(text: str) -> Any:
     """A YAML value; unlike YAML 1.1, ``1e-4`` is a number."""
-    value = yaml.safe_load(text) if text else ""
+    value = from_yaml(text) if text else ""
     if isinstance(value, str):
         try:
             return float(value)

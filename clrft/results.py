@@ -29,6 +29,7 @@ def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> Accur
     """The accuracy matrix from every stage's counts, or values where there are no counts."""
     matrix = AccuracyMatrix.empty(tasks)
     for stage, record in records.items():
+        matrix = matrix.with_final_list({int(j): value for j, value in record.get("final_list", {}).items()})
         values = {int(j): value for j, value in record["accuracy"].items()}
         if stage == 0:
             matrix = matrix.with_base(values)

@@ -57,13 +57,19 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     start = time.perf_counter()
     due = [task for task in state.stream.tasks if is_due(state, stage, task)]
     probe = glyph_probe(state.config.evaluate.probe) if probe_due(state, stage) else None
-    items = sum(len(task.test) for task in due) + (len(probe.test) if probe else 0)
+    again = final_list_task(state, stage)
+    items = sum(len(task.test) for task in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
     state.reporter.begin(state.config.cell, f"task {stage}/{len(state.stream)} test", items)
     for task in due:
         seen = state.stream.tasks[max(stage, task.index) - 1].seen
         predictions = answers(state, task, seen, stage)
         record.predictions += predictions
         record.cells[task.index] = cell_of(task, predictions)
+    if again is not None:
+        record.final_list_predictions = answers(state, again, state.stream.labels, stage)
+        record.final_list[stage] = cell_of(again, record.final_list_predictions)
+    elif stage in record.cells and lists_all(state, stage):
+        record.final_list[stage] = record.cells[stage]
     if probe is not None:
         record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage))
     record.seconds["evaluate"] = time.perf_counter() - start
@@ -72,6 +78,17 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
 def is_due(state: Run, stage: int, task: Task) -> bool:
     """Whether a task is tested at a stage: all learned so far; the others too when ``evaluate.future``."""
     return task.index <= stage or state.config.evaluate.future
+
+
+def final_list_task(state: Run, stage: int) -> Task | None:
+    """The task that is asked once more, under the class list of the end of the stream; None if there is no need."""
+    asked = state.config.evaluate.final_list and stage > 0 and not state.method.joint
+    return state.stream.tasks[stage - 1] if asked and not lists_all(state, stage) else None
+
+
+def lists_all(state: Run, stage: int) -> bool:
+    """Whether the prompts of a stage list every class of the stream already, as in a series of domains."""
+    return stage > 0 and state.stream.tasks[stage - 1].seen == state.stream.labels
 
 
 def probe_due(state: Run, stage: int) -> bool:

@@ -30,6 +30,8 @@ class AccuracyMatrix:
         value: accuracy (or AP) per cell, NaN = not evaluated. [T, T]
         base: b_j, accuracy of the base model before any training, NaN = not evaluated. [T]
         joint: J_j, accuracy after joint training on all tasks, NaN = not evaluated. [T]
+        final_list: V_j, accuracy on task j right after learning it when the prompt lists the classes of all tasks,
+            as it will at the end, NaN = not evaluated. [T]
     """
 
     tasks: tuple[str, ...]
@@ -38,6 +40,7 @@ class AccuracyMatrix:
     value: FloatArray
     base: FloatArray
     joint: FloatArray
+    final_list: FloatArray
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only.
@@ -60,7 +63,7 @@ class AccuracyMatrix:
         """A matrix of which nothing was evaluated yet."""
         size = len(tasks)
         square, row = np.full((size, size), np.nan), np.full(size, np.nan)
-        return cls(tuple(tasks), square, square, square, row, row)
+        return cls(tuple(tasks), square, square, square, row, row, row)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -106,6 +109,10 @@ class AccuracyMatrix:
         """A copy that knows the accuracies J_j after joint training; ``cells``: task index to fraction."""
         return replace(self, joint=self._row(self.joint, cells))
 
+    def with_final_list(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy that knows the accuracies V_j under the final class list; ``cells``: task index to fraction."""
+        return replace(self, final_list=self._row(self.final_list, cells))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; null = not evaluated."""
         return {
@@ -116,11 +123,12 @@ class AccuracyMatrix:
             "value": [_values(row) for row in self.value],
             "base": _values(self.base),
             "joint": _values(self.joint),
+            "final_list": _values(self.final_list),
         }
 
     @classmethod
     def from_json(cls, data: object) -> "AccuracyMatrix":
-        """The matrix of ``to_json``; ``base`` and ``joint`` may be left out.
+        """The matrix of ``to_json``; ``base``, ``joint`` and ``final_list`` may be left out.
 
         Raises:
             UserError: another schema, a missing part, a wrong shape, or a number that is no accuracy.
@@ -132,7 +140,7 @@ class AccuracyMatrix:
             tasks = tuple(str(name) for name in data["tasks"])
             unknown = [None] * len(tasks)
             parts = {name: _array(data[name]) for name in ("correct", "total", "value")}
-            rows = {name: _array(data.get(name, unknown)) for name in ("base", "joint")}
+            rows = {name: _array(data.get(name, unknown)) for name in ("base", "joint", "final_list")}
             matrix = cls(tasks, **parts, **rows)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"damaged accuracy matrix: {type(error).__name__}: {error}.") from error
@@ -175,7 +183,7 @@ class AccuracyMatrix:
         return new
 
 
-_SHAPES = {"correct": 2, "total": 2, "value": 2, "base": 1, "joint": 1}
+_SHAPES = {"correct": 2, "total": 2, "value": 2, "base": 1, "joint": 1, "final_list": 1}
 
 
 def _fraction(value: float) -> float:
@@ -200,7 +208,7 @@ def _values(row: FloatArray) -> list[float | None]:
 def _check_cells(matrix: AccuracyMatrix) -> None:
     """Numbers of a file must agree: a matrix that contradicts itself must not reach an average."""
     problems = []
-    for name in ("value", "base", "joint"):
+    for name in ("value", "base", "joint", "final_list"):
         numbers = getattr(matrix, name)
         if ((numbers < 0) | (numbers > 1) | np.isinf(numbers)).any():
             problems.append(f"damaged accuracy matrix: {name!r} holds a number out of 0..1.")

@@ -128,6 +128,21 @@ def forgetting_diag(matrix: AccuracyMatrix) -> float:
 
 
 @_metric
+def forgetting_vocabulary(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of R[j,j] - V_j: what the growing class list alone takes from the policy that learned task j."""
+    _need_two_tasks(matrix)
+    return float((_diagonal(matrix) - _final_list(matrix))[:-1].mean())
+
+
+@_metric
+def forgetting_weights(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of V_j - R[T,j]: what the later training took, under one class list."""
+    _need_two_tasks(matrix)
+    final = _need(matrix.value[-1], "R[T,j] of every task")
+    return float((_final_list(matrix) - final)[:-1].mean())
+
+
+@_metric
 def bwt(matrix: AccuracyMatrix) -> float:
     """Backward transfer: mean over j<T of R[T,j] - R[j,j]."""
     return _transfer(matrix)
@@ -227,6 +242,20 @@ _ALL = (
         False,
         forgetting_diag,
     ),
+    Metric(
+        "forgetting_vocabulary",
+        "forgetting by the class list",
+        "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)",
+        False,
+        forgetting_vocabulary,
+    ),
+    Metric(
+        "forgetting_weights",
+        "forgetting by the weights",
+        "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])",
+        False,
+        forgetting_weights,
+    ),
     Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, bwt),
     Metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True, fwt),
     Metric(
@@ -302,6 +331,12 @@ def _need_two_tasks(matrix: AccuracyMatrix) -> None:
 
 def _diagonal(matrix: AccuracyMatrix) -> FloatArray:
     return _need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
+
+
+def _final_list(matrix: AccuracyMatrix) -> FloatArray:
+    """V_j of every task; that of the last is R[T,T] and not needed."""
+    _need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
+    return matrix.final_list
 
 
 def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:

@@ -40,7 +40,7 @@ def test_values_without_counts_are_kept_as_such() -> None:
 
 
 def test_the_matrix_survives_its_file_form() -> None:
-    matrix = two_tasks().with_values(1, {2: 0.125}).with_joint({1: 1.0, 2: 0.9})
+    matrix = two_tasks().with_values(1, {2: 0.125}).with_joint({1: 1.0, 2: 0.9}).with_final_list({1: 0.25})
     text = json.dumps(matrix.to_json(), allow_nan=False)
     again = AccuracyMatrix.from_json(json.loads(text))
     assert again.to_json() == matrix.to_json()
@@ -50,7 +50,7 @@ def test_the_matrix_survives_its_file_form() -> None:
 
 def test_base_and_joint_may_be_left_out_of_the_file() -> None:
     data = two_tasks().to_json()
-    del data["base"], data["joint"]
+    del data["base"], data["joint"], data["final_list"]
     assert np.isnan(AccuracyMatrix.from_json(data).base).all()
 
 

@@ -231,3 +231,23 @@ def test_metrics_agree_with_plain_loops_on_random_matrices() -> None:
         lists = (matrix.value.tolist(), matrix.correct.tolist(), matrix.total.tolist())
         for key, loop in LOOPS.items():
             assert number(values, key) == pytest.approx(loop(*lists, base.tolist(), joint.tolist()), abs=1e-12), key
+
+
+def test_forgetting_is_split_into_the_class_lists_part_and_the_weights_part() -> None:
+    # V = (70, 75): by the list ((90 - 70) + (80 - 75)) / 2 = 12.5, by the weights ((70 - 50) + (75 - 70)) / 2 = 12.5;
+    # together 25, the forgetting of the diagonal.
+    values = compute_metrics(GOLDEN.with_final_list({1: 0.7, 2: 0.75}))
+    assert 100 * number(values, "forgetting_vocabulary") == pytest.approx(12.5)
+    assert 100 * number(values, "forgetting_weights") == pytest.approx(12.5)
+    missing = compute_metrics(GOLDEN.with_final_list({1: 0.7}))["forgetting_weights"]
+    assert missing.reason == "not evaluated: V_j: task j < T right after learning it, under the final class list"
+
+
+def test_both_parts_add_up_to_the_forgetting_of_the_diagonal_on_any_matrix() -> None:
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 7):
+        rows = [[int(x) for x in rng.integers(0, 101, stage)] for stage in range(1, size + 1)]
+        matrix = of_percent(rows).with_final_list({j: rng.random() for j in range(1, size)})
+        parts = ["forgetting_vocabulary", "forgetting_weights", "forgetting_diag"]
+        by_list, by_weights, whole = (number(compute_metrics(matrix, parts), key) for key in parts)
+        assert by_list + by_weights == pytest.approx(whole, abs=1e-12)
