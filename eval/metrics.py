@@ -45,7 +45,8 @@ class Metric:
         title: short human name.
         definition: formula on one line.
         higher_is_better: direction.
-        compute: the metric as a function of the matrix; None for what is measured outside the stream.
+        compute: the metric as a function of the matrix; None for what is measured outside the stream or read from
+            single predictions.
     """
 
     key: str
@@ -256,6 +257,16 @@ _ALL = (
         False,
         forgetting_weights,
     ),
+    Metric(
+        "forgetting_superficial",
+        "superficial forgetting",
+        "(1/(T−1)) Σ_{j<T} S_j / n_j",
+        False,
+        None,
+    ),
+    Metric("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False, None),
+    Metric("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True, None),
+    Metric("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False, None),
     Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, bwt),
     Metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True, fwt),
     Metric(
@@ -311,6 +322,8 @@ def compute_metrics(
         compute = METRICS[key].compute
         if compute is not None:
             values[key] = compute(matrix)
+        elif key != "general_delta":
+            values[key] = undefined("not in the matrix: it is read from single predictions")
         elif before or after:
             values |= general_delta(before or {}, after or {})
         else:

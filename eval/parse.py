@@ -46,6 +46,11 @@ def parse_completion(text: str, think: bool = True) -> Parsed:
     return Parsed(answer, thought, format_ok)
 
 
+def without_answer(text: str) -> str:
+    """What a completion says beside its answer: all of it but the first answer block."""
+    return _ANSWER.sub(" ", text, count=1)
+
+
 def _first(block: re.Pattern[str], text: str) -> str | None:
     found = block.search(text)
     return found.group(1).strip() if found else None

@@ -1,0 +1,245 @@
+"""What kind of forgetting: how the answers of a matrix cell failed, which task's classes were answered, what was lost.
+
+Right after learning it (stage j) and after the last task (stage T), task j is asked the same items. An item that was
+right then and is wrong now is lost; one that was wrong then and is right now is gained. A lost item is lost
+
+- superficially, when the knowledge shows and the answer's form is gone: no answer could be read (``format``), the
+  answer is none of the listed classes (``outside_list``), or the completion names the right class beside its answer;
+- essentially otherwise.
+
+Named means: in the completion without its answer block, both read as answers are compared (``task_streams.labels``),
+the right class stands as whole words, and not as a part of a longer class name of the stream. This is asked for classes
+only; the text of a question's answer, a letter or a number, is found in any text.
+
+Source of the two words: SEFE (ICML 2025, arXiv 2505.02486), where the form decides; the class named beside the answer
+is this suite's addition.
+Deliberately absent: files and averages over runs (``clrft.kinds``).
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.evaluate import Prediction
+from eval.judgement import Failure
+from eval.metrics import Value, undefined
+from eval.parse import without_answer
+from task_streams.errors import UserError
+from task_streams.labels import normalise_label
+
+# Every prediction is one of these: right, then wrong ever further from what was asked.
+OUTCOMES: tuple[Failure, ...] = ("none", "same_task", "wrong", "other_task", "newest_task", "outside_list", "format")
+OUTCOME_TITLES: Mapping[Failure, str] = {
+    "none": "right",
+    "same_task": "same task's other class",
+    "wrong": "wrong",
+    "other_task": "other old class",
+    "newest_task": "newest task's class",
+    "outside_list": "outside the list",
+    "format": "format",
+}
+# Columns of a confusion over tasks behind those of the tasks.
+BESIDE: tuple[Failure, ...] = ("outside_list", "format")
+BESIDE_TITLES = tuple(OUTCOME_TITLES[name] for name in BESIDE)
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one task's test items between two stages, in items.
+
+    Attributes:
+        items: test items.
+        lost_format: lost, and no answer could be read.
+        lost_outside: lost, and the answer is none of the listed classes.
+        lost_named: lost to another answer, while the completion names the right class beside it.
+        lost_essential: every other lost item.
+        lost_newest: lost items, of whatever kind, that were answered with a class of the newest task.
+        gained: items that were wrong before and are right after.
+    """
+
+    items: int
+    lost_format: int
+    lost_outside: int
+    lost_named: int
+    lost_essential: int
+    lost_newest: int
+    gained: int
+
+    @property
+    def lost_superficial(self) -> int:
+        """Lost items whose knowledge shows."""
+        return self.lost_format + self.lost_outside + self.lost_named
+
+    @property
+    def lost(self) -> int:
+        """Items that were right before and are wrong after."""
+        return self.lost_superficial + self.lost_essential
+
+
+def outcomes(predictions: Iterable[Prediction]) -> dict[Failure, int]:
+    """Number of predictions of every outcome, in the order of ``OUTCOMES``; ``none`` is right."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for prediction in predictions:
+        counts[prediction.failure] += 1
+    return counts
+
+
+def shares(counts: Mapping[Failure, int]) -> dict[Failure, float]:
+    """The same as shares, 0 to 1, which sum to 1.
+
+    Raises:
+        ValueError: there are no predictions.
+    """
+    total = sum(counts.values())
+    if total == 0:
+        raise ValueError("the shares of no predictions are undefined")
+    return {outcome: count / total for outcome, count in counts.items()}
+
+
+def undivided(classes: Sequence[Sequence[str]], measure: str = "accuracy") -> str | None:
+    """Why the class of an answer does not tell its task; None where it does.
+
+    Args:
+        classes: classes that each task teaches, none for questions of their own.
+        measure: what the matrix holds (``AccuracyMatrix.measure``).
+    """
+    if measure != "accuracy":
+        return "an answer is boxes of several classes, not one class"
+    if not any(classes):
+        return "answers to questions of their own are no classes"
+    names = [name for part in classes for name in part]
+    several = next((name for name in names if names.count(name) > 1), None)
+    return f"several tasks teach the same classes, e.g. {several!r}" if several is not None else None
+
+
+def class_tasks(classes: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Index (from 1) of the task that teaches each class; the first of several."""
+    found: dict[str, int] = {}
+    for index, part in enumerate(classes, start=1):
+        for name in part:
+            found.setdefault(name, index)
+    return found
+
+
+def confusion(predictions: Iterable[Prediction], classes: Sequence[Sequence[str]]) -> IntArray:
+    """Answers by task of the right class (row) and of the chosen class (column), the last columns ``BESIDE``.
+
+    Args:
+        predictions: of one stage.
+        classes: classes that each of the T tasks teaches, disjoint (``undivided``).
+
+    Raises:
+        UserError: a prediction's right or chosen class is none of the stream's.
+    """
+    size = len(classes)
+    task_of = {normalise_label(name): index for name, index in class_tasks(classes).items()}
+    counts = np.zeros((size, size + len(BESIDE)), dtype=np.int64)
+    for prediction in predictions:
+        row = _task(task_of, prediction.label, prediction)
+        if prediction.failure in BESIDE:
+            column = size + 1 + BESIDE.index(prediction.failure)
+        else:
+            column = _task(task_of, prediction.answer or "", prediction)
+        counts[row - 1, column - 1] += 1
+    return counts
+
+
+def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: Collection[str]) -> Change:
+    """What became of a task's items between two stages.
+
+    Args:
+        before: the task's predictions at the earlier stage.
+        after: likewise at the later one, of the same items.
+        classes: every class of the stream; none where answers are no classes.
+
+    Raises:
+        UserError: the two stages have other items, or none.
+    """
+    earlier = {prediction.key: prediction.correct for prediction in before}
+    if not earlier or len(after) != len(earlier) or {prediction.key for prediction in after} != earlier.keys():
+        raise UserError(
+            f"damaged predictions: {len(before)} items of a task right after learning it and {len(after)} at the end; "
+            "expected the same items, and at least one."
+        )
+    lost = [prediction for prediction in after if earlier[prediction.key] and not prediction.correct]
+    kinds = [_lost_kind(prediction, names_of(classes)) for prediction in lost]
+    return Change(
+        items=len(after),
+        lost_format=kinds.count("format"),
+        lost_outside=kinds.count("outside_list"),
+        lost_named=kinds.count("named"),
+        lost_essential=kinds.count("essential"),
+        lost_newest=sum(prediction.failure == "newest_task" for prediction in lost),
+        gained=sum(prediction.correct and not earlier[prediction.key] for prediction in after),
+    )
+
+
+def names_of(classes: Collection[str]) -> re.Pattern[str] | None:
+    """Pattern that finds class names in a normalised text, of two at one place the longer; None without classes."""
+    names = sorted((normalise_label(name) for name in classes), key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)") if names else None
+
+
+def names_right_class(prediction: Prediction, names: re.Pattern[str] | None) -> bool:
+    """Whether a completion names the right class beside its answer; ``names`` is that of ``names_of``."""
+    said = normalise_label(without_answer(prediction.completion))
+    return names is not None and normalise_label(prediction.label) in names.findall(said)
+
+
+def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None = None) -> dict[str, Value]:
+    """The metrics of ``KINDS`` of a run.
+
+    Args:
+        changes: change of each task j < T from stage j to T, by j.
+        size: T, number of tasks.
+        newest: why there is no newest task's class; None where there is.
+    """
+    if size < 2:
+        return undefined_kinds("needs at least two tasks")
+    missing = [j for j in range(1, size) if j not in changes]
+    if missing:
+        return undefined_kinds("not evaluated: the items of every task j < T right after learning it and after task T")
+    parts = [changes[j] for j in range(1, size)]
+    lost = sum(part.lost for part in parts)
+    if newest is not None:
+        share = undefined(newest)
+    elif lost == 0:
+        share = undefined("nothing was lost")
+    else:
+        share = Value(sum(part.lost_newest for part in parts) / lost)
+    return {
+        "forgetting_superficial": _mean([part.lost_superficial / part.items for part in parts]),
+        "forgetting_essential": _mean([part.lost_essential / part.items for part in parts]),
+        "gained": _mean([part.gained / part.items for part in parts]),
+        "lost_to_newest": share,
+    }
+
+
+def undefined_kinds(reason: str) -> dict[str, Value]:
+    """The metrics of ``KINDS`` where none of them can be computed."""
+    return dict.fromkeys(KINDS, undefined(reason))
+
+
+KINDS = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")  # keys of METRICS
+
+
+def _lost_kind(prediction: Prediction, names: re.Pattern[str] | None) -> str:
+    if prediction.failure in BESIDE:
+        return prediction.failure
+    return "named" if names_right_class(prediction, names) else "essential"
+
+
+def _task(task_of: Mapping[str, int], name: str, prediction: Prediction) -> int:
+    given = normalise_label(name)
+    if given not in task_of:
+        raise UserError(f"damaged prediction {prediction.key!r}: {name!r} is no class of the stream.")
+    return task_of[given]
+
+
+def _mean(values: Sequence[float]) -> Value:
+    return Value(sum(values) / len(values))
