@@ -2,10 +2,12 @@
 
     python benchmarks/kills.py --kills 100 --output benchmarks/results/kills.json
 
-Each trial runs two tasks on the embedded model in a process that is killed (SIGKILL): before or after one of its writes
-(every rename, flush, link, new folder and removal counts), or at a random time, and sometimes again after it went on.
-The next process goes on from the folder. Weights, states, predictions, matrix and figures must be those of a run that
-was never stopped, to the bit; and no run may go on from a wrong parent, which would show as other bits.
+Each trial runs two tasks on the embedded model in a process that is killed (SIGKILL): before, during or after one of
+its writes (every rename, flush, link, new folder and removal counts), or at a random time, and sometimes again after it
+went on. Writes have names (what is done to which file); every name is taken in turn, each with all three moments,
+before any is taken again. The next process goes on from the folder. Weights, states, predictions, matrix and figures
+must be those of a run that was never stopped, to the bit; and no run may go on from a wrong parent, which would show as
+other bits.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -20,7 +23,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,8 @@ from clrft.provenance import code_identity, hardware, versions
 from clrft.run import run
 
 METHODS = ("sft", "grpo", "rapo")
+MOMENTS = ("before", "during", "after")
+DURING_SECONDS = 0.02  # a kill during a write comes within so long of its start
 WRITES = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir")
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 2},
@@ -38,21 +44,29 @@ SMALL: dict[str, Any] = {
     "evaluate": {"probe": 0},
 }
 OTHER = ("manifest.json", "config.yaml", "mlflow.json")  # what describes a run
-TIMES = ("seconds", "peak_memory_mb", "step_seconds")  # what differs from run to run
+TIMES = ("seconds", "memory_mb")  # ends of the names of what differs from run to run
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """When a process is killed: at its n-th write (before or after it), or after some seconds."""
+    """When a process is killed: at its n-th write, or after some seconds.
+
+    Attributes:
+        write: number of the write, from 1; 0 for a kill by time.
+        moment: before, during or after the write.
+        seconds: until the kill by time, or from the start of a write until the kill during it.
+        name: of the write.
+    """
 
     write: int = 0
-    after: bool = False
+    moment: str = "before"
     seconds: float = 0.0
+    name: str = ""
 
     def __str__(self) -> str:
-        if self.seconds:
+        if not self.write:
             return f"after {self.seconds:.2f} s"
-        return f"{'after' if self.after else 'before'} write {self.write}"
+        return f"{self.moment} write {self.write}" + (f" ({self.name})" if self.name else "")
 
 
 def config_of(method: str, output: Path) -> RunConfig:
@@ -68,13 +82,13 @@ def run_in_child(config: RunConfig, kill: Kill | None, count: Path | None = None
     if child == 0:
         status = 1
         try:
-            counter = counted_writes(kill)
-            if kill is not None and kill.seconds:
+            names = named_writes(kill)
+            if kill is not None and not kill.write:
                 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
                 signal.setitimer(signal.ITIMER_REAL, kill.seconds)
             run(config, Silent())
             if count is not None:
-                count.write_text(str(counter()))
+                count.write_text("\n".join(names))
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -84,27 +98,42 @@ def run_in_child(config: RunConfig, kill: Kill | None, count: Path | None = None
     return os.waitstatus_to_exitcode(status)
 
 
-def counted_writes(kill: Kill | None) -> Callable[[], int]:
-    """Count every write of this process from now on, and kill it at the one that is asked for."""
-    lock, done = threading.Lock(), [0]
+def named_writes(kill: Kill | None) -> list[str]:
+    """Name every write of this process from now on, and kill it at the one that is asked for; the list grows."""
+    lock, done = threading.Lock(), list[str]()
 
-    def counting(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **named: Any) -> Any:
+    def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **named: Any) -> Any:
             with lock:
-                done[0] += 1
-                mine = kill is not None and kill.write == done[0]
-            if mine and kill is not None and not kill.after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                done.append(write_name(name, arguments))
+                mine = kill is not None and kill.write == len(done)
+            if mine and kill is not None and kill.moment == "before":
+                kill_me()
+            if mine and kill is not None and kill.moment == "during":
+                threading.Timer(kill.seconds, kill_me).start()
             result = call(*arguments, **named)
-            if mine:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if mine and kill is not None and kill.moment == "after":
+                kill_me()
             return result
 
-        return counted
+        return watched
 
     for name in WRITES:
-        setattr(os, name, counting(getattr(os, name)))
-    return lambda: done[0]
+        setattr(os, name, watching(name, getattr(os, name)))
+    return done
+
+
+def kill_me() -> None:
+    """End this process as the kernel would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_name(call: str, arguments: Sequence[Any]) -> str:
+    """What is done to which file, numbers of tasks, steps and processes left out: ``rename task``."""
+    place = arguments[0]
+    path = Path(os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else os.fspath(place))
+    named = path.name.lstrip(".").split(".partial-")[0]
+    return f"{call} {re.sub(r'[_-]?[0-9]+', '', named)}"
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -127,8 +156,12 @@ def content(path: Path) -> bytes:
 
 
 def timeless(values: Any) -> Any:
-    """JSON values without times and memory."""
-    return {k: v for k, v in values.items() if k not in TIMES} if isinstance(values, dict) else values
+    """JSON values without times and memory, at any depth."""
+    if isinstance(values, list):
+        return [timeless(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {name: timeless(value) for name, value in values.items() if not name.endswith(TIMES)}
 
 
 def trial(method: str, kills: list[Kill], expected: dict[str, str], folder: Path) -> list[str]:
@@ -156,10 +189,11 @@ def campaign(methods: list[str], kills: int, seed: int, say: Callable[[str], Non
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         whole = {method: never_stopped(method, root / f"whole-{method}") for method in methods}
+        turns = {method: in_turn(rng, names) for method, (_, names, _) in whole.items()}
         while sum(len(row["kills"]) for row in rows) < kills:
             method = methods[len(rows) % len(methods)]
-            expected, writes, seconds = whole[method]
-            asked = [drawn(rng, writes, seconds) for _ in range(rng.choice((1, 1, 2)))]
+            expected, _, seconds = whole[method]
+            asked = [drawn(rng, turns[method], seconds) for _ in range(rng.choice((1, 1, 2)))]
             folder = root / f"trial-{len(rows)}"
             faults = trial(method, asked, expected, folder)
             shutil.rmtree(folder, ignore_errors=True)
@@ -168,21 +202,37 @@ def campaign(methods: list[str], kills: int, seed: int, say: Callable[[str], Non
     return rows
 
 
-def never_stopped(method: str, folder: Path) -> tuple[dict[str, str], int, float]:
-    """What a run leaves that is not killed, how many writes it makes, and how long it takes."""
+def never_stopped(method: str, folder: Path) -> tuple[dict[str, str], list[str], float]:
+    """What a run leaves that is not killed, the names of its writes, and how long it takes."""
     folder.mkdir()
     start = time.perf_counter()
     if run_in_child(config_of(method, folder), None, folder / "writes") != 0:
         raise RuntimeError(f"{method} fails without any kill")
     seconds = time.perf_counter() - start
-    return outcome(config_of(method, folder).folder), int((folder / "writes").read_text()), seconds
+    return outcome(config_of(method, folder).folder), (folder / "writes").read_text().splitlines(), seconds
 
 
-def drawn(rng: random.Random, writes: int, seconds: float) -> Kill:
-    """A kill at a random write in two of three cases, else at a random time."""
-    if rng.random() < 2 / 3:
-        return Kill(write=rng.randint(1, writes), after=rng.random() < 0.5)
-    return Kill(seconds=rng.uniform(0.05, seconds))
+def in_turn(rng: random.Random, names: list[str]) -> Iterator[Kill]:
+    """Kills at writes without end: every name with every moment, in a random order, then again."""
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(names, start=1):
+        numbers.setdefault(name, []).append(number)
+    while True:
+        points = [(name, moment) for name in numbers for moment in MOMENTS]
+        rng.shuffle(points)
+        for name, moment in points:
+            yield Kill(rng.choice(numbers[name]), moment, rng.uniform(0, DURING_SECONDS), name)
+
+
+def drawn(rng: random.Random, turn: Iterator[Kill], seconds: float) -> Kill:
+    """The next kill at a write in four of five cases, else one at a random time."""
+    return next(turn) if rng.random() < 4 / 5 else Kill(seconds=rng.uniform(0.05, seconds))
+
+
+def points(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How often a process was to be killed at each named write and moment."""
+    words = [re.sub(r"write \d+ ", "", kill) for row in rows for kill in row["kills"] if "write" in kill]
+    return dict(sorted(Counter(words).items()))
 
 
 def main() -> int:
@@ -202,7 +252,8 @@ def main() -> int:
     if options.output:
         facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
         words = " ".join(["python", *sys.argv])
-        body = {"command": words, **facts, "kills": kills, "runs": len(rows), "faults": faults, "trials": rows}
+        body = {"command": words, **facts, "kills": kills, "runs": len(rows), "faults": faults}
+        body |= {"points": points(rows), "trials": rows}
         options.output.write_text(json.dumps(body, indent=1) + "\n")
     return 1 if faults else 0
 

@@ -2,7 +2,7 @@
 
 Weights, the optimizer's moments and rates, the schedule, random states, the method's own state and the figures so
 far. What ``before_task`` and the choice of examples make is not in it: they are made again from the weights that the
-task began with, and then the state is put over them. Deliberately absent: files (``clrft/progress_files.py``), pickle,
+task began with, and then the state is put over them. Deliberately absent: files (``clrft/unfinished.py``), pickle,
 and the generator of the order of examples, which goes by the seed and the number of passes.
 """
 
