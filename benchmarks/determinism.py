@@ -2,8 +2,8 @@
 
     python benchmarks/determinism.py --pairs 5 --output benchmarks/results/determinism.json
 
-Each run learns two tasks of the embedded model from the same seed. Told are the ratio of the training times (median over
-the pairs, the order alternating) and how many different weights the runs of each kind ended with: one, where the
+Each run learns two tasks of the embedded model from the same seed. Told are the ratio of the training times (median
+over the pairs, the order alternating) and how many different weights the runs of each kind ended with: one, where the
 device's kernels allow it.
 """
 
