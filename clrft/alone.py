@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clrft import interrupt
 from clrft.config import RunConfig
+from clrft.failures import explained
 from clrft.files import check_writable, write_text_atomic
 from clrft.locks import Held, Locked, held
 from clrft.progress import Reporter
@@ -100,6 +101,9 @@ def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
     except Exception as error:
         if interrupt.asked():  # and swallowed on its way
             raise KeyboardInterrupt from error
+        if known := explained(error):
+            keep_failure(config.folder, known)
+            return Failure(config.cell, known)
         reason = f"{type(error).__name__}: {error}"
         keep_failure(config.folder, reason, traceback.format_exc())
         return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")

@@ -1,6 +1,7 @@
 """The command line: words to a command, its errors to sentences and exit codes.
 
-Exit codes: 0 done, 1 something failed while working (a cell of a sweep), 2 the input cannot work, 130 stopped.
+Exit codes: 0 done, 1 something failed while working (a cell of a sweep, the disk, memory), 2 the input cannot work,
+130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from clrft import commands, data, interrupt
+from clrft.failures import explained
 from clrft.quiet import quiet_environment
 from methods.registry import load_plugins
 from task_streams.errors import UserError
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt) and not interrupt.asked():
-            raise
+            reason = explained(error)
+            if reason is None:
+                raise
+            errors.print(f"[bold red]failed[/bold red] {escaped(reason)}", highlight=False, soft_wrap=True)
+            return 1
         words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
         text = f"stopped; finished tasks are kept. Go on with the same command: {words}"
         errors.print(escaped(text), highlight=False, soft_wrap=True)

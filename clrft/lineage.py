@@ -109,7 +109,7 @@ def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
     """Refuse files that are not those with the given checksums.
 
     Raises:
-        UserError: names every file that is missing, changed or new.
+        Damaged: names every file that is missing, changed or new.
     """
     found = {str(path.relative_to(folder)): sha256_file(path) for path in learned_files(folder)}
     problems = [
@@ -118,7 +118,11 @@ def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
         if found.get(name) != expected.get(name)
     ]
     if problems:
-        raise UserError(*problems, advice)
+        raise Damaged(*problems, advice)
+
+
+class Damaged(UserError):
+    """Files that are not what was written."""
 
 
 def remedy(run: Path, stage: int) -> str:

@@ -120,7 +120,7 @@ class Held:
         self.path = path
         self.holder = holder
         self._timing = timing
-        self._file = os.open(path, os.O_RDWR)
+        self._file = os.open(path, os.O_RDONLY)  # touching needs no more, and a disk may be made read-only under it
         self._ended = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"beat {path.name}", daemon=True)
@@ -141,11 +141,14 @@ class Held:
             )
 
     def release(self) -> None:
-        """Let go of the lock, unless it is another's by now."""
+        """Let go of the lock, unless it is another's by now; on a disk that takes no file it stays until the end.
+
+        Whoever comes after the end of this process finds it gone, and takes the lock over.
+        """
         self._ended.set()
         self._thread.join()
         os.close(self._file)
-        with contextlib.suppress(Locked), taken(guard(self.path, self.holder.token), self._timing):
+        with contextlib.suppress(Locked, OSError), taken(guard(self.path, self.holder.token), self._timing):
             if token_of(self.path) == self.holder.token:
                 self.path.unlink()
 

@@ -47,6 +47,7 @@ _LONGEST_PAGE = 1000
 _SERVERS = ("http", "https")
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")  # their scheme may name a driver: mysql+pymysql
 _PASSING = (408, 429)  # refusals of an HTTP server that may be taken back
+_PASSING_SQLITE = ("database is locked", "disk is full", "disk I/O error", "readonly database")  # SQLite's own words
 
 Result = TypeVar("Result")
 Point = tuple[str, float, int, int]  # key, value, step, time in ms
@@ -307,7 +308,7 @@ class Store:
                 return function(*arguments, **named)
             except Exception as error:  # MLflow, its database driver or its HTTP client: no common base
                 problem = without_secrets(str(error), self.uri)
-                passing = "database is locked" in problem or (self.remote and not _refused(error))
+                passing = any(word in problem for word in _PASSING_SQLITE) or (self.remote and not _refused(error))
             finally:
                 self.calls += 1
             # Outside the handler: a chained traceback would show the unredacted message.

@@ -21,7 +21,7 @@ from clrft.checkpoint import (
     write_training,
 )
 from clrft.files import whole_folder
-from clrft.lineage import check_left, write_lineage
+from clrft.lineage import Damaged, check_left, write_lineage
 from clrft.method_anchor import anchor_unchanged
 from clrft.state import Run
 from clrft.unfinished import Unfinished
@@ -42,7 +42,7 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
     work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
     try:
-        if work.trained.is_dir():
+        if left_whole(state, work):
             take_up(state, stage, work, record, on_step)
         else:
             state.moments = train_stage(state, stage, work.folder / "scratch", record, on_step, work).moments
@@ -53,9 +53,25 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
     return work
 
 
+def left_whole(state: Run, work: Unfinished) -> bool:
+    """Whether an earlier process left a whole training; a damaged one is told and removed, and is done again.
+
+    Raises:
+        UserError: it began with something else.
+    """
+    if not work.trained.is_dir():
+        return False
+    try:
+        check_left(work.trained, state.parent)
+    except Damaged as error:
+        state.reporter.say(f"{work.trained} is damaged and left out: {error.problems[0]}")
+        shutil.rmtree(work.trained)
+        return False
+    return True
+
+
 def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_step: OnStep) -> None:
     """Bring the run to where an earlier process was when it had trained and not yet tested."""
-    check_left(work.trained, state.parent)
     put_back(state, work.trained, stage)
     record.steps, record.seconds["train"] = read_training(work.trained)
     for row in record.steps:

@@ -66,7 +66,7 @@ class Unfinished:
         """Begin to write a state, once the one before is written.
 
         Raises:
-            UserError: the one before could not be written.
+            OSError: the one before could not be written.
         """
         self.settle()
         self._writing = self._writer.submit(self._write, state)
@@ -75,18 +75,11 @@ class Unfinished:
         """Wait until nothing is being written.
 
         Raises:
-            UserError: what was being written could not be.
+            OSError: what was being written could not be.
         """
         writing, self._writing = self._writing, None
-        if writing is None:
-            return
-        try:
+        if writing is not None:
             writing.result()
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: the training's state cannot be written ({error.strerror or error}). Given again, the "
-                "same command goes on from the last one that could be."
-            ) from error
 
     def close(self) -> None:
         """Let the writer end; what it could not write is not told any more."""

@@ -1,0 +1,149 @@
+"""Faults of the machine, each the real thing: a full disk, no more memory; ``benchmarks/faults.py`` has all of them."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.fault_lab import ROOT, Lab, Skipped, fill, small_disk
+from benchmarks.faults_disk import full_in_state
+from clrft.alone import Failure, attempt, failure_of
+from clrft.cli import main
+from clrft.config import RunConfig, build_config
+from clrft.failures import explained
+from clrft.locks import held, lock_path
+from clrft.progress import Silent
+from clrft.tracking_store import Store, Unreachable
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    try:
+        with small_disk(tmp_path, 2) as place:
+            yield place
+    except Skipped as reason:
+        pytest.skip(str(reason))
+
+
+def granted_nothing() -> None:
+    bytearray(2**62)
+
+
+def granted_no_tensor() -> None:
+    torch.empty(2**50)
+
+
+def granted_no_gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a capacity of 79 GiB")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (granted_nothing, "(MemoryError)"),
+        (granted_no_tensor, "DefaultCPUAllocator: can't allocate memory"),
+        (granted_no_gpu_memory, "CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_memory_that_is_not_granted_is_told_with_what_to_lower(fault: Callable[[], None], words: str) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        fault()
+    text = explained(caught.value) or ""
+    assert text.startswith("the memory is used up") and words in text
+    assert "lower train.prompts_per_update" in text and "the same command goes on" in text
+
+
+def test_a_full_disk_is_told_by_whatever_writes(disk: Path) -> None:
+    fill(disk, 0.1)
+    with pytest.raises(OSError) as plain:
+        (disk / "text").write_bytes(bytes(2**20))
+    with pytest.raises(Exception) as library:  # safetensors has an error of its own
+        save_file({"weight": torch.zeros(2**18)}, disk / "weights.safetensors")
+    for caught in (plain, library):
+        assert (explained(caught.value) or "").startswith("the disk is full (No space left on device)")
+
+
+def test_what_is_not_known_is_not_explained() -> None:
+    assert explained(KeyError("lost")) is None
+    assert explained(RuntimeError("shapes do not match")) is None
+    assert explained(FileNotFoundError(2, "No such file or directory")) is None
+    assert explained(ValueError("(os error 28)")) is None  # no error of a disk
+
+
+def config(tmp_path: Path) -> RunConfig:
+    small = {"stream": {"tasks": 2, "shots": 4, "test_per_class": 1}, "run": {"output": str(tmp_path), "mlflow": False}}
+    return build_config("digits_cil", "sft", "tiny", 1993, small)
+
+
+def test_run_and_sweep_tell_the_same_with_exit_code_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> None:
+        granted_no_tensor()
+
+    monkeypatch.setattr("clrft.alone.run", run)
+    words = ["run", "stream=digits_cil", "method=sft", f"run.output={tmp_path}", "run.mlflow=false"]
+    assert main(words) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("failed the memory is used up") and "Traceback" not in said
+    cell = config(tmp_path)
+    failure = attempt(cell, Silent())
+    assert isinstance(failure, Failure) and failure.reason in said
+    assert failure_of(cell.folder) == failure.reason
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from benchmarks.fault_lab import fill
+from clrft.locks import held
+with held(Path(sys.argv[1])):
+    fill(Path(sys.argv[1]).parent, 0)
+    raise KeyError("lost")
+"""
+
+
+def test_a_lock_on_a_full_disk_hides_no_failure_and_is_free_once_its_process_has_ended(disk: Path) -> None:
+    words = [sys.executable, "-c", PROGRAM, str(disk / "run")]
+    child = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert child.stderr.strip().endswith("KeyError: 'lost'")
+    assert lock_path(disk / "run").exists()  # letting go of it takes a file
+    (disk / "ballast").unlink()
+    with held(disk / "run") as lock:
+        assert lock.holder.process == os.getpid()
+
+
+def test_a_lock_lets_its_disk_be_made_read_only(disk: Path) -> None:
+    with held(disk / "run"):
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert not lock_path(disk / "run").exists()
+
+
+def test_a_store_on_a_full_disk_is_asked_again(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite3.connect(disk / "some.db") as database:
+        database.execute("create table t (x blob)")
+    database.close()
+    fill(disk, 0.02)
+
+    def write() -> None:
+        with sqlite3.connect(disk / "some.db") as full:
+            full.execute("insert into t values (zeroblob(500000))")
+
+    with pytest.raises(Unreachable, match=r"disk is full.*Training goes on; what MLflow lacks can be fed later"):
+        Store(tmp_path)._call(write)
+
+
+def test_a_run_on_a_disk_that_fills_up_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    try:
+        trial = full_in_state(Lab(tmp_path))
+    except Skipped as reason:
+        pytest.skip(str(reason))
+    assert trial.problems == [] and trial.same_bits
