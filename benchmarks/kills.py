@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config import RunConfig, build_config
+from clrft.fork_source import Source
 from clrft.progress import Silent
 from clrft.provenance import code_identity, hardware, versions
 from clrft.run import run
@@ -76,8 +77,8 @@ def config_of(method: str, output: Path) -> RunConfig:
     return build_config("digits_cil", method, "tiny", 1993, SMALL, groups, own)
 
 
-def run_in_child(config: RunConfig, kill: Kill | None, count: Path | None = None) -> int:
-    """Run in a forked process; returns its exit status, -9 for a killed one."""
+def run_in_child(config: RunConfig, kill: Kill | None, count: Path | None = None, source: Source | None = None) -> int:
+    """Run in a forked process, from ``source`` on if it is a fork; returns its exit status, -9 for a killed one."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -86,7 +87,7 @@ def run_in_child(config: RunConfig, kill: Kill | None, count: Path | None = None
             if kill is not None and not kill.write:
                 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
                 signal.setitimer(signal.ITIMER_REAL, kill.seconds)
-            run(config, Silent())
+            run(config, Silent(), source)
             if count is not None:
                 count.write_text("\n".join(names))
             status = 0

@@ -6,10 +6,12 @@ from pathlib import Path
 from torch import Tensor
 
 from clrft.config import RunConfig
+from clrft.origins import Origin
 from clrft.progress import Reporter
 from methods.anchor import Anchors
 from methods.base import Method
 from methods.policy import Policy, Snapshot
+from task_streams.probe_sets import ProbeSet
 from task_streams.split import joint_task
 from task_streams.types import Task, TaskStream
 
@@ -30,6 +32,9 @@ class Run:
         moments: the optimizer's, as the last stage left them.
         data: fingerprints of the stream.
         parent: identity of the last finished stage (``clrft/lineage.py``).
+        carry: what crosses a task boundary, as the manifest says.
+        origins: runs it was forked from, the oldest first.
+        probes: sets of questions outside the stream.
     """
 
     config: RunConfig
@@ -43,6 +48,9 @@ class Run:
     moments: dict[str, Tensor] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     parent: str = ""
+    carry: dict[str, str] = field(default_factory=dict)
+    origins: tuple[Origin, ...] = ()
+    probes: tuple[ProbeSet, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.advantage import group_advantages
+from methods.meter import IGNORED, meter_of
 from task_streams.errors import unknown_name
 from task_streams.prompt import THOUGHTS
 from task_streams.types import Example, Target, Task
@@ -181,6 +182,7 @@ class LossContext:
         The trainer's own pass goes from hidden states to the loss without making logits.
         """
         arguments = {name: value for name, value in self.inputs.items() if name != "labels"}
+        meter_of(self.model).completions((self.inputs["labels"][:, 1:] != IGNORED).sum())
         return self.model(**arguments, use_cache=False).logits  # type: ignore[no-any-return]
 
 
@@ -195,6 +197,8 @@ class Method:
         Config: frozen dataclass of the method's settings with the paper's defaults. A supervised method's has
             ``thought`` (as ``SftConfig``), a reinforcement method's the fields of ``GrpoConfig``.
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
+        needs_first_task: why it must have learned the first task, as it learns the others; empty if it can begin with
+            any task, as the method of a fork does.
         source: paper id or one line that says where the method comes from.
     """
 
@@ -203,6 +207,7 @@ class Method:
     Config: ClassVar[type]
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised", "reinforcement"})
     joint: bool = False
+    needs_first_task: str = ""
     source: str = ""
 
     def __init__(self, config: Any) -> None:

@@ -66,6 +66,7 @@ class Derpp(Method):
     family = "part"
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised"})
     Config = DerppConfig
+    needs_first_task = "it keeps logits of each task's examples as the task left them"
     source = "arXiv 2004.07211"
 
     config: DerppConfig

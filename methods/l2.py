@@ -50,6 +50,7 @@ class L2Init(L2):
     """L2 penalty to the weights before the first task, from the first task on."""
 
     name = "l2_init"
+    needs_first_task = "it holds the weights as they were before the first task"
     source = "arXiv 2308.11958"
 
     def before_task(self, context: TaskContext) -> None:

@@ -98,6 +98,7 @@ class Olora(Method):
     name = "olora"
     family = "part"
     Config = OloraConfig
+    needs_first_task = "each task has a block of the adapter to itself"
     source = "arXiv 2310.14152"
 
     config: OloraConfig

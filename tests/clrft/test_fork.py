@@ -1,0 +1,220 @@
+"""Forks: the same method ends with the bits of the run that was forked; another one begins where that run stood."""
+
+import json
+import multiprocessing
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kills import Kill, outcome, run_in_child
+from clrft.compare import compare
+from clrft.config import RunConfig, build_config
+from clrft.fork import planned
+from clrft.lineage import config_digest
+from clrft.progress import Silent
+from clrft.resume import saved_config
+from clrft.run import run
+from clrft.runs import read_run
+from clrft.tracking import manifest_tags
+from task_streams.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "stream": {"tasks": 3, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
+    "train": {"updates": 2, "prompts_per_update": 4, "warmup": 0, "learning_rate": 1e-3},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
+    "model": {"device": "cpu", "dtype": "float32"},
+}
+
+
+def source_of(output: Path, method: str = "sft", seed: int = 1993, **settings: Any) -> RunConfig:
+    own = {"run": {"output": str(output), "mlflow": False, "checkpoint_every": 1}}
+    return build_config("digits_cil", method, "tiny", seed, SMALL, own, settings)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of sft, which tests copy."""
+    config = source_of(tmp_path_factory.mktemp("finished"))
+    return run(config, Silent())
+
+
+@pytest.fixture
+def source(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of sft in a sweep of its own."""
+    folder = tmp_path / "single" / finished.name
+    shutil.copytree(finished, folder)
+    return folder
+
+
+def fork(point: str, *words: str) -> Path:
+    stage, config = planned(point, list(words))
+    return run(config, Silent(), stage)
+
+
+def refusal(point: str, *words: str) -> str:
+    with pytest.raises(UserError) as caught:
+        planned(point, list(words))
+    return "\n".join(caught.value.problems)
+
+
+def learned(folder: Path) -> dict[str, str]:
+    """Digests of weights, states, anchors, answers, updates, matrix and metrics.
+
+    Left out are the tasks' ``metrics.json``, which sign times (the matrix has the accuracies), and the lineages, which
+    sign the name of the folder.
+    """
+    signed = re.compile(r"task_\d+/(metrics|lineage)\.json")
+    return {name: value for name, value in outcome(folder).items() if not signed.fullmatch(name)}
+
+
+def lineages(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("task_*/lineage.json"))]
+
+
+def test_a_fork_with_the_same_settings_ends_with_the_bits_of_the_run(source: Path) -> None:
+    before = outcome(source)
+    folder = fork(f"{source}@task1")
+    assert folder == source.with_name("digits_cil-sft-1993-from-sft@1")
+    assert learned(folder) == learned(source)
+    assert outcome(source) == before
+
+
+def test_the_lineage_of_a_fork_goes_through_the_run_it_was_forked_from(source: Path) -> None:
+    folder = fork(f"{source}@1", "train.learning_rate=1e-4")
+    assert folder.name == "digits_cil-sft-1993-from-sft@1,learning_rate=0.0001"
+    ours, theirs = lineages(folder), lineages(source)
+    assert ours[:2] == theirs[:2]
+    assert [one["parent"] for one in ours[1:]] == [one["identity"] for one in ours[:3]]
+    own = config_digest(saved_config(folder, {}))
+    assert [one["config"] for one in ours] == [theirs[0]["config"]] * 2 + [own] * 2
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (origin,) = manifest["fork"]["origins"]
+    assert (origin["run"], origin["stage"], origin["identity"]) == (f"single/{source.name}", 1, theirs[1]["identity"])
+    assert manifest["carry"]["method_state"] == "carried"
+    assert manifest_tags(manifest)["clrft.fork"] == "sft@task1"
+    again = fork(f"{folder}@2", "train.updates=1")  # a fork of a fork: tasks of three runs
+    label = json.loads((again / "manifest.json").read_text())["fork"]["label"]
+    assert label == "sft@task1>sft@task2"
+
+
+def test_another_method_begins_anew_and_the_manifest_says_so(source: Path) -> None:
+    folder = fork(f"{source}@2", "method=sft+ewc", "train.carry_optimizer=true")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["carry"]["method_state"] == "begun anew with task 3, then carried"
+    assert manifest["carry"]["optimizer_moments"] == "begun anew with task 3, then carried"
+    assert "ewc: begun with task 3, with nothing kept of tasks 1 to 2" in manifest["notes"]
+    record = read_run(folder)
+    assert (record.matrix.value[1, :2] == read_run(source).matrix.value[1, :2]).all()
+    assert (record.matrix.value[2] >= 0).all()  # the last row is whole; NaN is not
+    assert record.steps(3) and all("ewc_penalty" not in row for row in record.steps(3))  # no Fisher information yet
+
+
+def test_the_first_task_s_anchor_comes_from_its_weights(source: Path) -> None:
+    words = ("method=rapo", "method.anchor=first", "method.group_size=2")
+    folder = fork(f"{source}@2", *words)
+    assert "from the weights of task_01" in json.loads((folder / "manifest.json").read_text())["carry"]["anchor"]
+    drift = read_run(folder).steps(3)[0]["drift"]
+    assert drift > 1e-6  # before the first update: the policy of task 2 is not that of task 1
+    shutil.rmtree(source / "task_01" / "weights")
+    assert "its anchor (first) is made of policies" in refusal(f"{source}@2", *words, "run.name_suffix=other")
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Executor]:
+    """A process in which nothing was computed yet: one with torch's threads at work cannot be forked."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+        yield one
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_a_killed_fork_goes_on_to_the_same_bits(source: Path, fresh: Executor, share: float, tmp_path: Path) -> None:
+    stage, config = planned(f"{source}@2", ["method=rapo", "method.group_size=2"])
+    count = tmp_path / "writes"
+    assert fresh.submit(run_in_child, config, None, count, stage).result() == 0
+    expected, signed = learned(config.folder), lineages(config.folder)
+    shutil.rmtree(config.folder)
+    kill = Kill(write=int(share * len(count.read_text().splitlines())))
+    assert fresh.submit(run_in_child, config, kill, None, stage).result() == -9
+    begun = (config.folder / "manifest.json").exists()
+    assert not begun or not (config.folder / "metrics.json").exists()
+    again = saved_config(config.folder, {}) if begun else config
+    assert fresh.submit(run_in_child, again, None, None, None if begun else stage).result() == 0
+    assert (learned(config.folder), lineages(config.folder)) == (expected, signed)
+
+
+def test_what_is_no_finished_task_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+    assert "is a run; expected it with a task" in refusal(str(source))
+    assert f"Did you mean '{source}'?" in refusal(f"{source.with_name('digits_cil-sft-1939')}@1")
+    assert "expected RUN@taskK" in refusal("sft")
+    assert "task 0 is the base before any training" in refusal(f"{source}@0")
+    assert "task 3 is the last, nothing is left to learn" in refusal(f"{source}@3")
+    assert "has 3 tasks; expected a task from 1 to 2" in refusal(f"{source}@task7")
+    shutil.rmtree(source / "task_01" / "weights")
+    assert "task 1 of" in (said := refusal(f"{source}@1")) and "tasks with weights: 2." in said
+    shutil.rmtree(source / "task_02")
+    assert "is not finished; finished: 1." in refusal(f"{source}@2")
+
+
+def test_what_a_fork_may_not_change_is_refused_with_both_values(source: Path) -> None:
+    assert "seed: got 1990, but the run that is forked has 1993" in refusal(f"{source}@1", "seed=1990")
+    said = refusal(f"{source}@1", "stream.shots=2", "evaluate.decoding=sampled", "train.max_completion_tokens=30")
+    assert "stream.shots is 4 in the run that is forked and 2 here" in said
+    assert "evaluate.decoding is greedy" in said and "train.max_completion_tokens is 24" in said
+    planned(f"{source}@1", ["evaluate.batch_size=2", "train.updates=9", "seed=1993"])
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("zero_shot", "trains nothing; expected one that learns from task 2 on"),
+        ("joint_sft", "learns all tasks at once; expected one that can begin with task 2"),
+        ("sft+l2_init", "'l2_init' cannot begin with task 2: it holds the weights as they were before the first"),
+        ("sft+olora", "'olora' cannot begin with task 2: each task has a block of the adapter to itself"),
+        ("rapp", "Did you mean 'rapo'?"),
+    ],
+)
+def test_a_method_that_cannot_begin_late_is_refused(source: Path, method: str, reason: str) -> None:
+    assert reason in refusal(f"{source}@1", f"method={method}")
+
+
+def test_runs_that_did_not_learn_task_by_task_are_refused(source: Path) -> None:
+    for stage in (1, 2, 3):
+        (source / f"task_0{stage}" / "method_state.json").unlink()
+    assert "trained nothing" in refusal(f"{source}@1")
+    shutil.rmtree(source / "task_01")
+    assert "learned all tasks at once" in refusal(f"{source}@1")
+
+
+def test_a_source_that_is_not_what_it_was_is_refused_and_nothing_is_left(source: Path) -> None:
+    stage, config = planned(f"{source}@1", ["run.name_suffix=bad"])
+    file = source / "task_01" / "weights" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{file}: SHA-256 is \w+…, expected"):
+        run(config, Silent(), stage)
+    assert not config.folder.exists()
+
+
+def test_a_folder_of_another_fork_and_a_fork_that_lost_a_task_are_refused(source: Path) -> None:
+    folder = fork(f"{source}@2", "run.name_suffix=x", "train.updates=1")
+    words = ("run.name_suffix=x", "train.updates=1")
+    assert f"holds a fork of single/{source.name}@task2; asked for was a fork of" in refusal(f"{source}@1", *words)
+    assert fork(f"{source}@2", *words) == folder  # done already
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "task_02")
+    with pytest.raises(UserError, match=r"task_02 is missing or not whole; it is that of single/digits_cil-sft-1993"):
+        run(saved_config(folder, {}), Silent())
+
+
+def test_forks_stand_by_themselves_in_a_comparison(source: Path) -> None:
+    whole = read_run(source)
+    forked = read_run(fork(f"{source}@2", "train.updates=1"))
+    labels = [group.label for group in compare([whole, forked]).groups]
+    assert labels == ["sft [train.updates=2]", "sft [fork=sft@task2, train.updates=1]"]
+    assert [group.label for group in compare([forked]).groups] == ["sft [fork=sft@task2]"]
