@@ -9,6 +9,7 @@ from clrft import interrupt
 from clrft.config import RunConfig
 from clrft.failures import explained
 from clrft.files import check_writable, write_text_atomic
+from clrft.fork_source import Source
 from clrft.locks import Held, Locked, held
 from clrft.progress import Reporter
 from clrft.run import is_done, run
@@ -52,8 +53,13 @@ class Watched:
         self.reporter.say(text)
 
 
-def run_alone(config: RunConfig, reporter: Reporter) -> Path:
+def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
     """Run one cell as the only process on its folder; returns the folder.
+
+    Args:
+        config: the cell.
+        reporter: shows progress.
+        source: the stage that it is forked from where it has no folder yet; None = it learns from the first task on.
 
     Raises:
         Locked: another process works on it.
@@ -64,7 +70,7 @@ def run_alone(config: RunConfig, reporter: Reporter) -> Path:
     check_writable(config.folder.parent)
     with held(config.folder) as lock:
         forget_failure(config.folder)
-        folder = run(config, Watched(reporter, lock))
+        folder = run(config, Watched(reporter, lock), source)
         forget_failure(config.folder)
     return folder
 
