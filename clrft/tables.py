@@ -18,7 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from clrft.compare import FLOOR, Comparison, Group, Paired, Summary
+from clrft.pair_tables import MOST_SHOWN, caption, pair_rows, pair_table, too_many
+from clrft.shown import DASH, Rows, in_unit, named, percent, raw
 from eval.metrics import Value, metric_of
+
+__all__ = ["DASH", "Rows", "csv_text", "headline", "markdown_table", "name_of", "raw", "rich_table", "show"]
 
 HEADLINE = (
     "last_acc",
@@ -31,11 +35,8 @@ HEADLINE = (
 )
 FINAL = ("last_acc", "mean_final_acc")  # only one of them is shown: Group.final_metric
 _NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
-DASH = "–"
 TEXT = ("metric", "method", "difference", "shaper")  # columns that are not of numbers
 _LABEL_WIDTH = 32  # longer labels are wrapped
-
-Rows = list[list[str]]
 
 
 def to_terminal(comparison: Comparison) -> RenderableType:
@@ -51,9 +52,10 @@ def to_terminal(comparison: Comparison) -> RenderableType:
         main = (groups[0].final_metric, "forgetting")
         parts.append(rich_table("Every class order, %", *_order_table(groups, main)))
         parts.append(rich_table(f"Final {groups[0].measure} by position of the task, %", *_final_table(groups)))
-        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in main]
-        if pairs:
-            parts.append(rich_table("Paired differences over class orders, percentage points", *_pair_table(pairs)))
+        if pairs := shown_pairs(comparison, stream, main):
+            title = "Paired differences over class orders, percentage points"
+            table = rich_table(title, *pair_table(pairs)) if len(pairs) <= MOST_SHOWN else Text(too_many(pairs))
+            parts += [table, Text(caption(pairs), style="dim")] if len(pairs) <= MOST_SHOWN else [table]
     parts += [Text(note) for note in comparison.notes]
     return RichGroup(*parts)
 
@@ -69,9 +71,10 @@ def to_markdown(comparison: Comparison) -> str:
         lines += markdown_table(*_order_table(groups, comparison.defined_metrics(stream)))
         title = f"### Final {groups[0].measure} by position of the task"
         lines += [title, "", *markdown_table(*_final_table(groups))]
-        pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
-        if pairs:
-            lines += ["### Paired differences, percentage points", "", *markdown_table(*_pair_table(pairs))]
+        if pairs := shown_pairs(comparison, stream, keys):
+            few = len(pairs) <= MOST_SHOWN * len(keys)
+            told = [*markdown_table(*pair_table(pairs, full=True)), caption(pairs)] if few else [too_many(pairs)]
+            lines += ["### Paired differences, percentage points", "", *told, ""]
         lines += ["### Definitions", "", *_definitions(comparison, stream), ""]
     lines += [f"- {note}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
@@ -89,28 +92,34 @@ def to_csv(comparison: Comparison) -> str:
         "mean",
         "std",
         "undefined",
+        "mixed",
         *(f"order_{s}" for s in seeds),
     ]
     rows = []
+    mixed = mixed_by_stream(comparison)
     for group in comparison.groups:
         for key, summary in group.metrics.items():
             values = [raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
             numbers = [str(len(summary.values)), raw(summary.mean), raw(summary.std), summary.reason or ""]
+            numbers.append(mixed[group.stream])
             rows.append([group.stream, group.method, group.label, key, *numbers, *values])
     return csv_text(header, rows)
 
 
 def pairs_to_csv(comparison: Comparison) -> str:
-    """One row per paired difference ``first`` - ``second``, with its 95 % interval and every order's."""
-    seeds = sorted({seed for pair in comparison.pairs for seed in pair.differences})
-    header = ["stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95"]
-    rows = [
-        [pair.stream, pair.metric, pair.first, pair.second, str(len(pair.differences))]
-        + [raw(number) for number in (pair.mean, pair.std, pair.low, pair.high)]
-        + [raw(pair.differences.get(seed)) for seed in seeds]
-        for pair in comparison.pairs
-    ]
-    return csv_text([*header, *(f"order_{seed}" for seed in seeds)], rows)
+    """One row per paired difference ``first`` - ``second``: intervals, tests, orders needed, and every order's."""
+    return csv_text(*pair_rows(comparison.pairs, mixed_by_stream(comparison)))
+
+
+def mixed_by_stream(comparison: Comparison) -> dict[str, str]:
+    """What of each stream was mixed on request, in a cell; empty for nothing."""
+    return {stream: " ".join(comparison.mixed_in(stream)) for stream in comparison.streams()}
+
+
+def shown_pairs(comparison: Comparison, stream: str, keys: Sequence[str]) -> list[Paired]:
+    """Paired differences of one stream in some metrics, those of a metric together, in the order of ``HEADLINE``."""
+    pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
+    return sorted(pairs, key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
 
 
 def headline(comparison: Comparison, stream: str) -> list[str]:
@@ -127,12 +136,12 @@ def final_accuracies(group: Group) -> list[Value]:
     return [Value(None, "not evaluated") if math.isnan(mean) else Value(mean) for mean in means]
 
 
-def show(summary: Summary | None) -> str:
-    """Mean ± standard deviation in percent; a dash when undefined, no ± for one order."""
+def show(summary: Summary | None, key: str = "last_acc") -> str:
+    """Mean ± standard deviation in a metric's unit, percent by default; a dash when undefined, no ± for one order."""
     if summary is None or summary.mean is None:
         return DASH
-    spread = "" if summary.std is None else f" ± {100 * summary.std:.1f}"
-    return f"{100 * summary.mean:.1f}{spread}"
+    spread = "" if summary.std is None else f" ± {in_unit(key, summary.std)}"
+    return f"{in_unit(key, summary.mean)}{spread}"
 
 
 def name_of(group: Group) -> str:
@@ -141,7 +150,7 @@ def name_of(group: Group) -> str:
 
 
 def _headline_rows(groups: Sequence[Group], keys: Sequence[str]) -> Rows:
-    return [[name_of(g), str(len(g.runs)), *(show(g.metrics.get(key)) for key in keys)] for g in groups]
+    return [[name_of(g), str(len(g.runs)), *(show(g.metrics.get(key), key) for key in keys)] for g in groups]
 
 
 def _order_table(groups: Sequence[Group], keys: Sequence[str]) -> tuple[list[str], Rows]:
@@ -152,24 +161,15 @@ def _order_table(groups: Sequence[Group], keys: Sequence[str]) -> tuple[list[str
             summary = group.metrics.get(key)
             if summary is None or all(value.value is None for value in summary.values.values()):
                 continue
-            values = [_percent(summary.values[seed].value if seed in summary.values else None) for seed in seeds]
-            rows.append([key, group.label, show(summary), *values])
+            values = [in_unit(key, summary.values[seed].value if seed in summary.values else None) for seed in seeds]
+            rows.append([named(key), group.label, show(summary, key), *values])
     return ["metric", "method", "mean", *(f"order {seed}" for seed in seeds)], rows
 
 
 def _final_table(groups: Sequence[Group]) -> tuple[list[str], Rows]:
     tasks = len(groups[0].runs[0].matrix)
-    rows = [[group.label, *(_percent(value.value) for value in final_accuracies(group))] for group in groups]
+    rows = [[group.label, *(percent(value.value) for value in final_accuracies(group))] for group in groups]
     return ["method", *(f"task {j}" for j in range(1, tasks + 1))], rows
-
-
-def _pair_table(pairs: Sequence[Paired]) -> tuple[list[str], Rows]:
-    rows = []
-    for pair in sorted(pairs, key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0])):
-        interval = DASH if pair.low is None else f"{_signed(pair.low)} to {_signed(pair.high)}"
-        numbers = [_signed(pair.mean), _percent(pair.std), interval, str(len(pair.differences))]
-        rows.append([pair.metric, f"{pair.first} − {pair.second}", *numbers])
-    return ["metric", "difference", "mean", "std", "95 % interval (t)", "orders"], rows
 
 
 def _definitions(comparison: Comparison, stream: str) -> Iterator[str]:
@@ -233,16 +233,3 @@ def csv_text(header: Sequence[str], rows: Rows) -> str:
 def _probe(key: str) -> str:
     probe = key.partition("/")[2]
     return f": {probe.replace('_', ' ')}" if probe else ""
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f}"
-
-
-def _signed(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:+.1f}".replace("-", "−")
-
-
-def raw(value: float | None) -> str:
-    """A number as CSV holds it; empty where there is none."""
-    return "" if value is None else repr(value)

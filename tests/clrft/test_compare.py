@@ -148,10 +148,10 @@ def test_runs_with_different_numbers_of_tasks_are_refused(tmp_path: Path) -> Non
         compare([])
 
 
-def test_differing_data_and_models_are_named_beside_the_numbers(tmp_path: Path) -> None:
-    other = {"data": {"sha256": "other"}}
-    records = [run(tmp_path / "s", "sft", 1, (50, 50)), run(tmp_path / "s", "grpo", 1, (60, 60), manifest=other)]
-    assert any("also differ in manifest.data.sha256" in note for note in compare(records).notes)
+def test_settings_that_change_no_result_are_only_named(tmp_path: Path) -> None:
+    other = {"train": {"learning_rate": 1e-4, "workers": 2}}
+    records = [run(tmp_path / "s", "sft", 1, (50, 50)), run(tmp_path / "t", "grpo", 1, (60, 60), config=other)]
+    assert any("also differ in train.workers" in note for note in compare(records).notes)
 
 
 def test_a_baseline_limits_the_pairs_and_must_exist(tmp_path: Path) -> None:
