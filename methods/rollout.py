@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
-from methods.shared_prefix import Prompts, advance, plain, prefill
+from methods.meter import meter_of
+from methods.shared_prefix import Prefix, Prompts, advance, plain, prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,17 @@ class Sampling:
 def sample_completions(model: Any, prompts: Prompts, sampling: Sampling) -> list[list[int]]:
     """One completion for each of the N rows, as token lists that end with the stop token or at the limit."""
     unique, rows = prompts.unique()
-    prefix = prefill(model, unique).repeated(rows)
-    completions: list[list[int]] = [[] for _ in range(len(rows))]
-    alive = torch.arange(len(rows), device=rows.device)
+    meter_of(model).spared(prompts.mask, unique.mask)
+    return sample_after(model, prefill(model, unique).repeated(rows), sampling)
+
+
+@torch.no_grad()
+def sample_after(model: Any, prefix: Prefix, sampling: Sampling) -> list[list[int]]:
+    """One completion after the prefix of each of N rows, which is used up; as ``sample_completions``."""
     hidden = prefix.last
+    rows = torch.arange(len(hidden), device=hidden.device)
+    completions: list[list[int]] = [[] for _ in range(len(rows))]
+    alive = rows
     stop = torch.tensor(sampling.stop, device=rows.device)
     for step in range(sampling.max_new_tokens):
         tokens = draw(plain(model).get_output_embeddings()(hidden), sampling, alive, len(rows))
@@ -55,6 +63,7 @@ def sample_completions(model: Any, prompts: Prompts, sampling: Sampling) -> list
             alive, tokens, prefix = alive[kept], tokens[kept], prefix.repeated(kept)
         mask = torch.ones(len(alive), step + 1, device=rows.device, dtype=prefix.mask.dtype)
         hidden = advance(model, prefix, tokens[:, None], mask, start=step)[:, -1]
+    meter_of(model).generated(sum(map(len, completions)))
     return completions
 
 

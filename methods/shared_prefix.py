@@ -5,6 +5,7 @@ completions of each prompt, which then run against it. Exact: the same attention
 Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.media import Patches, image_patches, model_fields
+from methods.meter import meter_of
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 
@@ -72,6 +74,10 @@ class Prefix:
     last: Tensor
     mask: Tensor
     next_position: Tensor
+
+    def copied(self) -> "Prefix":
+        """The same with a cache of its own: what runs against a prefix makes its cache grow. No gradients."""
+        return Prefix(copy.deepcopy(self.cache), self.last, self.mask, self.next_position)
 
     def repeated(self, rows: Tensor) -> "Prefix":
         """The prefix of every row, [B] to [N]; differentiable."""
@@ -138,6 +144,22 @@ def advance(model: Any, prefix: Prefix, tokens: Tensor, mask: Tensor, start: int
     return outputs.last_hidden_state  # type: ignore[no-any-return]
 
 
+def completion_states(model: Any, prefix: Prefix, completions: Tensor, mask: Tensor) -> Tensor:
+    """The hidden state that predicts each completion token, [N, L, H]; the prefix is used up.
+
+    Args:
+        model: the model that made the prefix.
+        prefix: of every row.
+        completions: completion tokens, right-padded, [N, L].
+        mask: 1 for real completion tokens, [N, L].
+    """
+    hidden = prefix.last[:, None]  # [N, 1, H] predicts the first token
+    if completions.shape[1] == 1:
+        return hidden
+    rest = advance(model, prefix, completions[:, :-1], mask[:, :-1])
+    return torch.cat([hidden, rest], dim=1)
+
+
 def completion_logps(
     model: Any, prompts: Prompts, completions: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -151,11 +173,8 @@ def completion_logps(
         temperature: the logits are divided by it.
     """
     unique, rows = prompts.unique()
-    prefix = prefill(model, unique).repeated(rows)
-    hidden = prefix.last[:, None]  # [N, 1, H] predicts the first token
-    if completions.shape[1] > 1:
-        rest = advance(model, prefix, completions[:, :-1], mask[:, :-1])
-        hidden = torch.cat([hidden, rest], dim=1)  # [N, L, H]
+    meter_of(model).spared(prompts.mask, unique.mask)
+    hidden = completion_states(model, prefill(model, unique).repeated(rows), completions, mask)
     logits = plain(model).get_output_embeddings()(hidden).float() / temperature
     logps = logits.log_softmax(dim=-1)
     entropy = -(logps.exp() * logps).sum(dim=-1)

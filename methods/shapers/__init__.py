@@ -5,6 +5,7 @@ A shaper joins a reinforcement learner (``grpo+par``); several are applied in th
 
 from methods.base import Method
 from methods.shapers.adaptive_weight import AdaptiveWeight
+from methods.shapers.drift_threshold import DriftThreshold
 from methods.shapers.gradient_novelty import GradientNovelty
 from methods.shapers.implicit_process import ImplicitProcess
 from methods.shapers.information_gain import InformationGain
@@ -17,7 +18,7 @@ from methods.shapers.retention import GatedRetention, RetentionShaper
 from methods.shapers.sweet_spot import SweetSpot
 
 SHAPERS: tuple[type[Method], ...] = (
-    *(RetentionShaper, GatedRetention, LatentRetention, AdaptiveWeight),
+    *(RetentionShaper, GatedRetention, LatentRetention, AdaptiveWeight, DriftThreshold),
     *(Par, Multiplicative, InformationGain, GradientNovelty, ImplicitProcess),
     *(SweetSpot, Matching, Majority),
 )

@@ -1,0 +1,50 @@
+"""The pilot study's hard thresholds on small groups, by hand, and as named methods."""
+
+import pytest
+
+from clrft.config import build_config
+from methods.shapers.drift_threshold import DriftThreshold, DriftThresholdConfig
+from task_streams.errors import UserError
+from tests.methods.hand_made import rollouts
+from tests.methods.test_shapers import shaped
+
+# All right with drifts 0, 0.1, 0.1, 0.4 (mean 0.15); one wrong; all wrong alike. Full reward is 2.
+PARTS = {
+    "accuracy": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    "format": [1.0] * 12,
+}
+DRIFTS = [0.0, 0.1, 0.1, 0.4, 0.0, 0.1, 0.1, 0.4, 0.0, 0.1, 0.1, 0.4]
+REST = [2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("keep", "group"), [("low", [2.0, 2.0, 2.0, 0.0]), ("high", [0.0, 0.0, 0.0, 2.0])])
+def test_the_reward_of_one_side_of_the_mean_is_zeroed_in_groups_that_are_all_right(
+    keep: str, group: list[float]
+) -> None:
+    made, logged = rollouts(PARTS, group_size=4, drifts=DRIFTS)
+    assert shaped(DriftThreshold(DriftThresholdConfig(keep=keep)), made) == [*group, *REST]
+    assert logged["right_groups"] == pytest.approx(1 / 3)
+    assert logged["drift"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_equal_drifts_and_the_first_task_leave_the_rewards(keep: str) -> None:
+    method = DriftThreshold(DriftThresholdConfig(keep=keep))
+    parts = {"accuracy": [1.0, 1.0], "format": [1.0, 1.0]}
+    assert shaped(method, rollouts(parts, group_size=2, drifts=[0.25, 0.25])[0]) == [2.0, 2.0]
+    assert shaped(method, rollouts(parts, group_size=2, task=1)[0]) == [2.0, 2.0]
+    with pytest.raises(RuntimeError, match="no anchor"):
+        shaped(method, rollouts(parts, group_size=2, task=2)[0])
+
+
+def test_another_side_is_refused() -> None:
+    with pytest.raises(UserError, match="keep: got 'middle', expected low or high"):
+        DriftThresholdConfig(keep="middle")
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_both_variants_are_named_methods(keep: str) -> None:
+    config = build_config("digits_cil", f"grpo_keep_{keep}_drift")
+    assert config.method_name == "grpo"
+    assert config.parts == (("drift_threshold", DriftThresholdConfig(keep=keep)),)
+    assert config.cell == f"digits_cil-grpo_keep_{keep}_drift-1993"
