@@ -173,7 +173,9 @@ def test_markdown_shows_percent_every_order_and_what_is_undefined(tmp_path: Path
     text = to_markdown(compare(three_methods(tmp_path / "s")))
     assert "| last_acc | sft | 60.0 ± 10.0 | 50.0 | 60.0 | 70.0 |" in text
     assert "| zero_shot (floor) | 3 | 40.0 ± 0.0 |" in text
-    assert "| last_acc | grpo − sft | +10.0 | 5.0 | −2.4 to +22.4 | 3 |" in text
+    # Mean +10, s 5: p and the bootstrap as in test_paired_tests; Holm: 3 pairs, p = 0.25 each, 3 x 0.25 = 0.75.
+    assert "| last_acc | grpo − sft | +10.0 | 5.0 | −2.4 to +22.4 | +5.0 to +15.0 | 0.25 (0.75) | 1 / 2 | 3 |" in text
+    assert "With 3 orders p is never below 0.25" in text
     assert "- `fwt`: undefined here (not evaluated: R[j-1,j]: future tasks)" in text
     assert "nan" not in text.lower()
 

@@ -1,0 +1,106 @@
+"""The published figures as data, and the runs that stand beside them with every difference."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clrft.cli import main
+from clrft.groups import grouped
+from clrft.ledger import METHODS, SETTINGS, Entry, ledger, planned, protocol, published_rows
+from clrft.ledger_tables import ledger_rows, ledger_to_csv, sentences
+from clrft.runs import read_run
+from tests.clrft.run_folders import write_run
+
+TASKS = 10
+ROWS = [[50 if j <= i else None for j in range(TASKS)] for i in range(TASKS)]
+
+
+def entry_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1990, 1993, 1996)) -> Entry:
+    folders = [write_run(tmp_path / "s", "rapo", s, ROWS, stream="imagenet_r_10x20", config=config) for s in seeds]
+    entries = [entry for entry in ledger(grouped([read_run(folder) for folder in folders])) if entry.measured]
+    (entry,) = entries
+    return entry
+
+
+def published_config() -> dict[str, Any]:
+    (row,) = [r for r in published_rows() if (r.dataset, r.tasks, r.method) == ("ImageNet-R", 10, "RaPO")]
+    config = protocol(row).to_dict()
+    return {name: value for name, value in config.items() if name not in ("run", "seed")}
+
+
+def test_the_published_figures_are_those_of_the_paper() -> None:
+    rows = {(row.dataset, row.tasks, row.method): row for row in published_rows()}
+    assert (
+        len(rows) == 122
+    )  # 10 data sets x 8 methods, and 7 of them once more in other tasks without joint rows: 7 x 6
+    rapo = rows["ImageNet-R", 10, "RaPO"]
+    assert (rapo.acc, rapo.acc_std, rapo.forget, rapo.forget_std) == pytest.approx((0.8592, 0.0182, 0.0469, 0.0171))
+    assert (rows["COCO", 5, "GRPO"].acc, rows["COCO", 5, "GRPO"].forget) == pytest.approx((0.1464, 0.0667))
+    assert rows["ImageNet-R", 10, "JointGRPO"].forget is None
+    # RaPO against GRPO there: 85.92 - 74.67 = 11.25 points, and 20.02 - 4.69 = 15.33 less forgetting.
+    grpo = rows["ImageNet-R", 10, "GRPO"]
+    assert grpo.forget is not None and rapo.forget is not None
+    assert (rapo.acc - grpo.acc, grpo.forget - rapo.forget) == pytest.approx((0.1125, 0.1533))
+    assert all(row.source.startswith("arXiv 2605.09640 table ") for row in rows.values())
+
+
+def test_every_published_row_has_a_protocol_that_loads() -> None:
+    assert {(row.dataset, row.tasks) for row in published_rows()} == set(SETTINGS)
+    assert {row.method for row in published_rows()} == set(METHODS)
+    for row in published_rows():
+        config = protocol(row)
+        assert (config.evaluate.decoding, config.train.learning_rate) == ("sampled", 1e-6)
+
+
+def test_a_run_as_published_stands_beside_its_row_without_a_difference(tmp_path: Path) -> None:
+    entry = entry_of(tmp_path, published_config())
+    assert (entry.published.dataset, entry.published.method) == ("ImageNet-R", "RaPO")
+    (measured,) = entry.measured
+    assert measured.departures == ()
+    assert measured.acc.mean == pytest.approx(0.5)
+    assert ledger_rows([entry])[0][-2:] == ["3", "yes"]
+
+
+def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
+    config = published_config()
+    config["model"] = {**config["model"], "path": None}
+    config["train"] = {**config["train"], "learning_rate": 1e-4, "workers": 2}
+    entry = entry_of(tmp_path, config, seeds=(1, 2))
+    names = {one.name: (one.published, one.here) for one in entry.measured[0].departures}
+    assert names == {
+        "model.path": ("Qwen/Qwen2-VL-2B-Instruct", "None"),
+        "train.learning_rate": ("1e-06", "0.0001"),
+        "seeds": ("1990, 1993, 1996", "1, 2"),
+    }
+    assert any("another model" in sentence for sentence in sentences([entry]))
+    assert ledger_rows([entry])[0][-1] == "no: model, train, seeds"
+    (row,) = [row for row in csv.DictReader(io.StringIO(ledger_to_csv([entry])))]
+    assert "train.learning_rate is 0.0001, published 1e-06" in row["departures"]
+
+
+def test_a_run_of_another_stream_or_length_stands_beside_nothing(tmp_path: Path) -> None:
+    config = published_config()
+    short = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]], stream="imagenet_r_10x20", config=config)
+    digits = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]])
+    found = ledger(grouped([read_run(short), read_run(digits)]))
+    assert len(found) == 122 and not any(entry.measured for entry in found)
+
+
+def test_the_shipped_sweep_runs_three_methods_of_eight_settings() -> None:
+    (plan,) = planned(["image_cil"])
+    assert len(plan.rows) == 24  # 4 data sets x 2 numbers of tasks x sft, grpo, rapo
+    assert [one.name for one in plan.departures] == ["evaluate.decoding"]
+    assert planned(["quickstart"]) == []
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "s", "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config())
+    assert main(["ledger", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 0
+    assert "85.92" in capsys.readouterr().out
+    assert (
+        "| ImageNet-R | 10 | RaPO | 85.92 ± 1.82 | 4.69 ± 1.71 | 50.0 | 0.0 | 1 | no: seeds |"
+        in (tmp_path / "out" / "ledger.md").read_text()
+    )

@@ -1,0 +1,143 @@
+"""What may stand in one comparison: what a plan varies is named, anything else refused unless it was asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clrft.cli import main
+from clrft.compare import compare
+from clrft.runs import RunRecord, read_run
+from clrft.tables import pairs_to_csv, to_csv, to_markdown
+from task_streams.errors import UserError
+from tests.clrft.run_folders import write_run
+
+
+def run(sweep: Path, method: str, seed: int = 1, **more: Any) -> RunRecord:
+    return read_run(write_run(sweep, method, seed, [[90, None], [60, 80]], **more))
+
+
+def budget(updates: int) -> dict[str, Any]:
+    return {"train": {"learning_rate": 1e-4, "updates": updates}}
+
+
+def labels(records: list[RunRecord], mix: list[str] | None = None) -> list[str]:
+    return [group.label for group in compare(records, mix=mix or []).groups]
+
+
+def test_another_budget_of_another_method_is_refused_with_both_values_folders_and_the_remedy(tmp_path: Path) -> None:
+    records = [run(tmp_path / "a", "sft", config=budget(30)), run(tmp_path / "b", "grpo", config=budget(60))]
+    with pytest.raises(UserError) as caught:
+        compare(records)
+    told, remedy = caught.value.problems
+    assert f"train.updates is 30 in {records[0].folder} and 60 in {records[1].folder}" in told
+    assert "--mix train.updates" in remedy
+
+
+@pytest.mark.parametrize("word", ["train.updates", "train", "budget", "all"])
+def test_what_is_mixed_on_request_is_in_labels_and_in_every_output(tmp_path: Path, word: str) -> None:
+    records = [run(tmp_path / "a", "sft", config=budget(30)), run(tmp_path / "b", "grpo", config=budget(60))]
+    comparison = compare(records, mix=[word])
+    assert [group.label for group in comparison.groups] == ["sft [train.updates=30]", "grpo [train.updates=60]"]
+    assert any("mixed on request: digits_cil: train.updates is 30 in" in note for note in comparison.notes)
+    assert "mixed on request" in to_markdown(comparison)
+    for text in (to_csv(comparison), pairs_to_csv(comparison)):
+        assert ",train.updates," in text.splitlines()[1]
+
+
+def test_within_one_sweep_what_its_plan_varies_is_named(tmp_path: Path) -> None:
+    sweep = tmp_path / "methods"
+    records = [run(sweep, name, config=budget(30)) for name in ("zero_shot", "sft", "rapo")]
+    records.append(run(sweep, "grpo", config=budget(60)))
+    assert labels(records) == ["zero_shot", "sft", "grpo [train.updates=60]", "rapo"]
+
+
+def test_the_folder_of_single_runs_is_no_plan(tmp_path: Path) -> None:
+    sweep = tmp_path / "single"
+    with pytest.raises(UserError, match=r"train\.updates"):
+        compare([run(sweep, "sft", config=budget(30)), run(sweep, "grpo", config=budget(60))])
+
+
+def test_the_frozen_base_has_no_budget(tmp_path: Path) -> None:
+    records = [run(tmp_path / "a", "zero_shot", config=budget(30)), run(tmp_path / "b", "sft", config=budget(60))]
+    assert labels(records) == ["zero_shot", "sft"]
+
+
+def test_groups_of_one_method_that_training_tells_apart_need_no_word(tmp_path: Path) -> None:
+    records = [run(tmp_path / str(n), "sft", config=budget(n)) for n in (30, 60)]
+    assert labels(records) == ["sft [train.updates=30]", "sft [train.updates=60]"]
+
+
+def test_another_evaluation_is_refused_even_where_a_label_would_tell(tmp_path: Path) -> None:
+    records = [run(tmp_path / way, "sft", config={"evaluate": {"decoding": way}}) for way in ("greedy", "sampled")]
+    with pytest.raises(UserError, match=r"evaluate\.decoding"):
+        compare(records)
+    assert len(labels(records, ["evaluate"])) == 2
+
+
+def test_another_evaluation_in_one_sweep_is_its_plan(tmp_path: Path) -> None:
+    config = {"evaluate": {"decoding": "sampled"}}
+    records = [run(tmp_path / "s", "sft", config={"evaluate": {"decoding": "greedy"}})]
+    records.append(run(tmp_path / "s", "grpo", config=config))
+    assert labels(records) == ["sft [evaluate.decoding=greedy]", "grpo [evaluate.decoding=sampled]"]
+
+
+def test_data_are_compared_within_a_class_order(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft", 1), run(tmp_path / "s", "sft", 2)]
+    assert labels(records) == ["sft"]  # their data differ, as their orders do
+    other = run(tmp_path / "s", "grpo", 2, manifest={"data": {"sha256": "other"}})
+    with pytest.raises(UserError, match=r"manifest\.data\.sha256 is order 2 in .*sft-2 and other in .*grpo-2"):
+        compare([*records, other])
+
+
+def test_data_that_follow_from_a_setting_of_the_plan_are_told_by_it(tmp_path: Path) -> None:
+    few = {"stream": {"name": "digits_cil", "shots": 2}}
+    records = [run(tmp_path / "s", "sft"), run(tmp_path / "s", "grpo", config=few, manifest={"data": {"sha256": "x"}})]
+    assert labels(records) == ["sft [stream.shots=5]", "grpo [stream.shots=2]"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "word"),
+    [
+        ({"versions": {"torch": "3"}}, "versions"),
+        ({"code": {"source_sha256": "b" * 64}}, "versions"),
+        ({"prompts": {"task_01": "b" * 64}}, "prompts"),
+        ({"model": {"dtype": "bfloat16"}}, "model"),
+    ],
+)
+def test_other_versions_code_prompts_and_models_are_refused(tmp_path: Path, manifest: Any, word: str) -> None:
+    usual = {"versions": {"torch": "2"}, "code": {"source_sha256": "a"}, "prompts": {"task_01": "a"}}
+    usual["model"] = {"dtype": "float32"}
+    records = [run(tmp_path / "s", "sft", manifest=usual), run(tmp_path / "s", "grpo", manifest=usual | manifest)]
+    with pytest.raises(UserError, match=f"--mix {word} "):
+        compare(records)
+    assert all(one.name.startswith("manifest.") for one in compare(records, mix=[word]).mixed)
+
+
+def test_versions_are_compared_over_class_orders_too(tmp_path: Path) -> None:
+    newer = run(tmp_path / "s", "sft", 2, manifest={"versions": {"torch": "3", "numpy": "2"}})
+    with pytest.raises(UserError, match=r"torch is 2 in .* and 3 in"):
+        compare([run(tmp_path / "s", "sft", 1), newer])
+
+
+def test_what_a_manifest_does_not_record_is_named(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft"), run(tmp_path / "s", "grpo", manifest={"prompts": {"task_01": "a"}})]
+    assert any("1 of 2 runs do not record their prompts" in note for note in compare(records).notes)
+
+
+def test_an_unknown_word_gets_the_nearest(tmp_path: Path) -> None:
+    records = [run(tmp_path / "s", "sft")]
+    with pytest.raises(UserError, match=r"unknown setting 'version'. Did you mean 'versions'\?"):
+        compare(records, mix=["version"])
+
+
+def test_the_command_refuses_and_mixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "a", "sft", config=budget(30))
+    run(tmp_path / "b", "grpo", config=budget(60), manifest={"versions": {"torch": "3"}})
+    words = ["compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "train.updates" in said and "manifest.versions.torch" in said
+    assert list((tmp_path / "a" / "comparison").iterdir()) == []
+    assert main([*words, "--mix", "train.updates,versions"]) == 0
+    assert "mixed on request" in (tmp_path / "a" / "comparison" / "table.md").read_text()
