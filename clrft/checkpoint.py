@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clrft.files import read_json, write_json_atomic
+from clrft.files import digest, sha256_file, write_json_atomic
+from clrft.record import METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
 from eval.cell import Cell
 from eval.evaluate import Prediction
+from eval.probe import ProbeAnswer
 from methods.anchor import Anchors
 from methods.base import Method
 from methods.fit import StepRow
@@ -32,6 +34,7 @@ STATE_TENSORS = "method_state.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
 ANCHOR_FILE = "anchor.safetensors"
 STEPS_FILE = "steps.jsonl"
+PREDICTIONS_FILE = "predictions.jsonl"
 FINAL_LIST_FILE = "final_list.jsonl"
 DRIFT_FILE = "drift.jsonl"
 TRAINING_FILE = "training.json"
@@ -48,6 +51,7 @@ class StageRecord:
         predictions: every answer of the stage's evaluation.
         cells: result of each task that was tested, by its index.
         probe: accuracy on each general-ability probe, 0 to 1.
+        probe_answers: the answers behind it, of the sets that come from files.
         final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
             where that was not asked.
         final_list_predictions: the answers behind it; none where the list is the final one anyway.
@@ -64,6 +68,7 @@ class StageRecord:
     predictions: list[Prediction] = field(default_factory=list)
     cells: dict[int, Cell] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
     final_list: dict[int, Cell] = field(default_factory=dict)
     final_list_predictions: list[Prediction] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)
@@ -97,15 +102,24 @@ def stage_folder(run: Path, stage: int) -> Path:
     return run / f"task_{stage:02d}"
 
 
+def probe_file(name: str) -> str:
+    """File of a stage's answers to a probe set."""
+    return f"probe_{name}.jsonl"
+
+
 def write_record(folder: Path, record: StageRecord) -> None:
     """Write a stage's predictions, steps and accuracies into a folder."""
-    write_rows(folder / "predictions.jsonl", (p.to_json() for p in record.predictions))
+    write_rows(folder / PREDICTIONS_FILE, (p.to_json() for p in record.predictions))
     write_rows(folder / STEPS_FILE, record.steps)
     if record.final_list_predictions:
         write_rows(folder / FINAL_LIST_FILE, (p.to_json() for p in record.final_list_predictions))
+    for name, answers in record.probe_answers.items():
+        write_rows(folder / probe_file(name), (one.to_json() for one in answers))
     if record.drift_groups:
         write_rows(folder / DRIFT_FILE, record.drift_groups)
-    write_json_atomic(folder / METRICS_FILE, record.to_json())
+    beside = (folder / name for name in (PREDICTIONS_FILE, STEPS_FILE))
+    body = {**record.to_json(), "files": {path.name: sha256_file(path) for path in beside}}
+    write_json_atomic(folder / METRICS_FILE, {**body, "digest": digest(body)})
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -135,15 +149,18 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
     Raises:
         UserError: the state is damaged, or of another method or task.
     """
-    state = read_json(folder / STATE_FILE, SCHEMA)
+    state = read_record(folder / STATE_FILE, SCHEMA, METHOD_STATE)
     found = (state.get("method"), state.get("task"))
     if found != (method.name, stage):
         raise UserError(
             f"{folder / STATE_FILE} holds the state of method {found[0]!r} after task {found[1]!r}; expected "
             f"method {method.name!r} after task {stage}."
         )
-    policy.load_weights(folder / WEIGHTS_FOLDER)
-    tensors = load_file(folder / STATE_TENSORS) if state["tensors"] else {}
+    try:
+        policy.load_weights(folder / WEIGHTS_FOLDER)
+        tensors = load_file(folder / STATE_TENSORS) if state["tensors"] else {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{folder} does not hold what the next task starts from ({error}); restore it.") from error
     if sorted(tensors) != state["tensors"]:
         raise UserError(f"{folder / STATE_TENSORS} holds {sorted(tensors)}; expected {state['tensors']}.")
     values = {**state["values"], **tensors}
@@ -177,15 +194,19 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
 
 
 def write_training(folder: Path, record: StageRecord) -> None:
-    """Write what a training left beside weights and states: every update's figures, and the time it took."""
+    """Write what a training left beside weights and states: every update's figures, and what it cost."""
     write_rows(folder / STEPS_FILE, record.steps)
-    write_json_atomic(folder / TRAINING_FILE, {"schema": SCHEMA, "seconds": record.seconds["train"]})
+    cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
+    facts = {"schema": SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
+    write_json_atomic(folder / TRAINING_FILE, facts)
 
 
-def read_training(folder: Path) -> tuple[list[StepRow], float]:
-    """Figures of every update and seconds, as ``write_training`` wrote them."""
-    rows = [json.loads(line) for line in (folder / STEPS_FILE).read_text(encoding="utf-8").splitlines()]
-    return rows, float(read_json(folder / TRAINING_FILE, SCHEMA)["seconds"])
+def read_training(folder: Path) -> tuple[list[StepRow], float, dict[str, float]]:
+    """Figures of every update, seconds and cost, as ``write_training`` wrote them."""
+    training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
+    if training["steps"] != sha256_file(folder / STEPS_FILE):
+        raise UserError(f"{folder / STEPS_FILE} was changed. Remove {folder} to train this task again.")
+    return read_steps(folder / STEPS_FILE), float(training["seconds"]), dict(training.get("cost", {}))
 
 
 def finished_stage(run: Path, stages: Iterable[int]) -> int | None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed while working (a cell of a sweep, the dis
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -21,21 +22,30 @@ from task_streams.errors import UserError
 
 EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
+  clrft fork runs/single/digits_cil-sft-1993@task3 method=rapo
   clrft sweep quickstart
   clrft status quickstart
   clrft compare runs/quickstart
+  clrft report runs/quickstart
   clrft rewards runs/quickstart
+  clrft kinds runs/quickstart
+  clrft costs runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
   clrft data check digits_cil
   clrft method check my_method.py
   clrft list methods"""
 
+MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     quiet_environment()
-    console = Console()
-    errors = Console(stderr=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")
+    console = Console(emoji=False)
+    errors = Console(stderr=True, emoji=False)
     options = parsed(arguments)
     interrupt.watch()
     try:
@@ -101,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
     one.set_defaults(command=commands.run_one)
 
+    fork = subparsers.add_parser("fork", help="go on from a finished task of a run with another method or setting")
+    fork.add_argument("point", metavar="RUN@taskK", help="a run's folder and a task, e.g. …/digits_cil-sft-1993@task3")
+    fork.add_argument("overrides", **overrides)
+    fork.add_argument("--plugin", **plugin)
+    fork.set_defaults(command=fork_run)
+
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
     sweep.add_argument("overrides", **overrides)
@@ -117,8 +133,21 @@ def build_parser() -> argparse.ArgumentParser:
     compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
     compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     compare.add_argument("--baseline", help="method that the others are paired with")
+    compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     compare.set_defaults(command=commands.compare_command)
+
+    report = subparsers.add_parser("report", help="a page for the browser: who forgets less, how sure, and why")
+    report.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    report.add_argument("--baseline", help="method that the others are paired with")
+    report.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    report.add_argument("-o", "--output", help="folder of the page, its tables and figures (default: <first>/report)")
+    report.set_defaults(command=write_report)
+
+    ledger = subparsers.add_parser("ledger", help="figures published with RaPO, beside runs of the same setting")
+    ledger.add_argument("paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone")
+    ledger.add_argument("-o", "--output", help="folder for ledger.md and ledger.csv (default: print only)")
+    ledger.set_defaults(command=show_ledger)
 
     sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
     sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
@@ -129,6 +158,21 @@ def build_parser() -> argparse.ArgumentParser:
     rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     rewards.set_defaults(command=show_rewards)
+
+    kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
+    kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    kinds.set_defaults(command=show_kinds)
+
+    costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
+    costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    costs.set_defaults(command=show_costs)
+
+    drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
+    drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    drift.set_defaults(command=show_drift)
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=sorted(commands.LISTS), help="which list")
@@ -165,7 +209,8 @@ def add_data(subparsers: Any, overrides: Any) -> None:
     stream: Any = {"metavar": "STREAM", "help": "a stream of clrft list streams, or a path to a YAML file"}
 
     check = actions.add_parser("check", help="build a stream; tables, fingerprints and all problems of its data")
-    check.add_argument("stream", **stream)
+    words = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
+    check.add_argument("stream", metavar="STREAM", help=words)
     check.add_argument("overrides", **overrides)
     check.set_defaults(command=data.check_command)
 
@@ -198,6 +243,13 @@ def add_method(subparsers: Any) -> None:
     check.set_defaults(command=check_method)
 
 
+def fork_run(options: argparse.Namespace, console: Console) -> int:
+    """``clrft fork``."""
+    from clrft.fork import fork_command
+
+    return fork_command(options, console)
+
+
 def show_status(options: argparse.Namespace, console: Console) -> int:
     """``clrft status``."""
     from clrft.status import status_command
@@ -212,11 +264,46 @@ def sync_runs(options: argparse.Namespace, console: Console) -> int:
     return sync_command(options, console)
 
 
+def write_report(options: argparse.Namespace, console: Console) -> int:
+    """``clrft report``."""
+    from clrft.report.command import report_command
+
+    return report_command(options, console)
+
+
+def show_ledger(options: argparse.Namespace, console: Console) -> int:
+    """``clrft ledger``."""
+    from clrft.ledger_command import ledger_command
+
+    return ledger_command(options, console)
+
+
 def show_rewards(options: argparse.Namespace, console: Console) -> int:
     """``clrft rewards``."""
     from clrft.reward_command import rewards_command
 
     return rewards_command(options, console)
+
+
+def show_costs(options: argparse.Namespace, console: Console) -> int:
+    """``clrft costs``."""
+    from clrft.cost_command import costs_command
+
+    return costs_command(options, console)
+
+
+def show_kinds(options: argparse.Namespace, console: Console) -> int:
+    """``clrft kinds``."""
+    from clrft.kind_command import kinds_command
+
+    return kinds_command(options, console)
+
+
+def show_drift(options: argparse.Namespace, console: Console) -> int:
+    """``clrft drift``."""
+    from clrft.drift_command import drift_command
+
+    return drift_command(options, console)
 
 
 def new_method(options: argparse.Namespace, console: Console) -> int:

@@ -1,19 +1,21 @@
 """What each command of the command line does. Heavy packages are imported by the commands that need them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from clrft.config import GROUPS, RunConfig, Values, build_config, parse_overrides, read_yaml
+from clrft.config import GROUPS, RunConfig, Values, build_config, parse_overrides
 from clrft.files import config_root
+from clrft.plain import read_yaml
 from clrft.quiet import quiet_libraries
 from clrft.typed import field_docs
-from eval.metrics import METRICS
+from eval.metrics import METRICS, metric_of
 from methods.registry import installed_methods, known_methods
 from methods.shaping import overrides
 from task_streams import STREAMS
@@ -21,6 +23,7 @@ from task_streams.errors import UserError, unknown_name
 from task_streams.presets import ORDER_SEEDS
 
 if TYPE_CHECKING:
+    from clrft.compare import Comparison
     from clrft.runs import FoundRuns
     from eval.metrics import Value
 
@@ -38,27 +41,36 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
         config = saved_config(Path(options.resume), parse_overrides(options.overrides))
     from clrft.alone import run_alone
     from clrft.progress import Bars
-    from clrft.runs import read_run
 
     quiet_libraries()
     with Bars(console) as bars:
         folder = run_alone(config, bars)
     close_sweep(config, [])
+    show_results(config, folder, console)
+    return 0
+
+
+def show_results(config: RunConfig, folder: Path, console: Console) -> None:
+    """A finished run's matrix and metrics, and where it is."""
+    from clrft.runs import read_run
+
     record = read_run(folder)
     console.print(record.matrix.to_table())
     table = Table("metric", "value", "definition")
     for key, value in record.metrics.items():
         name = key.partition("/")[0]
         if name in config.evaluate.metrics:
-            table.add_row(key, shown(value), escape(METRICS[name].definition))
+            table.add_row(key, Text(shown(value, key)), escape(METRICS[name].definition))
     console.print(table)
-    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
-    return 0
+    console.print(f"run: {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
-def shown(value: "Value") -> str:
-    """A metric in percent, or the reason why there is none."""
-    return f"{round(100 * value.value, 2) + 0.0:.2f} %" if value.value is not None else f"undefined: {value.reason}"
+def shown(value: "Value", key: str) -> str:
+    """A metric in its unit, or the reason why there is none."""
+    if value.value is None:
+        return f"undefined: {value.reason}"
+    unit = metric_of(key).unit
+    return f"{round(100 * value.value, 2) + 0.0:.2f} %" if unit == "%" else f"{value.value:.4f} {unit}"
 
 
 def chosen_config(words: list[str]) -> RunConfig:
@@ -94,8 +106,11 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     with Bars(console, len(cells)) as bars:
         failures = run_sweep(cells, options.jobs, bars)
     if len(failures) < len(cells):
-        paths = write_and_print(find([folder]), None, folder / "comparison", console)
-        close_sweep(cells[0], paths)
+        paths: list[Path] = []
+        try:
+            paths = write_and_print(find([folder]), None, folder / "comparison", console, kinds=True)
+        finally:  # also where the cells must not be compared: the sweep has ended
+            close_sweep(cells[0], paths)
     say_where(cells[0], folder, console)
     for failure in failures:
         console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
@@ -124,12 +139,12 @@ def say_where(config: RunConfig, folder: Path, console: Console) -> None:
 def compare_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft compare``: tables and figures of the runs in some folders."""
     paths = [Path(path) for path in options.paths]
-    output = Path(options.output) if options.output else paths[0] / "comparison"
-    from clrft.files import check_writable
+    from clrft.files import check_writable, comparison_folder
 
+    output = comparison_folder(paths[0], options.output)
     found = find(paths)
     check_writable(output)
-    written = write_and_print(found, options.baseline, output, console)
+    written = write_and_print(found, options.baseline, output, console, options.mix)
     for path in written:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -142,17 +157,37 @@ def find(paths: list[Path]) -> "FoundRuns":
     return find_runs(paths)
 
 
-def write_and_print(found: "FoundRuns", baseline: str | None, output: Path, console: Console) -> list[Path]:
-    """Compare runs, print the comparison, write its tables and figures."""
+def write_and_print(
+    found: "FoundRuns",
+    baseline: str | None,
+    output: Path,
+    console: Console,
+    mix: Sequence[str] = (),
+    kinds: bool = False,
+) -> list[Path]:
+    """Compare runs, print the comparison, write its tables and figures; ``kinds``: those of forgetting too.
+
+    The kinds are read from every single answer, 20 ms or more a run: a comparison of many runs leaves them out.
+    """
     from clrft.compare import compare
     from clrft.figures import write_comparison
     from clrft.tables import to_terminal
 
-    comparison = compare(found.runs, baseline)
+    comparison = compare(found.runs, baseline, mix)
     console.print(to_terminal(comparison))
     for left_out in found.left_out:
         console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
-    return write_comparison(comparison, found.runs, output)
+    written = write_comparison(comparison, found.runs, output)
+    return written + (write_kinds_beside(comparison, output) if kinds else [])
+
+
+def write_kinds_beside(comparison: "Comparison", output: Path) -> list[Path]:
+    """Tables and figures of the kinds of forgetting beside those of a comparison; none where no answer can be read."""
+    from clrft.kind_figures import write_kinds
+    from clrft.kinds import kind_report
+
+    report = kind_report(comparison.groups)
+    return write_kinds(report, output) if report.groups else []
 
 
 def list_streams() -> Table:
@@ -163,7 +198,7 @@ def list_streams() -> Table:
         presets.setdefault(str(read_yaml(path)["stream"]["name"]), []).append(path.stem)
     for name, spec in STREAMS.items():
         others = [preset for preset in presets.get(name, []) if preset != name]
-        table.add_row(name, ", ".join(others), spec.summary, spec.licence)
+        table.add_row(*map(escape, (name, ", ".join(others), spec.summary, spec.licence)))
     return table
 
 
@@ -176,7 +211,7 @@ def list_methods() -> Table:
     """Methods that can be run."""
     table = Table("method", "family", "what it does", "source", title="methods")
     for name, method in known_methods().items():
-        table.add_row(name, method.family, first_line(method), method.source)
+        table.add_row(*map(escape, (name, method.family, first_line(method), method.source)))
     return table
 
 
@@ -185,7 +220,7 @@ def list_shapers() -> Table:
     table = Table("shaper", "what it does", "source", title="reward shapers")
     for name, method in known_methods().items():
         if method.family == "part" and overrides(method, "shape_rewards"):
-            table.add_row(name, first_line(method), method.source)
+            table.add_row(*map(escape, (name, first_line(method), method.source)))
     return table
 
 
@@ -306,13 +341,13 @@ def show_sweep(name: str, overrides: Values, console: Console) -> int:
     from clrft.sweep import load_sweep
 
     for cell in load_sweep(name, overrides):
-        console.print(f"{cell.folder}", highlight=False, soft_wrap=True)
+        console.print(f"{cell.folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def show_run(config: RunConfig, console: Console) -> None:
     """Every field of a run with its value and its meaning."""
-    console.print(f"[bold]{config.folder}[/bold]  seed {config.seed}", highlight=False)
+    console.print(Text.assemble((str(config.folder), "bold"), f"  seed {config.seed}"), highlight=False)
     sections: dict[str, Any] = {
         "stream": config.stream,
         "method": config.method,
@@ -327,12 +362,13 @@ def show_run(config: RunConfig, console: Console) -> None:
             "key",
             "value",
             "meaning",
-            title=f"{name} {getattr(config, f'{name}_label', '')}".strip(),
+            title=Text(f"{name} {getattr(config, f'{name}_label', '')}".strip()),
             title_justify="left",
         )
         for field, doc in docs.items():
             value = getattr(section, field)
-            table.add_row(f"{name}.{field}", ", ".join(value) if isinstance(value, tuple) else str(value), doc)
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            table.add_row(*map(Text, (f"{name}.{field}", text, doc)))
         console.print(table)
 
 

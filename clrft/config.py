@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.files import config_root, safe_name
-from clrft.plain import SECTIONS, from_yaml, read_yaml, shown
+from clrft.plain import SECTIONS, from_yaml, plugins_of, read_yaml, section_of, sections_of, shown
 from clrft.typed import typed_section
 from eval.metrics import METRICS
 from methods.compose import composition_problems
@@ -51,6 +51,8 @@ class EvaluateConfig:
     """Test items of a new task whose rollouts tell how far its training moved the policy (0: not measured)."""
     probes: tuple[str, ...] = ()
     """Files of questions outside the stream (JSON lines), asked beside the built-in probe."""
+    probe_tokens: int = 256
+    """Longest answer to a question of the files in probes (at least 1)."""
     metrics: tuple[str, ...] = tuple(METRICS)
     """Metrics to compute, by key; all by default."""
 
@@ -62,6 +64,7 @@ class EvaluateConfig:
             top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
             batch_size=(self.batch_size >= 1, self.batch_size, "a whole number from 1"),
             probe=(self.probe >= 0, self.probe, "a whole number from 0"),
+            probe_tokens=(self.probe_tokens >= 1, self.probe_tokens, "a whole number from 1"),
             drift_prompts=(self.drift_prompts >= 0, self.drift_prompts, "a whole number from 0"),
         )
         unknown = [unknown_name("metric", key, METRICS) for key in self.metrics if key not in METRICS]
@@ -176,7 +179,9 @@ def build_config(
     Raises:
         UserError: with every problem found.
     """
-    load_plugins((merge(*layers).get("run") or {}).get("plugins") or ())
+    for layer in layers:
+        sections_of(layer)
+    load_plugins(plugins_of(merge(*layers)))
     problems: list[str] = []
     named: dict[str, Values] = {}
     for group, name in (("model", model), ("stream", stream), ("method", method)):
@@ -195,10 +200,11 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     """Nested plain values to a checked configuration; all problems at once."""
     problems = [unknown_name("section", name, (*SECTIONS, "seed")) for name in values if name not in SECTIONS]
     schemas = {"model": ModelConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "run": RunSection}
-    sections = {name: dict(values.get(name) or {}) for name in SECTIONS}
+    sections = sections_of(values)
     stream_name = str(sections["stream"].pop("name", ""))
     method_name = str(sections["method"].pop("name", ""))
-    part_values = sections["method"].pop("parts", None) or {}
+    part_values = section_of(sections["method"], "parts")
+    sections["method"].pop("parts", None)
     if stream_name in STREAMS:
         schemas["stream"] = STREAMS[stream_name].config
     else:
@@ -208,7 +214,7 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         problems += composition_problems(methods[0], methods[1:])
         schemas["method"] = methods[0].Config
         schemas |= {f"method.parts.{one.name}": one.Config for one in methods[1:]}
-        sections |= {f"method.parts.{name}": dict(values or {}) for name, values in part_values.items()}
+        sections |= {f"method.parts.{name}": section_of(part_values, name) for name in part_values}
     except UserError as error:
         problems += error.problems
     typed: Values = {}
@@ -218,10 +224,11 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         except UserError as error:
             problems += error.problems
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        problems.append(f"seed: got {seed!r}, expected a whole number from 0 to {2**32 - 1}.")
+        problems.append(f"seed: got {shown(seed)}, expected a whole number from 0 to {2**32 - 1}.")
+    problems += label_problems(labels)
     if problems:
         raise UserError(*problems)
-    return RunConfig(
+    config = RunConfig(
         stream_name=stream_name,
         stream_label=labels["stream"],
         method_name=method_name,
@@ -231,6 +238,19 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         parts=tuple((name, typed.pop(f"method.parts.{name}")) for name in part_values),
         **typed,
     )
+    safe_name(config.cell)
+    return config
+
+
+def label_problems(labels: Mapping[str, str]) -> list[str]:
+    """Sentences about labels that can't be part of a run folder's name."""
+    problems = []
+    for group, label in labels.items():
+        try:
+            safe_name(label)
+        except UserError as error:
+            problems += [f"{group}: {problem} Rename its file." for problem in error.problems]
+    return problems
 
 
 def load_group(group: str, name: str) -> Values:
@@ -247,7 +267,11 @@ def load_group(group: str, name: str) -> Values:
 def load_named(group: str, name: str) -> Values:
     """The YAML of one name."""
     if name.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name))
+        values = read_yaml(Path(name))
+        for section in SECTIONS:
+            if section != "method":  # which may be a name or a list
+                section_of(values, section)
+        return values
     folder = config_root() / GROUPS[group]
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
@@ -269,7 +293,8 @@ def load_method(words: str) -> Values:
         method = {"name": learner, "parts": {method.pop("name"): method}}
     for name in others:
         method_class(name)
-        method = {**method, "parts": {**method.get("parts", {}), name: method.get("parts", {}).get(name, {})}}
+        parts = section_of(method, "parts")
+        method = {**method, "parts": {**parts, name: parts.get(name, {})}}
     return {**values, "method": method}
 
 
@@ -282,10 +307,10 @@ def as_one(method: Any, words: str) -> Values:
     listed = method if isinstance(method, list) else [method]
     each = [{"name": one} if isinstance(one, str) else one for one in listed]
     if not each or not all(isinstance(one, dict) and "name" in one for one in each):
-        raise UserError(f"method {words!r}: got {method!r}, expected a name, or a list of names and settings.")
+        raise UserError(f"method {words!r}: got {shown(method)}, expected a name, or a list of names and settings.")
     first, *others = (dict(one) for one in each)
     if others:
-        first["parts"] = {**first.get("parts", {}), **{one.pop("name"): one for one in others}}
+        first["parts"] = {**section_of(first, "parts"), **{str(one.pop("name")): one for one in others}}
     return first
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from clrft.compare import FLOOR, Comparison, Group
-from clrft.files import write_text_atomic
+from clrft.files import whole_file, write_text_atomic
 from clrft.reward_tables import rewards_section
 from clrft.rewards import reward_report
 from clrft.runs import RunRecord
@@ -24,7 +24,7 @@ from clrft.tables import pairs_to_csv, show, to_csv, to_markdown
 from eval.matrix import AccuracyMatrix, FloatArray
 from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 
-TRAINING = {"reward": "task reward", "drift": "drift $D$ (nats per token)", "kl": "KL to the base"}
+TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
 _INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
 RC: Any = {
@@ -43,6 +43,7 @@ RC: Any = {
     "figure.titlesize": 13,
     "legend.frameon": False,
     "savefig.dpi": 160,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
 }
 
 
@@ -94,7 +95,8 @@ def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_d
         suffix = f"-{stream}" if several else ""
         for name, figure in figures(comparison.of_stream(stream), stream, wanted).items():
             path = out_dir / f"{name}{suffix}.png"
-            figure.savefig(path, bbox_inches="tight", facecolor="white")
+            with whole_file(path) as beside:
+                figure.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
             paths.append(path)
     return paths
 

@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clrft.plain import from_json
 from task_streams.errors import UserError
 
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)$")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
 _LONGEST_NAME = 200
+COMPARISON, REPORT = "comparison", "report"  # folders beside or in runs that comparisons of them are written to
 
 
 def config_root() -> Path:
@@ -67,6 +69,45 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def check_inside(folder: Path) -> None:
+    """Refuse a run folder with links that lead out of it: what is written or removed there would be elsewhere.
+
+    The folder itself may be reached by a link.
+
+    Raises:
+        UserError: names every such link.
+    """
+    root = folder.resolve()
+    entries = [Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names)]
+    leading_out = [path for path in entries if path.is_symlink() and not _target(path).is_relative_to(root)]
+    if leading_out:
+        raise UserError(
+            *(
+                f"{path} is a link to {_target(path)}, outside of the run's folder; expected the file itself."
+                for path in leading_out
+            )
+        )
+
+
+def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) -> Path:
+    """Folder for tables and pictures: as asked, else the one of that name in the first folder of runs, not elsewhere.
+
+    Raises:
+        UserError: what lies there is a link that leads out.
+    """
+    if asked:
+        return Path(asked)
+    folder = first / name
+    if os.path.islink(folder) and not _target(folder).is_relative_to(first.resolve()):
+        raise UserError(f"{folder} is a link to {_target(folder)}; expected a folder. Name it with -o to write there.")
+    return folder
+
+
+def _target(link: Path) -> Path:
+    """Where a link leads; itself for one that leads in a circle."""
+    return Path(os.path.realpath(link))
+
+
 def write_json_atomic(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part.
 
@@ -79,12 +120,26 @@ def write_json_atomic(path: Path, data: Any) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that becomes ``path`` when the block ends well, and vanishes otherwise.
+
+    What lies at ``path`` is replaced, so that a link there is not followed.
+
+    Raises:
+        UserError: a folder lies at ``path``.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path} is a folder; expected a file, or nothing yet. Remove it.")
     beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        beside.unlink(missing_ok=True)
+        yield beside
+        _sync_file(beside)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
@@ -111,10 +166,10 @@ def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"can't read {path} ({error.strerror or error}); expected a JSON file.") from error
-    except ValueError as error:  # bad JSON or bad UTF-8
+    except ValueError as error:  # bad JSON, bad UTF-8, or no plain value
         problem = f"{path} is damaged or is no JSON ({error}); restore it or remove its folder."
         raise UserError(problem) from error
 
@@ -143,6 +198,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """Let a file that is never written again appear in a second place, copied where links cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
 def clean_partials(parent: Path) -> list[str]:
     """Remove what dead processes left half-written in a folder; returns the removed names.
 
@@ -153,10 +216,7 @@ def clean_partials(parent: Path) -> list[str]:
         match = _PARTIAL.match(entry.name)
         if match is None or _lives(int(match[1])):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
         removed.append(entry.name)
     return removed
 
@@ -164,9 +224,28 @@ def clean_partials(parent: Path) -> list[str]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a file's exclusive lock: one process of this machine at a time; a dead one's is free at once."""
-    with path.open("a") as file:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"the lock {path} can't be opened ({error.strerror or error}); expected a file.") from error
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder, or a link and not what it leads to; nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
@@ -195,9 +274,13 @@ def _lives(process: int) -> bool:
 def _sync_tree(root: Path) -> None:
     for folder, _, names in os.walk(root):
         for name in names:
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(Path(folder, name))
         _sync_folder(Path(folder))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

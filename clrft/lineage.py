@@ -2,18 +2,20 @@
 
 ``lineage.json`` of a task folder holds the SHA-256 of every file that the next task starts from. The identity of a
 stage is the digest of all this with the identity of the stage before in it, so that one number stands for the history.
+The first stages of a fork are another run's, unchanged: each stage answers to the settings it was learned under.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clrft.checkpoint import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
 from clrft.config import RunConfig
-from clrft.files import read_json, sha256_file, write_json_atomic
+from clrft.files import digest as digest
+from clrft.files import sha256_file, write_json_atomic
 from clrft.manifest import comparable
+from clrft.origins import Origin
+from clrft.record import LINEAGE, read_record
 from task_streams.errors import UserError
 
 SCHEMA = 1
@@ -39,11 +41,6 @@ def config_digest(config: RunConfig) -> str:
     return digest(comparable(config.to_dict()))
 
 
-def digest(values: Any) -> str:
-    """SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 def learned_files(folder: Path) -> list[Path]:
     """Files that the next stage starts from."""
     single = [folder / name for name in (STATE_FILE, STATE_TENSORS, MOMENTS_FILE, ANCHOR_FILE)]
@@ -52,17 +49,20 @@ def learned_files(folder: Path) -> list[Path]:
 
 def identity_of(run: Path, stage: int) -> str:
     """Identity of a finished stage."""
-    return str(read_json(stage_folder(run, stage) / FILE, SCHEMA)["identity"])
+    return str(read_record(stage_folder(run, stage) / FILE, SCHEMA, LINEAGE)["identity"])
 
 
-def check_lineage(run: Path, stages: list[int], config: RunConfig, data: Mapping[str, str]) -> None:
+def check_lineage(
+    run: Path, stages: Sequence[int], config: str, data: Mapping[str, str], origins: Sequence[Origin] = ()
+) -> None:
     """Refuse to go on from stages that are not what they were, or not each other's.
 
     Args:
         run: the run's folder.
         stages: the finished stages in order; the files of the last, from which the next one starts, are hashed.
-        config: settings of the run.
+        config: digest of the run's settings.
         data: fingerprints of the stream.
+        origins: the runs it was forked from, if any, the oldest first.
 
     Raises:
         UserError: which differs, what was found and what is expected.
@@ -70,12 +70,13 @@ def check_lineage(run: Path, stages: list[int], config: RunConfig, data: Mapping
     parent = ROOT
     for stage in stages:
         file = stage_folder(run, stage) / FILE
-        facts = read_json(file, SCHEMA)
+        facts = read_record(file, SCHEMA, LINEAGE)
         stated = facts.pop("identity", None)
+        origin = next((one for one in origins if stage <= one.stage), None)  # whose stage it is; None: the run's own
         expected = {
             "stage": stage,
             "parent": parent,
-            "config": config_digest(config),
+            "config": config if origin is None else origin.config,
             "data": digest(dict(data)),
         }
         problems = [
@@ -85,11 +86,13 @@ def check_lineage(run: Path, stages: list[int], config: RunConfig, data: Mapping
         ]
         if stated != digest(facts):
             problems.append(f"{file}: identity is {short(stated)}, expected {short(digest(facts))}; it was changed.")
+        elif origin is not None and origin.stage == stage and origin.identity != stated:
+            problems.append(f"{file}: identity is {short(stated)}, expected {short(origin.identity)}, what was forked.")
         if problems:
-            raise UserError(*problems, remedy(run, stage))
+            raise UserError(*problems, remedy(run, stage, origin))
         parent = str(stated)
     if stages:
-        check_files(stage_folder(run, stages[-1]), facts["files"], remedy(run, stages[-1]))
+        check_files(stage_folder(run, stages[-1]), facts["files"], remedy(run, stages[-1], origin))
 
 
 def check_left(folder: Path, parent: str) -> None:
@@ -98,11 +101,21 @@ def check_left(folder: Path, parent: str) -> None:
     Raises:
         UserError: which differs, what was found and what is expected.
     """
-    facts = read_json(folder / FILE, SCHEMA)
+    facts = read_record(folder / FILE, SCHEMA, LINEAGE)
     advice = f"Remove {folder} to train this task again."
     if facts["parent"] != parent:
         raise UserError(f"{folder / FILE}: parent is {short(facts['parent'])}, expected {short(parent)}.", advice)
     check_files(folder, facts["files"], advice)
+
+
+def check_stage(run: Path, stage: int, origin: Origin | None = None) -> None:
+    """Refuse a stage whose files are not those that its lineage names.
+
+    Raises:
+        UserError: names every file that is missing, changed or new.
+    """
+    facts = read_record(stage_folder(run, stage) / FILE, SCHEMA, LINEAGE)
+    check_files(stage_folder(run, stage), facts["files"], remedy(run, stage, origin))
 
 
 def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
@@ -125,8 +138,10 @@ class Damaged(UserError):
     """Files that are not what was written."""
 
 
-def remedy(run: Path, stage: int) -> str:
-    """What to do about a stage that cannot be gone on from."""
+def remedy(run: Path, stage: int, origin: Origin | None = None) -> str:
+    """What to do about a stage that cannot be gone on from; ``origin``: the run that it is of, if it is another's."""
+    if origin is not None:
+        return f"Restore {stage_folder(run, stage)}, which is that of {origin.run}, or remove {run} and fork again."
     return f"Restore {stage_folder(run, stage)}, or remove it and all later task folders to learn them again."
 
 

@@ -244,8 +244,8 @@ def guard(path: Path, token: str) -> Path:
 def look(path: Path, timing: Timing = TIMING) -> Found | None:
     """A lock as it is now; None if there is none."""
     try:
-        touched = path.stat().st_mtime_ns
-        text = path.read_text(encoding="utf-8", errors="replace")
+        touched = path.lstat().st_mtime_ns
+        text = text_of(path)
     except FileNotFoundError:
         return None
     holder = parsed(text)
@@ -353,11 +353,21 @@ def clean(path: Path, timing: Timing) -> None:
                     left.unlink()
 
 
+def text_of(path: Path) -> str:
+    """What a lock holds; FileNotFoundError if there is none.
+
+    Raises:
+        UserError: it is a link or a folder, which no process makes.
+    """
+    if path.is_symlink() or path.is_dir():
+        raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def token_of(path: Path) -> str:
     """Token of the lock that lies there; empty if none does."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        holder = parsed(text)
+        holder = parsed(text_of(path))
         return holder.token if holder is not None else f"file{path.stat().st_ino}"
     except FileNotFoundError:
         return ""
@@ -368,7 +378,7 @@ def parsed(text: str) -> Holder | None:
     try:
         values = json.loads(text)
         holder = Holder(**values)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     texts = (holder.host, holder.space, holder.boot, holder.started, holder.taken, holder.token)
     sound = type(holder.process) is int and all(isinstance(one, str) for one in texts)

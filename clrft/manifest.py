@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
-from clrft.config import RunConfig, Values, read_yaml
+from clrft.config import RunConfig, Values
 from clrft.files import write_text_atomic
+from clrft.plain import read_yaml, section_of
 from clrft.provenance import code_identity, hardware, versions
-from methods.base import Method
+from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
 from task_streams.errors import UserError
-from task_streams.fingerprint import fingerprints
+from task_streams.fingerprint import fingerprints, prompt_fingerprints
 from task_streams.types import TaskStream
 
 SCHEMA = 1
@@ -20,10 +21,10 @@ SCHEMA = 1
 LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every")
 
 
-def write_config(config: RunConfig) -> None:
-    """Save the resolved configuration in the run folder."""
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Save the resolved configuration in a folder, the run's or what becomes it."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-    write_text_atomic(config.folder / "config.yaml", text)
+    write_text_atomic(folder / "config.yaml", text)
 
 
 def check_same_config(config: RunConfig) -> None:
@@ -47,11 +48,17 @@ def check_same_config(config: RunConfig) -> None:
 
 
 def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with data that are not those the run began with.
+    """Refuse to go on with data, or with a probe set of the same name, that are not those the run began with.
 
     Raises:
-        UserError: a fingerprint differs; names the splits.
+        UserError: a fingerprint differs; names the splits and sets.
     """
+    asked, asks = saved.get("probes", {}), fresh.get("probes", {})
+    if changed := [name for name in sorted({*asked} & {*asks}) if asked[name] != asks[name]]:
+        raise UserError(
+            f"{folder}: the probe sets are not those this run began with (fingerprints differ for "
+            f"{', '.join(changed)}); restore them or start a new run."
+        )
     then, now = saved.get("data", {}), fresh["data"]
     differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
     if differing:
@@ -75,8 +82,14 @@ def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[st
         )
 
 
-def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], method: Method) -> dict[str, Any]:
-    """The manifest of a new run."""
+def run_manifest(
+    config: RunConfig,
+    stream: TaskStream,
+    model: dict[str, Any],
+    method: Method,
+    probes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a new run; ``probes``: fingerprint of each probe set by its name."""
     return {
         "schema": SCHEMA,
         "stream": config.stream_label,
@@ -91,6 +104,8 @@ def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], m
         "code": code_identity(),
         "hardware": hardware(),
         "data": fingerprints(stream),
+        "prompts": prompt_fingerprints(stream, config.stream.think),
+        "probes": dict(probes or {}),
         "model": {"label": config.model_label, **model},
         "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),
         "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
@@ -99,6 +114,7 @@ def run_manifest(config: RunConfig, stream: TaskStream, model: dict[str, Any], m
     }
 
 
+CARRIED = "carried"
 # What becomes of the anchor at a task boundary, by the kind of its rule.
 ANCHORS = {
     "previous": "replaced by the policy at the boundary",
@@ -108,23 +124,28 @@ ANCHORS = {
 }
 
 
+def anchor_policy(rule: AnchorRule) -> str:
+    """What becomes of the anchor at a task boundary, in words; equal for equal rules only."""
+    return ANCHORS[rule.kind] + (f" (momentum {rule.momentum:g})" if rule.kind == "average" else "")
+
+
 def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
     """What crosses a task boundary and what starts anew."""
-    moments = "carried" if config.train.carry_optimizer else "reset"
+    moments = CARRIED if config.train.carry_optimizer else "reset"
     return {
-        "weights": "carried",
+        "weights": CARRIED,
         "optimizer_moments": moments,
         "learning_rate_schedule": "reset",
         "random_state": "seeded anew from the run's seed and the task",
-        "method_state": "carried",
-        "anchor": ANCHORS[method.anchor_rule.kind] if "anchor" in method.needs else "none",
+        "method_state": CARRIED,
+        "anchor": anchor_policy(method.anchor_rule) if "anchor" in method.needs else "none",
         "reference": "the base, unchanged" if "reference" in method.needs else "none",
     }
 
 
 def comparable(values: Values) -> Values:
     """Settings that decide what a run computes."""
-    location = {key: value for key, value in values.get("run", {}).items() if key not in LOCATION_KEYS}
+    location = {key: value for key, value in section_of(values, "run").items() if key not in LOCATION_KEYS}
     return {**values, "run": location}
 
 

@@ -66,7 +66,7 @@ class Bars(AbstractContextManager["Bars"]):
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         text = f"{cell}  {activity}"
         if not self.console.is_terminal:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         if cell not in self.bars:
             self.bars[cell] = self.progress.add_task(text, total=total, figures="")
         self.progress.reset(self.bars[cell], description=text, total=total, figures="")

@@ -6,8 +6,11 @@ from typing import Any
 
 from clrft.checkpoint import METRICS_FILE, stage_folder
 from clrft.files import read_json, write_json_atomic
+from clrft.record import read_stage
+from clrft.run_kinds import run_kinds, task_classes
 from eval.matrix import AccuracyMatrix
-from eval.metrics import METRICS, Value, compute_metrics, general_delta
+from eval.metrics import DRIFTS, METRICS, Value, compute_metrics, general_delta, mean_kl
+from eval.taxonomy import KINDS
 
 SCHEMA = 1
 
@@ -16,9 +19,14 @@ def write_results(
     folder: Path, tasks: Sequence[str], stages: Sequence[int], keys: Iterable[str]
 ) -> tuple[AccuracyMatrix, dict[str, Value]]:
     """Write ``matrix.json`` and, last, ``metrics.json``, whose presence marks the run complete."""
-    records = {stage: read_json(stage_folder(folder, stage) / METRICS_FILE, SCHEMA) for stage in stages}
+    records = {stage: read_stage(stage_folder(folder, stage) / METRICS_FILE, SCHEMA) for stage in stages}
     matrix = matrix_of(tasks, records)
-    values = metrics_of(matrix, records, list(keys))
+    asked = list(keys)
+    values = metrics_of(matrix, records, asked)
+    if any(key in asked for key in KINDS):
+        manifest = read_json(folder / "manifest.json", SCHEMA)
+        kinds = run_kinds(folder, matrix, task_classes(manifest, len(matrix))).metrics
+        values |= {key: kinds[key] for key in KINDS if key in asked}
     write_json_atomic(folder / "matrix.json", matrix.to_json())
     body = {key: {"value": value.value, "reason": value.reason} for key, value in values.items()}
     write_json_atomic(folder / METRICS_FILE, {"schema": SCHEMA, "metrics": body})
@@ -41,8 +49,11 @@ def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> Accur
 
 
 def metrics_of(matrix: AccuracyMatrix, records: dict[int, dict[str, Any]], keys: list[str]) -> dict[str, Value]:
-    """The metrics asked for: those of the matrix, and the change on the probes between first and last stage."""
+    """The metrics asked for: of the matrix, the change on the probes between first and last stage, KL over stages."""
     values = compute_metrics(matrix, [key for key in keys if METRICS[key].compute is not None])
     if "general_delta" in keys:
         values |= general_delta(records[min(records)]["probe"], records[max(records)]["probe"])
+    drifts = {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
+    for key in (key for key in DRIFTS if key in keys):
+        values |= mean_kl(key, drifts)
     return values

@@ -1,10 +1,12 @@
 """The configuration of a run that is on disk, so that it can be gone on with by the name of its folder."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clrft.config import RunConfig, merge, read_yaml, typed_config
+from clrft.config import RunConfig, merge, typed_config
+from clrft.plain import plugins_of, read_yaml, sections_of
 from methods.registry import load_plugins
 from task_streams.errors import UserError
 
@@ -22,13 +24,15 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: no run is there, or it cannot be gone on with under these settings.
     """
-    if not (folder / "config.yaml").is_file():
+    if not os.path.isfile(folder / "config.yaml"):  # for a name of any length
         raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
     values = read_yaml(folder / "config.yaml")
-    labels = {name: str((values.get(name) or {}).pop("label", name)) for name in LABELLED}
+    used = plugins_of(values)
     seed = values.pop("seed", None)
-    asked = tuple((overrides.get("run") or {}).get("plugins") or ())
-    used = tuple((values.get("run") or {}).pop("plugins", None) or ())
+    values |= sections_of(values)
+    labels = {name: str(values[name].pop("label", name)) for name in LABELLED}
+    values["run"].pop("plugins", None)
+    asked = plugins_of(overrides)
     if used and not asked:
         files = " ".join(f"--plugin {file}" for file in used)
         raise UserError(f"--resume: the run in {folder} has methods from files of your own; name them again: {files}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.compare import compare
-from clrft.files import check_writable
+from clrft.files import check_writable, comparison_folder
 from clrft.reward_figures import write_rewards
 from clrft.reward_tables import rewards_to_terminal
 from clrft.rewards import reward_report
@@ -21,9 +21,10 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
         UserError: no runs, or none that has rewards.
     """
     paths = [Path(path) for path in options.paths]
-    output = Path(options.output) if options.output else paths[0] / "comparison"
+    output = comparison_folder(paths[0], options.output)
     found = find_runs(paths)
-    report = reward_report(compare(found.runs).groups)
+    comparison = compare(found.runs, mix=["all"])  # each method's own rewards: nothing is set against another
+    report = reward_report(comparison.groups)
     if not report.groups:
         raise UserError(*report.without, "Expected a run of a method that learns from rewards, e.g. grpo or rapo.")
     check_writable(output)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
 from clrft.figures import GRID, RC, legend_columns, over_orders
-from clrft.files import write_text_atomic
+from clrft.files import whole_file, write_text_atomic
 from clrft.reward_tables import rewards_to_csv, rewards_to_markdown, task_name
 from clrft.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards, RewardReport
 
@@ -35,7 +35,8 @@ def write_rewards(report: RewardReport, out_dir: Path) -> list[Path]:
     for stream in report.streams():
         path = out_dir / f"rewards{f'-{stream}' if several else ''}.png"
         picture = rewards_figure(report.of_stream(stream), stream)
-        picture.savefig(path, bbox_inches="tight", facecolor="white")
+        with whole_file(path) as beside:
+            picture.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
         paths.append(path)
     return paths
 

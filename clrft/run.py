@@ -4,6 +4,7 @@ Everything that a user can get wrong is checked in ``prepare``, before any work.
 after its last finished task.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 from clrft.base import default_model_path
 from clrft.checkpoint import METRICS_FILE, finished_stage, stage_folder
 from clrft.config import RunConfig
-from clrft.files import check_writable, clean_partials, read_json, write_json_atomic
-from clrft.lineage import check_lineage, identity_of
+from clrft.files import check_inside, check_writable, clean_partials, write_json_atomic
+from clrft.fork_folder import check_has_forked, is_fork_point, plant, take_over
+from clrft.fork_source import Source
+from clrft.lineage import check_lineage, config_digest, identity_of
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
+from clrft.origins import origins_of
+from clrft.probes import check_probe_prompts, read_probes
 from clrft.progress import Reporter
+from clrft.record import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.results import write_results
 from clrft.space import check_space
 from clrft.stage import drop_older_weights, learn_stage
@@ -33,14 +39,20 @@ from methods.policy import load_policy
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
+from task_streams.probe_sets import fingerprints_of
 from task_streams.prompt import request, target_text
 from task_streams.types import Example, Question
 
 PROMPTS_LOOKED_AT = 4  # of each task, before any work
 
 
-def run(config: RunConfig, reporter: Reporter) -> Path:
+def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
     """Run one cell from where it stands to its end; returns its folder.
+
+    Args:
+        config: its settings.
+        reporter: shows progress.
+        source: the stage that it is forked from where it has no folder yet; None = it learns from the first task on.
 
     Raises:
         UserError: something about the input cannot work; nothing was trained.
@@ -50,6 +62,8 @@ def run(config: RunConfig, reporter: Reporter) -> Path:
         feed_tracking(config)
         return config.folder
     state = prepare(config, reporter)
+    if source is not None and not (config.folder / "manifest.json").exists():
+        plant(state, source)
     tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
     manifest = open_folder(state)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
@@ -77,8 +91,9 @@ def is_complete(config: RunConfig) -> bool:
     Raises:
         UserError: it holds a run of other settings.
     """
-    if not (config.folder / "config.yaml").exists():
+    if not os.path.exists(config.folder / "config.yaml"):  # for a name of any length
         return False
+    check_inside(config.folder)
     check_same_config(config)
     return (config.folder / METRICS_FILE).is_file()
 
@@ -92,6 +107,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     """Build stream, model and method, and check all that can be checked before any work."""
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
+    probes = read_probes(config.evaluate.probes)
     workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items))
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     problems = check_stream(stream)
@@ -99,10 +115,11 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
         raise UserError(*problems)
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
-    state = Run(config, stream, policy, method, reporter)
+    state = Run(config, stream, policy, method, reporter, probes=probes)
     if problems := [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]:
         raise UserError(*problems)
     check_prompts(state)
+    check_probe_prompts(state)
     check_answers(state)
     if method.family != "frozen":
         for task in state.tasks:
@@ -164,15 +181,19 @@ def open_folder(state: Run) -> dict[str, Any]:
     """Make the run folder with its config and manifest, or check that the one there is this run's."""
     state.folder.mkdir(parents=True, exist_ok=True)
     clean_partials(state.folder)
-    manifest = run_manifest(state.config, state.stream, describe_model(state.policy), state.method)
+    manifest = run_manifest(
+        state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
+    )
     state.data = manifest["data"]
     path = state.folder / "manifest.json"
     if path.exists():
-        saved = read_json(path)
+        saved = read_record(path, None, MANIFEST, MANIFEST_OTHERS)
         check_same_data(state.folder, saved, manifest)
         check_same_plugins(state.folder, saved, manifest)
+        state.carry, state.origins = saved.get("carry", {}), origins_of(state.folder, saved)
         return saved
-    write_config(state.config)
+    state.carry = manifest["carry"]
+    write_config(state.config, state.folder)
     write_json_atomic(path, manifest)
     return manifest
 
@@ -180,14 +201,15 @@ def open_folder(state: Run) -> dict[str, Any]:
 def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
     done = finished_stage(state.folder, state.stages)
+    check_has_forked(state, done)
     if done is not None:
         finished = [stage for stage in state.stages if stage <= done]
-        check_lineage(state.folder, finished, state.config, state.data)
+        check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)
         clear_finished(state.folder, finished)
         state.parent = identity_of(state.folder, done)
     check_space(state, done)
     if done and state.method.family != "frozen":
-        put_back(state, stage_folder(state.folder, done), done)
+        (take_over if is_fork_point(state, done) else put_back)(state, stage_folder(state.folder, done), done)
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:

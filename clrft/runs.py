@@ -4,24 +4,35 @@ A folder that is incomplete, damaged or not ours is named and left out, never av
 Deliberately absent: writing them (``clrft.run``), and any average over runs (``clrft.compare``).
 """
 
-import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import yaml
-
-from clrft.files import read_json
+from clrft.agreement import check_agreement, stage_files
+from clrft.files import COMPARISON, REPORT, check_inside, read_json, safe_name
+from clrft.origins import origins_of
+from clrft.plain import read_yaml, sections_of
+from clrft.record import (
+    MANIFEST,
+    MANIFEST_OTHERS,
+    MAPPING,
+    METRIC,
+    check_fields,
+    read_record,
+    read_rows,
+    read_stage,
+    read_steps,
+)
 from eval.evaluate import Prediction
 from eval.matrix import AccuracyMatrix
 from eval.metrics import METRICS, Value, compute_metrics
 from task_streams.errors import UserError
 
 SCHEMA = 1
-COMPARISON = "comparison"  # folder beside runs that a comparison of them is written to
 MARKS = ("config.yaml", "manifest.json")  # a folder with one of these is a run, whole or not
 
 Fault = Literal["incomplete", "damaged", "foreign"]
@@ -53,20 +64,20 @@ class RunRecord:
 
     def stages(self) -> list[int]:
         """Stages that have a folder, 0 = before any training."""
-        return sorted(int(path.name[5:]) for path in self.folder.glob("task_*") if path.name[5:].isdigit())
+        return sorted(stage_files(self.folder))
 
     def task_metrics(self, stage: int) -> dict[str, Any]:
         """``metrics.json`` of a stage: accuracies, probes, seconds, memory."""
-        return read_json(self._file(stage, "metrics.json"), SCHEMA)
+        return read_stage(self._file(stage, "metrics.json"), SCHEMA)
 
     def predictions(self, stage: int) -> Iterator[Prediction]:
         """Predictions made after a stage, read as they are asked for."""
-        return (Prediction.from_json(row) for row in _read_rows(self._file(stage, "predictions.jsonl")))
+        return (Prediction.from_json(row) for row in read_rows(self._file(stage, "predictions.jsonl")))
 
     def steps(self, stage: int) -> list[dict[str, float]]:
         """Training metrics of a stage, one row per optimizer step; empty when nothing was trained."""
         path = self._file(stage, "steps.jsonl")
-        return list(_read_rows(path)) if path.exists() else []
+        return read_steps(path) if path.exists() else []
 
     def _file(self, stage: int, name: str) -> Path:
         return self.folder / f"task_{stage:02d}" / name
@@ -103,16 +114,16 @@ def read_run(folder: Path) -> RunRecord:
     fault = _look(folder)
     if fault is not None:
         raise UserError(str(fault))
-    manifest = read_json(folder / "manifest.json", SCHEMA)
-    stream, method, seed = (manifest.get(key) for key in ("stream", "method", "seed"))
-    if not isinstance(stream, str) or not isinstance(method, str) or not isinstance(seed, int):
-        raise UserError(
-            f"{folder / 'manifest.json'}: stream {stream!r}, method {method!r}, seed {seed!r}; "
-            "expected two names and a whole number."
-        )
+    check_inside(folder)
+    manifest = read_record(folder / "manifest.json", SCHEMA, MANIFEST, MANIFEST_OTHERS)
+    for name in ("stream", "method"):
+        safe_name(manifest[name])
+    origins_of(folder, manifest)  # refuses a damaged one
     matrix = AccuracyMatrix.from_json(read_json(folder / "matrix.json"))
     metrics = _read_metrics(folder / "metrics.json", matrix)
-    config = _read_config(folder / "config.yaml")
+    config = read_yaml(folder / "config.yaml")
+    check_agreement(folder, manifest, {**config, **sections_of(config)}, matrix, metrics)
+    stream, method, seed = (manifest[key] for key in ("stream", "method", "seed"))
     return RunRecord(folder, stream, method, seed, config, manifest, matrix, metrics)
 
 
@@ -154,7 +165,7 @@ def _sort_out(folders: Iterable[Path]) -> FoundRuns:
 
 def _candidates(path: Path) -> list[Path] | None:
     """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # for a name of any length
         return None
     if _is_run(path):
         return [path]
@@ -162,8 +173,8 @@ def _candidates(path: Path) -> list[Path] | None:
 
 
 def _is_known_otherwise(name: str) -> bool:
-    """Whether a folder beside runs is known to hold something else: what is hidden, and a comparison of the runs."""
-    return name.startswith(".") or name == COMPARISON
+    """Whether a folder beside runs is known to hold something else: what is hidden, and comparisons of the runs."""
+    return name.startswith(".") or name in (COMPARISON, REPORT)
 
 
 def _is_run(folder: Path) -> bool:
@@ -184,42 +195,21 @@ def _look(folder: Path) -> LeftOut | None:
 def _missing(path: Path) -> str:
     """Sentence for a folder that does not exist, with the nearest name beside it."""
     parent = path.parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         return f"no folder {path}; {parent} does not exist either."
     names = sorted(child.name for child in parent.iterdir() if child.is_dir())
     nearest = get_close_matches(path.name, names, n=1, cutoff=0.4)
     return f"no folder {path}." + (f" Did you mean {str(parent / nearest[0])!r}?" if nearest else "")
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is no object")
-                yield row
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected sections, got {type(config).__name__}.")
-    return config
-
-
 def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
     """Metrics of the file, which must agree with the matrix; those that the file lacks are computed."""
-    rows = read_json(path, SCHEMA).get("metrics")
+    rows = read_record(path, SCHEMA, {"metrics": MAPPING})["metrics"]
     try:
-        stored = {str(key): Value(row["value"], row["reason"]) for key, row in cast(Any, rows).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged metrics: {type(error).__name__}: {error}.") from error
+        check_fields(path, rows, dict.fromkeys(rows, METRIC))
+        stored = {key: Value(row["value"], row["reason"]) for key, row in rows.items()}
+    except ValueError as error:  # a number and a reason, or neither
+        raise UserError(f"{path}: damaged metrics: {error}.") from error
     computed = compute_metrics(matrix, [key for key, metric in METRICS.items() if metric.compute])
     wrong = [key for key, value in computed.items() if key in stored and not _agree(stored[key], value)]
     if wrong:

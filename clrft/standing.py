@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clrft.agreement import stage_files
 from clrft.alone import failure_of
 from clrft.checkpoint import METRICS_FILE
-from clrft.config import RunConfig, read_yaml
+from clrft.config import RunConfig
 from clrft.files import read_json
 from clrft.locks import Found, lock_path, look
+from clrft.origins import origins_of
+from clrft.plain import read_yaml
+from clrft.record import NUMBER, by_name, read_record
 from clrft.run import is_complete, is_done
 from clrft.runs import MARKS
 from clrft.unfinished import FOLDER as UNFINISHED
@@ -21,7 +25,6 @@ from task_streams.errors import UserError
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "waiting")
 _LOCK = re.compile(r"\.(.+)\.lock")
-_STAGE = re.compile(r"task_(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Standing:
         seconds: measured seconds of each finished stage.
         state: done, running, failed, stopped (begun, and nobody is at it) or waiting.
         detail: where it is, who is at it, or why it failed.
+        forked: the last stage that is another run's, learned there by another method maybe; -1 if there is none.
     """
 
     folder: Path
@@ -43,6 +47,7 @@ class Standing:
     seconds: Mapping[int, float]
     state: State
     detail: str
+    forked: int = -1
 
     @property
     def remaining(self) -> tuple[int, ...]:
@@ -89,7 +94,7 @@ def standing(folder: Path, method: str, stages: tuple[int, ...], complete: bool,
     seconds = measured(folder)
     lock = look(lock_path(folder))
     state, detail = told(folder, stages, seconds, lock, complete)
-    return Standing(folder, method, stages, seconds, state, detail or lacking)
+    return Standing(folder, method, stages, seconds, state, detail or lacking, forked_stage(folder))
 
 
 def told(
@@ -128,13 +133,15 @@ def where(folder: Path, stages: tuple[int, ...], seconds: Mapping[int, float]) -
 def measured(folder: Path) -> dict[int, float]:
     """Seconds of each finished stage of a run."""
     found = {}
-    for path in sorted(folder.glob(f"task_*/{METRICS_FILE}")):
-        match = _STAGE.fullmatch(path.parent.name)
-        with contextlib.suppress(UserError, AttributeError, TypeError, ValueError):
-            seconds = read_json(path).get("seconds") or {}
-            if match is not None:
-                found[int(match[1])] = sum(float(value) for value in seconds.values())
+    for stage, path in stage_files(folder).items():
+        with contextlib.suppress(UserError):
+            found[stage] = sum(float(value) for value in seconds_of(path).values())
     return found
+
+
+def seconds_of(path: Path) -> dict[str, float]:
+    """Seconds of a finished stage, by activity; UserError for a damaged record."""
+    return dict(read_record(path, None, {}, {"seconds": by_name(NUMBER)}).get("seconds", {}))
 
 
 def manifest_tasks(folder: Path) -> int | None:
@@ -143,6 +150,14 @@ def manifest_tasks(folder: Path) -> int | None:
         tasks = read_json(folder / "manifest.json").get("tasks")
         return len(tasks) if isinstance(tasks, list) else None
     return None
+
+
+def forked_stage(folder: Path) -> int:
+    """The last stage of a run that is another run's; -1 if it is no fork, or its manifest tells nothing."""
+    with contextlib.suppress(UserError):
+        origins = origins_of(folder, read_json(folder / "manifest.json"))
+        return origins[-1].stage if origins else -1
+    return -1
 
 
 def stages_of(method: str, tasks: int | None) -> tuple[int, ...]:

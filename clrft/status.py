@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def standings(words: Sequence[str]) -> list[Standing]:
     Raises:
         UserError: nothing is named, a name is neither sweep nor folder, or a folder comes with KEY=VALUE words.
     """
-    names = [word for word in words if "=" not in word or Path(word).exists()]
+    names = [word for word in words if "=" not in word or os.path.exists(word)]  # of any length
     settings = [word for word in words if word not in names]
     if not names:
         raise UserError("status: got no name, expected a sweep of clrft list sweeps or a folder of runs.")
@@ -76,7 +77,7 @@ def standings_of(name: str, settings: Sequence[str], asked: Sequence[str]) -> li
     """The cells of one sweep or folder."""
     if is_sweep(name):
         return [standing_of_cell(cell) for cell in load_sweep(name, parse_overrides(settings))]
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         known = [path.stem for path in (config_root() / "sweeps").glob("*.yaml")]
         raise UserError(f"{unknown_name('sweep', name, known)} There is no folder {name} either.")
     if asked:
@@ -86,7 +87,7 @@ def standings_of(name: str, settings: Sequence[str], asked: Sequence[str]) -> li
 
 def is_sweep(name: str) -> bool:
     """Whether a name is a sweep's: a shipped one's, or a path to a YAML file."""
-    return name.endswith((".yaml", ".yml")) or (config_root() / "sweeps" / f"{name}.yaml").is_file()
+    return name.endswith((".yaml", ".yml")) or os.path.isfile(config_root() / "sweeps" / f"{name}.yaml")
 
 
 def estimate(cells: Sequence[Standing]) -> Estimate:
@@ -109,7 +110,8 @@ def medians(cells: Sequence[Standing]) -> Mapping[tuple[str | None, bool], float
     """Median seconds of a stage by method (None: of all) and by whether it is the base's."""
     found: dict[tuple[str | None, bool], list[float]] = {}
     for cell in cells:
-        for stage, seconds in cell.seconds.items():
+        own = {stage: seconds for stage, seconds in cell.seconds.items() if stage > cell.forked}
+        for stage, seconds in own.items():
             for method in (cell.method, None):
                 found.setdefault((method, stage == 0), []).append(seconds)
     return {kind: median(times) for kind, times in found.items()}

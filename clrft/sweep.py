@@ -6,6 +6,7 @@ several machines, share the work.
 """
 
 import itertools
+import math
 import os
 import time
 from collections import deque
@@ -14,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from clrft.alone import Elsewhere, Failure, known_failure
-from clrft.config import RunConfig, Values, build_config, merge, parse_overrides, read_yaml
+from clrft.config import RunConfig, Values, build_config, merge, parse_overrides
 from clrft.files import check_writable, config_root, safe_name
 from clrft.locks import file_system_now, lock_path, look
+from clrft.plain import read_yaml, shown
 from clrft.progress import Bars
+from clrft.record import MAPPING, SWEEP, SWEEP_OTHERS, check_fields, list_of
 from clrft.run import is_done
 from clrft.workers import Outcome, Setup, Workers
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import order_seeds
 
+AXES = ("seeds", "streams", "models", "methods")
+MOST_CELLS = 10_000
 SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "per_method", "parts")
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between two looks at the cells that other processes run
@@ -44,11 +49,12 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
     plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
+    check_fields(f"sweep {name!r}", plan, {}, {"parts": list_of(MAPPING)})
     parts = [with_seeds(merge(plan, part)) for part in plan.pop("parts", [{}])]
     problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
     needed = ("streams", "methods", "seeds")
     problems += [
-        f"sweep {name!r}: {key} is {part[key]!r}, expected a list, e.g. {key}=[{part[key]}]."
+        f"sweep {name!r}: {key} is {shown(part[key])}, expected a list, e.g. {key}=[{shown(part[key])}]."
         for part in parts
         for key in (*needed, "models")
         if part.get(key) and not isinstance(part[key], list)
@@ -56,9 +62,20 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
     problems += [f"sweep {name!r}: {key} is needed." for part in parts for key in needed if not part.get(key)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
+    for part in parts:
+        check_fields(f"sweep {name!r}", part, SWEEP, SWEEP_OTHERS)
+    check_number(name, parts)
     cells = [cell for part in parts for cell in checked_cells(part, overrides)]
     check_folders(name, cells)
     return cells
+
+
+def check_number(name: str, parts: Sequence[Values]) -> None:
+    """Refuse a sweep of more cells than anybody can have meant."""
+    axes = [[*((part.get(key) or [None]) for key in AXES), *(part.get("vary") or {}).values()] for part in parts]
+    cells = sum(math.prod(map(len, one)) for one in axes)
+    if cells > MOST_CELLS:
+        raise UserError(f"sweep {name!r}: asks for {cells} runs; expected at most {MOST_CELLS}.")
 
 
 def with_seeds(part: Values) -> Values:
@@ -75,7 +92,7 @@ def sweep_file(name: str) -> Values:
     """The YAML of a sweep by name or path, with its name filled in."""
     folder = config_root() / "sweeps"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # for a name of any length
         raise UserError(unknown_name("sweep", name, [known.stem for known in folder.glob("*.yaml")]))
     return {"sweep": path.stem, "models": ["tiny"], **read_yaml(path)}
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft.config import read_yaml
-from clrft.files import read_json
+from clrft.files import check_inside
 from clrft.locks import Locked, held
+from clrft.plain import read_yaml
+from clrft.record import MANIFEST, MANIFEST_OTHERS, MARK, read_record, read_stage
 from clrft.runs import find_runs
 from clrft.tracking import (
     ERROR_FILE,
@@ -145,14 +146,15 @@ def feed_run(feeding: Feeding, folder: Path) -> Added:
     if feeding.store is None:
         return everything(folder, done)
     sweep = sweep_mirror(feeding.store, mark_of(folder.parent, feeding.dry), folder.resolve().parent.name)
-    tags = manifest_tags(read_json(folder / "manifest.json"))
+    check_inside(folder)
+    tags = manifest_tags(read_record(folder / "manifest.json", None, MANIFEST, MANIFEST_OTHERS))
     own = mark_of(folder, feeding.dry)
     cell = cell_mirror(feeding.store, own, folder.resolve().name, read_yaml(folder / "config.yaml"), tags, sweep)
     if not feeding.dry and sweep.look() is None:
         sweep.open()
     added = feeding.settle(cell, cell_facts(folder) if done else Facts(status=status))
     for stage in finished_stages(folder):
-        record = read_json(stage / METRICS_FILE)
+        record = read_stage(stage / METRICS_FILE)
         task = task_mirror(cell, own, record["task"], record["name"])
         added += feeding.settle(task, task_facts(stage))
     added += close_left(feeding, cell, status)
@@ -209,4 +211,4 @@ def mark_of(folder: Path, dry: bool) -> str:
     if not dry:
         return identity(folder)
     path = folder / "mlflow.json"
-    return str(read_json(path, SCHEMA)["identity"]) if path.exists() else f"{UNKNOWN}: {folder.name}"
+    return str(read_record(path, SCHEMA, MARK)["identity"]) if path.exists() else f"{UNKNOWN}: {folder.name}"

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clrft.files import locked, read_json, safe_name, write_json_atomic
+from clrft.files import locked, safe_name, write_json_atomic
+from clrft.record import MARK, is_number, read_record, read_stage, read_steps
 from clrft.runs import read_run
 from clrft.tracking_mirror import Facts, Mirror
 from clrft.tracking_queue import CallQueue
@@ -244,7 +245,8 @@ def task_mirror(cell: Mirror, mark: str, index: int, name: str) -> Mirror:
 def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Identity of data, code and hardware as tags of a cell's run."""
     named = ("stream", "method", "seed", "code", "data", "versions", "hardware", "model")
-    return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named if key in manifest}
+    fork = {"clrft.fork": str(manifest["fork"]["label"])} if "fork" in manifest else {}
+    return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named if key in manifest} | fork
 
 
 def sweep_status(store: Store, run_id: str, folder: Path) -> Status:
@@ -270,10 +272,11 @@ def cell_facts(folder: Path) -> Facts:
 
 
 def task_facts(folder: Path) -> Facts:
-    """What the store is to hold of a finished task: its steps, accuracies, probes, seconds and memory."""
-    record = read_json(folder / METRICS_FILE)
+    """What the store is to hold of a finished task: its steps, accuracies, probes, drift, seconds and memory."""
+    record = read_stage(folder / METRICS_FILE)
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
     figures |= {f"probe/{name}": value for name, value in record.get("probe", {}).items()}
+    figures |= {f"drift/{name}": value for name, value in record.get("drift", {}).items() if is_number(value)}
     figures |= {f"seconds/{name}": value for name, value in record.get("seconds", {}).items()}
     figures |= record.get("peak_memory_mb", {})
     points = (*_file_steps(folder / STEPS_FILE), *_points(figures, _milliseconds(folder / METRICS_FILE)))
@@ -285,8 +288,7 @@ def _file_steps(path: Path) -> list[Point]:
     if not path.exists():
         return []
     now = _milliseconds(path)
-    with path.open(encoding="utf-8") as file:
-        return [point for line in file for point in step_points(json.loads(line), now)]
+    return [point for row in read_steps(path) for point in step_points(row, now)]
 
 
 def _milliseconds(path: Path) -> int:
@@ -301,20 +303,20 @@ def identity(folder: Path) -> str:
     with locked(folder / ".mlflow.lock"):
         if not path.exists():
             write_json_atomic(path, {"schema": SCHEMA, "identity": uuid.uuid4().hex})
-    return str(read_json(path, SCHEMA)["identity"])
+    return str(read_record(path, SCHEMA, MARK)["identity"])
 
 
 def mark(folder: Path, complete: bool = True) -> None:
     """Remember in a run folder whether the store has all of it."""
     with locked(folder / ".mlflow.lock"):
-        known = read_json(folder / "mlflow.json", SCHEMA)
+        known = read_record(folder / "mlflow.json", SCHEMA, MARK)
         write_json_atomic(folder / "mlflow.json", {**known, "complete": complete})
 
 
 def is_marked(folder: Path) -> bool:
     """Whether ``mark`` was called for a run folder."""
     path = folder / "mlflow.json"
-    return path.exists() and read_json(path, SCHEMA).get("complete") is True
+    return path.exists() and read_record(path, SCHEMA, MARK).get("complete") is True
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -12,7 +12,10 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clrft.plain import shown
 from task_streams.errors import UserError, unknown_name
+
+LARGEST = 2**63  # no setting is as large; NaN is not below it either
 
 
 def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
@@ -31,9 +34,9 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
     for key in values.keys() & known.keys():
         try:
             accepted[key] = _converted(schema, key, values[key])
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, ValueError, OverflowError):
             expected = getattr(known[key].type, "__name__", str(known[key].type))
-            problems.append(f"{section}.{key}: got {values[key]!r}, expected {expected}.")
+            problems.append(f"{section}.{key}: got {shown(values[key])}, expected {expected}.")
     missing = [
         name
         for name, field in known.items()
@@ -52,10 +55,19 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
 
 
 def _converted(schema: type, key: str, value: Any) -> Any:
-    """A value as its field's type, by OmegaConf's rules."""
+    """A value as its field's type, by OmegaConf's rules.
+
+    Raises:
+        OmegaConfBaseException, ValueError: it is of another type, stands for another value (``${…}``, ``???``), or is a
+            number that cannot be computed with.
+    """
     node = OmegaConf.structured(dataclasses.make_dataclass("Field", [(key, get_type_hints(schema)[key])]))
     OmegaConf.update(node, key, value)
+    if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+        raise ValueError("it stands for another value")
     converted = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
+    if isinstance(converted, int | float) and not abs(converted) < LARGEST:
+        raise ValueError("it is no finite number, or a huge one")
     return tuple(converted) if isinstance(converted, list) else converted
 
 

@@ -5,6 +5,7 @@ what the training left. Every folder appears whole, names what the task began wi
 goes once the task's own folder is there. One thread writes beside the training, one state at a time.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +14,15 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clrft.files import clean_partials, read_json, sha256_file, whole_folder, write_json_atomic
+from clrft.files import clean_partials, digest, remove, sha256_file, whole_folder, write_json_atomic
+from clrft.record import STATE, read_record
 from methods.training_state import TrainingState
 from task_streams.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no digest
 KEPT = 2  # states of one task: should the newest be damaged, there is another
 FOLDER = "unfinished"
+_STEP = re.compile(r"step_[0-9]{6,}")
 VALUES, TENSORS = "state.json", "state.safetensors"
 
 
@@ -59,7 +62,7 @@ class Unfinished:
                 if isinstance(error, WrongParent):
                     raise
                 self.say(f"{folder} is damaged and left out: {error}")
-                shutil.rmtree(folder)
+                remove(folder)
         return None
 
     def keep(self, state: TrainingState) -> None:
@@ -90,20 +93,22 @@ class Unfinished:
         clear(self.folder)
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*"))
+        return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
 
     def _write(self, state: TrainingState) -> None:
         with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
             save_file(dict(state.tensors), folder / TENSORS)
             head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
-            write_json_atomic(
-                folder / VALUES, {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
-            )
+            body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
+            write_json_atomic(folder / VALUES, {**body, "digest": digest(body)})
         for old in self._states()[:-KEPT]:
-            shutil.rmtree(old)
+            remove(old)
 
     def _read(self, folder: Path) -> TrainingState:
-        head = read_json(folder / VALUES, SCHEMA)
+        head = read_record(folder / VALUES, SCHEMA, STATE)
+        stated = head.pop("digest")
+        if stated != digest(head):
+            raise UserError(f"{VALUES} has the digest {stated[:12]}, expected {digest(head)[:12]}; it was changed.")
         if head["parent"] != self.parent:
             raise WrongParent(
                 f"{folder} belongs to a task that began with {head['parent'][:12]}; expected {self.parent[:12]}, what "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from task_streams.errors import UserError
 
@@ -137,12 +138,12 @@ class AccuracyMatrix:
             given = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise UserError(f"accuracy matrix: schema {given!r}, expected {SCHEMA}.")
         try:
-            tasks = tuple(str(name) for name in data["tasks"])
+            tasks = _names(data["tasks"])
             unknown = [None] * len(tasks)
             parts = {name: _array(data[name]) for name in ("correct", "total", "value")}
             rows = {name: _array(data.get(name, unknown)) for name in ("base", "joint", "final_list")}
             matrix = cls(tasks, **parts, **rows)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"damaged accuracy matrix: {type(error).__name__}: {error}.") from error
         _check_cells(matrix)
         return matrix
@@ -160,7 +161,7 @@ class AccuracyMatrix:
             table.add_column(str(number), justify="right", no_wrap=True)
         for name, *cells in self._text_rows("–"):
             place = f"{self.tasks.index(name) + 1} " if name in self.tasks else ""
-            table.add_row(place + name, *cells)
+            table.add_row(Text(place + name), *cells)
         return table
 
     def _text_rows(self, missing: str) -> list[list[str]]:
@@ -193,8 +194,23 @@ def _fraction(value: float) -> float:
 
 
 def _array(rows: Any) -> FloatArray:
-    """Nested lists with null to an array with NaN."""
-    return np.array(rows, dtype=object).astype(np.float64)
+    """Nested lists with null to an array with NaN.
+
+    Raises:
+        TypeError: something else is in them.
+    """
+    array = np.array(rows, dtype=object)
+    wrong = [one for one in array.flat if one is not None and type(one) not in (int, float)]
+    if wrong:
+        raise TypeError(f"a {type(wrong[0]).__name__} where a number or null is expected")
+    return array.astype(np.float64)
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Names of tasks; TypeError if they are no list of texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("the tasks are no list of names")
+    return tuple(names)
 
 
 def _counts(row: FloatArray) -> list[int | None]:

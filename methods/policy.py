@@ -16,12 +16,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.media import clip_arguments, never_sampled, with_media
+from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
+from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
 from task_streams.errors import UserError
 from task_streams.prompt import Request
 
 ANCHOR_ADAPTER = "anchor"
-TRAINED_ADAPTER = "default"
+SAFE: Any = {"trust_remote_code": False, "use_safetensors": True}  # no code runs, nothing is unpickled
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -43,6 +45,7 @@ class Policy:
         processor: its processor, padding on the left.
         config: the settings it was loaded with.
         attention: the attention implementation that was chosen.
+        meter: counts what the model's calls come to.
         max_prompt_tokens: longest prompt that is encoded; None = any.
     """
 
@@ -53,11 +56,19 @@ class Policy:
         self.processor = processor
         self.config = config
         self.attention = attention
+        self.meter = Meter()
+        self.meter.watch(model.get_base_model() if self.has_adapter else model)
 
     @property
     def has_adapter(self) -> bool:
         """Whether a LoRA adapter is trained instead of the full weights."""
         return isinstance(self.model, PeftModel)
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a completion."""
+        ends = self.model.generation_config.eos_token_id
+        return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +124,7 @@ class Policy:
         self.model.train(was_training)
         clear_rope_state(self.model)
         completions = tokens[:, inputs["input_ids"].shape[1] :]
+        self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
 
     def snapshot(self, name: str = ANCHOR_ADAPTER) -> "Snapshot":
@@ -143,7 +155,7 @@ class Policy:
             set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
             return
         saved = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=self.model.dtype, attn_implementation=self.attention, trust_remote_code=False
+            folder, dtype=self.model.dtype, attn_implementation=self.attention, **SAFE
         )
         self.model.load_state_dict(saved.state_dict())
 
@@ -268,7 +280,7 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:
     processor = load_processor(config, path)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            path, dtype=dtype, attn_implementation=attention, **SAFE
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error

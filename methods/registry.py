@@ -6,6 +6,7 @@ of its method. Deliberately absent: a folder that is searched.
 
 import dataclasses
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -44,9 +45,9 @@ def load_plugins(paths: Iterable[str]) -> None:
 
 def load_plugin(path: Path) -> list[type[Method]]:
     """The methods of one plugin file, which become known by their names."""
-    path = path.expanduser().resolve()
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py" or not os.path.isfile(os.path.expanduser(path)):  # for a name of any length
         raise UserError(f"--plugin: {str(path)!r} is no Python file; expected a file that holds a method.")
+    path = path.expanduser().resolve()
     module = plugin_module(path)
     found = own_methods(module)
     if not found:

@@ -1,0 +1,353 @@
+"""Whatever is given to the command line ends in sentences, and nothing changes outside the folder it may write to.
+
+The campaign is small and always the same; ``benchmarks/fuzz.py`` makes the large one. The tests after it keep what
+that one has found.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from rich.console import Console
+
+from benchmarks.fuzz_call import Outcome, Place
+from benchmarks.fuzz_configs import Given, calls, lay
+from benchmarks.fuzz_folders import damage, linked_new
+from benchmarks.fuzz_values import BOMB
+from clrft.config import build_config, parse_overrides
+from clrft.files import check_inside, locked, read_json, whole_file
+from clrft.locks import lock_path, look
+from clrft.plain import from_json, from_yaml
+from clrft.record import read_stage, read_steps
+from clrft.runs import find_runs, read_run
+from clrft.sweep import load_sweep
+from eval.matrix import AccuracyMatrix
+from methods.policy import load_policy
+from task_streams.errors import UserError
+from tests.clrft.run_folders import write_run
+
+LOOKING = (("status",), ("compare",), ("rewards",))  # commands that need no model
+ROWS = [{"step": 1, "reward": 0.5, "reward_shaped": 0.5}]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    yield Place(tmp_path)
+
+
+def test_generated_calls_end_in_sentences(tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
+
+    @settings(
+        max_examples=100,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(calls().filter(lambda one: one.words[0] != "run" or "--resume" in one.words))  # runs load a model
+    def trial(one: Given) -> None:
+        place = Place(tmp_path / str(len(outcomes)))
+        lay(one, place.work)
+        outcomes.append(place.call(one.words))
+
+    trial()
+    assert [(one.arguments, one.faults) for one in outcomes if one.faults] == []
+    assert {one.code for one in outcomes} >= {0, 2}  # some were right
+
+
+def test_damaged_run_folders_are_refused_or_told_as_they_were(place: Place) -> None:
+    whole = write_run(place.output / "s", "rapo", 1, [[90, None], [80, 70]], steps=ROWS)
+    kept = place.root / "kept"
+    shutil.copytree(whole, kept)
+    codes: dict[int | None, int] = {}
+    rng = random.Random(0)
+    expected = figures(place, whole)
+    for _ in range(30):
+        shutil.rmtree(place.output)
+        shutil.copytree(kept, whole)
+        words = damage(whole, place.outside, rng)
+        for command in LOOKING:
+            outcome = place.call((*command, str(whole)))
+            assert not outcome.faults, (words, outcome)
+            codes[outcome.code] = codes.get(outcome.code, 0) + 1
+        found = figures(place, whole)
+        assert found in (None, expected), words
+    assert codes.keys() >= {0, 2}
+
+
+def figures(place: Place, folder: Path) -> str | None:
+    """The table that a comparison of one run comes to; None if the run is refused."""
+    outcome = place.call(("compare", str(folder), "-o", str(place.output / "table")))
+    return (place.output / "table" / "table.csv").read_text() if outcome.code == 0 else None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&a [*a]",
+        "&a {b: *a}",
+        "[" * 3000,
+        "{a: " * 3000,
+        "2 : 3",
+        "!!python/name:os.system ''",
+        "!!float x",
+        "!!int ''",
+        "!!python/object/apply:os.system ['x']",
+        '"a\\0b"',
+        '"\\ud800"',
+        "!!binary aGk=",
+        "!!set {a}",
+        "0b_",
+        BOMB,
+        "!!timestamp x",
+        "!!bool x",
+    ],
+)
+def test_yaml_that_is_no_plain_value_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_yaml(text)
+
+
+def test_a_date_in_yaml_is_the_text_that_it_is_written_as() -> None:
+    assert from_yaml("[2024-01-01, 2024-99-99, 1e-4, .5]") == ["2024-01-01", "2024-99-99", "1e-4", 0.5]
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 5000, '"\\ud800"', "9" * 5000])
+def test_json_that_is_no_plain_value_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "train=x",
+        "run=[1]",
+        "run.plugins=x.py",
+        "run.plugins=[1]",
+        "method.parts=[ewc]",
+        "train.updates='???'",
+        "train.updates='${seed}'",
+        "train.learning_rate=.nan",
+        "train.epochs=.inf",
+        "train.updates=1" + "0" * 400,
+        "run.name_suffix=../x",
+        "run.sweep=..",
+        "stream=x",
+        "model.lora_targets='${oc.env:HOME}'",
+    ],
+)
+def test_a_setting_of_a_wrong_shape_is_refused(word: str) -> None:
+    with pytest.raises(UserError):
+        build_config("digits_cil", "grpo", "tiny", 1, parse_overrides([word]))
+
+
+@pytest.mark.parametrize("name", ["a b.yaml", "$x.yaml", "é.yaml", "-x.yaml", "x" * 230 + ".yaml"])
+def test_a_config_whose_file_cannot_name_a_run_folder_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("stream: {name: digits_cil}")
+    with pytest.raises(UserError, match="can't name a file or folder"):
+        build_config(str(tmp_path / name), "sft")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"set": [1]},
+        {"vary": {"train.updates": "12"}},
+        {"vary": [1]},
+        {"per_method": {"sft": 3}},
+        {"parts": {"a": 1}},
+        {"parts": ["x"]},
+        {"methods": [["sft"]]},
+        {"streams": [{"name": "x"}]},
+        {"sweep": ["x"]},
+        {"vary": {f"train.{name}": list(range(100)) for name in ("updates", "warmup", "workers")}},
+    ],
+)
+def test_a_sweep_of_a_wrong_shape_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    fitting = {"streams": ["digits_cil"], "methods": ["sft"], "seeds": [1]}
+    (tmp_path / "s.yaml").write_text(json.dumps({**fitting, **keys}))
+    with pytest.raises(UserError):
+        load_sweep(str(tmp_path / "s.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "x" * 300 + ".yaml", "x" * 300 + ".py", "é\n", "[/x]", "\udcff"]
+)
+@pytest.mark.parametrize(
+    "command", ["run --resume", "status", "compare", "sweep", "show", "show --plugin", "data check"]
+)
+def test_a_name_of_any_length_and_letters_is_a_sentence(command: str, name: str, place: Place) -> None:
+    outcome = place.call((*command.split(), name))
+    assert not outcome.faults and outcome.code == 2, outcome
+
+
+def test_a_value_in_square_brackets_is_shown_as_it_is(place: Place) -> None:
+    outcome = place.call(("show", "run.output='[/x]'"))
+    assert not outcome.faults and outcome.code == 0 and "[/x]" in outcome.out
+
+
+def test_names_of_tasks_in_square_brackets_are_shown_as_they_are() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(AccuracyMatrix.empty(["[/x]"]).to_table())
+    assert "[/x]" in captured.get()
+
+
+def test_figures_of_a_run_whose_tasks_have_dollars_in_their_names(tmp_path: Path, place: Place) -> None:
+    folder = write_run(place.output / "s", "rapo", 1, [[90, None], [80, 70]], steps=ROWS)
+    values = json.loads((folder / "matrix.json").read_text())
+    (folder / "matrix.json").write_text(json.dumps({**values, "tasks": ["$\\frac$", "[/x]"]}))
+    outcome = place.call(("compare", str(folder)))
+    assert not outcome.faults and outcome.code == 0, outcome
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: {**v, "value": [["0.9", None], [0.8, 0.7]]},
+        lambda v: {**v, "base": [True, None]},
+        lambda v: {**v, "tasks": "ab"},
+        lambda v: {**v, "total": [[10**400, None], [100, 100]]},
+    ],
+)
+def test_a_matrix_of_other_types_is_refused(change: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]])
+    values = change(json.loads((folder / "matrix.json").read_text()))
+    with pytest.raises(UserError, match="damaged accuracy matrix"):
+        AccuracyMatrix.from_json(values)
+
+
+def test_a_run_whose_manifest_is_anothers_is_left_out(tmp_path: Path) -> None:
+    config = {"stream": {"label": "digits_cil", "name": "digits_cil"}, "method": {"label": "sft", "name": "sft"}}
+    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]], config=config)
+    read_run(folder)
+    other = write_run(tmp_path / "other", "grpo", 1, [[90, None], [80, 70]])
+    shutil.copy(other / "manifest.json", folder)
+    (left,) = find_runs([folder]).left_out
+    assert left.fault == "damaged" and "manifest.json is of method 'grpo', but config.yaml of 'sft'" in left.reason
+
+
+def test_a_run_with_another_runs_task_folder_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]])
+    other = write_run(tmp_path / "other", "sft", 1, [[90, None], [40, 70]])
+    shutil.rmtree(folder / "task_02")
+    (left,) = find_runs([folder]).left_out
+    assert "task_02/metrics.json is missing" in left.reason
+    shutil.copytree(other / "task_02", folder / "task_02")
+    (left,) = find_runs([folder]).left_out
+    assert left.fault == "damaged" and "but matrix.json" in left.reason
+
+
+@pytest.mark.parametrize(
+    "row", ["[]", "{}", '{"step": -1}', '{"step": 1, "loss": "x"}', '{"step": 1, "loss": NaN}', "[" * 5000]
+)
+def test_a_row_of_steps_that_holds_no_numbers_is_refused(row: str, tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").write_text(row + "\n")
+    with pytest.raises(UserError, match=r"steps\.jsonl"):
+        read_steps(tmp_path / "steps.jsonl")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task": "1"},
+        {"accuracy": {"x": 1}},
+        {"accuracy": {"1": 2}},
+        {"correct": {"1": 5}, "total": {"1": 4}},
+        {"seconds": [1]},
+    ],
+)
+def test_a_stage_of_other_types_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    record = {"schema": 1, "task": 1, "name": "t", "accuracy": {"1": 1.0}}
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    assert read_stage(tmp_path / "metrics.json", 1)["task"] == 1
+    (tmp_path / "metrics.json").write_text(json.dumps({**record, **fields}))
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        read_stage(tmp_path / "metrics.json", 1)
+
+
+def test_links_that_lead_out_of_a_run_folder_are_refused_and_what_they_lead_to_stays(place: Place) -> None:
+    for number in range(30):
+        folder = write_run(place.output / f"s{number}", "rapo", 1, [[90, None], [80, 70]], steps=ROWS)
+        (folder / "comparison").mkdir()
+        words = linked_new(folder, place.outside, random.Random(number))
+        for command in LOOKING:
+            outcome = place.call((*command, str(folder)))
+            assert not outcome.faults, (words, outcome)
+
+
+def test_a_run_folder_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "elsewhere", "sft", 1, [[90, None], [80, 70]])
+    (tmp_path / "link").symlink_to(folder)
+    assert read_run(tmp_path / "link").method == "sft"
+    (folder / "task_02" / "weights").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="outside of the run's folder"):
+        check_inside(tmp_path / "link")
+
+
+def test_a_lock_that_is_a_link_or_a_folder_is_a_sentence_and_no_endless_wait(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    lock_path(tmp_path / "a").symlink_to(tmp_path / "none")
+    lock_path(tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        with pytest.raises(UserError, match="no file, as a lock is"):
+            look(lock_path(tmp_path / name))
+    (tmp_path / ".mlflow.lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="can't be opened"), locked(tmp_path / ".mlflow.lock"):
+        pass
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_written_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "x").symlink_to(tmp_path / "kept")
+    with whole_file(tmp_path / "x") as beside:
+        beside.write_text("new")
+    assert (tmp_path / "kept").read_text() == "kept" and (tmp_path / "x").read_text() == "new"
+
+
+def test_a_schema_number_that_is_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": 2}')
+    with pytest.raises(UserError, match="has schema 2; expected 1"):
+        read_json(tmp_path / "x.json", 1)
+
+
+def test_a_checkpoint_that_would_be_unpickled_is_not_loaded(tmp_path: Path) -> None:
+    from clrft.base import default_model_path
+    from methods.model_config import ModelConfig
+
+    shutil.copytree(default_model_path(), tmp_path / "model")
+    for path in (tmp_path / "model").glob("*.safetensors*"):
+        path.unlink()
+    mark = tmp_path / "unpickled"
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickled(f"touch {mark}"))
+    with pytest.raises(UserError, match=r"model\.path"):
+        load_policy(ModelConfig(device="cpu"), str(tmp_path / "model"), 1)
+    assert not mark.exists()
+
+
+def pickled(command: str) -> bytes:
+    """A pickle that runs a command when it is loaded."""
+    return b"cposix\nsystem\n(V" + command.encode() + b"\ntR."
+
+
+def test_no_plugin_is_loaded_because_a_run_folder_names_it(place: Place) -> None:
+    mark = place.outside / "ran"
+    (place.outside / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    folder = write_run(
+        place.output / "s", "sft", 1, [[90]], config={"run": {"plugins": [str(place.outside / "evil.py")]}}
+    )
+    for command in (*LOOKING, ("run", "--resume")):
+        outcome = place.call((*command, str(folder)))
+        assert not outcome.faults and not mark.exists(), outcome
+    assert os.listdir(place.home) == []
