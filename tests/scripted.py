@@ -2,19 +2,26 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clrft.checkpoint import stage_folder
 from clrft.config import build_config
+from clrft.files import write_json_atomic
+from clrft.manifest import run_manifest, write_config
 from clrft.progress import Silent
 from clrft.results import write_results
+from clrft.runs import RunRecord, read_run
 from clrft.stage import learn_stage
 from clrft.state import Run
 from eval.matrix import AccuracyMatrix
+from eval.metrics import METRICS
 from methods.base import Method
 from methods.frozen import ZeroShot
+from methods.meter import Meter
 from methods.policy import Decoding
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream
@@ -32,6 +39,8 @@ class ScriptedPolicy:
     script: Script
     examples: Mapping[str, Example]
     stage: int = 0
+    meter: Meter = field(default_factory=Meter)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def processor(self) -> Any:
@@ -54,9 +63,25 @@ def listed(request: Request) -> tuple[str, ...]:
 
 def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatrix:
     """The accuracy matrix that a script ends with, through the runner's own stages, files and results."""
+    state = tested(script, stream, folder)
+    matrix, _ = write_results(state.folder, [task.name for task in stream.tasks], state.stages, ["forgetting"])
+    return matrix
+
+
+def run_of(script: Script, stream: TaskStream, folder: Path, seed: int = 1993) -> RunRecord:
+    """The complete run that a script ends with, every metric among its results, read back from its files."""
+    state = tested(script, stream, folder, seed)
+    write_config(state.config, state.folder)
+    write_json_atomic(state.folder / "manifest.json", run_manifest(state.config, stream, {}, state.method))
+    write_results(state.folder, [task.name for task in stream.tasks], state.stages, METRICS)
+    return read_run(state.folder)
+
+
+def tested(script: Script, stream: TaskStream, folder: Path, seed: int = 1993) -> Run:
+    """A run whose every stage was tested with a script's answers."""
     examples = {example.key: example for task in stream.tasks for example in task.test}
     words: dict[str, Any] = {"evaluate": {"probe": 0}, "run": {"output": str(folder), "mlflow": False}}
-    config = build_config("digits_cil", "zero_shot", "tiny", 1993, words)
+    config = build_config("digits_cil", "zero_shot", "tiny", seed, words)
     policy = ScriptedPolicy(script, examples)
     method: Method = ZeroShot(config.method)
     state = Run(config, stream, policy, method, Silent())  # type: ignore[arg-type]
@@ -65,8 +90,7 @@ def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatri
         policy.stage = stage
         learn_stage(state, stage, lambda row: None)
         assert (stage_folder(state.folder, stage) / "predictions.jsonl").is_file()
-    matrix, _ = write_results(state.folder, [task.name for task in stream.tasks], state.stages, ["forgetting"])
-    return matrix
+    return state
 
 
 def perfect(example: Example, listed: Sequence[str], stage: int) -> str:

@@ -1,0 +1,365 @@
+"""Kinds of forgetting through the runner's own stages and files: policies that forget in one known way each."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+from rich.console import Console
+
+from clrft.cli import main
+from clrft.compare import compare
+from clrft.config import build_config
+from clrft.kind_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
+from clrft.kind_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
+from clrft.kinds import GroupKinds, KindReport, kind_report
+from clrft.progress import Silent
+from clrft.run import run
+from clrft.runs import RunRecord, read_run
+from eval.judgement import Failure
+from eval.taxonomy import KINDS, OUTCOMES
+from task_streams.prompt import target_text
+from task_streams.types import Example, TaskStream
+from tests.clrft.test_families import boxes, digits, questions, stream_of
+from tests.scripted import Script, never_parses, perfect, run_of
+
+CLASSES = (("ant", "bee"), ("cat", "dog"), ("eel", "fox"))
+ITEMS = 8  # of each task, its two classes in turn
+TASKS = len(CLASSES)
+
+
+def animals() -> TaskStream:
+    """Three tasks of two classes; item n of task j has the key ``j/n``."""
+    return stream_of("classification", [pair * (ITEMS // 2) for pair in CLASSES], CLASSES)
+
+
+def place(example: Example) -> tuple[int, int]:
+    """Task and number of an item."""
+    task, number = example.key.split("/")
+    return int(task), int(number)
+
+
+def other_of(example: Example) -> str:
+    """The other class of the item's own task."""
+    first, second = CLASSES[place(example)[0] - 1]
+    return second if example.label == first else first
+
+
+def says(name: str, thought: str = "it is hard to say") -> str:
+    return target_text(name, thought)
+
+
+def of(record: RunRecord) -> GroupKinds:
+    (one,) = kind_report(compare([record]).groups).groups
+    return one
+
+
+def values(record: RunRecord, *keys: str) -> list[float | None]:
+    """Metrics of a run, the same in its own results and in the report."""
+    found = of(record).metrics
+    assert [found[key].mean for key in keys] == [record.metrics[key].value for key in keys]
+    return [found[key].mean for key in keys]
+
+
+def cell(record: RunRecord, stage: int, task: int) -> dict[Failure, float | None]:
+    """Shares above 0 of one cell."""
+    return {outcome: summary.mean for outcome, summary in of(record).cells[stage, task].items() if summary.mean != 0}
+
+
+CAUSES = ("forgetting_diag", "forgetting_vocabulary", "forgetting_weights")
+LOSSES = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")
+
+
+def long_list_confuses(example: Example, listed: Sequence[str], stage: int) -> str:
+    """Right on every item while at most four classes are listed, on every second one beyond, whatever was trained."""
+    return says(other_of(example) if len(listed) > 4 and place(example)[1] % 2 else example.label)
+
+
+def test_forgetting_by_the_list_alone_is_the_lists_to_the_last_bit(tmp_path: Path) -> None:
+    record = run_of(long_list_confuses, animals(), tmp_path)
+    # Tasks 1 and 2 are learned with two and four classes listed: R11 = R22 = 1. Under all six: V = R3j = 1/2.
+    assert values(record, *CAUSES) == [0.5, 0.5, 0.0]
+    assert values(record, *LOSSES) == [0.0, 0.5, 0.0, 0.0]
+    assert cell(record, 2, 1) == {"none": 1.0} and cell(record, 3, 1) == {"none": 0.5, "same_task": 0.5}
+
+
+def later_training_breaks(example: Example, listed: Sequence[str], stage: int) -> str:
+    """Right until another task is learned, whatever is listed."""
+    return says(other_of(example) if stage > place(example)[0] else example.label)
+
+
+def test_forgetting_by_the_weights_alone_is_the_weights_to_the_last_bit(tmp_path: Path) -> None:
+    record = run_of(later_training_breaks, animals(), tmp_path)
+    assert values(record, *CAUSES) == [1.0, 0.0, 1.0]
+    assert record.matrix.final_list.tolist() == [1.0, 1.0, 1.0]
+    assert cell(record, 2, 1) == cell(record, 3, 2) == {"same_task": 1.0}
+
+
+def newest_only(example: Example, listed: Sequence[str], stage: int) -> str:
+    """Right on the newest task; every other item is answered with the newest task's first class."""
+    old = place(example)[0] < stage
+    return says(CLASSES[stage - 1][0] if old else example.label)
+
+
+def test_the_bias_towards_the_newest_task_is_all_there_is(tmp_path: Path) -> None:
+    record = run_of(newest_only, animals(), tmp_path)
+    assert all(cell(record, stage, task) == {"newest_task": 1.0} for stage in (2, 3) for task in range(1, stage))
+    assert all(cell(record, stage, stage) == {"none": 1.0} for stage in (1, 2, 3))
+    assert values(record, *CAUSES) == [1.0, 0.0, 1.0]
+    assert values(record, *LOSSES) == [0.0, 1.0, 0.0, 1.0]
+    counts = of(record).runs[1993].confusion
+    assert counts is not None and counts.tolist() == [[0, 0, ITEMS, 0, 0]] * TASKS
+
+
+def form_collapses(example: Example, listed: Sequence[str], stage: int) -> str:
+    """Right up to the second task; no answer afterwards."""
+    return f"a {example.label}, surely" if stage > 2 else says(example.label)
+
+
+def test_a_collapse_of_the_form_is_superficial_forgetting_and_nothing_else(tmp_path: Path) -> None:
+    record = run_of(form_collapses, animals(), tmp_path)
+    assert values(record, *CAUSES) == [1.0, 0.0, 1.0]
+    assert values(record, *LOSSES) == [1.0, 0.0, 0.0, 0.0]
+    assert [cell(record, 3, task) for task in (1, 2, 3)] == [{"format": 1.0}] * TASKS
+    counts = of(record).runs[1993].confusion
+    assert counts is not None and counts.tolist() == [[0, 0, 0, 0, ITEMS]] * TASKS
+
+
+def mixture(example: Example, listed: Sequence[str], stage: int) -> str:
+    """In each old task, after the last: two items right, one of them learned late, and six lost, each in its way."""
+    task, number = place(example)
+    if stage < TASKS or task == TASKS:
+        return says(other_of(example) if number == 7 else example.label)
+    older = CLASSES[2 - task][0]  # of the other old task
+    lost = [
+        f"a {example.label}",  # no answer
+        says(f"a {example.label}"),  # outside of the list
+        says("eel", f"is it a {example.label}?"),  # the newest task's, the right one named
+        says("fox"),
+        says(older),
+        says(other_of(example)),
+    ]
+    return lost[number - 1] if 1 <= number <= 6 else says(example.label)
+
+
+def test_a_mixture_is_taken_apart_into_the_shares_derived_by_hand(tmp_path: Path) -> None:
+    record = run_of(mixture, animals(), tmp_path)
+    # Of 8 items 7 are right at first, 2 in the end (number 0 stays, 7 is gained): lost 6/8, gained 1/8, whole 5/8.
+    # Superficial: 1, 2, 3; essential: 4, 5, 6; to the newest: 3 and 4, of 6. The list alone changes nothing.
+    assert values(record, *CAUSES) == [5 / 8, 0.0, 5 / 8]
+    assert values(record, *LOSSES) == [3 / 8, 3 / 8, 1 / 8, pytest.approx(1 / 3)]
+    expected = {"none": 2, "same_task": 1, "other_task": 1, "newest_task": 2, "outside_list": 1, "format": 1}
+    shares = {outcome: count / 8 for outcome, count in expected.items()}
+    assert cell(record, 3, 1) == cell(record, 3, 2) == shares
+    assert {outcome: summary.mean for outcome, summary in of(record).old[3].items() if summary.mean} == shares
+    counts = of(record).runs[1993].confusion
+    # own task: 2 right and 1 of its other class; the other old task: 1; the newest: 2; outside; no answer
+    assert counts is not None and counts.tolist() == [[3, 1, 2, 1, 1], [1, 3, 2, 1, 1], [0, 0, 8, 0, 0]]
+
+
+@pytest.mark.parametrize("script", [long_list_confuses, later_training_breaks, newest_only, form_collapses, mixture])
+def test_both_ways_to_take_forgetting_apart_add_up_to_the_whole(script: Script, tmp_path: Path) -> None:
+    record = run_of(script, animals(), tmp_path)
+    whole, by_list, by_weights = (value or 0.0 for value in values(record, *CAUSES))
+    superficial, essential, gained = (value or 0.0 for value in values(record, *LOSSES[:3]))
+    assert by_list + by_weights == pytest.approx(whole, abs=1e-12)
+    assert superficial + essential - gained == pytest.approx(whole, abs=1e-12)
+    for shares in of(record).cells.values():
+        assert sum(summary.mean or 0.0 for summary in shares.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_frozen_base_forgets_nothing_by_its_weights(tmp_path: Path) -> None:
+    small = {
+        "stream": {"tasks": 3, "classes_per_task": 2, "shots": 2, "test_per_class": 4},
+        "evaluate": {"probe": 0},
+        "run": {"output": str(tmp_path), "mlflow": False},
+    }
+    record = read_run(run(build_config("digits_cil", "zero_shot", "tiny", 1993, small), Silent()))
+    whole, by_list, by_weights = values(record, *CAUSES)
+    assert by_weights == 0.0 and by_list == whole
+    assert whole is not None and whole > 0  # longer lists do confuse it, so that the split has something to split
+    superficial, essential, gained = (value or 0.0 for value in values(record, *LOSSES[:3]))
+    assert superficial + essential - gained == pytest.approx(whole, abs=1e-12)
+
+
+def half_unparsed(example: Example, listed: Sequence[str], stage: int) -> str:
+    """Old tasks' even items without an answer, all else right."""
+    task, number = place(example)
+    return (never_parses if task < stage and number % 2 == 0 else perfect)(example, listed, stage)
+
+
+def test_boxes_are_told_by_outcome_but_lost_by_no_count_and_confused_with_no_task(tmp_path: Path) -> None:
+    record = run_of(half_unparsed, boxes(), tmp_path)
+    one = of(record)
+    assert cell(record, 2, 1) == {"none": 0.5, "format": 0.5} and cell(record, 2, 2) == {"none": 1.0}
+    assert {one.metrics[key].reason for key in KINDS} == {"box AP is no share of right answers"}
+    assert (one.confusion, one.undivided) == (None, "an answer is boxes of several classes, not one class")
+    assert one.metrics["forgetting_vocabulary"].mean == 0.0 and one.metrics["forgetting_weights"].mean is not None
+
+
+def test_domains_share_their_classes_so_no_task_is_the_newest(tmp_path: Path) -> None:
+    def always_seven(example: Example, listed: Sequence[str], stage: int) -> str:
+        return says("seven")
+
+    record = run_of(always_seven, digits("digits_dil"), tmp_path)
+    one = of(record)
+    assert cell(record, 2, 1) == {"none": pytest.approx(0.1), "same_task": pytest.approx(0.9)}
+    assert one.confusion is None and str(one.undivided).startswith("several tasks teach the same classes, e.g. ")
+    assert values(record, *CAUSES, *LOSSES[:3]) == [0.0] * 6
+    assert one.metrics["lost_to_newest"].reason == one.undivided
+    text = kinds_to_markdown(kind_report(compare([record]).groups))
+    assert "| method | right | another class | format |" in text and "newest task's class" not in text
+
+
+def test_questions_are_lost_by_form_or_by_knowledge_and_name_no_task(tmp_path: Path) -> None:
+    record = run_of(half_unparsed, questions(), tmp_path)
+    assert cell(record, 2, 1) == {"none": 0.5, "format": 0.5}
+    assert values(record, *LOSSES[:3]) == [0.5, 0.0, 0.0]  # one of task 1's two questions
+    assert record.metrics["lost_to_newest"].reason == "answers to questions of their own are no classes"
+
+
+def two_orders(folder: Path) -> KindReport:
+    """The mixture in one order, and in another the bias towards the newest task."""
+    records = [run_of(mixture, animals(), folder, 1), run_of(newest_only, animals(), folder, 2)]
+    return kind_report(compare(records).groups)
+
+
+def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Path) -> None:
+    report = two_orders(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(kinds_to_csv(report))))
+
+    def row(**where: str) -> Mapping[str, str]:
+        (found,) = [one for one in rows if all(one[key] == value for key, value in where.items())]
+        return found
+
+    essential = row(figure="forgetting", name="forgetting_essential")
+    assert [float(essential[key]) for key in ("n", "mean", "order_1", "order_2")] == [2, 0.6875, 0.375, 1.0]
+    newest = row(figure="answers", stage="3", task="1", name="newest_task")
+    assert [float(newest[key]) for key in ("mean", "order_1", "order_2")] == [0.625, 0.25, 1.0]
+    assert row(figure="old", stage="3", name="right")["mean"] == "0.125"  # (2/8 + 0) / 2
+    confused = row(figure="confusion", task="2", name="3")
+    assert (confused["order_1"], confused["order_2"], confused["mean"]) == ("2", "8", "")
+    lost = {
+        name: row(figure="lost", task="1", name=name)["order_1"] for name in ("format", "named", "essential", "newest")
+    }
+    assert lost == {"format": "1", "named": "1", "essential": "3", "newest": "2"}
+    (one,) = report.groups
+    # (3/8 + 0)/2, (1/8 + 0)/2, (2/8 + 1)/2, (1/8 + 0)/2, likewise
+    assert one.confusion is not None and one.confusion[0].tolist() == [0.1875, 0.0625, 0.625, 0.0625, 0.0625]
+    text = kinds_to_markdown(report)
+    assert "| task 1 | 18.8 | 6.2 | 62.5 | 6.2 | 6.2 |" in text
+    # 5/8 and 1; 0; 5/8 and 1; 3/8 and 0; 3/8 and 1; 1/8 and 0; 1/3 and 1: means, and differences by the root of 2
+    split = "81.2 ± 26.5 | 0.0 ± 0.0 | 81.2 ± 26.5 | 18.8 ± 26.5 | 68.8 ± 44.2 | 6.2 ± 8.8 | 66.7 ± 47.1"
+    assert f"| zero_shot (floor) | 2 | {split} |" in text
+
+
+def test_the_tables_fit_a_terminal(tmp_path: Path) -> None:
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(kinds_to_terminal(two_orders(tmp_path)))
+    lines = capture.get().splitlines()
+    rows = [" ".join(line.split()[2:]) for line in lines if "zero_shot (floor)" in line]
+    assert rows[0] == "2 81.2 ± 26.5 0.0 ± 0.0 81.2 ± 26.5"
+    assert rows[1] == "18.8 ± 26.5 68.8 ± 44.2 6.2 ± 8.8 66.7 ± 47.1"
+    # right 2/8 and 0, same task 1/8 and 0, other old 1/8 and 0, newest 2/8 and 1, outside and format 1/8 and 0
+    assert rows[2] == "12.5 ± 17.7 6.2 ± 8.8 6.2 ± 8.8 62.5 ± 53.0 6.2 ± 8.8 6.2 ± 8.8"
+
+
+def test_pictures_show_the_numbers(tmp_path: Path) -> None:
+    report = two_orders(tmp_path)
+    (one,) = report.groups
+    bars = forgetting_figure(report.groups, "s")
+    assert bars is not None
+    widths = [[bar.get_width() for bar in axis.patches] for axis in bars.axes]  # type: ignore[attr-defined]
+    assert widths == [[0.0, 81.25], [18.75, 68.75, -6.25]]  # gained goes the other way
+    marks = [np.asarray(line.get_xdata()) for axis in bars.axes for line in axis.lines if line.get_marker() == "|"]
+    assert [mark.tolist() for mark in marks] == [[81.25], [81.25]]  # the whole
+    heat = confusion_figure(report.groups, "s")
+    assert heat is not None and one.confusion is not None
+    shown = np.asarray(heat.axes[0].images[0].get_array())
+    assert np.allclose(np.delete(shown, TASKS, axis=1), 100 * one.confusion)
+    figures = kind_figures(report.groups, "s")
+    assert list(figures) == ["kinds_answers", "kinds_tasks", "kinds_forgetting"]
+    areas = figures["kinds_answers"].axes[0].collections
+    tops = [np.asarray(area.get_paths()[0].vertices)[:, 1].max() for area in areas]
+    assert tops[-1] == pytest.approx(100)  # the shares of every stage fill the panel
+    assert tops[0] == pytest.approx(43.75)  # right at stage 2: 7/8 in one order, nothing in the other
+
+
+def test_outcomes_are_told_apart_without_colours() -> None:
+    shown = [look for outcome, look in OUTCOME_LOOKS.items() if outcome != "wrong"]  # never beside same_task
+    hatches = [hatch for _, hatch in shown if hatch]
+    light, dark = (sum(to_rgb(color)) / 3 for color, hatch in shown if not hatch)  # right, format
+    assert len(set(hatches)) == len(hatches) == len(shown) - 2 and light - dark > 0.5
+    assert set(OUTCOME_LOOKS) == set(OUTCOMES)
+
+
+def test_a_joint_run_shows_its_last_stage_and_has_nothing_to_forget(tmp_path: Path) -> None:
+    folder = run_of(perfect, animals(), tmp_path).folder
+    renamed = folder.rename(tmp_path / "digits_cil-joint_sft-1993")
+    for stage in (0, 1, 2):
+        for file in (renamed / f"task_{stage:02d}").iterdir():
+            file.unlink()
+        (renamed / f"task_{stage:02d}").rmdir()
+    empty = [None] * TASKS
+    last = {name: [empty, empty, [value] * TASKS] for name, value in {"correct": 8, "total": 8, "value": 1.0}.items()}
+    _edit(renamed / "matrix.json", lambda matrix: {**matrix, **last, "base": empty, "final_list": empty})
+    _edit(renamed / "manifest.json", lambda manifest: {**manifest, "method": "joint_sft"})
+    _edit(renamed / "metrics.json", lambda metrics: {**metrics, "metrics": {}})
+    config = (renamed / "config.yaml").read_text().replace("label: zero_shot", "label: joint_sft")
+    (renamed / "config.yaml").write_text(config)
+    one = of(read_run(renamed))
+    assert list(one.old) == [TASKS] and set(one.cells) == {(TASKS, j) for j in range(1, TASKS + 1)}
+    assert all(summary.mean is None for summary in one.metrics.values())
+    assert list(kind_figures([one], "s")) == ["kinds_answers", "kinds_tasks"]
+
+
+def _edit(path: Path, change: Callable[[dict[str, object]], dict[str, object]]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (
+            lambda text: text.replace('"correct": true, "failure": "none"', '"correct": true, "failure": "odd"', 1),
+            "odd",
+        ),
+        (lambda text: text.replace('"stage": 3', '"stage": 2', 1), "made after task 2; expected those after task 3"),
+        (lambda text: "\n".join(text.splitlines()[1:]) + "\n", "the matrix says 2 of 8"),
+        (lambda text: text.replace('"label": "ant"', '"label": 7', 1), "label"),
+        (lambda text: text[: len(text) // 2], "cannot read"),
+    ],
+)
+def test_a_run_with_damaged_predictions_is_named_and_left_out(
+    damage: Callable[[str], str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = run_of(mixture, animals(), tmp_path, 1), run_of(mixture, animals(), tmp_path, 2)
+    file = bad.folder / "task_03" / "predictions.jsonl"
+    file.write_text(damage(file.read_text()))
+    report = kind_report(compare([good, bad]).groups)
+    assert [run.seed for one in report.groups for run in one.group.runs] == [1]
+    assert report.groups[0].metrics["gained"].mean == 1 / 8
+    (sentence,) = report.left_out
+    assert str(bad.folder) in sentence and reason in sentence
+    assert main(["kinds", str(bad.folder)]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_writes_beside_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of(mixture, animals(), tmp_path)
+    sweep = next(path for path in tmp_path.rglob("manifest.json")).parent.parent
+    assert main(["kinds", str(sweep)]) == 0
+    out = sweep / "comparison"
+    names = {"kinds.md", "kinds.csv", "kinds_answers.png", "kinds_tasks.png", "kinds_forgetting.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert str(out / "kinds.csv") in capsys.readouterr().out
+    with Image.open(out / "kinds_answers.png") as image:
+        assert image.width > 500
+    assert main(["kinds", str(sweep), "-o", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "kinds.md").read_text() == (out / "kinds.md").read_text()
