@@ -128,11 +128,12 @@ class Settings:
     own: tuple[str, ...] = ()
     plugin: Path | None = None
     seed: int = 1993
+    sweep: str = "single"
 
     @property
     def key(self) -> tuple[str, ...]:
         """What tells two apart."""
-        return (self.method, str(self.seed), *self.own, str(self.plugin))
+        return (self.method, str(self.seed), self.sweep, *self.own, str(self.plugin))
 
     @property
     def cell(self) -> str:
@@ -141,14 +142,14 @@ class Settings:
 
     def folder(self, output: Path) -> Path:
         """Its run folder."""
-        return output / "single" / self.cell
+        return output / self.sweep / self.cell
 
     def words(self, output: Path) -> list[str]:
         """Its command."""
         named = ["stream=digits_cil", f"method={self.method}", f"seed={self.seed}"]
         values = [f"{group}.{key}={value}" for group, fields in SMALL.items() for key, value in fields.items()]
         groups = ["method.group_size=4"] if self.method.split("+")[0] in ("grpo", "rapo") else []
-        own = [f"run.output={output}", "run.mlflow=false", "run.checkpoint_every=1"]
+        own = [f"run.output={output}", f"run.sweep={self.sweep}", "run.mlflow=false", "run.checkpoint_every=1"]
         plugin = ["--plugin", str(self.plugin)] if self.plugin else []
         return ["run", *named, *values, *groups, *own, *self.own, *plugin]
 

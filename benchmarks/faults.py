@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,8 @@ def tried(fault: Fault, lab: Lab) -> dict[str, Any]:
         values = asdict(fault(lab))
     except Skipped as reason:
         return {"fault": name, "skipped": str(reason)}
+    except Exception:  # of the trial itself; the other faults are tried still
+        values = asdict(Trial(fault.__doc__ or "", problems=[traceback.format_exc()]))
     return {"fault": name, **values, "seconds": round(time.perf_counter() - start, 1)}
 
 

@@ -120,12 +120,12 @@ class Sweep:
     def __init__(self, lab: Lab, place: Path, jobs: int = 2) -> None:
         self.lab = lab
         self.place = place
-        self.cells = [Settings(seed=seed) for seed in SEEDS]
+        self.cells = [Settings(seed=seed, sweep="two") for seed in SEEDS]
         file = place / "two.yaml"
         file.write_text(f"streams: [digits_cil]\nmethods: [sft]\nseeds: {list(SEEDS)}\n")
         fields = [word for word in self.cells[0].words(place) if "." in word.partition("=")[0]]
         self.words = ["sweep", str(file), *fields, "--jobs", str(jobs)]
-        self.folders = [place / "two" / cell.cell for cell in self.cells]
+        self.folders = [cell.folder(place) for cell in self.cells]
 
     def gone_on(self, trial: Trial) -> Trial:
         """Give the command again; every cell must be that of an undisturbed run."""

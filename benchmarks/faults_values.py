@@ -111,8 +111,8 @@ def flipped_method_state(lab: Lab) -> Trial:
 
 def flipped_anchor(lab: Lab) -> Trial:
     """A bit of the anchor that a finished task left."""
-    settings = Settings("rapo", ("method.anchor=average",))
-    return flipped(lab, "task_01/anchor.safetensors", lambda folder: in_training(folder, 2), settings)
+    settings = Settings("rapo", ("method.anchor=average", "stream.tasks=3"))  # after task 1 the weights tell it
+    return flipped(lab, "task_02/anchor.safetensors", lambda folder: in_training(folder, 3), settings)
 
 
 def flipped(lab: Lab, name: str, point: Callable[[Path], Callable[[], bool]], settings: Settings = SFT) -> Trial:
@@ -125,7 +125,7 @@ def flipped(lab: Lab, name: str, point: Callable[[Path], Callable[[], bool]], se
     run.end()
     good = (folder / name).read_bytes()
     flip_a_bit(folder / name)
-    trial = Trial(f"a bit of {name} flipped, after a SIGKILL in task 2")
+    trial = Trial(f"a bit of {name} flipped, after a SIGKILL in the next task")
     trial.disturbed(Command(settings.words(place), place).end(), [2], str(folder / name))
     (folder / name).write_bytes(good)
     return trial.gone_on(Command(settings.words(place), place).end(), folder, lab.whole(settings))

@@ -273,6 +273,8 @@ class Store:
 
             for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
                 logging.getLogger(name).setLevel(logging.WARNING)
+            # What it logs it raises too, and that is told once.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client_or_none = self._call(MlflowClient, self.uri)
         return self._client_or_none
 
@@ -355,4 +357,4 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def _first_lines(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return " ".join(text.partition("[SQL:")[0].split())[:500]  # without statements
