@@ -19,6 +19,7 @@ from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream, fingerprints
 from task_streams.positives import positives
+from task_streams.probe_sets import ENDING
 from task_streams.records import Record
 from task_streams.types import Example, Task, TaskStream
 
@@ -36,6 +37,8 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: with every problem of the data.
     """
+    if options.stream.endswith(ENDING):
+        return check_probes(options, console)
     config = data_config(options.stream, options.overrides)
     check_writable(Path(config.run.output))
     damage: Damage = {}
@@ -46,6 +49,19 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     if problems:
         raise UserError(*problems)
     console.print(f"{config.stream_label}: no problems found", highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_probes(options: argparse.Namespace, console: Console) -> int:
+    """The same for a probe set: its questions by style, and its fingerprint."""
+    if options.overrides:
+        raise UserError(f"{options.overrides[0]}: expected nothing behind a probe set; no setting changes it.")
+    from clrft.probes import read_probes
+
+    (one,) = read_probes([options.stream])
+    counts = ", ".join(f"{count} {style}" for style, count in one.counts().items())
+    told = f"{one.name}: {counts}; SHA-256 {one.fingerprint[:SHOWN_DIGITS]}; no problems found"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

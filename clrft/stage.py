@@ -12,9 +12,12 @@ from clrft.checkpoint import (
     stage_rng,
     write_record,
 )
+from clrft.drift import measure_drift
 from clrft.files import whole_folder
 from clrft.lineage import identity_of, write_lineage
+from clrft.probes import BUILT_IN, ask_probes
 from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
+from clrft.spent import counted
 from clrft.state import Run, stage_name
 from clrft.training import OnStep, learn_task, link_learned
 from eval.cell import cell_of
@@ -24,7 +27,7 @@ from methods.policy import Decoding
 from task_streams.glyphs import glyph_examples
 from task_streams.types import Task
 
-PROBE = "printed_glyphs"
+PROBE = BUILT_IN
 PROBE_SEED = 7
 
 
@@ -38,7 +41,9 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
             link_learned(work, folder)
         else:
             write_lineage(folder, stage, state.parent, state.config, state.data)
-        evaluate_stage(state, stage, record)
+        measure_drift(state, stage, record)
+        with counted(state, record, "evaluate"):
+            evaluate_stage(state, stage, record)
         record.peak_memory_mb = peak_memory()
         write_record(folder, record)
     state.parent = identity_of(state.folder, stage)
@@ -58,7 +63,9 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     due = [task for task in state.stream.tasks if is_due(state, stage, task)]
     probe = glyph_probe(state.config.evaluate.probe) if probe_due(state, stage) else None
     again = final_list_task(state, stage)
+    sets = state.probes if probes_due(state, stage) else ()
     items = sum(len(task.test) for task in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
+    items += sum(len(one.probes) for one in sets)
     state.reporter.begin(state.config.cell, f"task {stage}/{len(state.stream)} test", items)
     for task in due:
         seen = state.stream.tasks[max(stage, task.index) - 1].seen
@@ -72,6 +79,8 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
         record.final_list[stage] = record.cells[stage]
     if probe is not None:
         record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage))
+    if sets:
+        ask_probes(state, stage, record, decoding_of(state, stage, state.config.evaluate.probe_tokens))
     record.seconds["evaluate"] = time.perf_counter() - start
 
 
@@ -92,22 +101,19 @@ def lists_all(state: Run, stage: int) -> bool:
 
 
 def probe_due(state: Run, stage: int) -> bool:
-    """The probe is asked of the base and after every stage that trained; a frozen base need not be asked again."""
-    if state.config.evaluate.probe == 0:
-        return False
+    """Whether the built-in probe is asked at a stage."""
+    return state.config.evaluate.probe > 0 and probes_due(state, stage)
+
+
+def probes_due(state: Run, stage: int) -> bool:
+    """Probes are asked of the base and after every stage that trained; a frozen base need not be asked again."""
     return stage == 0 or state.method.family != "frozen" or stage == len(state.stream)
 
 
 def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int) -> list[Prediction]:
     """Predictions of the policy for a task's test items."""
     config = state.config
-    sampled = config.evaluate.decoding == "sampled"
-    decoding = Decoding(
-        max_new_tokens=config.train.max_completion_tokens,
-        temperature=config.evaluate.temperature if sampled else 0.0,
-        top_p=config.evaluate.top_p if sampled else 1.0,
-        seed=stage_rng(config.seed, stage),
-    )
+    decoding = decoding_of(state, stage, config.train.max_completion_tokens)
     task_of = {label: state.stream.task_of(label) for label in state.stream.labels} if task.index else {}
     return evaluate(
         lambda requests: state.policy.generate(requests, decoding),
@@ -119,6 +125,18 @@ def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int) -> list[P
         batch_size=config.evaluate.batch_size,
         fit=image_fit(state.policy.processor),
         on_batch=lambda items: state.reporter.advance(config.cell, items),
+    )
+
+
+def decoding_of(state: Run, stage: int, limit: int) -> Decoding:
+    """How completions of at most ``limit`` tokens are drawn in a stage's evaluation."""
+    evaluation = state.config.evaluate
+    sampled = evaluation.decoding == "sampled"
+    return Decoding(
+        max_new_tokens=limit,
+        temperature=evaluation.temperature if sampled else 0.0,
+        top_p=evaluation.top_p if sampled else 1.0,
+        seed=stage_rng(state.config.seed, stage),
     )
 
 

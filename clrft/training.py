@@ -1,9 +1,7 @@
 """Training one stage, kept on disk as it goes: from the task before, from a state of its own, or done already."""
 
 import dataclasses
-import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,14 +18,16 @@ from clrft.checkpoint import (
     write_learned,
     write_training,
 )
-from clrft.files import whole_folder
+from clrft.files import link_or_copy, whole_folder
 from clrft.lineage import Damaged, check_left, write_lineage
 from clrft.method_anchor import anchor_unchanged
+from clrft.spent import Clock, cost_of
 from clrft.state import Run
 from clrft.unfinished import Unfinished
 from methods.base import TaskContext
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.memory import remembered
+from methods.meter import added, sums
 from methods.resumable import Keeping
 from methods.settings import TrainConfig
 from methods.training_state import TrainingState
@@ -73,7 +73,7 @@ def left_whole(state: Run, work: Unfinished) -> bool:
 def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_step: OnStep) -> None:
     """Bring the run to where an earlier process was when it had trained and not yet tested."""
     put_back(state, work.trained, stage)
-    record.steps, record.seconds["train"] = read_training(work.trained)
+    record.steps, record.seconds["train"], record.cost["train"] = read_training(work.trained)
     for row in record.steps:
         on_step(row)
     state.reporter.say(f"{state.config.cell}: task {stage} was trained already, and is tested now")
@@ -98,14 +98,7 @@ def put_back(state: Run, folder: Path, stage: int) -> None:
 def link_learned(work: Unfinished, target: Path) -> None:
     """Let the files that the next task starts from appear in the task's folder too; copied where links cannot be."""
     only_here = shutil.ignore_patterns(STEPS_FILE, TRAINING_FILE)  # written anew with the record
-    shutil.copytree(work.trained, target, copy_function=_link, dirs_exist_ok=True, ignore=only_here)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+    shutil.copytree(work.trained, target, copy_function=link_or_copy, dirs_exist_ok=True, ignore=only_here)
 
 
 def keep_anchor(state: Run, stage: int, folder: Path) -> None:
@@ -136,7 +129,7 @@ def train_stage(
     seed = stage_rng(config.seed, stage)
     context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
     begun = work.newest() if work is not None else None
-    clock = Clock(time.perf_counter(), begun.values["seconds"] if begun is not None else 0.0)
+    clock = Clock.started(None if begun is None else begun.values)
     keeping = keeping_of(state, work, clock)
     settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state), keeping)
     examples = len(with_memory(state.method, context).task.train)
@@ -152,23 +145,11 @@ def train_stage(
         state.reporter.say(f"{config.cell}: going on in task {stage} after update {begun.step}")
     with anchor_unchanged(state.anchor, state.method):
         fitted = fit(state.method, context, state.reference, settings, state.moments, report, begun)
-    record.seconds["train"] = clock.seconds
     record.steps = fitted.steps
+    record.cost["train"] = cost_of(state, clock, added(sums(fitted.steps), fitted.afterwards))
+    record.seconds["train"] = record.cost["train"]["wall_seconds"]
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
     return fitted
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Clock:
-    """Seconds of a training, those before it was stopped included."""
-
-    start: float
-    before: float
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return self.before + time.perf_counter() - self.start
 
 
 def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | None:
@@ -178,7 +159,7 @@ def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | N
         return None
 
     def keep(one: TrainingState) -> None:
-        work.keep(dataclasses.replace(one, values={**one.values, "seconds": clock.seconds}))
+        work.keep(dataclasses.replace(one, values={**one.values, **clock.kept()}))
 
     return Keeping(every, keep)
 

@@ -19,6 +19,7 @@ from methods.fisher import diagonal_fisher
 from methods.fit_image import image_fit
 from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
+from methods.meter import Counts, Meter
 from methods.policy import Policy, Snapshot
 from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
@@ -68,9 +69,17 @@ class FitSettings:
 
 @dataclass(slots=True)
 class FitResult:
-    """Figures of every update, and the optimizer's moments by parameter name and kind."""
+    """What a training left.
+
+    Attributes:
+        steps: figures of every update; what it came to (``methods/meter.py``) among them, that of the preparation in
+            the first.
+        moments: the optimizer's, by parameter name and kind.
+        afterwards: what came after the last update (an estimate that a method needs, say), by the same names.
+    """
 
     steps: list[StepRow] = field(default_factory=list)
+    afterwards: Counts = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -100,10 +109,13 @@ def fit(
     check_batch(method, context, settings.train)
     context = with_settings(method, context, settings.train)
     result = FitResult()
-    callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step)]
+    meter = context.policy.meter
+    meter.taken()
+    callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step, meter)]
     if settings.train.carry_optimizer:
         callbacks.append(MomentCarry(context.policy.model, moments if start is None else None, result))
     method.before_task(context)
+    meter.look()
     chosen = with_choice(method, context, settings.train)
     mixture = with_memory(method, chosen)
     targets = method.targets(mixture)
@@ -114,6 +126,7 @@ def fit(
     if start is not None:
         put_method(start, method)  # behind what was made of the targets that the task began with
         told(start, result, on_step)
+        meter.taken()  # what was prepared again was counted in the first update
     trainer.remove_callback(PrinterCallback)
     trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
     try:
@@ -122,6 +135,7 @@ def fit(
     finally:
         release(context.policy.model)
     method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
+    result.afterwards = meter.taken()
     return result
 
 
@@ -299,12 +313,18 @@ class StepRecorder(TrainerCallback):
     """Keep every update's figures under our names, and tell the method and the caller."""
 
     def __init__(
-        self, method: Method, task_index: int, result: FitResult, on_step: Callable[[StepRow], None] | None
+        self,
+        method: Method,
+        task_index: int,
+        result: FitResult,
+        on_step: Callable[[StepRow], None] | None,
+        meter: Meter,
     ) -> None:
         self.method = method
         self.task_index = task_index
         self.result = result
         self.on_step = on_step
+        self.meter = meter
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         step = state.global_step + 1
@@ -321,7 +341,7 @@ class StepRecorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
-        row = step_row(state.global_step, logs)
+        row = step_row(state.global_step, logs) | self.meter.taken()
         self.result.steps.append(row)
         if self.on_step is not None:
             self.on_step(row)

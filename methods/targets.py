@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.meter import meter_of
 from methods.policy import Policy, clear_rope_state
 from task_streams.prompt import Request
 
@@ -39,6 +40,7 @@ def completion_logits(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tenso
     logits = model(**(arguments | {"use_cache": False})).logits[:, :-1]
     labels = inputs["labels"][:, 1:]
     learned = labels != IGNORED
+    meter_of(model).completions(learned.sum())
     return logits[learned], labels[learned]
 
 

@@ -22,6 +22,7 @@ from methods.base import LossContext, Method, Rollouts
 from methods.clip_batches import ClipCollator, WithClips, encoded_prompts, rows_have_clips
 from methods.compose import shaped_rewards
 from methods.media import Patches, image_patches, model_fields, never_sampled, token_types
+from methods.meter import IGNORED, meter_of
 from methods.policy import FullSnapshot, Snapshot
 from methods.resumable import ResumableTrainer
 from methods.rollout import Sampling, left_padded, sample_completions
@@ -216,9 +217,11 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         if self._clips is not None:
             multimodal_fields["mm_token_type_ids"] = token_types(ids, self._model_config)
         if self.use_vllm or self.use_transformers_continuous_batching or not self._can_share(model, multimodal_fields):
-            return super()._generate_single_turn(  # type: ignore[no-any-return, no-untyped-call]
+            completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
+            meter_of(model).generated(sum(map(len, completions)))
+            return completions, more
         shown = image_patches(multimodal_fields, None if images is None else [len(one or ()) for one in images])
         prompts = Prompts(
             ids=ids,
@@ -285,6 +288,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         self._sources, self._clips = inputs["sources"], inputs.get("clips")
+        meter_of(model).trained(inputs["completion_mask"].sum())
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, self._log_step))
         return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
@@ -310,6 +314,7 @@ class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
         if return_outputs:
             raise ValueError("outputs are not returned during training")
         context = LossContext(model, dict(inputs), self.task_index, self.anchor, self._log_step)
+        meter_of(model).trained((inputs["labels"][:, 1:] != IGNORED).sum())
         loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, context)
         if terms is None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
+
 
 def trained_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and weights that are trained: all of them, or the adapter's."""

@@ -10,12 +10,14 @@ from typing import Any
 
 from PIL.Image import Image
 
+from task_streams.probe_sets import Probe
 from task_streams.types import Box, Clip, Example, Media, Question, Target
 
 THOUGHT_PLACEHOLDER = "your reasoning"
 ANSWER_PLACEHOLDER = "your choice"
 BOXES_PLACEHOLDER = '[{"category": "…", "bbox": [x1, y1, x2, y2]}, …]'
 REPLY_PLACEHOLDER = "your answer"
+CHOICE_FORM = "Answer with the option's letter from the given choices directly."  # MMMU's
 
 # Wordings of the thought in supervised targets; the embedded model is pretrained on them all.
 THOUGHTS = ("it looks like {label}", "the shape must be {label}", "I see {label} here")
@@ -104,6 +106,16 @@ def request(example: Example, labels: Sequence[str], think: bool = True) -> Requ
     shown = example.media()
     media: tuple[Media, ...] = shown.frames if isinstance(shown, Clip) and shown.feed == "images" else (shown,)
     return Request(example.key, user_turn(question_about(example.target, shown, labels, think), media), media)
+
+
+def probe_request(probe: Probe) -> Request:
+    """The question of a probe set in the set's own words, without the suite's form of a reply; images decoded."""
+    text = probe.row.text
+    if probe.row.options:
+        listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.row.options)]
+        text = "\n".join([text, *listed, "", CHOICE_FORM])
+    shown = probe.images()
+    return Request(probe.key, user_turn(text, shown), shown)
 
 
 def visible(boxes: Sequence[Box], labels: Sequence[str]) -> tuple[Box, ...]:

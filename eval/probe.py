@@ -1,0 +1,158 @@
+"""Probe sets: run a policy over one, and score replies in a model's own form or in the suite's.
+
+The reply that is scored is the text inside the first ``<answer>`` block; without such a block it is the completion
+without a ``<think>`` block at its start. Then, by the style of the question:
+
+- choice: the reply is an option's letter (``B``, ``(b)``, ``B. two cats``), or an option's text; else the letter that
+  the last "answer is" or "answer:" names; else the only letter that stands in it as ``(B)``, ``B.``, ``B)`` or ``B:``.
+- yes_no: the first ``yes`` or ``no`` among its words. POPE itself counts as yes whatever holds no "no" or "not".
+- open: as answers to questions are compared (``eval/question.py``).
+- instruction: every check passes (``eval/checks.py``).
+
+A reply that no rule reads has no answer and is wrong. Deliberately absent: partial credit, and a model as the judge.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eval.checks import failed_checks
+from eval.evaluate import Generate
+from eval.question import matches
+from task_streams.answers import normalise_answer, option_letter
+from task_streams.probe_rows import Row, Style
+from task_streams.probe_sets import Probe, ProbeSet
+from task_streams.prompt import Fit, probe_request
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_NAMED = re.compile(r"answer(?:\s+is|\s*:)\s*:?\s*\*{0,2}\(?([A-Za-z])\b", re.IGNORECASE)
+_MENTIONED = re.compile(r"\(([A-Z])\)|(?<![\w'])([A-Z])[.):](?=\s|$)")
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """One question of a probe set, answered once: a row of ``probe_<name>.jsonl``.
+
+    Attributes:
+        stage: task (from 1) after which was asked; 0 for the base.
+        key: the item.
+        style: how it was asked and scored.
+        truth: what is right, as text; the names of the checks for an instruction.
+        completion: what the policy wrote.
+        answer: what was read out of it; None where nothing could be.
+        correct: it is right.
+        failed: checks of an instruction that it does not pass.
+    """
+
+    stage: int
+    key: str
+    style: Style
+    truth: str
+    completion: str
+    answer: str | None
+    correct: bool
+    failed: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return {**asdict(self), "failed": list(self.failed)}
+
+
+def ask(
+    generate: Generate,
+    asked: ProbeSet,
+    *,
+    stage: int,
+    batch_size: int = 64,
+    fit: Fit | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[ProbeAnswer]:
+    """Answers to all questions of a probe set, in their order.
+
+    Questions with images and those without come in batches of their own.
+
+    Args:
+        generate: the policy.
+        asked: the set.
+        stage: task (from 1) after which is asked; 0 for the base.
+        batch_size: questions per call of ``generate``.
+        fit: brings an image to the size in which the model sees it.
+        on_batch: called after each batch with the number of questions in it.
+    """
+    answers: dict[str, ProbeAnswer] = {}
+    for batch in _batches(asked.probes, batch_size):
+        requests = [probe_request(probe) for probe in batch]
+        completions = generate([one.fitted(fit) if fit else one for one in requests])
+        for probe, completion in zip(batch, completions, strict=True):
+            answers[probe.key] = answered(probe, completion, stage)
+        if on_batch is not None:
+            on_batch(len(batch))
+    return [answers[probe.key] for probe in asked.probes]
+
+
+def answered(probe: Probe, completion: str, stage: int) -> ProbeAnswer:
+    """A completion, scored."""
+    row, reply = probe.row, reply_of(completion)
+    if row.style == "instruction":
+        failed = failed_checks(reply, row.checks)
+        truth = ", ".join(check.name for check in row.checks)
+        return ProbeAnswer(stage, probe.key, row.style, truth, completion, reply or None, not failed, failed)
+    answer, correct = scored(row, reply)
+    return ProbeAnswer(stage, probe.key, row.style, row.answers[0], completion, answer, correct)
+
+
+def share_right(answers: Sequence[ProbeAnswer]) -> float:
+    """Share of right answers, 0 to 1.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not answers:
+        raise ValueError("the accuracy of no answers is undefined")
+    return sum(one.correct for one in answers) / len(answers)
+
+
+def reply_of(completion: str) -> str:
+    """What of a completion is scored."""
+    block = _ANSWER.search(completion)
+    thought = _THOUGHT.match(completion)
+    return (block.group(1) if block else completion[thought.end() if thought else 0 :]).strip()
+
+
+def scored(row: Row, reply: str) -> tuple[str | None, bool]:
+    """The answer that a reply gives, None where no rule reads one, and whether it is right."""
+    if row.style == "choice":
+        letter = chosen_letter(reply, row.options)
+        return letter, letter == row.answers[0]
+    if row.style == "yes_no":
+        words = _WORD.findall(reply.lower())
+        answer = next((word for word in words if word in ("yes", "no")), None)
+        return answer, answer == row.answers[0]
+    return reply or None, bool(reply) and any(matches(reply, truth, row.rule) for truth in row.answers)
+
+
+def chosen_letter(reply: str, options: Sequence[str]) -> str | None:
+    """The option that a reply to a choice names, None where it names none or several."""
+    letters = [chr(ord("A") + place) for place in range(len(options))]
+    whole = option_letter(reply, with_text=True)
+    if whole in letters:
+        return whole
+    given = normalise_answer(reply)
+    texts = [letter for letter, text in zip(letters, options, strict=True) if normalise_answer(text) == given]
+    if len(texts) == 1:
+        return texts[0]
+    named: list[str] = [letter.upper() for letter in _NAMED.findall(reply) if letter.upper() in letters]
+    if named:
+        return named[-1]
+    mentioned = {one or other for one, other in _MENTIONED.findall(reply)} & set(letters)
+    return mentioned.pop() if len(mentioned) == 1 else None
+
+
+def _batches(probes: Sequence[Probe], size: int) -> Iterator[Sequence[Probe]]:
+    for shown in (True, False):
+        some = [probe for probe in probes if bool(probe.paths) == shown]
+        for start in range(0, len(some), size):
+            yield some[start : start + size]

@@ -1,0 +1,170 @@
+"""Floating point operations of a Qwen2-VL-like model, from its matrices and the shapes of a call.
+
+A product with a matrix of N weights is 2 N operations for each position, forward. Backward it is 2 N for the gradient
+of the matrix, if that is trained, and 2 N for the gradient of what it was applied to, if anything below is trained: a
+frozen matrix beneath an adapter costs half. Attention is 4 T S width operations in a layer, for T positions that look
+at S, forward, and twice that backward; the half that a causal mask hides is counted, as in arXiv 2204.02311.
+Positions are those of the tensors, padding included.
+Deliberately absent: norms, activations, softmax and rotations (no matrix products), what is computed again in the
+backward pass (checkpointed activations), the optimizer, and that a reference without its adapter skips it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from methods.weights import TRAINED_ADAPTER
+
+SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
+
+_SHARED_INPUT = re.compile(r"((?<=\.)[qkv]_proj.*|\.base_layer|\.lora_[AB]\..*)$")
+
+Grid = Sequence[int]  # patches in time, height and width of an image or clip
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Operations of a call, and of its backward pass."""
+
+    forward: int
+    backward: int
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.backward + other.backward)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Some matrices that every position goes through.
+
+    Attributes:
+        weights: of all of them together.
+        gradients: weights of those that are trained, plus weights of those whose input needs a gradient.
+    """
+
+    weights: int
+    gradients: int
+
+    def work(self, positions: int) -> Work:
+        """Products with so many positions."""
+        return Work(2 * self.weights * positions, 2 * self.gradients * positions)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decides the operations of a model.
+
+    Attributes:
+        patches: matrices that every patch of an image goes through.
+        merged: those that every token of an image goes through, on its way out of the vision tower.
+        language: those that every token goes through.
+        head: the output head.
+        merge: patches along each side that become one token.
+        vision_width: heads times their size, of the vision tower.
+        vision_layers: those in which all patches of an image look at each other.
+        window_layers: those in which patches look at their window only.
+        window: tokens along each side of a window; 0 without windows.
+        language_width: heads times their size, of the language model.
+        language_layers: its layers.
+    """
+
+    patches: Matrices
+    merged: Matrices
+    language: Matrices
+    head: Matrices
+    merge: int
+    vision_width: int
+    vision_layers: int
+    window_layers: int
+    window: int
+    language_width: int
+    language_layers: int
+
+    def vision_work(self, grids: Sequence[Grid]) -> Work:
+        """The vision tower on some images; steps of a clip's time do not look at each other."""
+        patches = sum(time * height * width for time, height, width in grids)
+        pairs = sum(time * (height * width) ** 2 for time, height, width in grids) * self.vision_layers
+        if self.window:
+            pairs += sum(self._window_pairs(grid) for grid in grids) * self.window_layers
+        forward = 4 * pairs * self.vision_width
+        attention = Work(forward, 2 * forward if self.patches.gradients else 0)
+        return self.patches.work(patches) + self.merged.work(patches // self.merge**2) + attention
+
+    def language_work(self, rows: int, tokens: int, context: int) -> Work:
+        """The language model on ``tokens`` positions of each row, which look at ``context`` positions."""
+        forward = 4 * rows * tokens * context * self.language_width * self.language_layers
+        attention = Work(forward, 2 * forward if self.language.gradients else 0)
+        return self.language.work(rows * tokens) + attention
+
+    def _window_pairs(self, grid: Grid) -> int:
+        time, height, width = grid[0], grid[1] // self.merge, grid[2] // self.merge
+        return time * _squares(height, self.window) * _squares(width, self.window) * self.merge**4
+
+
+def shape_of(model: Any) -> ModelShape | None:
+    """The shape of a transformers model, also one on the meta device; None for a family that is not known."""
+    if getattr(model.config, "model_type", "") not in SUPPORTED:
+        return None
+    vision, text = model.config.vision_config, model.config.get_text_config()
+    tower, language = model.model.visual, model.model.language_model
+    width = vision.embed_dim if hasattr(vision, "embed_dim") else vision.hidden_size
+    whole = getattr(vision, "fullatt_block_indexes", range(vision.depth))
+    side = getattr(vision, "window_size", 0) // vision.patch_size // vision.spatial_merge_size
+    layers = list(applied(tower))
+    blocks = [pair for pair in layers if not pair[0].startswith("merger.")]
+    merger = [pair for pair in layers if pair[0].startswith("merger.")]
+    sees = is_trained(tower)
+    embeds = sees or language.embed_tokens.weight.requires_grad
+    heads = text.num_attention_heads
+    return ModelShape(
+        patches=matrices(blocks, reached=False),
+        merged=matrices(merger, any(layer.weight.requires_grad for _, layer in blocks)),
+        language=matrices(applied(language), embeds),
+        head=matrices(applied(model.get_output_embeddings()), embeds or is_trained(language)),
+        merge=vision.spatial_merge_size,
+        vision_width=width,
+        vision_layers=len(whole),
+        window_layers=vision.depth - len(whole),
+        window=side if len(whole) < vision.depth else 0,
+        language_width=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        language_layers=text.num_hidden_layers,
+    )
+
+
+def matrices(layers: Iterable[tuple[str, Any]], reached: bool) -> Matrices:
+    """Some layers' matrices, in the order in which they are applied; ``reached``: what comes in needs a gradient."""
+    weights = gradients = 0
+    trained_at: set[str] = set()  # inputs of trained matrices
+    for name, layer in layers:
+        size, trained, own = layer.weight.numel(), layer.weight.requires_grad, input_of(name)
+        needed = reached or bool(trained_at - {own}) or (trained and ".lora_B." in name)
+        weights += size
+        gradients += size * (int(trained) + int(needed))
+        trained_at |= {own} if trained else set()
+    return Matrices(weights, gradients)
+
+
+def input_of(name: str) -> str:
+    """What a layer is applied to: the queries', keys' and values' matrices, and an adapter's, share an input."""
+    return _SHARED_INPUT.sub("", name)
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any weight of a module is trained."""
+    return any(weight.requires_grad for weight in module.parameters())
+
+
+def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and layer of every matrix that is applied, in their order; of several adapters the one that is trained."""
+    for name, layer in module.named_modules():
+        other = ".lora_" in name and not name.endswith(TRAINED_ADAPTER)
+        if isinstance(layer, nn.Linear | nn.Conv3d) and not other:
+            yield name, layer
+
+
+def _squares(length: int, window: int) -> int:
+    """Sum of the squared lengths of the windows that a side is cut into."""
+    return (length // window) * window**2 + (length % window) ** 2

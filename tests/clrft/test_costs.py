@@ -1,0 +1,135 @@
+"""What runs cost: sums over stages by hand, means over class orders, tables, a picture, and seconds over processes."""
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clrft.cli import main
+from clrft.compare import compare
+from clrft.cost_figures import costs_figure
+from clrft.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
+from clrft.cost_tables import costs_to_csv, costs_to_markdown, short
+from clrft.costs import CostReport, cost_of_run, cost_report
+from clrft.runs import read_run
+from clrft.spent import Clock, cpu_seconds
+from methods import meter
+from tests.clrft.run_folders import write_run
+
+LEARNED = [[90, None], [60, 80]]
+
+
+def with_costs(folder: Path, stages: dict[int, dict[str, Any]], peak: float = 100.0) -> Path:
+    """Write costs into a run's stages."""
+    for stage, cost in stages.items():
+        file = folder / f"task_{stage:02d}" / "metrics.json"
+        seconds = {activity: 1.0 for activity in cost}
+        memory = {"peak_memory_mb": peak + stage}
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"cost": cost, "seconds": seconds, "peak_memory_mb": memory})
+        )
+    return folder
+
+
+def spent(flops: float, **more: float) -> dict[str, float]:
+    return {"model_flops": flops, "tokens_generated": 10.0, WALL: 7200.0, CPU: 3600.0, **more}
+
+
+def report_of(tmp_path: Path) -> CostReport:
+    """Two orders of grpo with 3e12 and 5e12 operations, one order of sft with 1e12, and the floor."""
+    folders = [
+        with_costs(write_run(tmp_path, "grpo", seed, LEARNED), {1: {TRAIN: spent(first)}, 2: {TRAIN: spent(2e12)}})
+        for seed, first in ((1, 1e12), (2, 3e12))
+    ]
+    folders.append(
+        with_costs(write_run(tmp_path, "sft", 1, LEARNED), {1: {TRAIN: spent(4e11)}, 2: {TRAIN: spent(6e11)}})
+    )
+    floor = write_run(tmp_path, "zero_shot", 1, LEARNED)
+    folders.append(with_costs(floor, {1: {EVALUATE: spent(1e9)}, 2: {EVALUATE: spent(1e9)}}))
+    return cost_report(compare([read_run(folder) for folder in folders]).groups)
+
+
+def test_the_names_are_those_of_the_meter() -> None:
+    assert COUNTS == meter.COUNTS
+
+
+def test_costs_are_sums_over_stages_and_means_over_orders(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    floor, sft, grpo = report.of_stream("digits_cil")
+    flops = grpo.figures[TRAIN, "model_flops"]
+    assert flops.mean == 4e12 and flops.std == pytest.approx(2**0.5 * 1e12)  # 3e12 and 5e12
+    assert sft.mean(TRAIN, "model_flops") == 1e12 and sft.mean(TRAIN, CPU) == 7200
+    assert floor.mean(TRAIN, "model_flops") is None and not floor.trains
+    assert grpo.memory == {"peak_memory_mb": 102.0}  # the highest of any stage
+
+
+def test_what_a_stage_did_not_count_is_undefined_and_no_zero(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 1, LEARNED)
+    with_costs(folder, {1: {TRAIN: spent(1.0)}, 2: {TRAIN: {WALL: 5.0}}})
+    cost = cost_of_run(read_run(folder))
+    assert cost.figures[TRAIN, "model_flops"].value is None
+    assert cost.figures[TRAIN, "model_flops"].reason == "not counted in stage 2"
+    assert cost.figures[TRAIN, WALL].value == 7205.0
+
+
+def test_runs_that_counted_nothing_are_named(tmp_path: Path) -> None:
+    report = cost_report(compare([read_run(write_run(tmp_path, "sft", 1, LEARNED))]).groups)
+    assert report.groups == () and "sft: its runs did not count" in report.without[0]
+
+
+def test_tables_hold_the_numbers(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    text = costs_to_markdown(report)
+    assert "| grpo | 2 | 20 |" in text and "4 T ± 1.41 T" in text  # 10 generated tokens in each of two stages
+    rows = {
+        (row["method"], row["activity"], row["figure"]): row
+        for row in csv.DictReader(io.StringIO(costs_to_csv(report)))
+    }
+    row = rows["grpo", TRAIN, "model_flops"]
+    assert (float(row["mean"]), float(row["order_1"]), float(row["order_2"])) == (4e12, 3e12, 5e12)
+    assert rows["sft", TRAIN, "model_flops"]["order_2"] == ""
+    assert float(rows["zero_shot", "", "peak_memory_mb"]["mean"]) == 102
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (12.345, "12.3"), (999.6, "1 k"), (1.234e12, "1.23 T")])
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_quality_is_drawn_against_every_cost_that_was_counted(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    figure = costs_figure(report.of_stream("digits_cil"), "digits_cil")
+    assert figure is not None and len(figure.axes) == 4  # two costs, two qualities; no GPU
+    assert all(axis.get_xscale() == "log" for axis in figure.axes)
+    assert costs_figure(report.of_stream("digits_cil")[:1], "digits_cil") is None  # the floor alone
+
+
+def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report_of(tmp_path / "runs")
+    assert main(["costs", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["costs.csv", "costs.md", "costs.png"]
+    write_run(tmp_path / "old", "sft", 1, LEARNED)
+    assert main(["costs", str(tmp_path / "old")]) == 2
+    assert "did not count" in capsys.readouterr().err
+
+
+def test_a_clock_goes_on_where_an_earlier_process_stopped() -> None:
+    before = cpu_seconds()
+    clock = Clock.started({"seconds": 100.0, CPU: 40.0})
+    sum(range(200_000))
+    kept = clock.kept()
+    assert kept["seconds"] >= 100.0 and 40.0 <= kept[CPU] <= 40.0 + cpu_seconds() - before
+    assert CPU not in Clock.started({"seconds": 1.0}).kept()  # a process that did not count them
+
+
+def test_seconds_of_ended_children_are_counted() -> None:
+    import subprocess
+    import sys
+
+    before = cpu_seconds() - time.process_time()
+    subprocess.run([sys.executable, "-c", "sum(range(2_000_000))"], check=True)
+    assert cpu_seconds() - time.process_time() > before

@@ -1,0 +1,95 @@
+"""Replies to probe sets, in a model's own form and in the suite's, scored by a rule that is written down."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from eval.probe import ask, chosen_letter, reply_of, scored, share_right
+from task_streams.probe_rows import Row
+from task_streams.probe_sets import read_probe_set
+from task_streams.prompt import Request
+from tests.task_streams.probe_files import ROWS, write_probes
+
+OPTIONS = ("a red car", "two cats", "Paris", "B")
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B. two cats", "B"),
+        ("Two cats.", "B"),  # an option's text
+        ("A red car is what I see", None),  # an article, no letter
+        ("The answer is C because (A) is wrong.", "C"),
+        ("Answer: **D**", "D"),
+        ("It must be (C).", "C"),
+        ("Either (A) or (C)", None),  # two of them
+        ("F", None),  # no such option
+        ("", None),
+    ],
+)
+def test_a_choice_is_read_by_letter_text_or_phrase(reply: str, letter: str | None) -> None:
+    assert chosen_letter(reply, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    ("completion", "reply"),
+    [
+        ("<think>hm</think><answer> yes </answer>", "yes"),
+        ("<think>no?</think> Yes.", "Yes."),
+        ("Yes, <answer>no</answer> <answer>yes</answer>", "no"),  # the first block
+        ("yes", "yes"),
+    ],
+)
+def test_the_answer_block_is_scored_or_else_all_but_the_thought(completion: str, reply: str) -> None:
+    assert reply_of(completion) == reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "right"),
+    [("Yes, there is.", "yes", True), ("There is no dog.", "no", False), ("I can not see it", None, False)],
+)
+def test_yes_or_no_is_the_first_of_the_two_words(reply: str, answer: str | None, right: bool) -> None:
+    assert scored(Row("k", "yes_no", "?", answers=("yes",)), reply) == (answer, right)
+
+
+def test_open_answers_follow_the_rules_of_questions() -> None:
+    exact = Row("k", "open", "?", answers=("a cat", "cat"))
+    assert scored(exact, "Cat.")[1] and not scored(exact, "the cat")[1]
+    relaxed = Row("k", "open", "?", answers=("200",), rule="relaxed_number")
+    assert scored(relaxed, "209")[1] and not scored(relaxed, "211")[1]  # 5 % of 200 is 10
+
+
+def test_a_scripted_policy_is_scored_by_hand(tmp_path: Path) -> None:
+    rows = [*ROWS, {**ROWS[1], "question_id": 8, "label": "no"}]
+    asked = read_probe_set(write_probes(tmp_path, rows))
+    script = {
+        "c1": "<think>a shape</think><answer>three</answer>",  # right by the option's text
+        "7": "No.",  # wrong
+        "1000": "Well, no",  # has a comma
+        "o1": "11.5",  # 0.5 is within 5 % of 11
+        "8": "No, there is none.",  # right
+    }
+    batches: list[list[str]] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        batches.append([one.key for one in requests])
+        return [script[one.key] for one in requests]
+
+    done: list[int] = []
+    answers = ask(generate, asked, stage=2, batch_size=3, on_batch=done.append)
+    assert [one.key for one in answers] == ["c1", "7", "1000", "o1", "8"]  # in the file's order
+    assert batches == [["c1", "7", "o1"], ["8"], ["1000"]]  # texts alone come by themselves
+    assert done == [3, 1, 1]
+    assert [one.correct for one in answers] == [True, False, False, True, True]
+    assert answers[2].failed == ("punctuation:no_comma",)
+    assert [one.answer for one in answers[:2]] == ["B", "no"]
+    assert share_right(answers) == 3 / 5
+    assert answers[0].to_json()["stage"] == 2
+
+
+def test_no_answers_have_no_share() -> None:
+    with pytest.raises(ValueError, match="undefined"):
+        share_right([])

@@ -1,0 +1,118 @@
+"""Probe sets: the published forms are understood, and everything wrong with a file is told at once."""
+
+from pathlib import Path
+
+import pytest
+
+from task_streams.errors import UserError
+from task_streams.probe_sets import read_probe_set
+from task_streams.prompt import CHOICE_FORM, probe_request
+from tests.task_streams.probe_files import ROWS, write_probes
+
+
+def problems_of(folder: Path, *rows: object) -> tuple[str, ...]:
+    with pytest.raises(UserError) as refused:
+        read_probe_set(write_probes(folder, rows))
+    return refused.value.problems
+
+
+def test_all_styles_are_understood_by_the_published_fields(tmp_path: Path) -> None:
+    read = read_probe_set(write_probes(tmp_path))
+    assert read.name == "general"
+    assert [probe.key for probe in read.probes] == ["c1", "7", "1000", "o1"]
+    assert read.counts() == {"choice": 1, "yes_no": 1, "instruction": 1, "open": 1}
+    choice, yes_no, instruction, open_one = (probe.row for probe in read.probes)
+    assert choice.answers == ("B",) and choice.options == ("eight", "three")
+    assert yes_no.answers == ("yes",)
+    assert dict(instruction.checks[0].arguments) == {}  # null is nothing
+    assert open_one.answers == ("11", "eleven") and open_one.rule == "relaxed_number"
+
+
+def test_prompts_are_the_sets_own_words_with_their_images(tmp_path: Path) -> None:
+    choice, yes_no, instruction, open_one = read_probe_set(write_probes(tmp_path)).probes
+    asked = probe_request(choice)
+    assert [part["type"] for part in asked.messages[0]["content"]] == ["image", "text"]
+    assert asked.messages[0]["content"][-1]["text"] == f"Which?\n(A) eight\n(B) three\n\n{CHOICE_FORM}"
+    assert probe_request(yes_no).messages[0]["content"][-1]["text"] == "Is there an eight in the image?"
+    assert probe_request(instruction).messages[0]["content"] == [{"type": "text", "text": "Say nothing with a comma."}]
+    assert [image.size for image in probe_request(open_one).images] == [(64, 64), (64, 64)]
+
+
+def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> None:
+    first = read_probe_set(write_probes(tmp_path / "a")).fingerprint
+    assert read_probe_set(write_probes(tmp_path / "b")).fingerprint == first  # wherever it lies
+    other = [{**ROWS[0], "answer": "A"}, *ROWS[1:]]
+    assert read_probe_set(write_probes(tmp_path / "c", other)).fingerprint != first
+    file = write_probes(tmp_path / "d")
+    (tmp_path / "d/images/three.png").write_bytes((tmp_path / "d/images/eight.png").read_bytes())
+    assert read_probe_set(file).fingerprint != first
+
+
+def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(b"x")
+    told = problems_of(
+        tmp_path / "set",
+        "{not json",
+        {"question": "No id?", "answer": "a"},
+        {"id": 1, "question": "Twice?", "answer": "a"},
+        {"id": "1", "question": "Twice?", "answer": "a"},
+        {"id": 2, "question": "Options?", "options": ["a", "b"], "answer": "C"},
+        {"id": 3, "image": "../outside.png", "question": "Out?", "answer": "yes"},
+        {"id": 4, "image": "images/none.png", "question": "There?", "answer": "yes"},
+        {"id": 5, "prompt": "Do.", "instruction_id_list": ["punctuation:no_coma"], "kwargs": [{}]},
+        {
+            "id": 6,
+            "prompt": "Do.",
+            "instruction_id_list": ["length_constraints:number_words"],
+            "kwargs": [{"num_words": -1}],
+        },
+        {"id": 7, "question": "Nothing?"},
+        {"id": 8, "question": "Rule?", "answer": "a", "rule": "exactly"},
+        {"id": 9, "question": "Slip?", "optons": ["a"], "answer": "a"},
+        {"id": 10, "question": "", "answer": "a"},
+    )
+    starts = [
+        "line 1: no JSON",
+        "line 2: no id",
+        "line 4: id '1' is that of line 3 too",
+        "line 5: answer: expected one letter from A to B",
+        "line 6: image '../outside.png' leads out of the file's folder",
+        "line 7: image 'images/none.png': No such file",
+        "line 8: unknown check 'punctuation:no_coma'. Did you mean 'punctuation:no_comma'?",
+        "line 9: length_constraints:number_words: expected num_words a whole number from 0, relation less than",
+        "line 10: no answer",
+        "line 11: unknown rule 'exactly'. Did you mean 'exact'?",
+        "line 12: field 'optons': did you mean 'options'?",
+        "line 13: no question",
+    ]
+    assert len(told) == len(starts)
+    for problem, start in zip(told, starts, strict=True):
+        assert problem.startswith(f"general.jsonl, {start}"), problem
+
+
+def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_probes(folder)
+    (tmp_path / "outside.png").write_bytes((folder / "images/three.png").read_bytes())
+    (folder / "images/link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "images/cut.png").write_bytes((folder / "images/three.png").read_bytes()[:40])
+    told = problems_of(
+        folder,
+        {"id": 1, "image": "images/link.png", "question": "?", "answer": "yes"},
+        {"id": 2, "image": "images/cut.png", "question": "?", "answer": "yes"},
+    )
+    assert "leads out" in told[0] and "images/cut.png" in told[1]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_set_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text(text)
+    with pytest.raises(UserError, match="is empty"):
+        read_probe_set(tmp_path / "none.jsonl")
+
+
+def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a file of JSON lines"):
+        read_probe_set(tmp_path / "set.json")
+    with pytest.raises(UserError, match=r"none\.jsonl"):
+        read_probe_set(tmp_path / "none.jsonl")
