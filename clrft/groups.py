@@ -134,7 +134,7 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
         for values in parts
     }
     order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
-    order.sort(key=lambda values: bool(told[values]))  # what differs in nothing comes first
+    order.sort(key=lambda values: (FORK in told[values], bool(told[values])))  # what differs in nothing comes first
     return [_group(stream, method, told[values], parts[values]) for values in order]
 
 

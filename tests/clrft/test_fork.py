@@ -131,20 +131,27 @@ def fresh() -> Iterator[Executor]:
         yield one
 
 
-@pytest.mark.parametrize("share", [0.2, 0.6])
-def test_a_killed_fork_goes_on_to_the_same_bits(source: Path, fresh: Executor, share: float, tmp_path: Path) -> None:
+def test_a_fork_killed_while_it_is_made_and_while_it_learns_goes_on_to_the_same_bits(
+    source: Path, fresh: Executor, tmp_path: Path
+) -> None:
     stage, config = planned(f"{source}@2", ["method=rapo", "method.group_size=2"])
     count = tmp_path / "writes"
     assert fresh.submit(run_in_child, config, None, count, stage).result() == 0
+    writes = count.read_text().splitlines()
     expected, signed = learned(config.folder), lineages(config.folder)
     shutil.rmtree(config.folder)
-    kill = Kill(write=int(share * len(count.read_text().splitlines())))
-    assert fresh.submit(run_in_child, config, kill, None, stage).result() == -9
-    begun = (config.folder / "manifest.json").exists()
-    assert not begun or not (config.folder / "metrics.json").exists()
-    again = saved_config(config.folder, {}) if begun else config
-    assert fresh.submit(run_in_child, again, None, None, None if begun else stage).result() == 0
+    assert fresh.submit(run_in_child, config, Kill(write=first_link(writes)), None, stage).result() == -9
+    assert not config.folder.exists()  # whole or not at all
+    assert fresh.submit(run_in_child, config, Kill(write=int(0.7 * len(writes))), None, stage).result() == -9
+    assert not (config.folder / "metrics.json").exists()
+    assert fresh.submit(run_in_child, saved_config(config.folder, {}), None).result() == 0
     assert (learned(config.folder), lineages(config.folder)) == (expected, signed)
+    assert not list(config.folder.parent.glob(".*partial*"))
+
+
+def first_link(writes: list[str]) -> int:
+    """Number of the write that links the first file of weights into the fork's folder, from 1."""
+    return next(number for number, name in enumerate(writes, start=1) if name == "link model.safetensors")
 
 
 def test_what_is_no_finished_task_is_refused_by_name(source: Path, tmp_path: Path) -> None:
