@@ -92,7 +92,7 @@ def chosen_config(words: list[str]) -> RunConfig:
 
 
 def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft sweep``: every cell that is not done, then the comparison."""
+    """``clrft sweep``: every cell that is not done, then the comparison and the report."""
     from clrft.progress import Bars
     from clrft.sweep import load_sweep, run_sweep
     from clrft.tracking_store import prepare_store
@@ -108,13 +108,24 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     if len(failures) < len(cells):
         paths: list[Path] = []
         try:
-            paths = write_and_print(find([folder]), None, folder / "comparison", console, kinds=True)
+            found = find([folder])
+            paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
+            paths.append(sweep_report(found, folder))
         finally:  # also where the cells must not be compared: the sweep has ended
             close_sweep(cells[0], paths)
     say_where(cells[0], folder, console)
     for failure in failures:
         console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failures else 0
+
+
+def sweep_report(found: "FoundRuns", folder: Path) -> Path:
+    """Write a sweep's report; returns its folder."""
+    from clrft.files import REPORT
+    from clrft.report.command import report_of
+
+    report_of(found, [folder], folder / REPORT)
+    return folder / REPORT
 
 
 def close_sweep(config: RunConfig, paths: list[Path]) -> None:
@@ -126,7 +137,8 @@ def close_sweep(config: RunConfig, paths: list[Path]) -> None:
 
 def say_where(config: RunConfig, folder: Path, console: Console) -> None:
     """Tell where pictures, files and the MLflow store are."""
-    lines = [f"pictures and tables: {folder / 'comparison'}", f"runs: {folder}"]
+    lines = [f"report: {folder / 'report' / 'index.html'}   (opens in a browser)"]
+    lines += [f"pictures and tables: {folder / 'comparison'}", f"runs: {folder}"]
     if config.run.mlflow:
         from clrft.tracking_store import redacted_uri, tracking_uri
 

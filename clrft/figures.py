@@ -25,6 +25,7 @@ from eval.matrix import AccuracyMatrix, FloatArray
 from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 
 TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
+MOST_DRAWN = 12  # methods in one picture
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
 _INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
 RC: Any = {
@@ -95,6 +96,8 @@ def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_d
         suffix = f"-{stream}" if several else ""
         for name, figure in figures(comparison.of_stream(stream), stream, wanted).items():
             path = out_dir / f"{name}{suffix}.png"
+            if mixed := comparison.mixed_in(stream):
+                figure.text(0.01, -0.02, f"mixed on request: {', '.join(mixed)}", color=MUTED, va="top")
             with whole_file(path) as beside:
                 figure.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
             paths.append(path)
@@ -109,6 +112,10 @@ def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None
         stream: its name, for titles.
         folders: runs whose training steps are drawn; all by default.
     """
+    count, groups = len(groups), drawn(groups)
+    if len(groups) < count:
+        named = metric_of(groups[0].final_metric).title
+        stream = f"{stream} ({len(groups)} of {count}, by {named}; table.md has all)"
     with rc_context(RC):
         made = {
             "matrices": matrices_figure(groups, stream),
@@ -117,6 +124,22 @@ def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None
         }
         training = training_figure(groups, stream, None if folders is None else set(folders))
         return made | ({"training": training} if training is not None else {})
+
+
+def drawn(groups: Sequence[Group]) -> list[Group]:
+    """The groups of a readable picture: all, or the floor, joint training and the best by the final metric."""
+    if len(groups) <= MOST_DRAWN:
+        return list(groups)
+    always = [group for group in groups if group.method == FLOOR or group.joint]
+    others = [group for group in groups if group not in always]
+    best = sorted(others, key=_final_mean, reverse=True)[: max(1, MOST_DRAWN - len(always))]
+    floors = [group for group in always if group.method == FLOOR]
+    return [*floors, *best, *(group for group in always if group.joint)]
+
+
+def _final_mean(group: Group) -> float:
+    summary = group.metrics.get(group.final_metric)
+    return -1.0 if summary is None or summary.mean is None else summary.mean
 
 
 def styles(groups: Sequence[Group]) -> dict[str, Style]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft.files import check_inside
+from clrft.files import COMPARISON, REPORT, check_inside
 from clrft.locks import Locked, held
 from clrft.plain import read_yaml
 from clrft.record import MANIFEST, MANIFEST_OTHERS, MARK, read_record, read_stage
@@ -37,7 +37,6 @@ from clrft.tracking_mirror import Added, Facts, Mirror
 from clrft.tracking_store import Store, redacted_uri, tell, tracking_uri
 from task_streams.errors import UserError
 
-COMPARISON = "comparison"  # folder of a sweep's tables and pictures
 UNKNOWN = "not fed yet"  # stands for the identity of a folder that has none
 
 
@@ -196,8 +195,9 @@ def close_left(feeding: Feeding, cell: Mirror, status: Status) -> Added:
 
 
 def feed_sweep(feeding: Feeding, folder: Path) -> Added:
-    """Feed a sweep's own run: its tables and pictures, and how it ended."""
-    files = tuple(sorted(path for path in (folder / COMPARISON).glob("*") if path.is_file()))
+    """Feed a sweep's own run: its tables, pictures and report, and how it ended."""
+    report = [folder / REPORT] if (folder / REPORT).is_dir() else []
+    files = (*sorted(path for path in (folder / COMPARISON).glob("*") if path.is_file()), *report)
     if feeding.store is None:
         return Added(runs=1, files=len(files))
     mirror = sweep_mirror(feeding.store, mark_of(folder, feeding.dry), folder.name)

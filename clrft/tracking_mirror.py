@@ -20,7 +20,7 @@ class Facts:
 
     Attributes:
         points: metric points (key, value, step, time in ms).
-        artifacts: files.
+        artifacts: files, and folders with all that is in them.
         tags: beside those that it was opened with.
         status: FINISHED, FAILED, KILLED, RUNNING; empty = as it is.
     """
@@ -203,7 +203,7 @@ class Mirror:
 
     def _lacking_files(self, paths: Iterable[Path]) -> list[Path]:
         held = self.store.artifacts(self.run_id)
-        return [path for path in paths if held.get(path.name) != path.stat().st_size]
+        return [path for path in paths if not all(held.get(name) == size for name, size in _sizes(path).items())]
 
     def _lacking_tags(self, facts: Facts) -> dict[str, str]:
         asked = cleaned_tags({**self.tags, **facts.tags})
@@ -218,6 +218,12 @@ class Mirror:
             if other.run_id != run.run_id and not mine and "clrft.superseded" not in other.tags:
                 self.store.set_tags(other.run_id, {"clrft.superseded": "true"})
                 self.store.rename(other.run_id, f"{self.name} (superseded)")
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Sizes of a file, or of all files of a folder, by the name under which a store has them."""
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    return {one.relative_to(path.parent).as_posix(): one.stat().st_size for one in files}
 
 
 def _same(held: float, expected: float) -> bool:

@@ -211,10 +211,13 @@ class Store:
                 held.setdefault((key, point.step), []).append(point.value)
         return held
 
-    def artifacts(self, run_id: str) -> dict[str, int]:
-        """Names and sizes (bytes) of the files that a run holds, folders left out."""
-        entries = self._call(self._client.list_artifacts, run_id)
-        return {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+    def artifacts(self, run_id: str, inside: str | None = None) -> dict[str, int]:
+        """Names and sizes (bytes) of the files that a run holds, those in folders by their path."""
+        entries = self._call(self._client.list_artifacts, run_id, inside)
+        found = {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+        for folder in (entry.path for entry in entries if entry.is_dir):
+            found |= self.artifacts(run_id, folder)
+        return found
 
     def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
         """Write the parameters that the run doesn't hold yet; MLflow lets none change."""

@@ -1,0 +1,120 @@
+"""Write a report: the page, and beside it every table as CSV and LaTeX, every picture as PDF and PNG.
+
+The page is one file that asks for nothing: its policy (Content-Security-Policy) allows its own style and script, by
+their hash, and images that are written into it. Deliberately absent: any dependency of the page.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
+from markupsafe import Markup
+from matplotlib import colormaps, rc_context
+
+from clrft.figures import RC
+from clrft.files import write_text_atomic
+from clrft.provenance import versions
+from clrft.report.export import write_files
+from clrft.report.matrices import SHADES
+from clrft.report.parts import Block, Heading, Picture, Section, Sentence, Subject, Table
+from clrft.report.sections import SECTIONS
+from clrft.report.vector import colours, inline_svg, recoloured
+
+PAGE = "index.html"
+# Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
+DRAWN = {**RC, "svg.fonttype": "none", "svg.hashsalt": "clrft", "text.parse_math": False, "savefig.dpi": 144}
+KINDS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
+
+
+class PackagedTemplates(BaseLoader):
+    """The templates beside this file, also from an installed package."""
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:
+        path = files("clrft.report") / "page" / template
+        if not path.is_file():
+            raise TemplateNotFound(template)
+        return path.read_text(encoding="utf-8"), None, None
+
+
+def write_report(subject: Subject, out_dir: Path) -> list[Path]:
+    """Write a report into a folder, which is made if absent; returns its files, the page first.
+
+    Raises:
+        UserError: a file that the runs should have is damaged.
+    """
+    with rc_context(DRAWN):
+        sections = [build(subject) for build in SECTIONS]
+        for picture in (picture for section in sections for picture in section.pictures):
+            picture.figure.suptitle("")  # a caption stands beside it, here and in a paper
+        html = page_html(subject, sections)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        beside = write_files(sections, out_dir)
+    write_text_atomic(out_dir / PAGE, html)
+    return [out_dir / PAGE, *beside]
+
+
+def page_html(subject: Subject, sections: Sequence[Section]) -> str:
+    """The page. To be called within ``rc_context(DRAWN)``."""
+    drawings = {
+        picture.key: inline_svg(picture.figure, f"figure-{picture.key}", picture.described)
+        for section in sections
+        for picture in section.pictures
+        if picture in section.parts  # a block draws its own
+    }
+    style = _packaged("style.css") + _colour_rules(drawings.values())
+    script = _packaged("page.js")
+    environment = Environment(
+        loader=PackagedTemplates(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    runs = [run for group in subject.comparison.groups for run in group.runs]
+    return environment.get_template("page.html").render(
+        title=subject.title,
+        sections=[(section, [(KINDS[type(part)], part) for part in section.parts]) for section in sections],
+        drawings=drawings,
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy(style, script),
+        counts={
+            "runs": len(runs),
+            "methods": len({group.label for group in subject.comparison.groups}),
+            "orders": len({run.seed for run in runs}),
+            "streams": len(subject.streams),
+        },
+        version=versions()["clrft"],
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def policy(style: str, script: str) -> str:
+    """The page's Content-Security-Policy: nothing but its own style and script, and images inside of it."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _colour_rules(drawings: Iterable[str]) -> str:
+    """Rules for the colour scale of matrices, and for the colours of drawings on a dark page."""
+    scale = colormaps["cividis"]
+    rules = []
+    for step in range(SHADES + 1):
+        red, green, blue = (round(255 * part) for part in scale(step / SHADES)[:3])
+        ink = "#222222" if step > 0.55 * SHADES else "#ffffff"
+        rules.append(f".shade-{step}{{background:#{red:02x}{green:02x}{blue:02x};color:{ink}}}")
+    for colour in colours(drawings):  # without an ancestor: what <use> repeats has none
+        for attribute in ("fill", "stroke"):
+            dark = recoloured(colour)
+            rules.append(f'[{attribute}="{colour}"]{{{attribute}:light-dark({colour},{dark})}}')
+    return "\n".join(["", *rules, ""])
+
+
+def _packaged(name: str) -> str:
+    return (files("clrft.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
