@@ -10,11 +10,15 @@ Deliberately absent: averages over runs (``clrft.compare``).
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from eval.matrix import AccuracyMatrix, FloatArray
 from task_streams.errors import UserError, unknown_name
+
+NATS = "nats per token"
+DRIFTS = ("kl_base", "kl_prev")  # measured on rollouts, by stage; each forward and reverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Metric:
         higher_is_better: direction.
         compute: the metric as a function of the matrix; None for what is measured outside the stream or read from
             single predictions.
+        unit: ``%`` of what is a fraction in files, or the unit of what stands in files as it is shown.
     """
 
     key: str
@@ -54,6 +59,7 @@ class Metric:
     definition: str
     higher_is_better: bool
     compute: Callable[[AccuracyMatrix], Value] | None
+    unit: str = "%"
 
 
 class _Missing(Exception):
@@ -196,6 +202,25 @@ def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> di
     return values
 
 
+def mean_kl(key: str, stages: Mapping[int, Mapping[str, Any]]) -> dict[str, Value]:
+    """Mean over the stages where it is defined of the KL per token, in nats; ``<key>/forward`` and ``<key>/reverse``.
+
+    Args:
+        key: ``kl_base`` or ``kl_prev``: which other policy.
+        stages: figures of the drift probe by stage, ``<key>_forward`` among them; empty where it was not asked.
+    """
+    values = {}
+    for direction in ("forward", "reverse"):
+        name = f"{key}_{direction}"
+        known = [figures[name] for figures in stages.values() if figures.get(name) is not None]
+        reasons = dict.fromkeys(
+            figures["undefined"][name] for figures in stages.values() if figures.get(name, 0) is None
+        )
+        why = "; ".join(reasons) or "not measured: nothing was trained, or evaluate.drift_prompts=0"
+        values[f"{key}/{direction}"] = Value(float(np.mean(known))) if known else undefined(why)
+    return values
+
+
 def seen_accuracy(matrix: AccuracyMatrix) -> FloatArray:
     """Mean accuracy on the tasks so far after each stage, NaN where a cell is missing. [T]"""
     return np.array([matrix.value[i, : i + 1].mean() for i in range(len(matrix))])
@@ -279,18 +304,21 @@ _ALL = (
     Metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False, intransigence),
     Metric("min_acc", "worst task", "min_j R[T,j]", True, min_acc),
     Metric("general_delta", "general ability change", "probe accuracy after task T − before task 1", True, None),
+    Metric("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, None, NATS),
+    Metric("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, None, NATS),
 )
 
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
 
 
 def metric_of(key: str) -> Metric:
-    """The metric of a name; ``general_delta/<probe>`` is ``general_delta``.
+    """The metric of a name; ``general_delta/<probe>`` is ``general_delta``, ``kl_base/forward`` is ``kl_base``.
 
     Raises:
         UserError: there is none of that name.
     """
-    name = key.partition("/")[0] if key.startswith("general_delta/") else key
+    name, _, _ = key.partition("/")
+    name = name if name in ("general_delta", *DRIFTS) else key
     if name not in METRICS:
         raise UserError(unknown_name("metric", key, METRICS))
     return METRICS[name]
@@ -322,6 +350,8 @@ def compute_metrics(
         compute = METRICS[key].compute
         if compute is not None:
             values[key] = compute(matrix)
+        elif key in DRIFTS:
+            values |= mean_kl(key, {})
         elif key != "general_delta":
             values[key] = undefined("not in the matrix: it is read from single predictions")
         elif before or after:

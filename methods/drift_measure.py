@@ -115,7 +115,7 @@ def drift_of(rollouts: Seen) -> Tensor:
     """Drift of every rollout from the other policy, [N]."""
     lengths = list(rollouts.lengths)
     maker, other, mask = (
-        pad_sequence(list(torch.split(values, lengths)), batch_first=True)  # type: ignore[no-untyped-call]
+        pad_sequence(list(torch.split(values, lengths)), batch_first=True)
         for values in (rollouts.maker, rollouts.other, torch.ones_like(rollouts.maker))
     )  # [N, L] each
     return drift(maker, other, mask)

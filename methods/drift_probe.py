@@ -92,12 +92,12 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
     figures["reward"] = probe.rewards.mean().item()
     undefined: dict[str, str] = {}
     for other in OTHERS:
-        values, names = None, figure_names(other)
+        names = figure_names(other)
+        figures |= dict.fromkeys(names)
         if other in probe.against:
-            values = figures_against(probe.against[other])
+            figures |= dict(zip(names, figures_against(probe.against[other]), strict=True))
         else:
             undefined |= dict.fromkeys(names, reasons[other])
-        figures |= dict(zip(names, values or [None] * len(names), strict=True))
     figures |= dict.fromkeys((*SPREADS, *(f"{name}_groups" for name in SPREADS)))
     if "prev" in probe.against:
         for name, groups in zip(SPREADS, equal_groups(probe), strict=True):

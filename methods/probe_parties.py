@@ -74,11 +74,12 @@ def saved(policy: Policy, folder: Path, name: str) -> Iterator[Party]:
 @contextmanager
 def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
     """Full weights from a folder or hub id, as the policy's own were loaded; gone after the block."""
-    model = AutoModelForImageTextToText.from_pretrained(
+    model: Any = AutoModelForImageTextToText.from_pretrained(
         path, dtype=policy.model.dtype, attn_implementation=policy.attention, trust_remote_code=False
     )
     model.requires_grad_(False)
-    model.eval().to(policy.device)  # type: ignore[arg-type]
+    model.to(policy.device)
+    model.eval()
     yield Party(name, lambda: nullcontext(model))
 
 

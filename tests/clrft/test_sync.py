@@ -42,6 +42,8 @@ def of_files(folder: Path) -> Points:
     record = json.loads((folder / "metrics.json").read_text())
     found = [(key, row["step"], value) for row in rows for key, value in row.items() if key != "step"]
     found += [(f"accuracy/task_{int(j):02d}", 0, value) for j, value in record["accuracy"].items()]
+    drift = {name: value for name, value in record.get("drift", {}).items() if name != "undefined"}
+    found += [(f"drift/{name}", 0, value) for name, value in drift.items()]
     found += [(f"seconds/{name}", 0, value) for name, value in record.get("seconds", {}).items()]
     found += [(name, 0, value) for name, value in record.get("peak_memory_mb", {}).items()]
     return sorted(point for point in found if point[2] is not None)
