@@ -20,6 +20,7 @@ from clrft.cli import main
 
 EXITS = (0, 1, 2)
 SECONDS = 120  # after which a call counts as hanging
+LIBRARIES = (".cache", ".config")  # of a home: what matplotlib and others keep there, made when they are imported
 OUTPUT = "out"  # the folder under the working folder that a call may write to
 LONGEST_ERROR = 20_000  # characters that a person can still read
 
@@ -139,7 +140,7 @@ def tree(root: Path, without: Path) -> Tree:
     found: Tree = {}
     for folder, names, files in os.walk(root):
         here = Path(folder)
-        names[:] = [name for name in names if here / name != without]
+        names[:] = [name for name in names if here / name != without and name not in LIBRARIES]
         for name in [*names, *files]:
             path = here / name
             if path.is_symlink():

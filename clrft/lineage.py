@@ -44,7 +44,7 @@ def config_digest(config: RunConfig) -> str:
 def learned_files(folder: Path) -> list[Path]:
     """Files that the next stage starts from."""
     single = [folder / name for name in (STATE_FILE, STATE_TENSORS, MOMENTS_FILE, ANCHOR_FILE)]
-    return sorted([*(folder / WEIGHTS_FOLDER).glob("*"), *(path for path in single if path.is_file())])
+    return sorted(path for path in [*(folder / WEIGHTS_FOLDER).glob("*"), *single] if path.is_file())
 
 
 def identity_of(run: Path, stage: int) -> str:

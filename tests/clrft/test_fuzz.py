@@ -22,6 +22,7 @@ from benchmarks.fuzz_folders import damage, linked_new
 from benchmarks.fuzz_values import BOMB
 from clrft.config import build_config, parse_overrides
 from clrft.files import check_inside, locked, read_json, whole_file
+from clrft.lineage import check_files
 from clrft.locks import lock_path, look
 from clrft.plain import from_json, from_yaml
 from clrft.record import read_stage, read_steps
@@ -351,3 +352,9 @@ def test_no_plugin_is_loaded_because_a_run_folder_names_it(place: Place) -> None
         outcome = place.call((*command, str(folder)))
         assert not outcome.faults and not mark.exists(), outcome
     assert os.listdir(place.home) == []
+
+
+def test_a_folder_in_place_of_a_weights_file_counts_as_missing(tmp_path: Path) -> None:
+    (tmp_path / "weights" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 is missing"):
+        check_files(tmp_path, {"weights/model.safetensors": "0" * 64}, "Restore it.")
