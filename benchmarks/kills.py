@@ -42,7 +42,7 @@ WRITES = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir")
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 2},
     "train": {"updates": 4, "prompts_per_update": 4},
-    "evaluate": {"probe": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 1},
 }
 OTHER = ("manifest.json", "config.yaml", "mlflow.json")  # what describes a run
 TIMES = ("seconds", "memory_mb")  # ends of the names of what differs from run to run

@@ -43,7 +43,7 @@ LAST = 2  # the last of the stages
 SMALL: dict[str, Any] = {
     "stream": {"tasks": LAST, "classes_per_task": 2, "shots": 8, "test_per_class": 1},
     "train": {"updates": 2, "prompts_per_update": 4, "warmup": 0},
-    "evaluate": {"probe": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
     "run": {"mlflow": False, "checkpoint_every": 0},
     "model": {"device": "cpu", "dtype": "float32"},
 }

@@ -19,7 +19,7 @@ from task_streams.errors import UserError
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 3, "classes_per_task": 2, "shots": 2, "test_per_class": 1},
     "train": {"updates": 1, "prompts_per_update": 4, "warmup": 0, "learning_rate": 1e-3},
-    "evaluate": {"probe": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
     "model": {"device": "cpu", "dtype": "float32"},
 }
 LORA = {"adapter": "lora", "lora_rank": 4}

@@ -27,7 +27,7 @@ UPDATES = 2
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
     "train": {"updates": UPDATES, "prompts_per_update": 4, "warmup": 0},
-    "evaluate": {"probe": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 1},
     "model": {"device": "cpu", "dtype": "float32"},
 }
 OWN: dict[str, dict[str, Any]] = {

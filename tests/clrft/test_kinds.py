@@ -176,7 +176,7 @@ def test_both_ways_to_take_forgetting_apart_add_up_to_the_whole(script: Script, 
 def test_the_frozen_base_forgets_nothing_by_its_weights(tmp_path: Path) -> None:
     small = {
         "stream": {"tasks": 3, "classes_per_task": 2, "shots": 2, "test_per_class": 4},
-        "evaluate": {"probe": 0},
+        "evaluate": {"probe": 0, "drift_prompts": 0},
         "run": {"output": str(tmp_path), "mlflow": False},
     }
     record = read_run(run(build_config("digits_cil", "zero_shot", "tiny", 1993, small), Silent()))

@@ -23,7 +23,7 @@ from tests.clrft.faulty_methods import faulty
 SMALL = {
     "stream": {"tasks": 2, "shots": 8, "test_per_class": 2},
     "train": {"updates": 2, "prompts_per_update": 4},
-    "evaluate": {"probe": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
 }
 
 

@@ -175,7 +175,7 @@ def test_a_real_run_shows_what_its_steps_say(tmp_path: Path) -> None:
         "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
         "train": {"updates": 4, "prompts_per_update": 4, "warmup": 0, "accumulation": 2},
         "method": {"group_size": 4, "updates_per_batch": 2},
-        "evaluate": {"probe": 0},
+        "evaluate": {"probe": 0, "drift_prompts": 0},
         "run": {"output": str(tmp_path), "mlflow": False},
     }
     folder = run(build_config("digits_cil", "grpo+retention+par", "tiny", 1993, small), Silent())

@@ -24,7 +24,7 @@ from task_streams.errors import UserError
 SMALL = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
     "train": {"updates": 2, "prompts_per_update": 4},
-    "evaluate": {"probe": 8},
+    "evaluate": {"probe": 8, "drift_prompts": 1},
 }
 
 
@@ -166,7 +166,13 @@ def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     words = ["run", "stream=digits_cil", "method=sft", "stream.shots=8", "stream.test_per_class=4", "stream.tasks=3"]
-    words += ["train.updates=40", "evaluate.probe=0", "run.mlflow=false", f"run.output={tmp_path}"]
+    words += [
+        "train.updates=40",
+        "evaluate.probe=0",
+        "evaluate.drift_prompts=0",
+        "run.mlflow=false",
+        f"run.output={tmp_path}",
+    ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "clrft.cli", *words], stderr=subprocess.PIPE, text=True, env=environment

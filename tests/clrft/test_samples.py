@@ -11,7 +11,7 @@ from tests.shared_data import shared
 
 SMALL = (
     *("stream.shots=2", "stream.test_per_class=2", "train.updates=2", "train.prompts_per_update=2"),
-    *("evaluate.probe=0", "run.mlflow=false"),
+    *("evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"),
 )
 
 # name: (sample, stream section, method, words)

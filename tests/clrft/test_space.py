@@ -19,7 +19,7 @@ PARAMETERS = 1_410_400  # of the embedded model, 4 bytes each
 
 def config(output: Path, **own: Any) -> Any:
     place = {"run": {"output": str(output), "mlflow": False, **own.pop("run", {})}}
-    small = {"stream": {"tasks": 3, "shots": 8, "test_per_class": 1}, "evaluate": {"probe": 0}}
+    small = {"stream": {"tasks": 3, "shots": 8, "test_per_class": 1}, "evaluate": {"probe": 0, "drift_prompts": 0}}
     return build_config("digits_cil", "sft", "tiny", 1993, small, own, place)
 
 

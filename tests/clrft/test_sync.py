@@ -28,7 +28,7 @@ __all__ = ["preparation", "root"]  # fixtures
 
 ROWS = [{"step": step, "reward": step / 8, "kl": 0.5} for step in range(1, 5)]
 SMALL = ["stream=digits_cil", "stream.tasks=2", "stream.shots=4", "stream.test_per_class=2", "train.updates=2"]
-SMALL += ["train.prompts_per_update=4", "evaluate.probe=0"]
+SMALL += ["train.prompts_per_update=4", "evaluate.probe=0", "evaluate.drift_prompts=1"]
 
 
 def written(folder: Path, seed: int = 1993) -> Path:
