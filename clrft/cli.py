@@ -167,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
     costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     costs.set_defaults(command=show_costs)
 
     drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")

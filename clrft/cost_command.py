@@ -23,11 +23,14 @@ def costs_command(options: argparse.Namespace, console: Console) -> int:
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
     found = find_runs(paths)
-    report = cost_report(compare(found.runs).groups)
+    comparison = compare(found.runs, mix=options.mix)
+    report = cost_report(comparison.groups)
     if not report.groups:
         raise UserError(*report.without, "Expected runs of this version, which count what they cost.")
     check_writable(output)
     console.print(costs_to_terminal(report))
+    for mixed in comparison.mixed:
+        console.print(f"differs: {mixed}", highlight=False, markup=False, soft_wrap=True)
     for left_out in found.left_out:
         console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
     for path in write_costs(report, output):
