@@ -75,7 +75,7 @@ def test_damaged_run_folders_are_refused_or_told_as_they_were(place: Place) -> N
         shutil.rmtree(place.output)
         shutil.copytree(kept, whole)
         words = damage(whole, place.outside, rng)
-        for command in LOOKING:
+        for command in (("status",), ("rewards",)):  # and the comparison below
             outcome = place.call((*command, str(whole)))
             assert not outcome.faults, (words, outcome)
             codes[outcome.code] = codes.get(outcome.code, 0) + 1
@@ -277,7 +277,7 @@ def test_a_stage_of_other_types_is_refused(fields: dict[str, Any], tmp_path: Pat
 
 
 def test_links_that_lead_out_of_a_run_folder_are_refused_and_what_they_lead_to_stays(place: Place) -> None:
-    for number in range(30):
+    for number in range(12):
         folder = write_run(place.output / f"s{number}", "rapo", 1, [[90, None], [80, 70]], steps=ROWS)
         (folder / "comparison").mkdir()
         words = linked_new(folder, place.outside, random.Random(number))
