@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from clrft.base import default_model_path
+from eval.judgement import COMPONENTS
 from methods.drift_measure import Asked, measure
 from methods.drift_probe import Other, Probe, drawn_items, summary
 from methods.policy import Policy
@@ -17,7 +18,7 @@ from methods.probe_parties import base_of, held, itself, saved
 from methods.probe_rollouts import Party, SharedPasses, seen
 from methods.weights import trained_weights
 from task_streams.prompt import request
-from task_streams.types import Feed, Task, TaskStream
+from task_streams.types import Box, Feed, Kind, Question, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
 
 Others = Mapping[Other, Callable[[], AbstractContextManager[Party]]]
@@ -147,6 +148,20 @@ def test_a_model_whose_prefix_cannot_be_shared_takes_the_plain_path(policy: Poli
     expected = measure(policy, others, asked(stream.tasks[1]))
     policy.model.gradient_checkpointing_enable()
     assert_alike(measure(policy, others, asked(stream.tasks[1])), expected)
+
+
+@pytest.mark.parametrize("kind", ["detection", "question"])
+def test_boxes_and_questions_are_asked_and_scored_by_their_own_rules(
+    kind: Kind, policy: Policy, stream: TaskStream
+) -> None:
+    task = stream.tasks[0]
+    target = (Box(task.seen[0], (0, 0, 500, 500)),) if kind == "detection" else Question("Which digit?", ("one",))
+    other = dataclasses.replace(
+        task, kind=kind, test=tuple(dataclasses.replace(item, target=target) for item in task.test)
+    )
+    found = measure(policy, {"base": base(policy)}, asked(other, items=2))
+    assert found.full == len(COMPONENTS[kind])
+    assert ((found.rewards >= 0) & (found.rewards <= found.full)).all() and len(found.rewards) == 16
 
 
 def test_few_tokens_at_a_time_change_nothing(
