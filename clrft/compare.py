@@ -145,11 +145,11 @@ def _notes(stream: str, groups: Sequence[Group]) -> list[str]:
     machines = {repr(run.manifest["hardware"]) for run in runs if run.manifest.get("hardware")}
     if len(machines) > 1:
         notes.append(f"{stream}: the runs come from {len(machines)} kinds of machine (manifest.hardware).")
-    orders = max(len(group.runs) for group in groups)
-    if 1 < orders < FEWEST and len(groups) > 1:
+    most = max(len(group.runs) for group in groups)
+    if 1 < most < FEWEST and len(groups) > 1:
         notes.append(
-            f"{stream}: {orders} class orders cannot reach p < 0.05 by the exact test (the smallest p is "
-            f"{2 / 2**orders:.2g}), nor a 95 % interval by bootstrap; {FEWEST} can."
+            f"{stream}: {most} class orders cannot reach p < 0.05 by the exact test (the smallest p is "
+            f"{2.0 ** (1 - most):.2g}), nor a 95 % interval by bootstrap; {FEWEST} can."
         )
     joint = [group.label for group in groups if group.joint]
     if len(joint) == 1:

@@ -184,8 +184,8 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
     ]
     preset = SETTINGS[row.dataset, row.tasks][2]
     if seeds and preset is not None and tuple(seeds) != order_seeds(preset):
-        told = (", ".join(map(str, some)) for some in (order_seeds(preset), seeds))
-        found.append(Departure("seeds", *told, WHY["seeds"]))
+        there, here = (", ".join(map(str, some)) for some in (order_seeds(preset), seeds))
+        found.append(Departure("seeds", there, here, WHY["seeds"]))
     return tuple(found)
 
 

@@ -36,6 +36,22 @@ PlainLoader.yaml_implicit_resolvers = {
 }
 
 
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same in C, where PyYAML was built with it; its nesting is limited by nothing but the stack."""
+
+
+_FastLoader.yaml_implicit_resolvers = PlainLoader.yaml_implicit_resolvers
+
+
+def _is_shallow(text: str) -> bool:
+    """Whether a text cannot be nested deep, by its signs alone: few brackets, small indents, nothing referred to."""
+    if len(text) > 100_000 or "&" in text or "*" in text or "!" in text or text.count("[") + text.count("{") > DEEPEST:
+        return False
+    lines = text.splitlines()
+    starts = (len(line) - len(line.lstrip(" \t-?:")) for line in lines)
+    return max(starts, default=0) <= DEEPEST
+
+
 def from_yaml(text: str) -> Any:
     """The value of a YAML text.
 
@@ -43,7 +59,7 @@ def from_yaml(text: str) -> Any:
         ValueError: says what in it is no plain value.
     """
     try:
-        value = yaml.load(text, Loader=PlainLoader)
+        value = yaml.load(text, Loader=_FastLoader if _is_shallow(text) else PlainLoader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError:

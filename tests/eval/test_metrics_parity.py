@@ -4,7 +4,7 @@
 |---|---|---|
 | ``Top1_Acc_Stream`` after the last experience | ``last_acc`` | over items |
 | its mean over experiences, each over the tasks so far | ``avg_incremental_acc_micro`` | over items |
-| ``StreamForgetting`` (``Forgetting``: first value minus last) | ``forgetting_diag`` | RaPO's starts at the best value |
+| ``StreamForgetting`` (``Forgetting``: first value minus last) | ``forgetting_diag`` | RaPO's: from the best value |
 | ``StreamBWT`` (``BWT``) | ``bwt`` | |
 | ``StreamForwardTransfer`` (``ForwardTransfer``) | ``fwt`` | its "random initialization" is our base |
 
