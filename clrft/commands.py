@@ -107,32 +107,37 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
         failures = run_sweep(cells, options.jobs, bars)
     if len(failures) < len(cells):
         paths: list[Path] = []
+        note = ""
         try:
             found = find([folder])
             paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
-            paths.append(sweep_report(found, folder))
+            written, note = sweep_report(found, folder)
+            paths.append(written)
         finally:  # also where the cells must not be compared: the sweep has ended
-            close_sweep(cells[0], paths)
+            close_sweep(cells[0], paths, note)
     say_where(cells[0], folder, console)
     for failure in failures:
         console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failures else 0
 
 
-def sweep_report(found: "FoundRuns", folder: Path) -> Path:
-    """Write a sweep's report; returns its folder."""
+def sweep_report(found: "FoundRuns", folder: Path) -> tuple[Path, str]:
+    """Write a sweep's report; returns its folder, and the answer in Markdown."""
+    from clrft.compare import compare
     from clrft.files import REPORT
     from clrft.report.command import report_of
+    from clrft.report.headline import headline_note
+    from clrft.report.parts import Subject
 
     report_of(found, [folder], folder / REPORT)
-    return folder / REPORT
+    return folder / REPORT, headline_note(Subject(folder.name, compare(found.runs)))
 
 
-def close_sweep(config: RunConfig, paths: list[Path]) -> None:
-    """Attach a sweep's tables and figures to its parent run in MLflow, and close it."""
+def close_sweep(config: RunConfig, paths: list[Path], note: str = "") -> None:
+    """Attach a sweep's tables, figures, report and answer to its parent run in MLflow, and close it."""
     from clrft.tracking import Tracker
 
-    Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths)
+    Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths, note=note)
 
 
 def say_where(config: RunConfig, folder: Path, console: Console) -> None:

@@ -78,12 +78,13 @@ class Tracker:
             mirror = cell_mirror(self._store, mark, name, params, tags or {}, self._mirror)
         return CellTracker(self, folder, mark, mirror)
 
-    def finish(self, artifacts: Sequence[Path] = (), status: Status | None = None) -> None:
+    def finish(self, artifacts: Sequence[Path] = (), status: Status | None = None, note: str = "") -> None:
         """Close the sweep's run, with its figures and tables; a later sweep on the folder opens it again.
 
         Args:
-            artifacts: files.
+            artifacts: files, and folders with all that is in them.
             status: None = FAILED if one of its cells did not finish, else FINISHED.
+            note: Markdown that MLflow shows as the run's description; the one that is there stays if empty.
         """
         if self._store is None or self._mirror is None:
             return
@@ -93,6 +94,8 @@ class Tracker:
             run_id = mirror.open().run_id
             for path in artifacts:
                 store.log_artifact(run_id, path)
+            if note:
+                store.set_tags(run_id, {"mlflow.note.content": note})
             store.end(run_id, status or sweep_status(store, run_id, folder))
 
         self.put(close)

@@ -12,7 +12,7 @@ from clrft.paired_tests import ALPHA, PairedTests, paired_tests
 from clrft.pairs import differences_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, summary_cell
 from clrft.shown import DASH, named
-from clrft.tables import headline, name_of
+from clrft.tables import headline, markdown_table, name_of
 from eval.metrics import metric_of
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"
@@ -31,6 +31,17 @@ def headline_section(subject: Subject) -> Section:
         parts.append(every_metric_table(subject, stream))
     parts += [Sentence(note, "note") for note in subject.comparison.notes]
     return Section("answer", "Which method forgets less?", tuple(parts))
+
+
+def headline_note(subject: Subject) -> str:
+    """The answers and the tables of means as Markdown, for places that show it."""
+    lines: list[str] = []
+    for stream in subject.streams:
+        table = means_table(subject, stream)
+        rows = [[cell.text for cell in row] for row in table.rows]
+        lines += [f"**{stream}**: {' '.join(answers(subject.groups(stream)))}", ""]
+        lines += [f"{table.title}:", "", *markdown_table([column.name for column in table.columns], rows)]
+    return "\n".join(lines)
 
 
 def answers(groups: Sequence[Group]) -> list[str]:

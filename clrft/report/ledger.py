@@ -1,17 +1,23 @@
 """Published figures beside measured ones, where a run has the stream, task count and method of a published row."""
 
-from clrft.ledger import SOURCE, STANDING, Measured, Published, ledger
+from clrft.compare import Group
+from clrft.files import config_root
+from clrft.ledger import SOURCE, STANDING, Measured, Published, ledger, published_rows
 from clrft.ledger_tables import sentences
+from clrft.plain import read_yaml, section_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, number_cell, summary_cell
 
 
 def ledger_section(subject: Subject) -> Section:
     """The rows that something was measured of, and in what that is not as published."""
-    entries = ledger(subject.comparison.groups)
+    published = published_streams()
+    groups = [group for group in subject.comparison.groups if _stream(group) in published]
+    entries = ledger(groups) if groups else []  # a published row's settings take a while to look up
     known = [entry for entry in entries if entry.measured]
     title = "Published figures beside measured ones"
     if not known:
-        why = f"no run here has the stream, number of tasks and method of one of the {len(entries)} published rows"
+        count = len(published_rows())
+        why = f"no run here has the stream, number of tasks and method of one of the {count} published rows"
         return Section("ledger", title, (Sentence(f"None ({SOURCE}): {why}.", "missing"),))
     rows = tuple(_row(entry.published, beside) for entry in known for beside in entry.measured)
     columns = (
@@ -27,6 +33,16 @@ def ledger_section(subject: Subject) -> Section:
     parts: list[Part] = [Table("ledger", f"{SOURCE}, and what was measured here", columns, rows)]
     parts += [Sentence(text, "note") for text in (*sentences(known), *STANDING)]
     return Section("ledger", title, tuple(parts))
+
+
+def published_streams() -> set[str]:
+    """Names of the streams that published rows are of."""
+    files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in published_rows()}]
+    return {str(read_yaml(path)["stream"]["name"]) for path in files}
+
+
+def _stream(group: Group) -> str:
+    return str(section_of(group.runs[0].config, "stream").get("name"))
 
 
 def _row(one: Published, beside: Measured) -> tuple[Cell, ...]:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from clrft.compare import Paired
 from clrft.figures import GRID, MUTED
+from clrft.paired_tests import FEWEST
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, number_cell
 from clrft.tables import headline
 from eval.metrics import metric_of
@@ -95,11 +96,13 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
 
 def _row(pair: Paired, seeds: Sequence[int]) -> tuple[Cell, ...]:
     tests = pair.tests
+    enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
+    bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
     needed = None if tests.for_power.orders is None else float(tests.for_power.orders)
     name = metric_of(pair.metric).title + (f": {pair.metric.partition('/')[2]}" if "/" in pair.metric else "")
     return (
         *(Cell(name), Cell(f"{pair.first} − {pair.second}"), _points(pair.mean), number_cell(pair.std, scale=100)),
-        *(_points(value) for value in (pair.low, pair.high, tests.boot_low, tests.boot_high)),
+        *(_points(value) for value in (pair.low, pair.high, *bootstrap)),
         *(number_cell(value, 3) for value in (tests.p, tests.holm)),
         *(number_cell(value, 0) for value in (float(pair.orders), needed)),
         *(_points(pair.differences.get(seed)) for seed in seeds),

@@ -48,6 +48,7 @@ def inline_svg(figure: Figure, key: str, described: str) -> Markup:
         "width": f"{float(width) * 4 / 3:.0f}",  # pt to px
         "height": f"{float(height) * 4 / 3:.0f}",
         "class": "figure light-only" if raster else "figure",
+        "fill": "#000000",  # what matplotlib leaves unsaid
         "stroke-linejoin": "round",
         "stroke-linecap": "butt",
     }

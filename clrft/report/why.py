@@ -19,7 +19,8 @@ def why_section(subject: Subject) -> Section:
         parts += drift_parts(subject, stream, study)
         parts += _training(subject, stream)
         parts += _rewards(subject, stream, report)
-    parts += [Sentence(sentence, "missing") for sentence in (*study.without, *report.without)]
+    told = study.without if study.streams else ()  # of streams without any it is said above
+    parts += [Sentence(sentence, "missing") for sentence in (*told, *report.without)]
     return Section("why", "Why: drift and rewards", tuple(parts))
 
 
