@@ -90,7 +90,7 @@ def spread_figure(study: StreamStudy) -> Figure:
         axis.set_xlabel("after task")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(axis="y", color=GRID)
-    axes[0].set_ylabel("spread of drift in a group (nats per token)")
+    axes[0].set_ylabel("spread (nats per token)")
     axes[0].set_ylim(bottom=0)
     _legend(figure, axes)
     words = over_orders(study.groups)
