@@ -75,12 +75,12 @@ def test_incomplete_damaged_and_foreign_folders_are_named_and_left_out(tmp_path:
     ("name", "text", "problem"),
     [
         ("matrix.json", '{"schema": 7}', "schema 7, expected 1"),
-        ("manifest.json", '{"schema": 1, "stream": "a", "method": "b"}', "seed None"),
+        ("manifest.json", '{"schema": 1, "stream": "a", "method": "b"}', "seed is missing"),
         ("manifest.json", "[]", "manifest.json"),
         ("config.yaml", "a: [", "config.yaml"),
         ("config.yaml", "- a", "expected sections"),
-        ("metrics.json", '{"schema": 1, "metrics": {"bwt": 1}}', "damaged metrics"),
-        ("metrics.json", '{"schema": 1, "metrics": {"bwt": {"value": NaN, "reason": null}}}', "damaged metrics"),
+        ("metrics.json", '{"schema": 1, "metrics": {"bwt": 1}}', "bwt is 1; expected"),
+        ("metrics.json", '{"schema": 1, "metrics": {"bwt": {"value": NaN, "reason": null}}}', "NaN is no JSON number"),
         ("metrics.json", '{"schema": 1, "metrics": {"bwt": {"value": 0.5, "reason": null}}}', "bwt not as the matrix"),
     ],
 )
