@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "evaluate": {"probe": 0, "drift_prompts": 1},
 }
 OTHER = ("manifest.json", "config.yaml", "mlflow.json")  # what describes a run
-TIMES = ("seconds", "memory_mb")  # ends of the names of what differs from run to run
+TIMES = ("seconds", "memory_mb", "digest")  # ends of the names of what differs from run to run
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def content(path: Path) -> bytes:
 
 
 def timeless(values: Any) -> Any:
-    """JSON values without times and memory, at any depth."""
+    """JSON values without times and memory, at any depth, and without a record's digest, which is of them too."""
     if isinstance(values, list):
         return [timeless(value) for value in values]
     if not isinstance(values, dict):
