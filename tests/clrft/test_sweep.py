@@ -37,6 +37,7 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     assert "zero_shot" in said and str(folder / "comparison") in said and "mlflow.db" in said
     assert len(find_runs([folder]).runs) == 3
     assert {"table.md", "matrices.png", "curves.png"} <= {path.name for path in (folder / "comparison").iterdir()}
+    assert f"report: {folder / 'report' / 'index.html'}" in said and (folder / "report" / "index.html").is_file()
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == stamps
