@@ -8,17 +8,19 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from clrft import commands, data, interrupt
+from clrft import interrupt
 from clrft.failures import explained
 from clrft.quiet import quiet_environment
-from methods.registry import load_plugins
 from task_streams.errors import UserError
+
+Command = Callable[[argparse.Namespace, Console], int]
 
 EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
@@ -35,6 +37,7 @@ EXAMPLES = """examples:
   clrft method check my_method.py
   clrft list methods"""
 
+LISTS = ("configs", "methods", "metrics", "models", "seeds", "shapers", "streams", "sweeps")  # of clrft list
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
 
 
@@ -85,6 +88,8 @@ def name_plugins(options: argparse.Namespace) -> None:
     files = [str(Path(file).expanduser().resolve()) for file in getattr(options, "plugin", ())]
     if not files:
         return
+    from methods.registry import load_plugins
+
     load_plugins(files)
     for name in ("overrides", "words"):
         if hasattr(options, name):
@@ -109,81 +114,83 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("overrides", **overrides)
     one.add_argument("--plugin", **plugin)
     one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
-    one.set_defaults(command=commands.run_one)
+    one.set_defaults(command=later("commands", "run_one"))
 
     fork = subparsers.add_parser("fork", help="go on from a finished task of a run with another method or setting")
     fork.add_argument("point", metavar="RUN@taskK", help="a run's folder and a task, e.g. …/digits_cil-sft-1993@task3")
     fork.add_argument("overrides", **overrides)
     fork.add_argument("--plugin", **plugin)
-    fork.set_defaults(command=fork_run)
+    fork.set_defaults(command=later("fork", "fork_command"))
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
     sweep.add_argument("overrides", **overrides)
     sweep.add_argument("--plugin", **plugin)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
-    sweep.set_defaults(command=commands.run_sweep_command)
+    sweep.set_defaults(command=later("commands", "run_sweep_command"))
 
     status = subparsers.add_parser("status", help="what of a sweep is done, running, failed, waiting; the time left")
     status.add_argument("words", nargs="*", metavar="SWEEP|FOLDER|KEY=VALUE", help="sweeps, with their words; folders")
     status.add_argument("--plugin", **plugin)
     status.add_argument("--json", action="store_true", help="as JSON")
-    status.set_defaults(command=show_status)
+    status.set_defaults(command=later("status", "status_command"))
 
     compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
     compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     compare.add_argument("--baseline", help="method that the others are paired with")
     compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    compare.set_defaults(command=commands.compare_command)
+    compare.set_defaults(command=later("compare_command", "compare_command"))
 
     report = subparsers.add_parser("report", help="a page for the browser: who forgets less, how sure, and why")
     report.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     report.add_argument("--baseline", help="method that the others are paired with")
     report.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     report.add_argument("-o", "--output", help="folder of the page, its tables and figures (default: <first>/report)")
-    report.set_defaults(command=write_report)
+    report.set_defaults(command=later("report.command", "report_command"))
 
     ledger = subparsers.add_parser("ledger", help="figures published with RaPO, beside runs of the same setting")
-    ledger.add_argument("paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone")
+    ledger.add_argument(
+        "paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone"
+    )
     ledger.add_argument("-o", "--output", help="folder for ledger.md and ledger.csv (default: print only)")
-    ledger.set_defaults(command=show_ledger)
+    ledger.set_defaults(command=later("ledger_command", "ledger_command"))
 
     sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
     sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
     sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
-    sync.set_defaults(command=sync_runs)
+    sync.set_defaults(command=later("sync", "sync_command"))
 
     rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
     rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    rewards.set_defaults(command=show_rewards)
+    rewards.set_defaults(command=later("reward_command", "rewards_command"))
 
     kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
     kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    kinds.set_defaults(command=show_kinds)
+    kinds.set_defaults(command=later("kind_command", "kinds_command"))
 
     costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
     costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    costs.set_defaults(command=show_costs)
+    costs.set_defaults(command=later("cost_command", "costs_command"))
 
     drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
     drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    drift.set_defaults(command=show_drift)
+    drift.set_defaults(command=later("drift_command", "drift_command"))
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
-    listing.add_argument("what", choices=sorted(commands.LISTS), help="which list")
+    listing.add_argument("what", choices=LISTS, help="which list")
     listing.add_argument("--plugin", **plugin)
-    listing.set_defaults(command=commands.list_command)
+    listing.set_defaults(command=later("list_command", "list_command"))
 
     show = subparsers.add_parser("show", help="the resolved configuration, every field explained")
     show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
     show.add_argument("--plugin", **plugin)
-    show.set_defaults(command=commands.show_command)
+    show.set_defaults(command=later("show_command", "show_command"))
 
     add_data(subparsers, overrides)
     add_method(subparsers)
@@ -191,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
     ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
     ui.add_argument("--port", type=int, default=5000)
-    ui.set_defaults(command=commands.ui_command)
+    ui.set_defaults(command=later("commands", "ui_command"))
 
     base = subparsers.add_parser("base", help="the embedded model: rebuild and check it")
     base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
@@ -199,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", help="folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"
     )
     base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
-    base.set_defaults(command=commands.base_command)
+    base.set_defaults(command=later("commands", "base_command"))
     return parser
 
 
@@ -213,19 +220,19 @@ def add_data(subparsers: Any, overrides: Any) -> None:
     words = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
     check.add_argument("stream", metavar="STREAM", help=words)
     check.add_argument("overrides", **overrides)
-    check.set_defaults(command=data.check_command)
+    check.set_defaults(command=later("data", "check_command"))
 
     show = actions.add_parser("show", help="draw contact sheets, one or more pages per task")
     show.add_argument("stream", **stream)
     show.add_argument("overrides", **overrides)
     show.add_argument("-o", "--output", help="folder of the pictures (default: <run.output>/data/<stream>)")
     show.add_argument("--per-class", type=int, default=4, help="training and test items of each class (default: 4)")
-    show.set_defaults(command=data.show_command)
+    show.set_defaults(command=later("data", "show_command"))
 
     unpack = actions.add_parser("unpack", help="unpack a tar or zip archive safely into a new folder")
     unpack.add_argument("archive", metavar="ARCHIVE")
     unpack.add_argument("folder", metavar="FOLDER")
-    unpack.set_defaults(command=data.unpack_command)
+    unpack.set_defaults(command=later("data", "unpack_command"))
 
 
 def add_method(subparsers: Any) -> None:
@@ -237,88 +244,20 @@ def add_method(subparsers: Any) -> None:
     new.add_argument("name", metavar="NAME", help="name of the method: small letters, digits and _")
     new.add_argument("--kind", default="part", help="part (joins sft or grpo; default), supervised or reinforcement")
     new.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the two files (default: this one)")
-    new.set_defaults(command=new_method)
+    new.set_defaults(command=later("method_new", "new_command"))
 
     check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
     check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
-    check.set_defaults(command=check_method)
+    check.set_defaults(command=later("method_check", "check_command"))
 
 
-def fork_run(options: argparse.Namespace, console: Console) -> int:
-    """``clrft fork``."""
-    from clrft.fork import fork_command
+def later(module: str, name: str) -> Command:
+    """A command whose module is imported when it is called, so that the others need not wait for it."""
 
-    return fork_command(options, console)
+    def command(options: argparse.Namespace, console: Console) -> int:
+        return int(getattr(import_module(f"clrft.{module}"), name)(options, console))
 
-
-def show_status(options: argparse.Namespace, console: Console) -> int:
-    """``clrft status``."""
-    from clrft.status import status_command
-
-    return status_command(options, console)
-
-
-def sync_runs(options: argparse.Namespace, console: Console) -> int:
-    """``clrft sync``."""
-    from clrft.sync import sync_command
-
-    return sync_command(options, console)
-
-
-def write_report(options: argparse.Namespace, console: Console) -> int:
-    """``clrft report``."""
-    from clrft.report.command import report_command
-
-    return report_command(options, console)
-
-
-def show_ledger(options: argparse.Namespace, console: Console) -> int:
-    """``clrft ledger``."""
-    from clrft.ledger_command import ledger_command
-
-    return ledger_command(options, console)
-
-
-def show_rewards(options: argparse.Namespace, console: Console) -> int:
-    """``clrft rewards``."""
-    from clrft.reward_command import rewards_command
-
-    return rewards_command(options, console)
-
-
-def show_costs(options: argparse.Namespace, console: Console) -> int:
-    """``clrft costs``."""
-    from clrft.cost_command import costs_command
-
-    return costs_command(options, console)
-
-
-def show_kinds(options: argparse.Namespace, console: Console) -> int:
-    """``clrft kinds``."""
-    from clrft.kind_command import kinds_command
-
-    return kinds_command(options, console)
-
-
-def show_drift(options: argparse.Namespace, console: Console) -> int:
-    """``clrft drift``."""
-    from clrft.drift_command import drift_command
-
-    return drift_command(options, console)
-
-
-def new_method(options: argparse.Namespace, console: Console) -> int:
-    """``clrft method new``."""
-    from clrft.method_new import new_command
-
-    return new_command(options, console)
-
-
-def check_method(options: argparse.Namespace, console: Console) -> int:
-    """``clrft method check``: training libraries are imported only now."""
-    from clrft.method_check import check_command
-
-    return check_command(options, console)
+    return command
 
 
 def escaped(text: str) -> str:

@@ -1,29 +1,22 @@
-"""What each command of the command line does. Heavy packages are imported by the commands that need them."""
+"""``clrft run``, ``sweep``, ``ui`` and ``base``. Heavy packages are imported by the commands that need them."""
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clrft.config import GROUPS, RunConfig, Values, build_config, parse_overrides
-from clrft.files import config_root
-from clrft.plain import read_yaml
+from clrft.config import RunConfig, build_config, parse_overrides
 from clrft.quiet import quiet_libraries
-from clrft.typed import field_docs
 from eval.metrics import METRICS, metric_of
-from methods.registry import installed_methods, known_methods
-from methods.shaping import overrides
+from methods.registry import known_methods
 from task_streams import STREAMS
-from task_streams.errors import UserError, unknown_name
-from task_streams.presets import ORDER_SEEDS
+from task_streams.errors import UserError
 
 if TYPE_CHECKING:
-    from clrft.compare import Comparison
     from clrft.runs import FoundRuns
     from eval.metrics import Value
 
@@ -93,7 +86,9 @@ def chosen_config(words: list[str]) -> RunConfig:
 
 def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sweep``: every cell that is not done, then the comparison and the report."""
+    from clrft.compare_command import write_and_print
     from clrft.progress import Bars
+    from clrft.runs import find_runs
     from clrft.sweep import load_sweep, run_sweep
     from clrft.tracking_store import prepare_store
 
@@ -109,7 +104,7 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
         paths: list[Path] = []
         note = ""
         try:
-            found = find([folder])
+            found = find_runs([folder])
             paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
             written, note = sweep_report(found, folder)
             paths.append(written)
@@ -151,242 +146,6 @@ def say_where(config: RunConfig, folder: Path, console: Console) -> None:
         lines.append(f"MLflow store: {store}   (clrft ui --output {config.run.output} opens it)")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def compare_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft compare``: tables and figures of the runs in some folders."""
-    paths = [Path(path) for path in options.paths]
-    from clrft.files import check_writable, comparison_folder
-
-    output = comparison_folder(paths[0], options.output)
-    found = find(paths)
-    check_writable(output)
-    written = write_and_print(found, options.baseline, output, console, options.mix)
-    for path in written:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def find(paths: list[Path]) -> "FoundRuns":
-    """Complete runs in some folders."""
-    from clrft.runs import find_runs
-
-    return find_runs(paths)
-
-
-def write_and_print(
-    found: "FoundRuns",
-    baseline: str | None,
-    output: Path,
-    console: Console,
-    mix: Sequence[str] = (),
-    kinds: bool = False,
-) -> list[Path]:
-    """Compare runs, print the comparison, write its tables and figures; ``kinds``: those of forgetting too.
-
-    The kinds are read from every single answer, 20 ms or more a run: a comparison of many runs leaves them out.
-    """
-    from clrft.compare import compare
-    from clrft.figures import write_comparison
-    from clrft.tables import to_terminal
-
-    comparison = compare(found.runs, baseline, mix)
-    console.print(to_terminal(comparison))
-    for left_out in found.left_out:
-        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
-    written = write_comparison(comparison, found.runs, output)
-    return written + (write_kinds_beside(comparison, output) if kinds else [])
-
-
-def write_kinds_beside(comparison: "Comparison", output: Path) -> list[Path]:
-    """Tables and figures of the kinds of forgetting beside those of a comparison; none where no answer can be read."""
-    from clrft.kind_figures import write_kinds
-    from clrft.kinds import kind_report
-
-    report = kind_report(comparison.groups)
-    return write_kinds(report, output) if report.groups else []
-
-
-def list_streams() -> Table:
-    """Streams that can be built, and their configs."""
-    table = Table("stream", "presets", "what it is", "licence", title="streams")
-    presets: dict[str, list[str]] = {}
-    for path in sorted((config_root() / "streams").glob("*.yaml")):
-        presets.setdefault(str(read_yaml(path)["stream"]["name"]), []).append(path.stem)
-    for name, spec in STREAMS.items():
-        others = [preset for preset in presets.get(name, []) if preset != name]
-        table.add_row(*map(escape, (name, ", ".join(others), spec.summary, spec.licence)))
-    return table
-
-
-def first_line(kind: type) -> str:
-    """What a class says of itself in a line; empty if it says nothing."""
-    return (kind.__doc__ or "").strip().partition("\n")[0]
-
-
-def list_methods() -> Table:
-    """Methods that can be run."""
-    table = Table("method", "family", "what it does", "source", title="methods")
-    for name, method in known_methods().items():
-        table.add_row(*map(escape, (name, method.family, first_line(method), method.source)))
-    return table
-
-
-def list_shapers() -> Table:
-    """Parts that shape the rewards of reinforcement learners; ``grpo+NAME`` joins one."""
-    table = Table("shaper", "what it does", "source", title="reward shapers")
-    for name, method in known_methods().items():
-        if method.family == "part" and overrides(method, "shape_rewards"):
-            table.add_row(*map(escape, (name, first_line(method), method.source)))
-    return table
-
-
-def list_models() -> Table:
-    """Models that have a config; any other checkpoint goes by model.path."""
-    return config_table("models")
-
-
-def list_metrics() -> Table:
-    """Metrics by their one name."""
-    table = Table("metric", "title", "definition", "better", title="metrics")
-    for key, metric in METRICS.items():
-        table.add_row(key, metric.title, escape(metric.definition), "higher" if metric.higher_is_better else "lower")
-    return table
-
-
-def list_sweeps() -> Table:
-    """Sweeps that have a config."""
-    return config_table("sweeps")
-
-
-def list_configs() -> Table:
-    """Every config file."""
-    table = Table("config", "what it is", title="configs")
-    for folder in sorted(path for path in config_root().iterdir() if path.is_dir()):
-        for path in sorted(folder.glob("*.yaml")):
-            table.add_row(f"{folder.name}/{path.stem}", first_comment(path))
-    return table
-
-
-def config_table(folder: str) -> Table:
-    """The configs of one folder with their first comment."""
-    table = Table("name", "what it is", title=folder)
-    for path in sorted((config_root() / folder).glob("*.yaml")):
-        table.add_row(path.stem, first_comment(path))
-    return table
-
-
-def first_comment(path: Path) -> str:
-    """The comment on a YAML file's first line."""
-    line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return line.removeprefix("#").strip() if line.startswith("#") else ""
-
-
-def list_seeds() -> Table:
-    """Published class orders that a sweep may name instead of listing seeds."""
-    table = Table("preset", "seeds", title="seeds")
-    for name, seeds in ORDER_SEEDS.items():
-        table.add_row(name, ", ".join(map(str, seeds)))
-    return table
-
-
-LISTS: dict[str, Callable[[], Table]] = {
-    "configs": list_configs,
-    "methods": list_methods,
-    "metrics": list_metrics,
-    "models": list_models,
-    "seeds": list_seeds,
-    "shapers": list_shapers,
-    "streams": list_streams,
-    "sweeps": list_sweeps,
-}
-
-
-def list_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft list``."""
-    console.print(LISTS[options.what]())
-    return 0
-
-
-def show_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft show``: a named config, or a run's resolved configuration."""
-    names = [word for word in options.words if "=" not in word]
-    words = [word for word in options.words if "=" in word]
-    if len(names) > 1:
-        raise UserError(f"show takes one name, got {', '.join(names)}.")
-    if names:
-        group = config_group(names[0])
-        if group == "sweeps":
-            return show_sweep(names[0], parse_overrides(words), console)
-        words.append(f"{ {folder: key for key, folder in GROUPS.items()}[group] }={names[0]}")
-    given = {word.partition("=")[0] for word in words}
-    words += [
-        default for key, default in (("stream", "stream=digits_cil"), ("method", "method=rapo")) if key not in given
-    ]
-    show_run(chosen_config(words), console)
-    return 0
-
-
-def config_group(name: str) -> str:
-    """The folder of ``configs/`` that a name belongs to, or that a YAML file by path would."""
-    if name.endswith((".yaml", ".yml")):
-        return group_of_file(name)
-    methods = {*known_methods(), *installed_methods()}
-    registered = {"streams": set(STREAMS), "methods": methods, "models": set[str](), "sweeps": set[str]()}
-    known = {
-        group: names | {p.stem for p in (config_root() / group).glob("*.yaml")} for group, names in registered.items()
-    }
-    for group, group_names in known.items():
-        if name in group_names:
-            return group
-    raise UserError(unknown_name("config", name, set().union(*known.values())))
-
-
-def group_of_file(path: str) -> str:
-    """What kind of config a YAML file is, by what it says."""
-    values = read_yaml(Path(path))
-    if "methods" in values or "parts" in values:
-        return "sweeps"
-    for key, group in GROUPS.items():
-        if key in values:
-            return group
-    raise UserError(f"{path}: expected a sweep (methods, seeds, …) or one of the sections {', '.join(GROUPS)}.")
-
-
-def show_sweep(name: str, overrides: Values, console: Console) -> int:
-    """The cells of a sweep, one line each."""
-    from clrft.sweep import load_sweep
-
-    for cell in load_sweep(name, overrides):
-        console.print(f"{cell.folder}", highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def show_run(config: RunConfig, console: Console) -> None:
-    """Every field of a run with its value and its meaning."""
-    console.print(Text.assemble((str(config.folder), "bold"), f"  seed {config.seed}"), highlight=False)
-    sections: dict[str, Any] = {
-        "stream": config.stream,
-        "method": config.method,
-        "model": config.model,
-        "train": config.train,
-        "evaluate": config.evaluate,
-        "run": config.run,
-    }
-    for name, section in sections.items():
-        docs = field_docs(type(section))
-        table = Table(
-            "key",
-            "value",
-            "meaning",
-            title=Text(f"{name} {getattr(config, f'{name}_label', '')}".strip()),
-            title_justify="left",
-        )
-        for field, doc in docs.items():
-            value = getattr(section, field)
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            table.add_row(*map(Text, (f"{name}.{field}", text, doc)))
-        console.print(table)
 
 
 def ui_command(options: argparse.Namespace, console: Console) -> int:

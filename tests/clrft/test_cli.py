@@ -1,11 +1,18 @@
 """The command line as a user types it: every mistake ends in code 2 and a sentence, before any work."""
 
+import argparse
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from clrft.cli import main
+from clrft.cli import LISTS, build_parser, main
+from clrft.list_command import LISTS as LISTED
 from tests.clrft.run_folders import write_run
 
 
@@ -127,3 +134,28 @@ def test_a_method_of_ones_own_that_says_nothing_of_itself_is_listed(
     )
     assert main(["list", "methods", "--plugin", str(file)]) == 0
     assert "says_nothing" in capsys.readouterr().out
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[Callable[..., int]]:
+    """The commands of a parser and of those under it."""
+    if command := parser.get_default("command"):
+        yield command
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from commands_of(one)
+
+
+def test_every_command_is_there_when_it_is_called() -> None:
+    cells = [inspect.getclosurevars(command).nonlocals for command in commands_of(build_parser())]
+    assert len(cells) > 20
+    for cell in cells:
+        assert callable(getattr(import_module(f"clrft.{cell['module']}"), cell["name"]))
+    assert sorted(LISTED) == list(LISTS)
+
+
+def test_a_comparison_waits_for_nothing_that_trains() -> None:
+    asked = "cli, compare_command, kind_command, cost_command, drift_command, reward_command"
+    words = f"import sys; from clrft import {asked}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "trl", "peft", "mlflow", "datasets"} & set(done.stdout.split())

@@ -6,7 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from clrft.cli import main
-from clrft.commands import find, sweep_report
+from clrft.commands import sweep_report
+from clrft.runs import find_runs
 from clrft.tracking import Tracker
 from clrft.tracking_store import tracking_uri
 from tests.clrft.stores import preparation, root
@@ -19,7 +20,7 @@ def test_a_sweeps_report_is_an_artifact_of_its_run_fed_once_and_its_cells_compar
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = hostile_sweep(root / "quick")
-    folder, note = sweep_report(find([sweep]), sweep)
+    folder, note = sweep_report(find_runs([sweep]), sweep)
     assert main(["sync", str(sweep)]) == 0
     Tracker(root, "quick").finish([folder], note=note)
     capsys.readouterr()
