@@ -11,10 +11,13 @@ import pytest
 
 from clrft.cli import main
 from clrft.compare import compare
+from clrft.config import RunConfig, build_config
 from clrft.cost_figures import costs_figure
 from clrft.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
 from clrft.cost_tables import costs_to_csv, costs_to_markdown, short
 from clrft.costs import CostReport, cost_of_run, cost_report
+from clrft.progress import Silent
+from clrft.run import run
 from clrft.runs import read_run
 from clrft.spent import Clock, cpu_seconds
 from methods import meter
@@ -133,3 +136,45 @@ def test_seconds_of_ended_children_are_counted() -> None:
     before = cpu_seconds() - time.process_time()
     subprocess.run([sys.executable, "-c", "sum(range(2_000_000))"], check=True)
     assert cpu_seconds() - time.process_time() > before
+
+
+class Stops(Silent):
+    """Ends a run at one of its updates, as a kill would."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+        self.training = False
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.training = activity.endswith("train")
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.update -= self.training
+        if self.update < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_goes_on_inside_a_task_has_the_counts_of_one_never_stopped(tmp_path: Path) -> None:
+    def config_in(name: str) -> RunConfig:
+        words = {
+            "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
+            "train": {"updates": 3, "prompts_per_update": 2},
+            "evaluate": {"probe": 0, "final_list": False, "drift_prompts": 0},
+            "run": {"output": str(tmp_path / name), "mlflow": False, "checkpoint_every": 1},
+        }
+        return build_config("digits_cil", "sft+ewc", "tiny", 1993, words)
+
+    whole = run(config_in("whole"), Silent())
+    stopped = config_in("stopped")
+    for update in (2, 5):  # before the third update of the first task, then of the second; rows kept are told again
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, Stops(update))
+    folder = run(stopped, Silent())
+    for stage in (1, 2):
+        mine, theirs = (json.loads((f / f"task_{stage:02d}" / "metrics.json").read_text()) for f in (folder, whole))
+        for activity in (TRAIN, EVALUATE):
+            counts = [{name: record["cost"][activity][name] for name in COUNTS} for record in (mine, theirs)]
+            assert counts[0] == counts[1]
+        rows = [json.loads(line) for line in (folder / f"task_{stage:02d}" / "steps.jsonl").open()]
+        # 3 updates of 2 images each, then the Fisher information: 8 examples are answered and passed through again.
+        assert sum(row["images"] for row in rows) == 6 and mine["cost"][TRAIN]["images"] == 6 + 2 * 8
