@@ -60,7 +60,7 @@ class StageRecord:
         cost: tokens, model FLOPs and processor time of the stage, by activity; empty where they were not counted.
         steps: figures of every update.
         seconds: time spent, by activity.
-        peak_memory_mb: highest memory of the process so far, by kind (resident, GPU).
+        peak_memory_mb: highest memory of the run so far, by kind (resident, GPU).
     """
 
     stage: int

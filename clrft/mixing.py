@@ -26,7 +26,12 @@ CATCH_ALL = "single"  # the folder of runs that were started one by one: no plan
 TRAINING = ("train.", "method.group_size", "method.updates_per_batch")
 # What is allowed by one word, beside the first parts of names.
 WORDS = {"budget": TRAINING, "versions": ("versions.", "code.")}
-CAUSES = {"data.": "stream.", "prompts.": "stream.", "model.": "model.", "probes.": "evaluate.probes"}  # facts, and the settings they follow from
+CAUSES = {
+    "data.": "stream.",
+    "prompts.": "stream.",
+    "model.": "model.",
+    "probes.": "evaluate.probes",
+}  # facts, and the settings they follow from
 _NAMED = 3  # runs that a sentence names
 
 
@@ -140,7 +145,14 @@ def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
     by_order = [[run for run in runs if run.seed == seed] for seed in sorted({run.seed for run in runs})]
     known = {run.folder: (facts(run), settings(run)) for run in runs}
     found: dict[str, list[tuple[str, RunRecord]]] = {}
-    parts = [("data.", by_order), ("prompts.", by_order), ("versions.", [runs]), ("code.", [runs]), ("model.", [runs]), ("probes.", [runs])]
+    parts = [
+        ("data.", by_order),
+        ("prompts.", by_order),
+        ("versions.", [runs]),
+        ("code.", [runs]),
+        ("model.", [runs]),
+        ("probes.", [runs]),
+    ]
     parts.append(("plugins.", [list(group.runs) for group in groups]))
     for kind, sets in parts:
         for some in sets:

@@ -74,8 +74,22 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def forget_peaks() -> None:
+    """Let the highest memory be counted from now on: a worker of a sweep runs one cell after the other.
+
+    Where the system has no such switch (it is Linux's), a peak is that of the process since it began.
+    """
+    import torch
+
+    switch = Path("/proc/self/clear_refs")
+    if switch.exists() and os.access(switch, os.W_OK):
+        switch.write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb() -> float:
-    """Highest resident memory of this process so far, MB; GPU memory is not in it."""
+    """Highest resident memory of this process since ``forget_peaks``, MB; GPU memory is not in it."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux's ru_maxrss starts at the size of the process that launched this one
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -85,7 +99,7 @@ def peak_memory_mb() -> float:
 
 
 def peak_gpu_memory_mb() -> float | None:
-    """Highest memory that torch allocated on the current GPU so far, MB; None without a GPU."""
+    """Highest memory that torch allocated on the current GPU since ``forget_peaks``, MB; None without a GPU."""
     import torch
 
     return round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None

@@ -21,6 +21,7 @@ from clrft.manifest import check_same_config, check_same_data, check_same_plugin
 from clrft.origins import origins_of
 from clrft.probes import check_probe_prompts, read_probes
 from clrft.progress import Reporter
+from clrft.provenance import forget_peaks
 from clrft.record import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.results import write_results
 from clrft.space import check_space
@@ -61,6 +62,7 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
         reporter.say(f"{config.cell}: done already, in {config.folder}")
         feed_tracking(config)
         return config.folder
+    forget_peaks()
     state = prepare(config, reporter)
     if source is not None and not (config.folder / "manifest.json").exists():
         plant(state, source)

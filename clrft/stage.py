@@ -52,7 +52,7 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
 
 
 def peak_memory() -> dict[str, float]:
-    """Highest memory of the process so far, MB: resident, and allocated on the GPU where there is one."""
+    """Highest memory of the run so far, MB: resident, and allocated on the GPU where there is one."""
     gpu = peak_gpu_memory_mb()
     return {"peak_memory_mb": peak_memory_mb(), **({} if gpu is None else {"peak_gpu_memory_mb": gpu})}
 

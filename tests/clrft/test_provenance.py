@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from clrft.provenance import code_identity, hardware, source_hash, versions
 
@@ -91,3 +92,14 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     before, grown = map(float, done.stdout.split())
     assert before < 150
     assert 190 < grown < 260
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a process's peak")
+def test_a_peak_is_forgotten_once_the_memory_is_given_back() -> None:
+    words = (
+        "import torch; from clrft.provenance import forget_peaks, peak_memory_mb\n"
+        "held = bytearray(b'x') * (200 * 2**20); high = peak_memory_mb(); del held\n"
+        "forget_peaks(); print(high - peak_memory_mb())"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 150
