@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "evaluate": {"probe": 0, "drift_prompts": 1},
 }
 OTHER = ("manifest.json", "config.yaml", "mlflow.json")  # what describes a run
-TIMES = ("seconds", "memory_mb", "digest")  # ends of the names of what differs from run to run
+TIMES = ("seconds", "memory_mb", "digest", "steps.jsonl")  # ends of the names of what differs from run to run
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class ModelShape:
 
 def shape_of(model: Any) -> ModelShape | None:
     """The shape of a transformers model, also one on the meta device; None for a family that is not known."""
-    if getattr(model.config, "model_type", "") not in SUPPORTED:
+    if getattr(getattr(model, "config", None), "model_type", "") not in SUPPORTED:
         return None
     vision, text = model.config.vision_config, model.config.get_text_config()
     tower, language = model.model.visual, model.model.language_model

@@ -42,6 +42,11 @@ class Meter:
     def watch(self, model: Any) -> None:
         """Count the calls of a transformers model, inside an adapter's wrapper or not, and of later copies of it."""
         self._model = model
+        self.watch_too(model)
+        self.look()
+
+    def watch_too(self, model: Any) -> None:
+        """Count the calls of another model of the same shape, which is no copy of the one that is watched."""
         model.__dict__["meter"] = self
         backbone = getattr(model, "model", model)
         model.register_forward_hook(self._on_whole, with_kwargs=True)
@@ -49,7 +54,6 @@ class Meter:
         if shape_of(model) is not None:
             backbone.visual.register_forward_hook(self._on_images, with_kwargs=True)
             model.get_output_embeddings().register_forward_hook(self._on_head)
-        self.look()
 
     def look(self) -> None:
         """Look again at which weights are trained."""

@@ -14,7 +14,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from methods.policy import TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot
+from methods.policy import SAFE, TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot
 from methods.probe_rollouts import Party
 from methods.trl_seam import release
 
@@ -75,8 +75,9 @@ def saved(policy: Policy, folder: Path, name: str) -> Iterator[Party]:
 def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
     """Full weights from a folder or hub id, as the policy's own were loaded; gone after the block."""
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=policy.model.dtype, attn_implementation=policy.attention, trust_remote_code=False
+        path, dtype=policy.model.dtype, attn_implementation=policy.attention, **SAFE
     )
+    policy.meter.watch_too(model)
     model.requires_grad_(False)
     model.to(policy.device)
     model.eval()

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.kills import Kill, config_of, outcome, run_in_child, trial
 from clrft.config import RunConfig
+from clrft.lineage import digest
 from clrft.progress import Silent
 from clrft.resume import saved_config
 from clrft.run import run
@@ -110,7 +111,9 @@ def flip_a_bit(file: Path) -> None:
 def test_a_state_of_a_task_that_began_otherwise_is_refused(fresh: Executor, tmp_path: Path) -> None:
     config = stopped_inside_task_two(fresh, tmp_path)
     state = sorted((config.folder / "unfinished" / "task_02").glob("step_*"))[-1] / "state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), "parent": "f" * 64}))
+    body = {**json.loads(state.read_text()), "parent": "f" * 64}
+    del body["digest"]
+    state.write_text(json.dumps({**body, "digest": digest(body)}))  # whole, but of another beginning
     with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
         run(config, Silent())
 
