@@ -1,6 +1,6 @@
 """Generated configurations and damaged run folders, each given to the real command line.
 
-    python benchmarks/fuzz.py --configs 1000 --folders 200 --seed 0 --output benchmarks/results/fuzz.json
+    python -m benchmarks.fuzz --configs 1000 --folders 200 --seed 0 --output benchmarks/results/fuzz.json
 
 Every call must end with exit code 0, 1 or 2 and sentences: no traceback, and no file changes outside the folder that
 the call was given. Of a damaged run, the figures that a comparison shows, and those that a resumed run ends with, must
