@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def command_of(one: Given) -> str:
     return " ".join(one.words[:words])
 
 
+def remove(folder: Path, tries: int = 100) -> None:
+    """Remove a folder into which a queue of the last call may still write for a moment."""
+    for _ in range(tries):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{folder} does not go away")
+
+
 class Folders:
     """Damaged copies of small real runs, one after another in the same place.
 
@@ -93,7 +104,7 @@ class Folders:
         for engine in SqlAlchemyStore._engine_map.values():
             engine.dispose()
         for folder, kept in ((self.place.output, self.kept), (self.place.outside, self.outside)):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             shutil.copytree(kept, folder, symlinks=True)
 
     def run_folder(self, base: str) -> Path:
