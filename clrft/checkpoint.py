@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clrft.files import digest, sha256_file, write_json_atomic
+from clrft.files import Damaged, digest, sha256_file, write_json_atomic
 from clrft.record import METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
 from eval.cell import Cell
 from eval.evaluate import Prediction
@@ -202,10 +202,18 @@ def write_training(folder: Path, record: StageRecord) -> None:
 
 
 def read_training(folder: Path) -> tuple[list[StepRow], float, dict[str, float]]:
-    """Figures of every update, seconds and cost, as ``write_training`` wrote them."""
-    training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
-    if training["steps"] != sha256_file(folder / STEPS_FILE):
-        raise UserError(f"{folder / STEPS_FILE} was changed. Remove {folder} to train this task again.")
+    """Figures of every update, seconds and cost, as ``write_training`` wrote them.
+
+    Raises:
+        Damaged: they are missing or were changed.
+    """
+    try:
+        training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
+        found = sha256_file(folder / STEPS_FILE)
+    except (UserError, OSError) as error:
+        raise Damaged(str(error)) from error
+    if training["steps"] != found:
+        raise Damaged(f"{folder / STEPS_FILE} was changed.")
     return read_steps(folder / STEPS_FILE), float(training["seconds"]), dict(training.get("cost", {}))
 
 

@@ -235,6 +235,10 @@ def locked(path: Path) -> Iterator[None]:
         os.close(file)
 
 
+class Damaged(UserError):
+    """Files that are not what was written."""
+
+
 def remove(path: Path) -> None:
     """Remove a file, a folder, or a link and not what it leads to; nothing if it is not there."""
     if path.is_dir() and not path.is_symlink():

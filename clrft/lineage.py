@@ -11,8 +11,8 @@ from typing import Any
 
 from clrft.checkpoint import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
 from clrft.config import RunConfig
+from clrft.files import Damaged, sha256_file, write_json_atomic
 from clrft.files import digest as digest
-from clrft.files import sha256_file, write_json_atomic
 from clrft.manifest import comparable
 from clrft.origins import Origin
 from clrft.record import LINEAGE, read_record
@@ -132,10 +132,6 @@ def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
     ]
     if problems:
         raise Damaged(*problems, advice)
-
-
-class Damaged(UserError):
-    """Files that are not what was written."""
 
 
 def remedy(run: Path, stage: int, origin: Origin | None = None) -> str:

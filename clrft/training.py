@@ -18,8 +18,8 @@ from clrft.checkpoint import (
     write_learned,
     write_training,
 )
-from clrft.files import link_or_copy, whole_folder
-from clrft.lineage import Damaged, check_left, write_lineage
+from clrft.files import Damaged, link_or_copy, whole_folder
+from clrft.lineage import check_left, write_lineage
 from clrft.method_anchor import anchor_unchanged
 from clrft.spent import Clock, cost_of
 from clrft.state import Run
@@ -59,10 +59,12 @@ def left_whole(state: Run, work: Unfinished) -> bool:
     Raises:
         UserError: it began with something else.
     """
+    work.clear_strays()
     if not work.trained.is_dir():
         return False
     try:
         check_left(work.trained, state.parent)
+        read_training(work.trained)
     except Damaged as error:
         state.reporter.say(f"{work.trained} is damaged and left out: {error.problems[0]}")
         shutil.rmtree(work.trained)

@@ -48,6 +48,13 @@ class Unfinished:
         """Folder of what the training left, once it is over."""
         return self.folder / "trained"
 
+    def clear_strays(self) -> None:
+        """Remove and tell what stands where folders of this stage's work belong and is none."""
+        for place in (self.folder.parent, self.folder, self.trained, self.folder / "scratch"):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                self.say(f"{place} is no folder and was removed")
+                remove(place)
+
     def newest(self) -> TrainingState | None:
         """The newest state that is whole; None if there is none. Damaged ones are told and removed.
 

@@ -118,6 +118,33 @@ def test_a_state_of_a_task_that_began_otherwise_is_refused(fresh: Executor, tmp_
         run(config, Silent())
 
 
+@pytest.mark.parametrize("place", ["unfinished", "unfinished/task_02", "unfinished/task_02/scratch"])
+def test_what_is_no_folder_where_one_belongs_is_told_and_removed(
+    place: str, whole: dict[str, dict[str, str]], finished: RunConfig
+) -> None:
+    shutil.rmtree(finished.folder / "task_02")
+    stray = finished.folder / place
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_text("")
+    reporter = Says()
+    run(finished, reporter)
+    assert f"{stray} is no folder and was removed" in reporter.said
+    assert outcome(finished.folder) == {name: value for name, value in whole["sft"].items() if name != "writes"}
+
+
+def test_a_training_that_lost_its_figures_is_told_and_done_again(
+    whole: dict[str, dict[str, str]], finished: RunConfig
+) -> None:
+    left = finished.folder / "unfinished" / "task_02" / "trained"
+    left.parent.mkdir(parents=True)
+    (finished.folder / "task_02").rename(left)
+    (left / "metrics.json").unlink()
+    reporter = Says()
+    run(finished, reporter)
+    assert any(f"{left} is damaged and left out: " in text and "training.json" in text for text in reporter.said)
+    assert outcome(finished.folder) == {name: value for name, value in whole["sft"].items() if name != "writes"}
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> RunConfig:
     """A finished run that has lost its end, so that it would be gone on with."""
