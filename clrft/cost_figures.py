@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from clrft.compare import FLOOR
 from clrft.cost_names import CPU, GPU, TRAIN
@@ -104,4 +105,7 @@ def _draw(
             label = f"{one.group.label} (frozen base, no training)"
             axis.axhline(100 * summary.mean, color=MUTED, lw=1.2, ls=(0, (4, 3)), label=label, zorder=1)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" ") if unit == 1 else FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(color=GRID)
