@@ -209,7 +209,7 @@ def main() -> int:
     say(f"{len(rows)} calls and {len(folders)} damaged run folders: {len(faults)} with faults")
     if options.output:
         facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
-        words = " ".join(["python", *sys.argv])
+        words = " ".join(["python -m benchmarks.fuzz", *sys.argv[1:]])
         damages = [{name: row[name] for name in ("base", "damage", "codes")} for row in folders]
         body = {"command": words, **facts, "calls": len(rows), "counts": counts, "faults": faults, "folders": damages}
         options.output.write_text(json.dumps(body, indent=1) + "\n")
