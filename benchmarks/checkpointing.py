@@ -57,7 +57,7 @@ class Watch(Silent):
 
 def config_of(method: str, output: Path, every: int) -> RunConfig:
     """A run of five tasks at the defaults, untested but for a few items."""
-    small = {"stream": {"test_per_class": 1}, "evaluate": {"probe": 0}}
+    small = {"stream": {"test_per_class": 1}, "evaluate": {"probe": 0, "drift_prompts": 0, "final_list": False}}
     own = {"run": {"output": str(output), "mlflow": False, "checkpoint_every": every}}
     return build_config("digits_cil", method, "tiny", 1993, small, own)
 
