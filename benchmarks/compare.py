@@ -78,7 +78,7 @@ def write_stage(folder: Path, stage: int, rng: np.random.Generator) -> None:
                        "none" if n < right[j] else "same_task")
             for j in right for n in range(ITEMS)]  # fmt: skip
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows))
-    steps = [{"step": n, "reward": 1 + rng.random(), "reward_correct": rng.random(), "drift": rng.random() / 100,
+    steps = [{"step": float(n), "reward": 1 + rng.random(), "reward_correct": rng.random(), "drift": rng.random() / 100,
               "kl": rng.random() / 100, "loss": 0.1, "grad_norm": 1.0} for n in range(1, UPDATES + 1)]  # fmt: skip
     (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps) if stage else "")
 

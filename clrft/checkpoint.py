@@ -6,7 +6,7 @@ whole or not at all.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,16 +109,19 @@ def probe_file(name: str) -> str:
 
 def write_record(folder: Path, record: StageRecord) -> None:
     """Write a stage's predictions, steps and accuracies into a folder."""
-    write_rows(folder / PREDICTIONS_FILE, (p.to_json() for p in record.predictions))
-    write_rows(folder / STEPS_FILE, record.steps)
-    if record.final_list_predictions:
-        write_rows(folder / FINAL_LIST_FILE, (p.to_json() for p in record.final_list_predictions))
-    for name, answers in record.probe_answers.items():
-        write_rows(folder / probe_file(name), (one.to_json() for one in answers))
-    if record.drift_groups:
-        write_rows(folder / DRIFT_FILE, record.drift_groups)
-    beside = (folder / name for name in (PREDICTIONS_FILE, STEPS_FILE))
-    body = {**record.to_json(), "files": {path.name: sha256_file(path) for path in beside}}
+    always: dict[str, Sequence[Mapping[str, Any]]] = {
+        PREDICTIONS_FILE: [one.to_json() for one in record.predictions],
+        STEPS_FILE: record.steps,
+    }
+    others: dict[str, Sequence[Mapping[str, Any]]] = {
+        FINAL_LIST_FILE: [one.to_json() for one in record.final_list_predictions],
+        DRIFT_FILE: record.drift_groups,
+        **{probe_file(name): [one.to_json() for one in answers] for name, answers in record.probe_answers.items()},
+    }
+    files = always | {name: rows for name, rows in others.items() if rows}
+    for name, rows in files.items():
+        write_rows(folder / name, rows)
+    body = {**record.to_json(), "files": {name: sha256_file(folder / name) for name in files}}
     write_json_atomic(folder / METRICS_FILE, {**body, "digest": digest(body)})
 
 

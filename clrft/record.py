@@ -234,7 +234,7 @@ def _numbers(path: Path) -> list[dict[str, float]] | None:
     except (OSError, ValueError, RecursionError):
         return None
     for row in rows:
-        if not isinstance(row, dict) or not WHOLE.fits(row.get("step")):
+        if not isinstance(row, dict) or not STEP["step"].fits(row.get("step")):
             return None
         if not all(name.isascii() and is_number(value) for name, value in row.items()):
             return None
