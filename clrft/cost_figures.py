@@ -13,7 +13,7 @@ from clrft.cost_names import CPU, GPU, TRAIN
 from clrft.cost_tables import costs_to_csv, costs_to_markdown
 from clrft.costs import CostReport, GroupCost
 from clrft.figures import GRID, MUTED, RC, Style, legend_columns, over_orders, styles
-from clrft.files import whole_file, write_text_atomic
+from clrft.outputs import of_stream, write_outputs
 from eval.metrics import metric_of
 
 # Figure of the cost, its unit in numbers of it, and the axis's title.
@@ -31,21 +31,13 @@ def write_costs(report: CostReport, out_dir: Path) -> list[Path]:
         report: of at least one run that counted what it cost.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, text in {"costs.md": costs_to_markdown(report), "costs.csv": costs_to_csv(report)}.items():
-        write_text_atomic(out_dir / name, text)
-        paths.append(out_dir / name)
-    several = len(report.streams()) > 1
-    for stream in report.streams():
-        figure = costs_figure(report.of_stream(stream), stream)
-        if figure is None:
-            continue
-        path = out_dir / f"costs{f'-{stream}' if several else ''}.png"
-        with whole_file(path) as beside:
-            figure.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
-        paths.append(path)
-    return paths
+    texts = {"costs.md": costs_to_markdown(report), "costs.csv": costs_to_csv(report)}
+    pictures = (
+        (of_stream("costs", stream, report.streams()), figure)
+        for stream in report.streams()
+        if (figure := costs_figure(report.of_stream(stream), stream)) is not None
+    )
+    return write_outputs(out_dir, texts, pictures)
 
 
 def costs_figure(groups: Sequence[GroupCost], stream: str) -> Figure | None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from clrft.drift_study import DriftStudy, Relation, Spread, StreamStudy
 from clrft.drift_tables import SPREAD_TITLES, drift_to_markdown, points_to_csv, relations_to_csv, spreads_to_csv
 from clrft.figures import GRID, MUTED, RC, legend_columns, over_orders, styles
-from clrft.files import write_text_atomic
+from clrft.outputs import ENDINGS, of_stream, write_outputs
 
 SHOWN = {
     "kl_base_forward": "forward KL from the base",
@@ -31,27 +31,19 @@ def write_drift(study: DriftStudy, out_dir: Path) -> list[Path]:
         study: of at least one stream.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     texts = {
         "drift.md": drift_to_markdown(study),
         "drift.csv": relations_to_csv(study),
         "drift_runs.csv": points_to_csv(study),
         "drift_spread.csv": spreads_to_csv(study),
     }
-    paths = []
-    for name, text in texts.items():
-        write_text_atomic(out_dir / name, text)
-        paths.append(out_dir / name)
-    for one in study.streams:
-        suffix = f"-{one.stream}" if len(study.streams) > 1 else ""
-        for name, figure in drift_figures(one).items():
-            for ending in ("png", "pdf"):
-                path = out_dir / f"{name}{suffix}.{ending}"
-                # a PDF has no date, so that the same runs give the same file
-                facts = {"CreationDate": None} if ending == "pdf" else None
-                figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=facts)
-                paths.append(path)
-    return paths
+    streams = [one.stream for one in study.streams]
+    pictures = (
+        (of_stream(name, one.stream, streams), figure)
+        for one in study.streams
+        for name, figure in drift_figures(one).items()
+    )
+    return write_outputs(out_dir, texts, pictures, ENDINGS)
 
 
 def drift_figures(study: StreamStudy) -> dict[str, Figure]:

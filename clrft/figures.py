@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from clrft.compare import FLOOR, Comparison, Group
-from clrft.files import whole_file, write_text_atomic
+from clrft.outputs import of_stream, write_outputs
 from clrft.reward_tables import rewards_section
 from clrft.rewards import reward_report
 from clrft.runs import RunRecord
@@ -80,28 +80,21 @@ def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_d
         records: the runs; their training steps are read for the training curves.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": to_markdown(comparison) + rewards_section(reward_report(comparison.groups)),
         "table.csv": to_csv(comparison),
         "pairs.csv": pairs_to_csv(comparison),
     }
-    paths = []
-    for name, text in texts.items():
-        write_text_atomic(out_dir / name, text)
-        paths.append(out_dir / name)
-    wanted = {record.folder for record in records}
-    several = len(comparison.streams()) > 1
+    return write_outputs(out_dir, texts, _pictures(comparison, {record.folder for record in records}))
+
+
+def _pictures(comparison: Comparison, wanted: set[Path]) -> Iterator[tuple[str, Figure]]:
+    """The figures of every stream, each with its file name without ending."""
     for stream in comparison.streams():
-        suffix = f"-{stream}" if several else ""
         for name, figure in figures(comparison.of_stream(stream), stream, wanted).items():
-            path = out_dir / f"{name}{suffix}.png"
             if mixed := comparison.mixed_in(stream):
                 figure.text(0.01, -0.02, f"mixed on request: {', '.join(mixed)}", color=MUTED, va="top")
-            with whole_file(path) as beside:
-                figure.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
-            paths.append(path)
-    return paths
+            yield of_stream(name, stream, comparison.streams()), figure
 
 
 def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None = None) -> dict[str, Figure]:

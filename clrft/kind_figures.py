@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from clrft.figures import GRID, MUTED, RC, legend_columns, over_orders
-from clrft.files import write_text_atomic
 from clrft.kind_tables import kinds_to_csv, kinds_to_markdown
 from clrft.kinds import GroupKinds, KindReport, shown_outcomes
+from clrft.outputs import of_stream, write_outputs
 from clrft.tables import name_of
 from eval.judgement import Failure
 from eval.taxonomy import BESIDE
@@ -56,18 +56,13 @@ def write_kinds(report: KindReport, out_dir: Path) -> list[Path]:
         report: of at least one run.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, text in {"kinds.md": kinds_to_markdown(report), "kinds.csv": kinds_to_csv(report)}.items():
-        write_text_atomic(out_dir / name, text)
-        paths.append(out_dir / name)
-    several = len(report.streams()) > 1
-    for stream in report.streams():
-        for name, figure in kind_figures(report.of_stream(stream), stream).items():
-            path = out_dir / f"{name}{f'-{stream}' if several else ''}.png"
-            figure.savefig(path, bbox_inches="tight", facecolor="white")
-            paths.append(path)
-    return paths
+    texts = {"kinds.md": kinds_to_markdown(report), "kinds.csv": kinds_to_csv(report)}
+    pictures = (
+        (of_stream(name, stream, report.streams()), figure)
+        for stream in report.streams()
+        for name, figure in kind_figures(report.of_stream(stream), stream).items()
+    )
+    return write_outputs(out_dir, texts, pictures)
 
 
 def kind_figures(groups: Sequence[GroupKinds], stream: str) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
 from clrft.figures import GRID, RC, legend_columns, over_orders
-from clrft.files import whole_file, write_text_atomic
+from clrft.outputs import of_stream, write_outputs
 from clrft.reward_tables import rewards_to_csv, rewards_to_markdown, task_name
 from clrft.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards, RewardReport
 
@@ -26,19 +26,12 @@ def write_rewards(report: RewardReport, out_dir: Path) -> list[Path]:
         report: of at least one run with rewards.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, text in {"rewards.md": rewards_to_markdown(report), "rewards.csv": rewards_to_csv(report)}.items():
-        write_text_atomic(out_dir / name, text)
-        paths.append(out_dir / name)
-    several = len(report.streams()) > 1
-    for stream in report.streams():
-        path = out_dir / f"rewards{f'-{stream}' if several else ''}.png"
-        picture = rewards_figure(report.of_stream(stream), stream)
-        with whole_file(path) as beside:
-            picture.savefig(beside, format="png", bbox_inches="tight", facecolor="white")
-        paths.append(path)
-    return paths
+    texts = {"rewards.md": rewards_to_markdown(report), "rewards.csv": rewards_to_csv(report)}
+    pictures = (
+        (of_stream("rewards", stream, report.streams()), rewards_figure(report.of_stream(stream), stream))
+        for stream in report.streams()
+    )
+    return write_outputs(out_dir, texts, pictures)
 
 
 def rewards_figure(groups: Sequence[GroupRewards], stream: str) -> Picture:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from clrft.files import whole_file, write_text_atomic
+from clrft.files import write_text_atomic
+from clrft.outputs import ENDINGS, save_picture
 from clrft.report.latex import to_latex
 from clrft.report.parts import Cell, Column, Section, Table
 from clrft.tables import csv_text, raw
 
 TABLES, FIGURES = "tables", "figures"
-_FORMATS = {"pdf": {"CreationDate": None}, "png": {}}  # with metadata: the same picture is the same file
 
 
 def write_files(sections: Iterable[Section], out_dir: Path) -> list[Path]:
@@ -23,10 +23,9 @@ def write_files(sections: Iterable[Section], out_dir: Path) -> list[Path]:
                 paths.append(out_dir / TABLES / f"{table.key}.{ending}")
                 write_text_atomic(paths[-1], text)
         for picture in section.pictures:
-            for ending, metadata in _FORMATS.items():
+            for ending in ENDINGS:
                 paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
-                with whole_file(paths[-1]) as beside:
-                    picture.figure.savefig(beside, format=ending, facecolor="white", metadata=metadata)
+                save_picture(picture.figure, paths[-1])
                 picture.figure.set_layout_engine("none")  # laid out once
     return paths
 
