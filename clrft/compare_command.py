@@ -11,7 +11,7 @@ from clrft.figures import write_comparison
 from clrft.files import check_writable, comparison_folder
 from clrft.kind_figures import write_kinds
 from clrft.kinds import kind_report
-from clrft.runs import FoundRuns, find_runs
+from clrft.runs import FoundRuns, complete_runs
 from clrft.tables import to_terminal
 
 
@@ -19,7 +19,7 @@ def compare_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft compare``: tables and figures of the runs in some folders."""
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
-    found = find_runs(paths)
+    found = complete_runs(paths)
     check_writable(output)
     written = write_and_print(found, options.baseline, output, console, options.mix)
     for path in written:

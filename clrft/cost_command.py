@@ -10,7 +10,7 @@ from clrft.cost_figures import write_costs
 from clrft.cost_tables import costs_to_terminal
 from clrft.costs import cost_report
 from clrft.files import check_writable, comparison_folder
-from clrft.runs import find_runs
+from clrft.runs import complete_runs
 from task_streams.errors import UserError
 
 
@@ -22,7 +22,7 @@ def costs_command(options: argparse.Namespace, console: Console) -> int:
     """
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
-    found = find_runs(paths)
+    found = complete_runs(paths)
     comparison = compare(found.runs, mix=options.mix)
     report = cost_report(comparison.groups)
     if not report.groups:

@@ -10,7 +10,7 @@ from clrft.drift_figures import write_drift
 from clrft.drift_study import drift_study
 from clrft.drift_tables import drift_to_terminal
 from clrft.files import check_writable, comparison_folder
-from clrft.runs import find_runs
+from clrft.runs import complete_runs
 from task_streams.errors import UserError
 
 
@@ -22,7 +22,7 @@ def drift_command(options: argparse.Namespace, console: Console) -> int:
     """
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
-    found = find_runs(paths)
+    found = complete_runs(paths)
     study = drift_study(compare(found.runs).groups)
     if not study.streams:
         raise UserError(*study.without, "Expected a run of a method that trains, with evaluate.drift_prompts above 0.")

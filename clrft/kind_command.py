@@ -10,7 +10,7 @@ from clrft.files import check_writable, comparison_folder
 from clrft.kind_figures import write_kinds
 from clrft.kind_tables import kinds_to_terminal
 from clrft.kinds import kind_report
-from clrft.runs import find_runs
+from clrft.runs import complete_runs
 from task_streams.errors import UserError
 
 
@@ -22,7 +22,7 @@ def kinds_command(options: argparse.Namespace, console: Console) -> int:
     """
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
-    found = find_runs(paths)
+    found = complete_runs(paths)
     comparison = compare(found.runs, mix=["all"])  # each method's own answers: nothing is set against another
     report = kind_report(comparison.groups)
     if not report.groups:

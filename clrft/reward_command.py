@@ -10,7 +10,7 @@ from clrft.files import check_writable, comparison_folder
 from clrft.reward_figures import write_rewards
 from clrft.reward_tables import rewards_to_terminal
 from clrft.rewards import reward_report
-from clrft.runs import find_runs
+from clrft.runs import complete_runs
 from task_streams.errors import UserError
 
 
@@ -22,7 +22,7 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
     """
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
-    found = find_runs(paths)
+    found = complete_runs(paths)
     comparison = compare(found.runs, mix=["all"])  # each method's own rewards: nothing is set against another
     report = reward_report(comparison.groups)
     if not report.groups:

@@ -148,6 +148,18 @@ def find_runs(paths: Iterable[Path]) -> FoundRuns:
     return _sort_out(folders.values())
 
 
+def complete_runs(paths: Iterable[Path]) -> FoundRuns:
+    """As ``find_runs``, of which at least one is complete.
+
+    Raises:
+        UserError: as ``find_runs``, or no run is complete: says of each folder why.
+    """
+    found = find_runs(paths)
+    if not found.runs:
+        raise UserError("no complete run was found.", *map(str, found.left_out))
+    return found
+
+
 def _sort_out(folders: Iterable[Path]) -> FoundRuns:
     runs: list[RunRecord] = []
     left_out: list[LeftOut] = []

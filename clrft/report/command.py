@@ -10,7 +10,7 @@ from clrft.compare import compare
 from clrft.files import REPORT, check_writable, comparison_folder
 from clrft.report.page import write_report
 from clrft.report.parts import Subject
-from clrft.runs import FoundRuns, find_runs
+from clrft.runs import FoundRuns, complete_runs
 
 
 def report_command(options: argparse.Namespace, console: Console) -> int:
@@ -22,7 +22,7 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output, REPORT)
     named = [name for words in options.mix for name in words.split(",")]
-    found = find_runs(paths)
+    found = complete_runs(paths)
     check_writable(output)
     page, *others = report_of(found, paths, output, options.baseline, named)
     for left_out in found.left_out:
