@@ -1,7 +1,7 @@
 """Whether the files of a finished run tell the same: its configuration, its matrix, and what each stage has measured.
 
-A file of another run, or one that was changed, is found where two files disagree. Deliberately absent: checksums of
-weights, which only going on needs (``clrft/lineage.py``).
+A file of another run, or one that was changed, is found where two files disagree, or a checksum and its file.
+Deliberately absent: checksums of weights, which only going on needs (``clrft/lineage.py``).
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clrft.record import read_stage
+from clrft.record import changed_files, read_stage
 from eval.matrix import AccuracyMatrix
 from eval.metrics import DRIFTS, Value, general_delta, mean_kl
 from task_streams.errors import UserError
@@ -31,9 +31,10 @@ def check_agreement(
         UserError: names what differs.
     """
     problems = [*identity_problems(manifest, config), *task_problems(folder, manifest, matrix)]
-    records = {stage: read_stage(path, SCHEMA) for stage, path in stage_files(folder).items()}
+    files = stage_files(folder)
+    records = {stage: read_stage(path, SCHEMA) for stage, path in files.items()}
     for stage, record in records.items():
-        problems += stage_problems(folder, stage, record, matrix)
+        problems += [*stage_problems(folder, stage, record, matrix), *changed_files(files[stage], record)]
     rows = [stage for stage in range(1, len(matrix) + 1) if not all(map(math.isnan, matrix.value[stage - 1]))]
     lost = [stage for stage in rows if stage not in records]
     problems += [f"task_{stage:02d}/{FILE} is missing, whose results are in matrix.json." for stage in lost]

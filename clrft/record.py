@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clrft.files import digest, read_json
+from clrft.files import digest, read_json, safe_name, sha256_file
 from clrft.plain import from_json, shown
 from task_streams.errors import UserError
 
@@ -182,6 +182,19 @@ def read_stage(path: Path, schema: int | None = None) -> dict[str, Any]:
     if wrong:
         raise UserError(*wrong)
     return record
+
+
+def changed_files(path: Path, record: Mapping[str, Any]) -> list[str]:
+    """Sentences for the files beside a stage's ``metrics.json`` that are no longer those it was written with.
+
+    A file that is gone is none of them: whoever needs it says so. Older versions wrote no checksums.
+    """
+    stated = {path.parent / safe_name(name): checksum for name, checksum in record.get("files", {}).items()}
+    return [
+        f"{file} was changed: its checksum is not the one that {path.name} beside it states."
+        for file, checksum in stated.items()
+        if file.is_file() and sha256_file(file) != checksum
+    ]
 
 
 def agree(right: int | None, total: int | None, accuracy: float | None) -> bool:

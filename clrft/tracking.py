@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clrft.files import locked, safe_name, write_json_atomic
-from clrft.record import MARK, is_number, read_record, read_stage, read_steps
+from clrft.record import MARK, changed_files, is_number, read_record, read_stage, read_steps
 from clrft.runs import read_run
 from clrft.tracking_mirror import Facts, Mirror
 from clrft.tracking_queue import CallQueue
 from clrft.tracking_store import METRICS_PER_BATCH, Point, Store, redacted_uri, tell
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value, metric_of
+from task_streams.errors import UserError
 
 SCHEMA = 1
 METRICS_FILE, STEPS_FILE, ERROR_FILE = "metrics.json", "steps.jsonl", "error.txt"
@@ -275,8 +276,14 @@ def cell_facts(folder: Path) -> Facts:
 
 
 def task_facts(folder: Path) -> Facts:
-    """What the store is to hold of a finished task: its steps, accuracies, probes, drift, seconds and memory."""
+    """What the store is to hold of a finished task: its steps, accuracies, probes, drift, seconds and memory.
+
+    Raises:
+        UserError: a file of the task is damaged or was changed.
+    """
     record = read_stage(folder / METRICS_FILE)
+    if changed := changed_files(folder / METRICS_FILE, record):
+        raise UserError(*changed)
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
     figures |= {f"probe/{name}": value for name, value in record.get("probe", {}).items()}
     figures |= {f"drift/{name}": value for name, value in record.get("drift", {}).items() if is_number(value)}

@@ -348,7 +348,16 @@ def test_a_run_with_damaged_predictions_is_named_and_left_out(
     (sentence,) = report.left_out
     assert str(bad.folder) in sentence and reason in sentence
     assert main(["kinds", str(bad.folder)]) == 2
+    assert "predictions.jsonl was changed" in " ".join(capsys.readouterr().err.split())
+    as_before_checksums(bad.folder / "task_03" / "metrics.json")
+    assert main(["kinds", str(bad.folder)]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def as_before_checksums(path: Path) -> None:
+    """A stage's results as a version wrote them that stated no checksums."""
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in record.items() if name not in ("files", "digest")}))
 
 
 def test_the_command_writes_beside_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,14 @@
 """Run folders read back: complete ones whole, all others named and left out."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
+from clrft.cli import main
 from clrft.runs import find_runs, read_run
+from clrft.tracking import task_facts
 from task_streams.errors import UserError
 from tests.clrft.run_folders import Rows, write_run
 
@@ -89,6 +92,38 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str, problem: 
     (folder / name).write_text(text)
     with pytest.raises(UserError, match=problem):
         read_run(folder)
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "steps.jsonl"])
+def test_a_run_whose_rows_were_changed_is_left_out_and_not_tracked(name: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "s", "grpo", 1, ROWS, steps=[{"step": 1.0, "loss": 0.5}])
+    stage = folder / "task_02"
+    record = json.loads((stage / "metrics.json").read_text())
+    stated = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in stage.glob("*.jsonl")}
+    (stage / "metrics.json").write_text(json.dumps(record | {"files": stated}))
+    assert len(find_runs([folder]).runs) == 1 and len(task_facts(stage).points) > 2
+    text = (stage / name).read_text()
+    (stage / name).write_text(text.replace("one", "two").replace("0.5", "0.6"))  # still a good file
+    (left_out,) = find_runs([folder]).left_out
+    assert left_out.fault == "damaged" and f"{stage / name} was changed" in left_out.reason
+    with pytest.raises(UserError, match="was changed"):
+        task_facts(stage)
+    (stage / name).unlink()  # who needs it will say so
+    assert len(find_runs([folder]).runs) == 1
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "kinds", "costs", "rewards", "drift"])
+def test_where_no_run_is_complete_each_folder_is_named_with_why(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "s"
+    (write_run(sweep, "sft", 1, ROWS) / "matrix.json").unlink()
+    (write_run(sweep, "grpo", 1, ROWS) / "matrix.json").write_text("{")
+    assert main([command, str(sweep)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no complete run" in told and "digits_cil-sft-1: incomplete: matrix.json missing" in told
+    assert "digits_cil-grpo-1: damaged" in told
+    assert not (sweep / "comparison" / "table.md").exists() and not (sweep / "report" / "index.html").exists()
 
 
 def test_a_damaged_line_is_named_when_it_is_read(tmp_path: Path) -> None:
