@@ -164,23 +164,24 @@ def build_parser() -> argparse.ArgumentParser:
     rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
     rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    rewards.set_defaults(command=later("reward_command", "rewards_command"))
+    rewards.set_defaults(command=later("study_commands", "rewards_command"))
 
     kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
     kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    kinds.set_defaults(command=later("kind_command", "kinds_command"))
+    kinds.set_defaults(command=later("study_commands", "kinds_command"))
 
     costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
     costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    costs.set_defaults(command=later("cost_command", "costs_command"))
+    costs.set_defaults(command=later("study_commands", "costs_command"))
 
     drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
     drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    drift.set_defaults(command=later("drift_command", "drift_command"))
+    drift.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    drift.set_defaults(command=later("study_commands", "drift_command"))
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=LISTS, help="which list")

@@ -7,12 +7,15 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.compare import Comparison, compare
-from clrft.figures import write_comparison
+from clrft.figures import figures, of_stream
 from clrft.files import check_writable, comparison_folder
 from clrft.kind_figures import write_kinds
 from clrft.kinds import kind_report
-from clrft.runs import FoundRuns, complete_runs
-from clrft.tables import to_terminal
+from clrft.outputs import write_outputs
+from clrft.reward_tables import rewards_section
+from clrft.rewards import reward_report
+from clrft.runs import FoundRuns, RunRecord, complete_runs
+from clrft.tables import pairs_to_csv, to_csv, to_markdown, to_terminal
 
 
 def compare_command(options: argparse.Namespace, console: Console) -> int:
@@ -47,7 +50,29 @@ def write_and_print(
     return written + (write_kinds_beside(comparison, output) if kinds else [])
 
 
+def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_dir: Path) -> list[Path]:
+    """Write tables and figures of a comparison; returns the files in the order in which one reads them.
+
+    Args:
+        comparison: what ``compare`` made of the records.
+        records: the runs; their training steps are read for the training curves.
+        out_dir: made if absent; older files of the same names are replaced.
+    """
+    texts = {
+        "table.md": to_markdown(comparison) + rewards_section(reward_report(comparison)),
+        "table.csv": to_csv(comparison),
+        "pairs.csv": pairs_to_csv(comparison),
+    }
+    wanted = {record.folder for record in records}
+    pictures = (
+        of_stream(name, figure, stream, comparison)
+        for stream in comparison.streams()
+        for name, figure in figures(comparison.of_stream(stream), stream, wanted).items()
+    )
+    return write_outputs(out_dir, texts, pictures)
+
+
 def write_kinds_beside(comparison: Comparison, output: Path) -> list[Path]:
     """Tables and figures of the kinds of forgetting beside those of a comparison; none where no answer can be read."""
-    report = kind_report(comparison.groups)
+    report = kind_report(comparison)
     return write_kinds(report, output) if report.groups else []

@@ -12,8 +12,8 @@ from clrft.compare import FLOOR
 from clrft.cost_names import CPU, GPU, TRAIN
 from clrft.cost_tables import costs_to_csv, costs_to_markdown
 from clrft.costs import CostReport, GroupCost
-from clrft.figures import GRID, MUTED, RC, Style, legend_columns, over_orders, styles
-from clrft.outputs import of_stream, write_outputs
+from clrft.figures import GRID, MUTED, RC, Style, legend_columns, of_stream, over_orders, styles
+from clrft.outputs import write_outputs
 from eval.metrics import metric_of
 
 # Figure of the cost, its unit in numbers of it, and the axis's title.
@@ -33,7 +33,7 @@ def write_costs(report: CostReport, out_dir: Path) -> list[Path]:
     """
     texts = {"costs.md": costs_to_markdown(report), "costs.csv": costs_to_csv(report)}
     pictures = (
-        (of_stream("costs", stream, report.streams()), figure)
+        of_stream("costs", figure, stream, report.comparison)
         for stream in report.streams()
         if (figure := costs_figure(report.of_stream(stream), stream)) is not None
     )

@@ -60,7 +60,7 @@ def costs_to_terminal(report: CostReport) -> RenderableType:
             for one in groups
         ]
         parts.append(rich_table(f"{stream}: cost of training and test, {_spread(groups)}; quality in %", header, rows))
-    parts += [Text(sentence) for sentence in report.without]
+    parts += [Text(sentence) for sentence in report.sentences()]
     return RichGroup(*parts)
 
 
@@ -100,23 +100,24 @@ def costs_to_markdown(report: CostReport) -> str:
             "peak MB",
         ]
         lines += markdown_table(header, [row for one in groups for row in _other_rows(one)])
-    lines += [f"- {sentence}" for sentence in report.without]
+    lines += [f"- {sentence}" for sentence in report.sentences()]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def costs_to_csv(report: CostReport) -> str:
     """One row per stream, method, activity and figure: mean, standard deviation, and every class order's value."""
     seeds = sorted({run.seed for one in report.groups for run in one.group.runs})
-    header = ["stream", "method", "label", "activity", "figure", "n", "mean", "std", "undefined"]
+    header = ["stream", "method", "label", "activity", "figure", "n", "mean", "std", "undefined", "mixed"]
     rows = [
         [one.group.stream, one.group.method, one.group.label, activity, name, str(len(summary.values))]
-        + [raw(summary.mean), raw(summary.std), summary.reason or ""]
+        + [raw(summary.mean), raw(summary.std), summary.reason or "", report.mixed(one.group.stream)]
         + [raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
         for one in report.groups
         for (activity, name), summary in one.figures.items()
     ]
     rows += [
         [one.group.stream, one.group.method, one.group.label, "", kind, str(len(one.group.runs)), raw(most), "", ""]
+        + [report.mixed(one.group.stream)]
         + [""] * len(seeds)
         for one in report.groups
         for kind, most in one.memory.items()

@@ -8,9 +8,10 @@ Deliberately absent: money, energy, and a comparison of runs from different mach
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clrft.compare import Group, Summary, summarise
+from clrft.compare import Comparison, Group, Summary, summarise
 from clrft.cost_names import ACTIVITIES, FIGURES, MEMORY, TRAIN
 from clrft.runs import RunRecord
+from clrft.study import Study
 from eval.metrics import Value, undefined
 
 Figure = tuple[str, str]  # activity and name
@@ -50,41 +51,23 @@ class GroupCost:
         return None if summary is None else summary.mean
 
 
-@dataclass(frozen=True, slots=True)
-class CostReport:
-    """Costs of the groups of a comparison.
-
-    Attributes:
-        groups: those that counted anything.
-        without: a sentence for each that did not.
-    """
-
-    groups: tuple[GroupCost, ...]
-    without: tuple[str, ...]
-
-    def streams(self) -> list[str]:
-        """Names of the streams, in order of appearance."""
-        return list(dict.fromkeys(one.group.stream for one in self.groups))
-
-    def of_stream(self, stream: str) -> list[GroupCost]:
-        """Groups of one stream."""
-        return [one for one in self.groups if one.group.stream == stream]
+CostReport = Study[GroupCost]
 
 
-def cost_report(groups: Sequence[Group]) -> CostReport:
+def cost_report(comparison: Comparison) -> CostReport:
     """Costs of every group's runs.
 
     Raises:
         UserError: a stage's figures cannot be read.
     """
     found, without = [], []
-    for group in groups:
+    for group in comparison.groups:
         costs = [cost_of_run(run) for run in group.runs]
         if any(cost.figures for cost in costs):
             found.append(_over_orders(group, costs))
         else:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
-    return CostReport(tuple(found), tuple(without))
+    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
 def cost_of_run(run: RunRecord) -> RunCost:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from clrft.drift_study import DriftStudy, Relation, Spread, StreamStudy
 from clrft.drift_tables import SPREAD_TITLES, drift_to_markdown, points_to_csv, relations_to_csv, spreads_to_csv
-from clrft.figures import GRID, MUTED, RC, legend_columns, over_orders, styles
-from clrft.outputs import ENDINGS, of_stream, write_outputs
+from clrft.figures import GRID, MUTED, RC, legend_columns, of_stream, over_orders, styles
+from clrft.outputs import ENDINGS, write_outputs
 
 SHOWN = {
     "kl_base_forward": "forward KL from the base",
@@ -37,9 +37,8 @@ def write_drift(study: DriftStudy, out_dir: Path) -> list[Path]:
         "drift_runs.csv": points_to_csv(study),
         "drift_spread.csv": spreads_to_csv(study),
     }
-    streams = [one.stream for one in study.streams]
     pictures = (
-        (of_stream(name, one.stream, streams), figure)
+        of_stream(name, figure, one.stream, study.comparison)
         for one in study.streams
         for name, figure in drift_figures(one).items()
     )

@@ -9,7 +9,7 @@ Deliberately absent: tables (``clrft.drift_tables``) and pictures (``clrft.drift
 
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from clrft.compare import Group
+from clrft.compare import Comparison, Group
 from clrft.runs import RunRecord
+from clrft.study import Told
 
 MEASURES = (
     *("kl_base_forward", "kl_base_reverse", "kl_prev_forward", "kl_prev_reverse"),
@@ -126,24 +127,24 @@ class StreamStudy:
     spreads: tuple[Spread, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DriftStudy:
-    """The study of all streams, and sentences about the runs that have no drift."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftStudy(Told):
+    """The study of all streams; a group whose drift was not measured is named."""
 
     streams: tuple[StreamStudy, ...]
-    without: tuple[str, ...]
 
 
-def drift_study(groups: Iterable[Group]) -> DriftStudy:
+def drift_study(comparison: Comparison) -> DriftStudy:
     """The study of a comparison's groups; runs without a measured drift are named."""
     by_stream: dict[str, list[Group]] = {}
     without: list[str] = []
-    for group in groups:
+    for group in comparison.groups:
         if any(drift_by_stage(run) for run in group.runs):
             by_stream.setdefault(group.stream, []).append(group)
         else:
             without.append(f"{group.stream}: {group.label} has no drift: nothing was trained, or it was not measured.")
-    return DriftStudy(tuple(_of_stream(stream, found) for stream, found in by_stream.items()), tuple(without))
+    streams = tuple(_of_stream(stream, found) for stream, found in by_stream.items())
+    return DriftStudy(comparison=comparison, without=tuple(without), streams=streams)
 
 
 def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:

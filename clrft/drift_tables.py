@@ -31,7 +31,7 @@ def drift_to_terminal(study: DriftStudy) -> RenderableType:
         parts.append(rich_table(f"{one.stream}: each method, mean over its runs", header, rows))
         header, rows = spread_table(one)
         parts.append(rich_table(f"{one.stream}: spread of drift inside groups by task, in thousandths", header, rows))
-    parts += [Text(sentence) for sentence in study.without]
+    parts += [Text(sentence) for sentence in study.sentences()]
     return RichGroup(*parts)
 
 
@@ -44,7 +44,7 @@ def drift_to_markdown(study: DriftStudy) -> str:
         lines += ["### Each method, mean over its runs", "", *markdown_table(*method_table(one))]
         lines += ["### Spread of drift inside groups by task, thousandths of a nat per token", ""]
         lines += markdown_table(*spread_table(one))
-    lines += [f"- {sentence}" for sentence in study.without]
+    lines += [f"- {sentence}" for sentence in study.sentences()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -65,10 +65,11 @@ def relations_to_csv(study: DriftStudy) -> str:
         "c",
         "r2",
         "undefined",
+        "mixed",
     ]
     rows = [
         [one.stream, relation.outcome, relation.measure, *_numbers(relation.correlation), *_curve(relation)]
-        + [relation.correlation.reason or ""]
+        + [relation.correlation.reason or "", study.mixed(one.stream)]
         + [raw(relation.correlation.by_order.get(seed)) for seed in seeds]
         for one in study.streams
         for relation in one.relations
@@ -82,10 +83,11 @@ def points_to_csv(study: DriftStudy) -> str:
         [one.stream, point.label, str(point.seed)]
         + [raw(point.measures.get(name)) for name in MEASURES]
         + [raw(point.outcomes.get(name)) for name in OUTCOMES]
+        + [study.mixed(one.stream)]
         for one in study.streams
         for point in one.points
     ]
-    return csv_text(["stream", "label", "order", *MEASURES, *OUTCOMES], rows)
+    return csv_text(["stream", "label", "order", *MEASURES, *OUTCOMES, "mixed"], rows)
 
 
 def spreads_to_csv(study: DriftStudy) -> str:
@@ -101,9 +103,11 @@ def spreads_to_csv(study: DriftStudy) -> str:
         "trend_rho",
         "trend_low_95",
         "trend_high_95",
+        "mixed",
     ]
     rows = [
         [one.stream, spread.group.label, SPREAD_TITLES[spread.name], str(task), *_numbers(spread.trend)]
+        + [study.mixed(one.stream)]
         + [raw(orders.get(seed)) for seed in seeds]
         for one in study.streams
         for spread in one.spreads

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from clrft.compare import FLOOR, Comparison, Group
-from clrft.outputs import of_stream, write_outputs
-from clrft.reward_tables import rewards_section
-from clrft.rewards import reward_report
-from clrft.runs import RunRecord
-from clrft.tables import pairs_to_csv, show, to_csv, to_markdown
+from clrft.tables import show
 from eval.matrix import AccuracyMatrix, FloatArray
 from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 
@@ -72,31 +68,6 @@ _MARKERS = ("P", "X", "h", "<", ">", "p")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)))
 
 
-def write_comparison(comparison: Comparison, records: Sequence[RunRecord], out_dir: Path) -> list[Path]:
-    """Write tables and figures of a comparison; returns the files in the order in which one reads them.
-
-    Args:
-        comparison: what ``compare`` made of the records.
-        records: the runs; their training steps are read for the training curves.
-        out_dir: made if absent; older files of the same names are replaced.
-    """
-    texts = {
-        "table.md": to_markdown(comparison) + rewards_section(reward_report(comparison.groups)),
-        "table.csv": to_csv(comparison),
-        "pairs.csv": pairs_to_csv(comparison),
-    }
-    return write_outputs(out_dir, texts, _pictures(comparison, {record.folder for record in records}))
-
-
-def _pictures(comparison: Comparison, wanted: set[Path]) -> Iterator[tuple[str, Figure]]:
-    """The figures of every stream, each with its file name without ending."""
-    for stream in comparison.streams():
-        for name, figure in figures(comparison.of_stream(stream), stream, wanted).items():
-            if mixed := comparison.mixed_in(stream):
-                figure.text(0.01, -0.02, f"mixed on request: {', '.join(mixed)}", color=MUTED, va="top")
-            yield of_stream(name, stream, comparison.streams()), figure
-
-
 def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None = None) -> dict[str, Figure]:
     """All figures of one stream by file name without ending; ``training`` only when something was trained.
 
@@ -117,6 +88,16 @@ def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None
         }
         training = training_figure(groups, stream, None if folders is None else set(folders))
         return made | ({"training": training} if training is not None else {})
+
+
+def of_stream(name: str, figure: Figure, stream: str, comparison: Comparison) -> tuple[str, Figure]:
+    """A picture of one stream with its file name without ending; it says below what was mixed.
+
+    The name holds the stream's where the comparison has several.
+    """
+    if mixed := comparison.mixed_in(stream):
+        figure.text(0.01, -0.02, f"the runs differ: {', '.join(mixed)}", color=MUTED, va="top")
+    return f"{name}-{stream}" if len(comparison.streams()) > 1 else name, figure
 
 
 def drawn(groups: Sequence[Group]) -> list[Group]:

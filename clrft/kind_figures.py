@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from clrft.figures import GRID, MUTED, RC, legend_columns, over_orders
+from clrft.figures import GRID, MUTED, RC, legend_columns, of_stream, over_orders
 from clrft.kind_tables import kinds_to_csv, kinds_to_markdown
 from clrft.kinds import GroupKinds, KindReport, shown_outcomes
-from clrft.outputs import of_stream, write_outputs
+from clrft.outputs import write_outputs
 from clrft.tables import name_of
 from eval.judgement import Failure
 from eval.taxonomy import BESIDE
@@ -58,7 +58,7 @@ def write_kinds(report: KindReport, out_dir: Path) -> list[Path]:
     """
     texts = {"kinds.md": kinds_to_markdown(report), "kinds.csv": kinds_to_csv(report)}
     pictures = (
-        (of_stream(name, stream, report.streams()), figure)
+        of_stream(name, figure, stream, report.comparison)
         for stream in report.streams()
         for name, figure in kind_figures(report.of_stream(stream), stream).items()
     )

@@ -43,7 +43,7 @@ def kinds_to_terminal(report: KindReport) -> RenderableType:
         header, rows = _answer_table(groups)
         parts.append(rich_table("Answers to the old tasks after the last, %", header, rows))
         parts += [Text(sentence) for sentence in _reasons(groups)]
-    parts += [Text(sentence) for sentence in report.left_out]
+    parts += [Text(sentence) for sentence in report.sentences()]
     return RichGroup(*parts)
 
 
@@ -62,7 +62,7 @@ def kinds_to_markdown(report: KindReport) -> str:
                 lines += [f"### {name_of(one.group)}: task of the answer by task of the item, at the end, %", ""]
                 lines += markdown_table(*_confusion_table(one))
         lines += [*(f"- {sentence}" for sentence in _reasons(groups)), ""]
-    lines += [f"- {sentence}" for sentence in report.left_out]
+    lines += [f"- {sentence}" for sentence in report.sentences()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -76,16 +76,17 @@ def kinds_to_csv(report: KindReport) -> str:
     newest task; and gained).
     """
     seeds = sorted({run.seed for one in report.groups for run in one.group.runs})
-    header = ["stream", "method", "label", "figure", "stage", "task", "name", "n", "mean", "std", "undefined"]
+    header = ["stream", "method", "label", "figure", "stage", "task", "name", "n", "mean", "std", "undefined", "mixed"]
     rows = [
         [one.group.stream, one.group.method, one.group.label, *where, str(len(summary.values))]
-        + [raw(summary.mean), raw(summary.std), summary.reason or ""]
+        + [raw(summary.mean), raw(summary.std), summary.reason or "", report.mixed(one.group.stream)]
         + [raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
         for one in report.groups
         for where, summary in _figures(one)
     ]
     rows += [
         [one.group.stream, one.group.method, one.group.label, *where, str(len(counts)), "", "", ""]
+        + [report.mixed(one.group.stream)]
         + [str(counts[seed]) if seed in counts else "" for seed in seeds]
         for one in report.groups
         for where, counts in (*_confusion_counts(one), *_lost_counts(one))

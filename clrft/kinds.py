@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clrft.compare import Group, Summary, summarise
+from clrft.compare import Comparison, Group, Summary, summarise
 from clrft.run_kinds import RunKinds, run_kinds, task_classes
 from clrft.runs import RunRecord
+from clrft.study import Study
 from eval.judgement import Failure
 from eval.matrix import FloatArray
 from eval.metrics import Value, undefined
@@ -51,42 +52,24 @@ class GroupKinds:
     metrics: Mapping[str, Summary]
 
 
-@dataclass(frozen=True, slots=True)
-class KindReport:
-    """Kinds of forgetting of all runs that could be read.
-
-    Attributes:
-        groups: in the order of the comparison.
-        left_out: sentences about the runs that could not.
-    """
-
-    groups: tuple[GroupKinds, ...]
-    left_out: tuple[str, ...]
-
-    def streams(self) -> list[str]:
-        """Names of the streams, in order of appearance."""
-        return list(dict.fromkeys(one.group.stream for one in self.groups))
-
-    def of_stream(self, stream: str) -> list[GroupKinds]:
-        """Groups of one stream."""
-        return [one for one in self.groups if one.group.stream == stream]
+KindReport = Study[GroupKinds]
 
 
-def kind_report(groups: Iterable[Group]) -> KindReport:
+def kind_report(comparison: Comparison) -> KindReport:
     """The kinds of forgetting of a comparison's groups."""
     found: list[GroupKinds] = []
-    left_out: list[str] = []
-    for group in groups:
+    without: list[str] = []
+    for group in comparison.groups:
         runs: dict[int, RunKinds] = {}
         for run in group.runs:
             try:
                 runs[run.seed] = run_kinds(run.folder, run.matrix, task_classes(run.manifest, len(run.matrix)))
             except UserError as error:
-                left_out.append(f"{run.folder}: its answers are left out: {shortened(error.problems)}")
+                without.append(f"{run.folder}: its answers are left out: {shortened(error.problems)}")
         if runs:
             kept = tuple(run for run in group.runs if run.seed in runs)
             found.append(group_kinds(replace(group, runs=kept), runs))
-    return KindReport(tuple(found), tuple(left_out))
+    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
 def group_kinds(group: Group, runs: Mapping[int, RunKinds]) -> GroupKinds:

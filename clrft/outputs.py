@@ -46,8 +46,3 @@ def save_picture(figure: Figure, path: Path, **options: Any) -> None:
     ending = path.suffix[1:]
     with whole_file(path) as beside:
         figure.savefig(beside, format=ending, facecolor="white", metadata=dict(_METADATA[ending]), **options)
-
-
-def of_stream(name: str, stream: str, streams: Sequence[str]) -> str:
-    """A picture's name: with the stream's where there are several."""
-    return f"{name}-{stream}" if len(streams) > 1 else name

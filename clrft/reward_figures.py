@@ -7,8 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
-from clrft.figures import GRID, RC, legend_columns, over_orders
-from clrft.outputs import of_stream, write_outputs
+from clrft.figures import GRID, RC, legend_columns, of_stream, over_orders
+from clrft.outputs import write_outputs
 from clrft.reward_tables import rewards_to_csv, rewards_to_markdown, task_name
 from clrft.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards, RewardReport
 
@@ -28,7 +28,7 @@ def write_rewards(report: RewardReport, out_dir: Path) -> list[Path]:
     """
     texts = {"rewards.md": rewards_to_markdown(report), "rewards.csv": rewards_to_csv(report)}
     pictures = (
-        (of_stream("rewards", stream, report.streams()), rewards_figure(report.of_stream(stream), stream))
+        of_stream("rewards", rewards_figure(report.of_stream(stream), stream), stream, report.comparison)
         for stream in report.streams()
     )
     return write_outputs(out_dir, texts, pictures)

@@ -29,18 +29,18 @@ def rewards_to_terminal(report: RewardReport) -> RenderableType:
         header = ["method", "n", "task", "updates", *components, "shaper", "added", "reranked"]
         rows = [row for one in groups for row in _terminal_rows(one, components)]
         parts.append(rich_table(f"{stream}: rewards by task, {_spread(groups)}; reranked in %", header, rows))
-    parts += [Text(sentence) for sentence in report.without]
+    parts += [Text(sentence) for sentence in report.sentences()]
     return RichGroup(*parts)
 
 
 def rewards_to_markdown(report: RewardReport) -> str:
     """What the rewards were made of, and what each shaper did, in two tables per stream."""
-    return "# Rewards\n" + _body(report)
+    return "# Rewards\n" + _body(report, report.sentences())
 
 
 def rewards_section(report: RewardReport) -> str:
     """The same behind a comparison's Markdown; empty when no run has rewards."""
-    return "\n## Rewards\n" + _body(report, "#") if report.groups else ""
+    return "\n## Rewards\n" + _body(report, report.without, "#") if report.groups else ""
 
 
 def rewards_to_csv(report: RewardReport) -> str:
@@ -49,10 +49,16 @@ def rewards_to_csv(report: RewardReport) -> str:
     ``kind`` is that of ``clrft.rewards.Figure``, ``name`` the component or the shaper.
     """
     seeds = sorted({run.seed for one in report.groups for run in one.group.runs})
-    header = ["stream", "method", "label", "task", "kind", "name", "n", "mean", "std", "undefined"]
+    header = ["stream", "method", "label", "task", "kind", "name", "n", "mean", "std", "undefined", "mixed"]
     rows = [
         [one.group.stream, one.group.method, one.group.label, str(task), figure.kind, figure.name]
-        + [str(len(summary.values)), raw(summary.mean), raw(summary.std), summary.reason or ""]
+        + [
+            str(len(summary.values)),
+            raw(summary.mean),
+            raw(summary.std),
+            summary.reason or "",
+            report.mixed(one.group.stream),
+        ]
         + [raw(summary.values[seed].value) if seed in summary.values else "" for seed in seeds]
         for one in report.groups
         for task, figures in one.tasks.items()
@@ -66,7 +72,7 @@ def task_name(one: GroupRewards, task: int) -> str:
     return "all" if one.group.joint else str(task)
 
 
-def _body(report: RewardReport, deeper: str = "") -> str:
+def _body(report: RewardReport, sentences: Sequence[str], deeper: str = "") -> str:
     lines = ["", EXPLAINED, ""] if report.groups else [""]
     for stream in report.streams():
         groups = report.of_stream(stream)
@@ -77,7 +83,7 @@ def _body(report: RewardReport, deeper: str = "") -> str:
         shaped = [row for one in groups for row in _shaper_rows(one)]
         if shaped:
             lines += markdown_table(["method", "task", "shaper", "added", "reranked pairs, %"], shaped)
-    lines += [f"- {sentence}" for sentence in report.without]
+    lines += [f"- {sentence}" for sentence in sentences]
     return "\n".join(lines).rstrip() + "\n"
 
 

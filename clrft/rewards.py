@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from clrft.compare import Group, Summary, summarise
+from clrft.compare import Comparison, Group, Summary, summarise
 from clrft.runs import RunRecord
+from clrft.study import Study
 from eval.judgement import COMPONENTS
 from eval.metrics import Value, undefined
 
@@ -68,28 +69,10 @@ class GroupRewards:
     tasks: dict[int, dict[Figure, Summary]]
 
 
-@dataclass(frozen=True, slots=True)
-class RewardReport:
-    """Rewards of all runs that have any.
-
-    Attributes:
-        groups: in the order of the comparison.
-        without: sentences about the runs that have none.
-    """
-
-    groups: tuple[GroupRewards, ...]
-    without: tuple[str, ...]
-
-    def streams(self) -> list[str]:
-        """Names of the streams, in order of appearance."""
-        return list(dict.fromkeys(one.group.stream for one in self.groups))
-
-    def of_stream(self, stream: str) -> list[GroupRewards]:
-        """Groups of one stream."""
-        return [one for one in self.groups if one.group.stream == stream]
+RewardReport = Study[GroupRewards]
 
 
-def reward_report(groups: Iterable[Group]) -> RewardReport:
+def reward_report(comparison: Comparison) -> RewardReport:
     """The rewards of a comparison's groups; runs without any are named.
 
     Raises:
@@ -97,7 +80,7 @@ def reward_report(groups: Iterable[Group]) -> RewardReport:
     """
     found: list[GroupRewards] = []
     without: list[str] = []
-    for group in groups:
+    for group in comparison.groups:
         steps = {run.seed: trained_steps(run) for run in group.runs}
         rows = [row for stages in steps.values() for stage in stages.values() for row in stage]
         if any(measured(row, REWARD.column) is not None for row in rows):
@@ -105,7 +88,7 @@ def reward_report(groups: Iterable[Group]) -> RewardReport:
         else:
             why = "it learned from targets" if rows else "nothing was trained"
             without.append(f"{group.stream}: {group.label} has no rewards: {why}.")
-    return RewardReport(tuple(found), tuple(without))
+    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
 def trained_steps(run: RunRecord) -> dict[int, list[dict[str, float]]]:

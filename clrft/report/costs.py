@@ -25,7 +25,7 @@ SHOWN = (
 
 def costs_section(subject: Subject) -> Section:
     """Quality against cost as a picture, and the figures."""
-    report = cost_report(subject.comparison.groups)
+    report = cost_report(subject.comparison)
     parts: list[Part] = [Sentence(EXPLAINED)] if report.groups else []
     for stream in subject.streams:
         groups = report.of_stream(stream)

@@ -12,12 +12,12 @@ from eval.metrics import metric_of
 
 def kinds_section(subject: Subject) -> Section:
     """Answers to the old tasks, confusion of tasks, and the parts of forgetting."""
-    report = kind_report(subject.comparison.groups)
+    report = kind_report(subject.comparison)
     parts: list[Part] = []
     for stream in subject.streams:
         parts += subject.heading(stream)
         parts += _stream_parts(subject, stream, report)
-    parts += [Sentence(sentence, "missing") for sentence in report.left_out]
+    parts += [Sentence(sentence, "missing") for sentence in report.without]
     return Section("kinds", "What kind of forgetting", tuple(parts))
 
 

@@ -12,7 +12,7 @@ from clrft.shown import DASH
 
 def why_section(subject: Subject) -> Section:
     """Drift, training curves and rewards."""
-    study, report = drift_study(subject.comparison.groups), reward_report(subject.comparison.groups)
+    study, report = drift_study(subject.comparison), reward_report(subject.comparison)
     parts: list[Part] = []
     for stream in subject.streams:
         parts += subject.heading(stream)

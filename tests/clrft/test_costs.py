@@ -53,7 +53,7 @@ def report_of(tmp_path: Path) -> CostReport:
     )
     floor = write_run(tmp_path, "zero_shot", 1, LEARNED)
     folders.append(with_costs(floor, {1: {EVALUATE: spent(1e9)}, 2: {EVALUATE: spent(1e9)}}))
-    return cost_report(compare([read_run(folder) for folder in folders]).groups)
+    return cost_report(compare([read_run(folder) for folder in folders]))
 
 
 def test_the_names_are_those_of_the_meter() -> None:
@@ -80,7 +80,7 @@ def test_what_a_stage_did_not_count_is_undefined_and_no_zero(tmp_path: Path) -> 
 
 
 def test_runs_that_counted_nothing_are_named(tmp_path: Path) -> None:
-    report = cost_report(compare([read_run(write_run(tmp_path, "sft", 1, LEARNED))]).groups)
+    report = cost_report(compare([read_run(write_run(tmp_path, "sft", 1, LEARNED))]))
     assert report.groups == () and "sft: its runs did not count" in report.without[0]
 
 

@@ -58,7 +58,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def study_of(sweep: Path) -> DriftStudy:
-    return drift_study(compare(find_runs([sweep]).runs).groups)
+    return drift_study(compare(find_runs([sweep]).runs))
 
 
 def test_the_correlation_is_scipys_and_its_interval_that_of_drawn_orders() -> None:

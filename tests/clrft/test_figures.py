@@ -8,7 +8,8 @@ from matplotlib import rcParams
 from PIL import Image
 
 from clrft.compare import compare
-from clrft.figures import curve_over_orders, figures, mean_matrix, styles, write_comparison
+from clrft.compare_command import write_comparison
+from clrft.figures import curve_over_orders, figures, mean_matrix, styles
 from clrft.runs import RunRecord, read_run
 from eval.metrics import forgetting_by_stage, seen_accuracy
 from tests.clrft.run_folders import Rows, write_run

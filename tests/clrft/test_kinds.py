@@ -55,7 +55,7 @@ def says(name: str, thought: str = "it is hard to say") -> str:
 
 
 def of(record: RunRecord) -> GroupKinds:
-    (one,) = kind_report(compare([record]).groups).groups
+    (one,) = kind_report(compare([record])).groups
     return one
 
 
@@ -212,7 +212,7 @@ def test_domains_share_their_classes_so_no_task_is_the_newest(tmp_path: Path) ->
     assert one.confusion is None and str(one.undivided).startswith("several tasks teach the same classes, e.g. ")
     assert values(record, *CAUSES, *LOSSES[:3]) == [0.0] * 6
     assert one.metrics["lost_to_newest"].reason == one.undivided
-    text = kinds_to_markdown(kind_report(compare([record]).groups))
+    text = kinds_to_markdown(kind_report(compare([record])))
     assert "| method | right | another class | format |" in text and "newest task's class" not in text
 
 
@@ -226,7 +226,7 @@ def test_questions_are_lost_by_form_or_by_knowledge_and_name_no_task(tmp_path: P
 def two_orders(folder: Path) -> KindReport:
     """The mixture in one order, and in another the bias towards the newest task."""
     records = [run_of(mixture, animals(), folder, 1), run_of(newest_only, animals(), folder, 2)]
-    return kind_report(compare(records).groups)
+    return kind_report(compare(records))
 
 
 def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Path) -> None:
@@ -342,10 +342,10 @@ def test_a_run_with_damaged_predictions_is_named_and_left_out(
     good, bad = run_of(mixture, animals(), tmp_path, 1), run_of(mixture, animals(), tmp_path, 2)
     file = bad.folder / "task_03" / "predictions.jsonl"
     file.write_text(damage(file.read_text()))
-    report = kind_report(compare([good, bad]).groups)
+    report = kind_report(compare([good, bad]))
     assert [run.seed for one in report.groups for run in one.group.runs] == [1]
     assert report.groups[0].metrics["gained"].mean == 1 / 8
-    (sentence,) = report.left_out
+    (sentence,) = report.without
     assert str(bad.folder) in sentence and reason in sentence
     assert main(["kinds", str(bad.folder)]) == 2
     assert "predictions.jsonl was changed" in " ".join(capsys.readouterr().err.split())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from clrft.outputs import ENDINGS, of_stream, write_outputs
+from clrft.outputs import ENDINGS, write_outputs
 
 
 def picture() -> Figure:
@@ -48,8 +48,3 @@ def test_a_picture_that_fails_leaves_the_older_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         write_outputs(tmp_path, {}, [("curves", Broken())])
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_picture_is_named_by_its_stream_where_there_are_several() -> None:
-    assert of_stream("curves", "digits", ["digits"]) == "curves"
-    assert of_stream("curves", "digits", ["digits", "signs"]) == "curves-digits"

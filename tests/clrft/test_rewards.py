@@ -13,8 +13,8 @@ from rich.console import Console
 
 from clrft.cli import main
 from clrft.compare import compare
+from clrft.compare_command import write_comparison
 from clrft.config import build_config
-from clrft.figures import write_comparison
 from clrft.progress import Silent
 from clrft.reward_figures import rewards_figure
 from clrft.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
@@ -36,7 +36,7 @@ LEARNED = [[90, None], [60, 80]]
 
 
 def report_of(folders: Sequence[Path]) -> RewardReport:
-    return reward_report(compare([read_run(folder) for folder in folders]).groups)
+    return reward_report(compare([read_run(folder) for folder in folders]))
 
 
 def shown(report: RewardReport, width: int) -> list[str]:
@@ -155,7 +155,7 @@ def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_secti
     comparison = compare([read_run(folder)])
     write_comparison(comparison, [read_run(folder)], tmp_path / "c")
     text = (tmp_path / "c" / "table.md").read_text()
-    assert text.endswith(rewards_section(reward_report(comparison.groups)))
+    assert text.endswith(rewards_section(reward_report(comparison)))
     assert "## Rewards" in text and "| grpo+par | 1 | par | −0.750 | 10.0 |" in text
 
 
