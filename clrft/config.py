@@ -86,6 +86,8 @@ class RunSection:
     """Weights that stay on disk: all (of every task) or last."""
     checkpoint_every: int = 10
     """Updates of a task between two states of its training on disk, from which a killed run goes on (0: none)."""
+    check_memory: bool = True
+    """Refuse a run whose estimate exceeds the memory that is there, before any training; false: try all the same."""
     plugins: tuple[str, ...] = ()
     """Python files with methods of your own; code in them runs."""
     name_suffix: str = ""

@@ -90,6 +90,7 @@ def fork_manifest(state: Run, source: Source) -> dict[str, Any]:
     """The manifest of a new fork."""
     config, method = state.config, state.method
     manifest = run_manifest(config, state.stream, describe_model(state.policy), method, fingerprints_of(state.probes))
+    manifest["memory"] = state.memory
     anew = f"begun anew with task {source.stage + 1}, then carried"
     same = is_same_method(source, config, method)
     if not same:

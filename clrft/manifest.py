@@ -18,7 +18,7 @@ from task_streams.types import TaskStream
 
 SCHEMA = 1
 # Where a run is kept, and how often, does not change what it computes.
-LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every")
+LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every", "check_memory")
 
 
 def write_config(config: RunConfig, folder: Path) -> None:

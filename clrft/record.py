@@ -118,6 +118,18 @@ MARK: Kinds = {"identity": TOKEN}  # mlflow.json
 LINEAGE: Kinds = {"stage": WHOLE, "parent": TEXT, "identity": TEXT, "files": by_name(TEXT)}
 STATE: Kinds = {"parent": TEXT, "sha256": TEXT, "step": WHOLE, "values": MAPPING, "digest": TEXT}  # unfinished
 METHOD_STATE: Kinds = {"method": TEXT, "task": WHOLE, "values": MAPPING, "tensors": list_of(TEXT)}
+PEAK: Kinds = {"bytes": WHOLE, "phase": TEXT, "parts": by_name(WHOLE)}  # of a phase of training or testing
+MEMORY = Kind(
+    "an object with peaks of training and testing, and the bytes that were there",
+    lambda value: (
+        isinstance(value, dict)
+        and or_null(WHOLE).fits(value.get("available_bytes"))
+        and all(
+            isinstance(one, dict) and all(name in one and kind.fits(one[name]) for name, kind in PEAK.items())
+            for one in (value[name] for name in ("training", "testing") if name in value)
+        )
+    ),
+)
 MANIFEST: Kinds = {"stream": TEXT, "method": TEXT, "seed": WHOLE}
 MANIFEST_OTHERS: Kinds = {
     "tasks": list_of(MAPPING),
@@ -126,6 +138,7 @@ MANIFEST_OTHERS: Kinds = {
     "plugins": by_name(TEXT),
     "versions": by_name(TEXT),
     "carry": by_name(TEXT),
+    "memory": MEMORY,
 }
 SWEEP: Kinds = {"sweep": TEXT, "streams": list_of(TEXT), "methods": list_of(TEXT), "seeds": LIST}
 SWEEP_OTHERS: Kinds = {

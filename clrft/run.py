@@ -7,18 +7,21 @@ after its last finished task.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clrft.base import default_model_path
 from clrft.checkpoint import METRICS_FILE, finished_stage, stage_folder
 from clrft.config import RunConfig
+from clrft.estimate import Longest
 from clrft.files import check_inside, check_writable, clean_partials, write_json_atomic
 from clrft.fork_folder import check_has_forked, is_fork_point, plant, take_over
 from clrft.fork_source import Source
 from clrft.lineage import check_lineage, config_digest, identity_of
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.origins import origins_of
+from clrft.preflight import check_memory, longest_of
 from clrft.probes import check_probe_prompts, read_probes
 from clrft.progress import Reporter
 from clrft.provenance import forget_peaks
@@ -37,6 +40,8 @@ from methods.base import TaskContext
 from methods.fit import check_batch
 from methods.model_config import describe_model
 from methods.policy import load_policy
+from methods.shared_prefix import obstacle
+from methods.static_decode import graph_obstacle
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
@@ -118,14 +123,16 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter, probes=probes)
-    if problems := [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]:
+    problems = [*engine_problems(state), *anchor_problems(method, policy), *method.problems(policy, state.tasks)]
+    if problems:
         raise UserError(*problems)
-    check_prompts(state)
+    longest = check_prompts(state)
     check_probe_prompts(state)
-    check_answers(state)
+    longest = replace(longest, answer=check_answers(state))
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
+    state.memory = check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot()
     if "anchor" in method.needs:
@@ -133,22 +140,40 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     return state
 
 
+def engine_problems(state: Run) -> list[str]:
+    """Sentences about settings of the rollouts that cannot work here; tells where a setting has no effect."""
+    train, policy = state.config.train, state.policy
+    if state.method.family != "reinforcement":
+        return []
+    why = obstacle(policy.model)
+    if train.share_prefix and why is not None:
+        state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
+    if not train.cuda_graphs:
+        return []
+    why = why or graph_obstacle(policy.attention, policy.device)
+    return [] if why is None else [f"train.cuda_graphs: got true, but {why}; expected false."]
+
+
 def cache_folder(config: RunConfig) -> Path:
     """Folder, shared by all runs of an output folder, for what is kept of the data between runs."""
     return Path(config.run.output) / ".cache"
 
 
-def check_prompts(state: Run) -> None:
-    """Refuse a stream with a prompt that exceeds the limit, all classes listed.
+def check_prompts(state: Run) -> Longest:
+    """Refuse a stream with a prompt that exceeds the limit, all classes listed; how long the longest are.
 
     Looked at are each task's longest questions; where only the size of an image makes the difference, a longer prompt
     may come up later and is refused then, by ``Policy.encode``.
     """
     state.policy.max_prompt_tokens = state.config.train.max_prompt_tokens
+    state.policy.share_prefix = state.config.train.share_prefix
+    batches = []
     for task in state.stream.tasks:
         items = sorted((*task.train, *task.test), key=question_length, reverse=True)
         for example in items[:PROMPTS_LOOKED_AT]:
-            state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
+            batch = state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
+            batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
+    return longest_of(state, batches)
 
 
 def question_length(example: Example) -> int:
@@ -156,11 +181,15 @@ def question_length(example: Example) -> int:
     return len(example.target.text) if isinstance(example.target, Question) else 0
 
 
-def check_answers(state: Run) -> None:
-    """Refuse a limit on completions that a right answer does not fit into: it could never be given."""
+def check_answers(state: Run) -> int:
+    """Refuse a limit on completions that a right answer does not fit into: it could never be given.
+
+    Returns:
+        Tokens of the longest right answer, end of sequence included; 1 where answers may be cut.
+    """
     train, method = state.config.train, state.method
     if train.allow_cut_answers:
-        return
+        return 1
     wording = method.config.thought if method.family == "supervised" else ""
     think = state.config.stream.think
     answers = {
@@ -177,6 +206,7 @@ def check_answers(state: Run) -> None:
             f"train.max_completion_tokens: got {limit}, but {cut} of {len(lengths)} right answers are longer (that to "
             f"{answers[longest]!r} has {needed} tokens); expected at least {needed}, or train.allow_cut_answers=true."
         )
+    return needed
 
 
 def open_folder(state: Run) -> dict[str, Any]:
@@ -186,6 +216,7 @@ def open_folder(state: Run) -> dict[str, Any]:
     manifest = run_manifest(
         state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
     )
+    manifest["memory"] = state.memory
     state.data = manifest["data"]
     path = state.folder / "manifest.json"
     if path.exists():

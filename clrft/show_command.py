@@ -12,6 +12,7 @@ from clrft.commands import chosen_config
 from clrft.config import GROUPS, RunConfig, Values, parse_overrides
 from clrft.files import config_root
 from clrft.plain import read_yaml
+from clrft.record import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.typed import field_docs
 from methods.registry import installed_methods, known_methods
 from task_streams import STREAMS
@@ -97,3 +98,25 @@ def show_run(config: RunConfig, console: Console) -> None:
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             table.add_row(*map(Text, (f"{name}.{field}", text, doc)))
         console.print(table)
+    console.print(f"memory: {memory_line(config)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def memory_line(config: RunConfig) -> str:
+    """What a run needs of its device's memory: as its manifest has it, else by its settings at their longest."""
+    from clrft.available import available_bytes
+    from clrft.estimate import allowed_estimate
+    from clrft.preflight import line, recorded
+
+    path = config.folder / "manifest.json"
+    if path.is_file() and (memory := read_record(path, None, MANIFEST, MANIFEST_OTHERS).get("memory")):
+        return line(recorded(memory), memory.get("available_bytes"))
+    try:
+        found = allowed_estimate(config)
+    except OSError:
+        return f"no estimate without the checkpoint's config; {config.model.path} is not on this machine"
+    except UserError as error:
+        return f"no estimate for this machine: {error}"
+    if found is None:
+        return "no estimate for a model of this family"
+    estimate, device = found
+    return f"{line(estimate.peak, available_bytes(device))}; at most, with prompts as long as train.max_prompt_tokens"

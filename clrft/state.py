@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Run:
         carry: what crosses a task boundary, as the manifest says.
         origins: runs it was forked from, the oldest first.
         probes: sets of questions outside the stream.
+        memory: what it needs of its device's memory (``clrft/preflight.py``).
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class Run:
     carry: dict[str, str] = field(default_factory=dict)
     origins: tuple[Origin, ...] = ()
     probes: tuple[ProbeSet, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
 """Run a policy over the test items of one task and keep every prediction.
 
-Images are decoded one batch at a time, so memory does not grow with the test set.
+Images are decoded a few batches ahead, so memory does not grow with the test set; among those, questions of about one
+length share a batch, which is as long as its longest.
 Deliberately absent: how a policy generates (``methods``), and where predictions are written (``clrft``).
 """
 
@@ -13,9 +14,11 @@ from eval.judgement import FAILURES, Failure
 from eval.score import failure_kind, score
 from task_streams.errors import UserError
 from task_streams.prompt import Fit, Request, answer_text, request
-from task_streams.types import Example, Task
+from task_streams.types import Clip, Example, Task
 
 THREADS = 2  # decode and resize ahead of the model
+WINDOW = 4  # batches among which items are sorted by length
+PIXELS_A_LETTER = 200  # as many pixels cost as much as a letter: 28 x 28 make a token, and so do four letters or so
 
 
 class Generate(Protocol):
@@ -103,27 +106,26 @@ def evaluate(
     """
     if not task.test:
         raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
-    predictions: list[Prediction] = []
-    for batch, requests in _prepared(task.test, seen, think, batch_size, fit):
+    found: dict[int, Prediction] = {}
+    for places, requests in _prepared(task.test, seen, think, batch_size, fit):
         completions = generate(requests)
-        for example, completion in zip(batch, completions, strict=True):
+        for place, completion in zip(places, completions, strict=True):
+            example = task.test[place]
             judged = score(completion, example.target, seen, think)
             failure = failure_kind(judged, example.target, task_of, stage)
-            predictions.append(
-                Prediction(
-                    stage=stage,
-                    task=task.index,
-                    key=example.key,
-                    label=answer_text(example.target, seen),
-                    completion=completion,
-                    answer=judged.answer,
-                    correct=judged.correct,
-                    failure=failure,
-                )
+            found[place] = Prediction(
+                stage=stage,
+                task=task.index,
+                key=example.key,
+                label=answer_text(example.target, seen),
+                completion=completion,
+                answer=judged.answer,
+                correct=judged.correct,
+                failure=failure,
             )
         if on_batch is not None:
-            on_batch(len(batch))
-    return predictions
+            on_batch(len(places))
+    return [found[place] for place in range(len(task.test))]
 
 
 def counts(predictions: Sequence[Prediction]) -> tuple[int, int]:
@@ -149,24 +151,30 @@ def _prepared(
     think: bool,
     size: int,
     fit: Fit | None,
-) -> Iterator[tuple[Sequence[Example], list[Request]]]:
-    """Batches with their requests; threads decode and resize the next batch while the caller uses this one."""
-
-    def prepare(example: Example) -> Request:
-        asked = request(example, seen, think)
-        return asked.fitted(fit) if fit else asked
-
-    batches = list(_batches(items, size))
-    with ThreadPoolExecutor(THREADS) as workers:
-        waiting = workers.map(prepare, batches[0])
-        for batch, following in zip(batches, [*batches[1:], ()], strict=True):
-            requests = list(waiting)
-            waiting = workers.map(prepare, following)
-            yield batch, requests
-
-
-def _batches(items: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+) -> Iterator[tuple[list[int], list[Request]]]:
+    """Batches as places of items and their requests; threads prepare the next few while the caller uses these."""
     if size < 1:
         raise ValueError(f"batch_size {size}: expected at least 1")
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+
+    def prepare(place: int) -> Request:
+        asked = request(items[place], seen, think)
+        return asked.fitted(fit) if fit else asked
+
+    step = WINDOW * size
+    windows = [range(start, min(start + step, len(items))) for start in range(0, len(items), step)]
+    with ThreadPoolExecutor(THREADS) as workers:
+        waiting = workers.map(prepare, windows[0])
+        for window, following in zip(windows, [*windows[1:], range(0)], strict=True):
+            ready = list(zip(window, waiting, strict=True))
+            waiting = workers.map(prepare, following)
+            ready.sort(key=lambda one: length_of(one[1]))
+            for start in range(0, len(ready), size):
+                batch = ready[start : start + size]
+                yield [place for place, _ in batch], [asked for _, asked in batch]
+
+
+def length_of(asked: Request) -> float:
+    """About how long a prompt is, in letters, its images and frames included."""
+    words = sum(len(part.get("text", "")) for turn in asked.messages for part in turn["content"])
+    frames = [frame for item in asked.media for frame in (item.frames if isinstance(item, Clip) else (item,))]
+    return words + sum(frame.width * frame.height for frame in frames) / PIXELS_A_LETTER

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.base import AnchorRule, Method
-from methods.policy import FullSnapshot, Policy, SharedSnapshot, Snapshot
+from methods.policy import FullSnapshot, Policy, Snapshot
 
 
 def anchor_problems(method: Method, policy: Policy) -> list[str]:
@@ -43,7 +43,7 @@ class Anchors:
         self.policy = policy
         self.kept: Snapshot | None = None  # an anchor that outlives its task
         if rule.kind == "base":
-            self.kept = SharedSnapshot(reference) if isinstance(reference, FullSnapshot) else policy.snapshot()
+            self.kept = reference if isinstance(reference, FullSnapshot) else policy.snapshot()
 
     def begin(self) -> Snapshot:
         """The anchor of the task that begins now, the second or a later one; call it before the first update."""

@@ -1,8 +1,8 @@
 """Clips as a model's own kind of video, past TRL: its trainers carry images only.
 
-Rows have a column ``clips`` beside ``images``; a batch is of clips or of images, never of both. Rollouts: prompts are
-encoded here, each group's once, and every call of the model gets the clips of its rows. Supervised training: batches
-are made here, in the layout of TRL's own collator for prompts and completions.
+Rows have a column ``clips`` beside ``images``; a batch is of clips or of images, never of both. Batches of supervised
+updates are made here, in the layout of TRL's own collator for prompts and completions; those of rollouts, with images
+or clips, in ``group_batch.py``.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,7 @@ from torch import Tensor
 from trl.data_utils import apply_chat_template
 from trl.trainer.utils import flush_left
 
-from methods.media import Patches, clip_arguments, clip_patches, model_fields, with_media
-from task_streams.prompt import Message
-from task_streams.types import Clip
+from methods.media import clip_arguments, clip_patches, model_fields
 
 IGNORED = -100  # label of a token that is not learned
 
@@ -31,52 +29,6 @@ def rows_have_clips(rows: Sequence[dict[str, Any]]) -> bool:
     if any(clips) and (not all(clips) or any(row.get("images") for row in rows)):
         raise ValueError("rows with clips and rows with images in one batch; expected one kind")
     return any(clips)
-
-
-def encoded_prompts(
-    processor: Any, prompts: Sequence[list[Message]], clips: Sequence[Sequence[Clip]], sources: Sequence[int]
-) -> tuple[list[list[int]], list[Patches]]:
-    """Tokens and clips of every prompt.
-
-    Args:
-        processor: the model's.
-        prompts: chat messages with video placeholders, N rows.
-        clips: what fills them, N rows.
-        sources: for every row the first row with the same prompt: only these are encoded.
-    """
-    first = sorted(set(sources))
-    batch = processor.apply_chat_template(
-        [with_media(prompts[row], clips[row]) for row in first],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        processor_kwargs=clip_arguments(processor, [clip for row in first for clip in clips[row]]),
-    )
-    patches = clip_patches(batch, [len(clips[row]) for row in first])
-    if patches is None:
-        raise RuntimeError("the processor made no patches of the clips")
-    place = {row: index for index, row in enumerate(first)}
-    shown = patches.rows()
-    return [list(batch["input_ids"][place[row]]) for row in sources], [shown[place[row]] for row in sources]
-
-
-class WithClips:
-    """A model that is called with some rows after the other, each time with their clips.
-
-    Args:
-        model: what is called.
-        clips: of all rows, in the order in which they come.
-    """
-
-    def __init__(self, model: Any, clips: Patches) -> None:
-        self.model = model
-        self.clips = clips
-        self.done = 0
-
-    def __call__(self, **inputs: Any) -> Any:
-        rows = range(self.done, self.done + len(inputs["input_ids"]))
-        self.done = rows.stop
-        return self.model(**inputs, **model_fields(None, self.clips.select(rows)))
 
 
 @dataclass(frozen=True, slots=True)

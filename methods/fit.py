@@ -20,7 +20,7 @@ from methods.fit_image import image_fit
 from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
 from methods.meter import Counts, Meter
-from methods.policy import Policy, Snapshot
+from methods.policy import Policy, Snapshot, WithoutAdapter
 from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
@@ -97,7 +97,7 @@ def fit(
     Args:
         method: its hooks are called here, in the contract's order.
         context: task, policy, anchor and seed.
-        reference: the base, for the KL term.
+        reference: the base, for the KL term; not needed with an adapter, without which the model is the base.
         settings: training budget.
         moments: the optimizer's moments from the previous task, or None to start anew.
         on_step: called with the figures of every update, also of those before ``start``.
@@ -252,9 +252,11 @@ def build_trainer(
         task=task,
         think=settings.think,
         anchor=context.anchor,
-        reference=reference,
+        reference=WithoutAdapter(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
         kl=method.config.kl,
         share_prefix=settings.train.share_prefix,
+        kept_prefixes=settings.train.kept_prefixes * 2**20,
+        graphs=settings.train.cuda_graphs,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
         train_dataset=rollout_dataset(task, settings.think, image_fit(policy.processor)),
         reward_funcs=reward_functions(task, settings.think),

@@ -6,7 +6,8 @@ call with prompts and completions together cannot tell, the caller tells. Nothin
 computes, and counts stay on the device until they are asked for. In a run of several processes each counts its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Meter:
     def __init__(self) -> None:
         self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self._waiting: list[tuple[str, Tensor, int]] = []  # on the model's device
+        self._paused = False
         self._model: Any = None
         self._shape: ModelShape | None = None
 
@@ -85,18 +87,33 @@ class Meter:
         """Tokens of completions in a call that has them behind their prompts, without labels."""
         self._add("prompt_tokens_computed", tokens, -1)
 
-    def spared(self, rows: Tensor, unique: Tensor) -> None:
-        """Prompts whose rows were computed once each: masks of all rows, and of those that were computed."""
-        self._add("prompt_tokens", rows.sum() - unique.sum())
+    def asked(self, rows: Tensor) -> None:
+        """Prompts that rollouts follow, computed now or before: their masks, one for each rollout."""
+        self._add("prompt_tokens", rows.sum())
+
+    def prefilled(self, prompts: Tensor) -> None:
+        """Prompts that are computed now for rollouts to follow: ``asked`` counts them. Their masks."""
+        self._add("prompt_tokens", prompts.sum(), -1)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is counted: what is done again was counted before."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def _add(self, name: str, value: int | Tensor, times: int = 1) -> None:
+        if self._paused:
+            return
         if isinstance(value, Tensor):
             self._waiting.append((name, value.detach(), times))
         else:
             self._counts[name] += value * times
 
     def _work(self, work: Work, output: Any) -> None:
-        self._counts["model_flops"] += work.forward
+        self._add("model_flops", work.forward)
         if isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(lambda _: self._add("model_flops", work.backward))  # type: ignore[no-untyped-call]
 
@@ -108,14 +125,27 @@ class Meter:
         real = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None  # [N, context]
         context = length if cache is None else int(cache.get_seq_length())  # which has grown by this call
         context = context if real is None else real.shape[1]
-        if context == length:
-            self._add("prompt_tokens_computed", rows * length if real is None else real.sum())
+        prompts = None if context != length else torch.ones(rows, length) if real is None else real
+        self.passed(rows, length, context, prompts, getattr(output, "last_hidden_state", None))
+
+    def passed(self, rows: int, length: int, context: int, prompts: Tensor | None, output: Any) -> None:
+        """The language model was called with ``length`` tokens of each row, which look at ``context`` tokens.
+
+        Args:
+            rows: how many.
+            length: tokens of each, padding included.
+            context: tokens of each that are looked at.
+            prompts: mask of the prompts, where they are what it was called with.
+            output: hidden states, whose gradients tell that there is a backward pass.
+        """
+        if prompts is not None:
+            self._add("prompt_tokens_computed", prompts.sum())
         if self._shape is not None:
-            self._work(self._shape.language_work(rows, length, context), getattr(output, "last_hidden_state", None))
+            self._work(self._shape.language_work(rows, length, context), output)
 
     def _on_images(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
         grids = (given["grid_thw"] if "grid_thw" in given else arguments[1]).tolist()
-        self._counts["images"] += sum(time for time, _, _ in grids)
+        self._add("images", sum(time for time, _, _ in grids))
         if self._shape is not None:
             self._work(self._shape.vision_work(grids), output.pooler_output)
 

@@ -15,9 +15,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from methods.drafts import Drafts
+from methods.group_batch import prompts_in
 from methods.media import clip_arguments, never_sampled, with_media
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
+from methods.rollout import Sampling, sample_completions
+from methods.shared_prefix import obstacle
+from methods.vision import batch_images
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
 from task_streams.errors import UserError
 from task_streams.prompt import Request
@@ -47,9 +52,11 @@ class Policy:
         attention: the attention implementation that was chosen.
         meter: counts what the model's calls come to.
         max_prompt_tokens: longest prompt that is encoded; None = any.
+        share_prefix: answer by way of ``rollout.py`` where the model allows it, else by transformers' ``generate``.
     """
 
     max_prompt_tokens: int | None = None
+    share_prefix: bool = True
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig, attention: str) -> None:
         self.model = model
@@ -66,8 +73,9 @@ class Policy:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end a completion."""
+        """Tokens that end a completion, as ``generate`` takes them."""
         ends = self.model.generation_config.eos_token_id
+        ends = self.processor.tokenizer.eos_token_id if ends is None else ends
         return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
 
     @property
@@ -111,21 +119,56 @@ class Policy:
         return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
-        """Answer a batch of requests, each with its own completion text."""
+    def generate(self, requests: Sequence[Request], decoding: Decoding, drafts: Drafts | None = None) -> list[str]:
+        """Answer a batch of requests, each with its own completion text.
+
+        Args:
+            requests: the questions.
+            decoding: how completions are drawn.
+            drafts: guesses from answers before these, which are learned; the answers are the same without.
+        """
         inputs = self.encode(requests)
-        clear_rope_state(self.model)
-        was_training = self.model.training
-        self.model.eval()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(decoding.seed)
-            tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
-        self.model.train(was_training)
-        clear_rope_state(self.model)
-        completions = tokens[:, inputs["input_ids"].shape[1] :]
-        self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))
+        with self._answering(decoding.seed):
+            if self.share_prefix and obstacle(self.model) is None:
+                completions: Any = self._engine_completions(requests, inputs, decoding, drafts)
+            else:
+                completions = self._stock_completions(inputs, decoding)
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
+
+    def _engine_completions(
+        self, requests: Sequence[Request], inputs: Any, decoding: Decoding, drafts: Drafts | None
+    ) -> list[list[int]]:
+        images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
+        prompts = prompts_in(inputs, images, clips, self.model.config)
+        sampling = Sampling(
+            decoding.max_new_tokens,
+            decoding.temperature,
+            decoding.top_p,
+            tuple(self.ends),
+            never_sampled(self.model.config),
+        )
+        return sample_completions(self.model, prompts, sampling, drafts)
+
+    def _stock_completions(self, inputs: Any, decoding: Decoding) -> torch.Tensor:
+        tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
+        completions: torch.Tensor = tokens[:, inputs["input_ids"].shape[1] :]
+        self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))
+        return completions
+
+    @contextmanager
+    def _answering(self, seed: int) -> Iterator[None]:
+        """The model as in an evaluation, from a random state of its own."""
+        was_training = self.model.training
+        devices = [self.device] if self.device.type == "cuda" else []
+        clear_rope_state(self.model)
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed)
+                yield
+        finally:
+            self.model.train(was_training)
+            clear_rope_state(self.model)
 
     def snapshot(self, name: str = ANCHOR_ADAPTER) -> "Snapshot":
         """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy.
@@ -209,17 +252,23 @@ class FullSnapshot(Snapshot):
             self.model.to(self.home)
 
 
-class SharedSnapshot(Snapshot):
-    """A full copy that serves another purpose too, and is placed and prepared for that one; moved here, never away."""
+class WithoutAdapter(Snapshot):
+    """The base of a model with adapters: the model while none is in force."""
 
-    def __init__(self, other: FullSnapshot) -> None:
-        self.model = other.model
-        self.device = other.device
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """None of its own."""
+        return {}
 
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
-        self.model.to(self.device)
-        yield self.model
+        try:
+            with self.model.disable_adapter():
+                yield self.model
+        finally:
+            _train_only(self.model, TRAINED_ADAPTER)
 
 
 class AdapterSnapshot(Snapshot):
@@ -284,6 +333,7 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
+    batch_images(model)
     model.to(device)
     if config.adapter == "lora":
         with torch.random.fork_rng(devices=[]):

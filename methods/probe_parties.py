@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 from methods.policy import SAFE, TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot
 from methods.probe_rollouts import Party
 from methods.trl_seam import release
+from methods.vision import batch_images
 
 PROBE_ADAPTER = "probe"
 
@@ -77,6 +78,7 @@ def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
     model: Any = AutoModelForImageTextToText.from_pretrained(
         path, dtype=policy.model.dtype, attn_implementation=policy.attention, **SAFE
     )
+    batch_images(model)
     policy.meter.watch_too(model)
     model.requires_grad_(False)
     model.to(policy.device)

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from methods.drift_probe import exact_kl
-from methods.media import clip_patches, image_patches, never_sampled, token_types
+from methods.group_batch import prompts_in
+from methods.media import never_sampled
+from methods.meter import meter_of
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
 from methods.rollout import Sampling, right_padded, sample_after
-from methods.shared_prefix import Prefix, Prompts, completion_states, plain, prefill
+from methods.shared_prefix import Continuation, Prefix, Prompts, completion_states, plain, prefill
+from methods.token_logps import LARGEST
 from methods.views import TYPE_FIELDS
 from task_streams.prompt import Request
 
-LARGEST = 2**25  # numbers in a table of tokens times vocabulary: 128 MiB in float32
 Tokens = list[list[int]]
 
 
@@ -99,16 +101,9 @@ class SharedPasses:
     def of(cls, policy: Policy, requests: Sequence[Request]) -> "SharedPasses":
         """The passes over some questions."""
         batch = policy.encode(requests)
-        ids = batch["input_ids"]
-        prompts = Prompts(
-            ids=ids,
-            mask=batch["attention_mask"],
-            token_types=token_types(ids, policy.model.config),
-            images=image_patches(batch, [len(one.images) for one in requests]),
-            clips=clip_patches(batch, [len(one.clips) for one in requests]),
-            source=torch.arange(len(ids), device=ids.device),
-        )
-        return cls(prompts, policy.model.config, stop_tokens(policy))
+        images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
+        prompts = prompts_in(batch, images, clips, policy.model.config)
+        return cls(prompts, policy.model.config, tuple(policy.ends))
 
     def forget(self, party: Party) -> None:
         """Drop what was kept of a policy."""
@@ -117,8 +112,8 @@ class SharedPasses:
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
         """As ``Passes.sample``."""
         with party.use() as model:
-            prefix = self._prefix(party, model, copies)
-            return sample_after(model, prefix, Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config)))
+            rows = self._following(party, model, copies)
+            return sample_after(model, rows, Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config)))
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """As ``Passes.tables``."""
@@ -131,7 +126,7 @@ class SharedPasses:
         for party in parties:
             with party.use() as model:
                 states.append(
-                    completion_states(model, self._prefix(party, model, copies), tokens, mask)[real]
+                    completion_states(model, self._following(party, model, copies), tokens, mask)[real]
                 )  # [tokens, H]
         part = max(1, LARGEST // self.model_config.get_text_config().vocab_size)
         for chosen, *each in zip(
@@ -139,12 +134,13 @@ class SharedPasses:
         ):
             yield chosen, [head_logps(party, state) for party, state in zip(parties, each, strict=True)]
 
-    def _prefix(self, party: Party, model: Any, copies: int) -> Prefix:
-        """The prompts' prefix, one row for each completion; computed once for each policy."""
+    def _following(self, party: Party, model: Any, copies: int) -> Continuation:
+        """What follows the prompts' prefix, a row for each completion; the prefix is computed once for each policy."""
         if party.name not in self._prefixes:
             self._prefixes[party.name] = prefill(model, self.prompts)
         rows = torch.arange(len(self.prompts.ids), device=self.prompts.ids.device).repeat_interleave(copies)
-        return self._prefixes[party.name].copied().repeated(rows)
+        meter_of(model).asked(self.prompts.mask[rows])
+        return self._prefixes[party.name].repeated(rows)
 
 
 def head_logps(party: Party, states: Tensor) -> Tensor:
@@ -176,7 +172,7 @@ class PlainPasses:
             clear_rope_state(model)
             tokens = model.generate(**inputs, **arguments)
             clear_rope_state(model)
-        stop = stop_tokens(self.policy)
+        stop = self.policy.ends
         return [ended(row, stop) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -214,14 +210,6 @@ def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
         logits = model(**inputs, use_cache=False, **kept).logits
         clear_rope_state(model)
     return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]
-
-
-def stop_tokens(policy: Policy) -> tuple[int, ...]:
-    """Tokens that end a completion, as ``generate`` takes them."""
-    given = policy.model.generation_config.eos_token_id
-    if given is None:
-        given = policy.processor.tokenizer.eos_token_id
-    return (given,) if isinstance(given, int) else tuple(given)
 
 
 def ended(row: Sequence[int], stop: Sequence[int]) -> list[int]:

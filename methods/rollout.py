@@ -1,4 +1,4 @@
-"""Sampling the completions of a group: the prompt runs once, finished rows stop costing.
+"""Sampling completions: a group's prompt runs once, finished rows stop costing, guesses make one pass of several.
 
 The noise of every step is drawn for all rows, finished or not, and in the way of ``torch.multinomial``: the tokens
 are those that transformers' ``generate`` samples from the same generator state.
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
+from methods.drafts import Drafts
 from methods.meter import meter_of
-from methods.shared_prefix import Prefix, Prompts, advance, plain, prefill
+from methods.shared_prefix import Continuation, Prompts, advance, plain, prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Sampling:
 
     Attributes:
         max_new_tokens: longest completion.
-        temperature: the logits are divided by it; above 0.
+        temperature: the logits are divided by it; 0: the likeliest token is taken.
         top_p: nucleus, in (0, 1].
         stop: tokens that end a completion (they are part of it).
         suppressed: tokens that are never drawn.
@@ -36,48 +37,152 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample_completions(model: Any, prompts: Prompts, sampling: Sampling) -> list[list[int]]:
-    """One completion for each of the N rows, as token lists that end with the stop token or at the limit."""
+def sample_completions(
+    model: Any, prompts: Prompts, sampling: Sampling, drafts: Drafts | None = None
+) -> list[list[int]]:
+    """One completion for each of the N rows, as token lists that end with the stop token or at the limit.
+
+    Args:
+        model: that answers.
+        prompts: of N rows.
+        sampling: how tokens are drawn.
+        drafts: guesses from completions before these, which are learned; None: no guess is made.
+    """
     unique, rows = prompts.unique()
-    meter_of(model).spared(prompts.mask, unique.mask)
-    return sample_after(model, prefill(model, unique).repeated(rows), sampling)
+    meter_of(model).asked(prompts.mask)
+    return sample_after(model, prefill(model, unique).repeated(rows), sampling, drafts)
 
 
 @torch.no_grad()
-def sample_after(model: Any, prefix: Prefix, sampling: Sampling) -> list[list[int]]:
-    """One completion after the prefix of each of N rows, which is used up; as ``sample_completions``."""
-    hidden = prefix.last
-    rows = torch.arange(len(hidden), device=hidden.device)
-    completions: list[list[int]] = [[] for _ in range(len(rows))]
-    alive = rows
-    stop = torch.tensor(sampling.stop, device=rows.device)
-    for step in range(sampling.max_new_tokens):
-        tokens = draw(plain(model).get_output_embeddings()(hidden), sampling, alive, len(rows))
-        for row, token in zip(alive.tolist(), tokens.tolist(), strict=True):
-            completions[row].append(token)
-        going = ~torch.isin(tokens, stop)
-        if step + 1 == sampling.max_new_tokens or not bool(going.any()):
+def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Drafts | None = None) -> list[list[int]]:
+    """One completion after the prefix of each of N rows; as ``sample_completions``."""
+    drafts = drafts or Drafts(longest=0)
+    writing = Writing(rows, sampling, drafts)
+    head = plain(model).get_output_embeddings()
+    hidden = rows.last[:, None]  # [n, 1, H] predicts the first token
+    while True:
+        writing.take(writing.drawn(head(hidden)).tolist())
+        if not writing.alive:
             break
-        if not bool(going.all()):
-            kept = going.nonzero().squeeze(1)
-            alive, tokens, prefix = alive[kept], tokens[kept], prefix.repeated(kept)
-        mask = torch.ones(len(alive), step + 1, device=rows.device, dtype=prefix.mask.dtype)
-        hidden = advance(model, prefix, tokens[:, None], mask, start=step)[:, -1]
-    meter_of(model).generated(sum(map(len, completions)))
-    return completions
+        tokens, mask, start = writing.fed()
+        hidden = advance(model, rows, tokens, mask, start)
+    meter_of(model).generated(sum(map(len, writing.completions)))
+    for completion in writing.completions:
+        drafts.learn(completion)
+    return writing.completions
 
 
-def draw(logits: Tensor, sampling: Sampling, alive: Tensor, count: int) -> Tensor:
-    """One token for each row that still goes on, [n, V] to [n]; noise is drawn for all ``count`` rows."""
+class Writing:
+    """Completions as they grow: of every row that goes on a pass reads its last token and a guess how it goes on.
+
+    Args:
+        rows: what they follow.
+        sampling: how tokens are drawn.
+        drafts: where guesses come from.
+    """
+
+    def __init__(self, rows: Continuation, sampling: Sampling, drafts: Drafts) -> None:
+        self.rows = rows
+        self.sampling = sampling
+        self.drafts = drafts
+        count = len(rows.last)
+        self.completions: list[list[int]] = [[] for _ in range(count)]
+        self.alive = list(range(count))  # rows that go on
+        self.guesses: list[list[int]] = [[] for _ in range(count)]  # of each that goes on
+        self.noise = Noise(count, rows.last.device)
+        self.read = torch.ones(
+            count, 0, device=rows.last.device, dtype=rows.mask.dtype
+        )  # completion tokens in the cache
+
+    def drawn(self, logits: Tensor) -> Tensor:
+        """A token at every place that the pass has read, [n, T, V] to [n, T]; those behind a wrong guess are void."""
+        places = [len(self.completions[row]) for row in self.alive]
+        self.noise.forget(min(places))
+        steps = []
+        for offset in range(logits.shape[1]):
+            noise = self.noise.of(self.alive, [place + offset for place in places], logits.shape[2], self.sampling)
+            steps.append(draw(logits[:, offset], self.sampling, noise))
+        return torch.stack(steps, dim=1)
+
+    def take(self, tokens: list[list[int]]) -> None:
+        """Add to every completion the tokens up to the first that was not guessed; rows that end are left."""
+        right = [self._taken(row, guess, new) for row, guess, new in zip(self.alive, self.guesses, tokens, strict=True)]
+        kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
+        if self.read.shape[1]:
+            self._forget_wrong(right)
+        if len(kept) < len(self.alive) and kept:
+            chosen = torch.tensor(kept, device=self.read.device)
+            self.rows.keep(chosen)
+            self.read = self.read[chosen]
+        self.alive = [self.alive[place] for place in kept]
+
+    def fed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the next pass reads: tokens [n, T], which of the completions' are real so far, where they start [n]."""
+        limit = self.sampling.max_new_tokens
+        written = [self.completions[row] for row in self.alive]
+        self.guesses = [self.drafts.guess(one, limit - len(one) - 1) for one in written]
+        device = self.read.device
+        reads = [[one[-1], *guess] for one, guess in zip(written, self.guesses, strict=True)]
+        real = right_padded([[1] * len(one) for one in reads], 0, device).to(self.read.dtype)
+        self.read = torch.cat([self.read, real], dim=1)
+        start = torch.tensor([len(one) - 1 for one in written], device=device)
+        return right_padded(reads, 0, device), self.read, start
+
+    def _taken(self, row: int, guess: list[int], tokens: list[int]) -> int:
+        """How many guessed tokens were right."""
+        for place, token in enumerate(tokens[: len(guess) + 1]):
+            self.completions[row].append(token)
+            if self._ended(row) or place == len(guess) or token != guess[place]:
+                return place
+        raise RuntimeError("a pass has read fewer tokens than were guessed")
+
+    def _ended(self, row: int) -> bool:
+        written = self.completions[row]
+        return written[-1] in self.sampling.stop or len(written) == self.sampling.max_new_tokens
+
+    def _forget_wrong(self, right: list[int]) -> None:
+        """No later token looks at guesses that were wrong."""
+        width = 1 + max(map(len, self.guesses))
+        valid = torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
+        self.read[:, -width:] *= valid.to(self.read.dtype)
+
+
+class Noise:
+    """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.count = count
+        self.device = device
+        self.steps: dict[int, Tensor] = {}  # [N, V] each
+        self.drawn = 0
+
+    def of(self, rows: list[int], steps: list[int], size: int, sampling: Sampling) -> Tensor | None:
+        """That of some rows, each at its own step, [n, V]; None where nothing is drawn."""
+        if sampling.temperature == 0:
+            return None
+        while self.drawn <= max(steps):
+            self.steps[self.drawn] = torch.empty(self.count, size, device=self.device).exponential_(1)
+            self.drawn += 1
+        if min(steps) == max(steps):
+            return self.steps[steps[0]][rows]
+        return torch.stack([self.steps[step][row] for row, step in zip(rows, steps, strict=True)])
+
+    def forget(self, before: int) -> None:
+        """Let go of the steps that no row comes to any more."""
+        self.steps = {step: noise for step, noise in self.steps.items() if step >= before}
+
+
+def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
+    """One token for each row, [n, V] to [n]; at temperature 0, without noise, it is the likeliest one."""
     scores = logits.float()
     if sampling.suppressed:
         scores[:, list(sampling.suppressed)] = -torch.inf
+    if noise is None:
+        return scores.argmax(dim=-1)
     scores = scores / sampling.temperature
     if sampling.top_p < 1:
-        scores = TopPLogitsWarper(sampling.top_p)(alive, scores)
-    probabilities = scores.softmax(dim=-1)
-    noise = torch.empty(count, probabilities.shape[1], device=scores.device).exponential_(1)
-    return (probabilities / noise[alive]).argmax(dim=-1)
+        scores = TopPLogitsWarper(sampling.top_p)(torch.empty(0, dtype=torch.long), scores)
+    return (scores.softmax(dim=-1) / noise).argmax(dim=-1)
 
 
 def right_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:

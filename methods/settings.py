@@ -55,6 +55,10 @@ class TrainConfig:
     """Compute in bfloat16 while the weights keep ``model.dtype`` (GPU only)."""
     share_prefix: bool = True
     """Compute each group's prompt once instead of once per completion: the same numbers in less time."""
+    kept_prefixes: int = 1024
+    """MiB of what prompts leave behind in anchor and reference that are kept while a task is learned (0: none)."""
+    cuda_graphs: bool = False
+    """Record the decoding step of rollouts as a CUDA graph: less waiting between its kernels (GPU only)."""
     deterministic: bool = True
     """Use kernels that sum in a fixed order, so that the same seed gives the same weights; costs time on a GPU."""
     workers: int | None = None
@@ -74,6 +78,7 @@ class TrainConfig:
                 self.schedule,
                 "one of linear, constant, cosine",
             ),
+            kept_prefixes=(self.kept_prefixes >= 0, self.kept_prefixes, "a whole number from 0"),
             warmup=(self.warmup >= 0, self.warmup, "a whole number from 0"),
             weight_decay=(self.weight_decay >= 0, self.weight_decay, "a number from 0"),
             max_grad_norm=(self.max_grad_norm > 0, self.max_grad_norm, "a number above 0"),

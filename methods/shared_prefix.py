@@ -5,16 +5,19 @@ completions of each prompt, which then run against it. Exact: the same attention
 Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
 
-from methods.media import Patches, image_patches, model_fields
+from methods.media import Patches, model_fields
 from methods.meter import meter_of
+from methods.token_logps import token_logps
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 
@@ -61,38 +64,94 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What the prompts leave behind.
+    """What B prompts leave behind in a model; it can be followed any number of times.
 
     Attributes:
-        cache: keys and values of every layer.
+        layers: keys and values of every layer, [B, heads, P, head size] each.
         last: hidden state of each prompt's last token, [B, H].
-        mask: 1 for real prompt tokens, [B, P].
+        mask: 1 for real prompt tokens, left-padded, [B, P].
         next_position: M-RoPE position of the first completion token, [B].
     """
 
-    cache: Any
+    layers: tuple[tuple[Tensor, Tensor], ...]
     last: Tensor
     mask: Tensor
     next_position: Tensor
 
-    def copied(self) -> "Prefix":
-        """The same with a cache of its own: what runs against a prefix makes its cache grow. No gradients."""
-        return Prefix(copy.deepcopy(self.cache), self.last, self.mask, self.next_position)
+    def repeated(self, rows: Tensor) -> "Continuation":
+        """What follows it row by row, each row after the prompt that ``rows`` names, [N]; differentiable."""
+        cache = DynamicCache([(keys[rows], values[rows]) for keys, values in self.layers])
+        return Continuation(cache, self.last[rows], self.mask[rows], self.next_position[rows])
 
-    def repeated(self, rows: Tensor) -> "Prefix":
-        """The prefix of every row, [B] to [N]; differentiable."""
+    def detached(self) -> "Prefix":
+        """The same without gradients."""
+        layers = tuple((keys.detach(), values.detach()) for keys, values in self.layers)
+        return Prefix(layers, self.last.detach(), self.mask, self.next_position)
+
+    def rows(self) -> list["Prefix"]:
+        """Each prompt's own, without its padding."""
+        lengths = self.mask.sum(dim=1).tolist()
+        return [self._row(row, length) for row, length in enumerate(lengths)]
+
+    def _row(self, row: int, length: int) -> "Prefix":
+        one = slice(row, row + 1)
+        layers = tuple(
+            (keys[one, :, -length:].clone(), values[one, :, -length:].clone()) for keys, values in self.layers
+        )
+        return Prefix(layers, self.last[one].clone(), self.mask[one, -length:].clone(), self.next_position[one].clone())
+
+    @property
+    def bytes(self) -> int:
+        """Memory of its keys and values."""
+        return sum(part.numel() * part.element_size() for layer in self.layers for part in layer)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Prefix"]) -> "Prefix":
+        """Several as one, padded on the left to the longest."""
+        longest = max(part.mask.shape[1] for part in parts)
+        columns = zip(*(part.layers for part in parts), strict=True)
+        layers = tuple(
+            (_stacked([keys for keys, _ in layer], longest, 2), _stacked([values for _, values in layer], longest, 2))
+            for layer in columns
+        )
+        last, following = (
+            torch.cat(values) for values in zip(*((p.last, p.next_position) for p in parts), strict=True)
+        )
+        return cls(layers, last, _stacked([part.mask for part in parts], longest, 1), following)
+
+
+def _stacked(parts: Sequence[Tensor], longest: int, axis: int) -> Tensor:
+    """Rows under each other, with zeros before those that are short along an axis."""
+    after = parts[0].dim() - 1 - axis
+    return torch.cat([pad(part, (0, 0) * after + (longest - part.shape[axis], 0)) for part in parts])
+
+
+@dataclass(slots=True)
+class Continuation:
+    """N rows that follow a prefix; its cache grows with every token.
+
+    Attributes:
+        cache: keys and values of every layer.
+        last: hidden state of each prompt's last token, [N, H].
+        mask: 1 for real prompt tokens, [N, P].
+        next_position: M-RoPE position of the first completion token, [N].
+    """
+
+    cache: DynamicCache
+    last: Tensor
+    mask: Tensor
+    next_position: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
         self.cache.batch_select_indices(rows)
-        return Prefix(self.cache, self.last[rows], self.mask[rows], self.next_position[rows])
+        self.last, self.mask, self.next_position = self.last[rows], self.mask[rows], self.next_position[rows]
 
 
 def obstacle(model: Any) -> str | None:
     """Why a model's prefix cannot be shared, or None if it can."""
     kind = getattr(model.config, "model_type", "")
-    if kind not in SUPPORTED:
-        return f"model type {kind!r} is not one of {', '.join(SUPPORTED)}"
-    if getattr(model, "is_gradient_checkpointing", False):
-        return "gradient checkpointing keeps no cache"
-    return None
+    return None if kind in SUPPORTED else f"model type {kind!r} is not one of {', '.join(SUPPORTED)}"
 
 
 def plain(model: Any) -> Any:
@@ -100,63 +159,101 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def prefill(model: Any, prompts: Prompts) -> Prefix:
-    """Run prompts through the model once."""
-    backbone = plain(model).model
-    fields = prompts.fields
+def layers_of(backbone: Any) -> Any:
+    """The layers of the language model."""
+    return backbone.language_model.layers
+
+
+def is_checkpointed(model: Any) -> bool:
+    """Whether the language model's activations are computed again in the backward pass (``checkpointed.py``)."""
+    return any(layer.gradient_checkpointing for layer in layers_of(plain(model).model))
+
+
+@contextmanager
+def without_checkpoints(modules: Iterable[Any]) -> Iterator[None]:
+    """Modules keep a cache, which checkpointed ones do not."""
+    marked = [module for module in modules if module.gradient_checkpointing]
+    try:
+        for module in marked:
+            module.gradient_checkpointing = False
+        yield
+    finally:
+        for module in marked:
+            module.gradient_checkpointing = True
+
+
+@contextmanager
+def keeping_cache(backbone: Any) -> Iterator[None]:
+    """The language model keeps a cache, checkpointed or not."""
+    with without_checkpoints([backbone.language_model, *layers_of(backbone)]):
+        yield
+
+
+def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
+    """M-RoPE positions of prompts, [3, B, P]."""
+    fields = {name: value for name, value in prompts.fields.items() if not name.startswith("pixel_values")}
     positions, _ = backbone.get_rope_index(
-        prompts.ids,
-        attention_mask=prompts.mask,
-        mm_token_type_ids=prompts.token_types,
-        **{name: value for name, value in fields.items() if not name.startswith("pixel_values")},
-    )  # [3, B, P]
-    outputs = backbone(
-        input_ids=prompts.ids,
-        attention_mask=prompts.mask,
-        position_ids=positions,
-        mm_token_type_ids=prompts.token_types,
-        use_cache=True,
-        **fields,
+        prompts.ids, attention_mask=prompts.mask, mm_token_type_ids=prompts.token_types, **fields
     )
+    return positions  # type: ignore[no-any-return]
+
+
+def prefill(model: Any, prompts: Prompts) -> Prefix:
+    """Run prompts through the model once; no gradients where layers are checkpointed."""
+    meter_of(model).prefilled(prompts.mask)
+    backbone = plain(model).model
+    positions = positions_of(backbone, prompts)
+    with keeping_cache(backbone):
+        outputs = backbone(
+            input_ids=prompts.ids,
+            attention_mask=prompts.mask,
+            position_ids=positions,
+            mm_token_type_ids=prompts.token_types,
+            use_cache=True,
+            **prompts.fields,
+        )
     next_position = positions[:, :, -1].amax(dim=0) + 1
-    return Prefix(outputs.past_key_values, outputs.last_hidden_state[:, -1], prompts.mask, next_position)
+    layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)
+    return Prefix(layers, outputs.last_hidden_state[:, -1], prompts.mask, next_position)
 
 
-def advance(model: Any, prefix: Prefix, tokens: Tensor, mask: Tensor, start: int = 0) -> Tensor:
+def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
     """Hidden states of completion tokens that follow a prefix, [N, T] to [N, T, H]; the cache grows by them.
 
     Args:
         model: the model that made the prefix.
-        prefix: of every row.
+        rows: what they follow.
         tokens: [N, T].
-        mask: 1 for real completion tokens up to the last of ``tokens``, [N, start + T].
-        start: completion tokens that are in the cache already.
+        mask: 1 for real completion tokens in the cache and in ``tokens``, [N, those in the cache + T].
+        start: place of the first of the tokens in each row's completion, [N]; None for the very first.
     """
-    steps = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-    positions = (prefix.next_position[:, None] + steps).expand(3, -1, -1)  # [3, N, T]
-    outputs = plain(model).model(
-        input_ids=tokens,
-        attention_mask=torch.cat([prefix.mask, mask.to(prefix.mask.dtype)], dim=1),
-        position_ids=positions,
-        past_key_values=prefix.cache,
-        use_cache=True,
-    )
+    steps = torch.arange(tokens.shape[1], device=tokens.device)
+    first = rows.next_position if start is None else rows.next_position + start
+    backbone = plain(model).model
+    with keeping_cache(backbone):
+        outputs = backbone(
+            input_ids=tokens,
+            attention_mask=torch.cat([rows.mask, mask.to(rows.mask.dtype)], dim=1),
+            position_ids=(first[:, None] + steps).expand(3, -1, -1),  # [3, N, T]
+            past_key_values=rows.cache,
+            use_cache=True,
+        )
     return outputs.last_hidden_state  # type: ignore[no-any-return]
 
 
-def completion_states(model: Any, prefix: Prefix, completions: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state that predicts each completion token, [N, L, H]; the prefix is used up.
+def completion_states(model: Any, rows: Continuation, completions: Tensor, mask: Tensor) -> Tensor:
+    """The hidden state that predicts each completion token, [N, L, H].
 
     Args:
         model: the model that made the prefix.
-        prefix: of every row.
+        rows: what the completions follow; nothing may have followed it yet.
         completions: completion tokens, right-padded, [N, L].
         mask: 1 for real completion tokens, [N, L].
     """
-    hidden = prefix.last[:, None]  # [N, 1, H] predicts the first token
+    hidden = rows.last[:, None]  # [N, 1, H] predicts the first token
     if completions.shape[1] == 1:
         return hidden
-    rest = advance(model, prefix, completions[:, :-1], mask[:, :-1])
+    rest = advance(model, rows, completions[:, :-1], mask[:, :-1])
     return torch.cat([hidden, rest], dim=1)
 
 
@@ -173,29 +270,14 @@ def completion_logps(
         temperature: the logits are divided by it.
     """
     unique, rows = prompts.unique()
-    meter_of(model).spared(prompts.mask, unique.mask)
-    hidden = completion_states(model, prefill(model, unique).repeated(rows), completions, mask)
-    logits = plain(model).get_output_embeddings()(hidden).float() / temperature
-    logps = logits.log_softmax(dim=-1)
-    entropy = -(logps.exp() * logps).sum(dim=-1)
-    real = mask.bool()
-    chosen = logps.gather(2, completions.unsqueeze(2)).squeeze(2)
-    return chosen.masked_fill(~real, 0.0), entropy.detach().masked_fill(~real, 0.0)
+    meter_of(model).asked(prompts.mask)
+    following = prefill(model, unique).repeated(rows)
+    return following_logps(model, following, completions, mask, temperature)
 
 
-def sources(keys: Sequence[str]) -> list[int]:
-    """For every row the first row with the same key: rows of one example share their prompt."""
-    first: dict[str, int] = {}
-    return [first.setdefault(key, row) for row, key in enumerate(keys)]
-
-
-def prompts_of(batch: Mapping[str, Any], length: int, source: Tensor, clips: Patches | None) -> Prompts:
-    """The prompts of a batch in TRL's layout, whose first ``length`` columns are the prompt's; TRL knows no clips."""
-    return Prompts(
-        ids=batch["input_ids"][:, :length],
-        mask=batch["attention_mask"][:, :length],
-        token_types=batch["mm_token_type_ids"][:, :length],
-        images=image_patches(batch, batch.get("num_images")),
-        clips=clips,
-        source=source,
-    )
+def following_logps(
+    model: Any, rows: Continuation, completions: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """As ``completion_logps``, of completions that follow a prefix; nothing may have followed it yet."""
+    hidden = completion_states(model, rows, completions, mask)
+    return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)

@@ -8,6 +8,8 @@ previous task's policy), so the reference is set here.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,18 +20,22 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
-from methods.base import LossContext, Method, Rollouts
-from methods.clip_batches import ClipCollator, WithClips, encoded_prompts, rows_have_clips
+from methods.base import LossContext, Method, Rollouts, Whose
+from methods.clip_batches import ClipCollator, rows_have_clips
 from methods.compose import shaped_rewards
-from methods.media import Patches, image_patches, model_fields, never_sampled, token_types
+from methods.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
+from methods.group_batch import GroupBatch, Shown, encoded
+from methods.group_passes import GroupPasses
+from methods.media import never_sampled, token_types
 from methods.meter import IGNORED, meter_of
 from methods.policy import FullSnapshot, Snapshot
 from methods.resumable import ResumableTrainer
-from methods.rollout import Sampling, left_padded, sample_completions
+from methods.rollout import Sampling
 from methods.shaping import checked
-from methods.shared_prefix import Prompts, completion_logps, obstacle, prompts_of, sources
+from methods.shared_prefix import SUPPORTED, Prompts, obstacle
 from methods.views import StepViews
-from task_streams.types import Clip, Task
+from task_streams.errors import UserError
+from task_streams.types import Task
 
 # Image fields of TRL's scored batch that its log-probability function takes.
 IMAGE_FIELDS = (
@@ -54,10 +60,11 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         task: what is learned, with every example that a row can ask about.
         think: prompts ask for a thought.
         anchor: the previous task's snapshot, or None.
-        reference: snapshot of the base for the KL term; None with an adapter (the base is then the model without
-            it) or without a KL term.
+        reference: snapshot of the base for the KL term; None without one.
         kl: coefficient of the KL term.
         share_prefix: compute a group's prompt once where the model allows it.
+        kept_prefixes: bytes of what prompts leave behind in frozen models that are kept while the task is learned.
+        graphs: decode with a step that is recorded as a CUDA graph.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         reference: Snapshot | None,
         kl: float,
         share_prefix: bool = True,
+        kept_prefixes: int = 0,
+        graphs: bool = False,
         **arguments: Any,
     ) -> None:
         if arguments["args"].beta != 0:
@@ -83,15 +92,45 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.targets = {example.key: example.target for example in task.train}
         self.think = think
         self.anchor = anchor
+        self.reference = reference
         self.beta = kl
         self.kl_to_anchor = kl > 0 and anchor is not None and method.kl_target == "anchor"
         self.share_prefix = share_prefix
-        self._sources: Tensor | None = None  # which rows of the batch at hand share a prompt
-        self._asked: list[list[Clip]] | None = None  # clips that the rows of the batch at hand ask about
-        self._clips: list[Patches] | None = None  # and what the model gets of them
-        self._place_reference(reference)
-        if isinstance(anchor, FullSnapshot):
-            self._give_fused_head(anchor.model)
+        self.passes = GroupPasses(
+            self.temperature, self._frozen(kept_prefixes), self._learns_once(), self._size(), graphs
+        )
+        self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
+        self._rollout: Tensor | None = None  # which of them the rows at hand are
+        for frozen in (anchor, reference):
+            if isinstance(frozen, FullSnapshot):
+                self._give_fused_head(frozen.model)
+
+    def go_on(self, scratch: Path) -> None:
+        """As a resumable trainer."""
+        self.passes.frozen.again = self.start is not None
+        super().go_on(scratch)
+
+    def _learns_once(self) -> bool:
+        """Whether each batch of rollouts is learned from once, and in one go."""
+        args: Any = self.args
+        return bool(self.num_iterations == args.gradient_accumulation_steps == args.steps_per_generation == 1)
+
+    def _size(self) -> int:
+        return int(self.args.per_device_train_batch_size)
+
+    def _frozen(self, limit: int) -> FrozenPrefixes:
+        """What the task's prompts leave behind in frozen models; computed ahead where each is asked for twice or so."""
+        data: Any = self.train_dataset
+        length, size = len(data), max(1, self._size() // int(self.num_generations or 1))
+        batches = self.args.max_steps if self.args.max_steps > 0 else self.args.num_train_epochs * length / size
+        often = batches * size >= 2 * length * self.num_iterations
+        return FrozenPrefixes(in_parts(length, size, self._part) if often else no_parts, limit)
+
+    def _part(self, places: range) -> tuple[tuple[str, ...], Prompts]:
+        data: Any = self.train_dataset
+        rows = [data[place] for place in places]
+        device = self.accelerator.device
+        return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         """TRL's, which forgets where in its batch of rollouts it is, and that every pass draws an order."""
@@ -105,12 +144,6 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._order = super()._get_train_sampler(dataset)
         return self._order
 
-    def _place_reference(self, reference: Snapshot | None) -> None:
-        if not isinstance(reference, FullSnapshot):
-            return
-        self._give_fused_head(reference.model)
-        self.ref_model = self.accelerator.prepare_model(reference.model.to(reference.device), evaluation_mode=True)
-
     def _give_fused_head(self, model: Any) -> None:
         """Let a frozen model answer TRL's log-probability calls, at the sampling temperature."""
         model.__dict__.pop("forward", None)
@@ -123,13 +156,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        self._sources = torch.tensor(sources([example["key"] for example in inputs]), device=self.accelerator.device)
-        self._asked = [example["clips"] for example in inputs] if rows_have_clips(inputs) else None
-        self._clips = None
-        output = self._scored_by_trl(inputs)
-        output["sources"] = self._sources
-        if self._asked is not None:
-            output["clips"] = self._clips  # one entry a row, so TRL shuffles and splits them with the rest
+        output = self._scored_by_trl(self._taken_up(inputs))
         rollouts = self._rollouts(inputs, output)
         rewards = shaped_rewards(self.method, rollouts)
         self._log_step("reward_shaped", rewards.mean().item())
@@ -140,20 +167,33 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         output["advantages"] = advantages[start : start + len(inputs)]
         return output
 
+    def _taken_up(self, inputs: Any) -> Any:
+        """Rows without what is carried past TRL; the batch at hand is theirs."""
+        self._batch = self._rollout = None
+        if not rows_have_clips(inputs) and self._model_config.model_type not in SUPPORTED:
+            return inputs
+        device = self.accelerator.device
+        self._batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
+        self._rollout = torch.arange(len(inputs), device=device)
+        return [{name: value for name, value in row.items() if name != "images"} for row in inputs]
+
     def _scored_by_trl(self, inputs: Any) -> dict[str, Any]:
-        """TRL's own scoring; no reference is asked where the anchor stands in for it."""
+        """TRL's own scoring, which does not ask a reference: it would be one of its own."""
         kl = self.beta
         try:
-            self.beta = 0.0 if self.kl_to_anchor else kl
-            return super()._generate_and_score_completions(inputs)
+            self.beta = 0.0
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self.beta = kl
+        if self._rollout is not None:
+            output["rollout"] = self._rollout  # TRL shuffles and splits it with the rest
+        return output
 
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
         """The scored batch of all processes as the record that hooks receive."""
         actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
-        if self.kl_to_anchor:
-            output["ref_per_token_logps"] = anchor
+        if self.beta > 0:
+            output["ref_per_token_logps"] = anchor if self._anchor_is_reference() else self._reference_logps(output)
         return Rollouts(
             task_index=self.task_index,
             group_size=int(self.num_generations or 0),
@@ -167,26 +207,77 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             targets=tuple(gather_object([self.targets[example["key"]] for example in inputs])),
             labels=self.labels,
             think=self.think,
-            views=StepViews(output, self.model, self.anchor, self._completion_logps, self._encoded),
+            views=StepViews(output, self.model, self._states, self._anew, self._encoded),
         )
+
+    def _anchor_is_reference(self) -> bool:
+        return self.kl_to_anchor or (self.anchor is not None and self.anchor is self.reference)
 
     @torch.no_grad()
     def _logps(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of this process's completions under the policy and under the anchor, [b*G, L] each."""
         if self.anchor is None:
             raise RuntimeError("no anchor: its log-probabilities are undefined")
-        actor = self._completion_logps(self.model, output)
-        with self.anchor.active() as module:
-            return actor, self._completion_logps(module, output)
+        completions, mask = output["completion_ids"], sampled_mask(output)
+        if self._shares(self.model):
+            with self.accelerator.autocast():
+                actor = self.passes.scored(self.model, self._at_hand(), completions, mask)
+        else:
+            actor = self._plain_logps(self.model, output)
+        return actor, self._frozen_logps("anchor", self.anchor, output)
 
-    def _completion_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
-        completion_ids = output["completion_ids"]
+    def _reference_logps(self, output: Mapping[str, Any]) -> Tensor:
+        if self.reference is None:
+            raise RuntimeError("no reference: the KL term is undefined")
+        return self._frozen_logps("reference", self.reference, output)
+
+    @torch.no_grad()
+    def _frozen_logps(self, name: str, frozen: Snapshot, output: Mapping[str, Any]) -> Tensor:
+        with frozen.active() as model, self.accelerator.autocast():
+            if self._shares(model):
+                completions, mask = output["completion_ids"], sampled_mask(output)
+                return self.passes.frozen_scored(name, model, self._at_hand(), completions, mask)
+            return self._plain_logps(model, output)
+
+    @torch.no_grad()
+    def _anew(self, batch: Mapping[str, Any]) -> Tensor:
+        """Log-probabilities of other completions of the rollouts' prompts under the policy, [b*G, L]."""
+        if not self._shares(self.model):
+            return self._plain_logps(self.model, batch)
+        with self.accelerator.autocast():
+            return self.passes.anew(self.model, self._at_hand(), batch["completion_ids"], batch["completion_mask"])
+
+    @torch.no_grad()
+    def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
+        """The hidden states that predict the rollouts' tokens, [b*G, L, H].
+
+        Raises:
+            UserError: the model's pass cannot be watched.
+        """
+        if whose == "anchor" and self.anchor is None:
+            raise RuntimeError("no anchor: its hidden states are undefined")
+        owner = nullcontext(self.model) if whose == "policy" or self.anchor is None else self.anchor.active()
+        with owner as model, self.accelerator.autocast():
+            if not self._shares(model):
+                raise UserError(
+                    "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family "
+                    "in one process, train.share_prefix=true and model.gradient_checkpointing=false."
+                )
+            batch = self._at_hand()
+            if whose == "policy":
+                prefix = self.passes.sampled(batch)
+            else:
+                prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
+            return self.passes.states(model, prefix, batch, output["completion_ids"], sampled_mask(output))
+
+    def _plain_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
+        completions = output["completion_ids"]
         logps, _, _ = self._get_per_token_logps_and_entropies(
             model,
-            torch.cat([output["prompt_ids"], completion_ids], dim=1),
+            torch.cat([output["prompt_ids"], completions], dim=1),
             torch.cat([output["prompt_mask"], sampled_mask(output)], dim=1),
-            completion_ids.size(1),
-            batch_size=self.args.per_device_train_batch_size,
+            completions.size(1),
+            batch_size=self._size(),
             **{field: output[field] for field in IMAGE_FIELDS if field in output},
         )
         return logps
@@ -200,46 +291,36 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         return self.accelerator.gather(padded)  # type: ignore[no-any-return]
 
     def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        """TRL's tokenisation, also of prompts about clips."""
-        if self._asked is None:
+        """TRL's tokenisation; the batch at hand was encoded before."""
+        if self._batch is None:
             return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
-        rows = self._sources.tolist()  # type: ignore[union-attr]
-        prompt_ids, self._clips = encoded_prompts(self.processing_class, prompts, self._asked, rows)
-        return prompt_ids, None, model_fields(None, Patches.joined(self._clips))
+        return self._batch.ids(), None, {}
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], None]:
         """TRL's generation with each group's prompt computed once, where that is possible."""
         model = self.accelerator.unwrap_model(self.model)
-        device = self.accelerator.device
-        ids = left_padded(prompt_ids, self._tokenizer.pad_token_id, device)
-        if self._clips is not None:
-            multimodal_fields["mm_token_type_ids"] = token_types(ids, self._model_config)
-        if self.use_vllm or self.use_transformers_continuous_batching or not self._can_share(model, multimodal_fields):
-            completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
-            meter_of(model).generated(sum(map(len, completions)))
-            return completions, more
-        shown = image_patches(multimodal_fields, None if images is None else [len(one or ()) for one in images])
-        prompts = Prompts(
-            ids=ids,
-            mask=left_padded([[1] * len(row) for row in prompt_ids], 0, device),
-            token_types=token_types(ids, self._model_config),
-            images=None if shown is None else shown.to(device),
-            clips=self._clips_at_hand(device),
-            source=self._sources,  # type: ignore[arg-type]
+        engine = self.use_vllm or self.use_transformers_continuous_batching
+        if not engine and self._shares(model):
+            with self.accelerator.autocast():
+                return self.passes.sample(model, self._at_hand(), self._sampling()), None
+        if self._batch is not None:
+            multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
+        completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
+            prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
-        sampling = Sampling(
+        meter_of(model).generated(sum(map(len, completions)))
+        return completions, more
+
+    def _sampling(self) -> Sampling:
+        return Sampling(
             int(self.max_completion_length or 0),
             self.temperature,
             self.top_p,
             tuple(self.eos_token_ids),
             never_sampled(self._model_config),
         )
-        with self.accelerator.autocast():
-            return sample_completions(model, prompts, sampling), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -251,43 +332,43 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         compute_entropy: bool = False,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's log-probabilities, also of answers about clips; each group's prompt is computed once where possible."""
-        clips = self._clips_at_hand(input_ids.device)
-        if clips is not None:
-            fields["mm_token_type_ids"] = token_types(input_ids, self._model_config)
-        if not self._can_share(model, fields):
-            shown = model if clips is None else WithClips(model, clips)
-            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                shown, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
-            )
-        length = input_ids.shape[1] - logits_to_keep
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, **fields}
-        prompts = prompts_of(batch, length, self._sources, clips)  # type: ignore[arg-type]
-        parts = []
-        for rows in torch.split(torch.arange(len(input_ids)), batch_size or len(input_ids)):
-            part = prompts if len(rows) == len(input_ids) else prompts.select(rows)
-            completions, mask = input_ids[rows, length:], attention_mask[rows, length:]
+        """TRL's log-probabilities, also of answers about clips; the policy's by way of ``passes`` where possible."""
+        if model is self.model and self._shares(model):
+            completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
             with self.accelerator.autocast():
-                parts.append(completion_logps(model, part, completions, mask, self.temperature))
-        logps, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
-        return logps, entropies if compute_entropy else None, None
-
-    def _can_share(self, model: Any, fields: Mapping[str, Any]) -> bool:
-        """Whether a model is a plain one of a supported family, asked about images or clips."""
-        return (
-            self.share_prefix
-            and self._sources is not None
-            and self.accelerator.num_processes == 1
-            and (fields.get("pixel_values") is not None or self._clips is not None)
-            and obstacle(model) is None
+                if not torch.is_grad_enabled():
+                    return self.passes.scored(model, self._at_hand(), completions, mask), None, None
+                rollouts = self._rows_at_hand()
+                logps, entropies = self.passes.learned(model, self._at_hand(), rollouts, completions, mask)
+            return logps, entropies if compute_entropy else None, None
+        if self._batch is not None:
+            model = Shown(model, self._batch, self._rows_at_hand(), token_types(input_ids, self._model_config))
+        return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
         )
 
-    def _clips_at_hand(self, device: torch.device) -> Patches | None:
-        """The clips of all rows of the batch at hand."""
-        return None if self._clips is None else Patches.joined(self._clips).to(device)
+    def _shown(self, ids: Tensor) -> dict[str, Tensor]:
+        """What a model that shares nothing gets beside the tokens of all rollouts' prompts."""
+        types = token_types(ids, self._model_config)
+        return {"mm_token_type_ids": types, **self._at_hand().repeated(self._rows_at_hand())}
+
+    def _shares(self, model: Any) -> bool:
+        """Whether prompts are computed once: the batch at hand is carried here, and the model allows it."""
+        one = self.accelerator.num_processes == 1
+        return self.share_prefix and self._batch is not None and one and obstacle(model) is None
+
+    def _at_hand(self) -> GroupBatch:
+        if self._batch is None:
+            raise RuntimeError("no batch of rollouts is at hand")
+        return self._batch
+
+    def _rows_at_hand(self) -> Tensor:
+        if self._rollout is None:
+            raise RuntimeError("no batch of rollouts is at hand")
+        return self._rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        self._sources, self._clips = inputs["sources"], inputs.get("clips")
+        self._rollout = inputs.get("rollout")
         meter_of(model).trained(inputs["completion_mask"].sum())
         loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, self._log_step))

@@ -5,17 +5,14 @@ gradients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from methods.base import Whose
-from methods.policy import Snapshot
 from methods.rollout import right_padded
 from methods.shared_prefix import plain
-from task_streams.errors import UserError
 
 TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every token of prompt and completion
 
@@ -26,8 +23,8 @@ class StepViews:
     Args:
         output: the scored batch, in TRL's layout.
         model: the policy.
-        anchor: the previous task's snapshot, or None.
-        logps: log-probabilities of a batch's completion tokens under a model.
+        states: hidden states of a batch under the policy or its anchor.
+        logps: log-probabilities of a batch's completion tokens under the policy.
         encode: token ids of texts.
     """
 
@@ -35,13 +32,13 @@ class StepViews:
         self,
         output: Mapping[str, Any],
         model: Any,
-        anchor: Snapshot | None,
-        logps: Callable[[Any, Mapping[str, Any]], Tensor],
+        states: Callable[[Whose, Mapping[str, Any]], Tensor],
+        logps: Callable[[Mapping[str, Any]], Tensor],
         encode: Callable[[Sequence[str]], list[list[int]]],
     ) -> None:
         self.output = output
         self.model = model
-        self.anchor = anchor
+        self.states = states
         self.logps = logps
         self.encode = encode
         self._hidden: dict[Whose, Tensor] = {}
@@ -63,8 +60,7 @@ class StepViews:
             UserError: the model's pass cannot be watched.
         """
         if whose not in self._hidden:
-            with self._module(whose) as model:
-                self._hidden[whose] = self._watched(model)
+            self._hidden[whose] = self.states(whose, self.output)
         return self._hidden[whose]
 
     @torch.no_grad()
@@ -85,28 +81,4 @@ class StepViews:
             if name in batch:
                 batch[name] = torch.cat([batch[name][:, :prompt], torch.zeros_like(ids)], dim=1)
         counted = right_padded(asked, 0, device)
-        return (self.logps(self.model, batch) * counted).sum(dim=1) / counted.sum(dim=1)
-
-    def _module(self, whose: Whose) -> AbstractContextManager[Any]:
-        if whose == "policy":
-            return nullcontext(self.model)
-        if self.anchor is None:
-            raise RuntimeError("no anchor: its hidden states are undefined")
-        return self.anchor.active()
-
-    @torch.no_grad()
-    def _watched(self, model: Any) -> Tensor:
-        """What enters the output head while the completions' log-probabilities are computed."""
-        seen: list[Tensor] = []
-        head = plain(model).get_output_embeddings()
-        watch = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-        try:
-            self.logps(model, self.output)
-        finally:
-            watch.remove()
-        if not seen:
-            raise UserError(
-                "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family in "
-                "one process, train.share_prefix=true and model.gradient_checkpointing=false."
-            )
-        return torch.cat(seen)
+        return (self.logps(batch) * counted).sum(dim=1) / counted.sum(dim=1)

@@ -1,11 +1,11 @@
-"""The evaluator: every item asked once, every prediction kept, images decoded batch by batch."""
+"""The evaluator: every item asked once, every prediction kept, images decoded a few batches ahead."""
 
 from collections.abc import Sequence
 
 import pytest
 from PIL import Image
 
-from eval.evaluate import Prediction, accuracy, counts, evaluate
+from eval.evaluate import WINDOW, Prediction, accuracy, counts, evaluate
 from task_streams.errors import UserError
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, Task
@@ -54,7 +54,7 @@ def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() 
     assert [prediction.key for prediction in found] == [f"i/{n}" for n in range(5)]
 
 
-def test_images_are_decoded_at_most_one_batch_ahead_of_the_model() -> None:
+def test_images_are_decoded_a_few_batches_ahead_of_the_model() -> None:
     decoded: list[str] = []
     seen_by_policy: list[int] = []
 
@@ -62,10 +62,30 @@ def test_images_are_decoded_at_most_one_batch_ahead_of_the_model() -> None:
         seen_by_policy.append(len(decoded))
         return always_eight(requests)
 
-    evaluate(generate, make_task(["one"] * 8, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
-    assert len(decoded) == 8  # each once
-    for batch, count in enumerate(seen_by_policy, start=1):
-        assert 2 * batch <= count <= 2 * (batch + 1)
+    evaluate(generate, make_task(["one"] * 50, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
+    assert len(decoded) == 50  # each once
+    for batch, count in enumerate(seen_by_policy):
+        window = batch // WINDOW
+        assert 2 * (batch + 1) <= count <= 2 * WINDOW * (window + 2)
+
+
+def test_questions_of_about_one_length_share_a_batch_and_predictions_keep_their_order() -> None:
+    sides = (4, 400, 8, 300, 6, 500, 2)
+    asked: list[list[int]] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        asked.append([request.images[0].width for request in requests])
+        return [target_text("one" if request.images[0].width > 100 else "two") for request in requests]
+
+    def example(number: int, side: int) -> Example:
+        return Example(f"i/{number}", "one", lambda: Image.new("RGB", (side, side)), "")
+
+    test = tuple(example(number, side) for number, side in enumerate(sides))
+    task = Task(1, "one+two", ("one", "two"), ("one", "two"), (), test)
+    found = evaluate(generate, task, SEEN, stage=1, task_of=TASK_OF, batch_size=3)
+    assert asked == [[2, 4, 6], [8, 300, 400], [500]]
+    assert [prediction.key for prediction in found] == [f"i/{number}" for number in range(7)]
+    assert [prediction.correct for prediction in found] == [side > 100 for side in sides]
 
 
 def test_images_reach_the_policy_in_the_size_that_the_model_sees() -> None:

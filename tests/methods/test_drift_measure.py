@@ -146,7 +146,7 @@ def test_a_model_whose_prefix_cannot_be_shared_takes_the_plain_path(policy: Poli
     moved(policy)
     others: Others = {"prev": partial(held, snapshot, "prev")}
     expected = measure(policy, others, asked(stream.tasks[1]))
-    policy.model.gradient_checkpointing_enable()
+    policy.model.config.model_type = "another"
     assert_alike(measure(policy, others, asked(stream.tasks[1])), expected)
 
 

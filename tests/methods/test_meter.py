@@ -92,8 +92,9 @@ def test_every_pass_of_rollouts_is_counted_by_hand(
     for row in learn(policy, method, stream, tmp_path, train).steps:
         # Rollouts, the policy's and the anchor's log-probabilities, the reference's, the update: 5 passes.
         assert row["prompt_tokens"] == 5 * 4 * 4 * length
-        assert row["prompt_tokens_computed"] == 5 * 4 * length * (1 if share else 4)
-        assert row["images"] == 5 * 4 * (1 if share else 4)
+        # Shared, each prompt is computed once for each of the three models.
+        assert row["prompt_tokens_computed"] == (3 * 4 * length if share else 5 * 4 * 4 * length)
+        assert row["images"] == (3 * 4 if share else 5 * 4 * 4)
         assert row["tokens_generated"] == row["tokens_trained"] == pytest.approx(16 * row["completion_length"])
 
 
@@ -101,7 +102,22 @@ def test_sharing_computes_fewer_operations(policy: Policy, stream: TaskStream, t
     method = build_method("grpo", GrpoConfig(group_size=4))
     shared = learn(policy, method, stream, tmp_path).steps[0]
     assert shared["model_flops"] > 0
-    assert shared["prompt_tokens"] == 4 * shared["prompt_tokens_computed"]
+    # rollouts, the reference's log-probabilities and the update, 4 rollouts a prompt; policy and reference, once each
+    assert shared["prompt_tokens"] == 3 * 4 / 2 * shared["prompt_tokens_computed"]
+
+
+def test_prompts_that_frozen_models_keep_are_computed_in_the_first_update_alone(
+    policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    (length,) = prompt_lengths(policy, stream)
+    items = len(stream.tasks[1].train)
+    train = TrainConfig(**{**vars(TRAIN), "updates": items // 2})  # each example comes twice
+    first, *others = learn(policy, build_method("rapo", RapoConfig(group_size=4)), stream, tmp_path, train).steps
+    # The policy's four, and in the first update all of the task in anchor and reference.
+    assert first["images"] == 4 + 2 * items and {row["images"] for row in others} == {4}
+    assert first["prompt_tokens_computed"] == (4 + 2 * items) * length
+    assert {row["prompt_tokens_computed"] for row in others} == {4 * length}
+    assert {row["prompt_tokens"] for row in (first, *others)} == {5 * 4 * 4 * length}
 
 
 def test_a_frozen_copy_counts_where_its_original_does(policy: Policy, stream: TaskStream) -> None:
@@ -118,7 +134,7 @@ def test_a_frozen_copy_counts_where_its_original_does(policy: Policy, stream: Ta
 def test_an_adapter_is_counted_too(lora_policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     assert meter_of(lora_policy.model) is lora_policy.meter
     row = learn(lora_policy, build_method("grpo", GrpoConfig(group_size=2)), stream, tmp_path).steps[0]
-    assert row["model_flops"] > 0 and row["images"] == 3 * 4  # rollouts, the reference's log-probabilities, the update
+    assert row["model_flops"] > 0 and row["images"] == 2 * 4  # the policy, and the model without the adapter
 
 
 def test_what_comes_after_the_last_update_is_told_apart(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:

@@ -1,20 +1,24 @@
 """The shared prefix against TRL's plain path: same numbers, same gradients."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from clrft.base import default_model_path
 from methods.base import TaskContext
+from methods.checkpointed import checkpointed_logps
 from methods.fit import FitSettings, build_trainer, fit
+from methods.group_batch import GroupBatch
 from methods.grpo import Grpo, GrpoConfig
 from methods.media import Patches
+from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
 from methods.settings import TrainConfig
-from methods.shared_prefix import Prompts, obstacle, sources
-from methods.trl_seam import IMAGE_FIELDS
+from methods.shared_prefix import Prefix, Prompts, obstacle
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips, with_clips
 from tests.methods.test_trl_seam import scored
@@ -33,31 +37,33 @@ def both_paths(trainer: Any, output: dict[str, Any], order: torch.Tensor) -> lis
     """Log-probabilities and entropies of a shuffled batch: shared, then plain."""
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    fields = {name: output[name] for name in IMAGE_FIELDS if name in output}
-    rows = order.tolist()
-    if "pixel_values" in fields:
-        counts = fields["num_images"]
-        images = Patches(fields["pixel_values"], fields["image_grid_thw"], tuple(counts)).select(rows)
-        fields |= {"pixel_values": images.values, "image_grid_thw": images.grids, "num_images": list(images.counts)}
-        fields["mm_token_type_ids"] = fields["mm_token_type_ids"][order]
-    trainer._clips = [output["clips"][row] for row in rows] if "clips" in output else None
+    trainer._rollout = order
     results = []
     for share in (True, False):
         trainer.share_prefix = share
-        trainer._sources = output["sources"][order]
-        assert trainer._can_share(trainer.model, fields) == share
+        assert trainer._shares(trainer.model) == share
         logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids[order], mask[order], output["completion_ids"].shape[1], compute_entropy=True, **fields
+            trainer.model, ids[order], mask[order], output["completion_ids"].shape[1], compute_entropy=True
         )
         results.append((logps, entropies))
     return results
 
 
+def checkpoint_layers(policy: Policy) -> None:
+    """As a trainer switches it on."""
+    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if policy.has_adapter:
+        policy.model.enable_input_require_grads()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("kind", ["policy", "lora_policy"])
 def test_logps_entropies_and_gradients_equal_the_plain_path(
-    kind: str, request: pytest.FixtureRequest, stream: TaskStream, tmp_path: Path
+    kind: str, checkpointed: bool, request: pytest.FixtureRequest, stream: TaskStream, tmp_path: Path
 ) -> None:
     policy: Policy = request.getfixturevalue(kind)
+    if checkpointed:
+        checkpoint_layers(policy)
     trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
     output = scored(trainer)
     order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
@@ -75,18 +81,22 @@ def test_logps_entropies_and_gradients_equal_the_plain_path(
         assert (a - b).norm() <= 3e-5 * max(float(b.norm()), 1.0)
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize(
     ("feed", "counts"), [("images", (3,)), ("images", (1, 3, 2)), ("video", (4,)), ("video", (2, 5))]
 )
 def test_several_images_or_a_clip_a_row_change_nothing(
-    feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream, tmp_path: Path
+    feed: Feed, counts: tuple[int, ...], checkpointed: bool, policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
+    if checkpointed:
+        checkpoint_layers(policy)
     trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, counts), True, tmp_path)
     output = scored(trainer)
+    prompts = trainer._batch.prompts
     if feed == "images":
-        assert set(output["num_images"]) == set(counts)
+        assert set(prompts.images.counts) == set(counts)
     else:
-        assert {int(one.grids[0, 0]) for one in output["clips"]} == {(count + 1) // 2 for count in counts}
+        assert set(prompts.clips.grids[:, 0].tolist()) == {(count + 1) // 2 for count in counts}
     order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
     real = output["completion_mask"][order].bool()
     (shared, shared_entropy), (plain, plain_entropy) = both_paths(trainer, output, order)
@@ -104,17 +114,29 @@ def test_parts_of_a_batch_keep_their_own_images_and_clips(
 ) -> None:
     trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, (1, 3, 2)), True, tmp_path)
     output = scored(trainer)
-    order = torch.arange(len(output["prompt_ids"]))
-    real = output["completion_mask"].bool()
-    whole = both_paths(trainer, output, order)
-    fields = {name: output[name] for name in IMAGE_FIELDS if name in output}
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    for share, (expected, _) in zip((True, False), whole, strict=True):
-        trainer.share_prefix = share
-        length = output["completion_ids"].shape[1]
-        parts, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length, 6, **fields)
-        assert torch.allclose(parts[real], expected[real], rtol=1e-5, atol=1e-5)
+    completions, mask = output["completion_ids"], output["completion_mask"]
+    real = mask.bool()
+    trainer.passes.size = 6
+    shared = trainer.passes.anew(trainer.model, trainer._batch, completions, mask)
+    plain, _, _ = trainer._get_per_token_logps_and_entropies(
+        Unshared(trainer.model),
+        torch.cat([output["prompt_ids"], completions], dim=1),
+        torch.cat([output["prompt_mask"], mask], dim=1),
+        completions.shape[1],
+        6,
+    )
+    for parts, (whole, _) in zip((shared, plain), both_paths(trainer, output, torch.arange(len(mask))), strict=True):
+        assert torch.allclose(parts[real], whole[real], rtol=1e-5, atol=1e-5)
+
+
+class Unshared:
+    """The policy, as a model that the trainer does not know."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
 
 
 def test_prompts_of_different_lengths_are_padded_without_a_difference(
@@ -124,30 +146,57 @@ def test_prompts_of_different_lengths_are_padded_without_a_difference(
     output = scored(trainer)
     pad = policy.processor.tokenizer.pad_token_id
     # two more pad tokens on the left of every prompt, as beside a longer one
-    for name, value in (("prompt_ids", pad), ("prompt_mask", 0), ("mm_token_type_ids", 0)):
+    for name, value in (("prompt_ids", pad), ("prompt_mask", 0)):
         output[name] = torch.nn.functional.pad(output[name], (2, 0), value=value)
+    prompts = trainer._batch.prompts
+    ids, mask, types = (
+        torch.nn.functional.pad(rows, (2, 0), value=value)
+        for rows, value in ((prompts.ids, pad), (prompts.mask, 0), (prompts.token_types, 0))
+    )
+    trainer._batch.prompts = dataclasses.replace(prompts, ids=ids, mask=mask, token_types=types)
+    trainer._batch.policy = None
     order = torch.arange(len(output["prompt_ids"]))
     real = output["completion_mask"].bool()
     (shared, _), (plain, _) = both_paths(trainer, output, order)
     assert torch.allclose(shared[real], plain[real], rtol=1e-5, atol=1e-5)
 
 
-def test_twenty_updates_take_the_same_path(stream: TaskStream, tmp_path: Path) -> None:
-    ends = []
-    for share in (True, False):
-        from clrft.base import default_model_path
-        from methods.model_config import ModelConfig
+def twenty_updates(
+    stream: TaskStream, folder: Path, adapter: str, budget: dict[str, Any]
+) -> tuple[Policy, list[float]]:
+    """The policy after 20 updates of RaPO from the embedded model, and the rewards on the way."""
+    checkpointing = budget.pop("gradient_checkpointing", False)
+    config = ModelConfig(
+        dtype="float32", device="cpu", adapter=adapter, lora_rank=4, gradient_checkpointing=checkpointing
+    )
+    policy = load_policy(config, str(default_model_path()))
+    train = TrainConfig(updates=20, prompts_per_update=2, **budget)
+    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
+    reference = None if policy.has_adapter else policy.snapshot()
+    result = fit(Rapo(RapoConfig(group_size=4)), context, reference, FitSettings(train, True, folder))
+    return policy, [row["reward"] for row in result.steps]
 
-        policy = load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
-        train = TrainConfig(updates=20, prompts_per_update=2, share_prefix=share)
-        context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-        method = Rapo(RapoConfig(group_size=4))
-        result = fit(method, context, policy.snapshot(), FitSettings(train, True, tmp_path))
-        ends.append((policy, [row["reward"] for row in result.steps]))
-    (one, rewards), (other, other_rewards) = ends
-    assert rewards == pytest.approx(other_rewards, abs=1e-4)
-    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_twenty_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp_path: Path) -> None:
+    plain, expected = twenty_updates(stream, tmp_path, adapter, {"share_prefix": False})
+    for budget in ({}, {"kept_prefixes": 0}, {"gradient_checkpointing": True}, {"accumulation": 2}):
+        policy, rewards = twenty_updates(stream, tmp_path, adapter, dict(budget))
+        assert rewards == pytest.approx(expected, abs=1e-4)
+        for mine, theirs in zip(policy.model.parameters(), plain.model.parameters(), strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+def test_a_completion_of_one_token_can_be_learned_with_checkpoints(
+    policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
+    output = scored(trainer)
+    batch, tokens, mask = trainer._batch, output["completion_ids"][:, :1], output["completion_mask"][:, :1]
+    expected = trainer.passes.anew(policy.model, batch, tokens, mask)
+    checkpoint_layers(policy)
+    found, _ = checkpointed_logps(policy.model, batch.prompts, batch.rows, tokens, mask, 0.8)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_unique_prompts_keep_their_own_images() -> None:
@@ -169,11 +218,36 @@ def test_unique_prompts_keep_their_own_images() -> None:
     assert rows.tolist() == [0, 1, 0]
 
 
-def test_rows_of_one_example_share_their_source() -> None:
-    assert sources(["a", "a", "b", "a", "c"]) == [0, 0, 2, 0, 4]
+def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
+    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
+    rows = [trainer.train_dataset[place] for place in (3, 3, 0, 3, 5)]
+    batch = GroupBatch.of(rows, policy.processor, policy.model.config, policy.device)
+    assert batch.keys == (rows[0]["key"], rows[2]["key"], rows[4]["key"])
+    assert batch.rows.tolist() == [0, 0, 1, 0, 2]
+    assert len(batch.prompts.ids) == 3
+    first, second, third = (one.values for one in batch.prompts.images.rows())  # type: ignore[union-attr]
+    assert not torch.equal(first, second) and not torch.equal(second, third)
+    assert len(batch.ids()) == 5
+
+
+def test_prefixes_apart_and_joined_again_are_as_they_were() -> None:
+    # two prompts of 3 and 2 tokens in a layer of one head of size 1; the second is padded by one
+    keys = torch.tensor([[[[1.0], [2.0], [3.0]]], [[[0.0], [4.0], [5.0]]]])
+    prefix = Prefix(
+        ((keys, -keys),), torch.tensor([[7.0], [8.0]]), torch.tensor([[1, 1, 1], [0, 1, 1]]), torch.tensor([3, 2])
+    )
+    long, short = prefix.rows()
+    assert (long.mask.shape[1], short.mask.shape[1]) == (3, 2)
+    assert short.layers[0][0].flatten().tolist() == [4, 5]
+    again = Prefix.joined([short, long])
+    assert again.layers[0][0].flatten().tolist() == [0, 4, 5, 1, 2, 3]
+    assert again.layers[0][1].flatten().tolist() == [0, -4, -5, -1, -2, -3]
+    assert again.mask.tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert (again.last.flatten().tolist(), again.next_position.tolist()) == ([8, 7], [2, 3])
+    assert prefix.bytes == 2 * 6 * 4  # keys and values of 6 tokens in float32
 
 
 def test_what_cannot_be_shared_says_why(policy: Policy) -> None:
     assert obstacle(policy.model) is None
-    policy.model.gradient_checkpointing_enable()
-    assert "checkpointing" in str(obstacle(policy.model))
+    policy.model.config.model_type = "llava"
+    assert str(obstacle(policy.model)) == "model type 'llava' is not one of qwen2_vl, qwen2_5_vl"

@@ -16,6 +16,7 @@ from methods import METHODS
 from methods.base import Method, Rollouts, TaskContext
 from methods.data import reward_functions, rollout_dataset
 from methods.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
+from methods.media import token_types
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
@@ -88,17 +89,18 @@ def test_the_anchors_logps_are_those_of_a_separately_loaded_copy(
     output = scored(trainer)
     actor, anchored = trainer._logps(output)
     copy_of_base = load_policy(policy.config, str(default_model_path())).snapshot()
-    expected = independent_logps(copy_of_base.model, output)
+    expected = independent_logps(copy_of_base.model, trainer, output)
     real = output["completion_mask"].bool()
     assert torch.allclose(anchored[real], expected[real], atol=1e-5)
     assert not torch.allclose(actor[real], expected[real], atol=1e-2)
 
 
-def independent_logps(model: Any, output: dict[str, Any]) -> Tensor:
+def independent_logps(model: Any, trainer: Any, output: dict[str, Any]) -> Tensor:
     """Log-probabilities of the completions by the model's plain forward, [N, L]."""
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    fields = {name: output[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    types = token_types(ids, model.config)
+    fields = {"mm_token_type_ids": types, **trainer._batch.repeated(torch.arange(len(ids)))}
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]
@@ -168,7 +170,7 @@ def test_the_kl_reference_is_the_base_and_not_the_previous_tasks_policy(
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
     trainer = build_trainer(Rapo(RapoConfig()), context, base, settings(tmp_path), [])
     output = scored(trainer)
-    expected = independent_logps(base.model, output)
+    expected = independent_logps(base.model, trainer, output)
     real = output["completion_mask"].bool()
     assert torch.allclose(output["ref_per_token_logps"][real], expected[real], atol=1e-5)
 
@@ -190,7 +192,7 @@ def test_an_adapter_anchor_has_the_logps_of_a_full_copy(
     output = scored(trainer)
     _, anchored = trainer._logps(output)
     real = output["completion_mask"].bool()
-    assert torch.allclose(anchored[real], independent_logps(full, output)[real], atol=1e-5)
+    assert torch.allclose(anchored[real], independent_logps(full, trainer, output)[real], atol=1e-5)
     trained = {name for name, weight in lora_policy.model.named_parameters() if weight.requires_grad}
     assert trained and all(".default." in name for name in trained)
 

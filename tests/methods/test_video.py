@@ -141,7 +141,7 @@ def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
-    fields = model_fields(None, Patches.joined(output["clips"]))
+    fields = trainer._batch.repeated(torch.arange(len(ids)))
     with torch.no_grad():
         logits = policy.model(input_ids=ids, attention_mask=mask, mm_token_type_ids=types, **fields).logits
     length = output["completion_ids"].shape[1]

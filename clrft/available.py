@@ -1,0 +1,48 @@
+"""Memory that a process can still get: free on its GPU, or in the machine within the limits of its control group.
+
+Linux tells both in files; where there are none, nothing is said.
+"""
+
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
+# Limit, use, and what of the use can be dropped, by version of control groups.
+FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+DROPPABLE = ("inactive_file", "total_inactive_file")
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device, what torch has put aside there included; None if nothing tells."""
+    if device.type != "cuda":
+        known = [free for free in (free_in_machine(), free_in_group()) if free is not None]
+        return min(known, default=None)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def free_in_machine(path: Path = MEMINFO) -> int | None:
+    """Memory of the machine that can be had without swapping."""
+    if not path.is_file():
+        return None
+    lines = (line.split() for line in path.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+
+
+def free_in_group(root: Path = GROUP) -> int | None:
+    """What is left of the control group's limit, in a container say; None without a limit."""
+    for limit, used, stat in FILES:
+        if not all((root / name).is_file() for name in (limit, used, stat)):
+            continue
+        most = (root / limit).read_text().strip()
+        if most == "max":
+            return None
+        facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
+        droppable = next((int(facts[name]) for name in DROPPABLE[::-1] if name in facts), 0)
+        return max(0, int(most) - int((root / used).read_text()) + droppable)
+    return None

@@ -1,0 +1,168 @@
+"""From a run's settings to what it needs of its device's memory; nothing is loaded for it.
+
+Prompts are as long as those that were looked at, or, before any data are read, as long as ``train.max_prompt_tokens``
+allows.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clrft.base import default_model_path
+from clrft.config import RunConfig
+from methods import build_method
+from methods.activations import Precision
+from methods.base import Method
+from methods.fit import rows_per_update
+from methods.footprint import Footprint, peak_of_testing, peak_of_training
+from methods.model_config import choose_attention, choose_device, choose_dtype
+from methods.sizes import ModelSizes, sizes_of_checkpoint
+from methods.workload import Load, Setup
+
+ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    """The longest of what a run's prompts have, each by itself.
+
+    Attributes:
+        tokens: of a prompt, those of images and clips included.
+        patches: of the images and clips of a prompt.
+        images: of a prompt; the steps of a clip's time.
+        pixels: of an image as the model sees it.
+        answer: tokens of a right answer, end of sequence included.
+        examples: that a task learns from; None if that is not known.
+        items: that are tested together at most; None if that is not known.
+    """
+
+    tokens: int
+    patches: int
+    images: int
+    pixels: int
+    answer: int = 1
+    examples: int | None = None
+    items: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Memory of a run: of training a task, None where nothing is trained, and of testing."""
+
+    training: Footprint | None
+    testing: Footprint
+
+    def peaks(self) -> dict[str, Footprint]:
+        """What there is of both, by name."""
+        both = {"training": self.training, "testing": self.testing}
+        return {name: one for name, one in both.items() if one is not None}
+
+    @property
+    def peak(self) -> Footprint:
+        """The one that needs more."""
+        return max(self.peaks().values(), key=lambda one: one.total)
+
+    def to_json(self) -> dict[str, Any]:
+        """Bytes by phase and part, for the manifest."""
+        return {
+            name: {"bytes": one.total, "phase": one.phase, "parts": dict(one.parts)}
+            for name, one in self.peaks().items()
+        }
+
+
+def estimate(config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest) -> Estimate:
+    """What a run of these settings needs on a device.
+
+    Args:
+        config: its settings.
+        sizes: of its model.
+        device: where the model is.
+        longest: of its prompts.
+    """
+    method = build_method(config.method_name, config.method, config.parts)
+    setup, load = setup_of(config, method, device), load_of(config, method, longest)
+    trains = method.family != "frozen"
+    return Estimate(peak_of_training(sizes, setup, load) if trains else None, peak_of_testing(sizes, setup, load))
+
+
+def setup_of(config: RunConfig, method: Method, device: torch.device) -> Setup:
+    """How the model is held and trained."""
+    model, on_gpu = config.model, device.type == "cuda"
+    dtype = choose_dtype(model, device)
+    autocast = config.train.autocast and on_gpu
+    lora = model.adapter == "lora"
+    return Setup(
+        precision=Precision(
+            weight=dtype.itemsize,
+            compute=torch.bfloat16.itemsize if autocast else dtype.itemsize,
+            adapter=ADAPTER if lora else 0,
+            rank=model.lora_rank if lora else 0,
+            attention=choose_attention(model, device, dtype),
+        ),
+        checkpointing=model.gradient_checkpointing,
+        autocast=autocast,
+        gpu=on_gpu,
+        anchor="anchor" in method.needs,
+        # where the anchor is the base, one copy serves both
+        reference="reference" in method.needs and not ("anchor" in method.needs and method.anchor_rule.kind == "base"),
+        offloaded=on_gpu and model.anchor_memory == "cpu",
+        fisher="fisher" in method.needs,
+    )
+
+
+def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
+    """What goes through the model at a time."""
+    train = config.train
+    rows = rows_per_update(method, train)
+    micro = math.ceil(rows / train.accumulation)
+    samples = method.family == "reinforcement"
+    shares = train.share_prefix and not config.model.gradient_checkpointing and longest.patches > 0
+    return Load(
+        rows=rows,
+        micro_rows=micro,
+        prompts=train.prompts_per_update,
+        # rows of an update are shuffled before they are split: those of a micro-batch may all differ
+        micro_prompts=min(micro, train.prompts_per_update),
+        prompt=longest.tokens,
+        completion=train.max_completion_tokens,
+        patches=longest.patches,
+        images=longest.images,
+        samples=samples,
+        shared=samples and shares,
+        tested=min(config.evaluate.batch_size, longest.items or config.evaluate.batch_size),
+        once=samples and shares and train.accumulation == 1 and config.method.updates_per_batch == 1,
+        prefixes=train.kept_prefixes * 2**20,
+        examples=longest.examples,
+    )
+
+
+def longest_allowed(config: RunConfig, sizes: ModelSizes) -> Longest:
+    """The longest prompt that the settings allow: one image of the largest size, or nothing but image."""
+    tokens, merged = config.train.max_prompt_tokens, sizes.tower.merge**2
+    side = math.isqrt(sizes.tower.values // 6)  # three colours, two steps of time
+    patches = tokens * merged
+    if config.model.max_pixels is not None:
+        patches = min(patches, config.model.max_pixels // side**2)
+    return Longest(tokens, patches, 1, patches * side**2)
+
+
+def allowed_estimate(config: RunConfig) -> tuple[Estimate, torch.device] | None:
+    """The estimate by the settings and the checkpoint's config alone, and its device; None for an unknown family.
+
+    Raises:
+        OSError: the checkpoint's config is not on this machine.
+        UserError: the settings ask for what this machine does not have.
+    """
+    device = choose_device(config.model)
+    sizes = sizes_of_checkpoint(config.model.path or str(default_model_path()), config.model.lora_targets)
+    if sizes is None:
+        return None
+    return estimate(config, sizes, device, longest_allowed(config, sizes)), device
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB, to a digit after the point, or three digits where that would be 0."""
+    size = count / 2**30
+    return f"{size:.1f}" if size >= 0.1 else f"{size:.3f}"

@@ -1,0 +1,106 @@
+"""The vision towers of Qwen2-VL and its kin over a batch of images at once: transformers loops over them.
+
+Images (or windows) of equal size attend in one call; the first convolution, whose patches do not overlap, is the matrix
+product that it is. The same weights, the same numbers; what FlashAttention runs stays as it is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
+from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
+from transformers.utils.generic import is_flash_attention_requested
+
+Positions = tuple[Tensor, Tensor]  # cosines and sines of every patch, [S, head size] each
+
+
+class _Batched(nn.Module):
+    """Attention of each image's patches to each other, images of one length together."""
+
+    qkv: Any
+    proj: Any
+    config: Any
+    num_heads: int
+    scaling: float
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: Tensor,
+        position_embeddings: Positions | None = None,
+        max_seqlen: int | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """[S, width] to [S, width]; patches of one image are those between two of ``cu_seqlens``."""
+        if is_flash_attention_requested(self.config) or position_embeddings is None:
+            return super().forward(  # type: ignore[no-any-return]
+                hidden_states,
+                cu_seqlens=cu_seqlens,
+                position_embeddings=position_embeddings,
+                max_seqlen=max_seqlen,
+                **more,
+            )
+        heads = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = heads.unbind(1)  # [S, heads, head size] each
+        query, key = qwen2_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+        images = torch.split(torch.stack([query, key, value]), cu_seqlens.diff().tolist(), dim=1)
+        found: list[Any] = [None] * len(images)
+        for length in dict.fromkeys(image.shape[1] for image in images):
+            places = [place for place, image in enumerate(images) if image.shape[1] == length]
+            for place, mixed in zip(places, self._attend([images[place] for place in places]), strict=True):
+                found[place] = mixed
+        return self.proj(torch.cat(found))  # type: ignore[no-any-return]
+
+    def _attend(self, images: list[Tensor]) -> Tensor:
+        """Queries, keys and values of n images of one length, [3, S, heads, head size] each, to [n, S, width]."""
+        query, key, value = torch.stack(images, dim=1).transpose(2, 3)  # [n, heads, S, head size] each
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, qwen2_vl.eager_attention_forward
+        )
+        mixed, _ = attention(self, query, key, value, attention_mask=None, scaling=self.scaling, is_causal=False)
+        return mixed.flatten(2)  # type: ignore[no-any-return]
+
+
+class _Embedded(nn.Module):
+    """Patches to vectors: a convolution whose stride is its kernel is a product with a matrix."""
+
+    proj: Any
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[S, values of a patch] to [S, width]."""
+        weight = self.proj.weight
+        return functional.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
+
+
+class BatchedAttention(_Batched, qwen2_vl.VisionAttention):
+    """Qwen2-VL's."""
+
+
+class BatchedAttention25(_Batched, qwen2_5_vl.Qwen2_5_VLVisionAttention):
+    """Qwen2.5-VL's."""
+
+
+class EmbeddedPatches(_Embedded, qwen2_vl.PatchEmbed):
+    """Qwen2-VL's."""
+
+
+class EmbeddedPatches25(_Embedded, qwen2_5_vl.Qwen2_5_VisionPatchEmbed):
+    """Qwen2.5-VL's."""
+
+
+BATCHED: dict[type, type] = {
+    qwen2_vl.VisionAttention: BatchedAttention,
+    qwen2_vl.PatchEmbed: EmbeddedPatches,
+    qwen2_5_vl.Qwen2_5_VLVisionAttention: BatchedAttention25,
+    qwen2_5_vl.Qwen2_5_VisionPatchEmbed: EmbeddedPatches25,
+}
+
+
+def batch_images(model: nn.Module) -> None:
+    """Let a model's vision tower take its images at once, where it is of a known family; weights stay as they are."""
+    for module in model.modules():
+        if type(module) in BATCHED:
+            module.__class__ = BATCHED[type(module)]

@@ -1,0 +1,198 @@
+"""The benchmark harness measures what it says: lengths are exact, floors and ratios by hand, every bench runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from benchmarks.engine.__main__ import main
+from benchmarks.engine.floor import decoding_weights, floor_seconds
+from benchmarks.engine.memory import highest, on_cpu, reachable_tensors, stored_bytes
+from benchmarks.engine.models import as_transformers_has_it, config_2b, load, processor_2b
+from benchmarks.engine.options import Options, options_of
+from benchmarks.engine.pairs import Case, Contender, Sample, Turn, measured, ratios, spread
+from benchmarks.engine.peak import Peak
+from benchmarks.engine.rollout import sampled_turn, until_end
+from benchmarks.engine.table import worst
+from benchmarks.engine.trainers import step_parts
+from benchmarks.engine.workload import prompt_length, shortest_prompt, workload
+from methods.policy import Decoding
+from task_streams.errors import UserError
+from task_streams.prompt import request
+
+CPU = torch.device("cpu")
+SMALL = ("--prompts", "2", "--group", "2", "--rounds", "1", "--warmup", "1", "--completion-tokens", "3")
+
+
+@pytest.mark.parametrize("tokens", [60, 97, 170, 512])
+@pytest.mark.parametrize("model", ["tiny", "qwen2_vl_2b_random"])
+def test_every_prompt_has_the_length_that_is_asked_for(model: str, tokens: int) -> None:
+    processor = processor_2b() if model != "tiny" else load(Options("step")).processor
+    options = Options("step", prompt_tokens=tokens + (64 if model != "tiny" else 0))
+    work = workload(options, processor)
+    assert work.prompt_tokens == options.prompt_tokens
+    asked = [request(one, work.task.trained, work.think) for one in work.task.train[:3]]
+    one_by_one = {prompt_length(processor, work.task, work.think) for _ in asked}
+    assert one_by_one == {options.prompt_tokens}
+    assert len(set(work.task.seen)) == len(work.task.seen)
+
+
+def test_a_prompt_shorter_than_any_is_refused_with_the_shortest() -> None:
+    processor = load(Options("step")).processor
+    least = shortest_prompt(Options("short"), processor)
+    assert workload(Options("step", prompt_tokens=least), processor).prompt_tokens == least
+    with pytest.raises(UserError, match=f"got {least - 1}, expected at least {least}"):
+        workload(Options("step", prompt_tokens=least - 1), processor)
+
+
+def test_completions_have_the_length_that_is_asked_for() -> None:
+    policy = load(Options("rollout", completion_tokens=30))  # the embedded model ends its answers far earlier
+    work = workload(Options("rollout"), policy.processor)
+    policy.meter.taken()
+    policy.generate(work.requests(4), Decoding(30))
+    assert policy.meter.taken()["tokens_generated"] == 4 * 30
+
+
+def test_the_2b_shape_has_the_published_size_and_the_tokenizers_special_tokens() -> None:
+    tokenizer = processor_2b().tokenizer
+    config = config_2b(tokenizer)
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    assert sum(weight.numel() for weight in model.parameters()) == 2_208_985_600  # of Qwen2-VL-2B-Instruct
+    assert max(tokenizer.get_vocab().values()) < config.text_config.vocab_size
+    assert tokenizer.convert_ids_to_tokens(config.image_token_id) == "<|image_pad|>"
+    # layers of 46,797,824 weights of which 46,792,704 are matrices': 2 * 1536^2 + 2 * 1536 * 256 + 3 * 1536 * 8960
+    language = 28 * (2 * 1536**2 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    weights = language + 151936 * 1536
+    assert decoding_weights(model) == (weights, 2 * weights)
+
+
+def test_stock_is_the_same_model_as_transformers_has_it() -> None:
+    ours, stock = load(Options("step")).model, load(Options("step"), stock=True).model
+    kinds = {type(module).__module__.split(".")[0] for module in stock.modules()}
+    assert kinds == {"torch", "transformers"}
+    assert all(torch.equal(one, stock.state_dict()[name]) for name, one in ours.state_dict().items())
+
+
+def test_modules_of_ours_go_back_to_the_class_they_are_made_from() -> None:
+    class Ours(torch.nn.Linear):
+        __module__ = "methods.faster"
+
+    model = torch.nn.Sequential(Ours(2, 2), torch.nn.ReLU())
+    as_transformers_has_it(model)
+    assert [type(module) for module in model] == [torch.nn.Linear, torch.nn.ReLU]
+
+
+def test_the_floor_is_the_products_and_the_weights_that_decoding_reads() -> None:
+    # D = 2 * 100 * 10 = 2000 of the 5000 operations; reading takes 4 * 200 / 100 = 8 s, more than 2000 / 1000 = 2 s
+    turn = Turn(tokens=12, decode_steps=4, decoded=10)
+    assert floor_seconds(5000, turn, (100, 200), Peak(flops=1000, bandwidth=100)) == pytest.approx(3 + 8)
+    assert floor_seconds(5000, turn, (100, 200), Peak(flops=1000, bandwidth=1e9)) == pytest.approx(3 + 2)
+    assert floor_seconds(5000, Turn(), (100, 200), Peak(flops=1000, bandwidth=100)) == pytest.approx(5)
+
+
+def test_decoding_steps_follow_the_longest_completion_of_each_batch() -> None:
+    turn = sampled_turn([[1, 2, 3], [4]], [[5, 6]])
+    assert (turn.tokens, turn.decode_steps, turn.decoded) == (6, 2 + 1, 2 + 0 + 1)
+    tokens = torch.tensor([[7, 9, 0], [7, 7, 7]])
+    assert until_end(tokens, torch.tensor([9])) == [[7, 9], [7, 7, 7]]
+
+
+def test_contenders_take_turns_after_the_warmup() -> None:
+    taken: list[str] = []
+
+    def contender(name: str) -> Contender:
+        return Contender(name, lambda: taken.append(name) or Turn(seconds=2.0 if name == "b" else 1.0))
+
+    case = Case("", {}, "a", [contender("a"), contender("b")])
+    samples = measured(case, rounds=3, warmup=2, device=CPU)
+    assert taken == ["a", "b"] * 5
+    assert ratios(samples["b"], samples["a"]) == [2.0, 2.0, 2.0]
+    assert spread([1.0, 2.0, 3.0, 4.0]) == {"median": 2.5, "quarter": 1.75, "three_quarters": 3.25}
+    assert spread([2.0]) == {"median": 2.0, "quarter": 2.0, "three_quarters": 2.0}
+
+
+def test_a_contender_without_memory_enough_has_no_samples() -> None:
+    def fails() -> Turn:
+        raise torch.OutOfMemoryError("no memory")
+
+    case = Case("", {}, "a", [Contender("a", fails), Contender("b", Turn)])
+    samples = measured(case, rounds=1, warmup=1, device=CPU)
+    assert samples["a"] == [] and len(samples["b"]) == 1
+    assert isinstance(samples["b"][0], Sample)
+
+
+def test_memory_of_a_turn_is_the_most_that_was_allocated_at_once() -> None:
+    assert highest([5, -5, 3, 4, -7]) == 7
+
+    def take() -> None:
+        first = torch.zeros(1000, 1000)  # 4 MB
+        second = first + 1
+        del first
+        second.sum()
+
+    assert 8_000_000 <= on_cpu(take) < 8_100_000
+
+
+def test_held_memory_counts_every_piece_once_wherever_it_hangs() -> None:
+    weight = torch.zeros(10)
+    tensors = reachable_tensors({"a": [weight], "b": {"c": weight[2:], "d": torch.nn.Linear(2, 3)}, "self": None})
+    assert stored_bytes(tensors) == 4 * (10 + 2 * 3 + 3)
+
+
+def test_the_parts_of_a_step_add_up() -> None:
+    parts = step_parts({"prepare": 5.0, "rollout": 3.0, "logprobs": 1.0}, 9.0)
+    assert parts == {"rollout": 3.0, "logprobs": 1.0, "rewards_and_data": 1.0, "update": 4.0}
+
+
+def test_the_worst_ratio_is_named_with_its_case() -> None:
+    def row(ratio: float) -> dict[str, Any]:
+        return {"ratio": {"median": ratio}}
+
+    cases = [
+        {"title": "t", "axes": {"group": group}, "baseline": "a", "contenders": {"a": row(1.0), "b": row(ratio)}}
+        for group, ratio in ((2, 0.9), (4, 0.5))
+    ]
+    assert worst(cases) == {"ratio": 0.9, "contender": "b", "title": "t", "axes": {"group": 2}}
+    assert worst([]) is None
+
+
+def test_the_command_line_has_the_defaults_of_the_options() -> None:
+    assert options_of(["step"]) == Options("step")
+    given = options_of(["step", "--groups", "2", "8", "--only", "stock", "rapo", "--no-memory", "--checkpointing"])
+    assert (given.groups, given.only) == ((2, 8), ("stock", "rapo"))
+    assert (given.memory, given.checkpointing) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("bench", "words", "contenders"),
+    [
+        ("rollout", (), ["stock", "plain", "ours"]),
+        ("logprobs", ("--no-memory",), ["stock", "ours"]),
+        ("step", ("--no-memory", "--only", "rapo_plain", "rapo"), ["rapo_plain", "rapo"]),
+        ("evaluate", ("--no-memory", "--items", "4", "--batch", "2"), ["plain", "ours"]),
+        (
+            "scaling",
+            ("--no-memory", "--groups", "2", "--lengths", "--batches", "--only", "stock", "grpo"),
+            ["stock", "grpo"],
+        ),
+    ],
+)
+def test_every_bench_writes_what_it_measured(
+    bench: str, words: tuple[str, ...], contenders: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "figures.json"
+    assert main([bench, *SMALL, *words, "--device", "cpu", "--output", str(file)]) == 0
+    written = json.loads(file.read_text())
+    assert written["options"]["bench"] == bench
+    assert {"versions", "hardware", "code", "peak"} <= set(written)
+    for case in written["results"][bench]["cases"]:
+        assert list(case["contenders"]) == contenders
+        for name, row in case["contenders"].items():
+            assert len(case["seconds"][name]) == 1
+            assert row["completion_tokens"] == 4 * 3  # four rows, be it of two groups of two or of four items
+            assert row["share_of_peak"] > 0
+            assert row["times_floor"] > 0

@@ -1,0 +1,225 @@
+"""A run that its device has no memory for is refused before any work, with what to set; what was found is recorded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, Qwen2VLConfig
+
+from clrft.available import available_bytes, free_in_group, free_in_machine
+from clrft.cli import main
+from clrft.config import RunConfig, build_config, parse_overrides
+from clrft.estimate import Longest, estimate, longest_allowed
+from clrft.preflight import check_memory, memory_there
+from clrft.progress import Silent
+from clrft.remedies import divisors, halves, remedies
+from clrft.run import check_prompts, prepare, run
+from clrft.runs import read_run
+from clrft.state import Run
+from methods.sizes import ModelSizes, sizes_of
+from task_streams.errors import UserError
+
+SMALL = {
+    "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
+    "train": {"updates": 1, "prompts_per_update": 4},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
+}
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def small(output: Path, method: str = "rapo", *words: str) -> RunConfig:
+    own = {"run": {"output": str(output), "mlflow": False}}
+    return build_config("digits_cil", method, "tiny", 1993, SMALL, own, parse_overrides(words))
+
+
+def prepared(output: Path, *words: str) -> tuple[Run, Longest]:
+    state = prepare(small(output, "rapo", *words), Silent())
+    return state, check_prompts(state)
+
+
+def sizes_in(state: Run) -> ModelSizes:
+    sizes = sizes_of(state.policy.model)
+    assert sizes is not None
+    return sizes
+
+
+def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path)
+    with pytest.raises(UserError) as caught:
+        check_memory(state, longest, available=20 * MIB)
+    training, testing = caught.value.problems
+    assert training.startswith("memory: training (gradients) needs about 0.1 GiB at its peak, and 0.020 GiB are there.")
+    assert "The largest parts: activations 0." in training
+    assert "train.accumulation=32 (saves 0." in training and "method.group_size=2 (saves 0." in training
+    assert training.endswith("Or set run.check_memory=false to run without this check.")
+    assert testing.startswith("memory: testing needs about") and "evaluate.batch_size=" in testing
+
+
+def ways(sentence: str) -> list[str]:
+    return sentence.split("Set one or more of ")[1].split(". Or set")[0].replace("; slower", "").split("; ")
+
+
+def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path)
+    needed = estimate(state.config, sizes_in(state), CPU, longest).peak.total
+    with pytest.raises(UserError) as caught:
+        check_memory(state, longest, available=needed - MIB)
+    named = [way for way in ways(str(caught.value)) if "saves" in way]
+    saved = [float(way.split("saves ")[1].split()[0]) for way in named]
+    assert len(saved) > 2 and saved == sorted(saved, reverse=True)
+    assert all("which is enough" in way for way in named)  # but a MiB is missing
+    assert any(way.startswith("train.accumulation=2 ") for way in named)
+
+
+def test_a_setting_that_is_said_to_be_enough_is_enough(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path)
+    available = 60 * MIB
+    with pytest.raises(UserError) as caught:
+        check_memory(state, longest, available=available)
+    enough = [way.split()[0] for way in ways(str(caught.value)) if "which is enough" in way]
+    assert enough == ["train.accumulation=16"]
+    state.config = small(tmp_path, "rapo", *enough)
+    assert check_memory(state, longest, available=available)["training"]["bytes"] <= available
+
+
+def test_no_setting_is_named_that_right_answers_do_not_fit_into(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path)
+    with pytest.raises(UserError, match=r"train.max_completion_tokens=1 "):
+        check_memory(state, replace(longest, answer=1), available=MIB)
+    with pytest.raises(UserError) as caught:
+        check_memory(state, replace(longest, answer=20), available=MIB)
+    assert "max_completion_tokens" not in str(caught.value)
+
+
+def test_the_check_can_be_switched_off(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path, "run.check_memory=false")
+    assert check_memory(state, longest, available=MIB)["available_bytes"] == MIB
+
+
+def test_the_prompts_that_were_looked_at_decide(tmp_path: Path) -> None:
+    _, longest = prepared(tmp_path)
+    # one image of 8 x 8 patches of 8 x 8 pixels
+    assert (longest.patches, longest.images, longest.pixels) == (64, 1, 64 * 64)
+    assert 16 < longest.tokens < 100
+
+
+def test_the_estimate_is_recorded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small(tmp_path, "sft")
+    folder = run(config, Silent())
+    memory = json.loads((folder / "manifest.json").read_text())["memory"]
+    assert memory["training"]["parts"]["weights"] == memory["testing"]["parts"]["weights"] == 4 * 1_410_400
+    assert memory["training"]["bytes"] == int(1.1 * sum(memory["training"]["parts"].values()))
+    assert memory["available_bytes"] > memory["testing"]["bytes"] > 0
+    assert read_run(folder).manifest["memory"] == memory
+    words = ["stream=digits_cil", "method=sft", f"run.output={tmp_path}"]
+    assert main(["show", *words]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("memory: about 0.") and "at most" not in told
+
+
+def test_before_a_run_its_settings_tell_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "stream=digits_cil", "method=rapo", f"run.output={tmp_path}"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("memory: about") and told.endswith("with prompts as long as train.max_prompt_tokens")
+
+
+def test_a_checkpoint_that_is_not_here_has_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "stream=digits_cil", "method=rapo", "model=qwen2_vl_2b"]) == 0
+    assert "no estimate without the checkpoint's config" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_longest_prompt_allowed_is_one_large_image(tmp_path: Path) -> None:
+    state, _ = prepared(tmp_path)
+    config = small(tmp_path, "rapo", "train.max_prompt_tokens=100", "model.max_pixels=6400")
+    # patches of 8 x 8 pixels: 100 in 6400; without a limit four to each token
+    assert longest_allowed(config, sizes_in(state)).patches == 100
+    assert longest_allowed(small(tmp_path, "rapo", "train.max_prompt_tokens=100"), sizes_in(state)).patches == 400
+
+
+def test_a_frozen_base_is_only_tested(tmp_path: Path) -> None:
+    state = prepare(small(tmp_path, "zero_shot"), Silent())
+    assert "training" not in state.memory and state.memory["testing"]["bytes"] > 0
+
+
+def test_the_embedded_model_fits_into_the_memory_of_this_machine(tmp_path: Path) -> None:
+    state, longest = prepared(tmp_path)
+    there = memory_there(state.policy.model, CPU)
+    assert there is not None and there > 10 * estimate(state.config, sizes_in(state), CPU, longest).peak.total
+
+
+def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> None:
+    assert free_in_machine(tmp_path / "none") is None
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5 kB\n")
+    assert free_in_machine(tmp_path / "meminfo") == 5 * 1024
+    assert free_in_group(tmp_path) is None
+    for name, text in {
+        "memory.max": "1000\n",
+        "memory.current": "700\n",
+        "memory.stat": "anon 5\ninactive_file 200\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert free_in_group(tmp_path) == 1000 - 700 + 200
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_in_group(tmp_path) is None
+    assert available_bytes(CPU) is not None
+
+
+def test_values_to_try_go_from_the_mildest() -> None:
+    assert divisors(12, above=2) == [3, 4, 6, 12]
+    assert halves(24, 5) == [12, 6]
+    assert halves(1, 1) == []
+
+
+@pytest.mark.parametrize("broken", [{"training": {}}, {"available_bytes": "much"}, []])
+def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, tmp_path: Path) -> None:
+    folder = run(small(tmp_path, "zero_shot"), Silent())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "memory": broken}))
+    with pytest.raises(UserError, match="memory is"):
+        read_run(folder)
+
+
+@pytest.fixture(scope="module")
+def two_billion() -> ModelSizes:
+    """Qwen2-VL-2B-Instruct's sizes; no weights."""
+    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+    text |= {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
+    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16}
+    vision |= {"patch_size": 14, "spatial_merge_size": 2}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    with torch.device("meta"):
+        sizes = sizes_of(AutoModelForImageTextToText.from_config(config))
+    assert sizes is not None
+    return sizes
+
+
+def documented() -> list[list[str]]:
+    """Rows of the table of docs/models.md: tokens, accumulation, full, full with anchor_memory=cpu, LoRA."""
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = text.split("| `train.max_completion_tokens` |")[1].split("\n\n")[0].splitlines()[2:]
+    return [row.strip("| ").split(" | ") for row in rows]
+
+
+@pytest.mark.parametrize("row", documented(), ids=lambda row: "-".join(row[:2]))
+def test_the_table_of_the_docs_is_what_the_code_says(row: list[str], two_billion: ModelSizes) -> None:
+    longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
+    ways = [("qwen2_vl_2b", "device"), ("qwen2_vl_2b", "cpu"), ("qwen2_vl_2b_lora", "device")]
+    for (model, memory), told in zip(ways, row[2:], strict=True):
+        words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
+        words += [f"model.anchor_memory={memory}", "model.attention=sdpa"]
+        config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
+        found = estimate(config, two_billion, torch.device("cuda"), longest).training
+        assert found is not None and f"{found.total / 2**30:.1f}" == told
+
+
+def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak(two_billion: ModelSizes) -> None:
+    longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
+    config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(["model.attention=sdpa"]))
+    named = remedies(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
+    assert named[0].startswith("train.accumulation=8 (saves 44.5 GiB, which is enough")
+    assert "model.anchor_memory=cpu (saves 9.1 GiB)" in named  # two copies of 4.11 GiB and a tenth
+    assert not any("gradient_checkpointing" in way for way in named)  # it is on

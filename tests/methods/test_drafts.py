@@ -1,0 +1,74 @@
+"""Guesses change no answer; they save passes where answers repeat."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from methods.drafts import Drafts
+from methods.policy import Decoding, Policy
+from methods.rollout import Sampling, sample_completions
+from task_streams.prompt import request
+from task_streams.types import TaskStream
+from tests.methods.test_frozen_prefixes import Asked
+
+
+def test_what_came_last_after_the_longest_known_context_is_guessed() -> None:
+    drafts = Drafts(longest=3)
+    assert drafts.guess([], 9) == drafts.guess([1], 9) == []
+    drafts.learn([1, 2, 3, 4])
+    drafts.learn([1, 2, 5])
+    assert drafts.guess([], 9) == [1, 2, 5]
+    assert drafts.guess([9, 3], 9) == [4]  # known after 3, nothing after 4
+    assert drafts.guess([1, 2], 1) == [5]  # room for one
+    drafts.learn([7, 1, 2, 3, 8])
+    assert drafts.guess([7, 1, 2, 3], 9) == [8]
+    assert drafts.guess([1, 2, 3], 9)[0] == 8  # after 2, 3 it was 8 last
+    assert Drafts(longest=0).guess([1, 2], 9) == []
+
+
+def test_the_longest_context_that_is_known_wins() -> None:
+    drafts = Drafts()
+    drafts.learn([1, 2, 3, 4, 5])
+    drafts.learn([9, 9, 9, 4, 6])
+    assert drafts.guess([1, 2, 3, 4], 1) == [5]
+    assert drafts.guess([0, 0, 0, 4], 1) == [6]
+
+
+def passes(policy: Policy, call: Any) -> tuple[Any, int]:
+    """What a call returns, and how many passes the language model made in it."""
+    made = []
+    watch = policy.model.model.language_model.register_forward_hook(lambda *_: made.append(1))
+    try:
+        return call(), len(made)
+    finally:
+        watch.remove()
+
+
+@pytest.mark.parametrize("decoding", [Decoding(24), Decoding(24, temperature=1.0, top_p=0.9, seed=4)])
+def test_answers_are_those_of_transformers_generate_with_fewer_passes(
+    decoding: Decoding, policy: Policy, stream: TaskStream
+) -> None:
+    asked = [[request(example, stream.labels) for example in task.test[:9]] for task in stream.tasks[:3]]
+    drafts = Drafts()
+    plain, plain_passes = passes(policy, lambda: [policy.generate(one, decoding) for one in asked])
+    guessed, fewer = passes(policy, lambda: [policy.generate(one, decoding, drafts) for one in asked])
+    policy.share_prefix = False
+    expected = [policy.generate(one, decoding) for one in asked]
+    assert plain == guessed == expected
+    assert fewer < (0.8 if decoding.temperature == 0 else 1.0) * plain_passes
+
+
+def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: Policy, stream: TaskStream) -> None:
+    _, prompts = Asked(policy, stream).prompts(list(range(8)))
+    sampling = Sampling(20, 1.5, 1.0, tuple(policy.ends))
+    drafts = Drafts(longest=5)
+    for start in range(40):  # nonsense: hardly a guess is right
+        drafts.learn([start, start + 1, start + 2, start * 7 % 40, 3])
+    with torch.no_grad():
+        torch.manual_seed(2)
+        plain = sample_completions(policy.model, prompts, sampling)
+        torch.manual_seed(2)
+        guessed = sample_completions(policy.model, prompts, sampling, drafts)
+    assert plain == guessed
+    assert len({len(one) for one in plain}) > 1

@@ -1,0 +1,296 @@
+"""Estimated memory is what autograd, gradients and optimizer really hold, and what a hand works out for a 2B model."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, Qwen2VLConfig
+
+from clrft.base import default_model_path
+from methods.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
+from methods.footprint import (
+    MARGIN,
+    STEP,
+    cache,
+    optimizer_step,
+    peak_of_testing,
+    peak_of_training,
+    sampling,
+    scoring,
+    standing,
+    trained,
+    update,
+    weights,
+)
+from methods.media import image_patches, token_types
+from methods.model_config import ModelConfig
+from methods.policy import Policy, load_policy
+from methods.shared_prefix import Prompts, completion_states, prefill
+from methods.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
+from methods.workload import Load, Setup
+from task_streams.prompt import request
+from task_streams.types import TaskStream
+
+PATCHES = 64  # of an image of the embedded model
+PROMPTS = 3
+GIB = 2**30
+
+
+def kept_by_autograd(model: torch.nn.Module, call: Any) -> int:
+    """Bytes of all storages that a call saves for its backward pass, weights left out."""
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        at = tensor.untyped_storage()._cdata
+        if at not in own:
+            saved.setdefault(at, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = call()  # as long as its graph is there, so is what it saved
+    assert held is not None
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+def inputs(policy: Policy, stream: TaskStream, group: int, length: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Prompts of some groups, the first padded, and completions of one length with their mask."""
+    asked = [request(example, stream.labels) for example in stream.tasks[0].train[:PROMPTS]]
+    batch = dict(policy.encode([one for one in asked for _ in range(group)]))
+    batch["attention_mask"][:group, 0] = 0
+    completions = torch.full((PROMPTS * group, length), 7)
+    mask = torch.ones_like(completions)
+    mask[-1, -1] = 0
+    return batch, completions, mask
+
+
+def precision_of(policy: Policy) -> Precision:
+    size = policy.model.dtype.itemsize
+    rank = policy.config.lora_rank if policy.has_adapter else 0
+    return Precision(size, size, 4 if rank else 0, rank, policy.attention)
+
+
+def of_tower(sizes: ModelSizes, precision: Precision, images: int) -> int:
+    layer = tower_layer(sizes.tower, precision, images * PATCHES, images)
+    return kept(layer, sizes.tower.layers, 0, False) + tower_ends(sizes.tower, precision, images * PATCHES)
+
+
+def of_text(sizes: ModelSizes, precision: Precision, one: Pass) -> int:
+    layer = text_layer(sizes.text, precision, one)
+    return kept(layer, sizes.text.layers, 0, False) + text_end(sizes.text, precision, one)
+
+
+WAYS: list[dict[str, Any]] = [
+    {"dtype": "float32"},
+    {"dtype": "bfloat16"},
+    {"dtype": "float32", "attention": "eager"},
+    {"dtype": "float32", "adapter": "lora"},
+    {"dtype": "bfloat16", "adapter": "lora"},
+]
+
+
+@pytest.mark.parametrize(("group", "length"), [(4, 24), (8, 96)])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(way.values()))
+def test_activations_are_those_that_autograd_keeps(
+    way: dict[str, Any], group: int, length: int, stream: TaskStream
+) -> None:
+    policy = load_policy(ModelConfig(device="cpu", **way), str(default_model_path()))
+    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
+    assert sizes is not None
+    batch, completions, mask = inputs(policy, stream, group, length)
+    rows, prompt = batch["input_ids"].shape
+    types = token_types(batch["input_ids"], model.config)
+
+    def plain() -> Any:
+        return model(
+            input_ids=torch.cat([batch["input_ids"], completions], dim=1),
+            attention_mask=torch.cat([batch["attention_mask"], mask], dim=1),
+            mm_token_type_ids=torch.cat([types, torch.zeros_like(completions)], dim=1),
+            pixel_values=batch["pixel_values"],
+            image_grid_thw=batch["image_grid_thw"],
+            use_cache=False,
+            logits_to_keep=1,
+        )
+
+    whole = Pass(rows, prompt + length, prompt + length)
+    expected = of_tower(sizes, precision, rows) + of_text(sizes, precision, whole)
+    assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
+
+    def shared() -> Any:
+        source = torch.arange(PROMPTS).repeat_interleave(group)
+        images = image_patches(batch, [1] * rows)
+        prompts = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None, source)
+        unique, places = prompts.unique()
+        return completion_states(model, prefill(model, unique).repeated(places), completions, mask)
+
+    passes = (Pass(PROMPTS, prompt, prompt), Pass(rows, length, prompt + length))
+    expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes)
+    assert kept_by_autograd(model, shared) == pytest.approx(expected, rel=0.1)
+
+
+def test_with_checkpointing_each_layer_keeps_its_input_alone(policy: Policy, stream: TaskStream) -> None:
+    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
+    assert sizes is not None
+    model.gradient_checkpointing_enable()
+    batch, completions, mask = inputs(policy, stream, 4, 24)
+    rows, prompt = batch["input_ids"].shape
+    one = Pass(rows, prompt + 24, prompt + 24)
+    types = token_types(batch["input_ids"], model.config)
+    batch |= {"mm_token_type_ids": torch.cat([types, torch.zeros_like(completions)], dim=1)}
+    batch["input_ids"] = torch.cat([batch["input_ids"], completions], dim=1)
+    batch["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
+    found = kept_by_autograd(model, lambda: model(**batch, use_cache=False, logits_to_keep=1))
+    patches, width = rows * PATCHES, 4
+    tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
+    text = kept(0, 4, rows * (prompt + 24) * 128 * width, True) + text_end(sizes.text, precision, one)
+    assert found == pytest.approx(tower + text, rel=0.1)
+
+
+@pytest.mark.parametrize("which", ["policy", "lora_policy"])
+def test_weights_gradients_and_moments_are_exact(which: str, request: pytest.FixtureRequest) -> None:
+    policy = request.getfixturevalue(which)
+    model, sizes = policy.model, sizes_of(policy.model)
+    assert sizes is not None
+    setup = Setup(precision_of(policy))
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned)
+    for weight in learned:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+    def size(tensors: Any) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    assert weights(sizes, setup)["weights"] == size(model.parameters())
+    assert trained(sizes, setup) == size(weight.grad for weight in learned)
+    assert standing(sizes, setup)["moments"] == size(moments)
+
+
+def test_an_adapter_on_some_matrices_is_counted_by_their_names() -> None:
+    targets = r".*language_model.*(q|v)_proj"
+    config = ModelConfig(dtype="bfloat16", device="cpu", adapter="lora", lora_rank=4, lora_targets=targets)
+    model = load_policy(config, str(default_model_path())).model
+    sizes = sizes_of(model, targets)
+    assert sizes is not None and sizes.tower_sides == 0
+    assert 4 * sizes.text_sides == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+@pytest.fixture(scope="module")
+def two_billion() -> ModelSizes:
+    """Qwen2-VL-2B-Instruct's sizes; no weights."""
+    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+    text |= {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
+    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16}
+    vision |= {"patch_size": 14, "spatial_merge_size": 2}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    with torch.device("meta"):
+        sizes = sizes_of(AutoModelForImageTextToText.from_config(config))
+    assert sizes is not None
+    return sizes
+
+
+BF16 = Precision(2, 2)
+LORA = Precision(2, 2, adapter=4, rank=16)
+LOAD = Load(64, 64, 8, 8, prompt=400, completion=512, patches=256, images=1, samples=True, shared=True, tested=32)
+
+
+def test_the_sizes_of_a_2b_model_by_hand(two_billion: ModelSizes) -> None:
+    # Text: a layer has queries 1536*1536+1536, keys and values 2*(1536*256+256), output 1536*1536, three matrices
+    # 1536*8960, two norms 1536: 46,797,824; 28 of them, 151936*1536 embeddings, a last norm: 1,543,714,304.
+    # Tower: patches 1176*1280; a layer has 2*2*1280 (norms), 1280*3840+3840, 1280*1280+1280, 1280*5120+5120,
+    # 5120*1280+1280: 19,677,440; 32 of them; merger 2*1280, 5120*5120+5120, 5120*1536+1536: 665,271,296.
+    assert two_billion.parameters == 1_543_714_304 + 665_271_296
+    # An adapter's sides. Text: 28 * (2*3072 + 2*1792 + 3*10496); tower: 32 * (5120+2560+6400+6400) + 10240 + 6656.
+    assert (two_billion.text_sides, two_billion.tower_sides) == (1_154_048, 672_256)
+
+
+def test_what_stands_in_full_fine_tuning_of_2b_by_hand(two_billion: ModelSizes) -> None:
+    # 2,208,985,600 weights of 2 bytes are 4.11 GiB; gradients as many; moments twice as many.
+    found = optimizer_step(two_billion, Setup(BF16, gpu=True, anchor=True, reference=True), LOAD)
+    expected = {"weights": 4.11, "moments": 8.23, "gradients": 4.11, "step": 4.11, "anchor": 4.11, "reference": 4.11}
+    assert {name: size / GIB for name, size in found.parts.items()} == pytest.approx(expected, abs=0.01)
+    assert found.total == int(MARGIN * sum(found.parts.values()))
+
+
+def test_keys_and_values_of_2b_by_hand(two_billion: ModelSizes) -> None:
+    # a token: 2 (keys, values) * 256 numbers * 2 bytes in each of 28 layers, one of them twice while it grows
+    assert cache(two_billion, Setup(BF16), rows=64, length=912) == 64 * 912 * 29 * 1024
+
+
+def test_a_layers_activations_of_2b_by_hand() -> None:
+    # A token in bfloat16, nothing looked at but itself. Norms: 2 * 1536 * (4 + 2); inputs: 2 * 1536 * 2;
+    # gate, its activation, up, product: 4 * 8960 * 2; queries, output, keys, values by queries' heads: 4 * 1536 * 2;
+    # the mask: 2.
+    sizes = sizes_of_checkpoint(str(default_model_path()))
+    assert sizes is not None
+    text = replace(sizes.text, width=1536, inner=8960, heads=12, key_heads=2, head_size=128)
+    one = Pass(1, 1, 1)
+    assert text_layer(text, BF16, one) == 18_432 + 6_144 + 71_680 + 12_288 + 2
+    # FlashAttention keeps keys and values by their own two heads: 2 * 1536 * 2 + 2 * 256 * 2, and no mask
+    flash = replace(BF16, attention="flash_attention_2")
+    assert text_layer(text, flash, one) == 18_432 + 6_144 + 71_680 + 6_144 + 1_024
+
+
+def test_an_adapter_has_small_moments_and_no_copies_of_the_model(two_billion: ModelSizes) -> None:
+    # 16 * 1,826,304 = 29.2 million weights in float32: 0.109 GiB, twice that in moments
+    parts = optimizer_step(two_billion, Setup(LORA, anchor=True, reference=True), LOAD).parts
+    assert parts["moments"] / GIB == pytest.approx(0.218, abs=0.001)
+    assert parts["anchor"] / GIB == pytest.approx(0.109, abs=0.001)
+    assert "reference" not in parts
+
+
+def test_snapshots_that_rest_on_the_cpu_are_there_one_at_a_time_and_when_asked(two_billion: ModelSizes) -> None:
+    setup = Setup(BF16, gpu=True, anchor=True, reference=True, offloaded=True)
+    copy = 2 * two_billion.parameters
+    assert scoring(two_billion, setup, LOAD).parts["anchor or reference"] == copy
+    for phase in (update(two_billion, setup, LOAD), sampling(two_billion, setup, LOAD)):
+        assert not {"anchor", "reference", "anchor or reference"} & phase.parts.keys()
+    # where what the policy computed for the loss is there as the anchor is asked, and in supervised losses
+    for load in (replace(LOAD, once=True), replace(LOAD, samples=False, shared=False)):
+        assert update(two_billion, setup, load).parts["anchor or reference"] == copy
+
+
+def test_what_uses_less_memory_needs_less(two_billion: ModelSizes) -> None:
+    setup = Setup(BF16, gpu=True)
+    most = peak_of_training(two_billion, setup, LOAD).total
+    smaller = (replace(LOAD, micro_rows=8), replace(LOAD, completion=256), replace(LOAD, rows=32, micro_rows=32))
+    assert all(peak_of_training(two_billion, setup, load).total < most for load in smaller)
+    again = peak_of_training(two_billion, replace(setup, checkpointing=True), replace(LOAD, shared=False))
+    assert again.total < most
+    assert (
+        peak_of_testing(two_billion, setup, LOAD).total
+        > peak_of_testing(two_billion, setup, replace(LOAD, tested=4)).total
+    )
+
+
+def test_logits_are_bounded_whatever_the_batch(two_billion: ModelSizes) -> None:
+    # 64 * 512 * 151,936 numbers would be 18.5 GiB in float32; a table has 2**25 at most, four times over: 0.5 GiB
+    assert update(two_billion, Setup(BF16), LOAD).parts["logits"] == 4 * 4 * 2**25
+
+
+def test_prefixes_that_are_kept_are_those_of_a_tasks_examples(two_billion: ModelSizes) -> None:
+    setup = Setup(BF16, anchor=True, reference=True)
+    load = replace(LOAD, prefixes=2**30, examples=4)
+    # 4 examples of 400 tokens in two models, 29 KiB a token
+    assert update(two_billion, setup, load).parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
+    assert update(two_billion, setup, replace(load, examples=None)).parts["kept prefixes"] == 2**30
+
+
+def test_a_small_adapter_leaves_the_optimizers_step_behind(two_billion: ModelSizes) -> None:
+    assert optimizer_step(two_billion, Setup(LORA), LOAD).phase == STEP
+    assert peak_of_training(two_billion, Setup(LORA), LOAD).phase != STEP
+
+
+def test_a_family_that_is_not_known_has_no_sizes() -> None:
+    class Other:
+        class config:
+            model_type = "other"
+
+    assert sizes_of(Other()) is None
+
+
+def test_a_checkpoints_config_tells_what_its_model_does(policy: Policy) -> None:
+    assert sizes_of_checkpoint(str(default_model_path())) == sizes_of(policy.model)
