@@ -118,7 +118,7 @@ def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
     rows = rows_per_update(method, train)
     micro = math.ceil(rows / train.accumulation)
     samples = method.family == "reinforcement"
-    shares = train.share_prefix and not config.model.gradient_checkpointing and longest.patches > 0
+    shares = train.share_prefix
     return Load(
         rows=rows,
         micro_rows=micro,

@@ -57,7 +57,7 @@ def sampling(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
     """The completions of an update at once, whatever the accumulation; gradients are gone, moments are not."""
     prompts = load.prompts if load.shared else load.rows
     generating = _generating(sizes, setup, load, load.rows, prompts)
-    if load.once:
+    if load.once and not setup.checkpointing:  # prompts are computed with gradients, which the loss uses
         generating["activations"] += _kept(sizes, setup, load)[0]
         generating["vision"] = _tower(sizes, setup, load)[1]
     return _footprint(SAMPLING, _learning(sizes, setup, load), _snapshots(sizes, setup, at_work=False), generating)

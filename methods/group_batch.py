@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.media import clip_arguments, clip_patches, image_patches, token_types, with_media
+from methods.encoding import encoded_turns
+from methods.media import clip_patches, image_patches, token_types
 from methods.shared_prefix import Prefix, Prompts
 
 Row = Mapping[str, Any]  # of the dataset: prompt, images, clips, key
@@ -62,15 +63,8 @@ class GroupBatch:
 def encoded(rows: Sequence[Row], processor: Any, model_config: Any, device: torch.device) -> Prompts:
     """Rows of the dataset as prompts, in their order."""
     media = [list(row.get("clips") or row.get("images") or ()) for row in rows]
-    clips = [clip for row in rows for clip in row.get("clips") or ()]
-    batch = processor.apply_chat_template(
-        [with_media(row["prompt"], shown) for row, shown in zip(rows, media, strict=True)],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(processor, clips)},
-    ).to(device)
+    turns = [(row["prompt"], shown) for row, shown in zip(rows, media, strict=True)]
+    batch = encoded_turns(processor, turns).to(device)
     return prompts_in(
         batch,
         [len(row.get("images") or ()) for row in rows],

@@ -6,6 +6,7 @@ A clip is passed with its frame rate and is not sampled again. Models without a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -38,12 +39,28 @@ class Patches:
 
     def select(self, rows: Sequence[int]) -> "Patches":
         """Those of some of the rows, in their order."""
-        starts = [0, *torch.tensor(self.counts).cumsum(0).tolist()]
-        chosen = [k for row in rows for k in range(starts[row], starts[row + 1])]
+        chosen = self.places(rows)
         patches = torch.split(self.values, self.grids.prod(dim=1).tolist())
         values = torch.cat([patches[k] for k in chosen]) if chosen else self.values[:0]
         pace = None if self.pace is None else self.pace[chosen]
         return Patches(values, self.grids[chosen], tuple(self.counts[row] for row in rows), pace)
+
+    def places(self, rows: Sequence[int]) -> list[int]:
+        """Which of the K those of some of the rows are."""
+        starts = [0, *accumulate(self.counts)]
+        return [k for row in rows for k in range(starts[row], starts[row + 1])]
+
+    def shapes(self, rows: Sequence[int]) -> "Patches":
+        """Those of some of the rows, without their values."""
+        chosen = self.places(rows)
+        pace = None if self.pace is None else self.pace[chosen]
+        return Patches(self.values[:0], self.grids[chosen], tuple(self.counts[row] for row in rows), pace)
+
+    def forms(self) -> list[tuple[tuple[float, ...], ...]]:
+        """What decides the positions of each row's own: grids, and pace where there is one."""
+        paces = [()] * len(self.grids) if self.pace is None else [(pace,) for pace in self.pace.tolist()]
+        each = iter([(*grid, *pace) for grid, pace in zip(self.grids.tolist(), paces, strict=True)])
+        return [tuple(next(each) for _ in range(count)) for count in self.counts]
 
     def rows(self) -> list["Patches"]:
         """Each row's own."""

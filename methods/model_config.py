@@ -40,7 +40,7 @@ class ModelConfig:
     max_pixels: int | None = None
     """Images are shrunk to at most this many pixels; null keeps the checkpoint's own limit."""
     anchor_memory: str = "device"
-    """Where a full-weight anchor rests between uses: device or cpu."""
+    """Where full-weight anchor and reference rest between uses: device or cpu."""
 
     def __post_init__(self) -> None:
         low, high = self.min_pixels, self.max_pixels

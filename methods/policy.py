@@ -16,8 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.drafts import Drafts
+from methods.encoding import encoded_turns
 from methods.group_batch import prompts_in
-from methods.media import clip_arguments, never_sampled, with_media
+from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.rollout import Sampling, sample_completions
@@ -89,15 +90,7 @@ class Policy:
         Raises:
             UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
         """
-        clips = [clip for request in requests for clip in request.clips]
-        batch = self.processor.apply_chat_template(
-            [with_media(request.messages, request.media) for request in requests],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(self.processor, clips)},
-        )
+        batch = encoded_turns(self.processor, [(request.messages, request.media) for request in requests])
         self._refuse_long([request.key for request in requests], batch["attention_mask"].sum(dim=1).tolist())
         return batch.to(self.device)
 

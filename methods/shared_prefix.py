@@ -190,12 +190,24 @@ def keeping_cache(backbone: Any) -> Iterator[None]:
 
 
 def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
-    """M-RoPE positions of prompts, [3, B, P]."""
-    fields = {name: value for name, value in prompts.fields.items() if not name.startswith("pixel_values")}
+    """M-RoPE positions of prompts, [3, B, P]; those of one form are computed once: the model does it row by row."""
+    known: dict[Any, int] = {}
+    place = [known.setdefault(form, len(known)) for form in _forms(prompts)]
+    rows = [place.index(number) for number in range(len(known))]
+    images, clips = (None if one is None else one.shapes(rows) for one in (prompts.images, prompts.clips))
+    fields = {name: value for name, value in model_fields(images, clips).items() if not name.startswith("pixel_values")}
     positions, _ = backbone.get_rope_index(
-        prompts.ids, attention_mask=prompts.mask, mm_token_type_ids=prompts.token_types, **fields
+        prompts.ids[rows], attention_mask=prompts.mask[rows], mm_token_type_ids=prompts.token_types[rows], **fields
     )
-    return positions  # type: ignore[no-any-return]
+    return positions[:, place]  # type: ignore[no-any-return]
+
+
+def _forms(prompts: Prompts) -> Iterator[Any]:
+    """What decides a prompt's positions: where its images and clips are, and their grids."""
+    kinds = torch.where(prompts.mask.bool(), prompts.token_types, -1).tolist()
+    media = [one.forms() for one in (prompts.images, prompts.clips) if one is not None]
+    for row, kind in enumerate(kinds):
+        yield tuple(kind), tuple(forms[row] for forms in media)
 
 
 def prefill(model: Any, prompts: Prompts) -> Prefix:

@@ -17,6 +17,7 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.rollout import sampled_turn, until_end
 from benchmarks.engine.workload import Workload, workload
 from eval.evaluate import evaluate
+from methods.drafts import Drafts
 from methods.fit_image import image_fit
 from methods.media import with_media
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
@@ -84,8 +85,9 @@ def by_evaluator(policy: Policy, work: Workload, options: Options, same: Turn) -
     fit = image_fit(policy.processor)
 
     def take() -> Turn:
+        drafts = Drafts()  # an evaluation begins without any
         evaluate(
-            lambda requests: policy.generate(requests, decoding),
+            lambda requests: policy.generate(requests, decoding, drafts),
             work.task,
             work.task.seen,
             stage=work.task.index,

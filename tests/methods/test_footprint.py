@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.base import default_model_path
 from methods.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
+from methods.checkpointed import checkpointed_states
 from methods.footprint import (
     MARGIN,
     STEP,
@@ -146,6 +147,24 @@ def test_with_checkpointing_each_layer_keeps_its_input_alone(policy: Policy, str
     tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
     text = kept(0, 4, rows * (prompt + 24) * 128 * width, True) + text_end(sizes.text, precision, one)
     assert found == pytest.approx(tower + text, rel=0.1)
+
+
+def test_with_checkpointing_shared_prompts_keep_their_layers_inputs_once(policy: Policy, stream: TaskStream) -> None:
+    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
+    assert sizes is not None
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    batch, completions, mask = inputs(policy, stream, 8, 24)
+    rows, prompt = batch["input_ids"].shape
+    types = token_types(batch["input_ids"], model.config)
+    images = image_patches(batch, [1] * rows)
+    source = torch.arange(PROMPTS).repeat_interleave(8)
+    unique, places = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None, source).unique()
+    found = kept_by_autograd(model, lambda: checkpointed_states(model, unique, places, completions, mask))
+    patches, width = PROMPTS * PATCHES, 4
+    tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
+    texts = [Pass(PROMPTS, prompt, prompt), Pass(rows, 24, prompt + 24)]
+    states = sum(kept(0, 4, one.rows * one.tokens * 128 * width, True) for one in texts)
+    assert found == pytest.approx(tower + states + text_end(sizes.text, precision, texts[1]), rel=0.1)
 
 
 @pytest.mark.parametrize("which", ["policy", "lora_policy"])
