@@ -13,7 +13,8 @@ _PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label"
 # Settings that change time, memory, or what is written down, but no cell of a matrix.
 FREE = (
     "stream.root", "model.anchor_memory", "model.gradient_checkpointing", "train.accumulation", "train.share_prefix",
-    "train.deterministic", "train.workers", "evaluate.batch_size", "evaluate.metrics", "evaluate.future",
+    "train.kept_prefixes", "train.cuda_graphs", "train.deterministic", "train.workers",
+    "evaluate.batch_size", "evaluate.metrics", "evaluate.future",
     "evaluate.final_list", "evaluate.drift_prompts",
 )  # fmt: skip
 _FACTS = ("data", "probes", "prompts", "versions", "plugins")  # of the manifest, each by name

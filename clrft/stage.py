@@ -22,7 +22,7 @@ from clrft.state import Run, stage_name
 from clrft.training import OnStep, learn_task, link_learned
 from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
-from methods.drafts import Drafts
+from methods.answering import Session
 from methods.fit_image import image_fit
 from methods.policy import Decoding
 from task_streams.glyphs import glyph_examples
@@ -61,7 +61,7 @@ def peak_memory() -> dict[str, float]:
 def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     """Test every task due at this stage, and the general-ability probe."""
     start = time.perf_counter()
-    drafts = Drafts()
+    session = Session()
     due = [task for task in state.stream.tasks if is_due(state, stage, task)]
     probe = glyph_probe(state.config.evaluate.probe) if probe_due(state, stage) else None
     again = final_list_task(state, stage)
@@ -71,16 +71,16 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     state.reporter.begin(state.config.cell, f"task {stage}/{len(state.stream)} test", items)
     for task in due:
         seen = state.stream.tasks[max(stage, task.index) - 1].seen
-        predictions = answers(state, task, seen, stage, drafts)
+        predictions = answers(state, task, seen, stage, session)
         record.predictions += predictions
         record.cells[task.index] = cell_of(task, predictions)
     if again is not None:
-        record.final_list_predictions = answers(state, again, state.stream.labels, stage, drafts)
+        record.final_list_predictions = answers(state, again, state.stream.labels, stage, session)
         record.final_list[stage] = cell_of(again, record.final_list_predictions)
     elif stage in record.cells and lists_all(state, stage):
         record.final_list[stage] = record.cells[stage]
     if probe is not None:
-        record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage, drafts))
+        record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage, Session()))
     if sets:
         ask_probes(state, stage, record, decoding_of(state, stage, state.config.evaluate.probe_tokens))
     record.seconds["evaluate"] = time.perf_counter() - start
@@ -112,13 +112,13 @@ def probes_due(state: Run, stage: int) -> bool:
     return stage == 0 or state.method.family != "frozen" or stage == len(state.stream)
 
 
-def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int, drafts: Drafts) -> list[Prediction]:
-    """Predictions of the policy for a task's test items; ``drafts`` are learned from the stage's answers so far."""
+def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int, session: Session) -> list[Prediction]:
+    """Predictions of the policy for a task's test items; ``session``: what the stage's answers so far have left."""
     config = state.config
     decoding = decoding_of(state, stage, config.train.max_completion_tokens)
     task_of = {label: state.stream.task_of(label) for label in state.stream.labels} if task.index else {}
     return evaluate(
-        lambda requests: state.policy.generate(requests, decoding, drafts),
+        lambda requests: state.policy.generate(requests, decoding, session),
         task,
         seen,
         stage=stage,

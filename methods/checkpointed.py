@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from methods.meter import meter_of
-from methods.shared_prefix import Prompts, layers_of, plain, positions_of, without_checkpoints
+from methods.shared_prefix import Prompts, embedded, layers_of, plain, positions_of, without_checkpoints
 from methods.token_logps import token_logps
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines of every position
@@ -55,20 +55,6 @@ def checkpointed_states(model: Any, prompts: Prompts, rows: Tensor, completions:
     last, hidden = backbone.language_model.norm(prompt[:, -1]), backbone.language_model.norm(behind)
     _count(model, prompts, seen, behind)
     return torch.cat([last[rows, None], hidden], dim=1)[:, :length]
-
-
-def embedded(backbone: Any, prompts: Prompts) -> Tensor:
-    """Prompts as the first layer gets them, images and clips in their places, [B, P, H]."""
-    embeddings: Tensor = backbone.get_input_embeddings()(prompts.ids)
-    for kind, patches, features in (
-        (1, prompts.images, backbone.get_image_features),
-        (2, prompts.clips, backbone.get_video_features),
-    ):
-        if patches is not None and len(patches.grids):
-            found = torch.cat(features(patches.values, patches.grids, return_dict=True).pooler_output)
-            here = (prompts.token_types == kind)[..., None]
-            embeddings = embeddings.masked_scatter(here, found.to(embeddings.dtype))
-    return embeddings
 
 
 class Stream:

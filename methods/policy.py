@@ -15,13 +15,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from methods.drafts import Drafts
+from methods.answering import Session, answered
 from methods.encoding import encoded_turns
 from methods.group_batch import prompts_in
 from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
-from methods.rollout import Sampling, sample_completions
+from methods.rollout import Sampling
 from methods.shared_prefix import obstacle
 from methods.vision import batch_images
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
@@ -112,24 +112,24 @@ class Policy:
         return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], decoding: Decoding, drafts: Drafts | None = None) -> list[str]:
+    def generate(self, requests: Sequence[Request], decoding: Decoding, session: Session | None = None) -> list[str]:
         """Answer a batch of requests, each with its own completion text.
 
         Args:
             requests: the questions.
             decoding: how completions are drawn.
-            drafts: guesses from answers before these, which are learned; the answers are the same without.
+            session: what questions before these have left, to the policy as it is now; answers are the same without.
         """
         inputs = self.encode(requests)
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
-                completions: Any = self._engine_completions(requests, inputs, decoding, drafts)
+                completions: Any = self._engine_completions(requests, inputs, decoding, session)
             else:
                 completions = self._stock_completions(inputs, decoding)
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
 
     def _engine_completions(
-        self, requests: Sequence[Request], inputs: Any, decoding: Decoding, drafts: Drafts | None
+        self, requests: Sequence[Request], inputs: Any, decoding: Decoding, session: Session | None
     ) -> list[list[int]]:
         images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
         prompts = prompts_in(inputs, images, clips, self.model.config)
@@ -140,7 +140,7 @@ class Policy:
             tuple(self.ends),
             never_sampled(self.model.config),
         )
-        return sample_completions(self.model, prompts, sampling, drafts)
+        return answered(self.model, requests, prompts, sampling, session)
 
     def _stock_completions(self, inputs: Any, decoding: Decoding) -> torch.Tensor:
         tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))

@@ -37,25 +37,23 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample_completions(
-    model: Any, prompts: Prompts, sampling: Sampling, drafts: Drafts | None = None
-) -> list[list[int]]:
-    """One completion for each of the N rows, as token lists that end with the stop token or at the limit.
-
-    Args:
-        model: that answers.
-        prompts: of N rows.
-        sampling: how tokens are drawn.
-        drafts: guesses from completions before these, which are learned; None: no guess is made.
-    """
+def sample_completions(model: Any, prompts: Prompts, sampling: Sampling) -> list[list[int]]:
+    """One completion for each of the N rows, as token lists that end with the stop token or at the limit."""
     unique, rows = prompts.unique()
     meter_of(model).asked(prompts.mask)
-    return sample_after(model, prefill(model, unique).repeated(rows), sampling, drafts)
+    return sample_after(model, prefill(model, unique).repeated(rows), sampling)
 
 
 @torch.no_grad()
 def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Drafts | None = None) -> list[list[int]]:
-    """One completion after the prefix of each of N rows; as ``sample_completions``."""
+    """One completion after the prefix of each of N rows; as ``sample_completions``.
+
+    Args:
+        model: that answers.
+        rows: what the completions follow.
+        sampling: how tokens are drawn.
+        drafts: guesses from completions before these, which are learned; None: no guess is made.
+    """
     drafts = drafts or Drafts(longest=0)
     writing = Writing(rows, sampling, drafts)
     head = plain(model).get_output_embeddings()

@@ -210,19 +210,44 @@ def _forms(prompts: Prompts) -> Iterator[Any]:
         yield tuple(kind), tuple(forms[row] for forms in media)
 
 
-def prefill(model: Any, prompts: Prompts) -> Prefix:
-    """Run prompts through the model once; no gradients where layers are checkpointed."""
+def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> Tensor:
+    """Prompts as the first layer gets them, images and clips in their places, [B, P, H].
+
+    Args:
+        backbone: the model without its head.
+        prompts: B of them.
+        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    """
+    embeddings: Tensor = backbone.get_input_embeddings()(prompts.ids)
+    for kind, patches, known, features in (
+        (1, prompts.images, images, backbone.get_image_features),
+        (2, prompts.clips, None, backbone.get_video_features),
+    ):
+        if patches is not None and len(patches.grids):
+            if known is None:
+                known = torch.cat(features(patches.values, patches.grids, return_dict=True).pooler_output)
+            here = (prompts.token_types == kind)[..., None]
+            embeddings = embeddings.masked_scatter(here, known.to(embeddings.dtype))
+    return embeddings
+
+
+def prefill(model: Any, prompts: Prompts, images: Tensor | None = None) -> Prefix:
+    """Run prompts through the model once; no gradients where layers are checkpointed.
+
+    Args:
+        model: any of policy, anchor, reference.
+        prompts: B of them.
+        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    """
     meter_of(model).prefilled(prompts.mask)
     backbone = plain(model).model
     positions = positions_of(backbone, prompts)
     with keeping_cache(backbone):
         outputs = backbone(
-            input_ids=prompts.ids,
+            inputs_embeds=embedded(backbone, prompts, images),
             attention_mask=prompts.mask,
             position_ids=positions,
-            mm_token_type_ids=prompts.token_types,
             use_cache=True,
-            **prompts.fields,
         )
     next_position = positions[:, :, -1].amax(dim=0) + 1
     layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)

@@ -51,7 +51,7 @@ class ScriptedPolicy:
 
         return Nothing()
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[str]:
+    def generate(self, requests: Sequence[Request], decoding: Decoding, session: object = None) -> list[str]:
         return [self.script(self.examples[one.key], listed(one), self.stage) for one in requests]
 
 

@@ -17,7 +17,7 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.rollout import sampled_turn, until_end
 from benchmarks.engine.workload import Workload, workload
 from eval.evaluate import evaluate
-from methods.drafts import Drafts
+from methods.answering import Session
 from methods.fit_image import image_fit
 from methods.media import with_media
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
@@ -85,9 +85,9 @@ def by_evaluator(policy: Policy, work: Workload, options: Options, same: Turn) -
     fit = image_fit(policy.processor)
 
     def take() -> Turn:
-        drafts = Drafts()  # an evaluation begins without any
+        session = Session()  # an evaluation begins without anything
         evaluate(
-            lambda requests: policy.generate(requests, decoding, drafts),
+            lambda requests: policy.generate(requests, decoding, session),
             work.task,
             work.task.seen,
             stage=work.task.index,

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from methods.answering import Session
 from methods.drafts import Drafts
 from methods.policy import Decoding, Policy
-from methods.rollout import Sampling, sample_completions
+from methods.rollout import Sampling, sample_after, sample_completions
+from methods.shared_prefix import prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
@@ -50,9 +52,9 @@ def test_answers_are_those_of_transformers_generate_with_fewer_passes(
     decoding: Decoding, policy: Policy, stream: TaskStream
 ) -> None:
     asked = [[request(example, stream.labels) for example in task.test[:9]] for task in stream.tasks[:3]]
-    drafts = Drafts()
+    session = Session()
     plain, plain_passes = passes(policy, lambda: [policy.generate(one, decoding) for one in asked])
-    guessed, fewer = passes(policy, lambda: [policy.generate(one, decoding, drafts) for one in asked])
+    guessed, fewer = passes(policy, lambda: [policy.generate(one, decoding, session) for one in asked])
     policy.share_prefix = False
     expected = [policy.generate(one, decoding) for one in asked]
     assert plain == guessed == expected
@@ -69,6 +71,7 @@ def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: P
         torch.manual_seed(2)
         plain = sample_completions(policy.model, prompts, sampling)
         torch.manual_seed(2)
-        guessed = sample_completions(policy.model, prompts, sampling, drafts)
+        rows = prefill(policy.model, prompts).repeated(torch.arange(8))
+        guessed = sample_after(policy.model, rows, sampling, drafts)
     assert plain == guessed
     assert len({len(one) for one in plain}) > 1
