@@ -12,7 +12,7 @@ For each row of differences d_1 … d_n (one per class order):
 - Orders needed, if mean and deviation stayed as observed: for Student's interval to exclude 0, and for a paired t-test
   at 5 % to find such a difference in 80 % of repetitions (noncentral t, as its square, a noncentral F).
 
-Deliberately absent: which differences are tested together (``clrft.compare``), a verdict.
+Deliberately absent: which differences are tested together (``clrft.pairs``), a verdict.
 """
 
 import itertools

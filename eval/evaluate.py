@@ -5,6 +5,7 @@ length share a batch, which is as long as its longest.
 Deliberately absent: how a policy generates (``methods``), and where predictions are written (``clrft``).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -96,7 +97,7 @@ def evaluate(
         stage: task (from 1) after which is evaluated.
         task_of: index of the task that teaches each class.
         think: the prompt asks for a thought before the answer.
-        batch_size: requests per call of ``generate``.
+        batch_size: most requests per call of ``generate``.
         on_batch: called after each batch with the number of items in it.
         fit: brings an image to the size in which the model sees it; called ahead, while the model computes.
 
@@ -160,6 +161,7 @@ def _prepared(
         asked = request(items[place], seen, think)
         return asked.fitted(fit) if fit else asked
 
+    size = math.ceil(len(items) / math.ceil(len(items) / size))  # as many batches, none of them nearly empty
     step = WINDOW * size
     windows = [range(start, min(start + step, len(items))) for start in range(0, len(items), step)]
     with ThreadPoolExecutor(THREADS) as workers:

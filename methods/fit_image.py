@@ -22,7 +22,9 @@ class AreaFit:
     processor: Any
 
     def __call__(self, image: Image) -> Image:
-        """An RGB image, resized."""
+        """An RGB image, resized; itself where it fits already."""
+        if self.fits(image):
+            return image
         pixels = pil_to_tensor(image)[None]  # [1, 3, H, W], uint8
         resized = self.processor.resize(
             images=pixels,
@@ -31,6 +33,13 @@ class AreaFit:
             factor=self.processor.patch_size * self.processor.merge_size,
         )
         return to_pil_image(resized[0])  # type: ignore[no-any-return]
+
+    def fits(self, image: Image) -> bool:
+        """Whether the rule leaves an image as it is."""
+        least, most = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        side = self.processor.patch_size * self.processor.merge_size
+        whole = image.width % side == 0 and image.height % side == 0
+        return bool(whole and least <= image.width * image.height <= most)
 
 
 def image_fit(processor: Any) -> Fit:

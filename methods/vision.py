@@ -46,22 +46,27 @@ class _Batched(nn.Module):
         heads = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = heads.unbind(1)  # [S, heads, head size] each
         query, key = qwen2_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        images = torch.split(torch.stack([query, key, value]), cu_seqlens.diff().tolist(), dim=1)
-        found: list[Any] = [None] * len(images)
-        for length in dict.fromkeys(image.shape[1] for image in images):
-            places = [place for place, image in enumerate(images) if image.shape[1] == length]
-            for place, mixed in zip(places, self._attend([images[place] for place in places]), strict=True):
-                found[place] = mixed
+        lengths = cu_seqlens.diff().tolist()
+        if len(set(lengths)) == 1:
+            return self.proj(self._attend(query, key, value, lengths[0]))  # type: ignore[no-any-return]
+        parts = [torch.split(one, lengths) for one in (query, key, value)]
+        found: list[Any] = [None] * len(lengths)
+        for length in dict.fromkeys(lengths):
+            places = [place for place, other in enumerate(lengths) if other == length]
+            query, key, value = (torch.cat([part[place] for place in places]) for part in parts)
+            mixed = self._attend(query, key, value, length)
+            for place, image in zip(places, torch.split(mixed, length), strict=True):
+                found[place] = image
         return self.proj(torch.cat(found))  # type: ignore[no-any-return]
 
-    def _attend(self, images: list[Tensor]) -> Tensor:
-        """Queries, keys and values of n images of one length, [3, S, heads, head size] each, to [n, S, width]."""
-        query, key, value = torch.stack(images, dim=1).transpose(2, 3)  # [n, heads, S, head size] each
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+        """Images of one length, [n * length, heads, head size] each, to [n * length, width]."""
+        apart = (one.view(-1, length, *one.shape[1:]).transpose(1, 2) for one in (query, key, value))
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, qwen2_vl.eager_attention_forward
         )
-        mixed, _ = attention(self, query, key, value, attention_mask=None, scaling=self.scaling, is_causal=False)
-        return mixed.flatten(2)  # type: ignore[no-any-return]
+        mixed, _ = attention(self, *apart, attention_mask=None, scaling=self.scaling, is_causal=False)
+        return mixed.flatten(2).flatten(0, 1)  # type: ignore[no-any-return]
 
 
 class _Embedded(nn.Module):

@@ -54,6 +54,17 @@ def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() 
     assert [prediction.key for prediction in found] == [f"i/{n}" for n in range(5)]
 
 
+def test_batches_are_of_about_one_size() -> None:
+    sizes: list[int] = []
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        sizes.append(len(requests))
+        return always_eight(requests)
+
+    evaluate(generate, make_task(["one"] * 10), SEEN, stage=1, task_of=TASK_OF, batch_size=8)
+    assert sizes == [5, 5]
+
+
 def test_images_are_decoded_a_few_batches_ahead_of_the_model() -> None:
     decoded: list[str] = []
     seen_by_policy: list[int] = []
