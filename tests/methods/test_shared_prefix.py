@@ -180,7 +180,10 @@ def twenty_updates(
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_twenty_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp_path: Path) -> None:
     plain, expected = twenty_updates(stream, tmp_path, adapter, {"share_prefix": False})
-    for budget in ({}, {"kept_prefixes": 0}, {"gradient_checkpointing": True}, {"accumulation": 2}):
+    ways: list[dict[str, Any]] = [{}, {"gradient_checkpointing": True}]
+    if adapter == "none":
+        ways += [{"kept_prefixes": 0}, {"accumulation": 2}]
+    for budget in ways:
         policy, rewards = twenty_updates(stream, tmp_path, adapter, dict(budget))
         assert rewards == pytest.approx(expected, abs=1e-4)
         for mine, theirs in zip(policy.model.parameters(), plain.model.parameters(), strict=True):
