@@ -8,7 +8,7 @@ several; what differs is thrown away. The completions are those of one token at 
 from collections.abc import Sequence
 
 CONTEXTS = (6, 4, 2, 1)  # tokens before a guess, the longest that is known wins
-LARGEST = 2**17  # entries; more are not learned
+LARGEST = 2**17
 
 
 class Drafts:
@@ -16,22 +16,23 @@ class Drafts:
 
     Args:
         longest: tokens in a guess, 0: none is made.
+        largest: contexts that are remembered; beyond them none is new.
     """
 
-    def __init__(self, longest: int = 8) -> None:
+    def __init__(self, longest: int = 8, largest: int = LARGEST) -> None:
         self.longest = longest
+        self.largest = largest
         self.next: dict[tuple[int, ...], int] = {}
 
     def learn(self, completion: Sequence[int]) -> None:
         """Remember a completion: what it did last in a context is what is guessed there."""
         if not self.longest:
             return
-        for place in range(1, len(completion)):
-            for context in CONTEXTS:
-                if context <= place and (len(self.next) < LARGEST or completion[place - context : place] in self.next):
-                    self.next[tuple(completion[place - context : place])] = completion[place]
-        if completion:
-            self.next[()] = completion[0]
+        for place, token in enumerate(completion):
+            for before in [context for context in CONTEXTS if context <= place] or [0]:
+                context = tuple(completion[place - before : place])
+                if context in self.next or len(self.next) < self.largest:
+                    self.next[context] = token
 
     def guess(self, completion: Sequence[int], room: int) -> list[int]:
         """How a completion so far may go on, at most ``room`` tokens; fewer where nothing is known."""

@@ -37,6 +37,17 @@ def test_the_longest_context_that_is_known_wins() -> None:
     assert drafts.guess([0, 0, 0, 4], 1) == [6]
 
 
+def test_beyond_the_limit_known_contexts_are_renewed_and_none_is_new() -> None:
+    drafts = Drafts(largest=4)
+    drafts.learn([1, 2, 3])  # after nothing; after 1; after 1, 2 and after 2
+    assert len(drafts.next) == 4
+    drafts.learn([1, 4, 5, 6])
+    assert len(drafts.next) == 4
+    assert drafts.guess([1], 1) == [4]  # renewed
+    assert drafts.guess([4], 1) == []  # not learned
+    assert drafts.guess([9, 2], 1) == [3]
+
+
 def passes(policy: Policy, call: Any) -> tuple[Any, int]:
     """What a call returns, and how many passes the language model made in it."""
     made = []
