@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from methods.media import clip_arguments, with_media
+from methods.media import clip_arguments, clip_patches, image_patches, token_types, with_media
+from methods.shared_prefix import Prompts
 from task_streams.prompt import Message
 from task_streams.types import Clip, Media
 
@@ -39,6 +40,25 @@ def encoded_turns(processor: Any, turns: Sequence[Turn]) -> Any:
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(processor, clips)},
+    )
+
+
+def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[int], model_config: Any) -> Prompts:
+    """An encoded batch as prompts.
+
+    Args:
+        batch: left-padded.
+        images: how many each row has.
+        clips: how many each row has.
+        model_config: of the model that gets them.
+    """
+    ids = batch["input_ids"]
+    return Prompts(
+        ids=ids,
+        mask=batch["attention_mask"],
+        token_types=token_types(ids, model_config),
+        images=image_patches(batch, images),
+        clips=clip_patches(batch, clips),
     )
 
 

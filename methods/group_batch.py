@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.encoding import encoded_turns
-from methods.media import clip_patches, image_patches, token_types
+from methods.encoding import encoded_turns, prompts_in
 from methods.shared_prefix import Prefix, Prompts
 
 Row = Mapping[str, Any]  # of the dataset: prompt, images, clips, key
@@ -70,26 +69,6 @@ def encoded(rows: Sequence[Row], processor: Any, model_config: Any, device: torc
         [len(row.get("images") or ()) for row in rows],
         [len(row.get("clips") or ()) for row in rows],
         model_config,
-    )
-
-
-def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[int], model_config: Any) -> Prompts:
-    """A processor's batch as prompts, none of them twice.
-
-    Args:
-        batch: left-padded.
-        images: how many each row has.
-        clips: how many each row has.
-        model_config: of the model that gets them.
-    """
-    ids = batch["input_ids"]
-    return Prompts(
-        ids=ids,
-        mask=batch["attention_mask"],
-        token_types=token_types(ids, model_config),
-        images=image_patches(batch, images),
-        clips=clip_patches(batch, clips),
-        source=torch.arange(len(ids), device=ids.device),
     )
 
 

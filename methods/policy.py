@@ -16,13 +16,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.answering import Session, answered
-from methods.encoding import encoded_turns
-from methods.group_batch import prompts_in
+from methods.encoding import encoded_turns, prompts_in
 from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.rollout import Sampling
-from methods.shared_prefix import obstacle
+from methods.shared_prefix import Prompts, obstacle
 from methods.vision import batch_images
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
 from task_streams.errors import UserError
@@ -94,6 +93,11 @@ class Policy:
         self._refuse_long([request.key for request in requests], batch["attention_mask"].sum(dim=1).tolist())
         return batch.to(self.device)
 
+    def prompts(self, requests: Sequence[Request]) -> Prompts:
+        """Requests as the prompts that ``shared_prefix.py`` computes; as ``encode``."""
+        images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
+        return prompts_in(self.encode(requests), images, clips, self.model.config)
+
     def _refuse_long(self, keys: Sequence[str], lengths: Sequence[int]) -> None:
         longest = max(range(len(keys)), key=lengths.__getitem__)
         if self.max_prompt_tokens is not None and lengths[longest] > self.max_prompt_tokens:
@@ -120,19 +124,16 @@ class Policy:
             decoding: how completions are drawn.
             session: what questions before these have left, to the policy as it is now; answers are the same without.
         """
-        inputs = self.encode(requests)
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
-                completions: Any = self._engine_completions(requests, inputs, decoding, session)
+                completions: Any = self._engine_completions(requests, decoding, session)
             else:
-                completions = self._stock_completions(inputs, decoding)
+                completions = self._stock_completions(requests, decoding)
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
 
     def _engine_completions(
-        self, requests: Sequence[Request], inputs: Any, decoding: Decoding, session: Session | None
+        self, requests: Sequence[Request], decoding: Decoding, session: Session | None
     ) -> list[list[int]]:
-        images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
-        prompts = prompts_in(inputs, images, clips, self.model.config)
         sampling = Sampling(
             decoding.max_new_tokens,
             decoding.temperature,
@@ -140,9 +141,10 @@ class Policy:
             tuple(self.ends),
             never_sampled(self.model.config),
         )
-        return answered(self.model, requests, prompts, sampling, session)
+        return answered(self.model, requests, self.prompts(requests), sampling, session)
 
-    def _stock_completions(self, inputs: Any, decoding: Decoding) -> torch.Tensor:
+    def _stock_completions(self, requests: Sequence[Request], decoding: Decoding) -> torch.Tensor:
+        inputs = self.encode(requests)
         tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
         completions: torch.Tensor = tokens[:, inputs["input_ids"].shape[1] :]
         self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))

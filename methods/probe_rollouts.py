@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from methods.drift_probe import exact_kl
-from methods.group_batch import prompts_in
 from methods.media import never_sampled
 from methods.meter import meter_of
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollout import Sampling, right_padded, sample_after
+from methods.rollout import Sampling, ended, right_padded, sample_after
 from methods.shared_prefix import Continuation, Prefix, Prompts, completion_states, plain, prefill
 from methods.token_logps import LARGEST
 from methods.views import TYPE_FIELDS
@@ -100,10 +99,7 @@ class SharedPasses:
     @classmethod
     def of(cls, policy: Policy, requests: Sequence[Request]) -> "SharedPasses":
         """The passes over some questions."""
-        batch = policy.encode(requests)
-        images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
-        prompts = prompts_in(batch, images, clips, policy.model.config)
-        return cls(prompts, policy.model.config, tuple(policy.ends))
+        return cls(policy.prompts(requests), policy.model.config, tuple(policy.ends))
 
     def forget(self, party: Party) -> None:
         """Drop what was kept of a policy."""
@@ -210,9 +206,3 @@ def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
         logits = model(**inputs, use_cache=False, **kept).logits
         clear_rope_state(model)
     return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]
-
-
-def ended(row: Sequence[int], stop: Sequence[int]) -> list[int]:
-    """A completion up to its first stop token, which is part of it."""
-    length = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
-    return list(row[:length])

@@ -14,7 +14,7 @@ from transformers import TopPLogitsWarper
 
 from methods.drafts import Drafts
 from methods.meter import meter_of
-from methods.shared_prefix import Continuation, Prompts, advance, plain, prefill
+from methods.shared_prefix import Continuation, advance, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,8 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample_completions(model: Any, prompts: Prompts, sampling: Sampling) -> list[list[int]]:
-    """One completion for each of the N rows, as token lists that end with the stop token or at the limit."""
-    unique, rows = prompts.unique()
-    meter_of(model).asked(prompts.mask)
-    return sample_after(model, prefill(model, unique).repeated(rows), sampling)
-
-
-@torch.no_grad()
 def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Drafts | None = None) -> list[list[int]]:
-    """One completion after the prefix of each of N rows; as ``sample_completions``.
+    """One completion after the prefix of each of N rows, as token lists that end with the stop token or at the limit.
 
     Args:
         model: that answers.
@@ -189,7 +181,7 @@ def right_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device
     return torch.tensor([list(row) + [value] * (longest - len(row)) for row in rows], device=device)
 
 
-def left_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """Token lists as one tensor, padded on the left, [N, longest]."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows], device=device)
+def ended(row: Sequence[int], stop: Sequence[int]) -> list[int]:
+    """A completion up to its first stop token, which is part of it."""
+    length = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
+    return list(row[:length])

@@ -1,7 +1,7 @@
 """A group shares its prompt, so compute it once: log-probabilities of completions against a repeated prefix.
 
-The unique prompts (images or clips, and class list) run through the model once; their cache is repeated for the
-completions of each prompt, which then run against it. Exact: the same attention over the same keys, with gradients.
+Prompts (images or clips, and class list) run through the model once; their cache is repeated for the completions of
+each prompt, which then run against it. Exact: the same attention over the same keys, with gradients.
 Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
@@ -24,15 +24,14 @@ SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """A batch of N rows whose prompts repeat.
+    """B prompts, encoded.
 
     Attributes:
-        ids: left-padded prompt tokens, [N, P].
-        mask: 1 for real prompt tokens, [N, P].
-        token_types: 1 for image tokens, 2 for those of clips, 0 for text, [N, P].
-        images: of all rows, None if there are none.
-        clips: of all rows, None if there are none.
-        source: index of the prompt that each row has; equal numbers mean equal prompts, [N].
+        ids: left-padded tokens, [B, P].
+        mask: 1 for real tokens, [B, P].
+        token_types: 1 for image tokens, 2 for those of clips, 0 for text, [B, P].
+        images: of all prompts, None if there are none.
+        clips: of all prompts, None if there are none.
     """
 
     ids: Tensor
@@ -40,21 +39,13 @@ class Prompts:
     token_types: Tensor
     images: Patches | None
     clips: Patches | None
-    source: Tensor
-
-    def unique(self) -> tuple["Prompts", Tensor]:
-        """Each prompt once, in order of first appearance by index, and the row of it that every row has, [N]."""
-        values, inverse = torch.unique(self.source, return_inverse=True)
-        rows = torch.arange(len(self.source), device=self.source.device)
-        first = rows.new_full((len(values),), len(rows)).scatter_reduce(0, inverse, rows, "amin")
-        return self.select(first), inverse
 
     def select(self, rows: Tensor) -> "Prompts":
-        """Some of the rows, with their images and clips."""
+        """Some of them, with their images and clips; any of them may come several times."""
         images, clips = (
             None if patches is None else patches.select(rows.tolist()) for patches in (self.images, self.clips)
         )
-        return Prompts(self.ids[rows], self.mask[rows], self.token_types[rows], images, clips, self.source[rows])
+        return Prompts(self.ids[rows], self.mask[rows], self.token_types[rows], images, clips)
 
     @property
     def fields(self) -> dict[str, Tensor]:
@@ -294,27 +285,17 @@ def completion_states(model: Any, rows: Continuation, completions: Tensor, mask:
     return torch.cat([hidden, rest], dim=1)
 
 
-def completion_logps(
-    model: Any, prompts: Prompts, completions: Tensor, mask: Tensor, temperature: float
+def following_logps(
+    model: Any, rows: Continuation, completions: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every completion token, and the entropy where it was drawn, [N, L] each.
 
     Args:
-        model: any of actor, anchor, reference; with or without gradients.
-        prompts: of N rows.
+        model: the model that made the prefix; with or without gradients.
+        rows: what the completions follow; nothing may have followed it yet.
         completions: completion tokens, right-padded, [N, L].
         mask: 1 for real completion tokens, [N, L].
         temperature: the logits are divided by it.
     """
-    unique, rows = prompts.unique()
-    meter_of(model).asked(prompts.mask)
-    following = prefill(model, unique).repeated(rows)
-    return following_logps(model, following, completions, mask, temperature)
-
-
-def following_logps(
-    model: Any, rows: Continuation, completions: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """As ``completion_logps``, of completions that follow a prefix; nothing may have followed it yet."""
     hidden = completion_states(model, rows, completions, mask)
     return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import StaticCache
 
 from methods.meter import meter_of
-from methods.rollout import Noise, Sampling, draw
+from methods.rollout import Noise, Sampling, draw, ended
 from methods.shared_prefix import Prefix, plain
 
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
@@ -124,7 +124,7 @@ def sample_static(step: StaticStep, model: Any, prefix: Prefix, rows: Tensor, sa
     count = len(rows)
     noise, everyone = Noise(count, rows.device), list(range(count))
     stop = torch.tensor(sampling.stop, device=rows.device)
-    ended = torch.zeros(count, dtype=torch.bool, device=rows.device)
+    over = torch.zeros(count, dtype=torch.bool, device=rows.device)
     columns: list[Tensor] = []
     hidden = prefix.last[rows]
     head = plain(model).get_output_embeddings()
@@ -133,16 +133,10 @@ def sample_static(step: StaticStep, model: Any, prefix: Prefix, rows: Tensor, sa
         noise.forget(place)
         tokens = draw(logits, sampling, noise.of(everyone, [place] * count, logits.shape[1], sampling))
         columns.append(tokens)
-        ended |= torch.isin(tokens, stop)
-        if place + 1 == sampling.max_new_tokens or bool(ended.all()):
+        over |= torch.isin(tokens, stop)
+        if place + 1 == sampling.max_new_tokens or bool(over.all()):
             break
         hidden = step(tokens)
-    completions = [_until(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
+    completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
     meter_of(model).generated(sum(map(len, completions)))
     return completions
-
-
-def _until(row: list[int], stop: tuple[int, ...]) -> list[int]:
-    """A completion up to its first stop token, which is part of it."""
-    length = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
-    return row[:length]

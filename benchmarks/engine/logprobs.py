@@ -15,7 +15,7 @@ from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
 from methods.policy import Policy
-from methods.shared_prefix import Prompts, completion_logps
+from methods.shared_prefix import Prompts, following_logps, prefill
 
 NAMES = ("stock", "ours")  # the plain path of ours is TRL's own function
 NATURAL = 17  # tokens of a right completion of the embedded model
@@ -31,14 +31,14 @@ def cases(options: Options, scratch: Path) -> Iterator[Case]:
     work = workload(options, policies[asked[0]].processor)
     scores = {}
     for name, policy in policies.items():
-        prompts = grouped_prompts(policy, work, options)
-        completions = some_tokens(policy, len(prompts.ids), length)
+        prompts, rows = grouped_prompts(policy, work, options)
+        completions = some_tokens(policy, len(rows), length)
         if name == "stock":
             settings = fit_settings(options, work, scratch, share_prefix=False)
             trainer = without_reference(policy, work, options, settings)
-            scores[name] = by_trl(trainer, prompts, completions)
+            scores[name] = by_trl(trainer, prompts.select(rows), completions)
         else:
-            scores[name] = by_ours(policy, prompts, completions)
+            scores[name] = by_ours(policy, prompts, rows, completions)
     where = {**axes(options, work), "completion_tokens": length}
     tokens = options.prompts * options.group * length
     for title, way in (("log-probabilities", without_gradients), ("log-probabilities and backward", with_gradients)):
@@ -79,10 +79,15 @@ def by_trl(trainer: Any, prompts: Prompts, completions: Tensor) -> Score:
     return score
 
 
-def by_ours(policy: Policy, prompts: Prompts, completions: Tensor) -> Score:
+def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, completions: Tensor) -> Score:
     """Each prompt once."""
     mask = torch.ones_like(completions)
-    return lambda: completion_logps(policy.model, prompts, completions, mask, 1.0)[0]
+
+    def score() -> Tensor:
+        following = prefill(policy.model, prompts).repeated(rows)
+        return following_logps(policy.model, following, completions, mask, 1.0)[0]
+
+    return score
 
 
 def without_gradients(policy: Policy, score: Score, tokens: int) -> Callable[[], Turn]:

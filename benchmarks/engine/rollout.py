@@ -16,8 +16,8 @@ from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
 from methods.media import never_sampled
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollout import Sampling, sample_completions
-from methods.shared_prefix import Prompts
+from methods.rollout import Sampling, sample_after
+from methods.shared_prefix import Prompts, prefill
 
 NAMES = ("stock", "plain", "ours")
 
@@ -27,15 +27,16 @@ def cases(options: Options, scratch: Path) -> Iterator[Case]:
     asked = [name for name in NAMES if not options.only or name in options.only]
     policy = load(options)
     work = workload(options, policy.processor)
-    prompts = grouped_prompts(policy, work, options)
+    prompts, rows = grouped_prompts(policy, work, options)
+    each = prompts.select(rows)
     contenders = []
     for name in asked:
         own = load(options, stock=True) if name == "stock" else policy
         if name == "stock":
             settings = fit_settings(options, work, scratch, share_prefix=False)
-            take = by_trl(without_reference(own, work, options, settings), prompts, options)
+            take = by_trl(without_reference(own, work, options, settings), each, options)
         else:
-            take = (by_generate if name == "plain" else by_ours)(own, prompts, options)
+            take = by_generate(own, each, options) if name == "plain" else by_ours(own, prompts, rows, options)
         contenders.append(Contender(name, take, own, lambda own=own: module_tensors(own.model)))  # type: ignore[misc]
     yield Case("rollout", axes(options, work), asked[0], contenders)
 
@@ -71,11 +72,17 @@ def by_generate(policy: Policy, prompts: Prompts, options: Options) -> Any:
     return take
 
 
-def by_ours(policy: Policy, prompts: Prompts, options: Options) -> Any:
+def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, options: Options) -> Any:
     """Each prompt once."""
     never = never_sampled(policy.model.config)
     sampling = Sampling(options.completion_limit, 1.0, 1.0, tuple(policy.ends), never)
-    return lambda: sampled_turn(sample_completions(policy.model, prompts, sampling))
+
+    def take() -> Turn:
+        with torch.no_grad():
+            following = prefill(policy.model, prompts).repeated(rows)
+        return sampled_turn(sample_after(policy.model, following, sampling))
+
+    return take
 
 
 def until_end(tokens: Tensor, ends: Tensor) -> list[list[int]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.options import Options
-from methods.media import image_patches, token_types, with_media
+from methods.media import with_media
 from methods.policy import Policy
 from methods.shared_prefix import Prompts
 from task_streams import STREAMS, build_stream
@@ -131,16 +131,7 @@ def prompt_length(processor: Any, task: Task, think: bool) -> int:
     return len(batch["input_ids"][0])
 
 
-def grouped_prompts(policy: Policy, work: Workload, options: Options) -> Prompts:
-    """The encoded prompts of a batch of groups, every one G times in a row, [P * G] rows."""
-    batch = policy.encode(work.requests(options.prompts))
-    ids: Tensor = batch["input_ids"]
-    single = Prompts(
-        ids=ids,
-        mask=batch["attention_mask"],
-        token_types=token_types(ids, policy.model.config),
-        images=image_patches(batch, [1] * len(ids)),
-        clips=None,
-        source=torch.arange(len(ids), device=ids.device),
-    )
-    return single.select(torch.arange(len(ids), device=ids.device).repeat_interleave(options.group))
+def grouped_prompts(policy: Policy, work: Workload, options: Options) -> tuple[Prompts, Tensor]:
+    """The prompts of a batch of groups, each once, and which of them each completion follows, G in a row, [P * G]."""
+    prompts = policy.prompts(work.requests(options.prompts))
+    return prompts, torch.arange(len(prompts.ids), device=policy.device).repeat_interleave(options.group)

@@ -8,7 +8,7 @@ import torch
 from methods.answering import Session
 from methods.drafts import Drafts
 from methods.policy import Decoding, Policy
-from methods.rollout import Sampling, sample_after, sample_completions
+from methods.rollout import Sampling, sample_after
 from methods.shared_prefix import prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
@@ -80,7 +80,7 @@ def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: P
         drafts.learn([start, start + 1, start + 2, start * 7 % 40, 3])
     with torch.no_grad():
         torch.manual_seed(2)
-        plain = sample_completions(policy.model, prompts, sampling)
+        plain = sample_after(policy.model, prefill(policy.model, prompts).repeated(torch.arange(8)), sampling)
         torch.manual_seed(2)
         rows = prefill(policy.model, prompts).repeated(torch.arange(8))
         guessed = sample_after(policy.model, rows, sampling, drafts)

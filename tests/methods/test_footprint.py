@@ -67,6 +67,14 @@ def inputs(policy: Policy, stream: TaskStream, group: int, length: int) -> tuple
     return batch, completions, mask
 
 
+def each_once(batch: dict[str, Tensor], types: Tensor, group: int) -> tuple[Prompts, Tensor]:
+    """The prompts of the rows of ``inputs``, and which of them each row has."""
+    images = image_patches(batch, [1] * len(types))
+    every_row = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None)
+    places = torch.arange(PROMPTS).repeat_interleave(group)
+    return every_row.select(torch.arange(PROMPTS) * group), places
+
+
 def precision_of(policy: Policy) -> Precision:
     size = policy.model.dtype.itemsize
     rank = policy.config.lora_rank if policy.has_adapter else 0
@@ -120,11 +128,8 @@ def test_activations_are_those_that_autograd_keeps(
     assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
 
     def shared() -> Any:
-        source = torch.arange(PROMPTS).repeat_interleave(group)
-        images = image_patches(batch, [1] * rows)
-        prompts = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None, source)
-        unique, places = prompts.unique()
-        return completion_states(model, prefill(model, unique).repeated(places), completions, mask)
+        prompts, places = each_once(batch, types, group)
+        return completion_states(model, prefill(model, prompts).repeated(places), completions, mask)
 
     passes = (Pass(PROMPTS, prompt, prompt), Pass(rows, length, prompt + length))
     expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes)
@@ -156,10 +161,8 @@ def test_with_checkpointing_shared_prompts_keep_their_layers_inputs_once(policy:
     batch, completions, mask = inputs(policy, stream, 8, 24)
     rows, prompt = batch["input_ids"].shape
     types = token_types(batch["input_ids"], model.config)
-    images = image_patches(batch, [1] * rows)
-    source = torch.arange(PROMPTS).repeat_interleave(8)
-    unique, places = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None, source).unique()
-    found = kept_by_autograd(model, lambda: checkpointed_states(model, unique, places, completions, mask))
+    prompts, places = each_once(batch, types, 8)
+    found = kept_by_autograd(model, lambda: checkpointed_states(model, prompts, places, completions, mask))
     patches, width = PROMPTS * PATCHES, 4
     tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
     texts = [Pass(PROMPTS, prompt, prompt), Pass(rows, 24, prompt + 24)]

@@ -9,7 +9,7 @@ from methods.base import TaskContext
 from methods.fit import FitSettings, build_trainer
 from methods.grpo import Grpo, GrpoConfig
 from methods.policy import Policy
-from methods.rollout import Sampling, draw, left_padded
+from methods.rollout import Sampling, draw
 from methods.settings import TrainConfig
 from task_streams.types import Feed, TaskStream
 from tests.methods.clip_tasks import about_clips, with_clips
@@ -65,7 +65,3 @@ def test_drawing_follows_the_probabilities() -> None:
     share = draw(logits, Sampling(1, 1.0, 1.0, ()), noise).float().mean().item()
     # p = 3/4; the deviation of a mean of 4000 is sqrt(.75 * .25 / 4000) = 0.0068; five of them
     assert share == pytest.approx(0.75, abs=0.034)
-
-
-def test_prompts_are_padded_on_the_left() -> None:
-    assert left_padded([[1, 2, 3], [4]], 0, torch.device("cpu")).tolist() == [[1, 2, 3], [0, 0, 4]]

@@ -202,23 +202,20 @@ def test_a_completion_of_one_token_can_be_learned_with_checkpoints(
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_unique_prompts_keep_their_own_images() -> None:
-    # three rows of two prompts; images of 1 and 2 patches, each patch holds its row number
+def test_chosen_prompts_keep_their_own_images() -> None:
+    # two prompts; images of 1 and 2 patches, each patch holds its prompt's number
     prompts = Prompts(
-        ids=torch.tensor([[7], [8], [7]]),
-        mask=torch.ones(3, 1),
-        token_types=torch.zeros(3, 1),
-        images=Patches(
-            torch.tensor([[0.0], [1.0], [1.0], [0.0]]), torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]]), (1, 1, 1)
-        ),
+        ids=torch.tensor([[7], [8]]),
+        mask=torch.ones(2, 1),
+        token_types=torch.zeros(2, 1),
+        images=Patches(torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[1, 1, 1], [1, 1, 2]]), (1, 1)),
         clips=None,
-        source=torch.tensor([0, 1, 0]),
     )
-    unique, rows = prompts.unique()
-    assert unique.ids.tolist() == [[7], [8]]
-    assert unique.images is not None
-    assert unique.images.values.tolist() == [[0.0], [1.0], [1.0]]
-    assert rows.tolist() == [0, 1, 0]
+    chosen = prompts.select(torch.tensor([1, 0, 1]))
+    assert chosen.ids.tolist() == [[8], [7], [8]]
+    assert chosen.images is not None
+    assert chosen.images.values.tolist() == [[1.0], [1.0], [0.0], [1.0], [1.0]]
+    assert chosen.images.grids.tolist() == [[1, 1, 2], [1, 1, 1], [1, 1, 2]]
 
 
 def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
