@@ -2,7 +2,7 @@
 
 Anchor and reference stay as they are while a task is learned, and few-shot tasks ask about each example many times.
 Prompts are computed in the order of the dataset, in parts of a fixed size, before they are used: so a training that is
-gone with from a state has the same bits. What does not fit into the limit is computed when it is asked for.
+gone on with from a state has the same bits. What does not fit into the limit is computed when it is asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,11 +52,11 @@ class FrozenPrefixes:
         missing = [place for place, key in enumerate(keys) if key not in kept]
         if len(missing) == len(keys):
             return prefill(model, prompts)
-        found = dict(kept)
+        rest: dict[str, Prefix] = {}
         if missing:
-            rest = prefill(model, prompts.select(torch.tensor(missing, device=prompts.ids.device)))
-            found |= dict(zip([keys[place] for place in missing], rest.rows(), strict=True))
-        return Prefix.joined([found[key] for key in keys])
+            computed = prefill(model, prompts.select(torch.tensor(missing, device=prompts.ids.device)))
+            rest = dict(zip([keys[place] for place in missing], computed.rows(), strict=True))
+        return Prefix.joined([kept[key] if key in kept else rest[key] for key in keys])
 
     def _computed(self, model: Any) -> dict[str, Prefix]:
         kept: dict[str, Prefix] = {}

@@ -33,14 +33,13 @@ class ImageMemory:
         """
         apart = Patches(images.values, images.grids, (1,) * len(images.grids))
         new = [place for place, name in enumerate(names) if name not in self.kept]
-        found = dict(self.kept)
+        fresh: dict[Hashable, Tensor] = {}
         if new:
             asked = apart.select(new)
             made = backbone.get_image_features(asked.values, asked.grids, return_dict=True).pooler_output
             fresh = dict(zip([names[place] for place in new], made, strict=True))
             self._keep(fresh)
-            found |= fresh
-        return torch.cat([found[name] for name in names])
+        return torch.cat([fresh[name] if name in fresh else self.kept[name] for name in names])
 
     def _keep(self, fresh: dict[Hashable, Tensor]) -> None:
         for name, features in fresh.items():

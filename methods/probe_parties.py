@@ -14,7 +14,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from methods.policy import SAFE, TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot
+from methods.policy import SAFE, TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot, WithoutAdapter
 from methods.probe_rollouts import Party
 from methods.trl_seam import release
 from methods.vision import batch_images
@@ -42,17 +42,10 @@ def held(snapshot: Snapshot, name: str) -> Iterator[Party]:
 def base_of(policy: Policy, path: str) -> Iterator[Party]:
     """The base: the model without its adapter, or loaded from a folder or hub id."""
     if policy.has_adapter:
-        yield Party("base", lambda: without_adapter(policy))
+        yield Party("base", WithoutAdapter(policy.model).active)
         return
     with loaded(policy, path, "base") as party:
         yield party
-
-
-@contextmanager
-def without_adapter(policy: Policy) -> Iterator[Any]:
-    """The model while no adapter is in force."""
-    with policy.model.disable_adapter():
-        yield policy.model
 
 
 @contextmanager

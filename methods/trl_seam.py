@@ -1,8 +1,9 @@
 """The only file that touches TRL's private methods; TRL is pinned, and a contract test guards the seam.
 
 ``HookedGRPOTrainer`` runs a method's hooks where TRL has none: shaped rewards and advantages after TRL's own
-scoring, extra loss terms inside its loss. Log-probabilities of actor and anchor come from TRL's own function.
-TRL knows images only: clips that a model takes as its own kind of video are carried past it (``clip_batches.py``).
+scoring, extra loss terms inside its loss. Prompts with their images and clips are carried past TRL
+(``group_batch.py``), and computed once (``group_passes.py``); where a model does not allow that, completions and
+log-probabilities come from TRL's own functions.
 Deliberately absent: TRL's reference model (it is loaded by the *policy's* config name, which silently becomes the
 previous task's policy), so the reference is set here.
 """
@@ -261,7 +262,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             if not self._shares(model):
                 raise UserError(
                     "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family "
-                    "in one process, train.share_prefix=true and model.gradient_checkpointing=false."
+                    "in one process, and train.share_prefix=true."
                 )
             batch = self._at_hand()
             if whose == "policy":
