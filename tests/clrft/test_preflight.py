@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.available import available_bytes, free_in_group, free_in_machine
 from clrft.cli import main
@@ -21,6 +20,7 @@ from clrft.runs import read_run
 from clrft.state import Run
 from methods.sizes import ModelSizes, sizes_of
 from task_streams.errors import UserError
+from tests.two_billion import sizes_of_2b
 
 SMALL = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
@@ -185,16 +185,8 @@ def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, tmp_pa
 
 @pytest.fixture(scope="module")
 def two_billion() -> ModelSizes:
-    """Qwen2-VL-2B-Instruct's sizes; no weights."""
-    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
-    text |= {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
-    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16}
-    vision |= {"patch_size": 14, "spatial_merge_size": 2}
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
-    with torch.device("meta"):
-        sizes = sizes_of(AutoModelForImageTextToText.from_config(config))
-    assert sizes is not None
-    return sizes
+    """Qwen2-VL-2B-Instruct's sizes."""
+    return sizes_of_2b()
 
 
 def documented() -> list[list[str]]:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.base import default_model_path
 from methods.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
@@ -33,6 +32,7 @@ from methods.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
 from methods.workload import Load, Setup
 from task_streams.prompt import request
 from task_streams.types import TaskStream
+from tests.two_billion import sizes_of_2b
 
 PATCHES = 64  # of an image of the embedded model
 PROMPTS = 3
@@ -202,16 +202,8 @@ def test_an_adapter_on_some_matrices_is_counted_by_their_names() -> None:
 
 @pytest.fixture(scope="module")
 def two_billion() -> ModelSizes:
-    """Qwen2-VL-2B-Instruct's sizes; no weights."""
-    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
-    text |= {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
-    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16}
-    vision |= {"patch_size": 14, "spatial_merge_size": 2}
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
-    with torch.device("meta"):
-        sizes = sizes_of(AutoModelForImageTextToText.from_config(config))
-    assert sizes is not None
-    return sizes
+    """Qwen2-VL-2B-Instruct's sizes."""
+    return sizes_of_2b()
 
 
 BF16 = Precision(2, 2)
