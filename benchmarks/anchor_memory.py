@@ -37,9 +37,10 @@ from methods import build_method
 from methods.base import TaskContext
 from methods.fit import FitSettings, fit
 from methods.model_config import DTYPES, ModelConfig
-from methods.policy import Policy, Snapshot, load_policy, lora_config
+from methods.policy import Policy, load_policy, lora_config
 from methods.rapo import RapoConfig
 from methods.settings import TrainConfig
+from methods.snapshots import Snapshot
 from task_streams import STREAMS, build_stream
 
 LIMIT = 5.0  # percent of the model's memory

@@ -16,9 +16,9 @@ from clrft.state import Run
 from methods.determinism import deterministic
 from methods.drift_measure import Asked, measure
 from methods.drift_probe import Other, drawn_items, group_rows, summary
-from methods.policy import FullSnapshot
 from methods.probe_parties import base_of, held, saved
 from methods.probe_rollouts import Party
+from methods.snapshots import FullSnapshot
 
 Opened = Callable[[], AbstractContextManager[Party]]
 ITEM_SEED = 42  # of the draw of items: the same in every class order, method and training seed

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods.base import Method
 from methods.guard import suspects
-from methods.policy import AdapterSnapshot, Snapshot
+from methods.snapshots import AdapterSnapshot, Snapshot
 from task_streams.errors import UserError
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element

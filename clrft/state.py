@@ -11,7 +11,8 @@ from clrft.origins import Origin
 from clrft.progress import Reporter
 from methods.anchor import Anchors
 from methods.base import Method
-from methods.policy import Policy, Snapshot
+from methods.policy import Policy
+from methods.snapshots import Snapshot
 from task_streams.probe_sets import ProbeSet
 from task_streams.split import joint_task
 from task_streams.types import Task, TaskStream

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from methods.base import AnchorRule, Method
-from methods.policy import FullSnapshot, Policy, Snapshot
+from methods.policy import Policy
+from methods.snapshots import FullSnapshot, Snapshot
 
 
 def anchor_problems(method: Method, policy: Policy) -> list[str]:

@@ -18,7 +18,8 @@ from task_streams.prompt import THOUGHTS
 from task_streams.types import Example, Target, Task
 
 if TYPE_CHECKING:
-    from methods.policy import Policy, Snapshot
+    from methods.policy import Policy
+    from methods.snapshots import Snapshot
 
 Family = Literal["frozen", "supervised", "reinforcement", "part"]
 Need = Literal["anchor", "reference", "fisher", "replay"]

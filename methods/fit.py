@@ -20,9 +20,10 @@ from methods.fit_image import image_fit
 from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
 from methods.meter import Counts, Meter
-from methods.policy import Policy, Snapshot, WithoutAdapter
+from methods.policy import Policy
 from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
+from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
 from task_streams.errors import UserError

@@ -14,8 +14,9 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from methods.policy import SAFE, TRAINED_ADAPTER, AdapterSnapshot, Policy, Snapshot, WithoutAdapter
+from methods.policy import SAFE, TRAINED_ADAPTER, Policy
 from methods.probe_rollouts import Party
+from methods.snapshots import AdapterSnapshot, Snapshot, WithoutAdapter
 from methods.trl_seam import release
 from methods.vision import batch_images
 

@@ -29,11 +29,11 @@ from methods.group_batch import GroupBatch, Shown, encoded
 from methods.group_passes import GroupPasses
 from methods.media import never_sampled, token_types
 from methods.meter import IGNORED, meter_of
-from methods.policy import FullSnapshot, Snapshot
 from methods.resumable import ResumableTrainer
 from methods.rollout import Sampling
 from methods.shaping import checked
 from methods.shared_prefix import SUPPORTED, Prompts, obstacle
+from methods.snapshots import FullSnapshot, Snapshot
 from methods.views import StepViews
 from task_streams.errors import UserError
 from task_streams.types import Task

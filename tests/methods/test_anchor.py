@@ -12,8 +12,9 @@ from methods.anchor import Anchors, anchor_problems
 from methods.base import AnchorRule, Method
 from methods.lwf import Lwf, LwfConfig
 from methods.model_config import ModelConfig
-from methods.policy import Policy, Snapshot, load_policy
+from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
+from methods.snapshots import Snapshot
 from methods.targets import completion_logits
 from task_streams.errors import UserError
 from task_streams.types import TaskStream

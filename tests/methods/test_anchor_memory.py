@@ -17,8 +17,9 @@ from methods import METHODS, build_method
 from methods.base import TaskContext
 from methods.fit import FitSettings, fit
 from methods.model_config import DTYPES
-from methods.policy import Decoding, Policy, Snapshot, clear_rope_state, lora_config
+from methods.policy import Decoding, Policy, clear_rope_state, lora_config
 from methods.settings import TrainConfig
+from methods.snapshots import Snapshot
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

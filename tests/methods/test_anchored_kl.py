@@ -13,8 +13,9 @@ from methods.anchored_kl import AnchoredKl
 from methods.base import TaskContext
 from methods.fit import FitSettings, build_trainer
 from methods.grpo import Grpo, GrpoConfig
-from methods.policy import Policy, Snapshot, load_policy
+from methods.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.snapshots import Snapshot
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=1, prompts_per_update=4)
