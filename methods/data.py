@@ -1,31 +1,33 @@
 """A task's examples as the datasets that TRL's trainers read: decoded when a batch needs them, never all at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from datasets import Dataset
-from PIL.Image import Image
 
 from eval.judgement import COMPONENTS, Score
 from eval.score import score
 from task_streams.errors import UserError
-from task_streams.prompt import Fit, Request, request, target_text
+from task_streams.prompt import Request, request, target_text
 from task_streams.types import Example, Task
 
 JUDGED = 65536  # scores that are kept: the components of one reward ask for the same completions
 
 
-def as_it_is(image: Image) -> Image:
-    """Leaves the resizing to the model's processor."""
-    return image
+Prepare = Callable[[Request], Request]  # a question as a policy is asked it
 
 
-def rollout_dataset(task: Task, think: bool, fit: Fit = as_it_is) -> Dataset:
+def as_it_is(asked: Request) -> Request:
+    """Leaves resizing to the model's processor, and images before their text."""
+    return asked
+
+
+def rollout_dataset(task: Task, think: bool, prepare: Prepare = as_it_is) -> Dataset:
     """Rows of prompt, images, clips and key for group rollouts; one row per example."""
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        asked = _asked([task.train[i] for i in batch["row"]], task, think, fit)
+        asked = _asked([task.train[i] for i in batch["row"]], task, think, prepare)
         return {
             "prompt": [one.messages for one in asked],
             "images": [list(one.images) for one in asked],
@@ -40,7 +42,7 @@ def target_dataset(
     task: Task,
     think: bool,
     thought: str,
-    fit: Fit = as_it_is,
+    prepare: Prepare = as_it_is,
     targets: Mapping[str, Sequence[str]] | None = None,
 ) -> Dataset:
     """Rows of prompt, completion, images and clips for supervised training.
@@ -63,7 +65,7 @@ def target_dataset(
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         now = pairs()
         chosen = [learned(row, now) for row in batch["row"]]
-        asked = _asked([example for example, _ in chosen], task, think, fit)
+        asked = _asked([example for example, _ in chosen], task, think, prepare)
         return {
             "prompt": [one.messages for one in asked],
             "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for _, text in chosen],
@@ -96,12 +98,12 @@ def reward_functions(task: Task, think: bool) -> list[Any]:
     return [component(name) for name in COMPONENTS[task.kind]]
 
 
-def _asked(examples: Sequence[Example], task: Task, think: bool, fit: Fit) -> list[Request]:
+def _asked(examples: Sequence[Example], task: Task, think: bool, prepare: Prepare) -> list[Request]:
     """The question about each example; a group shares its prompt, so its media are decoded once."""
     asked: dict[str, Request] = {}
     for example in examples:
         if example.key not in asked:
-            asked[example.key] = request(example, task.trained, think).fitted(fit)
+            asked[example.key] = prepare(request(example, task.trained, think))
     return [asked[example.key] for example in examples]
 
 

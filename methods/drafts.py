@@ -5,6 +5,7 @@ several; what differs is thrown away. The completions are those of one token at 
 2211.17192, with the table of arXiv 2402.02057's n-grams instead of a second model).
 """
 
+import math
 from collections.abc import Sequence
 
 CONTEXTS = (6, 4, 2, 1)  # tokens before a guess, the longest that is known wins
@@ -12,7 +13,7 @@ LARGEST = 2**17
 
 
 class Drafts:
-    """What followed which tokens in completions so far; empty at first.
+    """What followed which tokens in completions so far; empty at first. Guesses are as long as they tend to be right.
 
     Args:
         longest: tokens in a guess, 0: none is made.
@@ -23,6 +24,7 @@ class Drafts:
         self.longest = longest
         self.largest = largest
         self.next: dict[tuple[int, ...], int] = {}
+        self._reach = float(longest)
 
     def learn(self, completion: Sequence[int]) -> None:
         """Remember a completion: what it did last in a context is what is guessed there."""
@@ -34,10 +36,16 @@ class Drafts:
                 if context in self.next or len(self.next) < self.largest:
                     self.next[context] = token
 
+    def judge(self, right: Sequence[int]) -> None:
+        """Be told how many tokens of each guess of a pass were right: later ones are about twice as long at most."""
+        if right:
+            self._reach = min(self.longest, (self._reach + 1 + 2 * sum(right) / len(right)) / 2)
+
     def guess(self, completion: Sequence[int], room: int) -> list[int]:
         """How a completion so far may go on, at most ``room`` tokens; fewer where nothing is known."""
         written, start = list(completion), len(completion)
-        while len(written) - start < min(self.longest, room):
+        most = min(self.longest, math.ceil(self._reach), room)
+        while len(written) - start < most:
             following = self._after(written)
             if following is None:
                 break

@@ -16,7 +16,6 @@ from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset, target_dataset
 from methods.determinism import deterministic
 from methods.fisher import diagonal_fisher
-from methods.fit_image import image_fit
 from methods.guard import gradients_finite, suspects
 from methods.memory import mixed
 from methods.meter import Counts, Meter
@@ -243,9 +242,7 @@ def build_trainer(
             task_index=task.index,
             anchor=context.anchor,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-            train_dataset=target_dataset(
-                task, settings.think, method.config.thought, image_fit(policy.processor), targets
-            ),
+            train_dataset=target_dataset(task, settings.think, method.config.thought, policy.prepared, targets),
             **common,
         )
     return HookedGRPOTrainer(
@@ -259,7 +256,7 @@ def build_trainer(
         kept_prefixes=settings.train.kept_prefixes * 2**20,
         graphs=settings.train.cuda_graphs,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
-        train_dataset=rollout_dataset(task, settings.think, image_fit(policy.processor)),
+        train_dataset=rollout_dataset(task, settings.think, policy.prepared),
         reward_funcs=reward_functions(task, settings.think),
         **common,
     )

@@ -11,7 +11,6 @@ from PIL.Image import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from transformers.image_utils import SizeDict
 
-from methods.data import as_it_is
 from task_streams.prompt import Fit
 
 
@@ -40,6 +39,11 @@ class AreaFit:
         side = self.processor.patch_size * self.processor.merge_size
         whole = image.width % side == 0 and image.height % side == 0
         return bool(whole and least <= image.width * image.height <= most)
+
+
+def as_it_is(image: Image) -> Image:
+    """Leaves the resizing to the model's processor."""
+    return image
 
 
 def image_fit(processor: Any) -> Fit:

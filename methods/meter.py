@@ -95,6 +95,11 @@ class Meter:
         """Prompts that are computed now for rollouts to follow: ``asked`` counts them. Their masks."""
         self._add("prompt_tokens", prompts.sum(), -1)
 
+    def behind(self, prompts: Tensor) -> None:
+        """What is computed now of prompts behind a beginning that they share: masks; ``asked`` counts them too."""
+        self._add("prompt_tokens_computed", prompts.sum())
+        self.prefilled(prompts)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing is counted: what is done again was counted before."""

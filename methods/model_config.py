@@ -8,6 +8,7 @@ import torch
 
 from methods.settings import require
 from task_streams.errors import UserError
+from task_streams.prompt import PLACES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
@@ -39,6 +40,8 @@ class ModelConfig:
     """Images are enlarged to at least this many pixels; null keeps the checkpoint's own limit."""
     max_pixels: int | None = None
     """Images are shrunk to at most this many pixels; null keeps the checkpoint's own limit."""
+    media: str = "first"
+    """Where images and clips stand in a prompt: first, or last, behind a class list that is then computed once."""
     anchor_memory: str = "device"
     """Where full-weight anchor and reference rest between uses: device or cpu."""
 
@@ -58,6 +61,7 @@ class ModelConfig:
                 high,
                 "a whole number not below model.min_pixels, or null",
             ),
+            media=(self.media in PLACES, self.media, " or ".join(PLACES)),
             anchor_memory=(self.anchor_memory in ("device", "cpu"), self.anchor_memory, "device or cpu"),
         )
 

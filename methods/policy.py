@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.answering import Session, answered
 from methods.encoding import encoded_turns, prompts_in
+from methods.fit_image import image_fit
 from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
@@ -89,7 +90,8 @@ class Policy:
         Raises:
             UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
         """
-        batch = encoded_turns(self.processor, [(request.messages, request.media) for request in requests])
+        arranged = [request.arranged(self.config.media) for request in requests]
+        batch = encoded_turns(self.processor, [(request.messages, request.media) for request in arranged])
         self._refuse_long([request.key for request in requests], batch["attention_mask"].sum(dim=1).tolist())
         return batch.to(self.device)
 
@@ -106,6 +108,10 @@ class Policy:
                 f"classes and images, has {lengths[longest]} tokens; expected a limit of at least {lengths[longest]}, "
                 "fewer classes, or a lower model.max_pixels. Prompts are never cut."
             )
+
+    def prepared(self, request: Request) -> Request:
+        """A request as it is asked: images as large as the model sees them, and where the config has them."""
+        return request.arranged(self.config.media).fitted(image_fit(self.processor))
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of a prompt, those of its images and clips included."""

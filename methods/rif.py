@@ -12,7 +12,6 @@ from torch import Tensor
 
 from eval.score import score
 from methods.base import LossContext, Method, TaskContext
-from methods.fit_image import image_fit
 from methods.policy import Decoding
 from methods.settings import require
 from task_streams.errors import UserError
@@ -76,8 +75,8 @@ class Rif(Method):
 
 def correct_answers(context: TaskContext, examples: Sequence[Example], count: int, seed: int) -> list[int]:
     """How many of ``count`` sampled answers are right, for each example."""
-    labels, fit = context.task.trained, image_fit(context.policy.processor)
-    asked = [request(example, labels, context.think).fitted(fit) for example in examples]
+    labels = context.task.trained
+    asked = [context.policy.prepared(request(example, labels, context.think)) for example in examples]
     decoding = Decoding(context.max_completion_tokens, temperature=1.0, seed=seed)
     answers = context.policy.generate([one for one in asked for _ in range(count)], decoding)
     right = [

@@ -97,6 +97,7 @@ class Writing:
     def take(self, tokens: list[list[int]]) -> None:
         """Add to every completion the tokens up to the first that was not guessed; rows that end are left."""
         right = [self._taken(row, guess, new) for row, guess, new in zip(self.alive, self.guesses, tokens, strict=True)]
+        self.drafts.judge([count for count, guess in zip(right, self.guesses, strict=True) if guess])
         kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
         if self.read.shape[1]:
             self._forget_wrong(right)

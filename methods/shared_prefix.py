@@ -20,6 +20,7 @@ from methods.meter import meter_of
 from methods.token_logps import token_logps
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
+SAVED = 512  # prompt tokens that must be saved for another call of the model to pay
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Prefix:
     Attributes:
         layers: keys and values of every layer, [B, heads, P, head size] each.
         last: hidden state of each prompt's last token, [B, H].
-        mask: 1 for real prompt tokens, left-padded, [B, P].
+        mask: 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with.
         next_position: M-RoPE position of the first completion token, [B].
     """
 
@@ -81,15 +82,12 @@ class Prefix:
 
     def rows(self) -> list["Prefix"]:
         """Each prompt's own, without its padding."""
-        lengths = self.mask.sum(dim=1).tolist()
-        return [self._row(row, length) for row, length in enumerate(lengths)]
+        return [self._row(row) for row in range(len(self.mask))]
 
-    def _row(self, row: int, length: int) -> "Prefix":
-        one = slice(row, row + 1)
-        layers = tuple(
-            (keys[one, :, -length:].clone(), values[one, :, -length:].clone()) for keys, values in self.layers
-        )
-        return Prefix(layers, self.last[one].clone(), self.mask[one, -length:].clone(), self.next_position[one].clone())
+    def _row(self, row: int) -> "Prefix":
+        one, real = slice(row, row + 1), self.mask[row].bool()
+        layers = tuple((keys[one, :, real], values[one, :, real]) for keys, values in self.layers)  # copies
+        return Prefix(layers, self.last[one].clone(), self.mask[one, real], self.next_position[one].clone())
 
     @property
     def bytes(self) -> int:
@@ -225,24 +223,77 @@ def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> T
 def prefill(model: Any, prompts: Prompts, images: Tensor | None = None) -> Prefix:
     """Run prompts through the model once; no gradients where layers are checkpointed.
 
+    Text that all of them begin with, up to the first image or clip, is computed once for all where that pays.
+
     Args:
         model: any of policy, anchor, reference.
         prompts: B of them.
         images: what the vision tower makes of their images, if that is known, [tokens of images, H].
     """
-    meter_of(model).prefilled(prompts.mask)
     backbone = plain(model).model
     positions = positions_of(backbone, prompts)
+    inputs = embedded(backbone, prompts, images)
+    lead = common_lead(prompts)
     with keeping_cache(backbone):
-        outputs = backbone(
-            inputs_embeds=embedded(backbone, prompts, images),
-            attention_mask=prompts.mask,
-            position_ids=positions,
-            use_cache=True,
-        )
+        if (len(inputs) - 1) * lead >= SAVED:
+            outputs, mask = _behind_lead(model, prompts.mask, inputs, positions, lead)
+        else:
+            meter_of(model).prefilled(prompts.mask)
+            mask = prompts.mask
+            outputs = backbone(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=True)
     next_position = positions[:, :, -1].amax(dim=0) + 1
     layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)
-    return Prefix(layers, outputs.last_hidden_state[:, -1], prompts.mask, next_position)
+    return Prefix(layers, outputs.last_hidden_state[:, -1], mask, next_position)
+
+
+def common_lead(prompts: Prompts) -> int:
+    """How many tokens of text all prompts begin with; at least one token of each comes after them."""
+    lengths = prompts.mask.sum(dim=1)
+    width = prompts.mask.shape[1]
+    places = (width - lengths)[:, None] + torch.arange(int(lengths.min()) - 1, device=lengths.device)
+    ids, types = prompts.ids.gather(1, places), prompts.token_types.gather(1, places)
+    same = (ids == ids[:1]).all(dim=0) & (types == 0).all(dim=0)
+    return int(same.cumprod(dim=0).sum())
+
+
+def _behind_lead(model: Any, mask: Tensor, inputs: Tensor, positions: Tensor, lead: int) -> tuple[Any, Tensor]:
+    """Prompts through the model, the tokens that all begin with once; its outputs, and what of the cache is real.
+
+    Args:
+        model: whose layers keep their cache.
+        mask: 1 for real tokens of left-padded prompts, [B, P].
+        inputs: as the first layer gets them, [B, P, H].
+        positions: M-RoPE, [3, B, P].
+        lead: how many tokens are shared.
+    """
+    backbone, meter = plain(model).model, meter_of(model)
+    count, width = mask.shape
+    rest = mask.sum(dim=1) - lead  # tokens of each prompt
+    longest = int(rest.max())
+    start = width - int(rest[0]) - lead
+    first = slice(start, start + lead)  # of any row
+    begun = backbone(
+        inputs_embeds=inputs[:1, first],
+        attention_mask=mask[:1, first],
+        position_ids=positions[:, :1, first],
+        use_cache=True,
+    )
+    repeated = [
+        (layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1))
+        for layer in begun.past_key_values.layers
+    ]
+    own = (torch.arange(longest, 0, -1, device=mask.device) <= rest[:, None]).to(mask.dtype)
+    meter.prefilled(mask[:1, first])
+    meter.behind(own)
+    whole = torch.cat([mask[:1, first].expand(count, -1), own], dim=1)
+    outputs = backbone(
+        inputs_embeds=inputs[:, -longest:],
+        attention_mask=whole,
+        position_ids=positions[:, :, -longest:],
+        past_key_values=DynamicCache(repeated),
+        use_cache=True,
+    )
+    return outputs, whole
 
 
 def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:

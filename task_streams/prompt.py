@@ -24,6 +24,7 @@ THOUGHTS = ("it looks like {label}", "the shape must be {label}", "I see {label}
 
 Message = dict[str, Any]
 Fit = Callable[[Image], Image]  # an image to the size in which a model sees it
+PLACES = ("first", "last")  # of images and clips in a turn: before its text, or behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,15 @@ class Request:
     def fitted(self, fit: "Fit") -> "Request":
         """The same question with its images brought to the size in which a model sees them; clips stay."""
         return replace(self, media=tuple(item if isinstance(item, Clip) else fit(item) for item in self.media))
+
+    def arranged(self, place: str) -> "Request":
+        """The same question with images and clips at one of ``PLACES`` in every turn; their order stays."""
+
+        def behind(part: dict[str, Any]) -> bool:
+            return (part["type"] == "text") == (place == "first")
+
+        turns = [{**turn, "content": sorted(turn["content"], key=behind)} for turn in self.messages]
+        return replace(self, messages=turns)
 
 
 def question(labels: Sequence[str], think: bool = True, subject: str = "image") -> str:

@@ -15,12 +15,18 @@ from benchmarks.engine.models import load
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.rollout import sampled_turn, until_end
+from benchmarks.engine.trainers import SEED
 from benchmarks.engine.workload import Workload, workload
 from eval.evaluate import evaluate
+from methods import build_method
 from methods.answering import Session
+from methods.base import TaskContext
+from methods.fit import FitSettings, fit
 from methods.fit_image import image_fit
 from methods.media import with_media
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.settings import TrainConfig
+from methods.sft import SftConfig
 from task_streams.prompt import request
 from task_streams.types import Example
 
@@ -32,6 +38,9 @@ def cases(options: Options, scratch: Path) -> Iterator[Case]:
     asked = [name for name in NAMES if not options.only or name in options.only]
     stock, policy = load(options, stock=True), load(options)
     work = workload(options, policy.processor)
+    if options.learned:
+        learn(policy, work, options.learned, scratch)
+        stock.model.load_state_dict(policy.model.state_dict())
     plain = by_hand(stock, work, options)
     contenders = [
         Contender("plain", plain, stock, lambda: module_tensors(stock.model)),
@@ -41,9 +50,16 @@ def cases(options: Options, scratch: Path) -> Iterator[Case]:
         "items": len(work.task.test),
         "batch": options.batch,
         "prompt_tokens": work.prompt_tokens,
+        "media": options.media,
         "completion_tokens": options.completion_tokens or "natural",
     }
     yield Case("evaluation", where, asked[0], [one for one in contenders if one.name in asked])
+
+
+def learn(policy: Policy, work: Workload, updates: int, scratch: Path) -> None:
+    """Train the policy on its task with supervised updates, at their default settings."""
+    settings = FitSettings(TrainConfig(updates=updates), work.think, scratch / "learned")
+    fit(build_method("sft", SftConfig()), TaskContext(work.task, policy, None, seed=SEED), None, settings)
 
 
 def by_hand(policy: Policy, work: Workload, options: Options) -> Callable[[], Turn]:
@@ -54,7 +70,7 @@ def by_hand(policy: Policy, work: Workload, options: Options) -> Callable[[], Tu
     ends = torch.tensor(policy.ends, device=policy.device)
 
     def answered(examples: Sequence[Example]) -> list[list[int]]:
-        asked = [request(one, work.task.seen, work.think) for one in examples]
+        asked = [request(one, work.task.seen, work.think).arranged(options.media) for one in examples]
         inputs = policy.processor.apply_chat_template(
             [with_media(one.messages, one.media) for one in asked],
             add_generation_prompt=True,

@@ -74,6 +74,7 @@ def model_config(options: Options) -> ModelConfig:
         device=options.device,
         dtype="auto" if options.dtype == "auto" else options.dtype,
         gradient_checkpointing=options.checkpointing,
+        media=options.media,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from task_streams.prompt import PLACES
+
 BENCHES = ("rollout", "logprobs", "step", "evaluate", "boundary", "scaling", "short", "all")
 MODELS = ("tiny", "qwen2_vl_2b_random")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -27,9 +29,11 @@ class Options:
         limit: longest completion where none is given.
         kept_prefixes: MiB of what prompts leave behind in frozen models that a training keeps; None = its default.
         accumulation: micro-batches of an update.
+        media: where images stand in a prompt.
         checkpointing: compute activations again in the backward pass.
         items: test items of an evaluation.
         batch: test items answered together.
+        learned: supervised updates before an evaluation, so that the model answers in the form that is asked for.
         only: contenders that run; empty = all.
         groups, lengths, batches: what ``scaling`` varies, one after the other: G, prompt tokens, prompts.
         rounds: counted turns of each contender.
@@ -51,9 +55,11 @@ class Options:
     limit: int = 24
     kept_prefixes: int | None = None
     accumulation: int = 1
+    media: str = "first"
     checkpointing: bool = False
     items: int = 128
     batch: int = 64
+    learned: int = 0
     only: tuple[str, ...] = ()
     groups: tuple[int, ...] = (2, 4, 8, 16)
     lengths: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -103,9 +109,11 @@ def add_workload(made: argparse.ArgumentParser) -> None:
     made.add_argument("--limit", type=int, help="longest completion where its length is not given (24)")
     made.add_argument("--kept-prefixes", type=int, help="train.kept_prefixes, MiB (its default)")
     made.add_argument("--accumulation", type=int, help="micro-batches of an update (1)")
+    made.add_argument("--media", choices=PLACES, help="where images stand in a prompt (first)")
     made.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     made.add_argument("--items", type=int, help="test items of an evaluation (128)")
     made.add_argument("--batch", type=int, help="test items answered together (64)")
+    made.add_argument("--learned", type=int, help="supervised updates before an evaluation (0)")
     made.add_argument("--groups", type=int, nargs="*", help="scaling, short: values of G (2 4 8 16)")
     made.add_argument("--lengths", type=int, nargs="*", help="scaling: prompt tokens (256 512 1024 2048)")
     made.add_argument("--batches", type=int, nargs="*", help="scaling: prompts in a batch (2 4 8 16)")

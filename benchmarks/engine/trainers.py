@@ -24,7 +24,6 @@ from methods import build_method
 from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset
 from methods.fit import FitSettings, build_trainer, rollout_arguments, shared_arguments
-from methods.fit_image import image_fit
 from methods.grpo import GrpoConfig
 from methods.media import never_sampled
 from methods.policy import Policy
@@ -91,7 +90,7 @@ def without_reference(policy: Policy, work: Workload, options: Options, settings
         model=policy.model,
         processing_class=policy.processor,
         args=GRPOConfig(**arguments, generation_kwargs=suppressed),
-        train_dataset=rollout_dataset(work.task, work.think, image_fit(policy.processor)),
+        train_dataset=rollout_dataset(work.task, work.think, policy.prepared),
         reward_funcs=reward_functions(work.task, work.think),
     )
 

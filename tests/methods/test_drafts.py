@@ -48,6 +48,17 @@ def test_beyond_the_limit_known_contexts_are_renewed_and_none_is_new() -> None:
     assert drafts.guess([9, 2], 1) == [3]
 
 
+def test_guesses_are_as_long_as_they_tend_to_be_right() -> None:
+    drafts = Drafts(longest=8)
+    drafts.learn([5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+    lengths = []
+    for right in ([0, 0], [0, 1], [], [1], [8]):
+        drafts.judge(right)
+        lengths.append(len(drafts.guess([5], 20)))
+    # (8 + 1) / 2 = 4.5; (4.5 + 1 + 1) / 2 = 3.25; as before; (3.25 + 3) / 2 = 3.125; (3.125 + 17) / 2, at most 8
+    assert lengths == [5, 4, 4, 4, 8]
+
+
 def passes(policy: Policy, call: Any) -> tuple[Any, int]:
     """What a call returns, and how many passes the language model made in it."""
     made = []

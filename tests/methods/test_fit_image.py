@@ -8,8 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from clrft.base import default_model_path
-from methods.data import as_it_is
-from methods.fit_image import image_fit
+from methods.fit_image import as_it_is, image_fit
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from methods.rapo import Rapo, RapoConfig
 from methods.settings import TrainConfig
 from methods.shared_prefix import Prefix, Prompts, obstacle
 from task_streams.types import Feed, Task, TaskStream
-from tests.methods.clip_tasks import about_clips, with_clips
+from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored
 
 
@@ -29,7 +29,6 @@ def trainer_of(policy: Policy, task: Task, share: bool, tmp_path: Path) -> Any:
     context = TaskContext(task, policy, None, seed=3)
     settings = FitSettings(train, think=True, scratch=tmp_path)
     trainer = build_trainer(Grpo(GrpoConfig(temperature=0.8)), context, policy.snapshot(), settings, [])
-    trainer.train_dataset = with_clips(task)
     return trainer
 
 

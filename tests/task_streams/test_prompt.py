@@ -1,5 +1,5 @@
 from task_streams.draw import Pool
-from task_streams.prompt import prompt_messages, question, request, target_text
+from task_streams.prompt import Request, prompt_messages, question, request, target_text
 from task_streams.split import build_cil
 from tests.task_streams.streams import make_examples
 
@@ -44,3 +44,11 @@ def test_a_target_has_the_form_that_the_prompt_asks_for() -> None:
     assert target_text("two") == "<think>it looks like two</think><answer>two</answer>"
     assert target_text("two", "I see {label} here") == "<think>I see two here</think><answer>two</answer>"
     assert target_text("two", think=False) == "<answer>two</answer>"
+
+
+def test_images_stand_before_the_text_or_behind_it() -> None:
+    image, text, clip = ({"type": name} for name in ("image", "text", "video"))
+    asked = Request("key", [{"role": "user", "content": [image, text, clip]}], ())
+    assert asked.arranged("last").messages == [{"role": "user", "content": [text, image, clip]}]
+    assert asked.arranged("first").messages == [{"role": "user", "content": [image, clip, text]}]
+    assert asked.arranged("last").arranged("first").messages == asked.arranged("first").messages
