@@ -25,6 +25,7 @@ Command = Callable[[argparse.Namespace, Console], int]
 EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
   clrft fork runs/single/digits_cil-sft-1993@task3 method=rapo
+  clrft plan quickstart
   clrft sweep quickstart
   clrft status quickstart
   clrft compare runs/quickstart
@@ -38,6 +39,7 @@ EXAMPLES = """examples:
   clrft list methods"""
 
 LISTS = ("configs", "methods", "metrics", "models", "seeds", "shapers", "streams", "sweeps")  # of clrft list
+HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
 
 
@@ -128,6 +130,16 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--plugin", **plugin)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
     sweep.set_defaults(command=later("commands", "run_sweep_command"))
+
+    plan = subparsers.add_parser("plan", help="tokens, operations, memory, hours and disk of a sweep, before it runs")
+    plan.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
+    plan.add_argument("overrides", **overrides)
+    plan.add_argument("--hardware", default="this", metavar="NAME", help=HARDWARE)
+    plan.add_argument("--jobs", type=int, help="runs at a time (default: as clrft sweep, or one per device)")
+    plan.add_argument("--completion-tokens", type=int, metavar="N", help="length of a completion, where not measured")
+    plan.add_argument("--plugin", **plugin)
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.set_defaults(command=later("plan.command", "plan_command"))
 
     status = subparsers.add_parser("status", help="what of a sweep is done, running, failed, waiting; the time left")
     status.add_argument("words", nargs="*", metavar="SWEEP|FOLDER|KEY=VALUE", help="sweeps, with their words; folders")

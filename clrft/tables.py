@@ -35,7 +35,7 @@ HEADLINE = (
 )
 FINAL = ("last_acc", "mean_final_acc")  # only one of them is shown: Group.final_metric
 _NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
-TEXT = ("metric", "method", "difference", "shaper")  # columns that are not of numbers
+TEXT = ("metric", "method", "difference", "shaper", "but")  # columns that are not of numbers
 _LABEL_WIDTH = 32  # longer labels are wrapped
 
 

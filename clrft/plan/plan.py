@@ -1,0 +1,296 @@
+"""The plan of a sweep: every cell's work, seconds, disk and memory, and what they add up to."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+
+from clrft.available import available_bytes
+from clrft.config import RunConfig
+from clrft.estimate import Estimate, estimate, gib
+from clrft.plan.activities import Cell, Lengths, stage_work, uncounted
+from clrft.plan.assumed import assumed_lengths
+from clrft.plan.checkpoint import checkpoint_of
+from clrft.plan.clock import Pace, Seconds, assumed_seconds, makespan, measured_seconds
+from clrft.plan.disk import SWEEP, Disk, disk_of
+from clrft.plan.hardware import LIKELY, THIS, Hardware
+from clrft.plan.outline import absent, outline_of
+from clrft.plan.pilot import Measured, kind_of, measured
+from clrft.plan.tally import Passes, Tally
+from clrft.remedies import remedies
+from clrft.sweep import default_jobs
+from methods.model_config import choose_device
+from task_streams.errors import UserError
+
+MOST_WAYS = 4  # that are named
+SHARE = 0.95  # of a device's memory that a run can have
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is for.
+
+    Attributes:
+        name: of the hardware.
+        title: in words.
+        jobs: cells at a time.
+        device: kind of device.
+        memory: bytes for one cell; None where nothing tells.
+        hardware: with its assumed speeds; None for this machine.
+        measured: this machine's pace; None for other hardware.
+        completion: tokens of a completion, as asked for.
+        times: completions are taken so many times as long.
+    """
+
+    name: str
+    title: str
+    jobs: int
+    device: torch.device
+    memory: int | None
+    hardware: Hardware | None = None
+    measured: Measured | None = None
+    completion: int | None = None
+    times: float = 1.0
+
+    @property
+    def closing(self) -> float:
+        """Seconds before the first cell and after the last; unknown on other hardware, where they are little."""
+        return self.measured.start + self.measured.closing if self.measured is not None else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """A cell.
+
+    Attributes:
+        config: its settings.
+        lengths: tokens of its completions.
+        tasks: how many it goes through.
+        here: its data are on this machine; exact: its prompts were encoded.
+        work: by activity.
+        seconds: by part; most likely, slow, fast.
+        disk: what it leaves.
+        memory: what it needs.
+    """
+
+    config: RunConfig
+    lengths: Lengths
+    tasks: int
+    here: bool
+    exact: bool
+    work: Mapping[str, Tally]
+    seconds: tuple[Seconds, Seconds, Seconds]
+    disk: Disk
+    memory: Estimate
+
+    @property
+    def total(self) -> Tally:
+        """All of its work."""
+        return summed(self.work.values())
+
+    def wall(self, place: int = LIKELY) -> float:
+        """Seconds from its begin to its end."""
+        return sum(self.seconds[place].values())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep on a hardware."""
+
+    target: Target
+    cells: tuple[CellPlan, ...]
+
+    @property
+    def total(self) -> Tally:
+        """Work of all cells."""
+        return summed(cell.total for cell in self.cells)
+
+    def wall(self, place: int = LIKELY) -> float:
+        """Seconds from the command to its end."""
+        return makespan([cell.wall(place) for cell in self.cells], self.target.jobs) + self.target.closing
+
+    @property
+    def kept(self) -> int:
+        """Bytes on disk when it has ended."""
+        return sum(cell.disk.kept for cell in self.cells) + SWEEP
+
+    @property
+    def most(self) -> int:
+        """Bytes on disk at most, meanwhile."""
+        return self.kept + sum(sorted(cell.disk.meanwhile for cell in self.cells)[-self.target.jobs :])
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the cell that needs most."""
+        return max(cell.memory.peak.total for cell in self.cells)
+
+    @property
+    def unfit(self) -> list[CellPlan]:
+        """Cells that their device has no memory for."""
+        most = self.target.memory
+        return [] if most is None else [cell for cell in self.cells if cell.memory.peak.total > most]
+
+
+def summed(tallies: Iterable[Tally]) -> Tally:
+    """Work added up."""
+    return reduce(Tally.__add__, tallies, Tally())
+
+
+def target_of(hardware: Hardware, jobs: int | None, completion: int | None) -> Target:
+    """Known hardware: a cell on each device."""
+    memory, devices = int(SHARE * hardware.memory), jobs or hardware.devices
+    device = torch.device("cuda")
+    title = f"{hardware.devices} x {hardware.title}, {hardware.memory / 1e9:.0f} GB each"
+    return Target(hardware.name, title, devices, device, memory, hardware, completion=completion)
+
+
+def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
+    """This machine, measured now.
+
+    Raises:
+        UserError: the data or the model of a cell are not on it.
+    """
+    missing = dict.fromkeys(f"{cell.stream_label} ({absent(cell.stream)})" for cell in cells if absent(cell.stream))
+    missing |= dict.fromkeys(
+        f"{cell.model.path} (a checkpoint)" for cell in cells if checkpoint_of(cell.model).processor is None
+    )
+    if missing:
+        raise UserError(
+            f"hardware {THIS!r}: nothing can be measured without {', '.join(missing)}; expected them on this machine, "
+            "or a known hardware, e.g. --hardware h100x8."
+        )
+    jobs = jobs or default_jobs(cells)
+    cores = len(os.sched_getaffinity(0))
+    device = choose_device(cells[0].model)
+    free = available_bytes(device)
+    found = measured(cells, jobs, max(1, cores // jobs) if jobs > 1 else 0)
+    title = f"this machine, {cores} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    memory = None if free is None else free // jobs
+    return Target(THIS, title, jobs, device, memory, measured=found)
+
+
+def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
+    """The plan of some cells."""
+    known: dict[RunConfig, CellPlan] = {}
+    plans = []
+    for config in cells:
+        one = replace(config, seed=0) if absent(config.stream) else config  # no data, no class order
+        if one not in known:
+            known[one] = cell_plan(one, target)
+        plans.append(replace(known[one], config=config))
+    return Plan(target, tuple(plans))
+
+
+def cell_plan(config: RunConfig, target: Target) -> CellPlan:
+    """The plan of one cell."""
+    outline, checkpoint = outline_of(config), checkpoint_of(config.model)
+    width = checkpoint.weight_bytes(config.model, target.device)
+    passes = Passes(checkpoint, width, config.model.gradient_checkpointing, config.train.cuda_graphs)
+    pace = pace_of(config, target)
+    lengths = pace.lengths if pace else assumed_lengths(config, outline, target.completion, target.times)
+    cell = Cell.of(config, outline, passes, lengths)
+    work = {stage: stage_work(cell, stage) for stage in cell.stages}
+    disk = disk_of(cell, work)
+    needed = estimate(config, checkpoint.sizes, target.device, outline.longest)
+    names = dict.fromkeys(name for tallies in work.values() for name in tallies)
+    return CellPlan(
+        config=config,
+        lengths=lengths,
+        tasks=len(outline),
+        here=outline.here,
+        exact=outline.exact,
+        work={name: summed(tallies[name] for tallies in work.values() if name in tallies) for name in names},
+        seconds=seconds_of_cell(cell, work, disk, target, pace),
+        disk=disk,
+        memory=needed,
+    )
+
+
+def pace_of(config: RunConfig, target: Target) -> Pace | None:
+    """What was measured of cells of its kind."""
+    return None if target.measured is None else target.measured.paces[kind_of(config)]
+
+
+def seconds_of_cell(
+    cell: Cell, work: Mapping[int, Mapping[str, Tally]], disk: Disk, target: Target, pace: Pace | None
+) -> tuple[Seconds, Seconds, Seconds]:
+    """Seconds of a cell: most likely, slow, fast; of what was measured there is one."""
+    if pace is not None:
+        likely = measured_seconds(cell, work, pace)
+        return likely, likely, likely
+    if target.hardware is None:
+        raise RuntimeError("neither a hardware nor a measurement")
+    likely, slow, fast = (assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds)
+    return likely, slow, fast
+
+
+def refusals(plan: Plan) -> list[str]:
+    """Why cells do not fit: of each model the cell that needs most, with settings that need less."""
+    found: dict[str, list[CellPlan]] = {}
+    for cell in plan.unfit:
+        found.setdefault(cell.config.model_label, []).append(cell)
+    return [refusal(cells, plan.target) for cells in found.values()]
+
+
+def refusal(cells: Sequence[CellPlan], target: Target) -> str:
+    """Why some cells of one model do not fit into their device's memory."""
+    worst = max(cells, key=lambda cell: cell.memory.peak.total)
+    config, peaks, there = worst.config, worst.memory.peaks(), target.memory or 0
+    activity = max(peaks, key=lambda name: peaks[name].total)
+    ways = remedies(
+        config, checkpoint_of(config.model).sizes, target.device, outline_of(config).longest, activity, there
+    )
+    told = f"Set one or more of {'; '.join(ways[:MOST_WAYS])}." if ways else "No setting alone needs less."
+    methods = ", ".join(dict.fromkeys(cell.config.method_label for cell in cells))
+    return (
+        f"{config.model_label}: {len(cells)} cells ({methods}) need more than the {gib(there)} GiB that are there. "
+        f"{config.stream_label} by {config.method_label} needs most: about {gib(peaks[activity].total)} GiB for "
+        f"{activity}. {told}"
+    )
+
+
+def notes(plan: Plan) -> list[str]:
+    """What a plan rests on, in sentences."""
+    cells, target = plan.cells, plan.target
+    found = []
+    away = dict.fromkeys(cell.config.stream_label for cell in cells if not cell.here)
+    if away:
+        found.append(f"Estimated, data not here: {', '.join(away)}; sizes as published, names of classes made up.")
+    rough = dict.fromkeys(str(cell.config.model.path) for cell in cells if not cell.exact)
+    if rough:
+        found.append(f"Prompt lengths are estimated for {', '.join(rough)}: 4 letters a token, images by their size.")
+    if target.measured is not None:
+        found.append(
+            f"Hours and lengths of completions: measured now in {target.measured.took:.0f} s, a few updates and tests "
+            "of every kind of cell, as many at a time as the sweep runs."
+        )
+    else:
+        found += assumed_notes(plan)
+    own = dict.fromkeys(name for cell in cells for name in uncounted(cell.config))
+    if own:
+        found.append(f"Not counted: passes of their own of {', '.join(own)}.")
+    return found
+
+
+def assumed_notes(plan: Plan) -> list[str]:
+    """What is assumed of a hardware that was not measured."""
+    hardware = plan.target.hardware
+    if hardware is None:
+        return []
+    share, reach, launch = (hardware.assumed[name] for name in ("share", "reach", "launch"))
+    means = sorted({round(cell.lengths.train) for cell in plan.cells if cell.config.method_name != "zero_shot"})
+    asked = "as asked for" if plan.target.completion else "assumed; --completion-tokens N sets it"
+    return [
+        f"Nothing was measured on {hardware.title} by this project. Assumed: {share[0]:.0%} of peak operations "
+        f"({share[1]:.0%} to {share[2]:.0%}), {reach[0]:.0%} of bandwidth ({reach[1]:.0%} to {reach[2]:.0%}), "
+        f"{1e3 * launch[0]:.1f} ms to launch a layer ({1e3 * launch[1]:.1f} to {1e3 * launch[2]:.1f}).",
+        f"Rollouts of {means[0] if means else 0} to {means[-1] if means else 0} tokens ({asked}). Not in the hours: "
+        "decoding of images and clips by CPUs, the comparison and the report.",
+    ]
+
+
+def longer(target: Target, times: float) -> Target:
+    """The same with completions so many times as long."""
+    return replace(target, times=times)

@@ -1,0 +1,125 @@
+"""How long prompts and answers are in tokens: by a model's processor, or estimated where there is none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from clrft.plan.checkpoint import Checkpoint
+from methods.encoding import encoded_turns
+from methods.model_config import ModelConfig
+from task_streams.prompt import Request, user_turn
+from task_streams.types import Media
+
+LETTERS = 4  # of English text in a token of a large vocabulary
+FRAME = 24  # tokens of Qwen2-VL's chat template beside the question
+AROUND = 2  # tokens around an image
+DEFAULT_LIMITS = (56 * 56, 14 * 14 * 4 * 1280)  # pixels of an image, of Qwen2-VL's own processor
+GRIDS = ("image_grid_thw", "video_grid_thw")
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Images of some items as the vision tower gets them.
+
+    Attributes:
+        items: how many.
+        grids: patches in time, height and width of all their images.
+    """
+
+    items: int
+    grids: tuple[Grid, ...]
+
+    @property
+    def images(self) -> float:
+        """Images of an item; steps of a clip's time."""
+        return sum(time for time, _, _ in self.grids) / self.items
+
+    @property
+    def patches(self) -> float:
+        """Patches of an item."""
+        return sum(time * height * width for time, height, width in self.grids) / self.items
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Some prompts.
+
+    Attributes:
+        tokens: mean length, images included.
+        longest: length of the longest.
+        shown: their images.
+        patches: of the prompt that has most.
+        images: likewise.
+    """
+
+    tokens: float
+    longest: int
+    shown: Shown
+    patches: int
+    images: int
+
+
+class Ruler:
+    """Lengths for one model.
+
+    Args:
+        checkpoint: the model.
+        config: its settings.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
+        self.processor: Any = checkpoint.processor
+        self.merge = checkpoint.sizes.tower.merge
+        self.patch = checkpoint.patch
+        low, high = DEFAULT_LIMITS
+        self.limits = (config.min_pixels or low, config.max_pixels or high)
+
+    def text(self, text: str) -> int:
+        """Tokens of a text."""
+        if self.processor is None:
+            return -(-len(text) // LETTERS)
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def look(self, requests: Sequence[Request]) -> Looked:
+        """The lengths of some questions, one or more, each encoded alone."""
+        each = [self._one(asked) for asked in requests]
+        tokens = [count for count, _ in each]
+        sizes = [sum(time * height * width for time, height, width in grids) for _, grids in each]
+        return Looked(
+            tokens=fmean(tokens),
+            longest=max(tokens),
+            shown=Shown(len(each), tuple(grid for _, grids in each for grid in grids)),
+            patches=max(sizes),
+            images=max(sum(time for time, _, _ in grids) for _, grids in each),
+        )
+
+    def made_up(self, text: str, width: int, height: int, frames: int) -> Looked:
+        """The lengths of a question about so many images of a size."""
+        media = (Image.new("RGB", (width, height)),) * frames
+        return self.look([Request("made up", user_turn(text, media), media)])
+
+    def _one(self, asked: Request) -> tuple[int, list[Grid]]:
+        if self.processor is None:
+            return self._estimated(asked)
+        batch = encoded_turns(self.processor, [(asked.messages, asked.media)])
+        grids = [tuple(grid) for name in GRIDS if name in batch for grid in batch[name].tolist()]
+        return int(batch["input_ids"].shape[1]), grids
+
+    def _estimated(self, asked: Request) -> tuple[int, list[Grid]]:
+        grids = [self._grid(item) for item in asked.media]
+        words = sum(self.text(part.get("text", "")) for turn in asked.messages for part in turn["content"])
+        patches = sum(time * height * width for time, height, width in grids)
+        return FRAME + words + AROUND * len(grids) + patches // self.merge**2, grids
+
+    def _grid(self, item: Media) -> Grid:
+        frame = item if isinstance(item, Image.Image) else item.frames[0]
+        steps = 1 if isinstance(item, Image.Image) else -(-len(item.frames) // 2)  # a clip's frames go in pairs
+        low, high = self.limits
+        height, width = smart_resize(frame.height, frame.width, self.patch * self.merge, low, high)
+        return steps, height // self.patch, width // self.patch
