@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from clrft.config import RunConfig
 from clrft.cost_names import DRIFT, EVALUATE, TRAIN
-from clrft.plan.outline import Outline, TaskOutline
+from clrft.plan.outline import Outline, TaskOutline, probe_of
+from clrft.plan.ruler import Looked
 from clrft.plan.tally import Passes, Tally
 from methods import build_method
 from methods.base import Method
@@ -60,6 +61,7 @@ class Cell:
         config: its settings.
         method: how it learns.
         outline: its stream.
+        probe: a prompt of its built-in probe.
         passes: its model's calls.
         lengths: of its completions.
     """
@@ -67,6 +69,7 @@ class Cell:
     config: RunConfig
     method: Method
     outline: Outline
+    probe: Looked
     passes: Passes
     lengths: Lengths
 
@@ -74,7 +77,7 @@ class Cell:
     def of(cls, config: RunConfig, outline: Outline, passes: Passes, lengths: Lengths) -> "Cell":
         """The cell of some settings."""
         method = build_method(config.method_name, config.method, config.parts)
-        return cls(config, method, outline, passes, lengths)
+        return cls(config, method, outline, probe_of(config), passes, lengths)
 
     @property
     def trains(self) -> bool:
@@ -251,6 +254,6 @@ def answered(cell: Cell, items: int, prompt: float, task: TaskOutline, mean: flo
 
 def probe(cell: Cell) -> Tally:
     """Answers to the built-in probe."""
-    look, items = cell.outline.probe, cell.config.evaluate.probe
+    look, items = cell.probe, cell.config.evaluate.probe
     task = TaskOutline(0, items, look.tokens, (look.tokens,), 0.0, look.shown, True)
     return replace(answered(cell, items, look.tokens, task, cell.lengths.probe), answers=0.0)

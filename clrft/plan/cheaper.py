@@ -58,24 +58,24 @@ def changes(cells: Sequence[RunConfig], on_gpu: bool) -> Iterator[tuple[str, lis
     first = {kind_of(cell): cell for cell in reversed(cells)}
     if len(first) < len(cells):
         kept = set(first.values())
-        yield "one class order", [cell for cell in cells if cell in kept], "no spread, no paired test"
+        yield "one class order", [cell for cell in cells if cell in kept], "no spread, no test"
     sections: list[tuple[str, str, Any, str]] = [
         ("evaluate", "probe", 0, "no general ability"),
         ("evaluate", "drift_prompts", 0, "no drift figures"),
-        ("evaluate", "final_list", False, "forgetting not split by cause"),
-        *(("stream", "test_per_class", count, "wider error of each accuracy") for count in FEW_TESTS),
-        ("stream", "think", False, "another training: no thought"),
-        ("run", "keep_weights", "last", "no forks from earlier tasks"),
+        ("evaluate", "final_list", False, "forgetting unsplit"),
+        *(("stream", "test_per_class", count, "wider errors") for count in FEW_TESTS),
+        ("stream", "think", False, "another training"),
+        ("run", "keep_weights", "last", "no forks"),
         ("train", "carry_optimizer", False, "another training"),
         ("model", "adapter", "lora", "another training"),
     ]
     if on_gpu:
-        sections += [("train", "cuda_graphs", True, ""), ("evaluate", "batch_size", 256, "more memory in tests")]
+        sections += [("train", "cuda_graphs", True, ""), ("evaluate", "batch_size", 256, "more memory")]
     for section, name, value, note in sections:
         yield from one_change(cells, section, name, value, note)
     grouped = [with_value(cell, "method", "group_size", GROUP) if larger_group(cell) else cell for cell in cells]
     if grouped != list(cells):
-        yield f"method.group_size={GROUP}", grouped, "another training, for methods with groups"
+        yield f"method.group_size={GROUP}", grouped, "another training"
 
 
 def one_change(

@@ -43,7 +43,7 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
         target = target_of(hardware, options.jobs, options.completion_tokens)
     plan = plan_of(cells, target)
     remedies = cheaper(plan)
-    twice = None if hardware is None else plan_of(cells, longer(target, TWICE))
+    twice = plan_of(cells, longer(target, TWICE))
     if options.json:
         text = json.dumps(plan_to_json(plan, remedies, twice), indent=2, ensure_ascii=False)
         console.print(text, highlight=False, markup=False, soft_wrap=True)

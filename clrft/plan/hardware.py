@@ -20,7 +20,7 @@ MOST_DEVICES = 1024
 LIKELY, SLOW, FAST = range(3)
 ASSUMED = ("share", "reach", "launch", "start", "disk")
 STATED = ("memory", "flops", "bandwidth")
-_NAME = re.compile(r"(?P<device>.+?)(?:x(?P<count>[0-9]+))?")
+_SEVERAL = re.compile(r"(?P<device>.+)x(?P<count>[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def hardware_of(name: str) -> Hardware:
     Raises:
         UserError: unknown name, or a file that is not of the table's form.
     """
-    found = _NAME.fullmatch(name)
-    device, count = (found["device"], int(found["count"] or 1)) if found else (name, 1)
+    found = None if name in table(TABLE) else _SEVERAL.fullmatch(name)  # rtx4090 is one
+    device, count = (found["device"], int(found["count"])) if found else (name, 1)
     if device.endswith((".yaml", ".yml")):
         own = table(Path(device))
         if len(own) != 1:

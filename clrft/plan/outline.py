@@ -65,7 +65,6 @@ class Outline:
         tasks: in their order.
         joint: all of them as one.
         kind: what is asked.
-        probe: a prompt of the built-in probe.
         longest: of the prompts.
         here: its data are on this machine; else the numbers are estimates.
         exact: prompts were encoded by the model's processor.
@@ -74,7 +73,6 @@ class Outline:
     tasks: tuple[TaskOutline, ...]
     joint: TaskOutline
     kind: Kind
-    probe: Looked
     longest: Longest
     here: bool
     exact: bool
@@ -150,7 +148,6 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
         tasks=tuple(tasks),
         joint=joined(tasks, looked_at(ruler, whole.train, whole.trained, think).tokens),
         kind=whole.kind,
-        probe=probe_look(ruler, think),
         longest=longest,
         here=True,
         exact=ruler.processor is not None,
@@ -177,11 +174,15 @@ def target_tokens(ruler: Ruler, task: Task, thought: str, think: bool) -> float:
     return fmean(known[text] for text in texts)
 
 
-def probe_look(ruler: Ruler, think: bool) -> Looked:
-    """A prompt of the built-in probe."""
-    task = glyph_probe(LOOKED_AT)
-    every = glyph_probe(200).seen  # the prompt lists the classes of the items that are asked
-    return ruler.look([request(item, every, think) for item in task.test[:1]])
+def probe_of(config: RunConfig) -> Looked:
+    """A prompt of a cell's built-in probe, which lists the classes of the items that are asked."""
+    return _probe(config.model, config.stream.think, max(1, config.evaluate.probe))
+
+
+@cache
+def _probe(model: ModelConfig, think: bool, items: int) -> Looked:
+    task = glyph_probe(items)
+    return Ruler(checkpoint_of(model), model).look([request(task.test[0], task.seen, think)])
 
 
 def joined(tasks: Sequence[TaskOutline], prompt: float) -> TaskOutline:
@@ -214,8 +215,7 @@ def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str
     ]
     pixels = last.patches // max(last.images, 1) * ruler.patch**2
     longest = Longest(last.longest, last.patches, last.images, pixels, examples=max(shots), items=max(tests))
-    probe = probe_look(ruler, config.think)
-    return Outline(tuple(tasks), joined(tasks, last.tokens), kind, probe, longest, here=False, exact=False)
+    return Outline(tuple(tasks), joined(tasks, last.tokens), kind, longest, here=False, exact=False)
 
 
 def declared_size(name: str, config: StreamConfig) -> Declared:
@@ -276,7 +276,8 @@ def frames_of(config: StreamConfig, size: Declared) -> int:
     if not size.seconds:
         return 1
     fps, most = float(getattr(config, "fps", 2.0)), int(getattr(config, "max_frames", 16))
-    return min(most, max(2, round(size.seconds * fps)))
+    frames = min(most, max(2, round(size.seconds * fps)))
+    return -(-frames // 2) if getattr(config, "feed", "images") == "video" else frames  # a video's go in pairs
 
 
 def made_up_text(kind: Kind, classes: int, think: bool) -> str:

@@ -245,8 +245,8 @@ def refusal(cells: Sequence[CellPlan], target: Target) -> str:
     told = f"Set one or more of {'; '.join(ways[:MOST_WAYS])}." if ways else "No setting alone needs less."
     methods = ", ".join(dict.fromkeys(cell.config.method_label for cell in cells))
     return (
-        f"{config.model_label}: {len(cells)} cells ({methods}) need more than the {gib(there)} GiB that are there. "
-        f"{config.stream_label} by {config.method_label} needs most: about {gib(peaks[activity].total)} GiB for "
+        f"{config.model_label}: {len(cells)} of the cells ({methods}) need more than the {gib(there)} GiB that are "
+        f"there. {config.stream_label} by {config.method_label} needs most: about {gib(peaks[activity].total)} GiB for "
         f"{activity}. {told}"
     )
 
@@ -268,10 +268,22 @@ def notes(plan: Plan) -> list[str]:
         )
     else:
         found += assumed_notes(plan)
+    found += long_prompts(cells)
     own = dict.fromkeys(name for cell in cells for name in uncounted(cell.config))
     if own:
         found.append(f"Not counted: passes of their own of {', '.join(own)}.")
     return found
+
+
+def long_prompts(cells: Sequence[CellPlan]) -> list[str]:
+    """Streams whose longest prompts exceed the limit of the settings: a run refuses them."""
+    lengths = {cell.config.stream_label: outline_of(cell.config).longest.tokens for cell in cells}
+    over = dict.fromkeys(
+        f"{cell.config.stream_label} ({lengths[cell.config.stream_label]})"
+        for cell in cells
+        if lengths[cell.config.stream_label] > cell.config.train.max_prompt_tokens
+    )
+    return [f"Longer than train.max_prompt_tokens, which a run refuses: {', '.join(over)} tokens."] if over else []
 
 
 def assumed_notes(plan: Plan) -> list[str]:

@@ -22,8 +22,9 @@ from clrft.tables import rich_table
 SCHEMA = 1
 COUNTS = ("prompt_tokens", "prompt_tokens_computed", "tokens_generated", "tokens_trained", "images", "model_flops")
 WORK = ["", "cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs"]
-COST = ["", "cells", "h", "train", "tests", "other", "GiB", "disk"]
-STREAMS = ["", "cells", "tasks", "updates", "generated", "FLOPs", "h", "GiB", "disk"]
+COST = ["", "cells", "one worker", "train", "tests", "other", "GiB", "disk"]
+STREAMS = ["", "cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk"]
+TOLD = 0.005  # of the time; a part that is less is not named
 NAMES = {"train": "training", "evaluate": "tests", "drift": "drift", "boundary": "boundaries", "start": "start"}
 
 
@@ -49,7 +50,7 @@ def headline(plan: Plan) -> str:
 
 def groups(plan: Plan) -> list[tuple[str, list[str], Rows]]:
     """Tables by method and, where there are several, by stream; each ends with the sum."""
-    hours = "hours of one worker, GiB of memory at the most, disk that is kept"
+    hours = "Cost by method: time, memory, disk that is kept"
     tables = [("Work by method", WORK, rows_by(plan, named, work_row)), (hours, COST, rows_by(plan, named, cost_row))]
     if len({cell.config.stream_label for cell in plan.cells}) > 1:
         rows = rows_by(plan, lambda cell: cell.config.stream_label, stream_row)
@@ -90,7 +91,7 @@ def cost_row(label: str, cells: Sequence[CellPlan]) -> list[str]:
 def stream_row(label: str, cells: Sequence[CellPlan]) -> list[str]:
     """A row under ``STREAMS``."""
     total = summed(cell.total for cell in cells)
-    counts = [short(getattr(total, name)) for name in ("updates", "tokens_generated", "model_flops")]
+    counts = [short(getattr(total, name)) for name in ("updates", "model_flops")]
     return [label, *sizes_of(cells), *counts, hours_of(cells), *kept_by(cells)]
 
 
@@ -100,8 +101,8 @@ def sizes_of(cells: Sequence[CellPlan]) -> list[str]:
 
 
 def hours_of(cells: Sequence[CellPlan]) -> str:
-    """Hours of some cells one after the other."""
-    return f"{sum(cell.wall() for cell in cells) / 3600:.3g}"
+    """Time of some cells one after the other."""
+    return duration(sum(cell.wall() for cell in cells))
 
 
 def kept_by(cells: Sequence[CellPlan]) -> list[str]:
@@ -118,9 +119,11 @@ def sentences(plan: Plan, twice: Plan | None) -> list[str]:
     """Wall time with its parts, memory and disk."""
     spent = [cell.wall() for cell in plan.cells]
     parts = {part: sum(cell.seconds[LIKELY].get(part, 0.0) for cell in plan.cells) for part in PARTS}
-    shares = ", ".join(f"{NAMES[part]} {value / sum(spent):.0%}" for part, value in parts.items() if value)
+    shares = ", ".join(
+        f"{NAMES[part]} {value / sum(spent):.0%}" for part, value in parts.items() if value > TOLD * sum(spent)
+    )
     found = [f"wall time: {wall_text(plan)}; {shares}."]
-    if twice is not None:
+    if twice is not None and twice.wall() > plan.wall():
         found.append(f"with completions twice as long: {wall_text(twice)}.")
     there = "" if plan.target.memory is None else f" of {gib(plan.target.memory)} GiB"
     found.append(
@@ -136,7 +139,7 @@ def wall_text(plan: Plan) -> str:
     return f"about {duration(likely)}" + (f" ({duration(fast)} to {duration(slow)})" if slow > likely else "")
 
 
-CHEAPER = ["change", "wall time", "saved", "disk", "saved", "but"]
+CHEAPER = ["change", "wall time", "saved", "disk", "but"]
 
 
 def remedy_rows(plan: Plan, remedies: Sequence[Remedy]) -> Rows:
@@ -147,7 +150,6 @@ def remedy_rows(plan: Plan, remedies: Sequence[Remedy]) -> Rows:
             duration(one.plan.wall()),
             f"{1 - one.plan.wall() / plan.wall():.0%}",
             size(one.plan.kept),
-            f"{1 - one.plan.kept / plan.kept:.0%}",
             one.note,
         ]
         for one in remedies

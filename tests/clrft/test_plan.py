@@ -1,0 +1,248 @@
+"""Plans: counted work against the meter of real runs, formulas by hand, hardware, streams without data, the command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clrft.cli import main
+from clrft.config import RunConfig, build_config, parse_overrides
+from clrft.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.ledger import SETTINGS
+from clrft.plan.activities import Cell, Lengths, stage_work
+from clrft.plan.cheaper import with_value
+from clrft.plan.checkpoint import checkpoint_of
+from clrft.plan.clock import makespan, seconds_of
+from clrft.plan.disk import CELL, STAGE, disk_of
+from clrft.plan.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
+from clrft.plan.outline import outline_of
+from clrft.plan.plan import Plan, plan_of, target_of, this_target
+from clrft.plan.tally import Passes, Tally
+from clrft.progress import Silent
+from clrft.run import run
+from clrft.runs import read_run
+from clrft.sweep import load_sweep
+from methods.model_config import ModelConfig
+from task_streams.errors import UserError
+
+SMALL = ["stream.tasks=2", "stream.shots=8", "stream.test_per_class=6", "train.updates=3", "train.warmup=0"]
+SMALL += ["train.prompts_per_update=4", "evaluate.probe=8", "evaluate.drift_prompts=3", "run.mlflow=false"]
+EXACT = ("prompt_tokens", "prompt_tokens_computed", "images")
+FEW = Lengths(10, 10, 10, 10, 1.3, 24)
+
+
+def config_of(method: str, *words: str) -> RunConfig:
+    return build_config("digits_cil", method, "tiny", 1993, parse_overrides([*SMALL, *words]))
+
+
+def cell_of(config: RunConfig, lengths: Lengths = FEW) -> Cell:
+    passes = Passes(checkpoint_of(config.model), 4, config.model.gradient_checkpointing)
+    return Cell.of(config, outline_of(config), passes, lengths)
+
+
+def plan_on(name: str, *words: str, sweep: str = "quickstart") -> Plan:
+    return plan_of(load_sweep(sweep, parse_overrides(words)), target_of(hardware_of(name), None, None))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("rapo", ()),
+        ("grpo", ("method.updates_per_batch=2", "train.updates=4")),
+        ("sft+lwf", ("train.epochs=1.0",)),
+        ("sft+ewc", ("evaluate.future=true",)),
+        ("joint_grpo", ("train.accumulation=2", "model.adapter=lora")),
+    ],
+)
+def test_counted_work_is_that_of_a_real_run(tmp_path: Path, method: str, words: tuple[str, ...]) -> None:
+    config = config_of(method, f"run.output={tmp_path}", *words)
+    record = read_run(run(config, Silent()))
+    costs = {stage: record.task_metrics(stage)["cost"] for stage in record.stages()}
+    generated = sum(cost["tokens_generated"] for stage in costs.values() for cost in stage.values())
+    cell = cell_of(config)
+    work = {stage: stage_work(cell, stage) for stage in cell.stages}
+    assert {stage: set(cost) for stage, cost in costs.items()} == {stage: set(one) for stage, one in work.items()}
+    for stage, cost in costs.items():
+        for activity, counts in cost.items():
+            planned = work[stage][activity]
+            assert {name: round(getattr(planned, name)) for name in EXACT} == {name: counts[name] for name in EXACT}
+            assert planned.model_flops == pytest.approx(counts["model_flops"], rel=0.2)
+            if activity == TRAIN:
+                assert planned.updates == len(record.steps(stage))
+                supervised = method.startswith("sft")
+                assert planned.tokens_trained == pytest.approx(counts["tokens_trained"], rel=0 if supervised else 0.2)
+    total = sum(planned.tokens_generated for stage in work.values() for planned in stage.values())
+    assert total == pytest.approx(generated, rel=0.15)  # completions are taken as 10 tokens, as the base writes them
+
+
+def test_items_and_answers_are_those_that_are_asked() -> None:
+    """Two tasks of two classes, 6 items each: 12 a task. After task 1: 12, once more under the final list, probe 8."""
+    cell = cell_of(config_of("sft"))
+    assert [stage_work(cell, stage)[EVALUATE].items for stage in cell.stages] == [8, 12 + 12 + 8, 24 + 8]
+    assert [stage_work(cell, stage)[EVALUATE].answers for stage in cell.stages] == [0, 24, 24]
+    frozen = cell_of(config_of("zero_shot"))
+    assert [stage_work(frozen, stage)[EVALUATE].items for stage in frozen.stages] == [8, 24, 24 + 8]
+    assert DRIFT not in stage_work(cell_of(config_of("sft", "evaluate.drift_prompts=0")), 1)
+
+
+def test_seconds_by_hand() -> None:
+    """Reading 4e12 operations at 2e12 a second takes 2 s; its launches, 100 layers at 1 ms, 0.1 s: 2 s.
+
+    Decoding: 1e9 operations, 6e9 bytes at 3e9 a second, 2 s, and 5000 layers at 1 ms, 5 s: 5 s. The optimizer moves 3e9
+    bytes: 1 s.
+    """
+    speed = Speed(flops=2e12, bandwidth=3e9, launch=1e-3, start=0, disk=1e9)
+    work = Tally(reading=4e12, launched=100, decoding=1e9, moved=6e9, stepped=5000, stepping=3e9)
+    assert seconds_of(work, speed) == pytest.approx(2 + 5 + 1)
+    assert seconds_of(replace(work, stepped=0), speed) == pytest.approx(2 + 2 + 1)  # recorded as a graph
+    # Two workers: 5 and 3, then 2 beside the 5; the last goes to who is free at 5.
+    assert makespan([5, 3, 2, 4], 2) == 9
+    assert makespan([5, 3, 2, 4], 1) == 14
+
+
+def test_a_decoding_step_reads_all_weights_and_the_cache_of_its_rows() -> None:
+    """2B: 28 layers, 2 key heads of 128; 8 rows of 100 + 20/2 tokens: 2 * 256 * 28 * 8 * 110 numbers of 2 bytes."""
+    checkpoint = checkpoint_of(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16"))
+    assert checkpoint.sizes.parameters == 2_208_985_600  # of the published checkpoint
+    wrote = Passes(checkpoint, 2).written(8, 8, prompt=100, mean=20, longest=30, graphs=False)
+    weights = checkpoint.shape.language.weights + checkpoint.shape.head.weights
+    assert wrote.steps == 30
+    assert wrote.moved == 30 * 2 * (weights + 2 * 256 * 28 * 8 * 110)
+    assert (wrote.stepped, wrote.tokens_generated, wrote.completions) == (30 * 28, 160, 8)
+
+
+def test_disk_is_what_the_settings_keep() -> None:
+    """Two tasks; weights W, adapter A; moments are twice what is trained; three states while one is written."""
+
+    def disk(*words: str) -> tuple[int, int]:
+        cell = cell_of(config_of("sft", *words))
+        work = {stage: stage_work(cell, stage) for stage in cell.stages}
+        found = disk_of(cell, work)
+        return found.kept, found.meanwhile
+
+    size = checkpoint_of(ModelConfig(dtype="float32")).sizes.parameters * 4
+    adapter = checkpoint_of(ModelConfig(dtype="float32", adapter="lora")).trained * 4
+    rest = CELL + 3 * STAGE
+    assert disk()[0] == pytest.approx(2 * size + rest, abs=80_000)  # tokenizers, answers and steps
+    assert disk("train.carry_optimizer=true")[0] - disk()[0] == 2 * 2 * size
+    assert disk()[0] - disk("run.keep_weights=last")[0] == pytest.approx(size, abs=30_000)
+    assert disk()[1] == 3 * 3 * size
+    assert disk("run.checkpoint_every=0")[1] == 0
+    assert disk("model.adapter=lora")[0] == pytest.approx(2 * adapter + rest, abs=40_000)
+
+
+def test_the_table_of_hardware_holds() -> None:
+    for name in table(TABLE):
+        one = hardware_of(name)
+        assert one.devices == 1
+        assert one.speeds[SLOW].flops < one.speeds[LIKELY].flops < one.speeds[FAST].flops
+        assert one.speeds[SLOW].launch > one.speeds[LIKELY].launch > one.speeds[FAST].launch
+    eight = hardware_of("h100x8")
+    assert (eight.devices, eight.memory) == (8, 80 * 10**9)
+    assert hardware_of("a100-80gbx4").devices == 4
+
+
+def test_a_file_of_hardware_takes_the_place_of_the_table(tmp_path: Path) -> None:
+    text = TABLE.read_text(encoding="utf-8").partition("devices:")[0]
+    file = tmp_path / "mine.yaml"
+    file.write_text(text + "devices:\n  mine: {memory: 10, flops: 1e12, bandwidth: 1e11, share: [0.5, 0.4, 0.6]}\n")
+    mine = hardware_of(f"{file}x2")
+    assert (mine.devices, mine.memory, mine.speeds[LIKELY].flops) == (2, 10**10, 0.5e12)
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text + "devices:\n  mine: {memory: none, flops: 1e12, bandwith: 1e11, share: 3}\n")
+    with pytest.raises(UserError) as error:
+        hardware_of(str(file))
+    assert len(error.value.problems) == 4  # memory, bandwidth, the unknown key, share
+
+
+def test_streams_without_data_are_planned_from_what_is_published() -> None:
+    """ImageNet-R, 10 tasks of 20 classes, 5 shots, 2 epochs: 100 images, 12 batches of 8, 24 updates a task.
+
+    Of 6,000 test images each task has 600; with 10 tasks 600 * 55 are asked in all.
+    """
+    (config,) = [cell for cell in load_sweep("image_cil", {}) if cell.cell == "imagenet_r_10x20-rapo-1993"]
+    outline = outline_of(config)
+    assert (len(outline), outline.here, outline.exact) == (10, False, False)
+    assert {(task.train, task.test) for task in outline.tasks} == {(100, 600)}
+    cell = cell_of(config)
+    work = {stage: stage_work(cell, stage) for stage in cell.stages}
+    assert [work[stage][TRAIN].updates for stage in range(1, 11)] == [24] * 10
+    asked = sum(work[stage][EVALUATE].items for stage in cell.stages)
+    assert asked == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
+    side = outline.tasks[0].shown.grids[0]
+    assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
+
+
+def test_every_setting_of_the_paper_can_be_planned() -> None:
+    settings = [(stream, model) for stream, model, _ in SETTINGS.values()]
+    cells = [build_config(stream, "rapo", model, 1990) for stream, model in settings]
+    plan = plan_of(cells, target_of(hardware_of("h200x8"), None, None))
+    assert plan.wall(FAST) < plan.wall(LIKELY) < plan.wall(SLOW)
+    assert {cell.config.model_label for cell in plan.unfit} == {"qwen2_vl_7b"}
+    assert not any(cell.here for cell in plan.cells)
+
+
+def test_a_plan_adds_up_and_gets_cheaper(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_on("h100x2", "seeds=[1990, 1993]")
+    assert len(plan.cells) == 8
+    assert plan.total.updates == 2 * 3 * 5 * 30
+    assert plan.wall() >= sum(cell.wall() for cell in plan.cells) / 2
+    words = ["plan", "quickstart", "seeds=[1990, 1993]", "--hardware", "h100x2", "--json"]
+    assert main([*words, "--completion-tokens", "10"]) == 0
+    assert {round(cell.lengths.base) for cell in plan.cells} == {24}  # the limit: answers with 60 tokens of thought
+    plan = plan_of([cell.config for cell in plan.cells], replace(plan.target, completion=10))
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert told["counts"]["updates"] == plan.total.updates
+    assert told["wall_seconds"]["likely"] == pytest.approx(plan.wall())
+    assert told["twice_as_long"]["wall_seconds"]["likely"] > plan.wall()
+    changes = {one["change"]: one for one in told["cheaper"]}
+    last = [with_value(cell.config, "run", "keep_weights", "last") for cell in plan.cells]
+    kept = changes["run.keep_weights=last"]["disk_bytes"]["kept"]
+    assert kept == plan_of(last, plan.target).kept < plan.kept
+    for one in changes.values():
+        assert one["wall_seconds"]["likely"] < plan.wall() or one["disk_bytes"]["kept"] < plan.kept
+    assert changes["one class order"]["cells"] == 4
+
+
+def test_this_machine_is_measured(tmp_path: Path) -> None:
+    words = [*SMALL, "methods=[sft]", "seeds=[1993]", f"run.output={tmp_path}", "evaluate.batch_size=8"]
+    cells = load_sweep("quickstart", parse_overrides(words))
+    target = this_target(cells, 1)
+    plan = plan_of(cells, target)
+    assert target.measured is not None
+    assert target.device == torch.device("cpu")
+    assert 0 < plan.wall() < 600
+    assert plan.cells[0].lengths.test == pytest.approx(10, abs=3)
+    assert all(plan.cells[0].seconds[LIKELY][part] > 0 for part in (TRAIN, EVALUATE, DRIFT))
+    assert list(tmp_path.iterdir()) == []  # nothing of it is left
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["quickstrt"], "unknown sweep 'quickstrt'. Did you mean 'quickstart'?"),
+        (["quickstart", "--hardware", "h10x8"], "unknown hardware 'h10'. Did you mean 'h100'?"),
+        (["quickstart", "--hardware", "h100x0"], "hardware 'h100x0': 0 devices; expected 1 to 1024."),
+        (["quickstart", "--hardware", "h100", "--jobs", "0"], "--jobs: got 0"),
+        (["quickstart", "--completion-tokens", "9"], "on this completions are measured"),
+        (["image_cil"], "hardware 'this': nothing can be measured without imagenet_r_10x20 (data/imagenet-r)"),
+        (
+            ["quickstart", "--hardware", "h100", "model.path=Qwen/Qwen2-VL-72B"],
+            "Did you mean 'Qwen/Qwen2-VL-7B-Instruct'",
+        ),
+    ],
+)
+def test_bad_input_is_refused(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_that_does_not_fit_is_told_with_what_needs_less(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["detection_cil", "methods=[sft]", "seeds=[136]", "parts=[{streams: [coco_5x16]}]", "--hardware", "rtx4090"]
+    assert main(["plan", *words]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "does not fit: qwen2_vl_7b: 1 of the cells (sft) need more than the 21.2 GiB that are there." in told
+    assert "model.adapter=lora (saves" in told
