@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from clrft.config import RunConfig
 from clrft.cost_names import DRIFT, EVALUATE, TRAIN
-from clrft.plan.outline import Outline, TaskOutline, probe_of
+from clrft.plan.outline import Outline, TaskOutline
 from clrft.plan.ruler import Looked
+from clrft.plan.streams import probe_of
 from clrft.plan.tally import Passes, Tally
 from methods import build_method
 from methods.base import Method

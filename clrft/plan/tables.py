@@ -13,7 +13,8 @@ from clrft.estimate import gib
 from clrft.plan.cheaper import Remedy
 from clrft.plan.clock import PARTS
 from clrft.plan.hardware import FAST, LIKELY, SLOW
-from clrft.plan.plan import CellPlan, Plan, notes, refusals, summed
+from clrft.plan.notes import notes, refusals
+from clrft.plan.plan import CellPlan, Plan, summed
 from clrft.plan.tally import Tally
 from clrft.shown import Rows
 from clrft.status import duration

@@ -18,8 +18,8 @@ from clrft.plan.checkpoint import checkpoint_of
 from clrft.plan.clock import makespan, seconds_of
 from clrft.plan.disk import CELL, STAGE, disk_of
 from clrft.plan.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
-from clrft.plan.outline import outline_of
 from clrft.plan.plan import Plan, plan_of, target_of, this_target
+from clrft.plan.streams import outline_of
 from clrft.plan.tally import Passes, Tally
 from clrft.progress import Silent
 from clrft.run import run

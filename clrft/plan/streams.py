@@ -1,0 +1,119 @@
+"""The outline of a cell's stream.
+
+Where the data are on this machine the stream is built as a run builds it, and prompts of some of its items are encoded.
+Elsewhere ``unseen.py`` makes the outline, which says so.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+
+from clrft.config import RunConfig
+from clrft.estimate import Longest
+from clrft.plan.checkpoint import checkpoint_of
+from clrft.plan.outline import Outline, TaskOutline, joined
+from clrft.plan.ruler import Looked, Ruler
+from clrft.plan.unseen import absent, declared_outline
+from clrft.run import cache_folder
+from clrft.stage import glyph_probe
+from methods.model_config import ModelConfig
+from task_streams import Workspace, build_stream
+from task_streams.config import StreamConfig
+from task_streams.draw import shuffled
+from task_streams.prompt import THOUGHTS, detection_question, question, request, target_text
+from task_streams.split import joint_task
+from task_streams.types import Example, Task, TaskStream
+
+LOOKED_AT = 8  # items of each split of a task that are encoded
+ITEM_SEED = 0  # of their draw
+
+
+def outline_of(config: RunConfig) -> Outline:
+    """The outline of a cell's stream.
+
+    Raises:
+        UserError: data that are here are not as the stream expects; or nothing tells how large those are that are not.
+    """
+    thought = getattr(config.method, "thought", THOUGHTS[0])
+    asked = (config.stream_name, config.stream, config.seed, config.model, thought, cache_folder(config))
+    return _outline(*asked)
+
+
+@cache
+def _outline(name: str, config: StreamConfig, seed: int, model: ModelConfig, thought: str, folder: Path) -> Outline:
+    ruler = Ruler(checkpoint_of(model), model)
+    if absent(config):
+        return declared_outline(name, config, ruler, thought)
+    stream = build_stream(name, config, seed, Workspace(folder))
+    return counted_outline(stream, config, ruler, thought)
+
+
+def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thought: str) -> Outline:
+    """The outline of a stream that was built."""
+    think = config.think
+    tests = [looked_at(ruler, task.test, task.seen, think) for task in stream.tasks]
+    trains = [looked_at(ruler, task.train, task.trained, think) for task in stream.tasks]
+    lists = [ruler.text(list_text(task, task.seen, think)) for task in stream.tasks]
+    tasks = [
+        TaskOutline(
+            train=len(task.train),
+            test=len(task.test),
+            prompt=train.tokens,
+            prompts=tuple(test.tokens + length - lists[place] for length in lists),
+            target=target_tokens(ruler, task, thought, think),
+            shown=test.shown,
+            lists_all=task.seen == stream.labels,
+        )
+        for place, (task, test, train) in enumerate(zip(stream.tasks, tests, trains, strict=True))
+    ]
+    whole = joint_task(stream)
+    longer = max(lists) - min(lists)
+    both = [*tests, *trains]
+    longest = Longest(
+        tokens=max(one.longest for one in both) + longer,
+        patches=max(one.patches for one in both),
+        images=max(one.images for one in both),
+        pixels=max(one.patches // max(one.images, 1) for one in both) * ruler.patch**2,
+        examples=max(len(task.train) for task in stream.tasks),
+        items=max(len(task.test) for task in stream.tasks),
+    )
+    return Outline(
+        tasks=tuple(tasks),
+        joint=joined(tasks, looked_at(ruler, whole.train, whole.trained, think).tokens),
+        kind=whole.kind,
+        longest=longest,
+        here=True,
+        exact=ruler.processor is not None,
+    )
+
+
+def looked_at(ruler: Ruler, items: Sequence[Example], labels: tuple[str, ...], think: bool) -> Looked:
+    """The prompts of some of a split's items."""
+    chosen = shuffled(items, ITEM_SEED, "plan")[:LOOKED_AT]
+    return ruler.look([request(item, labels, think) for item in chosen])
+
+
+def list_text(task: Task, labels: tuple[str, ...], think: bool) -> str:
+    """What of a task's prompts a class list decides; nothing for questions."""
+    if task.kind == "question":
+        return ""
+    return detection_question(labels, think) if task.kind == "detection" else question(labels, think)
+
+
+def target_tokens(ruler: Ruler, task: Task, thought: str, think: bool) -> float:
+    """Mean length of what supervised methods train towards, end of sequence included."""
+    texts = [target_text(item.target, thought, think, task.trained) for item in task.train]
+    known = {text: ruler.text(text) + 1 for text in dict.fromkeys(texts)}
+    return fmean(known[text] for text in texts)
+
+
+def probe_of(config: RunConfig) -> Looked:
+    """A prompt of a cell's built-in probe, which lists the classes of the items that are asked."""
+    return _probe(config.model, config.stream.think, max(1, config.evaluate.probe))
+
+
+@cache
+def _probe(model: ModelConfig, think: bool, items: int) -> Looked:
+    task = glyph_probe(items)
+    return Ruler(checkpoint_of(model), model).look([request(task.test[0], task.seen, think)])

@@ -1,0 +1,126 @@
+"""The outline of a stream whose data are not on this machine: from its settings and ``task_streams/declared.py``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clrft.estimate import Longest
+from clrft.plan.outline import Outline, TaskOutline, joined
+from clrft.plan.ruler import Ruler
+from task_streams.config import CilConfig, StreamConfig
+from task_streams.declared import DECLARED, Declared
+from task_streams.errors import UserError
+from task_streams.prompt import detection_question, question, target_text
+from task_streams.types import Box, Kind, Question
+
+NAME = "great example"  # a class name where names are not known
+ROOMS = ("root", "train")  # settings that say where a stream's data are
+
+
+def absent(config: StreamConfig) -> str:
+    """Where a stream's data should be and are not; empty if they are there, or need no place."""
+    places = [getattr(config, name) for name in ROOMS if isinstance(getattr(config, name, None), str)]
+    return next((place for place in places if place and not os.path.exists(Path(place).expanduser())), "")
+
+
+def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str) -> Outline:
+    """The outline of a stream whose data are not here.
+
+    Raises:
+        UserError: nothing tells how large it is.
+    """
+    size = declared_size(name, config)
+    kind: Kind = "question" if is_questions(config) else size.kind
+    sizes = class_sizes(config, size)
+    shots, tests = train_items(config, size, sizes), test_items(config, size, sizes)
+    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))] if isinstance(config, CilConfig) else sizes
+    frames = frames_of(config, size)
+    texts = [made_up_text(kind, end, config.think) for end in ends]
+    last = ruler.made_up(texts[-1], size.width, size.height, frames)
+    prompts = [last.tokens + ruler.text(text) - ruler.text(texts[-1]) for text in texts]
+    target = ruler.text(target_text(made_up_target(kind, size), thought, config.think, (NAME,))) + 1
+    tasks = [
+        TaskOutline(train, test, prompt, tuple(prompts), float(target), last.shown, end == ends[-1])
+        for train, test, prompt, end in zip(shots, tests, prompts, ends, strict=True)
+    ]
+    pixels = last.patches // max(last.images, 1) * ruler.patch**2
+    longest = Longest(last.longest, last.patches, last.images, pixels, examples=max(shots), items=max(tests))
+    return Outline(tuple(tasks), joined(tasks, last.tokens), kind, longest, here=False, exact=False)
+
+
+def declared_size(name: str, config: StreamConfig) -> Declared:
+    """What is known of a dataset's size; a user's own needs ``stream.test_per_class``.
+
+    Raises:
+        UserError: nothing is.
+    """
+    if name in DECLARED:
+        return DECLARED[name]
+    if config.test_per_class is None or config.shots is None or not class_sizes(config, None):
+        raise UserError(
+            f"stream {name!r}: its data are not at {absent(config)}, and nothing tells how large they are; expected "
+            "them there, or stream.shots and stream.test_per_class (for domains: stream.domains) as numbers."
+        )
+    return Declared("the settings", max(class_sizes(config, None)), 0, seconds=10.0 if hasattr(config, "fps") else 0.0)
+
+
+def is_questions(config: StreamConfig) -> bool:
+    """Whether a stream asks questions of its own."""
+    return isinstance(getattr(config, "tasks", None), tuple)
+
+
+def class_sizes(config: StreamConfig, size: Declared | None) -> list[int]:
+    """New classes of each task; of a domain all of its classes, of questions 1 for a task."""
+    if isinstance(config, CilConfig):
+        return list(config.sizes)
+    if is_questions(config):
+        return [1] * len(config.tasks)  # type: ignore[attr-defined]
+    named: Any = getattr(config, "domains", ())
+    classes: Any = getattr(config, "classes", ())
+    known = len(classes) or (size.classes if size is not None else 0)
+    return [known] * (len(named) or (size.domains if size is not None else 0)) if known else []
+
+
+def train_items(config: StreamConfig, size: Declared, sizes: Sequence[int]) -> list[int]:
+    """Items that each task learns from.
+
+    Raises:
+        UserError: the settings take all there are, and how many that is is not known.
+    """
+    if config.shots is None:
+        raise UserError("stream.shots: got null, but the data are not here to be counted; expected a number.")
+    return [count * config.shots for count in sizes]
+
+
+def test_items(config: StreamConfig, size: Declared, sizes: Sequence[int]) -> list[int]:
+    """Test items of each task, no more than the dataset has."""
+    all_classes = size.classes if isinstance(config, CilConfig) else sum(sizes)
+    each = size.test / max(all_classes, 1)
+    if config.test_per_class is not None:
+        each = min(float(config.test_per_class), each) if size.test else float(config.test_per_class)
+    return [max(1, round(count * each)) for count in sizes]
+
+
+def frames_of(config: StreamConfig, size: Declared) -> int:
+    """Images of an item."""
+    if not size.seconds:
+        return 1
+    fps, most = float(getattr(config, "fps", 2.0)), int(getattr(config, "max_frames", 16))
+    frames = min(most, max(2, round(size.seconds * fps)))
+    return -(-frames // 2) if getattr(config, "feed", "images") == "video" else frames  # a video's go in pairs
+
+
+def made_up_text(kind: Kind, classes: int, think: bool) -> str:
+    """A question about so many classes."""
+    names = (NAME,) * classes
+    if kind == "question":
+        return question((NAME,) * 4, think)
+    return detection_question(names, think) if kind == "detection" else question(names, think)
+
+
+def made_up_target(kind: Kind, size: Declared) -> Any:
+    """A right answer."""
+    if kind == "question":
+        return Question(NAME, (NAME,))
+    return (Box(NAME, (123, 123, 456, 456)),) * max(1, round(size.boxes)) if kind == "detection" else NAME
