@@ -278,7 +278,10 @@ def load_named(group: str, name: str) -> Values:
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
         return read_yaml(folder / f"{name}.yaml")
-    registered = {"stream": set(STREAMS), "method": {*known_methods(), *installed_methods()}}.get(group, set())
+    ready = set({"stream": STREAMS, "method": known_methods()}.get(group, ()))
+    if name in ready:
+        return {group: {"name": name}}
+    registered = ready | set(installed_methods() if group == "method" else ())  # which takes a while to find
     if name in registered:
         return {group: {"name": name}}
     raise UserError(f"{unknown_name(group, name, known | registered)} A path that ends in .yaml is taken as a file.")

@@ -7,6 +7,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
@@ -61,7 +62,7 @@ def _converted(schema: type, key: str, value: Any) -> Any:
         OmegaConfBaseException, ValueError: it is of another type, stands for another value (``${…}``, ``???``), or is a
             number that cannot be computed with.
     """
-    node = OmegaConf.structured(dataclasses.make_dataclass("Field", [(key, get_type_hints(schema)[key])]))
+    node = OmegaConf.structured(_alone(schema, key))
     OmegaConf.update(node, key, value)
     if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
         raise ValueError("it stands for another value")
@@ -69,6 +70,12 @@ def _converted(schema: type, key: str, value: Any) -> Any:
     if isinstance(converted, int | float) and not abs(converted) < LARGEST:
         raise ValueError("it is no finite number, or a huge one")
     return tuple(converted) if isinstance(converted, list) else converted
+
+
+@cache
+def _alone(schema: type, key: str) -> type:
+    """A dataclass of one field alone."""
+    return dataclasses.make_dataclass("Field", [(key, get_type_hints(schema)[key])])
 
 
 def field_docs(schema: type) -> dict[str, str]:
