@@ -278,7 +278,7 @@ def load_named(group: str, name: str) -> Values:
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
         return read_yaml(folder / f"{name}.yaml")
-    ready = set({"stream": STREAMS, "method": known_methods()}.get(group, ()))
+    ready = {"stream": set(STREAMS), "method": set(known_methods())}.get(group, set())
     if name in ready:
         return {group: {"name": name}}
     registered = ready | set(installed_methods() if group == "method" else ())  # which takes a while to find

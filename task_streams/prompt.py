@@ -59,7 +59,7 @@ class Request:
         """The same question with images and clips at one of ``PLACES`` in every turn; their order stays."""
 
         def behind(part: dict[str, Any]) -> bool:
-            return (part["type"] == "text") == (place == "first")
+            return bool(part["type"] == "text") == (place == "first")
 
         turns = [{**turn, "content": sorted(turn["content"], key=behind)} for turn in self.messages]
         return replace(self, messages=turns)
