@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from clrft.fork_source import Source
 from clrft.locks import Held, Locked, held
 from clrft.progress import Reporter
 from clrft.run import is_done, run
+from methods import ranks
 from task_streams.errors import UserError
 
 ERROR_FILE = "error.txt"
@@ -54,7 +56,7 @@ class Watched:
 
 
 def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
-    """Run one cell as the only process on its folder; returns the folder.
+    """Run one cell as the only process on its folder, or with the other processes of the run; returns the folder.
 
     Args:
         config: the cell.
@@ -65,13 +67,19 @@ def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = Non
         Locked: another process works on it.
         UserError: something about the input cannot work.
     """
-    if is_done(config):
+    if ranks.by_first(lambda: is_done(config)):
         return run(config, reporter)
-    check_writable(config.folder.parent)
-    with held(config.folder) as lock:
-        forget_failure(config.folder)
-        folder = run(config, Watched(reporter, lock), source)
-        forget_failure(config.folder)
+    with ExitStack() as stack:
+
+        def take() -> None:
+            nonlocal reporter
+            check_writable(config.folder.parent)
+            reporter = Watched(reporter, stack.enter_context(held(config.folder)))
+            forget_failure(config.folder)
+
+        ranks.by_first(take)
+        folder = run(config, reporter, source)
+        ranks.by_first(lambda: forget_failure(config.folder))
     return folder
 
 

@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 something failed while working (a cell of a sweep, the dis
 import argparse
 import io
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -46,31 +48,77 @@ MIX = "let runs differ in this, e.g. versions,train.updates or all; every output
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     quiet_environment()
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    quiet = several and os.environ.get("RANK", "0") != "0"  # one process speaks
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
-    console = Console(emoji=False)
-    errors = Console(stderr=True, emoji=False)
+    console = Console(emoji=False, quiet=quiet)
     options = parsed(arguments)
     interrupt.watch()
+    words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
+    if several:
+        return one_of_several(options, console, words)
+    code, sentences = outcome(options, console, words)
+    show_end(code, sentences)
+    return code
+
+
+def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[int, tuple[str, ...]]:
+    """Run a command: its exit code, and the sentences that say why it is not 0."""
     try:
         name_plugins(options)
-        return int(options.command(options, console))
+        return int(options.command(options, console)), ()
     except UserError as error:
-        for problem in error.problems:
-            errors.print(f"[bold red]error[/bold red] {escaped(problem)}", highlight=False, soft_wrap=True)
-        return 2
+        return 2, tuple(error.problems)
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt) and not interrupt.asked():
             reason = explained(error)
             if reason is None:
                 raise
-            errors.print(f"[bold red]failed[/bold red] {escaped(reason)}", highlight=False, soft_wrap=True)
-            return 1
-        words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
-        text = f"stopped; finished tasks are kept. Go on with the same command: {words}"
-        errors.print(escaped(text), highlight=False, soft_wrap=True)
-        return interrupt.exit_code()
+            return 1, (reason,)
+        return interrupt.exit_code(), (f"stopped; finished tasks are kept. Go on with the same command: {words}",)
+
+
+def show_end(code: int, sentences: Sequence[str]) -> None:
+    """Tell why a command ended with an exit code."""
+    errors = Console(stderr=True, emoji=False)
+    head = {1: "[bold red]failed[/bold red] ", 2: "[bold red]error[/bold red] "}.get(code, "")
+    for one in sentences:
+        errors.print(f"{head}{escaped(one)}", highlight=False, soft_wrap=True)
+
+
+def one_of_several(options: argparse.Namespace, console: Console, words: str) -> int:
+    """Run a command as one of the processes of a run; all end with one code, and the first says why."""
+    from clrft.company import Company
+    from methods import ranks
+
+    company = None
+    try:
+        if not options.several:
+            count = ranks.launched()
+            raise UserError(
+                f"{count} processes were launched for a command that is for one; expected clrft run or fork. {words}"
+            )
+        company = Company(ranks.join(), lambda failure: show_end(failure.code, failure.shown()))
+    except UserError as error:
+        if not console.quiet:
+            show_end(2, error.problems)
+        return 2
+    try:
+        code, sentences = outcome(options, console, words)
+    except ranks.OtherFailed:
+        code, sentences = 1, ("another process of the run has failed",)
+    except Exception as error:
+        traceback.print_exc()
+        code, sentences = 1, (f"{type(error).__name__}: {error}",)
+    code = company.ended(code, sentences)
+    if code == 0:
+        ranks.leave()
+        return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a library that waits for a process that is gone would wait for ever
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -106,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(several=False)  # whether several processes can work on it
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     words = "e.g. train.learning_rate=1e-4; clrft show lists all"
     overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": words}
@@ -116,13 +165,13 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("overrides", **overrides)
     one.add_argument("--plugin", **plugin)
     one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
-    one.set_defaults(command=later("commands", "run_one"))
+    one.set_defaults(command=later("commands", "run_one"), several=True)
 
     fork = subparsers.add_parser("fork", help="go on from a finished task of a run with another method or setting")
     fork.add_argument("point", metavar="RUN@taskK", help="a run's folder and a task, e.g. …/digits_cil-sft-1993@task3")
     fork.add_argument("overrides", **overrides)
     fork.add_argument("--plugin", **plugin)
-    fork.set_defaults(command=later("fork", "fork_command"))
+    fork.set_defaults(command=later("fork", "fork_command"), several=True)
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")

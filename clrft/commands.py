@@ -38,9 +38,17 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
     quiet_libraries()
     with Bars(console) as bars:
         folder = run_alone(config, bars)
-    close_sweep(config, [])
-    show_results(config, folder, console)
+    end_run(config, folder, console)
     return 0
+
+
+def end_run(config: RunConfig, folder: Path, console: Console) -> None:
+    """Close a run's sweep in MLflow and show its results; of several processes the first does."""
+    from methods import ranks
+
+    if ranks.is_first():
+        close_sweep(config, [])
+        show_results(config, folder, console)
 
 
 def show_results(config: RunConfig, folder: Path, console: Console) -> None:

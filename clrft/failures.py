@@ -29,6 +29,7 @@ DISK_REMEDY = {
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 LONGEST = 200  # characters of a library's own words
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "can't start new thread")
+NO_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 MEMORY_REMEDY = (
     "Free some, or use less in a new run: lower train.prompts_per_update, method.group_size, "
     "train.max_completion_tokens or evaluate.batch_size, raise train.accumulation, or set "
@@ -40,7 +41,7 @@ def explained(error: BaseException) -> str | None:
     """A failure in a sentence with what to do; None for one that is not known here."""
     at: BaseException | None = error
     while at is not None:
-        if text := of_disk(at) or of_memory(at):
+        if text := of_disk(at) or of_memory(at) or of_peer(at):
             return text
         at = at.__cause__
     return None
@@ -56,6 +57,12 @@ def of_disk(error: BaseException) -> str | None:
     where = f", {place}" if place else ""
     remedy = DISK_REMEDY.get(number, "See the system's log.")
     return f"{DISK[number]} ({os.strerror(number)}{where}). {remedy} {GO_ON}"
+
+
+def of_peer(error: BaseException) -> str | None:
+    """Another process of the run that is gone; torch tells it by its words, or by errors of its own for it."""
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in NO_PEER)
+    return f"another process of the run has ended. {GO_ON}" if told else None
 
 
 def of_memory(error: BaseException) -> str | None:

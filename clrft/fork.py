@@ -35,7 +35,7 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._+=,@-]+")  # in names of folders
 def fork_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft fork``: the fork's folder, the tasks to come, then its matrix and metrics."""
     from clrft.alone import run_alone
-    from clrft.commands import close_sweep, show_results
+    from clrft.commands import end_run
     from clrft.progress import Bars
     from clrft.quiet import quiet_libraries
 
@@ -43,8 +43,7 @@ def fork_command(options: argparse.Namespace, console: Console) -> int:
     quiet_libraries()
     with Bars(console) as bars:
         folder = run_alone(config, bars, source)
-    close_sweep(config, [])
-    show_results(config, folder, console)
+    end_run(config, folder, console)
     return 0
 
 

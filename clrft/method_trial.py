@@ -24,7 +24,7 @@ from clrft.config import RunConfig, build_config
 from clrft.method_trace import Observer, Trace, digest
 from clrft.progress import Silent
 from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.run import learn, open_folder, prepare
+from clrft.run import learn, make_folder, open_folder, prepare
 from clrft.state import Run
 from clrft.tracking import Tracker
 from clrft.training import train_stage
@@ -129,6 +129,7 @@ def plain_run(trial: Trial, run: str) -> Path:
 
 def learn_all(state: Run) -> None:
     """Every stage that is not on disk yet."""
+    make_folder(state)
     open_folder(state)
     config = state.config
     learn(state, Tracker(Path(config.run.output), config.run.sweep, enabled=False).cell(config.cell, {}, {}))

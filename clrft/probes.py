@@ -7,6 +7,7 @@ from clrft.checkpoint import StageRecord
 from clrft.files import safe_name
 from clrft.state import Run
 from eval.probe import ask, share_right
+from methods import ranks
 from methods.fit_image import image_fit
 from methods.policy import Decoding
 from task_streams.errors import UserError
@@ -66,6 +67,7 @@ def ask_probes(state: Run, stage: int, record: StageRecord, decoding: Decoding) 
             batch_size=state.config.evaluate.batch_size,
             fit=image_fit(state.policy.processor),
             on_batch=lambda items: state.reporter.advance(state.config.cell, items),
+            spread=ranks.Batches() if ranks.count() > 1 else None,
         )
         record.probe[one.name] = share_right(answers)
         record.probe_answers[one.name] = answers

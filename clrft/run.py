@@ -36,7 +36,7 @@ from clrft.sync import feed_or_tell
 from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, manifest_tags, mark
 from clrft.training import put_back
 from clrft.unfinished import clear_finished
-from methods import build_method
+from methods import build_method, ranks
 from methods.anchor import Anchors, anchor_problems
 from methods.base import TaskContext
 from methods.fit import check_batch
@@ -65,23 +65,22 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
     Raises:
         UserError: something about the input cannot work; nothing was trained.
     """
-    if is_complete(config):
+    if ranks.by_first(lambda: is_complete(config)):
         reporter.say(f"{config.cell}: done already, in {config.folder}")
-        feed_tracking(config)
+        ranks.by_first(lambda: feed_tracking(config))
         return config.folder
     spare_libraries()
     forget_peaks()
-    state = prepare(config, reporter)
-    if source is not None and not (config.folder / "manifest.json").exists():
-        plant(state, source)
-    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow)
-    manifest = open_folder(state)
+    state = ranks.together(lambda: prepare(config, reporter))
+    if source is not None:
+        ranks.by_first(lambda: plant_once(state, source))
+    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_first())
+    ranks.by_first(lambda: make_folder(state))
+    manifest = ranks.together(lambda: open_folder(state))
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
     with stopped_with_run(cell):
         learn(state, cell)
-    names = [task.name for task in state.stream.tasks]
-    write_results(state.folder, names, state.stages, config.evaluate.metrics)
-    finish_tracking(config, cell)
+    ranks.by_first(lambda: finish(state, cell))
     return config.folder
 
 
@@ -93,6 +92,19 @@ def spare_libraries() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def finish(state: Run, cell: CellTracker) -> None:
+    """Write the results of a run whose every stage is done, and close it in the tracking store."""
+    names = [task.name for task in state.stream.tasks]
+    write_results(state.folder, names, state.stages, state.config.evaluate.metrics)
+    finish_tracking(state.config, cell)
+
+
+def plant_once(state: Run, source: Source) -> None:
+    """Make a fork's folder if there is none yet."""
+    if not (state.folder / "manifest.json").exists():
+        plant(state, source)
 
 
 @contextmanager
@@ -159,6 +171,12 @@ def engine_problems(state: Run) -> list[str]:
     if state.method.family != "reinforcement":
         return []
     why = obstacle(policy.model)
+    if ranks.count() > 1 and (why is not None or not train.share_prefix):
+        reason = why or "train.share_prefix is false"
+        return [
+            f"{ranks.count()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a model "
+            "of Qwen2-VL's family and train.share_prefix=true, or one process."
+        ]
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
     if not train.cuda_graphs:
@@ -222,40 +240,43 @@ def check_answers(state: Run) -> int:
     return needed
 
 
-def open_folder(state: Run) -> dict[str, Any]:
-    """Make the run folder with its config and manifest, or check that the one there is this run's."""
+def make_folder(state: Run) -> None:
+    """Make the run folder with its config and manifest, if they are not there yet."""
     state.folder.mkdir(parents=True, exist_ok=True)
     clean_partials(state.folder)
+    path = state.folder / "manifest.json"
+    if not path.exists():
+        write_config(state.config, state.folder)
+        write_json_atomic(path, manifest_of(state))
+
+
+def manifest_of(state: Run) -> dict[str, Any]:
+    """The manifest of a run that begins now."""
     manifest = run_manifest(
         state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
     )
-    manifest["memory"] = state.memory
+    return {**manifest, "memory": state.memory}
+
+
+def open_folder(state: Run) -> dict[str, Any]:
+    """Check that the run folder is this run's, and take up what its manifest says; returns the manifest."""
+    manifest = manifest_of(state)
     state.data = manifest["data"]
-    path = state.folder / "manifest.json"
-    if path.exists():
-        saved = read_record(path, None, MANIFEST, MANIFEST_OTHERS)
-        check_same_data(state.folder, saved, manifest)
-        check_same_plugins(state.folder, saved, manifest)
-        state.carry, state.origins = saved.get("carry", {}), origins_of(state.folder, saved)
-        return saved
-    state.carry = manifest["carry"]
-    write_config(state.config, state.folder)
-    write_json_atomic(path, manifest)
-    return manifest
+    saved = read_record(state.folder / "manifest.json", None, MANIFEST, MANIFEST_OTHERS)
+    check_same_data(state.folder, saved, manifest)
+    check_same_plugins(state.folder, saved, manifest)
+    state.carry, state.origins = saved.get("carry", {}), origins_of(state.folder, saved)
+    return saved
 
 
 def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
-    done = finished_stage(state.folder, state.stages)
-    check_has_forked(state, done)
+    done = ranks.by_first(lambda: checked_stage(state))
     if done is not None:
-        finished = [stage for stage in state.stages if stage <= done]
-        check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)
-        clear_finished(state.folder, finished)
         state.parent = identity_of(state.folder, done)
-    check_space(state, done)
     if done and state.method.family != "frozen":
-        (take_over if is_fork_point(state, done) else put_back)(state, stage_folder(state.folder, done), done)
+        take = take_over if is_fork_point(state, done) else put_back
+        ranks.together(lambda: take(state, stage_folder(state.folder, done), done))
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
@@ -265,7 +286,19 @@ def learn(state: Run, cell: CellTracker) -> None:
             continue
         learn_stage(state, stage, lambda row, task=task: task.steps([row]))  # type: ignore[misc]
         track_finished(task, stage_folder(state.folder, stage), steps=False)
-        drop_older_weights(state, stage)
+        ranks.by_first(lambda stage=stage: drop_older_weights(state, stage))  # type: ignore[misc]
+
+
+def checked_stage(state: Run) -> int | None:
+    """The last finished stage, None if there is none; what is on disk is whole, and there is room for the rest."""
+    done = finished_stage(state.folder, state.stages)
+    check_has_forked(state, done)
+    if done is not None:
+        finished = [stage for stage in state.stages if stage <= done]
+        check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)
+        clear_finished(state.folder, finished)
+    check_space(state, done)
+    return done
 
 
 def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from clrft.checkpoint import StageRecord
 from clrft.cost_names import CPU, GPU, WALL
 from clrft.state import Run
+from methods import ranks
 from methods.meter import Counts
 
 
@@ -60,11 +61,11 @@ def cpu_seconds() -> float:
 
 
 def cost_of(state: Run, clock: Clock, counts: Counts) -> dict[str, float]:
-    """Counts and seconds of an activity; what was not counted is missing."""
+    """Counts and seconds of an activity, of all processes together; what was not counted is missing."""
     kept = clock.kept()
     wall = kept.pop("seconds")
     gpu = {GPU: wall} if state.policy.device.type == "cuda" else {}
-    return {**counts, WALL: wall, **kept, **gpu}
+    return {**counts, WALL: wall, **ranks.counts_of_all({**kept, **gpu})}
 
 
 @contextmanager
@@ -73,4 +74,4 @@ def counted(state: Run, record: StageRecord, activity: str) -> Iterator[None]:
     state.policy.meter.taken()
     clock = Clock.started()
     yield
-    record.cost[activity] = cost_of(state, clock, state.policy.meter.taken())
+    record.cost[activity] = cost_of(state, clock, ranks.counts_of_all(state.policy.meter.taken()))

@@ -20,8 +20,10 @@ from clrft.provenance import peak_gpu_memory_mb, peak_memory_mb
 from clrft.spent import counted
 from clrft.state import Run, stage_name
 from clrft.training import OnStep, learn_task, link_learned
+from clrft.unfinished import Unfinished
 from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
+from methods import ranks
 from methods.answering import Session
 from methods.fit_image import image_fit
 from methods.policy import Decoding
@@ -37,19 +39,24 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
     record = StageRecord(stage, stage_name(state, stage))
     learns = stage > 0 and state.method.family != "frozen"
     work = learn_task(state, stage, record, on_step) if learns else None
+    measure_drift(state, stage, record)
+    with counted(state, record, "evaluate"):
+        evaluate_stage(state, stage, record)
+    record.peak_memory_mb = peak_memory()
+    ranks.by_first(lambda: write_stage(state, stage, record, work))
+    state.parent = identity_of(state.folder, stage)
+    if work is not None:
+        ranks.by_first(work.clear)
+
+
+def write_stage(state: Run, stage: int, record: StageRecord, work: Unfinished | None) -> None:
+    """Write a stage's folder whole: what its training left, and what its test found."""
     with whole_folder(stage_folder(state.folder, stage)) as folder:
         if work is not None:
             link_learned(work, folder)
         else:
             write_lineage(folder, stage, state.parent, state.config, state.data)
-        measure_drift(state, stage, record)
-        with counted(state, record, "evaluate"):
-            evaluate_stage(state, stage, record)
-        record.peak_memory_mb = peak_memory()
         write_record(folder, record)
-    state.parent = identity_of(state.folder, stage)
-    if work is not None:
-        work.clear()
 
 
 def peak_memory() -> dict[str, float]:
@@ -127,6 +134,7 @@ def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int, session: 
         batch_size=config.evaluate.batch_size,
         fit=image_fit(state.policy.processor),
         on_batch=lambda items: state.reporter.advance(config.cell, items),
+        spread=ranks.Batches() if ranks.count() > 1 else None,
     )
 
 

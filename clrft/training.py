@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clrft import interrupt
@@ -24,6 +26,7 @@ from clrft.method_anchor import anchor_unchanged
 from clrft.spent import Clock, cost_of
 from clrft.state import Run
 from clrft.unfinished import Unfinished
+from methods import ranks
 from methods.base import TaskContext
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.memory import remembered
@@ -42,15 +45,26 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
     work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
     try:
-        if left_whole(state, work):
-            take_up(state, stage, work, record, on_step)
+        if ranks.by_first(lambda: left_whole(state, work)):
+            ranks.together(lambda: take_up(state, stage, work, record, on_step))
         else:
-            state.moments = train_stage(state, stage, work.folder / "scratch", record, on_step, work).moments
-            work.settle()
-            write_trained(state, stage, work, record)
+            with scratch_folder(work) as scratch:
+                state.moments = train_stage(state, stage, scratch, record, on_step, work).moments
+            end_anchor(state, stage)
+            ranks.by_first(lambda: write_trained(state, stage, work, record))
     finally:
         work.close()
     return work
+
+
+@contextmanager
+def scratch_folder(work: Unfinished) -> Iterator[Path]:
+    """A folder for scratch files: in the run's, or elsewhere for a process that writes nothing there."""
+    if ranks.is_first():
+        yield work.folder / "scratch"
+        return
+    with tempfile.TemporaryDirectory(prefix="clrft-") as folder:
+        yield Path(folder)
 
 
 def left_whole(state: Run, work: Unfinished) -> bool:
@@ -83,9 +97,11 @@ def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_st
 
 def write_trained(state: Run, stage: int, work: Unfinished, record: StageRecord) -> None:
     """Write what the training left, so that it need not be done again if the test is cut short."""
+    work.settle()
     with whole_folder(work.trained) as folder:
         write_learned(folder, state.policy, state.method, stage, state.moments)
-        keep_anchor(state, stage, folder)
+        if state.anchors is not None and stage != state.stages[-1]:
+            write_anchor(folder, state.anchors)
         write_training(folder, record)
         write_lineage(folder, stage, state.parent, state.config, state.data)
 
@@ -103,11 +119,10 @@ def link_learned(work: Unfinished, target: Path) -> None:
     shutil.copytree(work.trained, target, copy_function=link_or_copy, dirs_exist_ok=True, ignore=only_here)
 
 
-def keep_anchor(state: Run, stage: int, folder: Path) -> None:
-    """Bring the anchor of the next task up to date, and write what a restart could not make again."""
+def end_anchor(state: Run, stage: int) -> None:
+    """Bring the anchor of the next task up to date."""
     if state.anchors is not None and stage != state.stages[-1]:
         state.anchors.end()
-        write_anchor(folder, state.anchors)
 
 
 def train_stage(
@@ -130,7 +145,7 @@ def train_stage(
     state.anchor = None if state.anchors is None or first else state.anchors.begin()
     seed = stage_rng(config.seed, stage)
     context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
-    begun = work.newest() if work is not None else None
+    begun = None if work is None else newest_state(work)
     clock = Clock.started(None if begun is None else begun.values)
     keeping = keeping_of(state, work, clock)
     settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state), keeping)
@@ -154,13 +169,26 @@ def train_stage(
     return fitted
 
 
+def newest_state(work: Unfinished) -> TrainingState | None:
+    """The newest state that is whole: the first process looks for it, and all read it."""
+    found: list[TrainingState] = []
+
+    def look() -> int | None:
+        newest = work.newest()
+        found.extend([] if newest is None else [newest])
+        return None if newest is None else newest.step
+
+    step = ranks.by_first(look)
+    return None if step is None else ranks.together(lambda: found[0] if found else work.at(step))
+
+
 def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | None:
     """How often the training's state is kept, and where."""
     every = state.config.run.checkpoint_every
     if work is None or every == 0:
         return None
 
-    def keep(one: TrainingState) -> None:
+    def keep(one: TrainingState) -> None:  # in the first process
         work.keep(dataclasses.replace(one, values={**one.values, **clock.kept()}))
 
     return Keeping(every, keep)

@@ -72,6 +72,14 @@ class Unfinished:
                 remove(folder)
         return None
 
+    def at(self, step: int) -> TrainingState:
+        """The state after an update, which another process has found whole.
+
+        Raises:
+            UserError: it is not, or belongs to a task that began with something else.
+        """
+        return self._read(self._folder(step))
+
     def keep(self, state: TrainingState) -> None:
         """Begin to write a state, once the one before is written.
 
@@ -102,8 +110,11 @@ class Unfinished:
     def _states(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
 
+    def _folder(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}"
+
     def _write(self, state: TrainingState) -> None:
-        with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
+        with whole_folder(self._folder(state.step)) as folder:
             save_file(dict(state.tensors), folder / TENSORS)
             head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
             body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}

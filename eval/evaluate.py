@@ -30,6 +30,18 @@ class Generate(Protocol):
         ...
 
 
+class Spread(Protocol):
+    """Several processes that answer the batches of one evaluation, each its own; all get all answers."""
+
+    def mine(self, batch: int) -> bool:
+        """Whether this process answers the batch of that number, from 0; every batch is one process's."""
+        ...
+
+    def everyones(self, answered: Mapping[int, str]) -> dict[int, str]:
+        """Completions by place of the item, those of all processes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One test item, answered once: a row of ``predictions.jsonl``.
@@ -87,6 +99,7 @@ def evaluate(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     fit: Fit | None = None,
+    spread: Spread | None = None,
 ) -> list[Prediction]:
     """Predictions for all test items of a task, in their order.
 
@@ -100,6 +113,7 @@ def evaluate(
         batch_size: most requests per call of ``generate``.
         on_batch: called after each batch with the number of items in it.
         fit: brings an image to the size in which the model sees it; called ahead, while the model computes.
+        spread: other processes that answer some of the batches; None: all are answered here.
 
     Raises:
         UserError: the task has no test items.
@@ -107,26 +121,39 @@ def evaluate(
     """
     if not task.test:
         raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
-    found: dict[int, Prediction] = {}
-    for places, requests in _prepared(task.test, seen, think, batch_size, fit):
-        completions = generate(requests)
-        for place, completion in zip(places, completions, strict=True):
-            example = task.test[place]
-            judged = score(completion, example.target, seen, think)
-            failure = failure_kind(judged, example.target, task_of, stage)
-            found[place] = Prediction(
-                stage=stage,
-                task=task.index,
-                key=example.key,
-                label=answer_text(example.target, seen),
-                completion=completion,
-                answer=judged.answer,
-                correct=judged.correct,
-                failure=failure,
-            )
+    answered: dict[int, str] = {}
+    for number, (places, requests) in enumerate(_prepared(task.test, seen, think, batch_size, fit)):
+        if spread is None or spread.mine(number):
+            answered |= zip(places, generate(requests), strict=True)
         if on_batch is not None:
             on_batch(len(places))
-    return [found[place] for place in range(len(task.test))]
+    if spread is not None:
+        answered = spread.everyones(answered)
+    return [
+        _judged(example, answered[place], seen, stage, task, task_of, think) for place, example in enumerate(task.test)
+    ]
+
+
+def _judged(
+    example: Example,
+    completion: str,
+    seen: Sequence[str],
+    stage: int,
+    task: Task,
+    task_of: Mapping[str, int],
+    think: bool,
+) -> Prediction:
+    judged = score(completion, example.target, seen, think)
+    return Prediction(
+        stage=stage,
+        task=task.index,
+        key=example.key,
+        label=answer_text(example.target, seen),
+        completion=completion,
+        answer=judged.answer,
+        correct=judged.correct,
+        failure=failure_kind(judged, example.target, task_of, stage),
+    )
 
 
 def counts(predictions: Sequence[Prediction]) -> tuple[int, int]:

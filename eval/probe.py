@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.checks import failed_checks
-from eval.evaluate import Generate
+from eval.evaluate import Generate, Spread
 from eval.question import matches
 from task_streams.answers import normalise_answer, option_letter
 from task_streams.probe_rows import Row, Style
@@ -69,6 +69,7 @@ def ask(
     batch_size: int = 64,
     fit: Fit | None = None,
     on_batch: Callable[[int], None] | None = None,
+    spread: Spread | None = None,
 ) -> list[ProbeAnswer]:
     """Answers to all questions of a probe set, in their order.
 
@@ -81,16 +82,20 @@ def ask(
         batch_size: questions per call of ``generate``.
         fit: brings an image to the size in which the model sees it.
         on_batch: called after each batch with the number of questions in it.
+        spread: other processes that answer some of the batches; None: all are answered here.
     """
-    answers: dict[str, ProbeAnswer] = {}
-    for batch in _batches(asked.probes, batch_size):
-        requests = [probe_request(probe) for probe in batch]
-        completions = generate([one.fitted(fit) if fit else one for one in requests])
-        for probe, completion in zip(batch, completions, strict=True):
-            answers[probe.key] = answered(probe, completion, stage)
+    place_of = {probe.key: place for place, probe in enumerate(asked.probes)}
+    completions: dict[int, str] = {}
+    for number, batch in enumerate(_batches(asked.probes, batch_size)):
+        if spread is None or spread.mine(number):
+            requests = [probe_request(probe) for probe in batch]
+            texts = generate([one.fitted(fit) if fit else one for one in requests])
+            completions |= zip((place_of[probe.key] for probe in batch), texts, strict=True)
         if on_batch is not None:
             on_batch(len(batch))
-    return [answers[probe.key] for probe in asked.probes]
+    if spread is not None:
+        completions = spread.everyones(completions)
+    return [answered(probe, completions[place], stage) for place, probe in enumerate(asked.probes)]
 
 
 def answered(probe: Probe, completion: str, stage: int) -> ProbeAnswer:

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.sft_config import SFTConfig
 
+from methods import ranks
 from methods.base import Method, TaskContext
 from methods.data import reward_functions, rollout_dataset, target_dataset
 from methods.determinism import deterministic
@@ -135,7 +136,7 @@ def fit(
     finally:
         release(context.policy.model)
     method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
-    result.afterwards = meter.taken()
+    result.afterwards = ranks.counts_of_all(meter.taken())
     return result
 
 
@@ -204,6 +205,11 @@ def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> Non
     if rows % train.accumulation:
         raise UserError(
             f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
+        )
+    if method.family == "reinforcement" and rows // train.accumulation < ranks.count():
+        raise UserError(
+            f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
+            f"{ranks.count()} for a part; expected at least one for each of the {ranks.count()} processes."
         )
 
 
@@ -341,7 +347,7 @@ class StepRecorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
-        row = step_row(state.global_step, logs) | self.meter.taken()
+        row = step_row(state.global_step, logs) | ranks.counts_of_all(self.meter.taken())
         self.result.steps.append(row)
         if self.on_step is not None:
             self.on_step(row)

@@ -45,6 +45,14 @@ class GroupBatch:
         places = torch.tensor([keys.index(row["key"]) for row in rows], device=device)
         return cls(encoded(list(first.values()), processor, model_config, device), keys, places)
 
+    def part(self, rollouts: slice) -> "GroupBatch":
+        """Some adjacent rollouts with their prompts, as a batch of its own; itself where that is all of them."""
+        rows = self.rows[rollouts]
+        if len(rows) == len(self.rows):
+            return self
+        used, places = torch.unique(rows, return_inverse=True)
+        return GroupBatch(self.prompts.select(used), tuple(self.keys[place] for place in used.tolist()), places)
+
     def ids(self) -> list[list[int]]:
         """Prompt tokens of every rollout, without padding."""
         lists = [ids[mask.bool()].tolist() for ids, mask in zip(self.prompts.ids, self.prompts.mask, strict=True)]

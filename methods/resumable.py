@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from methods import ranks
 from methods.base import Method
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
 
@@ -20,7 +21,7 @@ TRAINER_STATE = "trainer_state.json"  # the name that transformers looks for
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How a training's state is kept while it goes on.
+    """How a training's state is kept while it goes on; of several processes it is one, and the first keeps it.
 
     Attributes:
         every: updates between two states.
@@ -86,9 +87,16 @@ class ResumableTrainer:
         (scratch / TRAINER_STATE).write_text(json.dumps({**known, "global_step": self.start.step}))
         self.train(resume_from_checkpoint=str(scratch))
 
+    def training_step(self: Any, *arguments: Any, **named: Any) -> Any:
+        """One micro-batch; after an update's last the gradients are those of all processes."""
+        loss = super().training_step(*arguments, **named)  # type: ignore[misc]
+        if self.accelerator.sync_gradients:
+            ranks.sum_gradients(self.model.parameters())
+        return ranks.summed(loss)
+
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         """Called after the figures of an update are logged that ``KeepStates`` chose; the last one's is not kept."""
-        if self.keeping is None or self.state.global_step >= self.state.max_steps:
+        if self.keeping is None or self.state.global_step >= self.state.max_steps or not ranks.is_first():
             return
         model = self.accelerator.unwrap_model(model)
         self.keeping.keep(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
+from methods import ranks
 from methods.drafts import Drafts
 from methods.meter import meter_of
 from methods.shared_prefix import Continuation, advance, plain
@@ -27,6 +28,8 @@ class Sampling:
         top_p: nucleus, in (0, 1].
         stop: tokens that end a completion (they are part of it).
         suppressed: tokens that are never drawn.
+        among: rows of all processes together, and which of them these are; None: there are no others. Noise is drawn
+            for all of them, so that a row gets the same however they are dealt out.
     """
 
     max_new_tokens: int
@@ -34,6 +37,7 @@ class Sampling:
     top_p: float
     stop: tuple[int, ...]
     suppressed: tuple[int, ...] = ()
+    among: tuple[int, slice] | None = None
 
 
 @torch.no_grad()
@@ -56,6 +60,7 @@ def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Dra
             break
         tokens, mask, start = writing.fed()
         hidden = advance(model, rows, tokens, mask, start)
+    writing.noise.settle()
     meter_of(model).generated(sum(map(len, writing.completions)))
     for completion in writing.completions:
         drafts.learn(completion)
@@ -79,7 +84,7 @@ class Writing:
         self.completions: list[list[int]] = [[] for _ in range(count)]
         self.alive = list(range(count))  # rows that go on
         self.guesses: list[list[int]] = [[] for _ in range(count)]  # of each that goes on
-        self.noise = Noise(count, rows.last.device)
+        self.noise = Noise(count, rows.last.device, sampling.among)
         self.read = torch.ones(
             count, 0, device=rows.last.device, dtype=rows.mask.dtype
         )  # completion tokens in the cache
@@ -139,24 +144,41 @@ class Writing:
 
 
 class Noise:
-    """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps."""
+    """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps.
 
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.count = count
+    Args:
+        count: N.
+        device: of the noise.
+        among: rows of all processes together, and which of them are these N; see ``Sampling``.
+    """
+
+    def __init__(self, count: int, device: torch.device, among: tuple[int, slice] | None = None) -> None:
+        self.everyone, self.own = among or (count, slice(0, count))
         self.device = device
         self.steps: dict[int, Tensor] = {}  # [N, V] each
         self.drawn = 0
+        self.size = 0
 
     def of(self, rows: list[int], steps: list[int], size: int, sampling: Sampling) -> Tensor | None:
         """That of some rows, each at its own step, [n, V]; None where nothing is drawn."""
         if sampling.temperature == 0:
             return None
+        self.size = size
         while self.drawn <= max(steps):
-            self.steps[self.drawn] = torch.empty(self.count, size, device=self.device).exponential_(1)
+            self.steps[self.drawn] = self._draw()[self.own]
             self.drawn += 1
         if min(steps) == max(steps):
             return self.steps[steps[0]][rows]
         return torch.stack([self.steps[step][row] for row, step in zip(rows, steps, strict=True)])
+
+    def _draw(self) -> Tensor:
+        return torch.empty(self.everyone, self.size, device=self.device).exponential_(1)
+
+    def settle(self) -> None:
+        """Draw as many steps as the process whose rows were the longest, so that all go on from one random state."""
+        if self.size and self.own != slice(0, self.everyone):
+            for _ in range(ranks.largest(self.drawn) - self.drawn):
+                self._draw()
 
     def forget(self, before: int) -> None:
         """Let go of the steps that no row comes to any more."""

@@ -122,7 +122,7 @@ def sample_static(step: StaticStep, model: Any, prefix: Prefix, rows: Tensor, sa
     """One completion for each of N rows after the prompts that ``rows`` names; the tokens of ``sample_after``."""
     step.begin(prefix, rows)
     count = len(rows)
-    noise, everyone = Noise(count, rows.device), list(range(count))
+    noise, everyone = Noise(count, rows.device, sampling.among), list(range(count))
     stop = torch.tensor(sampling.stop, device=rows.device)
     over = torch.zeros(count, dtype=torch.bool, device=rows.device)
     columns: list[Tensor] = []
@@ -137,6 +137,7 @@ def sample_static(step: StaticStep, model: Any, prefix: Prefix, rows: Tensor, sa
         if place + 1 == sampling.max_new_tokens or bool(over.all()):
             break
         hidden = step(tokens)
+    noise.settle()
     completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
     meter_of(model).generated(sum(map(len, completions)))
     return completions

@@ -6,6 +6,9 @@ scoring, extra loss terms inside its loss. Prompts with their images and clips a
 log-probabilities come from TRL's own functions.
 Deliberately absent: TRL's reference model (it is loaded by the *policy's* config name, which silently becomes the
 previous task's policy), so the reference is set here.
+
+Of several processes (``ranks.py``) each has all rows of a batch, as TRL makes it, and samples, scores and learns its
+own: ``dealt.py`` takes them out, and weighs their loss so that the sum over processes is the loss of the batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from methods import ranks
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts, Whose
 from methods.clip_batches import ClipCollator, rows_have_clips
 from methods.compose import shaped_rewards
+from methods.dealt import SHARE, OwnRows, loss_weight, own_part
 from methods.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
 from methods.group_batch import GroupBatch, Shown, encoded
 from methods.group_passes import GroupPasses
@@ -98,9 +102,15 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.kl_to_anchor = kl > 0 and anchor is not None and method.kl_target == "anchor"
         self.share_prefix = share_prefix
         self.passes = GroupPasses(
-            self.temperature, self._frozen(kept_prefixes), self._learns_once(), self._size(), graphs
+            self.temperature,
+            self._frozen(kept_prefixes),
+            self._learns_once(),
+            ranks.pass_size(self._size()),
+            graphs,
         )
         self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
+        self._own = slice(0, 0)  # those that this process samples and scores
+        self._own_batch: GroupBatch | None = None  # which are this batch
         self._rollout: Tensor | None = None  # which of them the rows at hand are
         for frozen in (anchor, reference):
             if isinstance(frozen, FullSnapshot):
@@ -152,7 +162,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        self._raw_rewards = rewards  # gathered over processes, [B*G, components]
+        self._raw_rewards = rewards  # [B*G, components]
         self._texts = [completion[0]["content"] for completion in completions]
         return rewards
 
@@ -163,18 +173,18 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._log_step("reward_shaped", rewards.mean().item())
         self._log_step("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
         advantages = self.method.normalize_advantages(rewards, rollouts)
-        advantages = checked(advantages, rollouts, self.method, "normalize_advantages")
-        start = self.accelerator.process_index * len(inputs)
-        output["advantages"] = advantages[start : start + len(inputs)]
+        output["advantages"] = checked(advantages, rollouts, self.method, "normalize_advantages")
         return output
 
     def _taken_up(self, inputs: Any) -> Any:
         """Rows without what is carried past TRL; the batch at hand is theirs."""
-        self._batch = self._rollout = None
+        self._batch = self._own_batch = self._rollout = None
         if not rows_have_clips(inputs) and self._model_config.model_type not in SUPPORTED:
             return inputs
         device = self.accelerator.device
         self._batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
+        self._own = ranks.share(len(inputs), int(self.num_generations or 1))
+        self._own_batch = self._batch.part(self._own)
         self._rollout = torch.arange(len(inputs), device=device)
         return [{name: value for name, value in row.items() if name != "images"} for row in inputs]
 
@@ -191,7 +201,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         return output
 
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
-        """The scored batch of all processes as the record that hooks receive."""
+        """The scored batch as the record that hooks receive, the same in every process."""
         actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
         if self.beta > 0:
             output["ref_per_token_logps"] = anchor if self._anchor_is_reference() else self._reference_logps(output)
@@ -199,13 +209,13 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             task_index=self.task_index,
             group_size=int(self.num_generations or 0),
             components=dict(zip(self.reward_func_names, self._raw_rewards.unbind(dim=1), strict=True)),
-            mask=self._everywhere(sampled_mask(output)),
-            actor_logps=None if actor is None else self._everywhere(actor),
-            anchor_logps=None if anchor is None else self._everywhere(anchor),
-            keys=tuple(gather_object([example["key"] for example in inputs])),
+            mask=sampled_mask(output),
+            actor_logps=actor,
+            anchor_logps=anchor,
+            keys=tuple(example["key"] for example in inputs),
             log=self._log_step,
-            completions=tuple(gather_object(self._texts)),
-            targets=tuple(gather_object([self.targets[example["key"]] for example in inputs])),
+            completions=tuple(self._texts),
+            targets=tuple(self.targets[example["key"]] for example in inputs),
             labels=self.labels,
             think=self.think,
             views=StepViews(output, self.model, self._states, self._anew, self._encoded),
@@ -216,13 +226,13 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     @torch.no_grad()
     def _logps(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of this process's completions under the policy and under the anchor, [b*G, L] each."""
+        """Log-probabilities of all completions under the policy and under the anchor, [B*G, L] each."""
         if self.anchor is None:
             raise RuntimeError("no anchor: its log-probabilities are undefined")
         completions, mask = output["completion_ids"], sampled_mask(output)
         if self._shares(self.model):
             with self.accelerator.autocast():
-                actor = self.passes.scored(self.model, self._at_hand(), completions, mask)
+                actor = self._scored(completions, mask)
         else:
             actor = self._plain_logps(self.model, output)
         return actor, self._frozen_logps("anchor", self.anchor, output)
@@ -236,21 +246,27 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     def _frozen_logps(self, name: str, frozen: Snapshot, output: Mapping[str, Any]) -> Tensor:
         with frozen.active() as model, self.accelerator.autocast():
             if self._shares(model):
-                completions, mask = output["completion_ids"], sampled_mask(output)
-                return self.passes.frozen_scored(name, model, self._at_hand(), completions, mask)
+                completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
+                return ranks.rows_of_all(self.passes.frozen_scored(name, model, self._own_part(), completions, mask))
             return self._plain_logps(model, output)
+
+    def _scored(self, completions: Tensor, mask: Tensor) -> Tensor:
+        """Log-probabilities of all completions under the policy, each process those that it sampled, [B*G, L]."""
+        own = self.passes.scored(self.model, self._own_part(), completions[self._own], mask[self._own])
+        return ranks.rows_of_all(own)
 
     @torch.no_grad()
     def _anew(self, batch: Mapping[str, Any]) -> Tensor:
-        """Log-probabilities of other completions of the rollouts' prompts under the policy, [b*G, L]."""
+        """Log-probabilities of other completions of the rollouts' prompts under the policy, [B*G, L]."""
         if not self._shares(self.model):
             return self._plain_logps(self.model, batch)
+        completions, mask = batch["completion_ids"][self._own], batch["completion_mask"][self._own]
         with self.accelerator.autocast():
-            return self.passes.anew(self.model, self._at_hand(), batch["completion_ids"], batch["completion_mask"])
+            return ranks.rows_of_all(self.passes.anew(self.model, self._own_part(), completions, mask))
 
     @torch.no_grad()
     def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
-        """The hidden states that predict the rollouts' tokens, [b*G, L, H].
+        """The hidden states that predict the rollouts' tokens, [B*G, L, H].
 
         Raises:
             UserError: the model's pass cannot be watched.
@@ -261,15 +277,16 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         with owner as model, self.accelerator.autocast():
             if not self._shares(model):
                 raise UserError(
-                    "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family "
-                    "in one process, and train.share_prefix=true."
+                    "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family, "
+                    "and train.share_prefix=true."
                 )
-            batch = self._at_hand()
+            batch = self._own_part()
             if whose == "policy":
                 prefix = self.passes.sampled(batch)
             else:
                 prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
-            return self.passes.states(model, prefix, batch, output["completion_ids"], sampled_mask(output))
+            completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
+            return ranks.rows_of_all(self.passes.states(model, prefix, batch, completions, mask))
 
     def _plain_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
         completions = output["completion_ids"]
@@ -286,11 +303,6 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
-    def _everywhere(self, rows: Tensor) -> Tensor:
-        """Rows [n, L] of all processes, padded with zeros to one length."""
-        padded = self.accelerator.pad_across_processes(rows, dim=1)
-        return self.accelerator.gather(padded)  # type: ignore[no-any-return]
-
     def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """TRL's tokenisation; the batch at hand was encoded before."""
         if self._batch is None:
@@ -305,7 +317,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         engine = self.use_vllm or self.use_transformers_continuous_batching
         if not engine and self._shares(model):
             with self.accelerator.autocast():
-                return self.passes.sample(model, self._at_hand(), self._sampling()), None
+                return ranks.listed(self.passes.sample(model, self._own_part(), self._sampling(len(prompt_ids)))), None
         if self._batch is not None:
             multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
@@ -314,13 +326,14 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         meter_of(model).generated(sum(map(len, completions)))
         return completions, more
 
-    def _sampling(self) -> Sampling:
+    def _sampling(self, rollouts: int) -> Sampling:
         return Sampling(
             int(self.max_completion_length or 0),
             self.temperature,
             self.top_p,
             tuple(self.eos_token_ids),
             never_sampled(self._model_config),
+            (rollouts, self._own),
         )
 
     def _get_per_token_logps_and_entropies(
@@ -338,9 +351,11 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
             with self.accelerator.autocast():
                 if not torch.is_grad_enabled():
-                    return self.passes.scored(model, self._at_hand(), completions, mask), None, None
-                rollouts = self._rows_at_hand()
-                logps, entropies = self.passes.learned(model, self._at_hand(), rollouts, completions, mask)
+                    return self._scored(completions, mask), None, None
+                batch, rollouts = self._at_hand(), self._rows_at_hand()
+                if self.passes.once:  # of its own rollouts alone
+                    batch, rollouts = self._own_part(), rollouts - self._own.start
+                logps, entropies = self.passes.learned(model, batch, rollouts, completions, mask)
             return logps, entropies if compute_entropy else None, None
         if self._batch is not None:
             model = Shown(model, self._batch, self._rows_at_hand(), token_types(input_ids, self._model_config))
@@ -355,13 +370,17 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _shares(self, model: Any) -> bool:
         """Whether prompts are computed once: the batch at hand is carried here, and the model allows it."""
-        one = self.accelerator.num_processes == 1
-        return self.share_prefix and self._batch is not None and one and obstacle(model) is None
+        return self.share_prefix and self._batch is not None and obstacle(model) is None
 
     def _at_hand(self) -> GroupBatch:
         if self._batch is None:
             raise RuntimeError("no batch of rollouts is at hand")
         return self._batch
+
+    def _own_part(self) -> GroupBatch:
+        if self._own_batch is None:
+            raise RuntimeError("no batch of rollouts is at hand")
+        return self._own_batch
 
     def _rows_at_hand(self) -> Tensor:
         if self._rollout is None:
@@ -369,11 +388,15 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         return self._rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        self._rollout = inputs.get("rollout")
-        meter_of(model).trained(inputs["completion_mask"].sum())
-        loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, LossContext(model, inputs, self.task_index, self.anchor, self._log_step))
-        return loss if terms is None else loss + terms / self.current_gradient_accumulation_steps
+        own = own_part(inputs, self._own if self.passes.once else None)
+        share, weight = loss_weight(own, inputs, self.loss_type)
+        self._rollout = own.get("rollout")
+        meter_of(model).trained(own["completion_mask"].sum())
+        with ranks.gathering(self.accelerator):
+            loss: Tensor = super()._compute_loss(model, own)  # type: ignore[no-untyped-call]
+        context = LossContext(model, own, self.task_index, self.anchor, self._log_step)
+        terms = extra_loss(self.method, context, share)
+        return loss * weight if terms is None else loss * weight + terms / self.current_gradient_accumulation_steps
 
     def _log_step(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
@@ -386,6 +409,8 @@ class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
         if rows_have_clips([arguments["train_dataset"][0]]):
             arguments["data_collator"] = ClipCollator(arguments["processing_class"])
         super().__init__(**arguments)
+        if ranks.count() > 1:
+            self.data_collator = OwnRows(self.data_collator, ranks.place(), ranks.count())
         self.method = method
         self.task_index = task_index
         self.anchor = anchor
@@ -395,25 +420,37 @@ class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
     ) -> Any:
         if return_outputs:
             raise ValueError("outputs are not returned during training")
+        share = float(inputs.pop(SHARE, 1.0))
         context = LossContext(model, dict(inputs), self.task_index, self.anchor, self._log_step)
         meter_of(model).trained((inputs["labels"][:, 1:] != IGNORED).sum())
-        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, context)
+        with ranks.gathering(self.accelerator):
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
+        terms = extra_loss(self.method, context, share)
         if terms is None:
             return loss
         # with a count of items Trainer leaves the division by the accumulation steps to the loss
         return loss + (terms / self.current_gradient_accumulation_steps if num_items_in_batch is not None else terms)
 
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """Tokens that an update learns, those of all processes: the loss of each is divided by them."""
+        own = super()._get_num_items_in_batch(batch_samples, device)
+        if own is None and ranks.count() > 1:
+            raise RuntimeError("the tokens of an update cannot be counted, so processes cannot share them")
+        return own if own is None else ranks.summed(torch.as_tensor(own, device=device))
+
     def _log_step(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
 
 
-def extra_loss(method: Method, context: LossContext) -> Tensor | None:
-    """Sum of a method's loss terms, each logged by its name; None if it has none."""
+def extra_loss(method: Method, context: LossContext, share: float) -> Tensor | None:
+    """Sum of a method's loss terms, each logged by its name; None if it has none.
+
+    ``share`` is that of the micro-batch's rows which this process has: the terms of all processes are their mean.
+    """
     terms = method.loss_terms(context)
     for name, term in terms.items():
-        context.log(name, term.item())
-    return torch.stack(list(terms.values())).sum() if terms else None
+        context.log(name, ranks.summed(term.detach() * share).item())
+    return torch.stack(list(terms.values())).sum() * share if terms else None
 
 
 def sampled_mask(output: Mapping[str, Any]) -> Tensor:
