@@ -1,0 +1,39 @@
+"""Runs of several processes through the command line: all end with one message when one of them fails."""
+
+import re
+from pathlib import Path
+
+from tests.clrft.faulty_methods import HEAD
+from tests.processes import ended, several
+
+RUN = ("stream=digits_cil", "seed=1993", "stream.tasks=2", "stream.shots=4", "stream.test_per_class=2")
+SMALL = ("train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0", "run.mlflow=false")
+FAILS = """
+    def loss_terms(self, context):
+        from methods import ranks
+        if ranks.place() == 1:
+            raise KeyError("lost")
+        return {}
+"""
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    plugin = tmp_path / "unlucky.py"
+    plugin.write_text(HEAD.format(name="unlucky", joins="supervised") + FAILS)
+    words = ["-m", "clrft", "run", *RUN, *SMALL, "method=sft+unlucky", f"run.output={tmp_path / 'runs'}"]
+    first, second = ended(several(2, [*words, "--plugin", str(plugin)]), 120)
+    assert (first[0], second[0]) == (2, 2)
+    said = re.sub(r"\s+", " ", first[2])
+    assert "error process 1: method 'unlucky'" in said and "loss_terms: KeyError: 'lost'" in said
+    assert "Traceback" not in first[2] + second[2]
+    folder = tmp_path / "runs" / "single" / "digits_cil-sft+unlucky-1993"
+    assert (folder / "task_00" / "metrics.json").is_file()  # what was finished is kept
+    assert not (folder / "task_01").exists()
+    assert list(folder.parent.glob(".*.lock")) == []  # and nobody holds it
+
+
+def test_what_is_for_one_process_is_refused_for_two() -> None:
+    ends = ended(several(2, ["-m", "clrft", "list", "methods"]), 60)
+    assert [code for code, *_ in ends] == [2, 2]
+    assert "2 processes were launched for a command that is for one" in ends[0][2]
+    assert ends[1][1] + ends[1][2] == ""

@@ -1,0 +1,120 @@
+"""Two tasks by several methods, as one process or as one of several: what ``test_ranks.py`` compares.
+
+In float64, but for what models compute in float32 themselves.
+
+As a program it is one of the processes that its environment names, and the first writes what it found.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eval.evaluate import evaluate
+from methods import ranks
+from methods.base import Method, TaskContext
+from methods.fit import FitSettings, fit
+from methods.policy import Decoding
+from methods.settings import TrainConfig
+from task_streams import STREAMS, build_stream
+from task_streams.types import TaskStream
+from tests.methods.two_tasks import fresh_policy, made
+
+TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0, max_completion_tokens=16, learning_rate=1e-5)
+GROUP = {"group_size": 4}
+# What parts of a batch may cost more than the whole: a prompt in two of them, a row that stands in for none.
+COSTS = {"step_seconds", "prompt_tokens", "prompt_tokens_computed", "images", "model_flops"}
+# Method, settings of the learner, and what differs from TRAIN.
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "sft": ("sft", {}, {}),
+    "sft accumulated, a last batch of one row": (
+        "sft",
+        {},
+        {"accumulation": 2, "epochs": 1.0, "prompts_per_update": 6, "updates": 1},
+    ),
+    "sft with a penalty": ("sft+ewc", {}, {}),
+    "grpo": ("grpo", GROUP, {}),
+    "grpo accumulated, one group for all": ("grpo", GROUP, {"accumulation": 2, "prompts_per_update": 1}),
+    "rapo": ("rapo", GROUP, {}),
+    "rapo accumulated, two updates on a batch": ("rapo", {**GROUP, "updates_per_batch": 2}, {"accumulation": 2}),
+}
+
+
+def found(name: str, stream: TaskStream) -> dict[str, Tensor]:
+    """Weights, advantages, the running scale and every figure of a case, and answers after it, as tensors by name."""
+    words, own, differs = CASES[name]
+    learner, _, part = words.partition("+")
+    method = made(learner, part or None, own)()
+    policy = fresh_policy()
+    policy.model.double()
+    base = policy.snapshot() if "reference" in method.needs else None
+    train = dataclasses.replace(TRAIN, **differs)
+    advantages: list[Tensor] = []
+    keep_advantages(method, advantages)
+    steps: list[dict[str, float]] = []
+    for index in (1, 2):
+        anchor = policy.snapshot() if "anchor" in method.needs and index > 1 else None
+        context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
+        torch.manual_seed(index)
+        with tempfile.TemporaryDirectory() as folder:
+            steps += fit(method, context, base, FitSettings(train, True, Path(folder))).steps
+    result = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
+    result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
+    figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in COSTS)
+    result["figures"] = torch.tensor([[row[name] for name in figures] for row in steps], dtype=torch.float64)
+    result["answers"] = answers(policy, stream)
+    return result
+
+
+def keep_advantages(method: Method, kept: list[Tensor]) -> None:
+    """Let a method tell its advantages."""
+    inner = method.normalize_advantages
+
+    def normalize_advantages(rewards: Tensor, rollouts: Any) -> Tensor:
+        kept.append(inner(rewards, rollouts))
+        return kept[-1]
+
+    method.normalize_advantages = normalize_advantages  # type: ignore[method-assign]
+
+
+def answers(policy: Any, stream: TaskStream) -> Tensor:
+    """The letters of sampled answers to a task's test items, in batches of three."""
+    decoding = Decoding(12, temperature=0.7, seed=3)
+    answered = evaluate(
+        lambda requests: policy.generate(requests, decoding),
+        stream.tasks[0],
+        stream.tasks[0].seen,
+        stage=2,
+        task_of=dict.fromkeys(stream.labels, 1),
+        batch_size=3,
+        spread=ranks.Batches() if ranks.count() > 1 else None,
+    )
+    return torch.tensor(list("\n".join(f"{one.key} {one.completion}" for one in answered).encode()))
+
+
+def small_stream() -> TaskStream:
+    """Handwritten digits, two tasks, thirteen examples each: a pass does not end with a whole batch."""
+    stream = build_stream("digits_cil", STREAMS["digits_cil"].config(shots=7, test_per_class=4, tasks=2), 1993)
+    tasks = tuple(dataclasses.replace(task, train=task.train[:13]) for task in stream.tasks)
+    return dataclasses.replace(stream, tasks=tasks)
+
+
+def main() -> None:
+    """Run all cases as one of several processes; the first writes them into the file that is named."""
+    torch.set_num_threads(1)
+    ranks.join()
+    stream = small_stream()
+    cases = {f"{name}|{key}": value for name in CASES for key, value in found(name, stream).items()}
+    if ranks.is_first():
+        save_file({key: value.contiguous() for key, value in cases.items()}, sys.argv[1])
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Starts a program as several processes that know of each other, as a launcher does."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def several(
+    count: int, words: Sequence[str], environment: Mapping[str, str] | None = None
+) -> list[subprocess.Popen[str]]:
+    """The processes of ``python <words>``, one thread each; their output can be read."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+        **(environment or {}),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *words],
+            env={**common, "RANK": str(place), "LOCAL_RANK": str(place)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in range(count)
+    ]
+
+
+def ended(processes: Sequence[subprocess.Popen[str]], seconds: float) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each; all are killed if they have not ended by then."""
+    try:
+        told = [one.communicate(timeout=seconds) for one in processes]
+        return [(one.returncode, *said) for one, said in zip(processes, told, strict=True)]
+    finally:
+        for one in processes:
+            one.kill()
+            one.wait()
