@@ -23,6 +23,7 @@ from methods.meter import Counts, Meter
 from methods.policy import Policy
 from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
+from methods.sharding import whole_tensor
 from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
@@ -382,4 +383,4 @@ class MomentCarry(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         moments = moments_of(self.model, optimizer)
-        self.result.moments |= {key: value.cpu().clone() for key, value in moments}
+        self.result.moments |= {key: whole_tensor(value).cpu().clone() for key, value in moments}

@@ -21,6 +21,7 @@ from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.rollout import Sampling
+from methods.sharding import hollow, is_sharded, put_weights_of
 from methods.shared_prefix import Prompts, obstacle
 from methods.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
 from methods.vision import batch_images
@@ -181,12 +182,20 @@ class Policy:
             return AdapterSnapshot.take(self.model, name)
         return FullSnapshot.take(self.model, self.config.anchor_memory)
 
-    def save(self, folder: Path) -> None:
-        """Write weights (or the adapter alone) as safetensors, with the processor beside full weights."""
+    def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Write weights (or the adapter alone) as safetensors, with the processor beside full weights.
+
+        Args:
+            folder: new or empty.
+            weights: those of a split model, put together (``sharding.whole_weights``); None: the model's own.
+        """
         if self.has_adapter:
             self.model.save_pretrained(folder, selected_adapters=[TRAINED_ADAPTER], safe_serialization=True)
             return
-        self.model.save_pretrained(folder, safe_serialization=True)
+        if weights is None:
+            self.model.save_pretrained(folder, safe_serialization=True)
+        else:
+            hollow(self.model).save_pretrained(folder, state_dict=weights, safe_serialization=True)
         self.processor.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
@@ -201,7 +210,10 @@ class Policy:
         saved = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=self.model.dtype, attn_implementation=self.attention, **SAFE
         )
-        self.model.load_state_dict(saved.state_dict())
+        if is_sharded(self.model):
+            put_weights_of(self.model, dict(saved.named_parameters()))
+        else:
+            self.model.load_state_dict(saved.state_dict())
 
 
 def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:

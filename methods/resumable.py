@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback
 
 from methods import ranks
 from methods.base import Method
+from methods.sharding import is_sharded, whole_tensor
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
 
 TRAINER_STATE = "trainer_state.json"  # the name that transformers looks for
@@ -90,18 +92,25 @@ class ResumableTrainer:
     def training_step(self: Any, *arguments: Any, **named: Any) -> Any:
         """One micro-batch; after an update's last the gradients are those of all processes."""
         loss = super().training_step(*arguments, **named)  # type: ignore[misc]
-        if self.accelerator.sync_gradients:
+        if self.accelerator.sync_gradients and not is_sharded(self.model):  # whose gradients are summed as they come
             ranks.sum_gradients(self.model.parameters())
         return ranks.summed(loss)
 
+    def _clip_grad_norm(self: Any, model: Any) -> Any:
+        """The norm over all processes' parts, as a number of its own."""
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        return whole_tensor(norm) if isinstance(norm, Tensor) else norm
+
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         """Called after the figures of an update are logged that ``KeepStates`` chose; the last one's is not kept."""
-        if self.keeping is None or self.state.global_step >= self.state.max_steps or not ranks.is_first():
+        if self.keeping is None or self.state.global_step >= self.state.max_steps:
             return
         model = self.accelerator.unwrap_model(model)
-        self.keeping.keep(
-            training_state(self.state.global_step, model, self.optimizer, self.lr_scheduler, self.method, self.rows)
-        )
+        if ranks.is_first() or is_sharded(model):  # of a split model all put the state together
+            step = self.state.global_step
+            state = training_state(step, model, self.optimizer, self.lr_scheduler, self.method, self.rows)
+            if ranks.is_first():
+                self.keeping.keep(state)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         put_weights(self.start, self.accelerator.unwrap_model(model or self.model))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from methods.sharding import is_sharded, sharded_copy
 from methods.weights import TRAINED_ADAPTER
 
 
@@ -36,8 +37,10 @@ class FullSnapshot(Snapshot):
 
     @classmethod
     def take(cls, model: Any, memory: str) -> "FullSnapshot":
-        """Copy a model; ``memory`` is ``device`` or ``cpu``."""
+        """Copy a model; ``memory`` is ``device`` or ``cpu``. A split one's copy is split, and stays on the device."""
         device = next(model.parameters()).device
+        if is_sharded(model):
+            return cls(sharded_copy(model), device, device)
         home = torch.device("cpu") if memory == "cpu" else device
         patched = model.__dict__.pop("forward", None)  # a trainer's patch is bound to the original
         try:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Method
+from methods.sharding import like, put, whole_tensor
 from methods.weights import trained_weights
 
 WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"
@@ -62,7 +63,8 @@ def training_state(
         "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
         "rows": [dict(row) for row in rows],
     }
-    return TrainingState(step, {name: value.to("cpu", copy=True) for name, value in tensors.items()}, values)
+    kept = {name: whole_tensor(value).to("cpu", copy=True) for name, value in tensors.items()}
+    return TrainingState(step, kept, values)
 
 
 def put_weights(state: TrainingState, model: nn.Module) -> None:
@@ -74,9 +76,8 @@ def put_weights(state: TrainingState, model: nn.Module) -> None:
     saved, own = state.of(WEIGHTS), dict(trained_weights(model))
     if saved.keys() != own.keys():
         raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
-    with torch.no_grad():
-        for name, weight in own.items():
-            weight.copy_(saved[name])
+    for name, weight in own.items():
+        put(weight, saved[name])
 
 
 def put_optimizer(state: TrainingState, model: nn.Module, optimizer: Any, schedule: Any) -> None:
@@ -106,8 +107,9 @@ def put_moments(moments: Mapping[str, Tensor], model: nn.Module, optimizer: Any)
     weights = dict(model.named_parameters())
     for key, value in moments.items():
         name, _, kind = key.rpartition(KIND)
-        home = torch.device("cpu") if kind == "step" else weights[name].device
-        optimizer.state[weights[name]][kind] = value.to(home, copy=True)
+        weight = weights[name]
+        known = value.to("cpu" if kind == "step" else weight.device, copy=True)
+        optimizer.state[weight][kind] = known if kind == "step" else like(weight, known)
 
 
 def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -36,6 +36,7 @@ from methods.meter import IGNORED, meter_of
 from methods.resumable import ResumableTrainer
 from methods.rollout import Sampling
 from methods.shaping import checked
+from methods.sharding import inside, is_sharded, whole
 from methods.shared_prefix import SUPPORTED, Prompts, obstacle
 from methods.snapshots import FullSnapshot, Snapshot
 from methods.views import StepViews
@@ -103,9 +104,9 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.share_prefix = share_prefix
         self.passes = GroupPasses(
             self.temperature,
-            self._frozen(kept_prefixes),
-            self._learns_once(),
-            ranks.pass_size(self._size()),
+            self._frozen(0 if is_sharded(arguments["model"]) else kept_prefixes),
+            self._learns_once() and not is_sharded(arguments["model"]),
+            self._size() if is_sharded(arguments["model"]) else ranks.pass_size(self._size()),
             graphs,
         )
         self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
@@ -135,7 +136,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         length, size = len(data), max(1, self._size() // int(self.num_generations or 1))
         batches = self.args.max_steps if self.args.max_steps > 0 else self.args.num_train_epochs * length / size
         often = batches * size >= 2 * length * self.num_iterations
-        return FrozenPrefixes(in_parts(length, size, self._part) if often else no_parts, limit)
+        return FrozenPrefixes(in_parts(length, size, self._part) if often and limit else no_parts, limit)
 
     def _part(self, places: range) -> tuple[tuple[str, ...], Prompts]:
         data: Any = self.train_dataset
@@ -247,13 +248,16 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         with frozen.active() as model, self.accelerator.autocast():
             if self._shares(model):
                 completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
-                return ranks.rows_of_all(self.passes.frozen_scored(name, model, self._own_part(), completions, mask))
+                batch = self._own_part()
+                return ranks.rows_of_all(
+                    inside(model, lambda: self.passes.frozen_scored(name, model, batch, completions, mask))
+                )
             return self._plain_logps(model, output)
 
     def _scored(self, completions: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all completions under the policy, each process those that it sampled, [B*G, L]."""
-        own = self.passes.scored(self.model, self._own_part(), completions[self._own], mask[self._own])
-        return ranks.rows_of_all(own)
+        batch, completions, mask = self._own_part(), completions[self._own], mask[self._own]
+        return ranks.rows_of_all(inside(self.model, lambda: self.passes.scored(self.model, batch, completions, mask)))
 
     @torch.no_grad()
     def _anew(self, batch: Mapping[str, Any]) -> Tensor:
@@ -262,7 +266,8 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             return self._plain_logps(self.model, batch)
         completions, mask = batch["completion_ids"][self._own], batch["completion_mask"][self._own]
         with self.accelerator.autocast():
-            return ranks.rows_of_all(self.passes.anew(self.model, self._own_part(), completions, mask))
+            own = inside(self.model, lambda: self.passes.anew(self.model, self._own_part(), completions, mask))
+            return ranks.rows_of_all(own)
 
     @torch.no_grad()
     def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
@@ -281,12 +286,16 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                     "and train.share_prefix=true."
                 )
             batch = self._own_part()
-            if whose == "policy":
-                prefix = self.passes.sampled(batch)
-            else:
-                prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
             completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
-            return ranks.rows_of_all(self.passes.states(model, prefix, batch, completions, mask))
+
+            def states() -> Tensor:
+                if whose == "policy":
+                    prefix = self.passes.sampled(batch)
+                else:
+                    prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
+                return self.passes.states(model, prefix, batch, completions, mask)
+
+            return ranks.rows_of_all(inside(model, states))
 
     def _plain_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
         completions = output["completion_ids"]
@@ -316,7 +325,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         engine = self.use_vllm or self.use_transformers_continuous_batching
         if not engine and self._shares(model):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), whole(model):
                 return ranks.listed(self.passes.sample(model, self._own_part(), self._sampling(len(prompt_ids)))), None
         if self._batch is not None:
             multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
@@ -353,9 +362,9 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                 if not torch.is_grad_enabled():
                     return self._scored(completions, mask), None, None
                 batch, rollouts = self._at_hand(), self._rows_at_hand()
-                if self.passes.once:  # of its own rollouts alone
+                if self._learns_once():  # of its own rollouts alone
                     batch, rollouts = self._own_part(), rollouts - self._own.start
-                logps, entropies = self.passes.learned(model, batch, rollouts, completions, mask)
+                logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
             return logps, entropies if compute_entropy else None, None
         if self._batch is not None:
             model = Shown(model, self._batch, self._rows_at_hand(), token_types(input_ids, self._model_config))
@@ -388,7 +397,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         return self._rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        own = own_part(inputs, self._own if self.passes.once else None)
+        own = own_part(inputs, self._own if self._learns_once() else None)
         share, weight = loss_weight(own, inputs, self.loss_type)
         self._rollout = own.get("rollout")
         meter_of(model).trained(own["completion_mask"].sum())

@@ -21,12 +21,14 @@ from methods.base import Method, TaskContext
 from methods.fit import FitSettings, fit
 from methods.policy import Decoding
 from methods.settings import TrainConfig
+from methods.sharding import shard, whole, whole_tensor
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0, max_completion_tokens=16, learning_rate=1e-5)
 GROUP = {"group_size": 4}
+SPLIT = ("sft", "rapo", "rapo accumulated, two updates on a batch")  # cases that are run with split weights too
 # What parts of a batch may cost more than the whole: a prompt in two of them, a row that stands in for none.
 COSTS = {"step_seconds", "prompt_tokens", "prompt_tokens_computed", "images", "model_flops"}
 # Method, settings of the learner, and what differs from TRAIN.
@@ -45,13 +47,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def found(name: str, stream: TaskStream) -> dict[str, Tensor]:
-    """Weights, advantages, the running scale and every figure of a case, and answers after it, as tensors by name."""
+def found(name: str, stream: TaskStream, split: bool = False) -> dict[str, Tensor]:
+    """Weights, advantages, the running scale and every figure of a case, and answers after it, as tensors by name.
+
+    ``split``: the weights are split among the processes.
+    """
     words, own, differs = CASES[name]
     learner, _, part = words.partition("+")
     method = made(learner, part or None, own)()
     policy = fresh_policy()
     policy.model.double()
+    if split:
+        shard(policy.model)
     base = policy.snapshot() if "reference" in method.needs else None
     train = dataclasses.replace(TRAIN, **differs)
     advantages: list[Tensor] = []
@@ -63,12 +70,13 @@ def found(name: str, stream: TaskStream) -> dict[str, Tensor]:
         torch.manual_seed(index)
         with tempfile.TemporaryDirectory() as folder:
             steps += fit(method, context, base, FitSettings(train, True, Path(folder))).steps
-    result = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    result = {name: whole_tensor(weight.detach()).clone() for name, weight in policy.model.named_parameters()}
     result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
     result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
     figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in COSTS)
     result["figures"] = torch.tensor([[row[name] for name in figures] for row in steps], dtype=torch.float64)
-    result["answers"] = answers(policy, stream)
+    with whole(policy.model):
+        result["answers"] = answers(policy, stream)
     return result
 
 
@@ -111,6 +119,7 @@ def main() -> None:
     ranks.join()
     stream = small_stream()
     cases = {f"{name}|{key}": value for name in CASES for key, value in found(name, stream).items()}
+    cases |= {f"{name} split|{key}": value for name in SPLIT for key, value in found(name, stream, True).items()}
     if ranks.is_first():
         save_file({key: value.contiguous() for key, value in cases.items()}, sys.argv[1])
     ranks.leave()
