@@ -132,9 +132,16 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_learned(folder: Path, policy: Policy, method: Method, stage: int, moments: dict[str, Tensor]) -> None:
-    """Write what the next task starts from: weights, method state, moments."""
-    policy.save(folder / WEIGHTS_FOLDER)
+def write_learned(
+    folder: Path,
+    policy: Policy,
+    method: Method,
+    stage: int,
+    moments: dict[str, Tensor],
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what the next task starts from: weights (as ``Policy.save`` takes them), method state, moments."""
+    policy.save(folder / WEIGHTS_FOLDER, weights)
     state = method.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}

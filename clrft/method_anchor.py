@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from methods.base import Method
 from methods.guard import suspects
@@ -50,10 +51,10 @@ def anchor_checksums(anchor: Snapshot) -> dict[str, int]:
 
 
 def anchor_weights(anchor: Snapshot) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors that belong to an anchor."""
+    """Names and tensors that belong to an anchor; of a split one this process's parts."""
     for name, weight in anchor.model.state_dict().items():
         if not isinstance(anchor, AdapterSnapshot) or f".{anchor.name}." in f"{name}.":
-            yield name, weight
+            yield name, weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def checksum(tensor: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ def source_hash(root: Path = _ROOT) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, torch threads, RAM in GB, and each visible GPU."""
+    """Processor, cores this process may use, torch threads, RAM in GB, each visible GPU, and the run's processes."""
     import torch
+
+    from methods import ranks
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -71,6 +73,8 @@ def hardware() -> dict[str, Any]:
         "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "processes": ranks.count(),
+        "weights_split": ranks.weights_are_split(),
     }
 
 

@@ -42,6 +42,7 @@ from methods.base import TaskContext
 from methods.fit import check_batch
 from methods.model_config import describe_model
 from methods.policy import load_policy
+from methods.sharding import shard
 from methods.shared_prefix import obstacle
 from methods.static_decode import graph_obstacle
 from task_streams import Workspace, build_stream
@@ -149,15 +150,18 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter, probes=probes)
     problems = [*engine_problems(state), *anchor_problems(method, policy), *method.problems(policy, state.tasks)]
+    problems += split_problems(state) if ranks.weights_are_split() else []
     if problems:
         raise UserError(*problems)
+    if ranks.weights_are_split():
+        shard(policy.model)
     longest = check_prompts(state)
     check_probe_prompts(state)
     longest = replace(longest, answer=check_answers(state))
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
-    state.memory = check_memory(state, longest)
+    state.memory = {} if ranks.weights_are_split() else check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot()
     if "anchor" in method.needs:
@@ -183,6 +187,30 @@ def engine_problems(state: Run) -> list[str]:
         return []
     why = why or graph_obstacle(policy.attention, policy.device)
     return [] if why is None else [f"train.cuda_graphs: got true, but {why}; expected false."]
+
+
+def split_problems(state: Run) -> list[str]:
+    """Sentences about a run whose weights cannot be split among processes."""
+    method, config = state.method, state.config.model
+    members = getattr(method, "members", (method,))
+    where = "weights that are split among processes (FSDP)"
+    problems = [
+        f"method {one.name!r} looks at weights, so it cannot be used with {where}; expected MULTI_GPU, where "
+        "every process has all of them, or another method."
+        for one in members
+        if not one.works_split
+    ]
+    if "anchor" in method.needs and method.anchor_rule.kind not in ("previous", "base"):
+        problems.append(f"method.anchor: {method.anchor_rule} has no {where}; expected previous or base.")
+    if state.policy.has_adapter:
+        problems.append(f"model.adapter: got {config.adapter}, expected none with {where}.")
+    if config.anchor_memory != "device":
+        problems.append(f"model.anchor_memory: got {config.anchor_memory}, expected device with {where}.")
+    if (why := obstacle(state.policy.model)) is not None:
+        problems.append(f"model.path: {where} need a model of Qwen2-VL's family: {why}.")
+    if state.config.train.cuda_graphs:
+        problems.append(f"train.cuda_graphs: got true, expected false with {where}, which move.")
+    return problems
 
 
 def cache_folder(config: RunConfig) -> Path:

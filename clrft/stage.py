@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from typing import Any
 
 from clrft.checkpoint import (
     ANCHOR_FILE,
@@ -27,6 +28,8 @@ from methods import ranks
 from methods.answering import Session
 from methods.fit_image import image_fit
 from methods.policy import Decoding
+from methods.sharding import whole
+from methods.snapshots import FullSnapshot
 from task_streams.glyphs import glyph_examples
 from task_streams.types import Task
 
@@ -39,14 +42,21 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
     record = StageRecord(stage, stage_name(state, stage))
     learns = stage > 0 and state.method.family != "frozen"
     work = learn_task(state, stage, record, on_step) if learns else None
-    measure_drift(state, stage, record)
-    with counted(state, record, "evaluate"):
-        evaluate_stage(state, stage, record)
+    with whole(*models_of(state)):
+        measure_drift(state, stage, record)
+        with counted(state, record, "evaluate"):
+            evaluate_stage(state, stage, record)
     record.peak_memory_mb = peak_memory()
     ranks.by_first(lambda: write_stage(state, stage, record, work))
     state.parent = identity_of(state.folder, stage)
     if work is not None:
         ranks.by_first(work.clear)
+
+
+def models_of(state: Run) -> list[Any]:
+    """The models that a run has in memory, the policy's and those of its frozen copies."""
+    copies = {id(one): one for one in (state.reference, state.anchor) if isinstance(one, FullSnapshot)}
+    return [state.policy.model, *(one.model for one in copies.values())]
 
 
 def write_stage(state: Run, stage: int, record: StageRecord, work: Unfinished | None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import Tensor
+
 from clrft import interrupt
 from clrft.checkpoint import (
     STEPS_FILE,
@@ -33,6 +35,7 @@ from methods.memory import remembered
 from methods.meter import added, sums
 from methods.resumable import Keeping
 from methods.settings import TrainConfig
+from methods.sharding import is_sharded, whole_weights
 from methods.training_state import TrainingState
 from task_streams.config import SourceConfig
 from task_streams.types import Example, Task
@@ -51,7 +54,9 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
             with scratch_folder(work) as scratch:
                 state.moments = train_stage(state, stage, scratch, record, on_step, work).moments
             end_anchor(state, stage)
-            ranks.by_first(lambda: write_trained(state, stage, work, record))
+            model = state.policy.model
+            weights = whole_weights(model) if is_sharded(model) else None
+            ranks.by_first(lambda: write_trained(state, stage, work, record, weights))
     finally:
         work.close()
     return work
@@ -95,11 +100,16 @@ def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_st
     state.reporter.say(f"{state.config.cell}: task {stage} was trained already, and is tested now")
 
 
-def write_trained(state: Run, stage: int, work: Unfinished, record: StageRecord) -> None:
-    """Write what the training left, so that it need not be done again if the test is cut short."""
+def write_trained(
+    state: Run, stage: int, work: Unfinished, record: StageRecord, weights: dict[str, Tensor] | None
+) -> None:
+    """Write what the training left, so that it need not be done again if the test is cut short.
+
+    ``weights`` are those of a split model, put together; None: the policy has its own.
+    """
     work.settle()
     with whole_folder(work.trained) as folder:
-        write_learned(folder, state.policy, state.method, stage, state.moments)
+        write_learned(folder, state.policy, state.method, stage, state.moments, weights)
         if state.anchors is not None and stage != state.stages[-1]:
             write_anchor(folder, state.anchors)
         write_training(folder, record)

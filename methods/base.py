@@ -201,6 +201,7 @@ class Method:
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
         needs_first_task: why it must have learned the first task, as it learns the others; empty if it can begin with
             any task, as the method of a fork does.
+        works_split: its hooks look at no weight, so that weights may be split among processes (``sharding.py``).
         source: paper id or one line that says where the method comes from.
     """
 
@@ -210,6 +211,7 @@ class Method:
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised", "reinforcement"})
     joint: bool = False
     needs_first_task: str = ""
+    works_split: bool = False
     source: str = ""
 
     def __init__(self, config: Any) -> None:

@@ -15,5 +15,6 @@ class ZeroShot(Method):
 
     name = "zero_shot"
     family = "frozen"
+    works_split = True
     Config = ZeroShotConfig
     source = "bound"

@@ -47,6 +47,7 @@ class Grpo(Method):
 
     name = "grpo"
     family = "reinforcement"
+    works_split = True
     Config = GrpoConfig
     source = "arXiv 2402.03300"
 

@@ -25,12 +25,13 @@ from task_streams.errors import UserError
 SIZE, PLACE, LOCAL_PLACE = "WORLD_SIZE", "RANK", "LOCAL_RANK"
 # What tells a library that there are several processes, or asks it to split a model.
 TOLD = (SIZE, PLACE, LOCAL_PLACE, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK")
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # of accelerate's configuration
+SPLIT = "CLRFT_SPLIT_WEIGHTS"  # ours, for what the first of them asked
 TOLD_BY_OTHERS = (
     "PMI_SIZE",
     "OMPI_COMM_WORLD_SIZE",
     "MV2_COMM_WORLD_SIZE",
-    "ACCELERATE_USE_FSDP",
-    "ACCELERATE_USE_DEEPSPEED",
+    FSDP,
     "ACCELERATE_USE_MEGATRON_LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG",
 )
@@ -71,6 +72,13 @@ def join() -> Any:
             f"{SIZE} is {size}, but {', '.join(missing)} is not set; start several processes by torchrun or "
             "accelerate launch."
         )
+    if os.environ.get(DEEPSPEED, "").lower() == "true":
+        raise UserError(
+            "accelerate's configuration asks for DeepSpeed, which is not used here; expected MULTI_GPU, or FSDP, which "
+            "splits weights, gradients and moments as ZeRO-3 does (configs/accelerate/fsdp_*.yaml)."
+        )
+    if os.environ.get(FSDP, "").lower() == "true":
+        os.environ[SPLIT] = "true"
     place = int(os.environ[PLACE])
     gpu = _one_gpu(int(os.environ.get(LOCAL_PLACE, place)))
     store, _, _ = next(rendezvous("env://", place, size))
@@ -116,6 +124,11 @@ def count() -> int:
 def place() -> int:
     """Number of this process among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def weights_are_split() -> bool:
+    """Whether the launcher's configuration asks that each process keeps a part of the weights."""
+    return count() > 1 and os.environ.get(SPLIT, "").lower() == "true"
 
 
 def is_first() -> bool:

@@ -32,6 +32,7 @@ class Replay(Method):
 
     name = "replay"
     family = "part"
+    works_split = True
     Config = ReplayConfig
     source = "arXiv 1902.10486"
 

@@ -26,6 +26,7 @@ class Sft(Method):
 
     name = "sft"
     family = "supervised"
+    works_split = True
     Config = SftConfig
     source = "baseline"
 

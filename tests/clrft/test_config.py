@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig
 
 from clrft.config import build_config, merge, parse_overrides, typed_config
 from clrft.files import config_root
@@ -43,7 +44,14 @@ def test_every_sweep_config_loads_and_its_cells_have_folders_of_their_own(name: 
 
 def test_no_config_file_lies_where_no_test_looks() -> None:
     found = {path.parent.name for path in config_root().rglob("*.yaml")}
-    assert found <= {"streams", "methods", "models", "sweeps"}
+    assert found <= {"streams", "methods", "models", "sweeps", "accelerate"}
+
+
+@pytest.mark.parametrize("name", names("accelerate"))
+def test_every_accelerate_config_is_one_that_it_knows(name: str) -> None:
+    config = ClusterConfig.from_yaml_file(config_root() / "accelerate" / f"{name}.yaml")  # refuses unknown fields
+    assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[name.partition("_")[0]]
+    assert config.num_processes > 1 and config.mixed_precision == "no"
 
 
 @pytest.mark.parametrize(
