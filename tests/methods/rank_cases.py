@@ -28,7 +28,8 @@ from tests.methods.two_tasks import fresh_policy, made
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0, max_completion_tokens=16, learning_rate=1e-5)
 GROUP = {"group_size": 4}
-SPLIT = ("sft", "rapo", "rapo accumulated, two updates on a batch")  # cases that are run with split weights too
+# Cases that are run with split weights too, and whether activations are computed again in the backward pass.
+SPLIT = {"sft": False, "rapo": True, "rapo accumulated, two updates on a batch": False}
 # What parts of a batch may cost more than the whole: a prompt in two of them, a row that stands in for none.
 COSTS = {"step_seconds", "prompt_tokens", "prompt_tokens_computed", "images", "model_flops"}
 # Method, settings of the learner, and what differs from TRAIN.
@@ -59,6 +60,7 @@ def found(name: str, stream: TaskStream, split: bool = False) -> dict[str, Tenso
     policy.model.double()
     if split:
         shard(policy.model)
+        policy.config = dataclasses.replace(policy.config, gradient_checkpointing=SPLIT[name])
     base = policy.snapshot() if "reference" in method.needs else None
     train = dataclasses.replace(TRAIN, **differs)
     advantages: list[Tensor] = []

@@ -1,6 +1,6 @@
 """The same batch gives the same update, whether one process has all of it or two have a part each."""
 
-from pathlib import Path
+from functools import lru_cache
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from methods import ranks
-from tests.methods.rank_cases import CASES, found, small_stream
+from tests.methods.rank_cases import CASES, SPLIT, found, small_stream
 from tests.processes import ended, several
 
 
@@ -21,14 +21,20 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor], tmp_path: Path) -> None:
+@lru_cache
+def by_one(name: str) -> dict[str, Tensor]:
+    """A case, by one process with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = found(name, small_stream())
+        return found(name, small_stream())
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", [*CASES, *(f"{name} split" for name in SPLIT)])
+def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor]) -> None:
+    alone = by_one(name.removesuffix(" split"))
     both = {key.partition("|")[2]: value for key, value in by_two.items() if key.partition("|")[0] == name}
     assert alone.keys() == both.keys()
     assert torch.equal(alone["answers"], both["answers"])
