@@ -93,18 +93,17 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
     from clrft.company import Company
     from methods import ranks
 
-    company = None
-    try:
-        if not options.several:
-            count = ranks.launched()
-            raise UserError(
-                f"{count} processes were launched for a command that is for one; expected clrft run or fork. {words}"
-            )
-        company = Company(ranks.join(), lambda failure: show_end(failure.code, failure.shown()))
-    except UserError as error:
-        if not console.quiet:
-            show_end(2, error.problems)
+    if not options.several:
+        count = os.environ["WORLD_SIZE"]
+        text = f"{count} processes were launched for a command that is for one; expected clrft run or fork: {words}"
+        show_end(2, () if console.quiet else (text,))
         return 2
+    try:
+        store = ranks.join()
+    except UserError as error:  # maybe on one machine alone, and nobody can be told yet
+        show_end(2, [f"process {os.environ.get('RANK', '?')}: {one}" for one in error.problems])
+        return 2
+    company = Company(store, lambda failure: show_end(failure.code, failure.shown()))
     try:
         code, sentences = outcome(options, console, words)
     except ranks.OtherFailed:
@@ -112,6 +111,8 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
     except Exception as error:
         traceback.print_exc()
         code, sentences = 1, (f"{type(error).__name__}: {error}",)
+    if code != 0:
+        interrupt.ignore()
     code = company.ended(code, sentences)
     if code == 0:
         ranks.leave()

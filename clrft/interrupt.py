@@ -20,6 +20,13 @@ def watch() -> None:
             signal.signal(number, _interrupt)
 
 
+def ignore() -> None:
+    """Take no more signals: the process is about to end, and tells others why."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def exit_code() -> int:
     """Exit code of a process that the last signal ended, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + int(_number)
