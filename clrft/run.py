@@ -45,6 +45,7 @@ from methods.policy import load_policy
 from methods.sharding import shard
 from methods.shared_prefix import obstacle
 from methods.static_decode import graph_obstacle
+from methods.vllm_rollouts import vllm_obstacles
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
@@ -181,6 +182,9 @@ def engine_problems(state: Run) -> list[str]:
             f"{ranks.count()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a model "
             "of Qwen2-VL's family and train.share_prefix=true, or one process."
         ]
+    clips = getattr(state.config.stream, "feed", "") == "video"
+    if problems := vllm_obstacles(train, policy.device, ranks.count(), clips):
+        return problems
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
     if not train.cuda_graphs:

@@ -27,6 +27,7 @@ from methods.sharding import whole_tensor
 from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
+from methods.vllm_rollouts import vllm_arguments
 from task_streams.errors import UserError
 from task_streams.types import Example
 
@@ -312,6 +313,7 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
         "beta": 0.0,
         "loss_type": "grpo",
         "scale_rewards": "group",
+        **vllm_arguments(train),
         **method.loss_arguments,
     }
 

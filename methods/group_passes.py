@@ -39,12 +39,15 @@ class GroupPasses:
     graphs: bool = False
     _step: StaticStep | None = None
 
-    def sample(self, model: Any, batch: GroupBatch, sampling: Sampling) -> list[list[int]]:
-        """A completion of every rollout of a new batch, as token lists."""
+    def begin(self, model: Any, batch: GroupBatch) -> None:
+        """Compute the prompts of a new batch, which its rollouts follow."""
         with torch.set_grad_enabled(self.once and not is_checkpointed(model)):
             batch.policy = prefill(model, batch.prompts)
+
+    def sample(self, model: Any, batch: GroupBatch, sampling: Sampling) -> list[list[int]]:
+        """A completion of every rollout of a batch that was begun, as token lists."""
         meter_of(model).asked(batch.prompts.mask[batch.rows])
-        prefix = batch.policy.detached()
+        prefix = self.sampled(batch).detached()
         if not self.graphs:
             return sample_after(model, prefix.repeated(batch.rows), sampling)
         return sample_static(

@@ -5,6 +5,8 @@ from typing import Any
 
 from task_streams.errors import UserError
 
+ROLLOUTS = ("own", "vllm", "vllm_server")
+
 
 def require(section: str, **checks: tuple[bool, Any, str]) -> None:
     """Refuse impossible values, all at once: ``field=(is_valid, given, expected)``.
@@ -59,6 +61,13 @@ class TrainConfig:
     """MiB of what prompts leave behind in anchor and reference that are kept while a task is learned (0: none)."""
     cuda_graphs: bool = False
     """Record the decoding step of rollouts as a CUDA graph: less waiting between its kernels (GPU only)."""
+    rollouts: str = "own"
+    """What samples completions in training: own (the engine of this suite), vllm (in the run's own process) or
+    vllm_server; log-probabilities are always the trained model's."""
+    vllm_memory: float = 0.3
+    """Share of the GPU's memory that vLLM takes in the run's own process (above 0 and below 1)."""
+    vllm_server: str = "http://127.0.0.1:8000"
+    """Address of the vLLM server."""
     deterministic: bool = True
     """Use kernels that sum in a fixed order, so that the same seed gives the same weights; costs time on a GPU."""
     workers: int | None = None
@@ -87,6 +96,13 @@ class TrainConfig:
                 self.max_completion_tokens >= 1,
                 self.max_completion_tokens,
                 "a whole number from 1",
+            ),
+            rollouts=(self.rollouts in ROLLOUTS, self.rollouts, f"one of {', '.join(ROLLOUTS)}"),
+            vllm_memory=(0 < self.vllm_memory < 1, self.vllm_memory, "a number above 0 and below 1"),
+            vllm_server=(
+                self.vllm_server.startswith(("http://", "https://")),
+                self.vllm_server,
+                "an address, e.g. http://127.0.0.1:8000",
             ),
             workers=(self.workers is None or self.workers >= 0, self.workers, "a whole number from 0, or null"),
         )

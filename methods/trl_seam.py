@@ -40,6 +40,7 @@ from methods.sharding import inside, is_sharded, whole
 from methods.shared_prefix import SUPPORTED, Prompts, obstacle
 from methods.snapshots import FullSnapshot, Snapshot
 from methods.views import StepViews
+from methods.vllm_rollouts import never_drawn, pictures
 from task_streams.errors import UserError
 from task_streams.types import Task
 
@@ -90,7 +91,8 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         if arguments["args"].beta != 0:
             raise ValueError("pass beta=0 and the coefficient as kl: TRL would load its own reference model")
         self._model_config = arguments["model"].config
-        arguments["args"].generation_kwargs = {"suppress_tokens": list(never_sampled(self._model_config))}
+        never = never_drawn(never_sampled(self._model_config), arguments["args"].use_vllm)
+        arguments["args"].generation_kwargs = never
         super().__init__(**arguments)
         self.method = method
         self.task_index = task.index
@@ -110,6 +112,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             graphs,
         )
         self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
+        self._pictures: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
         self._own = slice(0, 0)  # those that this process samples and scores
         self._own_batch: GroupBatch | None = None  # which are this batch
         self._rollout: Tensor | None = None  # which of them the rows at hand are
@@ -184,6 +187,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             return inputs
         device = self.accelerator.device
         self._batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
+        self._pictures = pictures(inputs) if self.use_vllm else None
         self._own = ranks.share(len(inputs), int(self.num_generations or 1))
         self._own_batch = self._batch.part(self._own)
         self._rollout = torch.arange(len(inputs), device=device)
@@ -320,14 +324,19 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
-    ) -> tuple[list[list[int]], None]:
-        """TRL's generation with each group's prompt computed once, where that is possible."""
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's generation with each group's prompt computed once, where that is possible; or vLLM's."""
         model = self.accelerator.unwrap_model(self.model)
         engine = self.use_vllm or self.use_transformers_continuous_batching
-        if not engine and self._shares(model):
+        if self._shares(model):
             with self.accelerator.autocast(), whole(model):
-                return ranks.listed(self.passes.sample(model, self._own_part(), self._sampling(len(prompt_ids)))), None
-        if self._batch is not None:
+                self.passes.begin(model, self._own_part())
+                if not engine:
+                    drawn = self.passes.sample(model, self._own_part(), self._sampling(len(prompt_ids)))
+                    return ranks.listed(drawn), None
+        if self.use_vllm:
+            images = images or self._pictures
+        elif self._batch is not None:
             multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
