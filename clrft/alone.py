@@ -11,7 +11,7 @@ from clrft.config import RunConfig
 from clrft.failures import explained
 from clrft.files import check_writable, write_text_atomic
 from clrft.fork_source import Source
-from clrft.locks import Held, Locked, held
+from clrft.locks import TIMING, Held, Locked, Timing, held
 from clrft.progress import Reporter
 from clrft.run import is_done, run
 from methods import ranks
@@ -83,7 +83,7 @@ def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = Non
     return folder
 
 
-def run_cell(config: RunConfig, reporter: Reporter, since: int) -> Failure | Elsewhere | None:
+def run_cell(config: RunConfig, reporter: Reporter, since: int, timing: Timing = TIMING) -> Failure | Elsewhere | None:
     """Run one cell of a sweep; what goes wrong comes back as a record, and stays as a file in the run folder.
 
     Args:
@@ -91,12 +91,13 @@ def run_cell(config: RunConfig, reporter: Reporter, since: int) -> Failure | Els
         reporter: shows progress.
         since: when the sweep began, by the file system's clock (ns): a cell that another process has seen fail since
             is not tried again.
+        timing: when the lock of another process counts as left behind.
     """
     try:
         if is_done(config):
             return None
         check_writable(config.folder.parent)
-        with held(config.folder) as lock:
+        with held(config.folder, timing) as lock:
             return known_failure(config, since) or attempt(config, Watched(reporter, lock))
     except Locked as error:
         return Elsewhere(config.cell, error.who)

@@ -42,6 +42,7 @@ EXAMPLES = """examples:
 
 LISTS = ("configs", "methods", "metrics", "models", "seeds", "shapers", "streams", "sweeps")  # of clrft list
 HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
+RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
 
 
@@ -178,7 +179,9 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
     sweep.add_argument("overrides", **overrides)
     sweep.add_argument("--plugin", **plugin)
-    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core, one on a GPU)")
+    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core or GPU; on Ray no limit)")
+    sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: cores shared; on Ray 1)")
+    sweep.add_argument("--on", default="", metavar="ray|ray://HOST:PORT", help=RAY)
     sweep.set_defaults(command=later("commands", "run_sweep_command"))
 
     plan = subparsers.add_parser("plan", help="tokens, operations, memory, hours and disk of a sweep, before it runs")

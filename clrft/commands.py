@@ -95,6 +95,7 @@ def chosen_config(words: list[str]) -> RunConfig:
 def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sweep``: every cell that is not done, then the comparison and the report."""
     from clrft.compare_command import write_and_print
+    from clrft.places import Place, check_place
     from clrft.progress import Bars
     from clrft.runs import find_runs
     from clrft.sweep import load_sweep, run_sweep
@@ -102,12 +103,14 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
 
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
+    place = Place(options.on, options.threads)
     cells = load_sweep(options.name, parse_overrides(options.overrides))
     folder = cells[0].folder.parent
+    check_place(place)
     if any(cell.run.mlflow for cell in cells):
         prepare_store(Path(cells[0].run.output))
     with Bars(console, len(cells)) as bars:
-        failures = run_sweep(cells, options.jobs, bars)
+        failures = run_sweep(cells, options.jobs, bars, place)
     if len(failures) < len(cells):
         paths: list[Path] = []
         note = ""

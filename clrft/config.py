@@ -24,6 +24,7 @@ from task_streams.errors import UserError, unknown_name
 
 Values = dict[str, Any]
 GROUPS = {"stream": "streams", "method": "methods", "model": "models"}
+LABELLED = ("stream", "method", "model")  # sections that name run folders
 JOIN = "+"  # between methods that work together, on the command line
 # What a part joins when nothing else is named, by the families that it joins.
 DEFAULT_LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}
@@ -242,6 +243,14 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     )
     safe_name(config.cell)
     return config
+
+
+def config_of(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration that ``RunConfig.to_dict`` told in plain values, maybe in another process."""
+    plain = {**values, **sections_of(values)}
+    seed = plain.pop("seed", None)
+    labels = {name: str(plain[name].pop("label", name)) for name in LABELLED}
+    return typed_config(plain, labels, seed)
 
 
 def label_problems(labels: Mapping[str, str]) -> list[str]:

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clrft.config import RunConfig, merge, typed_config
+from clrft.config import RunConfig, config_of, merge
 from clrft.plain import plugins_of, read_yaml, sections_of
 from methods.registry import load_plugins
 from task_streams.errors import UserError
-
-LABELLED = ("stream", "method", "model")
 
 
 def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
@@ -28,9 +26,7 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
     values = read_yaml(folder / "config.yaml")
     used = plugins_of(values)
-    seed = values.pop("seed", None)
     values |= sections_of(values)
-    labels = {name: str(values[name].pop("label", name)) for name in LABELLED}
     values["run"].pop("plugins", None)
     asked = plugins_of(overrides)
     if used and not asked:
@@ -39,7 +35,7 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     load_plugins(asked)
     place = folder.resolve()
     here = {"run": {"output": str(place.parent.parent), "sweep": place.parent.name}}
-    config = typed_config(merge(values, here, overrides), labels, seed)
+    config = config_of(merge(values, here, overrides))
     if config.folder.resolve() != place:
         raise UserError(f"--resume: the folder is called {place.name!r}, but the run {config.cell!r}; rename it back.")
     return config

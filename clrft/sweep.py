@@ -1,6 +1,6 @@
 """A sweep: streams x methods x class orders (x settings), every cell a run; what is done is skipped.
 
-Cells run in worker processes, several at a time where the machine has the cores; a failing cell is reported and
+Cells run in worker processes of this machine or of a Ray cluster, several at a time; a failing cell is reported and
 the others go on. Each cell is run under a lock of its own, so that several sweep processes on one folder, also on
 several machines, share the work.
 """
@@ -16,13 +16,14 @@ from typing import Any
 
 from clrft.alone import Elsewhere, Failure, known_failure
 from clrft.config import RunConfig, Values, build_config, merge, parse_overrides
+from clrft.engine import Engine, Outcome
 from clrft.files import check_writable, config_root, safe_name
 from clrft.locks import file_system_now, lock_path, look
+from clrft.places import HERE, Place, hired
 from clrft.plain import read_yaml, shown
 from clrft.progress import Bars
 from clrft.record import MAPPING, SWEEP, SWEEP_OTHERS, check_fields, list_of
 from clrft.run import is_done
-from clrft.workers import Outcome, Setup, Workers
 from task_streams.errors import UserError, unknown_name
 from task_streams.presets import order_seeds
 
@@ -136,67 +137,54 @@ def settings(plan: Mapping[str, Any]) -> list[tuple[str, Values]]:
     return combinations
 
 
-def default_jobs(cells: Sequence[RunConfig]) -> int:
-    """How many cells run at once: one per core on a CPU, one on a GPU."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() and any(cell.model.device != "cpu" for cell in cells)
-    return 1 if on_gpu else max(1, min(len(cells), len(os.sched_getaffinity(0)), 8))
-
-
-def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars) -> list[Failure]:
+def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars, place: Place = HERE) -> list[Failure]:
     """Run every cell that is not done and that no other process runs; those are waited for. Returns the failures.
 
     Args:
         cells: of ``load_sweep``.
-        jobs: cells at a time; None for ``default_jobs``.
+        jobs: cells at a time; None for as many as the place has room for.
         bars: shows the progress.
+        place: where the cells run.
+
+    Raises:
+        UserError: the place cannot run them; nothing was begun.
     """
     waiting = [cell for cell in cells if not is_done(cell)]
     for _ in range(len(cells) - len(waiting)):
         bars.finished("")
     if not waiting:
         return []
-    jobs = jobs or default_jobs(waiting)
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs) if jobs > 1 else 0
-    plugins = tuple(dict.fromkeys(path for cell in waiting for path in cell.run.plugins))
     folders = {cell.folder.parent for cell in waiting}
     for folder in folders:
         check_writable(folder)
     since = min(file_system_now(folder) for folder in folders)
-    workers = Workers(jobs, Setup(threads, plugins, since))
-    try:
-        failures = Progress(waiting, workers, bars).watch()
-    except BaseException:
-        workers.stop()
-        raise
-    workers.end()
-    return failures
+    with hired(place, waiting, jobs, since, bars.say) as engine:
+        return Progress(waiting, engine, bars).watch()
 
 
 class Progress:
-    """A sweep at work: cells that wait, cells in workers, cells that other processes run.
+    """A sweep at work: cells that wait, cells in the engine, cells that other processes run.
 
     Attributes:
-        waiting: cells to be given to a worker.
+        waiting: cells to be given to the engine.
         elsewhere: cells that other processes run, by name.
         failures: cells that failed so far.
     """
 
-    def __init__(self, cells: Sequence[RunConfig], workers: Workers, bars: Bars) -> None:
+    def __init__(self, cells: Sequence[RunConfig], engine: Engine, bars: Bars) -> None:
         self.waiting = deque(cells)
         self.elsewhere: dict[str, RunConfig] = {}
         self.failures: list[Failure] = []
-        self.workers = workers
+        self.engine = engine
         self.bars = bars
         self._looked = time.monotonic()
 
     def watch(self) -> list[Failure]:
         """Go on until every cell has ended, here or elsewhere; returns the failures."""
-        while self.waiting or self.workers.busy or self.elsewhere:
-            while self.waiting and self.workers.busy < self.workers.count:
+        while self.waiting or self.engine.busy or self.elsewhere:
+            while self.waiting and self.engine.busy < self.engine.count:
                 self.give(self.waiting.popleft())
-            for name, arguments in self.workers.told(POLL_SECONDS):
+            for name, arguments in self.engine.told(POLL_SECONDS):
                 if name == "ended":
                     self.ended(*arguments)
                 else:
@@ -207,11 +195,11 @@ class Progress:
 
     def give(self, cell: RunConfig) -> None:
         """Give a cell to a worker, unless another process has it."""
-        found = look(lock_path(cell.folder))
+        found = look(lock_path(cell.folder), self.engine.timing(cell))
         if found is not None and not found.gone:
             self.ended(cell, Elsewhere(cell.cell, found.who))
         else:
-            self.workers.give(cell)
+            self.engine.give(cell)
 
     def ended(self, cell: RunConfig, outcome: Outcome) -> None:
         """What became of a cell."""
@@ -228,11 +216,11 @@ class Progress:
         """See which of the cells in other processes have ended; one that was given up waits for a worker again."""
         self._looked = time.monotonic()
         for name, cell in list(self.elsewhere.items()):
-            found = look(lock_path(cell.folder))
+            found = look(lock_path(cell.folder), self.engine.timing(cell))
             if found is not None and not found.gone:
                 continue
             del self.elsewhere[name]
-            known = known_failure(cell, self.workers.setup.since)
+            known = known_failure(cell, self.engine.setup.since)
             if known is not None or ended_well(cell):
                 self.ended(cell, known)
             else:

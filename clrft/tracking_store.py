@@ -81,6 +81,11 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
+def in_file(uri: str) -> bool:
+    """Whether a store is a database in a file, or files, rather than a server."""
+    return urlsplit(uri).scheme.partition("+")[0] in ("sqlite", "file", "")
+
+
 def redacted_uri(text: str) -> str:
     """A URI, or a text with URIs in it, without user, password and query, which may hold a token."""
     if "://" not in text:

@@ -1,4 +1,4 @@
-"""Processes that run cells one after the other; one that dies loses its own cell only.
+"""Processes of this machine that run cells one after the other; one that dies loses its own cell only.
 
 Each has a pipe: cells go in, progress and outcomes come out. A worker whose sweep has died ends too: what it
 finished is on disk, and its lock is free at once.
@@ -11,43 +11,31 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from clrft import interrupt
-from clrft.alone import Elsewhere, Failure, run_cell
+from clrft.alone import Failure, run_cell
 from clrft.config import RunConfig
+from clrft.engine import GRACE_SECONDS, Setup
+from clrft.locks import TIMING, Timing
 from clrft.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins
 
-Outcome = Failure | Elsewhere | None
-GRACE_SECONDS = 10.0  # a terminal's Ctrl-C reaches the workers too, an interrupt of their parent alone does not
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What every worker is told at its start.
-
-    Attributes:
-        threads: of a worker; 0 = as many as the libraries choose.
-        plugins: files with methods of the user's own.
-        since: when the sweep began, by the file system's clock, ns.
-    """
-
-    threads: int
-    plugins: tuple[str, ...]
-    since: int
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # which an own process must have before anything asks CUDA
 
 
 class Worker:
     """One process and the cell that it runs."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, setup))
-        self.process.start()
+        self.device = device
+        with seeing(device):
+            self.process.start()
         theirs.close()
         self.cell: RunConfig | None = None
 
@@ -60,12 +48,33 @@ class Worker:
         return events
 
 
-class Workers:
-    """Up to ``count`` processes, each started when there is a cell for it."""
+@contextmanager
+def seeing(device: str) -> Iterator[None]:
+    """Let processes that are started in the block see one GPU; empty: what this process sees."""
+    before = os.environ.get(VISIBLE)
+    if device:
+        os.environ[VISIBLE] = device
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE, None)
+        if before is not None:
+            os.environ[VISIBLE] = before
 
-    def __init__(self, count: int, setup: Setup) -> None:
+
+class Workers:
+    """Up to ``count`` processes of this machine, each started when there is a cell for it.
+
+    Args:
+        count: how many.
+        setup: what each is told.
+        devices: GPUs that they share, as ``CUDA_VISIBLE_DEVICES`` names them; none: as the environment has it.
+    """
+
+    def __init__(self, count: int, setup: Setup, devices: Sequence[str] = ()) -> None:
         self.count = count
         self.setup = setup
+        self.devices = tuple(devices)
         self.workers: list[Worker] = []
 
     @property
@@ -77,17 +86,23 @@ class Workers:
         """Let an idle worker, or a new one, run a cell; ``busy`` is below ``count``."""
         worker = next((worker for worker in self.workers if worker.cell is None), None)
         if worker is None:
-            worker = Worker(self.setup)
+            worker = Worker(self.setup, self._device())
             self.workers.append(worker)
         worker.cell = cell
         with contextlib.suppress(OSError):  # it has died while idle; told as of any that dies
             worker.pipe.send(cell)
 
-    def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
-        """Wait for news up to some seconds; names and arguments of what workers report.
+    def _device(self) -> str:
+        """The GPU that the fewest workers have; empty where there are none to share."""
+        taken = [worker.device for worker in self.workers]
+        return min(self.devices, key=taken.count, default="")
 
-        ``ended`` comes with the cell and its outcome; all others are those of a ``Reporter``.
-        """
+    def timing(self, cell: RunConfig) -> Timing:
+        """As everywhere: a process of this machine is looked for, another machine's is judged by its silence."""
+        return TIMING
+
+    def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """Wait for news up to some seconds; names and arguments of what workers report."""
         wait([worker.pipe for worker in self.workers], seconds)
         for worker in list(self.workers):
             alive = worker.process.is_alive()  # asked first: what it said last is heard
