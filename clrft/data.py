@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.files import check_writable
+from clrft.files import check_writable, partial_of
 from clrft.progress import Bars
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
@@ -247,7 +246,7 @@ def write_pages(folder: Path, task: Task, pages: Sequence[Image]) -> list[Path]:
     for number, page in enumerate(pages, start=1):
         suffix = f"-{number}" if len(pages) > 1 else ""
         path = folder / f"task_{task.index:02d}{suffix}.png"
-        beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        beside = partial_of(path)
         try:
             page.save(beside, format="PNG")
             beside.replace(path)

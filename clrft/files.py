@@ -1,7 +1,7 @@
 """Files as the truth: a file or a task folder appears whole or not at all.
 
 Everything is written beside its final place, flushed to the disk and renamed. What a killed process leaves
-behind begins with a dot, names its process, and is removed by ``clean_partials``.
+behind begins with a dot, names its process and its machine, and is removed by ``clean_partials``.
 
 Deliberately absent: pickle, and locks that outlive their process (``locked`` is released by the kernel).
 """
@@ -12,16 +12,19 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from clrft.plain import from_json
+from clrft.processes import boot, space
 from task_streams.errors import UserError
 
-_PARTIAL = re.compile(r"^\..+\.partial-(\d+)$")
+_PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
 _LONGEST_NAME = 200
 COMPARISON, REPORT = "comparison", "report"  # folders beside or in runs that comparisons of them are written to
@@ -108,6 +111,18 @@ def _target(link: Path) -> Path:
     return Path(os.path.realpath(link))
 
 
+def partial_of(path: Path) -> Path:
+    """Name beside a file or folder under which this process writes it; no other has it, on any machine that sees it."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{machine()}")
+
+
+@cache
+def machine() -> str:
+    """This machine and its space of process numbers, in 8 hex digits: containers on one disk use the same numbers."""
+    facts = f"{socket.gethostname()} {boot()} {space()}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:8]
+
+
 def write_json_atomic(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part.
 
@@ -135,7 +150,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     if path.is_dir() and not path.is_symlink():
         raise UserError(f"{path} is a folder; expected a file, or nothing yet. Remove it.")
-    beside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    beside = partial_of(path)
     try:
         beside.unlink(missing_ok=True)
         yield beside
@@ -183,7 +198,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: ``path`` exists already.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_of(path)
     _refuse_existing(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -198,6 +213,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def write_first(path: Path, text: str) -> None:
+    """Write a text file unless it is there already: of several that do so at once, on any machine, one wins."""
+    beside = partial_of(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        _sync_file(beside)
+        os.link(beside, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
 def link_or_copy(source: str, target: str) -> None:
     """Let a file that is never written again appear in a second place, copied where links cannot be."""
     try:
@@ -209,12 +241,13 @@ def link_or_copy(source: str, target: str) -> None:
 def clean_partials(parent: Path) -> list[str]:
     """Remove what dead processes left half-written in a folder; returns the removed names.
 
-    Partials of live processes stay. Call it where nobody on another machine writes into the same folder.
+    Partials of live processes of this machine stay. Those of other machines go: call it where the folder is this
+    process's alone, by its lock (``clrft/locks.py``).
     """
     removed = []
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
         match = _PARTIAL.match(entry.name)
-        if match is None or _lives(int(match[1])):
+        if match is None or (match[2] in (None, machine()) and _lives(int(match[1]))):
             continue
         remove(entry)
         removed.append(entry.name)
@@ -223,7 +256,10 @@ def clean_partials(parent: Path) -> list[str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's exclusive lock: one process of this machine at a time; a dead one's is free at once."""
+    """Hold a file's exclusive lock: one process of this machine at a time; a dead one's is free at once.
+
+    On a disk that machines share, others may not see it: what it guards must come out right without it too.
+    """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:

@@ -17,6 +17,7 @@ Deliberately absent: fcntl's locks alone, which other machines may not see; wait
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -162,8 +163,9 @@ class Held:
 
 
 def lock_path(folder: Path) -> Path:
-    """The lock of a run folder: hidden, beside it."""
-    return folder.parent / f".{folder.name}.lock"
+    """The lock of a run folder: hidden, beside it; where a link leads to it, beside the folder itself."""
+    place = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    return place.parent / f".{place.name}.lock"
 
 
 @contextmanager
@@ -244,12 +246,11 @@ def guard(path: Path, token: str) -> Path:
 def look(path: Path, timing: Timing = TIMING) -> Found | None:
     """A lock as it is now; None if there is none."""
     try:
-        touched = path.lstat().st_mtime_ns
-        text = text_of(path)
+        text, facts = read(path)
     except FileNotFoundError:
         return None
-    holder = parsed(text)
-    token = holder.token if holder is not None else token_of(path)
+    holder, touched = parsed(text), facts.st_mtime_ns
+    token = holder.token if holder is not None else f"file{facts.st_ino}"
     gone, certain = judged(path, holder, touched, timing)
     return Found(holder, token, touched, gone, certain)
 
@@ -353,24 +354,34 @@ def clean(path: Path, timing: Timing) -> None:
                     left.unlink()
 
 
-def text_of(path: Path) -> str:
-    """What a lock holds; FileNotFoundError if there is none.
+def read(path: Path) -> tuple[str, os.stat_result]:
+    """What a lock holds, and the facts of its file.
+
+    The file is opened for its facts too: a network's file system may keep old ones until it is.
 
     Raises:
+        FileNotFoundError: there is none, or another machine has just removed it.
         UserError: it is a link or a folder, which no process makes.
     """
-    if path.is_symlink() or path.is_dir():
-        raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.")
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
+            return file.read(), os.fstat(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.") from error
+        if error.errno == errno.ESTALE:
+            raise FileNotFoundError(errno.ENOENT, "removed by another machine", str(path)) from error
+        raise
 
 
 def token_of(path: Path) -> str:
     """Token of the lock that lies there; empty if none does."""
     try:
-        holder = parsed(text_of(path))
-        return holder.token if holder is not None else f"file{path.stat().st_ino}"
+        text, facts = read(path)
     except FileNotFoundError:
         return ""
+    holder = parsed(text)
+    return holder.token if holder is not None else f"file{facts.st_ino}"
 
 
 def parsed(text: str) -> Holder | None:

@@ -5,6 +5,7 @@ processes that grow later, other cells of a sweep beside this one, and CPU memor
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,17 +57,24 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
 
 def longest_of(state: Run, batches: Sequence[Mapping[str, torch.Tensor]]) -> Longest:
     """The longest of what a run's prompts have, each encoded alone; of an unknown processor's images nothing."""
-    grids = [[grid for name in GRIDS if name in batch for grid in batch[name].tolist()] for batch in batches]
-    side = getattr(state.policy.processor.image_processor, "patch_size", 0)
-    area = max((height * width for prompt in grids for _, height, width in prompt), default=0)
     probes = [len(one.probes) for one in state.probes]
+    return replace(
+        longest_among(batches, state.policy.processor),
+        examples=max(len(task.train) for task in state.tasks),
+        items=max([*(len(task.test) for task in state.stream.tasks), *probes, state.config.evaluate.probe]),
+    )
+
+
+def longest_among(batches: Sequence[Mapping[str, torch.Tensor]], processor: Any) -> Longest:
+    """The longest of what prompts have, each encoded alone."""
+    grids = [[grid for name in GRIDS if name in batch for grid in batch[name].tolist()] for batch in batches]
+    side = getattr(processor.image_processor, "patch_size", 0)
+    area = max((height * width for prompt in grids for _, height, width in prompt), default=0)
     return Longest(
         tokens=max(batch["input_ids"].shape[1] for batch in batches),
         patches=max(sum(time * height * width for time, height, width in prompt) for prompt in grids),
         images=max(sum(time for time, _, _ in prompt) for prompt in grids),
         pixels=area * side**2 if area else 0,
-        examples=max(len(task.train) for task in state.tasks),
-        items=max([*(len(task.test) for task in state.stream.tasks), *probes, state.config.evaluate.probe]),
     )
 
 

@@ -6,13 +6,17 @@ Deliberately absent: sending the code to the nodes. Every node has clrft install
 
 import logging
 import os
+import platform
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from task_streams.errors import UserError
 LOCAL, CLIENT = "ray", "ray://"
 LOOPBACK = "127.0.0.1"
 REACH_SECONDS = 5.0
+JOIN_SECONDS = 40.0
 PROBE_SECONDS = 180.0  # for every node to start a process and tell about itself
 HEAD = "node:__internal_head__"  # what Ray counts the head node as
 FORMS = "expected ray (on this machine), ray://HOST:PORT (Ray Client, port 10001 as a rule) or HOST:PORT (port 6379)"
@@ -79,6 +84,8 @@ def connected(on: str) -> Iterator[Any]:
     quiet_ray(on == LOCAL)
     import ray
 
+    if on != LOCAL and not on.startswith(CLIENT):
+        check_cluster(on)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     here: dict[str, Any] = {"address": on}
@@ -86,20 +93,41 @@ def connected(on: str) -> Iterator[Any]:
         cores = len(os.sched_getaffinity(0))
         here = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK, "num_cpus": cores}
     try:
-        with own_signals():
+        with own_signals(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             ray.init(**here, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())[:500]
-        raise UserError(
-            f"--on {on}: the cluster cannot be joined ({said}); expected one with Ray {ray.__version__} and Python "
-            f"{own_versions()['python']}, as here."
-        ) from error
+        raise UserError(f"--on {on}: the cluster cannot be joined ({said}); {expected_cluster()}.") from error
     try:
         if on == LOCAL:
             check_loopback(ray)
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_cluster(address: str) -> None:
+    """Join a cluster in a process of its own first: where no Ray listens, Ray waits for minutes and then aborts.
+
+    Raises:
+        UserError: it cannot be joined; what Ray says.
+    """
+    words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", address]
+    try:
+        tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
+        said = "" if tried.returncode == 0 else (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
+    except subprocess.TimeoutExpired:
+        said = f"no Ray answered there within {JOIN_SECONDS:.0f} s"
+    if said:
+        raise UserError(f"--on {address}: the cluster cannot be joined ({said[:500]}); {expected_cluster()}.")
+
+
+def expected_cluster() -> str:
+    """What a cluster must have, in words."""
+    import ray
+
+    return f"expected one with Ray {ray.__version__} and Python {platform.python_version()}, as here"
 
 
 def quiet_ray(local: bool) -> None:
@@ -176,14 +204,17 @@ def asked_nodes(ray: Any, nodes: Sequence[Node], folders: Sequence[Path], plugin
         ]
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=PROBE_SECONDS)
         answers = [answer_of(ray, ref) if ref in ready else "it does not answer" for ref in refs]
+    alive = {node.key for node in nodes_of(ray)}
     problems: list[str] = []
+    asked: list[Node] = []
     for node, answer in zip(nodes, answers, strict=True):
+        if node.key not in alive:  # lost meanwhile
+            continue
         problems += [f"node {node.address}: {problem}" for problem in differences(answer, files)]
+        asked += [] if isinstance(answer, str) else [replace(node, host=answer["host"])]
     if problems:
         raise UserError(*dict.fromkeys(problems))
-    return [
-        Node(node.key, node.address, node.resources, told["host"]) for node, told in zip(nodes, answers, strict=True)
-    ]
+    return asked
 
 
 def answer_of(ray: Any, ref: Any) -> dict[str, Any] | str:
@@ -234,8 +265,8 @@ def check_room(nodes: Sequence[Node], demands: Mapping[str, Demand]) -> None:
         )
     )
     problems = {
-        demand: f"{cell}: asks for {demand}, which no node has ({has}); expected a node with as much. Lower --threads "
-        "or the cell's settings, or add such a node."
+        demand: f"{cell}: asks for {demand}; no node has as much ({has}). Lower --threads or the cell's settings, or "
+        "add such a node."
         for cell, demand in demands.items()
         if not any(demand.fits(node.resources) for node in nodes)
     }

@@ -18,7 +18,7 @@ from typing import Any
 
 from clrft.alone import Failure
 from clrft.config import RunConfig
-from clrft.demand import Demand, demand_of
+from clrft.demand import Demand, demands_of
 from clrft.engine import GRACE_SECONDS, Outcome, Setup
 from clrft.locks import TIMING, Timing
 from clrft.ray_cell import Board, Errand, Stopped, run_there
@@ -69,7 +69,7 @@ def ray_engine(
     with connected(on) as ray:
         nodes = nodes_of(ray)
         gpus = any(node.resources.get("GPU", 0) for node in nodes)
-        demands = {cell.cell: demand_of(cell, setup.threads, gpus) for cell in cells}
+        demands = demands_of(cells, setup.threads, gpus)
         check_room(nodes, demands)
         folders = sorted({cell.folder.parent for cell in cells})
         nodes = asked_nodes(ray, nodes, folders, setup.plugins)
@@ -241,7 +241,7 @@ class RayEngine:
             return
         yield "say", (f"{name}: {why}; it goes on from what is on disk",)
         if not any(self._demands[name].fits(one.resources) for one in nodes_of(self._ray)):
-            yield "say", (f"{name}: waits for a node with {self._demands[name]}; none is left",)
+            yield "say", (f"{name}: waits for a node that has what it needs ({self._demands[name]}); none is left",)
         self._submit(given.cell, node)
 
     def _closed(self, cell: RunConfig, outcome: Outcome) -> Iterator[tuple[str, Any]]:

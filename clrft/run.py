@@ -51,7 +51,7 @@ from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
 from task_streams.probe_sets import fingerprints_of
 from task_streams.prompt import request, target_text
-from task_streams.types import Example, Question
+from task_streams.types import Example, Question, TaskStream
 
 PROMPTS_LOOKED_AT = 4  # of each task, before any work
 
@@ -231,12 +231,17 @@ def check_prompts(state: Run) -> Longest:
     state.policy.max_prompt_tokens = state.config.train.max_prompt_tokens
     state.policy.share_prefix = state.config.train.share_prefix
     batches = []
-    for task in state.stream.tasks:
-        items = sorted((*task.train, *task.test), key=question_length, reverse=True)
-        for example in items[:PROMPTS_LOOKED_AT]:
-            batch = state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
-            batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
+    for example in looked_at(state.stream):
+        batch = state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
+        batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
     return longest_of(state, batches)
+
+
+def looked_at(stream: TaskStream) -> Iterator[Example]:
+    """The examples of a stream whose prompts are looked at before any work: each task's longest questions."""
+    for task in stream.tasks:
+        items = sorted((*task.train, *task.test), key=question_length, reverse=True)
+        yield from items[:PROMPTS_LOOKED_AT]
 
 
 def question_length(example: Example) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clrft.files import locked, safe_name, write_json_atomic
+from clrft.files import locked, safe_name, write_first, write_json_atomic
 from clrft.record import MARK, changed_files, is_number, read_record, read_stage, read_steps
 from clrft.runs import read_run
 from clrft.tracking_mirror import Facts, Mirror
@@ -310,9 +310,8 @@ def identity(folder: Path) -> str:
     """Random name of a run folder in any MLflow store, from its ``mlflow.json``, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mlflow.json"
-    with locked(folder / ".mlflow.lock"):
-        if not path.exists():
-            write_json_atomic(path, {"schema": SCHEMA, "identity": uuid.uuid4().hex})
+    if not path.exists():  # of two machines that make it at once, one's stays
+        write_first(path, json.dumps({"schema": SCHEMA, "identity": uuid.uuid4().hex}, indent=2) + "\n")
     return str(read_record(path, SCHEMA, MARK)["identity"])
 
 

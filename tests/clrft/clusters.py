@@ -1,0 +1,46 @@
+"""A real Ray cluster of several nodes on this machine, made with Ray's own utilities, on loopback."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clrft.ray_cluster import quiet_ray
+
+
+class Nodes:
+    """A cluster whose nodes can be killed."""
+
+    def __init__(self, cluster: Any, port: int) -> None:
+        self.cluster = cluster
+        self.client = f"ray://127.0.0.1:{port}"
+
+    def kill(self, node: Any) -> None:
+        """SIGKILL to a node's raylet; its workers end with it."""
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
+    """A cluster with a head node and others, each with so many CPUs; ``port``: of Ray Client, none if 0."""
+    quiet_ray(local=True)
+    from ray.cluster_utils import Cluster
+
+    asked = {"num_cpus": cpus[0], "include_dashboard": False, **({"ray_client_server_port": port} if port else {})}
+    cluster = Cluster(initialize_head=True, head_node_args={**asked, **head})
+    try:
+        for count in cpus[1:]:
+            cluster.add_node(num_cpus=count)
+        yield Nodes(cluster, port)
+    finally:
+        cluster.shutdown()
+        os.environ.pop("RAY_ADDRESS", None)
+
+
+def shadowed(folder: Path, package: str, version: str) -> str:
+    """A folder that, put on PYTHONPATH, lets a package be of another version by its metadata."""
+    info = folder / f"{package}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    return str(folder)

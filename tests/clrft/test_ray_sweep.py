@@ -1,0 +1,168 @@
+"""Sweeps on a real Ray: a cluster of two nodes on this machine of which one is killed, and a Ray of this machine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from clrft.checkpoint import stage_folder
+from clrft.cli import main
+from clrft.config import build_config, config_of
+from clrft.locks import lock_path
+from clrft.processes import lives
+from clrft.sweep import load_sweep
+from tests.clrft.clusters import Nodes, cluster_of, shadowed
+from tests.clrft.counted import COUNTED, Lab, until
+
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (the extra 'ray')")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def nodes(place: Path) -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COUNTED_IN", str(place))  # nodes have it from here
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        with cluster_of(1, port=free_port()) as made:
+            yield made
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def lab_in(folder: Path, seeds: list[int]) -> Lab:
+    plugin = folder / "counted.py"
+    plugin.write_text(COUNTED)
+    return Lab(folder, plugin, seeds)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a sweep says that is refused."""
+    assert main(words) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_what_cannot_run_a_sweep_is_refused_before_any_work(
+    nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = lab_in(place, [1, 2, 3])
+    sweep = ["sweep", *one.words, "--on"]
+    assert "--on: got 'rai', expected ray (on this machine), ray://HOST:PORT" in refused([*sweep, "rai"], capsys)
+    closed = f"127.0.0.1:{free_port()}"
+    assert f"--on: nothing answers at {closed} (Connection refused)" in refused([*sweep, f"ray://{closed}"], capsys)
+    said = refused([*sweep, nodes.client, "--threads", "3"], capsys)
+    assert "digits_cil-sft+counted-3: asks for CPUs: 3, GPUs: 0, 0." in said and "no node has as much (CPUs: 1," in said
+    path = os.pathsep.join([shadowed(place / "shadow", "trl", "9.9.9"), os.environ["PYTHONPATH"]])
+    other = nodes.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
+    try:
+        said = refused([*sweep, nodes.client], capsys)
+    finally:
+        nodes.kill(other)
+    assert "node 127.0.0.1: trl is 9.9.9 there and 1.16" in said and "torch" not in said
+    assert not one.runs.exists() or list(one.runs.iterdir()) == []
+    assert one.updates() == []
+
+
+def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
+    nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = lab_in(place, [1, 2, 3])
+    second = nodes.cluster.add_node(num_cpus=1)
+    holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
+    for hold in holds.values():
+        hold.write_text("")
+    lost: list[int] = []
+
+    def kill() -> None:
+        """Kill the second node once both stand in their second task, and let all go on."""
+        until(lambda: len({row[0] for row in one.updates() if row[1:3] == (2, 1)}) == 2)
+        at_work = {row[3]: row[0] for row in one.updates() if row[1:3] == (2, 1)}
+        nodes.kill(second)
+        until(lambda: not all(lives(process) for process in at_work), 30)
+        lost.extend(seed for process, seed in at_work.items() if not lives(process))
+        for hold in holds.values():
+            hold.unlink()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert main(["sweep", *one.words, "--on", nodes.client]) == 0
+    killer.join()
+    (seed,) = lost
+    said = capsys.readouterr().out
+    assert f"digits_cil-sft+counted-{seed}: its node was lost; it goes on from what is on disk" in said
+    assert f"digits_cil-sft+counted-{seed}: going on after stage 1" in said
+    made = Counter(row[:3] for row in one.updates())
+    assert made.pop((seed, 2, 1)) == 2  # the update at hand
+    assert sorted(made.elements()) == sorted(
+        (other, task, step)
+        for other in (1, 2, 3)
+        for task in (1, 2)
+        for step in (1, 2)
+        if (other, task, step) != (seed, 2, 1)
+    )
+    assert not any(lock_path(one.cell(each)).exists() for each in (1, 2, 3))
+    cell = load_sweep(one.words[0], {"seeds": [seed]})[0]
+    same = ["stream=digits_cil", "method=sft+counted", f"seed={seed}", "--plugin", str(one.plugin)]
+    small = ["stream.tasks=2", "stream.shots=4", "stream.test_per_class=1", "train.updates=2"]
+    alone = [
+        *small,
+        "train.prompts_per_update=4",
+        "evaluate.probe=0",
+        "run.mlflow=false",
+        f"run.output={place / 'alone'}",
+    ]
+    assert main(["run", *same, *alone]) == 0
+    whole = place / "alone" / "single" / cell.cell
+    assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
+
+
+def test_ray_on_this_machine_listens_on_loopback_alone_and_stops_where_it_stands(tmp_path: Path) -> None:
+    one = lab_in(tmp_path, [1, 2])
+    hold = one.mark("hold", 1, 1, 2)
+    hold.write_text("")
+    words = [sys.executable, "-m", "clrft.cli", "sweep", *one.words, "--on", "ray", "--jobs", "1"]
+    environment = {**os.environ, "COUNTED_IN": str(tmp_path)}
+    with (tmp_path / "said").open("wb") as said:
+        sweep = subprocess.Popen(words, stdout=said, stderr=said, env=environment, start_new_session=True)
+    try:
+        one.reaches(1, 1, 2)
+        addresses = listening(sweep.pid)
+        assert len(addresses) > 3  # the driver's, the raylet's, the workers'
+        assert set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(60) == 130
+    finally:
+        sweep.kill()
+    assert "stopped; finished tasks are kept" in (tmp_path / "said").read_text()
+    assert {row[0] for row in one.updates()} == {1}  # one at a time
+    assert not lock_path(one.cell(1)).exists()
+    assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
+
+
+def listening(process: int) -> list[str]:
+    """Addresses on which a process, or one that it has started, listens."""
+    import psutil
+
+    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
+    every = [connection for one in family for connection in one.net_connections("tcp")]
+    return [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
+
+
+def test_a_cell_travels_as_plain_values() -> None:
+    cell = build_config("digits_cil", "grpo+ewc+replay", "tiny", 7, {"train": {"updates": 3}, "run": {"sweep": "x"}})
+    assert config_of(json.loads(json.dumps(cell.to_dict()))) == cell
