@@ -1,4 +1,4 @@
-"""A cell as a task of a Ray cluster: what runs on the node, and the board that its progress is told to.
+"""A cell as a task of a Ray cluster: what runs on the node, and how its progress is told.
 
 A cell travels as plain values, and its settings become typed on the node, where plugin files are loaded first. Ray
 itself pickles what passes between the processes of its cluster, which trust each other; nothing pickled is on disk.
@@ -20,8 +20,6 @@ from clrft.workers import prepare
 from task_streams.errors import UserError
 
 FLUSH_SECONDS = 10.0  # for the board to take what was told last
-
-Event = tuple[str, Sequence[Any]]  # name and arguments of a reporter's call
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +48,6 @@ class Errand:
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """A cell whose process was told to stop, by the sweep or by its node's end."""
-
-
-class Board:
-    """Holds what cells tell until the sweep takes it; an actor of the cluster."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[int, Event]] = []
-
-    def tell(self, number: int, event: Event) -> None:
-        """Note an event of an attempt."""
-        self.events.append((number, event))
-
-    def take(self) -> list[tuple[int, Event]]:
-        """What was told since this was asked last."""
-        events, self.events = self.events, []
-        return events
 
 
 class BoardReporter:

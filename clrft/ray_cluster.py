@@ -7,6 +7,7 @@ Deliberately absent: sending the code to the nodes. Every node has clrft install
 import logging
 import os
 import platform
+import secrets
 import signal
 import socket
 import subprocess
@@ -131,11 +132,13 @@ def expected_cluster() -> str:
 
 
 def quiet_ray(local: bool) -> None:
-    """What must be set before Ray is imported: no usage reports, no chatter; for a Ray of this machine, loopback."""
+    """What must be set before Ray is imported: no usage reports or chatter; for this machine loopback, and a token."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # raylets' logs; a lost node is told by the sweep
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if local:
+        os.environ["RAY_AUTH_MODE"] = "token"  # so that other users of this machine cannot reach it either
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: this machine alone
 
 

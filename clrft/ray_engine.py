@@ -21,7 +21,8 @@ from clrft.config import RunConfig
 from clrft.demand import Demand, demands_of
 from clrft.engine import GRACE_SECONDS, Outcome, Setup
 from clrft.locks import TIMING, Timing
-from clrft.ray_cell import Board, Errand, Stopped, run_there
+from clrft.ray_board import Board
+from clrft.ray_cell import Errand, Stopped, run_there
 from clrft.ray_cluster import Node, asked_nodes, check_room, connected, head_of, nodes_of, on_node
 from clrft.sync import feed_or_tell, unworked
 from clrft.tracking_store import in_file, tracking_uri
@@ -116,6 +117,7 @@ class RayEngine:
         self._refused: list[RunConfig] = []  # given since
         home = on_node(head_of(nodes).key, soft=True)
         self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=home).remote()
+        self._taking = self._board.take.remote()  # asked ahead, so that nothing that is slow to come is lost
 
     @property
     def busy(self) -> int:
@@ -134,7 +136,8 @@ class RayEngine:
         """Wait for news up to some seconds; names and arguments of what cells report."""
         try:
             ended = self._ended(seconds)
-            yield from self._news()
+            for _ in range(2 if ended else 1):  # what was on its way before a cell's end, and then its last words
+                yield from self._news(TAKE_SECONDS if ended else 0.0)
             for number in ended:
                 yield from self._outcome(number)
         except ConnectionError as error:  # Ray Client's
@@ -191,11 +194,15 @@ class RayEngine:
         ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
         return [numbers[task] for task in ready]
 
-    def _news(self) -> Iterator[tuple[str, Any]]:
-        """What cells have told; of attempts that are over, nothing."""
+    def _news(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """What cells have told, waited for up to some seconds; of attempts that are over, nothing."""
+        ready, _ = self._ray.wait([self._taking], timeout=seconds)
+        if not ready:
+            return
+        taken, self._taking = self._taking, self._board.take.remote()
         try:
-            events = self._ray.get(self._board.take.remote(), timeout=TAKE_SECONDS)
-        except self._ray.exceptions.RayError:  # the board is moved to another node, or its node is slow
+            events = self._ray.get(taken)
+        except self._ray.exceptions.RayError:  # the board is being moved to another node
             return
         for number, (name, arguments) in events:
             given = self._given.get(number)

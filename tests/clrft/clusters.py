@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clrft.processes import stat_of
 from clrft.ray_cluster import quiet_ray
 
 
@@ -19,6 +20,11 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """SIGKILL to a node's raylet; its workers end with it."""
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def runs(self, node: Any, process: int) -> bool:
+        """Whether a process is a worker of a node: its raylet's child."""
+        (raylet,) = node.all_processes["raylet"]
+        return stat_of(process)[1:2] == [str(raylet.process.pid)]
 
 
 @contextmanager

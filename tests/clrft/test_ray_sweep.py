@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: a cluster of two nodes on this machine of which one is killed, and a Ray of this machine."""
 
+import io
 import json
 import os
 import signal
@@ -13,13 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from clrft.checkpoint import stage_folder
 from clrft.cli import main
 from clrft.config import build_config, config_of
 from clrft.locks import lock_path
+from clrft.places import Place
 from clrft.processes import lives
-from clrft.sweep import load_sweep
+from clrft.progress import Bars
+from clrft.sweep import load_sweep, run_sweep
 from tests.clrft.clusters import Nodes, cluster_of, shadowed
 from tests.clrft.counted import COUNTED, Lab, until
 
@@ -78,9 +82,7 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     assert one.updates() == []
 
 
-def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
-    nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, place: Path) -> None:
     one = lab_in(place, [1, 2, 3])
     second = nodes.cluster.add_node(num_cpus=1)
     holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
@@ -98,12 +100,15 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
         for hold in holds.values():
             hold.unlink()
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    assert main(["sweep", *one.words, "--on", nodes.client]) == 0
+    own = {"run": {"output": str(place / "runs"), "plugins": [str(one.plugin)]}}
+    console = Console(file=io.StringIO())
+    with Bars(console) as bars:
+        assert run_sweep(load_sweep(one.words[0], own), None, bars, Place(nodes.cluster.address)) == []
     killer.join()
     (seed,) = lost
-    said = capsys.readouterr().out
+    said = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"digits_cil-sft+counted-{seed}: its node was lost; it goes on from what is on disk" in said
     assert f"digits_cil-sft+counted-{seed}: going on after stage 1" in said
     made = Counter(row[:3] for row in one.updates())
@@ -116,7 +121,6 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
         if (other, task, step) != (seed, 2, 1)
     )
     assert not any(lock_path(one.cell(each)).exists() for each in (1, 2, 3))
-    cell = load_sweep(one.words[0], {"seeds": [seed]})[0]
     same = ["stream=digits_cil", "method=sft+counted", f"seed={seed}", "--plugin", str(one.plugin)]
     small = ["stream.tasks=2", "stream.shots=4", "stream.test_per_class=1", "train.updates=2"]
     alone = [
@@ -127,7 +131,7 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
         f"run.output={place / 'alone'}",
     ]
     assert main(["run", *same, *alone]) == 0
-    whole = place / "alone" / "single" / cell.cell
+    whole = place / "alone" / "single" / one.cell(seed).name
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
 
 
