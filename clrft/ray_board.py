@@ -1,4 +1,4 @@
-"""The board of a sweep on Ray: an actor that holds what cells tell. Imports nothing heavy, so that it is there at once."""
+"""The board of a sweep on Ray: an actor that holds what cells tell. Nothing heavy is imported: it is there soon."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -135,15 +135,18 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
 
 
-def test_ray_on_this_machine_listens_on_loopback_alone_and_stops_where_it_stands(tmp_path: Path) -> None:
+def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it_stands(tmp_path: Path) -> None:
     one = lab_in(tmp_path, [1, 2])
-    hold = one.mark("hold", 1, 1, 2)
+    kill, hold = one.mark("kill", 1, 1, 1), one.mark("hold", 1, 1, 2)
+    kill.write_text("")
     hold.write_text("")
     words = [sys.executable, "-m", "clrft.cli", "sweep", *one.words, "--on", "ray", "--jobs", "1"]
     environment = {**os.environ, "COUNTED_IN": str(tmp_path)}
     with (tmp_path / "said").open("wb") as said:
         sweep = subprocess.Popen(words, stdout=said, stderr=said, env=environment, start_new_session=True)
     try:
+        one.reaches(1, 1, 1)
+        kill.unlink()  # its process has died there; the next one goes on
         one.reaches(1, 1, 2)
         addresses = listening(sweep.pid)
         assert len(addresses) > 3  # the driver's, the raylet's, the workers'
@@ -152,7 +155,9 @@ def test_ray_on_this_machine_listens_on_loopback_alone_and_stops_where_it_stands
         assert sweep.wait(60) == 130
     finally:
         sweep.kill()
-    assert "stopped; finished tasks are kept" in (tmp_path / "said").read_text()
+    text = (tmp_path / "said").read_text()
+    assert "digits_cil-sft+counted-1: its process died (killed, or out of memory); it goes on" in text
+    assert "going on after stage 0" in text and "stopped; finished tasks are kept" in text
     assert {row[0] for row in one.updates()} == {1}  # one at a time
     assert not lock_path(one.cell(1)).exists()
     assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
