@@ -25,15 +25,15 @@ from rich.console import Console
 
 from clrft.checkpoint import METRICS_FILE, stage_folder
 from clrft.config import RunConfig
+from clrft.engine import Setup
 from clrft.plan.clock import Pace
 from clrft.plan.paces import TASKS, Pilot, pace_of, work_of
 from clrft.progress import Silent
 from clrft.results import write_results
-from clrft.run import finish_tracking, open_folder, prepare, track_finished
+from clrft.run import finish_tracking, make_folder, open_folder, prepare, track_finished
 from clrft.stage import learn_stage
 from clrft.state import Run, stage_name
 from clrft.tracking import CellTracker, Tracker, manifest_tags
-from clrft.workers import Setup
 from clrft.workers import prepare as prepare_worker
 from methods.fit import StepRow
 from task_streams.types import TaskStream
@@ -128,6 +128,7 @@ def run_pilot(config: RunConfig, asked: float) -> Pilot:
     waited, began = time.time() - asked, time.perf_counter()
     state = prepare(config, Silent())
     state.stream = cut(state.stream, config.evaluate.batch_size)
+    make_folder(state)
     manifest = open_folder(state)
     tracker = Tracker(Path(config.run.output), FOLDER, enabled=config.run.mlflow)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))

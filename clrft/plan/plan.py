@@ -10,6 +10,7 @@ import torch
 from clrft.available import available_bytes
 from clrft.config import RunConfig
 from clrft.estimate import Estimate, estimate
+from clrft.places import default_jobs, gpus
 from clrft.plan.activities import Cell, Lengths, stage_work
 from clrft.plan.assumed import assumed_lengths
 from clrft.plan.checkpoint import checkpoint_of
@@ -20,7 +21,6 @@ from clrft.plan.pilot import Measured, kind_of, measured
 from clrft.plan.streams import outline_of
 from clrft.plan.tally import Passes, Tally
 from clrft.plan.unseen import absent
-from clrft.sweep import default_jobs
 from methods.model_config import choose_device
 from task_streams.errors import UserError
 
@@ -160,7 +160,7 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
             f"hardware {THIS!r}: nothing can be measured without {', '.join(missing)}; expected them on this machine, "
             "or a known hardware, e.g. --hardware h100x8."
         )
-    jobs = jobs or default_jobs(cells)
+    jobs = jobs or default_jobs(cells, gpus(cells))
     cores = len(os.sched_getaffinity(0))
     device = choose_device(cells[0].model)
     free = available_bytes(device)
