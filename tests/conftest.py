@@ -1,5 +1,6 @@
 """What every test runs under: no network, no GPU, no tracking but its own, few threads."""
 
+import gc
 import os
 import signal
 import threading
@@ -19,6 +20,12 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections, of which every trainer asks for one, pass over what the libraries have made by now."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
