@@ -62,8 +62,7 @@ class TrainConfig:
     cuda_graphs: bool = False
     """Record the decoding step of rollouts as a CUDA graph: less waiting between its kernels (GPU only)."""
     rollouts: str = "own"
-    """What samples completions in training: own (the engine of this suite), vllm (in the run's own process) or
-    vllm_server; log-probabilities are always the trained model's."""
+    """What samples completions in training: own (the engine of this suite), vllm (in this process) or vllm_server."""
     vllm_memory: float = 0.3
     """Share of the GPU's memory that vLLM takes in the run's own process (above 0 and below 1)."""
     vllm_server: str = "http://127.0.0.1:8000"

@@ -40,6 +40,7 @@ class ScriptedPolicy:
     examples: Mapping[str, Example]
     stage: int = 0
     meter: Meter = field(default_factory=Meter)
+    model: Any = None  # it has no weights
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

@@ -84,9 +84,8 @@ def test_a_group_decodes_its_image_once(tmp_path: Path) -> None:
 
 def test_workers_decode_and_resize_in_processes_of_their_own(tmp_path: Path) -> None:
     examples = (Example("a", "run", partial(marked, tmp_path, "a"), ""),)
-    dataset = rollout_dataset(
-        Task(1, "run", ("run",), ("run",), examples, ()), True, lambda image: image.resize((4, 4))
-    )
+    task = Task(1, "run", ("run",), ("run",), examples, ())
+    dataset = rollout_dataset(task, True, lambda asked: asked.fitted(lambda image: image.resize((4, 4))))
     (batch,) = DataLoader(dataset, batch_size=1, num_workers=1, collate_fn=list)  # type: ignore[arg-type]
     assert batch[0]["images"][0].size == (4, 4)
     assert np.asarray(batch[0]["images"][0]).max() == 7
