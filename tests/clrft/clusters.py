@@ -1,6 +1,9 @@
 """A real Ray cluster of several nodes on this machine, made with Ray's own utilities, on loopback."""
 
+import contextlib
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +41,24 @@ def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
     try:
         for count in cpus[1:]:
             cluster.add_node(num_cpus=count)
+        if port:
+            await_answer(port)
         yield Nodes(cluster, port)
     finally:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
+
+
+def await_answer(port: int, seconds: float = 60.0) -> None:
+    """Wait until a port of this machine answers: Ray starts its client's server on the side."""
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            return
+        if time.monotonic() > until:
+            raise TimeoutError(f"nothing answers at port {port}")
+        time.sleep(0.1)
 
 
 def shadowed(folder: Path, package: str, version: str) -> str:
