@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from transformers.image_utils import SizeDict
 
-from task_streams.prompt import Fit
+from task_streams.prompt import Fit, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,23 @@ class AreaFit:
         side = self.processor.patch_size * self.processor.merge_size
         whole = image.width % side == 0 and image.height % side == 0
         return bool(whole and least <= image.width * image.height <= most)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Questions as a policy is asked them; it does not hold the policy, for datasets are hashed with it.
+
+    Attributes:
+        media: where images and clips stand.
+        fit: brings images to the size in which the model sees them.
+    """
+
+    media: str
+    fit: Fit
+
+    def __call__(self, asked: Request) -> Request:
+        """The question, arranged, its images fitted."""
+        return asked.arranged(self.media).fitted(self.fit)
 
 
 def as_it_is(image: Image) -> Image:

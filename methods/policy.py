@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.answering import Session, answered
 from methods.encoding import encoded_turns, prompts_in
-from methods.fit_image import image_fit
+from methods.fit_image import Prepared, image_fit
 from methods.media import never_sampled
 from methods.meter import Meter, sampled_tokens
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
@@ -110,9 +110,10 @@ class Policy:
                 "fewer classes, or a lower model.max_pixels. Prompts are never cut."
             )
 
-    def prepared(self, request: Request) -> Request:
-        """A request as it is asked: images as large as the model sees them, and where the config has them."""
-        return request.arranged(self.config.media).fitted(image_fit(self.processor))
+    @property
+    def prepared(self) -> Prepared:
+        """What a request goes through before it is asked ahead of the model: see ``Prepared``."""
+        return Prepared(self.config.media, image_fit(self.processor))
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of a prompt, those of its images and clips included."""

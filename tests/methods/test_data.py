@@ -4,11 +4,13 @@ import os
 from functools import partial
 from pathlib import Path
 
+import dill
 import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from methods.data import reward_functions, rollout_dataset, target_dataset
+from methods.policy import Policy
 from task_streams.prompt import target_text
 from task_streams.types import Box, Clip, Example, Feed, Task
 
@@ -90,3 +92,7 @@ def test_workers_decode_and_resize_in_processes_of_their_own(tmp_path: Path) -> 
     assert batch[0]["images"][0].size == (4, 4)
     assert np.asarray(batch[0]["images"][0]).max() == 7
     assert os.getpid() not in map(int, (tmp_path / "a").read_text().split())
+
+
+def test_datasets_are_hashed_without_the_policys_weights(policy: Policy) -> None:
+    assert len(dill.dumps(policy.prepared)) < 10_000  # the weights are millions of bytes
