@@ -3,8 +3,8 @@
 A meter watches a model from inside (forward hooks), so whoever calls it is counted: rollouts, updates,
 log-probabilities of anchor and reference (copies of the model keep its meter), penalties, estimates, evaluation. What a
 call with prompts and completions together cannot tell, the caller tells. Nothing here changes a number that the model
-computes, and counts stay on the device until they are asked for. Of several processes each counts its
-own, which is summed.
+computes, and counts stay on the device until they are asked for. Of several processes each counts
+its own; the sum is told.
 """
 
 from collections.abc import Iterable, Iterator

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from datasets import Dataset
 from PIL.Image import Image
 
-from methods.data import rollout_dataset, target_dataset
-from task_streams.prompt import request
 from task_streams.types import Clip, Example, Feed, Task
 
 
@@ -27,15 +23,3 @@ def about_clips(task: Task, feed: Feed, counts: Sequence[int] = (3,)) -> Task:
         return tuple(replace(e, media=lambda clip=clip: clip) for e, clip in zip(examples, clips, strict=True))
 
     return replace(task, train=shown(task.train), test=shown(task.test))
-
-
-def with_clips(task: Task, thought: str | None = None) -> Dataset:
-    """The task's rows for rollouts, or for supervised training with a thought, with the column of clips."""
-    dataset = rollout_dataset(task, True) if thought is None else target_dataset(task, True, thought)
-    made = dataset.format["format_kwargs"]["transform"]
-    clips = [list(request(example, task.trained).clips) for example in task.train]
-
-    def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        return made(batch) | {"clips": [clips[i] for i in batch["row"]]}
-
-    return Dataset.from_dict({"row": list(range(len(task.train)))}).with_transform(rows)

@@ -12,7 +12,7 @@ from methods.policy import Policy
 from methods.rollout import Sampling, draw
 from methods.settings import TrainConfig
 from task_streams.types import Feed, TaskStream
-from tests.methods.clip_tasks import about_clips, with_clips
+from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored
 
 
@@ -42,7 +42,6 @@ def test_the_tokens_are_those_of_generate(
         method = Grpo(GrpoConfig(temperature=temperature, top_p=top_p, kl=0.0))
         context = TaskContext(task, policy, None, seed=3)
         trainer = build_trainer(method, context, None, FitSettings(train, True, tmp_path), [])
-        trainer.train_dataset = with_clips(task)
         outputs.append(scored(trainer, seed=9))
     shared, plain = outputs
     assert torch.equal(shared["completion_ids"], plain["completion_ids"])

@@ -11,6 +11,7 @@ from clrft.base import default_model_path
 from methods import METHODS
 from methods.base import Method, TaskContext
 from methods.clip_batches import ClipCollator, rows_have_clips
+from methods.data import target_dataset
 from methods.fit import FitSettings, build_trainer, shared_arguments
 from methods.media import Patches, clip_arguments, model_fields, with_media
 from methods.model_config import ModelConfig
@@ -23,7 +24,7 @@ from task_streams.prompt import Request, request
 from task_streams.records import Workspace
 from task_streams.types import Clip, Feed, Task, TaskStream
 from task_streams.video_folder import ClipCilConfig, clips_cil
-from tests.methods.clip_tasks import about_clips, with_clips
+from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored
 from tests.shared_data import shared
 
@@ -39,9 +40,7 @@ def trainer_for(task: Task, policy: Policy, tmp_path: Path, method: Method, **tr
     budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4, "warmup": 0} | train))
     context = TaskContext(task, policy, policy.snapshot(), seed=3)
     reference = None if policy.has_adapter else policy.snapshot()
-    trainer = build_trainer(method, context, reference, FitSettings(budget, True, tmp_path), [])
-    trainer.train_dataset = with_clips(task)
-    return trainer
+    return build_trainer(method, context, reference, FitSettings(budget, True, tmp_path), [])
 
 
 def fresh_policy(**changes: Any) -> Policy:
@@ -180,7 +179,7 @@ def test_gradient_checkpointing_and_adapters_take_clips_too(stream: TaskStream, 
 
 def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: TaskStream) -> None:
     task = about_clips(stream.tasks[1], "video", (4, 2, 3))
-    dataset = with_clips(task, THOUGHT)
+    dataset = target_dataset(task, True, THOUGHT)
     rows = [dataset[i] for i in range(5)]
     batch = ClipCollator(policy.processor)(rows)
     tokenizer = policy.processor.tokenizer
@@ -203,7 +202,7 @@ def supervised(task: Task, policy: Policy, tmp_path: Path, updates: int) -> Hook
         method=method,
         task_index=2,
         args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-        train_dataset=with_clips(task, THOUGHT),
+        train_dataset=target_dataset(task, True, THOUGHT),
         model=policy.model,
         processing_class=policy.processor,
     )
