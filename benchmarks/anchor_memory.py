@@ -31,7 +31,7 @@ from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 from clrft.base import default_model_path
 from clrft.config import build_config
 from clrft.method_anchor import anchor_weights
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from methods import build_method
 from methods.base import TaskContext
@@ -62,7 +62,7 @@ def main() -> None:
         return
     figures = [report(*case) for case in CASES]
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         body = {"command": "python benchmarks/anchor_memory.py", "limit_percent": LIMIT, "figures": figures}
         Path(options.output).write_text(json.dumps({**body, **facts}, indent=1) + "\n")
 

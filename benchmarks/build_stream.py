@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from task_streams import STREAMS, Workspace, build_stream
 
 CLASSES, TASKS, SEED = 200, 10, 1993
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clrft-build-") as scratch:
         figures = list(measured(Path(scratch), options.repeats))
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         body = {"command": f"python benchmarks/build_stream.py --repeats {options.repeats}", "figures": figures}
         Path(options.output).write_text(json.dumps({**body, **facts}, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ from clrft.checkpoint import METRICS_FILE, stage_folder
 from clrft.config import RunConfig, build_config
 from clrft.files import read_json
 from clrft.progress import Silent
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import run
 
@@ -124,7 +124,7 @@ def main() -> int:
         shown = {name: round(value, 3) for name, value in results[method].items() if isinstance(value, float)}
         print(method, shown, flush=True)
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         body = {"command": " ".join(["python", *sys.argv]), **facts, "every": EVERY, "results": results}
         options.output.write_text(json.dumps(body, indent=1) + "\n")
     return 0

@@ -20,7 +20,7 @@ from clrft.checkpoint import METRICS_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.config import RunConfig, build_config
 from clrft.files import read_json
 from clrft.progress import Silent
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.run import run
 
@@ -85,7 +85,7 @@ def main() -> int:
         found = results[method]
         print(f"{method}: {found['ratio']:.3f} x, different weights {found['different_weights']}", flush=True)
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         body = {"command": " ".join(["python", *sys.argv]), **facts, "results": results}
         options.output.write_text(json.dumps(body, indent=1) + "\n")
     return 0

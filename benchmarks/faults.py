@@ -26,7 +26,7 @@ if __name__ == "__main__":  # as a script: its own package comes first
 
 from benchmarks import faults_disk, faults_process, faults_shared, faults_values
 from benchmarks.fault_lab import Lab, Skipped, Trial
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 
 COMMAND = "python benchmarks/faults.py --output benchmarks/results/faults.json"
 Fault = Callable[[Lab], Trial]
@@ -101,7 +101,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     earlier = json.loads(path.read_text())["faults"] if path.exists() else []
     known = {row["fault"]: row for row in [*(row for row in earlier if row["fault"] not in tried_now), *rows]}
     order = [one.__name__ for one in FAULTS if one.__name__ in known]
-    facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+    facts = circumstances()
     body = {"command": COMMAND, **facts, "faults": [known[name] for name in order]}
     path.write_text(json.dumps(body, indent=1) + "\n")
 

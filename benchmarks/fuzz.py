@@ -28,7 +28,7 @@ from benchmarks.fuzz_bases import BASES, make_base
 from benchmarks.fuzz_call import Outcome, Place
 from benchmarks.fuzz_configs import Given, calls, lay
 from benchmarks.fuzz_folders import damage
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 
 COMMANDS = (("status",), ("compare",), ("rewards",), ("sync", "--dry-run"), ("sync",), ("run", "--resume"))
 NUMBERS = ("matrix.json", "metrics.json")  # what a run ends with
@@ -208,7 +208,7 @@ def main() -> int:
     say(json.dumps(counts, indent=1))
     say(f"{len(rows)} calls and {len(folders)} damaged run folders: {len(faults)} with faults")
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         words = " ".join(["python -m benchmarks.fuzz", *sys.argv[1:]])
         damages = [{name: row[name] for name in ("base", "damage", "codes")} for row in folders]
         body = {"command": words, **facts, "calls": len(rows), "counts": counts, "faults": faults, "folders": damages}

@@ -32,7 +32,7 @@ from typing import Any
 from clrft.config import RunConfig, build_config
 from clrft.fork_source import Source
 from clrft.progress import Silent
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.run import run
 
 METHODS = ("sft", "grpo", "rapo")
@@ -251,7 +251,7 @@ def main() -> int:
         f"{kills} kills in {len(rows)} runs: {len(rows) - len(faults)} ended with the same bits, {len(faults)} did not"
     )
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         words = " ".join(["python", *sys.argv])
         body = {"command": words, **facts, "kills": kills, "runs": len(rows), "faults": faults}
         body |= {"points": points(rows), "trials": rows}

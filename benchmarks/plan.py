@@ -19,7 +19,7 @@ from typing import Any
 
 from clrft.cost_names import COUNTS
 from clrft.files import write_json_atomic
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 
 RESULT = Path(__file__).parent / "results" / "plan.json"
 LIMIT = 0.25  # that a ratio may be from 1
@@ -51,7 +51,7 @@ def main() -> None:
         "planning_seconds": round(planning, 1),
         "figures": figures,
     }
-    facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+    facts = circumstances()
     write_json_atomic(options.output, {"schema": 1, **body, **facts})
 
 

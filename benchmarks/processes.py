@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment
 
 CELL = "digits_cil-rapo-1993"
@@ -136,7 +136,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         results = tried(Path(scratch), options.runs)
     if options.output:
-        facts = {"versions": versions(), "hardware": hardware(), "code": code_identity()}
+        facts = circumstances()
         body = {"command": " ".join(["python", *sys.argv]), **facts, "results": results}
         options.output.write_text(json.dumps(body, indent=1) + "\n")
     return 0

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.ray_sweep import Recorded
 from clrft.files import write_text_atomic
 from clrft.places import Place
-from clrft.provenance import code_identity, hardware, versions
+from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from clrft.sweep import load_sweep, run_sweep
 
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "range": [min(ratios), max(ratios)],
     }
     command = " ".join(["python benchmarks/sweep_scaling.py", *(arguments or sys.argv[1:])])
-    record = {"command": command, "versions": versions(), "hardware": hardware(), "code": code_identity()}
+    record = {"command": command, **circumstances()}
     text = json.dumps({**record, "results": results}, indent=1)
     print(text)
     if options.output:

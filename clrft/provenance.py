@@ -130,3 +130,8 @@ def _cpu_model() -> str:
     lines = facts.read_text().splitlines() if facts.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def circumstances() -> dict[str, Any]:
+    """What a measurement is told with: versions, hardware, code."""
+    return {"versions": versions(), "hardware": hardware(), "code": code_identity()}
