@@ -74,7 +74,7 @@ def hardware() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "processes": ranks.count(),
-        "weights_split": ranks.weights_are_split(),
+        "weights_split": ranks.weights_split(),
     }
 
 

@@ -151,18 +151,19 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter, probes=probes)
     problems = [*engine_problems(state), *anchor_problems(method, policy), *method.problems(policy, state.tasks)]
-    problems += split_problems(state) if ranks.weights_are_split() else []
+    split = ranks.weights_split()
+    problems += split_problems(state) if split else []
     if problems:
         raise UserError(*problems)
-    if ranks.weights_are_split():
-        shard(policy.model)
+    if split:
+        shard(policy.model, split)
     longest = check_prompts(state)
     check_probe_prompts(state)
     longest = replace(longest, answer=check_answers(state))
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
-    state.memory = {} if ranks.weights_are_split() else check_memory(state, longest)
+    state.memory = {} if split else check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot()
     if "anchor" in method.needs:
@@ -197,7 +198,7 @@ def split_problems(state: Run) -> list[str]:
     """Sentences about a run whose weights cannot be split among processes."""
     method, config = state.method, state.config.model
     members = getattr(method, "members", (method,))
-    where = "weights that are split among processes (FSDP)"
+    where = "weights that are split among processes (FSDP, DeepSpeed)"
     problems = [
         f"method {one.name!r} looks at weights, so it cannot be used with {where}; expected MULTI_GPU, where "
         "every process has all of them, or another method."

@@ -23,7 +23,7 @@ from methods.meter import Counts, Meter
 from methods.policy import Policy
 from methods.resumable import Keeping, KeepStates
 from methods.settings import TrainConfig
-from methods.sharding import whole_tensor
+from methods.sharding import split_of
 from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
@@ -137,6 +137,7 @@ def fit(
             trainer.go_on(settings.scratch)
     finally:
         release(context.policy.model)
+        split_of(context.policy.model).rest()
     method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
     result.afterwards = ranks.counts_of_all(meter.taken())
     return result
@@ -385,4 +386,4 @@ class MomentCarry(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         moments = moments_of(self.model, optimizer)
-        self.result.moments |= {key: whole_tensor(value).cpu().clone() for key, value in moments}
+        self.result.moments |= {key: value.cpu().clone() for key, value in moments}

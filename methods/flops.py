@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from methods.weights import TRAINED_ADAPTER
+from methods.weights import TRAINED_ADAPTER, numbers_of
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 
@@ -139,7 +139,7 @@ def matrices(layers: Iterable[tuple[str, Any]], reached: bool) -> Matrices:
     weights = gradients = 0
     trained_at: set[str] = set()  # inputs of trained matrices
     for name, layer in layers:
-        size, trained, own = layer.weight.numel(), layer.weight.requires_grad, input_of(name)
+        size, trained, own = numbers_of(layer.weight), layer.weight.requires_grad, input_of(name)
         needed = reached or bool(trained_at - {own}) or (trained and ".lora_B." in name)
         weights += size
         gradients += size * (int(trained) + int(needed))

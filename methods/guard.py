@@ -18,7 +18,7 @@ from torch import Tensor
 from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.registry import is_plugin, source_file
 from methods.shaping import overrides
-from methods.sharding import whole_tensor
+from methods.sharding import split_of
 from task_streams.errors import UserError, unknown_name
 
 HOOKS = (
@@ -201,8 +201,7 @@ def _gradients_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
 
 def gradients_finite(model: torch.nn.Module) -> bool:
     """Whether every gradient of a model is a finite number."""
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    return bool(torch.isfinite(whole_tensor(torch.nn.utils.get_total_norm(gradients))))
+    return bool(torch.isfinite(split_of(model).gradient_norm()))
 
 
 RESULTS: dict[str, Callable[[Any, tuple[Any, ...]], str | None]] = {

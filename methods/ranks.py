@@ -20,21 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from methods.launch import DEEPSPEED_DEVICE, LOCAL_PLACE, PLACE, SIZE, TOLD, launched, split_asked
 from task_streams.errors import UserError
 
-SIZE, PLACE, LOCAL_PLACE = "WORLD_SIZE", "RANK", "LOCAL_RANK"
-# What tells a library that there are several processes, or asks it to split a model.
-TOLD = (SIZE, PLACE, LOCAL_PLACE, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK")
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # of accelerate's configuration
-SPLIT = "CLRFT_SPLIT_WEIGHTS"  # ours, for what the first of them asked
-TOLD_BY_OTHERS = (
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-    FSDP,
-    "ACCELERATE_USE_MEGATRON_LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG",
-)
+SPLIT = "CLRFT_SPLIT_WEIGHTS"  # ours, for the split that the launcher asked for
 PATIENCE = timedelta(hours=2)  # one process may write weights to a slow disk while the others wait
 BUCKET = 2**26  # bytes of gradients that are summed at a time
 
@@ -44,14 +33,6 @@ T = TypeVar("T")
 
 class OtherFailed(Exception):
     """Another process of the run has failed; it says why."""
-
-
-def launched() -> int:
-    """How many processes the environment says that were launched for this run."""
-    try:
-        return max(1, int(os.environ.get(SIZE, "1")))
-    except ValueError:
-        raise UserError(f"{SIZE}: got {os.environ[SIZE]!r}, expected a whole number from 1.") from None
 
 
 def join() -> Any:
@@ -72,20 +53,16 @@ def join() -> Any:
             f"{SIZE} is {size}, but {', '.join(missing)} is not set; start several processes by torchrun or "
             "accelerate launch."
         )
-    if os.environ.get(DEEPSPEED, "").lower() == "true":
-        raise UserError(
-            "accelerate's configuration asks for DeepSpeed, which is not used here; expected MULTI_GPU, or FSDP, which "
-            "splits weights, gradients and moments as ZeRO-3 does (configs/accelerate/fsdp_*.yaml)."
-        )
-    if os.environ.get(FSDP, "").lower() == "true":
-        os.environ[SPLIT] = "true"
+    if kind := split_asked():
+        os.environ[SPLIT] = kind
     place = int(os.environ[PLACE])
     gpu = _one_gpu(int(os.environ.get(LOCAL_PLACE, place)))
     store, _, _ = next(rendezvous("env://", place, size))
     store.set_timeout(PATIENCE)
+    os.environ.setdefault(DEEPSPEED_DEVICE, "cuda" if gpu else "cpu")
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=place, world_size=size, timeout=PATIENCE)
-    for name in (*TOLD, *TOLD_BY_OTHERS):
+    for name in TOLD:
         os.environ.pop(name, None)
     return store
 
@@ -126,9 +103,9 @@ def place() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def weights_are_split() -> bool:
-    """Whether the launcher's configuration asks that each process keeps a part of the weights."""
-    return count() > 1 and os.environ.get(SPLIT, "").lower() == "true"
+def weights_split() -> str | None:
+    """How the launcher's configuration asks that weights are split among processes: fsdp, zero3 or None, not at all."""
+    return os.environ.get(SPLIT) if count() > 1 else None
 
 
 def is_first() -> bool:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from methods import ranks
 from methods.base import Method
-from methods.sharding import is_sharded, whole_tensor
+from methods.sharding import is_sharded, split_of, whole_tensor
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
 
 TRAINER_STATE = "trainer_state.json"  # the name that transformers looks for
@@ -88,6 +88,11 @@ class ResumableTrainer:
         known = {name: getattr(self.args, name) for name in ("train_batch_size", "logging_steps")}
         (scratch / TRAINER_STATE).write_text(json.dumps({**known, "global_step": self.start.step}))
         self.train(resume_from_checkpoint=str(scratch))
+
+    def create_optimizer(self: Any, model: Any = None) -> Any:
+        """The trainer's, or the one that the model's split has in its place."""
+        self.optimizer = split_of(self.model).trained_by(super().create_optimizer(model), self.accelerator)  # type: ignore[misc]
+        return self.optimizer
 
     def training_step(self: Any, *arguments: Any, **named: Any) -> Any:
         """One micro-batch; after an update's last the gradients are those of all processes."""

@@ -27,7 +27,7 @@ def token_logps(
         largest: numbers in a table of tokens times vocabulary.
     """
     real = mask.bool()
-    size = max(1, largest // head.weight.shape[0])
+    size = max(1, largest // head.out_features)
     parts = list(zip(torch.split(hidden[real], size), torch.split(tokens[real], size), strict=True))
     again = len(parts) > 1 and torch.is_grad_enabled()
     found = [

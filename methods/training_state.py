@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Method
-from methods.sharding import like, put, whole_tensor
+from methods.sharding import put, split_of, whole_tensor
 from methods.weights import trained_weights
 
 WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"
@@ -51,7 +51,7 @@ def training_state(
     own = method.state_dict()
     random_tensors, random_values = random_states()
     tensors = {
-        **_named(WEIGHTS, {name: weight.detach() for name, weight in trained_weights(model)}),
+        **_named(WEIGHTS, {name: whole_tensor(weight).detach() for name, weight in trained_weights(model)}),
         **_named(MOMENTS, dict(moments_of(model, optimizer))),
         **_named(RANDOM, random_tensors),
         **_named(METHOD, {name: value for name, value in own.items() if isinstance(value, Tensor)}),
@@ -63,7 +63,7 @@ def training_state(
         "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
         "rows": [dict(row) for row in rows],
     }
-    kept = {name: whole_tensor(value).to("cpu", copy=True) for name, value in tensors.items()}
+    kept = {name: value.to("cpu", copy=True) for name, value in tensors.items()}
     return TrainingState(step, kept, values)
 
 
@@ -96,20 +96,19 @@ def put_method(state: TrainingState, method: Method) -> None:
 
 
 def moments_of(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of AdamW's state by weight and kind."""
+    """Tensors of AdamW's state by weight and kind, those of a split model put together."""
+    split = split_of(model)
     for name, weight in model.named_parameters():
-        for kind, value in optimizer.state.get(weight, {}).items():
-            yield f"{name}{KIND}{kind}", value.detach()
+        for kind, value in split.moments(weight, optimizer).items():
+            yield f"{name}{KIND}{kind}", value
 
 
 def put_moments(moments: Mapping[str, Tensor], model: nn.Module, optimizer: Any) -> None:
-    """Give an optimizer the tensors that ``moments_of`` named; counts of steps stay on the CPU."""
-    weights = dict(model.named_parameters())
+    """Give an optimizer the tensors that ``moments_of`` named."""
+    split, weights = split_of(model), dict(model.named_parameters())
     for key, value in moments.items():
         name, _, kind = key.rpartition(KIND)
-        weight = weights[name]
-        known = value.to("cpu" if kind == "step" else weight.device, copy=True)
-        optimizer.state[weight][kind] = known if kind == "step" else like(weight, known)
+        split.put_moments(weights[name], {kind: value}, optimizer)
 
 
 def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:

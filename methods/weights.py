@@ -13,6 +13,11 @@ def trained_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
+def numbers_of(weight: Tensor) -> int:
+    """How many numbers a weight has in all, also one of which ZeRO-3 keeps a part here."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
+
+
 def copied_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the trained weights as they are now, on their device."""
     return {name: weight.detach().clone() for name, weight in trained_weights(model)}

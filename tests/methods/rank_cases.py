@@ -72,7 +72,7 @@ def found(name: str, stream: TaskStream, split: bool = False) -> dict[str, Tenso
         torch.manual_seed(index)
         with tempfile.TemporaryDirectory() as folder:
             steps += fit(method, context, base, FitSettings(train, True, Path(folder))).steps
-    result = {name: whole_tensor(weight.detach()).clone() for name, weight in policy.model.named_parameters()}
+    result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}
     result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
     result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
     figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in COSTS)

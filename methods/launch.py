@@ -1,0 +1,86 @@
+"""What a launcher says about several processes in their environment: ``torchrun``'s names, and accelerate's settings."""
+
+import os
+from importlib.util import find_spec
+
+from task_streams.errors import UserError
+
+SIZE, PLACE, LOCAL_PLACE = "WORLD_SIZE", "RANK", "LOCAL_RANK"
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # ask to split a model
+DEEPSPEED_DEVICE = "DS_ACCELERATOR"  # DeepSpeed's name of the kind of device to use
+STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+# What tells a library that there are several processes, or asks it to split a model.
+TOLD = (
+    SIZE,
+    PLACE,
+    LOCAL_PLACE,
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    FSDP,
+    DEEPSPEED,
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+# Settings of DeepSpeed in accelerate's configuration, their name there, and what decides in their place.
+DECIDED = {
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("deepspeed_config_file", "the run's own settings decide"),
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("offload_optimizer_device", "nothing is offloaded here"),
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": ("offload_param_device", "nothing is offloaded here"),
+    "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "train.max_grad_norm decides"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "train.accumulation decides"),
+}
+UNSET = {"", "none", "auto", "1"}
+
+
+def launched() -> int:
+    """How many processes the environment says that were launched for this run.
+
+    Raises:
+        UserError: it says no number.
+    """
+    try:
+        return max(1, int(os.environ.get(SIZE, "1")))
+    except ValueError:
+        raise UserError(f"{SIZE}: got {os.environ[SIZE]!r}, expected a whole number from 1.") from None
+
+
+def split_asked() -> str | None:
+    """How accelerate's configuration asks that weights are split among processes: fsdp, zero3 or None, not at all.
+
+    Raises:
+        UserError: it asks for a part of DeepSpeed that is not used here, or DeepSpeed is not installed.
+    """
+    if _is_on(DEEPSPEED):
+        if problems := _deepspeed_problems():
+            raise UserError(*problems)
+        return "zero3"
+    return "fsdp" if _is_on(FSDP) else None
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() == "true"
+
+
+def _deepspeed_problems() -> list[str]:
+    stage = os.environ.get(STAGE, "")
+    problems = [
+        f"{setting} in accelerate's configuration: got {os.environ[name]}, expected none: {instead}."
+        for name, (setting, instead) in DECIDED.items()
+        if os.environ.get(name, "").lower() not in UNSET
+    ]
+    if stage != "3":
+        problems.append(
+            f"zero_stage in accelerate's configuration ({STAGE}): got {stage or 'none'}, expected 3; where the weights "
+            "fit into every process, MULTI_GPU needs no DeepSpeed (configs/accelerate/ddp_*.yaml)."
+        )
+    if find_spec("deepspeed") is None:
+        problems.append(
+            "accelerate's configuration asks for DeepSpeed, which is not installed (pip install 'clrft[deepspeed]'); "
+            "FSDP splits in the same way and needs nothing more (configs/accelerate/fsdp_*.yaml)."
+        )
+    return problems

@@ -1,0 +1,57 @@
+"""A model whose weights every process has: what the ways to split one are measured by, and its ways of training."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+COUNT = "step"  # of AdamW's state: one number for all numbers of a weight; stays on the CPU
+
+
+class Undivided:
+    """A model of which nothing is split; the base of those that are."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Work that calls parts of the model, as a forward pass of its own."""
+        return work()
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A block in which all weights are in every process, and no gradients are computed."""
+        return nullcontext()
+
+    def copied(self) -> "Undivided":
+        """A copy of the model, split alike; its buffers are not copied yet."""
+        raise NotImplementedError
+
+    def trained_by(self, optimizer: Any, accelerator: Any) -> Any:
+        """The optimizer of a training, in place of one that knows of no split."""
+        return optimizer
+
+    def rest(self) -> None:
+        """A training is over."""
+
+    def gradient_norm(self) -> Tensor:
+        """Of the gradients of all weights."""
+        return torch.nn.utils.get_total_norm([one.grad for one in self.model.parameters() if one.grad is not None])
+
+    def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
+        """The tensors of an optimizer's state of a weight, by kind; {} before the first update."""
+        return {kind: value.detach() for kind, value in optimizer.state.get(weight, {}).items()}
+
+    def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
+        """Give an optimizer its state of a weight."""
+        for kind, value in values.items():
+            optimizer.state[weight][kind] = value.to("cpu" if kind == COUNT else weight.device, copy=True)
+
+
+def hollow(model: Any, kind: type) -> Any:
+    """A model of a class and another one's settings and type whose weights have no memory."""
+    with torch.device("meta"):
+        made: Any = kind(model.config)
+    return made.to(model.dtype)
