@@ -3,7 +3,8 @@
     python benchmarks/processes.py --output benchmarks/results/processes.json
 
 RaPO learns two tasks of the embedded model, in float32, by one process and by several, started as by ``torchrun``. Told
-are the largest difference of a weight after each task, the answers that differ, and the seconds of each run.
+are the largest difference of a weight after each task, the answers that differ, and the seconds of each run. Runs with
+ZeRO-3 need the package deepspeed.
 """
 
 import argparse
@@ -40,29 +41,39 @@ WORDS = (
 )
 TASKS = (1, 2)
 SECONDS = 300
-# Name: processes, whether weights are split; then of those that go on after a kill inside task 2.
-RUNS: dict[str, tuple[tuple[int, bool], tuple[int, bool] | None]] = {
-    "2 processes": ((2, False), None),
-    "4 processes": ((4, False), None),
-    "2 processes, split": ((2, True), None),
-    "2 processes, killed, then 2": ((2, False), (2, False)),
-    "2 processes, killed, then 1": ((2, False), (1, False)),
-    "2 processes, split, killed, then 2, split": ((2, True), (2, True)),
-    "2 processes, split, killed, then 1": ((2, True), (1, False)),
+Kind = tuple[int, str]  # processes, and how weights are split among them
+# Name: what starts; and what goes on after a kill inside task 2.
+RUNS: dict[str, tuple[Kind, Kind | None]] = {
+    "2 processes": ((2, ""), None),
+    "4 processes": ((4, ""), None),
+    "2 processes, split": ((2, "fsdp"), None),
+    "2 processes, ZeRO-3": ((2, "zero3"), None),
+    "2 processes, killed, then 2": ((2, ""), (2, "")),
+    "2 processes, killed, then 1": ((2, ""), (1, "")),
+    "2 processes, split, killed, then 2, split": ((2, "fsdp"), (2, "fsdp")),
+    "2 processes, split, killed, then 1": ((2, "fsdp"), (1, "")),
+    "2 processes, ZeRO-3, killed, then 2, ZeRO-3": ((2, "zero3"), (2, "zero3")),
+    "2 processes, ZeRO-3, killed, then 1": ((2, "zero3"), (1, "")),
+    "2 processes, split, killed, then 2, ZeRO-3": ((2, "fsdp"), (2, "zero3")),
+}
+ASKED = {  # what accelerate launch says of its configuration
+    "": {},
+    "fsdp": {"ACCELERATE_USE_FSDP": "true"},
+    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }
 
 
-def launched(processes: int, split: bool, output: Path) -> subprocess.Popen[bytes]:
+def launched(processes: int, split: str, output: Path) -> subprocess.Popen[bytes]:
     """Start the run; with its processes in a group of their own."""
     words = ["-m", "clrft", "run", *WORDS, f"run.output={output}"]
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(several if processes > 1 else []), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(split).lower()}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **ASKED[split]}
     log = (output.parent / f"{output.name}.log").open("ab")
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def finished(processes: int, split: bool, output: Path) -> None:
+def finished(processes: int, split: str, output: Path) -> None:
     """Run to the end.
 
     Raises:
@@ -72,7 +83,7 @@ def finished(processes: int, split: bool, output: Path) -> None:
         raise RuntimeError((output.parent / f"{output.name}.log").read_text()[-4000:])
 
 
-def killed(processes: int, split: bool, output: Path) -> str:
+def killed(processes: int, split: str, output: Path) -> str:
     """Run until task 2 has kept a state, then kill every process; returns the newest state's folder."""
     process = launched(processes, split, output)
     states = output / "single" / CELL / "unfinished" / "task_02"
@@ -110,7 +121,7 @@ def tried(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """All of the runs, each beside that of one process."""
     alone = folder / "alone"
     began = time.monotonic()
-    finished(1, False, alone)
+    finished(1, "", alone)
     results: dict[str, Any] = {"1 process": {"seconds": round(time.monotonic() - began, 1)}}
     for number, name in enumerate(names):
         start, then = RUNS[name]

@@ -18,7 +18,7 @@ _PACKAGES = ("task_streams", "eval", "methods", "clrft")
 _REPORTED = (
     "clrft", "torch", "torchvision", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets",
     "mlflow", "omegaconf", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "matplotlib",
-    "flash-attn", "vllm",
+    "flash-attn", "vllm", "deepspeed",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a launcher says about several processes in their environment: ``torchrun``'s names, and accelerate's settings."""
+"""What a launcher says in the environment of several processes: ``torchrun``'s names, and accelerate's settings."""
 
 import os
 from importlib.util import find_spec

@@ -1,9 +1,9 @@
-"""Weights that are split among the processes of a run: by torch's FSDP2 (``fsdp.py``), or DeepSpeed's ZeRO-3 (``zero3.py``).
+"""Weights that are split among the processes of a run: by torch's FSDP2, or by DeepSpeed's ZeRO-3.
 
-Each process keeps its part of every weight, gradient and moment, and of the anchor and the reference. A layer is whole
-while it is computed. Two things ask for all of a model at a time: sampling and tests, in which processes take unequally
-many steps, so that none could wait for another at every layer; and what calls parts of a model by themselves, as the
-passes over shared prompts do (``inside``).
+``fsdp.py`` and ``zero3.py`` are the two ways. In both each process keeps its part of every weight, gradient and moment,
+and of the anchor and the reference; a layer is whole while it is computed. Two things ask for all of a model at a time:
+sampling and tests, in which processes take unequally many steps, so that none could wait for another at every layer;
+and what calls parts of a model by themselves, as the passes over shared prompts do (``inside``).
 Deliberately absent: adapters, which leave little to split.
 """
 
@@ -55,20 +55,20 @@ def whole(*models: Any) -> Iterator[None]:
 
 def whole_tensor(value: Tensor) -> Tensor:
     """A tensor as it is, put together if it is split; then all processes ask for it."""
-    for kind in (fsdp, zero3):
-        if kind.is_part(value):
-            return kind.whole_tensor(value)
-    return value
+    if fsdp.is_part(value):
+        return fsdp.whole_tensor(value)
+    return zero3.whole_tensor(value) if zero3.is_part(value) else value
 
 
 @torch.no_grad()
 def put(target: Tensor, value: Tensor) -> None:
     """Give a weight, split or not, the values of a tensor that is whole in every process."""
-    for kind in (fsdp, zero3):
-        if kind.is_part(target):
-            kind.put(target, value)
-            return
-    target.copy_(value)
+    if fsdp.is_part(target):
+        fsdp.put(target, value)
+    elif zero3.is_part(target):
+        zero3.put(target, value)
+    else:
+        target.copy_(value)
 
 
 def whole_weights(model: Any) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Two tasks by several methods, as one process or as one of several: what ``test_ranks.py`` compares.
 
-In float64, but for what models compute in float32 themselves.
+In float64, but for what models compute in float32 themselves; DeepSpeed has no such gradients.
 
-As a program it is one of the processes that its environment names, and the first writes what it found.
+As a program, ``<file> <kind> …``, it is one of the processes that its environment names, and the first writes what it
+found, with the weights split in each of the named ways (``whole``: not at all).
 """
 
 import dataclasses
@@ -48,18 +49,19 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def found(name: str, stream: TaskStream, split: bool = False) -> dict[str, Tensor]:
+def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = True) -> dict[str, Tensor]:
     """Weights, advantages, the running scale and every figure of a case, and answers after it, as tensors by name.
 
-    ``split``: the weights are split among the processes.
+    ``kind``: how the weights are split among the processes.
     """
     words, own, differs = CASES[name]
     learner, _, part = words.partition("+")
     method = made(learner, part or None, own)()
     policy = fresh_policy()
-    policy.model.double()
-    if split:
-        shard(policy.model)
+    if double:
+        policy.model.double()
+    if kind != "whole":
+        shard(policy.model, kind)
         policy.config = dataclasses.replace(policy.config, gradient_checkpointing=SPLIT[name])
     base = policy.snapshot() if "reference" in method.needs else None
     train = dataclasses.replace(TRAIN, **differs)
@@ -116,14 +118,18 @@ def small_stream() -> TaskStream:
 
 
 def main() -> None:
-    """Run all cases as one of several processes; the first writes them into the file that is named."""
+    """Run the cases as one of several processes; the first writes them into the file that is named."""
     torch.set_num_threads(1)
     ranks.join()
+    file, *kinds = sys.argv[1:]
     stream = small_stream()
-    cases = {f"{name}|{key}": value for name in CASES for key, value in found(name, stream).items()}
-    cases |= {f"{name} split|{key}": value for name in SPLIT for key, value in found(name, stream, True).items()}
+    cases = {}
+    for kind in kinds:
+        for name in CASES if kind == "whole" else SPLIT:
+            values = found(name, stream, kind, double=kind != "zero3")
+            cases |= {f"{name}, {kind}|{key}": value for key, value in values.items()}
     if ranks.is_first():
-        save_file({key: value.contiguous() for key, value in cases.items()}, sys.argv[1])
+        save_file({key: value.contiguous() for key, value in cases.items()}, file)
     ranks.leave()
 
 

@@ -1,6 +1,9 @@
 """The same batch gives the same update, whether one process has all of it or two have a part each."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,30 +15,39 @@ from tests.methods.rank_cases import CASES, SPLIT, found, small_stream
 from tests.processes import ended, several
 
 
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def several_found(folder: Path, kinds: Sequence[str], seconds: float) -> dict[str, Tensor]:
     """Every case, by two processes."""
-    file = tmp_path_factory.mktemp("ranks") / "cases.safetensors"
-    ends = ended(several(2, ["-m", "tests.methods.rank_cases", str(file)]), 300)
+    file = folder / "cases.safetensors"
+    ends = ended(several(2, ["-m", "tests.methods.rank_cases", str(file), *kinds]), seconds)
     assert [code for code, *_ in ends] == [0, 0], ends
     return load_file(file)
 
 
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The cases with whole weights, and with those that FSDP2 splits."""
+    return several_found(tmp_path_factory.mktemp("ranks"), ["whole", "fsdp"], 300)
+
+
+@pytest.fixture(scope="module")
+def by_zero3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The cases with weights that ZeRO-3 splits."""
+    return several_found(tmp_path_factory.mktemp("ranks"), ["zero3"], 400)
+
+
 @lru_cache
-def by_one(name: str) -> dict[str, Tensor]:
+def by_one(name: str, double: bool = True) -> dict[str, Tensor]:
     """A case, by one process with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return found(name, small_stream())
+        return found(name, small_stream(), double=double)
     finally:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"{name} split" for name in SPLIT)])
-def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor]) -> None:
-    alone = by_one(name.removesuffix(" split"))
-    both = {key.partition("|")[2]: value for key, value in by_two.items() if key.partition("|")[0] == name}
+def compare(name: str, alone: dict[str, Tensor], of_both: dict[str, Tensor], limit: float) -> None:
+    both = {key.partition("|")[2]: value for key, value in of_both.items() if key.partition("|")[0] == name}
     assert alone.keys() == both.keys()
     assert torch.equal(alone["answers"], both["answers"])
     if "sft" not in name:
@@ -45,9 +57,20 @@ def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor])
     different = {  # loss and norm of the gradient are among the figures: AdamW would hide a factor
         key: (value - both[key]).abs().max().item()
         for key, value in alone.items()
-        if value.shape != both[key].shape or not torch.allclose(value, both[key], atol=1e-6, rtol=1e-6)
+        if value.shape != both[key].shape or not torch.allclose(value, both[key], atol=limit, rtol=limit)
     }
     assert different == {}
+
+
+@pytest.mark.parametrize("name", [*(f"{name}, whole" for name in CASES), *(f"{name}, fsdp" for name in SPLIT)])
+def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor]) -> None:
+    compare(name, by_one(name.rpartition(", ")[0]), by_two, 1e-6)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
+@pytest.mark.parametrize("name", SPLIT)
+def test_zero3_learns_what_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
+    compare(f"{name}, zero3", by_one(name, double=False), by_zero3, 5e-6)  # in float32; an update is 1e-5
 
 
 def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
