@@ -11,19 +11,19 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from clrft.base import default_model_path
 from eval.score import score_classification
 from methods.model_config import ModelConfig
 from methods.policy import Decoding, Policy, load_policy
 from task_streams.digits import digits
 from task_streams.domains import DOMAINS, Domain
-from task_streams.draw import few_shot
+from task_streams.draw import by_label, shuffled
 from task_streams.glyphs import DIGITS
 from task_streams.prompt import request
 
-TINY = Path(__file__).resolve().parent.parent / "clrft" / "base" / "tiny"
 LABELS = tuple(sorted(DIGITS))
+SEED = 42  # of which digits are asked
 BATCH = 100
 FAIR = (0.25, 0.75)
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TINY), help="checkpoint (default: the embedded model)")
+    parser.add_argument("--model", default=str(default_model_path()), help="checkpoint (default: the embedded model)")
     parser.add_argument("--domains", nargs="*", choices=sorted(DOMAINS), help="domains (default: all)")
     parser.add_argument("--strength", type=float, action="append", help="instead of the domain's own; repeatable")
     parser.add_argument("--per-class", type=int, default=40, help="digits per class (default: 40)")
@@ -58,8 +58,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def class_accuracies(policy: Policy, domain: Domain, per_class: int) -> dict[str, float]:
     """Accuracy of each class with all ten labels in the prompt, greedy decoding."""
-    drawn = few_shot(digits(domain), per_class, seed=42)
-    items = [example for label in LABELS for example in drawn[label]]
+    of_class = by_label(digits(domain))
+    items = [example for label in LABELS for example in shuffled(of_class[label], SEED, label)[:per_class]]
     completions: list[str] = []
     for start in range(0, len(items), BATCH):
         requests = [request(example, LABELS) for example in items[start : start + BATCH]]

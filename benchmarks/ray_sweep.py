@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster of two nodes, one of them killed in the midst, beside the same sweep without Ray.
 
-    python benchmarks/ray_sweep.py --output benchmarks/results/ray_sweep.json
+    python -m benchmarks.ray_sweep --output benchmarks/results/ray_sweep.json
 
 The cluster is made on this machine with Ray's own utilities, one CPU a node, on loopback. Once some cells are done and
 the second node is in the midst of one, its raylet gets SIGKILL. Told are what became of the killed node's cell, which
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     with tempfile.TemporaryDirectory() as scratch:
         results = compared(Path(scratch))
-    command = " ".join(["python benchmarks/ray_sweep.py", *(arguments or sys.argv[1:])])
+    command = " ".join(["python -m benchmarks.ray_sweep", *(arguments or sys.argv[1:])])
     import ray
 
     found = {**versions(), "ray": ray.__version__}

@@ -1,6 +1,6 @@
 """How a sweep scales on one machine: cells of one thread each, by one worker and by two, in interleaved pairs.
 
-    python benchmarks/sweep_scaling.py --pairs 3 --output benchmarks/results/sweep_scaling.json
+    python -m benchmarks.sweep_scaling --pairs 3 --output benchmarks/results/sweep_scaling.json
 
 Each side runs the same cells of the embedded model from nothing, without tracking. Told is the ratio of throughputs
 (cells per second, two workers to one), pair by pair, the order alternating. The time is that from the first word of the
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "two workers to one, median": statistics.median(ratios),
         "range": [min(ratios), max(ratios)],
     }
-    command = " ".join(["python benchmarks/sweep_scaling.py", *(arguments or sys.argv[1:])])
+    command = " ".join(["python -m benchmarks.sweep_scaling", *(arguments or sys.argv[1:])])
     record = {"command": command, **circumstances()}
     text = json.dumps({**record, "results": results}, indent=1)
     print(text)
