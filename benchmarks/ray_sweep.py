@@ -24,7 +24,7 @@ from rich.console import Console
 
 from clrft.config import RunConfig
 from clrft.files import sha256_file
-from clrft.locks import look
+from clrft.lock_life import look
 from clrft.places import Place
 from clrft.progress import Bars
 from clrft.provenance import code_identity, hardware, versions

@@ -11,7 +11,8 @@ from clrft.config import RunConfig
 from clrft.failures import explained
 from clrft.files import check_writable, write_text_atomic
 from clrft.fork_source import Source
-from clrft.locks import TIMING, Held, Locked, Timing, held
+from clrft.lock_life import TIMING, Timing
+from clrft.locks import Held, Locked, held
 from clrft.progress import Reporter
 from clrft.run import is_done, run
 from methods import ranks

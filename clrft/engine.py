@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from clrft.alone import Elsewhere, Failure
 from clrft.config import RunConfig
-from clrft.locks import Timing
+from clrft.lock_life import Timing
 
 Outcome = Failure | Elsewhere | None
 GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to

@@ -15,7 +15,7 @@ from clrft import interrupt
 from clrft.alone import Failure, run_cell
 from clrft.config import config_of
 from clrft.engine import Outcome, Setup
-from clrft.locks import Timing
+from clrft.lock_life import Timing
 from clrft.workers import prepare
 from task_streams.errors import UserError
 

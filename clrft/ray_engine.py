@@ -20,7 +20,7 @@ from clrft.alone import Failure
 from clrft.config import RunConfig
 from clrft.demand import Demand, demands_of
 from clrft.engine import GRACE_SECONDS, Outcome, Setup
-from clrft.locks import TIMING, Timing
+from clrft.lock_life import TIMING, Timing
 from clrft.ray_board import Board
 from clrft.ray_cell import Errand, Stopped, run_there
 from clrft.ray_cluster import Node, asked_nodes, check_room, connected, head_of, nodes_of, on_node

@@ -12,7 +12,8 @@ from clrft.alone import failure_of
 from clrft.checkpoint import METRICS_FILE
 from clrft.config import RunConfig
 from clrft.files import read_json
-from clrft.locks import Found, lock_path, look
+from clrft.lock_file import lock_path
+from clrft.lock_life import Found, look
 from clrft.origins import origins_of
 from clrft.plain import read_yaml
 from clrft.record import NUMBER, by_name, read_record

@@ -18,7 +18,8 @@ from clrft.alone import Elsewhere, Failure, known_failure
 from clrft.config import RunConfig, Values, build_config, merge, parse_overrides
 from clrft.engine import Engine, Outcome
 from clrft.files import check_writable, config_root, safe_name
-from clrft.locks import file_system_now, lock_path, look
+from clrft.lock_file import lock_path
+from clrft.lock_life import file_system_now, look
 from clrft.places import HERE, Place, hired
 from clrft.plain import read_yaml, shown
 from clrft.progress import Bars

@@ -19,7 +19,7 @@ from clrft import interrupt
 from clrft.alone import Failure, run_cell
 from clrft.config import RunConfig
 from clrft.engine import GRACE_SECONDS, Setup
-from clrft.locks import TIMING, Timing
+from clrft.lock_life import TIMING, Timing
 from clrft.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins
 

@@ -17,7 +17,8 @@ from clrft.alone import Failure, attempt, failure_of
 from clrft.cli import main
 from clrft.config import RunConfig, build_config
 from clrft.failures import explained
-from clrft.locks import held, lock_path
+from clrft.lock_file import lock_path
+from clrft.locks import held
 from clrft.progress import Silent
 from clrft.tracking_store import Store, Unreachable
 

@@ -23,7 +23,8 @@ from benchmarks.fuzz_values import BOMB
 from clrft.config import build_config, parse_overrides
 from clrft.files import check_inside, locked, read_json, whole_file
 from clrft.lineage import check_files
-from clrft.locks import lock_path, look
+from clrft.lock_file import lock_path
+from clrft.lock_life import look
 from clrft.plain import from_json, from_yaml
 from clrft.record import read_stage, read_steps
 from clrft.runs import find_runs, read_run

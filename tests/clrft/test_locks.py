@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from clrft.locks import Holder, Locked, Timing, guard, held, lock_path, look, take, this_process
+from clrft.lock_file import Holder, lock_path, this_process
+from clrft.lock_life import Timing, look
+from clrft.locks import Locked, guard, held, take
 from clrft.processes import lives, start_of
 from task_streams.errors import UserError
 

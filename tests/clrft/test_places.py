@@ -14,7 +14,9 @@ from clrft.cli import main
 from clrft.config import build_config
 from clrft.engine import Setup
 from clrft.files import clean_partials, machine, partial_of, write_first
-from clrft.locks import held, lock_path, look
+from clrft.lock_file import lock_path
+from clrft.lock_life import look
+from clrft.locks import held
 from clrft.places import default_jobs, gpus
 from clrft.workers import Workers, seeing
 

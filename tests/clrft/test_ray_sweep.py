@@ -19,7 +19,7 @@ from rich.console import Console
 from clrft.checkpoint import stage_folder
 from clrft.cli import main
 from clrft.config import build_config, config_of
-from clrft.locks import lock_path
+from clrft.lock_file import lock_path
 from clrft.places import Place
 from clrft.processes import lives
 from clrft.progress import Bars

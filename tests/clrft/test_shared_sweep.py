@@ -15,7 +15,8 @@ import pytest
 from clrft.alone import keep_failure, known_failure
 from clrft.cli import main
 from clrft.config import build_config
-from clrft.locks import file_system_now, lock_path
+from clrft.lock_file import lock_path
+from clrft.lock_life import file_system_now
 from clrft.processes import lives
 from tests.clrft.counted import COUNTED, Lab, until
 

@@ -15,7 +15,7 @@ import yaml
 
 from clrft.alone import keep_failure
 from clrft.cli import main
-from clrft.locks import lock_path, this_process
+from clrft.lock_file import lock_path, this_process
 from clrft.status import duration
 from tests.clrft.run_folders import write_run
 
