@@ -14,6 +14,7 @@ from clrft.compare import Summary
 from clrft.cost_names import CPU, EVALUATE, GPU, TRAIN, WALL
 from clrft.costs import CostReport, GroupCost
 from clrft.shown import DASH, Rows, raw
+from clrft.study import told_over
 from clrft.tables import csv_text, markdown_table, name_of, rich_table, show
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -59,7 +60,8 @@ def costs_to_terminal(report: CostReport) -> RenderableType:
             ]
             for one in groups
         ]
-        parts.append(rich_table(f"{stream}: cost of training and test, {_spread(groups)}; quality in %", header, rows))
+        title = f"{stream}: cost of training and test, {told_over(groups)}; quality in %"
+        parts.append(rich_table(title, header, rows))
     parts += [Text(sentence) for sentence in report.sentences()]
     return RichGroup(*parts)
 
@@ -69,7 +71,7 @@ def costs_to_markdown(report: CostReport) -> str:
     lines = ["# Cost beside quality", "", EXPLAINED, ""]
     for stream in report.streams():
         groups = report.of_stream(stream)
-        lines += [f"## {stream}", "", f"{_spread(groups).capitalize()}.", "", "Training:", ""]
+        lines += [f"## {stream}", "", f"{told_over(groups).capitalize()}.", "", "Training:", ""]
         header = [
             "method",
             "orders",
@@ -175,8 +177,3 @@ def _clock(groups: Sequence[GroupCost]) -> str:
 
 def _processor(groups: Sequence[GroupCost]) -> str:
     return "GPU" if _clock(groups) == GPU else "CPU"
-
-
-def _spread(groups: Sequence[GroupCost]) -> str:
-    orders = max(len(one.group.runs) for one in groups)
-    return "mean ± standard deviation over n class orders" if orders > 1 else "one class order"

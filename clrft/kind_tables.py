@@ -13,6 +13,7 @@ from rich.text import Text
 
 from clrft.compare import Summary
 from clrft.kinds import BY_CAUSE, SPLIT, GroupKinds, KindReport, shown_outcomes
+from clrft.study import told_over
 from clrft.tables import DASH, Rows, csv_text, markdown_table, name_of, raw, rich_table, show
 from eval.judgement import Failure
 from eval.metrics import METRICS
@@ -34,7 +35,7 @@ def kinds_to_terminal(report: KindReport) -> RenderableType:
     for stream in report.streams():
         groups = report.of_stream(stream)
         rows, causes = _split_rows(groups), 2 + 1 + len(BY_CAUSE)  # in two, to fit a terminal
-        title = f"{stream}: forgetting of old tasks by cause, {spread_of(groups)}, points"
+        title = f"{stream}: forgetting of old tasks by cause, {told_over(groups)}, points"
         parts.append(rich_table(title, ["method", "n", *SPLIT_TITLES[: causes - 2]], [row[:causes] for row in rows]))
         title = "By what was lost, points"
         parts.append(
@@ -52,7 +53,7 @@ def kinds_to_markdown(report: KindReport) -> str:
     lines = ["# Kinds of forgetting", "", EXPLAINED, ""]
     for stream in report.streams():
         groups = report.of_stream(stream)
-        lines += [f"## {stream}", "", f"{spread_of(groups).capitalize()}.", ""]
+        lines += [f"## {stream}", "", f"{told_over(groups).capitalize()}.", ""]
         lines += ["### Forgetting taken apart, points", ""]
         lines += markdown_table(["method", "orders", *SPLIT_TITLES], _split_rows(groups))
         lines += ["### Answers to the old tasks after the last task, %", "", *markdown_table(*_answer_table(groups))]
@@ -98,12 +99,6 @@ def chosen_names(one: GroupKinds) -> list[str]:
     """Names of the columns of a confusion over tasks: the tasks, then outside of the list, then no answer."""
     tasks = len(one.group.runs[0].matrix)
     return [*(f"task {j}" for j in range(1, tasks + 1)), *BESIDE_TITLES]
-
-
-def spread_of(groups: Sequence[GroupKinds]) -> str:
-    """Words for what the numbers are over."""
-    orders = max(len(one.group.runs) for one in groups)
-    return "mean ± standard deviation over n class orders" if orders > 1 else "one class order"
 
 
 def _split_rows(groups: Sequence[GroupKinds]) -> Rows:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from clrft.compare import Summary
 from clrft.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, GroupRewards, RewardReport
+from clrft.study import told_over
 from clrft.tables import DASH, Rows, csv_text, markdown_table, raw, rich_table
 
 EXPLAINED = (
@@ -28,7 +29,8 @@ def rewards_to_terminal(report: RewardReport) -> RenderableType:
         components = _components(groups)
         header = ["method", "n", "task", "updates", *components, "shaper", "added", "reranked"]
         rows = [row for one in groups for row in _terminal_rows(one, components)]
-        parts.append(rich_table(f"{stream}: rewards by task, {_spread(groups)}; reranked in %", header, rows))
+        title = f"{stream}: rewards by task, {told_over(groups, 'mean')}; reranked in %"
+        parts.append(rich_table(title, header, rows))
     parts += [Text(sentence) for sentence in report.sentences()]
     return RichGroup(*parts)
 
@@ -77,7 +79,7 @@ def _body(report: RewardReport, sentences: Sequence[str], deeper: str = "") -> s
     for stream in report.streams():
         groups = report.of_stream(stream)
         components = _components(groups)
-        lines += [f"##{deeper} {stream}", "", f"{_spread(groups).capitalize()}.", ""]
+        lines += [f"##{deeper} {stream}", "", f"{told_over(groups, 'mean').capitalize()}.", ""]
         header = ["method", "orders", "task", "updates", "batches", *components, "reward", "shaped reward"]
         lines += markdown_table(header, [row for one in groups for row in _component_rows(one, components)])
         shaped = [row for one in groups for row in _shaper_rows(one)]
@@ -125,11 +127,6 @@ def _shaper_rows(one: GroupRewards) -> Rows:
 
 def _components(groups: Sequence[GroupRewards]) -> list[str]:
     return list(dict.fromkeys(name for one in groups for name in one.components))
-
-
-def _spread(groups: Sequence[GroupRewards]) -> str:
-    orders = max(len(one.group.runs) for one in groups)
-    return "mean over n class orders" if orders > 1 else "one class order"
 
 
 def _number(summary: Summary | None) -> str:

@@ -1,5 +1,6 @@
 """A study of runs: what was found of a comparison's groups, and what is to be told beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -15,6 +16,17 @@ class Studied(Protocol):
 
 
 Found = TypeVar("Found", bound=Studied)
+
+
+def told_over(groups: Sequence[Studied], figure: str = "mean ± standard deviation") -> str:
+    """Words for what a table's figures are over: the class orders, or the one there is.
+
+    Args:
+        groups: what the table shows.
+        figure: what is shown of several orders.
+    """
+    orders = max(len(one.group.runs) for one in groups)
+    return f"{figure} over n class orders" if orders > 1 else "one class order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
