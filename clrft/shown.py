@@ -25,6 +25,17 @@ def named(key: str) -> str:
     return key if unit == "%" else f"{key} ({unit})"
 
 
+def probe_words(probe: str) -> str:
+    """A probe's name in words."""
+    return probe.replace("_", " ")
+
+
+def titled(key: str) -> str:
+    """A metric's title, with the probe behind it where the key names one."""
+    probe = key.partition("/")[2]
+    return metric_of(key).title + (f": {probe_words(probe)}" if probe else "")
+
+
 def signed(value: float | None) -> str:
     """A difference of fractions in percentage points, with its sign."""
     return DASH if value is None else f"{100 * value:+.1f}".replace("-", "−")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from clrft.compare import FLOOR, Comparison, Group, Paired, Summary
 from clrft.pair_tables import MOST_SHOWN, caption, pair_rows, pair_table, too_many
-from clrft.shown import DASH, Rows, in_unit, named, percent, raw
+from clrft.shown import DASH, Rows, in_unit, named, percent, raw, titled
 from eval.metrics import Value, metric_of
 
 __all__ = ["DASH", "Rows", "csv_text", "headline", "markdown_table", "name_of", "raw", "rich_table", "show"]
@@ -45,7 +45,7 @@ def to_terminal(comparison: Comparison) -> RenderableType:
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
         keys = [key for key in headline(comparison, stream) if key not in _NOT_IN_TERMINAL]
-        titles = [metric_of(key).title + _probe(key) for key in keys]
+        titles = [titled(key) for key in keys]
         orders = max(len(group.runs) for group in groups)
         spread = "mean ± standard deviation over n class orders" if orders > 1 else "one class order, no spread"
         parts.append(rich_table(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
@@ -228,8 +228,3 @@ def csv_text(header: Sequence[str], rows: Rows) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _probe(key: str) -> str:
-    probe = key.partition("/")[2]
-    return f": {probe.replace('_', ' ')}" if probe else ""

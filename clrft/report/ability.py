@@ -6,6 +6,7 @@ from clrft.compare import Group, summarise
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
 from clrft.report.plane import scatter_figure
 from clrft.runs import RunRecord
+from clrft.shown import probe_words
 from eval.metrics import Value, undefined
 
 CHANGE = "general_delta/"
@@ -34,9 +35,9 @@ def _probe(subject: Subject, stream: str, groups: list[Group], probe: str) -> li
     table = ability_table(subject, stream, groups, probe)
     if not shown:
         return [table]
-    title = f"{stream}: change on {probe.replace('_', ' ')} against forgetting"
+    title = f"{stream}: change on {probe_words(probe)} against forgetting"
     described = "A scatter chart: forgetting to the right, change on the probe upwards, one mark per method."
-    up = f"change on {probe.replace('_', ' ')} (points)"
+    up = f"change on {probe_words(probe)} (points)"
     figure = scatter_figure(shown, "forgetting", key, "forgetting (points)", up)
     note = "Below zero the model has lost ability that no task of the stream taught. The table below has the numbers."
     return [Picture(table.key, title, described, figure, None, note), table]
@@ -52,7 +53,7 @@ def ability_table(subject: Subject, stream: str, groups: Sequence[Group], probe:
         rows.append((Cell(group.label), summary_cell(before), summary_cell(after), change, lost))
     names = ("before training, %", "after the last task, %", "change, points", "forgetting, points")
     columns = (Column("method", "text"), *(Column(name, "summary") for name in names))
-    title = f"{stream}: {probe.replace('_', ' ')}, a probe outside of the stream"
+    title = f"{stream}: {probe_words(probe)}, a probe outside of the stream"
     return Table(subject.key(f"ability-{probe}", stream), title, columns, tuple(rows))
 
 

@@ -11,7 +11,7 @@ from clrft.compare import FLOOR, Group
 from clrft.paired_tests import ALPHA, PairedTests, paired_tests
 from clrft.pairs import differences_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, summary_cell
-from clrft.shown import DASH, named
+from clrft.shown import DASH, named, titled
 from clrft.tables import headline, markdown_table, name_of
 from eval.metrics import metric_of
 
@@ -157,7 +157,7 @@ def means_table(subject: Subject, stream: str) -> Table:
     """Mean ± standard deviation of the metrics one reads first."""
     groups, keys = subject.groups(stream), headline(subject.comparison, stream)
     columns = [Column("method", "text"), Column("orders")]
-    columns += [Column(_title(key), "summary", metric_of(key).definition) for key in keys]
+    columns += [Column(titled(key), "summary", metric_of(key).definition) for key in keys]
     rows = [
         (
             Cell(name_of(group)),
@@ -197,11 +197,6 @@ def points(value: float) -> str:
 def number(value: float, sign: bool = False) -> str:
     """A fraction in percent with one digit."""
     return f"{100 * value + 0.0:{'+' if sign else ''}.1f}".replace("-", "−")
-
-
-def _title(key: str) -> str:
-    probe = key.partition("/")[2]
-    return metric_of(key).title + (f": {probe.replace('_', ' ')}" if probe else "")
 
 
 def _is_learner(group: Group) -> bool:
