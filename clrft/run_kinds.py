@@ -3,14 +3,14 @@
 Deliberately absent: class orders and methods (``clrft.kinds``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clrft.record import TEXT, WHOLE, or_null, read_rows
+from clrft.predictions import predictions_file, read_predictions
 from eval.evaluate import Prediction
 from eval.judgement import Failure
 from eval.matrix import AccuracyMatrix
@@ -28,7 +28,6 @@ from eval.taxonomy import (
 from task_streams.errors import UserError
 
 Classes = Sequence[Sequence[str]]  # of each task
-_FIELDS = {"stage": WHOLE, "task": WHOLE, "key": TEXT, "label": TEXT, "completion": TEXT, "answer": or_null(TEXT)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +104,7 @@ def stages_of(folder: Path, matrix: AccuracyMatrix) -> list[int]:
     return [0, *tested] if predictions_file(folder, 0).is_file() else tested
 
 
-def predictions_file(folder: Path, stage: int) -> Path:
-    """File of a stage's predictions."""
-    return folder / f"task_{stage:02d}" / "predictions.jsonl"
-
-
-def read_predictions(folder: Path, stage: int) -> list[Prediction]:
-    """Predictions made after a stage.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    path = predictions_file(folder, stage)
-    predictions = [Prediction.from_json(row) for row in read_rows(path, _FIELDS)]
-    strange = next((one for one in predictions if one.stage != stage), None)
-    if strange is not None:
-        raise UserError(f"{path} holds an answer made after task {strange.stage}; expected those after task {stage}.")
-    return predictions
-
-
-def by_task(predictions: Sequence[Prediction]) -> dict[int, list[Prediction]]:
+def by_task(predictions: Iterable[Prediction]) -> dict[int, list[Prediction]]:
     """Predictions of each task, by its index."""
     tasks: dict[int, list[Prediction]] = {}
     for prediction in predictions:

@@ -16,6 +16,7 @@ from clrft.agreement import check_agreement, stage_files
 from clrft.files import COMPARISON, REPORT, check_inside, read_json, safe_name
 from clrft.origins import origins_of
 from clrft.plain import read_yaml, sections_of
+from clrft.predictions import read_predictions
 from clrft.record import (
     MANIFEST,
     MANIFEST_OTHERS,
@@ -23,7 +24,6 @@ from clrft.record import (
     METRIC,
     check_fields,
     read_record,
-    read_rows,
     read_stage,
     read_steps,
 )
@@ -72,7 +72,7 @@ class RunRecord:
 
     def predictions(self, stage: int) -> Iterator[Prediction]:
         """Predictions made after a stage, read as they are asked for."""
-        return (Prediction.from_json(row) for row in read_rows(self._file(stage, "predictions.jsonl")))
+        return read_predictions(self.folder, stage)
 
     def steps(self, stage: int) -> list[dict[str, float]]:
         """Training metrics of a stage, one row per optimizer step; empty when nothing was trained."""

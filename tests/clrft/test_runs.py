@@ -133,7 +133,7 @@ def test_a_damaged_line_is_named_when_it_is_read(tmp_path: Path) -> None:
         run.steps(1)
     rows = (run.folder / "task_01" / "predictions.jsonl").read_text()
     (run.folder / "task_01" / "predictions.jsonl").write_text(rows + json.dumps({"stage": 1}) + "\n")
-    with pytest.raises(UserError, match="damaged prediction"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl, line 2: task is missing"):
         list(run.predictions(1))
 
 
