@@ -39,6 +39,7 @@ FINAL_LIST_FILE = "final_list.jsonl"
 DRIFT_FILE = "drift.jsonl"
 TRAINING_FILE = "training.json"
 WEIGHTS_FOLDER = "weights"
+LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
 
 
 @dataclass(slots=True)
@@ -211,7 +212,7 @@ def write_training(folder: Path, record: StageRecord) -> None:
     write_json_atomic(folder / TRAINING_FILE, facts)
 
 
-def read_training(folder: Path) -> tuple[list[StepRow], float, dict[str, float]]:
+def read_training(folder: Path) -> LeftTraining:
     """Figures of every update, seconds and cost, as ``write_training`` wrote them.
 
     Raises:

@@ -13,6 +13,7 @@ from clrft import interrupt
 from clrft.checkpoint import (
     STEPS_FILE,
     TRAINING_FILE,
+    LeftTraining,
     StageRecord,
     read_anchor,
     read_learned,
@@ -48,8 +49,9 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
     work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
     try:
-        if ranks.by_first(lambda: left_whole(state, work)):
-            ranks.together(lambda: take_up(state, stage, work, record, on_step))
+        left = ranks.by_first(lambda: left_whole(state, work))
+        if left is not None:
+            ranks.together(lambda: take_up(state, stage, work, left, record, on_step))
         else:
             with scratch_folder(work) as scratch:
                 state.moments = train_stage(state, stage, scratch, record, on_step, work).moments
@@ -72,29 +74,28 @@ def scratch_folder(work: Unfinished) -> Iterator[Path]:
         yield Path(folder)
 
 
-def left_whole(state: Run, work: Unfinished) -> bool:
-    """Whether an earlier process left a whole training; a damaged one is told and removed, and is done again.
+def left_whole(state: Run, work: Unfinished) -> LeftTraining | None:
+    """The training that an earlier process left whole, or None; a damaged one is told and removed, and is done again.
 
     Raises:
         UserError: it began with something else.
     """
     work.clear_strays()
     if not work.trained.is_dir():
-        return False
+        return None
     try:
         check_left(work.trained, state.parent)
-        read_training(work.trained)
+        return read_training(work.trained)
     except Damaged as error:
         state.reporter.say(f"{work.trained} is damaged and left out: {error.problems[0]}")
         shutil.rmtree(work.trained)
-        return False
-    return True
+        return None
 
 
-def take_up(state: Run, stage: int, work: Unfinished, record: StageRecord, on_step: OnStep) -> None:
+def take_up(state: Run, stage: int, work: Unfinished, left: LeftTraining, record: StageRecord, on_step: OnStep) -> None:
     """Bring the run to where an earlier process was when it had trained and not yet tested."""
     put_back(state, work.trained, stage)
-    record.steps, record.seconds["train"], record.cost["train"] = read_training(work.trained)
+    record.steps, record.seconds["train"], record.cost["train"] = left
     for row in record.steps:
         on_step(row)
     state.reporter.say(f"{state.config.cell}: task {stage} was trained already, and is tested now")
