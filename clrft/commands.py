@@ -17,6 +17,7 @@ from task_streams import STREAMS
 from task_streams.errors import UserError
 
 if TYPE_CHECKING:
+    from clrft.report.parts import Subject
     from clrft.runs import FoundRuns
     from eval.metrics import Value
 
@@ -116,8 +117,8 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
         note = ""
         try:
             found = find_runs([folder])
-            paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
-            written, note = sweep_report(found, folder)
+            subject, paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
+            written, note = reported(subject, folder)
             paths.append(written)
         finally:  # also where the cells must not be compared: the sweep has ended
             close_sweep(cells[0], paths, note)
@@ -128,15 +129,22 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def sweep_report(found: "FoundRuns", folder: Path) -> tuple[Path, str]:
-    """Write a sweep's report; returns its folder, and the answer in Markdown."""
+    """Compare a sweep's runs and write their report; returns its folder, and the answer in Markdown."""
     from clrft.compare import compare
-    from clrft.files import REPORT
-    from clrft.report.command import report_of
-    from clrft.report.headline import headline_note
     from clrft.report.parts import Subject
 
-    report_of(found, [folder], folder / REPORT)
-    return folder / REPORT, headline_note(Subject(folder.name, compare(found.runs)))
+    return reported(Subject(compare(found.runs), found.left_out), folder)
+
+
+def reported(subject: "Subject", folder: Path) -> tuple[Path, str]:
+    """Write the report of a sweep that was compared; returns its folder, and the answer in Markdown."""
+    from clrft.files import REPORT
+    from clrft.report.command import title_of
+    from clrft.report.headline import headline_note
+    from clrft.report.page import write_report
+
+    write_report(subject, title_of([folder]), folder / REPORT)
+    return folder / REPORT, headline_note(subject)
 
 
 def close_sweep(config: RunConfig, paths: list[Path], note: str = "") -> None:

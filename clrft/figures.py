@@ -4,9 +4,8 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,13 +67,12 @@ _MARKERS = ("P", "X", "h", "<", ">", "p")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)))
 
 
-def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None = None) -> dict[str, Figure]:
+def figures(groups: Sequence[Group], stream: str) -> dict[str, Figure]:
     """All figures of one stream by file name without ending; ``training`` only when something was trained.
 
     Args:
         groups: the stream's methods, in the order in which they are shown.
         stream: its name, for titles.
-        folders: runs whose training steps are drawn; all by default.
     """
     count, groups = len(groups), drawn(groups)
     if len(groups) < count:
@@ -86,7 +84,7 @@ def figures(groups: Sequence[Group], stream: str, folders: Iterable[Path] | None
             "curves": curves_figure(groups, stream),
             "orders": orders_figure(groups, stream),
         }
-        training = training_figure(groups, stream, None if folders is None else set(folders))
+        training = training_figure(groups, stream)
         return made | ({"training": training} if training is not None else {})
 
 
@@ -192,13 +190,13 @@ def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
     return figure
 
 
-def training_figure(groups: Sequence[Group], stream: str, folders: set[Path] | None = None) -> Figure | None:
+def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
     """Reward, drift and KL over training, mean over class orders; None when no run recorded any.
 
     Joint training is left out: it does not go task by task.
     """
     groups = [group for group in groups if not group.joint]
-    curves = {(g.label, key): _training_curve(g, key, folders) for g in groups for key in TRAINING}
+    curves = {(g.label, key): _training_curve(g, key) for g in groups for key in TRAINING}
     shown = [key for key in TRAINING if any(curves[group.label, key] is not None for group in groups)]
     if not shown:
         return None
@@ -313,17 +311,14 @@ def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> N
     axis.grid(axis="y", color=GRID)
 
 
-def _training_curve(
-    group: Group, key: str, folders: set[Path] | None
-) -> tuple[FloatArray, FloatArray, FloatArray | None] | None:
+def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, FloatArray | None] | None:
     """Tasks trained, mean over orders of the smoothed value, its standard deviation; None if not recorded."""
-    runs = [run for run in group.runs if folders is None or run.folder in folders]
     x: list[FloatArray] = []
     y: list[FloatArray] = []
     for stage in range(1, len(group.runs[0].matrix) + 1):
-        series = [[row[key] for row in run.steps(stage) if key in row] for run in runs if stage in run.stages()]
+        series = [[row[key] for row in run.steps(stage) if key in row] for run in group.runs if stage in run.stages()]
         steps = min((len(one) for one in series), default=0)
-        if steps == 0 or len(series) < len(runs):
+        if steps == 0 or len(series) < len(group.runs):
             continue
         x.append(stage - 1 + np.arange(1, steps + 1) / steps)
         y.append(np.array([_running_mean(np.array(one[:steps])) for one in series]))

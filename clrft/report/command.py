@@ -39,7 +39,11 @@ def report_of(
     found: FoundRuns, paths: Sequence[Path], output: Path, baseline: str | None = None, mix: Sequence[str] = ()
 ) -> list[Path]:
     """Compare runs and write their report; returns its files, the page first."""
+    return write_report(Subject(compare(found.runs, baseline, mix), found.left_out), title_of(paths), output)
+
+
+def title_of(paths: Sequence[Path]) -> str:
+    """A report's title: the names of its folders."""
     names = dict.fromkeys(path.resolve().name for path in paths)
     shown = list(names)[:3]
-    title = ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return write_report(Subject(title, compare(found.runs, baseline, mix), found.left_out), output)
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

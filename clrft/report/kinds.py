@@ -3,7 +3,7 @@
 import math
 
 from clrft.kind_figures import answers_figure, confusion_figure, forgetting_figure
-from clrft.kinds import SPLIT, GroupKinds, KindReport, kind_report, shown_outcomes
+from clrft.kinds import SPLIT, GroupKinds, shown_outcomes
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
 from clrft.shown import DASH
 from clrft.tables import name_of
@@ -12,17 +12,16 @@ from eval.metrics import metric_of
 
 def kinds_section(subject: Subject) -> Section:
     """Answers to the old tasks, confusion of tasks, and the parts of forgetting."""
-    report = kind_report(subject.comparison)
     parts: list[Part] = []
     for stream in subject.streams:
         parts += subject.heading(stream)
-        parts += _stream_parts(subject, stream, report)
-    parts += [Sentence(sentence, "missing") for sentence in report.without]
+        parts += _stream_parts(subject, stream)
+    parts += [Sentence(sentence, "missing") for sentence in subject.kinds.without]
     return Section("kinds", "What kind of forgetting", tuple(parts))
 
 
-def _stream_parts(subject: Subject, stream: str, report: KindReport) -> list[Part]:
-    groups = report.of_stream(stream)
+def _stream_parts(subject: Subject, stream: str) -> list[Part]:
+    groups = subject.kinds.of_stream(stream)
     if not groups:
         return [Sentence(f"{stream}: kinds are not known, as no run's answers could be read.", "missing")]
     parts: list[Part] = []

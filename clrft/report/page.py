@@ -40,8 +40,8 @@ class PackagedTemplates(BaseLoader):
         return path.read_text(encoding="utf-8"), None, None
 
 
-def write_report(subject: Subject, out_dir: Path) -> list[Path]:
-    """Write a report into a folder, which is made if absent; returns its files, the page first.
+def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
+    """Write a report of that title into a folder, which is made if absent; returns its files, the page first.
 
     Raises:
         UserError: a file that the runs should have is damaged.
@@ -50,14 +50,14 @@ def write_report(subject: Subject, out_dir: Path) -> list[Path]:
         sections = [build(subject) for build in SECTIONS]
         for picture in (picture for section in sections for picture in section.pictures):
             picture.figure.suptitle("")  # a caption stands beside it, here and in a paper
-        html = page_html(subject, sections)
+        html = page_html(subject, title, sections)
         out_dir.mkdir(parents=True, exist_ok=True)
         beside = write_files(sections, out_dir)
     write_text_atomic(out_dir / PAGE, html)
     return [out_dir / PAGE, *beside]
 
 
-def page_html(subject: Subject, sections: Sequence[Section]) -> str:
+def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
     """The page. To be called within ``rc_context(DRAWN)``."""
     drawings = {
         picture.key: inline_svg(picture.figure, f"figure-{picture.key}", picture.described)
@@ -72,7 +72,7 @@ def page_html(subject: Subject, sections: Sequence[Section]) -> str:
     )
     runs = [run for group in subject.comparison.groups for run in group.runs]
     return environment.get_template("page.html").render(
-        title=subject.title,
+        title=title,
         sections=[(section, [(KINDS[type(part)], part) for part in section.parts]) for section in sections],
         drawings=drawings,
         style=Markup(style),

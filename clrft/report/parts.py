@@ -6,11 +6,14 @@ Texts are plain texts, whoever wrote them: the templates escape them.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
 from clrft.compare import Comparison, Group, Summary
+from clrft.kinds import KindReport, kind_report
+from clrft.rewards import RewardReport, reward_report
 from clrft.runs import LeftOut
 from clrft.shown import DASH, in_unit
 from clrft.tables import show
@@ -148,19 +151,31 @@ class Section:
         return [picture for picture in own if isinstance(picture, Picture)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """What tables, pictures and a report are about; what they share is computed when it is first asked for, and once.
 
     Attributes:
-        title: what the page is called.
         comparison: the runs, compared.
         left_out: folders that are not compared, and why.
     """
 
-    title: str
     comparison: Comparison
     left_out: tuple[LeftOut, ...] = ()
+
+    @cached_property
+    def kinds(self) -> KindReport:
+        """The kinds of forgetting; they are read from every single answer, 20 ms or more a run."""
+        return kind_report(self.comparison)
+
+    @cached_property
+    def rewards(self) -> RewardReport:
+        """What rewards were made of.
+
+        Raises:
+            UserError: a file of steps is damaged.
+        """
+        return reward_report(self.comparison)
 
     @property
     def streams(self) -> list[str]:

@@ -6,21 +6,21 @@ from clrft.report.drift import drift_parts
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table
 from clrft.reward_figures import rewards_figure
 from clrft.reward_tables import task_name
-from clrft.rewards import Figure, GroupRewards, RewardReport, reward_report
+from clrft.rewards import Figure, GroupRewards
 from clrft.shown import DASH
 
 
 def why_section(subject: Subject) -> Section:
     """Drift, training curves and rewards."""
-    study, report = drift_study(subject.comparison), reward_report(subject.comparison)
+    study = drift_study(subject.comparison)
     parts: list[Part] = []
     for stream in subject.streams:
         parts += subject.heading(stream)
         parts += drift_parts(subject, stream, study)
         parts += _training(subject, stream)
-        parts += _rewards(subject, stream, report)
+        parts += _rewards(subject, stream)
     told = study.without if study.streams else ()  # of streams without any it is said above
-    parts += [Sentence(sentence, "missing") for sentence in (*told, *report.without)]
+    parts += [Sentence(sentence, "missing") for sentence in (*told, *subject.rewards.without)]
     return Section("why", "Why: drift and rewards", tuple(parts))
 
 
@@ -34,8 +34,8 @@ def _training(subject: Subject, stream: str) -> list[Part]:
     return [Picture(subject.key("training", stream), title, described, figure, None, note)]
 
 
-def _rewards(subject: Subject, stream: str, report: RewardReport) -> list[Part]:
-    groups = report.of_stream(stream)
+def _rewards(subject: Subject, stream: str) -> list[Part]:
+    groups = subject.rewards.of_stream(stream)
     if not groups:
         return []  # the sentences at the end say why
     title = f"{stream}: what rewards were made of, task by task"

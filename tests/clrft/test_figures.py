@@ -10,6 +10,7 @@ from PIL import Image
 from clrft.compare import compare
 from clrft.compare_command import write_comparison
 from clrft.figures import curve_over_orders, figures, mean_matrix, styles
+from clrft.report.parts import Subject
 from clrft.runs import RunRecord, read_run
 from eval.metrics import forgetting_by_stage, seen_accuracy
 from tests.clrft.run_folders import Rows, write_run
@@ -71,7 +72,7 @@ def test_a_method_looks_the_same_in_every_comparison_and_settings_differ_by_dash
 def test_all_files_are_written_and_the_global_style_is_left_alone(tmp_path: Path) -> None:
     before = dict(rcParams)
     found = records(tmp_path / "s")
-    paths = write_comparison(compare(found), found, tmp_path / "out")
+    paths = write_comparison(Subject(compare(found)), tmp_path / "out")
     names = ["table.md", "table.csv", "pairs.csv", "matrices.png", "curves.png", "orders.png", "training.png"]
     assert [path.name for path in paths] == names
     for path in paths[3:]:
@@ -83,7 +84,7 @@ def test_all_files_are_written_and_the_global_style_is_left_alone(tmp_path: Path
 
 def test_of_several_streams_each_has_its_own_figures(tmp_path: Path) -> None:
     found = records(tmp_path / "s") + records(tmp_path / "s", "digits_dil")
-    names = {path.name for path in write_comparison(compare(found), found, tmp_path / "out")}
+    names = {path.name for path in write_comparison(Subject(compare(found)), tmp_path / "out")}
     assert {"curves-digits_cil.png", "curves-digits_dil.png"} <= names
 
 

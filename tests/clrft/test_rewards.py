@@ -16,6 +16,7 @@ from clrft.compare import compare
 from clrft.compare_command import write_comparison
 from clrft.config import build_config
 from clrft.progress import Silent
+from clrft.report.parts import Subject
 from clrft.reward_figures import rewards_figure
 from clrft.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
 from clrft.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
@@ -153,7 +154,7 @@ def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_secti
     assert main(["rewards", str(folder), "-o", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "rewards.md").read_text() == (out / "rewards.md").read_text()
     comparison = compare([read_run(folder)])
-    write_comparison(comparison, [read_run(folder)], tmp_path / "c")
+    write_comparison(Subject(comparison), tmp_path / "c")
     text = (tmp_path / "c" / "table.md").read_text()
     assert text.endswith(rewards_section(reward_report(comparison)))
     assert "## Rewards" in text and "| grpo+par | 1 | par | −0.750 | 10.0 |" in text

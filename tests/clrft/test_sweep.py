@@ -1,11 +1,14 @@
 """A real sweep in worker processes, with MLflow's real store."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from clrft import kinds
 from clrft.cli import main
+from clrft.run_kinds import RunKinds, run_kinds
 from clrft.runs import find_runs
 from clrft.sweep import load_sweep
 from task_streams.errors import UserError
@@ -31,9 +34,18 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mini.yaml").write_text(SWEEP.format(third="rapo"))
     words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "2"]
+    read: list[Path] = []
+
+    def counted(folder: Path, *facts: Any) -> RunKinds:
+        read.append(folder)
+        return run_kinds(folder, *facts)
+
+    monkeypatch.setattr(kinds, "run_kinds", counted)
     assert main(words) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "runs" / "mini"
+    cells = [path.parent for path in folder.glob("*/manifest.json")]
+    assert sorted(read) == sorted(cells)  # once for the comparison and the report together
     assert "zero_shot" in said and str(folder / "comparison") in said and "mlflow.db" in said
     assert len(find_runs([folder]).runs) == 3
     assert {"table.md", "matrices.png", "curves.png"} <= {path.name for path in (folder / "comparison").iterdir()}
