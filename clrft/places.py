@@ -90,11 +90,12 @@ def check_place(place: Place) -> None:
     """Refuse, before any work, a place that is not to be reached.
 
     Raises:
-        UserError: Ray is not installed, or nothing answers at the address.
+        UserError: Ray is not installed, nothing answers at the address, or what does is no cluster to be joined.
     """
     if place.threads < 0:
         raise UserError(f"--threads: got {place.threads}, expected a whole number from 1.")
     if place.on:
-        from clrft.ray_cluster import check_address
+        from clrft.ray_cluster import check_address, check_cluster
 
         check_address(place.on)
+        check_cluster(place.on)

@@ -85,8 +85,6 @@ def connected(on: str) -> Iterator[Any]:
     quiet_ray(on == LOCAL)
     import ray
 
-    if on != LOCAL and not on.startswith(CLIENT):
-        check_cluster(on)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     here: dict[str, Any] = {"address": on}
@@ -108,20 +106,25 @@ def connected(on: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def check_cluster(address: str) -> None:
+def check_cluster(on: str) -> None:
     """Join a cluster in a process of its own first: where no Ray listens, Ray waits for minutes and then aborts.
+
+    Not tried are Ray Client, which tells by itself, and a Ray of this machine, which is yet to be started.
 
     Raises:
         UserError: it cannot be joined; what Ray says.
     """
-    words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", address]
+    if on == LOCAL or on.startswith(CLIENT):
+        return
+    quiet_ray(local=False)
+    words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", on]
     try:
         tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
         said = "" if tried.returncode == 0 else (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
     except subprocess.TimeoutExpired:
         said = f"no Ray answered there within {JOIN_SECONDS:.0f} s"
     if said:
-        raise UserError(f"--on {address}: the cluster cannot be joined ({said[:500]}); {expected_cluster()}.")
+        raise UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected_cluster()}.")
 
 
 def expected_cluster() -> str:

@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: a cluster of two nodes on this machine of which one is killed, and a Ray of this machine."""
 
+import contextlib
 import io
 import json
 import os
@@ -10,17 +11,19 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from clrft import ray_cluster
 from clrft.checkpoint import stage_folder
 from clrft.cli import main
 from clrft.config import build_config, config_of
 from clrft.lock_file import lock_path
-from clrft.places import Place
+from clrft.places import Place, check_place
 from clrft.processes import lives
 from clrft.progress import Bars
 from clrft.sweep import load_sweep, run_sweep
@@ -84,6 +87,8 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
 
 def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, place: Path) -> None:
     one = lab_in(place, [1, 2, 3])
+    at = Place(nodes.cluster.address)
+    check_place(at)  # as the command does, in a process of its own
     second = nodes.cluster.add_node(num_cpus=1)
     holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
     for hold in holds.values():
@@ -105,7 +110,7 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     own = {"run": {"output": str(place / "runs"), "plugins": [str(one.plugin)]}}
     console = Console(file=io.StringIO())
     with Bars(console) as bars:
-        assert run_sweep(load_sweep(one.words[0], own), None, bars, Place(nodes.cluster.address)) == []
+        assert run_sweep(load_sweep(one.words[0], own), None, bars, at) == []
     killer.join()
     (seed,) = lost
     said = console.file.getvalue()  # type: ignore[attr-defined]
@@ -170,6 +175,71 @@ def listening(process: int) -> list[str]:
     family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
     every = [connection for one in family for connection in one.net_connections("tcp")]
     return [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
+
+
+@contextmanager
+def mute_server() -> Iterator[tuple[str, list[socket.socket]]]:
+    """The address of a server that accepts and says nothing, and the connections that it has accepted.
+
+    Ray takes 127.0.0.1 for the machine's own address, at which nothing listens here; 127.0.0.2 it leaves as it is.
+    """
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # shut down
+            while True:
+                accepted.append(server.accept()[0])
+
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield "{}:{}".format(*server.getsockname()), accepted
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for one in accepted:
+                one.close()
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether the other side is gone, after what it has sent."""
+    connection.settimeout(10.0)
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def processes_given(word: str) -> list[Path]:
+    """Processes of this machine that have a word in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            found += [path] if word.encode() in path.read_bytes() else []
+    return found
+
+
+def test_a_server_that_is_no_ray_is_told_after_the_limit_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 8.0)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))  # of the process that tries to join
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    (tmp_path / "s.yaml").write_text("streams: [digits_cil]\nmethods: [sft]\nseeds: [1]\n")
+    with mute_server() as (address, accepted):
+        words = ["sweep", str(tmp_path / "s.yaml"), f"run.output={tmp_path / 'runs'}", "--on", address]
+        said = refused(words, capsys)
+        assert f"--on {address}: the cluster cannot be joined (no Ray answered there within 8 s); expected one" in said
+        assert len(accepted) > 1  # the first is ours, to see whether anything answers; then comes Ray
+        assert all(has_ended(one) for one in accepted)
+    assert not processes_given(address)
+    assert {path.name for path in tmp_path.rglob("*")} == {"s.yaml", "scratch"}  # no run, lock, store or scratch file
 
 
 def test_a_cell_travels_as_plain_values() -> None:
