@@ -13,8 +13,7 @@ from clrft.groups import FLOOR, Group, Summary, grouped, summarise, with_joint_r
 from clrft.mixing import Mixed, check_words, sort_out
 from clrft.paired_tests import FEWEST, t_interval
 from clrft.pairs import Paired, is_named, pairs_of
-from clrft.runs import RunRecord
-from eval.metrics import METRICS
+from clrft.runs import RunRecord, metric_rank
 from task_streams.errors import UserError, unknown_name
 
 __all__ = ["FLOOR", "Comparison", "Group", "Mixed", "Paired", "Summary", "compare", "summarise", "t_interval"]
@@ -52,7 +51,7 @@ class Comparison:
         """Metrics that at least one method of a stream has, in the order of ``METRICS``."""
         keys = dict.fromkeys(key for group in self.of_stream(stream) for key in group.metrics)
         has = [key for key in keys if any(_known(group, key) for group in self.of_stream(stream))]
-        return sorted(has, key=_metric_rank)
+        return sorted(has, key=metric_rank)
 
 
 def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequence[str] = ()) -> Comparison:
@@ -167,9 +166,3 @@ def _of(groups: Iterable[Group], stream: str) -> list[Group]:
 
 def _known(group: Group, key: str) -> bool:
     return key in group.metrics and any(value.value is not None for value in group.metrics[key].values.values())
-
-
-def _metric_rank(key: str) -> tuple[int, str]:
-    names = list(METRICS)
-    name = key.partition("/")[0]
-    return (names.index(name) if name in names else len(names), key)

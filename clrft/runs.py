@@ -227,7 +227,7 @@ def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
     if wrong:
         raise UserError(f"{path}: {', '.join(wrong)} not as the matrix beside it says.")
     extra = {key: value for key, value in stored.items() if key.partition("/")[0] not in computed}
-    return {**computed, **dict(sorted(extra.items(), key=lambda item: _rank(item[0])))}
+    return {**computed, **dict(sorted(extra.items(), key=lambda item: metric_rank(item[0])))}
 
 
 def _agree(stored: Value, computed: Value) -> bool:
@@ -237,7 +237,8 @@ def _agree(stored: Value, computed: Value) -> bool:
     return math.isclose(stored.value, computed.value, abs_tol=1e-9)
 
 
-def _rank(key: str) -> tuple[int, str]:
+def metric_rank(key: str) -> tuple[int, str]:
+    """Where a metric stands among others: in the order of ``METRICS``, then by its key."""
     names = list(METRICS)
     name = key.partition("/")[0]
     return (names.index(name) if name in names else len(names), key)
