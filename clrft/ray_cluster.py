@@ -109,12 +109,12 @@ def connected(on: str) -> Iterator[Any]:
 def check_cluster(on: str) -> None:
     """Join a cluster in a process of its own first: where no Ray listens, Ray waits for minutes and then aborts.
 
-    Not tried are Ray Client, which tells by itself, and a Ray of this machine, which is yet to be started.
+    A Ray of this machine is yet to be started.
 
     Raises:
         UserError: it cannot be joined; what Ray says.
     """
-    if on == LOCAL or on.startswith(CLIENT):
+    if on == LOCAL:
         return
     quiet_ray(local=False)
     words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", on]

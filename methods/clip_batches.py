@@ -15,8 +15,8 @@ from trl.data_utils import apply_chat_template
 from trl.trainer.utils import flush_left
 
 from methods.media import clip_arguments, clip_patches, model_fields
+from methods.meter import IGNORED
 
-IGNORED = -100  # label of a token that is not learned
 
 
 def rows_have_clips(rows: Sequence[dict[str, Any]]) -> bool:

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.meter import meter_of
+from methods.meter import IGNORED, meter_of
 from methods.policy import Policy, clear_rope_state
 from task_streams.prompt import Request
 
-IGNORED = -100  # label of a token that is not learned
 
 
 def target_inputs(policy: Policy, requests: Sequence[Request], texts: Sequence[str]) -> dict[str, Any]:

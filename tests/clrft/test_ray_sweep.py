@@ -224,15 +224,17 @@ def processes_given(word: str) -> list[Path]:
     return found
 
 
+@pytest.mark.parametrize("form", ["", "ray://"])
 def test_a_server_that_is_no_ray_is_told_after_the_limit_and_nothing_is_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 8.0)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))  # of the process that tries to join
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     (tmp_path / "s.yaml").write_text("streams: [digits_cil]\nmethods: [sft]\nseeds: [1]\n")
-    with mute_server() as (address, accepted):
+    with mute_server() as (server, accepted):
+        address = form + server
         words = ["sweep", str(tmp_path / "s.yaml"), f"run.output={tmp_path / 'runs'}", "--on", address]
         said = refused(words, capsys)
         assert f"--on {address}: the cluster cannot be joined (no Ray answered there within 8 s); expected one" in said
