@@ -18,7 +18,6 @@ from methods.media import clip_arguments, clip_patches, model_fields
 from methods.meter import IGNORED
 
 
-
 def rows_have_clips(rows: Sequence[dict[str, Any]]) -> bool:
     """Whether rows of a dataset ask about clips as the model's own video.
 

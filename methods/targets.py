@@ -11,7 +11,6 @@ from methods.policy import Policy, clear_rope_state
 from task_streams.prompt import Request
 
 
-
 def target_inputs(policy: Policy, requests: Sequence[Request], texts: Sequence[str]) -> dict[str, Any]:
     """Arguments of the model's forward call, ``labels`` among them; prompts padded left, completions right.
 

@@ -153,6 +153,7 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
         one.reaches(1, 1, 1)
         kill.unlink()  # its process has died there; the next one goes on
         one.reaches(1, 1, 2)
+        until(lambda: "going on after stage 0" in (tmp_path / "said").read_text())  # it is there a moment later
         addresses = listening(sweep.pid)
         assert len(addresses) > 3  # the driver's, the raylet's, the workers'
         assert set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
@@ -162,7 +163,7 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
         sweep.kill()
     text = (tmp_path / "said").read_text()
     assert "digits_cil-sft+counted-1: its process died (killed, or out of memory); it goes on" in text
-    assert "going on after stage 0" in text and "stopped; finished tasks are kept" in text
+    assert "stopped; finished tasks are kept" in text
     assert {row[0] for row in one.updates()} == {1}  # one at a time
     assert not lock_path(one.cell(1)).exists()
     assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
