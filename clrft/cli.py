@@ -189,6 +189,8 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("overrides", **overrides)
     plan.add_argument("--hardware", default="this", metavar="NAME", help=HARDWARE)
     plan.add_argument("--jobs", type=int, help="runs at a time (default: as clrft sweep, or one per device)")
+    plan.add_argument("--devices-per-cell", type=int, default=1, metavar="N", help="processes that share each run")
+    plan.add_argument("--split", action="store_true", help="weights are split among them (FSDP), not whole in each")
     plan.add_argument("--completion-tokens", type=int, metavar="N", help="length of a completion, where not measured")
     plan.add_argument("--plugin", **plugin)
     plan.add_argument("--json", action="store_true", help="as JSON")

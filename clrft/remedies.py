@@ -1,6 +1,6 @@
 """Settings that a run would need less memory with, each with how much less: estimated anew, not guessed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,14 +37,25 @@ class Change:
 def remedies(
     config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest, activity: str, available: int
 ) -> list[str]:
-    """What to set so that training or testing needs less, the largest saving first.
-
-    Of a setting with several values the first that is enough alone, or the one that saves most.
-    """
+    """What to set so that training or testing needs less, the largest saving first."""
 
     def needed(settings: RunConfig, prompts: Longest) -> int:
         return estimate(settings, sizes, device, prompts).peaks()[activity].total
 
+    return less_by(config, sizes, longest, available, needed)
+
+
+def less_by(
+    config: RunConfig,
+    sizes: ModelSizes,
+    longest: Longest,
+    available: int,
+    needed: Callable[[RunConfig, Longest], int],
+) -> list[str]:
+    """As ``remedies``, by what ``needed`` tells of settings and prompts: bytes.
+
+    Of a setting with several values the first that is enough alone, or the one that saves most.
+    """
     before = needed(config, longest)
     told: dict[str, tuple[int, str]] = {}
     for change in changes(config, longest, sizes):
@@ -74,6 +85,8 @@ def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[
         yield Change("train.kept_prefixes=0", _with(config, "train", kept_prefixes=0), longest, "; slower")
     for rows in halves(tested, 1):
         yield Change(f"evaluate.batch_size={rows}", _with(config, "evaluate", batch_size=rows), longest)
+    for prompts in halves(config.evaluate.drift_prompts, 1):
+        yield Change(f"evaluate.drift_prompts={prompts}", _with(config, "evaluate", drift_prompts=prompts), longest)
     for tokens in halves(train.max_completion_tokens, longest.answer):
         word = f"train.max_completion_tokens={tokens}"
         yield Change(word, _with(config, "train", max_completion_tokens=tokens), longest)

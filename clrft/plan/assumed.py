@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from clrft.config import RunConfig
-from clrft.plan.activities import Lengths
+from clrft.plan.cell import Lengths
 from clrft.plan.outline import Outline
 from methods import build_method
 

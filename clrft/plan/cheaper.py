@@ -6,7 +6,7 @@ from typing import Any
 
 from clrft.config import RunConfig
 from clrft.plan.pilot import kind_of
-from clrft.plan.plan import Plan, plan_of
+from clrft.plan.plan import Plan, plan_of, target_of
 from task_streams.errors import UserError
 
 MUCH = 0.2  # of hours: a setting that saves so much need not be lower
@@ -38,9 +38,22 @@ def cheaper(plan: Plan) -> list[Remedy]:
     found = []
     for word, changed, note in changes(cells, plan.target.device.type == "cuda"):
         then = plan_of(changed, plan.target)
+        if len(then.refused) > len(plan.refused) * len(changed) / len(cells):
+            continue  # processes cannot share cells with it
         if then.wall() < (1 - LEAST) * plan.wall() or then.kept < (1 - LEAST) * plan.kept:
             found.append(Remedy(word, then, note))
+    found += alone(plan)
     return sorted(mildest(found, plan), key=lambda one: (one.plan.wall(), one.plan.kept))
+
+
+def alone(plan: Plan) -> list[Remedy]:
+    """Cells on one device each, where several share them and each fits on one."""
+    target = plan.target
+    if target.sharing.processes == 1 or target.hardware is None:
+        return []
+    then = plan_of([cell.config for cell in plan.cells], target_of(target.hardware, None, target.completion))
+    saves = not then.unfit and then.wall() < (1 - LEAST) * plan.wall()
+    return [Remedy("--devices-per-cell 1", then, "more cells at a time")] if saves else []
 
 
 def mildest(found: Sequence[Remedy], plan: Plan) -> list[Remedy]:

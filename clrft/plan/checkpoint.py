@@ -67,6 +67,11 @@ class Checkpoint:
         """Layers of tower and language model."""
         return self.sizes.tower.layers + self.sizes.text.layers
 
+    @property
+    def outer(self) -> int:
+        """Weights outside of the layers of tower and language model: embeddings and output head, mostly."""
+        return self.sizes.parameters - self.shape.language.weights - self.shape.patches.weights
+
     def weight_bytes(self, config: ModelConfig, device: torch.device) -> int:
         """Bytes of a weight as it is held."""
         return int(choose_dtype(config, device).itemsize)
@@ -78,6 +83,26 @@ def checkpoint_of(config: ModelConfig) -> Checkpoint:
 
     Raises:
         UserError: its config is neither on this machine nor known, or it is of a family whose work is not counted.
+    """
+    path = config.path or str(default_model_path())
+    made = weightless(config)
+    adapted = hasattr(made, "get_base_model")
+    model = made.get_base_model() if adapted else made
+    sizes, shape = sizes_of(model, config.lora_targets), shape_of(model)
+    if sizes is None or shape is None:
+        raise RuntimeError(f"{path}: no sizes of a family that is supported")
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    processor = None if local_config(path) is None else load_processor(config, path)
+    patch = model.config.vision_config.patch_size
+    return Checkpoint(sizes, shape, patch, trained, trained if adapted else 0, processor)
+
+
+@cache
+def weightless(config: ModelConfig) -> Any:
+    """The model of some settings, with the adapter that they ask for, its weights without memory.
+
+    Raises:
+        UserError: as ``checkpoint_of``.
     """
     path = config.path or str(default_model_path())
     known = local_config(path)
@@ -93,16 +118,7 @@ def checkpoint_of(config: ModelConfig) -> Checkpoint:
         )
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(settings)  # type: ignore[no-untyped-call]
-        sizes = sizes_of(model, config.lora_targets)
-        if config.adapter == "lora":
-            model = get_peft_model(model, lora_config(config)).get_base_model()
-        shape = shape_of(model)
-    if sizes is None or shape is None:
-        raise RuntimeError(f"{path}: no sizes of a family that is supported")
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    processor = None if known is None else load_processor(config, path)
-    patch = settings.vision_config.patch_size
-    return Checkpoint(sizes, shape, patch, trained, trained if config.adapter == "lora" else 0, processor)
+        return get_peft_model(model, lora_config(config)) if config.adapter == "lora" else model
 
 
 def local_config(path: str) -> Any:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clrft.cost_names import DRIFT, EVALUATE, TRAIN
-from clrft.plan.activities import Cell, Lengths
+from clrft.plan.cell import Cell, Lengths
 from clrft.plan.disk import Disk
 from clrft.plan.hardware import Speed
 from clrft.plan.tally import Tally
 
-BOUNDARY, START = "boundary", "start"
-PARTS = (TRAIN, EVALUATE, DRIFT, BOUNDARY, START)
+EXCHANGE, BOUNDARY, START = "exchange", "boundary", "start"
+PARTS = (TRAIN, EVALUATE, DRIFT, EXCHANGE, BOUNDARY, START)
 Seconds = Mapping[str, float]  # by part
 
 
@@ -49,22 +49,24 @@ def measured_seconds(cell: Cell, work: Work, pace: Pace) -> Seconds:
 
 
 def assumed_seconds(cell: Cell, work: Work, disk: Disk, speed: Speed) -> Seconds:
-    """Seconds of a cell on one device.
+    """Seconds of a cell; ``work``: of that of its processes which has most.
 
-    The boundary writes what a stage leaves, and reads the policies that drift is measured against.
+    The boundary writes what a stage leaves, and reads the policies that drift is measured against. What devices give
+    each other takes its own time: that it goes on beside arithmetic is not counted on.
     """
     weights = cell.passes.checkpoint.sizes.parameters * cell.passes.weight
     found = dict.fromkeys(PARTS, 0.0)
     for tallies in work.values():
         for activity, tally in tallies.items():
             found[activity] += seconds_of(tally, speed)
+            found[EXCHANGE] += tally.exchanged / speed.link
         read = 2 * weights if DRIFT in tallies else 0
         found[BOUNDARY] += (disk.stage + read) / speed.disk if TRAIN in tallies else 0.0
     return {**found, START: speed.start + weights / speed.disk}
 
 
 def seconds_of(tally: Tally, speed: Speed) -> float:
-    """Seconds of some work.
+    """Seconds of some work of one device, but for what it gets from others.
 
     Passes take as long as their operations, or as their launches where these take longer. Writing tokens takes as long
     as its operations, its reading of weights and cache, or its launches.

@@ -9,6 +9,7 @@ from clrft.config import parse_overrides
 from clrft.plan.cheaper import cheaper
 from clrft.plan.hardware import THIS, hardware_of
 from clrft.plan.plan import longer, plan_of, target_of, this_target
+from clrft.plan.sharing import Sharing
 from clrft.plan.tables import plan_to_json, plan_to_terminal
 from clrft.quiet import quiet_libraries
 from clrft.sweep import load_sweep
@@ -18,29 +19,23 @@ TWICE = 2.0
 
 
 def plan_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft plan``: 2 if a cell does not fit into memory.
+    """``clrft plan``: 2 if a cell does not fit into memory, or cannot be shared as is asked for.
 
     Raises:
-        UserError: unknown sweep, hardware or setting; data that are not as expected, or whose size nothing tells.
+        UserError: unknown sweep, hardware or setting; options that are impossible, alone or there; data that are not as
+            expected, or whose size nothing tells.
     """
-    problems = [
-        f"{name}: got {value}, expected a whole number from 1."
-        for name, value in (("--jobs", options.jobs), ("--completion-tokens", options.completion_tokens))
-        if value is not None and value < 1
-    ]
     here = options.hardware == THIS
-    if here and options.completion_tokens is not None:
-        problems.append(f"--completion-tokens: on {THIS} completions are measured; expected it with another hardware.")
-    if problems:
+    if problems := option_problems(options, here):
         raise UserError(*problems)
-    hardware = None if here else hardware_of(options.hardware)
+    sharing = Sharing(options.devices_per_cell, options.split)
+    jobs, completion = options.jobs, options.completion_tokens
+    target = None if here else target_of(hardware_of(options.hardware), jobs, completion, sharing)
     cells = load_sweep(options.name, parse_overrides(options.overrides))
     quiet_libraries()
-    if hardware is None:
+    if target is None:
         with Console(stderr=True).status("measuring a little of every kind of cell"):
-            target = this_target(cells, options.jobs)
-    else:
-        target = target_of(hardware, options.jobs, options.completion_tokens)
+            target = this_target(cells, jobs)
     plan = plan_of(cells, target)
     remedies = cheaper(plan)
     twice = plan_of(cells, longer(target, TWICE))
@@ -49,4 +44,28 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
         console.print(plan_to_terminal(plan, remedies, twice))
-    return 2 if plan.unfit else 0
+    return 2 if plan.unfit or plan.refused else 0
+
+
+def option_problems(options: argparse.Namespace, here: bool) -> list[str]:
+    """Sentences about options that are impossible, whatever the hardware; ``here``: this machine is measured."""
+    numbers = {
+        "--jobs": options.jobs,
+        "--completion-tokens": options.completion_tokens,
+        "--devices-per-cell": options.devices_per_cell,
+    }
+    problems = [
+        f"{name}: got {value}, expected a whole number from 1."
+        for name, value in numbers.items()
+        if value is not None and value < 1
+    ]
+    if here and options.completion_tokens is not None:
+        problems.append(f"--completion-tokens: on {THIS} completions are measured; expected it with another hardware.")
+    if here and (options.devices_per_cell > 1 or options.split):
+        problems.append(
+            f"--devices-per-cell, --split: on {THIS} cells of one process are measured; expected them with another "
+            "hardware, e.g. --hardware h100x8."
+        )
+    elif options.split and options.devices_per_cell == 1:
+        problems.append("--split: got 1 device per cell, and weights are split among several; expected 2 or more.")
+    return problems

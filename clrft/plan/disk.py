@@ -11,7 +11,7 @@ from pathlib import Path
 from clrft.base import default_model_path
 from clrft.cost_names import DRIFT, EVALUATE
 from clrft.estimate import ADAPTER
-from clrft.plan.activities import Cell
+from clrft.plan.cell import Cell
 from clrft.plan.tally import Tally
 from clrft.space import MOMENTS
 from clrft.unfinished import KEPT

@@ -1,9 +1,11 @@
 """What a plan can be for: known devices, so many of them, or the machine at hand.
 
 The table is ``hardware.yaml``; a file of the same form may be named in its place. Efficiencies in it are assumed, each
-as the most likely value and a slow and a fast one, so that a plan can say how far its hours may move.
+as the most likely value and a slow and a fast one, so that a plan can say how far its hours may move. The link between
+devices may be left out of a file: then a cell can have one device.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ MOST_DEVICES = 1024
 LIKELY, SLOW, FAST = range(3)
 ASSUMED = ("share", "reach", "launch", "start", "disk")
 STATED = ("memory", "flops", "bandwidth")
+LINK, LINKED = "link", "linked"  # what is stated and assumed of it
 _SEVERAL = re.compile(r"(?P<device>.+)x(?P<count>[0-9]+)")
 
 
@@ -33,6 +36,7 @@ class Speed:
         launch: seconds to launch a layer's kernels.
         start: seconds from a process to its first stage, beside reading the weights.
         disk: bytes a second.
+        link: bytes a second from the other devices of a cell, and to them; without end where there are none.
     """
 
     flops: float
@@ -40,6 +44,7 @@ class Speed:
     launch: float
     start: float
     disk: float
+    link: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Hardware:
         title: of the device.
         devices: how many.
         memory: bytes of a device.
+        link: bytes a second between devices, each way; None where that is not stated.
         speeds: most likely, slow, fast.
         assumed: the efficiencies behind them, by name, in the same order.
     """
@@ -59,6 +65,7 @@ class Hardware:
     title: str
     devices: int
     memory: int
+    link: float | None
     speeds: tuple[Speed, Speed, Speed]
     assumed: Mapping[str, tuple[float, float, float]]
 
@@ -84,7 +91,8 @@ def hardware_of(name: str) -> Hardware:
     if not 1 <= count <= MOST_DEVICES:
         raise UserError(f"hardware {name!r}: {count} devices; expected 1 to {MOST_DEVICES}.")
     facts = known[device]
-    return Hardware(name, facts["title"], count, int(facts["memory"] * 1e9), _speeds(facts), facts["assumed"])
+    memory, link = int(facts["memory"] * 1e9), facts[LINK]
+    return Hardware(name, facts["title"], count, memory, link, _speeds(facts), facts["assumed"])
 
 
 @cache
@@ -103,14 +111,16 @@ def table(path: Path) -> dict[str, dict[str, Any]]:
     for name, facts in devices.items():
         facts = facts if isinstance(facts, dict) else {}
         here = {**assumed, **facts}
+        known = (*STATED, LINK, *ASSUMED, LINKED)
         problems += [
-            f"{path}: {name} has {key!r}, expected {', '.join((*STATED, *ASSUMED))} or title."
+            f"{path}: {name} has {key!r}, expected {', '.join(known)} or title."
             for key in here
-            if key not in (*STATED, *ASSUMED, "title")
+            if key not in (*known, "title")
         ]
-        stated = {key: _number(path, f"{name}.{key}", here.get(key), problems) for key in STATED}
-        triples = {key: _triple(path, f"{name}.{key}", here.get(key), problems) for key in ASSUMED}
-        found[str(name)] = {"title": str(here.get("title", name)), **stated, "assumed": triples}
+        numbers, ranges = ((*STATED, LINK), (*ASSUMED, LINKED)) if LINK in here else (STATED, ASSUMED)
+        stated = {key: _number(path, f"{name}.{key}", here.get(key), problems) for key in numbers}
+        triples = {key: _triple(path, f"{name}.{key}", here.get(key), problems) for key in ranges}
+        found[str(name)] = {"title": str(here.get("title", name)), LINK: None, **stated, "assumed": triples}
     if problems:
         raise UserError(*problems)
     return found
@@ -144,6 +154,7 @@ def _speeds(facts: Mapping[str, Any]) -> tuple[Speed, Speed, Speed]:
             launch=assumed["launch"][place],
             start=assumed["start"][place],
             disk=assumed["disk"][place],
+            link=facts[LINK] * assumed[LINKED][place] if facts[LINK] else math.inf,
         )
         for place in (LIKELY, SLOW, FAST)
     )

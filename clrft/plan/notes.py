@@ -1,13 +1,20 @@
 """What a plan says in sentences: what it rests on, and why cells do not fit."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from clrft.estimate import gib
+from clrft.config import RunConfig
+from clrft.estimate import Longest, gib
 from clrft.plan.activities import uncounted
 from clrft.plan.checkpoint import checkpoint_of
+from clrft.plan.hardware import LINKED
+from clrft.plan.memory import memory_of
 from clrft.plan.plan import CellPlan, Plan, Target
+from clrft.plan.refused import sharing_problems
+from clrft.plan.sharing import ALONE, Sharing
 from clrft.plan.streams import outline_of
-from clrft.remedies import remedies
+from clrft.remedies import changes, less_by
 
 MOST_WAYS = 4  # that are named
 
@@ -28,7 +35,7 @@ def notes(plan: Plan) -> list[str]:
             "of every kind of cell, as many at a time as the sweep runs."
         )
     else:
-        found += assumed_notes(plan)
+        found += assumed_notes(plan) + sharing_notes(plan)
     found += long_prompts(cells)
     own = dict.fromkeys(name for cell in cells for name in uncounted(cell.config))
     if own:
@@ -64,8 +71,33 @@ def assumed_notes(plan: Plan) -> list[str]:
     ]
 
 
+def sharing_notes(plan: Plan) -> list[str]:
+    """What several processes of a cell do, and how they are started."""
+    sharing, hardware = plan.target.sharing, plan.target.hardware
+    if sharing.processes == 1 or hardware is None or hardware.link is None:
+        return []
+    likely, slow, fast = hardware.assumed[LINKED]
+    wanted = "ACCELERATE_USE_FSDP=true " if sharing.split else ""
+    return [
+        f"Between devices {likely:.0%} of {hardware.link / 1e9:.0f} GB/s each way ({slow:.0%} to {fast:.0%}) are "
+        "assumed, with nothing computed meanwhile. Every process does all of drift, of Fisher information and of what "
+        "a method makes for itself; tests are dealt out by whole batches.",
+        f"clrft sweep starts a cell as one process. To share one: {wanted}torchrun --nproc-per-node "
+        f"{sharing.processes} -m clrft run stream=… method=… model=… (docs/several-processes.md).",
+    ]
+
+
+def cannot_run(plan: Plan) -> list[str]:
+    """Why cells cannot be shared as the plan has it, each reason once, with the cells that it holds for."""
+    found: dict[str, list[CellPlan]] = {}
+    for cell in plan.refused:
+        for reason in cell.refused:
+            found.setdefault(reason, []).append(cell)
+    return [f"{methods_of(cells)} ({len(cells)} of the cells): {reason}" for reason, cells in found.items()]
+
+
 def refusals(plan: Plan) -> list[str]:
-    """Why cells do not fit: of each model the cell that needs most, with settings that need less."""
+    """Why cells do not fit: of each model the cell that needs most, with what needs less."""
     found: dict[str, list[CellPlan]] = {}
     for cell in plan.unfit:
         found.setdefault(cell.config.model_label, []).append(cell)
@@ -75,15 +107,120 @@ def refusals(plan: Plan) -> list[str]:
 def refusal(cells: Sequence[CellPlan], target: Target) -> str:
     """Why some cells of one model do not fit into their device's memory."""
     worst = max(cells, key=lambda cell: cell.memory.peak.total)
-    config, peaks, there = worst.config, worst.memory.peaks(), target.memory or 0
+    peaks, there = worst.memory.peaks(), target.memory or 0
     activity = max(peaks, key=lambda name: peaks[name].total)
-    ways = remedies(
-        config, checkpoint_of(config.model).sizes, target.device, outline_of(config).longest, activity, there
-    )
+    phase = peaks[activity].phase
+    needed = f"{activity} ({phase})" if target.sharing.processes > 1 and phase != activity else activity
+    most = gib(peaks[activity].total)
+    ways = settings_that_need_less(worst, activity, target)
     told = f"Set one or more of {'; '.join(ways[:MOST_WAYS])}." if ways else "No setting alone needs less."
-    methods = ", ".join(dict.fromkeys(cell.config.method_label for cell in cells))
-    return (
-        f"{config.model_label}: {len(cells)} of the cells ({methods}) need more than the {gib(there)} GiB that are "
-        f"there. {config.stream_label} by {config.method_label} needs most: about {gib(peaks[activity].total)} GiB for "
-        f"{activity}. {told}"
-    )
+    each = " of each device" if target.sharing.processes > 1 else ""
+    sentences = [
+        f"{worst.config.model_label}: {len(cells)} of the cells ({methods_of(cells)}) need more than the "
+        f"{gib(there)} GiB{each} that are there.",
+        f"{worst.config.stream_label} by {worst.config.method_label} needs most: about {most} GiB for {needed}. {told}",
+        *shared_fits(cells, target),
+    ]
+    return " ".join(sentences)
+
+
+def settings_that_need_less(cell: CellPlan, activity: str, target: Target) -> list[str]:
+    """Settings that a cell would need less memory with; those that its processes cannot share it with are left out."""
+    checkpoint, there = checkpoint_of(cell.config.model), target.memory or 0
+
+    def needed(config: RunConfig, longest: Longest) -> int:
+        if sharing_problems(config, target.sharing) and not cell.refused:
+            return sys.maxsize
+        found = memory_of(config, checkpoint, target.device, longest, target.sharing)
+        return found.peaks()[activity].total
+
+    return less_by(cell.config, checkpoint.sizes, outline_of(cell.config).longest, there, needed)
+
+
+def shared_fits(cells: Sequence[CellPlan], target: Target) -> list[str]:
+    """Of how many devices' memory cells would have enough, whole on each or split over them; for others with what."""
+    told: list[str] = []
+    known: set[int] = set()
+    for split in (False, True):
+        sharing, fit = max(
+            (fitting(cells, target, Sharing(count, split)) for count in counts_above(target)),
+            key=lambda found: len(found[1]),  # the first of several, which has the fewest devices
+            default=(ALONE, set[int]()),
+        )
+        if fit - known:
+            told.append(fit_text(cells, sharing, fit))
+            known |= fit
+    others = [cell for place, cell in enumerate(cells) if place not in known]
+    return told + (fits_with_a_setting(others, target) if others else [])
+
+
+def fits_with_a_setting(cells: Sequence[CellPlan], target: Target) -> list[str]:
+    """For each number of devices the settings, each alone, with which the largest of some cells would fit on them."""
+    found: dict[str, list[str]] = {}
+    for count in counts_above(target):
+        for split in (False, True):
+            sharing = Sharing(count, split)
+            allowed = [cell for cell in cells if not sharing_problems(cell.config, sharing)]
+            if not allowed:
+                continue
+            worst = max(allowed, key=lambda cell: bytes_of(cell.config, target, sharing)).config
+            if ways := enough_settings(worst, target, sharing):
+                text = f"{shared_text(sharing)} with one of {', '.join(ways[:MOST_WAYS])}"
+                found.setdefault(f"{worst.stream_label} by {worst.method_label}", []).append(text)
+                break
+    return [f"{name} fits {'; '.join(texts)}." for name, texts in found.items()]
+
+
+def enough_settings(config: RunConfig, target: Target, sharing: Sharing) -> list[str]:
+    """Settings each of which is enough alone for a cell that several devices share; of each the mildest value."""
+    sizes, longest = checkpoint_of(config.model).sizes, outline_of(config).longest
+    found: dict[str, str] = {}
+    for change in changes(config, longest, sizes):
+        setting = change.word.partition("=")[0]
+        if setting in found or sharing_problems(change.config, sharing):
+            continue
+        if bytes_of(change.config, target, sharing, change.longest) <= (target.memory or 0):
+            found[setting] = change.word
+    return list(found.values())
+
+
+def bytes_of(config: RunConfig, target: Target, sharing: Sharing, longest: Longest | None = None) -> int:
+    """What a cell needs at most of each of its devices."""
+    longest = longest or outline_of(config).longest
+    return memory_of(config, checkpoint_of(config.model), target.device, longest, sharing).peak.total
+
+
+def counts_above(target: Target) -> list[int]:
+    """Numbers of devices for a cell that may be tried: 2, 4, 8 and so on, and all that there are."""
+    if target.hardware is None or target.hardware.link is None:
+        return []
+    devices = target.hardware.devices
+    return sorted({2**power for power in range(1, devices.bit_length())} | {devices}) if devices > 1 else []
+
+
+def fitting(cells: Sequence[CellPlan], target: Target, sharing: Sharing) -> tuple[Sharing, set[int]]:
+    """Places of the cells that would fit, and could be run, if so many devices shared each."""
+    known: dict[RunConfig, bool] = {}
+    for cell in cells:
+        alike = replace(cell.config, seed=0)
+        if alike not in known:
+            enough = bytes_of(cell.config, target, sharing) <= (target.memory or 0)
+            known[alike] = enough and not sharing_problems(cell.config, sharing)
+    return sharing, {place for place, cell in enumerate(cells) if known[replace(cell.config, seed=0)]}
+
+
+def fit_text(cells: Sequence[CellPlan], sharing: Sharing, fit: set[int]) -> str:
+    """How many fit with so many devices, and by which methods."""
+    which = "All" if len(fit) == len(cells) else f"{len(fit)} ({methods_of([cells[place] for place in sorted(fit)])})"
+    return f"{which} of them fit {shared_text(sharing)}."
+
+
+def shared_text(sharing: Sharing) -> str:
+    """How many devices share a cell, with the words for it."""
+    how, words = ("split over", " --split") if sharing.split else ("shared by", "")
+    return f"{how} {sharing.processes} devices (--devices-per-cell {sharing.processes}{words})"
+
+
+def methods_of(cells: Sequence[CellPlan]) -> str:
+    """The methods of some cells."""
+    return ", ".join(dict.fromkeys(cell.config.method_label for cell in cells))

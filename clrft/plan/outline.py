@@ -20,6 +20,8 @@ class TaskOutline:
         target: tokens that a supervised method trains towards, end of sequence included.
         shown: images of some of its items.
         lists_all: its class list is the stream's last.
+        lead: tokens that all prompts to learn from begin with.
+        leads: tokens that all prompts of its test begin with, under the class list of each stage from the first.
     """
 
     train: int
@@ -29,6 +31,8 @@ class TaskOutline:
     target: float
     shown: Shown
     lists_all: bool
+    lead: float
+    leads: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +60,20 @@ class Outline:
 
     def cut(self, tasks: int, test: int) -> "Outline":
         """The first tasks alone, with at most so many test items each."""
-        kept = [replace(task, test=min(task.test, test), prompts=task.prompts[:tasks]) for task in self.tasks[:tasks]]
+        kept = [
+            replace(task, test=min(task.test, test), prompts=task.prompts[:tasks], leads=task.leads[:tasks])
+            for task in self.tasks[:tasks]
+        ]
         last = tuple(replace(task, lists_all=task.lists_all or place == tasks) for place, task in enumerate(kept, 1))
         train = sum(task.train for task in last)
-        joint = replace(self.joint, train=train, test=sum(task.test for task in last), prompt=last[-1].prompts[-1])
+        test, prompt, lead = sum(task.test for task in last), last[-1].prompts[-1], last[-1].leads[-1]
+        joint = replace(self.joint, train=train, test=test, prompt=prompt, lead=lead)
         return replace(self, tasks=last, joint=joint)
 
 
-def joined(tasks: Sequence[TaskOutline], prompt: float) -> TaskOutline:
-    """All tasks as one."""
+def joined(tasks: Sequence[TaskOutline], prompt: float, lead: float) -> TaskOutline:
+    """All tasks as one, with the length of its prompts and of what they begin with."""
     shown = Shown(sum(task.shown.items for task in tasks), tuple(grid for task in tasks for grid in task.shown.grids))
     train, test = sum(task.train for task in tasks), sum(task.test for task in tasks)
     target = sum(task.target * task.train for task in tasks) / train
-    return TaskOutline(train, test, prompt, (prompt,), target, shown, True)
+    return TaskOutline(train, test, prompt, (prompt,), target, shown, True, lead, (lead,))

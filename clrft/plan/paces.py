@@ -7,7 +7,8 @@ from typing import Any
 
 from clrft.config import RunConfig
 from clrft.cost_names import EVALUATE, TRAIN, WALL
-from clrft.plan.activities import Cell, Lengths, stage_work
+from clrft.plan.activities import stage_work
+from clrft.plan.cell import Cell, Lengths
 from clrft.plan.checkpoint import checkpoint_of
 from clrft.plan.clock import Pace
 from clrft.plan.streams import outline_of

@@ -9,15 +9,19 @@ import torch
 
 from clrft.available import available_bytes
 from clrft.config import RunConfig
-from clrft.estimate import Estimate, estimate
+from clrft.estimate import Estimate
 from clrft.places import default_jobs, gpus
-from clrft.plan.activities import Cell, Lengths, stage_work
+from clrft.plan.activities import dealt_work
 from clrft.plan.assumed import assumed_lengths
+from clrft.plan.cell import Cell, Lengths
 from clrft.plan.checkpoint import checkpoint_of
 from clrft.plan.clock import Pace, Seconds, assumed_seconds, makespan, measured_seconds
 from clrft.plan.disk import SWEEP, Disk, disk_of
 from clrft.plan.hardware import LIKELY, THIS, Hardware
+from clrft.plan.memory import memory_of
 from clrft.plan.pilot import Measured, kind_of, measured
+from clrft.plan.refused import sharing_problems
+from clrft.plan.sharing import ALONE, Sharing
 from clrft.plan.streams import outline_of
 from clrft.plan.tally import Passes, Tally
 from clrft.plan.unseen import absent
@@ -36,11 +40,12 @@ class Target:
         title: in words.
         jobs: cells at a time.
         device: kind of device.
-        memory: bytes for one cell; None where nothing tells.
+        memory: bytes of a device for one cell; None where nothing tells.
         hardware: with its assumed speeds; None for this machine.
         measured: this machine's pace; None for other hardware.
         completion: tokens of a completion, as asked for.
         times: completions are taken so many times as long.
+        sharing: the processes of a cell, one for each of its devices.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Target:
     measured: Measured | None = None
     completion: int | None = None
     times: float = 1.0
+    sharing: Sharing = ALONE
 
     @property
     def closing(self) -> float:
@@ -71,7 +77,8 @@ class CellPlan:
         work: by activity.
         seconds: by part; most likely, slow, fast.
         disk: what it leaves.
-        memory: what it needs.
+        memory: what it needs of each of its devices.
+        refused: why its processes cannot share it; nothing where they can.
     """
 
     config: RunConfig
@@ -83,6 +90,7 @@ class CellPlan:
     seconds: tuple[Seconds, Seconds, Seconds]
     disk: Disk
     memory: Estimate
+    refused: tuple[str, ...] = ()
 
     @property
     def total(self) -> Tally:
@@ -131,18 +139,63 @@ class Plan:
         most = self.target.memory
         return [] if most is None else [cell for cell in self.cells if cell.memory.peak.total > most]
 
+    @property
+    def refused(self) -> list[CellPlan]:
+        """Cells that several processes cannot share."""
+        return [cell for cell in self.cells if cell.refused]
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of all devices of all cells together."""
+        return sum(cell.wall() for cell in self.cells) * self.target.sharing.processes
+
 
 def summed(tallies: Iterable[Tally]) -> Tally:
     """Work added up."""
     return reduce(Tally.__add__, tallies, Tally())
 
 
-def target_of(hardware: Hardware, jobs: int | None, completion: int | None) -> Target:
-    """Known hardware: a cell on each device."""
-    memory, devices = int(SHARE * hardware.memory), jobs or hardware.devices
-    device = torch.device("cuda")
-    title = f"{hardware.devices} x {hardware.title}, {hardware.memory / 1e9:.0f} GB each"
-    return Target(hardware.name, title, devices, device, memory, hardware, completion=completion)
+def target_of(
+    hardware: Hardware, jobs: int | None = None, completion: int | None = None, sharing: Sharing = ALONE
+) -> Target:
+    """Known hardware: as many cells as it has devices for.
+
+    Raises:
+        UserError: it has not devices enough, or nothing is known of how they are linked.
+    """
+    room = hardware.devices // sharing.processes
+    problems = []
+    if sharing.processes > 1 and hardware.link is None:
+        problems.append(
+            f"hardware {hardware.name!r} states no link between devices, so a cell can have one; expected link (bytes "
+            "a second each way), and under assumed linked, as in hardware.yaml of the package."
+        )
+    if not room:
+        problems.append(
+            f"--devices-per-cell: got {sharing.processes}, but {hardware.name} has {counted(hardware.devices)}; "
+            f"expected 1 to {hardware.devices}."
+        )
+    elif jobs is not None and jobs > room:
+        at_a_time = f"{counted(hardware.devices)}, {sharing.processes} for each cell"
+        problems.append(f"--jobs: got {jobs}, but {hardware.name} has {at_a_time}; expected 1 to {room}.")
+    if problems:
+        raise UserError(*problems)
+    memory, title = int(SHARE * hardware.memory), f"{hardware.devices} x {hardware.title}"
+    return Target(
+        name=hardware.name,
+        title=f"{title}, {hardware.memory / 1e9:.0f} GB each",
+        jobs=jobs or room,
+        device=torch.device("cuda"),
+        memory=memory,
+        hardware=hardware,
+        completion=completion,
+        sharing=sharing,
+    )
+
+
+def counted(devices: int) -> str:
+    """So many devices, in words."""
+    return f"{devices} device{'s' if devices > 1 else ''}"
 
 
 def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
@@ -186,13 +239,15 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     """The plan of one cell."""
     outline, checkpoint = outline_of(config), checkpoint_of(config.model)
     width = checkpoint.weight_bytes(config.model, target.device)
-    passes = Passes(checkpoint, width, config.model.gradient_checkpointing, config.train.cuda_graphs)
+    model, sharing = config.model, target.sharing
+    passes = Passes(checkpoint, width, model.gradient_checkpointing, config.train.cuda_graphs, sharing.parts)
     pace = pace_of(config, target)
     lengths = pace.lengths if pace else assumed_lengths(config, outline, target.completion, target.times)
-    cell = Cell.of(config, outline, passes, lengths)
-    work = {stage: stage_work(cell, stage) for stage in cell.stages}
+    cell = Cell.of(config, outline, passes, lengths, sharing)
+    dealt = {stage: dealt_work(cell, stage) for stage in cell.stages}
+    work = {stage: {name: one.all for name, one in tallies.items()} for stage, tallies in dealt.items()}
+    own = {stage: {name: one.own for name, one in tallies.items()} for stage, tallies in dealt.items()}
     disk = disk_of(cell, work)
-    needed = estimate(config, checkpoint.sizes, target.device, outline.longest)
     names = dict.fromkeys(name for tallies in work.values() for name in tallies)
     return CellPlan(
         config=config,
@@ -201,9 +256,10 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
         here=outline.here,
         exact=outline.exact,
         work={name: summed(tallies[name] for tallies in work.values() if name in tallies) for name in names},
-        seconds=seconds_of_cell(cell, work, disk, target, pace),
+        seconds=seconds_of_cell(cell, own, disk, target, pace),
         disk=disk,
-        memory=needed,
+        memory=memory_of(config, checkpoint, target.device, outline.longest, sharing),
+        refused=tuple(sharing_problems(config, sharing)),
     )
 
 
@@ -215,7 +271,7 @@ def pace_of(config: RunConfig, target: Target) -> Pace | None:
 def seconds_of_cell(
     cell: Cell, work: Mapping[int, Mapping[str, Tally]], disk: Disk, target: Target, pace: Pace | None
 ) -> tuple[Seconds, Seconds, Seconds]:
-    """Seconds of a cell: most likely, slow, fast; of what was measured there is one."""
+    """Seconds of a cell, by the work of its busiest process: most likely, slow, fast; what was measured is one."""
     if pace is not None:
         likely = measured_seconds(cell, work, pace)
         return likely, likely, likely

@@ -55,6 +55,7 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
     tests = [looked_at(ruler, task.test, task.seen, think) for task in stream.tasks]
     trains = [looked_at(ruler, task.train, task.trained, think) for task in stream.tasks]
     lists = [ruler.text(list_text(task, task.seen, think)) for task in stream.tasks]
+    behind = ruler.media == "last"  # images: the class list is among what all prompts begin with
     tasks = [
         TaskOutline(
             train=len(task.train),
@@ -64,10 +65,13 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
             target=target_tokens(ruler, task, thought, think),
             shown=test.shown,
             lists_all=task.seen == stream.labels,
+            lead=train.lead,
+            leads=tuple(test.lead + behind * (length - lists[place]) for length in lists),
         )
         for place, (task, test, train) in enumerate(zip(stream.tasks, tests, trains, strict=True))
     ]
     whole = joint_task(stream)
+    joint = looked_at(ruler, whole.train, whole.trained, think)
     longer = max(lists) - min(lists)
     both = [*tests, *trains]
     longest = Longest(
@@ -80,7 +84,7 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
     )
     return Outline(
         tasks=tuple(tasks),
-        joint=joined(tasks, looked_at(ruler, whole.train, whole.trained, think).tokens),
+        joint=joined(tasks, joint.tokens, joint.lead),
         kind=whole.kind,
         longest=longest,
         here=True,

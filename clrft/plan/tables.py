@@ -13,7 +13,7 @@ from clrft.estimate import gib
 from clrft.plan.cheaper import Remedy
 from clrft.plan.clock import PARTS
 from clrft.plan.hardware import FAST, LIKELY, SLOW
-from clrft.plan.notes import notes, refusals
+from clrft.plan.notes import cannot_run, notes, refusals
 from clrft.plan.plan import CellPlan, Plan, summed
 from clrft.plan.tally import Tally
 from clrft.shown import Rows
@@ -26,7 +26,14 @@ WORK = ["", "cells", "tasks", "updates", "prompt tokens", "generated", "trained"
 COST = ["", "cells", "one worker", "train", "tests", "other", "GiB", "disk"]
 STREAMS = ["", "cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk"]
 TOLD = 0.005  # of the time; a part that is less is not named
-NAMES = {"train": "training", "evaluate": "tests", "drift": "drift", "boundary": "boundaries", "start": "start"}
+NAMES = {
+    "train": "training",
+    "evaluate": "tests",
+    "drift": "drift",
+    "exchange": "exchange",
+    "boundary": "boundaries",
+    "start": "start",
+}
 
 
 def plan_to_terminal(plan: Plan, remedies: Sequence[Remedy], twice: Plan | None) -> RenderableType:
@@ -35,6 +42,7 @@ def plan_to_terminal(plan: Plan, remedies: Sequence[Remedy], twice: Plan | None)
     parts += [rich_table(title, header, rows) for title, header, rows in groups(plan)]
     parts += [Text(sentence) for sentence in sentences(plan, twice)]
     parts += [Text(f"does not fit: {reason}", style="bold red") for reason in refusals(plan)]
+    parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
     if remedies:
         parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, remedy_rows(plan, remedies)))
     parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
@@ -46,7 +54,16 @@ def headline(plan: Plan) -> str:
     tasks = sum(cell.tasks for cell in plan.cells)
     name = plan.cells[0].config.run.sweep
     at = f"{plan.target.jobs} at a time" if plan.target.jobs > 1 else "one at a time"
-    return f"{name} on {plan.target.name} ({plan.target.title}): {len(plan.cells)} cells, {tasks} tasks, {at}"
+    cells = f"{len(plan.cells)} cells, {tasks} tasks, {at}{devices_text(plan)}"
+    return f"{name} on {plan.target.name} ({plan.target.title}): {cells}"
+
+
+def devices_text(plan: Plan) -> str:
+    """How a cell's devices share it; nothing where it has one."""
+    sharing = plan.target.sharing
+    if sharing.processes == 1:
+        return ""
+    return f", each {'split over' if sharing.split else 'shared by'} {sharing.processes} devices"
 
 
 def groups(plan: Plan) -> list[tuple[str, list[str], Rows]]:
@@ -126,9 +143,13 @@ def sentences(plan: Plan, twice: Plan | None) -> list[str]:
     found = [f"wall time: {wall_text(plan)}; {shares}."]
     if twice is not None and twice.wall() > plan.wall():
         found.append(f"with completions twice as long: {wall_text(twice)}.")
+    shared = plan.target.sharing.processes > 1
+    if shared:
+        found.append(f"devices: {plan.device_seconds / 3600:,.0f} hours of one, all cells together.")
     there = "" if plan.target.memory is None else f" of {gib(plan.target.memory)} GiB"
+    each = " on each of its devices" if shared else ""
     found.append(
-        f"memory: {gib(plan.memory)} GiB{there} for the largest cell, with the longest prompts and completions."
+        f"memory: {gib(plan.memory)} GiB{there} for the largest cell{each}, with the longest prompts and completions."
     )
     found.append(f"disk: {size(plan.kept)} kept, {size(plan.most)} at most meanwhile.")
     return found
@@ -162,11 +183,18 @@ def plan_to_json(plan: Plan, remedies: Sequence[Remedy], twice: Plan | None) -> 
     return {
         "schema": SCHEMA,
         "sweep": plan.cells[0].config.run.sweep,
-        "hardware": {"name": plan.target.name, "title": plan.target.title, "jobs": plan.target.jobs},
+        "hardware": {
+            "name": plan.target.name,
+            "title": plan.target.title,
+            "jobs": plan.target.jobs,
+            "devices_per_cell": plan.target.sharing.processes,
+            "split": plan.target.sharing.split,
+        },
         **figures(plan),
         "tasks": sum(cell.tasks for cell in plan.cells),
         "twice_as_long": None if twice is None else {"wall_seconds": walls(twice)},
         "does_not_fit": refusals(plan),
+        "cannot_run": cannot_run(plan),
         "cheaper": [{"change": one.word, "but": one.note, **figures(one.plan)} for one in remedies],
         "notes": notes(plan),
         "each": [cell_to_json(cell) for cell in plan.cells],
@@ -179,6 +207,7 @@ def figures(plan: Plan) -> dict[str, Any]:
         "cells": len(plan.cells),
         "counts": counts(plan.total),
         "wall_seconds": walls(plan),
+        "device_seconds": plan.device_seconds,
         "memory_bytes": plan.memory,
         "disk_bytes": {"kept": plan.kept, "most": plan.most},
     }

@@ -4,11 +4,12 @@ Operations are those of ``methods/flops.py``, so that they add up to what a run'
 work on a CPU beside a GPU (decoding images, tokenising, scoring answers).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from clrft.plan.checkpoint import Checkpoint
 from clrft.plan.ruler import Shown
 from methods.flops import Work
+from methods.shared_prefix import SAVED
 
 BACKWARD = 3  # passes that one with gradients counts as: forward, and twice that backward
 AGAIN = 1  # one more where activations are computed again
@@ -37,6 +38,7 @@ class Tally:
         stepped: layers that are launched by steps.
         moved: bytes that steps read.
         stepping: bytes that the optimizer reads and writes.
+        exchanged: bytes that a device gets from the others of its cell, and sends as many.
     """
 
     updates: float = 0.0
@@ -57,6 +59,7 @@ class Tally:
     stepped: float = 0.0
     moved: float = 0.0
     stepping: float = 0.0
+    exchanged: float = 0.0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
@@ -79,17 +82,31 @@ class Passes:
         weight: bytes of a weight.
         checkpointing: activations are computed again.
         graphs: steps of rollouts are recorded, so that nothing is launched.
+        parts: processes that the weights are split among: a pass gathers those that it goes through.
     """
 
     checkpoint: Checkpoint
     weight: int
     checkpointing: bool = False
     graphs: bool = False
+    parts: int = 1
+
+    @property
+    def together(self) -> "Passes":
+        """The same while every process has all weights."""
+        return replace(self, parts=1)
 
     def prompts(
-        self, rows: float, tokens: float, shown: Shown, seen: float | None = None, learn: bool = False
+        self,
+        rows: float,
+        tokens: float,
+        shown: Shown,
+        seen: float | None = None,
+        learn: bool = False,
+        lead: float = 0.0,
+        batch: float | None = None,
     ) -> Tally:
-        """Prompts through the model, and their images.
+        """Prompts through the model, and their images; what all of a batch begin with once, where that pays.
 
         Args:
             rows: how many.
@@ -97,24 +114,33 @@ class Passes:
             shown: images of some such prompts.
             seen: prompts whose images go through the tower; None: all.
             learn: with gradients.
+            lead: tokens that all of them begin with.
+            batch: how many at a time; None: all.
         """
-        seen = rows if seen is None else seen
+        batch = batch or rows
+        calls, seen = (rows / batch if batch else 0.0), rows if seen is None else seen
+        lead = lead if (batch - 1) * lead >= SAVED else 0.0
         work = _times(self.checkpoint.shape.vision_work(shown.grids), seen / shown.items)
-        work += self._language(rows, tokens, tokens)
-        counts = Tally(prompt_tokens_computed=rows * tokens, images=seen * shown.images)
-        return counts + self._passed(work, self.checkpoint.layers, learn)
+        work += self._language(rows, tokens - lead, tokens) + self._language(calls, lead, lead)
+        counts = Tally(prompt_tokens_computed=rows * (tokens - lead) + calls * lead, images=seen * shown.images)
+        layers = self.checkpoint.layers + (self.checkpoint.sizes.text.layers if lead else 0)
+        return counts + self._passed(work, calls * layers, learn, calls * self.checkpoint.sizes.parameters)
 
     def following(self, rows: float, tokens: float, context: float, learn: bool = False) -> Tally:
         """Completions behind prompts that were computed: all but their last tokens."""
         work = self._language(rows, max(0.0, tokens - 1), context)
-        return self._passed(work, self.checkpoint.sizes.text.layers, learn)
+        return self._passed(work, self.checkpoint.sizes.text.layers, learn, self.checkpoint.shape.language.weights)
+
+    def entered(self) -> Tally:
+        """A pass that begins inside of the model gathers what is outside of the layers, too."""
+        return Tally(exchanged=self._from_others(self.checkpoint.outer))
 
     def whole(self, rows: float, prompt: float, tokens: float, shown: Shown, learn: bool = False) -> Tally:
         """Prompts and completions behind them in one call."""
         work = _times(self.checkpoint.shape.vision_work(shown.grids), rows / shown.items)
         work += self._language(rows, prompt + tokens, prompt + tokens)
         counts = Tally(prompt_tokens_computed=rows * prompt, images=rows * shown.images)
-        return counts + self._passed(work, self.checkpoint.layers, learn)
+        return counts + self._passed(work, self.checkpoint.layers, learn, self.checkpoint.sizes.parameters)
 
     def head(self, tokens: float, learn: bool = False) -> Tally:
         """Logits of some tokens."""
@@ -147,9 +173,18 @@ class Passes:
             moved=steps * (weights + cache) * self.weight,
         )
 
-    def optimizer(self, trained: int, width: int) -> Tally:
-        """One step of AdamW: weight, gradient and two moments read, three of them written."""
-        return Tally(updates=1.0, stepping=7.0 * trained * width)
+    def optimizer(self) -> Tally:
+        """One step of AdamW: weight, gradient and two moments read, three of them written; each its part."""
+        return Tally(updates=1.0, stepping=7.0 * self.checkpoint.trained * self.weight / self.parts)
+
+    def gathered(self, models: float = 1.0) -> Tally:
+        """All weights of so many models, put together in every process."""
+        return Tally(exchanged=self._from_others(models * self.checkpoint.sizes.parameters))
+
+    def summed(self, processes: int) -> Tally:
+        """The gradients of an update, summed over processes that have all weights: first parts, then their sums."""
+        there = 2 * (processes - 1) / processes * self.checkpoint.trained * self.weight
+        return Tally(exchanged=there if self.parts == 1 else 0.0)
 
     def _language(self, rows: float, tokens: float, context: float) -> Work:
         one = self.checkpoint.shape.language_work(1, 1, 0)  # without attention, which is that of context 1 each
@@ -157,12 +192,18 @@ class Passes:
         attention = Work(pair.forward - one.forward, pair.backward - one.backward)
         return _times(one, rows * tokens) + _times(attention, rows * tokens * context)
 
-    def _passed(self, work: Work, layers: int, learn: bool) -> Tally:
+    def _passed(self, work: Work, layers: float, learn: bool, weights: float = 0.0) -> Tally:
+        """A pass; with gradients the backward pass gathers its weights again, and gives each process its sums."""
+        there = self._from_others(weights)
         if not learn:
-            return Tally(reading=work.forward, launched=layers)
+            return Tally(reading=work.forward, launched=layers, exchanged=there)
         again = work.forward if self.checkpointing else 0
         passes = BACKWARD + (AGAIN if self.checkpointing else 0)
-        return Tally(learning=work.forward + work.backward, again=again, launched=passes * layers)
+        learning = work.forward + work.backward
+        return Tally(learning=learning, again=again, launched=passes * layers, exchanged=3 * there)
+
+    def _from_others(self, weights: float) -> float:
+        return (self.parts - 1) / self.parts * weights * self.weight
 
 
 def _times(work: Work, times: float) -> Work:

@@ -38,15 +38,26 @@ def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str
     frames = frames_of(config, size)
     texts = [made_up_text(kind, end, config.think) for end in ends]
     last = ruler.made_up(texts[-1], size.width, size.height, frames)
-    prompts = [last.tokens + ruler.text(text) - ruler.text(texts[-1]) for text in texts]
+    shorter = [ruler.text(texts[-1]) - ruler.text(text) for text in texts]
+    prompts = [last.tokens - less for less in shorter]
+    leads = made_up_leads(kind, ruler, texts[-1], last.lead, shorter)
     target = ruler.text(target_text(made_up_target(kind, size), thought, config.think, (NAME,))) + 1
     tasks = [
-        TaskOutline(train, test, prompt, tuple(prompts), float(target), last.shown, end == ends[-1])
-        for train, test, prompt, end in zip(shots, tests, prompts, ends, strict=True)
+        TaskOutline(train, test, prompt, tuple(prompts), float(target), last.shown, end == ends[-1], lead, tuple(leads))
+        for train, test, prompt, end, lead in zip(shots, tests, prompts, ends, leads, strict=True)
     ]
     pixels = last.patches // max(last.images, 1) * ruler.patch**2
     longest = Longest(last.longest, last.patches, last.images, pixels, examples=max(shots), items=max(tests))
-    return Outline(tuple(tasks), joined(tasks, last.tokens), kind, longest, here=False, exact=False)
+    return Outline(tuple(tasks), joined(tasks, last.tokens, leads[-1]), kind, longest, here=False, exact=False)
+
+
+def made_up_leads(kind: Kind, ruler: Ruler, text: str, lead: int, shorter: Sequence[int]) -> list[float]:
+    """What the prompts of each class list begin with, by that of the longest list; questions differ in their text."""
+    if ruler.media != "last":
+        return [float(lead)] * len(shorter)
+    if kind == "question":
+        return [float(lead - ruler.text(text))] * len(shorter)
+    return [float(lead - less) for less in shorter]
 
 
 def declared_size(name: str, config: StreamConfig) -> Declared:

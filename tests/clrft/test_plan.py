@@ -12,7 +12,8 @@ from clrft.cli import main
 from clrft.config import RunConfig, build_config, parse_overrides
 from clrft.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.ledger import SETTINGS
-from clrft.plan.activities import Cell, Lengths, stage_work
+from clrft.plan.activities import stage_work
+from clrft.plan.cell import Cell, Lengths
 from clrft.plan.cheaper import with_value
 from clrft.plan.checkpoint import checkpoint_of
 from clrft.plan.clock import makespan, seconds_of
@@ -68,7 +69,10 @@ def test_counted_work_is_that_of_a_real_run(tmp_path: Path, method: str, words: 
     for stage, cost in costs.items():
         for activity, counts in cost.items():
             planned = work[stage][activity]
-            assert {name: round(getattr(planned, name)) for name in EXACT} == {name: counts[name] for name in EXACT}
+            # which prompts are in a part of a shuffled batch is chance
+            exact = 0.01 if "train.accumulation=2" in words and activity == TRAIN else 1e-9
+            for name in EXACT:
+                assert getattr(planned, name) == pytest.approx(counts[name], rel=exact), (stage, activity, name)
             assert planned.model_flops == pytest.approx(counts["model_flops"], rel=0.2)
             if activity == TRAIN:
                 assert planned.updates == len(record.steps(stage))
