@@ -104,9 +104,8 @@ class Passes:
         seen: float | None = None,
         learn: bool = False,
         lead: float = 0.0,
-        batch: float | None = None,
     ) -> Tally:
-        """Prompts through the model, and their images; what all of a batch begin with once, where that pays.
+        """Prompts through the model together, and their images; what all begin with once, where that pays.
 
         Args:
             rows: how many.
@@ -115,21 +114,24 @@ class Passes:
             seen: prompts whose images go through the tower; None: all.
             learn: with gradients.
             lead: tokens that all of them begin with.
-            batch: how many at a time; None: all.
         """
-        batch = batch or rows
-        calls, seen = (rows / batch if batch else 0.0), rows if seen is None else seen
-        lead = lead if (batch - 1) * lead >= SAVED else 0.0
+        seen = rows if seen is None else seen
+        lead = lead if (rows - 1) * lead >= SAVED else 0.0
         work = _times(self.checkpoint.shape.vision_work(shown.grids), seen / shown.items)
-        work += self._language(rows, tokens - lead, tokens) + self._language(calls, lead, lead)
-        counts = Tally(prompt_tokens_computed=rows * (tokens - lead) + calls * lead, images=seen * shown.images)
+        work += self._language(rows, tokens - lead, tokens) + self._language(1, lead, lead)
+        counts = Tally(prompt_tokens_computed=rows * (tokens - lead) + lead, images=seen * shown.images)
         layers = self.checkpoint.layers + (self.checkpoint.sizes.text.layers if lead else 0)
-        return counts + self._passed(work, calls * layers, learn, calls * self.checkpoint.sizes.parameters)
+        return counts + self._passed(work, layers, learn, self.checkpoint.sizes.parameters)
 
     def following(self, rows: float, tokens: float, context: float, learn: bool = False) -> Tally:
-        """Completions behind prompts that were computed: all but their last tokens."""
+        """Completions behind prompts that were computed: all but their last tokens.
+
+        Their gradients are added to those of the prompts, with which they are summed.
+        """
         work = self._language(rows, max(0.0, tokens - 1), context)
-        return self._passed(work, self.checkpoint.sizes.text.layers, learn, self.checkpoint.shape.language.weights)
+        layers, weights = self.checkpoint.sizes.text.layers, self.checkpoint.shape.language.weights
+        passed = self._passed(work, layers, learn, weights)
+        return replace(passed, exchanged=passed.exchanged - (self._from_others(weights) if learn else 0.0))
 
     def entered(self) -> Tally:
         """A pass that begins inside of the model gathers what is outside of the layers, too."""

@@ -44,12 +44,6 @@ def steps(cell: Cell, updates: int) -> Dealt:
 
 def supervised_rows(cell: Cell, task: TaskOutline, updates: int, first: bool) -> Dealt:
     """Prompts with their targets, forward and backward; distillation asks the anchor, and the policy once more."""
-    train = cell.config.train
-    size = max(1, train.prompts_per_update // train.accumulation)
-    batches = {size: float(updates * train.accumulation)}
-    if train.epochs is not None:
-        full, rest = divmod(task.train, size)
-        batches = {size: train.epochs * full, **({rest: train.epochs} if rest else {})}
     distilled = not first and "lwf" in dict(cell.config.parts)
 
     def rows(share: Share) -> Tally:
@@ -59,9 +53,22 @@ def supervised_rows(cell: Cell, task: TaskOutline, updates: int, first: bool) ->
         return work
 
     work = NOTHING
-    for count, times in batches.items():
+    for count, times in micro_batches(cell, task.train, updates).items():
         work += Dealt.of(cell.sharing.supervised(count), rows) * times
     return work
+
+
+def micro_batches(cell: Cell, items: int, updates: int) -> dict[int, float]:
+    """Rows of micro-batches and how many have so many: an epoch's last batch has what is left, and ends its update."""
+    train = cell.config.train
+    size = max(1, train.prompts_per_update // train.accumulation)
+    full, rest = divmod(items, size)
+    if train.epochs is not None:
+        return {size: train.epochs * full, **({rest: train.epochs} if rest else {})}
+    epochs, left = divmod(updates, math.ceil((full + bool(rest)) / train.accumulation))
+    begun = left * train.accumulation  # of the last epoch's batches
+    last = {rest: float(epochs + (begun > full))} if rest else {}
+    return {size: float(epochs * full + min(begun, full)), **last}
 
 
 def supervised_pass(passes: Passes, task: TaskOutline, share: Share, learn: bool, more: float = 0.0) -> Tally:
@@ -173,11 +180,11 @@ class Rollouts:
         work += passes.head(rows * self.mean, learn=True)
         return work + Tally(prompt_tokens=rows * self.task.prompt, tokens_trained=rows * self.mean)
 
-    def prompts(self, passes: Passes, count: float, learn: bool, batch: float | None = None) -> Tally:
-        """Prompts, so many at a time; what all begin with is not shared where layers are checkpointed."""
+    def prompts(self, passes: Passes, count: float, learn: bool) -> Tally:
+        """Prompts together; what all begin with is not shared where layers are checkpointed."""
         task = self.task
         lead = 0.0 if learn and self.cell.config.model.gradient_checkpointing else self.cell.lead(task.lead)
-        return passes.prompts(count, task.prompt, task.shown, learn=learn, lead=lead, batch=batch)
+        return passes.prompts(count, task.prompt, task.shown, learn=learn, lead=lead)
 
     def scored(self, share: Share) -> Tally:
         """Log-probabilities without gradients, in parts of a micro-batch."""
@@ -194,8 +201,10 @@ class Rollouts:
 
     def ahead(self, kept: float) -> Tally:
         """Prompts in a frozen model, all before they are asked for: by every process."""
-        batch = min(float(self.at_a_time), kept)
-        return self.prompts(self.cell.passes, kept, learn=False, batch=batch) if kept else Tally()
+        whole, rest = divmod(kept, self.at_a_time)
+        parts = [(float(self.at_a_time), whole), (rest, 1.0 if rest else 0.0)]
+        work = (self.prompts(self.cell.passes, count, learn=False) * times for count, times in parts if times)
+        return sum(work, Tally())
 
     def kept(self, place: int, updates: int) -> float:
         """Of how many prompts what they leave behind in a frozen model is kept for the task, the first models first."""

@@ -1,6 +1,7 @@
 """Plans: counted work against the meter of real runs, formulas by hand, hardware, streams without data, the command."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,36 @@ import torch
 from clrft.cli import main
 from clrft.config import RunConfig, build_config, parse_overrides
 from clrft.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.estimate import estimate
 from clrft.ledger import SETTINGS
-from clrft.plan.activities import stage_work
+from clrft.plan.activities import dealt_work, stage_work
 from clrft.plan.cell import Cell, Lengths
-from clrft.plan.cheaper import with_value
+from clrft.plan.cheaper import cheaper, with_value
 from clrft.plan.checkpoint import checkpoint_of
-from clrft.plan.clock import makespan, seconds_of
-from clrft.plan.disk import CELL, STAGE, disk_of
+from clrft.plan.clock import EXCHANGE, assumed_seconds, makespan, seconds_of
+from clrft.plan.disk import CELL, STAGE, Disk, disk_of
 from clrft.plan.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
+from clrft.plan.memory import memory_of
 from clrft.plan.plan import Plan, plan_of, target_of, this_target
+from clrft.plan.refused import sharing_problems
+from clrft.plan.sharing import ALONE, Share, Sharing
 from clrft.plan.streams import outline_of
 from clrft.plan.tally import Passes, Tally
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import read_run
 from clrft.sweep import load_sweep
+from methods import ranks
 from methods.model_config import ModelConfig
 from task_streams.errors import UserError
+from tests.processes import ended, several
 
 SMALL = ["stream.tasks=2", "stream.shots=8", "stream.test_per_class=6", "train.updates=3", "train.warmup=0"]
 SMALL += ["train.prompts_per_update=4", "evaluate.probe=8", "evaluate.drift_prompts=3", "run.mlflow=false"]
+# What prompts begin with, a list of two classes or more, is at least 28 tokens: once for 20 of them, 19 * 28 >= 512.
+LEADS = ("model.media=last", "stream.shots=12", "stream.test_per_class=12", "train.prompts_per_update=20")
+HARDWARE = ("quickstart", "--hardware", "h100x8")
+ONE_STREAM = ("parts=[{streams: [coco_5x16]}]",)
 EXACT = ("prompt_tokens", "prompt_tokens_computed", "images")
 FEW = Lengths(10, 10, 10, 10, 1.3, 24)
 
@@ -39,13 +50,13 @@ def config_of(method: str, *words: str) -> RunConfig:
     return build_config("digits_cil", method, "tiny", 1993, parse_overrides([*SMALL, *words]))
 
 
-def cell_of(config: RunConfig, lengths: Lengths = FEW) -> Cell:
-    passes = Passes(checkpoint_of(config.model), 4, config.model.gradient_checkpointing)
-    return Cell.of(config, outline_of(config), passes, lengths)
+def cell_of(config: RunConfig, lengths: Lengths = FEW, sharing: Sharing = ALONE) -> Cell:
+    passes = Passes(checkpoint_of(config.model), 4, config.model.gradient_checkpointing, parts=sharing.parts)
+    return Cell.of(config, outline_of(config), passes, lengths, sharing)
 
 
-def plan_on(name: str, *words: str, sweep: str = "quickstart") -> Plan:
-    return plan_of(load_sweep(sweep, parse_overrides(words)), target_of(hardware_of(name), None, None))
+def plan_on(name: str, *words: str, sweep: str = "quickstart", sharing: Sharing = ALONE) -> Plan:
+    return plan_of(load_sweep(sweep, parse_overrides(words)), target_of(hardware_of(name), sharing=sharing))
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,125 @@ def test_counted_work_is_that_of_a_real_run(tmp_path: Path, method: str, words: 
                 assert planned.tokens_trained == pytest.approx(counts["tokens_trained"], rel=0 if supervised else 0.2)
     total = sum(planned.tokens_generated for stage in work.values() for planned in stage.values())
     assert total == pytest.approx(generated, rel=0.15)  # completions are taken as 10 tokens, as the base writes them
+
+
+def test_what_all_prompts_begin_with_is_counted_as_a_run_computes_it(tmp_path: Path) -> None:
+    """20 prompts of an update and 24 of a test share it; the last 4 of the 24 in a frozen model, and drift's 3, not."""
+    config = config_of("grpo", *LEADS, f"run.output={tmp_path}")
+    record = read_run(run(config, Silent()))
+    cell = cell_of(config)
+    first = cell.outline.tasks[0]
+    apart = replace(first, lead=0.0, leads=(0.0,) * len(first.leads))
+    plain = replace(cell, outline=replace(cell.outline, tasks=(apart, *cell.outline.tasks[1:])))
+    for stage in cell.stages:
+        for activity, planned in stage_work(cell, stage).items():
+            counts = record.task_metrics(stage)["cost"][activity]
+            assert {name: round(getattr(planned, name)) for name in EXACT} == {name: counts[name] for name in EXACT}
+    for activity in (TRAIN, EVALUATE):
+        names = stage_work(cell, 1)[activity], stage_work(plain, 1)[activity]
+        assert names[0].prompt_tokens_computed < names[1].prompt_tokens_computed
+        assert names[0].prompt_tokens == names[1].prompt_tokens
+
+
+def test_counted_work_of_two_processes_is_that_of_a_real_run(tmp_path: Path) -> None:
+    """Weights are split; three batches of a test go to two processes; drift is measured by both."""
+    own = ("evaluate.batch_size=5", f"run.output={tmp_path}", "model.dtype=float32")
+    words = ["-m", "clrft", "run", "stream=digits_cil", "method=rapo", "seed=1993", *SMALL, *own]
+    told = ended(several(2, words, {"ACCELERATE_USE_FSDP": "true"}), 120)
+    assert [code for code, _, _ in told] == [0, 0], told
+    config = config_of("rapo", *own)
+    record = read_run(config.folder)
+    cell = cell_of(config, sharing=Sharing(2, split=True))
+    for stage in cell.stages:
+        for activity, planned in stage_work(cell, stage).items():
+            counts = record.task_metrics(stage)["cost"][activity]
+            assert {name: round(getattr(planned, name)) for name in EXACT} == {name: counts[name] for name in EXACT}
+            assert planned.model_flops == pytest.approx(counts["model_flops"], rel=0.2)
+
+
+def test_rollouts_are_dealt_out_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows, group, count in ((32, 8, 2), (24, 8, 2), (8, 8, 4), (40, 8, 3), (6, 4, 4), (16, 2, 5)):
+        monkeypatch.setattr(ranks, "count", lambda count=count: count)
+        shares: Counter[Share] = Counter()
+        for place in range(count):
+            monkeypatch.setattr(ranks, "place", lambda place=place: place)
+            own = range(rows)[ranks.share(rows, group)]
+            shares[Share(len(own), len({row // group for row in own}))] += 1
+        assert Sharing(count).drawn(rows, group) == shares
+    # 2 of 4 rollouts of two prompts, shuffled: both of one prompt in 2 of 6 ways; (2 * 1 + 4 * 2) / 6
+    ((share, processes),) = Sharing(2).shuffled(4, 2, 2).items()
+    assert (share.rows, share.prompts, processes) == (2, pytest.approx(5 / 3), 2)
+    assert Sharing(4).supervised(5) == {Share(1, 1): 3, Share(2, 2): 1}
+    assert Sharing(3).supervised(1) == {Share(0, 1): 2, Share(1, 1): 1}
+
+
+def test_work_is_dealt_out_or_done_by_every_process() -> None:
+    """Tests of 12 items in batches of 5: 4, 4 and 4, two of three are the first process's; the probe, 8: 4 and 4."""
+    config = config_of("sft+ewc", "evaluate.batch_size=5", "evaluate.final_list=false")
+    alone, two = (dealt_work(cell_of(config, sharing=one), 1) for one in (ALONE, Sharing(2)))
+    assert all(work.all == work.own for work in alone.values())
+    assert (two[EVALUATE].all.items, two[EVALUATE].own.items) == (12 + 8, 8 + 4)
+    assert two[EVALUATE].all == alone[EVALUATE].all
+    assert two[DRIFT].own == alone[DRIFT].own
+    assert two[DRIFT].all.reading == 2 * alone[DRIFT].all.reading
+    # three updates on 4 rows, two each; Fisher information of all 16 items, by both
+    assert two[TRAIN].all.tokens_trained == alone[TRAIN].all.tokens_trained
+    assert two[TRAIN].own.tokens_trained == alone[TRAIN].own.tokens_trained / 2
+    assert two[TRAIN].all.completions == 2 * alone[TRAIN].all.completions == 2 * 16
+    # the gradients of 3 updates, summed: each process gets the other's half, and then the sums of its own
+    trained = checkpoint_of(config.model).trained
+    assert two[TRAIN].own.exchanged == 3 * 4 * trained
+    assert (two[TRAIN].own.updates, two[TRAIN].own.stepping) == (3, alone[TRAIN].own.stepping)
+
+
+def test_split_weights_are_gathered_for_every_pass() -> None:
+    """Of W bytes a process has a quarter. An update of sft: forward, backward, gradients: 3 * 3/4 W.
+
+    Once for the stage's folder, with two moments: 3 * 3/4 W. Tests and drift: the policy alone, 3/4 W.
+    """
+    config = config_of("sft", "run.checkpoint_every=0")
+    work = dealt_work(cell_of(config, sharing=Sharing(4, split=True)), 1)
+    size = 4 * checkpoint_of(config.model).sizes.parameters
+    assert work[TRAIN].own.exchanged == pytest.approx((3 * 3 + 3) * 3 / 4 * size)
+    assert work[EVALUATE].own.exchanged == pytest.approx(3 / 4 * size)
+    assert work[DRIFT].own.exchanged == 0
+    assert work[TRAIN].own.stepping == pytest.approx(3 * 7 * size / 4)
+    speed = Speed(flops=1e12, bandwidth=1e12, launch=0, start=0, disk=1e12, link=1e6)
+    own = {1: {name: one.own for name, one in work.items()}}
+    seconds = assumed_seconds(cell_of(config), own, Disk(0, 0, 0), speed)
+    assert seconds[EXCHANGE] == pytest.approx(((3 * 3 + 3) * 3 / 4 + 3 / 4) * size / 1e6)
+
+
+def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
+    """7B in bfloat16, W: of four processes each has a quarter of policy, moments, gradients, and of the copies."""
+    (config,) = load_sweep("detection_cil", parse_overrides(["methods=[rapo]", "seeds=[136]", *ONE_STREAM]))
+    checkpoint, longest, gpu = checkpoint_of(config.model), outline_of(config).longest, torch.device("cuda")
+    size = 2 * checkpoint.sizes.parameters
+
+    def parts(sharing: Sharing, name: str, *words: str) -> dict[str, int]:
+        settings = load_sweep("detection_cil", parse_overrides(["methods=[rapo]", "seeds=[136]", *ONE_STREAM, *words]))
+        return dict(memory_of(settings[0], checkpoint, gpu, longest, sharing).peaks()[name].parts)
+
+    assert memory_of(config, checkpoint, gpu, longest, ALONE) == estimate(config, checkpoint.sizes, gpu, longest)
+    quiet = "evaluate.drift_prompts=0"
+    split, two = Sharing(4, split=True), Sharing(2)
+    tests = parts(split, "testing", quiet)
+    assert (tests["weights"], tests["anchor"], tests["reference"]) == (pytest.approx(size / 4),) * 3
+    assert tests["gathered weights"] == 3 * size
+    training = parts(split, "training", "train.accumulation=4")
+    assert training["moments"] == pytest.approx(2 * size / 4)
+    assert training["gathered weights"] == size  # while rollouts are sampled
+    assert parts(two, "training")["moments"] == 2 * size
+    # of the 64 rollouts of an update 16: keys and values of 28 layers, and of one more while they grow
+    row = 2 * 512 * 2 * 29 * (longest.tokens + 2048)
+    assert training["cache"] == 16 * row
+    # drift is of 64 rollouts whatever the share, with two policies' prefixes of 8 prompts
+    assert parts(split, "testing")["cache"] == 64 * row + 2 * 8 * 2 * 512 * 2 * 29 * longest.tokens
+    # of sft nothing is at hand: the policy it is compared with is loaded
+    (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", "seeds=[136]", *ONE_STREAM]))
+    found = memory_of(plain, checkpoint, gpu, longest, split)
+    assert found.testing.phase == "drift"
+    assert found.testing.parts["another policy"] == size
 
 
 def test_items_and_answers_are_those_that_are_asked() -> None:
@@ -211,6 +341,19 @@ def test_a_plan_adds_up_and_gets_cheaper(capsys: pytest.CaptureFixture[str]) -> 
     assert changes["one class order"]["cells"] == 4
 
 
+def test_cells_that_share_devices_are_fewer_at_a_time() -> None:
+    plan = plan_on("h100x8", "seeds=[1990, 1993]", sharing=Sharing(4))
+    alone = plan_on("h100x8", "seeds=[1990, 1993]")
+    assert (plan.target.jobs, alone.target.jobs) == (2, 8)
+    assert plan.device_seconds == pytest.approx(4 * sum(cell.wall() for cell in plan.cells))
+    assert plan.total.updates == alone.total.updates
+    one, other = (next(cell for cell in each.cells if cell.config.method_name == "rapo") for each in (plan, alone))
+    assert one.seconds[LIKELY][EVALUATE] < other.seconds[LIKELY][EVALUATE]
+    assert one.seconds[LIKELY][DRIFT] == other.seconds[LIKELY][DRIFT]
+    assert one.seconds[LIKELY][EXCHANGE] > 0 == other.seconds[LIKELY][EXCHANGE]
+    assert any(change.word == "--devices-per-cell 1" for change in cheaper(plan))
+
+
 def test_this_machine_is_measured(tmp_path: Path) -> None:
     words = [*SMALL, "methods=[sft]", "seeds=[1993]", f"run.output={tmp_path}", "evaluate.batch_size=8"]
     cells = load_sweep("quickstart", parse_overrides(words))
@@ -232,6 +375,11 @@ def test_this_machine_is_measured(tmp_path: Path) -> None:
         (["quickstart", "--hardware", "h100x0"], "hardware 'h100x0': 0 devices; expected 1 to 1024."),
         (["quickstart", "--hardware", "h100", "--jobs", "0"], "--jobs: got 0"),
         (["quickstart", "--completion-tokens", "9"], "on this completions are measured"),
+        ([*HARDWARE, "--devices-per-cell", "0"], "--devices-per-cell: got 0, expected a whole number from 1."),
+        ([*HARDWARE, "--devices-per-cell", "16"], "got 16, but h100x8 has 8 devices; expected 1 to 8."),
+        ([*HARDWARE, "--split"], "--split: got 1 device per cell"),
+        ([*HARDWARE, "--devices-per-cell", "3", "--jobs", "3"], "8 devices, 3 for each cell; expected 1 to 2."),
+        (["quickstart", "--devices-per-cell", "2"], "on this cells of one process are measured"),
         (["image_cil"], "hardware 'this': nothing can be measured without imagenet_r_10x20 (data/imagenet-r)"),
         (
             ["quickstart", "--hardware", "h100", "model.path=Qwen/Qwen2-VL-72B"],
@@ -250,3 +398,40 @@ def test_a_model_that_does_not_fit_is_told_with_what_needs_less(capsys: pytest.C
     told = " ".join(capsys.readouterr().out.split())
     assert "does not fit: qwen2_vl_7b: 1 of the cells (sft) need more than the 21.2 GiB that are there." in told
     assert "model.adapter=lora (saves" in told
+
+
+def test_a_model_that_does_not_fit_is_told_on_how_many_devices_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["detection_cil", "methods=[sft, sft+ewc]", "seeds=[136]", *ONE_STREAM, "evaluate.drift_prompts=1"]
+    assert main(["plan", *words, "--hardware", "h100x8"]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 (sft) of them fit split over 2 devices (--devices-per-cell 2 --split)." in told
+    assert main(["plan", *words, "--hardware", "h100x8", "--devices-per-cell", "2", "--split"]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 at a time, each split over 2 devices" in told
+    assert "cannot run: sft+ewc (1 of the cells): method 'ewc' looks at weights" in told
+    assert "sft) need more than" not in told  # fits now
+
+
+def test_what_processes_cannot_share_is_told_with_every_reason() -> None:
+    def reasons(sharing: Sharing, method: str, *words: str) -> str:
+        return " ".join(sharing_problems(config_of(method, *words), sharing))
+
+    assert reasons(ALONE, "sft+ewc", "model.adapter=lora") == ""
+    assert reasons(Sharing(2), "sft+ewc", "model.adapter=lora") == ""
+    assert "rollouts in 2 parts are fewer than 20" in reasons(Sharing(20), "grpo", "train.accumulation=2")
+    assert "train.share_prefix: got false" in reasons(Sharing(2), "grpo", "train.share_prefix=false")
+    assert "train.rollouts: got 'vllm'" in reasons(Sharing(2), "grpo", "train.rollouts=vllm")
+    split = Sharing(2, split=True)
+    words = ("model.adapter=lora", "model.anchor_memory=cpu", "train.cuda_graphs=true", "method.anchor=first")
+    told = reasons(split, "rapo", *words)
+    assert all(name in told for name in ("model.adapter", "model.anchor_memory", "train.cuda_graphs", "method.anchor"))
+    assert reasons(split, "rapo") == ""
+
+
+def test_a_file_without_a_link_is_for_cells_of_one_device(tmp_path: Path) -> None:
+    text = TABLE.read_text(encoding="utf-8").partition("devices:")[0].replace("  linked:", "  # linked:")
+    file = tmp_path / "mine.yaml"
+    file.write_text(text + "devices:\n  mine: {memory: 10, flops: 1e12, bandwidth: 1e11}\n", encoding="utf-8")
+    assert target_of(hardware_of(f"{file}x2")).jobs == 2
+    with pytest.raises(UserError, match="states no link between devices"):
+        target_of(hardware_of(f"{file}x2"), sharing=Sharing(2))
