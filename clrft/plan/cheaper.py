@@ -83,6 +83,7 @@ def changes(cells: Sequence[RunConfig], on_gpu: bool) -> Iterator[tuple[str, lis
         ("run", "keep_weights", "last", "no forks"),
         ("train", "carry_optimizer", False, "another training"),
         ("model", "adapter", "lora", "another training"),
+        ("model", "media", "last", "another training"),
     ]
     if on_gpu:
         sections += [("train", "cuda_graphs", True, ""), ("evaluate", "batch_size", 256, "more memory")]

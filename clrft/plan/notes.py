@@ -151,24 +151,33 @@ def shared_fits(cells: Sequence[CellPlan], target: Target) -> list[str]:
             told.append(fit_text(cells, sharing, fit))
             known |= fit
     others = [cell for place, cell in enumerate(cells) if place not in known]
-    return told + (fits_with_a_setting(others, target) if others else [])
+    told += fits_with_a_setting(others, target) if others else []
+    if not told and (counts := counts_above(target)):
+        return [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
+    return told
 
 
 def fits_with_a_setting(cells: Sequence[CellPlan], target: Target) -> list[str]:
-    """For each number of devices the settings, each alone, with which the largest of some cells would fit on them."""
-    found: dict[str, list[str]] = {}
-    for count in counts_above(target):
-        for split in (False, True):
-            sharing = Sharing(count, split)
-            allowed = [cell for cell in cells if not sharing_problems(cell.config, sharing)]
-            if not allowed:
-                continue
-            worst = max(allowed, key=lambda cell: bytes_of(cell.config, target, sharing)).config
-            if ways := enough_settings(worst, target, sharing):
-                text = f"{shared_text(sharing)} with one of {', '.join(ways[:MOST_WAYS])}"
-                found.setdefault(f"{worst.stream_label} by {worst.method_label}", []).append(text)
-                break
-    return [f"{name} fits {'; '.join(texts)}." for name, texts in found.items()]
+    """On how many devices the largest of some cells would fit with which settings, each alone.
+
+    More devices are named where they ask for milder ones; settings that are enough as it is are not named again.
+    """
+    found: dict[str, dict[tuple[str, ...], str]] = {}
+    for sharing in (Sharing(count, split) for count in counts_above(target) for split in (False, True)):
+        allowed = [cell for cell in cells if not sharing_problems(cell.config, sharing)]
+        if not allowed:
+            continue
+        worst = max(allowed, key=lambda cell: bytes_of(cell.config, target, sharing)).config
+        known = enough_settings(worst, target, target.sharing)
+        if ways := tuple(way for way in enough_settings(worst, target, sharing) if way not in known):
+            named = found.setdefault(f"{worst.stream_label} by {worst.method_label}", {})
+            named.setdefault(ways, f"{shared_text(sharing)} with {one_of(ways[:MOST_WAYS])}")
+    return [f"{name} fits {'; '.join(texts.values())}." for name, texts in found.items()]
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Some words to choose from."""
+    return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
 
 
 def enough_settings(config: RunConfig, target: Target, sharing: Sharing) -> list[str]:
