@@ -13,7 +13,6 @@ MUCH = 0.2  # of hours: a setting that saves so much need not be lower
 LEAST = 0.02  # of hours or of disk; less is not worth a setting
 FEW_TESTS = (100, 50, 20, 10)  # test items of a class
 GROUP = 4
-NO_ROOM = "does not fit"  # what is told of a change with which cells need more memory than there is
 
 Changed = Callable[[RunConfig], RunConfig]
 
@@ -42,8 +41,8 @@ def cheaper(plan: Plan) -> list[Remedy]:
         if len(then.refused) > len(plan.refused) * len(changed) / len(cells):
             continue  # processes cannot share cells with it
         if then.wall() < (1 - LEAST) * plan.wall() or then.kept < (1 - LEAST) * plan.kept:
-            fewer_fit = len(then.unfit) > len(plan.unfit) * len(changed) / len(cells)
-            found.append(Remedy(word, then, NO_ROOM if fewer_fit else note))
+            more = len(then.unfit) - len(plan.unfit)
+            found.append(Remedy(word, then, f"{more} more do not fit" if more > 0 else note))
     found += alone(plan)
     return sorted(mildest(found, plan), key=lambda one: (one.plan.wall(), one.plan.kept))
 
