@@ -69,6 +69,7 @@ class Company:
         """
         if code == 0:
             self._over.set()
+            self._watcher.join(GRACE)  # a thread that is inside of the store when Python ends takes the process with it
             return 0
         own = Failure(ranks.place(), code, words)
         if not ranks.is_first():
@@ -100,6 +101,8 @@ class Company:
                     continue
                 failure = parsed(store.get(FAILURE))
             except RuntimeError:
+                if self._over.is_set():
+                    return  # all is done, and the first process has ended
                 failure = Failure(0, 1, (LOST,))
             if failure.place == ranks.place():
                 return

@@ -1,8 +1,13 @@
 """Runs of several processes through the command line: all end with one message when one of them fails."""
 
 import re
+import threading
 from pathlib import Path
 
+import pytest
+import torch.distributed as dist
+
+from clrft import company
 from tests.clrft.faulty_methods import HEAD
 from tests.processes import ended, several
 
@@ -37,3 +42,13 @@ def test_what_is_for_one_process_is_refused_for_two() -> None:
     assert [code for code, *_ in ends] == [2, 2]
     assert "2 processes were launched for a command that is for one" in ends[0][2]
     assert ends[1][1] + ends[1][2] == ""
+
+
+def test_a_process_that_is_done_leaves_no_thread_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would end the process as killed by a signal, if one were inside of it."""
+    monkeypatch.setattr(company, "BEAT", 0.0)  # always in the store
+    before = set(threading.enumerate())
+    done = company.Company(dist.TCPStore("127.0.0.1", 0, is_master=True), lambda failure: None)
+    assert set(threading.enumerate()) > before
+    assert done.ended(0, ()) == 0
+    assert set(threading.enumerate()) == before
