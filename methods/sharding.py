@@ -25,7 +25,7 @@ KINDS: dict[str, Callable[[Any], Undivided]] = {"fsdp": fsdp.Fsdp, "zero3": zero
 
 def split_of(model: Any) -> Undivided:
     """How a model's weights are split among processes, if they are."""
-    own: Undivided | None = vars(model).get(KEPT)
+    own: Undivided | None = getattr(model, KEPT, None)
     return own or Undivided(model)
 
 

@@ -50,7 +50,8 @@ def test_no_config_file_lies_where_no_test_looks() -> None:
 @pytest.mark.parametrize("name", names("accelerate"))
 def test_every_accelerate_config_is_one_that_it_knows(name: str) -> None:
     config = ClusterConfig.from_yaml_file(config_root() / "accelerate" / f"{name}.yaml")  # refuses unknown fields
-    assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[name.partition("_")[0]]
+    kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero3": "DEEPSPEED"}
+    assert config.distributed_type == kinds[name.partition("_")[0]]
     assert config.num_processes > 1 and config.mixed_precision == "no"
 
 
