@@ -29,8 +29,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.base import default_model_path
+from clrft.check.anchor import anchor_weights
 from clrft.config import build_config
-from clrft.method_anchor import anchor_weights
 from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from methods import build_method

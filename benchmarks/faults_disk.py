@@ -107,7 +107,7 @@ def remounted(disk: Path, mode: str) -> bool:
 def full_store(lab: Lab) -> Trial:
     """MLflow's SQLite file lies on a full disk; the run's files do not."""
     settings, place = Settings(own=("run.mlflow=true",)), lab.place("full_store")
-    prepare = "import sys; from pathlib import Path; from clrft.tracking_store import prepare_store as p"
+    prepare = "import sys; from pathlib import Path; from clrft.tracking.store import prepare_store as p"
     subprocess.run([sys.executable, "-c", f"{prepare}; p(Path(sys.argv[1]))", str(place)], check=True)
     with small_disk(place, 40) as disk:
         shutil.move(place / "mlflow.db", disk / "mlflow.db")

@@ -23,7 +23,7 @@ KINDS = {"sweep": 1, "cell": 1, "task": 3}  # MLflow runs of one run of two task
 @contextmanager
 def serving(place: Path) -> Iterator[Server]:
     """MLflow's server on loopback, with a new SQLite store."""
-    prepare = "import sys; from pathlib import Path; from clrft.tracking_store import prepare_store as p"
+    prepare = "import sys; from pathlib import Path; from clrft.tracking.store import prepare_store as p"
     subprocess.run([sys.executable, "-c", f"{prepare}; p(Path(sys.argv[1]))", str(place)], check=True)
     server = Server(place / "server", place / "mlflow.db")
     try:

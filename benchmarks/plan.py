@@ -17,9 +17,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from clrft.cost_names import COUNTS
 from clrft.files import write_json_atomic
 from clrft.provenance import circumstances
+from clrft.study.cost_names import COUNTS
 
 RESULT = Path(__file__).parent / "results" / "plan.json"
 LIMIT = 0.25  # that a ratio may be from 1

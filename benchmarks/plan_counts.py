@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import compared
-from clrft.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
 from clrft.files import write_json_atomic
 from clrft.provenance import circumstances
+from clrft.study.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
 
 RESULT = Path(__file__).parent / "results" / "plan_counts.json"
 LIMIT, ROUGH = 0.06, 0.15  # that a ratio may be from 1; that of operations, which padding decides

@@ -15,7 +15,7 @@ from clrft.lock_life import TIMING, Timing
 from clrft.locks import Held, Locked, held
 from clrft.progress import Reporter
 from clrft.run import is_done, run
-from methods import ranks
+from methods.processes import ranks
 from task_streams.errors import UserError
 
 ERROR_FILE = "error.txt"

@@ -56,7 +56,7 @@ class StageRecord:
         final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
             where that was not asked.
         final_list_predictions: the answers behind it; none where the list is the final one anyway.
-        drift: how far the policy moved in this stage (``methods/drift_probe.py``); empty where it was not measured.
+        drift: how far the policy moved in this stage (``methods/drift/probe.py``); empty where it was not measured.
         drift_groups: the rollout groups behind it, one row per prompt.
         cost: tokens, model FLOPs and processor time of the stage, by activity; empty where they were not counted.
         steps: figures of every update.

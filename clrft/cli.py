@@ -92,7 +92,7 @@ def show_end(code: int, sentences: Sequence[str]) -> None:
 def one_of_several(options: argparse.Namespace, console: Console, words: str) -> int:
     """Run a command as one of the processes of a run; all end with one code, and the first says why."""
     from clrft.company import Company
-    from methods import ranks
+    from methods.processes import ranks
 
     if not options.several:
         count = os.environ["WORLD_SIZE"]
@@ -207,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--baseline", help="method that the others are paired with")
     compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    compare.set_defaults(command=later("compare_command", "compare_command"))
+    compare.set_defaults(command=later("study.compare_command", "compare_command"))
 
     report = subparsers.add_parser("report", help="a page for the browser: who forgets less, how sure, and why")
     report.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
@@ -221,34 +221,34 @@ def build_parser() -> argparse.ArgumentParser:
         "paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone"
     )
     ledger.add_argument("-o", "--output", help="folder for ledger.md and ledger.csv (default: print only)")
-    ledger.set_defaults(command=later("ledger_command", "ledger_command"))
+    ledger.set_defaults(command=later("study.ledger_command", "ledger_command"))
 
     sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
     sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
     sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
-    sync.set_defaults(command=later("sync", "sync_command"))
+    sync.set_defaults(command=later("tracking.sync", "sync_command"))
 
     rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
     rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    rewards.set_defaults(command=later("study_commands", "rewards_command"))
+    rewards.set_defaults(command=later("study.study_commands", "rewards_command"))
 
     kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
     kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    kinds.set_defaults(command=later("study_commands", "kinds_command"))
+    kinds.set_defaults(command=later("study.study_commands", "kinds_command"))
 
     costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
     costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    costs.set_defaults(command=later("study_commands", "costs_command"))
+    costs.set_defaults(command=later("study.study_commands", "costs_command"))
 
     drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
     drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     drift.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    drift.set_defaults(command=later("study_commands", "drift_command"))
+    drift.set_defaults(command=later("study.study_commands", "drift_command"))
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=LISTS, help="which list")
@@ -312,11 +312,11 @@ def add_method(subparsers: Any) -> None:
     new.add_argument("name", metavar="NAME", help="name of the method: small letters, digits and _")
     new.add_argument("--kind", default="part", help="part (joins sft or grpo; default), supervised or reinforcement")
     new.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the two files (default: this one)")
-    new.set_defaults(command=later("method_new", "new_command"))
+    new.set_defaults(command=later("check.new", "new_command"))
 
     check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
     check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
-    check.set_defaults(command=later("method_check", "check_command"))
+    check.set_defaults(command=later("check.command", "check_command"))
 
 
 def later(module: str, name: str) -> Command:

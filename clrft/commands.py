@@ -45,7 +45,7 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
 
 def end_run(config: RunConfig, folder: Path, console: Console) -> None:
     """Close a run's sweep in MLflow and show its results; of several processes the first does."""
-    from methods import ranks
+    from methods.processes import ranks
 
     if ranks.is_first():
         close_sweep(config, [])
@@ -95,12 +95,12 @@ def chosen_config(words: list[str]) -> RunConfig:
 
 def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sweep``: every cell that is not done, then the comparison and the report."""
-    from clrft.compare_command import write_and_print
     from clrft.places import Place, check_place
     from clrft.progress import Bars
     from clrft.runs import find_runs
+    from clrft.study.compare_command import write_and_print
     from clrft.sweep import load_sweep, run_sweep
-    from clrft.tracking_store import prepare_store
+    from clrft.tracking.store import prepare_store
 
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
@@ -130,8 +130,8 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
 
 def sweep_report(found: "FoundRuns", folder: Path) -> tuple[Path, str]:
     """Compare a sweep's runs and write their report; returns its folder, and the answer in Markdown."""
-    from clrft.compare import compare
     from clrft.report.parts import Subject
+    from clrft.study.compare import compare
 
     return reported(Subject(compare(found.runs), found.left_out), folder)
 
@@ -149,7 +149,7 @@ def reported(subject: "Subject", folder: Path) -> tuple[Path, str]:
 
 def close_sweep(config: RunConfig, paths: list[Path], note: str = "") -> None:
     """Attach a sweep's tables, figures, report and answer to its parent run in MLflow, and close it."""
-    from clrft.tracking import Tracker
+    from clrft.tracking.runs import Tracker
 
     Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths, note=note)
 
@@ -159,7 +159,7 @@ def say_where(config: RunConfig, folder: Path, console: Console) -> None:
     lines = [f"report: {folder / 'report' / 'index.html'}   (opens in a browser)"]
     lines += [f"pictures and tables: {folder / 'comparison'}", f"runs: {folder}"]
     if config.run.mlflow:
-        from clrft.tracking_store import redacted_uri, tracking_uri
+        from clrft.tracking.store import redacted_uri, tracking_uri
 
         store = redacted_uri(tracking_uri(Path(config.run.output)))
         lines.append(f"MLflow store: {store}   (clrft ui --output {config.run.output} opens it)")
@@ -169,7 +169,7 @@ def say_where(config: RunConfig, folder: Path, console: Console) -> None:
 
 def ui_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft ui``: MLflow's own interface on loopback."""
-    from clrft.tracking_ui import serve_ui
+    from clrft.tracking.ui import serve_ui
 
     console.print(f"MLflow at http://127.0.0.1:{options.port} (Ctrl-C stops it)", highlight=False)
     return serve_ui(Path(options.output), options.port)

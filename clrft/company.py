@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from methods import ranks
+from methods.processes import ranks
 
 FAILURE, TOLD = "clrft/failure", "clrft/told"
 BEAT = 0.5  # seconds between two looks at the store

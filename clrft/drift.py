@@ -14,10 +14,10 @@ from clrft.checkpoint import WEIGHTS_FOLDER, StageRecord, stage_folder, stage_rn
 from clrft.spent import counted
 from clrft.state import Run
 from methods.determinism import deterministic
-from methods.drift_measure import Asked, measure
-from methods.drift_probe import Other, drawn_items, group_rows, summary
-from methods.probe_parties import base_of, held, saved
-from methods.probe_rollouts import Party
+from methods.drift.measure import Asked, measure
+from methods.drift.parties import base_of, held, saved
+from methods.drift.probe import Other, drawn_items, group_rows, summary
+from methods.drift.rollouts import Party
 from methods.snapshots import FullSnapshot
 
 Opened = Callable[[], AbstractContextManager[Party]]

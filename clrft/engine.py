@@ -1,6 +1,6 @@
 """What runs the cells of a sweep: the seam between the sweep and its processes, on this machine or on a cluster.
 
-``clrft/workers.py`` is the engine of this machine, ``clrft/ray_engine.py`` that of a Ray cluster.
+``clrft/workers.py`` is the engine of this machine, ``clrft/cluster/engine.py`` that of a Ray cluster.
 """
 
 from collections.abc import Iterator

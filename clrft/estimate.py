@@ -13,13 +13,13 @@ import torch
 from clrft.base import default_model_path
 from clrft.config import RunConfig
 from methods import build_method
-from methods.activations import Precision
 from methods.base import Method
+from methods.costs.activations import Precision
+from methods.costs.footprint import Footprint, peak_of_testing, peak_of_training
+from methods.costs.sizes import ModelSizes, sizes_of_checkpoint
+from methods.costs.workload import Load, Setup
 from methods.fit import rows_per_update
-from methods.footprint import Footprint, peak_of_testing, peak_of_training
 from methods.model_config import choose_attention, choose_device, choose_dtype
-from methods.sizes import ModelSizes, sizes_of_checkpoint
-from methods.workload import Load, Setup
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
 

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from clrft.config import LABELLED, RunConfig, Values, load_group, merge, method_label, parse_overrides, typed_config
-from clrft.differences import FREE, flatten
 from clrft.fork_folder import anchor_of_fork, is_same_method
 from clrft.fork_source import Source, parsed_point, read_source
 from clrft.origins import origins_of
 from clrft.plain import plugins_of, section_of, sections_of
 from clrft.record import MANIFEST, MANIFEST_OTHERS, read_record
+from clrft.study.differences import FREE, flatten
 from methods import build_method
 from methods.base import Method
 from methods.registry import load_plugins, method_class

@@ -47,7 +47,7 @@ def hired(
     """
     plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
     if place.on:
-        from clrft.ray_engine import ray_engine
+        from clrft.cluster.engine import ray_engine
 
         setup = Setup(place.threads or 1, plugins, since)
         with ray_engine(place.on, cells, jobs, setup, say) as cluster, kept(cluster):
@@ -95,7 +95,7 @@ def check_place(place: Place) -> None:
     if place.threads < 0:
         raise UserError(f"--threads: got {place.threads}, expected a whole number from 1.")
     if place.on:
-        from clrft.ray_cluster import check_address, check_cluster
+        from clrft.cluster.cluster import check_address, check_cluster
 
         check_address(place.on)
         check_cluster(place.on)

@@ -1,7 +1,8 @@
 """Whether a run fits into memory, said before it is trained: what it needs, what is there, what to change.
 
-The estimate is that of ``methods/footprint.py`` for the longest prompts that were looked at. Deliberately absent: other
-processes that grow later, other cells of a sweep beside this one, and CPU memory for a run on a GPU.
+The estimate is that of ``methods/costs/footprint.py`` for the longest prompts that were looked at.
+Deliberately absent: other processes that grow later, other cells of a sweep beside this one, and CPU memory for a run
+on a GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from clrft.available import available_bytes
 from clrft.estimate import Longest, estimate, gib
 from clrft.remedies import remedies
 from clrft.state import Run
-from methods.footprint import Footprint
-from methods.sizes import sizes_of
+from methods.costs.footprint import Footprint
+from methods.costs.sizes import sizes_of
 from task_streams.errors import UserError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width

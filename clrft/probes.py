@@ -7,9 +7,9 @@ from clrft.checkpoint import StageRecord
 from clrft.files import safe_name
 from clrft.state import Run
 from eval.probe import ask, share_right
-from methods import ranks
-from methods.fit_image import image_fit
+from methods.inputs.fit_image import image_fit
 from methods.policy import Decoding
+from methods.processes import ranks
 from task_streams.errors import UserError
 from task_streams.probe_sets import Probe, ProbeSet, read_probe_set
 from task_streams.prompt import probe_request

@@ -63,7 +63,7 @@ def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, torch threads, RAM in GB, each visible GPU, and the run's processes."""
     import torch
 
-    from methods import ranks
+    from methods.processes import ranks
 
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -9,8 +9,8 @@ import torch
 from clrft.config import RunConfig
 from clrft.estimate import Longest, estimate, gib
 from methods import build_method
+from methods.costs.sizes import ModelSizes
 from methods.fit import rows_per_update
-from methods.sizes import ModelSizes
 
 LEAST_GROUP = 2  # completions of a prompt that can be compared
 LEAST_SAVING = 0.01  # of what is needed; less is not worth a setting

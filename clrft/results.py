@@ -7,7 +7,7 @@ from typing import Any
 from clrft.checkpoint import METRICS_FILE, stage_folder
 from clrft.files import read_json, write_json_atomic
 from clrft.record import read_stage
-from clrft.run_kinds import run_kinds, task_classes
+from clrft.study.run_kinds import run_kinds, task_classes
 from eval.matrix import AccuracyMatrix
 from eval.metrics import DRIFTS, METRICS, Value, compute_metrics, general_delta, mean_kl
 from eval.taxonomy import KINDS

@@ -32,20 +32,21 @@ from clrft.results import write_results
 from clrft.space import check_space
 from clrft.stage import drop_older_weights, learn_stage
 from clrft.state import Run, stage_name
-from clrft.sync import feed_or_tell
-from clrft.tracking import CellTracker, TaskTracker, Tracker, is_marked, manifest_tags, mark
+from clrft.tracking.runs import CellTracker, TaskTracker, Tracker, is_marked, manifest_tags, mark
+from clrft.tracking.sync import feed_or_tell
 from clrft.training import put_back
 from clrft.unfinished import clear_finished
-from methods import build_method, ranks
+from methods import build_method
 from methods.anchor import Anchors, anchor_problems
 from methods.base import TaskContext
 from methods.fit import check_batch
 from methods.model_config import describe_model
 from methods.policy import load_policy
-from methods.sharding import shard
-from methods.shared_prefix import obstacle
-from methods.static_decode import graph_obstacle
-from methods.vllm_rollouts import vllm_obstacles
+from methods.processes import ranks
+from methods.processes.sharding import shard
+from methods.rollouts.shared_prefix import obstacle
+from methods.rollouts.static_decode import graph_obstacle
+from methods.rollouts.vllm_rollouts import vllm_obstacles
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream

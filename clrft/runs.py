@@ -1,7 +1,7 @@
 """Read run folders back: ``runs/<sweep>/<stream>-<method>-<order>/``.
 
 A folder that is incomplete, damaged or not ours is named and left out, never averaged in.
-Deliberately absent: writing them (``clrft.run``), and any average over runs (``clrft.compare``).
+Deliberately absent: writing them (``clrft.run``), and any average over runs (``clrft.study.compare``).
 """
 
 import math

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from clrft.checkpoint import StageRecord
-from clrft.cost_names import CPU, GPU, WALL
 from clrft.state import Run
-from methods import ranks
-from methods.meter import Counts
+from clrft.study.cost_names import CPU, GPU, WALL
+from methods.costs.meter import Counts
+from methods.processes import ranks
 
 
 @dataclass(frozen=True, slots=True)

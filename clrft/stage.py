@@ -24,11 +24,11 @@ from clrft.training import OnStep, learn_task, link_learned
 from clrft.unfinished import Unfinished
 from eval.cell import cell_of
 from eval.evaluate import Prediction, accuracy, evaluate
-from methods import ranks
-from methods.answering import Session
-from methods.fit_image import image_fit
+from methods.inputs.fit_image import image_fit
 from methods.policy import Decoding
-from methods.sharding import whole
+from methods.processes import ranks
+from methods.processes.sharding import whole
+from methods.rollouts.answering import Session
 from methods.snapshots import FullSnapshot
 from task_streams.glyphs import glyph_examples
 from task_streams.types import Task

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from clrft import interrupt
+from clrft.check.anchor import anchor_unchanged
 from clrft.checkpoint import (
     STEPS_FILE,
     TRAINING_FILE,
@@ -25,18 +26,17 @@ from clrft.checkpoint import (
 )
 from clrft.files import Damaged, link_or_copy, whole_folder
 from clrft.lineage import check_left, write_lineage
-from clrft.method_anchor import anchor_unchanged
 from clrft.spent import Clock, cost_of
 from clrft.state import Run
 from clrft.unfinished import Unfinished
-from methods import ranks
 from methods.base import TaskContext
+from methods.costs.meter import added, sums
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.memory import remembered
-from methods.meter import added, sums
+from methods.processes import ranks
+from methods.processes.sharding import is_sharded, whole_weights
 from methods.resumable import Keeping
 from methods.settings import TrainConfig
-from methods.sharding import is_sharded, whole_weights
 from methods.training_state import TrainingState
 from task_streams.config import SourceConfig
 from task_streams.types import Example, Task

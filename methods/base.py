@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.advantage import group_advantages
-from methods.meter import IGNORED, meter_of
+from methods.costs.meter import IGNORED, meter_of
 from task_streams.errors import unknown_name
 from task_streams.prompt import THOUGHTS
 from task_streams.types import Example, Target, Task

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from methods.base import Family, LossContext, Method, Need, ReplayPlan, TaskContext
+from methods.inputs.targets import completion_logits, mean_over_completions, target_inputs
 from methods.settings import require
-from methods.targets import completion_logits, mean_over_completions, target_inputs
 from task_streams.draw import shuffled
 from task_streams.prompt import request, target_text
 from task_streams.types import Example

@@ -10,8 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from methods.inputs.targets import log_likelihood, target_inputs
 from methods.policy import Decoding, Policy
-from methods.targets import log_likelihood, target_inputs
 from methods.weights import trained_weights
 from task_streams.draw import shuffled
 from task_streams.prompt import request

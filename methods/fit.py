@@ -12,22 +12,22 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.sft_config import SFTConfig
 
-from methods import ranks
 from methods.base import Method, TaskContext
-from methods.data import reward_functions, rollout_dataset, target_dataset
+from methods.costs.meter import Counts, Meter
 from methods.determinism import deterministic
 from methods.fisher import diagonal_fisher
 from methods.guard import gradients_finite, suspects
+from methods.inputs.data import reward_functions, rollout_dataset, target_dataset
 from methods.memory import mixed
-from methods.meter import Counts, Meter
 from methods.policy import Policy
+from methods.processes import ranks
+from methods.processes.sharding import split_of
 from methods.resumable import Keeping, KeepStates
+from methods.rollouts.vllm_rollouts import vllm_arguments
 from methods.settings import TrainConfig
-from methods.sharding import split_of
 from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
-from methods.vllm_rollouts import vllm_arguments
 from task_streams.errors import UserError
 from task_streams.types import Example
 
@@ -75,7 +75,7 @@ class FitResult:
     """What a training left.
 
     Attributes:
-        steps: figures of every update; what it came to (``methods/meter.py``) among them, that of the preparation in
+        steps: figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in
             the first.
         moments: the optimizer's, by parameter name and kind.
         afterwards: what came after the last update (an estimate that a method needs, say), by the same names.

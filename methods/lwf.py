@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from methods.base import Family, LossContext, Method, Need
+from methods.inputs.targets import completion_logits, mean_over_completions
 from methods.settings import require
-from methods.targets import completion_logits, mean_over_completions
 
 
 @dataclass(frozen=True)

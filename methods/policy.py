@@ -14,17 +14,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from methods.answering import Session, answered
-from methods.encoding import encoded_turns, prompts_in
-from methods.fit_image import Prepared, image_fit
-from methods.media import never_sampled
-from methods.meter import Meter, sampled_tokens
+from methods.costs.meter import Meter, sampled_tokens
+from methods.inputs.encoding import encoded_turns, prompts_in
+from methods.inputs.fit_image import Prepared, image_fit
+from methods.inputs.media import never_sampled
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
-from methods.rollout import Sampling
-from methods.sharding import hollow, is_sharded, put_weights_of
-from methods.shared_prefix import Prompts, obstacle
+from methods.processes.sharding import hollow, is_sharded, put_weights_of
+from methods.rollouts.answering import Session, answered
+from methods.rollouts.rollout import Sampling
+from methods.rollouts.shared_prefix import Prompts, obstacle
+from methods.rollouts.vision import batch_images
 from methods.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
-from methods.vision import batch_images
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
 from task_streams.errors import UserError
 from task_streams.prompt import Request

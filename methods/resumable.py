@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback
 
-from methods import ranks
 from methods.base import Method
-from methods.sharding import is_sharded, split_of, whole_tensor
+from methods.processes import ranks
+from methods.processes.sharding import is_sharded, split_of, whole_tensor
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
 
 TRAINER_STATE = "trainer_state.json"  # the name that transformers looks for

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from methods.base import LossContext, Method, Need, Rollouts, TaskContext
 from methods.grpo import GrpoConfig
+from methods.inputs.targets import completion_logits, mean_over_completions, target_inputs
 from methods.policy import TRAINED_ADAPTER
 from methods.settings import require
 from methods.snapshots import Snapshot
-from methods.targets import completion_logits, mean_over_completions, target_inputs
 from methods.weights import trained_weights
 from task_streams.prompt import THOUGHTS, Request, request, target_text
 from task_streams.types import Example

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from methods.sharding import is_sharded, sharded_copy
+from methods.processes.sharding import is_sharded, sharded_copy
 from methods.weights import TRAINED_ADAPTER
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Method
-from methods.sharding import put, split_of, whole_tensor
+from methods.processes.sharding import put, split_of, whole_tensor
 from methods.weights import trained_weights
 
 WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"

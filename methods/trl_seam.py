@@ -22,25 +22,25 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from methods import ranks
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts, Whose
-from methods.clip_batches import ClipCollator, rows_have_clips
 from methods.compose import shaped_rewards
-from methods.dealt import SHARE, OwnRows, loss_weight, own_part
-from methods.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.group_batch import GroupBatch, Shown, encoded
-from methods.group_passes import GroupPasses
-from methods.media import never_sampled, token_types
-from methods.meter import IGNORED, meter_of
+from methods.costs.meter import IGNORED, meter_of
+from methods.inputs.clip_batches import ClipCollator, rows_have_clips
+from methods.inputs.media import never_sampled, token_types
+from methods.processes import ranks
+from methods.processes.dealt import SHARE, OwnRows, loss_weight, own_part
+from methods.processes.sharding import inside, is_sharded, whole
 from methods.resumable import ResumableTrainer
-from methods.rollout import Sampling
+from methods.rollouts.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
+from methods.rollouts.group_batch import GroupBatch, Shown, encoded
+from methods.rollouts.group_passes import GroupPasses
+from methods.rollouts.rollout import Sampling
+from methods.rollouts.shared_prefix import SUPPORTED, Prompts, obstacle
+from methods.rollouts.vllm_rollouts import never_drawn, pictures
 from methods.shaping import checked
-from methods.sharding import inside, is_sharded, whole
-from methods.shared_prefix import SUPPORTED, Prompts, obstacle
 from methods.snapshots import FullSnapshot, Snapshot
 from methods.views import StepViews
-from methods.vllm_rollouts import never_drawn, pictures
 from task_streams.errors import UserError
 from task_streams.types import Task
 

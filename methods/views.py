@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from methods.base import Whose
-from methods.rollout import right_padded
-from methods.shared_prefix import plain
+from methods.rollouts.rollout import right_padded
+from methods.rollouts.shared_prefix import plain
 
 TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every token of prompt and completion
 

@@ -20,8 +20,8 @@ from clrft.state import Run
 from eval.matrix import AccuracyMatrix
 from eval.metrics import METRICS
 from methods.base import Method
+from methods.costs.meter import Meter
 from methods.frozen import ZeroShot
-from methods.meter import Meter
 from methods.policy import Decoding
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream

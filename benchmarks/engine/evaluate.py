@@ -19,12 +19,12 @@ from benchmarks.engine.trainers import SEED
 from benchmarks.engine.workload import Workload, workload
 from eval.evaluate import evaluate
 from methods import build_method
-from methods.answering import Session
 from methods.base import TaskContext
 from methods.fit import FitSettings, fit
-from methods.fit_image import image_fit
-from methods.media import with_media
+from methods.inputs.fit_image import image_fit
+from methods.inputs.media import with_media
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.rollouts.answering import Session
 from methods.settings import TrainConfig
 from methods.sft import SftConfig
 from task_streams.prompt import request

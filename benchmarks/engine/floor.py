@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.engine.pairs import Turn
 from benchmarks.engine.peak import Peak
-from methods.flops import shape_of
+from methods.costs.flops import shape_of
 
 FORMULA = (
     "floor_seconds = (F - D) / P + max(D / P, S * W / B): F model_flops; P peak flops a second; B peak bytes a second; "

@@ -15,7 +15,7 @@ from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
 from methods.policy import Policy
-from methods.shared_prefix import Prompts, following_logps, prefill
+from methods.rollouts.shared_prefix import Prompts, following_logps, prefill
 
 NAMES = ("stock", "ours")  # the plain path of ours is TRL's own function
 NATURAL = 17  # tokens of a right completion of the embedded model

@@ -22,7 +22,7 @@ from clrft.base import default_model_path
 from clrft.base import tokenizer as vocabulary
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.policy import Policy, load_policy, load_processor
-from methods.vision import batch_images
+from methods.rollouts.vision import batch_images
 
 IMAGE_PIXELS = 224 * 224
 SEED = 5

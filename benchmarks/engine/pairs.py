@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.meter import Counts
+from methods.costs.meter import Counts
 from methods.policy import Policy
 
 

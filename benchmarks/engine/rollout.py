@@ -14,10 +14,10 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
-from methods.media import never_sampled
+from methods.inputs.media import never_sampled
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollout import Sampling, sample_after
-from methods.shared_prefix import Prompts, prefill
+from methods.rollouts.rollout import Sampling, sample_after
+from methods.rollouts.shared_prefix import Prompts, prefill
 
 NAMES = ("stock", "plain", "ours")
 

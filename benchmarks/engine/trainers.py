@@ -22,10 +22,10 @@ from benchmarks.engine.pairs import Turn, synchronize
 from benchmarks.engine.workload import Workload
 from methods import build_method
 from methods.base import Method, TaskContext
-from methods.data import reward_functions, rollout_dataset
 from methods.fit import FitSettings, build_trainer, rollout_arguments, shared_arguments
 from methods.grpo import GrpoConfig
-from methods.media import never_sampled
+from methods.inputs.data import reward_functions, rollout_dataset
+from methods.inputs.media import never_sampled
 from methods.policy import Policy
 from methods.rapo import RapoConfig
 from methods.settings import TrainConfig

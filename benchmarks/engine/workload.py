@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.options import Options
-from methods.media import with_media
+from methods.inputs.media import with_media
 from methods.policy import Policy
-from methods.shared_prefix import Prompts
+from methods.rollouts.shared_prefix import Prompts
 from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request

@@ -1,6 +1,6 @@
 """The work of a cell's stages, counted from what the code that runs does: training, drift, tests.
 
-It follows ``methods/drift_measure.py`` (drift) and ``clrft/stage.py`` (tests); updates are in ``updates.py``. Of
+It follows ``methods/drift/measure.py`` (drift) and ``clrft/stage.py`` (tests); updates are in ``updates.py``. Of
 penalties and estimates those of the methods in ``COUNTED`` are in it; what other parts' hooks compute is not, which
 ``uncounted`` tells.
 """
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clrft.config import RunConfig
-from clrft.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.plan.cell import Cell
 from clrft.plan.outline import TaskOutline
 from clrft.plan.sharing import NOTHING, Dealt, in_batches
 from clrft.plan.tally import Tally
 from clrft.plan.updates import training
-from methods.drift_measure import PROMPTS
-from methods.drift_probe import GROUP_SIZE, OTHERS_SIZE
+from clrft.study.cost_names import DRIFT, EVALUATE, TRAIN
+from methods.drift.measure import PROMPTS
+from methods.drift.probe import GROUP_SIZE, OTHERS_SIZE
 
 COUNTED = frozenset(
     (

@@ -13,10 +13,10 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.base import default_model_path
-from methods.flops import SUPPORTED, ModelShape, shape_of
+from methods.costs.flops import SUPPORTED, ModelShape, shape_of
+from methods.costs.sizes import ModelSizes, sizes_of
 from methods.model_config import ModelConfig, choose_dtype
 from methods.policy import load_processor, lora_config
-from methods.sizes import ModelSizes, sizes_of
 from task_streams.errors import UserError, unknown_name
 
 _TOWER = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14, "spatial_merge_size": 2}

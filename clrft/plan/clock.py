@@ -4,11 +4,11 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clrft.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.plan.cell import Cell, Lengths
 from clrft.plan.disk import Disk
 from clrft.plan.hardware import Speed
 from clrft.plan.tally import Tally
+from clrft.study.cost_names import DRIFT, EVALUATE, TRAIN
 
 EXCHANGE, BOUNDARY, START = "exchange", "boundary", "start"
 PARTS = (TRAIN, EVALUATE, DRIFT, EXCHANGE, BOUNDARY, START)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clrft.base import default_model_path
-from clrft.cost_names import DRIFT, EVALUATE
 from clrft.estimate import ADAPTER
 from clrft.plan.cell import Cell
 from clrft.plan.tally import Tally
 from clrft.space import MOMENTS
+from clrft.study.cost_names import DRIFT, EVALUATE
 from clrft.unfinished import KEPT
 
 EXACT = 4  # bytes of float32, in which Fisher information is kept

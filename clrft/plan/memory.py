@@ -18,12 +18,9 @@ from clrft.estimate import Estimate, Longest, estimate, load_of, setup_of
 from clrft.plan.checkpoint import Checkpoint
 from clrft.plan.sharing import Sharing
 from methods import build_method
-from methods.activations import EXACT, Pass, text_layer
 from methods.base import Method
-from methods.drift_measure import PROMPTS
-from methods.drift_probe import GROUP_SIZE
-from methods.fit import rows_per_update
-from methods.footprint import (
+from methods.costs.activations import EXACT, Pass, text_layer
+from methods.costs.footprint import (
     SAMPLING,
     SCORING,
     TABLES,
@@ -36,7 +33,10 @@ from methods.footprint import (
     scoring,
     update,
 )
-from methods.workload import Load, Setup
+from methods.costs.workload import Load, Setup
+from methods.drift.measure import PROMPTS
+from methods.drift.probe import GROUP_SIZE
+from methods.fit import rows_per_update
 
 DRIFT = "drift"
 GATHERED = "gathered weights"

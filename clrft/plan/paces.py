@@ -6,13 +6,13 @@ from statistics import fmean
 from typing import Any
 
 from clrft.config import RunConfig
-from clrft.cost_names import EVALUATE, TRAIN, WALL
 from clrft.plan.activities import stage_work
 from clrft.plan.cell import Cell, Lengths
 from clrft.plan.checkpoint import checkpoint_of
 from clrft.plan.clock import Pace
 from clrft.plan.streams import outline_of
 from clrft.plan.tally import Passes
+from clrft.study.cost_names import EVALUATE, TRAIN, WALL
 from methods.fit import rows_per_update
 from methods.model_config import choose_device
 

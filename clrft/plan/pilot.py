@@ -33,7 +33,7 @@ from clrft.results import write_results
 from clrft.run import finish_tracking, make_folder, open_folder, prepare, track_finished
 from clrft.stage import learn_stage
 from clrft.state import Run, stage_name
-from clrft.tracking import CellTracker, Tracker, manifest_tags
+from clrft.tracking.runs import CellTracker, Tracker, manifest_tags
 from clrft.workers import prepare as prepare_worker
 from methods.fit import StepRow
 from task_streams.types import TaskStream
@@ -165,7 +165,7 @@ def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[
 
 def store_seconds(folder: Path) -> float:
     """Seconds to make a tracking store in a folder."""
-    from clrft.tracking_store import prepare_store
+    from clrft.tracking.store import prepare_store
 
     began = time.perf_counter()
     prepare_store(folder)
@@ -175,8 +175,8 @@ def store_seconds(folder: Path) -> float:
 def closing_seconds(folder: Path) -> float:
     """Seconds to compare and report the pilots."""
     from clrft.commands import sweep_report
-    from clrft.compare_command import write_and_print
     from clrft.runs import find_runs
+    from clrft.study.compare_command import write_and_print
 
     began = time.perf_counter()
     runs = folder / FOLDER

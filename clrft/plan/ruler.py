@@ -1,7 +1,7 @@
 """How long prompts and answers are in tokens: by a model's processor, or estimated where there is none.
 
 Prompts are arranged as the settings have them (``model.media``), and with their length comes what all of them begin
-with: that is computed once for a batch (``methods/shared_prefix.py``).
+with: that is computed once for a batch (``methods/rollouts/shared_prefix.py``).
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from clrft.plan.checkpoint import Checkpoint
-from methods.encoding import encoded_turns
-from methods.media import token_types
+from methods.inputs.encoding import encoded_turns
+from methods.inputs.media import token_types
 from methods.model_config import ModelConfig
-from methods.shared_prefix import Prompts, common_lead
+from methods.rollouts.shared_prefix import Prompts, common_lead
 from task_streams.prompt import Request, user_turn
 from task_streams.types import Media
 

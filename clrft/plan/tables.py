@@ -7,8 +7,6 @@ from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
-from clrft.cost_names import EVALUATE, TRAIN
-from clrft.cost_tables import short
 from clrft.estimate import gib
 from clrft.plan.cheaper import Remedy
 from clrft.plan.clock import PARTS
@@ -16,9 +14,11 @@ from clrft.plan.hardware import FAST, LIKELY, SLOW
 from clrft.plan.notes import cannot_run, notes, refusals
 from clrft.plan.plan import CellPlan, Plan, summed
 from clrft.plan.tally import Tally
-from clrft.shown import Rows
 from clrft.status import duration
-from clrft.tables import rich_table
+from clrft.study.cost_names import EVALUATE, TRAIN
+from clrft.study.cost_tables import short
+from clrft.study.shown import Rows
+from clrft.study.tables import rich_table
 
 SCHEMA = 1
 COUNTS = ("prompt_tokens", "prompt_tokens_computed", "tokens_generated", "tokens_trained", "images", "model_flops")

@@ -1,15 +1,15 @@
 """Counted work: tokens, images and operations by what they are for, and what they ask of a device beside arithmetic.
 
-Operations are those of ``methods/flops.py``, so that they add up to what a run's meter counts. Deliberately absent:
-work on a CPU beside a GPU (decoding images, tokenising, scoring answers).
+Operations are those of ``methods/costs/flops.py``, so that they add up to what a run's meter counts.
+Deliberately absent: work on a CPU beside a GPU (decoding images, tokenising, scoring answers).
 """
 
 from dataclasses import dataclass, fields, replace
 
 from clrft.plan.checkpoint import Checkpoint
 from clrft.plan.ruler import Shown
-from methods.flops import Work
-from methods.shared_prefix import SAVED
+from methods.costs.flops import Work
+from methods.rollouts.shared_prefix import SAVED
 
 BACKWARD = 3  # passes that one with gradients counts as: forward, and twice that backward
 AGAIN = 1  # one more where activations are computed again

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from clrft.compare import Group, summarise
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
 from clrft.report.plane import scatter_figure
 from clrft.runs import RunRecord
-from clrft.shown import probe_words
+from clrft.study.compare import Group, summarise
+from clrft.study.shown import probe_words
 from eval.metrics import Value, undefined
 
 CHANGE = "general_delta/"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clrft.compare import compare
 from clrft.files import REPORT, check_writable, comparison_folder
 from clrft.report.page import write_report
 from clrft.report.parts import Subject
 from clrft.runs import FoundRuns, complete_runs
+from clrft.study.compare import compare
 
 
 def report_command(options: argparse.Namespace, console: Console) -> int:

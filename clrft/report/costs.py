@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from clrft.cost_figures import costs_figure
-from clrft.cost_names import CPU, EVALUATE, GPU, TRAIN, WALL
-from clrft.cost_tables import EXPLAINED, short
-from clrft.costs import GroupCost, cost_report
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.shown import DASH
-from clrft.tables import name_of
+from clrft.study.cost_figures import costs_figure
+from clrft.study.cost_names import CPU, EVALUATE, GPU, TRAIN, WALL
+from clrft.study.cost_tables import EXPLAINED, short
+from clrft.study.costs import GroupCost, cost_report
+from clrft.study.shown import DASH
+from clrft.study.tables import name_of
 
 HOUR = 3600.0
 # Activity, figure, its unit and the column's title.

@@ -1,9 +1,9 @@
 """Accuracy and forgetting over tasks with bands, and every class order's end."""
 
-from clrft.compare import FLOOR, Group
-from clrft.figures import curve_over_orders, curves_figure, orders_figure
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.shown import DASH
+from clrft.study.compare import FLOOR, Group
+from clrft.study.figures import curve_over_orders, curves_figure, orders_figure
+from clrft.study.shown import DASH
 from eval.matrix import FloatArray
 from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clrft.files import write_text_atomic
-from clrft.outputs import ENDINGS, save_picture
 from clrft.report.latex import to_latex
 from clrft.report.parts import Cell, Column, Section, Table
-from clrft.tables import csv_text, raw
+from clrft.study.outputs import ENDINGS, save_picture
+from clrft.study.tables import csv_text, raw
 
 TABLES, FIGURES = "tables", "figures"
 

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clrft.compare import FLOOR, Group
-from clrft.paired_tests import ALPHA, PairedTests, paired_tests
-from clrft.pairs import differences_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, summary_cell
-from clrft.shown import DASH, named, titled
-from clrft.tables import headline, markdown_table, name_of
+from clrft.study.compare import FLOOR, Group
+from clrft.study.paired_tests import ALPHA, PairedTests, paired_tests
+from clrft.study.pairs import differences_of
+from clrft.study.shown import DASH, named, titled
+from clrft.study.tables import headline, markdown_table, name_of
 from eval.metrics import metric_of
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"

@@ -2,11 +2,11 @@
 
 import math
 
-from clrft.kind_figures import answers_figure, confusion_figure, forgetting_figure
-from clrft.kinds import SPLIT, GroupKinds, shown_outcomes
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.shown import DASH
-from clrft.tables import name_of
+from clrft.study.kind_figures import answers_figure, confusion_figure, forgetting_figure
+from clrft.study.kinds import SPLIT, GroupKinds, shown_outcomes
+from clrft.study.shown import DASH
+from clrft.study.tables import name_of
 from eval.metrics import metric_of
 
 

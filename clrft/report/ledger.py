@@ -1,11 +1,11 @@
 """Published figures beside measured ones, where a run has the stream, task count and method of a published row."""
 
-from clrft.compare import Group
 from clrft.files import config_root
-from clrft.ledger import SOURCE, STANDING, Measured, Published, ledger, published_rows
-from clrft.ledger_tables import sentences
 from clrft.plain import read_yaml, section_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, number_cell, summary_cell
+from clrft.study.compare import Group
+from clrft.study.ledger import SOURCE, STANDING, Measured, Published, ledger, published_rows
+from clrft.study.ledger_tables import sentences
 
 
 def ledger_section(subject: Subject) -> Section:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from clrft.compare import Group
-from clrft.figures import matrices_figure, mean_matrix, over_orders
 from clrft.report.parts import Block, Cell, Column, Part, Picture, Section, Sentence, Subject, Table
-from clrft.shown import DASH
-from clrft.tables import show
+from clrft.study.compare import Group
+from clrft.study.figures import matrices_figure, mean_matrix, over_orders
+from clrft.study.shown import DASH
+from clrft.study.tables import show
 from eval.matrix import FloatArray
 
 SHADES = 50  # steps of the colour scale

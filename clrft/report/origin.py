@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clrft.differences import flatten
 from clrft.report.parts import Column, Part, Section, Sentence, Subject, Table, text_cells
 from clrft.runs import RunRecord
+from clrft.study.differences import flatten
 
 FACTS = ("code", "versions", "hardware", "model")
 _FEW = 3  # runs that are named one by one

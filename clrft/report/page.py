@@ -15,7 +15,6 @@ from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
 from markupsafe import Markup
 from matplotlib import colormaps, rc_context
 
-from clrft.figures import RC
 from clrft.files import write_text_atomic
 from clrft.provenance import versions
 from clrft.report.export import write_files
@@ -23,6 +22,7 @@ from clrft.report.matrices import SHADES
 from clrft.report.parts import Block, Heading, Picture, Section, Sentence, Subject, Table
 from clrft.report.sections import SECTIONS
 from clrft.report.vector import colours, inline_svg, recoloured
+from clrft.study.figures import RC
 
 PAGE = "index.html"
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from clrft.compare import Comparison, Group, Summary
-from clrft.kinds import KindReport, kind_report
-from clrft.rewards import RewardReport, reward_report
 from clrft.runs import LeftOut
-from clrft.shown import DASH, in_unit
-from clrft.tables import show
+from clrft.study.compare import Comparison, Group, Summary
+from clrft.study.kinds import KindReport, kind_report
+from clrft.study.rewards import RewardReport, reward_report
+from clrft.study.shown import DASH, in_unit
+from clrft.study.tables import show
 
 _NO_KEY = re.compile(r"[^A-Za-z0-9._]+")
 

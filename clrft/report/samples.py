@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clrft.compare import FLOOR, Group
 from clrft.report.parts import Block, Column, Part, Section, Sentence, Subject, Table, text_cells
 from clrft.report.sample_images import images_of
 from clrft.runs import RunRecord
-from clrft.shown import DASH
+from clrft.study.compare import FLOOR, Group
+from clrft.study.shown import DASH
 from eval.evaluate import Prediction
 from task_streams.errors import UserError
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clrft.cluster.cluster import quiet_ray
 from clrft.processes import stat_of
-from clrft.ray_cluster import quiet_ray
 
 
 class Nodes:

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from clrft.tracking_store import tracking_uri
+from clrft.tracking.store import tracking_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 Points = list[tuple[str, int, float]]  # metric, step, value
@@ -25,7 +25,7 @@ def preparation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproc
     """A store prepared by a process of its own, and what that printed; it takes seconds, so tests copy it."""
     root = tmp_path_factory.mktemp("prepared")
     program = (
-        "import sys; from pathlib import Path; from clrft.tracking_store import prepare_store\n"
+        "import sys; from pathlib import Path; from clrft.tracking.store import prepare_store\n"
         "assert 'mlflow' not in sys.modules, 'imported too early'; prepare_store(Path(sys.argv[1]))\n"
         "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None, 'pings'\n"
     )

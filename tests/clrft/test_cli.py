@@ -155,7 +155,7 @@ def test_every_command_is_there_when_it_is_called() -> None:
 
 
 def test_a_comparison_waits_for_nothing_that_trains() -> None:
-    asked = "cli, compare_command, study_commands"
-    words = f"import sys; from clrft import {asked}; print(*sys.modules)"
+    asked = "clrft.cli, clrft.study.compare_command, clrft.study.study_commands"
+    words = f"import sys, {asked}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "trl", "peft", "mlflow", "datasets"} & set(done.stdout.split())

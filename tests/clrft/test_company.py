@@ -15,7 +15,7 @@ RUN = ("stream=digits_cil", "seed=1993", "stream.tasks=2", "stream.shots=4", "st
 SMALL = ("train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0", "run.mlflow=false")
 FAILS = """
     def loss_terms(self, context):
-        from methods import ranks
+        from methods.processes import ranks
         if ranks.place() == 1:
             raise KeyError("lost")
         return {}

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from clrft.cli import main
-from clrft.compare import compare
 from clrft.config import RunConfig, build_config
-from clrft.cost_figures import costs_figure
-from clrft.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
-from clrft.cost_tables import costs_to_csv, costs_to_markdown, short
-from clrft.costs import CostReport, cost_of_run, cost_report
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import read_run
 from clrft.spent import Clock, cpu_seconds
-from methods import meter
+from clrft.study.compare import compare
+from clrft.study.cost_figures import costs_figure
+from clrft.study.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
+from clrft.study.cost_tables import costs_to_csv, costs_to_markdown, short
+from clrft.study.costs import CostReport, cost_of_run, cost_report
+from methods.costs import meter
 from tests.clrft.run_folders import write_run
 
 LEARNED = [[90, None], [60, 80]]

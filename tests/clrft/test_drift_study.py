@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 
 from clrft.cli import main
-from clrft.compare import compare
-from clrft.drift_figures import drift_figures
-from clrft.drift_study import DriftStudy, correlation, drift_study, quadratic
-from clrft.drift_tables import drift_to_markdown
 from clrft.runs import find_runs
+from clrft.study.compare import compare
+from clrft.study.drift_figures import drift_figures
+from clrft.study.drift_study import DriftStudy, correlation, drift_study, quadratic
+from clrft.study.drift_tables import drift_to_markdown
 from eval.metrics import mean_kl
 from tests.clrft.run_folders import write_run
 

@@ -20,7 +20,7 @@ from clrft.failures import explained
 from clrft.lock_file import lock_path
 from clrft.locks import held
 from clrft.progress import Silent
-from clrft.tracking_store import Store, Unreachable
+from clrft.tracking.store import Store, Unreachable
 
 
 @pytest.fixture

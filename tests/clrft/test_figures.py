@@ -7,11 +7,11 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
-from clrft.compare import compare
-from clrft.compare_command import write_comparison
-from clrft.figures import curve_over_orders, figures, mean_matrix, styles
 from clrft.report.parts import Subject
 from clrft.runs import RunRecord, read_run
+from clrft.study.compare import compare
+from clrft.study.compare_command import write_comparison
+from clrft.study.figures import curve_over_orders, figures, mean_matrix, styles
 from eval.metrics import forgetting_by_stage, seen_accuracy
 from tests.clrft.run_folders import Rows, write_run
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from benchmarks.kills import Kill, outcome, run_in_child
-from clrft.compare import compare
 from clrft.config import RunConfig, build_config
 from clrft.fork import planned
 from clrft.lineage import config_digest
@@ -20,7 +19,8 @@ from clrft.progress import Silent
 from clrft.resume import saved_config
 from clrft.run import run
 from clrft.runs import read_run
-from clrft.tracking import manifest_tags
+from clrft.study.compare import compare
+from clrft.tracking.runs import manifest_tags
 from task_streams.errors import UserError
 
 SMALL: dict[str, Any] = {

@@ -13,14 +13,14 @@ from PIL import Image
 from rich.console import Console
 
 from clrft.cli import main
-from clrft.compare import compare
 from clrft.config import build_config
-from clrft.kind_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
-from clrft.kind_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
-from clrft.kinds import GroupKinds, KindReport, kind_report
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import RunRecord, read_run
+from clrft.study.compare import compare
+from clrft.study.kind_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
+from clrft.study.kind_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
+from clrft.study.kinds import GroupKinds, KindReport, kind_report
 from eval.judgement import Failure
 from eval.taxonomy import KINDS, OUTCOMES
 from task_streams.prompt import target_text

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from clrft.cli import main
-from clrft.groups import grouped
-from clrft.ledger import METHODS, SETTINGS, Entry, ledger, planned, protocol, published_rows
-from clrft.ledger_tables import ledger_rows, ledger_to_csv, sentences
 from clrft.runs import read_run
+from clrft.study.groups import grouped
+from clrft.study.ledger import METHODS, SETTINGS, Entry, ledger, planned, protocol, published_rows
+from clrft.study.ledger_tables import ledger_rows, ledger_to_csv, sentences
 from tests.clrft.run_folders import write_run
 
 TASKS = 10

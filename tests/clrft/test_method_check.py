@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrft import method_promises
+from clrft.check import promises as method_promises
+from clrft.check.command import check_method, misspelt, subjects
+from clrft.check.promises import check_accumulation
+from clrft.check.report import Report
+from clrft.check.trial import Learned, Trial
 from clrft.cli import main
 from clrft.config import build_config
-from clrft.method_check import check_method, misspelt, subjects
-from clrft.method_promises import check_accumulation
-from clrft.method_report import Report
-from clrft.method_trial import Learned, Trial
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import find_runs

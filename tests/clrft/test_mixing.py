@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from clrft.cli import main
-from clrft.compare import compare
 from clrft.runs import RunRecord, read_run
-from clrft.tables import pairs_to_csv, to_csv, to_markdown
+from clrft.study.compare import compare
+from clrft.study.tables import pairs_to_csv, to_csv, to_markdown
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 

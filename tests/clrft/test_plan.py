@@ -11,9 +11,7 @@ import torch
 
 from clrft.cli import main
 from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.estimate import estimate
-from clrft.ledger import SETTINGS
 from clrft.plan.activities import dealt_work, stage_work
 from clrft.plan.cell import Cell, Lengths
 from clrft.plan.cheaper import cheaper, with_value
@@ -30,9 +28,11 @@ from clrft.plan.tally import Passes, Tally
 from clrft.progress import Silent
 from clrft.run import run
 from clrft.runs import read_run
+from clrft.study.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.study.ledger import SETTINGS
 from clrft.sweep import load_sweep
-from methods import ranks
 from methods.model_config import ModelConfig
+from methods.processes import ranks
 from task_streams.errors import UserError
 from tests.processes import ended, several
 

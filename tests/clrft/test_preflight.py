@@ -18,7 +18,7 @@ from clrft.remedies import divisors, halves, remedies
 from clrft.run import check_prompts, prepare, run
 from clrft.runs import read_run
 from clrft.state import Run
-from methods.sizes import ModelSizes, sizes_of
+from methods.costs.sizes import ModelSizes, sizes_of
 from task_streams.errors import UserError
 from tests.two_billion import sizes_of_2b
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clrft import ray_cluster
 from clrft.checkpoint import stage_folder
 from clrft.cli import main
+from clrft.cluster import cluster as ray_cluster
 from clrft.config import build_config, config_of
 from clrft.lock_file import lock_path
 from clrft.places import Place, check_place

@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 from clrft.cli import main
 from clrft.commands import sweep_report
 from clrft.runs import find_runs
-from clrft.tracking import Tracker
-from clrft.tracking_store import tracking_uri
+from clrft.tracking.runs import Tracker
+from clrft.tracking.store import tracking_uri
 from tests.clrft.stores import preparation, root
 from tests.clrft.test_report import hostile_sweep
 

@@ -12,16 +12,16 @@ from PIL import Image
 from rich.console import Console
 
 from clrft.cli import main
-from clrft.compare import compare
-from clrft.compare_command import write_comparison
 from clrft.config import build_config
 from clrft.progress import Silent
 from clrft.report.parts import Subject
-from clrft.reward_figures import rewards_figure
-from clrft.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
-from clrft.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
 from clrft.run import run
 from clrft.runs import read_run
+from clrft.study.compare import compare
+from clrft.study.compare_command import write_comparison
+from clrft.study.reward_figures import rewards_figure
+from clrft.study.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
+from clrft.study.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
 from tests.clrft.run_folders import write_run
 
 ACCURACY, FORMAT = Figure("component", "accuracy"), Figure("component", "format")

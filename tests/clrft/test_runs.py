@@ -8,7 +8,7 @@ import pytest
 
 from clrft.cli import main
 from clrft.runs import find_runs, read_run
-from clrft.tracking import task_facts
+from clrft.tracking.runs import task_facts
 from task_streams.errors import UserError
 from tests.clrft.run_folders import Rows, write_run
 

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from clrft.cli import main
-from clrft.compare import compare
-from clrft.figures import of_stream
 from clrft.runs import read_run
+from clrft.study.compare import compare
+from clrft.study.figures import of_stream
 from tests.clrft.run_folders import write_run
 from tests.clrft.test_costs import TRAIN, spent, with_costs
 from tests.clrft.test_drift_study import figures, with_drift

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from clrft import kinds
 from clrft.cli import main
-from clrft.run_kinds import RunKinds, run_kinds
 from clrft.runs import find_runs
+from clrft.study import kinds
+from clrft.study.run_kinds import RunKinds, run_kinds
 from clrft.sweep import load_sweep
 from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from clrft import tracking_queue
 from clrft.cli import main
 from clrft.runs import read_run
-from clrft.tracking import Tracker, is_marked
-from clrft.tracking_queue import END_SECONDS, CallQueue
-from clrft.tracking_store import Unreachable, tracking_uri
+from clrft.tracking import queue as tracking_queue
+from clrft.tracking.queue import END_SECONDS, CallQueue
+from clrft.tracking.runs import Tracker, is_marked
+from clrft.tracking.store import Unreachable, tracking_uri
 from tests.clrft.faulty_methods import faulty
 from tests.clrft.run_folders import write_run
 from tests.clrft.stores import ROOT, Points, Server, artifacts, points, preparation, root, runs
@@ -236,8 +236,8 @@ def test_a_sync_feeds_whole_runs_once_and_a_dry_one_makes_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from clrft.sync import sync_root
-from clrft.tracking_store import Store
+from clrft.tracking.sync import sync_root
+from clrft.tracking.store import Store
 made, call, last, after = 0, Store._call, int(sys.argv[2]), sys.argv[3] == "after"
 def counted(self, function, *arguments, **named):
     global made

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clrft.tracking import Tracker, flattened
-from clrft.tracking_store import prepare_store, redacted_uri, without_secrets
-from clrft.tracking_ui import serve_ui
+from clrft.tracking.runs import Tracker, flattened
+from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
+from clrft.tracking.ui import serve_ui
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
@@ -208,7 +208,7 @@ def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
     rows = [{"step": step, **{f"m{k}": 1.0 for k in range(10)}} for step in range(1, 301)]
     folders = [write_run(root / "quickstart", "sft", seed, [[50, None, None]] * 3, steps=rows) for seed in (1, 2)]
     program = (
-        "import json, sys; from pathlib import Path; from clrft.tracking import Tracker\n"
+        "import json, sys; from pathlib import Path; from clrft.tracking.runs import Tracker\n"
         "folder = Path(sys.argv[1]); cell = Tracker(folder.parent.parent, 'quickstart').cell(folder.name, {'a': 1})\n"
         "for index in range(1, 4):\n"
         "    task = cell.task(index, 'one')\n"
@@ -326,7 +326,7 @@ def test_preparing_prints_nothing_and_arms_no_usage_ping(
 
 def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from clrft.tracking_ui import serve_ui\n"
+        "import sys; from pathlib import Path; from clrft.tracking.ui import serve_ui\n"
         "sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))\n"
     )
     port = free_port()

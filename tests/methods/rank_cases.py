@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eval.evaluate import evaluate
-from methods import ranks
 from methods.base import Method, TaskContext
 from methods.fit import FitSettings, fit
 from methods.policy import Decoding
+from methods.processes import ranks
+from methods.processes.sharding import shard, whole, whole_tensor
 from methods.settings import TrainConfig
-from methods.sharding import shard, whole, whole_tensor
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made

@@ -10,12 +10,12 @@ from clrft.base import default_model_path
 from clrft.checkpoint import read_anchor, write_anchor
 from methods.anchor import Anchors, anchor_problems
 from methods.base import AnchorRule, Method
+from methods.inputs.targets import completion_logits
 from methods.lwf import Lwf, LwfConfig
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
 from methods.snapshots import Snapshot
-from methods.targets import completion_logits
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.test_lwf import inputs_of

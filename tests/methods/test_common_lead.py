@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods import shared_prefix
 from methods.policy import Decoding, Policy
-from methods.shared_prefix import Prompts, common_lead, prefill
+from methods.rollouts import shared_prefix
+from methods.rollouts.shared_prefix import Prompts, common_lead, prefill
 from task_streams.prompt import Request, request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import assert_equal

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from methods.answering import Session
-from methods.drafts import Drafts
 from methods.policy import Decoding, Policy
-from methods.rollout import Sampling, sample_after
-from methods.shared_prefix import prefill
+from methods.rollouts.answering import Session
+from methods.rollouts.drafts import Drafts
+from methods.rollouts.rollout import Sampling, sample_after
+from methods.rollouts.shared_prefix import prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked

@@ -11,11 +11,11 @@ import torch
 
 from clrft.base import default_model_path
 from eval.judgement import COMPONENTS
-from methods.drift_measure import Asked, measure
-from methods.drift_probe import Other, Probe, drawn_items, summary
+from methods.drift.measure import Asked, measure
+from methods.drift.parties import base_of, held, itself, saved
+from methods.drift.probe import Other, Probe, drawn_items, summary
+from methods.drift.rollouts import Party, SharedPasses, seen
 from methods.policy import Policy
-from methods.probe_parties import base_of, held, itself, saved
-from methods.probe_rollouts import Party, SharedPasses, seen
 from methods.weights import trained_weights
 from task_streams.prompt import request
 from task_streams.types import Box, Feed, Kind, Question, Task, TaskStream
@@ -172,7 +172,7 @@ def test_few_tokens_at_a_time_change_nothing(
     others: Others = {"prev": partial(held, snapshot, "prev")}
     whole = measure(policy, others, asked(stream.tasks[1]))
     vocabulary = policy.model.config.get_text_config().vocab_size
-    monkeypatch.setattr("methods.probe_rollouts.LARGEST", 5 * vocabulary)
+    monkeypatch.setattr("methods.drift.rollouts.LARGEST", 5 * vocabulary)
     assert_alike(measure(policy, others, asked(stream.tasks[1])), whole)
     plain = dataclasses.replace(asked(stream.tasks[1]), share=False, max_new_tokens=3)
     assert summary(measure(policy, others, plain), {"base": "not asked"})["kl_prev_reverse"] is not None

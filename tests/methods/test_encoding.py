@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from methods.encoding import by_parts, encoded_turns, expanded
-from methods.media import with_media
+from methods.inputs.encoding import by_parts, encoded_turns, expanded
+from methods.inputs.media import with_media
 from methods.policy import Policy
-from methods.shared_prefix import positions_of, prefill
+from methods.rollouts.shared_prefix import positions_of, prefill
 from task_streams.prompt import question, user_turn
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked

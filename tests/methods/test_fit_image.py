@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from clrft.base import default_model_path
-from methods.fit_image import as_it_is, image_fit
+from methods.inputs.fit_image import as_it_is, image_fit
 
 
 @pytest.fixture(scope="module")

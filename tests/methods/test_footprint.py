@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from clrft.base import default_model_path
-from methods.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
-from methods.checkpointed import checkpointed_states
-from methods.footprint import (
+from methods.costs.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
+from methods.costs.footprint import (
     MARGIN,
     STEP,
     cache,
@@ -24,12 +23,13 @@ from methods.footprint import (
     update,
     weights,
 )
-from methods.media import image_patches, token_types
+from methods.costs.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
+from methods.costs.workload import Load, Setup
+from methods.inputs.media import image_patches, token_types
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
-from methods.shared_prefix import Prompts, completion_states, prefill
-from methods.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
-from methods.workload import Load, Setup
+from methods.rollouts.checkpointed import checkpointed_states
+from methods.rollouts.shared_prefix import Prompts, completion_states, prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.two_billion import sizes_of_2b

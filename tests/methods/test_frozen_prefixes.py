@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from methods.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.group_batch import encoded
 from methods.policy import Policy
-from methods.shared_prefix import Prefix, Prompts, prefill
+from methods.rollouts.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
+from methods.rollouts.group_batch import encoded
+from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

@@ -11,6 +11,7 @@ import torch
 from methods import METHODS
 from methods.base import Rollouts, TaskContext
 from methods.fit import FitSettings, build_trainer
+from methods.inputs.targets import completion_logits, target_inputs
 from methods.policy import Policy
 from methods.settings import TrainConfig
 from methods.shapers.adaptive_weight import AdaptiveWeight, AdaptiveWeightConfig, gradient_agreement
@@ -19,7 +20,6 @@ from methods.shapers.gradient_novelty import GradientNovelty, GradientNoveltyCon
 from methods.shapers.implicit_process import ImplicitProcess, ImplicitProcessConfig
 from methods.shapers.information_gain import InformationGain, InformationGainConfig
 from methods.shapers.latent_retention import LatentRetention, LatentRetentionConfig
-from methods.targets import completion_logits, target_inputs
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream

@@ -8,14 +8,14 @@ import torch
 
 from methods import build_method
 from methods.base import LossContext, TaskContext
+from methods.costs.meter import COUNTS, Meter, added, meter_of, sampled_tokens, sums
 from methods.fit import FitResult, FitSettings, fit
 from methods.grpo import GrpoConfig
-from methods.meter import COUNTS, Meter, added, meter_of, sampled_tokens, sums
+from methods.inputs.targets import completion_logits, target_inputs
 from methods.policy import Decoding, Policy
 from methods.rapo import RapoConfig
 from methods.settings import TrainConfig
 from methods.sft import SftConfig
-from methods.targets import completion_logits, target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 

@@ -12,8 +12,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from clrft.base import default_model_path
 from methods import METHODS
 from methods.base import Method, TaskContext
-from methods.data import reward_functions, rollout_dataset
 from methods.fit import FitSettings, build_trainer, fit, planned_updates, rollout_arguments, shared_arguments
+from methods.inputs.data import reward_functions, rollout_dataset
 from methods.policy import Policy, load_policy
 from methods.settings import TrainConfig
 from task_streams.types import TaskStream

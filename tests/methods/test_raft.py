@@ -8,7 +8,7 @@ import torch
 
 from eval.score import score
 from methods.base import TaskContext
-from methods.data import target_dataset
+from methods.inputs.data import target_dataset
 from methods.policy import Policy
 from methods.raft import Raft, RaftConfig
 from methods.settings import TrainConfig

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods import ranks
+from methods.processes import ranks
 from tests.methods.rank_cases import CASES, SPLIT, found, small_stream
 from tests.processes import ended, several
 

@@ -9,7 +9,7 @@ from methods.base import TaskContext
 from methods.fit import FitSettings, build_trainer
 from methods.grpo import Grpo, GrpoConfig
 from methods.policy import Policy
-from methods.rollout import Sampling, draw
+from methods.rollouts.rollout import Sampling, draw
 from methods.settings import TrainConfig
 from task_streams.types import Feed, TaskStream
 from tests.methods.clip_tasks import about_clips

@@ -9,16 +9,16 @@ import torch
 
 from clrft.base import default_model_path
 from methods.base import TaskContext
-from methods.checkpointed import checkpointed_logps
 from methods.fit import FitSettings, build_trainer, fit
-from methods.group_batch import GroupBatch
 from methods.grpo import Grpo, GrpoConfig
-from methods.media import Patches
+from methods.inputs.media import Patches
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
+from methods.rollouts.checkpointed import checkpointed_logps
+from methods.rollouts.group_batch import GroupBatch
+from methods.rollouts.shared_prefix import Prefix, Prompts, obstacle
 from methods.settings import TrainConfig
-from methods.shared_prefix import Prefix, Prompts, obstacle
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored

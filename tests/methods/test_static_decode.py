@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from methods.policy import Policy
-from methods.rollout import Sampling, sample_after
-from methods.shared_prefix import Prefix, Prompts, prefill
-from methods.static_decode import StaticStep, sample_static
+from methods.rollouts.rollout import Sampling, sample_after
+from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
+from methods.rollouts.static_decode import StaticStep, sample_static
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 

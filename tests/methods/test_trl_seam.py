@@ -14,9 +14,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from clrft.base import default_model_path
 from methods import METHODS
 from methods.base import Method, Rollouts, TaskContext
-from methods.data import reward_functions, rollout_dataset
 from methods.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
-from methods.media import token_types
+from methods.inputs.data import reward_functions, rollout_dataset
+from methods.inputs.media import token_types
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rapo import Rapo, RapoConfig

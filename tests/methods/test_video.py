@@ -10,10 +10,10 @@ from trl.trainer.sft_config import SFTConfig
 from clrft.base import default_model_path
 from methods import METHODS
 from methods.base import Method, TaskContext
-from methods.clip_batches import ClipCollator, rows_have_clips
-from methods.data import target_dataset
 from methods.fit import FitSettings, build_trainer, shared_arguments
-from methods.media import Patches, clip_arguments, model_fields, with_media
+from methods.inputs.clip_batches import ClipCollator, rows_have_clips
+from methods.inputs.data import target_dataset
+from methods.inputs.media import Patches, clip_arguments, model_fields, with_media
 from methods.model_config import ModelConfig
 from methods.policy import Decoding, Policy, load_policy
 from methods.rapo import Rapo, RapoConfig

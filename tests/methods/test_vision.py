@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from clrft.base import default_model_path
 from methods.policy import Policy
-from methods.vision import BATCHED, batch_images
+from methods.rollouts.vision import BATCHED, batch_images
 
 GRIDS = {
     "equal": [[1, 8, 8]] * 3,

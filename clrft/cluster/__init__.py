@@ -1,0 +1,1 @@
+"""A sweep's cells as tasks of a Ray cluster."""

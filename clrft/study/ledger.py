@@ -1,0 +1,236 @@
+"""Published figures beside measured ones: RaPO's tables (arXiv 2605.09640), and runs of the same streams and methods.
+
+A run stands beside a published row if its stream, number of tasks and method are that row's. Every setting in which it
+differs from the published protocol, as the shipped presets hold it, is told with both values; what no setting tells is
+in ``STANDING``. A sweep's rows are found in the same way.
+Deliberately absent: tables (``clrft.study.ledger_tables``), and a measured figure without its differences.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from clrft.config import RunConfig, build_config
+from clrft.study.differences import FREE, flatten
+from clrft.study.groups import Group, Summary, summarise
+from clrft.sweep import load_sweep, sweep_file
+from eval.metrics import undefined
+from task_streams.presets import order_seeds
+
+SOURCE = "arXiv 2605.09640"
+TABLES = Path(__file__).resolve().parent / "paper" / "tables.csv"
+METHODS = {
+    "JointSFT": "joint_sft", "JointGRPO": "joint_grpo", "SFT": "sft", "L2": "sft+l2", "EWC": "sft+ewc",
+    "LwF": "sft+lwf", "GRPO": "grpo", "RaPO": "rapo",
+}  # fmt: skip
+SMALL, LARGE = "qwen2_vl_2b", "qwen2_vl_7b"
+# Stream preset, model preset and seeds of a data set in so many tasks; None where the paper's orders are not known.
+SETTINGS: dict[tuple[str, int], tuple[str, str, str | None]] = {
+    ("ImageNet-R", 10): ("imagenet_r_10x20", SMALL, "rapo_image"),
+    ("ImageNet-R", 20): ("imagenet_r_20x10", SMALL, "rapo_image"),
+    ("ImageNet-A", 10): ("imagenet_a_10x20", SMALL, "rapo_image"),
+    ("ImageNet-A", 20): ("imagenet_a_20x10", SMALL, "rapo_image"),
+    ("TinyImageNet", 10): ("tinyimagenet_10x20", SMALL, "rapo_image"),
+    ("TinyImageNet", 20): ("tinyimagenet_20x10", SMALL, "rapo_image"),
+    ("CUB-200", 10): ("cub200_10x20", SMALL, "rapo_image"),
+    ("CUB-200", 20): ("cub200_20x10", SMALL, "rapo_image"),
+    ("COCO", 5): ("coco_5x16", LARGE, "rapo_detection_5"),
+    ("COCO", 10): ("coco_10x8", LARGE, "rapo_detection_10"),
+    ("UCF-101", 5): ("ucf101_5", SMALL, "rapo_video"),
+    ("UCF-101", 10): ("ucf101_10", SMALL, "rapo_video"),
+    ("Kinetics-200", 5): ("kinetics200_5", SMALL, "rapo_video"),
+    ("Kinetics-200", 10): ("kinetics200_10", SMALL, "rapo_video"),
+    ("DomainNet", 6): ("domainnet", SMALL, None),
+    ("OfficeHome", 4): ("officehome", SMALL, None),
+    ("PascalSeries", 4): ("voc_domains", LARGE, None),
+}
+PUBLISHED_TESTS = {"evaluate": {"decoding": "sampled", "temperature": 0.6, "top_p": 0.95}}
+STANDING = (
+    "The released code leaves out the last incomplete batch of an epoch (96 of 100 images of a task are used); here "
+    "every image is.",
+    "Published test answers are sampled once (T 0.6, top-p 0.95); evaluate.decoding=sampled does that here.",
+    "The images of the few-shot draw are the released ones only with stream.shots_list.",
+    "The preset voc_domains has three domains, the published Pascal series four: a run of three stands beside no row.",
+    "The paper does not state the strengths of L2, EWC and LwF; here they are this project's defaults.",
+)
+WHY = {
+    "model": "another model: the figures are not expected to agree",
+    "train": "another budget or optimizer",
+    "stream": "other data, draw or tasks",
+    "evaluate": "another way of testing",
+    "method": "another setting of the method",
+    "seeds": "other class orders",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One row of a published table, as fractions; None where the paper has no figure.
+
+    Attributes:
+        source: paper and table.
+        dataset, tasks, method: as the paper names them.
+        acc, acc_std: last accuracy (box AP for objects) and its standard deviation over three class orders.
+        forget, forget_std: forgetting, likewise.
+    """
+
+    source: str
+    dataset: str
+    tasks: int
+    method: str
+    acc: float
+    acc_std: float | None
+    forget: float | None
+    forget_std: float | None
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream's preset."""
+        return SETTINGS[self.dataset, self.tasks][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A setting in which a run or sweep is not as published."""
+
+    name: str
+    published: str
+    here: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Runs of a published row's stream and method.
+
+    Attributes:
+        label: of the group of runs.
+        seeds: class orders that were run.
+        acc, forget: over these orders.
+        departures: in what they are not as published; empty for the same setting.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    acc: Summary
+    forget: Summary
+    departures: tuple[Departure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published row and what was measured of it."""
+
+    published: Published
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Published rows that a shipped sweep would run, and in what it is not as published."""
+
+    sweep: str
+    rows: tuple[Published, ...]
+    departures: tuple[Departure, ...]
+
+
+@cache
+def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
+    """The published figures, in the order of the paper."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(_published(row) for row in csv.DictReader(file))
+
+
+def ledger(groups: Sequence[Group]) -> list[Entry]:
+    """Every published row, with the groups of runs that are of its stream and method."""
+    entries = []
+    for row in published_rows():
+        beside = tuple(_measured(row, group) for group in groups if _is_of(row, group))
+        entries.append(Entry(row, beside))
+    return entries
+
+
+def planned(names: Sequence[str]) -> list[Planned]:
+    """What of the published tables the sweeps of these names would run; those that would run none are left out."""
+    streams = {row.stream for row in published_rows()}
+    found = []
+    for name in names:
+        plan = sweep_file(name)
+        parts = [plan, *(plan.get("parts") or ())]
+        if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
+            continue
+        cells = {(cell.stream_label, cell.method_label): cell for cell in load_sweep(name, {})}
+        rows = tuple(row for row in published_rows() if (row.stream, METHODS[row.method]) in cells)
+        apart = (departures(row, _flat(cells[row.stream, METHODS[row.method]])) for row in rows)
+        found.append(Planned(name, rows, tuple(dict.fromkeys(one for some in apart for one in some))))
+    return found
+
+
+def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
+    """In what a run is not as published.
+
+    Args:
+        row: the published row.
+        settings: the run's, by dotted name.
+        seeds: class orders that were run; none to leave them aside.
+    """
+    expected = _flat(protocol(row))
+    found = [
+        Departure(name, expected[name], settings.get(name, "not recorded"), WHY[name.partition(".")[0]])
+        for name in expected
+        if settings.get(name) != expected[name] and name not in FREE
+    ]
+    preset = SETTINGS[row.dataset, row.tasks][2]
+    if seeds and preset is not None and tuple(seeds) != order_seeds(preset):
+        there, here = (", ".join(map(str, some)) for some in (order_seeds(preset), seeds))
+        found.append(Departure("seeds", there, here, WHY["seeds"]))
+    return tuple(found)
+
+
+def protocol(row: Published) -> RunConfig:
+    """The published setting of a row, as far as settings can tell."""
+    stream, model, _ = SETTINGS[row.dataset, row.tasks]
+    return _protocol(stream, METHODS[row.method], model)
+
+
+@cache
+def _protocol(stream: str, method: str, model: str) -> RunConfig:
+    return build_config(stream, method, model, 1993, PUBLISHED_TESTS)
+
+
+def _flat(config: RunConfig) -> dict[str, str]:
+    return _compared(flatten(config.to_dict()))
+
+
+def _compared(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings that are compared: names, places and what is tested beside the stream are not."""
+    aside = ("run.", "seed", "stream.label", "method.label", "model.label", "evaluate.probe")
+    return {name: value for name, value in settings.items() if not name.startswith(aside)}
+
+
+def _is_of(row: Published, group: Group) -> bool:
+    """Whether runs are of a row's data, number of tasks and method."""
+    stream = group.runs[0].config.get("stream") or {}
+    same = stream.get("name") == protocol(row).stream_name and len(group.runs[0].matrix) == row.tasks
+    return same and group.method == METHODS[row.method]
+
+
+def _measured(row: Published, group: Group) -> Measured:
+    absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
+    apart = [departures(row, _compared(flatten(run.config))) for run in group.runs]
+    seeds = tuple(run.seed for run in group.runs)
+    last = [one for one in departures(row, _compared(flatten(group.runs[0].config)), seeds) if one.name == "seeds"]
+    return Measured(
+        label=group.label,
+        seeds=seeds,
+        acc=group.metrics.get(group.final_metric, absent),
+        forget=group.metrics.get("forgetting", absent),
+        departures=tuple(dict.fromkeys([*(one for some in apart for one in some), *last])),
+    )
+
+
+def _published(row: Mapping[str, str]) -> Published:
+    others = (float(row[name]) / 100 if row[name] else None for name in ("acc_std", "forget", "forget_std"))
+    return Published(row["source"], row["dataset"], int(row["tasks"]), row["method"], float(row["acc"]) / 100, *others)

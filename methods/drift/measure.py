@@ -1,0 +1,129 @@
+"""Ask a policy and the policies before it about held-out items of a task: from questions to a ``Probe``."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from eval.judgement import COMPONENTS
+from eval.score import score
+from methods.drift.parties import itself, untouched
+from methods.drift.probe import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
+from methods.drift.rollouts import Party, PlainPasses, Seen, SharedPasses, Tokens, seen
+from methods.policy import Policy
+from methods.retention import drift
+from methods.rollouts.shared_prefix import obstacle
+from task_streams.prompt import request
+from task_streams.types import Example, Kind
+
+PROMPTS = 8  # asked at a time, with all their completions
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        items: held-out items of the task that was learned, B of them.
+        labels: classes that the prompts list.
+        kind: what is asked about the items.
+        think: the prompts ask for a thought.
+        max_new_tokens: longest completion.
+        seed: of the completions.
+        share: compute a group's prompt once where the model allows it.
+    """
+
+    items: tuple[Example, ...]
+    labels: tuple[str, ...]
+    kind: Kind
+    think: bool
+    max_new_tokens: int
+    seed: int
+    share: bool = True
+
+
+def measure(
+    policy: Policy,
+    others: Mapping[Other, Callable[[], AbstractContextManager[Party]]],
+    asked: Asked,
+    on_prompts: Callable[[int], None] = lambda _: None,
+) -> Probe:
+    """What a policy's rollouts are worth, and how far they are from those of other policies.
+
+    Args:
+        policy: as the task left it; unchanged afterwards, and so is torch's random state.
+        others: each is entered once, and left before the next one.
+        asked: items, prompts and seed.
+        on_prompts: told how many prompts were answered, once for the policy and once for each other.
+    """
+    me = itself(policy)
+    against: dict[Other, Against] = {}
+    with untouched(policy, asked.seed):
+        parts = list(batches(policy, asked))
+        own = [sampled(passes, me, asked, place, GROUP_SIZE) for place, passes in enumerate(parts)]
+        on_prompts(len(asked.items))
+        for name, opened in others.items():
+            with opened() as other:
+                both = [
+                    compared(passes, me, other, mine, sampled(passes, other, asked, place, OTHERS_SIZE))
+                    for place, (passes, mine) in enumerate(zip(parts, own, strict=True))
+                ]
+            against[name] = joined(both)
+            on_prompts(len(asked.items))
+    completions = [tokens for part in own for tokens in part]
+    keys = tuple(item.key for item in asked.items)
+    return Probe(keys, rewards(policy, asked, completions), float(len(COMPONENTS[asked.kind])), against)
+
+
+def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses]:
+    """The passes over a few prompts at a time."""
+    shared = asked.share and obstacle(policy.model) is None
+    for start in range(0, len(asked.items), PROMPTS):
+        items = asked.items[start : start + PROMPTS]
+        requests = tuple(request(item, asked.labels, asked.think) for item in items)
+        yield SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests)
+
+
+def sampled(passes: SharedPasses | PlainPasses, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
+    """A policy's completions of one batch, ``copies`` of each prompt."""
+    torch.manual_seed(asked.seed + place)
+    return passes.sample(party, asked.max_new_tokens, copies)
+
+
+def compared(
+    passes: SharedPasses | PlainPasses, me: Party, other: Party, mine: Tokens, theirs: Tokens
+) -> tuple[Seen, Seen]:
+    """The policy's completions, and the other's, as both see them."""
+    result = seen(passes, me, other, mine), seen(passes, other, me, theirs)
+    passes.forget(other)
+    return result
+
+
+def joined(both: Sequence[tuple[Seen, Seen]]) -> Against:
+    """Batches to one."""
+    return Against(
+        drift=torch.cat([drift_of(mine) for mine, _ in both]),
+        reverse=torch.cat([mine.kl for mine, _ in both]),
+        forward=torch.cat([theirs.kl for _, theirs in both]),
+    )
+
+
+def drift_of(rollouts: Seen) -> Tensor:
+    """Drift of every rollout from the other policy, [N]."""
+    lengths = list(rollouts.lengths)
+    maker, other, mask = (
+        pad_sequence(list(torch.split(values, lengths)), batch_first=True)
+        for values in (rollouts.maker, rollouts.other, torch.ones_like(rollouts.maker))
+    )  # [N, L] each
+    return drift(maker, other, mask)
+
+
+def rewards(policy: Policy, asked: Asked, completions: Tokens) -> Tensor:
+    """Task reward of every rollout, [B*G]: the sum of its components."""
+    texts = policy.processor.batch_decode(completions, skip_special_tokens=True)
+    targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
+    judged = [score(text, target, asked.labels, asked.think) for text, target in zip(texts, targets, strict=True)]
+    return torch.tensor([sum(one.components.values()) for one in judged])

@@ -1,0 +1,208 @@
+"""Rollouts of a policy, and what two policies say about them: the passes behind ``drift/probe.py``.
+
+Where the model allows it a group's prompt is computed once (``shared_prefix.py``); otherwise prompts are repeated and
+transformers' own ``generate`` and forward pass are used. Both give the same tokens and the same numbers. Distributions
+over the vocabulary exist for a bounded number of tokens at a time. Nothing here has gradients.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from methods.costs.meter import meter_of
+from methods.drift.probe import exact_kl
+from methods.inputs.media import never_sampled
+from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.rollouts.rollout import Sampling, ended, right_padded, sample_after
+from methods.rollouts.shared_prefix import Continuation, Prefix, Prompts, completion_states, plain, prefill
+from methods.rollouts.token_logps import LARGEST
+from methods.views import TYPE_FIELDS
+from task_streams.prompt import Request
+
+Tokens = list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One of the policies that are compared.
+
+    Attributes:
+        name: of it.
+        use: the module to call, in force inside of the block; entered often, so it must be cheap.
+    """
+
+    name: str
+    use: Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Rollouts as the policy that made them and another one see them, every generated token in its order.
+
+    Attributes:
+        kl: KL(maker || other) at each token, [tokens].
+        maker: log-probability of each token under the policy that made it, [tokens].
+        other: under the other one, [tokens].
+        lengths: tokens of each rollout, adding up to those above, [N].
+    """
+
+    kl: Tensor
+    maker: Tensor
+    other: Tensor
+    lengths: tuple[int, ...]
+
+    def means(self, values: Tensor) -> Tensor:
+        """Mean over each rollout's tokens, [tokens] to [N]."""
+        return torch.stack([part.mean() for part in torch.split(values, list(self.lengths))])
+
+
+class Passes(Protocol):
+    """Prompts that are answered several times each; the completions of a prompt are adjacent."""
+
+    def sample(self, party: Party, limit: int, copies: int) -> Tokens:
+        """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
+
+    def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
+
+
+def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> Seen:
+    """What the policy that made some completions and another one say about them."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for tokens, (first, second) in passes.tables([maker, other], completions):
+        chosen = [table.gather(1, tokens[:, None]).squeeze(1) for table in (first, second)]
+        parts.append((exact_kl(first, second), chosen[0], chosen[1]))
+    kl, mine, theirs = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Seen(kl, mine, theirs, tuple(len(one) for one in completions))
+
+
+@dataclass(slots=True)
+class SharedPasses:
+    """Every prompt is computed once per policy.
+
+    Attributes:
+        prompts: each once.
+        model_config: of the model.
+        stop: tokens that end a completion.
+    """
+
+    prompts: Prompts
+    model_config: Any
+    stop: tuple[int, ...]
+    _prefixes: dict[str, Prefix] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, policy: Policy, requests: Sequence[Request]) -> "SharedPasses":
+        """The passes over some questions."""
+        return cls(policy.prompts(requests), policy.model.config, tuple(policy.ends))
+
+    def forget(self, party: Party) -> None:
+        """Drop what was kept of a policy."""
+        self._prefixes.pop(party.name, None)
+
+    def sample(self, party: Party, limit: int, copies: int) -> Tokens:
+        """As ``Passes.sample``."""
+        with party.use() as model:
+            rows = self._following(party, model, copies)
+            return sample_after(model, rows, Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config)))
+
+    def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """As ``Passes.tables``."""
+        device = self.prompts.ids.device
+        tokens = right_padded(completions, 0, device)
+        mask = right_padded([[1] * len(one) for one in completions], 0, device)
+        real = mask.bool()
+        copies = len(completions) // len(self.prompts.ids)
+        states = []
+        for party in parties:
+            with party.use() as model:
+                states.append(
+                    completion_states(model, self._following(party, model, copies), tokens, mask)[real]
+                )  # [tokens, H]
+        part = max(1, LARGEST // self.model_config.get_text_config().vocab_size)
+        for chosen, *each in zip(
+            torch.split(tokens[real], part), *(torch.split(one, part) for one in states), strict=True
+        ):
+            yield chosen, [head_logps(party, state) for party, state in zip(parties, each, strict=True)]
+
+    def _following(self, party: Party, model: Any, copies: int) -> Continuation:
+        """What follows the prompts' prefix, a row for each completion; the prefix is computed once for each policy."""
+        if party.name not in self._prefixes:
+            self._prefixes[party.name] = prefill(model, self.prompts)
+        rows = torch.arange(len(self.prompts.ids), device=self.prompts.ids.device).repeat_interleave(copies)
+        meter_of(model).asked(self.prompts.mask[rows])
+        return self._prefixes[party.name].repeated(rows)
+
+
+def head_logps(party: Party, states: Tensor) -> Tensor:
+    """Log-probabilities over the vocabulary of what hidden states predict, [n, H] to [n, V]."""
+    with party.use() as model:
+        return plain(model).get_output_embeddings()(states).float().log_softmax(dim=-1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPasses:
+    """Every prompt is repeated for each completion; for any model.
+
+    Attributes:
+        policy: whose processor encodes the questions.
+        requests: each question once.
+    """
+
+    policy: Policy
+    requests: tuple[Request, ...]
+
+    def forget(self, party: Party) -> None:
+        """Nothing is kept."""
+
+    def sample(self, party: Party, limit: int, copies: int) -> Tokens:
+        """As ``Passes.sample``."""
+        inputs = self.policy.encode(self._rows(copies))
+        arguments = generation_arguments(Decoding(limit, temperature=1.0), self.policy.model.config)
+        with party.use() as model:
+            clear_rope_state(model)
+            tokens = model.generate(**inputs, **arguments)
+            clear_rope_state(model)
+        stop = self.policy.ends
+        return [ended(row, stop) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """As ``Passes.tables``; at least one completion at a time, with its prompt."""
+        requests = self._rows(len(completions) // len(self.requests))
+        vocabulary = self.policy.model.config.get_text_config().vocab_size
+        part = max(1, LARGEST // (vocabulary * max(map(len, completions))))
+        for start in range(0, len(requests), part):
+            rows = completions[start : start + part]
+            inputs, tokens, real = followed(self.policy.encode(requests[start : start + part]), rows)
+            yield tokens[real], [logits_of(party, inputs, tokens.shape[1])[real].log_softmax(-1) for party in parties]
+
+    def _rows(self, copies: int) -> list[Request]:
+        return [one for one in self.requests for _ in range(copies)]
+
+
+def followed(inputs: Any, completions: Tokens) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Encoded prompts with completions behind them; these, right-padded, and which of their tokens are real, [n, L]."""
+    device = inputs["input_ids"].device
+    tokens = right_padded(completions, 0, device)
+    mask = right_padded([[1] * len(one) for one in completions], 0, device)
+    behind = {"input_ids": tokens, "attention_mask": mask, **dict.fromkeys(TYPE_FIELDS, torch.zeros_like(tokens))}
+    joined = {
+        name: torch.cat([value, behind[name].to(value.dtype)], dim=1) if name in behind else value
+        for name, value in inputs.items()
+    }
+    return joined, tokens, mask.bool()
+
+
+def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
+    """Logits from which the last ``length`` tokens of every row are predicted, [n, L, V]."""
+    with party.use() as model:
+        kept = {"logits_to_keep": length + 1} if "logits_to_keep" in signature(plain(model).forward).parameters else {}
+        clear_rope_state(model)
+        logits = model(**inputs, use_cache=False, **kept).logits
+        clear_rope_state(model)
+    return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]

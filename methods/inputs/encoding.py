@@ -1,0 +1,104 @@
+"""Questions to a model's inputs: by the model's processor, or, for Qwen2-VL's kin and images, by its parts.
+
+The questions about a task's images differ in their images alone, so each text is tokenised once, and the placeholder of
+an image is repeated for its tokens afterwards: what the processor does with text, done with tokens. The result is the
+same, which a test holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature
+
+from methods.inputs.media import clip_arguments, clip_patches, image_patches, token_types, with_media
+from methods.rollouts.shared_prefix import Prompts
+from task_streams.prompt import Message
+from task_streams.types import Clip, Media
+
+KNOWN = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")  # processors that put a placeholder for every token of an image
+
+Turn = tuple[Sequence[Message], Sequence[Media]]  # chat messages with placeholders, and what fills them
+
+
+def encoded_turns(processor: Any, turns: Sequence[Turn]) -> Any:
+    """Questions as one left-padded batch on the CPU.
+
+    Raises:
+        UserError: a clip is to be fed as a video, and the model takes none.
+    """
+    media = [item for _, shown in turns for item in shown]
+    clips = [item for item in media if isinstance(item, Clip)]
+    if type(processor).__name__ in KNOWN and media and not clips:
+        return BatchFeature(by_parts(processor, turns))
+    return processor.apply_chat_template(
+        [with_media(messages, shown) for messages, shown in turns],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left", **clip_arguments(processor, clips)},
+    )
+
+
+def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[int], model_config: Any) -> Prompts:
+    """An encoded batch as prompts.
+
+    Args:
+        batch: left-padded.
+        images: how many each row has.
+        clips: how many each row has.
+        model_config: of the model that gets them.
+    """
+    ids = batch["input_ids"]
+    return Prompts(
+        ids=ids,
+        mask=batch["attention_mask"],
+        token_types=token_types(ids, model_config),
+        images=image_patches(batch, images),
+        clips=clip_patches(batch, clips),
+    )
+
+
+def by_parts(processor: Any, turns: Sequence[Turn]) -> dict[str, Tensor]:
+    """The same of images, text by text."""
+    images = processor.image_processor(images=[item for _, shown in turns for item in shown], return_tensors="pt")
+    lengths = iter((images["image_grid_thw"].prod(dim=1) // processor.image_processor.merge_size**2).tolist())
+    words = tokens_of(processor, [messages for messages, _ in turns])
+    rows = [
+        expanded(ids, processor.image_token_id, [next(lengths) for _ in shown])
+        for ids, (_, shown) in zip(words, turns, strict=True)
+    ]
+    padding = processor.tokenizer.pad_token_id
+    ids = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
+    real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    types = (ids == processor.image_token_id).to(ids.dtype)
+    return {"input_ids": ids, "attention_mask": real, "mm_token_type_ids": types, **images}
+
+
+def tokens_of(processor: Any, turns: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Tokens of chat messages with one placeholder for each image."""
+    texts = [
+        processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False) for messages in turns
+    ]
+    known = list(dict.fromkeys(texts))
+    ids: Mapping[str, list[int]] = dict(zip(known, processor.tokenizer(known)["input_ids"], strict=True))
+    return [ids[text] for text in texts]
+
+
+def expanded(ids: Sequence[int], placeholder: int, lengths: Sequence[int]) -> Tensor:
+    """Tokens with each placeholder as often as its image has tokens.
+
+    Raises:
+        RuntimeError: there are not as many placeholders as images.
+    """
+    waiting = iter(lengths)
+    try:
+        counts = [next(waiting) if token == placeholder else 1 for token in ids]
+    except StopIteration:
+        raise RuntimeError("a prompt has more image placeholders than images") from None
+    if next(waiting, None) is not None:
+        raise RuntimeError("a prompt has fewer image placeholders than images")
+    return torch.repeat_interleave(torch.tensor(ids), torch.tensor(counts))
