@@ -120,6 +120,8 @@ def write_trained(
 def put_back(state: Run, folder: Path, stage: int) -> None:
     """Bring policy, method, moments and anchor to where a stage left them in a folder."""
     state.moments = read_learned(folder, state.policy, state.method, stage)
+    if is_sharded(state.policy.model) and not ranks.is_first():
+        state.moments = {}  # the first process hands them out
     if state.anchors is not None and stage != state.stages[-1]:
         read_anchor(folder, state.anchors, stage)
 

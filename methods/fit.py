@@ -21,7 +21,7 @@ from methods.inputs.data import reward_functions, rollout_dataset, target_datase
 from methods.memory import mixed
 from methods.policy import Policy
 from methods.processes import ranks
-from methods.processes.sharding import split_of
+from methods.processes.sharding import is_sharded, split_of
 from methods.resumable import Keeping, KeepStates
 from methods.rollouts.vllm_rollouts import vllm_arguments
 from methods.settings import TrainConfig
@@ -374,7 +374,10 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
 
 
 class MomentCarry(TrainerCallback):
-    """Put the previous task's AdamW moments into the optimizer, and take this task's out, by parameter name."""
+    """Put the previous task's AdamW moments into the optimizer, and take this task's out, by parameter name.
+
+    Those of a split model are with the first process alone, which hands them out.
+    """
 
     def __init__(self, model: Any, moments: dict[str, Tensor] | None, result: FitResult) -> None:
         self.model = model
@@ -382,8 +385,11 @@ class MomentCarry(TrainerCallback):
         self.result = result
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        put_moments(self.moments or {}, self.model, optimizer)
+        own = self.moments or {}
+        put_moments(ranks.of_first(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        moments = moments_of(self.model, optimizer)
-        self.result.moments |= {key: value.cpu().clone() for key, value in moments}
+        keeps = ranks.is_first() or not is_sharded(self.model)
+        for key, value in moments_of(self.model, optimizer):
+            if keeps:
+                self.result.moments[key] = value.to("cpu", copy=True)

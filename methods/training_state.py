@@ -7,7 +7,7 @@ and the generator of the order of examples, which goes by the seed and the numbe
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Method
+from methods.processes import ranks
 from methods.processes.sharding import put, split_of, whole_tensor
 from methods.weights import trained_weights
 
@@ -47,14 +48,17 @@ class TrainingState:
 def training_state(
     step: int, model: nn.Module, optimizer: Any, schedule: Any, method: Method, rows: Sequence[Mapping[str, float]]
 ) -> TrainingState:
-    """The state of a training after ``step`` updates; everything is copied, so that training can go on meanwhile."""
+    """The state of a training after ``step`` updates; everything is copied, so that training can go on meanwhile.
+
+    Of a split model all processes ask for it, and the first one's has the tensors.
+    """
     own = method.state_dict()
     random_tensors, random_values = random_states()
     tensors = {
-        **_named(WEIGHTS, {name: whole_tensor(weight).detach() for name, weight in trained_weights(model)}),
-        **_named(MOMENTS, dict(moments_of(model, optimizer))),
-        **_named(RANDOM, random_tensors),
-        **_named(METHOD, {name: value for name, value in own.items() if isinstance(value, Tensor)}),
+        **_kept(WEIGHTS, ((name, whole_tensor(weight).detach()) for name, weight in trained_weights(model))),
+        **_kept(MOMENTS, moments_of(model, optimizer)),
+        **_kept(RANDOM, random_tensors.items()),
+        **_kept(METHOD, ((name, value) for name, value in own.items() if isinstance(value, Tensor))),
     }
     values = {
         "rates": [group["lr"] for group in optimizer.param_groups],
@@ -63,8 +67,7 @@ def training_state(
         "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
         "rows": [dict(row) for row in rows],
     }
-    kept = {name: value.to("cpu", copy=True) for name, value in tensors.items()}
-    return TrainingState(step, kept, values)
+    return TrainingState(step, tensors, values)
 
 
 def put_weights(state: TrainingState, model: nn.Module) -> None:
@@ -82,7 +85,7 @@ def put_weights(state: TrainingState, model: nn.Module) -> None:
 
 def put_optimizer(state: TrainingState, model: nn.Module, optimizer: Any, schedule: Any) -> None:
     """Give an optimizer the moments and rates of a state, and a schedule its place."""
-    put_moments(state.of(MOMENTS), model, optimizer)
+    put_moments(state.of(MOMENTS).items(), model, optimizer)
     for group, rate in zip(optimizer.param_groups, state.values["rates"], strict=True):
         group["lr"] = rate
     schedule.load_state_dict({**state.values["schedule"], "lr_lambdas": [None] * len(state.values["rates"])})
@@ -103,10 +106,10 @@ def moments_of(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Tensor]]
             yield f"{name}{KIND}{kind}", value
 
 
-def put_moments(moments: Mapping[str, Tensor], model: nn.Module, optimizer: Any) -> None:
+def put_moments(moments: Iterable[tuple[str, Tensor]], model: nn.Module, optimizer: Any) -> None:
     """Give an optimizer the tensors that ``moments_of`` named."""
     split, weights = split_of(model), dict(model.named_parameters())
-    for key, value in moments.items():
+    for key, value in moments:
         name, _, kind = key.rpartition(KIND)
         split.put_moments(weights[name], {kind: value}, optimizer)
 
@@ -136,5 +139,10 @@ def put_random(state: TrainingState) -> None:
     random.setstate((version, tuple(words), gauss))
 
 
-def _named(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{kind}{SEPARATOR}{name}": value for name, value in tensors.items()}
+def _kept(kind: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies on the CPU, made one after the other, in the first process."""
+    kept = {}
+    for name, value in tensors:
+        if ranks.is_first():
+            kept[f"{kind}{SEPARATOR}{name}"] = value.to("cpu", copy=True)
+    return kept

@@ -246,6 +246,16 @@ def by_first(work: Callable[[], T]) -> T:
     return result[0] if is_first() else answers[0][0]  # type: ignore[no-any-return]
 
 
+def of_first(own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The first process's tensors on the CPU, by name and one after the other, in every process."""
+    facts = [[name, list(value.shape), str(value.dtype).rpartition(".")[2]] for name, value in own.items()]
+    for name, shape, kind in told(facts)[0]:
+        value = own[name] if is_first() else torch.empty(shape, dtype=getattr(torch, kind))
+        if count() > 1:
+            dist.broadcast(value, 0)
+        yield name, value
+
+
 def together(work: Callable[[], T]) -> T:
     """What the work of every process comes to; it has failed for all if it failed for one.
 

@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sft with a penalty": ("sft+ewc", {}, {}),
     "grpo": ("grpo", GROUP, {}),
     "grpo accumulated, one group for all": ("grpo", GROUP, {"accumulation": 2, "prompts_per_update": 1}),
-    "rapo": ("rapo", GROUP, {}),
+    "rapo": ("rapo", GROUP, {"carry_optimizer": True}),
     "rapo accumulated, two updates on a batch": ("rapo", {**GROUP, "updates_per_batch": 2}, {"accumulation": 2}),
 }
 
@@ -68,12 +68,15 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
     advantages: list[Tensor] = []
     keep_advantages(method, advantages)
     steps: list[dict[str, float]] = []
+    moments = None
     for index in (1, 2):
         anchor = policy.snapshot() if "anchor" in method.needs and index > 1 else None
         context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
         torch.manual_seed(index)
         with tempfile.TemporaryDirectory() as folder:
-            steps += fit(method, context, base, FitSettings(train, True, Path(folder))).steps
+            fitted = fit(method, context, base, FitSettings(train, True, Path(folder)), moments)
+        steps += fitted.steps
+        moments = fitted.moments
     result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}
     result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
     result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
