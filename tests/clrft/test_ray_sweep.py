@@ -97,13 +97,15 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
 
     def kill() -> None:
         """Kill the second node once both stand in their second task, and let all go on."""
-        until(lambda: len({row[0] for row in one.updates() if row[1:3] == (2, 1)}) == 2)
-        at_work = {row[3]: row[0] for row in one.updates() if row[1:3] == (2, 1)}
-        nodes.kill(second)
-        until(lambda: not all(lives(process) for process in at_work), 30)
-        lost.extend(seed for process, seed in at_work.items() if not lives(process))
-        for hold in holds.values():
-            hold.unlink()
+        try:
+            until(lambda: len({row[0] for row in one.updates() if row[1:3] == (2, 1)}) == 2, 240)
+            at_work = {row[3]: row[0] for row in one.updates() if row[1:3] == (2, 1)}
+            nodes.kill(second)
+            until(lambda: not all(lives(process) for process in at_work), 30)
+            lost.extend(seed for process, seed in at_work.items() if not lives(process))
+        finally:
+            for hold in holds.values():
+                hold.unlink()
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
