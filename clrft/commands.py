@@ -18,7 +18,6 @@ from task_streams.errors import UserError
 
 if TYPE_CHECKING:
     from clrft.report.parts import Subject
-    from clrft.runs import FoundRuns
     from eval.metrics import Value
 
 REBUILT = "rebuilt_base"  # where clrft base build puts the model if not told otherwise
@@ -126,14 +125,6 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     for failure in failures:
         console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failures else 0
-
-
-def sweep_report(found: "FoundRuns", folder: Path) -> tuple[Path, str]:
-    """Compare a sweep's runs and write their report; returns its folder, and the answer in Markdown."""
-    from clrft.report.parts import Subject
-    from clrft.study.compare import compare
-
-    return reported(Subject(compare(found.runs), found.left_out), folder)
 
 
 def reported(subject: "Subject", folder: Path) -> tuple[Path, str]:

@@ -19,7 +19,8 @@ from methods.inputs.encoding import encoded_turns, prompts_in
 from methods.inputs.fit_image import Prepared, image_fit
 from methods.inputs.media import never_sampled
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
-from methods.processes.sharding import hollow, is_sharded, put_weights_of
+from methods.processes.fsdp import hollow
+from methods.processes.sharding import is_sharded, put_weights_of
 from methods.rollouts.answering import Session, answered
 from methods.rollouts.rollout import Sampling
 from methods.rollouts.shared_prefix import Prompts, obstacle

@@ -174,13 +174,13 @@ def store_seconds(folder: Path) -> float:
 
 def closing_seconds(folder: Path) -> float:
     """Seconds to compare and report the pilots."""
-    from clrft.commands import sweep_report
+    from clrft.commands import reported
     from clrft.runs import find_runs
     from clrft.study.compare_command import write_and_print
 
     began = time.perf_counter()
     runs = folder / FOLDER
     found = find_runs([runs])
-    write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], kinds=True)
-    sweep_report(found, runs)
+    subject, _ = write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], kinds=True)
+    reported(subject, runs)
     return time.perf_counter() - began

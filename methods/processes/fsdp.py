@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from methods.processes import ranks
-from methods.processes.undivided import COUNT, Undivided, hollow
+from methods.processes.undivided import COUNT, Undivided
 from methods.rollouts.vision import batch_images
 
 T = TypeVar("T")
@@ -73,8 +73,8 @@ class Fsdp(Undivided):
             self.model.set_reshard_after_forward(False, recurse=False)  # needed again at once by the backward pass
 
     def copied(self) -> "Fsdp":
-        """As its base says; no process ever holds all of it."""
-        empty = hollow(self.model, plain_class(self.model))
+        """A copy of the model, split alike, but for its buffers; no process ever holds all of it."""
+        empty = hollow(self.model)
         batch_images(empty)
         copy = Fsdp(empty, next(self.model.parameters()).device)
         with torch.no_grad():
@@ -122,6 +122,9 @@ def _like(target: Any, value: Tensor) -> Tensor:
     return distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)
 
 
-def plain_class(model: Any) -> type:
-    """The class of a model before it was split."""
-    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+def hollow(model: Any) -> Any:
+    """A model of the same class, before it was split, and settings, whose weights have no memory."""
+    plain: Any = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    with torch.device("meta"):
+        made: Any = plain(model.config)
+    return made.to(model.dtype)

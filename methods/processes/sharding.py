@@ -12,21 +12,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.costs.meter import meter_of
-from methods.processes import fsdp, ranks, undivided, zero3
+from methods.processes import fsdp, ranks, zero3
 from methods.processes.undivided import Undivided
 
 T = TypeVar("T")
 KEPT = "split_by"  # name under which a model has how it is split
-KINDS: dict[str, Callable[[Any], Undivided]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
+KINDS: dict[str, type[fsdp.Fsdp] | type[zero3.Zero3]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
 
 
 def split_of(model: Any) -> Undivided:
     """How a model's weights are split among processes, if they are."""
     own: Undivided | None = getattr(model, KEPT, None)
-    return own or Undivided(model)
+    return Undivided(model) if own is None else own
 
 
 def is_sharded(model: Any) -> bool:
@@ -94,15 +94,17 @@ def put_weights_of(model: Any, weights: Mapping[str, Tensor]) -> None:
         put(weight, weights[name])
 
 
-def hollow(model: Any) -> Any:
-    """A model of the same class and settings whose weights have no memory."""
-    return undivided.hollow(model, fsdp.plain_class(model))
-
-
 def sharded_copy(model: Any) -> Any:
-    """A frozen copy of a split model, split alike."""
-    split = split_of(model).copied()
-    copy: nn.Module = split.model
+    """A frozen copy of a split model, split alike.
+
+    Raises:
+        ValueError: the model is not split.
+    """
+    own = split_of(model)
+    if not isinstance(own, fsdp.Fsdp | zero3.Zero3):
+        raise ValueError("a model that is not split is copied as it is: methods/snapshots.py")
+    split = own.copied()
+    copy = split.model
     vars(copy)[KEPT] = split
     for module, known in zip(copy.modules(), model.modules(), strict=True):
         module._buffers.update({name: None if one is None else one.clone() for name, one in known._buffers.items()})

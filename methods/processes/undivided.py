@@ -1,4 +1,4 @@
-"""A model whose weights every process has: what the ways to split one are measured by, and its ways of training."""
+"""A model whose weights every process has: what it means to train it, which the ways to split one change."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,10 +25,6 @@ class Undivided:
         """A block in which all weights are in every process, and no gradients are computed."""
         return nullcontext()
 
-    def copied(self) -> "Undivided":
-        """A copy of the model, split alike; its buffers are not copied yet."""
-        raise NotImplementedError
-
     def trained_by(self, optimizer: Any, accelerator: Any) -> Any:
         """The optimizer of a training, in place of one that knows of no split."""
         return optimizer
@@ -48,10 +44,3 @@ class Undivided:
         """Give an optimizer its state of a weight."""
         for kind, value in values.items():
             optimizer.state[weight][kind] = value.to("cpu" if kind == COUNT else weight.device, copy=True)
-
-
-def hollow(model: Any, kind: type) -> Any:
-    """A model of a class and another one's settings and type whose weights have no memory."""
-    with torch.device("meta"):
-        made: Any = kind(model.config)
-    return made.to(model.dtype)

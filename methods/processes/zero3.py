@@ -64,7 +64,7 @@ class Zero3(Undivided):
                 offload.setup_zero_stage3_hooks()
 
     def copied(self) -> "Zero3":
-        """As its base says; no process ever holds all of it."""
+        """A copy of the model, split alike, but for its buffers; no process ever holds all of it."""
         from deepspeed.runtime.zero import Init
 
         with _one_device(), no_init_weights(), Init(config_dict_or_path=settings(self.model.dtype)):
@@ -224,8 +224,9 @@ def _one_device() -> Iterator[None]:
     try:
         yield
     finally:
-        if known is None:
-            del os.environ[LOCAL_PLACE]
+        del os.environ[LOCAL_PLACE]
+        if known is not None:
+            os.environ[LOCAL_PLACE] = known
 
 
 def is_part(value: Any) -> bool:

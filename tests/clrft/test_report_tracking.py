@@ -6,8 +6,10 @@ import pytest
 from mlflow import MlflowClient
 
 from clrft.cli import main
-from clrft.commands import sweep_report
+from clrft.commands import reported
+from clrft.report.parts import Subject
 from clrft.runs import find_runs
+from clrft.study.compare import compare
 from clrft.tracking.runs import Tracker
 from clrft.tracking.store import tracking_uri
 from tests.clrft.stores import preparation, root
@@ -20,7 +22,8 @@ def test_a_sweeps_report_is_an_artifact_of_its_run_fed_once_and_its_cells_compar
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = hostile_sweep(root / "quick")
-    folder, note = sweep_report(find_runs([sweep]), sweep)
+    found = find_runs([sweep])
+    folder, note = reported(Subject(compare(found.runs), found.left_out), sweep)
     assert main(["sync", str(sweep)]) == 0
     Tracker(root, "quick").finish([folder], note=note)
     capsys.readouterr()
