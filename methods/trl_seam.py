@@ -37,6 +37,7 @@ from methods.rollouts.group_batch import GroupBatch, Shown, encoded
 from methods.rollouts.group_passes import GroupPasses
 from methods.rollouts.rollout import Sampling
 from methods.rollouts.shared_prefix import SUPPORTED, Prompts, obstacle
+from methods.rollouts.static_decode import StaticSteps
 from methods.rollouts.vllm_rollouts import never_drawn, pictures
 from methods.shaping import checked
 from methods.snapshots import FullSnapshot, Snapshot
@@ -109,7 +110,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             self._frozen(0 if is_sharded(arguments["model"]) else kept_prefixes),
             self._learns_once() and not is_sharded(arguments["model"]),
             self._size() if is_sharded(arguments["model"]) else ranks.pass_size(self._size()),
-            graphs,
+            StaticSteps() if graphs else None,
         )
         self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
         self._pictures: list[list[Any] | None] | None = None  # of all rollouts, for vLLM

@@ -11,6 +11,7 @@ from methods.rollouts.drafts import Drafts
 from methods.rollouts.image_memory import ImageMemory
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prompts, plain, prefill
+from methods.rollouts.static_decode import StaticSteps, sample_static
 from task_streams.prompt import Request
 
 
@@ -21,10 +22,12 @@ class Session:
     Attributes:
         drafts: guesses how answers go on, learned from those before.
         images: what the vision tower makes of items' images.
+        steps: recorded steps to decode with, in place of guesses; None: the cache grows.
     """
 
     drafts: Drafts = field(default_factory=Drafts)
     images: ImageMemory = field(default_factory=ImageMemory)
+    steps: StaticSteps | None = None
 
 
 @torch.no_grad()
@@ -46,5 +49,7 @@ def answered(
     if session is not None and prompts.images is not None:
         names = [(one.key, place) for one in requests for place in range(len(one.images))]
         features = session.images.features(plain(model).model, names, prompts.images)
-    following = prefill(model, prompts, features).repeated(rows)
-    return sample_after(model, following, sampling, None if session is None else session.drafts)
+    prefix = prefill(model, prompts, features)
+    if session is not None and session.steps is not None:
+        return sample_static(session.steps, model, prefix, rows, sampling)
+    return sample_after(model, prefix.repeated(rows), sampling, None if session is None else session.drafts)

@@ -17,7 +17,7 @@ from methods.rollouts.frozen_prefixes import FrozenPrefixes
 from methods.rollouts.group_batch import GroupBatch
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, completion_states, following_logps, is_checkpointed, prefill
-from methods.rollouts.static_decode import StaticStep, sample_static
+from methods.rollouts.static_decode import StaticSteps, sample_static
 
 
 @dataclass(slots=True)
@@ -29,15 +29,14 @@ class GroupPasses:
         frozen: what the task's prompts leave behind in frozen models.
         once: each batch of rollouts is learned from in one go, so that one pass with gradients serves all.
         size: rollouts in a pass without gradients.
-        graphs: decode with a recorded step.
+        steps: recorded steps to decode with; None: the cache grows.
     """
 
     temperature: float
     frozen: FrozenPrefixes
     once: bool
     size: int
-    graphs: bool = False
-    _step: StaticStep | None = None
+    steps: StaticSteps | None = None
 
     def begin(self, model: Any, batch: GroupBatch) -> None:
         """Compute the prompts of a new batch, which its rollouts follow."""
@@ -48,11 +47,9 @@ class GroupPasses:
         """A completion of every rollout of a batch that was begun, as token lists."""
         meter_of(model).asked(batch.prompts.mask[batch.rows])
         prefix = self.sampled(batch).detached()
-        if not self.graphs:
+        if self.steps is None:
             return sample_after(model, prefix.repeated(batch.rows), sampling)
-        return sample_static(
-            self._recorded(model, prefix, len(batch.rows), sampling), model, prefix, batch.rows, sampling
-        )
+        return sample_static(self.steps, model, prefix, batch.rows, sampling)
 
     def scored(self, model: Any, batch: GroupBatch, completions: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all completions under the policy that sampled them, [N, L]; no gradients to be seen."""
@@ -114,14 +111,6 @@ class GroupPasses:
         if batch.policy is None:
             raise RuntimeError("the policy's prompts were used up by the loss")
         return batch.policy
-
-    def _recorded(self, model: Any, prefix: Prefix, count: int, sampling: Sampling) -> StaticStep:
-        """The step of before, or a new one for other shapes."""
-        limit = sampling.max_new_tokens
-        if self._step is None or not self._step.fits(model, prefix, count, limit):
-            self._step = None  # its memory goes first
-            self._step = StaticStep(model, prefix, count, limit, recorded=True)
-        return self._step
 
     @torch.no_grad()
     def _without_gradients(

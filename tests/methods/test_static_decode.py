@@ -6,11 +6,14 @@ import torch
 from methods.policy import Policy
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
-from methods.rollouts.static_decode import StaticStep, sample_static
+from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, laid_out, sample_static
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
+from tests.methods.test_shared_prefix import checkpoint_layers
 
-ROWS = torch.tensor([0, 0, 1, 1, 2, 2])
+GROUPED = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+MIXED = [2, 0, 0, 1, 2, 2]
+DEVICES = [False, pytest.param(True, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
 
 def prefix_of(policy: Policy, prompts: Prompts) -> Prefix:
@@ -18,41 +21,89 @@ def prefix_of(policy: Policy, prompts: Prompts) -> Prefix:
         return prefill(policy.model, prompts)
 
 
+@pytest.mark.parametrize("recorded", DEVICES)
+@pytest.mark.parametrize("rows", [GROUPED, MIXED])
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_the_tokens_are_those_of_the_growing_cache(temperature: float, policy: Policy, stream: TaskStream) -> None:
+@pytest.mark.parametrize("kind", ["policy", "lora_policy"])
+def test_the_tokens_are_those_of_the_growing_cache(
+    kind: str, temperature: float, rows: list[int], recorded: bool, request: pytest.FixtureRequest, stream: TaskStream
+) -> None:
+    policy: Policy = request.getfixturevalue(kind)
+    policy.model.to("cuda" if recorded else "cpu")
     sampling = Sampling(20, temperature, 0.9, tuple(policy.ends))
-    asked = Asked(policy, stream)
-    prefix = prefix_of(policy, asked.prompts([0, 1, 2])[1])
-    step = StaticStep(policy.model, prefix, len(ROWS), 20, recorded=False)
-    # the second batch's prompts are shorter: they begin later in the same buffers
-    for places in ([0, 1, 2], [1, 3, 5]):
+    asked, steps = Asked(policy, stream), StaticSteps(recorded)
+    after = torch.tensor(rows, device=policy.device)
+    # later batches have shorter prompts, and fewer: they lie in the same buffers
+    for places, some in (([0, 1, 2], after), ([1, 3, 5], after), ([3, 1], after[(after < 2).nonzero()[:, 0]])):
         prefix = prefix_of(policy, asked.prompts(places)[1])
-        assert step.fits(policy.model, prefix, len(ROWS), 20)
         torch.manual_seed(3)
-        expected = sample_after(policy.model, prefix.repeated(ROWS), sampling)
+        expected = sample_after(policy.model, prefix.repeated(some), sampling)
         torch.manual_seed(3)
-        assert sample_static(step, policy.model, prefix, ROWS, sampling) == expected
+        assert sample_static(steps, policy.model, prefix, some, sampling) == expected
 
 
-def test_other_shapes_and_weights_elsewhere_need_another_step(policy: Policy, stream: TaskStream) -> None:
+@pytest.mark.parametrize("recorded", DEVICES)
+def test_weights_that_change_where_they_are_are_used(recorded: bool, policy: Policy, stream: TaskStream) -> None:
+    policy.model.to("cuda" if recorded else "cpu")
+    sampling, rows = Sampling(20, 0.0, 1.0, tuple(policy.ends)), torch.arange(3, device=policy.device)
+    steps, drawn = StaticSteps(recorded), []
+    for _ in range(2):
+        prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1, 2])[1])
+        drawn.append(sample_static(steps, policy.model, prefix, rows, sampling))
+        assert drawn[-1] == sample_after(policy.model, prefix.repeated(rows), sampling)
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.mul_(1.3)
+    assert drawn[0] != drawn[1]
+
+
+def test_a_checkpointed_model_in_training_keeps_its_cache(policy: Policy, stream: TaskStream) -> None:
+    checkpoint_layers(policy)
+    policy.model.train()
+    sampling, rows = Sampling(8, 0.0, 1.0, tuple(policy.ends)), torch.arange(2)
+    prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
+    expected = sample_after(policy.model, prefix.repeated(rows), sampling)
+    assert sample_static(StaticSteps(False), policy.model, prefix, rows, sampling) == expected
+
+
+def test_the_meter_counts_steps_as_it_counts_those_of_the_growing_cache(policy: Policy, stream: TaskStream) -> None:
+    sampling, rows = Sampling(8, 0.0, 1.0, ()), torch.arange(2)  # nothing ends a completion
+    prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
+    policy.meter.taken()
+    sample_after(policy.model, prefix.repeated(rows), sampling)
+    expected = policy.meter.taken()
+    sample_static(StaticSteps(False), policy.model, prefix, rows, sampling)
+    assert policy.meter.taken() == expected
+    assert expected["model_flops"] > 0
+
+
+def test_a_step_is_kept_for_batches_that_it_has_room_for(policy: Policy, stream: TaskStream) -> None:
     asked = Asked(policy, stream)
     short, long = (prefix_of(policy, asked.prompts(places)[1]) for places in ([1, 3], [0, 1]))
-    step = StaticStep(policy.model, short, 4, 20, recorded=False)
-    assert step.fits(policy.model, short, 4, 20)
-    assert not step.fits(policy.model, long, 4, 20)
-    assert not step.fits(policy.model, short, 5, 20) and not step.fits(policy.model, short, 4, 21)
-    assert not step.fits(policy.snapshot().model, short, 4, 20)
+    steps = StaticSteps(False)
+    step = steps.of(policy.model, short, 2, 2, 20)
+    assert step.shape.longest % ROOM == 0
+    assert steps.of(policy.model, short, 2, 1, 8) is step
+    assert steps.of(policy.model, short, 1, 2, 20) is not step
+    step = steps.of(policy.model, long, 1, 2, 20)
+    assert steps.of(policy.model, short, 1, 2, 21) is not step
+    other = policy.snapshot().model
+    assert steps.of(other, short, 1, 2, 20).model is other.model
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph")
-def test_a_recorded_step_draws_the_same_tokens(policy: Policy, stream: TaskStream) -> None:
-    policy.model.to("cuda")
-    sampling = Sampling(20, 1.0, 1.0, tuple(policy.ends))
-    prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1, 2])[1])
-    rows = ROWS.to("cuda")
-    step = StaticStep(policy.model, prefix, len(rows), 20, recorded=True)
-    for _ in range(3):
-        torch.manual_seed(3)
-        expected = sample_after(policy.model, prefix.repeated(rows), sampling)
-        torch.manual_seed(3)
-        assert sample_static(step, policy.model, prefix, rows, sampling) == expected
+def test_a_larger_step_holds_smaller_batches_of_the_same_group() -> None:
+    shape = Shape(prompts=4, group=2, longest=64, limit=20)
+    assert shape.holds(shape) and shape.holds(Shape(1, 2, 10, 3))
+    assert not any(shape.holds(one) for one in (Shape(5, 2, 64, 20), Shape(4, 2, 65, 20), Shape(4, 2, 64, 21)))
+    assert not shape.holds(Shape(4, 1, 64, 20))
+
+
+@pytest.mark.parametrize(
+    ("rows", "order", "group"),
+    [([0, 0, 1, 1], [0, 1], 2), ([0, 1, 2], [0, 1, 2], 1), ([1, 0], [1, 0], 1), ([0, 0, 1], [0, 0, 1], 1)],
+)
+def test_rows_that_are_no_equal_groups_have_their_prompts_for_themselves(
+    rows: list[int], order: list[int], group: int
+) -> None:
+    found, size = laid_out(torch.tensor(rows), max(rows) + 1)
+    assert (found.tolist(), size) == (order, group)
