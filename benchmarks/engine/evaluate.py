@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.engine.memory import module_tensors
-from benchmarks.engine.models import load
+from benchmarks.engine.models import load, steps_of
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.rollout import sampled_turn, until_end
@@ -101,7 +101,7 @@ def by_evaluator(policy: Policy, work: Workload, options: Options, same: Turn) -
     fit = image_fit(policy.processor)
 
     def take() -> Turn:
-        session = Session()  # an evaluation begins without anything
+        session = Session(steps=steps_of(options))  # an evaluation begins without anything
         evaluate(
             lambda requests: policy.generate(requests, decoding, session),
             work.task,

@@ -22,6 +22,7 @@ from clrft.base import default_model_path
 from clrft.base import tokenizer as vocabulary
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.policy import Policy, load_policy, load_processor
+from methods.rollouts.static_decode import StaticSteps
 from methods.rollouts.vision import batch_images
 
 IMAGE_PIXELS = 224 * 224
@@ -76,6 +77,12 @@ def model_config(options: Options) -> ModelConfig:
         gradient_checkpointing=options.checkpointing,
         media=options.media,
     )
+
+
+def steps_of(options: Options) -> StaticSteps | None:
+    """Recorded steps to decode with, where there is a GPU."""
+    on_gpu = choose_device(model_config(options)).type == "cuda"
+    return StaticSteps() if options.graphs and on_gpu else None
 
 
 def config_2b(tokenizer: Any, layers: int | None = None) -> Any:

@@ -31,6 +31,7 @@ class Options:
         accumulation: micro-batches of an update.
         media: where images stand in a prompt.
         checkpointing: compute activations again in the backward pass.
+        graphs: decode with a recorded step, where there is a GPU.
         items: test items of an evaluation.
         batch: test items answered together.
         learned: supervised updates before an evaluation, so that the model answers in the form that is asked for.
@@ -57,6 +58,7 @@ class Options:
     accumulation: int = 1
     media: str = "first"
     checkpointing: bool = False
+    graphs: bool = True
     items: int = 128
     batch: int = 64
     learned: int = 0
@@ -111,6 +113,7 @@ def add_workload(made: argparse.ArgumentParser) -> None:
     made.add_argument("--accumulation", type=int, help="micro-batches of an update (1)")
     made.add_argument("--media", choices=PLACES, help="where images stand in a prompt (first)")
     made.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    made.add_argument("--no-graphs", dest="graphs", action="store_false", help="no recorded decoding steps on a GPU")
     made.add_argument("--items", type=int, help="test items of an evaluation (128)")
     made.add_argument("--batch", type=int, help="test items answered together (64)")
     made.add_argument("--learned", type=int, help="supervised updates before an evaluation (0)")

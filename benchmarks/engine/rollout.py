@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.memory import module_tensors
-from benchmarks.engine.models import load
+from benchmarks.engine.models import load, steps_of
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
@@ -18,6 +18,7 @@ from methods.inputs.media import never_sampled
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prompts, prefill
+from methods.rollouts.static_decode import sample_static
 
 NAMES = ("stock", "plain", "ours")
 
@@ -76,11 +77,14 @@ def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, options: Options) ->
     """Each prompt once."""
     never = never_sampled(policy.model.config)
     sampling = Sampling(options.completion_limit, 1.0, 1.0, tuple(policy.ends), never)
+    steps = steps_of(options)
 
     def take() -> Turn:
         with torch.no_grad():
-            following = prefill(policy.model, prompts).repeated(rows)
-        return sampled_turn(sample_after(policy.model, following, sampling))
+            prefix = prefill(policy.model, prompts)
+        if steps is not None:
+            return sampled_turn(sample_static(steps, policy.model, prefix, rows, sampling))
+        return sampled_turn(sample_after(policy.model, prefix.repeated(rows), sampling))
 
     return take
 
