@@ -33,7 +33,7 @@ from methods.processes.dealt import SHARE, OwnRows, loss_weight, own_part
 from methods.processes.sharding import inside, is_sharded, whole
 from methods.resumable import ResumableTrainer
 from methods.rollouts.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.rollouts.group_batch import GroupBatch, Shown, encoded
+from methods.rollouts.group_batch import GroupBatch, Shown, encoded, regrouped
 from methods.rollouts.group_passes import GroupPasses
 from methods.rollouts.rollout import Sampling
 from methods.rollouts.shared_prefix import SUPPORTED, Prompts, obstacle
@@ -170,6 +170,16 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._raw_rewards = rewards  # [B*G, components]
         self._texts = [completion[0]["content"] for completion in completions]
         return rewards
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, which shuffles rollouts before it deals them out; all are of one update, so groups stay together."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        dealt: Any = self._buffered_inputs
+        if self._rollout is None or dealt is before or dealt is None or len(dealt) == 1:
+            return inputs
+        self._buffered_inputs = dealt = regrouped(dealt)
+        return dealt[self._step % len(dealt)]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = self._scored_by_trl(self._taken_up(inputs))

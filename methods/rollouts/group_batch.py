@@ -80,6 +80,25 @@ def encoded(rows: Sequence[Row], processor: Any, model_config: Any, device: torc
     )
 
 
+def regrouped(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Micro-batches of the same rollouts in the order in which they were sampled: a part has few prompts, not all.
+
+    Args:
+        parts: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
+    """
+    order = torch.argsort(torch.cat([part["rollout"] for part in parts]))
+    rows = len(parts[0]["rollout"])
+
+    def dealt(name: str) -> list[Any]:
+        values = [part[name] for part in parts]
+        if not isinstance(values[0], Tensor) or values[0].dim() == 0 or len(values[0]) != rows:
+            return values
+        return list(torch.split(torch.cat(values)[order], rows))
+
+    columns = {name: dealt(name) for name in parts[0]}
+    return [{name: column[place] for name, column in columns.items()} for place in range(len(parts))]
+
+
 class Shown:
     """A model that is called with some rollouts after the other, each time with their images or clips.
 
