@@ -79,8 +79,6 @@ def scores(options: Options) -> dict[str, dict[str, float]]:
     return {name: distances(*pair) for name, pair in pairs.items()}
 
 
-
-
 def of(policy: Policy, score: Callable[[], Tensor], trainer: Any = None, batch: int | None = None) -> Found:
     """Log-probabilities, and the gradients of their mean; the trainer scores so many rows at once."""
     if trainer is not None:

@@ -178,8 +178,9 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         dealt: Any = self._buffered_inputs
         if self._rollout is None or dealt is before or dealt is None or len(dealt) == 1:
             return inputs
-        self._buffered_inputs = dealt = regrouped(dealt)
-        return dealt[self._step % len(dealt)]
+        groups: Any = regrouped(dealt)
+        self._buffered_inputs = groups
+        return groups[self._step % len(groups)]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = self._scored_by_trl(self._taken_up(inputs))

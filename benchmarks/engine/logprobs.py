@@ -15,7 +15,8 @@ from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
 from methods.policy import Policy
-from methods.rollouts.shared_prefix import Prompts, following_logps, prefill
+from methods.rollouts.following import following_logps
+from methods.rollouts.shared_prefix import Prompts, prefill
 
 NAMES = ("stock", "ours")  # the plain path of ours is TRL's own function
 NATURAL = 17  # tokens of a right completion of the embedded model
@@ -84,8 +85,7 @@ def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, completions: Tensor)
     mask = torch.ones_like(completions)
 
     def score() -> Tensor:
-        following = prefill(policy.model, prompts).repeated(rows)
-        return following_logps(policy.model, following, completions, mask, 1.0)[0]
+        return following_logps(policy.model, prefill(policy.model, prompts), rows, completions, mask, 1.0)[0]
 
     return score
 

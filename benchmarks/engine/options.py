@@ -29,6 +29,7 @@ class Options:
         limit: longest completion where none is given.
         kept_prefixes: MiB of what prompts leave behind in frozen models that a training keeps; None = its default.
         accumulation: micro-batches of an update.
+        own_accumulation: those of ours, where prompts are shared; None = as many.
         media: where images stand in a prompt.
         checkpointing: compute activations again in the backward pass.
         graphs: decode with a recorded step, where there is a GPU.
@@ -56,6 +57,7 @@ class Options:
     limit: int = 24
     kept_prefixes: int | None = None
     accumulation: int = 1
+    own_accumulation: int | None = None
     media: str = "first"
     checkpointing: bool = False
     graphs: bool = True
@@ -111,6 +113,7 @@ def add_workload(made: argparse.ArgumentParser) -> None:
     made.add_argument("--limit", type=int, help="longest completion where its length is not given (24)")
     made.add_argument("--kept-prefixes", type=int, help="train.kept_prefixes, MiB (its default)")
     made.add_argument("--accumulation", type=int, help="micro-batches of an update (1)")
+    made.add_argument("--own-accumulation", type=int, help="those of ours, which needs less memory (as many)")
     made.add_argument("--media", choices=PLACES, help="where images stand in a prompt (first)")
     made.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     made.add_argument("--no-graphs", dest="graphs", action="store_false", help="no recorded decoding steps on a GPU")

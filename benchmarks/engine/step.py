@@ -25,7 +25,11 @@ def step_case(options: Options, scratch: Path, names: Sequence[str]) -> Case:
         work = workload(options, policy.processor)
         stepper = Stepper(trainer_of(name, policy, work, options, scratch / name), policy.device)
         contenders.append(Contender(name, stepper, policy, stepper.held))
-    return Case("training step", axes(options, work), asked[0], contenders)
+    parts = {
+        "micro_batches": options.accumulation,
+        "own_micro_batches": options.own_accumulation or options.accumulation,
+    }
+    return Case("training step", {**axes(options, work), **parts}, asked[0], contenders)
 
 
 def axes(options: Options, work: Workload | None) -> dict[str, Any]:

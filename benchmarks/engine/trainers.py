@@ -40,7 +40,7 @@ MANY = 10_000  # updates: more than are ever taken
 def trainer_of(name: str, policy: Policy, work: Workload, options: Options, scratch: Path) -> Any:
     """The trainer of a name in ``NAMES``."""
     label, _, path = name.partition("_")
-    settings = fit_settings(options, work, scratch, share_prefix=path != "plain")
+    settings = fit_settings(options, work, scratch, share_prefix=label != "stock" and path != "plain")
     if label == "stock":
         return stock(policy, work, options, settings)
     method = method_of(label, options)
@@ -56,7 +56,7 @@ def fit_settings(options: Options, work: Workload, scratch: Path, share_prefix: 
         **kept,
         updates=MANY,
         prompts_per_update=options.prompts,
-        accumulation=options.accumulation,
+        accumulation=(share_prefix and options.own_accumulation) or options.accumulation,
         learning_rate=1e-6,
         schedule="constant",
         warmup=0,

@@ -18,8 +18,9 @@ from methods.costs.meter import meter_of
 from methods.drift.probe import exact_kl
 from methods.inputs.media import never_sampled
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.rollouts.following import completion_states
 from methods.rollouts.rollout import Sampling, ended, right_padded, sample_after
-from methods.rollouts.shared_prefix import Continuation, Prefix, Prompts, completion_states, plain, prefill
+from methods.rollouts.shared_prefix import Prefix, Prompts, plain, prefill
 from methods.rollouts.token_logps import LARGEST
 from methods.views import TYPE_FIELDS
 from task_streams.prompt import Request
@@ -108,8 +109,9 @@ class SharedPasses:
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
         """As ``Passes.sample``."""
         with party.use() as model:
-            rows = self._following(party, model, copies)
-            return sample_after(model, rows, Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config)))
+            prefix, rows = self._following(party, model, copies)
+            sampling = Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config))
+            return sample_after(model, prefix.repeated(rows), sampling)
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """As ``Passes.tables``."""
@@ -121,22 +123,21 @@ class SharedPasses:
         states = []
         for party in parties:
             with party.use() as model:
-                states.append(
-                    completion_states(model, self._following(party, model, copies), tokens, mask)[real]
-                )  # [tokens, H]
+                followed = self._following(party, model, copies)
+                states.append(completion_states(model, *followed, tokens, mask)[real])  # [tokens, H]
         part = max(1, LARGEST // self.model_config.get_text_config().vocab_size)
         for chosen, *each in zip(
             torch.split(tokens[real], part), *(torch.split(one, part) for one in states), strict=True
         ):
             yield chosen, [head_logps(party, state) for party, state in zip(parties, each, strict=True)]
 
-    def _following(self, party: Party, model: Any, copies: int) -> Continuation:
-        """What follows the prompts' prefix, a row for each completion; the prefix is computed once for each policy."""
+    def _following(self, party: Party, model: Any, copies: int) -> tuple[Prefix, Tensor]:
+        """The prompts' prefix, computed once for each policy, and which prompt each completion follows."""
         if party.name not in self._prefixes:
             self._prefixes[party.name] = prefill(model, self.prompts)
         rows = torch.arange(len(self.prompts.ids), device=self.prompts.ids.device).repeat_interleave(copies)
         meter_of(model).asked(self.prompts.mask[rows])
-        return self._prefixes[party.name].repeated(rows)
+        return self._prefixes[party.name], rows
 
 
 def head_logps(party: Party, states: Tensor) -> Tensor:

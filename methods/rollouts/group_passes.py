@@ -13,10 +13,11 @@ from torch import Tensor
 
 from methods.costs.meter import meter_of
 from methods.rollouts.checkpointed import checkpointed_logps
+from methods.rollouts.following import completion_states, following_logps
 from methods.rollouts.frozen_prefixes import FrozenPrefixes
 from methods.rollouts.group_batch import GroupBatch
 from methods.rollouts.rollout import Sampling, sample_after
-from methods.rollouts.shared_prefix import Prefix, completion_states, following_logps, is_checkpointed, prefill
+from methods.rollouts.shared_prefix import Prefix, is_checkpointed, prefill
 from methods.rollouts.static_decode import StaticSteps, sample_static
 
 
@@ -101,9 +102,9 @@ class GroupPasses:
         """The hidden state that predicts each completion token, [N, L, H]."""
         parts = []
         for part in torch.split(torch.arange(len(batch.rows), device=mask.device), self.size):
-            meter_of(model).asked(prefix.mask[batch.rows[part]])
-            rows = prefix.repeated(batch.rows[part])
-            parts.append(completion_states(model, rows, completions[part], mask[part]))
+            rows = batch.rows[part]
+            meter_of(model).asked(prefix.mask[rows])
+            parts.append(completion_states(model, prefix, rows, completions[part], mask[part]))
         return torch.cat(parts)
 
     def sampled(self, batch: GroupBatch) -> Prefix:
@@ -123,4 +124,4 @@ class GroupPasses:
         self, model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         meter_of(model).asked(prefix.mask[rows])
-        return following_logps(model, prefix.repeated(rows), completions, mask, self.temperature)
+        return following_logps(model, prefix, rows, completions, mask, self.temperature)

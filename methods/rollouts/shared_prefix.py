@@ -1,7 +1,7 @@
-"""A group shares its prompt, so compute it once: log-probabilities of completions against a repeated prefix.
+"""A group shares its prompt, so compute it once: what prompts leave behind, for completions to follow.
 
-Prompts (images or clips, and class list) run through the model once; their cache is repeated for the completions of
-each prompt, which then run against it. Exact: the same attention over the same keys, with gradients.
+Prompts (images or clips, and class list) run through the model once; completions then run against their cache
+(``following.py``, ``rollout.py``). Exact: the same attention over the same keys, with gradients.
 Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
@@ -17,7 +17,6 @@ from transformers import DynamicCache
 
 from methods.costs.meter import meter_of
 from methods.inputs.media import Patches, model_fields
-from methods.rollouts.token_logps import token_logps
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 SAVED = 512  # prompt tokens that must be saved for another call of the model to pay
@@ -318,35 +317,3 @@ def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start:
             use_cache=True,
         )
     return outputs.last_hidden_state  # type: ignore[no-any-return]
-
-
-def completion_states(model: Any, rows: Continuation, completions: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state that predicts each completion token, [N, L, H].
-
-    Args:
-        model: the model that made the prefix.
-        rows: what the completions follow; nothing may have followed it yet.
-        completions: completion tokens, right-padded, [N, L].
-        mask: 1 for real completion tokens, [N, L].
-    """
-    hidden = rows.last[:, None]  # [N, 1, H] predicts the first token
-    if completions.shape[1] == 1:
-        return hidden
-    rest = advance(model, rows, completions[:, :-1], mask[:, :-1])
-    return torch.cat([hidden, rest], dim=1)
-
-
-def following_logps(
-    model: Any, rows: Continuation, completions: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every completion token, and the entropy where it was drawn, [N, L] each.
-
-    Args:
-        model: the model that made the prefix; with or without gradients.
-        rows: what the completions follow; nothing may have followed it yet.
-        completions: completion tokens, right-padded, [N, L].
-        mask: 1 for real completion tokens, [N, L].
-        temperature: the logits are divided by it.
-    """
-    hidden = completion_states(model, rows, completions, mask)
-    return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)

@@ -7,22 +7,20 @@ follow it, which look at them together. Rows that have ended go on unseen.
 Deliberately absent: guesses (``drafts.py``), which are of another length in every step.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from torch.nn.functional import rms_norm
 
 from methods.costs.meter import meter_of
+from methods.rollouts.following import laid_out
 from methods.rollouts.rollout import Noise, Sampling, draw, ended
-from methods.rollouts.shared_prefix import Prefix, keeping_cache, plain
+from methods.rollouts.shared_prefix import Prefix, plain
 
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
-ROOM = 64  # buffers have room for prompts of a multiple of this
-ATTENTION = "clrft_grouped"  # name of ``attend`` among transformers' attention functions
+ROOM, STEPS = 64, 8  # buffers have room for prompts, and completions, of a multiple of these: kernels are faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +57,18 @@ class StaticStep:
 
     def __init__(self, model: Any, prefix: Prefix, shape: Shape, recorded: bool) -> None:
         keys, _ = prefix.layers[0]
-        heads, size, like = keys.shape[1], keys.shape[3], {"dtype": keys.dtype, "device": keys.device}
+        heads, size = keys.shape[1], keys.shape[3]
+        like: dict[str, Any] = {"dtype": keys.dtype, "device": keys.device}
         count, layers = shape.prompts * shape.group, range(len(prefix.layers))
         self.model, self.meter = plain(model).model, meter_of(model)
         self.shape = shape
         self.prompts = [torch.zeros(2, shape.prompts, heads, shape.longest, size, **like) for _ in layers]
-        self.own = [torch.zeros(2, count, heads, shape.limit, size, **like) for _ in layers]  # completions'
+        self.own = [torch.zeros(2, shape.prompts, heads, shape.group, shape.limit, size, **like) for _ in layers]
         self.here = torch.zeros(shape.limit, 1, **like)  # 1 at the place that is written
         width = shape.longest + shape.limit
-        self.hidden_from = torch.ones(shape.prompts, 1, 1, 1, width, dtype=torch.bool, device=keys.device)
-        self.tokens = torch.zeros(count, 1, dtype=torch.long, device=keys.device)
-        self.positions = torch.zeros(3, count, 1, dtype=torch.long, device=keys.device)
+        self.hides = torch.zeros(shape.prompts, heads, 1, width, **like)  # -inf where nothing is to be seen
+        self.tokens = torch.zeros(count, dtype=torch.long, device=keys.device)
+        self.positions = torch.zeros(count, device=keys.device)  # M-RoPE's three are one, behind all images
         self.recorded = recorded
         self.graph: Any = None
         self.hidden: Tensor | None = None
@@ -82,18 +81,18 @@ class StaticStep:
         for buffer, (keys, values) in zip(self.prompts, prefix.layers, strict=True):
             buffer[0, :count, :, places] = keys[order]
             buffer[1, :count, :, places] = values[order]
-        self.hidden_from.fill_(True)
-        self.hidden_from[:count, 0, 0, 0, places] = ~prefix.mask[order].bool()
+        self.hides.fill_(-torch.inf)
+        self.hides[:count, :, 0, places].masked_fill_(prefix.mask[order, None].bool(), 0)
         self.rows, self.looked_at = count * self.shape.group, width
-        self.positions[:, : self.rows, 0] = prefix.next_position[order].repeat_interleave(self.shape.group)
+        self.positions[: self.rows] = prefix.next_position[order].repeat_interleave(self.shape.group).float()
         self._rewind()
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens [N] to the hidden states that predict the next ones, [N, H], which the next step overwrites."""
-        self.hidden_from[..., self.shape.longest + self.written] = False
+        self.hides[..., self.shape.longest + self.written] = 0
         self.here.zero_()
         self.here[self.written] = 1
-        self.tokens[: self.rows, 0] = tokens
+        self.tokens[: self.rows] = tokens
         if self.recorded and self.graph is None:
             self._record()
         if self.graph is None:
@@ -108,20 +107,60 @@ class StaticStep:
         return self.hidden[: self.rows]
 
     def _run(self) -> Tensor:
-        kind = self.tokens.device.type
-        casting = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
-        backbone = self.model
-        with attending(backbone.language_model.config), keeping_cache(backbone):
-            with torch.autocast(kind, **casting, cache_enabled=False):  # what is kept would be lost to the graph
-                outputs = backbone.language_model(
-                    inputs_embeds=backbone.get_input_embeddings()(self.tokens),
-                    attention_mask={"full_attention": self.hidden_from},
-                    position_ids=self.positions,
-                    past_key_values=Written(self),
-                    use_cache=True,
-                    step=self,
-                )
-        return outputs.last_hidden_state[:, -1]  # type: ignore[no-any-return]
+        kind, language = self.tokens.device.type, self.model.language_model
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype, enabled, cache_enabled=False):  # what is kept would be lost to the graph
+            hidden = self.model.get_input_embeddings()(self.tokens)
+            turned = rotation(language.rotary_emb, self.positions, self.own[0].dtype)
+            for place, layer in enumerate(language.layers):
+                hidden = self._through(layer, place, hidden, turned)
+            return normed(language.norm, hidden)
+
+    def _through(self, layer: Any, place: int, hidden: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+        """A layer of the language model, [N, H] to [N, H]."""
+        attention, given = layer.self_attn, normed(layer.input_layernorm, hidden)
+        size = attention.head_dim
+        queries, keys, values = (
+            project(given).view(len(hidden), -1, size)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        both = rotated(torch.cat([queries, keys], dim=1), turned)
+        queries, keys = torch.split(both, [queries.shape[1], keys.shape[1]], dim=1)
+        for buffer, new in zip(self.own[place], (keys, values), strict=True):
+            buffer.addcmul_(self._by_group(new, 1), self.here)  # where nothing was written yet
+        seen = self._attended(self._by_group(queries, -1), place, attention.scaling)
+        hidden = hidden + attention.o_proj(seen.transpose(1, 2).reshape(len(hidden), -1))
+        return hidden + layer.mlp(normed(layer.post_attention_layernorm, hidden))  # type: ignore[no-any-return]
+
+    def _by_group(self, rows: Tensor, each: int) -> Tensor:
+        """Rows of heads, [N, heads, size], as [B, key heads, G, ``each`` key head's, size]."""
+        shape, few = self.shape, self.hides.shape[1]
+        return rows.view(shape.prompts, shape.group, few, each, rows.shape[-1]).transpose(1, 2)
+
+    def _attended(self, queries: Tensor, place: int, scaling: float) -> Tensor:
+        """Attention over the prompt, which a group looks at together, and each row's completion so far; exact.
+
+        Args:
+            queries: [B, key heads, G, heads of each, size].
+            place: of the layer.
+            scaling: of the scores.
+
+        Returns:
+            As the queries are.
+        """
+        (keys, values), (own_keys, own_values) = self.prompts[place].flatten(1, 2), self.own[place].flatten(1, 3)
+        prompts, few, group, each, size = queries.shape
+        asked, longest = queries.reshape(-1, each, size), self.shape.longest
+        hides = self.hides.flatten(0, 1)  # [B * key heads, 1, longest + limit]
+        scores = asked.new_empty(prompts * few, group * each, hides.shape[2])
+        over = scores[..., :longest], scores.view(-1, each, hides.shape[2])[..., longest:]
+        together = asked.view(prompts * few, group * each, size)
+        torch.baddbmm(hides[..., :longest], together, keys.mT, alpha=scaling, out=over[0])
+        torch.baddbmm(hides[:1, :, longest:], asked, own_keys.mT, alpha=scaling, out=over[1])  # all rows' are alike
+        weights = scores.softmax(dim=-1)
+        over = weights[..., :longest], weights.view(-1, each, hides.shape[2])[..., longest:]
+        shared = (over[0] @ values).view(-1, each, size)
+        return torch.baddbmm(shared, over[1], own_values).view(queries.shape)
 
     def _record(self) -> None:
         """Run the step a few times, as torch asks for, then record it; what it wrote is taken back."""
@@ -143,67 +182,23 @@ class StaticStep:
             own.zero_()
 
 
-class Written:
-    """A step's cache as the layers see it: a token's keys and values are added where nothing was written yet."""
-
-    def __init__(self, step: StaticStep) -> None:
-        self.step = step
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Of all rows' completions after this token, [N, heads, limit, size] each."""
-        own = self.step.own[layer]
-        own[0].addcmul_(keys, self.step.here)
-        own[1].addcmul_(values, self.step.here)
-        return own[0], own[1]
+def normed(norm: Any, hidden: Tensor) -> Tensor:
+    """A layer's norm in one kernel."""
+    return rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, *, scaling: float, **given: Any
-) -> tuple[Tensor, None]:
-    """Attention of one token a row over its prompt, shared by its group, and its completion so far; exact.
-
-    Args:
-        module: the layer's attention.
-        query: of B * G rows, [N, heads, 1, size].
-        key: of the completions, [N, key heads, limit, size].
-        value: likewise.
-        attention_mask: what is not to be seen, [B, 1, 1, 1, longest + limit].
-        scaling: of the scores.
-        given: the step, under its name, beside what other attention functions take.
-
-    Returns:
-        The result, [N, 1, heads, size], and no weights.
-    """
-    step: StaticStep = given["step"]
-    count, heads, _, size = query.shape
-    keys, values = step.prompts[module.layer_idx]  # [B, key heads, longest, size] each
-    prompts, few, longest, _ = keys.shape
-    alike = (prompts, step.shape.group, few, heads // few)  # B, G, key heads, heads of each
-
-    together = query.view(*alike, size).transpose(1, 2).reshape(prompts, few, -1, size)  # a group's queries, in a row
-    shared = (together @ keys.transpose(2, 3)).view(prompts, few, step.shape.group, -1, longest).transpose(1, 2)
-    own = (query.view(count, few, -1, size) @ key.transpose(2, 3)).view(*alike, step.shape.limit)
-    scores = torch.cat([shared, own], dim=-1).float() * scaling
-    weights = scores.masked_fill(attention_mask, -torch.inf).softmax(dim=-1).to(value.dtype)
-    over_shared, over_own = weights.split([longest, step.shape.limit], dim=-1)
-    shared = over_shared.transpose(1, 2).reshape(prompts, few, -1, longest) @ values
-    own = over_own.reshape(count, few, -1, step.shape.limit) @ value
-    shared = shared.view(prompts, few, step.shape.group, -1, size).transpose(1, 2)
-    return (shared + own.view(*alike, size)).reshape(count, 1, heads, size), None
+def rotation(rotary: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by which heads are turned at positions [N], [N, 1, size] each; see ``rotated``."""
+    half = positions[:, None] * rotary.inv_freq
+    angles = torch.cat([half, half], dim=-1)
+    sines = torch.cat([-half.sin(), half.sin()], dim=-1)
+    return tuple((one * rotary.attention_scaling).to(dtype)[:, None] for one in (angles.cos(), sines))
 
 
-AttentionInterface.register(ATTENTION, attend)
-
-
-@contextmanager
-def attending(config: Any) -> Iterator[None]:
-    """A language model's layers attend by ``attend``."""
-    before = config._attn_implementation
-    try:
-        config._attn_implementation = ATTENTION
-        yield
-    finally:
-        config._attn_implementation = before
+def rotated(heads: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+    """RoPE: x cos + (the halves of x, exchanged) sin, the sine of the first half being negative, [N, heads, size]."""
+    cosines, sines = turned
+    return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, dims=-1), sines)
 
 
 @dataclass(slots=True)
@@ -219,7 +214,7 @@ class StaticSteps:
 
     def of(self, model: Any, prefix: Prefix, group: int, prompts: int, limit: int) -> StaticStep:
         """A step for ``group`` rows after each of ``prompts`` prompts, which may be longer by ``limit`` tokens."""
-        longest = -(-prefix.mask.shape[1] // ROOM) * ROOM
+        longest, limit = (-(-size // many) * many for size, many in ((prefix.mask.shape[1], ROOM), (limit, STEPS)))
         shape = Shape(prompts, group, longest, limit)
         step = self._step
         if step is None or step.model is not plain(model).model or not step.shape.holds(shape):
@@ -233,22 +228,10 @@ def graph_obstacle(device: torch.device) -> str | None:
     return None if device.type == "cuda" else "there is no GPU"
 
 
-def laid_out(rows: Tensor, prompts: int) -> tuple[Tensor, int]:
-    """Prompts in an order in which each is followed by as many rows, and how many: rows [N] name their prompts.
-
-    Where it is not the same number of adjacent rows for each, every row has its prompt for itself.
-    """
-    group, rest = divmod(len(rows), prompts)
-    order = torch.arange(prompts, device=rows.device)
-    if rest == 0 and bool((rows == order.repeat_interleave(group)).all()):
-        return order, group
-    return rows, 1
-
-
 @torch.no_grad()
 def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, sampling: Sampling) -> list[list[int]]:
     """One completion for each of N rows after the prompts that ``rows`` names; the tokens of ``sample_after``."""
-    order, group = laid_out(rows, len(prefix.mask))
+    order, group = laid_out(rows)
     step = steps.of(model, prefix, group, len(order), sampling.max_new_tokens)
     step.begin(prefix, order)
     count = len(rows)

@@ -29,7 +29,8 @@ from methods.inputs.media import image_patches, token_types
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from methods.rollouts.checkpointed import checkpointed_states
-from methods.rollouts.shared_prefix import Prompts, completion_states, prefill
+from methods.rollouts.following import completion_states
+from methods.rollouts.shared_prefix import Prompts, prefill
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.two_billion import sizes_of_2b
@@ -129,7 +130,7 @@ def test_activations_are_those_that_autograd_keeps(
 
     def shared() -> Any:
         prompts, places = each_once(batch, types, group)
-        return completion_states(model, prefill(model, prompts).repeated(places), completions, mask)
+        return completion_states(model, prefill(model, prompts), places, completions, mask)
 
     passes = (Pass(PROMPTS, prompt, prompt), Pass(rows, length, prompt + length))
     expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes)

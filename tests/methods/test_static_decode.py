@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from methods.policy import Policy
+from methods.rollouts.following import laid_out
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
-from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, laid_out, sample_static
+from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, sample_static
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 from tests.methods.test_shared_prefix import checkpoint_layers
@@ -66,6 +67,17 @@ def test_a_checkpointed_model_in_training_keeps_its_cache(policy: Policy, stream
     assert sample_static(StaticSteps(False), policy.model, prefix, rows, sampling) == expected
 
 
+@pytest.mark.parametrize("recorded", DEVICES)
+def test_weights_are_cast_as_in_the_growing_cache(recorded: bool, policy: Policy, stream: TaskStream) -> None:
+    device = "cuda" if recorded else "cpu"
+    policy.model.to(device)
+    sampling, rows = Sampling(8, 0.0, 1.0, tuple(policy.ends)), torch.tensor([0, 0, 1, 1], device=device)
+    with torch.autocast(device, torch.bfloat16):
+        prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
+        expected = sample_after(policy.model, prefix.repeated(rows), sampling)
+        assert sample_static(StaticSteps(recorded), policy.model, prefix, rows, sampling) == expected
+
+
 def test_the_meter_counts_steps_as_it_counts_those_of_the_growing_cache(policy: Policy, stream: TaskStream) -> None:
     sampling, rows = Sampling(8, 0.0, 1.0, ()), torch.arange(2)  # nothing ends a completion
     prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
@@ -86,7 +98,7 @@ def test_a_step_is_kept_for_batches_that_it_has_room_for(policy: Policy, stream:
     assert steps.of(policy.model, short, 2, 1, 8) is step
     assert steps.of(policy.model, short, 1, 2, 20) is not step
     step = steps.of(policy.model, long, 1, 2, 20)
-    assert steps.of(policy.model, short, 1, 2, 21) is not step
+    assert steps.of(policy.model, short, 1, 2, 25) is not step
     other = policy.snapshot().model
     assert steps.of(other, short, 1, 2, 20).model is other.model
 
@@ -105,5 +117,5 @@ def test_a_larger_step_holds_smaller_batches_of_the_same_group() -> None:
 def test_rows_that_are_no_equal_groups_have_their_prompts_for_themselves(
     rows: list[int], order: list[int], group: int
 ) -> None:
-    found, size = laid_out(torch.tensor(rows), max(rows) + 1)
+    found, size = laid_out(torch.tensor(rows))
     assert (found.tolist(), size) == (order, group)
