@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.logprobs import by_ours, by_trl, some_tokens
-from benchmarks.engine.models import load, model_config, steps_of
+from benchmarks.engine.models import load, model_config
 from benchmarks.engine.options import Options, options_of
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
@@ -113,7 +113,7 @@ def tokens(options: Options) -> dict[str, dict[str, float]]:
     sampling = Sampling(options.completion_limit, 1.0, 1.0, tuple(policy.ends), never)
     with torch.no_grad():
         prefix = prefill(policy.model, prompts)
-    steps = steps_of(options) or StaticSteps(recorded=False)
+    steps = policy.session().steps or StaticSteps(recorded=False)
     ways: dict[str, Callable[[], list[list[int]]]] = {
         "generate": lambda: generated(policy, prompts.select(rows), options),
         "growing cache": lambda: sample_after(policy.model, prefix.repeated(rows), sampling),

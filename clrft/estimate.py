@@ -109,6 +109,7 @@ def setup_of(config: RunConfig, method: Method, device: torch.device) -> Setup:
         reference="reference" in method.needs and not ("anchor" in method.needs and method.anchor_rule.kind == "base"),
         offloaded=on_gpu and model.anchor_memory == "cpu",
         fisher="fisher" in method.needs,
+        recorded=on_gpu and config.train.share_prefix and config.train.cuda_graphs is not False,
     )
 
 
@@ -123,8 +124,7 @@ def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
         rows=rows,
         micro_rows=micro,
         prompts=train.prompts_per_update,
-        # rows of an update are shuffled before they are split: those of a micro-batch may all differ
-        micro_prompts=min(micro, train.prompts_per_update),
+        micro_prompts=most_prompts(micro, config.method.group_size) if samples and shares else micro,
         prompt=longest.tokens,
         completion=train.max_completion_tokens,
         patches=longest.patches,
@@ -136,6 +136,12 @@ def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
         prefixes=train.kept_prefixes * 2**20,
         examples=longest.examples,
     )
+
+
+def most_prompts(rows: int, group: int) -> int:
+    """Most prompts among so many adjacent rollouts, groups being adjacent; parts of a batch begin at multiples."""
+    whole = rows % group == 0 or group % rows == 0
+    return math.ceil(rows / group) + (0 if whole else 1)
 
 
 def longest_allowed(config: RunConfig, sizes: ModelSizes) -> Longest:

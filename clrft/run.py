@@ -151,7 +151,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
     state = Run(config, stream, policy, method, reporter, probes=probes)
-    problems = [*engine_problems(state), *anchor_problems(method, policy), *method.problems(policy, state.tasks)]
+    problems = [*engine_problems(state), *graph_problems(state)]
+    problems += [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]
     split = ranks.weights_split()
     problems += split_problems(state) if split else []
     if problems:
@@ -189,10 +190,17 @@ def engine_problems(state: Run) -> list[str]:
         return problems
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
-    if not train.cuda_graphs:
-        return []
-    why = why or graph_obstacle(policy.attention, policy.device)
-    return [] if why is None else [f"train.cuda_graphs: got true, but {why}; expected false."]
+    return []
+
+
+def graph_problems(state: Run) -> list[str]:
+    """Sentences about recorded decoding steps that are asked for and cannot be; they are decided here otherwise."""
+    train, why = state.config.train, graph_obstacle(state.policy.model, state.policy.device)
+    if train.cuda_graphs and why is not None:
+        return [f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be."]
+    split = ranks.weights_split() is not None  # they move
+    state.policy.recorded = train.cuda_graphs is not False and train.share_prefix and why is None and not split
+    return []
 
 
 def split_problems(state: Run) -> list[str]:

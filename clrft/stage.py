@@ -78,7 +78,7 @@ def peak_memory() -> dict[str, float]:
 def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     """Test every task due at this stage, and the general-ability probe."""
     start = time.perf_counter()
-    session = Session()
+    session = state.policy.session()
     due = [task for task in state.stream.tasks if is_due(state, stage, task)]
     probe = glyph_probe(state.config.evaluate.probe) if probe_due(state, stage) else None
     again = final_list_task(state, stage)
@@ -97,7 +97,7 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     elif stage in record.cells and lists_all(state, stage):
         record.final_list[stage] = record.cells[stage]
     if probe is not None:
-        record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage, Session()))
+        record.probe[PROBE] = accuracy(answers(state, probe, probe.seen, stage, state.policy.session()))
     if sets:
         ask_probes(state, stage, record, decoding_of(state, stage, state.config.evaluate.probe_tokens))
     record.seconds["evaluate"] = time.perf_counter() - start

@@ -263,7 +263,7 @@ def build_trainer(
         kl=method.config.kl,
         share_prefix=settings.train.share_prefix,
         kept_prefixes=settings.train.kept_prefixes * 2**20,
-        graphs=settings.train.cuda_graphs,
+        graphs=policy.recorded,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
         train_dataset=rollout_dataset(task, settings.think, policy.prepared),
         reward_funcs=reward_functions(task, settings.think),

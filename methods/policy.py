@@ -24,6 +24,7 @@ from methods.processes.sharding import is_sharded, put_weights_of
 from methods.rollouts.answering import Session, answered
 from methods.rollouts.rollout import Sampling
 from methods.rollouts.shared_prefix import Prompts, obstacle
+from methods.rollouts.static_decode import StaticSteps
 from methods.rollouts.vision import batch_images
 from methods.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
@@ -56,10 +57,12 @@ class Policy:
         meter: counts what the model's calls come to.
         max_prompt_tokens: longest prompt that is encoded; None = any.
         share_prefix: answer by way of ``rollout.py`` where the model allows it, else by transformers' ``generate``.
+        recorded: decode with recorded steps, in training and in tests (``static_decode.py``).
     """
 
     max_prompt_tokens: int | None = None
     share_prefix: bool = True
+    recorded: bool = False
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig, attention: str) -> None:
         self.model = model
@@ -123,6 +126,10 @@ class Policy:
     def text_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without any that a tokenizer adds."""
         return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def session(self) -> Session:
+        """What answers leave to those after them, at first nothing; for as long as the weights stand still."""
+        return Session(steps=StaticSteps() if self.recorded else None)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], decoding: Decoding, session: Session | None = None) -> list[str]:

@@ -59,8 +59,8 @@ class TrainConfig:
     """Compute each group's prompt once instead of once per completion: the same numbers in less time."""
     kept_prefixes: int = 1024
     """MiB of what prompts leave behind in anchor and reference that are kept while a task is learned (0: none)."""
-    cuda_graphs: bool = False
-    """Record the decoding step of rollouts as a CUDA graph: less waiting between its kernels (GPU only)."""
+    cuda_graphs: bool | None = None
+    """Record decoding steps as CUDA graphs: less waiting between kernels (null: where a GPU and the model allow it)."""
     rollouts: str = "own"
     """What samples completions in training: own (the engine of this suite), vllm (in this process) or vllm_server."""
     vllm_memory: float = 0.3

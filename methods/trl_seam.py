@@ -176,7 +176,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         dealt: Any = self._buffered_inputs
-        if self._rollout is None or dealt is before or dealt is None or len(dealt) == 1:
+        if self._rollout is None or dealt is before or dealt is None or self._learns_once():
             return inputs
         groups: Any = regrouped(dealt)
         self._buffered_inputs = groups

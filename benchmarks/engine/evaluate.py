@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.engine.memory import module_tensors
-from benchmarks.engine.models import load, steps_of
+from benchmarks.engine.models import load
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.rollout import sampled_turn, until_end
@@ -24,7 +24,6 @@ from methods.fit import FitSettings, fit
 from methods.inputs.fit_image import image_fit
 from methods.inputs.media import with_media
 from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollouts.answering import Session
 from methods.settings import TrainConfig
 from methods.sft import SftConfig
 from task_streams.prompt import request
@@ -101,7 +100,7 @@ def by_evaluator(policy: Policy, work: Workload, options: Options, same: Turn) -
     fit = image_fit(policy.processor)
 
     def take() -> Turn:
-        session = Session(steps=steps_of(options))  # an evaluation begins without anything
+        session = policy.session()  # an evaluation begins without anything
         evaluate(
             lambda requests: policy.generate(requests, decoding, session),
             work.task,

@@ -22,7 +22,7 @@ from clrft.base import default_model_path
 from clrft.base import tokenizer as vocabulary
 from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
 from methods.policy import Policy, load_policy, load_processor
-from methods.rollouts.static_decode import StaticSteps
+from methods.rollouts.static_decode import graph_obstacle
 from methods.rollouts.vision import batch_images
 
 IMAGE_PIXELS = 224 * 224
@@ -37,6 +37,7 @@ def load(options: Options, stock: bool = False) -> Policy:
         stock: the model is as transformers has it, whatever ours is made faster by.
     """
     policy = embedded(options) if options.model == "tiny" else random_2b(options)
+    policy.recorded = options.graphs and graph_obstacle(policy.model, policy.device) is None
     if stock:
         as_transformers_has_it(policy.model)
     if options.completion_tokens is not None:
@@ -77,12 +78,6 @@ def model_config(options: Options) -> ModelConfig:
         gradient_checkpointing=options.checkpointing,
         media=options.media,
     )
-
-
-def steps_of(options: Options) -> StaticSteps | None:
-    """Recorded steps to decode with, where there is a GPU."""
-    on_gpu = choose_device(model_config(options)).type == "cuda"
-    return StaticSteps() if options.graphs and on_gpu else None
 
 
 def config_2b(tokenizer: Any, layers: int | None = None) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.memory import module_tensors
-from benchmarks.engine.models import load, steps_of
+from benchmarks.engine.models import load
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
@@ -77,7 +77,7 @@ def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, options: Options) ->
     """Each prompt once."""
     never = never_sampled(policy.model.config)
     sampling = Sampling(options.completion_limit, 1.0, 1.0, tuple(policy.ends), never)
-    steps = steps_of(options)
+    steps = policy.session().steps
 
     def take() -> Turn:
         with torch.no_grad():

@@ -17,7 +17,6 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from benchmarks.engine.memory import reachable_tensors
-from benchmarks.engine.models import steps_of
 from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Turn, synchronize
 from benchmarks.engine.workload import Workload
@@ -62,7 +61,6 @@ def fit_settings(options: Options, work: Workload, scratch: Path, share_prefix: 
         warmup=0,
         max_completion_tokens=options.completion_limit,
         share_prefix=share_prefix,
-        cuda_graphs=share_prefix and steps_of(options) is not None,
     )
     return FitSettings(train, work.think, scratch)
 

@@ -104,7 +104,7 @@ def answered(cell: Cell, task: TaskOutline, place: int, mean: float, seen: bool 
 
     def batch(count: int) -> Tally:
         read = passes.prompts(count, prompt, task.shown, None if seen else 0.0, lead=lead)
-        wrote = passes.written(count, count, prompt, mean, cell.lengths.longest(mean), graphs=False)
+        wrote = passes.written(count, count, prompt, mean, cell.lengths.longest(mean), graphs=True)
         return read + wrote + Tally(items=count, answers=count, prompt_tokens=count * prompt)
 
     each = {count: batch(count) for count in set(batches)}

@@ -85,7 +85,7 @@ def changes(cells: Sequence[RunConfig], on_gpu: bool) -> Iterator[tuple[str, lis
         ("model", "media", "last", "another training"),
     ]
     if on_gpu:
-        sections += [("train", "cuda_graphs", True, ""), ("evaluate", "batch_size", 256, "more memory")]
+        sections += [("evaluate", "batch_size", 256, "more memory")]
     for section, name, value, note in sections:
         yield from one_change(cells, section, name, value, note)
     grouped = [with_value(cell, "method", "group_size", GROUP) if larger_group(cell) else cell for cell in cells]

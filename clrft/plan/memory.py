@@ -80,14 +80,16 @@ def shared_load(config: RunConfig, method: Method, load: Load, sharing: Sharing)
     if not load.samples:
         micro = math.ceil(load.micro_rows / sharing.processes)
         return replace(load, rows=micro * config.train.accumulation, micro_rows=micro, micro_prompts=micro)
-    own = max(sharing.drawn(rows_per_update(method, config.train), config.method.group_size))
+    group = config.method.group_size
+    own = max(sharing.drawn(rows_per_update(method, config.train), group))
+    learned = own if load.once else max(sharing.learned(load.micro_rows, config.train.accumulation, group))
     micro = own.rows if load.micro_rows == load.rows else math.ceil(load.micro_rows / sharing.processes)
     return replace(
         load,
         rows=own.rows,
         micro_rows=micro,
         prompts=int(own.prompts),
-        micro_prompts=min(micro, int(own.prompts) if load.once else load.prompts),
+        micro_prompts=math.ceil(learned.prompts),
         once=load.once and not sharing.split,
         prefixes=0 if sharing.split else load.prefixes,
     )

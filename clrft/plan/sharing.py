@@ -1,7 +1,7 @@
 """How a cell's work is dealt out among its processes, one for each of its devices: who has how much of it.
 
-It follows ``methods/processes``: ``ranks.py`` (rollouts, batches of tests), ``dealt.py`` (rows that are learned from)
-and TRL's shuffle of a batch of rollouts before it is divided. What every process does by itself (drift, Fisher
+It follows ``methods/processes``: ``ranks.py`` (rollouts, batches of tests), ``dealt.py`` (rows that are learned from).
+What every process does by itself (drift, Fisher
 information) is counted as often as there are processes, and takes as long as it takes one.
 """
 
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from clrft.plan.tally import Tally
 
@@ -55,21 +56,25 @@ class Sharing:
         own = [range(start, end) for start, end in pairwise(ends)]
         return Counter(Share(len(one), len({row // group for row in one})) for one in own if one)
 
-    def shuffled(self, rows: int, prompts: int, group: int) -> Shares:
-        """Of so many of a batch's rollouts, which were shuffled, those that each learns from."""
-        return Counter(Share(own, different(prompts, group, own)) for own in self._even(rows) if own)
+    def learned(self, rows: int, parts: int, group: int) -> Shares:
+        """Of each of a batch's parts, of so many rollouts, those that each learns from; groups are adjacent."""
+
+        def prompts(own: range) -> float:
+            return fmean(len({(part * rows + row) // group for row in own}) for part in range(parts))
+
+        return Counter(Share(len(own), prompts(own)) for own in self._even(rows) if own)
 
     def supervised(self, rows: int) -> Shares:
         """Rows of a supervised batch; a process without one computes a row from which nothing is learned."""
-        return Counter(Share(own, max(1, own)) for own in self._even(rows))
+        return Counter(Share(len(own), max(1, len(own))) for own in self._even(rows))
 
     def first(self, batches: Sequence[int]) -> Sequence[int]:
         """Of a test's batches those of the first process, which has most of them."""
         return batches[:: self.processes]
 
-    def _even(self, rows: int) -> list[int]:
+    def _even(self, rows: int) -> list[range]:
         ends = [rows * place // self.processes for place in range(self.processes + 1)]
-        return [end - start for start, end in pairwise(ends)]
+        return [range(start, end) for start, end in pairwise(ends)]
 
 
 ALONE = Sharing()
@@ -107,12 +112,6 @@ class Dealt:
 
 
 NOTHING = Dealt(Tally(), Tally())
-
-
-def different(prompts: int, group: int, taken: int) -> float:
-    """How many prompts are among some of their rollouts, ``group`` each, taken by chance; their expectation."""
-    rows = prompts * group
-    return prompts * (1 - math.comb(rows - group, taken) / math.comb(rows, taken))
 
 
 def in_batches(items: int, size: int) -> list[int]:

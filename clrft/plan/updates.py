@@ -150,8 +150,7 @@ class Rollouts:
         drawn = cell.sharing.drawn(self.rows, self.group)
         if not train.share_prefix:  # which several processes cannot do
             return Dealt.alike(self.plain(batches, updates), cell.sharing)
-        prompts = train.prompts_per_update
-        learned = drawn if self.in_one_go else cell.sharing.shuffled(self.micro, prompts, self.group)
+        learned = drawn if self.in_one_go else cell.sharing.learned(self.micro, train.accumulation, self.group)
         work = Dealt.of(drawn, self.batch) * batches
         work += Dealt.of(learned, self.update) * (updates * train.accumulation)
         for place in range(frozen_models(cell.method, self.first)):

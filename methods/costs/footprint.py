@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from methods.costs.activations import EXACT, Pass, kept, text_end, text_layer, tower_ends, tower_layer
 from methods.costs.sizes import ModelSizes
 from methods.costs.workload import Load, Setup
+from methods.rollouts.following import in_one_row
 from methods.rollouts.token_logps import LARGEST
 
 MARGIN = 1.1  # an allocator's gaps between blocks, kernels' scratch memory
@@ -181,25 +182,34 @@ def _learning(sizes: ModelSizes, setup: Setup, load: Load) -> dict[str, int]:
     """What is there while a task is learned, what prompts left behind in frozen models included."""
     frozen = setup.anchor + setup.reference if load.shared else 0
     most = load.prefixes if load.examples is None else load.examples * frozen * cache(sizes, setup, 1, load.prompt)
-    return {**standing(sizes, setup), "kept prefixes": min(load.prefixes, most) if frozen else 0}
+    buffers = cache(sizes, setup, load.prompts, load.prompt) + cache(sizes, setup, load.rows, load.completion)
+    return {
+        **standing(sizes, setup),
+        "kept prefixes": min(load.prefixes, most) if frozen else 0,
+        "decoding": buffers if setup.recorded and load.samples else 0,
+    }
 
 
-def _passes(load: Load) -> list[Pass]:
+def _passes(setup: Setup, load: Load) -> list[Pass]:
     """A micro-batch through the language model: prompts once and completions after them, or rows as they are."""
     if not load.shared:
         return [Pass(load.micro_rows, load.length, load.length)]
     prompts = Pass(load.micro_prompts, load.prompt, load.prompt)
-    return [prompts, Pass(load.micro_rows, load.completion, load.length)]
+    group, rest = divmod(load.micro_rows, load.micro_prompts)
+    together = group * load.completion
+    if rest or setup.checkpointing or not in_one_row(group, load.prompt, load.completion, setup.precision.attention):
+        return [prompts, Pass(load.micro_rows, load.completion, load.length)]
+    return [prompts, Pass(load.micro_prompts, together, load.prompt + together)]
 
 
 def _text(sizes: ModelSizes, setup: Setup, load: Load) -> list[int]:
     """One layer of each pass."""
-    return [text_layer(sizes.text, setup.precision, one) for one in _passes(load)]
+    return [text_layer(sizes.text, setup.precision, one) for one in _passes(setup, load)]
 
 
 def _kept(sizes: ModelSizes, setup: Setup, load: Load) -> list[int]:
     """What each pass through the language model keeps for its backward pass."""
-    text, precision, passes = sizes.text, setup.precision, _passes(load)
+    text, precision, passes = sizes.text, setup.precision, _passes(setup, load)
     states = [one.rows * one.tokens * text.width * precision.compute for one in passes]
     return [
         kept(layer, text.layers, state, setup.checkpointing) + text_end(text, precision, one)

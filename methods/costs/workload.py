@@ -18,6 +18,7 @@ class Setup:
         reference: a reference is kept; an adapter's is the model without it.
         offloaded: both rest in CPU memory while the policy is on the GPU, which has one of them at a time.
         fisher: Fisher information is kept.
+        recorded: decoding steps are, in buffers that stay.
     """
 
     precision: Precision
@@ -28,6 +29,7 @@ class Setup:
     reference: bool = False
     offloaded: bool = False
     fisher: bool = False
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,9 @@ def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Ten
     if completions.shape[1] == 1:
         return hidden
     order, group = laid_out(rows)
-    fed, seen = completions[:, :-1], prefix.mask.shape[1]
-    alone, together = seen + fed.shape[1], seen + group * fed.shape[1]
-    if group > 1 and together <= MOST * alone and takes_masks(model):
+    fed = completions[:, :-1]
+    attention = plain(model).model.language_model.config._attn_implementation
+    if in_one_row(group, prefix.mask.shape[1], fed.shape[1], attention):
         rest = _in_one_row(model, prefix, order, group, fed)
     else:
         rest = advance(model, prefix.repeated(rows), fed, mask[:, :-1])
@@ -59,9 +59,13 @@ def laid_out(rows: Tensor) -> tuple[Tensor, int]:
     return (order, group) if bool((counts == group).all()) else (rows, 1)
 
 
-def takes_masks(model: Any) -> bool:
-    """Whether the model's attention takes any mask."""
-    return plain(model).model.language_model.config._attn_implementation == "sdpa"  # type: ignore[no-any-return]
+def in_one_row(group: int, prompt: int, completion: int, attention: str) -> bool:
+    """Whether completions of so many tokens behind a prompt are computed in one row, by an attention of that name.
+
+    It must take any mask, and most of what it goes through must be there to be seen.
+    """
+    alone, together = prompt + completion, prompt + group * completion
+    return group > 1 and together <= MOST * alone and attention == "sdpa"
 
 
 def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: Tensor) -> Tensor:

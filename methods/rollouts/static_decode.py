@@ -17,7 +17,7 @@ from torch.nn.functional import rms_norm
 from methods.costs.meter import meter_of
 from methods.rollouts.following import laid_out
 from methods.rollouts.rollout import Noise, Sampling, draw, ended
-from methods.rollouts.shared_prefix import Prefix, plain
+from methods.rollouts.shared_prefix import Prefix, obstacle, plain
 
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
 ROOM, STEPS = 64, 8  # buffers have room for prompts, and completions, of a multiple of these: kernels are faster
@@ -223,9 +223,9 @@ class StaticSteps:
         return step
 
 
-def graph_obstacle(device: torch.device) -> str | None:
-    """Why a step cannot be recorded, or None if it can."""
-    return None if device.type == "cuda" else "there is no GPU"
+def graph_obstacle(model: Any, device: torch.device) -> str | None:
+    """Why a step of a model cannot be recorded, or None if it can."""
+    return obstacle(model) if device.type == "cuda" else "there is no GPU"
 
 
 @torch.no_grad()

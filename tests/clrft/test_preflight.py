@@ -81,7 +81,7 @@ def test_a_setting_that_is_said_to_be_enough_is_enough(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check_memory(state, longest, available=available)
     enough = [way.split()[0] for way in ways(str(caught.value)) if "which is enough" in way]
-    assert enough == ["train.accumulation=16"]
+    assert enough == ["train.accumulation=8"]
     state.config = small(tmp_path, "rapo", *enough)
     assert check_memory(state, longest, available=available)["training"]["bytes"] <= available
 
@@ -212,7 +212,7 @@ def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak(two_billion: Mode
     longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(["model.attention=sdpa"]))
     named = remedies(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
-    assert named[0].startswith("train.accumulation=8 (saves 33.5 GiB, which is enough")
+    assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named
     assert not any("gradient_checkpointing" in way for way in named)  # it is on
