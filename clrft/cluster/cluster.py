@@ -30,7 +30,7 @@ from task_streams.errors import UserError
 LOCAL, CLIENT = "ray", "ray://"
 LOOPBACK = "127.0.0.1"
 REACH_SECONDS = 5.0
-JOIN_SECONDS = 40.0
+JOIN_SECONDS = 150.0  # a Ray that is busy, or whose machine is, takes its time; one that is none never answers
 PROBE_SECONDS = 180.0  # for every node to start a process and tell about itself
 HEAD = "node:__internal_head__"  # what Ray counts the head node as
 FORMS = "expected ray (on this machine), ray://HOST:PORT (Ray Client, port 10001 as a rule) or HOST:PORT (port 6379)"

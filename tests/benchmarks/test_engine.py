@@ -17,8 +17,9 @@ from benchmarks.engine.pairs import Case, Contender, Sample, Turn, measured, rat
 from benchmarks.engine.peak import Peak
 from benchmarks.engine.rollout import sampled_turn, until_end
 from benchmarks.engine.table import worst
-from benchmarks.engine.trainers import step_parts
+from benchmarks.engine.trainers import step_parts, trainer_of
 from benchmarks.engine.workload import prompt_length, shortest_prompt, workload
+from benchmarks.equality import main as equality
 from methods.policy import Decoding
 from task_streams.errors import UserError
 from task_streams.prompt import request
@@ -165,6 +166,25 @@ def test_the_command_line_has_the_defaults_of_the_options() -> None:
     given = options_of(["step", "--groups", "2", "8", "--only", "stock", "rapo", "--no-memory", "--checkpointing"])
     assert (given.groups, given.only) == ((2, 8), ("stock", "rapo"))
     assert (given.memory, given.checkpointing) == (False, True)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("stock", 4), ("rapo_plain", 4), ("rapo", 2)])
+def test_ours_may_have_other_micro_batches_than_stock(name: str, parts: int, tmp_path: Path) -> None:
+    options = Options("step", prompts=4, group=4, accumulation=4, own_accumulation=2)
+    policy = load(options)
+    work = workload(options, policy.processor)
+    assert trainer_of(name, policy, work, options, tmp_path).args.gradient_accumulation_steps == parts
+
+
+def test_equality_says_how_near_the_paths_come_to_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "equality.json"
+    words = ["--prompts", "2", "--group", "2", "--completion-tokens", "4", "--device", "cpu", "--output", str(file)]
+    assert equality(words) == 0
+    written = json.loads(file.read_text())
+    assert written["dtype"] == "float32"
+    assert 0 < written["scores"]["shared from plain"]["logps_largest"] < 1e-4
+    assert 0 < written["scores"]["shared from plain"]["gradients"] < 1e-5
+    assert all(row == {"tokens": 1.0, "completions": 1.0} for row in written["tokens"].values())
 
 
 @pytest.mark.parametrize(

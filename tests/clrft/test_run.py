@@ -156,6 +156,20 @@ def test_a_prompt_longer_than_the_limit_is_refused_before_any_work(tmp_path: Pat
     assert not small(tmp_path, "sft").folder.exists()
 
 
+@pytest.mark.parametrize("method", ["rapo", "sft"])
+def test_decoding_is_recorded_where_a_gpu_allows_it_and_asking_for_it_elsewhere_is_refused(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but there is no GPU; expected false, or null"):
+        prepare(small(tmp_path, method, cuda_graphs=True), Silent())
+    assert not prepare(small(tmp_path, method), Silent()).policy.recorded
+    monkeypatch.setattr("clrft.run.graph_obstacle", lambda *_: None)
+    for train, recorded in (({}, True), ({"cuda_graphs": False}, False), ({"share_prefix": False}, False)):
+        policy = prepare(small(tmp_path, method, **train), Silent()).policy
+        assert policy.recorded == recorded
+        assert (policy.session().steps is not None) == recorded
+
+
 def test_a_task_smaller_than_one_update_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prompts_per_update: got 17, but task"):
         run(small(tmp_path, "sft", prompts_per_update=17), Silent())

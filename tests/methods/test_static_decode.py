@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from methods.policy import Policy
-from methods.rollouts.following import laid_out
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
 from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, sample_static
@@ -108,14 +107,3 @@ def test_a_larger_step_holds_smaller_batches_of_the_same_group() -> None:
     assert shape.holds(shape) and shape.holds(Shape(1, 2, 10, 3))
     assert not any(shape.holds(one) for one in (Shape(5, 2, 64, 20), Shape(4, 2, 65, 20), Shape(4, 2, 64, 21)))
     assert not shape.holds(Shape(4, 1, 64, 20))
-
-
-@pytest.mark.parametrize(
-    ("rows", "order", "group"),
-    [([0, 0, 1, 1], [0, 1], 2), ([0, 1, 2], [0, 1, 2], 1), ([1, 0], [1, 0], 1), ([0, 0, 1], [0, 0, 1], 1)],
-)
-def test_rows_that_are_no_equal_groups_have_their_prompts_for_themselves(
-    rows: list[int], order: list[int], group: int
-) -> None:
-    found, size = laid_out(torch.tensor(rows))
-    assert (found.tolist(), size) == (order, group)

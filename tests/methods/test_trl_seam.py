@@ -228,6 +228,33 @@ def test_trl_still_has_the_private_methods_that_the_seam_uses() -> None:
     assert {"model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"} <= set(logps)
 
 
+@pytest.mark.parametrize("again", [1, 2])
+def test_parts_of_an_update_keep_groups_together_and_learn_every_rollout_once(
+    again: int, policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    train = TrainConfig(updates=1, prompts_per_update=4, accumulation=2)
+    method = Rapo(RapoConfig(group_size=4, updates_per_batch=again))
+    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
+    trainer: Any = build_trainer(method, context, policy.snapshot(), settings(tmp_path, train), [])
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    first = trainer._prepare_inputs(batch)
+    made = trainer._buffered_inputs
+    assert first is made[0] and [part["rollout"].tolist() for part in made] == [list(range(8)), list(range(8, 16))]
+    whole = trainer._batch
+    for part in made:  # every row has its own rollout's numbers
+        rows = part["rollout"]
+        assert part["prompt_ids"].tolist() == whole.prompts.ids[whole.rows[rows]].tolist()
+    trainer._step += 1
+    assert trainer._prepare_inputs(batch) is made[1]
+    meter = policy.meter
+    meter.taken()
+    trainer.current_gradient_accumulation_steps = 2
+    trainer._compute_loss(trainer.model, made[1])
+    computed = meter.taken()["prompt_tokens_computed"]
+    assert computed == whole.prompts.mask[2:].sum()  # two prompts of the batch's four
+
+
 class Pulled(METHODS["sft"]):  # type: ignore[misc, valid-type]
     """Supervised fine-tuning with a strong pull of all weights towards zero."""
 

@@ -1,0 +1,83 @@
+"""A group's completions in one row behind their prompt: the states and gradients of rows of their own."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods.policy import Policy
+from methods.rollouts import following
+from methods.rollouts.following import completion_states, following_logps, in_one_row, laid_out
+from methods.rollouts.shared_prefix import prefill
+from task_streams.types import TaskStream
+from tests.methods.test_frozen_prefixes import Asked
+
+LENGTHS = (6, 2, 5, 1, 6, 3)  # of six completions; none of one token is alone in its group
+
+
+def completions() -> tuple[Tensor, Tensor]:
+    """Right-padded tokens and their mask, [6, 6] each."""
+    tokens = torch.randint(4, 200, (6, 6), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(6) < torch.tensor(LENGTHS)[:, None]).long()
+    return tokens * mask, mask
+
+
+def scored(policy: Policy, stream: TaskStream, rows: list[int]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Log-probabilities and entropies, and the gradients of the first ones' sum; prompts are of two lengths."""
+    tokens, mask = completions()
+    prefix = prefill(policy.model, Asked(policy, stream).prompts([0, 1, 2])[1])
+    logps, entropies = following_logps(policy.model, prefix, torch.tensor(rows), tokens, mask, 0.8)
+    weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    return logps, entropies, list(torch.autograd.grad(logps.sum(), weights, allow_unused=True))
+
+
+@pytest.mark.parametrize("kind", ["policy", "lora_policy"])
+@pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [2, 2, 0, 0, 2, 2]])
+def test_states_and_gradients_are_those_of_rows_of_their_own(
+    kind: str, rows: list[int], request: pytest.FixtureRequest, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy: Policy = request.getfixturevalue(kind)
+    calls: list[int] = []
+    real = following._in_one_row
+    monkeypatch.setattr(following, "_in_one_row", lambda *given: calls.append(1) or real(*given))  # type: ignore[func-returns-value]
+    together = scored(policy, stream, rows)
+    assert calls == [1]
+    monkeypatch.setattr(following, "MOST", 0.0)
+    alone = scored(policy, stream, rows)
+    assert calls == [1]
+    assert torch.allclose(together[0], alone[0], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(together[1], alone[1], rtol=1e-4, atol=1e-5)
+    pairs = [(a, b) for a, b in zip(together[2], alone[2], strict=True) if b is not None]
+    assert pairs and all((a - b).norm() <= 1e-5 * max(float(b.norm()), 1.0) for a, b in pairs)
+
+
+def test_what_runs_in_one_row_and_what_does_not(
+    policy: Policy, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_one_row(group=8, prompt=1024, completion=63, attention="sdpa")  # 1,528 of 1,087 keys: 1.41 times
+    assert not in_one_row(group=8, prompt=700, completion=63, attention="sdpa")  # 1,204 of 763: 1.58 times
+    assert not in_one_row(group=1, prompt=1024, completion=63, attention="sdpa")
+    assert not in_one_row(group=8, prompt=1024, completion=63, attention="flash_attention_2")  # takes no such mask
+
+    def refused(*_: Any) -> Tensor:
+        raise AssertionError("in one row")
+
+    monkeypatch.setattr(following, "_in_one_row", refused)
+    prefix = prefill(policy.model, Asked(policy, stream).prompts([0, 1, 2])[1])
+    tokens, mask = completions()
+    rows = torch.tensor([0, 0, 1, 1, 1, 2])  # groups of two, three and one
+    assert completion_states(policy.model, prefix, rows, tokens, mask).shape[:2] == (6, 6)
+    first = completion_states(policy.model, prefix, rows, tokens[:, :1], mask[:, :1])  # nothing is read
+    assert torch.equal(first, prefix.last[rows, None])
+
+
+@pytest.mark.parametrize(
+    ("rows", "order", "group"),
+    [([0, 0, 1, 1], [0, 1], 2), ([0, 1, 2], [0, 1, 2], 1), ([1, 0], [1, 0], 1), ([0, 0, 1], [0, 0, 1], 1)],
+)
+def test_runs_of_unequal_length_have_their_prompts_for_themselves(
+    rows: list[int], order: list[int], group: int
+) -> None:
+    found, size = laid_out(torch.tensor(rows))
+    assert (found.tolist(), size) == (order, group)
