@@ -83,6 +83,8 @@ def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[
         yield Change("model.gradient_checkpointing=true", again, longest, "; slower")
     if train.kept_prefixes:
         yield Change("train.kept_prefixes=0", _with(config, "train", kept_prefixes=0), longest, "; slower")
+    if train.cuda_graphs is not False:
+        yield Change("train.cuda_graphs=false", _with(config, "train", cuda_graphs=False), longest, "; slower")
     for rows in halves(tested, 1):
         yield Change(f"evaluate.batch_size={rows}", _with(config, "evaluate", batch_size=rows), longest)
     for prompts in halves(config.evaluate.drift_prompts, 1):

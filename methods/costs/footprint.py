@@ -51,6 +51,7 @@ def peak_of_training(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
 def peak_of_testing(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
     """Testing: a batch's keys and values, and logits of its next tokens; the trainer is gone by then."""
     generating = _generating(sizes, setup, load, load.tested, load.tested)
+    generating["decoding"] = cache(sizes, setup, load.tested, load.length) if setup.recorded else 0
     return _footprint(TESTING, weights(sizes, setup), _snapshots(sizes, setup, at_work=False), generating)
 
 
@@ -153,11 +154,16 @@ def logits(sizes: ModelSizes, setup: Setup, load: Load, backward: bool) -> int:
 
 
 def _generating(sizes: ModelSizes, setup: Setup, load: Load, rows: int, prompts: int) -> dict[str, int]:
-    """Generation: the cache of all rows, a layer's numbers while prompts are read, logits of every row's next token."""
+    """Generation: the cache of all rows, a layer's numbers while prompts are read, logits of every row's next token.
+
+    Recorded steps have buffers for completions, and copies of the prompts' keys and values.
+    """
     patches, images = prompts * load.patches, prompts * load.images
     reading = text_layer(sizes.text, setup.precision, Pass(prompts, load.prompt, load.prompt))
     return {
-        "cache": cache(sizes, setup, rows, load.length),
+        "cache": cache(sizes, setup, prompts, load.prompt)
+        if setup.recorded
+        else cache(sizes, setup, rows, load.length),
         "activations": max(reading, tower_layer(sizes.tower, setup.precision, patches, images)),
         "logits": TABLES * EXACT * rows * sizes.text.vocabulary,
         "images": _pixels(sizes, rows, load),

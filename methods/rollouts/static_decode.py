@@ -7,7 +7,7 @@ follow it, which look at them together. Rows that have ended go on unseen.
 Deliberately absent: guesses (``drafts.py``), which are of another length in every step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from methods.rollouts.rollout import Noise, Sampling, draw, ended
 from methods.rollouts.shared_prefix import Prefix, obstacle, plain
 
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
+FIRST = 256  # tokens of a completion that there is room for at first
 ROOM, STEPS = 64, 8  # buffers have room for prompts, and completions, of a multiple of these: kernels are faster
 
 
@@ -31,7 +32,7 @@ class Shape:
         prompts: how many, B.
         group: rows that follow each of them, G.
         longest: tokens of the longest prompt.
-        limit: tokens of the longest completion.
+        limit: tokens of the longest completion so far; longer ones go on in a longer step.
     """
 
     prompts: int
@@ -85,7 +86,17 @@ class StaticStep:
         self.hides[:count, :, 0, places].masked_fill_(prefix.mask[order, None].bool(), 0)
         self.rows, self.looked_at = count * self.shape.group, width
         self.positions[: self.rows] = prefix.next_position[order].repeat_interleave(self.shape.group).float()
-        self._rewind()
+        self.written = 0
+        for own in self.own:
+            own.zero_()  # to which what is written is added
+
+    def go_on_from(self, shorter: "StaticStep") -> None:
+        """Take up the completions that a step of the same prompts has no more room for."""
+        self.written = shorter.written
+        for mine, theirs in zip(self.own, shorter.own, strict=True):
+            mine[..., : self.written, :] = theirs[..., : self.written, :]
+        self.hides[..., self.shape.longest : self.shape.longest + self.written] = 0
+        self.positions += self.written
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens [N] to the hidden states that predict the next ones, [N, H], which the next step overwrites."""
@@ -164,6 +175,7 @@ class StaticStep:
 
     def _record(self) -> None:
         """Run the step a few times, as torch asks for, then record it; what it wrote is taken back."""
+        before = [own.clone() for own in self.own]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -173,13 +185,8 @@ class StaticStep:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.hidden = self._run()
-        self._rewind()
-
-    def _rewind(self) -> None:
-        """Nothing is written behind the prompts: what is written is added to zeros."""
-        self.written = 0
-        for own in self.own:
-            own.zero_()
+        for own, kept in zip(self.own, before, strict=True):
+            own.copy_(kept)
 
 
 def normed(norm: Any, hidden: Tensor) -> Tensor:
@@ -203,7 +210,7 @@ def rotated(heads: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass(slots=True)
 class StaticSteps:
-    """The step of the batch before, or a larger one.
+    """The step of the batch before, or one that has more room.
 
     Attributes:
         recorded: record steps as CUDA graphs.
@@ -212,15 +219,24 @@ class StaticSteps:
     recorded: bool = True
     _step: StaticStep | None = None
 
-    def of(self, model: Any, prefix: Prefix, group: int, prompts: int, limit: int) -> StaticStep:
-        """A step for ``group`` rows after each of ``prompts`` prompts, which may be longer by ``limit`` tokens."""
-        longest, limit = (-(-size // many) * many for size, many in ((prefix.mask.shape[1], ROOM), (limit, STEPS)))
-        shape = Shape(prompts, group, longest, limit)
+    def begin(self, model: Any, prefix: Prefix, order: Tensor, group: int, limit: int) -> StaticStep:
+        """A step at the beginning of ``group`` completions of up to ``limit`` tokens after each prompt of ``order``."""
+        first = min(limit, FIRST)
+        longest, first = (-(-size // many) * many for size, many in ((prefix.mask.shape[1], ROOM), (first, STEPS)))
+        shape = Shape(len(order), group, longest, first)
         step = self._step
         if step is None or step.model is not plain(model).model or not step.shape.holds(shape):
             step = self._step = None  # its memory goes first
             step = self._step = StaticStep(model, prefix, shape, self.recorded)
+        step.begin(prefix, order)
         return step
+
+    def longer(self, step: StaticStep, model: Any, prefix: Prefix, order: Tensor) -> StaticStep:
+        """A step that goes on where one has no more room, with twice as much for completions."""
+        more = self._step = StaticStep(model, prefix, replace(step.shape, limit=2 * step.shape.limit), self.recorded)
+        more.begin(prefix, order)
+        more.go_on_from(step)
+        return more
 
 
 def graph_obstacle(model: Any, device: torch.device) -> str | None:
@@ -232,8 +248,7 @@ def graph_obstacle(model: Any, device: torch.device) -> str | None:
 def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, sampling: Sampling) -> list[list[int]]:
     """One completion for each of N rows after the prompts that ``rows`` names; the tokens of ``sample_after``."""
     order, group = laid_out(rows)
-    step = steps.of(model, prefix, group, len(order), sampling.max_new_tokens)
-    step.begin(prefix, order)
+    step = steps.begin(model, prefix, order, group, sampling.max_new_tokens)
     count = len(rows)
     noise, everyone = Noise(count, rows.device, sampling.among), list(range(count))
     stop = torch.tensor(sampling.stop, device=rows.device)
@@ -249,6 +264,8 @@ def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, 
         over |= torch.isin(tokens, stop)
         if place + 1 == sampling.max_new_tokens or bool(over.all()):
             break
+        if step.written == step.shape.limit:
+            step = steps.longer(step, model, prefix, order)
         hidden = step(tokens)
     noise.settle()
     completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]

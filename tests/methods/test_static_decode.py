@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from methods.policy import Policy
+from methods.rollouts import static_decode
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
 from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, sample_static
@@ -89,17 +90,34 @@ def test_the_meter_counts_steps_as_it_counts_those_of_the_growing_cache(policy: 
 
 
 def test_a_step_is_kept_for_batches_that_it_has_room_for(policy: Policy, stream: TaskStream) -> None:
-    asked = Asked(policy, stream)
+    asked, steps = Asked(policy, stream), StaticSteps(False)
     short, long = (prefix_of(policy, asked.prompts(places)[1]) for places in ([1, 3], [0, 1]))
-    steps = StaticSteps(False)
-    step = steps.of(policy.model, short, 2, 2, 20)
+    two, one = torch.arange(2), torch.arange(1)
+    step = steps.begin(policy.model, short, two, 2, 20)
     assert step.shape.longest % ROOM == 0
-    assert steps.of(policy.model, short, 2, 1, 8) is step
-    assert steps.of(policy.model, short, 1, 2, 20) is not step
-    step = steps.of(policy.model, long, 1, 2, 20)
-    assert steps.of(policy.model, short, 1, 2, 25) is not step
+    assert steps.begin(policy.model, short, one, 2, 8) is step
+    assert steps.begin(policy.model, short, two, 1, 20) is not step
+    step = steps.begin(policy.model, long, two, 1, 20)
+    assert steps.begin(policy.model, short, two, 1, 25) is not step
     other = policy.snapshot().model
-    assert steps.of(other, short, 1, 2, 20).model is other.model
+    assert steps.begin(other, short, two, 1, 20).model is other.model
+
+
+@pytest.mark.parametrize("recorded", DEVICES)
+@pytest.mark.parametrize("limit", [16, 17, 40])
+def test_completions_longer_than_there_is_room_for_go_on_with_more(
+    limit: int, recorded: bool, policy: Policy, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_decode, "FIRST", 8)
+    policy.model.to("cuda" if recorded else "cpu")
+    sampling, rows = Sampling(limit, 1.3, 0.9, ()), torch.tensor([0, 0, 1, 1], device=policy.device)
+    prefix, steps = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1]), StaticSteps(recorded)
+    for _ in range(2):  # the longer step is kept for the next batch
+        torch.manual_seed(3)
+        expected = sample_after(policy.model, prefix.repeated(rows), sampling)
+        torch.manual_seed(3)
+        assert sample_static(steps, policy.model, prefix, rows, sampling) == expected
+    assert steps.begin(policy.model, prefix, torch.arange(2), 2, limit).shape.limit == {16: 16, 17: 16, 40: 64}[limit]
 
 
 def test_a_larger_step_holds_smaller_batches_of_the_same_group() -> None:
