@@ -59,6 +59,7 @@ def memory_of(
         return estimate(config, checkpoint.sizes, device, longest)
     method = build_method(config.method_name, config.method, config.parts)
     setup = setup_of(config, method, device)
+    setup = replace(setup, recorded=setup.recorded and not sharing.split)  # weights that are split move
     load = shared_load(config, method, load_of(config, method, longest), sharing)
     held = replace(checkpoint.sizes, parameters=math.ceil(checkpoint.sizes.parameters / sharing.parts))
     phases = [update(held, setup, load), optimizer_step(held, setup, load)]

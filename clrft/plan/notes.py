@@ -63,7 +63,7 @@ def assumed_notes(plan: Plan) -> list[str]:
     means = sorted({round(cell.lengths.train) for cell in plan.cells if cell.config.method_name != "zero_shot"})
     asked = "as asked for" if plan.target.completion else "assumed; --completion-tokens N sets it"
     return [
-        f"Nothing was measured on {hardware.title} by this project. Assumed: {share[0]:.0%} of peak operations "
+        f"The speed of {hardware.title} is assumed: {share[0]:.0%} of peak operations "
         f"({share[1]:.0%} to {share[2]:.0%}), {reach[0]:.0%} of bandwidth ({reach[1]:.0%} to {reach[2]:.0%}), "
         f"{1e3 * launch[0]:.1f} ms to launch a layer ({1e3 * launch[1]:.1f} to {1e3 * launch[2]:.1f}).",
         f"Rollouts of {means[0] if means else 0} to {means[-1] if means else 0} tokens ({asked}). Not in the hours: "

@@ -49,7 +49,7 @@ def answered(
     if session is not None and prompts.images is not None:
         names = [(one.key, place) for one in requests for place in range(len(one.images))]
         features = session.images.features(plain(model).model, names, prompts.images)
-    prefix = prefill(model, prompts, features)
     if session is not None and session.steps is not None:
-        return sample_static(session.steps, model, prefix, rows, sampling)
-    return sample_after(model, prefix.repeated(rows), sampling, None if session is None else session.drafts)
+        return sample_static(session.steps, model, prefill(model, prompts, features), rows, sampling)
+    following = prefill(model, prompts, features).repeated(rows)
+    return sample_after(model, following, sampling, None if session is None else session.drafts)

@@ -7,6 +7,7 @@ follow it, which look at them together. Rows that have ended go on unseen.
 Deliberately absent: guesses (``drafts.py``), which are of another length in every step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,9 @@ from methods.rollouts.shared_prefix import Prefix, obstacle, plain
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
 FIRST = 256  # tokens of a completion that there is room for at first
 ROOM, STEPS = 64, 8  # buffers have room for prompts, and completions, of a multiple of these: kernels are faster
+
+
+Layers = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,16 @@ class StaticStep:
 
     Args:
         model: whose weights are used; they must stay where they are.
-        prefix: of some prompts, for what keys and values are like.
+        layers: keys and values of some prompts, for what they are like.
         shape: what the buffers have room for.
         recorded: record the step as a CUDA graph.
     """
 
-    def __init__(self, model: Any, prefix: Prefix, shape: Shape, recorded: bool) -> None:
-        keys, _ = prefix.layers[0]
+    def __init__(self, model: Any, layers: Layers, shape: Shape, recorded: bool) -> None:
+        keys, _ = layers[0]
         heads, size = keys.shape[1], keys.shape[3]
         like: dict[str, Any] = {"dtype": keys.dtype, "device": keys.device}
-        count, layers = shape.prompts * shape.group, range(len(prefix.layers))
+        count = shape.prompts * shape.group
         self.model, self.meter = plain(model).model, meter_of(model)
         self.shape = shape
         self.prompts = [torch.zeros(2, shape.prompts, heads, shape.longest, size, **like) for _ in layers]
@@ -91,12 +95,15 @@ class StaticStep:
             own.zero_()  # to which what is written is added
 
     def go_on_from(self, shorter: "StaticStep") -> None:
-        """Take up the completions that a step of the same prompts has no more room for."""
-        self.written = shorter.written
+        """Take up prompts and completions of a step that has no more room for these."""
+        self.written, self.looked_at, self.rows = shorter.written, shorter.looked_at, shorter.rows
+        for mine, theirs in zip(self.prompts, shorter.prompts, strict=True):
+            mine.copy_(theirs)
         for mine, theirs in zip(self.own, shorter.own, strict=True):
             mine[..., : self.written, :] = theirs[..., : self.written, :]
-        self.hides[..., self.shape.longest : self.shape.longest + self.written] = 0
-        self.positions += self.written
+        self.hides.fill_(-torch.inf)
+        self.hides[..., : shorter.hides.shape[3]] = shorter.hides
+        self.positions.copy_(shorter.positions)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens [N] to the hidden states that predict the next ones, [N, H], which the next step overwrites."""
@@ -227,14 +234,14 @@ class StaticSteps:
         step = self._step
         if step is None or step.model is not plain(model).model or not step.shape.holds(shape):
             step = self._step = None  # its memory goes first
-            step = self._step = StaticStep(model, prefix, shape, self.recorded)
+            step = self._step = StaticStep(model, prefix.layers, shape, self.recorded)
         step.begin(prefix, order)
         return step
 
-    def longer(self, step: StaticStep, model: Any, prefix: Prefix, order: Tensor) -> StaticStep:
+    def longer(self, model: Any, step: StaticStep) -> StaticStep:
         """A step that goes on where one has no more room, with twice as much for completions."""
-        more = self._step = StaticStep(model, prefix, replace(step.shape, limit=2 * step.shape.limit), self.recorded)
-        more.begin(prefix, order)
+        layers = [(keys, values) for keys, values in step.prompts]
+        more = self._step = StaticStep(model, layers, replace(step.shape, limit=2 * step.shape.limit), self.recorded)
         more.go_on_from(step)
         return more
 
@@ -244,17 +251,22 @@ def graph_obstacle(model: Any, device: torch.device) -> str | None:
     return obstacle(model) if device.type == "cuda" else "there is no GPU"
 
 
-@torch.no_grad()
 def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, sampling: Sampling) -> list[list[int]]:
     """One completion for each of N rows after the prompts that ``rows`` names; the tokens of ``sample_after``."""
-    order, group = laid_out(rows)
-    step = steps.begin(model, prefix, order, group, sampling.max_new_tokens)
-    count = len(rows)
-    noise, everyone = Noise(count, rows.device, sampling.among), list(range(count))
-    stop = torch.tensor(sampling.stop, device=rows.device)
-    over = torch.zeros(count, dtype=torch.bool, device=rows.device)
+    with torch.no_grad():
+        order, group = laid_out(rows)
+        step, hidden = steps.begin(model, prefix, order, group, sampling.max_new_tokens), prefix.last[rows]
+        del prefix  # whose keys and values are in the buffers
+        return _sampled(steps, step, model, hidden, sampling)
+
+
+def _sampled(steps: StaticSteps, step: StaticStep, model: Any, hidden: Tensor, sampling: Sampling) -> list[list[int]]:
+    """Completions of rows whose first tokens hidden states predict, [N, H]; the step is at their beginning."""
+    count, device = hidden.shape[0], hidden.device
+    noise, everyone = Noise(count, device, sampling.among), list(range(count))
+    stop = torch.tensor(sampling.stop, device=device)
+    over = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[Tensor] = []
-    hidden = prefix.last[rows]
     head = plain(model).get_output_embeddings()
     for place in range(sampling.max_new_tokens):
         logits = head(hidden)
@@ -265,7 +277,7 @@ def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, 
         if place + 1 == sampling.max_new_tokens or bool(over.all()):
             break
         if step.written == step.shape.limit:
-            step = steps.longer(step, model, prefix, order)
+            step = steps.longer(model, step)
         hidden = step(tokens)
     noise.settle()
     completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
