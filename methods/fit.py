@@ -27,7 +27,8 @@ from methods.rollouts.vllm_rollouts import vllm_arguments
 from methods.settings import TrainConfig
 from methods.snapshots import Snapshot, WithoutAdapter
 from methods.training_state import TrainingState, moments_of, put_method, put_moments
-from methods.trl_seam import HookedGRPOTrainer, HookedSFTTrainer, release
+from methods.trl_seam import HookedGRPOTrainer, release
+from methods.trl_supervised import HookedSFTTrainer
 from task_streams.errors import UserError
 from task_streams.types import Example
 

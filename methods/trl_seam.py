@@ -1,4 +1,4 @@
-"""The only file that touches TRL's private methods; TRL is pinned, and a contract test guards the seam.
+"""Where TRL's private methods are touched, with ``trl_supervised.py``; TRL is pinned, a contract test guards the seam.
 
 ``HookedGRPOTrainer`` runs a method's hooks where TRL has none: shaped rewards and advantages after TRL's own
 scoring, extra loss terms inside its loss. Prompts with their images and clips are carried past TRL
@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
 from methods.base import LossContext, Method, Rollouts, Whose
 from methods.compose import shaped_rewards
-from methods.costs.meter import IGNORED, meter_of
-from methods.inputs.clip_batches import ClipCollator, rows_have_clips
+from methods.costs.meter import meter_of
+from methods.inputs.clip_batches import rows_have_clips
 from methods.inputs.media import never_sampled, token_types
+from methods.loss_terms import extra_loss
 from methods.processes import ranks
-from methods.processes.dealt import SHARE, OwnRows, loss_weight, own_part
+from methods.processes.dealt import loss_weight, own_part
 from methods.processes.sharding import inside, is_sharded, whole
 from methods.resumable import ResumableTrainer
 from methods.rollouts.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
@@ -430,57 +430,6 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _log_step(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
-
-
-class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
-    """TRL's supervised trainer with a method's extra loss terms."""
-
-    def __init__(self, *, method: Method, task_index: int, anchor: Snapshot | None = None, **arguments: Any) -> None:
-        if rows_have_clips([arguments["train_dataset"][0]]):
-            arguments["data_collator"] = ClipCollator(arguments["processing_class"])
-        super().__init__(**arguments)
-        if ranks.count() > 1:
-            self.data_collator = OwnRows(self.data_collator, ranks.place(), ranks.count())
-        self.method = method
-        self.task_index = task_index
-        self.anchor = anchor
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if return_outputs:
-            raise ValueError("outputs are not returned during training")
-        share = float(inputs.pop(SHARE, 1.0))
-        context = LossContext(model, dict(inputs), self.task_index, self.anchor, self._log_step)
-        meter_of(model).trained((inputs["labels"][:, 1:] != IGNORED).sum())
-        with ranks.gathering(self.accelerator):
-            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, context, share)
-        if terms is None:
-            return loss
-        # with a count of items Trainer leaves the division by the accumulation steps to the loss
-        return loss + (terms / self.current_gradient_accumulation_steps if num_items_in_batch is not None else terms)
-
-    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
-        """Tokens that an update learns, those of all processes: the loss of each is divided by them."""
-        own = super()._get_num_items_in_batch(batch_samples, device)
-        if own is None and ranks.count() > 1:
-            raise RuntimeError("the tokens of an update cannot be counted, so processes cannot share them")
-        return own if own is None else ranks.summed(torch.as_tensor(own, device=device))
-
-    def _log_step(self, name: str, value: float) -> None:
-        self._metrics["train"][name].append(value)
-
-
-def extra_loss(method: Method, context: LossContext, share: float) -> Tensor | None:
-    """Sum of a method's loss terms, each logged by its name; None if it has none.
-
-    ``share`` is that of the micro-batch's rows which this process has: the terms of all processes are their mean.
-    """
-    terms = method.loss_terms(context)
-    for name, term in terms.items():
-        context.log(name, ranks.summed(term.detach() * share).item())
-    return torch.stack(list(terms.values())).sum() * share if terms else None
 
 
 def sampled_mask(output: Mapping[str, Any]) -> Tensor:

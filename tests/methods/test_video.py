@@ -18,7 +18,7 @@ from methods.model_config import ModelConfig
 from methods.policy import Decoding, Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
 from methods.settings import TrainConfig
-from methods.trl_seam import HookedSFTTrainer
+from methods.trl_supervised import HookedSFTTrainer
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
 from task_streams.records import Workspace
