@@ -29,11 +29,11 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from clrft.base import default_model_path
-from clrft.check.anchor import anchor_weights
 from clrft.config import build_config
 from clrft.provenance import circumstances
 from clrft.quiet import quiet_environment, quiet_libraries
 from methods import build_method
+from methods.anchor_guard import anchor_weights
 from methods.base import TaskContext
 from methods.fit import FitSettings, fit
 from methods.model_config import DTYPES, ModelConfig

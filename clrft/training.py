@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from clrft import interrupt
-from clrft.check.anchor import anchor_unchanged
 from clrft.checkpoint import (
     STEPS_FILE,
     TRAINING_FILE,
@@ -29,6 +28,7 @@ from clrft.lineage import check_left, write_lineage
 from clrft.spent import Clock, cost_of
 from clrft.state import Run
 from clrft.unfinished import Unfinished
+from methods.anchor_guard import anchor_unchanged
 from methods.base import TaskContext
 from methods.costs.meter import added, sums
 from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory

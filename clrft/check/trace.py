@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrft.check.anchor import anchor_checksums, changed_weights
 from clrft.state import Run
+from methods.anchor_guard import anchor_checksums, changed_weights
 from methods.base import LossContext, Method, Rollouts, TaskContext
 from methods.guard import HOOKS, layered
 from task_streams.types import Example, Task, TaskStream
