@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from methods.rollouts.shared_prefix import Prefix, advance, keeping_cache, plain
+from methods.rollouts.shared_prefix import Prefix, advance, keeping_cache, plain, sees_all
 from methods.rollouts.token_logps import token_logps
 
 MOST = 1.5  # times as many scores in a group's one row as in rows of their own, at which copying costs more
@@ -42,7 +42,7 @@ def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Ten
     order, group = laid_out(rows)
     fed = completions[:, :-1]
     attention = plain(model).model.language_model.config._attn_implementation
-    if in_one_row(group, prefix.mask.shape[1], fed.shape[1], attention):
+    if in_one_row(group, prefix.mask.shape[1], fed.shape[1], attention) and sees_all(model):
         rest = _in_one_row(model, prefix, order, group, fed)
     else:
         rest = advance(model, prefix.repeated(rows), fed, mask[:, :-1])

@@ -142,6 +142,11 @@ def obstacle(model: Any) -> str | None:
     return None if kind in SUPPORTED else f"model type {kind!r} is not one of {', '.join(SUPPORTED)}"
 
 
+def sees_all(model: Any) -> bool:
+    """Whether every layer looks at all tokens before: none has a sliding window."""
+    return set(plain(model).model.language_model.config.layer_types) == {"full_attention"}
+
+
 def plain(model: Any) -> Any:
     """The transformers model inside an adapter's wrapper; the adapter stays in force."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

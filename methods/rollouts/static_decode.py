@@ -18,7 +18,7 @@ from torch.nn.functional import rms_norm
 from methods.costs.meter import meter_of
 from methods.rollouts.following import laid_out
 from methods.rollouts.rollout import Noise, Sampling, draw, ended
-from methods.rollouts.shared_prefix import Prefix, obstacle, plain
+from methods.rollouts.shared_prefix import Prefix, obstacle, plain, sees_all
 
 WARM_UP = 3  # steps before a graph is recorded, as torch asks for
 FIRST = 256  # tokens of a completion that there is room for at first
@@ -168,7 +168,7 @@ class StaticStep:
         """
         (keys, values), (own_keys, own_values) = self.prompts[place].flatten(1, 2), self.own[place].flatten(1, 3)
         prompts, few, group, each, size = queries.shape
-        asked, longest = queries.reshape(-1, each, size), self.shape.longest
+        asked, longest = queries.contiguous().view(-1, each, size), self.shape.longest
         hides = self.hides.flatten(0, 1)  # [B * key heads, 1, longest + limit]
         scores = asked.new_empty(prompts * few, group * each, hides.shape[2])
         over = scores[..., :longest], scores.view(-1, each, hides.shape[2])[..., longest:]
@@ -203,7 +203,7 @@ def normed(norm: Any, hidden: Tensor) -> Tensor:
 
 def rotation(rotary: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines by which heads are turned at positions [N], [N, 1, size] each; see ``rotated``."""
-    half = positions[:, None] * rotary.inv_freq
+    half = positions[:, None] * rotary.inv_freq.float()
     angles = torch.cat([half, half], dim=-1)
     sines = torch.cat([-half.sin(), half.sin()], dim=-1)
     return tuple((one * rotary.attention_scaling).to(dtype)[:, None] for one in (angles.cos(), sines))
@@ -248,7 +248,10 @@ class StaticSteps:
 
 def graph_obstacle(model: Any, device: torch.device) -> str | None:
     """Why a step of a model cannot be recorded, or None if it can."""
-    return obstacle(model) if device.type == "cuda" else "there is no GPU"
+    if device.type != "cuda":
+        return "there is no GPU"
+    why = obstacle(model)
+    return why if why is not None or sees_all(model) else "the model's attention has a sliding window"
 
 
 def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, sampling: Sampling) -> list[list[int]]:

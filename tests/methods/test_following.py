@@ -69,6 +69,8 @@ def test_what_runs_in_one_row_and_what_does_not(
     rows = torch.tensor([0, 0, 1, 1, 1, 2])  # groups of two, three and one
     assert completion_states(policy.model, prefix, rows, tokens, mask).shape[:2] == (6, 6)
     first = completion_states(policy.model, prefix, rows, tokens[:, :1], mask[:, :1])  # nothing is read
+    monkeypatch.setattr(following, "sees_all", lambda _: False)  # a sliding window has another mask
+    assert completion_states(policy.model, prefix, torch.tensor([0, 0, 1, 1, 2, 2]), tokens, mask).shape[:2] == (6, 6)
     assert torch.equal(first, prefix.last[rows, None])
 
 

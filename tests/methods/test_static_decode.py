@@ -1,5 +1,7 @@
 """Decoding in buffers that stay where they are draws the tokens of the growing cache; the CUDA graph needs a GPU."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,10 +9,11 @@ from methods.policy import Policy
 from methods.rollouts import static_decode
 from methods.rollouts.rollout import Sampling, sample_after
 from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
-from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, sample_static
+from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, graph_obstacle, sample_static
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 from tests.methods.test_shared_prefix import checkpoint_layers
+from tests.methods.test_vision import tiny_2_5
 
 GROUPED = [0, 0, 0, 1, 1, 1, 2, 2, 2]
 MIXED = [2, 0, 0, 1, 2, 2]
@@ -118,6 +121,35 @@ def test_completions_longer_than_there_is_room_for_go_on_with_more(
         torch.manual_seed(3)
         assert sample_static(steps, policy.model, prefix, rows, sampling) == expected
     assert steps.begin(policy.model, prefix, torch.arange(2), 2, limit).shape.limit == {16: 16, 17: 16, 40: 64}[limit]
+
+
+def texts(model: Any) -> Prefix:
+    """What two prompts of text, of five and eight tokens, leave behind in a model."""
+    tokens = torch.randint(7, 50, (2, 8), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(tokens)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        return prefill(model, Prompts(tokens, mask, torch.zeros_like(tokens), None, None))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_qwen2_5_vl_is_decoded_the_same_way(temperature: float) -> None:
+    model, sampling, rows = tiny_2_5(), Sampling(12, temperature, 1.0, ()), torch.tensor([0, 0, 1, 1])
+    prefix = texts(model)
+    torch.manual_seed(3)
+    expected = sample_after(model, prefix.repeated(rows), sampling)
+    torch.manual_seed(3)
+    assert sample_static(StaticSteps(False), model, prefix, rows, sampling) == expected
+
+
+def test_steps_are_not_recorded_where_they_would_not_be_the_models(policy: Policy) -> None:
+    gpu = torch.device("cuda")
+    assert graph_obstacle(policy.model, gpu) is None
+    assert graph_obstacle(policy.model, torch.device("cpu")) == "there is no GPU"
+    policy.model.config.text_config.layer_types[1] = "sliding_attention"
+    assert graph_obstacle(policy.model, gpu) == "the model's attention has a sliding window"
+    policy.model.config.model_type = "llava"
+    assert "model type 'llava'" in str(graph_obstacle(policy.model, gpu))
 
 
 def test_a_larger_step_holds_smaller_batches_of_the_same_group() -> None:
