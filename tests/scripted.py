@@ -23,6 +23,7 @@ from methods.base import Method
 from methods.costs.meter import Meter
 from methods.frozen import ZeroShot
 from methods.policy import Decoding
+from methods.rollouts.answering import Session
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream
 
@@ -42,6 +43,10 @@ class ScriptedPolicy:
     meter: Meter = field(default_factory=Meter)
     model: Any = None  # it has no weights
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def session(self) -> Session:
+        """What answers leave to those after them; a script needs nothing."""
+        return Session()
 
     @property
     def processor(self) -> Any:

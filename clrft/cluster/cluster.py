@@ -31,6 +31,7 @@ LOCAL, CLIENT = "ray", "ray://"
 LOOPBACK = "127.0.0.1"
 REACH_SECONDS = 5.0
 JOIN_SECONDS = 150.0  # a Ray that is busy, or whose machine is, takes its time; one that is none never answers
+TRIES = 3  # to join: Ray forks a server for each client beside busy threads, and one in many dies of that
 PROBE_SECONDS = 180.0  # for every node to start a process and tell about itself
 HEAD = "node:__internal_head__"  # what Ray counts the head node as
 FORMS = "expected ray (on this machine), ray://HOST:PORT (Ray Client, port 10001 as a rule) or HOST:PORT (port 6379)"
@@ -91,19 +92,37 @@ def connected(on: str) -> Iterator[Any]:
     if on == LOCAL:
         cores = len(os.sched_getaffinity(0))
         here = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK, "num_cpus": cores}
-    try:
-        with own_signals(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(**here, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        said = " ".join(str(error).split())[:500]
-        raise UserError(f"--on {on}: the cluster cannot be joined ({said}); {expected_cluster()}.") from error
+    join(on, ray, {**here, **quiet})
     try:
         if on == LOCAL:
             check_loopback(ray)
         yield ray
     finally:
         ray.shutdown()
+
+
+def join(on: str, ray: Any, settings: dict[str, Any]) -> None:
+    """Connect; once more where a server of Ray's died at birth, see ``TRIES``.
+
+    Raises:
+        UserError: it is not to be joined.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            with own_signals(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(**settings)
+            return
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            said = " ".join(str(error).split())[:500]
+            if left == 0 or not may_pass(on, said):
+                raise UserError(f"--on {on}: the cluster cannot be joined ({said}); {expected_cluster()}.") from error
+            ray.shutdown()
+
+
+def may_pass(on: str, said: str) -> bool:
+    """Whether what Ray says may be another thing the next time: not of versions, and not of a Ray started here."""
+    return on.startswith(CLIENT) and "version" not in said.lower()
 
 
 def check_cluster(on: str) -> None:
@@ -118,11 +137,16 @@ def check_cluster(on: str) -> None:
         return
     quiet_ray(local=False)
     words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", on]
-    try:
-        tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
+    said = ""
+    for _ in range(TRIES):
+        try:
+            tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            said = f"no Ray answered there within {JOIN_SECONDS:.0f} s"
+            break
         said = "" if tried.returncode == 0 else (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
-    except subprocess.TimeoutExpired:
-        said = f"no Ray answered there within {JOIN_SECONDS:.0f} s"
+        if not said or not may_pass(on, said):
+            break
     if said:
         raise UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected_cluster()}.")
 
