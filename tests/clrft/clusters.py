@@ -34,9 +34,7 @@ class Nodes:
 def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
     """A cluster with a head node and others, each with so many CPUs; ``port``: of Ray Client, none if 0."""
     quiet_ray(local=True)
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = (
-        "0"  # a client's server, forked beside busy threads, may die else
-    )
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a client's server, forked beside busy threads, may die else
     from ray.cluster_utils import Cluster
 
     asked = {"num_cpus": cpus[0], "include_dashboard": False, **({"ray_client_server_port": port} if port else {})}
