@@ -3,7 +3,8 @@
     python -m benchmarks.equality --model qwen2_vl_2b_random --device cuda --prompt-tokens 256 --completion-tokens 64
 
 Log-probabilities of given completions and the gradients of their mean: each prompt once; TRL's own function, all rows
-at once; TRL's again with rows in smaller batches (its spread); TRL's in float32 with the same weights (what is right).
+at once; TRL's again with rows in smaller batches, and behind more padding, as they stand beside a longer prompt (its
+spread); TRL's in float32 with the same weights (what is right).
 Then completions sampled with the same noise: by ``generate``, with the growing cache, with steps in static buffers,
 recorded where there is a GPU.
 """
@@ -11,11 +12,13 @@ recorded where there is a GPU.
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from benchmarks.engine.logprobs import by_ours, by_trl, some_tokens
 from benchmarks.engine.models import load, model_config
@@ -34,6 +37,7 @@ from methods.rollouts.static_decode import StaticSteps, sample_static
 
 LENGTH = 17  # tokens of a completion where the command line names none
 SMALLER = 4  # as many batches
+PADDING = 24  # tokens
 SEED = 11
 
 Found = tuple[Tensor, list[Tensor]]  # log-probabilities [N, L], gradients
@@ -70,13 +74,25 @@ def scores(options: Options) -> dict[str, dict[str, float]]:
             "shared": of(policy, by_ours(policy, prompts, rows, completions)),
             "plain": of(policy, plain),
             "plain in smaller batches": of(policy, plain, trainer, few),
+            "plain behind padding": of(
+                policy, by_trl(trainer, padded(prompts.select(rows)), completions), trainer, few
+            ),
         }
         policy.model.float()
         exact = of(policy, plain, trainer, few)
     pairs = {f"{name} from float32": (one, exact) for name, one in found.items()}
     pairs["shared from plain"] = found["shared"], found["plain"]
-    pairs["plain from itself in smaller batches"] = found["plain in smaller batches"], found["plain"]
+    for other in ("in smaller batches", "behind padding"):
+        pairs[f"plain from itself {other}"] = found[f"plain {other}"], found["plain"]
     return {name: distances(*pair) for name, pair in pairs.items()}
+
+
+def padded(prompts: Prompts) -> Prompts:
+    """The prompts behind some tokens of padding."""
+    more = (PADDING, 0)
+    return replace(
+        prompts, ids=pad(prompts.ids, more), mask=pad(prompts.mask, more), token_types=pad(prompts.token_types, more)
+    )
 
 
 def of(policy: Policy, score: Callable[[], Tensor], trainer: Any = None, batch: int | None = None) -> Found:
