@@ -112,7 +112,7 @@ def flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def describe_model(policy: Any) -> dict[str, Any]:
-    """What was loaded, for the manifest: model type, parameters, dtype, attention, device."""
+    """What was loaded, for the manifest: model type, parameters, dtype, attention, device, recorded decoding."""
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     return {
         "model_type": policy.model.config.model_type,
@@ -121,4 +121,5 @@ def describe_model(policy: Any) -> dict[str, Any]:
         "dtype": str(policy.model.dtype).removeprefix("torch."),
         "attention": policy.attention,
         "device": policy.device.type,
+        "recorded": policy.recorded,
     }

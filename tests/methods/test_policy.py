@@ -114,4 +114,7 @@ def test_what_was_loaded_is_described(policy: Policy, lora_policy: Policy) -> No
     assert full["model_type"] == "qwen2_vl"
     assert full["parameters"] == full["trained_parameters"]
     assert 1_000_000 < full["parameters"] < 3_000_000
+    assert not full["recorded"]
+    policy.recorded = True
+    assert describe_model(policy)["recorded"]
     assert adapter["trained_parameters"] < 0.2 * adapter["parameters"]
