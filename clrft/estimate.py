@@ -109,7 +109,7 @@ def setup_of(config: RunConfig, method: Method, device: torch.device) -> Setup:
         reference="reference" in method.needs and not ("anchor" in method.needs and method.anchor_rule.kind == "base"),
         offloaded=on_gpu and model.anchor_memory == "cpu",
         fisher="fisher" in method.needs,
-        recorded=on_gpu and config.train.share_prefix and config.train.cuda_graphs is not False,
+        recorded=config.train.records(device.type),
     )
 
 
@@ -139,9 +139,9 @@ def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
 
 
 def most_prompts(rows: int, group: int) -> int:
-    """Most prompts among so many adjacent rollouts, groups being adjacent; parts of a batch begin at multiples."""
-    whole = rows % group == 0 or group % rows == 0
-    return math.ceil(rows / group) + (0 if whole else 1)
+    """Most prompts among the rollouts of one of a batch's equal parts, of so many rows; groups are adjacent."""
+    into = group - math.gcd(rows, group)  # how far into a group a part may begin
+    return math.ceil((into + rows) / group)
 
 
 def longest_allowed(config: RunConfig, sizes: ModelSizes) -> Longest:

@@ -195,11 +195,12 @@ def engine_problems(state: Run) -> list[str]:
 
 def graph_problems(state: Run) -> list[str]:
     """Sentences about recorded decoding steps that are asked for and cannot be; they are decided here otherwise."""
-    train, why = state.config.train, graph_obstacle(state.policy.model, state.policy.device)
+    train, policy = state.config.train, state.policy
+    why = graph_obstacle(policy.model, policy.device) if train.share_prefix else "train.share_prefix is false"
     if train.cuda_graphs and why is not None:
         return [f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be."]
     split = ranks.weights_split() is not None  # they move
-    state.policy.recorded = train.cuda_graphs is not False and train.share_prefix and why is None and not split
+    policy.recorded = why is None and not split and train.records(policy.device.type)
     return []
 
 

@@ -72,6 +72,10 @@ class TrainConfig:
     workers: int | None = None
     """Processes that decode and resize ahead of the training (0: none; null: 2 for data in files on a GPU)."""
 
+    def records(self, device: str) -> bool:
+        """Whether decoding steps are recorded on a kind of device (cpu, cuda), where model and weights allow it."""
+        return device == "cuda" and self.share_prefix and self.cuda_graphs is not False
+
     def __post_init__(self) -> None:
         batch = self.prompts_per_update
         require(

@@ -223,13 +223,6 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
     return Target(THIS, title, jobs, device, memory, measured=found)
 
 
-def recorded(config: RunConfig, target: Target) -> bool:
-    """Whether decoding steps are recorded, as a run decides it."""
-    train = config.train
-    able = target.device.type == "cuda" and not target.sharing.split
-    return able and train.share_prefix and train.cuda_graphs is not False
-
-
 def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
     """The plan of some cells."""
     known: dict[RunConfig, CellPlan] = {}
@@ -247,7 +240,8 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     outline, checkpoint = outline_of(config), checkpoint_of(config.model)
     width = checkpoint.weight_bytes(config.model, target.device)
     model, sharing = config.model, target.sharing
-    passes = Passes(checkpoint, width, model.gradient_checkpointing, recorded(config, target), sharing.parts)
+    recorded = config.train.records(target.device.type) and not sharing.split
+    passes = Passes(checkpoint, width, model.gradient_checkpointing, recorded, sharing.parts)
     pace = pace_of(config, target)
     lengths = pace.lengths if pace else assumed_lengths(config, outline, target.completion, target.times)
     cell = Cell.of(config, outline, passes, lengths, sharing)

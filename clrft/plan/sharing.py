@@ -1,8 +1,8 @@
 """How a cell's work is dealt out among its processes, one for each of its devices: who has how much of it.
 
 It follows ``methods/processes``: ``ranks.py`` (rollouts, batches of tests), ``dealt.py`` (rows that are learned from).
-What every process does by itself (drift, Fisher
-information) is counted as often as there are processes, and takes as long as it takes one.
+What every process does by itself (drift, Fisher information) is counted as often as there are processes, and takes as
+long as it takes one.
 """
 
 import math

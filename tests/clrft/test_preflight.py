@@ -11,7 +11,7 @@ import torch
 from clrft.available import available_bytes, free_in_group, free_in_machine
 from clrft.cli import main
 from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.estimate import Longest, estimate, longest_allowed
+from clrft.estimate import Longest, estimate, longest_allowed, most_prompts
 from clrft.preflight import check_memory, memory_there
 from clrft.progress import Silent
 from clrft.remedies import divisors, halves, remedies
@@ -187,6 +187,12 @@ def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, tmp_pa
 def two_billion() -> ModelSizes:
     """Qwen2-VL-2B-Instruct's sizes."""
     return sizes_of_2b()
+
+
+def test_a_part_of_a_batch_has_as_many_prompts_as_adjacent_groups_allow() -> None:
+    for rows, group, parts in ((8, 8, 4), (4, 8, 4), (12, 8, 4), (6, 4, 6), (3, 4, 8), (16, 8, 2)):
+        each = [{row // group for row in range(part * rows, (part + 1) * rows)} for part in range(parts)]
+        assert most_prompts(rows, group) == max(map(len, each))
 
 
 def documented() -> list[list[str]]:

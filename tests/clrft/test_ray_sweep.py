@@ -27,6 +27,7 @@ from clrft.places import Place, check_place
 from clrft.processes import lives
 from clrft.progress import Bars
 from clrft.sweep import load_sweep, run_sweep
+from task_streams.errors import UserError
 from tests.clrft.clusters import Nodes, cluster_of, shadowed
 from tests.clrft.counted import COUNTED, Lab, until
 
@@ -250,3 +251,39 @@ def test_a_server_that_is_no_ray_is_told_after_the_limit_and_nothing_is_left(
 def test_a_cell_travels_as_plain_values() -> None:
     cell = build_config("digits_cil", "grpo+ewc+replay", "tiny", 7, {"train": {"updates": 3}, "run": {"sweep": "x"}})
     assert config_of(json.loads(json.dumps(cell.to_dict()))) == cell
+
+
+@pytest.mark.parametrize(
+    ("ends", "tries", "refused"),
+    [
+        ([1, 1, 0], 3, False),  # a server died at birth, twice
+        ([1, 1, 1], 3, True),
+        ([0], 1, False),
+    ],
+)
+def test_a_cluster_whose_server_dies_at_birth_is_joined_anew(
+    ends: list[int], tries: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = joined_with(ends, "psutil.ZombieProcess: PID still exists", monkeypatch)
+    with pytest.raises(UserError, match="ZombieProcess") if refused else contextlib.nullcontext():
+        ray_cluster.check_cluster("ray://somewhere:1")
+    assert len(seen) == tries
+
+
+def test_what_will_not_pass_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = joined_with([1, 0], "RuntimeError: Version mismatch", monkeypatch)
+    with pytest.raises(UserError, match="Version mismatch"):
+        ray_cluster.check_cluster("ray://somewhere:1")
+    assert len(seen) == 1
+
+
+def joined_with(ends: list[int], said: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the process that tries to join end like this, one after the other; how often it was started."""
+    seen: list[int] = []
+
+    def started(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(len(seen))
+        return subprocess.CompletedProcess(words, ends[len(seen) - 1], "", said)
+
+    monkeypatch.setattr(ray_cluster.subprocess, "run", started)
+    return seen

@@ -19,6 +19,7 @@ from clrft.run import prepare, run
 from clrft.runs import read_run
 from methods.base import Method
 from methods.policy import Policy
+from methods.settings import TrainConfig
 from task_streams.errors import UserError
 
 SMALL = {
@@ -164,6 +165,10 @@ def test_decoding_is_recorded_where_a_gpu_allows_it_and_asking_for_it_elsewhere_
         prepare(small(tmp_path, method, cuda_graphs=True), Silent())
     assert not prepare(small(tmp_path, method), Silent()).policy.recorded
     monkeypatch.setattr("clrft.run.graph_obstacle", lambda *_: None)
+    records = TrainConfig.records
+    monkeypatch.setattr(TrainConfig, "records", lambda train, _: records(train, "cuda"))
+    with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but train.share_prefix is false"):
+        prepare(small(tmp_path, method, cuda_graphs=True, share_prefix=False), Silent())
     for train, recorded in (({}, True), ({"cuda_graphs": False}, False), ({"share_prefix": False}, False)):
         policy = prepare(small(tmp_path, method, **train), Silent()).policy
         assert policy.recorded == recorded
