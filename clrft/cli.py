@@ -114,13 +114,16 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
         code, sentences = 1, (f"{type(error).__name__}: {error}",)
     if code != 0:
         interrupt.ignore()
-    code = company.ended(code, sentences)
+    first, code = ranks.is_first(), company.ended(code, sentences)
     if code == 0:
         ranks.leave()
-        return 0
+        if first:
+            return 0
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a library that waits for a process that is gone would wait for ever
+    # A library that waits for a process that is gone would wait for ever; and its threads may end a process by SIGABRT
+    # that leaves while they run. All but the first have nothing to write any more.
+    os._exit(code)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
