@@ -51,7 +51,7 @@ class Stopped:
 
 
 class BoardReporter:
-    """Sends a cell's progress to the board; a board that is being moved to another node loses some."""
+    """Sends a cell's progress to the board; a board whose process dies loses what nobody had taken."""
 
     def __init__(self, board: Any, number: int) -> None:
         self.board = board

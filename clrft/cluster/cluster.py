@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ REACH_SECONDS = 5.0
 JOIN_SECONDS = 150.0  # a Ray that is busy, or whose machine is, takes its time; one that is none never answers
 TRIES = 3  # to join: Ray forks a server for each client beside busy threads, and one in many dies of that
 PROBE_SECONDS = 180.0  # for every node to start a process and tell about itself
-HEAD = "node:__internal_head__"  # what Ray counts the head node as
+ASK_SECONDS = 0.5  # before a node that others do not know yet is asked anew
 FORMS = "expected ray (on this machine), ray://HOST:PORT (Ray Client, port 10001 as a rule) or HOST:PORT (port 6379)"
 
 
@@ -199,11 +200,6 @@ def nodes_of(ray: Any) -> list[Node]:
     return [Node(node["NodeID"], node["NodeManagerAddress"], dict(node["Resources"])) for node in alive]
 
 
-def head_of(nodes: Sequence[Node]) -> Node:
-    """The node that the cluster lives and dies with."""
-    return next((node for node in nodes if HEAD in node.resources), nodes[0])
-
-
 def on_node(key: str, soft: bool = False) -> Any:
     """Where a task goes: to a node; ``soft``: or to another, if that one is gone or full."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -228,18 +224,18 @@ def asked_nodes(ray: Any, nodes: Sequence[Node], folders: Sequence[Path], plugin
     with ExitStack() as stack:
         marks = [stack.enter_context(tempfile.NamedTemporaryFile(prefix=".shared-", dir=folder)) for folder in folders]
         names = [os.path.realpath(mark.name) for mark in marks]
-        refs = [
-            asking.options(scheduling_strategy=on_node(node.key)).remote(os.getcwd(), names, list(files))
-            for node in nodes
-        ]
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=PROBE_SECONDS)
-        answers = [answer_of(ray, ref) if ref in ready else "it does not answer" for ref in refs]
+
+        def ask(node: Node) -> Any:
+            return asking.options(scheduling_strategy=on_node(node.key)).remote(os.getcwd(), names, list(files))
+
+        answers = answers_of(ray, nodes, ask)
     alive = {node.key for node in nodes_of(ray)}
     problems: list[str] = []
     asked: list[Node] = []
-    for node, answer in zip(nodes, answers, strict=True):
+    for node in nodes:
         if node.key not in alive:  # lost meanwhile
             continue
+        answer = answers[node.key]
         problems += [f"node {node.address}: {problem}" for problem in differences(answer, files)]
         asked += [] if isinstance(answer, str) else [replace(node, host=answer["host"])]
     if problems:
@@ -247,14 +243,27 @@ def asked_nodes(ray: Any, nodes: Sequence[Node], folders: Sequence[Path], plugin
     return asked
 
 
-def answer_of(ray: Any, ref: Any) -> dict[str, Any] | str:
-    """What a node told, or why it could not, as half a sentence."""
-    try:
-        told: dict[str, Any] = ray.get(ref)
-        return told
-    except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        return f"clrft cannot be used there ({last}); install it as on this machine"
+def answers_of(ray: Any, nodes: Sequence[Node], ask: Callable[[Node], Any]) -> dict[str, dict[str, Any] | str]:
+    """What each node told by its key, or why it could not, as half a sentence.
+
+    A node that has just joined is not known to every other yet: it is asked anew.
+    """
+    until = time.monotonic() + PROBE_SECONDS
+    answers: dict[str, dict[str, Any] | str] = {node.key: "it does not answer" for node in nodes}
+    asked = {ask(node): node for node in nodes}
+    while asked and (left := until - time.monotonic()) > 0:
+        for ref in ray.wait(list(asked), timeout=left)[0]:
+            node = asked.pop(ref)
+            try:
+                answers[node.key] = ray.get(ref)
+            except ray.exceptions.TaskUnschedulableError:
+                if node.key in {one.key for one in nodes_of(ray)}:
+                    time.sleep(ASK_SECONDS)
+                    asked[ask(node)] = node
+            except ray.exceptions.RayError as error:
+                last = str(error).strip().splitlines()[-1]
+                answers[node.key] = f"clrft cannot be used there ({last}); install it as on this machine"
+    return answers
 
 
 def differences(answer: Mapping[str, Any] | str, files: Mapping[str, str]) -> list[str]:

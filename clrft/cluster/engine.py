@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from clrft.alone import Failure
-from clrft.cluster.board import Board
+from clrft.cluster.board import board_of
 from clrft.cluster.cell import Errand, Stopped, run_there
-from clrft.cluster.cluster import Node, asked_nodes, check_room, connected, head_of, nodes_of, on_node
+from clrft.cluster.cluster import Node, asked_nodes, check_room, connected, nodes_of, on_node
 from clrft.cluster.demand import Demand, demands_of
 from clrft.config import RunConfig
 from clrft.engine import GRACE_SECONDS, Outcome, Setup
@@ -79,7 +79,7 @@ def ray_engine(
         feeds = feeds_itself(cells, nodes)
         if feeds:
             say("MLflow's store is a file: the sweep feeds it when a cell has ended, its nodes do not write it")
-        yield RayEngine(ray, nodes, demands, setup, jobs or len(cells), feeds)
+        yield RayEngine(ray, demands, setup, jobs or len(cells), feeds)
 
 
 def feeds_itself(cells: Sequence[RunConfig], nodes: Sequence[Node]) -> bool:
@@ -95,16 +95,13 @@ class RayEngine:
 
     Args:
         ray: the module, connected.
-        nodes: that are alive.
         demands: of each cell, by its name.
         setup: as for every worker.
         count: cells at a time.
         feeds: the cells are not tracked where they run; the sweep feeds the store from their folders.
     """
 
-    def __init__(
-        self, ray: Any, nodes: Sequence[Node], demands: dict[str, Demand], setup: Setup, count: int, feeds: bool
-    ) -> None:
+    def __init__(self, ray: Any, demands: dict[str, Demand], setup: Setup, count: int, feeds: bool) -> None:
         self.setup = setup
         self.count = count
         self._ray = ray
@@ -115,8 +112,7 @@ class RayEngine:
         self._number = 0
         self._gone = ""  # why there is no cluster any more
         self._refused: list[RunConfig] = []  # given since
-        home = on_node(head_of(nodes).key, soft=True)
-        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=home).remote()
+        self._board = board_of(ray)
         self._taking = self._board.take.remote()  # asked ahead, so that nothing that is slow to come is lost
 
     @property
@@ -202,7 +198,7 @@ class RayEngine:
         taken, self._taking = self._taking, self._board.take.remote()
         try:
             events = self._ray.get(taken)
-        except self._ray.exceptions.RayError:  # the board is being moved to another node
+        except self._ray.exceptions.RayError:  # the board is being started again
             return
         for number, (name, arguments) in events:
             given = self._given.get(number)

@@ -21,6 +21,7 @@ from rich.console import Console
 from clrft.checkpoint import stage_folder
 from clrft.cli import main
 from clrft.cluster import cluster as ray_cluster
+from clrft.cluster.board import board_of
 from clrft.config import build_config, config_of
 from clrft.lock_file import lock_path
 from clrft.places import Place, check_place
@@ -141,6 +142,37 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     assert main(["run", *same, *alone]) == 0
     whole = place / "alone" / "single" / one.cell(seed).name
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
+
+
+def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(nodes: Nodes, place: Path) -> None:
+    with ray_cluster.connected(nodes.cluster.address) as ray:
+        for turn in range(3):  # where what other nodes know of it decides, one in two goes wrong
+            before = {node.key for node in ray_cluster.nodes_of(ray)}
+            joined = nodes.cluster.add_node(num_cpus=1)
+            try:
+                (new,) = [node for node in ray_cluster.nodes_of(ray) if node.key not in before]
+                (asked,) = ray_cluster.asked_nodes(ray, [new], [place], [])
+                board = board_of(ray)
+                ray.get(board.tell.remote(turn, ("say", ("before",))))
+            finally:
+                nodes.kill(joined)
+            assert asked.key == new.key and asked.host == socket.gethostname()
+            ray.get(board.tell.remote(turn, ("say", ("after",))), timeout=60)
+            assert [words for _, (_, words) in ray.get(board.take.remote())] == [("before",), ("after",)]
+            ray.kill(board)
+
+
+def test_a_board_whose_process_dies_is_told_all_that_comes_then(nodes: Nodes) -> None:
+    with ray_cluster.connected(nodes.cluster.address) as ray:
+        board = board_of(ray)
+        assert ray.get(board.take.remote()) == []
+        before = {int(path.parent.name) for path in processes_given("ray::Board")}
+        for process in before:
+            os.kill(process, signal.SIGKILL)
+        ray.get(board.tell.remote(1, ("say", ("after",))), timeout=60)
+        assert ray.get(board.take.remote()) == [(1, ("say", ("after",)))]
+        assert before and before.isdisjoint(int(path.parent.name) for path in processes_given("ray::Board"))
+        ray.kill(board)
 
 
 def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it_stands(tmp_path: Path) -> None:
