@@ -92,7 +92,8 @@ class Lab:
         return self.runs / f"digits_cil-sft+counted-{seed}"
 
 
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Wait until something is true; the limit is for a machine that is busy with other tests."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
