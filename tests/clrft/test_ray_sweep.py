@@ -144,6 +144,15 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
 
 
+def test_ray_client_runs_a_sweep(nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = lab_in(place, [4])
+    assert main(["sweep", *one.words, "--on", nodes.client]) == 0
+    said = capsys.readouterr().out
+    assert "Ray: one node, 1 CPUs" in said and "digits_cil-sft+counted-4  task 2/2 test" in said
+    assert sorted(row[1:3] for row in one.updates()) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert (one.cell(4) / "matrix.json").exists() and not lock_path(one.cell(4)).exists()
+
+
 def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(nodes: Nodes, place: Path) -> None:
     with ray_cluster.connected(nodes.cluster.address) as ray:
         for turn in range(3):  # where what other nodes know of it decides, one in two goes wrong
