@@ -12,4 +12,4 @@ echo "style"
 echo "types"
 .venv/bin/mypy
 echo "tests"
-.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder "$@"  # long files are not at the end
+.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder "$@"  # else the few long ones are last, on one core

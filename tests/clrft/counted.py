@@ -77,11 +77,11 @@ class Lab:
         return process
 
     def updates(self) -> list[tuple[int, int, int, int]]:
-        """Every update of its cells that was begun: seed, task, step, process."""
+        """Every update that was begun: seed, task, step, process."""
         names = {stage_rng(seed, task): (seed, task) for seed in self.seeds for task in (1, 2)}
         path = self.folder / "updates"
         rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
-        return [(*names[seed], step, process) for seed, step, process in rows if seed in names]
+        return [(*names[seed], step, process) for seed, step, process in rows]
 
     def reaches(self, seed: int, task: int, step: int) -> int:
         """Wait until an update has begun; returns its process."""
@@ -93,7 +93,7 @@ class Lab:
 
 
 def until(true: Callable[[], bool], seconds: float = 240.0) -> None:
-    """Wait until something is true; the limit is for a machine that is busy with other tests."""
+    """Wait until something is true; by default as long as several processes on a busy machine may take to start."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

@@ -202,7 +202,7 @@ def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(
         time.sleep(0.05)
     process.send_signal(number)
     try:
-        _, said = process.communicate(timeout=240)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == code, said

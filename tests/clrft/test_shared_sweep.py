@@ -76,7 +76,7 @@ def test_two_sweeps_share_the_cells_and_make_every_update_once(
     helper.join()
     assert f"digits_cil-sft+counted-1: left to process {worker} on" in capsys.readouterr().out
     assert (one.cell(1) / "metrics.json").exists()  # it was waited for
-    assert other.wait(240) == 0
+    assert other.wait(60) == 0
     updates = one.updates()
     expected = [(seed, task, step) for seed in (1, 2, 3) for task in (1, 2) for step in (1, 2)]
     assert sorted(row[:3] for row in updates) == expected
@@ -98,7 +98,7 @@ def test_a_killed_worker_loses_its_own_cell_only_and_a_killed_sweep_its_worker(
     assert "failed: digits_cil-sft+counted-1: its worker process died (signal 9: killed, or out of memory)" in said
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    until(lambda: not lives(second))
+    until(lambda: not lives(second), 20)
     cells = status(one.words, capsys)["cells"]
     assert [(cell["state"], cell["detail"]) for cell in cells] == [
         ("stopped", f"task 1 of 2; process {first} has ended"),

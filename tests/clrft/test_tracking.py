@@ -336,7 +336,7 @@ def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Pa
             assert answers(f"http://127.0.0.1:{port}/health", within=120)
             assert bound_to(port) == {"127.0.0.1"}
             ours.send_signal(signal.SIGINT)
-            assert ours.wait(timeout=240) == 0
+            assert ours.wait(timeout=60) == 0
         finally:
             ours.kill()
     assert not answers(f"http://127.0.0.1:{port}/health", within=1)
