@@ -109,7 +109,7 @@ def planned(name: str, run: dict[str, float]) -> dict[str, float]:
     method, processes, split, _ = CELLS[name]
     sharing = Sharing(processes, split)
     config = build_config("digits_cil", method, "tiny", SEED, parse_overrides(words_of(name)))
-    passes = Passes(checkpoint_of(config.model), 4, config.model.gradient_checkpointing, parts=sharing.parts)
+    passes = Passes(checkpoint_of(config.model), 4, 4, config.model.gradient_checkpointing, parts=sharing.parts)
 
     def works(train: float, test: float) -> list[dict[str, Any]]:
         lengths = Lengths(train, test, test, test, 1.3, config.train.max_completion_tokens)

@@ -17,25 +17,43 @@ FILES = (
 DROPPABLE = ("inactive_file", "total_inactive_file")
 
 
+def capacity_bytes(device: torch.device) -> int | None:
+    """Bytes that a device has in all, for this process's control group; None if nothing tells."""
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        return int(total)
+    known = [one for one in (in_machine("MemTotal:"), group_limit()) if one is not None]
+    return min(known, default=None)
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can still be had on a device, what torch has put aside there included; None if nothing tells."""
     if device.type != "cuda":
-        known = [free for free in (free_in_machine(), free_in_group()) if free is not None]
+        known = [free for free in (in_machine("MemAvailable:"), free_in_group()) if free is not None]
         return min(known, default=None)
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def free_in_machine(path: Path = MEMINFO) -> int | None:
-    """Memory of the machine that can be had without swapping."""
+def in_machine(name: str, path: Path = MEMINFO) -> int | None:
+    """A figure of the machine's memory, in bytes: all of it, or what can be had without swapping."""
     if not path.is_file():
         return None
     lines = (line.split() for line in path.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+    return next((int(words[1]) * 1024 for words in lines if words[0] == name), None)
+
+
+def group_limit(root: Path = GROUP) -> int | None:
+    """The control group's limit, in a container say; None without one."""
+    for limit, *_ in FILES:
+        if (root / limit).is_file():
+            most = (root / limit).read_text().strip()
+            return None if most == "max" else int(most)
+    return None
 
 
 def free_in_group(root: Path = GROUP) -> int | None:
-    """What is left of the control group's limit, in a container say; None without a limit."""
+    """What is left of the control group's limit; None without a limit."""
     for limit, used, stat in FILES:
         if not all((root / name).is_file() for name in (limit, used, stat)):
             continue

@@ -67,14 +67,14 @@ def other_policies(state: Run, stage: int) -> dict[Other, Opened]:
 def previous_policy(state: Run, stage: int) -> Opened:
     """The policy that the task before left: the anchor, where it is that, or from the weights on disk."""
     if state.anchor is not None and state.anchors is not None and state.anchors.rule.kind == "previous":
-        return partial(held, state.anchor, "prev")
+        return partial(held, state.policy, state.anchor, "prev")
     return partial(saved, state.policy, stage_folder(state.folder, stage - 1) / WEIGHTS_FOLDER, "prev")
 
 
 def base_policy(state: Run) -> Opened:
     """The base: the reference of the KL term, where there is one, or as it is loaded."""
     if isinstance(state.reference, FullSnapshot):
-        return partial(held, state.reference, "base")
+        return partial(held, state.policy, state.reference, "base")
     return partial(base_of, state.policy, state.config.model.path or str(default_model_path()))
 
 

@@ -5,11 +5,13 @@ allows.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from clrft.available import capacity_bytes
 from clrft.base import default_model_path
 from clrft.config import RunConfig
 from methods import build_method
@@ -20,6 +22,8 @@ from methods.costs.sizes import ModelSizes, sizes_of_checkpoint
 from methods.costs.workload import Load, Setup
 from methods.fit import rows_per_update
 from methods.model_config import choose_attention, choose_device, choose_dtype
+from methods.numerics import keeps_all, weights_problems
+from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
 
@@ -87,22 +91,51 @@ def estimate(config: RunConfig, sizes: ModelSizes, device: torch.device, longest
     return Estimate(peak_of_training(sizes, setup, load) if trains else None, peak_of_testing(sizes, setup, load))
 
 
+def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int | None) -> RunConfig:
+    """The settings with the optimizer that ``train.optimizer=auto`` stands for.
+
+    Weights are held in float32 where the device has the memory, by its size and not by what is free at the moment, so
+    that all cells of a sweep decide alike; and where a method looks at them. Else they are compensated.
+
+    Args:
+        config: the settings.
+        needed: bytes that a run of some settings needs.
+        capacity: bytes that the device has; None if nothing tells.
+    """
+    if config.train.optimizer != AUTO:
+        return config
+    if keeps_all(config.model):
+        return with_optimizer(config, PLAIN)
+    wide = with_optimizer(config, WIDE)
+    method = build_method(config.method_name, config.method, config.parts)
+    if capacity is None or weights_problems(method, KAHAN) or needed(wide) <= capacity:
+        return wide
+    return with_optimizer(config, KAHAN)
+
+
+def with_optimizer(config: RunConfig, optimizer: str) -> RunConfig:
+    """The settings with an optimizer by name."""
+    return replace(config, train=replace(config.train, optimizer=optimizer))
+
+
 def setup_of(config: RunConfig, method: Method, device: torch.device) -> Setup:
-    """How the model is held and trained."""
+    """How the model is held and trained; ``train.optimizer=auto`` stands for the one that needs most memory."""
     model, on_gpu = config.model, device.type == "cuda"
-    dtype = choose_dtype(model, device)
-    autocast = config.train.autocast and on_gpu
+    compute = choose_dtype(model, device)
     lora = model.adapter == "lora"
+    wide = config.train.optimizer in (AUTO, WIDE) and not lora
+    weights = torch.float32 if wide else compute
     return Setup(
         precision=Precision(
-            weight=dtype.itemsize,
-            compute=torch.bfloat16.itemsize if autocast else dtype.itemsize,
+            weight=weights.itemsize,
+            compute=compute.itemsize,
             adapter=ADAPTER if lora else 0,
             rank=model.lora_rank if lora else 0,
-            attention=choose_attention(model, device, dtype),
+            attention=choose_attention(model, device, compute),
         ),
         checkpointing=model.gradient_checkpointing,
-        autocast=autocast,
+        autocast=weights != compute,
+        compensated=config.train.optimizer == KAHAN and not lora and compute != torch.float32,
         gpu=on_gpu,
         anchor="anchor" in method.needs,
         # where the anchor is the base, one copy serves both
@@ -165,7 +198,9 @@ def allowed_estimate(config: RunConfig) -> tuple[Estimate, torch.device] | None:
     sizes = sizes_of_checkpoint(config.model.path or str(default_model_path()), config.model.lora_targets)
     if sizes is None:
         return None
-    return estimate(config, sizes, device, longest_allowed(config, sizes)), device
+    longest = longest_allowed(config, sizes)
+    config = decided(config, lambda one: estimate(one, sizes, device, longest).peak.total, capacity_bytes(device))
+    return estimate(config, sizes, device, longest), device
 
 
 def gib(count: int) -> str:

@@ -139,7 +139,7 @@ def take_over(state: Run, folder: Path, stage: int) -> None:
     if state.anchors is not None and state.carry["anchor"] == FIRST_OF_WEIGHTS:
         check_stage(state.folder, 1, state.origins[0])
         state.policy.load_weights(stage_folder(state.folder, 1) / WEIGHTS_FOLDER)
-        state.anchors.kept = state.policy.snapshot()
+        state.anchors.keep()
     elif state.anchors is not None:
         read_anchor(folder, state.anchors, stage)
     if state.carry["method_state"] == CARRIED:

@@ -12,6 +12,7 @@ from clrft.plain import read_yaml, section_of
 from clrft.provenance import code_identity, hardware, versions
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
+from methods.settings import KAHAN
 from task_streams.errors import UserError
 from task_streams.fingerprint import fingerprints, prompt_fingerprints
 from task_streams.types import TaskStream
@@ -109,7 +110,7 @@ def run_manifest(
         "model": {"label": config.model_label, **model},
         "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),
         "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
-        "carry": carry_policy(config, method),
+        "carry": carry_policy(config, method, model.get("optimizer")),
         "notes": list(stream.notes),
     }
 
@@ -129,12 +130,13 @@ def anchor_policy(rule: AnchorRule) -> str:
     return ANCHORS[rule.kind] + (f" (momentum {rule.momentum:g})" if rule.kind == "average" else "")
 
 
-def carry_policy(config: RunConfig, method: Method) -> dict[str, str]:
+def carry_policy(config: RunConfig, method: Method, optimizer: str | None) -> dict[str, str]:
     """What crosses a task boundary and what starts anew."""
-    moments = CARRIED if config.train.carry_optimizer else "reset"
+    compensation = {"weight_compensation": CARRIED} if optimizer == KAHAN else {}
     return {
         "weights": CARRIED,
-        "optimizer_moments": moments,
+        **compensation,
+        "optimizer_moments": CARRIED if config.train.carry_optimizer else "reset",
         "learning_rate_schedule": "reset",
         "random_state": "seeded anew from the run's seed and the task",
         "method_state": CARRIED,

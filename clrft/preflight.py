@@ -5,22 +5,48 @@ Deliberately absent: other processes that grow later, other cells of a sweep bes
 on a GPU.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from clrft.available import available_bytes
-from clrft.estimate import Longest, estimate, gib
+from clrft.available import available_bytes, capacity_bytes
+from clrft.base import default_model_path
+from clrft.config import RunConfig
+from clrft.estimate import Longest, decided, estimate, gib, setup_of, with_optimizer
 from clrft.remedies import remedies
 from clrft.state import Run
+from methods import build_method
 from methods.costs.footprint import Footprint
-from methods.costs.sizes import sizes_of
+from methods.costs.sizes import sizes_of, sizes_of_checkpoint
+from methods.model_config import choose_device
+from methods.numerics import keeps_all
+from methods.processes import ranks
+from methods.settings import AUTO, WIDE
 from task_streams.errors import UserError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width
 SHOWN = 4  # parts that are named
+
+
+def affordable(config: RunConfig, longest: Longest) -> str:
+    """The optimizer that ``train.optimizer`` stands for on this device, with prompts as long as those looked at."""
+    if config.train.optimizer != AUTO or keeps_all(config.model):
+        return decided(config, lambda _: 0, None).train.optimizer
+    device, parts = choose_device(config.model), ranks.count() if ranks.weights_split() else 1
+    sizes = sizes_of_checkpoint(config.model.path or str(default_model_path()), config.model.lora_targets)
+    if sizes is None:  # nothing is known of the family's memory
+        return WIDE
+    part = replace(sizes, parameters=math.ceil(sizes.parameters / parts))
+
+    def needed(one: RunConfig) -> int:
+        method = build_method(one.method_name, one.method, one.parts)
+        gathered = sizes.parameters * setup_of(one, method, device).precision.weight if parts > 1 else 0
+        return gathered + estimate(one, part, device, longest).peak.total
+
+    return decided(config, needed, capacity_bytes(device)).train.optimizer
 
 
 def check_memory(state: Run, longest: Longest, available: int | None = None) -> dict[str, Any]:
@@ -37,7 +63,8 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
     Raises:
         UserError: the largest parts, what is there, and settings that need less.
     """
-    config, policy = state.config, state.policy
+    policy = state.policy
+    config = with_optimizer(state.config, policy.numerics.optimizer)
     sizes = sizes_of(policy.model, config.model.lora_targets)
     if sizes is None:
         return {}
@@ -54,16 +81,6 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
             raise UserError(*problems)
     facts = {"prompt_tokens": longest.tokens, "completion_tokens": config.train.max_completion_tokens}
     return {**found.to_json(), "longest": facts, "available_bytes": available}
-
-
-def longest_of(state: Run, batches: Sequence[Mapping[str, torch.Tensor]]) -> Longest:
-    """The longest of what a run's prompts have, each encoded alone; of an unknown processor's images nothing."""
-    probes = [len(one.probes) for one in state.probes]
-    return replace(
-        longest_among(batches, state.policy.processor),
-        examples=max(len(task.train) for task in state.tasks),
-        items=max([*(len(task.test) for task in state.stream.tasks), *probes, state.config.evaluate.probe]),
-    )
 
 
 def longest_among(batches: Sequence[Mapping[str, torch.Tensor]], processor: Any) -> Longest:

@@ -139,6 +139,7 @@ MANIFEST_OTHERS: Kinds = {
     "versions": by_name(TEXT),
     "carry": by_name(TEXT),
     "memory": MEMORY,
+    "model": MAPPING,
 }
 SWEEP: Kinds = {"sweep": TEXT, "streams": list_of(TEXT), "methods": list_of(TEXT), "seeds": LIST}
 SWEEP_OTHERS: Kinds = {

@@ -11,6 +11,7 @@ from clrft.estimate import Longest, estimate, gib
 from methods import build_method
 from methods.costs.sizes import ModelSizes
 from methods.fit import rows_per_update
+from methods.settings import KAHAN, WIDE
 
 LEAST_GROUP = 2  # completions of a prompt that can be compared
 LEAST_SAVING = 0.01  # of what is needed; less is not worth a setting
@@ -74,6 +75,8 @@ def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[
     train, model, tested = config.train, config.model, config.evaluate.batch_size
     for parts in divisors(rows_of(config), above=train.accumulation):
         yield Change(f"train.accumulation={parts}", _with(config, "train", accumulation=parts), longest)
+    if train.optimizer == WIDE and model.adapter == "none":
+        yield Change(f"train.optimizer={KAHAN}", _with(config, "train", optimizer=KAHAN), longest)
     if model.adapter == "none":
         yield Change("model.adapter=lora", _with(config, "model", adapter="lora"), longest, "; another training")
     if model.anchor_memory == "device":

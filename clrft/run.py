@@ -6,7 +6,7 @@ after its last finished task.
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -23,7 +23,7 @@ from clrft.fork_source import Source
 from clrft.lineage import check_lineage, config_digest, identity_of
 from clrft.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.origins import origins_of
-from clrft.preflight import check_memory, longest_of
+from clrft.preflight import affordable, check_memory, longest_among
 from clrft.probes import check_probe_prompts, read_probes
 from clrft.progress import Reporter
 from clrft.provenance import forget_peaks
@@ -38,19 +38,23 @@ from clrft.training import put_back
 from clrft.unfinished import clear_finished
 from methods import build_method
 from methods.anchor import Anchors, anchor_problems
-from methods.base import TaskContext
+from methods.base import Method, TaskContext
 from methods.fit import check_batch
+from methods.inputs.encoding import encoded_requests
 from methods.model_config import describe_model
-from methods.policy import load_policy
+from methods.numerics import weights_problems
+from methods.policy import load_policy, load_processor
 from methods.processes import ranks
 from methods.processes.sharding import shard
+from methods.registry import method_class
 from methods.rollouts.shared_prefix import obstacle
 from methods.rollouts.static_decode import graph_obstacle
 from methods.rollouts.vllm_rollouts import vllm_obstacles
+from methods.settings import AUTO, PLAIN
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
-from task_streams.probe_sets import fingerprints_of
+from task_streams.probe_sets import ProbeSet, fingerprints_of
 from task_streams.prompt import request, target_text
 from task_streams.types import Example, Question, TaskStream
 
@@ -74,7 +78,7 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
         return config.folder
     spare_libraries()
     forget_peaks()
-    state = ranks.together(lambda: prepare(config, reporter))
+    state = ranks.together(lambda: prepare(config, reporter, source))
     if source is not None:
         ranks.by_first(lambda: plant_once(state, source))
     tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_first())
@@ -138,7 +142,7 @@ def is_done(config: RunConfig) -> bool:
     return is_complete(config) and (not config.run.mlflow or is_marked(config.folder))
 
 
-def prepare(config: RunConfig, reporter: Reporter) -> Run:
+def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Run:
     """Build stream, model and method, and check all that can be checked before any work."""
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
@@ -148,26 +152,30 @@ def prepare(config: RunConfig, reporter: Reporter) -> Run:
     problems = check_stream(stream)
     if problems:
         raise UserError(*problems)
-    policy = load_policy(config.model, config.model.path or str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
+    path = config.model.path or str(default_model_path())
+    processor = load_processor(config.model, path)
+    longest = longest_prompts(config, stream, probes, processor)
+    longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
+    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, source), processor)
+    policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes)
     problems = [*engine_problems(state), *graph_problems(state)]
-    problems += [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]
+    problems += [*weights_problems(method, policy.numerics.optimizer), *anchor_problems(method, policy)]
+    problems += method.problems(policy, state.tasks)
     split = ranks.weights_split()
     problems += split_problems(state) if split else []
     if problems:
         raise UserError(*problems)
     if split:
         shard(policy.model, split)
-    longest = check_prompts(state)
     check_probe_prompts(state)
-    longest = replace(longest, answer=check_answers(state))
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), config.train)
     state.memory = {} if split else check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
-        state.reference = policy.snapshot()
+        state.reference = policy.snapshot(asked_only=True)
     if "anchor" in method.needs:
         state.anchors = Anchors(method.anchor_rule, policy, state.reference)
     return state
@@ -233,19 +241,48 @@ def cache_folder(config: RunConfig) -> Path:
     return Path(config.run.output) / ".cache"
 
 
-def check_prompts(state: Run) -> Longest:
-    """Refuse a stream with a prompt that exceeds the limit, all classes listed; how long the longest are.
+def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[ProbeSet], processor: Any) -> Longest:
+    """How long a run's longest prompts are, all classes listed.
 
     Looked at are each task's longest questions; where only the size of an image makes the difference, a longer prompt
     may come up later and is refused then, by ``Policy.encode``.
+
+    Raises:
+        UserError: a prompt exceeds the limit.
     """
-    state.policy.max_prompt_tokens = state.config.train.max_prompt_tokens
-    state.policy.share_prefix = state.config.train.share_prefix
-    batches = []
-    for example in looked_at(state.stream):
-        batch = state.policy.encode([request(example, state.stream.labels, state.config.stream.think)])
+    limit, batches = config.train.max_prompt_tokens, []
+    for example in looked_at(stream):
+        asked = request(example, stream.labels, config.stream.think)
+        batch = encoded_requests(processor, [asked], config.model.media, limit)
         batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
-    return longest_of(state, batches)
+    examples = [len(task.train) for task in stream.tasks]
+    tested = [*(len(task.test) for task in stream.tasks), *(len(one.probes) for one in probes), config.evaluate.probe]
+    joint = method_class(config.method_name).joint
+    return replace(
+        longest_among(batches, processor), examples=sum(examples) if joint else max(examples), items=max(tested)
+    )
+
+
+def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> str:
+    """The optimizer that ``train.optimizer`` stands for: what the run, or the one it is forked from, has begun with.
+
+    Else it is as memory allows. Runs of before there was a choice have rounded their weights.
+
+    Raises:
+        UserError: a fork asks for another one than its source had.
+    """
+    begun = config.folder / "manifest.json"
+    if begun.exists():
+        return str(read_record(begun, None, MANIFEST, MANIFEST_OTHERS)["model"].get("optimizer", PLAIN))
+    known = source.manifest["model"].get("optimizer") if source is not None else None
+    if known is None:
+        return affordable(config, longest)
+    if config.train.optimizer not in (AUTO, known):
+        raise UserError(
+            f"train.optimizer: got {config.train.optimizer}, but the run that is forked holds its weights for {known}; "
+            f"expected {known} or {AUTO}."
+        )
+    return str(known)
 
 
 def looked_at(stream: TaskStream) -> Iterator[Example]:
@@ -260,23 +297,23 @@ def question_length(example: Example) -> int:
     return len(example.target.text) if isinstance(example.target, Question) else 0
 
 
-def check_answers(state: Run) -> int:
+def check_answers(config: RunConfig, stream: TaskStream, method: Method, tokenizer: Any) -> int:
     """Refuse a limit on completions that a right answer does not fit into: it could never be given.
 
     Returns:
         Tokens of the longest right answer, end of sequence included; 1 where answers may be cut.
     """
-    train, method = state.config.train, state.method
+    train, think = config.train, config.stream.think
     if train.allow_cut_answers:
         return 1
     wording = method.config.thought if method.family == "supervised" else ""
-    think = state.config.stream.think
     answers = {
         target_text(example.target, wording, think, task.seen): example.key
-        for task in state.stream.tasks
+        for task in stream.tasks
         for example in (*task.train, *task.test)
     }
-    lengths = dict(zip(answers, state.policy.text_lengths(list(answers)), strict=True))
+    encoded = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    lengths = {answer: len(ids) for answer, ids in zip(answers, encoded, strict=True)}
     longest = max(lengths, key=lengths.__getitem__)
     limit, needed = train.max_completion_tokens, lengths[longest] + 1  # with the end of sequence
     if needed > limit:

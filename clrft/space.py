@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clrft.state import Run
 from clrft.unfinished import KEPT
+from methods.settings import KAHAN
 from methods.weights import trained_weights
 from task_streams.errors import UserError
 
@@ -45,8 +46,9 @@ def needed_bytes(state: Run, left: int) -> int:
     """Bytes that the tasks to come leave on disk at most at the same time."""
     trained = size(weight for _, weight in trained_weights(state.policy.model))
     saved = trained if state.policy.has_adapter else size(state.policy.model.parameters())
-    moments = MOMENTS * trained
-    stage = saved + (moments if state.config.train.carry_optimizer else 0)
+    compensation = trained if state.policy.numerics.optimizer == KAHAN else 0
+    moments = MOMENTS * trained + compensation
+    stage = saved + (moments if state.config.train.carry_optimizer else compensation)
     stages = left if state.config.run.keep_weights == "all" else min(left, 2)  # the one before goes after this one came
     kept = KEPT + 1 if state.config.run.checkpoint_every else 0  # one more while it is written
     return int(MARGIN * (stages * stage + kept * (trained + moments)))

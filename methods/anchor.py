@@ -43,30 +43,44 @@ class Anchors:
         self.rule = rule
         self.policy = policy
         self.kept: Snapshot | None = None  # an anchor that outlives its task
+        self.average: dict[str, Tensor] = {}  # in float32, of which the anchor has what its type can hold
         if rule.kind == "base":
-            self.kept = reference if isinstance(reference, FullSnapshot) else policy.snapshot()
+            self.kept = reference if isinstance(reference, FullSnapshot) else policy.snapshot(asked_only=True)
 
     def begin(self) -> Snapshot:
         """The anchor of the task that begins now, the second or a later one; call it before the first update."""
         if self.rule.kind == "previous":
-            return self.policy.snapshot()
+            return self.policy.snapshot(asked_only=True)
         if self.kept is None:
-            self.kept = self.policy.snapshot()
+            self.keep()
+        if self.kept is None:
+            raise RuntimeError("no anchor was kept")
         return self.kept
 
     @torch.no_grad()
+    def keep(self) -> None:
+        """Let the policy as it is now be the anchor, or the beginning of the average."""
+        self.kept = self.policy.snapshot(asked_only=True)
+        if self.rule.kind == "average":
+            self.average = {name: weight.float() for name, weight in self.policy.model.named_parameters()}
+            self.average = {name: weight.detach().to("cpu", copy=True) for name, weight in self.average.items()}
+
+    @torch.no_grad()
     def end(self) -> None:
-        """Take in the policy as a task, any of them, has left it; rounded to the weights' type once."""
-        if self.rule.kind != "average" or self.kept is None:
+        """Take in the policy as a task, any of them, has left it."""
+        if not self.average or self.kept is None:
             return
-        learned = dict(self.policy.model.named_parameters())
-        for name, kept in self.kept.weights().items():
-            own = learned[name].to(kept.device).float()
-            kept.copy_(self.rule.momentum * kept.float() + (1 - self.rule.momentum) * own)
+        learned, momentum = dict(self.policy.model.named_parameters()), self.rule.momentum
+        anchor = self.kept.weights()
+        for name, average in self.average.items():
+            average.mul_(momentum).add_(learned[name].to(average.device).float(), alpha=1 - momentum)
+            anchor[name].copy_(average)
 
     def unlike_policy(self) -> dict[str, Tensor]:
         """What the next task's anchor is made of, where the policy's own weights and the base do not tell; by name."""
-        return {} if self.kept is None or self.rule.kind == "base" else self.kept.weights()
+        if self.kept is None or self.rule.kind == "base":
+            return {}
+        return self.average or self.kept.weights()
 
     def told_by_policy(self, task: int) -> bool:
         """Whether the anchor of the task after this one can be made from the weights that this one left."""
@@ -79,7 +93,7 @@ class Anchors:
         Raises:
             ValueError: the tensors are not those of this policy; nothing was changed.
         """
-        snapshot = self.policy.snapshot()
+        snapshot = self.policy.snapshot(asked_only=True)
         own = snapshot.weights()
         strange = sorted(own.keys() ^ weights.keys())
         strange += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
@@ -88,3 +102,5 @@ class Anchors:
         for name, weight in own.items():
             weight.copy_(weights[name])
         self.kept = snapshot
+        if self.rule.kind == "average":
+            self.average = {name: weight.float() for name, weight in weights.items()}

@@ -201,7 +201,8 @@ class Method:
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
         needs_first_task: why it must have learned the first task, as it learns the others; empty if it can begin with
             any task, as the method of a fork does.
-        works_split: its hooks look at no weight, so that weights may be split among processes (``sharding.py``).
+        works_split: its hooks look at no weight, so that weights may be split among processes (``sharding.py``), or in
+            a type that does not show how far they have moved (``numerics.py``).
         source: paper id or one line that says where the method comes from.
     """
 

@@ -137,11 +137,12 @@ class Derpp(Method):
 
     @torch.no_grad()
     def _fresh(self, example: Example) -> Stored:
-        model = self._task.policy.model
-        was_training = model.training
-        model.eval()
-        logits, _ = completion_logits(model, self._inputs([example], [self.listed]))
-        model.train(was_training)
+        policy = self._task.policy
+        was_training = policy.model.training
+        policy.model.eval()
+        with policy.computing():
+            logits, _ = completion_logits(policy.model, self._inputs([example], [self.listed]))
+        policy.model.train(was_training)
         top = logits.float().topk(min(self.config.top, logits.shape[-1]))
         return Stored(self.listed, top.values.cpu(), top.indices.int().cpu())
 

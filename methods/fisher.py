@@ -48,7 +48,9 @@ def diagonal_fisher(
         asked = request(example, labels, think)
         decoding = Decoding(max_new_tokens, temperature=1.0, seed=seed + number)
         inputs = target_inputs(policy, [asked], policy.generate([asked], decoding))
-        gradients = torch.autograd.grad(log_likelihood(policy.model, inputs), list(weights.values()), allow_unused=True)
+        with policy.computing():
+            likelihood = log_likelihood(policy.model, inputs)
+        gradients = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
                 fisher[name] += gradient.float().square() / len(chosen)

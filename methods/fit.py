@@ -19,14 +19,15 @@ from methods.fisher import diagonal_fisher
 from methods.guard import gradients_finite, suspects
 from methods.inputs.data import reward_functions, rollout_dataset, target_dataset
 from methods.memory import mixed
+from methods.optimizers import COMPENSATION, AppliedShare
 from methods.policy import Policy
 from methods.processes import ranks
 from methods.processes.sharding import is_sharded, split_of
 from methods.resumable import Keeping, KeepStates
 from methods.rollouts.vllm_rollouts import vllm_arguments
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, TrainConfig
 from methods.snapshots import Snapshot, WithoutAdapter
-from methods.training_state import TrainingState, moments_of, put_method, put_moments
+from methods.training_state import KIND, TrainingState, moments_of, put_method, put_moments
 from methods.trl_seam import HookedGRPOTrainer, release
 from methods.trl_supervised import HookedSFTTrainer
 from task_streams.errors import UserError
@@ -49,6 +50,7 @@ STEP_NAMES = {
 }
 COMPONENT = re.compile(r"rewards/(\w+)/mean")  # a component of the task reward
 TRL_FOLDERS = ("rewards/", "completions/", "clip_ratio/", "profiling/")
+APPLIED = "update_applied"  # share of an update that reached the weights
 TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
 
 
@@ -78,7 +80,8 @@ class FitResult:
     Attributes:
         steps: figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in
             the first.
-        moments: the optimizer's, by parameter name and kind.
+        moments: what the optimizer hands on to the next task, by parameter name and kind: its moments where they are
+            carried, and the compensation of weights always.
         afterwards: what came after the last update (an estimate that a method needs, say), by the same names.
     """
 
@@ -103,7 +106,7 @@ def fit(
         context: task, policy, anchor and seed.
         reference: the base, for the KL term; not needed with an adapter, without which the model is the base.
         settings: training budget.
-        moments: the optimizer's moments from the previous task, or None to start anew.
+        moments: what the optimizer of the previous task handed on, or None to start anew.
         on_step: called with the figures of every update, also of those before ``start``.
         start: where a training of this task was stopped; the policy has the weights that the task began with.
 
@@ -116,8 +119,8 @@ def fit(
     meter = context.policy.meter
     meter.taken()
     callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step, meter)]
-    if settings.train.carry_optimizer:
-        callbacks.append(MomentCarry(context.policy.model, moments if start is None else None, result))
+    carried = None if settings.train.carry_optimizer else (COMPENSATION,)
+    callbacks.append(OptimizerCarry(context.policy.model, moments if start is None else None, carried, result))
     method.before_task(context)
     meter.look()
     chosen = with_choice(method, context, settings.train)
@@ -133,6 +136,7 @@ def fit(
         meter.taken()  # what was prepared again was counted in the first update
     trainer.remove_callback(PrinterCallback)
     trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
+    trainer.compensated = context.policy.numerics.optimizer == KAHAN
     try:
         with deterministic(settings.train.deterministic):
             trainer.go_on(settings.scratch)
@@ -287,7 +291,7 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "optim": "adamw_torch",
-        "bf16": train.autocast,
+        "bf16": policy.numerics.autocasts,
         "use_cpu": policy.device.type == "cpu",
         "gradient_checkpointing": policy.config.gradient_checkpointing,
         "dataloader_num_workers": settings.workers,
@@ -323,6 +327,9 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
 class StepRecorder(TrainerCallback):
     """Keep every update's figures under our names, and tell the method and the caller."""
 
+    share: AppliedShare | None = None
+    applied: float | None = None
+
     def __init__(
         self,
         method: Method,
@@ -337,7 +344,9 @@ class StepRecorder(TrainerCallback):
         self.on_step = on_step
         self.meter = meter
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
         step = state.global_step + 1
         if not gradients_finite(model):  # after it all weights would be lost
             raise UserError(
@@ -345,6 +354,14 @@ class StepRecorder(TrainerCallback):
                 "are; a root or a norm, say, has no derivative at 0, or train.learning_rate is too high."
             )
         self.method.before_step(model, self.task_index, step)
+        if self.share is None:
+            split = split_of(model)
+            self.share = AppliedShare(lambda: split.moved(optimizer))
+        self.share.begin()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.share is not None:
+            self.applied = self.share.end()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.method.after_step(self.task_index, state.global_step)
@@ -353,6 +370,8 @@ class StepRecorder(TrainerCallback):
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
         row = step_row(state.global_step, logs) | ranks.counts_of_all(self.meter.taken())
+        if self.applied is not None:
+            row[APPLIED] = self.applied
         self.result.steps.append(row)
         if self.on_step is not None:
             self.on_step(row)
@@ -374,23 +393,33 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
     return row
 
 
-class MomentCarry(TrainerCallback):
-    """Put the previous task's AdamW moments into the optimizer, and take this task's out, by parameter name.
+class OptimizerCarry(TrainerCallback):
+    """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
 
-    Those of a split model are with the first process alone, which hands them out.
+    That of a split model is with the first process alone, which hands it out.
+
+    Args:
+        model: that is trained.
+        moments: of the previous task.
+        kinds: of state that cross a task boundary; None: all of them.
+        result: gets this task's.
     """
 
-    def __init__(self, model: Any, moments: dict[str, Tensor] | None, result: FitResult) -> None:
+    def __init__(
+        self, model: Any, moments: Mapping[str, Tensor] | None, kinds: Sequence[str] | None, result: FitResult
+    ) -> None:
         self.model = model
-        self.moments = moments
+        before = (moments or {}).items()
+        self.moments = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
+        self.kinds = kinds
         self.result = result
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        own = self.moments or {}
+        own = self.moments
         put_moments(ranks.of_first(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         keeps = ranks.is_first() or not is_sharded(self.model)
-        for key, value in moments_of(self.model, optimizer):
+        for key, value in moments_of(self.model, optimizer, self.kinds):
             if keeps:
                 self.result.moments[key] = value.to("cpu", copy=True)

@@ -21,7 +21,7 @@ class ModelConfig:
     path: str | None = None
     """Checkpoint folder or hub id of any AutoModelForImageTextToText; null for the embedded tiny model."""
     dtype: str = "auto"
-    """float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
+    """Type to compute in: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
     attention: str = "auto"
     """auto (FlashAttention-2 if it can run, else SDPA; recorded), flash_attention_2, sdpa or eager."""
     device: str = "auto"
@@ -80,7 +80,7 @@ def choose_device(config: ModelConfig) -> torch.device:
 
 
 def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The weights' dtype that the setting stands for."""
+    """The type that the setting stands for: what is computed in, and what weights that are not trained are held in."""
     if config.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return DTYPES[config.dtype]
@@ -118,7 +118,7 @@ def describe_model(policy: Any) -> dict[str, Any]:
         "model_type": policy.model.config.model_type,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "trained_parameters": sum(p.numel() for p in trained),
-        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        **policy.numerics.describe(),
         "attention": policy.attention,
         "device": policy.device.type,
         "recorded": policy.recorded,

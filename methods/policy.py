@@ -5,7 +5,7 @@ Deliberately absent: quantised loading, remote code, model families by path name
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.costs.meter import Meter, sampled_tokens
-from methods.inputs.encoding import encoded_turns, prompts_in
+from methods.inputs.encoding import encoded_requests, prompts_in
 from methods.inputs.fit_image import Prepared, image_fit
 from methods.inputs.media import never_sampled
-from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
+from methods.model_config import ModelConfig, choose_attention, choose_device
+from methods.numerics import Numerics, numerics_of
 from methods.processes.fsdp import hollow
 from methods.processes.sharding import is_sharded, put_weights_of
 from methods.rollouts.answering import Session, answered
@@ -26,6 +27,7 @@ from methods.rollouts.rollout import Sampling
 from methods.rollouts.shared_prefix import Prompts, obstacle
 from methods.rollouts.static_decode import StaticSteps
 from methods.rollouts.vision import batch_images
+from methods.settings import PLAIN
 from methods.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
 from methods.weights import TRAINED_ADAPTER as TRAINED_ADAPTER
 from task_streams.errors import UserError
@@ -54,6 +56,7 @@ class Policy:
         processor: its processor, padding on the left.
         config: the settings it was loaded with.
         attention: the attention implementation that was chosen.
+        numerics: types of its weights and of what it computes, and how it is moved.
         meter: counts what the model's calls come to.
         max_prompt_tokens: longest prompt that is encoded; None = any.
         share_prefix: answer by way of ``rollout.py`` where the model allows it, else by transformers' ``generate``.
@@ -64,11 +67,14 @@ class Policy:
     share_prefix: bool = True
     recorded: bool = False
 
-    def __init__(self, model: Any, processor: Any, config: ModelConfig, attention: str) -> None:
+    def __init__(
+        self, model: Any, processor: Any, config: ModelConfig, attention: str, numerics: Numerics | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
         self.config = config
         self.attention = attention
+        self.numerics = numerics or Numerics(PLAIN, model.dtype, model.dtype)
         self.meter = Meter()
         self.meter.watch(model.get_base_model() if self.has_adapter else model)
 
@@ -89,30 +95,18 @@ class Policy:
         """Where the weights are."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
-    def encode(self, requests: Sequence[Request]) -> Any:
-        """Requests to one left-padded batch of model inputs on the policy's device.
+    def computing(self) -> AbstractContextManager[None]:
+        """The block in which the model, or a snapshot of it, is called; see ``Numerics.computing``."""
+        return self.numerics.computing(self.device)
 
-        Raises:
-            UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
-        """
-        arranged = [request.arranged(self.config.media) for request in requests]
-        batch = encoded_turns(self.processor, [(request.messages, request.media) for request in arranged])
-        self._refuse_long([request.key for request in requests], batch["attention_mask"].sum(dim=1).tolist())
-        return batch.to(self.device)
+    def encode(self, requests: Sequence[Request]) -> Any:
+        """Requests to one left-padded batch of model inputs on the policy's device, as ``encoded_requests``."""
+        return encoded_requests(self.processor, requests, self.config.media, self.max_prompt_tokens).to(self.device)
 
     def prompts(self, requests: Sequence[Request]) -> Prompts:
         """Requests as the prompts that ``shared_prefix.py`` computes; as ``encode``."""
         images, clips = [len(one.images) for one in requests], [len(one.clips) for one in requests]
         return prompts_in(self.encode(requests), images, clips, self.model.config)
-
-    def _refuse_long(self, keys: Sequence[str], lengths: Sequence[int]) -> None:
-        longest = max(range(len(keys)), key=lengths.__getitem__)
-        if self.max_prompt_tokens is not None and lengths[longest] > self.max_prompt_tokens:
-            raise UserError(
-                f"train.max_prompt_tokens: got {self.max_prompt_tokens}, but the prompt of {keys[longest]!r}, with its "
-                f"classes and images, has {lengths[longest]} tokens; expected a limit of at least {lengths[longest]}, "
-                "fewer classes, or a lower model.max_pixels. Prompts are never cut."
-            )
 
     @property
     def prepared(self) -> Prepared:
@@ -174,22 +168,24 @@ class Policy:
         clear_rope_state(self.model)
         self.model.eval()
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), self.computing():
                 torch.manual_seed(seed)
                 yield
         finally:
             self.model.train(was_training)
             clear_rope_state(self.model)
 
-    def snapshot(self, name: str = ANCHOR_ADAPTER) -> Snapshot:
+    def snapshot(self, name: str = ANCHOR_ADAPTER, asked_only: bool = False) -> Snapshot:
         """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy.
 
         Args:
             name: of the second adapter; a snapshot of the same name takes its place.
+            asked_only: its weights are never changed, so that matrices may be held in the type they are applied in.
         """
         if self.has_adapter:
             return AdapterSnapshot.take(self.model, name)
-        return FullSnapshot.take(self.model, self.config.anchor_memory)
+        lowers = asked_only and self.numerics.autocasts
+        return FullSnapshot.take(self.model, self.config.anchor_memory, self.numerics.compute if lowers else None)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights (or the adapter alone) as safetensors, with the processor beside full weights.
@@ -225,25 +221,25 @@ class Policy:
             self.model.load_state_dict(saved.state_dict())
 
 
-def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:
+def load_policy(config: ModelConfig, path: str, seed: int = 0, optimizer: str = PLAIN, processor: Any = None) -> Policy:
     """Load model and processor from a local folder or hub id ``path``, with the adapter the config asks for.
 
     Args:
         config: settings of the model.
         path: local folder or hub id.
         seed: of an adapter's first weights.
+        optimizer: that will move the weights, and decides in which type they are held (``numerics.py``).
+        processor: the checkpoint's, if it is loaded already (``load_processor``).
 
     Raises:
         UserError: the folder does not exist or holds no processor, or the checkpoint cannot be loaded.
     """
-    check_checkpoint(path)
-    device = choose_device(config)
-    dtype = choose_dtype(config, device)
-    attention = choose_attention(config, device, dtype)
-    processor = load_processor(config, path)
+    processor = processor or load_processor(config, path)
+    device, numerics = choose_device(config), numerics_of(config, optimizer)
+    attention = choose_attention(config, device, numerics.compute)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, **SAFE
+            path, dtype=numerics.weights, attn_implementation=attention, **SAFE
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
@@ -253,11 +249,16 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0) -> Policy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the adapter begins with random weights
             model = get_peft_model(model, lora_config(config))
-    return Policy(model, processor, config, attention)
+    return Policy(model, processor, config, attention, numerics)
 
 
 def load_processor(config: ModelConfig, path: str) -> Any:
-    """The checkpoint's processor, padding on the left, with the config's pixel limits, for a clip's frames too."""
+    """The checkpoint's processor, padding on the left, with the config's pixel limits, for a clip's frames too.
+
+    Raises:
+        UserError: the folder does not exist or holds no processor.
+    """
+    check_checkpoint(path)
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from methods.base import Method
+from methods.optimizers import KahanAdamW
 from methods.processes import ranks
 from methods.processes.sharding import is_sharded, split_of, whole_tensor
 from methods.training_state import TrainingState, put_optimizer, put_random, put_weights, training_state
@@ -72,12 +73,14 @@ class ResumableTrainer:
         keeping: what to do with states; None = none is made.
         rows: figures of the updates so far.
         start: the state to go on from; None = from the first update.
+        compensated: weights are moved by ``KahanAdamW``.
     """
 
     method: Method
     keeping: Keeping | None = None
     rows: Sequence[Mapping[str, float]] = ()
     start: TrainingState | None = None
+    compensated: bool = False
 
     def go_on(self: Any, scratch: Path) -> None:
         """Train to the end, from ``start`` if there is one."""
@@ -90,8 +93,11 @@ class ResumableTrainer:
         self.train(resume_from_checkpoint=str(scratch))
 
     def create_optimizer(self: Any, model: Any = None) -> Any:
-        """The trainer's, or the one that the model's split has in its place."""
-        self.optimizer = split_of(self.model).trained_by(super().create_optimizer(model), self.accelerator)  # type: ignore[misc]
+        """The trainer's AdamW, or what takes its place: one that compensates, or that of the model's split."""
+        own = super().create_optimizer(model)  # type: ignore[misc]
+        if self.compensated:
+            own = KahanAdamW(own.param_groups)
+        self.optimizer = split_of(self.model).trained_by(own, self.accelerator)
         return self.optimizer
 
     def training_step(self: Any, *arguments: Any, **named: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 from task_streams.errors import UserError
 
 ROLLOUTS = ("own", "vllm", "vllm_server")
+AUTO, WIDE, KAHAN, PLAIN = "auto", "adamw_float32", "adamw_kahan", "adamw"
+OPTIMIZERS = (AUTO, WIDE, KAHAN, PLAIN)  # what each is: methods/numerics.py
 
 
 def require(section: str, **checks: tuple[bool, Any, str]) -> None:
@@ -35,6 +37,8 @@ class TrainConfig:
     """Examples per optimizer step (at least 1), over all processes."""
     accumulation: int = 1
     """Micro-batches per optimizer step (divides the step's batch); changes memory, not the result."""
+    optimizer: str = AUTO
+    """adamw_float32, adamw_kahan, adamw (how weights take updates), or auto: as memory allows, see the manifest."""
     learning_rate: float = 1e-4
     """Peak learning rate of AdamW (above 0)."""
     schedule: str = "linear"
@@ -53,8 +57,6 @@ class TrainConfig:
     """Longest completion that is sampled (at least 1)."""
     allow_cut_answers: bool = False
     """Run although some right answers are longer than max_completion_tokens, so that they can never be given."""
-    autocast: bool = False
-    """Compute in bfloat16 while the weights keep ``model.dtype`` (GPU only)."""
     share_prefix: bool = True
     """Compute each group's prompt once instead of once per completion: the same numbers in less time."""
     kept_prefixes: int = 1024
@@ -84,6 +86,7 @@ class TrainConfig:
             epochs=(self.epochs is None or self.epochs > 0, self.epochs, "a number above 0, or null"),
             prompts_per_update=(batch >= 1, batch, "a whole number from 1"),
             accumulation=(self.accumulation >= 1, self.accumulation, "a whole number from 1"),
+            optimizer=(self.optimizer in OPTIMIZERS, self.optimizer, f"one of {', '.join(OPTIMIZERS)}"),
             learning_rate=(0 < self.learning_rate < 1, self.learning_rate, "a number above 0 and below 1"),
             schedule=(
                 self.schedule in ("linear", "constant", "cosine"),

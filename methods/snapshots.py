@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from methods.processes.sharding import is_sharded, sharded_copy
+from methods.rollouts.low_weights import lower
 from methods.weights import TRAINED_ADAPTER
 
 
@@ -36,8 +37,14 @@ class FullSnapshot(Snapshot):
         self.device = device
 
     @classmethod
-    def take(cls, model: Any, memory: str) -> "FullSnapshot":
-        """Copy a model; ``memory`` is ``device`` or ``cpu``. A split one's copy is split, and stays on the device."""
+    def take(cls, model: Any, memory: str, lowered: torch.dtype | None = None) -> "FullSnapshot":
+        """Copy a model. A split one's copy is split, and stays on the device.
+
+        Args:
+            model: it is left as it is.
+            memory: ``device`` or ``cpu``.
+            lowered: type in which the copy's matrices are held (``low_weights.py``); None: as the model has them.
+        """
         device = next(model.parameters()).device
         if is_sharded(model):
             return cls(sharded_copy(model), device, device)
@@ -52,6 +59,8 @@ class FullSnapshot(Snapshot):
                 model.__dict__["forward"] = patched
         clone.requires_grad_(False)
         clone.eval()
+        if lowered is not None:
+            lower(clone, lowered)
         return cls(clone, home, device)
 
     @contextmanager

@@ -98,12 +98,13 @@ def put_method(state: TrainingState, method: Method) -> None:
         method.load_state_dict(own)
 
 
-def moments_of(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of AdamW's state by weight and kind, those of a split model put together."""
+def moments_of(model: nn.Module, optimizer: Any, kinds: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of AdamW's state by weight and kind, those of a split model put together; ``kinds``: of these alone."""
     split = split_of(model)
     for name, weight in model.named_parameters():
         for kind, value in split.moments(weight, optimizer).items():
-            yield f"{name}{KIND}{kind}", value
+            if kinds is None or kind in kinds:
+                yield f"{name}{KIND}{kind}", value
 
 
 def put_moments(moments: Iterable[tuple[str, Tensor]], model: nn.Module, optimizer: Any) -> None:

@@ -425,7 +425,8 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         with ranks.gathering(self.accelerator):
             loss: Tensor = super()._compute_loss(model, own)  # type: ignore[no-untyped-call]
         context = LossContext(model, own, self.task_index, self.anchor, self._log_step)
-        terms = extra_loss(self.method, context, share)
+        with self.accelerator.autocast():
+            terms = extra_loss(self.method, context, share)
         return loss * weight if terms is None else loss * weight + terms / self.current_gradient_accumulation_steps
 
     def _log_step(self, name: str, value: float) -> None:

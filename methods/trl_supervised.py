@@ -38,7 +38,8 @@ class HookedSFTTrainer(ResumableTrainer, SFTTrainer):
         meter_of(model).trained((inputs["labels"][:, 1:] != IGNORED).sum())
         with ranks.gathering(self.accelerator):
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
-        terms = extra_loss(self.method, context, share)
+        with self.accelerator.autocast():
+            terms = extra_loss(self.method, context, share)
         if terms is None:
             return loss
         # with a count of items Trainer leaves the division by the accumulation steps to the loss

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
 from clrft.base import default_model_path
 from methods.costs.flops import SUPPORTED, ModelShape, shape_of
 from methods.costs.sizes import ModelSizes, sizes_of
-from methods.model_config import ModelConfig, choose_dtype
+from methods.model_config import ModelConfig
 from methods.policy import load_processor, lora_config
 from task_streams.errors import UserError, unknown_name
 
@@ -71,10 +71,6 @@ class Checkpoint:
     def outer(self) -> int:
         """Weights outside of the layers of tower and language model: embeddings and output head, mostly."""
         return self.sizes.parameters - self.shape.language.weights - self.shape.patches.weights
-
-    def weight_bytes(self, config: ModelConfig, device: torch.device) -> int:
-        """Bytes of a weight as it is held."""
-        return int(choose_dtype(config, device).itemsize)
 
 
 @cache

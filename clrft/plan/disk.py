@@ -51,8 +51,9 @@ def disk_of(cell: Cell, work: Mapping[int, Mapping[str, Tally]]) -> Disk:
     checkpoint, width = cell.passes.checkpoint, cell.passes.weight
     trained = checkpoint.trained * (ADAPTER if checkpoint.adapter else width)
     saved = trained if checkpoint.adapter else checkpoint.sizes.parameters * width + processor_bytes(config.model.path)
-    moments = MOMENTS * trained
-    stage = saved + (moments if config.train.carry_optimizer else 0) + state_bytes(cell, trained)
+    compensation = trained if cell.passes.compensated else 0
+    moments = MOMENTS * trained + compensation
+    stage = saved + (moments if config.train.carry_optimizer else compensation) + state_bytes(cell, trained)
     learned = len(cell.stages) - 1 if cell.trains else 0
     anchors = max(0, learned - 1) if "anchor" in method.needs and method.anchor_rule.kind in ("average", "first") else 0
     last = config.run.keep_weights == "last"

@@ -66,8 +66,7 @@ def pilot_cell(pilot: RunConfig, config: RunConfig) -> Cell:
     """What is counted of a pilot, with completions of one token."""
     outline = outline_of(config).cut(TASKS, config.evaluate.batch_size)
     checkpoint = checkpoint_of(config.model)
-    width = checkpoint.weight_bytes(config.model, choose_device(config.model))
-    passes = Passes(checkpoint, width, config.model.gradient_checkpointing)
+    passes = Passes.of(config, checkpoint, choose_device(config.model), graphs=False, parts=1)
     return Cell.of(pilot, outline, passes, Lengths(1, 1, 1, 1, SPREAD, config.train.max_completion_tokens))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from clrft.available import available_bytes
 from clrft.config import RunConfig
-from clrft.estimate import Estimate
+from clrft.estimate import Estimate, decided, with_optimizer
 from clrft.places import default_jobs, gpus
 from clrft.plan.activities import dealt_work
 from clrft.plan.assumed import assumed_lengths
@@ -224,24 +224,33 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
 
 
 def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
-    """The plan of some cells."""
+    """The plan of some cells; ``train.optimizer=auto`` is decided for each."""
     known: dict[RunConfig, CellPlan] = {}
     plans = []
     for config in cells:
         one = replace(config, seed=0) if absent(config.stream) else config  # no data, no class order
         if one not in known:
-            known[one] = cell_plan(one, target)
-        plans.append(replace(known[one], config=config))
+            known[one] = cell_plan(settled(one, target), target)
+        plans.append(replace(known[one], config=with_optimizer(config, known[one].config.train.optimizer)))
     return Plan(target, tuple(plans))
+
+
+def settled(config: RunConfig, target: Target) -> RunConfig:
+    """A cell's settings with the optimizer that its device has memory for."""
+    outline, checkpoint = outline_of(config), checkpoint_of(config.model)
+
+    def needed(one: RunConfig) -> int:
+        return memory_of(one, checkpoint, target.device, outline.longest, target.sharing).peak.total
+
+    return decided(config, needed, target.memory)
 
 
 def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     """The plan of one cell."""
     outline, checkpoint = outline_of(config), checkpoint_of(config.model)
-    width = checkpoint.weight_bytes(config.model, target.device)
-    model, sharing = config.model, target.sharing
+    sharing = target.sharing
     recorded = config.train.records(target.device.type) and not sharing.split
-    passes = Passes(checkpoint, width, model.gradient_checkpointing, recorded, sharing.parts)
+    passes = Passes.of(config, checkpoint, target.device, recorded, sharing.parts)
     pace = pace_of(config, target)
     lengths = pace.lengths if pace else assumed_lengths(config, outline, target.completion, target.times)
     cell = Cell.of(config, outline, passes, lengths, sharing)

@@ -6,8 +6,13 @@ Deliberately absent: work on a CPU beside a GPU (decoding images, tokenising, sc
 
 from dataclasses import dataclass, fields, replace
 
+import torch
+
+from clrft.config import RunConfig
+from clrft.estimate import setup_of
 from clrft.plan.checkpoint import Checkpoint
 from clrft.plan.ruler import Shown
+from methods import build_method
 from methods.costs.flops import Work
 from methods.rollouts.shared_prefix import SAVED
 
@@ -80,17 +85,35 @@ class Passes:
 
     Attributes:
         checkpoint: the model.
-        weight: bytes of a weight.
+        weight: bytes of a weight as it is held.
+        compute: bytes of a weight, or a number of the cache, as it is computed with.
         checkpointing: activations are computed again.
+        compensated: an update moves a compensation beside each weight.
         graphs: steps are recorded where the code records them, so that little is launched.
         parts: processes that the weights are split among: a pass gathers those that it goes through.
     """
 
     checkpoint: Checkpoint
     weight: int
+    compute: int
     checkpointing: bool = False
+    compensated: bool = False
     graphs: bool = False
     parts: int = 1
+
+    @classmethod
+    def of(cls, config: RunConfig, checkpoint: Checkpoint, device: torch.device, graphs: bool, parts: int) -> "Passes":
+        """Those of a cell's model, its optimizer decided."""
+        setup = setup_of(config, build_method(config.method_name, config.method, config.parts), device)
+        return cls(
+            checkpoint,
+            setup.precision.weight,
+            setup.precision.compute,
+            setup.checkpointing,
+            setup.compensated,
+            graphs,
+            parts,
+        )
 
     @property
     def together(self) -> "Passes":
@@ -173,12 +196,13 @@ class Passes:
             decoding=work.forward,
             steps=steps,
             stepped=launched,
-            moved=steps * (weights + cache) * self.weight,
+            moved=steps * (weights + cache) * self.compute,
         )
 
     def optimizer(self) -> Tally:
         """One step of AdamW: weight, gradient and two moments read, three of them written; each its part."""
-        return Tally(updates=1.0, stepping=7.0 * self.checkpoint.trained * self.weight / self.parts)
+        numbers = 9.0 if self.compensated else 7.0
+        return Tally(updates=1.0, stepping=numbers * self.checkpoint.trained * self.weight / self.parts)
 
     def gathered(self, models: float = 1.0) -> Tally:
         """All weights of so many models, put together in every process."""

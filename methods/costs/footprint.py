@@ -74,6 +74,7 @@ def scoring(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
         "activations": max(layer, tower),
         "logits": logits(sizes, setup, load, backward=False),
         "images": _pixels(sizes, load.prompts if load.shared else load.prompts + load.micro_rows, load),
+        "autocast copies": autocast_copies(sizes, setup),
     }
     return _footprint(SCORING, _learning(sizes, setup, load), _snapshots(sizes, setup, at_work=True), work)
 
@@ -91,11 +92,16 @@ def update(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
         "backward": max(*_text(sizes, setup, load), layer),
         "logits": logits(sizes, setup, load, backward=True),
         "images": _pixels(sizes, load.prompts if load.shared else load.prompts + load.micro_rows, load),
-        "autocast copies": sizes.parameters * setup.precision.compute if setup.autocast else 0,  # of weights
+        "autocast copies": autocast_copies(sizes, setup),
     }
     # Supervised losses ask the anchor beside the policy; so do rewards where what the policy keeps is there already.
     snapshots = _snapshots(sizes, setup, at_work=load.once or not load.samples)
     return _footprint(UPDATE, _learning(sizes, setup, load), snapshots, work)
+
+
+def autocast_copies(sizes: ModelSizes, setup: Setup) -> int:
+    """Weights in the type that they are applied in, kept as long as a pass takes, or as recorded steps are there."""
+    return sizes.parameters * setup.precision.compute if setup.autocast else 0
 
 
 def optimizer_step(sizes: ModelSizes, setup: Setup, load: Load) -> Footprint:
@@ -115,7 +121,8 @@ def standing(sizes: ModelSizes, setup: Setup) -> dict[str, int]:
     size = trained(sizes, setup)
     numbers = size // (setup.precision.adapter or setup.precision.weight)
     fisher = FISHER * EXACT * numbers if setup.fisher else 0
-    return {**weights(sizes, setup), "moments": MOMENTS * size, "fisher": fisher}
+    compensation = size if setup.compensated else 0
+    return {**weights(sizes, setup), "moments": MOMENTS * size, "compensation": compensation, "fisher": fisher}
 
 
 def trained(sizes: ModelSizes, setup: Setup) -> int:
@@ -135,9 +142,13 @@ def early_gradients(sizes: ModelSizes, setup: Setup, load: Load) -> int:
 
 
 def cache(sizes: ModelSizes, setup: Setup, rows: int, length: int) -> int:
-    """Keys and values of rows of a length; a layer's are there twice while they grow."""
-    text = sizes.text
-    return 2 * text.keys * setup.precision.compute * (text.layers + 1) * rows * length
+    """Keys and values of rows of a length; a layer's are there twice while they grow.
+
+    Under autocast keys leave their rotation in the type of the hidden states, which is that of the weights.
+    """
+    text, precision = sizes.text, setup.precision
+    each = precision.compute + (precision.weight if setup.autocast else precision.compute)
+    return text.keys * each * (text.layers + 1) * rows * length
 
 
 def logits(sizes: ModelSizes, setup: Setup, load: Load, backward: bool) -> int:
@@ -167,6 +178,7 @@ def _generating(sizes: ModelSizes, setup: Setup, load: Load, rows: int, prompts:
         "activations": max(reading, tower_layer(sizes.tower, setup.precision, patches, images)),
         "logits": TABLES * EXACT * rows * sizes.text.vocabulary,
         "images": _pixels(sizes, rows, load),
+        "autocast copies": autocast_copies(sizes, setup),
     }
 
 
@@ -178,10 +190,17 @@ def _snapshots(sizes: ModelSizes, setup: Setup, at_work: bool) -> dict[str, int]
     """Anchor and reference on the device; ``at_work``: one of them is asked, wherever it rests."""
     if setup.precision.rank:
         return {"anchor": _adapter(sizes, setup) if setup.anchor else 0}
-    copy = sizes.parameters * setup.precision.weight
+    copy = frozen_copy(sizes, setup)
     if not setup.offloaded:
         return {"anchor": copy * setup.anchor, "reference": copy * setup.reference}
     return {"anchor or reference": copy if at_work and (setup.anchor or setup.reference) else 0}
+
+
+def frozen_copy(sizes: ModelSizes, setup: Setup) -> int:
+    """A copy that is only asked: under autocast all but the embeddings are held as they are applied."""
+    embeddings = sizes.text.vocabulary * sizes.text.width
+    wide = embeddings if setup.autocast else sizes.parameters
+    return wide * setup.precision.weight + (sizes.parameters - wide) * setup.precision.compute
 
 
 def _learning(sizes: ModelSizes, setup: Setup, load: Load) -> dict[str, int]:

@@ -13,6 +13,7 @@ class Setup:
         precision: types of its numbers.
         checkpointing: activations are computed again in the backward pass.
         autocast: matrices are applied to, and kept in, a smaller type than the weights'.
+        compensated: beside each trained weight there is what its updates have left over (``adamw_kahan``).
         gpu: it is on a GPU.
         anchor: an anchor is kept.
         reference: a reference is kept; an adapter's is the model without it.
@@ -24,6 +25,7 @@ class Setup:
     precision: Precision
     checkpointing: bool = False
     autocast: bool = False
+    compensated: bool = False
     gpu: bool = False
     anchor: bool = False
     reference: bool = False

@@ -5,7 +5,7 @@ model without it, and an earlier adapter is put beside the one that is trained, 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 
 from methods.drift.rollouts import Party
 from methods.policy import SAFE, TRAINED_ADAPTER, Policy
+from methods.rollouts.low_weights import lower
 from methods.rollouts.vision import batch_images
 from methods.snapshots import AdapterSnapshot, Snapshot, WithoutAdapter
 from methods.trl_seam import release
@@ -25,18 +26,25 @@ PROBE_ADAPTER = "probe"
 
 def itself(policy: Policy) -> Party:
     """The policy that was trained."""
-    return Party("policy", lambda: nullcontext(policy.model))
+    return Party("policy", lambda: called(policy, policy.model))
 
 
 @contextmanager
-def held(snapshot: Snapshot, name: str) -> Iterator[Party]:
-    """A snapshot that somebody else holds."""
+def called(policy: Policy, model: Any) -> Iterator[Any]:
+    """A model of a policy's kind, computing as it does."""
+    with policy.computing():
+        yield model
+
+
+@contextmanager
+def held(policy: Policy, snapshot: Snapshot, name: str) -> Iterator[Party]:
+    """A snapshot of the policy that somebody else holds."""
     if isinstance(snapshot, AdapterSnapshot):
         yield Party(name, snapshot.active)
         return
     with snapshot.active() as model:
         release(model)  # a trainer's patch; the next trainer makes its own
-        yield Party(name, lambda: nullcontext(model))
+        yield Party(name, lambda: called(policy, model))
 
 
 @contextmanager
@@ -75,9 +83,11 @@ def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
     batch_images(model)
     policy.meter.watch_too(model)
     model.requires_grad_(False)
+    if policy.numerics.autocasts:
+        lower(model, policy.numerics.compute)
     model.to(policy.device)
     model.eval()
-    yield Party(name, lambda: nullcontext(model))
+    yield Party(name, lambda: called(policy, model))
 
 
 @contextmanager

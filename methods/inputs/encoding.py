@@ -15,12 +15,40 @@ from transformers import BatchFeature
 
 from methods.inputs.media import clip_arguments, clip_patches, image_patches, token_types, with_media
 from methods.rollouts.shared_prefix import Prompts
-from task_streams.prompt import Message
+from task_streams.errors import UserError
+from task_streams.prompt import Message, Request
 from task_streams.types import Clip, Media
 
 KNOWN = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")  # processors that put a placeholder for every token of an image
 
 Turn = tuple[Sequence[Message], Sequence[Media]]  # chat messages with placeholders, and what fills them
+
+
+def encoded_requests(
+    processor: Any, requests: Sequence[Request], place: str = "first", limit: int | None = None
+) -> Any:
+    """Requests as one left-padded batch on the CPU.
+
+    Args:
+        processor: the model's.
+        requests: the questions.
+        place: of images and clips in a turn: ``model.media``.
+        limit: longest prompt, in tokens; None = any.
+
+    Raises:
+        UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
+    """
+    arranged = [one.arranged(place) for one in requests]
+    batch = encoded_turns(processor, [(one.messages, one.media) for one in arranged])
+    lengths: list[int] = batch["attention_mask"].sum(dim=1).tolist()
+    longest = max(range(len(requests)), key=lengths.__getitem__)
+    if limit is not None and lengths[longest] > limit:
+        raise UserError(
+            f"train.max_prompt_tokens: got {limit}, but the prompt of {requests[longest].key!r}, with its classes and "
+            f"images, has {lengths[longest]} tokens; expected a limit of at least {lengths[longest]}, fewer classes, "
+            "or a lower model.max_pixels. Prompts are never cut."
+        )
+    return batch
 
 
 def encoded_turns(processor: Any, turns: Sequence[Turn]) -> Any:

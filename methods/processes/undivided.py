@@ -36,6 +36,11 @@ class Undivided:
         """Of the gradients of all weights."""
         return torch.nn.utils.get_total_norm([one.grad for one in self.model.parameters() if one.grad is not None])
 
+    def moved(self, optimizer: Any) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
+        """The weights that the update at hand moves, each with the optimizer's state of it and its group."""
+        trained = [(weight, group) for group in optimizer.param_groups for weight in group["params"]]
+        return [(weight, optimizer.state[weight], group) for weight, group in trained if weight.grad is not None]
+
     def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """The tensors of an optimizer's state of a weight, by kind; {} before the first update."""
         return {kind: value.detach() for kind, value in optimizer.state.get(weight, {}).items()}

@@ -97,6 +97,10 @@ class Zero3(Undivided):
         """As its base says."""
         return self.optimizer.norm()
 
+    def moved(self, optimizer: Any) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
+        """As its base says: this process's parts, which are flat."""
+        return self.optimizer.moved()
+
     def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """As its base says, put together."""
         return self.optimizer.moments(weight)
@@ -162,6 +166,14 @@ class PartedOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing: an update begins with gradients of its own."""
+
+    def moved(self) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
+        """The flat parts of weights that are here, each with its state and group."""
+        inner = self.inner
+        return [
+            (flat, inner.optimizer.state[flat], self.param_groups[inner.sub_group_to_group_id[number]])
+            for number, flat in enumerate(inner.fp32_partitioned_groups_flat)
+        ]
 
     def moments(self, weight: Any) -> dict[str, Tensor]:
         """A weight's moments put together, by kind; {} before the first update."""

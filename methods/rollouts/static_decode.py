@@ -8,6 +8,7 @@ Deliberately absent: guesses (``drafts.py``), which are of another length in eve
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.functional import rms_norm
 
 from methods.costs.meter import meter_of
 from methods.rollouts.following import laid_out
+from methods.rollouts.low_weights import LowWeights
 from methods.rollouts.rollout import Noise, Sampling, draw, ended
 from methods.rollouts.shared_prefix import Prefix, obstacle, plain, sees_all
 
@@ -58,12 +60,15 @@ class StaticStep:
         layers: keys and values of some prompts, for what they are like.
         shape: what the buffers have room for.
         recorded: record the step as a CUDA graph.
+        low: the layers' matrices as they are applied under autocast; None without it.
     """
 
-    def __init__(self, model: Any, layers: Layers, shape: Shape, recorded: bool) -> None:
+    def __init__(self, model: Any, layers: Layers, shape: Shape, recorded: bool, low: LowWeights | None = None) -> None:
         keys, _ = layers[0]
         heads, size = keys.shape[1], keys.shape[3]
-        like: dict[str, Any] = {"dtype": keys.dtype, "device": keys.device}
+        self.turns_in = keys.dtype  # under autocast that of hidden states, and not that of matrices
+        self.applies_in = applied_type(keys)
+        like: dict[str, Any] = {"dtype": self.applies_in, "device": keys.device}
         count = shape.prompts * shape.group
         self.model, self.meter = plain(model).model, meter_of(model)
         self.shape = shape
@@ -75,6 +80,7 @@ class StaticStep:
         self.tokens = torch.zeros(count, dtype=torch.long, device=keys.device)
         self.positions = torch.zeros(count, device=keys.device)  # M-RoPE's three are one, behind all images
         self.recorded = recorded
+        self.low = low
         self.graph: Any = None
         self.hidden: Tensor | None = None
         self.written = self.looked_at = self.rows = 0
@@ -127,9 +133,10 @@ class StaticStep:
     def _run(self) -> Tensor:
         kind, language = self.tokens.device.type, self.model.language_model
         dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, dtype, enabled, cache_enabled=False):  # what is kept would be lost to the graph
+        cast = nullcontext() if self.low is None else self.low.in_place()
+        with cast, torch.autocast(kind, dtype, enabled, cache_enabled=False):  # what it keeps the graph would lose
             hidden = self.model.get_input_embeddings()(self.tokens)
-            turned = rotation(language.rotary_emb, self.positions, self.own[0].dtype)
+            turned = rotation(language.rotary_emb, self.positions, self.turns_in)
             for place, layer in enumerate(language.layers):
                 hidden = self._through(layer, place, hidden, turned)
             return normed(language.norm, hidden)
@@ -143,7 +150,7 @@ class StaticStep:
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         both = rotated(torch.cat([queries, keys], dim=1), turned)
-        queries, keys = torch.split(both, [queries.shape[1], keys.shape[1]], dim=1)
+        queries, keys = torch.split(both.to(self.applies_in), [queries.shape[1], keys.shape[1]], dim=1)
         for buffer, new in zip(self.own[place], (keys, values), strict=True):
             buffer.addcmul_(self._by_group(new, 1), self.here)  # where nothing was written yet
         seen = self._attended(self._by_group(queries, -1), place, attention.scaling)
@@ -225,6 +232,7 @@ class StaticSteps:
 
     recorded: bool = True
     _step: StaticStep | None = None
+    _low: LowWeights | None = None
 
     def begin(self, model: Any, prefix: Prefix, order: Tensor, group: int, limit: int) -> StaticStep:
         """A step at the beginning of ``group`` completions of up to ``limit`` tokens after each prompt of ``order``."""
@@ -232,18 +240,38 @@ class StaticSteps:
         longest, first = (-(-size // many) * many for size, many in ((prefix.mask.shape[1], ROOM), (first, STEPS)))
         shape = Shape(len(order), group, longest, first)
         step = self._step
-        if step is None or step.model is not plain(model).model or not step.shape.holds(shape):
-            step = self._step = None  # its memory goes first
-            step = self._step = StaticStep(model, prefix.layers, shape, self.recorded)
+        if step is None or step.model is not plain(model).model:
+            self._step = self._low = None  # their memory goes first
+            self._low = autocast_weights(model)
+            step = None
+        if step is None or not step.shape.holds(shape):
+            step = self._step = None
+            step = self._step = StaticStep(model, prefix.layers, shape, self.recorded, self._low)
+        if self._low is not None:
+            self._low.refresh()
         step.begin(prefix, order)
         return step
 
     def longer(self, model: Any, step: StaticStep) -> StaticStep:
         """A step that goes on where one has no more room, with twice as much for completions."""
-        layers = [(keys, values) for keys, values in step.prompts]
-        more = self._step = StaticStep(model, layers, replace(step.shape, limit=2 * step.shape.limit), self.recorded)
+        layers = [(keys.to(step.turns_in), values) for keys, values in step.prompts]
+        shape = replace(step.shape, limit=2 * step.shape.limit)
+        more = self._step = StaticStep(model, layers, shape, self.recorded, self._low)
         more.go_on_from(step)
         return more
+
+
+def applied_type(tensor: Tensor) -> torch.dtype:
+    """The type that a matrix is applied in: autocast's, where it is in force, else its own."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def autocast_weights(model: Any) -> LowWeights | None:
+    """The matrices of a model's layers as autocast, which is in force, applies them; None if none is."""
+    layers = plain(model).model.language_model
+    weight = next(layers.parameters())
+    return LowWeights(layers, applied_type(weight)) if applied_type(weight) != weight.dtype else None
 
 
 def graph_obstacle(model: Any, device: torch.device) -> str | None:

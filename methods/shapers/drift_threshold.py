@@ -32,6 +32,7 @@ class DriftThreshold(Method):
     name = "drift_threshold"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = DriftThresholdConfig
     source = "arXiv 2605.09640"
 

@@ -36,6 +36,7 @@ class Majority(Method):
     name = "majority"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = MajorityConfig
     source = "arXiv 2504.16084"
 

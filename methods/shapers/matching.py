@@ -32,6 +32,7 @@ class Matching(Method):
     name = "matching"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = MatchingConfig
     source = "arXiv 2601.10712"
 

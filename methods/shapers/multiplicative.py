@@ -41,6 +41,7 @@ class Multiplicative(Method):
     name = "multiplicative"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = MultiplicativeConfig
     source = "arXiv 2504.17838"
 

@@ -31,6 +31,7 @@ class Par(Method):
     name = "par"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = ParConfig
     source = "arXiv 2502.18770"
 

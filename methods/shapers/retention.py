@@ -39,6 +39,7 @@ class RetentionShaper(Method):
     name = "retention"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = RetentionConfig
     source = "arXiv 2605.09640"
 

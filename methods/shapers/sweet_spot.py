@@ -41,6 +41,7 @@ class SweetSpot(Method):
     name = "sweet_spot"
     family = "part"
     joins = frozenset({"reinforcement"})
+    works_split = True
     Config = SweetSpotConfig
     source = "arXiv 2601.22491"
 

@@ -51,7 +51,7 @@ def config_of(method: str, *words: str) -> RunConfig:
 
 
 def cell_of(config: RunConfig, lengths: Lengths = FEW, sharing: Sharing = ALONE) -> Cell:
-    passes = Passes(checkpoint_of(config.model), 4, config.model.gradient_checkpointing, parts=sharing.parts)
+    passes = Passes(checkpoint_of(config.model), 4, 4, config.model.gradient_checkpointing, parts=sharing.parts)
     return Cell.of(config, outline_of(config), passes, lengths, sharing)
 
 
@@ -238,7 +238,7 @@ def test_a_decoding_step_reads_all_weights_and_the_cache_of_its_rows() -> None:
     """2B: 28 layers, 2 key heads of 128; 8 rows of 100 + 20/2 tokens: 2 * 256 * 28 * 8 * 110 numbers of 2 bytes."""
     checkpoint = checkpoint_of(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16"))
     assert checkpoint.sizes.parameters == 2_208_985_600  # of the published checkpoint
-    wrote = Passes(checkpoint, 2).written(8, 8, prompt=100, mean=20, longest=30, graphs=False)
+    wrote = Passes(checkpoint, 2, 2).written(8, 8, prompt=100, mean=20, longest=30, graphs=False)
     weights = checkpoint.shape.language.weights + checkpoint.shape.head.weights
     assert wrote.steps == 30
     assert wrote.moved == 30 * 2 * (weights + 2 * 256 * 28 * 8 * 110)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.available import available_bytes, free_in_group, free_in_machine
+from clrft.available import available_bytes, free_in_group, in_machine
 from clrft.cli import main
 from clrft.config import RunConfig, build_config, parse_overrides
 from clrft.estimate import Longest, estimate, longest_allowed, most_prompts
 from clrft.preflight import check_memory, memory_there
 from clrft.progress import Silent
 from clrft.remedies import divisors, halves, remedies
-from clrft.run import check_prompts, prepare, run
+from clrft.run import longest_prompts, prepare, run
 from clrft.runs import read_run
 from clrft.state import Run
 from methods.costs.sizes import ModelSizes, sizes_of
@@ -38,7 +38,7 @@ def small(output: Path, method: str = "rapo", *words: str) -> RunConfig:
 
 def prepared(output: Path, *words: str) -> tuple[Run, Longest]:
     state = prepare(small(output, "rapo", *words), Silent())
-    return state, check_prompts(state)
+    return state, longest_prompts(state.config, state.stream, (), state.policy.processor)
 
 
 def sizes_in(state: Run) -> ModelSizes:
@@ -152,9 +152,9 @@ def test_the_embedded_model_fits_into_the_memory_of_this_machine(tmp_path: Path)
 
 
 def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> None:
-    assert free_in_machine(tmp_path / "none") is None
+    assert in_machine("MemAvailable:", tmp_path / "none") is None
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5 kB\n")
-    assert free_in_machine(tmp_path / "meminfo") == 5 * 1024
+    assert in_machine("MemAvailable:", tmp_path / "meminfo") == 5 * 1024
     assert free_in_group(tmp_path) is None
     for name, text in {
         "memory.max": "1000\n",

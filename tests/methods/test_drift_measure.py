@@ -53,7 +53,7 @@ def assert_alike(one: Probe, other: Probe) -> None:
 def test_a_policy_is_no_distance_from_itself(kind: str, request: pytest.FixtureRequest, stream: TaskStream) -> None:
     policy: Policy = request.getfixturevalue(kind)
     snapshot = policy.snapshot()
-    others: Others = {"prev": partial(held, snapshot, "prev"), "base": base(policy)}
+    others: Others = {"prev": partial(held, policy, snapshot, "prev"), "base": base(policy)}
     for share in (True, False):
         found = measure(policy, others, asked(stream.tasks[1], share, items=2))
         for one in found.against.values():
@@ -67,7 +67,7 @@ def test_shared_prompts_and_plain_passes_agree(kind: str, request: pytest.Fixtur
     policy: Policy = request.getfixturevalue(kind)
     snapshot = policy.snapshot()
     moved(policy)
-    others: Others = {"prev": partial(held, snapshot, "prev"), "base": base(policy)}
+    others: Others = {"prev": partial(held, policy, snapshot, "prev"), "base": base(policy)}
     shared, plain = (measure(policy, others, asked(stream.tasks[2], share)) for share in (True, False))
     assert_alike(shared, plain)
     assert shared.against["prev"].reverse.mean() > 1e-5
@@ -82,7 +82,7 @@ def test_several_images_and_clips_agree_too(
     task = about_clips(stream.tasks[1], feed, counts)
     snapshot = policy.snapshot()
     moved(policy)
-    others: Others = {"prev": partial(held, snapshot, "prev")}
+    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
     assert_alike(measure(policy, others, asked(task)), measure(policy, others, asked(task, share=False)))
 
 
@@ -92,7 +92,7 @@ def test_numbers_are_those_of_torchs_distributions(policy: Policy, stream: TaskS
     snapshot = policy.snapshot()
     moved(policy)
     passes, me = SharedPasses.of(policy, questions), itself(policy)
-    with torch.no_grad(), held(snapshot, "prev") as other:
+    with torch.no_grad(), held(policy, snapshot, "prev") as other:
         completions = passes.sample(me, 6, copies=1)
         found = seen(passes, me, other, completions)
         expected, chosen = [], []
@@ -129,7 +129,7 @@ def test_weights_on_disk_tell_the_same_as_a_snapshot_and_nothing_is_touched(
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     from_disk = measure(policy, {"prev": partial(saved, policy, tmp_path / "weights", "prev")}, asked(stream.tasks[1]))
-    held_there = measure(policy, {"prev": partial(held, snapshot, "prev")}, asked(stream.tasks[1]))
+    held_there = measure(policy, {"prev": partial(held, policy, snapshot, "prev")}, asked(stream.tasks[1]))
     assert from_disk.rewards.tolist() == held_there.rewards.tolist()
     for field in ("drift", "reverse", "forward"):
         assert torch.equal(getattr(from_disk.against["prev"], field), getattr(held_there.against["prev"], field))
@@ -144,7 +144,7 @@ def test_weights_on_disk_tell_the_same_as_a_snapshot_and_nothing_is_touched(
 def test_a_model_whose_prefix_cannot_be_shared_takes_the_plain_path(policy: Policy, stream: TaskStream) -> None:
     snapshot = policy.snapshot()
     moved(policy)
-    others: Others = {"prev": partial(held, snapshot, "prev")}
+    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
     expected = measure(policy, others, asked(stream.tasks[1]))
     policy.model.config.model_type = "another"
     assert_alike(measure(policy, others, asked(stream.tasks[1])), expected)
@@ -169,7 +169,7 @@ def test_few_tokens_at_a_time_change_nothing(
 ) -> None:
     snapshot = policy.snapshot()
     moved(policy)
-    others: Others = {"prev": partial(held, snapshot, "prev")}
+    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
     whole = measure(policy, others, asked(stream.tasks[1]))
     vocabulary = policy.model.config.get_text_config().vocab_size
     monkeypatch.setattr("methods.drift.rollouts.LARGEST", 5 * vocabulary)

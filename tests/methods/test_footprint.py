@@ -12,6 +12,7 @@ from methods.costs.activations import Pass, Precision, kept, text_end, text_laye
 from methods.costs.footprint import (
     MARGIN,
     STEP,
+    autocast_copies,
     cache,
     optimizer_step,
     peak_of_testing,
@@ -77,9 +78,9 @@ def each_once(batch: dict[str, Tensor], types: Tensor, group: int) -> tuple[Prom
 
 
 def precision_of(policy: Policy) -> Precision:
-    size = policy.model.dtype.itemsize
+    sizes = policy.numerics.weights.itemsize, policy.numerics.compute.itemsize
     rank = policy.config.lora_rank if policy.has_adapter else 0
-    return Precision(size, size, 4 if rank else 0, rank, policy.attention)
+    return Precision(*sizes, 4 if rank else 0, rank, policy.attention)
 
 
 def of_tower(sizes: ModelSizes, precision: Precision, images: int) -> int:
@@ -98,6 +99,7 @@ WAYS: list[dict[str, Any]] = [
     {"dtype": "float32", "attention": "eager"},
     {"dtype": "float32", "adapter": "lora"},
     {"dtype": "bfloat16", "adapter": "lora"},
+    {"dtype": "bfloat16", "optimizer": "adamw_float32"},
 ]
 
 
@@ -106,12 +108,15 @@ WAYS: list[dict[str, Any]] = [
 def test_activations_are_those_that_autograd_keeps(
     way: dict[str, Any], group: int, length: int, stream: TaskStream
 ) -> None:
-    policy = load_policy(ModelConfig(device="cpu", **way), str(default_model_path()))
+    settings = {name: value for name, value in way.items() if name != "optimizer"}
+    config = ModelConfig(device="cpu", **settings)
+    policy = load_policy(config, str(default_model_path()), optimizer=way.get("optimizer", "adamw"))
     model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
     assert sizes is not None
     batch, completions, mask = inputs(policy, stream, group, length)
     rows, prompt = batch["input_ids"].shape
     types = token_types(batch["input_ids"], model.config)
+    copies = autocast_copies(sizes, Setup(precision, autocast=policy.numerics.autocasts))
 
     def plain() -> Any:
         return model(
@@ -125,16 +130,18 @@ def test_activations_are_those_that_autograd_keeps(
         )
 
     whole = Pass(rows, prompt + length, prompt + length)
-    expected = of_tower(sizes, precision, rows) + of_text(sizes, precision, whole)
-    assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
+    expected = of_tower(sizes, precision, rows) + of_text(sizes, precision, whole) + copies
+    with policy.computing():
+        assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
 
     def shared() -> Any:
         prompts, places = each_once(batch, types, group)
         return completion_states(model, prefill(model, prompts), places, completions, mask)
 
     passes = (Pass(PROMPTS, prompt, prompt), Pass(rows, length, prompt + length))
-    expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes)
-    assert kept_by_autograd(model, shared) == pytest.approx(expected, rel=0.1)
+    expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes) + copies
+    with policy.computing():
+        assert kept_by_autograd(model, shared) == pytest.approx(expected, rel=0.1)
 
 
 def test_with_checkpointing_each_layer_keeps_its_input_alone(policy: Policy, stream: TaskStream) -> None:
