@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrft.files import Damaged, digest, sha256_file, write_json_atomic
-from clrft.record import METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
+from clrft.record import LEAST_APPLIED, METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
 from eval.cell import Cell
 from eval.evaluate import Prediction
 from eval.probe import ProbeAnswer
 from methods.anchor import Anchors
 from methods.base import Method
-from methods.fit import StepRow
+from methods.fit import APPLIED, StepRow
 from methods.policy import Policy
 from task_streams.errors import UserError
 
@@ -79,6 +79,11 @@ class StageRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def least_applied(self) -> float | None:
+        """The smallest share of an update that reached the weights; None without updates."""
+        return min((row[APPLIED] for row in self.steps if APPLIED in row), default=None)
+
     def to_json(self) -> dict[str, Any]:
         """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
         return {
@@ -95,6 +100,7 @@ class StageRecord:
             "cost": self.cost,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,
+            LEAST_APPLIED: self.least_applied,
         }
 
 

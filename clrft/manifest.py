@@ -8,8 +8,9 @@ import yaml
 
 from clrft.config import RunConfig, Values
 from clrft.files import write_text_atomic
-from clrft.plain import read_yaml, section_of
+from clrft.plain import section_of
 from clrft.provenance import code_identity, hardware, versions
+from clrft.saved import CONFIG_FILE, saved_settings
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
 from methods.settings import KAHAN
@@ -25,7 +26,7 @@ LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every", "check_memor
 def write_config(config: RunConfig, folder: Path) -> None:
     """Save the resolved configuration in a folder, the run's or what becomes it."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-    write_text_atomic(folder / "config.yaml", text)
+    write_text_atomic(folder / CONFIG_FILE, text)
 
 
 def check_same_config(config: RunConfig) -> None:
@@ -34,7 +35,7 @@ def check_same_config(config: RunConfig) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    saved = _flat(comparable(read_yaml(config.folder / "config.yaml")))
+    saved = _flat(comparable(saved_settings(config.folder)))
     asked = _flat(comparable(config.to_dict()))
     differing = [
         f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"

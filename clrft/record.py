@@ -86,6 +86,7 @@ DRIFT = Kind(
     ),
 )
 
+LEAST_APPLIED = "least_update_applied"  # smallest share of an update that reached the weights
 # The fields of a stage's metrics.json that are read; those behind ``others`` may be absent.
 STAGE: Kinds = {"task": WHOLE, "name": TEXT, "accuracy": by_task(FRACTION)}
 STAGE_OTHERS: Kinds = {
@@ -97,6 +98,7 @@ STAGE_OTHERS: Kinds = {
     "cost": by_name(by_name(NUMBER)),
     "seconds": by_name(NUMBER),
     "peak_memory_mb": by_name(NUMBER),
+    LEAST_APPLIED: or_null(NUMBER),
     "files": by_name(TEXT),
     "digest": TEXT,
 }

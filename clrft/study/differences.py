@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clrft.runs import RunRecord
+from methods.settings import PLAIN
 
 # Where a run is kept and what it is called: no settings.
 _PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label")
@@ -19,6 +20,7 @@ FREE = (
 )  # fmt: skip
 _FACTS = ("data", "probes", "prompts", "versions", "plugins")  # of the manifest, each by name
 _MODEL_FACTS = ("model_type", "dtype", "attention", "device")  # numbers of parameters are a method's own
+FLOOR = "zero_shot"  # the frozen base: what is known without learning
 FORK, NO_FORK = "fork", "-"  # name and value that stand beside settings
 
 
@@ -67,7 +69,8 @@ def facts(run: RunRecord) -> dict[str, str]:
     code, model = (run.manifest.get(part) or {} for part in ("code", "model"))
     if "source_sha256" in code:
         found["code.source_sha256"] = str(code["source_sha256"])
-    return found | {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
+    found |= {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
+    return found | ({"model.updates": _updates(run, model)} if run.method != FLOOR and "dtype" in model else {})
 
 
 def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
@@ -80,6 +83,13 @@ def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
 def settings(run: RunRecord) -> dict[str, str]:
     """A run's settings by dotted name, without what only names it or says where it is kept."""
     return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
+
+
+def _updates(run: RunRecord, model: Mapping[str, Any]) -> str:
+    """Whether a run's weights keep all of an update, or each is rounded."""
+    weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
+    wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
+    return "kept" if wide or model.get("optimizer", PLAIN) != PLAIN else "rounded"
 
 
 def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:

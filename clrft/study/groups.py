@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clrft.runs import RunRecord
-from clrft.study.differences import FORK, NO_FORK, differing_settings, flatten, forks
+from clrft.study.differences import FLOOR, FORK, NO_FORK, differing_settings, flatten, forks
 from eval.metrics import Value, compute_metrics, undefined
 
-FLOOR = "zero_shot"  # the frozen base: what is known without learning
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
 
 
