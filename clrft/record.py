@@ -92,6 +92,7 @@ STAGE_OTHERS: Kinds = {
     "correct": by_task(or_null(WHOLE)),
     "total": by_task(or_null(WHOLE)),
     "final_list": by_task(FRACTION),
+    "pooled": or_null(FRACTION),
     "probe": by_name(FRACTION),
     "drift": DRIFT,
     "cost": by_name(by_name(NUMBER)),
@@ -133,6 +134,7 @@ MEMORY = Kind(
 MANIFEST: Kinds = {"stream": TEXT, "method": TEXT, "seed": WHOLE}
 MANIFEST_OTHERS: Kinds = {
     "tasks": list_of(MAPPING),
+    "measure": TEXT,
     "data": by_name(TEXT),
     "probes": by_name(TEXT),
     "plugins": by_name(TEXT),

@@ -23,8 +23,9 @@ from clrft.spent import counted
 from clrft.state import Run, stage_name
 from clrft.training import OnStep, learn_task, link_learned
 from clrft.unfinished import Unfinished
-from eval.cell import cell_of
+from eval.cell import cell_of, measure_of, pooled_ap
 from eval.evaluate import Prediction, accuracy, evaluate
+from eval.matrix import POOLED_BOX_AP
 from methods.inputs.fit_image import image_fit
 from methods.policy import Decoding
 from methods.processes import ranks
@@ -95,6 +96,9 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
         predictions = [replace(known[item.key], task=task.index) for item in task.test]
         record.predictions += predictions
         record.cells[task.index] = cell_of(task, predictions)
+    if stage and measure_of(state.stream) == POOLED_BOX_AP:
+        so_far = (one for one in record.predictions if one.task <= stage)
+        record.pooled = pooled_ap(so_far, state.stream.tasks[stage - 1].seen)
     if again is not None:
         record.final_list_predictions = answers(state, again, state.stream.labels, stage, session)
         record.final_list[stage] = cell_of(again, record.final_list_predictions)
