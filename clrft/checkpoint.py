@@ -49,8 +49,9 @@ class StageRecord:
     Attributes:
         stage: index of the stage.
         name: name of the task.
-        predictions: every answer of the stage's evaluation.
+        predictions: every answer of the stage's evaluation, of an item that several tasks have one for each.
         cells: result of each task that was tested, by its index.
+        pooled: AP over all classes and images so far (``eval.cell.pooled_ap``), 0 to 1; None for other measures.
         probe: accuracy on each general-ability probe, 0 to 1.
         probe_answers: the answers behind it, of the sets that come from files.
         final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
@@ -68,6 +69,7 @@ class StageRecord:
     name: str
     predictions: list[Prediction] = field(default_factory=list)
     cells: dict[int, Cell] = field(default_factory=dict)
+    pooled: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
     probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
     final_list: dict[int, Cell] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class StageRecord:
             "correct": {str(j): cell.correct for j, cell in self.cells.items()},
             "total": {str(j): cell.total for j, cell in self.cells.items()},
             "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
+            "pooled": self.pooled,
             "probe": self.probe,
             "final_list": {str(j): cell.value for j, cell in self.final_list.items()},
             "drift": self.drift,

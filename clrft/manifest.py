@@ -11,6 +11,7 @@ from clrft.files import write_text_atomic
 from clrft.plain import section_of
 from clrft.provenance import code_identity, hardware, versions
 from clrft.saved import CONFIG_FILE, saved_settings
+from eval.cell import measure_of
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
 from methods.settings import KAHAN
@@ -66,7 +67,7 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
     if differing:
         raise UserError(
             f"{folder}: the stream's data are not those this run began with (fingerprints differ for "
-            f"{', '.join(differing)}); restore them or start a new run."
+            f"{', '.join(differing)}); restore them, with the version of clrft that it began with, or start a new run."
         )
 
 
@@ -98,6 +99,7 @@ def run_manifest(
         "method": config.method_label,
         "seed": config.seed,
         "scenario": stream.scenario,
+        "measure": measure_of(stream),
         "tasks": [
             {"index": t.index, "name": t.name, "classes": list(t.classes), "train": len(t.train), "test": len(t.test)}
             for t in stream.tasks

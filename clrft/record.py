@@ -93,6 +93,7 @@ STAGE_OTHERS: Kinds = {
     "correct": by_task(or_null(WHOLE)),
     "total": by_task(or_null(WHOLE)),
     "final_list": by_task(FRACTION),
+    "pooled": or_null(FRACTION),
     "probe": by_name(FRACTION),
     "drift": DRIFT,
     "cost": by_name(by_name(NUMBER)),
@@ -135,6 +136,7 @@ MEMORY = Kind(
 MANIFEST: Kinds = {"stream": TEXT, "method": TEXT, "seed": WHOLE}
 MANIFEST_OTHERS: Kinds = {
     "tasks": list_of(MAPPING),
+    "measure": TEXT,
     "data": by_name(TEXT),
     "probes": by_name(TEXT),
     "plugins": by_name(TEXT),

@@ -64,8 +64,12 @@ def unlike(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def facts(run: RunRecord) -> dict[str, str]:
-    """What a manifest says of data, prompts, versions, code, plugins and model, by dotted name; no more."""
-    found = flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
+    """What a manifest says of measure, data, prompts, versions, code, plugins and model, by dotted name; no more.
+
+    Manifests of before there were several measures name none; these runs have the one that their matrix is of.
+    """
+    found = {"measure": str(run.manifest.get("measure", run.matrix.measure))}
+    found |= flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
     code, model = (run.manifest.get(part) or {} for part in ("code", "model"))
     if "source_sha256" in code:
         found["code.source_sha256"] = str(code["source_sha256"])

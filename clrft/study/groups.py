@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from clrft.runs import RunRecord
 from clrft.study.differences import FLOOR, FORK, NO_FORK, differing_settings, flatten, forks
+from eval.matrix import ACCURACY, POOLED_BOX_AP
 from eval.metrics import Value, compute_metrics, undefined
 
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
@@ -63,11 +66,14 @@ class Group:
         return self.runs[0].matrix.measure
 
     @property
+    def measure_so_far(self) -> str:
+        """What curves over stages show of the tasks so far (``eval.metrics.accuracy_so_far``)."""
+        return f"mean {self.measure}" if np.isnan(self.runs[0].matrix.pooled).all() else POOLED_BOX_AP
+
+    @property
     def final_metric(self) -> str:
-        """Metric that stands for the end of a run: micro-averaged accuracy, or the mean over tasks where there are no
-        counts of items.
-        """
-        return "last_acc" if self.measure == "accuracy" else "mean_final_acc"
+        """Metric that stands for the end of a run: over all items at once, or the mean over tasks where nothing is."""
+        return "last_acc" if self.measure == ACCURACY or self.measure_so_far == POOLED_BOX_AP else "mean_final_acc"
 
     @property
     def joint(self) -> bool:

@@ -146,6 +146,7 @@ def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
     known = {run.folder: (facts(run), settings(run)) for run in runs}
     found: dict[str, list[tuple[str, RunRecord]]] = {}
     parts = [
+        ("measure", [runs]),
         ("data.", by_order),
         ("prompts.", by_order),
         ("versions.", [runs]),

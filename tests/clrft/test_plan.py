@@ -314,6 +314,16 @@ def test_streams_without_data_are_planned_from_what_is_published() -> None:
     assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
 
 
+def test_boxes_without_data_are_planned_with_images_that_several_tasks_share() -> None:
+    """COCO, 5 tasks of 16 of 80 classes, 2.9 in each of 5,000 images: 1 - 0.8^2.9 = 0.4764 of them have one of 16."""
+    (config,) = load_sweep("detection_cil", parse_overrides(["methods=[zero_shot]", "seeds=[136]", *ONE_STREAM]))
+    outline = outline_of(config)
+    assert [task.test for task in outline.tasks] == [2382] * 5
+    assert outline.tasks[0].new == 2382  # then 1 - 0.6^2.9 = 0.7727: 3863 in all, 1481 of them new
+    assert outline.tasks[1].new == 1481
+    assert outline.joint.test == sum(task.new for task in outline.tasks) == 5000
+
+
 def test_every_setting_of_the_paper_can_be_planned() -> None:
     settings = [(stream, model) for stream, model, _ in SETTINGS.values()]
     cells = [build_config(stream, "rapo", model, 1990) for stream, model in settings]
