@@ -28,6 +28,7 @@ from clrft.manifest import CARRIED, anchor_policy, check_same_data, run_manifest
 from clrft.origins import fork_facts
 from clrft.record import METHOD_STATE, read_record
 from clrft.state import Run
+from clrft.study.differences import flatten
 from methods.anchor import told_by_policy
 from methods.base import Method
 from methods.model_config import describe_model
@@ -40,11 +41,16 @@ FIRST_OF_WEIGHTS = "the policy after the first task, from the weights of task_01
 
 
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
-    """Whether the source's stage was learned by this method, parts and code of plugins included."""
+    """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
     state = read_record(source.stage_folder() / STATE_FILE, SCHEMA, METHOD_STATE)
     plugins = plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))])
     then = source.manifest.get("plugins") or {}
-    return bool(state["method"] == method.name) and sorted(plugins.values()) == sorted(then.values())
+    if state["method"] != method.name or sorted(plugins.values()) != sorted(then.values()):
+        return False
+    before, now = flatten(source.config), flatten(config.to_dict())
+    places = {config.method_name: "method", **{part: f"method.parts.{part}" for part in dict(config.parts)}}
+    keys = [f"{place}.{key}" for name, place in places.items() for key in method_class(name).state_settings]
+    return all(before.get(key) == now.get(key) for key in keys)
 
 
 def anchor_of_fork(source: Source, method: Method) -> str | None:

@@ -10,6 +10,7 @@ from methods.anchored_kl import AnchoredKl
 from methods.base import Method
 from methods.compose import Composite
 from methods.cpo import Cpo
+from methods.ctan import Ctan
 from methods.derpp import Derpp
 from methods.ewc import Ewc
 from methods.frozen import ZeroShot
@@ -35,7 +36,7 @@ _BUILT_IN: tuple[type[Method], ...] = (
     *(DrGrpo, Dapo, Gspo, Sapo, AnchoredKl),
     *(Raft, Sdft),
     *(L2, L2Init, Ewc, Replay),
-    *(Lwf, Wise, Cpo, Derpp, Olora),
+    *(Ctan, Lwf, Wise, Cpo, Derpp, Olora),
     Rif,
     *SHAPERS,
 )

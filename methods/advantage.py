@@ -1,6 +1,6 @@
 """Rewards to advantages: group centring, and the running scale of RaPO. Tensors in, tensors out.
 
-Equations 4 and 5 of RaPO (arXiv 2605.09640): ``A_i = (R_i - mean of its group) / (sigma_hat + eps)`` with
+Equations 5 and 6 of RaPO (arXiv 2605.09640): ``A_i = (R_i - mean of its group) / (sigma_hat + eps)`` with
 ``sigma_hat <- beta sigma_hat + (1 - beta) sigma_batch`` once per optimizer step, carried over task boundaries.
 Standard deviations are sample deviations (n - 1), as TRL's.
 """
@@ -24,12 +24,12 @@ def group_std(rewards: Tensor, group_size: int) -> Tensor:
     return rewards.view(-1, group_size).std(dim=1).repeat_interleave(group_size)
 
 
-def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
+def group_advantages(rewards: Tensor, group_size: int, epsilon: float = GROUP_EPSILON) -> Tensor:
     """GRPO's advantages (arXiv 2402.03300): centred and divided by the group's deviation, [B*G] to [B*G].
 
     A group of equal rewards gives zeros.
     """
-    return centred(rewards, group_size) / (group_std(rewards, group_size) + GROUP_EPSILON)
+    return centred(rewards, group_size) / (group_std(rewards, group_size) + epsilon)
 
 
 def zero_variance_share(rewards: Tensor, group_size: int) -> float:
@@ -39,14 +39,14 @@ def zero_variance_share(rewards: Tensor, group_size: int) -> float:
 
 
 def scaled_advantages(rewards: Tensor, group_size: int, scale: float, epsilon: float) -> Tensor:
-    """Centred rewards over one common scale (RaPO equation 5), [B*G] to [B*G]."""
+    """Centred rewards over one common scale (RaPO equation 6), [B*G] to [B*G]."""
     return centred(rewards, group_size) / (scale + epsilon)
 
 
-def guarded(advantages: Tensor, rewards: Tensor, group_size: int, limit: float) -> Tensor:
+def guarded(advantages: Tensor, rewards: Tensor, group_size: int, limit: float, epsilon: float) -> Tensor:
     """Replace groups in which any ``|A|`` exceeds ``limit`` by their own group-scaled advantages (released code)."""
     wild = (advantages.abs() > limit).view(-1, group_size).any(dim=1).repeat_interleave(group_size)
-    return torch.where(wild, group_advantages(rewards, group_size), advantages)
+    return torch.where(wild, group_advantages(rewards, group_size, epsilon), advantages)
 
 
 @dataclass(frozen=True, slots=True)

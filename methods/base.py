@@ -57,7 +57,7 @@ class AnchorRule:
     """
 
     kind: AnchorKind = "previous"
-    momentum: float = 0.5
+    momentum: float = 0.9
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(AnchorKind):
@@ -201,6 +201,8 @@ class Method:
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
         needs_first_task: why it must have learned the first task, as it learns the others; empty if it can begin with
             any task, as the method of a fork does.
+        includes: names of parts whose work it does itself.
+        state_settings: settings that its state was made under; a fork that changes one of them begins with no state.
         works_split: its hooks look at no weight, so that weights may be split among processes (``sharding.py``), or in
             a type that does not show how far they have moved (``numerics.py``).
         source: paper id or one line that says where the method comes from.
@@ -212,6 +214,8 @@ class Method:
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised", "reinforcement"})
     joint: bool = False
     needs_first_task: str = ""
+    includes: ClassVar[frozenset[str]] = frozenset()
+    state_settings: ClassVar[frozenset[str]] = frozenset()
     works_split: bool = False
     source: str = ""
 

@@ -38,6 +38,7 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     problems += [
         f"part {name!r} is listed more than once." for name in sorted({n for n in names if names.count(n) > 1})
     ]
+    problems += [f"part {name!r} is in {learner.name!r} already." for name in names if name in learner.includes]
     replaying = [one.name for one in (learner, *parts) if overrides(one, "replay")]
     if len(replaying) > 1:
         problems.append(f"{' and '.join(replaying)} both keep a memory; expected one of them.")

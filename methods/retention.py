@@ -1,6 +1,6 @@
 """Drift from the previous task's policy, and the reward for keeping it low. Tensors in, tensors out.
 
-Equations 1 and 2 of RaPO (arXiv 2605.09640). No gradient flows through either.
+Equations 2 and 3 of RaPO (arXiv 2605.09640). No gradient flows through either.
 """
 
 import torch
@@ -9,6 +9,14 @@ from torch import Tensor
 
 def drift(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:
     """Mean log-ratio of each completion's tokens, clamped at zero after the mean: D, [N, L] to [N], in nats.
+
+    Arguments and errors are those of ``mean_log_ratio``.
+    """
+    return mean_log_ratio(actor_logps, anchor_logps, mask).clamp(min=0.0)
+
+
+def mean_log_ratio(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:
+    """Mean log-ratio of each completion's tokens, [N, L] to [N], in nats: an estimate of the KL that may be negative.
 
     Args:
         actor_logps: log-probabilities under the policy that is trained, [N, L].
@@ -22,7 +30,7 @@ def drift(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:
     if bool((lengths == 0).any()):
         raise ValueError("drift of a completion without tokens is undefined")
     log_ratio = torch.where(mask.bool(), actor_logps.detach() - anchor_logps.detach(), 0.0)  # [N, L]
-    return (log_ratio.sum(dim=1) / lengths).clamp(min=0.0)
+    return log_ratio.sum(dim=1) / lengths
 
 
 def retention_reward(drifts: Tensor, sharpness: float) -> Tensor:

@@ -1,17 +1,18 @@
 """RaPO's retention reward as a part of its own, plain and gated.
 
-``R + lambda exp(-alpha D)`` from task 2 on, D the drift from the previous task's policy (arXiv 2605.09640, equations
-1 to 3). Gated (G-RA, arXiv 2508.10548): the retention reward, the lower-priority one, counts only for rollouts whose
-task reward reaches a threshold. The paper's threshold is on a four-valued outcome; here it is on the mean of the task
-reward's components, and 0.75 asks of a class both the right answer and the format.
+``R + lambda exp(-alpha D)`` from task 2 on, D the drift from the anchor: the previous task's policy (arXiv 2605.09640,
+equations 2 to 4), or another past one. Gated (G-RA, arXiv 2508.10548): the retention reward, the lower-priority one,
+counts only for rollouts whose task reward reaches a threshold. The paper's threshold is on a four-valued outcome; here
+it is on the mean of the task reward's components, and 0.75 asks of a class both the right answer and the format.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from methods.base import Method, Need, Rollouts
+from methods.base import AnchorKind, AnchorRule, Method, Need, Rollouts
 from methods.retention import drift, retention_reward
 from methods.settings import require
 
@@ -24,17 +25,23 @@ class RetentionConfig:
     """Weight lambda of the retention reward (0 or more)."""
     sharpness: float = 20.0
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+    anchor: str = "previous"
+    """Policy that drift is measured from: previous (task's), first (task's), average (of past tasks') or base."""
+    anchor_momentum: float = 0.9
+    """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require(
             "method",
             weight=(self.weight >= 0, self.weight, "a number from 0"),
             sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
+            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
+            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
         )
 
 
 class RetentionShaper(Method):
-    """Reward for low drift from the previous task's policy."""
+    """Reward for low drift from the anchor."""
 
     name = "retention"
     family = "part"
@@ -48,6 +55,13 @@ class RetentionShaper(Method):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"anchor"})
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return AnchorRule(cast(AnchorKind, self.config.anchor), self.config.anchor_momentum)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anchor": str(self.anchor_rule)}
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         return rewards if rollouts.task_index == 1 else rewards + self.config.weight * self.retained(rollouts)

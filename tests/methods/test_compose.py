@@ -119,8 +119,8 @@ def test_members_that_need_an_anchor_agree_on_which() -> None:
     with pytest.raises(UserError, match=r"'one' average \(momentum 0.5\) and 'slower' average \(momentum 0.9\)"):
         composite(average, slower)
     rapo = build_method("rapo", METHODS["rapo"].Config(anchor="first"))
-    with pytest.raises(UserError, match="the anchor of 'rapo' first and 'retention' previous; expected the same"):
-        Composite(rapo, [build_method("retention", METHODS["retention"].Config())])
+    with pytest.raises(UserError, match="the anchor of 'rapo' first and 'gated_retention' previous; expected the same"):
+        Composite(rapo, [build_method("gated_retention", METHODS["gated_retention"].Config())])
     kl = made("anchored_kl")  # its KL term holds to the same anchor
     with pytest.raises(UserError, match="'anchored_kl' previous and 'one' average"):
         Composite(kl, [made_method(average, L2Config())])

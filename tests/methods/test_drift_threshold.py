@@ -37,6 +37,21 @@ def test_equal_drifts_and_the_first_task_leave_the_rewards(keep: str) -> None:
         shaped(method, rollouts(parts, group_size=2, task=2)[0])
 
 
+def test_kl_below_zero_is_told_apart_too() -> None:
+    """Mean log-ratios -1/2, -1/4, -1/4, 0, their mean -1/4; clamped at zero, all would be the same."""
+    parts = {"accuracy": [1.0] * 4, "format": [1.0] * 4}
+    made, logged = rollouts(parts, group_size=4, drifts=[-0.5, -0.25, -0.25, 0.0])
+    assert shaped(DriftThreshold(DriftThresholdConfig(keep="high")), made) == [0.0, 2.0, 2.0, 2.0]
+    assert logged["drift"] == 0.0  # RaPO's is clamped
+
+
+def test_a_later_task_may_be_the_first_one() -> None:
+    parts, drifts = {"accuracy": [1.0, 1.0], "format": [1.0, 1.0]}, [0.1, 0.3]
+    method = DriftThreshold(DriftThresholdConfig(from_task=4))
+    assert shaped(method, rollouts(parts, group_size=2, task=3, drifts=drifts)[0]) == [2.0, 2.0]
+    assert shaped(method, rollouts(parts, group_size=2, task=4, drifts=drifts)[0]) == [2.0, 0.0]
+
+
 def test_another_side_is_refused() -> None:
     with pytest.raises(UserError, match="keep: got 'middle', expected low or high"):
         DriftThresholdConfig(keep="middle")
