@@ -1,6 +1,7 @@
 """Completion to answer: the reply format ``<think>…</think><answer>…</answer>`` of RaPO (arXiv 2605.09640).
 
-Deliberately absent: repair. A missing tag is not guessed, and case or spelling of a tag is not mended.
+Deliberately absent: repair. A missing tag is not guessed, case or spelling of a tag is not mended, and of two answer
+blocks none is chosen.
 """
 
 import re
@@ -21,8 +22,8 @@ class Parsed:
     """Parts of a completion.
 
     Attributes:
-        answer: text inside the first answer block, outer white space removed; None without such a block.
-        thought: text inside the first think block, likewise.
+        answer: text inside the answer block, outer white space removed; None where there is none, or more than one.
+        thought: text inside the first think block, likewise; None without such a block.
         format_ok: the whole completion has the form that the prompt asked for.
     """
 
@@ -35,22 +36,19 @@ def parse_completion(text: str, think: bool = True) -> Parsed:
     """Answer, thought and well-formedness of a completion.
 
     Well-formed means: exactly one think block, then exactly one answer block, nothing but white space
-    around them, and a thought that is not the prompt's own placeholder.
+    around them, and a thought that is neither empty nor the prompt's own placeholder.
     With ``think=False``: exactly one answer block.
     """
-    answer, thought = _first(_ANSWER, text), _first(_THINK, text)
+    answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (_ANSWER, _THINK))
     form, tags = (_THINK_THEN_ANSWER, 4) if think else (_ANSWER_ONLY, 2)
-    format_ok = form.fullmatch(text) is not None and len(_TAG.findall(text)) == tags
-    if think and thought is not None and normalise_label(thought) == normalise_label(THOUGHT_PLACEHOLDER):
-        format_ok = False
-    return Parsed(answer, thought, format_ok)
+    format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(_is_thought, thoughts))
+    return Parsed(answers[0] if len(answers) == 1 else None, thoughts[0] if thoughts else None, format_ok)
 
 
 def without_answer(text: str) -> str:
-    """What a completion says beside its answer: all of it but the first answer block."""
+    """What a completion says beside its answer: all of it but the answer block."""
     return _ANSWER.sub(" ", text, count=1)
 
 
-def _first(block: re.Pattern[str], text: str) -> str | None:
-    found = block.search(text)
-    return found.group(1).strip() if found else None
+def _is_thought(text: str) -> bool:
+    return bool(text) and normalise_label(text) != normalise_label(THOUGHT_PLACEHOLDER)

@@ -45,8 +45,27 @@ def test_the_prompts_own_placeholder_is_no_thought(thought: str) -> None:
 
 
 def test_the_answer_is_read_even_from_a_malformed_completion() -> None:
-    parsed = parse_completion("well <answer>three</answer> or <answer>eight</answer>")
-    assert (parsed.answer, parsed.format_ok) == ("three", False)  # the first block counts
+    parsed = parse_completion("well <answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>a</think><answer>three</answer><answer>three</answer>",
+        "<think>a <answer>three</answer></think><answer>three</answer>",
+        "<think>a</think><answer>three</answer> or <answer>eight</answer>",
+    ],
+)
+def test_two_answer_blocks_are_no_answer_also_if_they_agree(completion: str) -> None:
+    parsed = parse_completion(completion)
+    assert (parsed.answer, parsed.format_ok) == (None, False)
+
+
+@pytest.mark.parametrize("thought", ["", " \n "])
+def test_an_empty_think_block_is_no_thought(thought: str) -> None:
+    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
 
 
 def test_an_unclosed_answer_is_no_answer() -> None:
