@@ -135,6 +135,8 @@ MANIFEST_OTHERS: Kinds = {
     "tasks": list_of(MAPPING),
     "data": by_name(TEXT),
     "probes": by_name(TEXT),
+    "prompts": by_name(TEXT),
+    "prompt_style": TEXT,
     "plugins": by_name(TEXT),
     "versions": by_name(TEXT),
     "carry": by_name(TEXT),

@@ -7,8 +7,7 @@ blocks none is chosen.
 import re
 from dataclasses import dataclass
 
-from task_streams.labels import normalise_label
-from task_streams.prompt import THOUGHT_PLACEHOLDER
+from task_streams.prompt_style import SUITE, PromptStyle
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -32,23 +31,19 @@ class Parsed:
     format_ok: bool
 
 
-def parse_completion(text: str, think: bool = True) -> Parsed:
+def parse_completion(text: str, style: PromptStyle = SUITE) -> Parsed:
     """Answer, thought and well-formedness of a completion.
 
     Well-formed means: exactly one think block, then exactly one answer block, nothing but white space
-    around them, and a thought that is neither empty nor the prompt's own placeholder.
-    With ``think=False``: exactly one answer block.
+    around them, and a thought that is one (``PromptStyle.is_thought``).
+    Where the style asks for no thought: exactly one answer block.
     """
     answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (_ANSWER, _THINK))
-    form, tags = (_THINK_THEN_ANSWER, 4) if think else (_ANSWER_ONLY, 2)
-    format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(_is_thought, thoughts))
+    form, tags = (_THINK_THEN_ANSWER, 4) if style.think else (_ANSWER_ONLY, 2)
+    format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(style.is_thought, thoughts))
     return Parsed(answers[0] if len(answers) == 1 else None, thoughts[0] if thoughts else None, format_ok)
 
 
 def without_answer(text: str) -> str:
     """What a completion says beside its answer: all of it but the answer block."""
     return _ANSWER.sub(" ", text, count=1)
-
-
-def _is_thought(text: str) -> bool:
-    return bool(text) and normalise_label(text) != normalise_label(THOUGHT_PLACEHOLDER)

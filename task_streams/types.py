@@ -10,6 +10,8 @@ from typing import Literal
 
 from PIL.Image import Image
 
+from task_streams.prompt_style import SUITE, PromptStyle
+
 Scenario = Literal["cil", "dil", "til"]
 LabelOrder = Literal["sorted", "appearance"]
 Kind = Literal["classification", "detection", "question"]
@@ -121,6 +123,7 @@ class Task:
         test: held-out examples, disjoint from ``train``.
         kind: what is asked: the class of an image or clip, the boxes in it, or a question of its own.
         annotation: which classes training prompts list and training boxes show: all seen ones, or the new only.
+        style: the words in which is asked.
     """
 
     index: int
@@ -131,6 +134,7 @@ class Task:
     test: tuple[Example, ...]
     kind: Kind = "classification"
     annotation: Annotation = "seen"
+    style: PromptStyle = SUITE
 
     @property
     def trained(self) -> tuple[str, ...]:

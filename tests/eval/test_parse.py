@@ -3,7 +3,10 @@
 import pytest
 
 from eval.parse import parse_completion
-from task_streams.prompt import THOUGHT_PLACEHOLDER, target_text
+from task_streams.prompt import target_text
+from task_streams.prompt_style import prompt_style
+
+SILENT = prompt_style("suite", think=False)
 
 
 def test_the_target_of_supervised_training_is_well_formed() -> None:
@@ -39,7 +42,7 @@ def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion:
     assert not parse_completion(completion).format_ok
 
 
-@pytest.mark.parametrize("thought", [THOUGHT_PLACEHOLDER, " Your-Reasoning ", "your_reasoning"])
+@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning"])
 def test_the_prompts_own_placeholder_is_no_thought(thought: str) -> None:
     assert not parse_completion(f"<think>{thought}</think><answer>three</answer>").format_ok
 
@@ -73,5 +76,5 @@ def test_an_unclosed_answer_is_no_answer() -> None:
 
 
 def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
-    assert parse_completion(target_text("three", think=False), think=False).format_ok
-    assert not parse_completion(target_text("three"), think=False).format_ok
+    assert parse_completion(target_text("three", style=SILENT), SILENT).format_ok
+    assert not parse_completion(target_text("three"), SILENT).format_ok
