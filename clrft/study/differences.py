@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clrft.runs import RunRecord
+from task_streams.prompt_style import SUITE
 
 # Where a run is kept and what it is called: no settings.
 _PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label")
@@ -19,6 +20,8 @@ FREE = (
 )  # fmt: skip
 _FACTS = ("data", "probes", "prompts", "versions", "plugins")  # of the manifest, each by name
 _MODEL_FACTS = ("model_type", "dtype", "attention", "device")  # numbers of parameters are a method's own
+# What runs had that are older than the setting.
+BEFORE = {"stream.prompt": SUITE.name}
 FORK, NO_FORK = "fork", "-"  # name and value that stand beside settings
 
 
@@ -79,7 +82,12 @@ def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
 
 def settings(run: RunRecord) -> dict[str, str]:
     """A run's settings by dotted name, without what only names it or says where it is kept."""
-    return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
+    return {name: value for name, value in recorded(run).items() if not name.startswith(_PLACE_AND_NAME)}
+
+
+def recorded(run: RunRecord) -> dict[str, str]:
+    """A run's whole configuration by dotted name, with ``BEFORE`` where it is older than a setting."""
+    return BEFORE | flatten(run.config)
 
 
 def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clrft.runs import RunRecord
-from clrft.study.differences import FORK, NO_FORK, differing_settings, flatten, forks
+from clrft.study.differences import FORK, NO_FORK, differing_settings, forks, recorded
 from eval.metrics import Value, compute_metrics, undefined
 
 FLOOR = "zero_shot"  # the frozen base: what is known without learning
@@ -126,7 +126,7 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     differing = [FORK, *differing_settings(records)]
     parts: dict[tuple[str, ...], list[RunRecord]] = {}
     for record, fork in zip(records, forks(records), strict=True):
-        flat = {**flatten(record.config), FORK: fork}
+        flat = {**recorded(record), FORK: fork}
         parts.setdefault(tuple(flat.get(name, "-") for name in differing), []).append(record)
     usual = {**_usual(list(parts), differing), FORK: NO_FORK}  # a fork is always named
     told = {

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from clrft.config import RunConfig, build_config
-from clrft.study.differences import FREE, flatten
+from clrft.study.differences import FREE, flatten, recorded
 from clrft.study.groups import Group, Summary, summarise
 from clrft.sweep import load_sweep, sweep_file
 from eval.metrics import undefined
@@ -219,9 +219,9 @@ def _is_of(row: Published, group: Group) -> bool:
 
 def _measured(row: Published, group: Group) -> Measured:
     absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
-    apart = [departures(row, _compared(flatten(run.config))) for run in group.runs]
+    apart = [departures(row, _compared(recorded(run))) for run in group.runs]
     seeds = tuple(run.seed for run in group.runs)
-    last = [one for one in departures(row, _compared(flatten(group.runs[0].config)), seeds) if one.name == "seeds"]
+    last = [one for one in departures(row, _compared(recorded(group.runs[0])), seeds) if one.name == "seeds"]
     return Measured(
         label=group.label,
         seeds=seeds,
