@@ -253,6 +253,14 @@ def test_a_users_own_file_is_a_style(tmp_path: Path) -> None:
     assert text == "Which image? two b, a <think>because</think><answer>it</answer>"
 
 
+def test_the_form_in_the_docs_is_a_style(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
+    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
+    assert not prompt_style(path).is_thought("My reasons")
+    assert list(prompt_style(path, think=False).wordings) == ["classification"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
