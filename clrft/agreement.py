@@ -75,10 +75,14 @@ def stage_problems(folder: Path, stage: int, record: Mapping[str, Any], matrix: 
     if record["task"] != stage or stage > len(matrix):
         return [f"{name} is that of task {record['task']}, and the matrix has {len(matrix)} tasks."]
     row = matrix.base if stage == 0 else matrix.value[stage - 1]
-    told = {int(task): value for task, value in record["accuracy"].items()}
+    told = {str(int(task)): value for task, value in record["accuracy"].items()}
     if stage == 0 and not told:
         return []
-    expected = {task: float(value) for task, value in enumerate(row, start=1) if not math.isnan(value)}
+    expected = {str(task): float(value) for task, value in enumerate(row, start=1) if not math.isnan(value)}
+    if record.get("pooled") is not None:
+        told["pooled"] = record["pooled"]
+    if stage and not math.isnan(matrix.pooled[stage - 1]):
+        expected["pooled"] = float(matrix.pooled[stage - 1])
     if told.keys() == expected.keys() and all(math.isclose(told[j], expected[j], abs_tol=1e-9) for j in told):
         return []
     return [f"{name} has the results {told}, but matrix.json {expected}."]

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrft.files import Damaged, digest, sha256_file, write_json_atomic
-from clrft.record import METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
+from clrft.record import LEAST_APPLIED, METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
 from eval.cell import Cell
 from eval.evaluate import Prediction
 from eval.probe import ProbeAnswer
 from methods.anchor import Anchors
 from methods.base import Method
-from methods.fit import StepRow
+from methods.fit import APPLIED, StepRow
 from methods.policy import Policy
 from task_streams.errors import UserError
 
@@ -49,8 +49,9 @@ class StageRecord:
     Attributes:
         stage: index of the stage.
         name: name of the task.
-        predictions: every answer of the stage's evaluation.
+        predictions: every answer of the stage's evaluation, of an item that several tasks have one for each.
         cells: result of each task that was tested, by its index.
+        pooled: AP over all classes and images so far (``eval.cell.pooled_ap``), 0 to 1; None for other measures.
         probe: accuracy on each general-ability probe, 0 to 1.
         probe_answers: the answers behind it, of the sets that come from files.
         final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
@@ -68,6 +69,7 @@ class StageRecord:
     name: str
     predictions: list[Prediction] = field(default_factory=list)
     cells: dict[int, Cell] = field(default_factory=dict)
+    pooled: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
     probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
     final_list: dict[int, Cell] = field(default_factory=dict)
@@ -79,6 +81,11 @@ class StageRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def least_applied(self) -> float | None:
+        """The smallest share of an update that reached the weights; None without updates."""
+        return min((row[APPLIED] for row in self.steps if APPLIED in row), default=None)
+
     def to_json(self) -> dict[str, Any]:
         """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
         return {
@@ -89,12 +96,14 @@ class StageRecord:
             "correct": {str(j): cell.correct for j, cell in self.cells.items()},
             "total": {str(j): cell.total for j, cell in self.cells.items()},
             "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
+            "pooled": self.pooled,
             "probe": self.probe,
             "final_list": {str(j): cell.value for j, cell in self.final_list.items()},
             "drift": self.drift,
             "cost": self.cost,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,
+            LEAST_APPLIED: self.least_applied,
         }
 
 

@@ -255,6 +255,26 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     return config
 
 
+def with_defaults(sections: Mapping[str, Values]) -> dict[str, Values]:
+    """Sections of plain settings with the defaults of what they lack; of unknown streams and methods as they are."""
+    stream, methods = str(sections["stream"].get("name")), known_methods()
+    schemas: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+    schemas |= {"stream": STREAMS[stream].config} if stream in STREAMS else {}
+
+    def complete(values: Values, schema: type | None) -> Values:
+        fields = () if schema is None else dataclasses.fields(schema)
+        known = {one.name: one.default for one in fields if one.default is not dataclasses.MISSING}
+        return {**{name: list(one) if isinstance(one, tuple) else one for name, one in known.items()}, **values}
+
+    def of_method(name: Any, values: Values) -> Values:
+        return complete(values, method_class(name).Config if name in methods else None)
+
+    method = of_method(sections["method"].get("name"), sections["method"])
+    if parts := section_of(method, "parts"):
+        method["parts"] = {name: of_method(name, section_of(parts, name)) for name in parts}
+    return {**{name: complete(one, schemas.get(name)) for name, one in sections.items()}, "method": method}
+
+
 def config_of(values: Mapping[str, Any]) -> RunConfig:
     """The configuration that ``RunConfig.to_dict`` told in plain values, maybe in another process."""
     plain = {**values, **sections_of(values)}

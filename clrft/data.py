@@ -20,7 +20,7 @@ from task_streams.fingerprint import check_stream, fingerprints
 from task_streams.positives import positives
 from task_streams.probe_sets import ENDING
 from task_streams.records import Record
-from task_streams.types import Example, Task, TaskStream
+from task_streams.types import Example, Task, TaskStream, new_test_items
 
 DEFAULT_SEED = 1993
 SHOWN_DIGITS = 12  # of a fingerprint
@@ -178,7 +178,7 @@ def tasks_table(stream: TaskStream, config: RunConfig, damage: Damage) -> Table:
     damaged = [sum(belongs(record, task) for record in damage.values()) for task in stream.tasks]
     unplaced = len(damage) - sum(damaged)  # of classes that no task of this stream has
     totals = [len(set().union(*(task.classes for task in stream.tasks))), sum(len(t.train) for t in stream.tasks)]
-    totals += [sum(len(t.test) for t in stream.tasks), sum(short), sum(damaged) + unplaced]
+    totals += [sum(map(len, new_test_items(stream.tasks))), sum(short), sum(damaged) + unplaced]
     title = f"{config.stream_label}: {stream.scenario}, order seed {stream.order_seed}"
     table = Table(title=title, title_justify="left", show_footer=True)
     table.add_column("task", "total", min_width=14, overflow="fold")

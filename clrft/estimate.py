@@ -22,7 +22,7 @@ from methods.costs.sizes import ModelSizes, sizes_of_checkpoint
 from methods.costs.workload import Load, Setup
 from methods.fit import rows_per_update
 from methods.model_config import choose_attention, choose_device, choose_dtype
-from methods.numerics import keeps_all, weights_problems
+from methods.numerics import keeps_all, looking_at_weights
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
@@ -108,7 +108,7 @@ def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int
         return with_optimizer(config, PLAIN)
     wide = with_optimizer(config, WIDE)
     method = build_method(config.method_name, config.method, config.parts)
-    if capacity is None or weights_problems(method, KAHAN) or needed(wide) <= capacity:
+    if capacity is None or looking_at_weights(method) or needed(wide) <= capacity:
         return wide
     return with_optimizer(config, KAHAN)
 

@@ -21,10 +21,10 @@ from clrft.checkpoint import (
     stage_folder,
 )
 from clrft.config import RunConfig
-from clrft.files import digest, link_or_copy, whole_folder, write_json_atomic
+from clrft.files import link_or_copy, whole_folder, write_json_atomic
 from clrft.fork_source import Source
 from clrft.lineage import check_lineage, check_stage
-from clrft.manifest import CARRIED, anchor_policy, check_same_data, comparable, run_manifest, write_config
+from clrft.manifest import CARRIED, anchor_policy, check_same_data, run_manifest, write_config
 from clrft.origins import fork_facts
 from clrft.record import METHOD_STATE, read_record
 from clrft.state import Run
@@ -69,7 +69,7 @@ def plant(state: Run, source: Source) -> None:
     stages = range(source.stage + 1)
     manifest = fork_manifest(state, source)
     check_same_data(source.folder, source.manifest, manifest)
-    check_lineage(source.folder, stages, digest(comparable(source.config)), manifest["data"], source.origins)
+    check_lineage(source.folder, stages, source.digest, manifest["data"], source.origins)
     if manifest["carry"]["anchor"] == FIRST_OF_WEIGHTS:
         check_stage(source.folder, 1)
     for partial in state.folder.parent.glob(f".{state.folder.name}.partial-*"):

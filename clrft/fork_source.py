@@ -14,8 +14,9 @@ from clrft.files import digest
 from clrft.lineage import identity_of
 from clrft.manifest import comparable
 from clrft.origins import Origin, origins_of
-from clrft.plain import read_yaml, section_of, sections_of
+from clrft.plain import read_yaml, section_of
 from clrft.record import LIST, MANIFEST, MANIFEST_OTHERS, read_record, read_stage
+from clrft.saved import CONFIG_FILE, in_todays_words
 from task_streams.errors import UserError
 
 FORM = "expected RUN@taskK, e.g. runs/single/digits_cil-sft-1993@task3"
@@ -28,8 +29,9 @@ class Source:
     Attributes:
         folder: the run's folder.
         stage: which stage.
-        config: the run's settings, as its ``config.yaml`` has them.
+        config: the run's settings, in the words of this version.
         manifest: the run's manifest.
+        digest: of the settings as they were written.
         origins: the runs that it was forked from itself.
     """
 
@@ -37,6 +39,7 @@ class Source:
     stage: int
     config: Values
     manifest: Mapping[str, Any]
+    digest: str
     origins: tuple[Origin, ...] = ()
 
     @property
@@ -58,7 +61,7 @@ class Source:
             method=self.manifest["method"],
             stage=self.stage,
             identity=identity,
-            config=digest(comparable(self.config)),
+            config=self.digest,
             settings=settings,
         )
         earlier = [one for one in self.origins if one.stage < self.stage]
@@ -98,8 +101,8 @@ def read_source(folder: Path, stage: int) -> Source:
         UserError: it is no stage between the base and the last, not finished, or has no weights.
     """
     manifest = read_record(folder / "manifest.json", None, {**MANIFEST, "tasks": LIST}, MANIFEST_OTHERS)
-    config = read_yaml(folder / "config.yaml")
-    sections_of(config)  # refuses what is no section
+    written = read_yaml(folder / CONFIG_FILE)
+    config = in_todays_words(written)
     tasks = len(manifest["tasks"])
     check_stage_number(folder, stage, tasks)
     check_trained(folder, manifest["method"], tasks)
@@ -110,7 +113,7 @@ def read_source(folder: Path, stage: int) -> Source:
     check_has_weights(folder, stage, range(1, min(done, tasks - 1) + 1))
     for each in range(stage + 1):
         read_stage(stage_folder(folder, each) / METRICS_FILE, SCHEMA)  # the fork's matrix will be made of them
-    return Source(folder, stage, config, manifest, origins_of(folder, manifest))
+    return Source(folder, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
 
 
 def check_stage_number(folder: Path, stage: int, tasks: int) -> None:

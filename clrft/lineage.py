@@ -15,7 +15,9 @@ from clrft.files import Damaged, sha256_file, write_json_atomic
 from clrft.files import digest as digest
 from clrft.manifest import comparable
 from clrft.origins import Origin
+from clrft.plain import read_yaml
 from clrft.record import LINEAGE, read_record
+from clrft.saved import CONFIG_FILE
 from task_streams.errors import UserError
 
 SCHEMA = 1
@@ -37,8 +39,9 @@ def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data
 
 
 def config_digest(config: RunConfig) -> str:
-    """Digest of the settings that decide what a run computes."""
-    return digest(comparable(config.to_dict()))
+    """Digest of the settings that decide what a run computes, as the version that began it wrote them."""
+    file = config.folder / CONFIG_FILE
+    return digest(comparable(read_yaml(file) if file.exists() else config.to_dict()))
 
 
 def learned_files(folder: Path) -> list[Path]:

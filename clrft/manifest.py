@@ -8,8 +8,10 @@ import yaml
 
 from clrft.config import RunConfig, Values
 from clrft.files import write_text_atomic
-from clrft.plain import read_yaml, section_of
+from clrft.plain import section_of
 from clrft.provenance import code_identity, hardware, versions
+from clrft.saved import CONFIG_FILE, saved_settings
+from eval.cell import measure_of
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
 from methods.settings import KAHAN
@@ -25,7 +27,7 @@ LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every", "check_memor
 def write_config(config: RunConfig, folder: Path) -> None:
     """Save the resolved configuration in a folder, the run's or what becomes it."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-    write_text_atomic(folder / "config.yaml", text)
+    write_text_atomic(folder / CONFIG_FILE, text)
 
 
 def check_same_config(config: RunConfig) -> None:
@@ -34,7 +36,7 @@ def check_same_config(config: RunConfig) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    saved = _flat(comparable(read_yaml(config.folder / "config.yaml")))
+    saved = _flat(comparable(saved_settings(config.folder)))
     asked = _flat(comparable(config.to_dict()))
     differing = [
         f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"
@@ -71,7 +73,7 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
     if differing:
         raise UserError(
             f"{folder}: the stream's data are not those this run began with (fingerprints differ for "
-            f"{', '.join(differing)}); restore them or start a new run."
+            f"{', '.join(differing)}); restore them, with the version of clrft that it began with, or start a new run."
         )
 
 
@@ -103,6 +105,7 @@ def run_manifest(
         "method": config.method_label,
         "seed": config.seed,
         "scenario": stream.scenario,
+        "measure": measure_of(stream),
         "tasks": [
             {"index": t.index, "name": t.name, "classes": list(t.classes), "train": len(t.train), "test": len(t.test)}
             for t in stream.tasks

@@ -5,9 +5,7 @@ Deliberately absent: other processes that grow later, other cells of a sweep bes
 on a GPU.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +13,12 @@ import torch
 from clrft.available import available_bytes, capacity_bytes
 from clrft.base import default_model_path
 from clrft.config import RunConfig
-from clrft.estimate import Longest, decided, estimate, gib, setup_of, with_optimizer
+from clrft.estimate import Longest, decided, estimate, gib, with_optimizer
+from clrft.plan.checkpoint import checkpoint_of
+from clrft.plan.memory import memory_of
+from clrft.plan.sharing import Sharing
 from clrft.remedies import remedies
 from clrft.state import Run
-from methods import build_method
 from methods.costs.footprint import Footprint
 from methods.costs.sizes import sizes_of, sizes_of_checkpoint
 from methods.model_config import choose_device
@@ -35,16 +35,13 @@ def affordable(config: RunConfig, longest: Longest) -> str:
     """The optimizer that ``train.optimizer`` stands for on this device, with prompts as long as those looked at."""
     if config.train.optimizer != AUTO or keeps_all(config.model):
         return decided(config, lambda _: 0, None).train.optimizer
-    device, parts = choose_device(config.model), ranks.count() if ranks.weights_split() else 1
-    sizes = sizes_of_checkpoint(config.model.path or str(default_model_path()), config.model.lora_targets)
-    if sizes is None:  # nothing is known of the family's memory
+    path, device = config.model.path or str(default_model_path()), choose_device(config.model)
+    if sizes_of_checkpoint(path, config.model.lora_targets) is None:  # nothing is known of the family's memory
         return WIDE
-    part = replace(sizes, parameters=math.ceil(sizes.parameters / parts))
+    checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.count(), split=bool(ranks.weights_split()))
 
     def needed(one: RunConfig) -> int:
-        method = build_method(one.method_name, one.method, one.parts)
-        gathered = sizes.parameters * setup_of(one, method, device).precision.weight if parts > 1 else 0
-        return gathered + estimate(one, part, device, longest).peak.total
+        return memory_of(one, checkpoint, device, longest, sharing).peak.total
 
     return decided(config, needed, capacity_bytes(device)).train.optimizer
 

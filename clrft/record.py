@@ -86,17 +86,20 @@ DRIFT = Kind(
     ),
 )
 
+LEAST_APPLIED = "least_update_applied"  # smallest share of an update that reached the weights
 # The fields of a stage's metrics.json that are read; those behind ``others`` may be absent.
 STAGE: Kinds = {"task": WHOLE, "name": TEXT, "accuracy": by_task(FRACTION)}
 STAGE_OTHERS: Kinds = {
     "correct": by_task(or_null(WHOLE)),
     "total": by_task(or_null(WHOLE)),
     "final_list": by_task(FRACTION),
+    "pooled": or_null(FRACTION),
     "probe": by_name(FRACTION),
     "drift": DRIFT,
     "cost": by_name(by_name(NUMBER)),
     "seconds": by_name(NUMBER),
     "peak_memory_mb": by_name(NUMBER),
+    LEAST_APPLIED: or_null(NUMBER),
     "files": by_name(TEXT),
     "digest": TEXT,
 }
@@ -133,6 +136,7 @@ MEMORY = Kind(
 MANIFEST: Kinds = {"stream": TEXT, "method": TEXT, "seed": WHOLE}
 MANIFEST_OTHERS: Kinds = {
     "tasks": list_of(MAPPING),
+    "measure": TEXT,
     "data": by_name(TEXT),
     "probes": by_name(TEXT),
     "prompts": by_name(TEXT),

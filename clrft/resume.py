@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config import RunConfig, config_of, merge
-from clrft.plain import plugins_of, read_yaml, sections_of
+from clrft.plain import plugins_of
+from clrft.saved import saved_settings
 from methods.registry import load_plugins
 from task_streams.errors import UserError
 
@@ -24,9 +25,8 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     """
     if not os.path.isfile(folder / "config.yaml"):  # for a name of any length
         raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
-    values = read_yaml(folder / "config.yaml")
+    values = saved_settings(folder)
     used = plugins_of(values)
-    values |= sections_of(values)
     values["run"].pop("plugins", None)
     asked = plugins_of(overrides)
     if used and not asked:

@@ -42,7 +42,7 @@ from methods.base import Method, TaskContext
 from methods.fit import check_batch
 from methods.inputs.encoding import encoded_requests
 from methods.model_config import describe_model
-from methods.numerics import weights_problems
+from methods.numerics import training_problems
 from methods.policy import load_policy, load_processor
 from methods.processes import ranks
 from methods.processes.sharding import shard
@@ -161,7 +161,7 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes)
     problems = [*engine_problems(state), *graph_problems(state)]
-    problems += [*weights_problems(method, policy.numerics.optimizer), *anchor_problems(method, policy)]
+    problems += [*training_problems(method, policy.numerics, policy.has_adapter), *anchor_problems(method, policy)]
     problems += method.problems(policy, state.tasks)
     split = ranks.weights_split()
     problems += split_problems(state) if split else []
@@ -274,15 +274,15 @@ def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> 
     begun = config.folder / "manifest.json"
     if begun.exists():
         return str(read_record(begun, None, MANIFEST, MANIFEST_OTHERS)["model"].get("optimizer", PLAIN))
-    known = source.manifest["model"].get("optimizer") if source is not None else None
-    if known is None:
+    if source is None:
         return affordable(config, longest)
+    known = str(source.manifest["model"].get("optimizer", PLAIN))
     if config.train.optimizer not in (AUTO, known):
         raise UserError(
             f"train.optimizer: got {config.train.optimizer}, but the run that is forked holds its weights for {known}; "
             f"expected {known} or {AUTO}."
         )
-    return str(known)
+    return known
 
 
 def looked_at(stream: TaskStream) -> Iterator[Example]:

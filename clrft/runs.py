@@ -15,7 +15,6 @@ from typing import Any, Literal
 from clrft.agreement import check_agreement, stage_files
 from clrft.files import COMPARISON, REPORT, check_inside, read_json, safe_name
 from clrft.origins import origins_of
-from clrft.plain import read_yaml, sections_of
 from clrft.predictions import read_predictions
 from clrft.record import (
     MANIFEST,
@@ -27,6 +26,7 @@ from clrft.record import (
     read_stage,
     read_steps,
 )
+from clrft.saved import saved_settings
 from eval.evaluate import Prediction
 from eval.matrix import AccuracyMatrix
 from eval.metrics import METRICS, Value, compute_metrics
@@ -121,8 +121,8 @@ def read_run(folder: Path) -> RunRecord:
     origins_of(folder, manifest)  # refuses a damaged one
     matrix = AccuracyMatrix.from_json(read_json(folder / "matrix.json"))
     metrics = _read_metrics(folder / "metrics.json", matrix)
-    config = read_yaml(folder / "config.yaml")
-    check_agreement(folder, manifest, {**config, **sections_of(config)}, matrix, metrics)
+    config = saved_settings(folder)
+    check_agreement(folder, manifest, config, matrix, metrics)
     stream, method, seed = (manifest[key] for key in ("stream", "method", "seed"))
     return RunRecord(folder, stream, method, seed, config, manifest, matrix, metrics)
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 from clrft.checkpoint import (
@@ -22,8 +23,9 @@ from clrft.spent import counted
 from clrft.state import Run, stage_name
 from clrft.training import OnStep, learn_task, link_learned
 from clrft.unfinished import Unfinished
-from eval.cell import cell_of
+from eval.cell import cell_of, measure_of, pooled_ap
 from eval.evaluate import Prediction, accuracy, evaluate
+from eval.matrix import POOLED_BOX_AP
 from methods.inputs.fit_image import image_fit
 from methods.policy import Decoding
 from methods.processes import ranks
@@ -32,7 +34,7 @@ from methods.rollouts.answering import Session
 from methods.snapshots import FullSnapshot
 from task_streams.glyphs import glyph_examples
 from task_streams.prompt_style import PromptStyle
-from task_streams.types import Task
+from task_streams.types import Example, Task, new_test_items
 
 PROBE = BUILT_IN
 PROBE_SEED = 7
@@ -80,18 +82,24 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     """Test every task due at this stage, and the general-ability probe."""
     start = time.perf_counter()
     session = state.policy.session()
-    due = [task for task in state.stream.tasks if is_due(state, stage, task)]
+    due = due_tests(state, stage)
     probe = glyph_probe(state.config.evaluate.probe, state.config.stream.style) if probe_due(state, stage) else None
     again = final_list_task(state, stage)
     sets = state.probes if probes_due(state, stage) else ()
-    items = sum(len(task.test) for task in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
+    items = sum(len(new) for _, new in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
     items += sum(len(one.probes) for one in sets)
     state.reporter.begin(state.config.cell, f"task {stage}/{len(state.stream)} test", items)
-    for task in due:
+    known: dict[str, Prediction] = {}  # the last answer about each item
+    for task, new in due:
         seen = state.stream.tasks[max(stage, task.index) - 1].seen
-        predictions = answers(state, task, seen, stage, session)
+        if new:
+            known |= {one.key: one for one in answers(state, replace(task, test=new), seen, stage, session)}
+        predictions = [replace(known[item.key], task=task.index) for item in task.test]
         record.predictions += predictions
         record.cells[task.index] = cell_of(task, predictions)
+    if stage and measure_of(state.stream) == POOLED_BOX_AP:
+        so_far = (one for one in record.predictions if one.task <= stage)
+        record.pooled = pooled_ap(so_far, state.stream.tasks[stage - 1].seen)
     if again is not None:
         record.final_list_predictions = answers(state, again, state.stream.labels, stage, session)
         record.final_list[stage] = cell_of(again, record.final_list_predictions)
@@ -104,9 +112,15 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     record.seconds["evaluate"] = time.perf_counter() - start
 
 
-def is_due(state: Run, stage: int, task: Task) -> bool:
-    """Whether a task is tested at a stage: all learned so far; the others too when ``evaluate.future``."""
-    return task.index <= stage or state.config.evaluate.future
+def due_tests(state: Run, stage: int) -> list[tuple[Task, tuple[Example, ...]]]:
+    """Tasks tested at a stage, each with those of its items that are asked for it.
+
+    Tasks learned so far share one class list: an item that several of them have is asked for the first. The others, due
+    when ``evaluate.future``, have lists of their own, so all of their items are asked.
+    """
+    learned, others = state.stream.tasks[:stage], state.stream.tasks[stage:]
+    asked = list(zip(learned, new_test_items(learned), strict=True))
+    return asked + [(task, task.test) for task in others if state.config.evaluate.future]
 
 
 def final_list_task(state: Run, stage: int) -> Task | None:

@@ -31,12 +31,12 @@ from clrft.unfinished import Unfinished
 from methods.anchor_guard import anchor_unchanged
 from methods.base import TaskContext
 from methods.costs.meter import added, sums
-from methods.fit import FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
+from methods.fit import APPLIED, FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
 from methods.memory import remembered
 from methods.processes import ranks
 from methods.processes.sharding import is_sharded, whole_weights
 from methods.resumable import Keeping
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, LOST_BELOW, WIDE, TrainConfig
 from methods.training_state import TrainingState
 from task_streams.config import SourceConfig
 from task_streams.types import Example, Task
@@ -166,9 +166,12 @@ def train_stage(
     total = planned_updates(state.method, settings.train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
 
+    rounded = rounded_warning(state)
+
     def report(row: StepRow) -> None:
         interrupt.check()
         state.reporter.advance(config.cell, 1, step_figures(row))
+        rounded(row)
         on_step(row)
 
     if begun is not None:
@@ -180,6 +183,26 @@ def train_stage(
     record.seconds["train"] = record.cost["train"]["wall_seconds"]
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
     return fitted
+
+
+def rounded_warning(state: Run) -> OnStep:
+    """Tells at once, of the first update of a task of which too little reached the weights."""
+    told = False
+
+    def tell(row: StepRow) -> None:
+        nonlocal told
+        if told or row.get(APPLIED, 1.0) >= LOST_BELOW:
+            return
+        told = True
+        numerics = state.policy.numerics
+        weights = str(numerics.weights).removeprefix("torch.")
+        state.reporter.say(
+            f"warning: {state.config.cell}: {row[APPLIED]:.0%} of update {row['step']:.0f} reached the weights; the "
+            f"rest was lost to rounding. They are held in {weights} and moved by train.optimizer={numerics.optimizer}; "
+            f"{WIDE} and {KAHAN} keep all of an update."
+        )
+
+    return tell
 
 
 def newest_state(work: Unfinished) -> TrainingState | None:

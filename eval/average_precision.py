@@ -1,12 +1,12 @@
-"""Box AP by pycocotools: the matrix entry of detection.
+"""Box AP by pycocotools, as COCO's protocol has it: what detection is measured by.
 
 A vision-language model gives no confidence with its boxes, so each has confidence 1 and they rank in the order in which
 they are listed: images in the order of their predictions, boxes as the answer lists them. Such an AP is lower than that
 of a detector which can rank its boxes, and depends on that order a little; it compares with others of its kind only.
 
-Boxes of all sizes count, and as many per image as an answer gives (COCO stops at 100). IoU is taken in thousandths of
-width and height; it is the same in pixels, but for the rounding. Deliberately absent: crowds and difficult objects
-(left out by the streams), and AP by size.
+Boxes of all sizes count, the first 100 per image and category. IoU is taken in thousandths of width and height; it is
+the same in pixels, but for the rounding. Deliberately absent: crowds and difficult objects (left out by the streams),
+and AP by size.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from task_streams.types import Box
 
 CONFIDENCE = 1.0
 COCO_THRESHOLDS = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
-MOST_BOXES = 100  # COCO's limit per image and category; raised to the longest answer
+MOST_BOXES = 100  # per image and category
 
 
 def average_precision(predictions: Sequence[Prediction], categories: Sequence[str]) -> float:
     """AP, 0 to 1: mean over IoU 0.50 to 0.95 in steps of 0.05 and over the categories that are in these images.
 
     Args:
-        predictions: of one task at one stage; ``label`` and ``answer`` are boxes as JSON.
-        categories: those to take the mean over, e.g. the task's own; boxes of others are passed over.
+        predictions: of one stage, one per image; ``label`` and ``answer`` are boxes as JSON.
+        categories: those to take the mean over, e.g. a task's own; boxes of others are passed over.
 
     Raises:
         ValueError: none of the categories is in any of the images, or a label is no list of boxes.
@@ -59,7 +59,7 @@ def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str]
     with redirect_stdout(StringIO()):  # pycocotools prints at every step
         judge = COCOeval(_dataset(right, images, names), _dataset(found, images, names), "bbox")
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
-        judge.params.maxDets = [max(MOST_BOXES, *(len(rows) for rows in found))]
+        judge.params.maxDets = [MOST_BOXES]
         judge.params.iouThrs = np.array(thresholds)
         judge.evaluate()
         judge.accumulate()

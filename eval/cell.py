@@ -1,11 +1,16 @@
-"""One cell of the accuracy matrix, from the predictions of one task at one stage."""
+"""What the predictions of a stage come to: a cell of the accuracy matrix for each task, one number for all so far.
 
-from collections.abc import Mapping, Sequence
+Source of both for boxes of new classes: RaPO (arXiv 2605.09640), whose A_t is the AP over the test set of all classes
+so far, and whose released code takes a task's AP over every image with one of its classes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eval.average_precision import average_precision, average_precision_50
 from eval.evaluate import Prediction, counts
-from task_streams.types import Task
+from eval.matrix import ACCURACY, BOX_AP, POOLED_BOX_AP
+from task_streams.types import Task, TaskStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,15 @@ class Cell:
     also: Mapping[str, float] = field(default_factory=dict)
 
 
+def measure_of(stream: TaskStream) -> str:
+    """What a stream is measured by: ``accuracy``; ``box AP`` of each domain; or, of new classes, ``pooled box AP``."""
+    if stream.tasks[0].kind != "detection":
+        return ACCURACY
+    return POOLED_BOX_AP if stream.scenario == "cil" else BOX_AP
+
+
 def cell_of(task: Task, predictions: Sequence[Prediction]) -> Cell:
-    """The cell of a task's predictions: box AP over the task's own classes for detection, else accuracy.
+    """The cell R[i,j] of a task's predictions: box AP over the task's own classes for detection, else accuracy.
 
     Raises:
         ValueError: there are no predictions.
@@ -38,3 +50,17 @@ def cell_of(task: Task, predictions: Sequence[Prediction]) -> Cell:
     if total == 0:
         raise ValueError(f"task {task.name}: the accuracy of no predictions is undefined")
     return Cell(correct / total, correct, total)
+
+
+def pooled_ap(predictions: Iterable[Prediction], seen: Sequence[str]) -> float:
+    """A_i: box AP over all classes so far and every image with one of them, 0 to 1.
+
+    Args:
+        predictions: of all tasks so far at one stage; of an image that several tasks have, one counts.
+        seen: classes so far, which the prompts have listed.
+
+    Raises:
+        ValueError: none of the classes is in any of the images.
+    """
+    images = {prediction.key: prediction for prediction in predictions}
+    return average_precision([images[key] for key in sorted(images)], seen)

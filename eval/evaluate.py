@@ -48,7 +48,7 @@ class Prediction:
 
     Attributes:
         stage: task (from 1) after which was evaluated; 0 for the base model before any training.
-        task: task (from 1) that the item belongs to.
+        task: task (from 1) that the item tests; one of several for an image of boxes.
         key: stable name of the item.
         label: what is right, as text: the class, the first accepted answer, or the listed boxes as JSON.
         completion: what the policy wrote.

@@ -1,4 +1,4 @@
-"""The accuracy matrix R[i, j]: accuracy on task j after training on task i (both from 1).
+"""The accuracy matrix R[i, j]: accuracy on task j after training on task i (both from 1), and AP pooled over tasks.
 
 A cell that was not evaluated is NaN, never 0.
 Deliberately absent: every number derived from it (``eval.metrics``).
@@ -18,6 +18,8 @@ from task_streams.errors import UserError
 
 FloatArray = NDArray[np.float64]
 SCHEMA = 1
+# What a stream is measured by (``eval.cell.measure_of``).
+ACCURACY, BOX_AP, POOLED_BOX_AP = "accuracy", "box AP", "pooled box AP"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,6 +35,7 @@ class AccuracyMatrix:
         joint: J_j, accuracy after joint training on all tasks, NaN = not evaluated. [T]
         final_list: V_j, accuracy on task j right after learning it when the prompt lists the classes of all tasks,
             as it will at the end, NaN = not evaluated. [T]
+        pooled: AP after each stage over all classes and images so far, NaN = not evaluated or not that measure. [T]
     """
 
     tasks: tuple[str, ...]
@@ -42,6 +45,7 @@ class AccuracyMatrix:
     base: FloatArray
     joint: FloatArray
     final_list: FloatArray
+    pooled: FloatArray
 
     def __post_init__(self) -> None:
         """Check shapes and make the arrays read-only.
@@ -64,7 +68,7 @@ class AccuracyMatrix:
         """A matrix of which nothing was evaluated yet."""
         size = len(tasks)
         square, row = np.full((size, size), np.nan), np.full(size, np.nan)
-        return cls(tuple(tasks), square, square, square, row, row, row)
+        return cls(tuple(tasks), square, square, square, row, row, row, row)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -72,7 +76,7 @@ class AccuracyMatrix:
     @property
     def measure(self) -> str:
         """What the cells are: ``accuracy``, or ``box AP`` where there are values without counts of items."""
-        return "box AP" if np.isnan(self.total[~np.isnan(self.value)]).any() else "accuracy"
+        return BOX_AP if np.isnan(self.total[~np.isnan(self.value)]).any() else ACCURACY
 
     def with_row(self, stage: int, cells: Mapping[int, tuple[int, int]]) -> "AccuracyMatrix":
         """A copy in which the cells of a stage hold accuracies; ``cells``: task index to (correct, total).
@@ -114,6 +118,10 @@ class AccuracyMatrix:
         """A copy that knows the accuracies V_j under the final class list; ``cells``: task index to fraction."""
         return replace(self, final_list=self._row(self.final_list, cells))
 
+    def with_pooled(self, stages: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy that knows the AP pooled over the tasks so far; ``stages``: index of the stage to fraction."""
+        return replace(self, pooled=self._row(self.pooled, stages))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; null = not evaluated."""
         return {
@@ -125,11 +133,12 @@ class AccuracyMatrix:
             "base": _values(self.base),
             "joint": _values(self.joint),
             "final_list": _values(self.final_list),
+            "pooled": _values(self.pooled),
         }
 
     @classmethod
     def from_json(cls, data: object) -> "AccuracyMatrix":
-        """The matrix of ``to_json``; ``base``, ``joint`` and ``final_list`` may be left out.
+        """The matrix of ``to_json``; ``base``, ``joint``, ``final_list`` and ``pooled`` may be left out.
 
         Raises:
             UserError: another schema, a missing part, a wrong shape, or a number that is no accuracy.
@@ -141,7 +150,7 @@ class AccuracyMatrix:
             tasks = _names(data["tasks"])
             unknown = [None] * len(tasks)
             parts = {name: _array(data[name]) for name in ("correct", "total", "value")}
-            rows = {name: _array(data.get(name, unknown)) for name in ("base", "joint", "final_list")}
+            rows = {name: _array(data.get(name, unknown)) for name in _ROWS}
             matrix = cls(tasks, **parts, **rows)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"damaged accuracy matrix: {type(error).__name__}: {error}.") from error
@@ -149,28 +158,35 @@ class AccuracyMatrix:
         return matrix
 
     def to_markdown(self) -> str:
-        """Table in percent: rows = after task i, columns = task j, a dash = not evaluated."""
-        lines = [["after", *self.tasks], ["---", *["---:"] * len(self)], *self._text_rows("–")]
+        """Table in percent: rows = after task i, columns = task j and what is pooled, a dash = not evaluated."""
+        names = [*self.tasks, *self._pooled_name]
+        lines = [["after", *names], ["---", *["---:"] * len(names)], *self._text_rows("–")]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
     def to_table(self) -> Table:
         """The same table for the terminal; columns are numbers of tasks, whose names stand in the rows."""
         table = Table(title=f"{self.measure[0].upper()}{self.measure[1:]} (%)")
         table.add_column("after task")
-        for number in range(1, len(self) + 1):
-            table.add_column(str(number), justify="right", no_wrap=True)
+        for column in (*map(str, range(1, len(self) + 1)), *self._pooled_name):
+            table.add_column(column, justify="right", no_wrap=True)
         for name, *cells in self._text_rows("–"):
             place = f"{self.tasks.index(name) + 1} " if name in self.tasks else ""
             table.add_row(Text(place + name), *cells)
         return table
 
     def _text_rows(self, missing: str) -> list[list[str]]:
-        named = [*zip(self.tasks, self.value, strict=True)]
+        named = [*zip(self.tasks, self.value, self.pooled, strict=True)]
         if not np.isnan(self.base).all():
-            named.insert(0, ("(base)", self.base))
+            named.insert(0, ("(base)", self.base, math.nan))
         if not np.isnan(self.joint).all():
-            named.append(("(joint)", self.joint))
-        return [[name, *(missing if math.isnan(x) else f"{100 * x:.1f}" for x in row)] for name, row in named]
+            named.append(("(joint)", self.joint, math.nan))
+        rows = [(name, (*row, pooled) if self._pooled_name else row) for name, row, pooled in named]
+        return [[name, *(missing if math.isnan(x) else f"{100 * x:.1f}" for x in row)] for name, row in rows]
+
+    @property
+    def _pooled_name(self) -> list[str]:
+        """Name of a table's last column, where anything was pooled."""
+        return [] if np.isnan(self.pooled).all() else ["pooled"]
 
     def _index(self, position: int) -> int:
         if not 1 <= position <= len(self):
@@ -179,12 +195,13 @@ class AccuracyMatrix:
 
     def _row(self, row: FloatArray, cells: Mapping[int, float]) -> FloatArray:
         new = row.copy()
-        for task, fraction in cells.items():
-            new[self._index(task)] = _fraction(fraction)
+        for position, fraction in cells.items():
+            new[self._index(position)] = _fraction(fraction)
         return new
 
 
-_SHAPES = {"correct": 2, "total": 2, "value": 2, "base": 1, "joint": 1, "final_list": 1}
+_ROWS = ("base", "joint", "final_list", "pooled")
+_SHAPES = {"correct": 2, "total": 2, "value": 2, **dict.fromkeys(_ROWS, 1)}
 
 
 def _fraction(value: float) -> float:
@@ -224,7 +241,7 @@ def _values(row: FloatArray) -> list[float | None]:
 def _check_cells(matrix: AccuracyMatrix) -> None:
     """Numbers of a file must agree: a matrix that contradicts itself must not reach an average."""
     problems = []
-    for name in ("value", "base", "joint", "final_list"):
+    for name in ("value", *_ROWS):
         numbers = getattr(matrix, name)
         if ((numbers < 0) | (numbers > 1) | np.isinf(numbers)).any():
             problems.append(f"damaged accuracy matrix: {name!r} holds a number out of 0..1.")

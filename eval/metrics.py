@@ -19,6 +19,7 @@ from task_streams.errors import UserError, unknown_name
 
 NATS = "nats per token"
 DRIFTS = ("kl_base", "kl_prev")  # measured on rollouts, by stage; each forward and reverse
+_NOT_POOLED = "A_i: there is box AP of each task by itself and none over all of them; see mean_final_acc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,9 @@ def _metric(formula: Callable[[AccuracyMatrix], float]) -> Callable[[AccuracyMat
 
 @_metric
 def last_acc(matrix: AccuracyMatrix) -> float:
-    """Micro-averaged accuracy after the last task: sum_j correct[T,j] / sum_j n_j."""
-    final = matrix.value[-1]
-    _need(final, "R[T,j] of every task")
-    if np.isnan(matrix.total[-1]).any():
-        raise _Missing("the last row holds values without counts of test items (AP); see mean_final_acc")
-    return float(matrix.correct[-1].sum() / matrix.total[-1].sum())
+    """A_T: accuracy after the last task over the test items of all tasks; of boxes of new classes the pooled AP."""
+    _need(matrix.value[-1], "R[T,j] of every task")
+    return float(_need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
 
 
 @_metric
@@ -109,11 +107,9 @@ def avg_incremental_acc(matrix: AccuracyMatrix) -> float:
 
 @_metric
 def avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
-    """Mean over stages of the micro-averaged accuracy on the tasks so far."""
-    rows = range(len(matrix))
-    for i in rows:
-        _need(matrix.total[i, : i + 1], "counts of R[i,j] for every j <= i")
-    return float(np.mean([matrix.correct[i, : i + 1].sum() / matrix.total[i, : i + 1].sum() for i in rows]))
+    """(1/T) sum_i A_i: as ``last_acc``, after each stage and over the tasks so far."""
+    _need(seen_accuracy(matrix), "R[i,j] of every j <= i")
+    return float(np.mean(_need(stage_accuracy(matrix), _NOT_POOLED)))
 
 
 @_metric
@@ -226,6 +222,21 @@ def seen_accuracy(matrix: AccuracyMatrix) -> FloatArray:
     return np.array([matrix.value[i, : i + 1].mean() for i in range(len(matrix))])
 
 
+def stage_accuracy(matrix: AccuracyMatrix) -> FloatArray:
+    """A_i: accuracy after each stage over all test items of the tasks so far, NaN where there is none. [T]
+
+    sum_{j<=i} correct[i,j] / sum_{j<=i} n_j, which is no mean over tasks of other sizes. Boxes of new classes: AP over
+    all classes and images so far, A_t of RaPO (arXiv 2605.09640). Boxes in new domains have none.
+    """
+    counted = [matrix.correct[i, : i + 1].sum() / matrix.total[i, : i + 1].sum() for i in range(len(matrix))]
+    return np.where(np.isnan(matrix.pooled), counted, matrix.pooled)
+
+
+def accuracy_so_far(matrix: AccuracyMatrix) -> FloatArray:
+    """What a curve over stages shows: A_i of boxes of new classes, the mean over tasks of everything else. [T]"""
+    return np.where(np.isnan(matrix.pooled), seen_accuracy(matrix), matrix.pooled)
+
+
 def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
     """``forgetting`` of the stream cut after each stage: NaN for stage 1 and where a cell is missing. [T]"""
     curve = np.full(len(matrix), np.nan)
@@ -235,8 +246,9 @@ def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
     return curve
 
 
+_POOLED = "boxes of new classes: AP over all classes and images so far"
 _ALL = (
-    Metric("last_acc", "last accuracy", "Σ_j correct[T,j] / Σ_j n_j", True, last_acc),
+    Metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True, last_acc),
     Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, mean_final_acc),
     Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, learning_acc),
     Metric(
@@ -249,7 +261,7 @@ _ALL = (
     Metric(
         "avg_incremental_acc_micro",
         "average incremental accuracy, micro",
-        "(1/T) Σ_i Σ_{j≤i} correct[i,j] / Σ_{j≤i} n_j",
+        f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
         True,
         avg_incremental_acc_micro,
     ),

@@ -74,15 +74,29 @@ def numerics_of(config: ModelConfig, optimizer: str) -> Numerics:
     return Numerics(optimizer, torch.float32 if optimizer == WIDE else compute, compute)
 
 
-def weights_problems(method: Method, optimizer: str) -> list[str]:
-    """Sentences about members of a method that look at weights, where these do not show how far they have moved."""
+def looking_at_weights(method: Method) -> list[str]:
+    """Members of a method that look at weights, where a compensation hides part of how far these have moved."""
     members: tuple[Method, ...] = getattr(method, "members", (method,))
-    return [
-        f"method {one.name!r} looks at weights, and with train.optimizer={KAHAN} their movement is not in them alone; "
-        f"expected {WIDE}, or model.adapter=lora."
-        for one in members
-        if optimizer == KAHAN and not one.works_split
-    ]
+    return [one.name for one in members if not one.works_split]
+
+
+def training_problems(method: Method, numerics: Numerics, adapter: bool) -> list[str]:
+    """Sentences about what a method cannot be trained with; ``adapter``: it trains an adapter alone."""
+    if method.family == "frozen" or adapter:
+        return []
+    problems = []
+    if numerics.compute == torch.float16:
+        problems.append(
+            "model.dtype: got float16, in which small gradients are lost without a scaling of the loss, which is not "
+            "done here; expected bfloat16 or float32, or model.adapter=lora."
+        )
+    if numerics.optimizer == KAHAN:
+        problems += [
+            f"method {name!r} looks at weights, and with train.optimizer={KAHAN} their movement is not in them alone; "
+            f"expected {WIDE}, or model.adapter=lora."
+            for name in looking_at_weights(method)
+        ]
+    return problems
 
 
 def keeps_all(config: ModelConfig) -> bool:

@@ -20,7 +20,6 @@ from methods.processes import ranks
 from methods.processes.undivided import COUNT
 
 COMPENSATION = "kahan_comp"  # kind of an optimizer's state, beside exp_avg, exp_avg_sq and step
-LOST_BELOW = 0.9  # share of an update that reached the weights, below which a run says so
 SAMPLED = 1024  # numbers of each weight that are looked at
 
 Moved = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]  # a weight, the optimizer's state of it, its group

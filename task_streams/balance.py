@@ -5,8 +5,8 @@ are counted, until each class has what is wanted or has run out. The shuffle of 
 and all its images in the split, not on the class order. What is wanted is a least number: rarer classes bring frequent
 ones along, so that at 5 shots of COCO ``person`` is in far more than 5 images. Preferring images without the classes
 that have enough would show rare classes in unusual scenes only, and is deliberately absent.
-RaPO's released code draws over all tasks at once, so an image of a later task counts for the earlier classes in it;
-here each task is drawn for itself, and none goes short.
+RaPO's released code draws training images over all tasks at once, so an image of a later task counts for the earlier
+classes in it; here each task's are drawn for itself, and none goes short.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

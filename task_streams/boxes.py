@@ -61,9 +61,9 @@ class BoxTable:
         """Position of each box's image. [M]"""
         return np.repeat(np.arange(len(self.keys), dtype=np.int32), np.diff(self.first))
 
-    def images_of(self, name: str) -> IntArray:
-        """Positions of the images with a class, ascending."""
-        return np.unique(self.image[self.category == self.classes.index(name)])
+    def images_of(self, *names: str) -> IntArray:
+        """Positions of the images with any of some classes, ascending."""
+        return np.unique(self.image[np.isin(self.category, [self.classes.index(name) for name in names])])
 
     def classes_in(self, image: int) -> set[str]:
         """Classes in one image."""

@@ -24,6 +24,7 @@ class Declared:
         height: likewise.
         seconds: of a typical clip; 0 for images.
         boxes: objects in a typical image.
+        labels: classes in a typical image; 1 where an image is of one class.
     """
 
     source: str
@@ -35,10 +36,13 @@ class Declared:
     height: int = 375
     seconds: float = 0.0
     boxes: float = 0.0
+    labels: float = 1.0
 
 
-COCO = Declared("val2017; 7.3 objects an image", 80, 5000, kind="detection", width=640, height=480, boxes=7.3)
-VOC = Declared("VOC2007 test; 2.4 objects an image", 20, 4952, kind="detection", boxes=2.4)
+COCO = Declared(
+    "val2017; 7.3 objects of 2.9 classes an image", 80, 5000, 1, "detection", 640, 480, boxes=7.3, labels=2.9
+)
+VOC = Declared("VOC2007 test; 2.4 objects of 1.5 classes an image", 20, 4952, kind="detection", boxes=2.4, labels=1.5)
 SERIES = Declared("VOC2007 test, watercolor, comic", 6, 6952, 3, kind="detection", boxes=2.4)
 UCF = Declared("split 1; 13,320 clips are 27 hours", 101, 3783, width=320, height=240, seconds=7.2)
 KINETICS = Declared("25 validation clips a class", 200, 5000, width=340, height=256, seconds=10.0)

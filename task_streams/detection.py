@@ -1,8 +1,9 @@
 """Streams of object detection: the boxes that a layout found, as tasks. Every detection layout ends here.
 
-An image belongs to the task of the newest of its classes (the rule of RaPO's released code), so it is in one task only
-and no box of a class that is not taught yet has to be hidden. An example holds all boxes of the stream's classes; a
-prompt lists some of them, and the ground truth is cut to the same list (``prompt.visible``).
+Both rules are those of RaPO's released code. An image is trained on in the task of the newest of its classes, so in one
+task only, and no box of a class that is not taught yet has to be hidden. It is tested in every task with one of its
+classes, so that what is forgotten of an old class shows wherever it is. An example holds all boxes of the stream's
+classes; a prompt lists some of them, and the ground truth is cut to the same list (``prompt.visible``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from task_streams.library import Library, all_problems
 from task_streams.listed_images import listed_images
 from task_streams.positives import judge_positives
 from task_streams.positives import positives as positives
+from task_streams.prompt import visible
 from task_streams.records import Found, Workspace
 from task_streams.shots import unused_listed
 from task_streams.split import class_order, task_name, too_many_classes
@@ -35,7 +37,7 @@ class DetectionConfig(SourceConfig):
     shots: int | None = 5
     """Training images with each class of a task, at least, >= 1 (one counts for all its classes); null = all images."""
     test_per_class: int | None = None
-    """Test images with each class of a task, >= 1, drawn likewise; null = all images of the test split."""
+    """Test images with each class, >= 1, drawn likewise over all tasks at once; null = all of the test split."""
     annotation: str = "seen"
     """Classes that training prompts list and training boxes show: seen (all so far) or new_only (the task's own)."""
     allow_empty_classes: bool = False
@@ -71,8 +73,7 @@ class Step:
         seen: classes taught so far, in the order in which prompts list them.
         train: table of the training images.
         train_images: positions in it to draw from.
-        test: table of the test images.
-        test_images: positions in it to draw from.
+        test: table of the test images; one for all tasks of a domain.
         domain: of the images.
     """
 
@@ -82,7 +83,6 @@ class Step:
     train: BoxTable
     train_images: IntArray
     test: BoxTable
-    test_images: IntArray
     domain: str = ""
 
 
@@ -143,7 +143,8 @@ def detection_dil(
     steps = []
     for domain in order:
         train, test = domains[domain]
-        steps.append(Step(domain, classes, seen, train, _all(train), test, _all(test), domain))
+        every = np.arange(len(train.keys), dtype=np.int32)
+        steps.append(Step(domain, classes, seen, train, every, test, domain))
     return _stream(name, "dil", order_seed, steps, config, workspace, [])
 
 
@@ -151,12 +152,11 @@ def _class_steps(order: Sequence[str], train: BoxTable, test: BoxTable, config: 
     ends = np.cumsum(config.sizes)
     plan = [tuple(order[end - size : end]) for end, size in zip(ends, config.sizes, strict=True)]
     task_of = {label: number for number, classes in enumerate(plan) for label in classes}
-    newest = [newest_task(table, task_of) for table in (train, test)]
+    newest = newest_task(train, task_of)
     steps = []
     for number, (classes, end) in enumerate(zip(plan, ends, strict=True)):
         seen = listed(order[:end], config.draw_settings["label_order"])
-        mine = [np.flatnonzero(tasks == number) for tasks in newest]
-        steps.append(Step(task_name(classes), classes, seen, train, mine[0], test, mine[1]))
+        steps.append(Step(task_name(classes), classes, seen, train, np.flatnonzero(newest == number), test))
     return steps
 
 
@@ -186,13 +186,14 @@ def _stream(
 
 
 def _drawn(steps: Sequence[Step], config: DetectionConfig, shots: int | None, draw: ImageDraw) -> tuple[Task, ...]:
-    tests = [  # before anything is trained on, so a change of shots keeps the test images
-        draw.take(step.test, step.test_images, step.classes, config.test_per_class, "test", step.domain)
-        for step in steps
-    ]
+    tests = {  # before anything is trained on, so a change of shots keeps the test images
+        domain: draw.take(table, table.images_of(*draw.used), draw.used, config.test_per_class, "test", domain)
+        for domain, table in {step.domain: step.test for step in steps}.items()
+    }
     tasks = []
-    for number, (step, test) in enumerate(zip(steps, tests, strict=True), start=1):
+    for number, step in enumerate(steps, start=1):
         train = draw.take(step.train, step.train_images, step.classes, shots, "train", step.domain)
+        test = tuple(e for e in tests[step.domain] if isinstance(e.target, tuple) and visible(e.target, step.classes))
         tasks.append(Task(number, step.name, step.classes, step.seen, train, test, "detection", config.policy))
     return tuple(tasks)
 
@@ -220,7 +221,3 @@ def _class_problems(name: str, train: BoxTable, test: BoxTable, config: Detectio
     if sum(config.sizes) > len(train.classes):
         problems.append(too_many_classes(name, config.sizes, len(train.classes)))
     return problems
-
-
-def _all(table: BoxTable) -> IntArray:
-    return np.arange(len(table.keys), dtype=np.int32)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from task_streams.draw import shown
@@ -55,27 +55,28 @@ def check_stream(stream: TaskStream) -> list[str]:
 
     Checked over all tasks: a key used twice, a test item that is trained on (by content), the same content in the
     training or in the test items of two tasks or in items of two classes, an empty split, a label outside its
-    task's classes, a box of a class that is not taught yet. The content of a question includes what is asked.
-    Deliberately no problem: copies of one class inside one split of one task. They leak nothing and contradict
-    nothing, official test sets hold some, and the draw notes them.
+    task's classes, a box to learn from of a class that is not taught yet. The content of a question includes what is
+    asked. Deliberately no problem: one image with boxes of several tasks in the test of each, and copies of one class
+    inside one split of one task. They leak nothing and contradict nothing, official test sets hold some, and the draw
+    notes them.
     """
     problems = []
     for task in stream.tasks:
-        for split, examples in (("training", task.train), ("test", task.test)):
+        for split, examples, boxed in (("training", task.train, task.seen), ("test", task.test, stream.labels)):
             if not examples:
                 problems.append(f"task {task.name}: no {split} examples")
-            problems += _strange_classes(task, split, examples)
+            problems += _strange_classes(task, split, examples, boxed)
     return problems + _repeated_keys(stream) + _repeated_content(stream)
 
 
-def _strange_classes(task: Task, split: str, examples: Iterable[Example]) -> list[str]:
-    """Classes that must not be in a task: of an image others than its own, of a box those that come later."""
+def _strange_classes(task: Task, split: str, examples: Iterable[Example], boxed: Sequence[str]) -> list[str]:
+    """Classes that must not be in a task: of an image others than its own, of a box others than ``boxed``."""
     targets = [example.target for example in examples]
     labels = {target for target in targets if isinstance(target, str)} - set(task.classes)
-    boxed = {box.category for target in targets if isinstance(target, tuple) for box in target} - set(task.seen)
+    others = {box.category for target in targets if isinstance(target, tuple) for box in target} - set(boxed)
     found = [f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}"] if labels else []
-    later = f"task {task.name}: {split} boxes of classes not taught yet: {shown(sorted(boxed))}"
-    return [*found, later] if boxed else found
+    untaught = f"task {task.name}: {split} boxes of classes not taught yet, or never: {shown(sorted(others))}"
+    return [*found, untaught] if others else found
 
 
 def _repeated_keys(stream: TaskStream) -> list[str]:
@@ -127,6 +128,12 @@ def _class(example: Example) -> str:
 
 
 def _items(stream: TaskStream) -> list[tuple[str, str, Example]]:
-    """Every example with its place, e.g. ``three+eight train``, and its split."""
-    splits = [(task, split, getattr(task, split)) for task in stream.tasks for split in ("train", "test")]
-    return [(f"{task.name} {split}", split, item) for task, split, items in splits for item in items]
+    """Every example with its place, e.g. ``three+eight train``, and its split; shared test images once."""
+    found = []
+    shared: set[Example] = set()  # test images with boxes, of the tasks so far
+    for task in stream.tasks:
+        tests = [item for item in task.test if item not in shared]
+        found += [(f"{task.name} train", "train", item) for item in task.train]
+        found += [(f"{task.name} test", "test", item) for item in tests]
+        shared.update(item for item in tests if isinstance(item.target, tuple))
+    return found

@@ -12,7 +12,7 @@ import numpy as np
 from task_streams.draw import Admit, Drawn, Item, Pool, as_they_are, draw, draw_pools, random_state, shown
 from task_streams.errors import UserError
 from task_streams.labels import label_problems
-from task_streams.types import LabelOrder, Task, TaskStream, listed
+from task_streams.types import LabelOrder, Task, TaskStream, listed, new_test_items
 
 NAME_LIMIT = 40  # characters of a task name made of class names
 
@@ -144,7 +144,7 @@ def joint_task(stream: TaskStream) -> Task:
     """All tasks of a stream as one: the upper bound that learns everything at once."""
     classes = tuple(dict.fromkeys(label for task in stream.tasks for label in task.classes))
     train = tuple(example for task in stream.tasks for example in task.train)
-    test = tuple(example for task in stream.tasks for example in task.test)
+    test = tuple(example for items in new_test_items(stream.tasks) for example in items)
     return replace(stream.tasks[0], index=1, name="joint", classes=classes, seen=stream.labels, train=train, test=test)
 
 

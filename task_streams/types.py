@@ -4,7 +4,7 @@ All are frozen and hold no iteration state, so two loops over one stream may nes
 Pixels are not held: an example carries the function that decodes its image or clip when called.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,7 +120,8 @@ class Task:
         classes: classes that this task teaches, in order of appearance; none for questions.
         seen: classes of this and all earlier tasks, in the order in which prompts list them.
         train: examples to learn from.
-        test: held-out examples, disjoint from ``train``.
+        test: held-out examples, disjoint from ``train``; of boxes, every image with one of its classes, so that tasks
+            share images.
         kind: what is asked: the class of an image or clip, the boxes in it, or a question of its own.
         annotation: which classes training prompts list and training boxes show: all seen ones, or the new only.
         style: the words in which is asked.
@@ -178,6 +179,16 @@ class TaskStream:
             if label in task.classes:
                 return task.index
         raise KeyError(label)
+
+
+def new_test_items(tasks: Iterable[Task]) -> list[tuple[Example, ...]]:
+    """Of each task's test items those that no task before it has; an image of boxes may be in the test of several."""
+    known: set[str] = set()
+    found = []
+    for task in tasks:
+        found.append(tuple(item for item in task.test if item.key not in known))
+        known.update(item.key for item in task.test)
+    return found
 
 
 def listed(labels: Sequence[str], order: LabelOrder) -> tuple[str, ...]:

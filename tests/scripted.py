@@ -74,19 +74,19 @@ def matrix_of(script: Script, stream: TaskStream, folder: Path) -> AccuracyMatri
     return matrix
 
 
-def run_of(script: Script, stream: TaskStream, folder: Path, seed: int = 1993) -> RunRecord:
+def run_of(script: Script, stream: TaskStream, folder: Path, seed: int = 1993, **evaluate: Any) -> RunRecord:
     """The complete run that a script ends with, every metric among its results, read back from its files."""
-    state = tested(script, stream, folder, seed)
+    state = tested(script, stream, folder, seed, **evaluate)
     write_config(state.config, state.folder)
     write_json_atomic(state.folder / "manifest.json", run_manifest(state.config, stream, {}, state.method))
     write_results(state.folder, [task.name for task in stream.tasks], state.stages, METRICS)
     return read_run(state.folder)
 
 
-def tested(script: Script, stream: TaskStream, folder: Path, seed: int = 1993) -> Run:
-    """A run whose every stage was tested with a script's answers."""
+def tested(script: Script, stream: TaskStream, folder: Path, seed: int = 1993, **evaluate: Any) -> Run:
+    """A run whose every stage was tested with a script's answers; ``evaluate``: settings of its section."""
     examples = {example.key: example for task in stream.tasks for example in task.test}
-    words: dict[str, Any] = {"evaluate": {"probe": 0}, "run": {"output": str(folder), "mlflow": False}}
+    words: dict[str, Any] = {"evaluate": {"probe": 0, **evaluate}, "run": {"output": str(folder), "mlflow": False}}
     config = build_config("digits_cil", "zero_shot", "tiny", seed, words)
     policy = ScriptedPolicy(script, examples)
     method: Method = ZeroShot(config.method)

@@ -87,20 +87,24 @@ def tests(cell: Cell, stage: int) -> Dealt:
     mean = cell.lengths.test if stage and cell.trains else cell.lengths.base
     work = NOTHING
     for index, task in enumerate(outline.tasks, start=1):
-        if index <= stage or evaluate.future:
-            work += answered(cell, task, max(stage, index) - 1, mean)
+        if index <= stage:
+            work += answered(cell, task, stage - 1, mean, task.new)
+            work += Dealt(Tally(answers=task.test - task.new), Tally())  # kept for this task too
+        elif evaluate.future:
+            work += answered(cell, task, index - 1, mean, task.test)
     asked_again = evaluate.final_list and stage > 0 and not method.joint
     if asked_again and not outline.tasks[stage - 1].lists_all:
-        work += answered(cell, outline.tasks[stage - 1], -1, mean, seen=False)  # their images were seen just now
+        task = outline.tasks[stage - 1]
+        work += answered(cell, task, -1, mean, task.test, seen=False)  # their images were seen just now
     if evaluate.probe and (stage == 0 or cell.trains or stage == len(outline)):
         work += probe(cell)
     return work
 
 
-def answered(cell: Cell, task: TaskOutline, place: int, mean: float, seen: bool = True) -> Dealt:
-    """Answers to a task's test items under the class list of a place, batch by batch; processes take turns."""
+def answered(cell: Cell, task: TaskOutline, place: int, mean: float, items: int, seen: bool = True) -> Dealt:
+    """Answers to some of a task's test items under the class list of a place, batch by batch; processes take turns."""
     prompt, lead, passes = task.prompts[place], cell.lead(task.leads[place]), cell.passes.together
-    batches = in_batches(task.test, cell.config.evaluate.batch_size)
+    batches = in_batches(items, cell.config.evaluate.batch_size)
 
     def batch(count: int) -> Tally:
         read = passes.prompts(count, prompt, task.shown, None if seen else 0.0, lead=lead)
@@ -118,6 +122,6 @@ def answered(cell: Cell, task: TaskOutline, place: int, mean: float, seen: bool 
 def probe(cell: Cell) -> Dealt:
     """Answers to the built-in probe."""
     look, items = cell.probe, cell.config.evaluate.probe
-    task = TaskOutline(0, items, look.tokens, (look.tokens,), 0.0, look.shown, True, look.lead, (look.lead,))
-    work = answered(cell, task, 0, cell.lengths.probe)
+    task = TaskOutline(0, items, items, look.tokens, (look.tokens,), 0.0, look.shown, True, look.lead, (look.lead,))
+    work = answered(cell, task, 0, cell.lengths.probe, items)
     return Dealt(replace(work.all, answers=0.0), replace(work.own, answers=0.0))

@@ -26,7 +26,9 @@ from methods.costs.footprint import (
     TABLES,
     UPDATE,
     Footprint,
+    autocast_copies,
     cache,
+    frozen_copy,
     optimizer_step,
     peak_of_testing,
     sampling,
@@ -59,7 +61,7 @@ def memory_of(
         return estimate(config, checkpoint.sizes, device, longest)
     method = build_method(config.method_name, config.method, config.parts)
     setup = setup_of(config, method, device)
-    setup = replace(setup, recorded=setup.recorded and not sharing.split)  # weights that are split move
+    setup = replace(setup, recorded=setup.recorded and not sharing.split, split=sharing.split)  # split weights move
     load = shared_load(config, method, load_of(config, method, longest), sharing)
     held = replace(checkpoint.sizes, parameters=math.ceil(checkpoint.sizes.parameters / sharing.parts))
     phases = [update(held, setup, load), optimizer_step(held, setup, load)]
@@ -72,7 +74,8 @@ def memory_of(
         tests.append(drift(config, method, checkpoint, setup, load, testing))
     if sharing.split:
         phases = [with_part(one, GATHERED, gathered(one.phase, checkpoint, setup)) for one in phases]
-        tests = [with_part(one, GATHERED, models(setup) * whole(checkpoint, setup)) for one in tests]
+        together = models(setup) * whole(checkpoint, setup) + autocast_copies(checkpoint.sizes, setup)
+        tests = [with_part(one, GATHERED, together) for one in tests]
     return Estimate(largest(phases) if trains else None, largest(tests))
 
 
@@ -113,7 +116,7 @@ def drift(
     parts["activations"] = max(parts.get("activations", 0), reading)
     parts["logits"] = TABLES * EXACT * rows * sizes.text.vocabulary
     if not setup.precision.rank and (setup.offloaded or not at_hand):
-        parts["another policy"] = whole(checkpoint, setup)
+        parts["another policy"] = frozen_copy(sizes, setup)
     return Footprint(DRIFT, parts)
 
 
@@ -121,9 +124,8 @@ def gathered(phase: str, checkpoint: Checkpoint, setup: Setup) -> int:
     """Bytes of weights that are put together in a phase of training, and of their gradients before these are summed."""
     width, language = setup.precision.weight, checkpoint.shape.language.weights
     layers = checkpoint.outer + AT_ONCE * language // checkpoint.sizes.text.layers
-    copies = checkpoint.sizes.parameters * setup.precision.compute if setup.autocast else 0
-    needed = {SAMPLING: whole(checkpoint, setup), SCORING: layers * width, UPDATE: 2 * layers * width + copies}
-    return needed.get(phase, 0)
+    needed = {SAMPLING: whole(checkpoint, setup), SCORING: layers * width, UPDATE: 2 * layers * width}
+    return needed[phase] + autocast_copies(checkpoint.sizes, setup) if phase in needed else 0
 
 
 def whole(checkpoint: Checkpoint, setup: Setup) -> int:

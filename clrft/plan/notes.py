@@ -1,6 +1,7 @@
 """What a plan says in sentences: what it rests on, and why cells do not fit."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from clrft.plan.refused import sharing_problems
 from clrft.plan.sharing import ALONE, Sharing
 from clrft.plan.streams import outline_of
 from clrft.remedies import changes, less_by
+from methods.settings import KAHAN, WIDE
 
 MOST_WAYS = 4  # that are named
 
@@ -36,7 +38,7 @@ def notes(plan: Plan) -> list[str]:
         )
     else:
         found += assumed_notes(plan) + sharing_notes(plan)
-    found += long_prompts(cells)
+    found += long_prompts(cells) + optimizer_notes(cells)
     own = dict.fromkeys(name for cell in cells for name in uncounted(cell.config))
     if own:
         found.append(f"Not counted: passes of their own of {', '.join(own)}.")
@@ -52,6 +54,13 @@ def long_prompts(cells: Sequence[CellPlan]) -> list[str]:
         if lengths[cell.config.stream_label] > cell.config.train.max_prompt_tokens
     )
     return [f"Longer than train.max_prompt_tokens, which a run refuses: {', '.join(over)} tokens."] if over else []
+
+
+def optimizer_notes(cells: Sequence[CellPlan]) -> list[str]:
+    """Which optimizers move the weights of full fine-tuning, where memory decides."""
+    chosen = Counter(cell.config.train.optimizer for cell in cells)
+    told = [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]
+    return [f"Weights are moved by {' and '.join(told)}, as memory allows (train.optimizer)."] if told else []
 
 
 def assumed_notes(plan: Plan) -> list[str]:

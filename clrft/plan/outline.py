@@ -15,6 +15,7 @@ class TaskOutline:
     Attributes:
         train: items to learn from.
         test: items that it is tested on.
+        new: those of them that no task before it is tested on.
         prompt: tokens of a prompt to learn from.
         prompts: tokens of a prompt of its test, under the class list of each stage from the first.
         target: tokens that a supervised method trains towards, end of sequence included.
@@ -26,6 +27,7 @@ class TaskOutline:
 
     train: int
     test: int
+    new: int
     prompt: float
     prompts: tuple[float, ...]
     target: float
@@ -64,16 +66,17 @@ class Outline:
             replace(task, test=min(task.test, test), prompts=task.prompts[:tasks], leads=task.leads[:tasks])
             for task in self.tasks[:tasks]
         ]
+        kept = [replace(task, new=min(task.new, test)) for task in kept]
         last = tuple(replace(task, lists_all=task.lists_all or place == tasks) for place, task in enumerate(kept, 1))
-        train = sum(task.train for task in last)
-        test, prompt, lead = sum(task.test for task in last), last[-1].prompts[-1], last[-1].leads[-1]
-        joint = replace(self.joint, train=train, test=test, prompt=prompt, lead=lead)
+        train, test = sum(task.train for task in last), sum(task.new for task in last)
+        prompt, lead = last[-1].prompts[-1], last[-1].leads[-1]
+        joint = replace(self.joint, train=train, test=test, new=test, prompt=prompt, lead=lead)
         return replace(self, tasks=last, joint=joint)
 
 
 def joined(tasks: Sequence[TaskOutline], prompt: float, lead: float) -> TaskOutline:
     """All tasks as one, with the length of its prompts and of what they begin with."""
     shown = Shown(sum(task.shown.items for task in tasks), tuple(grid for task in tasks for grid in task.shown.grids))
-    train, test = sum(task.train for task in tasks), sum(task.test for task in tasks)
+    train, test = sum(task.train for task in tasks), sum(task.new for task in tasks)
     target = sum(task.target * task.train for task in tasks) / train
-    return TaskOutline(train, test, prompt, (prompt,), target, shown, True, lead, (lead,))
+    return TaskOutline(train, test, test, prompt, (prompt,), target, shown, True, lead, (lead,))

@@ -36,7 +36,7 @@ from clrft.state import Run, stage_name
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags
 from clrft.workers import prepare as prepare_worker
 from methods.fit import StepRow
-from task_streams.types import TaskStream
+from task_streams.types import TaskStream, new_test_items
 
 UPDATES = 12  # of a training that is measured: one state is kept among them, as of every ten
 FOLDER = "pilot"  # name of the sweep in the folder that is removed
@@ -119,8 +119,10 @@ def pilot_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:
 
 
 def cut(stream: TaskStream, test: int) -> TaskStream:
-    """A stream's first tasks, tested on at most so many items each."""
-    return replace(stream, tasks=tuple(replace(task, test=task.test[:test]) for task in stream.tasks[:TASKS]))
+    """A stream's first tasks, tested on at most so many items each, new ones where there are any."""
+    tasks = stream.tasks[:TASKS]
+    tests = [(new or task.test)[:test] for task, new in zip(tasks, new_test_items(tasks), strict=True)]
+    return replace(stream, tasks=tuple(replace(task, test=kept) for task, kept in zip(tasks, tests, strict=True)))
 
 
 def run_pilot(config: RunConfig, asked: float) -> Pilot:

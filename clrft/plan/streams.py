@@ -24,7 +24,7 @@ from task_streams.draw import shuffled
 from task_streams.prompt import THOUGHTS, request, target_text
 from task_streams.prompt_style import PromptStyle
 from task_streams.split import joint_task
-from task_streams.types import Example, Task, TaskStream
+from task_streams.types import Example, Task, TaskStream, new_test_items
 
 LOOKED_AT = 8  # items of each split of a task that are encoded
 ITEM_SEED = 0  # of their draw
@@ -60,6 +60,7 @@ def counted_outline(stream: TaskStream, ruler: Ruler, thought: str) -> Outline:
         TaskOutline(
             train=len(task.train),
             test=len(task.test),
+            new=len(new),
             prompt=train.tokens,
             prompts=tuple(test.tokens + length - lists[place] for length in lists),
             target=target_tokens(ruler, task, thought),
@@ -68,7 +69,9 @@ def counted_outline(stream: TaskStream, ruler: Ruler, thought: str) -> Outline:
             lead=train.lead,
             leads=tuple(test.lead + behind * (length - lists[place]) for length in lists),
         )
-        for place, (task, test, train) in enumerate(zip(stream.tasks, tests, trains, strict=True))
+        for place, (task, new, test, train) in enumerate(
+            zip(stream.tasks, new_test_items(stream.tasks), tests, trains, strict=True)
+        )
     ]
     whole = joint_task(stream)
     joint = looked_at(ruler, whole.train, whole.trained, whole.style)

@@ -28,7 +28,7 @@ class Tally:
     Attributes:
         updates: optimizer steps.
         items: test items that are answered.
-        answers: those of them whose answers are kept.
+        answers: that are kept; of an item that several tasks are tested on one for each.
         completions: that are sampled or answered.
         prompt_tokens: as a model has them that shares nothing.
         prompt_tokens_computed: that go through the model.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,13 @@ def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str
     prompts = [last.tokens - less for less in shorter]
     leads = made_up_leads(kind, ruler, texts[-1], last.lead, shorter)
     target = ruler.text(target_text(made_up_target(kind, size), thought, config.style, (NAME,))) + 1
+    rest = (float(target), last.shown)
     tasks = [
-        TaskOutline(train, test, prompt, tuple(prompts), float(target), last.shown, end == ends[-1], lead, tuple(leads))
-        for train, test, prompt, end, lead in zip(shots, tests, prompts, ends, leads, strict=True)
+        TaskOutline(train, test, new, prompt, tuple(prompts), *rest, end == ends[-1], lead, tuple(leads))
+        for train, (test, new), prompt, end, lead in zip(shots, tests, prompts, ends, leads, strict=True)
     ]
     pixels = last.patches // max(last.images, 1) * ruler.patch**2
-    longest = Longest(last.longest, last.patches, last.images, pixels, examples=max(shots), items=max(tests))
+    longest = Longest(last.longest, last.patches, last.images, pixels, examples=max(shots), items=max(tests)[0])
     return Outline(tuple(tasks), joined(tasks, last.tokens, leads[-1]), kind, longest, here=False, exact=False)
 
 
@@ -106,13 +108,24 @@ def train_items(config: StreamConfig, size: Declared, sizes: Sequence[int]) -> l
     return [count * config.shots for count in sizes]
 
 
-def test_items(config: StreamConfig, size: Declared, sizes: Sequence[int]) -> list[int]:
-    """Test items of each task, no more than the dataset has."""
-    all_classes = size.classes if isinstance(config, CilConfig) else sum(sizes)
-    each = size.test / max(all_classes, 1)
+def test_items(config: StreamConfig, size: Declared, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Test items of each task, no more than the dataset has, and those of them that no task before it has.
+
+    Of N images with c of the classes in each, N (1 − (1 − s)^c) have one of a share s of the classes.
+    """
+    new_classes = isinstance(config, CilConfig)
+    every = max(size.classes if new_classes else sum(sizes), 1)
+    each = size.test / every
     if config.test_per_class is not None:
         each = min(float(config.test_per_class), each) if size.test else float(config.test_per_class)
-    return [max(1, round(count * each)) for count in sizes]
+
+    def holding(classes: int) -> float:
+        without: float = (1 - classes / every) ** (size.labels if new_classes else 1.0)
+        return each * every * (1 - without)
+
+    ends = [*accumulate(sizes)]
+    new = [holding(end) - holding(end - count) for end, count in zip(ends, sizes, strict=True)]
+    return [(max(1, round(holding(count))), max(1, round(more))) for count, more in zip(sizes, new, strict=True)]
 
 
 def frames_of(config: StreamConfig, size: Declared) -> int:

@@ -5,7 +5,7 @@ from clrft.study.compare import FLOOR, Group
 from clrft.study.figures import curve_over_orders, curves_figure, orders_figure
 from clrft.study.shown import DASH
 from eval.matrix import FloatArray
-from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
+from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
 
 
 def curves_section(subject: Subject) -> Section:
@@ -14,11 +14,11 @@ def curves_section(subject: Subject) -> Section:
     for stream in subject.streams:
         groups = subject.groups(stream)
         parts += subject.heading(stream)
-        measure, final = groups[0].measure, metric_of(groups[0].final_metric).title
+        measure, final = groups[0].measure_so_far, metric_of(groups[0].final_metric).title
         curves = Picture(
             subject.key("curves", stream),
             f"{stream}: {measure} on the tasks so far, and forgetting of the earlier ones, after each task",
-            f"Two line charts over tasks, one line per method: mean {measure} on the tasks learned so far, and "
+            f"Two line charts over tasks, one line per method: {measure} on the tasks learned so far, and "
             "forgetting of the earlier tasks. The table behind it holds every point.",
             curves_figure(groups, stream),
             curve_table(subject, stream),
@@ -42,7 +42,7 @@ def curve_table(subject: Subject, stream: str) -> Table:
     """Both curves' points."""
     rows = []
     for group in subject.groups(stream):
-        accuracy = curve_over_orders(group, seen_accuracy)
+        accuracy = curve_over_orders(group, accuracy_so_far)
         lost = curve_over_orders(group, forgetting_by_stage)
         for stage in range(len(accuracy[0])):
             cells = (_point(*accuracy, stage), _point(*lost, stage))
@@ -51,7 +51,7 @@ def curve_table(subject: Subject, stream: str) -> Table:
     columns = (
         Column("method", "text"),
         Column("after task"),
-        Column(f"{subject.groups(stream)[0].measure} on the tasks so far, %", "summary"),
+        Column(f"{subject.groups(stream)[0].measure_so_far} on the tasks so far, %", "summary"),
         Column("forgetting, points", "summary"),
     )
     return Table(subject.key("curves", stream), f"{stream}: the curves' points", columns, tuple(rows), folded=True)

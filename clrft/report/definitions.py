@@ -4,10 +4,10 @@ from clrft.report.parts import Column, Section, Sentence, Subject, Table, text_c
 from eval.metrics import METRICS
 
 NOTATION = (
-    "R[i,j]: accuracy on task j after training on task i, of T tasks. n_j: test items of task j. b_j: the base's "
-    "accuracy on task j. V_j: accuracy on task j right after learning it, asked under the final class list. "
-    "J_j: accuracy on task j after joint training. Forgetting of a task that never rises again is its fall from the "
-    "best it ever had."
+    "R[i,j]: accuracy on task j after training on task i, of T tasks. A_i: accuracy after task i over all test items "
+    "so far. n_j: test items of task j. b_j: the base's accuracy on task j. V_j: accuracy on task j right after "
+    "learning it, asked under the final class list. J_j: accuracy on task j after joint training. Forgetting of a task "
+    "that never rises again is its fall from the best it ever had."
 )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clrft.runs import RunRecord, metric_rank
-from clrft.study.differences import unlike, unrecorded
-from clrft.study.groups import FLOOR, Group, Summary, grouped, summarise, with_joint_row
+from clrft.study.differences import FLOOR, unlike, unrecorded
+from clrft.study.groups import Group, Summary, grouped, summarise, with_joint_row
 from clrft.study.mixing import Mixed, check_words, sort_out
 from clrft.study.paired_tests import FEWEST, t_interval
 from clrft.study.pairs import Paired, is_named, pairs_of
+from clrft.study.updates import held_apart, lost_updates
 from task_streams.errors import UserError, unknown_name
 
 __all__ = ["FLOOR", "Comparison", "Group", "Mixed", "Paired", "Summary", "compare", "summarise", "t_interval"]
@@ -144,6 +145,7 @@ def _notes(stream: str, groups: Sequence[Group]) -> list[str]:
     machines = {repr(run.manifest["hardware"]) for run in runs if run.manifest.get("hardware")}
     if len(machines) > 1:
         notes.append(f"{stream}: the runs come from {len(machines)} kinds of machine (manifest.hardware).")
+    notes += [f"{stream}: {note}" for note in (*lost_updates(groups), *held_apart(groups))]
     most = max(len(group.runs) for group in groups)
     if 1 < most < FEWEST and len(groups) > 1:
         notes.append(

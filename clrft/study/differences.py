@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clrft.runs import RunRecord
-from task_streams.prompt_style import SUITE
+from methods.settings import PLAIN
 
 # Where a run is kept and what it is called: no settings.
 _PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label")
@@ -20,8 +20,7 @@ FREE = (
 )  # fmt: skip
 _FACTS = ("data", "probes", "prompts", "versions", "plugins")  # of the manifest, each by name
 _MODEL_FACTS = ("model_type", "dtype", "attention", "device")  # numbers of parameters are a method's own
-# What runs had that are older than the setting.
-BEFORE = {"stream.prompt": SUITE.name}
+FLOOR = "zero_shot"  # the frozen base: what is known without learning
 FORK, NO_FORK = "fork", "-"  # name and value that stand beside settings
 
 
@@ -65,12 +64,17 @@ def unlike(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def facts(run: RunRecord) -> dict[str, str]:
-    """What a manifest says of data, prompts, versions, code, plugins and model, by dotted name; no more."""
-    found = flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
+    """What a manifest says of measure, data, prompts, versions, code, plugins and model, by dotted name; no more.
+
+    Manifests of before there were several measures name none; these runs have the one that their matrix is of.
+    """
+    found = {"measure": str(run.manifest.get("measure", run.matrix.measure))}
+    found |= flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
     code, model = (run.manifest.get(part) or {} for part in ("code", "model"))
     if "source_sha256" in code:
         found["code.source_sha256"] = str(code["source_sha256"])
-    return found | {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
+    found |= {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
+    return found | ({"model.updates": _updates(run, model)} if run.method != FLOOR and "dtype" in model else {})
 
 
 def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
@@ -82,12 +86,14 @@ def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
 
 def settings(run: RunRecord) -> dict[str, str]:
     """A run's settings by dotted name, without what only names it or says where it is kept."""
-    return {name: value for name, value in recorded(run).items() if not name.startswith(_PLACE_AND_NAME)}
+    return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
 
 
-def recorded(run: RunRecord) -> dict[str, str]:
-    """A run's whole configuration by dotted name, with ``BEFORE`` where it is older than a setting."""
-    return BEFORE | flatten(run.config)
+def _updates(run: RunRecord, model: Mapping[str, Any]) -> str:
+    """Whether a run's weights keep all of an update, or each is rounded."""
+    weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
+    wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
+    return "kept" if wide or model.get("optimizer", PLAIN) != PLAIN else "rounded"
 
 
 def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:

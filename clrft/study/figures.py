@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 from clrft.study.compare import FLOOR, Comparison, Group
 from clrft.study.tables import show
 from eval.matrix import AccuracyMatrix, FloatArray
-from eval.metrics import forgetting_by_stage, metric_of, seen_accuracy
+from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
 
 TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
 MOST_DRAWN = 12  # methods in one picture
@@ -161,9 +161,10 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     left, right = figure.subplots(1, 2)
     look = styles(groups)
     for group in groups:
-        _draw_curve(left, group, look[group.label], seen_accuracy)
+        _draw_curve(left, group, look[group.label], accuracy_so_far)
         _draw_curve(right, group, look[group.label], forgetting_by_stage)
-    left.set_title(f"Mean {groups[0].measure} on the tasks so far (%)")
+    measure = groups[0].measure_so_far
+    left.set_title(f"{measure[0].upper()}{measure[1:]} on the tasks so far (%)")
     right.set_title("Forgetting of the earlier tasks (points)")
     tasks = len(groups[0].runs[0].matrix)
     _stage_axis(left, 1, tasks)

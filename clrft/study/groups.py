@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from clrft.runs import RunRecord
-from clrft.study.differences import FORK, NO_FORK, differing_settings, forks, recorded
+from clrft.study.differences import FLOOR, FORK, NO_FORK, differing_settings, flatten, forks
+from eval.matrix import ACCURACY, POOLED_BOX_AP
 from eval.metrics import Value, compute_metrics, undefined
 
-FLOOR = "zero_shot"  # the frozen base: what is known without learning
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
 
 
@@ -64,11 +66,14 @@ class Group:
         return self.runs[0].matrix.measure
 
     @property
+    def measure_so_far(self) -> str:
+        """What curves over stages show of the tasks so far (``eval.metrics.accuracy_so_far``)."""
+        return f"mean {self.measure}" if np.isnan(self.runs[0].matrix.pooled).all() else POOLED_BOX_AP
+
+    @property
     def final_metric(self) -> str:
-        """Metric that stands for the end of a run: micro-averaged accuracy, or the mean over tasks where there are no
-        counts of items.
-        """
-        return "last_acc" if self.measure == "accuracy" else "mean_final_acc"
+        """Metric that stands for the end of a run: over all items at once, or the mean over tasks where nothing is."""
+        return "last_acc" if self.measure == ACCURACY or self.measure_so_far == POOLED_BOX_AP else "mean_final_acc"
 
     @property
     def joint(self) -> bool:
@@ -126,7 +131,7 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     differing = [FORK, *differing_settings(records)]
     parts: dict[tuple[str, ...], list[RunRecord]] = {}
     for record, fork in zip(records, forks(records), strict=True):
-        flat = {**recorded(record), FORK: fork}
+        flat = {**flatten(record.config), FORK: fork}
         parts.setdefault(tuple(flat.get(name, "-") for name in differing), []).append(record)
     usual = {**_usual(list(parts), differing), FORK: NO_FORK}  # a fork is always named
     told = {

@@ -13,9 +13,11 @@ from functools import cache
 from pathlib import Path
 
 from clrft.config import RunConfig, build_config
-from clrft.study.differences import FREE, flatten, recorded
+from clrft.runs import RunRecord
+from clrft.study.differences import FREE, facts, flatten
 from clrft.study.groups import Group, Summary, summarise
 from clrft.sweep import load_sweep, sweep_file
+from eval.matrix import POOLED_BOX_AP
 from eval.metrics import undefined
 from task_streams.presets import order_seeds
 
@@ -62,6 +64,7 @@ WHY = {
     "evaluate": "another way of testing",
     "method": "another setting of the method",
     "seeds": "other class orders",
+    "measure": "another measure: the figures are not comparable",
 }
 
 
@@ -219,9 +222,9 @@ def _is_of(row: Published, group: Group) -> bool:
 
 def _measured(row: Published, group: Group) -> Measured:
     absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
-    apart = [departures(row, _compared(recorded(run))) for run in group.runs]
+    apart = [(*_other_measure(row, run), *departures(row, _compared(flatten(run.config)))) for run in group.runs]
     seeds = tuple(run.seed for run in group.runs)
-    last = [one for one in departures(row, _compared(recorded(group.runs[0])), seeds) if one.name == "seeds"]
+    last = [one for one in departures(row, _compared(flatten(group.runs[0].config)), seeds) if one.name == "seeds"]
     return Measured(
         label=group.label,
         seeds=seeds,
@@ -229,6 +232,14 @@ def _measured(row: Published, group: Group) -> Measured:
         forget=group.metrics.get("forgetting", absent),
         departures=tuple(dict.fromkeys([*(one for some in apart for one in some), *last])),
     )
+
+
+def _other_measure(row: Published, run: RunRecord) -> list[Departure]:
+    """That a run of COCO is from before its AP was pooled."""
+    here = facts(run)["measure"]
+    if row.dataset != "COCO" or here == POOLED_BOX_AP:
+        return []
+    return [Departure("measure", POOLED_BOX_AP, here, WHY["measure"])]
 
 
 def _published(row: Mapping[str, str]) -> Published:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clrft.runs import RunRecord
-from clrft.study.differences import FORK, FREE, facts, settings
-from clrft.study.groups import FLOOR, Group, labelled
+from clrft.study.differences import FLOOR, FORK, FREE, facts, settings
+from clrft.study.groups import Group, labelled
 from task_streams.errors import UserError, unknown_name
 
 ALL = "all"
@@ -27,10 +27,10 @@ TRAINING = ("train.", "method.group_size", "method.updates_per_batch")
 # What is allowed by one word, beside the first parts of names.
 WORDS = {"budget": TRAINING, "versions": ("versions.", "code.")}
 CAUSES = {
-    "data.": "stream.",
-    "prompts.": "stream.",
-    "model.": "model.",
-    "probes.": "evaluate.probes",
+    "data.": ("stream.",),
+    "prompts.": ("stream.",),
+    "model.": ("model.", "train.optimizer"),
+    "probes.": ("evaluate.probes",),
 }  # facts, and the settings they follow from
 _NAMED = 3  # runs that a sentence names
 
@@ -146,6 +146,7 @@ def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
     known = {run.folder: (facts(run), settings(run)) for run in runs}
     found: dict[str, list[tuple[str, RunRecord]]] = {}
     parts = [
+        ("measure", [runs]),
         ("data.", by_order),
         ("prompts.", by_order),
         ("versions.", [runs]),

@@ -285,6 +285,7 @@ def task_facts(folder: Path) -> Facts:
     if changed := changed_files(folder / METRICS_FILE, record):
         raise UserError(*changed)
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
+    figures["accuracy/pooled"] = record.get("pooled")
     figures |= {f"probe/{name}": value for name, value in record.get("probe", {}).items()}
     figures |= {f"drift/{name}": value for name, value in record.get("drift", {}).items() if is_number(value)}
     figures |= {f"seconds/{name}": value for name, value in record.get("seconds", {}).items()}
@@ -360,12 +361,13 @@ def _points(metrics: Mapping[str, float | None], now: int) -> list[Point]:
 
 
 def _curves(matrix: AccuracyMatrix, now: int) -> list[Point]:
-    """``accuracy/task_01`` … over stages (the step); cells not evaluated are left out."""
-    count = len(matrix)
-    cells = [(task, stage, float(matrix.value[stage, task])) for task in range(count) for stage in range(count)]
+    """``accuracy/task_01`` … and ``accuracy/pooled`` over stages (the step); what was not evaluated is left out."""
+    columns = {f"accuracy/task_{task:02d}": column for task, column in enumerate(matrix.value.T, start=1)}
+    columns["accuracy/pooled"] = matrix.pooled
     return [
-        (f"accuracy/task_{task + 1:02d}", value, stage + 1, now)
-        for task, stage, value in cells
+        (name, float(value), stage, now)
+        for name, column in columns.items()
+        for stage, value in enumerate(column, start=1)
         if not math.isnan(value)
     ]
 

@@ -190,7 +190,7 @@ def _snapshots(sizes: ModelSizes, setup: Setup, at_work: bool) -> dict[str, int]
     """Anchor and reference on the device; ``at_work``: one of them is asked, wherever it rests."""
     if setup.precision.rank:
         return {"anchor": _adapter(sizes, setup) if setup.anchor else 0}
-    copy = frozen_copy(sizes, setup)
+    copy = sizes.parameters * setup.precision.weight if setup.split else frozen_copy(sizes, setup)
     if not setup.offloaded:
         return {"anchor": copy * setup.anchor, "reference": copy * setup.reference}
     return {"anchor or reference": copy if at_work and (setup.anchor or setup.reference) else 0}

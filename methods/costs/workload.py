@@ -20,6 +20,7 @@ class Setup:
         offloaded: both rest in CPU memory while the policy is on the GPU, which has one of them at a time.
         fisher: Fisher information is kept.
         recorded: decoding steps are, in buffers that stay.
+        split: weights are, among processes; frozen copies keep their type then.
     """
 
     precision: Precision
@@ -32,6 +33,7 @@ class Setup:
     offloaded: bool = False
     fisher: bool = False
     recorded: bool = False
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,23 @@ def test_the_published_figures_are_those_of_the_paper() -> None:
     assert all(row.source.startswith("arXiv 2605.09640 table ") for row in rows.values())
 
 
+def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Path) -> None:
+    (row,) = [r for r in published_rows() if (r.dataset, r.tasks, r.method) == ("COCO", 5, "RaPO")]
+    config = {name: value for name, value in protocol(row).to_dict().items() if name not in ("run", "seed")}
+    some = [[50 if j <= i else None for j in range(5)] for i in range(5)]
+
+    def departures(sweep: str, **more: Any) -> list[str]:
+        folders = [
+            write_run(tmp_path / sweep, "rapo", seed, some, stream="coco_5x16", config=config, **more)
+            for seed in (136, 377, 639)
+        ]
+        (entry,) = [one for one in ledger(grouped([read_run(folder) for folder in folders])) if one.measured]
+        return [one.name for one in entry.measured[0].departures]
+
+    assert departures("now", manifest={"measure": "pooled box AP"}) == []
+    assert departures("before") == ["measure"]
+
+
 def test_every_published_row_has_a_protocol_that_loads() -> None:
     assert {(row.dataset, row.tasks) for row in published_rows()} == set(SETTINGS)
     assert {row.method for row in published_rows()} == set(METHODS)

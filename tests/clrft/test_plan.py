@@ -179,12 +179,13 @@ def test_split_weights_are_gathered_for_every_pass() -> None:
 
 def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     """7B in bfloat16, W: of four processes each has a quarter of policy, moments, gradients, and of the copies."""
-    (config,) = load_sweep("detection_cil", parse_overrides(["methods=[rapo]", "seeds=[136]", *ONE_STREAM]))
+    asked = ["methods=[rapo]", "seeds=[136]", "train.optimizer=adamw_kahan", *ONE_STREAM]
+    (config,) = load_sweep("detection_cil", parse_overrides(asked))
     checkpoint, longest, gpu = checkpoint_of(config.model), outline_of(config).longest, torch.device("cuda")
     size = 2 * checkpoint.sizes.parameters
 
     def parts(sharing: Sharing, name: str, *words: str) -> dict[str, int]:
-        settings = load_sweep("detection_cil", parse_overrides(["methods=[rapo]", "seeds=[136]", *ONE_STREAM, *words]))
+        settings = load_sweep("detection_cil", parse_overrides([*asked, *words]))
         return dict(memory_of(settings[0], checkpoint, gpu, longest, sharing).peaks()[name].parts)
 
     assert memory_of(config, checkpoint, gpu, longest, ALONE) == estimate(config, checkpoint.sizes, gpu, longest)
@@ -195,6 +196,7 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     assert tests["gathered weights"] == 3 * size
     training = parts(split, "training", "train.accumulation=4")
     assert training["moments"] == pytest.approx(2 * size / 4)
+    assert training["compensation"] == pytest.approx(size / 4)
     assert training["gathered weights"] == size  # while rollouts are sampled
     assert parts(two, "training")["moments"] == 2 * size
     # of the 64 rollouts of an update 16: keys and values of 28 layers, and of one more while they grow
@@ -202,8 +204,13 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     assert training["cache"] == 16 * row
     # drift is of 64 rollouts whatever the share, with two policies' prefixes of 8 prompts
     assert parts(split, "testing")["cache"] == 64 * row + 2 * 8 * 2 * 512 * 2 * 29 * longest.tokens
+    # float32 weights are twice as many bytes; what autocast applies of them stands beside what is put together
+    wide = parts(split, "training", "train.accumulation=4", "train.optimizer=adamw_float32")
+    assert wide["moments"] == pytest.approx(4 * size / 4)
+    assert wide["gathered weights"] == 2 * size + size
+    assert parts(split, "testing", quiet, "train.optimizer=adamw_float32")["anchor"] == pytest.approx(2 * size / 4)
     # of sft nothing is at hand: the policy it is compared with is loaded
-    (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", "seeds=[136]", *ONE_STREAM]))
+    (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", *asked[1:]]))
     found = memory_of(plain, checkpoint, gpu, longest, split)
     assert found.testing.phase == "drift"
     assert found.testing.parts["another policy"] == size
@@ -305,6 +312,16 @@ def test_streams_without_data_are_planned_from_what_is_published() -> None:
     assert asked == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
     side = outline.tasks[0].shown.grids[0]
     assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
+
+
+def test_boxes_without_data_are_planned_with_images_that_several_tasks_share() -> None:
+    """COCO, 5 tasks of 16 of 80 classes, 2.9 in each of 5,000 images: 1 - 0.8^2.9 = 0.4764 of them have one of 16."""
+    (config,) = load_sweep("detection_cil", parse_overrides(["methods=[zero_shot]", "seeds=[136]", *ONE_STREAM]))
+    outline = outline_of(config)
+    assert [task.test for task in outline.tasks] == [2382] * 5
+    assert outline.tasks[0].new == 2382  # then 1 - 0.6^2.9 = 0.7727: 3863 in all, 1481 of them new
+    assert outline.tasks[1].new == 1481
+    assert outline.joint.test == sum(task.new for task in outline.tasks) == 5000
 
 
 def test_every_setting_of_the_paper_can_be_planned() -> None:

@@ -196,7 +196,7 @@ def test_a_part_of_a_batch_has_as_many_prompts_as_adjacent_groups_allow() -> Non
 
 
 def documented() -> list[list[str]]:
-    """Rows of the table of docs/models.md: tokens, accumulation, full, full with anchor_memory=cpu, LoRA."""
+    """Rows of the table of docs/models.md: tokens, accumulation, two optimizers, anchor_memory=cpu, LoRA."""
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     rows = text.split("| `train.max_completion_tokens` |")[1].split("\n\n")[0].splitlines()[2:]
     return [row.strip("| ").split(" | ") for row in rows]
@@ -205,10 +205,15 @@ def documented() -> list[list[str]]:
 @pytest.mark.parametrize("row", documented(), ids=lambda row: "-".join(row[:2]))
 def test_the_table_of_the_docs_is_what_the_code_says(row: list[str], two_billion: ModelSizes) -> None:
     longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
-    ways = [("qwen2_vl_2b", "device"), ("qwen2_vl_2b", "cpu"), ("qwen2_vl_2b_lora", "device")]
-    for (model, memory), told in zip(ways, row[2:], strict=True):
+    ways = [
+        ("qwen2_vl_2b", "adamw_float32", "device"),
+        ("qwen2_vl_2b", "adamw_kahan", "device"),
+        ("qwen2_vl_2b", "adamw_kahan", "cpu"),
+        ("qwen2_vl_2b_lora", "auto", "device"),
+    ]
+    for (model, optimizer, memory), told in zip(ways, row[2:], strict=True):
         words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
-        words += [f"model.anchor_memory={memory}", "model.attention=sdpa"]
+        words += [f"train.optimizer={optimizer}", f"model.anchor_memory={memory}", "model.attention=sdpa"]
         config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
         found = estimate(config, two_billion, torch.device("cuda"), longest).training
         assert found is not None and f"{found.total / 2**30:.1f}" == told
@@ -216,7 +221,8 @@ def test_the_table_of_the_docs_is_what_the_code_says(row: list[str], two_billion
 
 def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak(two_billion: ModelSizes) -> None:
     longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
-    config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(["model.attention=sdpa"]))
+    words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
+    config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
     named = remedies(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth

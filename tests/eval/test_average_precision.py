@@ -1,18 +1,12 @@
 import json
-from collections.abc import Sequence
-from contextlib import redirect_stdout
-from io import StringIO
-from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from eval.average_precision import average_precision, average_precision_50
 from eval.evaluate import Prediction
+from tests.coco_judge import Rows, coco_stats
 
-Rows = Sequence[tuple[str, tuple[int, int, int, int]]]
 LEFT, RIGHT = (0, 0, 400, 400), (500, 500, 900, 900)
 
 
@@ -79,10 +73,11 @@ def test_a_label_that_is_no_list_of_boxes_is_refused() -> None:
         average_precision([damaged], ["dog"])
 
 
-def test_no_box_is_cut_off_however_many_there_are() -> None:
-    # 119 false boxes, then the right one: precision 1/120 at recall 1; COCO's limit of 100 would make it 0
-    found = [prediction([("dog", LEFT)], [*[("dog", RIGHT)] * 119, ("dog", LEFT)])]
-    assert average_precision(found, ["dog"]) == pytest.approx(1 / 120)
+def test_a_hundred_boxes_of_a_category_count_in_an_image_as_in_cocos_protocol() -> None:
+    # 99 false boxes, then the right one: precision 1/100 at recall 1; behind 100 false ones it is not looked at
+    found = [[*[("dog", RIGHT)] * false, ("dog", LEFT)] for false in (99, 100)]
+    values = [average_precision([prediction([("dog", LEFT)], rows)], ["dog"]) for rows in found]
+    assert values == pytest.approx([0.01, 0.0], abs=1e-12)
 
 
 def test_categories_are_compared_as_labels_are() -> None:
@@ -96,12 +91,11 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_agrees_with_pycocotools_in_pixels_on_hand_made_predictions() -> None:
-    # images of 500 x 250 pixels: a thousandth is half a pixel across and a quarter down
     random = np.random.RandomState(7)
     rows = [_noisy(random) for _ in range(12)]
     names = ["cat", "cow", "dog"]
     ours = [prediction(right, found, str(i)) for i, (right, found) in enumerate(rows)]
-    stats = _by_pycocotools([right for right, _ in rows], [found for _, found in rows], names)
+    stats = coco_stats([right for right, _ in rows], [found for _, found in rows], names)
     assert 0.05 < stats[0] < 0.95
     assert average_precision(ours, names) == pytest.approx(stats[0], abs=1e-9)
     assert average_precision_50(ours, names) == pytest.approx(stats[1], abs=1e-9)
@@ -120,32 +114,3 @@ def _noisy(random: np.random.RandomState) -> tuple[Rows, Rows]:
             said = name if random.rand() < 0.8 else other
             found.append((said, (x + dx, y + dy, x + width + dx, y + height - dy)))
     return right, found
-
-
-def _by_pycocotools(right: Sequence[Rows], found: Sequence[Rows], names: Sequence[str]) -> list[float]:
-    """COCO's own way: a results list with scores through loadRes, and summarize."""
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": i, "width": 500, "height": 250} for i in range(1, len(right) + 1)],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
-        "annotations": [{"id": i, "iscrowd": 0, **row} for i, row in enumerate(_pixels(right, names), start=1)],
-    }
-    with redirect_stdout(StringIO()):
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes([{"score": 1.0, **row} for row in _pixels(found, names)]), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [float(value) for value in judge.stats]
-
-
-def _pixels(images: Sequence[Rows], names: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for image, boxes in enumerate(images, start=1):
-        for name, (x1, y1, x2, y2) in boxes:
-            bbox = [x1 / 2, y1 / 4, (x2 - x1) / 2, (y2 - y1) / 4]
-            rows.append(
-                {"image_id": image, "category_id": names.index(name) + 1, "bbox": bbox, "area": bbox[2] * bbox[3]}
-            )
-    return rows

@@ -41,6 +41,7 @@ def test_values_without_counts_are_kept_as_such() -> None:
 
 def test_the_matrix_survives_its_file_form() -> None:
     matrix = two_tasks().with_values(1, {2: 0.125}).with_joint({1: 1.0, 2: 0.9}).with_final_list({1: 0.25})
+    matrix = matrix.with_pooled({2: 0.5})
     text = json.dumps(matrix.to_json(), allow_nan=False)
     again = AccuracyMatrix.from_json(json.loads(text))
     assert again.to_json() == matrix.to_json()
@@ -48,10 +49,11 @@ def test_the_matrix_survives_its_file_form() -> None:
     assert matrix.to_json()["correct"] == [[3, None], [1, 2]]
 
 
-def test_base_and_joint_may_be_left_out_of_the_file() -> None:
+def test_rows_may_be_left_out_of_the_file() -> None:
     data = two_tasks().to_json()
-    del data["base"], data["joint"], data["final_list"]
-    assert np.isnan(AccuracyMatrix.from_json(data).base).all()
+    del data["base"], data["joint"], data["final_list"], data["pooled"]
+    read = AccuracyMatrix.from_json(data)
+    assert np.isnan([read.base, read.pooled]).all()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,8 @@ def test_base_and_joint_may_be_left_out_of_the_file() -> None:
         ({"value": [[0.8, None], [0.25, 1.0]]}, "'value' is not 'correct' / 'total'"),
         ({"value": [[None, None], [0.25, 1.0]]}, "'value' is not 'correct' / 'total'"),
         ({"base": [1.5, None]}, "'base' holds a number out of 0..1"),
+        ({"pooled": [None, 1.5]}, "'pooled' holds a number out of 0..1"),
+        ({"pooled": [None]}, "shape"),
         ({"total": [[None, None], [4, 2]]}, "do not belong to each other"),
         ({"correct": [[3.5, None], [1, 2]]}, "do not belong to each other"),
         ({"tasks": []}, "at least one task"),
@@ -107,3 +111,18 @@ def test_tables_show_percent_and_a_dash_where_nothing_was_evaluated() -> None:
         console.print(two_tasks().to_table())
     assert "100.0" in capture.get()
     assert "nan" not in capture.get()
+
+
+def test_tables_have_a_column_for_what_is_pooled() -> None:
+    matrix = two_tasks().with_pooled({2: 0.375})
+    assert matrix.to_markdown().splitlines() == [
+        "| after | a | b | pooled |",
+        "| --- | ---: | ---: | ---: |",
+        "| (base) | 50.0 | – | – |",
+        "| a | 75.0 | – | – |",
+        "| b | 25.0 | 100.0 | 37.5 |",
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(matrix.to_table())
+    assert "pooled" in capture.get() and "37.5" in capture.get()

@@ -9,11 +9,13 @@ from eval.matrix import AccuracyMatrix
 from eval.metrics import (
     METRICS,
     Value,
+    accuracy_so_far,
     compute_metrics,
     forgetting_by_stage,
     general_delta,
     metric_of,
     seen_accuracy,
+    stage_accuracy,
 )
 from task_streams.errors import UserError
 
@@ -112,10 +114,32 @@ def test_forward_transfer_needs_future_tasks_and_the_base() -> None:
     assert compute_metrics(full)["fwt"].reason == "not evaluated: b_j: the base model"
 
 
-def test_values_without_counts_have_a_macro_but_no_micro_average() -> None:
-    values = compute_metrics(AccuracyMatrix.empty(["a"]).with_values(1, {1: 0.4}))
-    assert values["last_acc"].value is None
-    assert number(values, "mean_final_acc") == 0.4
+def test_values_without_counts_have_no_average_over_items_unless_they_are_pooled() -> None:
+    apart = AccuracyMatrix.empty(["a", "b"]).with_values(1, {1: 0.4}).with_values(2, {1: 0.2, 2: 0.6})
+    values = compute_metrics(apart)
+    for key in ("last_acc", "avg_incremental_acc_micro"):
+        assert values[key].value is None
+        assert "box AP of each task by itself" in str(values[key].reason)
+    assert number(values, "mean_final_acc") == pytest.approx(0.4)
+    np.testing.assert_allclose(accuracy_so_far(apart), [0.4, 0.4])
+    pooled = apart.with_pooled({1: 0.4, 2: 0.3})
+    values = compute_metrics(pooled)
+    assert number(values, "last_acc") == 0.3
+    assert number(values, "avg_incremental_acc_micro") == pytest.approx(0.35)  # (0.4 + 0.3) / 2
+    assert (number(values, "mean_final_acc"), number(values, "forgetting")) == pytest.approx((0.4, 0.2))  # the cells'
+    np.testing.assert_allclose(stage_accuracy(pooled), [0.4, 0.3])
+    np.testing.assert_allclose(accuracy_so_far(pooled), [0.4, 0.3])
+    joint = AccuracyMatrix.empty(["a", "b"]).with_values(2, {1: 0.2, 2: 0.6}).with_pooled({2: 0.3})
+    values = compute_metrics(joint)
+    assert number(values, "last_acc") == 0.3
+    assert values["avg_incremental_acc_micro"].reason == "not evaluated: R[i,j] of every j <= i"
+
+
+def test_stage_accuracy_is_over_items() -> None:
+    # 1 of 2 right; then 1 of 2 and 6 of 8 are 7 of 10
+    matrix = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (1, 2)}).with_row(2, {1: (1, 2), 2: (6, 8)})
+    np.testing.assert_allclose(stage_accuracy(matrix), [0.5, 0.7])
+    np.testing.assert_allclose(accuracy_so_far(matrix), [0.5, 0.625])  # curves average over tasks
 
 
 def test_nothing_learned_leaves_relative_forgetting_undefined() -> None:

@@ -1,6 +1,7 @@
 """Two tasks by several methods, as one process or as one of several: what ``test_ranks.py`` compares.
 
-In float64, but for what models compute in float32 themselves; DeepSpeed has no such gradients.
+In float64, but for what models compute in float32 themselves; DeepSpeed has no such gradients. Cases of bfloat16 are
+compared by how far the weights moved: sums of another order round to other numbers.
 
 As a program, ``<file> <kind> …``, it is one of the processes that its environment names, and the first writes what it
 found, with the weights split in each of the named ways (``whole``: not at all).
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from eval.evaluate import evaluate
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, fit
-from methods.policy import Decoding
+from methods.fit import APPLIED, FitSettings, fit
+from methods.optimizers import COMPENSATION
+from methods.policy import Decoding, Policy
 from methods.processes import ranks
 from methods.processes.sharding import shard, whole, whole_tensor
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, WIDE, TrainConfig
+from methods.training_state import KIND
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made
@@ -33,6 +36,8 @@ GROUP = {"group_size": 4}
 SPLIT = {"sft": False, "rapo": True, "rapo accumulated, two updates on a batch": False}
 # What parts of a batch may cost more than the whole: a prompt in two of them, a row that stands in for none.
 COSTS = {"step_seconds", "prompt_tokens", "prompt_tokens_computed", "images", "model_flops"}
+SAMPLED = {APPLIED}  # looks at other numbers where each process has a part of them
+LOW = {f"sft in bfloat16, {optimizer}": optimizer for optimizer in (WIDE, KAHAN)}
 # Method, settings of the learner, and what differs from TRAIN.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sft": ("sft", {}, {}),
@@ -54,15 +59,15 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
 
     ``kind``: how the weights are split among the processes.
     """
-    words, own, differs = CASES[name]
+    words, own, differs = CASES["sft" if name in LOW else name]
     learner, _, part = words.partition("+")
     method = made(learner, part or None, own)()
-    policy = fresh_policy()
-    if double:
+    policy = fresh_low(LOW[name]) if name in LOW else fresh_policy()
+    if double and name not in LOW:
         policy.model.double()
     if kind != "whole":
         shard(policy.model, kind)
-        policy.config = dataclasses.replace(policy.config, gradient_checkpointing=SPLIT[name])
+        policy.config = dataclasses.replace(policy.config, gradient_checkpointing=SPLIT.get(name, False))
     base = policy.snapshot() if "reference" in method.needs else None
     train = dataclasses.replace(TRAIN, **differs)
     advantages: list[Tensor] = []
@@ -80,11 +85,28 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
     result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}
     result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
     result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
-    figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in COSTS)
+    if name in LOW:
+        return reached(policy, moments or {}) | {"applied": torch.tensor([row[APPLIED] for row in steps])}
+    figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in {*COSTS, *SAMPLED})
     result["figures"] = torch.tensor([[row[name] for name in figures] for row in steps], dtype=torch.float64)
     with whole(policy.model):
         result["answers"] = answers(policy, stream)
     return result
+
+
+def fresh_low(optimizer: str) -> Policy:
+    """The embedded model, computing in bfloat16."""
+    return fresh_policy(dtype="bfloat16", optimizer=optimizer)
+
+
+def reached(policy: Policy, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What weights have come to, with what their updates have left over, by name."""
+    found = {}
+    for name, weight in policy.model.named_parameters():
+        together = whole_tensor(weight).detach().double()
+        left = moments.get(f"{name}{KIND}{COMPENSATION}")
+        found[name] = together if left is None else together + left.double()
+    return found
 
 
 def keep_advantages(method: Method, kept: list[Tensor]) -> None:
@@ -128,7 +150,7 @@ def main() -> None:
     stream = small_stream()
     cases = {}
     for kind in kinds:
-        for name in CASES if kind == "whole" else SPLIT:
+        for name in [*(CASES if kind == "whole" else SPLIT), *LOW]:
             values = found(name, stream, kind, double=kind != "zero3")
             cases |= {f"{name}, {kind}|{key}": value for key, value in values.items()}
     if ranks.is_first():

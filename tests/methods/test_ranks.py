@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from methods.processes import ranks
-from tests.methods.rank_cases import CASES, SPLIT, found, small_stream
+from tests.methods.rank_cases import CASES, LOW, SPLIT, found, fresh_low, small_stream
 from tests.processes import ended, several
 
 
@@ -71,6 +71,30 @@ def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor])
 @pytest.mark.parametrize("name", SPLIT)
 def test_zero3_learns_what_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
     compare(f"{name}, zero3", by_one(name, double=False), by_zero3, 5e-6)  # in float32; an update is 1e-5
+
+
+def compare_movement(name: str, of_both: dict[str, Tensor]) -> None:
+    """How far the weights have moved, with what is left over of their updates; and that all of it arrived."""
+    case = name.rpartition(", ")[0]
+    alone = by_one(case, double=False)
+    start = {key: weight.detach().double() for key, weight in fresh_low(LOW[case]).model.named_parameters()}
+    one = torch.cat([(alone[key] - weight).flatten() for key, weight in start.items()])
+    both = torch.cat([(of_both[f"{name}|{key}"] - weight).flatten() for key, weight in start.items()])
+    assert torch.nn.functional.cosine_similarity(one, both, dim=0) > 0.999
+    assert both.norm().item() == pytest.approx(one.norm().item(), rel=0.01)
+    assert (of_both[f"{name}|applied"] - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["whole", "fsdp"])
+@pytest.mark.parametrize("name", LOW)
+def test_two_processes_move_weights_of_bfloat16_as_one_does(name: str, kind: str, by_two: dict[str, Tensor]) -> None:
+    compare_movement(f"{name}, {kind}", by_two)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
+@pytest.mark.parametrize("name", LOW)
+def test_zero3_moves_weights_of_bfloat16_as_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
+    compare_movement(f"{name}, zero3", by_zero3)
 
 
 def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from methods.fit import FitResult, FitSettings, fit
 from methods.memory import remembered
 from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
-from methods.settings import TrainConfig
+from methods.settings import PLAIN, TrainConfig
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0)
@@ -39,10 +39,10 @@ class TwoTasks:
         return [row.get(figure) for row in self.results[task - 1].steps]
 
 
-def fresh_policy(adapter: str = "none") -> Policy:
-    """The embedded model in float32."""
-    config = ModelConfig(dtype="float32", device="cpu", adapter=adapter, lora_rank=4)
-    return load_policy(config, str(default_model_path()))
+def fresh_policy(adapter: str = "none", dtype: str = "float32", optimizer: str = PLAIN) -> Policy:
+    """The embedded model, in float32 if nothing else is said."""
+    config = ModelConfig(dtype=dtype, device="cpu", adapter=adapter, lora_rank=4)
+    return load_policy(config, str(default_model_path()), optimizer=optimizer)
 
 
 def made(learner: str, part: str | None = None, learner_settings: Any = None, **settings: Any) -> Callable[[], Method]:

@@ -15,7 +15,7 @@ from task_streams.fingerprint import check_stream, fingerprints
 from task_streams.positives import positives
 from task_streams.prompt import target_text
 from task_streams.records import Workspace
-from task_streams.types import Box, Task, TaskStream
+from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import whole, write_coco
 
@@ -248,9 +248,11 @@ def test_the_real_sample_of_coco() -> None:
     assert len(found.labels) == 80
     everything = stream(root, 136, **settings | {"shots": None})
     # 128 images in each split, two of the training split without boxes; 929 and 898 boxes (the sample's README)
-    train, test = ([e for task in everything.tasks for e in getattr(task, split)] for split in ("train", "test"))
+    train = [example for task in everything.tasks for example in task.train]
+    test = [example for items in new_test_items(everything.tasks) for example in items]
     assert (len(train), len(test)) == (126, 128)
     assert (sum(len(e.target) for e in train), sum(len(e.target) for e in test)) == (929, 898)  # type: ignore[arg-type]
+    assert sum(row.test_boxes for task in everything.tasks for row in positives(task)) == 898  # each in its own task
     for task, whole_task in zip(found.tasks, everything.tasks, strict=True):
         for row, all_of_it in zip(positives(task), positives(whole_task), strict=True):
             assert min(all_of_it.train_images, 5) <= row.train_images <= all_of_it.train_images
@@ -318,8 +320,8 @@ def test_a_policy_that_never_parses_has_nothing(tmp_path: Path) -> None:
 
 def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand(tmp_path: Path) -> None:
     # The last class of the stage (zebra, then apple), always at 500..1000.
-    # Stage 1, task 1 (test: a dog, a zebra): both images get a zebra. zebra: the first image's is false and ranks
-    #   first, precision 1/2 at recall 1 -> 0.5; dog: 0. Mean 0.25.
+    # Stage 1, task 1 (all six images, a dog in all but the second): every image gets a zebra. zebra: the first image's
+    #   is false, the second's true, precision 1/2 at recall 1 -> 0.5; dog: 0. Mean 0.25.
     # Stage 2, task 1: apples are said, which the task does not have: dog 0, zebra 0.
     # Stage 2, task 2 (test: cat, apple, cat, apple): apples rank false, true, false, true: precision at recall
     #   0.5 and at 1 is 2/4 -> 0.5 everywhere -> apple 0.5, cat 0. Mean 0.25.

@@ -13,7 +13,8 @@ from task_streams.fingerprint import check_stream, fingerprints
 from task_streams.positives import Positives, positives
 from task_streams.prompt import visible
 from task_streams.records import Workspace
-from task_streams.types import Example, TaskStream
+from task_streams.split import joint_task
+from task_streams.types import Example, TaskStream, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
 
 # Sorted names apple, cat, dog, zebra; RandomState(0).permutation(4) = [2, 3, 1, 0].
@@ -40,7 +41,7 @@ def keys(examples: Sequence[Example]) -> list[int]:
     return [int(Path(example.key).stem) for example in examples]
 
 
-def test_an_image_belongs_to_the_task_of_the_newest_of_its_classes(tmp_path: Path) -> None:
+def test_an_image_is_trained_on_in_the_task_of_the_newest_of_its_classes(tmp_path: Path) -> None:
     write(tmp_path, [both("dog"), both("dog", "cat"), both("zebra", "dog"), both("apple"), both("zebra"), both("cat")])
     first, second = stream(tmp_path, shots=None).tasks
     assert (first.classes, second.classes) == (("dog", "zebra"), ("cat", "apple"))
@@ -52,6 +53,19 @@ def test_an_image_belongs_to_the_task_of_the_newest_of_its_classes(tmp_path: Pat
     for example in first.train:
         assert visible(example.target, first.seen) == example.target  # type: ignore[arg-type]
     assert (keys(first.test), keys(second.test)) == ([2, 3], [0, 1])
+
+
+def test_an_image_is_tested_in_every_task_that_has_one_of_its_classes(tmp_path: Path) -> None:
+    images = [both("dog"), both("dog", "cat"), both("zebra", "apple", "cat"), both("apple")]
+    write(tmp_path, [both(name) for name in EVERY], images)
+    found = stream(tmp_path)
+    first, second = found.tasks
+    assert (keys(first.test), keys(second.test)) == ([0, 1, 2], [1, 2, 3])
+    assert first.test[1] is second.test[0]
+    assert [box.category for box in first.test[1].target] == ["dog", "cat"]  # type: ignore[union-attr]
+    assert [keys(items) for items in new_test_items(found.tasks)] == [[0, 1, 2], [3]]
+    assert keys(joint_task(found).test) == [0, 1, 2, 3]
+    assert check_stream(found) == []
 
 
 def test_the_policy_says_which_classes_training_shows(tmp_path: Path) -> None:
@@ -106,6 +120,21 @@ def test_test_images_are_all_by_default_or_drawn_by_the_same_rule(tmp_path: Path
     assert [row.test_images for task in some.tasks for row in positives(task)] == [3, 3, 3, 3]
     more = stream(tmp_path, test_per_class=3, shots=1)
     assert [task.test for task in some.tasks] == [task.test for task in more.tasks]
+
+
+def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_its_classes(tmp_path: Path) -> None:
+    images = [both("dog", "cat")] * 3 + [both(name) for name in EVERY * 4]
+    write(tmp_path, [both(name) for name in EVERY], images)
+    for order in (0, 3):
+        found = stream(tmp_path, order, test_per_class=4)
+        drawn = {example.key: example for task in found.tasks for example in task.test}
+        for task in found.tasks:
+            held = [e for e in drawn.values() if visible(e.target, task.classes)]  # type: ignore[arg-type]
+            assert sorted(held, key=lambda e: e.key) == list(task.test)
+            assert all(row.test_images >= 4 for row in positives(task))
+        assert sorted(drawn) == sorted(
+            {e.key for task in stream(tmp_path, test_per_class=4).tasks for e in task.test}
+        )  # whatever the class order
 
 
 def test_positives_count_images_and_boxes(tmp_path: Path) -> None:

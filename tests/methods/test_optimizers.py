@@ -1,0 +1,157 @@
+"""What AdamW means to add to the weights arrives there, at the learning rate of the papers, in every type.
+
+Two tasks of twelve updates at 1e-6. Beside the training, float64 sums up what AdamW means, from the same gradients.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from methods.base import TaskContext
+from methods.fit import APPLIED, FitSettings, fit
+from methods.optimizers import COMPENSATION
+from methods.policy import Policy
+from methods.settings import KAHAN, LOST_BELOW, PLAIN, WIDE, TrainConfig
+from methods.training_state import KIND
+from task_streams import STREAMS, build_stream
+from tests.methods.two_tasks import fresh_policy, made
+
+TRAIN = TrainConfig(
+    updates=12, prompts_per_update=4, warmup=0, learning_rate=1e-6, max_completion_tokens=24, weight_decay=0.01
+)
+METHODS: dict[str, dict[str, Any]] = {"sft": {}, "grpo": {"group_size": 4}, "rapo": {"group_size": 4}}
+# Of a checkpoint in a type, trained whole or by an adapter, with an optimizer.
+WAYS = {
+    "float32": ("float32", "none", PLAIN),
+    "float32, LoRA": ("float32", "lora", PLAIN),
+    "bfloat16, adamw_float32": ("bfloat16", "none", WIDE),
+    "bfloat16, adamw_kahan": ("bfloat16", "none", KAHAN),
+    "bfloat16, adamw": ("bfloat16", "none", PLAIN),
+    "bfloat16, LoRA": ("bfloat16", "lora", PLAIN),
+}
+
+
+@dataclasses.dataclass
+class Trained:
+    """What two tasks have moved: weights with what is left over for them, and what AdamW meant, flat, in float64."""
+
+    moved: Tensor
+    meant: Tensor
+    applied: list[float]
+
+
+class Meant:
+    """AdamW by its formula, in float64, from the gradients that optimizers get; sums up its updates."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, Tensor] = {}
+        self.moments: dict[tuple[int, int], list[Tensor]] = {}
+        self.counts: dict[tuple[int, int], int] = {}
+
+    @torch.no_grad()
+    def __call__(self, optimizer: Any, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                key = (id(optimizer), id(weight))
+                gradient = weight.grad.double()
+                mean, square = self.moments.setdefault(key, [torch.zeros_like(gradient) for _ in range(2)])
+                count = self.counts[key] = self.counts.get(key, 0) + 1
+                first, second = group["betas"]
+                mean.mul_(first).add_(gradient, alpha=1 - first)
+                square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+                root = (square / (1 - second**count)).sqrt() + group["eps"]
+                update = -group["lr"] * (mean / (1 - first**count) / root + group["weight_decay"] * weight.double())
+                self.sums[id(weight)] = self.sums.get(id(weight), 0) + update
+
+
+@contextmanager
+def watched() -> Iterator[Meant]:
+    meant = Meant()
+    handle = register_optimizer_step_pre_hook(meant)
+    try:
+        yield meant
+    finally:
+        handle.remove()
+
+
+def held(policy: Policy, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained weights with what is left over for them, in float64."""
+    values = {name: one.detach().double() for name, one in policy.model.named_parameters() if one.requires_grad}
+    left = {name: moments.get(f"{name}{KIND}{COMPENSATION}") for name in values}
+    return {name: value + one.double() if (one := left[name]) is not None else value for name, value in values.items()}
+
+
+@lru_cache
+def trained(name: str, way: str, folder: Path) -> Trained:
+    dtype, adapter, optimizer = WAYS[way]
+    policy, method = fresh_policy(adapter, dtype, optimizer), made(name, learner_settings=METHODS[name])()
+    stream = build_stream("digits_cil", STREAMS["digits_cil"].config(shots=8, test_per_class=1, tasks=2), 1993)
+    base = policy.snapshot(asked_only=True) if "reference" in method.needs and adapter == "none" else None
+    start, moments, applied = held(policy, {}), {}, []
+    with watched() as meant:
+        for index in (1, 2):
+            anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs and index == 2 else None
+            context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
+            torch.manual_seed(index)
+            fitted = fit(method, context, base, FitSettings(TRAIN, folder), moments)
+            moments = fitted.moments
+            applied += [row[APPLIED] for row in fitted.steps if APPLIED in row]
+    end = held(policy, moments)
+    sums = [meant.sums[id(one)].flatten() for one in policy.model.parameters() if one.requires_grad]
+    moved = torch.cat([(end[key] - start[key]).flatten() for key in start])
+    return Trained(moved, torch.cat(sums), applied)
+
+
+def close(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """Cosine, and the ratio of the norms."""
+    return torch.nn.functional.cosine_similarity(one, other, dim=0).item(), (one.norm() / other.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("optimizers")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "bfloat16, adamw"])
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_move_as_adamw_means_them_to(name: str, way: str, folder: Path) -> None:
+    found = trained(name, way, folder)
+    cosine, ratio = close(found.moved, found.meant)
+    assert cosine > 0.999
+    assert abs(ratio - 1) < 0.01
+    assert min(found.applied) > LOST_BELOW and len(found.applied) == 24
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_of_bfloat16_alone_lose_nearly_all_of_it_and_the_figure_tells(name: str, folder: Path) -> None:
+    found = trained(name, "bfloat16, adamw", folder)
+    cosine, ratio = close(found.moved, found.meant)
+    assert cosine < 0.3 and ratio < 0.3
+    assert max(found.applied) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("way", "reference", "least", "off"),
+    [
+        ("bfloat16, adamw_float32", "float32", 0.99, 0.03),
+        ("bfloat16, adamw_kahan", "float32", 0.95, 0.05),
+        ("bfloat16, LoRA", "float32, LoRA", 0.99, 0.03),
+    ],
+)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_computes_in_bfloat16_learns_what_float32_learns(
+    name: str, way: str, reference: str, least: float, off: float, folder: Path
+) -> None:
+    cosine, ratio = close(trained(name, way, folder).moved, trained(name, reference, folder).moved)
+    assert cosine > least
+    assert abs(ratio - 1) < off
