@@ -201,7 +201,7 @@ def kept_by_training(policy: Policy, anchor: Snapshot) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         context = TaskContext(task, policy, anchor, seed=3)
         reference = None if policy.has_adapter else policy.snapshot()
-        fit(build_method("rapo", RapoConfig()), context, reference, FitSettings(TRAIN, True, Path(scratch)))
+        fit(build_method("rapo", RapoConfig()), context, reference, FitSettings(TRAIN, Path(scratch)))
     handle.remove()
     gradients = bytes_of(one.grad for one in anchor_parameters(anchor) if one.grad is not None)
     return {

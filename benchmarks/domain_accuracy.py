@@ -66,7 +66,7 @@ def class_accuracies(policy: Policy, domain: Domain, per_class: int) -> dict[str
         completions += policy.generate(requests, Decoding(max_new_tokens=32))
     right: dict[str, Sequence[bool]] = {label: [] for label in LABELS}
     for example, completion in zip(items, completions, strict=True):
-        score = score_classification(completion, example.label, LABELS, True)
+        score = score_classification(completion, example.label, LABELS)
         right[example.label] = [*right[example.label], score.correct]
     return {label: sum(scores) / len(scores) for label, scores in right.items()}
 

@@ -40,7 +40,7 @@ EXAMPLES = """examples:
   clrft method check my_method.py
   clrft list methods"""
 
-LISTS = ("configs", "methods", "metrics", "models", "seeds", "shapers", "streams", "sweeps")  # of clrft list
+LISTS = ("configs", "methods", "metrics", "models", "prompts", "seeds", "shapers", "streams", "sweeps")  # of clrft list
 HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
 RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"

@@ -117,6 +117,9 @@ class RunConfig:
         method_label: name of the method's YAML or of the methods, which names run folders and tables.
         model_label: name of the model's YAML.
         seed: seed of the class (or domain) order and of the training.
+
+    Raises:
+        UserError: images and clips do not stand where the prompt's style needs them.
     """
 
     stream_name: str
@@ -132,6 +135,13 @@ class RunConfig:
     evaluate: EvaluateConfig
     run: RunSection
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.stream.style.media_first and self.model.media != "first":
+            raise UserError(
+                f"model.media: got {self.model.media}, but prompts of the style {self.stream.style.name!r} have images "
+                "and clips before their text; expected first, or another stream.prompt."
+            )
 
     @property
     def cell(self) -> str:

@@ -49,7 +49,7 @@ def questions(state: Run, stage: int, count: int) -> Asked:
         items=drawn_items(task.test, count, ITEM_SEED),
         labels=task.seen,
         kind=task.kind,
-        think=config.stream.think,
+        style=task.style,
         max_new_tokens=config.train.max_completion_tokens,
         seed=stage_rng(config.seed, stage),
         share=config.train.share_prefix,

@@ -15,6 +15,7 @@ from methods.registry import known_methods
 from methods.shaping import overrides
 from task_streams import STREAMS
 from task_streams.presets import ORDER_SEEDS
+from task_streams.prompt_style import built_in_styles, prompt_style
 
 
 def list_streams() -> Table:
@@ -100,11 +101,20 @@ def list_seeds() -> Table:
     return table
 
 
+def list_prompts() -> Table:
+    """Prompt styles that go by name, and for which kinds of question they have words."""
+    table = Table("prompt", "kinds", "what it is", title="prompt styles")
+    for name, path in built_in_styles().items():
+        table.add_row(name, ", ".join(prompt_style(name).wordings), first_comment(path))
+    return table
+
+
 LISTS: dict[str, Callable[[], Table]] = {
     "configs": list_configs,
     "methods": list_methods,
     "metrics": list_metrics,
     "models": list_models,
+    "prompts": list_prompts,
     "seeds": list_seeds,
     "shapers": list_shapers,
     "streams": list_streams,

@@ -51,16 +51,22 @@ def check_same_config(config: RunConfig) -> None:
 
 
 def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with data, or with a probe set of the same name, that are not those the run began with.
+    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with.
 
     Raises:
-        UserError: a fingerprint differs; names the splits and sets.
+        UserError: a fingerprint differs; names the splits, tasks and sets.
     """
     asked, asks = saved.get("probes", {}), fresh.get("probes", {})
     if changed := [name for name in sorted({*asked} & {*asks}) if asked[name] != asks[name]]:
         raise UserError(
             f"{folder}: the probe sets are not those this run began with (fingerprints differ for "
             f"{', '.join(changed)}); restore them or start a new run."
+        )
+    said, says = saved.get("prompts", {}), fresh["prompts"]
+    if changed := [name for name in sorted({*said} & {*says}) if said[name] != says[name]]:
+        raise UserError(
+            f"{folder}: the prompts are not those this run began with (fingerprints differ for {', '.join(changed)}); "
+            "restore the file that stream.prompt names, or start a new run."
         )
     then, now = saved.get("data", {}), fresh["data"]
     differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
@@ -108,7 +114,8 @@ def run_manifest(
         "code": code_identity(),
         "hardware": hardware(),
         "data": fingerprints(stream),
-        "prompts": prompt_fingerprints(stream, config.stream.think),
+        "prompt_style": stream.tasks[0].style.name,
+        "prompts": prompt_fingerprints(stream),
         "probes": dict(probes or {}),
         "model": {"label": config.model_label, **model},
         "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),

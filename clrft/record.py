@@ -139,6 +139,8 @@ MANIFEST_OTHERS: Kinds = {
     "measure": TEXT,
     "data": by_name(TEXT),
     "probes": by_name(TEXT),
+    "prompts": by_name(TEXT),
+    "prompt_style": TEXT,
     "plugins": by_name(TEXT),
     "versions": by_name(TEXT),
     "carry": by_name(TEXT),

@@ -252,7 +252,7 @@ def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[Prob
     """
     limit, batches = config.train.max_prompt_tokens, []
     for example in looked_at(stream):
-        asked = request(example, stream.labels, config.stream.think)
+        asked = request(example, stream.labels, config.stream.style)
         batch = encoded_requests(processor, [asked], config.model.media, limit)
         batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
     examples = [len(task.train) for task in stream.tasks]
@@ -303,12 +303,12 @@ def check_answers(config: RunConfig, stream: TaskStream, method: Method, tokeniz
     Returns:
         Tokens of the longest right answer, end of sequence included; 1 where answers may be cut.
     """
-    train, think = config.train, config.stream.think
+    train = config.train
     if train.allow_cut_answers:
         return 1
     wording = method.config.thought if method.family == "supervised" else ""
     answers = {
-        target_text(example.target, wording, think, task.seen): example.key
+        target_text(example.target, wording, task.style, task.seen): example.key
         for task in stream.tasks
         for example in (*task.train, *task.test)
     }

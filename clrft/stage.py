@@ -33,6 +33,7 @@ from methods.processes.sharding import whole
 from methods.rollouts.answering import Session
 from methods.snapshots import FullSnapshot
 from task_streams.glyphs import glyph_examples
+from task_streams.prompt_style import PromptStyle
 from task_streams.types import Example, Task, new_test_items
 
 PROBE = BUILT_IN
@@ -82,7 +83,7 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     start = time.perf_counter()
     session = state.policy.session()
     due = due_tests(state, stage)
-    probe = glyph_probe(state.config.evaluate.probe) if probe_due(state, stage) else None
+    probe = glyph_probe(state.config.evaluate.probe, state.config.stream.style) if probe_due(state, stage) else None
     again = final_list_task(state, stage)
     sets = state.probes if probes_due(state, stage) else ()
     items = sum(len(new) for _, new in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
@@ -154,7 +155,6 @@ def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int, session: 
         seen,
         stage=stage,
         task_of=task_of or dict.fromkeys(seen, 0),
-        think=config.stream.think,
         batch_size=config.evaluate.batch_size,
         fit=image_fit(state.policy.processor),
         on_batch=lambda items: state.reporter.advance(config.cell, items),
@@ -174,11 +174,11 @@ def decoding_of(state: Run, stage: int, limit: int) -> Decoding:
     )
 
 
-def glyph_probe(items: int) -> Task:
+def glyph_probe(items: int, style: PromptStyle) -> Task:
     """The general-ability probe of the embedded model as a task outside the stream (index 0)."""
     examples = glyph_examples(items, PROBE_SEED)
     labels = tuple(sorted({example.label for example in examples}))
-    return Task(0, PROBE, labels, labels, (), examples)
+    return Task(0, PROBE, labels, labels, (), examples, style=style)
 
 
 def drop_older_weights(state: Run, stage: int) -> None:

@@ -157,11 +157,11 @@ def train_stage(
     state.anchor = None  # the old one goes before the new one comes
     state.anchor = None if state.anchors is None or first else state.anchors.begin()
     seed = stage_rng(config.seed, stage)
-    context = TaskContext(task, state.policy, state.anchor, seed, config.stream.think, memory(state, task))
+    context = TaskContext(task, state.policy, state.anchor, seed, memory(state, task))
     begun = None if work is None else newest_state(work)
     clock = Clock.started(None if begun is None else begun.values)
     keeping = keeping_of(state, work, clock)
-    settings = FitSettings(stage_budget(state), config.stream.think, scratch, loading_workers(state), keeping)
+    settings = FitSettings(stage_budget(state), scratch, loading_workers(state), keeping)
     examples = len(with_memory(state.method, context).task.train)
     total = planned_updates(state.method, settings.train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)

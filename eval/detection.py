@@ -23,21 +23,22 @@ from eval.judgement import Score
 from eval.parse import parse_completion
 from task_streams.labels import normalise_label
 from task_streams.prompt import answer_text, visible
+from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import BOX_SCALE, Box
 
 MATCHED = 0.5  # least IoU of a match that counts as found
 
 
-def score_detection(completion: str, boxes: Sequence[Box], labels: Sequence[str], think: bool = True) -> Score:
+def score_detection(completion: str, boxes: Sequence[Box], labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
     """Score the boxes of one completion.
 
     Args:
         completion: what the policy wrote.
         boxes: all boxes of the image; they are cut to the categories that the prompt listed.
         labels: categories that the prompt listed.
-        think: the prompt asked for a thought.
+        style: the words in which was asked.
     """
-    parsed = parse_completion(completion, think)
+    parsed = parse_completion(completion, style)
     predicted = None if parsed.answer is None else parse_boxes(parsed.answer)
     if predicted is None:
         return Score(False, {"iou": 0.0, "category": 0.0, "format": 0.5 if parsed.format_ok else 0.0})

@@ -95,7 +95,6 @@ def evaluate(
     *,
     stage: int,
     task_of: Mapping[str, int],
-    think: bool = True,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     fit: Fit | None = None,
@@ -109,7 +108,6 @@ def evaluate(
         seen: classes that the prompt lists, in its order.
         stage: task (from 1) after which is evaluated.
         task_of: index of the task that teaches each class.
-        think: the prompt asks for a thought before the answer.
         batch_size: most requests per call of ``generate``.
         on_batch: called after each batch with the number of items in it.
         fit: brings an image to the size in which the model sees it; called ahead, while the model computes.
@@ -122,16 +120,14 @@ def evaluate(
     if not task.test:
         raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
     answered: dict[int, str] = {}
-    for number, (places, requests) in enumerate(_prepared(task.test, seen, think, batch_size, fit)):
+    for number, (places, requests) in enumerate(_prepared(task, seen, batch_size, fit)):
         if spread is None or spread.mine(number):
             answered |= zip(places, generate(requests), strict=True)
         if on_batch is not None:
             on_batch(len(places))
     if spread is not None:
         answered = spread.everyones(answered)
-    return [
-        _judged(example, answered[place], seen, stage, task, task_of, think) for place, example in enumerate(task.test)
-    ]
+    return [_judged(example, answered[place], seen, stage, task, task_of) for place, example in enumerate(task.test)]
 
 
 def _judged(
@@ -141,9 +137,8 @@ def _judged(
     stage: int,
     task: Task,
     task_of: Mapping[str, int],
-    think: bool,
 ) -> Prediction:
-    judged = score(completion, example.target, seen, think)
+    judged = score(completion, example.target, seen, task.style)
     return Prediction(
         stage=stage,
         task=task.index,
@@ -174,18 +169,19 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
 
 
 def _prepared(
-    items: Sequence[Example],
+    task: Task,
     seen: Sequence[str],
-    think: bool,
     size: int,
     fit: Fit | None,
 ) -> Iterator[tuple[list[int], list[Request]]]:
-    """Batches as places of items and their requests; threads prepare the next few while the caller uses these."""
+    """Batches as places of test items and their requests; threads prepare the next few while the caller uses these."""
     if size < 1:
         raise ValueError(f"batch_size {size}: expected at least 1")
 
+    items = task.test
+
     def prepare(place: int) -> Request:
-        asked = request(items[place], seen, think)
+        asked = request(items[place], seen, task.style)
         return asked.fitted(fit) if fit else asked
 
     size = math.ceil(len(items) / math.ceil(len(items) / size))  # as many batches, none of them nearly empty

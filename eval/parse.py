@@ -1,13 +1,13 @@
 """Completion to answer: the reply format ``<think>…</think><answer>…</answer>`` of RaPO (arXiv 2605.09640).
 
-Deliberately absent: repair. A missing tag is not guessed, and case or spelling of a tag is not mended.
+Deliberately absent: repair. A missing tag is not guessed, case or spelling of a tag is not mended, and of two answer
+blocks none is chosen.
 """
 
 import re
 from dataclasses import dataclass
 
-from task_streams.labels import normalise_label
-from task_streams.prompt import THOUGHT_PLACEHOLDER
+from task_streams.prompt_style import SUITE, PromptStyle
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -21,8 +21,8 @@ class Parsed:
     """Parts of a completion.
 
     Attributes:
-        answer: text inside the first answer block, outer white space removed; None without such a block.
-        thought: text inside the first think block, likewise.
+        answer: text inside the answer block, outer white space removed; None where there is none, or more than one.
+        thought: text inside the first think block, likewise; None without such a block.
         format_ok: the whole completion has the form that the prompt asked for.
     """
 
@@ -31,26 +31,19 @@ class Parsed:
     format_ok: bool
 
 
-def parse_completion(text: str, think: bool = True) -> Parsed:
+def parse_completion(text: str, style: PromptStyle = SUITE) -> Parsed:
     """Answer, thought and well-formedness of a completion.
 
     Well-formed means: exactly one think block, then exactly one answer block, nothing but white space
-    around them, and a thought that is not the prompt's own placeholder.
-    With ``think=False``: exactly one answer block.
+    around them, and a thought that is one (``PromptStyle.is_thought``).
+    Where the style asks for no thought: exactly one answer block.
     """
-    answer, thought = _first(_ANSWER, text), _first(_THINK, text)
-    form, tags = (_THINK_THEN_ANSWER, 4) if think else (_ANSWER_ONLY, 2)
-    format_ok = form.fullmatch(text) is not None and len(_TAG.findall(text)) == tags
-    if think and thought is not None and normalise_label(thought) == normalise_label(THOUGHT_PLACEHOLDER):
-        format_ok = False
-    return Parsed(answer, thought, format_ok)
+    answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (_ANSWER, _THINK))
+    form, tags = (_THINK_THEN_ANSWER, 4) if style.think else (_ANSWER_ONLY, 2)
+    format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(style.is_thought, thoughts))
+    return Parsed(answers[0] if len(answers) == 1 else None, thoughts[0] if thoughts else None, format_ok)
 
 
 def without_answer(text: str) -> str:
-    """What a completion says beside its answer: all of it but the first answer block."""
+    """What a completion says beside its answer: all of it but the answer block."""
     return _ANSWER.sub(" ", text, count=1)
-
-
-def _first(block: re.Pattern[str], text: str) -> str | None:
-    found = block.search(text)
-    return found.group(1).strip() if found else None

@@ -10,14 +10,15 @@ from decimal import Decimal
 from eval.judgement import Score
 from eval.parse import parse_completion
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity
+from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Question, Rule
 
 TOLERANCE = Decimal("0.05")  # of the truth
 
 
-def score_question(completion: str, question: Question, think: bool = True) -> Score:
+def score_question(completion: str, question: Question, style: PromptStyle = SUITE) -> Score:
     """Score one answer to a question: right when it matches any accepted answer."""
-    parsed = parse_completion(completion, think)
+    parsed = parse_completion(completion, style)
     if parsed.answer is None:
         return Score(False, {"accuracy": 0.0, "format": float(parsed.format_ok)})
     correct = any(matches(parsed.answer, truth, question.rule) for truth in question.answers)

@@ -11,21 +11,22 @@ from eval.judgement import Failure, Score
 from eval.parse import parse_completion
 from eval.question import score_question
 from task_streams.labels import normalise_label
+from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Target
 
 
-def score(completion: str, target: Target, labels: Sequence[str], think: bool = True) -> Score:
+def score(completion: str, target: Target, labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
     """Score one completion against its target; ``labels`` are the classes that the prompt listed."""
     if isinstance(target, str):
-        return score_classification(completion, target, labels, think)
+        return score_classification(completion, target, labels, style)
     if isinstance(target, tuple):
-        return score_detection(completion, target, labels, think)
-    return score_question(completion, target, think)
+        return score_detection(completion, target, labels, style)
+    return score_question(completion, target, style)
 
 
-def score_classification(completion: str, label: str, seen: Sequence[str], think: bool = True) -> Score:
+def score_classification(completion: str, label: str, seen: Sequence[str], style: PromptStyle = SUITE) -> Score:
     """Score one completion against its class; ``seen`` are the classes that the prompt listed."""
-    parsed = parse_completion(completion, think)
+    parsed = parse_completion(completion, style)
     if parsed.answer is None:
         return Score(False, {"accuracy": 0.0, "format": float(parsed.format_ok)})
     given = normalise_label(parsed.answer)

@@ -15,6 +15,7 @@ from methods.advantage import group_advantages
 from methods.costs.meter import IGNORED, meter_of
 from task_streams.errors import unknown_name
 from task_streams.prompt import THOUGHTS
+from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Example, Target, Task
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ class TaskContext:
         policy: the model that is trained, its processor and device.
         anchor: the frozen policy that ``anchor_rule`` names; None in the first task or when not needed.
         seed: seed of this task, derived from the run's seed.
-        think: prompts ask for a thought.
         memory: examples of earlier tasks; empty unless ``replay`` is needed.
         fisher: diagonal Fisher information by parameter name after training; None before, or unless needed.
         max_completion_tokens: longest completion that training samples.
@@ -90,12 +90,16 @@ class TaskContext:
     policy: "Policy"
     anchor: "Snapshot | None"
     seed: int
-    think: bool = True
     memory: tuple[Example, ...] = ()
     fisher: Mapping[str, Tensor] | None = None
     max_completion_tokens: int = 24
     prompts_per_update: int = 8
     thought: str = THOUGHTS[0]
+
+    @property
+    def style(self) -> PromptStyle:
+        """The words in which the task asks."""
+        return self.task.style
 
 
 class Views(Protocol):
@@ -134,7 +138,7 @@ class Rollouts:
         completions: text of every completion, B*G of them.
         targets: what is right for every completion, B*G of them.
         labels: classes that the prompts listed.
-        think: the prompts asked for a thought.
+        style: the words in which was asked.
         views: what models say about the completions, computed when it is asked for; None in rollouts made by hand.
     """
 
@@ -149,7 +153,7 @@ class Rollouts:
     completions: tuple[str, ...] = field(default=(), repr=False)
     targets: tuple[Target, ...] = field(default=(), repr=False)
     labels: tuple[str, ...] = ()
-    think: bool = True
+    style: PromptStyle = SUITE
     views: Views | None = field(default=None, repr=False)
 
     @property

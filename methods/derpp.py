@@ -131,8 +131,8 @@ class Derpp(Method):
     def _inputs(self, examples: Sequence[Example], listed: Sequence[Sequence[str]]) -> dict[str, Any]:
         """Examples with their targets as model inputs, each prompt with its own list of classes."""
         task = self._task
-        asked = [request(e, labels, task.think) for e, labels in zip(examples, listed, strict=True)]
-        texts = [target_text(e.target, task.thought, task.think, o) for e, o in zip(examples, listed, strict=True)]
+        asked = [request(e, labels, task.style) for e, labels in zip(examples, listed, strict=True)]
+        texts = [target_text(e.target, task.thought, task.style, o) for e, o in zip(examples, listed, strict=True)]
         return target_inputs(task.policy, asked, texts)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from methods.policy import Decoding, Policy
 from methods.weights import trained_weights
 from task_streams.draw import shuffled
 from task_streams.prompt import request
+from task_streams.prompt_style import PromptStyle
 from task_streams.types import Example
 
 
@@ -22,8 +23,8 @@ def diagonal_fisher(
     policy: Policy,
     examples: Sequence[Example],
     labels: Sequence[str],
+    style: PromptStyle,
     *,
-    think: bool,
     max_new_tokens: int,
     items: int,
     seed: int,
@@ -34,7 +35,7 @@ def diagonal_fisher(
         policy: its weights are left as they are.
         examples: to draw from.
         labels: classes that prompts list.
-        think: prompts ask for a thought.
+        style: words of the prompts.
         max_new_tokens: longest completion.
         items: examples that are used; one completion each.
         seed: of the choice and of the completions.
@@ -45,7 +46,7 @@ def diagonal_fisher(
     was_training = policy.model.training
     policy.model.eval()
     for number, example in enumerate(chosen):
-        asked = request(example, labels, think)
+        asked = request(example, labels, style)
         decoding = Decoding(max_new_tokens, temperature=1.0, seed=seed + number)
         inputs = target_inputs(policy, [asked], policy.generate([asked], decoding))
         with policy.computing():

@@ -60,14 +60,12 @@ class FitSettings:
 
     Attributes:
         train: the training budget.
-        think: prompts ask for a thought.
         scratch: folder for scratch files.
         workers: processes that decode and resize ahead; 0 = none.
         keeping: what to do with the training's state now and then; None = it is not made.
     """
 
     train: TrainConfig
-    think: bool
     scratch: Path
     workers: int = 0
     keeping: Keeping | None = None
@@ -194,7 +192,7 @@ def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> 
             context.policy,
             context.task.train,
             context.task.trained,
-            think=settings.think,
+            context.style,
             max_new_tokens=settings.train.max_completion_tokens,
             items=method.fisher_items,
             seed=context.seed,
@@ -256,13 +254,12 @@ def build_trainer(
             task_index=task.index,
             anchor=context.anchor,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-            train_dataset=target_dataset(task, settings.think, method.config.thought, policy.prepared, targets),
+            train_dataset=target_dataset(task, method.config.thought, policy.prepared, targets),
             **common,
         )
     return HookedGRPOTrainer(
         method=method,
         task=task,
-        think=settings.think,
         anchor=context.anchor,
         reference=WithoutAdapter(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
         kl=method.config.kl,
@@ -270,8 +267,8 @@ def build_trainer(
         kept_prefixes=settings.train.kept_prefixes * 2**20,
         graphs=policy.recorded,
         args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
-        train_dataset=rollout_dataset(task, settings.think, policy.prepared),
-        reward_funcs=reward_functions(task, settings.think),
+        train_dataset=rollout_dataset(task, policy.prepared),
+        reward_funcs=reward_functions(task),
         **common,
     )
 

@@ -109,18 +109,18 @@ class Raft(Method):
             batch = asked[first : first + self.config.sampled_together]
             seed = context.seed + 1_000_003 * step + first
             for example, text in zip(batch, self._answers(context, batch, seed), strict=True):
-                judged = score(text, example.target, context.task.trained, context.think)
+                judged = score(text, example.target, context.task.trained, context.style)
                 if judged.correct and judged.format_ok:
                     kept.setdefault(example.key, []).append(text)
         if self.config.unsolved == "target":
             for example in examples:
-                truth = target_text(example.target, context.thought, context.think, context.task.trained)
+                truth = target_text(example.target, context.thought, context.style, context.task.trained)
                 kept.setdefault(example.key, [truth])
         return kept
 
     def _answers(self, context: TaskContext, examples: Sequence[Example], seed: int) -> list[str]:
-        labels, think = context.task.trained, context.think
+        labels, style = context.task.trained, context.style
         unique = {example.key: example for example in examples}
-        asked = {key: request(example, labels, think) for key, example in unique.items()}
+        asked = {key: request(example, labels, style) for key, example in unique.items()}
         decoding = Decoding(context.max_completion_tokens, self.config.temperature, self.config.top_p, seed)
         return context.policy.generate([asked[example.key] for example in examples], decoding)

@@ -76,11 +76,11 @@ class Rif(Method):
 def correct_answers(context: TaskContext, examples: Sequence[Example], count: int, seed: int) -> list[int]:
     """How many of ``count`` sampled answers are right, for each example."""
     labels = context.task.trained
-    asked = [context.policy.prepared(request(example, labels, context.think)) for example in examples]
+    asked = [context.policy.prepared(request(example, labels, context.style)) for example in examples]
     decoding = Decoding(context.max_completion_tokens, temperature=1.0, seed=seed)
     answers = context.policy.generate([one for one in asked for _ in range(count)], decoding)
     right = [
-        score(answer, examples[row // count].target, labels, context.think).correct
+        score(answer, examples[row // count].target, labels, context.style).correct
         for row, answer in enumerate(answers)
     ]
     return [sum(right[start : start + count]) for start in range(0, len(right), count)]

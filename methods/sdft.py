@@ -102,10 +102,10 @@ class Sdft(Method):
         task = self.context
         if task is None:
             raise RuntimeError("before_task was not called")
-        asked = [request(example, task.task.trained, task.think) for example in examples]
+        asked = [request(example, task.task.trained, task.style) for example in examples]
         if shown:
             labels = task.task.trained
-            right = [target_text(example.target, self.config.thought, task.think, labels) for example in examples]
+            right = [target_text(example.target, self.config.thought, task.style, labels) for example in examples]
             asked = [
                 with_text(one, self.config.demonstration.replace("{reply}", reply))
                 for one, reply in zip(asked, right, strict=True)

@@ -66,7 +66,6 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     Args:
         method: whose hooks are called.
         task: what is learned, with every example that a row can ask about.
-        think: prompts ask for a thought.
         anchor: the previous task's snapshot, or None.
         reference: snapshot of the base for the KL term; None without one.
         kl: coefficient of the KL term.
@@ -80,7 +79,6 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         *,
         method: Method,
         task: Task,
-        think: bool,
         anchor: Snapshot | None,
         reference: Snapshot | None,
         kl: float,
@@ -99,7 +97,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.task_index = task.index
         self.labels = task.trained
         self.targets = {example.key: example.target for example in task.train}
-        self.think = think
+        self.style = task.style
         self.anchor = anchor
         self.reference = reference
         self.beta = kl
@@ -234,7 +232,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             completions=tuple(self._texts),
             targets=tuple(self.targets[example["key"]] for example in inputs),
             labels=self.labels,
-            think=self.think,
+            style=self.style,
             views=StepViews(output, self.model, self._states, self._anew, self._encoded),
         )
 

@@ -21,6 +21,7 @@ from task_streams import (
 from task_streams.config import CilConfig, DilConfig, StreamConfig, seed_problems
 from task_streams.errors import UserError, unknown_name
 from task_streams.library import rare_collection
+from task_streams.prompt import in_style
 from task_streams.records import Workspace
 from task_streams.spec import StreamSpec
 from task_streams.types import Example, Task, TaskStream
@@ -74,7 +75,8 @@ def build_stream(name: str, config: StreamConfig, order_seed: int, workspace: Wo
     """The stream of that name with its settings and class (or domain) order.
 
     Raises:
-        UserError: unknown name, a seed out of range, or data that are not as the stream expects.
+        UserError: unknown name, a seed out of range, data that are not as the stream expects, or a prompt style without
+            a wording for what it asks.
         TypeError: the settings of another stream.
     """
     if name not in STREAMS:
@@ -85,4 +87,4 @@ def build_stream(name: str, config: StreamConfig, order_seed: int, workspace: Wo
     if problems := seed_problems("order_seed", order_seed):
         raise UserError(*problems)
     with rare_collection():
-        return spec.build(config, order_seed, workspace)
+        return in_style(spec.build(config, order_seed, workspace), config.style)

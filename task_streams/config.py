@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from task_streams.errors import UserError, unknown_name
+from task_streams.prompt_style import LABEL_ORDERS, PromptStyle, prompt_style
 from task_streams.types import LabelOrder
 
-LABEL_ORDERS = ("sorted", "appearance")
 DOMAIN_ORDERS = ("seeded", "given")
 ON_PROBLEM = ("error", "skip")
 MAX_SEED = 2**32 - 1
@@ -39,14 +39,18 @@ class StreamConfig:
     """Held-out test examples per class and task, >= 1; null = the whole test split (or one fifth)."""
     draw_seed: int = 42
     """Seed of the draw of training and test examples, 0 to 2**32-1; the same for every class order."""
-    label_order: str = "sorted"
-    """Order of the classes in a prompt: sorted, or appearance (position then tells which classes are new)."""
+    prompt: str = "suite"
+    """Words of the prompt: suite, rapo_paper, rapo_released, or the path of a style of your own (.yaml)."""
+    label_order: str | None = None
+    """Order of classes in a prompt: sorted, appearance (position tells which are new); null = as the style has it."""
     think: bool = True
     """Whether the prompt asks for a <think> block before the <answer> block."""
 
     def __post_init__(self) -> None:
         if problems := self.problems():
             raise UserError(*problems)
+        if self.label_order is None:
+            object.__setattr__(self, "label_order", self.style.label_order)  # so that it is on record
 
     def problems(self) -> list[str]:
         """One sentence for each value that is out of range."""
@@ -54,8 +58,14 @@ class StreamConfig:
             *at_least_one("shots", self.shots),
             *at_least_one("test_per_class", self.test_per_class),
             *seed_problems("draw_seed", self.draw_seed),
-            *choice_problems("label_order", self.label_order, LABEL_ORDERS),
+            *([] if self.label_order is None else choice_problems("label_order", self.label_order, LABEL_ORDERS)),
+            *style_problems(self.prompt, self.think),
         ]
+
+    @property
+    def style(self) -> PromptStyle:
+        """The words of the prompt."""
+        return prompt_style(self.prompt, self.think)
 
     @property
     def draw_settings(self) -> DrawSettings:
@@ -158,6 +168,15 @@ def seed_problems(name: str, value: int) -> list[str]:
 def choice_problems(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
     """Problem of a value that is none of the choices."""
     return [] if value in choices else [unknown_name(name, value, choices)]
+
+
+def style_problems(name: str, think: bool) -> list[str]:
+    """Problems of the name of a prompt style, or of what its file holds."""
+    try:
+        prompt_style(name, think)
+    except UserError as error:
+        return list(error.problems)
+    return []
 
 
 def repeated(values: tuple[str, ...]) -> list[str]:

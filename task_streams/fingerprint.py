@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from task_streams.draw import shown
-from task_streams.prompt import detection_question, own_question, question
+from task_streams.prompt import question_about
 from task_streams.types import Example, Question, Target, Task, TaskStream
 
 
@@ -27,26 +27,20 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def prompt_fingerprints(stream: TaskStream, think: bool) -> dict[str, str]:
-    """SHA-256 (hex) of what is asked about each task, e.g. ``task_01``: every distinct question in its words.
+def prompt_fingerprints(stream: TaskStream) -> dict[str, str]:
+    """SHA-256 (hex) of what is asked about each task, e.g. ``task_01``, and of the ``style`` with all that it says.
 
-    Training items under the classes that training prompts list, test items under the classes seen so far; without
-    media, and without the model's chat template.
+    Of a task every distinct question in its words: training items under the classes that training prompts list, test
+    items under the classes seen so far; without media, a clip asked about as an image is, and without the model's chat
+    template.
     """
-    found = {}
+    found = {"style": stream.tasks[0].style.digest}
     for task in stream.tasks:
-        asked = [_asked(example.target, task.trained, think) for example in task.train]
-        asked += [_asked(example.target, task.seen, think) for example in task.test]
+        asked = [question_about(example.target, task.trained, task.style) for example in task.train]
+        asked += [question_about(example.target, task.seen, task.style) for example in task.test]
         texts = "\0".join(dict.fromkeys(asked))
         found[f"task_{task.index:02d}"] = hashlib.sha256(texts.encode()).hexdigest()
     return found
-
-
-def _asked(target: Target, labels: Sequence[str], think: bool) -> str:
-    """The question about a target; nothing is decoded, so that a clip is asked about as an image is."""
-    if isinstance(target, Question):
-        return own_question(target, think)
-    return detection_question(labels, think) if isinstance(target, tuple) else question(labels, think)
 
 
 def target_value(target: Target) -> Any:

@@ -1,4 +1,4 @@
-"""Task and example to chat messages: the only place with prompt text.
+"""Task and example to chat messages, and to the right answers; what is said is the style's (``prompt_style.py``).
 
 The reply format is the one of RaPO (arXiv 2605.09640): one ``<think>`` block, then one ``<answer>`` block.
 """
@@ -11,12 +11,9 @@ from typing import Any
 from PIL.Image import Image
 
 from task_streams.probe_sets import Probe
-from task_streams.types import Box, Clip, Example, Media, Question, Target
+from task_streams.prompt_style import SUITE, PromptStyle
+from task_streams.types import Box, Clip, Example, Media, Question, Target, TaskStream
 
-THOUGHT_PLACEHOLDER = "your reasoning"
-ANSWER_PLACEHOLDER = "your choice"
-BOXES_PLACEHOLDER = '[{"category": "…", "bbox": [x1, y1, x2, y2]}, …]'
-REPLY_PLACEHOLDER = "your answer"
 CHOICE_FORM = "Answer with the option's letter from the given choices directly."  # MMMU's
 
 # Wordings of the thought in supervised targets; the embedded model is pretrained on them all.
@@ -65,38 +62,24 @@ class Request:
         return replace(self, messages=turns)
 
 
-def question(labels: Sequence[str], think: bool = True, subject: str = "image") -> str:
-    """Text of the question which of the candidate labels an image or video shows."""
-    choices = ", ".join(labels)
-    return f"What does the {subject} show? Choose from: {choices}. Reply as {reply_form(ANSWER_PLACEHOLDER, think)}"
+def in_style(stream: TaskStream, style: PromptStyle) -> TaskStream:
+    """The stream with its questions in the words of a style.
+
+    Raises:
+        UserError: the style has no wording for a kind of question that the stream asks.
+    """
+    for task in stream.tasks:
+        style.wording(task.kind)
+    return replace(stream, tasks=tuple(replace(task, style=style) for task in stream.tasks))
 
 
-def detection_question(labels: Sequence[str], think: bool = True) -> str:
-    """Text of the question for all objects of the candidate categories."""
-    return (
-        f"Find every object of these categories: {', '.join(labels)}. Give the corners of each box in thousandths of "
-        f"the image's width and height; give [] if there is none. Reply as {reply_form(BOXES_PLACEHOLDER, think)}"
-    )
-
-
-def own_question(asked: Question, think: bool = True) -> str:
-    """Text of an example's own question."""
-    return f"{asked.text.strip()} Reply as {reply_form(REPLY_PLACEHOLDER, think)}"
-
-
-def reply_form(placeholder: str, think: bool) -> str:
-    """The form of a reply, with placeholders."""
-    answer = f"<answer>{placeholder}</answer>"
-    return f"<think>{THOUGHT_PLACEHOLDER}</think>{answer}" if think else answer
-
-
-def question_about(target: Target, media: Media, labels: Sequence[str], think: bool = True) -> str:
-    """Text of the question about one example: by what its target is, and by what is shown."""
+def question_about(target: Target, labels: Sequence[str], style: PromptStyle, media: str = "image") -> str:
+    """Text of the question about one example: by what its target is, and by what is shown, in a word."""
     if isinstance(target, Question):
-        return own_question(target, think)
+        return style.ask_own(target.text)
     if isinstance(target, tuple):
-        return detection_question(labels, think)
-    return question(labels, think, "video" if isinstance(media, Clip) else "image")
+        return style.ask("detection", labels)
+    return style.ask("classification", labels, media)
 
 
 def user_turn(text: str, media: Sequence[Media]) -> list[Message]:
@@ -105,17 +88,18 @@ def user_turn(text: str, media: Sequence[Media]) -> list[Message]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def prompt_messages(labels: Sequence[str], think: bool = True) -> list[Message]:
+def prompt_messages(labels: Sequence[str], style: PromptStyle = SUITE) -> list[Message]:
     """The user turn that asks for the class of one image."""
-    parts = [{"type": "image"}, {"type": "text", "text": question(labels, think)}]
+    parts = [{"type": "image"}, {"type": "text", "text": style.ask("classification", labels)}]
     return [{"role": "user", "content": parts}]
 
 
-def request(example: Example, labels: Sequence[str], think: bool = True) -> Request:
+def request(example: Example, labels: Sequence[str], style: PromptStyle = SUITE) -> Request:
     """The question about one example, with its image or clip decoded."""
     shown = example.media()
     media: tuple[Media, ...] = shown.frames if isinstance(shown, Clip) and shown.feed == "images" else (shown,)
-    return Request(example.key, user_turn(question_about(example.target, shown, labels, think), media), media)
+    text = question_about(example.target, labels, style, "video" if isinstance(shown, Clip) else "image")
+    return Request(example.key, user_turn(text, media), media)
 
 
 def probe_request(probe: Probe) -> Request:
@@ -133,33 +117,43 @@ def visible(boxes: Sequence[Box], labels: Sequence[str]) -> tuple[Box, ...]:
     return tuple(box for box in boxes if box.category in labels)
 
 
-def answer_text(target: Target, labels: Sequence[str]) -> str:
-    """The right answer as it stands in a reply; boxes are cut to the categories that the prompt lists."""
+def answer_text(target: Target, labels: Sequence[str], style: PromptStyle | None = None) -> str:
+    """What is right, as text; boxes are cut to the categories that the prompt lists.
+
+    Args:
+        target: what is right.
+        labels: categories that the prompt lists; needed for boxes.
+        style: names classes as its prompts do, as they stand in a reply; None: as the stream does, as on record.
+    """
     if isinstance(target, Question):
         return target.answers[0]
+    name = style.listed if style else str
     if isinstance(target, tuple):
-        rows = [{"category": box.category, "bbox": list(box.corners)} for box in visible(target, labels)]
+        rows = [{"category": name(box.category), "bbox": list(box.corners)} for box in visible(target, labels)]
         return json.dumps(rows, ensure_ascii=False)
-    return target
+    return name(target)
 
 
-def thought_subject(target: Target, labels: Sequence[str]) -> str:
+def thought_subject(target: Target, labels: Sequence[str], style: PromptStyle) -> str:
     """What a supervised target's thought names: the class, the categories in the image, or the answer."""
     if isinstance(target, tuple):
-        return ", ".join(dict.fromkeys(box.category for box in visible(target, labels))) or "nothing listed"
-    return answer_text(target, labels)
+        shown = dict.fromkeys(style.listed(box.category) for box in visible(target, labels))
+        return ", ".join(shown) or "nothing listed"
+    return answer_text(target, labels, style)
 
 
-def target_text(target: Target, thought: str = THOUGHTS[0], think: bool = True, labels: Sequence[str] = ()) -> str:
+def target_text(
+    target: Target, thought: str = THOUGHTS[0], style: PromptStyle = SUITE, labels: Sequence[str] = ()
+) -> str:
     """Completion that a supervised method trains towards.
 
     Args:
         target: what is right.
         thought: wording with ``{label}`` in it.
-        think: the prompt asks for a thought.
+        style: names the classes, and says whether there is a thought.
         labels: categories that the prompt lists; needed for boxes.
     """
-    answer = f"<answer>{answer_text(target, labels)}</answer>"
-    if not think:
+    answer = f"<answer>{answer_text(target, labels, style)}</answer>"
+    if not style.think:
         return answer
-    return f"<think>{thought.replace('{label}', thought_subject(target, labels))}</think>{answer}"
+    return f"<think>{thought.replace('{label}', thought_subject(target, labels, style))}</think>{answer}"

@@ -5,6 +5,7 @@ Pure functions of their arguments; nothing is decoded here. Which examples are d
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -144,8 +145,7 @@ def joint_task(stream: TaskStream) -> Task:
     classes = tuple(dict.fromkeys(label for task in stream.tasks for label in task.classes))
     train = tuple(example for task in stream.tasks for example in task.train)
     test = tuple(example for items in new_test_items(stream.tasks) for example in items)
-    first = stream.tasks[0]
-    return Task(1, "joint", classes, stream.labels, train, test, first.kind, first.annotation)
+    return replace(stream.tasks[0], index=1, name="joint", classes=classes, seen=stream.labels, train=train, test=test)
 
 
 def _task(index: int, name: str, classes: tuple[str, ...], seen: tuple[str, ...], drawn: Drawn) -> Task:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from PIL.Image import Image
 
+from task_streams.prompt_style import SUITE, PromptStyle
+
 Scenario = Literal["cil", "dil", "til"]
 LabelOrder = Literal["sorted", "appearance"]
 Kind = Literal["classification", "detection", "question"]
@@ -122,6 +124,7 @@ class Task:
             share images.
         kind: what is asked: the class of an image or clip, the boxes in it, or a question of its own.
         annotation: which classes training prompts list and training boxes show: all seen ones, or the new only.
+        style: the words in which is asked.
     """
 
     index: int
@@ -132,6 +135,7 @@ class Task:
     test: tuple[Example, ...]
     kind: Kind = "classification"
     annotation: Annotation = "seen"
+    style: PromptStyle = SUITE
 
     @property
     def trained(self) -> tuple[str, ...]:

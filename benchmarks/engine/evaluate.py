@@ -57,7 +57,7 @@ def cases(options: Options, scratch: Path) -> Iterator[Case]:
 
 def learn(policy: Policy, work: Workload, updates: int, scratch: Path) -> None:
     """Train the policy on its task with supervised updates, at their default settings."""
-    settings = FitSettings(TrainConfig(updates=updates), work.think, scratch / "learned")
+    settings = FitSettings(TrainConfig(updates=updates), scratch / "learned")
     fit(build_method("sft", SftConfig()), TaskContext(work.task, policy, None, seed=SEED), None, settings)
 
 
@@ -69,7 +69,7 @@ def by_hand(policy: Policy, work: Workload, options: Options) -> Callable[[], Tu
     ends = torch.tensor(policy.ends, device=policy.device)
 
     def answered(examples: Sequence[Example]) -> list[list[int]]:
-        asked = [request(one, work.task.seen, work.think).arranged(options.media) for one in examples]
+        asked = [request(one, work.task.seen, work.task.style).arranged(options.media) for one in examples]
         inputs = policy.processor.apply_chat_template(
             [with_media(one.messages, one.media) for one in asked],
             add_generation_prompt=True,
@@ -107,7 +107,6 @@ def by_evaluator(policy: Policy, work: Workload, options: Options, same: Turn) -
             work.task.seen,
             stage=work.task.index,
             task_of=dict.fromkeys(work.task.seen, work.task.index),
-            think=work.think,
             batch_size=options.batch,
             fit=fit,
         )

@@ -62,7 +62,7 @@ def fit_settings(options: Options, work: Workload, scratch: Path, share_prefix: 
         max_completion_tokens=options.completion_limit,
         share_prefix=share_prefix,
     )
-    return FitSettings(train, work.think, scratch)
+    return FitSettings(train, scratch)
 
 
 def method_of(label: str, options: Options) -> Method:
@@ -90,8 +90,8 @@ def without_reference(policy: Policy, work: Workload, options: Options, settings
         model=policy.model,
         processing_class=policy.processor,
         args=GRPOConfig(**arguments, generation_kwargs=suppressed),
-        train_dataset=rollout_dataset(work.task, work.think, policy.prepared),
-        reward_funcs=reward_functions(work.task, work.think),
+        train_dataset=rollout_dataset(work.task, policy.prepared),
+        reward_funcs=reward_functions(work.task),
     )
 
 

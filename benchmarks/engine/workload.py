@@ -20,6 +20,7 @@ from methods.rollouts.shared_prefix import Prompts
 from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
+from task_streams.prompt_style import prompt_style
 from task_streams.types import Example, Question, Task
 
 ORDER_SEED = 1993
@@ -29,21 +30,19 @@ FILLER = "z"  # repeated: a letter that the embedded tokenizer merges with nothi
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A task and how it is asked.
+    """A task and how long its prompts are.
 
     Attributes:
         task: the second of its stream, so that there is an anchor.
-        think: prompts ask for a thought.
         prompt_tokens: length of every prompt, its image included.
     """
 
     task: Task
-    think: bool
     prompt_tokens: int
 
     def requests(self, count: int) -> list[Request]:
         """The questions about the first training items."""
-        return [request(one, self.task.trained, self.think) for one in self.task.train[:count]]
+        return [request(one, self.task.trained, self.task.style) for one in self.task.train[:count]]
 
 
 def workload(options: Options, processor: Any) -> Workload:
@@ -53,18 +52,18 @@ def workload(options: Options, processor: Any) -> Workload:
         UserError: no prompt of that length can be made.
     """
     task, wanted = own_task(options), options.prompt_tokens
-    for think, ways in ((True, with_more_classes), (False, with_own_question)):
+    for ways in (with_more_classes, with_own_question):
         for made in [task] if wanted is None else ways(task, wanted, processor):
-            length = prompt_length(processor, made, think)
+            length = prompt_length(processor, made)
             if wanted in (None, length):
-                return Workload(made, think, length)
-    least = prompt_length(processor, asking(task, FILLER), think=False)
+                return Workload(made, length)
+    least = prompt_length(processor, asking(task, FILLER))
     raise UserError(f"--prompt-tokens: got {wanted}, expected at least {least}")
 
 
 def shortest_prompt(options: Options, processor: Any) -> int:
     """Tokens of the shortest prompt that can be asked for."""
-    return prompt_length(processor, asking(own_task(options), FILLER), think=False)
+    return prompt_length(processor, asking(own_task(options), FILLER))
 
 
 def own_task(options: Options) -> Task:
@@ -84,7 +83,7 @@ def with_more_classes(task: Task, wanted: int, processor: Any) -> Iterator[Task]
         return dataclasses.replace(task, seen=(*task.seen, *names))
 
     def fits(count: int) -> bool:
-        return prompt_length(processor, listing(count), think=True) <= wanted
+        return prompt_length(processor, listing(count)) <= wanted
 
     if fits(0):
         count = last_that(fits, wanted // 4)  # a name has more tokens than that
@@ -93,18 +92,19 @@ def with_more_classes(task: Task, wanted: int, processor: Any) -> Iterator[Task]
 
 def with_own_question(task: Task, wanted: int, processor: Any) -> Iterator[Task]:
     """The task's items with a question each in place of the class list, made of so many letters."""
-    least = prompt_length(processor, asking(task, FILLER), think=False)
+    least = prompt_length(processor, asking(task, FILLER))
     yield from (asking(task, FILLER * (wanted - least + more)) for more in range(1, 4) if wanted >= least)
 
 
 def asking(task: Task, text: str) -> Task:
-    """The task with a question in place of the class list."""
+    """The task with a question in place of the class list, without a thought."""
 
     def asked(example: Example) -> Example:
         return dataclasses.replace(example, target=Question(text, (example.label,)))
 
     train, test = (tuple(asked(one) for one in part) for part in (task.train, task.test))
-    return dataclasses.replace(task, kind="question", classes=(), seen=(), train=train, test=test)
+    silent = prompt_style("suite", think=False)
+    return dataclasses.replace(task, kind="question", classes=(), seen=(), train=train, test=test, style=silent)
 
 
 def last_that(holds: Callable[[int], bool], bound: int) -> int:
@@ -122,9 +122,9 @@ def made_up(index: int) -> str:
     return SYLLABLES[index % parts] + SYLLABLES[index // parts % parts] + SYLLABLES[index // parts**2 % parts]
 
 
-def prompt_length(processor: Any, task: Task, think: bool) -> int:
+def prompt_length(processor: Any, task: Task) -> int:
     """Tokens of a task's prompts, those of the image included; all its images are of one size."""
-    asked = request(task.train[0], task.trained, think)
+    asked = request(task.train[0], task.trained, task.style)
     batch = processor.apply_chat_template(
         [with_media(asked.messages, asked.media)], add_generation_prompt=True, tokenize=True, return_dict=True
     )

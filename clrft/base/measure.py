@@ -18,6 +18,7 @@ from eval.score import score_classification
 from task_streams.digits import digits
 from task_streams.glyphs import DIGITS, LETTERS, glyph_examples
 from task_streams.prompt import prompt_messages, request
+from task_streams.prompt_style import SUITE, PromptStyle, prompt_style
 from task_streams.types import Example
 
 GLYPH_SEED = 1000  # of the printed sample
@@ -69,24 +70,24 @@ class Answerer:
         self,
         examples: Sequence[Example],
         labels: Sequence[str],
-        think: bool = True,
+        style: PromptStyle = SUITE,
         samples: int = 0,
     ) -> Iterator[list[Score]]:
         """Scores of each example: one greedy answer, or ``samples`` drawn at temperature 1."""
         count = max(samples, 1)
         for start in range(0, len(examples), BATCH):
             batch = examples[start : start + BATCH]
-            texts = self._generate(batch, labels, think, samples)
+            texts = self._generate(batch, labels, style, samples)
             for index, example in enumerate(batch):
                 replies = texts[index * count : (index + 1) * count]
-                yield [score_classification(text, example.label, labels, think) for text in replies]
+                yield [score_classification(text, example.label, labels, style) for text in replies]
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[Example], labels: Sequence[str], think: bool, samples: int) -> list[str]:
+    def _generate(self, batch: Sequence[Example], labels: Sequence[str], style: PromptStyle, samples: int) -> list[str]:
         prompt = self.processor.apply_chat_template(
-            prompt_messages(labels, think), tokenize=False, add_generation_prompt=True
+            prompt_messages(labels, style), tokenize=False, add_generation_prompt=True
         )
-        images = [list(request(example, labels, think).images) for example in batch]
+        images = [list(request(example, labels, style).images) for example in batch]
         inputs = self.processor(text=[prompt] * len(batch), images=images, return_tensors="pt")
         sampling: dict[str, Any] = {"do_sample": False}
         if samples:
@@ -113,7 +114,7 @@ def measure(folder: Path, digit_count: int = DIGIT_COUNT, glyph_count: int = GLY
     answerer = Answerer(folder)
     written = digits()[:digit_count]
     greedy = [scores[0] for scores in answerer.answers(written, DIGITS)]
-    silent = [scores[0].correct for scores in answerer.answers(written, DIGITS, think=False)]
+    silent = [scores[0].correct for scores in answerer.answers(written, DIGITS, prompt_style("suite", think=False))]
     rights = _right_answers(answerer, written[::SAMPLED_EVERY])
     correct = [score.correct for score in greedy]
     return Measures(

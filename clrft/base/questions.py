@@ -1,6 +1,6 @@
 """Pretraining questions: random candidate lists in the suite's own prompt, and completions, as tensors.
 
-Text comes from ``task_streams.prompt`` alone, so the base answers exactly the prompts that streams send.
+Text comes from ``task_streams`` alone, so the base answers exactly the prompts that streams send.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from clrft.base.architecture import IMAGE_TOKENS
 from clrft.base.tokenizer import END_OF_TEXT, IMAGE_PAD, TURN_END, special_id
 from task_streams.glyphs import DIGITS, LETTERS
 from task_streams.prompt import THOUGHTS, prompt_messages, target_text
+from task_streams.prompt_style import prompt_style
 
 LABELS = DIGITS + LETTERS
 DIGIT_SHARE = 0.65  # of the shown glyphs; letters share the rest
@@ -64,11 +65,11 @@ def _draw_question(length: int, tokenizer: Qwen2Tokenizer, rng: np.random.Genera
     rng.shuffle(candidates)
     if rng.random() < 0.5:
         candidates.sort()
-    think = rng.random() >= SILENT_SHARE
-    messages = prompt_messages(candidates, think)
+    style = prompt_style("suite", think=rng.random() >= SILENT_SHARE)
+    messages = prompt_messages(candidates, style)
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     thought = THOUGHTS[int(rng.integers(len(THOUGHTS)))]
-    return Question(label, str(prompt), target_text(label, thought, think))
+    return Question(label, str(prompt), target_text(label, thought, style))
 
 
 def encode(questions: list[Question], tokenizer: Qwen2Tokenizer) -> TextBatch:

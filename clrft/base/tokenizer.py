@@ -13,7 +13,8 @@ from tokenizers import AddedToken, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from task_streams.glyphs import DIGITS, LETTERS
-from task_streams.prompt import THOUGHTS, question, target_text
+from task_streams.prompt import THOUGHTS, target_text
+from task_streams.prompt_style import SUITE, prompt_style
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -51,9 +52,11 @@ CHAT_TEMPLATE = """\
 
 def _corpus() -> list[str]:
     """Texts whose words become tokens: every label in every position it can take."""
-    texts = [question(pair, think) for pair in combinations(DIGITS + LETTERS, 2) for think in (True, False)]
+    silent = prompt_style("suite", think=False)
+    pairs = combinations(DIGITS + LETTERS, 2)
+    texts = [style.ask("classification", pair) for pair in pairs for style in (SUITE, silent)]
     for label in DIGITS + LETTERS:
-        texts += [target_text(label, thought) for thought in THOUGHTS] + [target_text(label, think=False)]
+        texts += [target_text(label, thought) for thought in THOUGHTS] + [target_text(label, style=silent)]
     texts += ["user\n", "assistant\n", "system\n"] * 50
     for tag in TAGS:
         texts = [text.replace(tag, "\n") for text in texts]  # tags never reach the merges

@@ -93,7 +93,7 @@ def longest_prompts(cell: RunConfig, path: str) -> Longest:
     """The longest of what a cell's prompts have; its model is not loaded."""
     stream = build_stream(cell.stream_name, cell.stream, cell.seed, Workspace(cache_folder(cell), lambda items: None))
     processor = load_processor(cell.model, path)
-    asked = [request(example, stream.labels, cell.stream.think) for example in looked_at(stream)]
+    asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream)]
     batches = [encoded_turns(processor, [(one.messages, one.media)]) for one in asked]
     # a set of questions in a file may be longer than the stream: as many as the settings allow are tested together
     items = None if cell.evaluate.probes else max([*(len(task.test) for task in stream.tasks), cell.evaluate.probe])

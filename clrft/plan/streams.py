@@ -21,7 +21,8 @@ from methods.model_config import ModelConfig
 from task_streams import Workspace, build_stream
 from task_streams.config import StreamConfig
 from task_streams.draw import shuffled
-from task_streams.prompt import THOUGHTS, detection_question, question, request, target_text
+from task_streams.prompt import THOUGHTS, request, target_text
+from task_streams.prompt_style import PromptStyle
 from task_streams.split import joint_task
 from task_streams.types import Example, Task, TaskStream, new_test_items
 
@@ -46,15 +47,14 @@ def _outline(name: str, config: StreamConfig, seed: int, model: ModelConfig, tho
     if absent(config):
         return declared_outline(name, config, ruler, thought)
     stream = build_stream(name, config, seed, Workspace(folder))
-    return counted_outline(stream, config, ruler, thought)
+    return counted_outline(stream, ruler, thought)
 
 
-def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thought: str) -> Outline:
+def counted_outline(stream: TaskStream, ruler: Ruler, thought: str) -> Outline:
     """The outline of a stream that was built."""
-    think = config.think
-    tests = [looked_at(ruler, task.test, task.seen, think) for task in stream.tasks]
-    trains = [looked_at(ruler, task.train, task.trained, think) for task in stream.tasks]
-    lists = [ruler.text(list_text(task, task.seen, think)) for task in stream.tasks]
+    tests = [looked_at(ruler, task.test, task.seen, task.style) for task in stream.tasks]
+    trains = [looked_at(ruler, task.train, task.trained, task.style) for task in stream.tasks]
+    lists = [ruler.text(list_text(task)) for task in stream.tasks]
     behind = ruler.media == "last"  # images: the class list is among what all prompts begin with
     tasks = [
         TaskOutline(
@@ -63,7 +63,7 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
             new=len(new),
             prompt=train.tokens,
             prompts=tuple(test.tokens + length - lists[place] for length in lists),
-            target=target_tokens(ruler, task, thought, think),
+            target=target_tokens(ruler, task, thought),
             shown=test.shown,
             lists_all=task.seen == stream.labels,
             lead=train.lead,
@@ -74,7 +74,7 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
         )
     ]
     whole = joint_task(stream)
-    joint = looked_at(ruler, whole.train, whole.trained, think)
+    joint = looked_at(ruler, whole.train, whole.trained, whole.style)
     longer = max(lists) - min(lists)
     both = [*tests, *trains]
     longest = Longest(
@@ -95,32 +95,30 @@ def counted_outline(stream: TaskStream, config: StreamConfig, ruler: Ruler, thou
     )
 
 
-def looked_at(ruler: Ruler, items: Sequence[Example], labels: tuple[str, ...], think: bool) -> Looked:
+def looked_at(ruler: Ruler, items: Sequence[Example], labels: tuple[str, ...], style: PromptStyle) -> Looked:
     """The prompts of some of a split's items."""
     chosen = shuffled(items, ITEM_SEED, "plan")[:LOOKED_AT]
-    return ruler.look([request(item, labels, think) for item in chosen])
+    return ruler.look([request(item, labels, style) for item in chosen])
 
 
-def list_text(task: Task, labels: tuple[str, ...], think: bool) -> str:
+def list_text(task: Task) -> str:
     """What of a task's prompts a class list decides; nothing for questions."""
-    if task.kind == "question":
-        return ""
-    return detection_question(labels, think) if task.kind == "detection" else question(labels, think)
+    return "" if task.kind == "question" else task.style.ask(task.kind, task.seen)
 
 
-def target_tokens(ruler: Ruler, task: Task, thought: str, think: bool) -> float:
+def target_tokens(ruler: Ruler, task: Task, thought: str) -> float:
     """Mean length of what supervised methods train towards, end of sequence included."""
-    texts = [target_text(item.target, thought, think, task.trained) for item in task.train]
+    texts = [target_text(item.target, thought, task.style, task.trained) for item in task.train]
     known = {text: ruler.text(text) + 1 for text in dict.fromkeys(texts)}
     return fmean(known[text] for text in texts)
 
 
 def probe_of(config: RunConfig) -> Looked:
     """A prompt of a cell's built-in probe, which lists the classes of the items that are asked."""
-    return _probe(config.model, config.stream.think, max(1, config.evaluate.probe))
+    return _probe(config.model, config.stream.style, max(1, config.evaluate.probe))
 
 
 @cache
-def _probe(model: ModelConfig, think: bool, items: int) -> Looked:
-    task = glyph_probe(items)
-    return Ruler(checkpoint_of(model), model).look([request(task.test[0], task.seen, think)])
+def _probe(model: ModelConfig, style: PromptStyle, items: int) -> Looked:
+    task = glyph_probe(items, style)
+    return Ruler(checkpoint_of(model), model).look([request(task.test[0], task.seen, style)])

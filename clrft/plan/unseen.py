@@ -12,10 +12,12 @@ from clrft.plan.ruler import Ruler
 from task_streams.config import CilConfig, StreamConfig
 from task_streams.declared import DECLARED, Declared
 from task_streams.errors import UserError
-from task_streams.prompt import detection_question, question, target_text
+from task_streams.prompt import target_text
+from task_streams.prompt_style import PromptStyle
 from task_streams.types import Box, Kind, Question
 
 NAME = "great example"  # a class name where names are not known
+QUESTION = f"What does the image show? Choose from: {', '.join((NAME,) * 4)}."  # one of its own
 ROOMS = ("root", "train")  # settings that say where a stream's data are
 
 
@@ -37,12 +39,12 @@ def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str
     shots, tests = train_items(config, size, sizes), test_items(config, size, sizes)
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))] if isinstance(config, CilConfig) else sizes
     frames = frames_of(config, size)
-    texts = [made_up_text(kind, end, config.think) for end in ends]
+    texts = [made_up_text(kind, end, config.style) for end in ends]
     last = ruler.made_up(texts[-1], size.width, size.height, frames)
     shorter = [ruler.text(texts[-1]) - ruler.text(text) for text in texts]
     prompts = [last.tokens - less for less in shorter]
     leads = made_up_leads(kind, ruler, texts[-1], last.lead, shorter)
-    target = ruler.text(target_text(made_up_target(kind, size), thought, config.think, (NAME,))) + 1
+    target = ruler.text(target_text(made_up_target(kind, size), thought, config.style, (NAME,))) + 1
     rest = (float(target), last.shown)
     tasks = [
         TaskOutline(train, test, new, prompt, tuple(prompts), *rest, end == ends[-1], lead, tuple(leads))
@@ -135,12 +137,9 @@ def frames_of(config: StreamConfig, size: Declared) -> int:
     return -(-frames // 2) if getattr(config, "feed", "images") == "video" else frames  # a video's go in pairs
 
 
-def made_up_text(kind: Kind, classes: int, think: bool) -> str:
-    """A question about so many classes."""
-    names = (NAME,) * classes
-    if kind == "question":
-        return question((NAME,) * 4, think)
-    return detection_question(names, think) if kind == "detection" else question(names, think)
+def made_up_text(kind: Kind, classes: int, style: PromptStyle) -> str:
+    """A question about so many classes, or one of its own."""
+    return style.ask_own(QUESTION) if kind == "question" else style.ask(kind, (NAME,) * classes)
 
 
 def made_up_target(kind: Kind, size: Declared) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 from clrft.report.parts import Column, Part, Section, Sentence, Subject, Table, text_cells
 from clrft.runs import RunRecord
 from clrft.study.differences import flatten
+from task_streams.prompt_style import SUITE
 
 FACTS = ("code", "versions", "hardware", "model")
 _FEW = 3  # runs that are named one by one
@@ -41,10 +42,10 @@ def left_out_section(subject: Subject) -> Section:
 
 
 def _runs(runs: list[RunRecord]) -> tuple[tuple[Column, ...], tuple[Any, ...]]:
-    names = ("folder", "stream", "method", "class order", "commit", "device", "data")
+    names = ("folder", "stream", "method", "class order", "prompt", "commit", "device", "data")
     rows = [
         [
-            *(run.folder.name, run.stream, run.method, str(run.seed)),
+            *(run.folder.name, run.stream, run.method, str(run.seed), run.manifest.get("prompt_style", SUITE.name)),
             *(_short(run.manifest, "code", "commit"), _short(run.manifest, "model", "device"), _data(run.manifest)),
         ]
         for run in runs

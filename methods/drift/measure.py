@@ -17,6 +17,7 @@ from methods.policy import Policy
 from methods.retention import drift
 from methods.rollouts.shared_prefix import obstacle
 from task_streams.prompt import request
+from task_streams.prompt_style import PromptStyle
 from task_streams.types import Example, Kind
 
 PROMPTS = 8  # asked at a time, with all their completions
@@ -30,7 +31,7 @@ class Asked:
         items: held-out items of the task that was learned, B of them.
         labels: classes that the prompts list.
         kind: what is asked about the items.
-        think: the prompts ask for a thought.
+        style: words of the prompts.
         max_new_tokens: longest completion.
         seed: of the completions.
         share: compute a group's prompt once where the model allows it.
@@ -39,7 +40,7 @@ class Asked:
     items: tuple[Example, ...]
     labels: tuple[str, ...]
     kind: Kind
-    think: bool
+    style: PromptStyle
     max_new_tokens: int
     seed: int
     share: bool = True
@@ -83,7 +84,7 @@ def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses
     shared = asked.share and obstacle(policy.model) is None
     for start in range(0, len(asked.items), PROMPTS):
         items = asked.items[start : start + PROMPTS]
-        requests = tuple(request(item, asked.labels, asked.think) for item in items)
+        requests = tuple(request(item, asked.labels, asked.style) for item in items)
         yield SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests)
 
 
@@ -125,5 +126,5 @@ def rewards(policy: Policy, asked: Asked, completions: Tokens) -> Tensor:
     """Task reward of every rollout, [B*G]: the sum of its components."""
     texts = policy.processor.batch_decode(completions, skip_special_tokens=True)
     targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
-    judged = [score(text, target, asked.labels, asked.think) for text, target in zip(texts, targets, strict=True)]
+    judged = [score(text, target, asked.labels, asked.style) for text, target in zip(texts, targets, strict=True)]
     return torch.tensor([sum(one.components.values()) for one in judged])

@@ -23,11 +23,11 @@ def as_it_is(asked: Request) -> Request:
     return asked
 
 
-def rollout_dataset(task: Task, think: bool, prepare: Prepare = as_it_is) -> Dataset:
+def rollout_dataset(task: Task, prepare: Prepare = as_it_is) -> Dataset:
     """Rows of prompt, images, clips and key for group rollouts; one row per example."""
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        asked = _asked([task.train[i] for i in batch["row"]], task, think, prepare)
+        asked = _asked([task.train[i] for i in batch["row"]], task, prepare)
         return {
             "prompt": [one.messages for one in asked],
             "images": [list(one.images) for one in asked],
@@ -40,7 +40,6 @@ def rollout_dataset(task: Task, think: bool, prepare: Prepare = as_it_is) -> Dat
 
 def target_dataset(
     task: Task,
-    think: bool,
     thought: str,
     prepare: Prepare = as_it_is,
     targets: Mapping[str, Sequence[str]] | None = None,
@@ -60,12 +59,12 @@ def target_dataset(
         if targets is not None:
             return now[row % len(now)]  # there may be fewer than there were at first
         example = task.train[row]
-        return example, target_text(example.target, thought, think, task.trained)
+        return example, target_text(example.target, thought, task.style, task.trained)
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         now = pairs()
         chosen = [learned(row, now) for row in batch["row"]]
-        asked = _asked([example for example, _ in chosen], task, think, prepare)
+        asked = _asked([example for example, _ in chosen], task, prepare)
         return {
             "prompt": [one.messages for one in asked],
             "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for _, text in chosen],
@@ -79,13 +78,13 @@ def target_dataset(
     return _indexed(length).with_transform(rows)
 
 
-def reward_functions(task: Task, think: bool) -> list[Any]:
+def reward_functions(task: Task) -> list[Any]:
     """The task reward's components as TRL calls them, each 0 to 1 per completion; which ones: ``COMPONENTS``."""
     targets = {example.key: example.target for example in task.train}
 
     @lru_cache(maxsize=JUDGED)
     def judged(text: str, key: str) -> Score:
-        return score(text, targets[key], task.trained, think)
+        return score(text, targets[key], task.trained, task.style)
 
     def component(name: str) -> Any:
         def reward(completions: list[Any], key: list[str], **_: Any) -> list[float]:
@@ -98,12 +97,12 @@ def reward_functions(task: Task, think: bool) -> list[Any]:
     return [component(name) for name in COMPONENTS[task.kind]]
 
 
-def _asked(examples: Sequence[Example], task: Task, think: bool, prepare: Prepare) -> list[Request]:
+def _asked(examples: Sequence[Example], task: Task, prepare: Prepare) -> list[Request]:
     """The question about each example; a group shares its prompt, so its media are decoded once."""
     asked: dict[str, Request] = {}
     for example in examples:
         if example.key not in asked:
-            asked[example.key] = prepare(request(example, task.trained, think))
+            asked[example.key] = prepare(request(example, task.trained, task.style))
     return [asked[example.key] for example in examples]
 
 

@@ -41,7 +41,7 @@ class InformationGain(Method):
     config: InformationGainConfig
 
     def before_task(self, context: TaskContext) -> None:
-        if not context.think:
+        if not context.style.think:
             raise UserError("information_gain: the prompts ask for no thought; expected stream.think=true.")
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
@@ -54,8 +54,8 @@ class InformationGain(Method):
 
 def thought_gain(rollouts: Rollouts, views: Views) -> Tensor:
     """Probability of the right answer after the sampled thought, less that after none, [B*G]."""
-    thoughts = [parse_completion(text, rollouts.think).thought for text in rollouts.completions]
-    answers = [f"{answer_text(target, rollouts.labels)}</answer>" for target in rollouts.targets]
+    thoughts = [parse_completion(text, rollouts.style).thought for text in rollouts.completions]
+    answers = [f"{answer_text(target, rollouts.labels, rollouts.style)}</answer>" for target in rollouts.targets]
     after = views.continuation_logps([opening(thought or "") for thought in thoughts], answers).exp()
     before = views.continuation_logps([opening("")] * len(thoughts), answers).exp()
     readable = torch.tensor([thought is not None for thought in thoughts], device=after.device)

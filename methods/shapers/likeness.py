@@ -26,7 +26,7 @@ def likeness_of(rollouts: Rollouts, likeness: Likeness) -> Tensor:
     """The likeness of every rollout's answer to what is right, [B*G]."""
     values = []
     for completion, target in zip(rollouts.completions, rollouts.targets, strict=True):
-        answer = parse_completion(completion, rollouts.think).answer
+        answer = parse_completion(completion, rollouts.style).answer
         values.append(0.0 if answer is None else likeness(answer, target, rollouts.labels))
     return torch.tensor(values, device=rollouts.mask.device)
 

@@ -56,7 +56,7 @@ class Majority(Method):
 
 def majority_agreement(rollouts: Rollouts) -> Tensor:
     """1 for rollouts that give the most frequent answer of their group, else 0, [B*G]."""
-    parsed = [parse_completion(text, rollouts.think).answer for text in rollouts.completions]
+    parsed = [parse_completion(text, rollouts.style).answer for text in rollouts.completions]
     answers = [None if answer is None else normalise_label(answer) for answer in parsed]
     agreement: list[float] = []
     for start in range(0, len(answers), rollouts.group_size):

@@ -35,8 +35,8 @@ def test_every_prompt_has_the_length_that_is_asked_for(model: str, tokens: int) 
     options = Options("step", prompt_tokens=tokens + (64 if model != "tiny" else 0))
     work = workload(options, processor)
     assert work.prompt_tokens == options.prompt_tokens
-    asked = [request(one, work.task.trained, work.think) for one in work.task.train[:3]]
-    one_by_one = {prompt_length(processor, work.task, work.think) for _ in asked}
+    asked = [request(one, work.task.trained, work.task.style) for one in work.task.train[:3]]
+    one_by_one = {prompt_length(processor, work.task) for _ in asked}
     assert one_by_one == {options.prompt_tokens}
     assert len(set(work.task.seen)) == len(work.task.seen)
 

@@ -17,7 +17,8 @@ from clrft.base.questions import Question, draw_questions, encode
 from clrft.base.tokenizer import TAGS, train_tokenizer
 from task_streams.errors import UserError
 from task_streams.glyphs import DIGITS, LETTERS, glyph_examples
-from task_streams.prompt import prompt_messages, question, target_text
+from task_streams.prompt import prompt_messages, target_text
+from task_streams.prompt_style import SUITE
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_the_model_is_a_real_qwen2_vl_with_the_counted_parameters(model) -> None
 
 
 def test_text_survives_the_tokenizer_and_tags_survive_decoding_without_special_tokens(tokenizer) -> None:
-    for text in (question(DIGITS + LETTERS), target_text("letter q"), "naïve – 42 kg\n"):
+    for text in (SUITE.ask("classification", DIGITS + LETTERS), target_text("letter q"), "naïve – 42 kg\n"):
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
@@ -120,7 +121,7 @@ def test_left_padding_keeps_completions_and_generation_stops_at_the_end_of_turn(
     images = [example.media() for example in glyph_examples(2, 5, labels=["two", "seven"])]
     conversations = []
     for image, labels in zip(images, (("two", "seven"), DIGITS), strict=True):
-        parts = [{"type": "image", "image": image}, {"type": "text", "text": question(labels)}]
+        parts = [{"type": "image", "image": image}, {"type": "text", "text": SUITE.ask("classification", labels)}]
         conversations.append([{"role": "user", "content": parts}])
     kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
     batch = shipped.processor.apply_chat_template(conversations, processor_kwargs={"padding": True}, **kwargs)

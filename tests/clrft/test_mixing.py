@@ -114,6 +114,34 @@ def test_other_versions_code_prompts_and_models_are_refused(tmp_path: Path, mani
     assert all(one.name.startswith("manifest.") for one in compare(records, mix=[word]).mixed)
 
 
+def worded(prompt: str | None, order: str = "sorted") -> dict[str, Any]:
+    """The settings of a run with these prompts; None: of before there was a choice."""
+    return {"stream": {"name": "digits_cil", "label_order": order} | ({"prompt": prompt} if prompt else {})}
+
+
+@pytest.mark.parametrize("before", ["suite", None])
+def test_other_prompt_styles_are_refused_and_mixed_on_request(tmp_path: Path, before: str | None) -> None:
+    prints = [{"prompts": {"task_01": "a"}}, {"prompts": {"task_01": "b", "style": "c"}}]
+    records = [run(tmp_path / "a", "sft", config=worded(before), manifest=prints[0])]
+    records.append(run(tmp_path / "b", "grpo", config=worded("rapo_paper"), manifest=prints[1]))
+    with pytest.raises(UserError, match=r"stream\.prompt is suite in .*sft-1 and rapo_paper in .*grpo-1"):
+        compare(records)
+    assert labels(records, ["stream.prompt"]) == ["sft [stream.prompt=suite]", "grpo [stream.prompt=rapo_paper]"]
+
+
+def test_runs_of_before_there_were_styles_stand_beside_those_of_the_suites(tmp_path: Path) -> None:
+    records = [run(tmp_path / str(name), "sft", seed, config=worded(name)) for seed, name in ((1, None), (2, "suite"))]
+    assert labels(records) == ["sft"]
+
+
+def test_a_style_file_that_was_changed_between_two_runs_is_another_style(tmp_path: Path) -> None:
+    prints = [{"prompts": {"task_01": "a", "style": style}} for style in ("b", "c")]
+    records = [run(tmp_path / str(n), "sft", config=worded("my.yaml"), manifest=p) for n, p in enumerate(prints)]
+    records[1] = run(tmp_path / "more", "grpo", config=worded("my.yaml"), manifest=prints[1])
+    with pytest.raises(UserError, match=r"manifest\.prompts\.style is b in .* and c in "):
+        compare(records)
+
+
 def test_versions_are_compared_over_class_orders_too(tmp_path: Path) -> None:
     newer = run(tmp_path / "s", "sft", 2, manifest={"versions": {"torch": "3", "numpy": "2"}})
     with pytest.raises(UserError, match=r"torch is 2 in .* and 3 in"):

@@ -36,14 +36,16 @@ def small(output: Path, seed: int = 1993, dtype: str = "float32") -> RunConfig:
 
 
 def age(folder: Path) -> None:
-    """Let a run be one of before ``train.optimizer``, by its settings, its manifest and its lineage."""
+    """Let a run be one of before ``train.optimizer`` and ``stream.prompt``, by settings, manifest and lineage."""
     config = read_yaml(folder / "config.yaml")
+    del config["stream"]["prompt"]
     config["train"] = {**config["train"], "autocast": False}
     del config["train"]["optimizer"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     manifest = json.loads((folder / "manifest.json").read_text())
     for name in ("optimizer", "weights"):
         del manifest["model"][name]
+    del manifest["prompt_style"], manifest["prompts"]["style"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     parent = ""
     for file in sorted(folder.glob("task_*/lineage.json")):

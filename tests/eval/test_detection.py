@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from eval.detection import match_boxes, parse_boxes, score_detection
 from task_streams.prompt import target_text
+from task_streams.prompt_style import prompt_style
 from task_streams.types import Box
 
 DOG = Box("dog", (0, 0, 400, 400))
@@ -121,7 +122,7 @@ def test_wrong_tags_cost_the_format_alone() -> None:
 
 def test_without_a_thought_the_answer_alone_is_the_right_form() -> None:
     completion = f"<answer>{json.dumps([row('dog', 0, 0, 400, 400)])}</answer>"
-    assert score_detection(completion, (DOG,), LABELS, think=False).reward == 3.0
+    assert score_detection(completion, (DOG,), LABELS, prompt_style("suite", think=False)).reward == 3.0
 
 
 @pytest.mark.parametrize(

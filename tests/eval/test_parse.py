@@ -3,7 +3,10 @@
 import pytest
 
 from eval.parse import parse_completion
-from task_streams.prompt import THOUGHT_PLACEHOLDER, target_text
+from task_streams.prompt import target_text
+from task_streams.prompt_style import prompt_style
+
+SILENT = prompt_style("suite", think=False)
 
 
 def test_the_target_of_supervised_training_is_well_formed() -> None:
@@ -39,14 +42,33 @@ def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion:
     assert not parse_completion(completion).format_ok
 
 
-@pytest.mark.parametrize("thought", [THOUGHT_PLACEHOLDER, " Your-Reasoning ", "your_reasoning"])
+@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning"])
 def test_the_prompts_own_placeholder_is_no_thought(thought: str) -> None:
     assert not parse_completion(f"<think>{thought}</think><answer>three</answer>").format_ok
 
 
 def test_the_answer_is_read_even_from_a_malformed_completion() -> None:
-    parsed = parse_completion("well <answer>three</answer> or <answer>eight</answer>")
-    assert (parsed.answer, parsed.format_ok) == ("three", False)  # the first block counts
+    parsed = parse_completion("well <answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>a</think><answer>three</answer><answer>three</answer>",
+        "<think>a <answer>three</answer></think><answer>three</answer>",
+        "<think>a</think><answer>three</answer> or <answer>eight</answer>",
+    ],
+)
+def test_two_answer_blocks_are_no_answer_also_if_they_agree(completion: str) -> None:
+    parsed = parse_completion(completion)
+    assert (parsed.answer, parsed.format_ok) == (None, False)
+
+
+@pytest.mark.parametrize("thought", ["", " \n "])
+def test_an_empty_think_block_is_no_thought(thought: str) -> None:
+    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
 
 
 def test_an_unclosed_answer_is_no_answer() -> None:
@@ -54,5 +76,5 @@ def test_an_unclosed_answer_is_no_answer() -> None:
 
 
 def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
-    assert parse_completion(target_text("three", think=False), think=False).format_ok
-    assert not parse_completion(target_text("three"), think=False).format_ok
+    assert parse_completion(target_text("three", style=SILENT), SILENT).format_ok
+    assert not parse_completion(target_text("three"), SILENT).format_ok

@@ -3,6 +3,7 @@ import pytest
 from eval.question import score_question
 from eval.score import failure_kind, score
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
+from task_streams.prompt_style import prompt_style
 from task_streams.types import Question, Rule
 
 
@@ -116,7 +117,7 @@ def test_the_components_are_accuracy_and_format() -> None:
     assert unwrapped.components == {"accuracy": 1.0, "format": 0.0}
     silent = score_question("2", asked)
     assert (silent.correct, silent.answer, silent.components) == (False, None, {"accuracy": 0.0, "format": 0.0})
-    assert score_question("<answer>2</answer>", asked, think=False).reward == 2.0
+    assert score_question("<answer>2</answer>", asked, prompt_style("suite", think=False)).reward == 2.0
 
 
 def test_a_wrong_answer_is_wrong_and_a_missing_one_a_failure_of_format() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from eval.score import Failure, failure_kind, score_classification
+from task_streams.prompt_style import prompt_style
 
 SEEN = ("eight", "five", "great_white", "one", "three", "two")
 TASK_OF = {"one": 1, "two": 1, "three": 2, "great_white": 2, "five": 3, "eight": 3}
@@ -30,7 +31,9 @@ def test_reward_is_correct_plus_format(completion: str, correct: bool, format_ok
 
 
 def test_without_thinking_the_answer_alone_earns_the_format_reward() -> None:
-    assert score_classification("<answer>three</answer>", "three", SEEN, think=False).reward == 2.0
+    assert (
+        score_classification("<answer>three</answer>", "three", SEEN, prompt_style("suite", think=False)).reward == 2.0
+    )
 
 
 def test_the_choice_is_the_listed_name_of_what_was_answered() -> None:

@@ -79,7 +79,7 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
         context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
         torch.manual_seed(index)
         with tempfile.TemporaryDirectory() as folder:
-            fitted = fit(method, context, base, FitSettings(train, True, Path(folder)), moments)
+            fitted = fit(method, context, base, FitSettings(train, Path(folder)), moments)
         steps += fitted.steps
         moments = fitted.moments
     result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}

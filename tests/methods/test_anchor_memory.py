@@ -30,7 +30,7 @@ def learn(method: str, policy: Policy, stream: TaskStream, task: int, folder: Pa
     """Real updates on a task."""
     torch.manual_seed(task)
     context = TaskContext(stream.tasks[task - 1], policy, anchor, seed=task)
-    fit(build_method(method, METHODS[method].Config()), context, None, FitSettings(TRAIN, True, folder))
+    fit(build_method(method, METHODS[method].Config()), context, None, FitSettings(TRAIN, folder))
 
 
 def test_a_snapshot_of_the_tiny_model_adds_the_adapters_bytes_and_no_more(lora_policy: Policy) -> None:

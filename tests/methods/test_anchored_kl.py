@@ -26,7 +26,7 @@ def loss_of(
     method: Grpo, policy: Policy, anchor: Snapshot | None, reference: Snapshot | None, stream: TaskStream, folder: Path
 ) -> tuple[float, dict[str, Any]]:
     context = TaskContext(stream.tasks[1], policy, anchor, seed=3)
-    trainer: Any = build_trainer(method, context, reference, FitSettings(TRAIN, True, folder), [])
+    trainer: Any = build_trainer(method, context, reference, FitSettings(TRAIN, folder), [])
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     torch.manual_seed(5)

@@ -32,7 +32,7 @@ def learned(part: type[Method], policy: Policy, stream: TaskStream, folder: Path
     """Learn the first task by fine-tuning with a part; returns the part."""
     own = guarded_method(part(None))
     method = Composite(guarded_method(Sft(SftConfig())), [own])
-    fit(method, TaskContext(stream.tasks[0], policy, None, seed=1), None, FitSettings(TRAIN, True, folder))
+    fit(method, TaskContext(stream.tasks[0], policy, None, seed=1), None, FitSettings(TRAIN, folder))
     return own
 
 

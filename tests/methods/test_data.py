@@ -38,23 +38,23 @@ def reply(text: str) -> list[dict[str, str]]:
 def test_prompt_target_and_reward_follow_one_list_of_classes() -> None:
     for annotation, listed, absent in (("seen", "cat, dog", None), ("new_only", "dog", "cat")):
         task = detection(annotation)
-        row = target_dataset(task, True, "I see {label} here")[0]
+        row = target_dataset(task, "I see {label} here")[0]
         asked = row["prompt"][0]["content"][-1]["text"]
         wanted = row["completion"][0]["content"][0]["text"]
         assert f"these categories: {listed}." in asked
         assert f"I see {listed} here" in wanted
         assert absent is None or f'"{absent}"' not in wanted
-        rewards = [f([reply(wanted)], key=["image"])[0] for f in reward_functions(task, True)]
+        rewards = [f([reply(wanted)], key=["image"])[0] for f in reward_functions(task)]
         assert rewards == [1.0, 1.0, 1.0]  # the target is worth all of the reward
 
 
 def test_reward_components_have_their_names() -> None:
-    assert [f.__name__ for f in reward_functions(detection("seen"), True)] == ["iou", "category", "format"]
+    assert [f.__name__ for f in reward_functions(detection("seen"))] == ["iou", "category", "format"]
 
 
 def test_boxes_of_classes_that_the_prompt_does_not_list_are_not_rewarded() -> None:
     both = target_text((CAT, DOG), labels=("cat", "dog"))
-    rewards = [f([reply(both)], key=["image"])[0] for f in reward_functions(detection("new_only"), True)]
+    rewards = [f([reply(both)], key=["image"])[0] for f in reward_functions(detection("new_only"))]
     # one true box (dog) and one that was not asked for (cat): 1 match / max(1 true, 2 predicted)
     assert rewards == [0.5, 0.5, 1.0]
 
@@ -62,7 +62,7 @@ def test_boxes_of_classes_that_the_prompt_does_not_list_are_not_rewarded() -> No
 def test_a_clip_becomes_so_many_images_or_one_video() -> None:
     for feed, images, clips in (("images", 2, 0), ("video", 0, 1)):
         task = Task(1, "run", ("run",), ("run",), (Example("c", "run", partial(clip, feed), ""),), ())
-        row = rollout_dataset(task, True)[0]
+        row = rollout_dataset(task)[0]
         assert (len(row["images"]), len(row["clips"])) == (images, clips)
         kinds = [part["type"] for part in row["prompt"][0]["content"]]
         assert kinds == ["image"] * images + ["video"] * clips + ["text"]
@@ -78,7 +78,7 @@ def marked(folder: Path, name: str) -> Image.Image:
 
 def test_a_group_decodes_its_image_once(tmp_path: Path) -> None:
     examples = tuple(Example(name, "run", partial(marked, tmp_path, name), "") for name in ("a", "b"))
-    dataset = rollout_dataset(Task(1, "run", ("run",), ("run",), examples, ()), True)
+    dataset = rollout_dataset(Task(1, "run", ("run",), ("run",), examples, ()))
     rows = dataset[[0, 0, 0, 1, 1, 1]]
     assert rows["key"] == ["a", "a", "a", "b", "b", "b"]
     assert [len((tmp_path / name).read_text().split()) for name in ("a", "b")] == [1, 1]
@@ -87,7 +87,7 @@ def test_a_group_decodes_its_image_once(tmp_path: Path) -> None:
 def test_workers_decode_and_resize_in_processes_of_their_own(tmp_path: Path) -> None:
     examples = (Example("a", "run", partial(marked, tmp_path, "a"), ""),)
     task = Task(1, "run", ("run",), ("run",), examples, ())
-    dataset = rollout_dataset(task, True, lambda asked: asked.fitted(lambda image: image.resize((4, 4))))
+    dataset = rollout_dataset(task, lambda asked: asked.fitted(lambda image: image.resize((4, 4))))
     (batch,) = DataLoader(dataset, batch_size=1, num_workers=1, collate_fn=list)  # type: ignore[arg-type]
     assert batch[0]["images"][0].size == (4, 4)
     assert np.asarray(batch[0]["images"][0]).max() == 7

@@ -25,7 +25,7 @@ Others = Mapping[Other, Callable[[], AbstractContextManager[Party]]]
 
 
 def asked(task: Task, share: bool = True, items: int = 3) -> Asked:
-    return Asked(drawn_items(task.test, items, 42), task.seen, task.kind, True, 24, 7, share)
+    return Asked(drawn_items(task.test, items, 42), task.seen, task.kind, task.style, 24, 7, share)
 
 
 def moved(policy: Policy, by: float = 0.02) -> None:

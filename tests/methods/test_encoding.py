@@ -10,7 +10,8 @@ from methods.inputs.encoding import by_parts, encoded_turns, expanded
 from methods.inputs.media import with_media
 from methods.policy import Policy
 from methods.rollouts.shared_prefix import positions_of, prefill
-from task_streams.prompt import question, user_turn
+from task_streams.prompt import user_turn
+from task_streams.prompt_style import SUITE
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 
@@ -35,7 +36,7 @@ def test_the_parts_make_what_the_processor_makes(sizes: list[list[tuple[int, int
     turns = []
     for row, each in enumerate(sizes):
         shown = [picture(*size, 40 * row) for size in each]
-        turns.append((user_turn(question(LABELS[row % 2]), shown), shown))
+        turns.append((user_turn(SUITE.ask("classification", LABELS[row % 2]), shown), shown))
     found = by_parts(policy.processor, turns)
     expected = policy.processor.apply_chat_template(
         [with_media(messages, shown) for messages, shown in turns],

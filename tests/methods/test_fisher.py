@@ -16,7 +16,7 @@ ITEMS, SEED, TOKENS = 3, 11, 24
 
 def estimated(policy: Policy, stream: TaskStream, seed: int = SEED) -> dict[str, Tensor]:
     task = stream.tasks[0]
-    return diagonal_fisher(policy, task.train, task.trained, think=True, max_new_tokens=TOKENS, items=ITEMS, seed=seed)
+    return diagonal_fisher(policy, task.train, task.trained, task.style, max_new_tokens=TOKENS, items=ITEMS, seed=seed)
 
 
 def test_it_is_the_mean_of_the_squared_gradients_of_single_samples(policy: Policy, stream: TaskStream) -> None:

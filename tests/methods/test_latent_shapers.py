@@ -22,6 +22,7 @@ from methods.shapers.information_gain import InformationGain, InformationGainCon
 from methods.shapers.latent_retention import LatentRetention, LatentRetentionConfig
 from task_streams.errors import UserError
 from task_streams.prompt import request
+from task_streams.prompt_style import prompt_style
 from task_streams.types import TaskStream
 from tests.methods.hand_made import HandMade, reply, rollouts
 
@@ -67,7 +68,7 @@ def test_information_gain_is_the_rise_in_probability() -> None:
 
 
 def test_information_gain_needs_prompts_that_ask_for_a_thought(policy: Policy, stream: TaskStream) -> None:
-    context = TaskContext(stream.tasks[0], policy, None, seed=3, think=False)
+    context = TaskContext(replace(stream.tasks[0], style=prompt_style("suite", think=False)), policy, None, seed=3)
     with pytest.raises(UserError, match=r"stream\.think=true"):
         InformationGain(InformationGainConfig()).before_task(context)
 
@@ -143,7 +144,7 @@ class Seen:
         method.shape_rewards = lambda rewards, step: kept.append(step) or shape(rewards, step)  # type: ignore
         context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
         train = TrainConfig(updates=1, prompts_per_update=4, accumulation=accumulation)
-        trainer: Any = build_trainer(method, context, None, FitSettings(train, True, folder), [])
+        trainer: Any = build_trainer(method, context, None, FitSettings(train, folder), [])
         trainer.current_gradient_accumulation_steps = accumulation
         trainer.model.train()
         torch.manual_seed(5)
@@ -183,7 +184,7 @@ def test_the_likelihood_of_a_text_is_that_of_a_pass_of_its_own(
     examples = {example.key: example for example in stream.tasks[1].train}
     policy.model.eval()
     for row in (0, 9):
-        asked = request(examples[step.keys[row]], step.labels, True)
+        asked = request(examples[step.keys[row]], step.labels)
         logits, labels = completion_logits(policy.model, target_inputs(policy, [asked], [text]))
         logps = logits.log_softmax(dim=-1).gather(1, labels[:, None])[:-1]  # without the end of sequence
         assert found[row].item() == pytest.approx(logps.mean().item(), abs=1e-4)

@@ -28,7 +28,7 @@ def learn(policy: Policy, method: Any, stream: TaskStream, folder: Path, train: 
     anchor = policy.snapshot() if "anchor" in method.needs else None
     torch.manual_seed(3)
     context = TaskContext(stream.tasks[1], policy, anchor, seed=12)
-    return fit(method, context, base, FitSettings(train, True, folder / "scratch"))
+    return fit(method, context, base, FitSettings(train, folder / "scratch"))
 
 
 def prompt_lengths(policy: Policy, stream: TaskStream) -> set[int]:

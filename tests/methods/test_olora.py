@@ -166,7 +166,7 @@ def learn(policy: Policy, make: Any, stream: TaskStream, task: int, folder: Path
     anchor = policy.snapshot() if "anchor" in method.needs and task > 1 else None
     context = TaskContext(stream.tasks[task - 1], policy, anchor, seed=task)
     torch.manual_seed(task)
-    return fit(method, context, None, FitSettings(train, True, folder / "scratch"))
+    return fit(method, context, None, FitSettings(train, folder / "scratch"))
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def test_one_adapter_in_blocks_answers_like_adapters_of_their_own(stream: TaskSt
             first, second = weight.chunk(2, dim=int("_B" in name))
             theirs[name].copy_(first)
             theirs[name.replace("default", "second")].copy_(second)
-    inputs = policy.encode([request(one, stream.labels, True) for one in stream.tasks[0].test[:4]])
+    inputs = policy.encode([request(one, stream.labels) for one in stream.tasks[0].test[:4]])
     together, alone = logits(policy.model, inputs), logits(apart, inputs)
     assert not torch.allclose(together, alone, atol=1e-2)  # the second task counts
     apart.base_model.set_adapter(["default", "second"])

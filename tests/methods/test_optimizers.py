@@ -103,7 +103,7 @@ def trained(name: str, way: str, folder: Path) -> Trained:
             anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs and index == 2 else None
             context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
             torch.manual_seed(index)
-            fitted = fit(method, context, base, FitSettings(TRAIN, True, folder), moments)
+            fitted = fit(method, context, base, FitSettings(TRAIN, folder), moments)
             moments = fitted.moments
             applied += [row[APPLIED] for row in fitted.steps if APPLIED in row]
     end = held(policy, moments)

@@ -29,7 +29,7 @@ def made(name: str, **settings: Any) -> Method:
 
 def trainer_of(method: Method, policy: Policy, stream: TaskStream, folder: Path, train: TrainConfig = TRAIN) -> Any:
     context = TaskContext(stream.tasks[1], policy, None, seed=3)
-    return build_trainer(method, context, None, FitSettings(train, True, folder), [])
+    return build_trainer(method, context, None, FitSettings(train, folder), [])
 
 
 def scored(trainer: Any) -> dict[str, Any]:
@@ -46,13 +46,13 @@ def test_a_loss_is_trls_own_with_the_same_arguments(
     """TRL scales the advantages itself here, by the same arguments."""
     method = made(name)
     twin = load_policy(policy.config, str(default_model_path()))
-    arguments = shared_arguments(method, policy, 3, FitSettings(TRAIN, True, tmp_path))
+    arguments = shared_arguments(method, policy, 3, FitSettings(TRAIN, tmp_path))
     stock = GRPOTrainer(
         model=policy.model,
         processing_class=policy.processor,
         args=GRPOConfig(**arguments, **rollout_arguments(method, TRAIN)),
-        train_dataset=rollout_dataset(stream.tasks[1], True),
-        reward_funcs=reward_functions(stream.tasks[1], True),
+        train_dataset=rollout_dataset(stream.tasks[1]),
+        reward_funcs=reward_functions(stream.tasks[1]),
     )
     ours = trainer_of(method, twin, stream, tmp_path)
     expected, found = scored(stock), scored(ours)
@@ -116,7 +116,7 @@ def test_completions_that_were_cut_off_are_left_out_of_dapos_loss_but_not_of_the
     method = made("dapo", temperature=1.5)
     train = TrainConfig(updates=1, prompts_per_update=4, max_completion_tokens=14)  # too short for some
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-    trainer = build_trainer(method, context, None, FitSettings(train, True, tmp_path), [])
+    trainer = build_trainer(method, context, None, FitSettings(train, tmp_path), [])
     seen: list[Any] = []
     normalise = method.normalize_advantages
     method.normalize_advantages = lambda rewards, step: seen.append(step) or normalise(rewards, step)  # type: ignore
@@ -139,7 +139,7 @@ def test_more_updates_per_batch_learn_from_the_same_rollouts_again(
     normalise = method.normalize_advantages
     method.normalize_advantages = lambda rewards, step: calls.append(1) or normalise(rewards, step)  # type: ignore
     context = TaskContext(stream.tasks[0], policy, None, seed=3)
-    result = fit(method, context, None, FitSettings(train, True, tmp_path))
+    result = fit(method, context, None, FitSettings(train, tmp_path))
     assert len(result.steps) == 4 and len(calls) == 2  # four updates, two batches of rollouts
     assert ["reward" in row for row in result.steps] == [True, False, True, False]
 

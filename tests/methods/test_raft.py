@@ -48,7 +48,7 @@ def test_rows_are_the_kept_answers_and_follow_what_is_kept_later(policy: Policy,
     task = context_of(policy, stream).task
     first, second = task.train[0].key, task.train[1].key
     kept = {second: ["one", "two"], first: ["three"]}
-    rows = target_dataset(task, True, "{label}", targets=kept)
+    rows = target_dataset(task, "{label}", targets=kept)
 
     def texts() -> list[str]:
         return [rows[i]["completion"][0]["content"][0]["text"] for i in range(len(rows))]
@@ -61,7 +61,7 @@ def test_rows_are_the_kept_answers_and_follow_what_is_kept_later(policy: Policy,
 
 def test_an_empty_choice_is_refused(policy: Policy, stream: TaskStream) -> None:
     with pytest.raises(UserError, match="no completion to train towards"):
-        target_dataset(context_of(policy, stream).task, True, "{label}", targets={})
+        target_dataset(context_of(policy, stream).task, "{label}", targets={})
 
 
 def test_without_a_right_answer_the_remedy_is_named_or_labels_are_learned(policy: Policy, stream: TaskStream) -> None:

@@ -57,7 +57,7 @@ def second_task(
     moments: dict[str, Tensor] = {}
     if not (folder / "first").is_dir():
         context = TaskContext(stream.tasks[0], policy, None, seed=11)
-        first = fit(method, context, base, FitSettings(dataclasses.replace(train, updates=2), True, folder / "s"))
+        first = fit(method, context, base, FitSettings(dataclasses.replace(train, updates=2), folder / "s"))
         write_learned(folder / "first", policy, method, 1, first.moments)
         policy, method = fresh_policy(adapter), make()
         base = policy.snapshot("base") if base else None
@@ -68,7 +68,7 @@ def second_task(
     context = TaskContext(stream.tasks[1], policy, anchor, seed=12, memory=memory)
     states: list[TrainingState] = []
     torch.manual_seed(99)
-    settings = FitSettings(train, True, folder / "scratch", keeping=Keeping(1, states.append))
+    settings = FitSettings(train, folder / "scratch", keeping=Keeping(1, states.append))
     result = fit(method, context, base, settings, moments, start=start)
     weights = {name: w.detach().clone() for name, w in policy.model.named_parameters() if w.requires_grad}
     return Ended(weights, method.state_dict(), result, states)

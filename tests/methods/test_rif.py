@@ -77,16 +77,16 @@ def test_the_trainer_sees_the_chosen_examples_alone(policy: Policy, stream: Task
 
     method = Composite(Watching(METHODS["grpo"].Config(kl=0.0)), [TwoOnly(RifConfig())])
     context = context_of(policy, stream)
-    fit(method, context, None, FitSettings(TrainConfig(updates=2, prompts_per_update=2), True, tmp_path))
+    fit(method, context, None, FitSettings(TrainConfig(updates=2, prompts_per_update=2), tmp_path))
     assert seen == {one.key for one in context.task.train[:2]}
     with pytest.raises(UserError, match=r"chose 2 of the 16 .* at least train.prompts_per_update, 4"):
-        fit(method, context, None, FitSettings(TrainConfig(updates=2, prompts_per_update=4), True, tmp_path))
+        fit(method, context, None, FitSettings(TrainConfig(updates=2, prompts_per_update=4), tmp_path))
 
 
 def test_it_joins_reinforcement_and_logs_what_it_kept(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     method = build_method("grpo", METHODS["grpo"].Config(kl=0.0), [("rif", RifConfig(rollouts=2))])
     train = TrainConfig(updates=1, prompts_per_update=2)
-    result = fit(method, context_of(policy, stream), None, FitSettings(train, True, tmp_path))
+    result = fit(method, context_of(policy, stream), None, FitSettings(train, tmp_path))
     assert 0 < result.steps[0]["rif_kept"] <= 1
     with pytest.raises(UserError, match="joins reinforcement"):
         build_method("sft", METHODS["sft"].Config(), [("rif", RifConfig())])

@@ -41,7 +41,7 @@ def test_the_tokens_are_those_of_generate(
         train = TrainConfig(updates=1, prompts_per_update=6, share_prefix=share)
         method = Grpo(GrpoConfig(temperature=temperature, top_p=top_p, kl=0.0))
         context = TaskContext(task, policy, None, seed=3)
-        trainer = build_trainer(method, context, None, FitSettings(train, True, tmp_path), [])
+        trainer = build_trainer(method, context, None, FitSettings(train, tmp_path), [])
         outputs.append(scored(trainer, seed=9))
     shared, plain = outputs
     assert torch.equal(shared["completion_ids"], plain["completion_ids"])

@@ -27,7 +27,7 @@ from tests.methods.test_trl_seam import scored
 def trainer_of(policy: Policy, task: Task, share: bool, tmp_path: Path) -> Any:
     train = TrainConfig(updates=1, prompts_per_update=4, share_prefix=share)
     context = TaskContext(task, policy, None, seed=3)
-    settings = FitSettings(train, think=True, scratch=tmp_path)
+    settings = FitSettings(train, scratch=tmp_path)
     trainer = build_trainer(Grpo(GrpoConfig(temperature=0.8)), context, policy.snapshot(), settings, [])
     return trainer
 
@@ -172,7 +172,7 @@ def twenty_updates(
     train = TrainConfig(updates=20, prompts_per_update=2, **budget)
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
     reference = None if policy.has_adapter else policy.snapshot()
-    result = fit(Rapo(RapoConfig(group_size=4)), context, reference, FitSettings(train, True, folder))
+    result = fit(Rapo(RapoConfig(group_size=4)), context, reference, FitSettings(train, folder))
     return policy, [row["reward"] for row in result.steps]
 
 

@@ -27,7 +27,7 @@ TRAIN = TrainConfig(updates=1, prompts_per_update=4)
 
 
 def settings(tmp_path: Path, train: TrainConfig = TRAIN) -> FitSettings:
-    return FitSettings(train, think=True, scratch=tmp_path)
+    return FitSettings(train, scratch=tmp_path)
 
 
 def scored(trainer: Any, seed: int = 5) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def stock_trainer(policy: Policy, stream: TaskStream, tmp_path: Path) -> GRPOTra
         model=policy.model,
         processing_class=policy.processor,
         args=GRPOConfig(**(arguments | {"beta": 2e-3})),
-        train_dataset=rollout_dataset(task, True),
-        reward_funcs=reward_functions(task, True),
+        train_dataset=rollout_dataset(task),
+        reward_funcs=reward_functions(task),
     )
 
 

@@ -40,7 +40,7 @@ def trainer_for(task: Task, policy: Policy, tmp_path: Path, method: Method, **tr
     budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4, "warmup": 0} | train))
     context = TaskContext(task, policy, policy.snapshot(), seed=3)
     reference = None if policy.has_adapter else policy.snapshot()
-    return build_trainer(method, context, reference, FitSettings(budget, True, tmp_path), [])
+    return build_trainer(method, context, reference, FitSettings(budget, tmp_path), [])
 
 
 def fresh_policy(**changes: Any) -> Policy:
@@ -179,7 +179,7 @@ def test_gradient_checkpointing_and_adapters_take_clips_too(stream: TaskStream, 
 
 def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: TaskStream) -> None:
     task = about_clips(stream.tasks[1], "video", (4, 2, 3))
-    dataset = target_dataset(task, True, THOUGHT)
+    dataset = target_dataset(task, THOUGHT)
     rows = [dataset[i] for i in range(5)]
     batch = ClipCollator(policy.processor)(rows)
     tokenizer = policy.processor.tokenizer
@@ -197,12 +197,12 @@ def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: T
 def supervised(task: Task, policy: Policy, tmp_path: Path, updates: int) -> HookedSFTTrainer:
     method = METHODS["sft"](METHODS["sft"].Config())
     budget = TrainConfig(updates=updates, prompts_per_update=4, warmup=0, learning_rate=1e-3)
-    arguments = shared_arguments(method, policy, 3, FitSettings(budget, True, tmp_path))
+    arguments = shared_arguments(method, policy, 3, FitSettings(budget, tmp_path))
     return HookedSFTTrainer(
         method=method,
         task_index=2,
         args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-        train_dataset=target_dataset(task, True, THOUGHT),
+        train_dataset=target_dataset(task, THOUGHT),
         model=policy.model,
         processing_class=policy.processor,
     )

@@ -51,7 +51,7 @@ def learned(stream: TaskStream, folder: Path, rollouts: str, accumulation: int) 
     policy = load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
     train = TrainConfig(updates=UPDATES, prompts_per_update=PROMPTS, accumulation=accumulation, rollouts=rollouts)
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-    fit(Rapo(RapoConfig(group_size=GROUP)), context, policy.snapshot(), FitSettings(train, True, folder))
+    fit(Rapo(RapoConfig(group_size=GROUP)), context, policy.snapshot(), FitSettings(train, folder))
     return policy
 
 

@@ -82,7 +82,7 @@ def two_tasks(
             memory=remembered(stream.tasks[: index - 1], plan.items, 5) if plan and index > 1 else (),
         )
         torch.manual_seed(index)
-        results.append(fit(method, context, base, FitSettings(train, True, folder / "scratch"), None))
+        results.append(fit(method, context, base, FitSettings(train, folder / "scratch"), None))
     return TwoTasks(policy, method, results)
 
 

@@ -1,0 +1,312 @@
+"""Prompt styles: their exact words, how they list classes, their fingerprints, and what is wrong with a user's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from task_streams import STREAMS, build_stream
+from task_streams.errors import UserError
+from task_streams.fingerprint import prompt_fingerprints
+from task_streams.folder import FolderCilConfig
+from task_streams.prompt import in_style, request, target_text
+from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
+from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import write_tree
+
+NAMES = ("Great_White", "x.Ray-fish", "cat")  # listed by RaPO's styles as: great white, x ray fish, cat
+
+PAPER_CLASSES = (
+    "\nPerform image/video classification on the given visual input.\n"
+    "You MUST choose exactly one class name from this list:\n"
+    "great white, x ray fish, cat\n"
+    "Output the reasoning process in <think> </think>\n"
+    "and final answer in <answer> </answer>.\n"
+    "Your answer MUST be one class name from the list,\n"
+    "character-for-character. No extra words.\n"
+    "<think> reasoning process </think>\n"
+    "<answer> one class name </answer>"
+)
+PAPER_BOXES = (
+    "\nDetect all objects in the image that belong to:\n"
+    "great white, x ray fish, cat\n"
+    "For each detected object, provide its class name\n"
+    'in the "category" field and its bounding box\n'
+    "as [x1, y1, x2, y2],\n"
+    "with coordinates normalized to 0-1000.\n"
+    "Output reasoning in <think> </think>\n"
+    "and detection results in <answer> </answer>.\n"
+    "<think> reasoning process </think>\n"
+    "<answer>[\n"
+    '{"category": "cat_name", "bbox": [x1, y1, x2, y2]}, ...\n'
+    "]</answer>\n"
+    "Use <answer>[]</answer> if no listed category is detected."
+)
+RELEASED_IMAGE = (
+    "\nPerform image classification on the given image. You MUST choose exactly one label from this list:\n"
+    "great white, x ray fish, cat\n"
+    "Output the reasoning process in <think> </think> and final answer in <answer> </answer>. \n"
+    "The output format should be as follows:\n"
+    "<think> step-by-step reasoning here </think> <answer> one label from the list </answer>\n"
+    "You MUST strictly follow the format. \n"
+    "Your answer MUST be one label from the list, character-for-character.\n"
+    "No extra words, no punctuation, no explanations."
+)
+RELEASED_VIDEO = RELEASED_IMAGE.replace(
+    "Perform image classification on the given image", "Perform video classification on the given video"
+)
+RELEASED_BOXES = (
+    "\nDetect all objects in the image that belong to the following categories:\n"
+    "great white, x ray fish, cat\n"
+    "For each detected object, provide its category name and bounding box as [x1, y1, x2, y2] with coordinates "
+    "normalized to 0-1000.\n"
+    "Output the reasoning process in <think> </think> and detection results in <answer> </answer>.\n"
+    "The output format should be:\n"
+    "<think> step-by-step reasoning here </think>\n"
+    '<answer>[{"category": "cat_name", "bbox": [x1, y1, x2, y2]}, ...]</answer>\n'
+    "If no objects from the list are detected, output:\n"
+    "<answer>[]</answer>\n"
+    "You MUST strictly follow the JSON format inside <answer> tags.\n"
+    "Each bbox must have exactly 4 integer coordinates in [0, 1000]."
+)
+SUITE_CLASSES = (
+    "What does the {} show? Choose from: Great_White, x.Ray-fish, cat. "
+    "Reply as <think>your reasoning</think><answer>your choice</answer>"
+)
+SUITE_BOXES = (
+    "Find every object of these categories: Great_White, x.Ray-fish, cat. Give the corners of each box in thousandths "
+    "of the image's width and height; give [] if there is none. Reply as <think>your reasoning</think>"
+    '<answer>[{"category": "…", "bbox": [x1, y1, x2, y2]}, …]</answer>'
+)
+TEXTS = {
+    ("suite", "image"): SUITE_CLASSES.format("image"),
+    ("suite", "clip"): SUITE_CLASSES.format("video"),
+    ("suite", "boxes"): SUITE_BOXES,
+    ("rapo_paper", "image"): PAPER_CLASSES,
+    ("rapo_paper", "clip"): PAPER_CLASSES,
+    ("rapo_paper", "boxes"): PAPER_BOXES,
+    ("rapo_released", "image"): RELEASED_IMAGE,
+    ("rapo_released", "clip"): RELEASED_VIDEO,
+    ("rapo_released", "boxes"): RELEASED_BOXES,
+}
+
+OWN = """\
+labels: normalised
+label_order: appearance
+placeholders: [because]
+think: {classification: "Which {media}? {labels} <think>because</think><answer>it</answer>"}
+answer_only: {classification: "Which {media}? {labels} <answer>it</answer>"}
+"""
+
+
+def black() -> Image.Image:
+    return Image.new("RGB", (8, 8))
+
+
+def clip() -> Clip:
+    return Clip((black(), black()), fps=2.0)
+
+
+def asked(style: str, shown: str, think: bool = True) -> list[Any]:
+    """The parts of the one turn that asks about an image, a clip of two frames, or boxes."""
+    target: Target = (Box("cat", (0, 0, 10, 10)),) if shown == "boxes" else "cat"
+    example = Example("key", target, clip if shown == "clip" else black, "")
+    (turn,) = request(example, NAMES, prompt_style(style, think)).messages
+    parts: list[Any] = turn["content"]
+    return parts
+
+
+def own(folder: Path, text: str = OWN, name: str = "mine.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(("style", "shown"), TEXTS)
+def test_every_style_asks_in_its_own_words_behind_the_image_or_clip(style: str, shown: str) -> None:
+    *media, text = asked(style, shown)
+    assert text["text"] == TEXTS[style, shown]
+    assert [part["type"] for part in media] == ["image"] * (2 if shown == "clip" else 1)
+
+
+@pytest.mark.parametrize(("style", "shown"), TEXTS)
+def test_without_thinking_no_style_mentions_it(style: str, shown: str) -> None:
+    text = asked(style, shown, think=False)[-1]["text"]
+    assert "think>" not in text and "reasoning" not in text and "<answer>" in text
+    kept = [line for line in TEXTS[style, shown].split("\n") if "think>" not in line and "<answer>" not in line]
+    assert [line for line in kept if line not in text] == []
+
+
+def config(root: Path, prompt: str, **more: Any) -> FolderCilConfig:
+    return FolderCilConfig(
+        root=str(root), tasks=2, classes_per_task=2, shots=2, test_per_class=1, prompt=prompt, **more
+    )
+
+
+def test_classes_are_listed_normalised_in_the_order_in_which_the_stream_brings_them(tmp_path: Path) -> None:
+    write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
+    # RandomState(1).permutation(4) = [3, 2, 0, 1] over the sorted names: Dog, Cat-fish, Ant_Lion, Bee
+    stream = build_stream("folder_cil", config(tmp_path, "rapo_released"), 1)
+    texts = []
+    for task in stream.tasks:
+        for labels, items in ((task.trained, task.train), (task.seen, task.test)):
+            texts += [request(item, labels, task.style).messages[0]["content"][-1]["text"] for item in items[:1]]
+    lines = [text.split("\n")[2] for text in texts]
+    assert lines == ["dog, cat fish"] * 2 + ["dog, cat fish, ant lion, bee"] * 2
+    assert target_text("Cat-fish", style=stream.tasks[0].style).endswith("<answer>cat fish</answer>")
+    assert stream.tasks[0].classes == ("Dog", "Cat-fish")  # data, and what is written down, keep their names
+
+
+def test_the_suite_lists_names_as_they_are_and_sorted(tmp_path: Path) -> None:
+    write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
+    (_, task) = build_stream("folder_cil", config(tmp_path, "suite"), 1).tasks
+    text = request(task.test[0], task.seen, task.style).messages[0]["content"][-1]["text"]
+    assert "Choose from: Ant_Lion, Bee, Cat-fish, Dog. Reply" in text
+
+
+def test_a_setting_of_the_label_order_wins_over_the_styles() -> None:
+    kind = STREAMS["digits_cil"].config
+    assert [kind(prompt=name).label_order for name in ("suite", "rapo_paper")] == ["sorted", "appearance"]
+    assert kind(prompt="rapo_paper", label_order="sorted").label_order == "sorted"
+
+
+def test_classes_that_the_list_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, ("Ant_Lion", "ant-lion", "Bee", "Dog"), 4)
+    (problem,) = problems_of(lambda: build_stream("folder_cil", config(tmp_path, "rapo_paper"), 1))
+    assert problem == "classes 'Ant_Lion', 'ant-lion' all read 'ant lion' in an answer; rename all but one of them"
+
+
+# Of the code before there were styles.
+BEFORE = {
+    True: {
+        "task_01": "e3a7bf2659eb556b0965516c752afb270c42f803ebc8d768fb0704d6e71b5b65",
+        "task_02": "05a197607110ad6a7112d7149c549ea3772753854f108de8940e2520f8262393",
+    },
+    False: {
+        "task_01": "e2e7f14fcc3cf9c0f60214d23c053eaf1166d9e6862adeaf11a26ed3494976cb",
+        "task_02": "b33944e60d14dc9099f933806d3d637e3fd5990d7a3eb3ade4bafb0f67030d44",
+    },
+}
+
+
+def digits(prompt: str, think: bool = True, label_order: str | None = "sorted") -> TaskStream:
+    settings = STREAMS["digits_cil"].config(
+        tasks=2, shots=2, test_per_class=2, prompt=prompt, think=think, label_order=label_order
+    )
+    return build_stream("digits_cil", settings, 1993)
+
+
+@pytest.mark.parametrize("think", [True, False])
+def test_the_suites_fingerprints_are_those_of_runs_before_there_were_styles(think: bool) -> None:
+    found = prompt_fingerprints(digits("suite", think))
+    assert {name: value for name, value in found.items() if name != "style"} == BEFORE[think]
+
+
+def test_every_style_has_fingerprints_of_its_own(tmp_path: Path) -> None:
+    names = [*built_in_styles(), own(tmp_path)]
+    found = [prompt_fingerprints(digits(name, think)) for name in names for think in (True, False)]
+    for part in ("style", "task_01", "task_02"):
+        assert len({one[part] for one in found}) == len(found)
+
+
+def test_a_fingerprint_follows_all_that_a_style_says_and_not_its_files_name(tmp_path: Path) -> None:
+    style = prompt_style(own(tmp_path))
+    assert prompt_style(own(tmp_path, name="other.yaml")).digest == style.digest
+    for old, new in (("[because]", "[hence]"), ("normalised", "as_named"), ("appearance", "sorted"), ("it<", "so<")):
+        assert prompt_style(own(tmp_path, OWN.replace(old, new))).digest != style.digest
+
+
+def test_a_style_without_words_for_what_a_stream_asks_is_refused(tmp_path: Path) -> None:
+    def stream(kind: Kind, target: Target) -> TaskStream:
+        example = Example("key", target, black, "")
+        return TaskStream("s", "til", 0, (Task(1, "t", (), (), (example,), (example,), kind),))
+
+    asks = stream("question", Question("How many?", ("2",)))
+    with pytest.raises(UserError, match=r"'rapo_paper' has no wording for question; it has classification, detection"):
+        in_style(asks, prompt_style("rapo_paper"))
+    assert request(asks.tasks[0].test[0], ()).messages[0]["content"][-1]["text"].startswith("How many? Reply as ")
+    boxes = stream("detection", (Box("cat", (0, 0, 9, 9)),))
+    with pytest.raises(UserError, match=r"'mine' has no wording for detection; it has classification"):
+        in_style(boxes, prompt_style(own(tmp_path)))
+
+
+def test_building_a_stream_refuses_such_a_style(tmp_path: Path) -> None:
+    boxes = (
+        'labels: as_named\nlabel_order: sorted\nthink: {detection: "{labels}? <think> </think><answer> </answer>"}\n'
+    )
+    with pytest.raises(UserError, match="no wording for classification; it has detection"):
+        digits(own(tmp_path, boxes))
+
+
+def test_a_mistyped_name_gets_the_nearest() -> None:
+    (problem,) = problems_of(lambda: STREAMS["digits_cil"].config(prompt="rapo_papr"))
+    assert problem == (
+        "unknown prompt style 'rapo_papr'. Did you mean 'rapo_paper'? Known: rapo_paper, rapo_released, suite. "
+        "A path that ends in .yaml is taken as a file."
+    )
+
+
+def test_a_users_own_file_is_a_style(tmp_path: Path) -> None:
+    (task, _) = digits(own(tmp_path), label_order=None).tasks
+    text = request(task.test[0], ("Two_b", "a"), task.style).messages[0]["content"][-1]["text"]
+    assert text == "Which image? two b, a <think>because</think><answer>it</answer>"
+
+
+def test_the_form_in_the_docs_is_a_style(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
+    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
+    assert not prompt_style(path).is_thought("My reasons")
+    assert list(prompt_style(path, think=False).wordings) == ["classification"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (OWN, "just words", "expected the keys labels, label_order, media, placeholders, think, answer_only."),
+        (OWN, "{", "no YAML ("),
+        ("labels: normalised\n", "", "labels is missing."),
+        ("label_order: appearance\n", "", "label_order is missing."),
+        ("think:", "thinks:", "unknown key 'thinks'. Did you mean 'think'?"),
+        ("think:", "thinks:", "think is missing; stream.think=true takes its wordings."),
+        ("normalised", "lower", "labels is 'lower', expected as_named or normalised."),
+        ("labels: normalised", "labels: []", "labels is [], expected as_named or normalised."),
+        ("think: {classification", "media: last\nthink: {classification", "media is 'last', expected first."),
+        ("[because]", "because", "placeholders is 'because', expected a list of texts."),
+        ("[because]", "['-']", "placeholders is ['-'], expected a list of texts."),
+        ("think: {classification", "think: {clasification", "unknown key 'think.clasification'. Did you mean"),
+        ("think: {classification", "think: {question", "think.question: unknown placeholder '{media}'."),
+        ('think: {classification: "Which {media}? ', 'think: {classification: "{medium} ', "Did you mean '{media}'?"),
+        ("{labels} <think>", "<think>", "think.classification: {labels} is missing."),
+        ("<think>because</think>", "", "think.classification: expected a text that asks for <think> and <answer>"),
+        ("{labels} <answer>", "{labels} <think><answer>", "answer_only.classification: expected a text that asks for"),
+        (OWN.split("\n")[4], "answer_only: []", "answer_only: expected a text for classification, detection, question"),
+        (OWN.split("\n")[4], "answer_only: {detection: []}", "answer_only.detection: expected a text."),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in OWN
+    path = own(tmp_path, OWN.replace(old, new, 1))
+    problems = problems_of(lambda: STREAMS["digits_cil"].config(prompt=path))
+    assert any(expected in problem for problem in problems), problems
+    assert all(problem.startswith(f"prompt style '{path}': ") for problem in problems)
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
+    path = own(tmp_path, OWN.replace("normalised", "lower").replace("{labels} <", "<").replace("[because]", "{}"))
+    assert len(problems_of(lambda: prompt_style(path))) == 4  # labels, placeholders, and {labels} in two wordings
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    for path in (tmp_path / "absent.yaml", tmp_path / "folder.yaml"):
+        with pytest.raises(UserError, match=f"prompt style '{path}': cannot be read \\("):
+            prompt_style(str(path))
+
+
+def test_a_style_without_answer_only_is_refused_where_no_thought_is_asked_for(tmp_path: Path) -> None:
+    path = own(tmp_path, "\n".join(OWN.split("\n")[:4]))
+    assert prompt_style(path).think
+    (problem,) = problems_of(lambda: prompt_style(path, think=False))
+    assert problem.endswith("answer_only is missing; stream.think=false takes its wordings.")
