@@ -6,6 +6,7 @@ What the optimizers are: ``methods/numerics.py``.
 from collections.abc import Sequence
 
 from clrft.record import LEAST_APPLIED
+from clrft.study.differences import FLOOR
 from clrft.study.groups import Group
 from methods.settings import AUTO, KAHAN, LOST_BELOW, WIDE
 
@@ -27,7 +28,7 @@ def lost_updates(groups: Sequence[Group]) -> list[str]:
 def held_apart(groups: Sequence[Group]) -> list[str]:
     """How ``train.optimizer=auto`` has the weights moved, where memory did not allow the same for all."""
     kinds: dict[str, dict[str, None]] = {}
-    for group in groups:
+    for group in (one for one in groups if one.method != FLOOR):
         for run in group.runs:
             optimizer = (run.manifest.get("model") or {}).get("optimizer")
             if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in (WIDE, KAHAN):

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +20,10 @@ from clrft.config import RunConfig, build_config
 from clrft.progress import Silent
 from clrft.run import prepare, run
 from clrft.runs import read_run
+from clrft.study.compare import compare
 from methods.base import Method
 from methods.policy import Policy
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, PLAIN, WIDE, TrainConfig
 from task_streams.errors import UserError
 
 SMALL = {
@@ -65,16 +69,26 @@ def same_weights_between(folder: Path, first: int, second: int) -> bool:
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@pytest.mark.parametrize("method", ["sft", "rapo"])
-def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped(method: str, tmp_path: Path) -> None:
-    carried = {"carry_optimizer": True}
-    whole = run(small(tmp_path / "whole", method, **carried), Silent())
-    config = small(tmp_path / "stopped", method, **carried)
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("sft", {"carry_optimizer": True}),
+        ("rapo", {"carry_optimizer": True}),
+        ("sft", {"optimizer": KAHAN}),
+        ("rapo", {"optimizer": KAHAN, "carry_optimizer": True}),
+        ("rapo", {"optimizer": WIDE}),
+    ],
+)
+def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped(method: str, words: Any, tmp_path: Path) -> None:
+    def config_in(folder: str) -> RunConfig:
+        config = small(tmp_path / folder, method, **words)
+        return replace(config, model=replace(config.model, dtype="bfloat16")) if "optimizer" in words else config
+
+    whole = run(config_in("whole"), Silent())
+    config = config_in("stopped")
     stopped = run(config, Silent())
     for name in ("metrics.json", "matrix.json"):
         (stopped / name).unlink()
-    import shutil
-
     shutil.rmtree(stopped / "task_02")
     run(config, Silent())
     assert same_weights(whole, stopped, 2)
@@ -142,8 +156,6 @@ def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:
     assert (folder / "task_02" / "weights" / "adapter_model.safetensors").is_file()
     whole = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
     (folder / "metrics.json").unlink()
-    import shutil
-
     shutil.rmtree(folder / "task_02")
     run(config, Silent())
     again = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
@@ -221,6 +233,40 @@ def test_carried_moments_go_on_counting_and_reset_ones_start_anew(tmp_path: Path
     assert not (reset / "task_02" / "optimizer.safetensors").exists()
     assert same_weights(carried, reset, 1)
     assert not same_weights(carried, reset, 2)
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_what_weights_have_no_room_for_crosses_a_boundary_with_them(carried: bool, tmp_path: Path) -> None:
+    config = small(tmp_path, "sft", optimizer=KAHAN, carry_optimizer=carried, learning_rate=1e-6)
+    folder = run(replace(config, model=replace(config.model, dtype="bfloat16")), Silent())
+    kept = load_file(folder / "task_02" / "optimizer.safetensors")
+    kinds = {name.rpartition("|")[2] for name in kept}
+    assert kinds == ({"kahan_comp", "step", "exp_avg", "exp_avg_sq"} if carried else {"kahan_comp"})
+    assert {values.dtype for name, values in weights(folder, 2).items()} == {torch.bfloat16}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["carry"]["weight_compensation"] == "carried"
+    assert (manifest["model"]["optimizer"], manifest["model"]["weights"]) == (KAHAN, "bfloat16")
+
+
+def test_a_run_whose_updates_are_lost_says_so_at_once(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    config = small(tmp_path, "sft", optimizer=PLAIN, learning_rate=1e-6)
+    folder = run(replace(config, model=replace(config.model, dtype="bfloat16")), Said())
+    warnings = [line for line in said if "reached the weights" in line]
+    assert len(warnings) == 2  # once a task
+    assert "of update 2 reached the weights" in warnings[0] and "train.optimizer=adamw;" in warnings[0]
+    record = read_run(folder)
+    assert record.task_metrics(1)["least_update_applied"] < 0.1
+    (note,) = [note for note in compare([record]).notes if "reached the weights" in note]
+    assert "of an update of sft" in note
+    kept = run(small(tmp_path / "kept", "sft"), Silent())
+    assert read_run(kept).task_metrics(1)["least_update_applied"] > 0.99
+    assert not [note for note in compare([read_run(kept)]).notes if "reached" in note]
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo"])

@@ -13,8 +13,9 @@ from methods import METHODS
 from methods.base import TaskContext
 from methods.fit import FitResult, FitSettings, fit
 from methods.memory import remembered
+from methods.policy import Policy
 from methods.resumable import Keeping
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, OPTIMIZERS, WIDE, TrainConfig
 from methods.training_state import TrainingState
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
@@ -40,30 +41,35 @@ class Ended:
     states: list[TrainingState]
 
 
+def policy_of(way: str) -> Policy:
+    """The embedded model in float32, with an adapter or without, or computing in bfloat16 with a named optimizer."""
+    return fresh_policy("none", "bfloat16", way) if way in OPTIMIZERS else fresh_policy(way)
+
+
 def second_task(
     words: str,
     stream: TaskStream,
     folder: Path,
     train: TrainConfig,
     start: TrainingState | None,
-    adapter: str,
+    way: str,
     **own: Any,
 ) -> Ended:
     """Learn the second task from the files of the first, which is learned when there are none yet."""
     learner, _, part = words.partition("+")
     make = made(learner, part or None, own, **PARTS.get(part, {}))
-    policy, method = fresh_policy(adapter), make()
-    base = policy.snapshot("base") if "reference" in method.needs and not policy.has_adapter else None
+    policy, method = policy_of(way), make()
+    base = policy.snapshot("base", asked_only=True) if "reference" in method.needs and not policy.has_adapter else None
     moments: dict[str, Tensor] = {}
     if not (folder / "first").is_dir():
         context = TaskContext(stream.tasks[0], policy, None, seed=11)
         first = fit(method, context, base, FitSettings(dataclasses.replace(train, updates=2), folder / "s"))
         write_learned(folder / "first", policy, method, 1, first.moments)
-        policy, method = fresh_policy(adapter), make()
-        base = policy.snapshot("base") if base else None
+        policy, method = policy_of(way), make()
+        base = policy.snapshot("base", asked_only=True) if base else None
     moments = read_learned(folder / "first", policy, method, 1)
     plan = method.replay
-    anchor = policy.snapshot() if "anchor" in method.needs else None
+    anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs else None
     memory = remembered(stream.tasks[:1], plan.items, 5) if plan else ()
     context = TaskContext(stream.tasks[1], policy, anchor, seed=12, memory=memory)
     states: list[TrainingState] = []
@@ -88,7 +94,7 @@ def assert_same_end(whole: Ended, again: Ended) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "changes", "own", "steps", "adapter"),
+    ("words", "changes", "own", "steps", "way"),
     [
         ("sft", {}, {}, (1, 2, 3), "none"),
         ("sft", {"accumulation": 2, "carry_optimizer": True}, {}, (1, 4), "none"),
@@ -97,6 +103,10 @@ def assert_same_end(whole: Ended, again: Ended) -> None:
         ("grpo", {"updates": 7}, {"group_size": 4, "updates_per_batch": 2}, (2, 4, 6), "none"),
         ("rapo", {"carry_optimizer": True}, {"group_size": 4}, (3,), "none"),
         ("rapo", {}, {"group_size": 4, "preset": "released_code"}, (1,), "none"),
+        ("sft", {}, {}, (1, 3), KAHAN),
+        ("grpo", {"accumulation": 2}, {"group_size": 4}, (3,), KAHAN),
+        ("rapo", {"carry_optimizer": True}, {"group_size": 4}, (3,), KAHAN),
+        ("rapo", {"carry_optimizer": True}, {"group_size": 4}, (3,), WIDE),
         ("sft", {}, {}, (3,), "lora"),
         ("sft+olora", {}, {}, (3,), "lora"),
         ("grpo+olora", {}, {"group_size": 4}, (3,), "lora"),
@@ -104,15 +114,15 @@ def assert_same_end(whole: Ended, again: Ended) -> None:
     ],
 )
 def test_a_task_stopped_after_any_update_ends_as_if_never_stopped(
-    words: str, changes: Any, own: Any, steps: tuple[int, ...], adapter: str, short: TaskStream, tmp_path: Path
+    words: str, changes: Any, own: Any, steps: tuple[int, ...], way: str, short: TaskStream, tmp_path: Path
 ) -> None:
     train = dataclasses.replace(TRAIN, **changes)
-    whole = second_task(words, short, tmp_path, train, None, adapter, **own)
+    whole = second_task(words, short, tmp_path, train, None, way, **own)
     states = {state.step: state for state in whole.states}
     assert set(steps) <= set(states) and train.updates not in states
     assert words != "raft" or not {3, 6} & set(states)
     for step in steps:
-        assert_same_end(whole, second_task(words, short, tmp_path, train, states[step], adapter, **own))
+        assert_same_end(whole, second_task(words, short, tmp_path, train, states[step], way, **own))
 
 
 # Those above have cases of their own, nothing is trained by zero_shot, and joint methods learn like what they bound.

@@ -1,0 +1,127 @@
+"""In what weights are held and what is computed in: what goes together, and what is asked of frozen copies."""
+
+import pytest
+import torch
+
+from methods import METHODS
+from methods.base import Method
+from methods.compose import Composite
+from methods.model_config import ModelConfig
+from methods.numerics import Numerics, keeps_all, numerics_of, training_problems
+from methods.optimizers import COMPENSATION, AppliedShare
+from methods.policy import Decoding, Policy
+from methods.rollouts.low_weights import LowWeights, cast_weights
+from methods.settings import AUTO, KAHAN, PLAIN, WIDE
+from task_streams.errors import UserError
+from task_streams.prompt import request
+from task_streams.types import TaskStream
+from tests.methods.two_tasks import fresh_policy
+
+LOW, FULL = torch.bfloat16, torch.float32
+
+
+def config_of(dtype: str, adapter: str = "none") -> ModelConfig:
+    return ModelConfig(dtype=dtype, adapter=adapter, device="cpu")
+
+
+def built(name: str) -> Method:
+    return METHODS[name](METHODS[name].Config())
+
+
+def test_an_optimizer_decides_in_what_weights_are_held() -> None:
+    assert numerics_of(config_of("bfloat16"), WIDE) == Numerics(WIDE, FULL, LOW)
+    assert numerics_of(config_of("bfloat16"), KAHAN) == Numerics(KAHAN, LOW, LOW)
+    assert numerics_of(config_of("bfloat16"), PLAIN) == Numerics(PLAIN, LOW, LOW)
+    # float32, and an adapter beside weights of any type, lose nothing by plain AdamW
+    assert numerics_of(config_of("float32"), WIDE) == Numerics(PLAIN, FULL, FULL)
+    assert numerics_of(config_of("bfloat16", "lora"), WIDE) == Numerics(PLAIN, LOW, LOW)
+    assert [keeps_all(config_of(*one)) for one in (("bfloat16",), ("float32",), ("bfloat16", "lora"))] == [
+        False,
+        True,
+        True,
+    ]
+    assert Numerics(WIDE, FULL, LOW).describe() == {"dtype": "bfloat16", "weights": "float32", "optimizer": WIDE}
+    with pytest.raises(ValueError, match="decided before"):
+        numerics_of(config_of("bfloat16"), AUTO)
+
+
+@pytest.mark.parametrize(("dtype", "adapter"), [("float32", "none"), ("bfloat16", "lora")])
+def test_nothing_is_compensated_that_is_float32(dtype: str, adapter: str) -> None:
+    with pytest.raises(UserError, match=r"train.optimizer: got adamw_kahan, .* expected auto or adamw"):
+        numerics_of(config_of(dtype, adapter), KAHAN)
+
+
+def test_methods_that_look_at_weights_need_them_whole() -> None:
+    split = Numerics(KAHAN, LOW, LOW)
+    for name in ("sft", "grpo", "rapo"):
+        assert training_problems(built(name), split, adapter=False) == []
+    together = Composite(built("sft"), [built("ewc")])
+    (problem,) = training_problems(together, split, adapter=False)
+    assert problem.startswith("method 'ewc' looks at weights") and "expected adamw_float32" in problem
+    assert training_problems(together, Numerics(WIDE, FULL, LOW), adapter=False) == []
+
+
+def test_float16_is_for_adapters_and_what_is_not_trained() -> None:
+    half = Numerics(WIDE, FULL, torch.float16)
+    (problem,) = training_problems(built("sft"), half, adapter=False)
+    assert problem.startswith("model.dtype: got float16") and "expected bfloat16 or float32" in problem
+    assert training_problems(built("sft"), half, adapter=True) == []
+    assert training_problems(built("zero_shot"), half, adapter=False) == []
+
+
+def test_a_copy_that_is_only_asked_says_the_same_in_less_memory(stream: TaskStream) -> None:
+    policy = fresh_policy(dtype="bfloat16", optimizer=WIDE)
+    whole, low = policy.snapshot(), policy.snapshot(asked_only=True)
+    tied = policy.model.lm_head.weight
+    lowered = {id(weight) for weight in cast_weights(policy.model)}
+    assert id(tied) not in lowered  # it is the embeddings' too, which autocast leaves as they are
+    for name, weight in low.weights().items():
+        own = dict(policy.model.named_parameters())[name]
+        assert weight.dtype == (LOW if id(own) in lowered else FULL), name
+    assert sum(w.nbytes for w in low.weights().values()) < 0.6 * sum(w.nbytes for w in whole.weights().values())
+    asked = [request(example, stream.labels) for example in stream.tasks[0].train[:2]]
+    said = []
+    for snapshot in (whole, low):
+        batch = policy.encode(asked)
+        batch["logits_to_keep"] = 1
+        with snapshot.active() as model, policy.computing(), torch.no_grad():
+            said.append(model(**batch).logits)
+    assert torch.equal(*said)
+
+
+def test_copies_stand_in_for_weights_and_leave_them(policy: Policy) -> None:
+    before = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    low = LowWeights(policy.model, LOW)
+    low.refresh()
+    with low.in_place():
+        assert {weight.dtype for weight in cast_weights(policy.model)} == {LOW}
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.model.named_parameters())
+
+
+def test_answers_of_float32_weights_are_computed_in_bfloat16(stream: TaskStream) -> None:
+    asked = [request(example, stream.labels) for example in stream.tasks[0].test[:4]]
+    wide, low = (fresh_policy(dtype="bfloat16", optimizer=one) for one in (WIDE, PLAIN))
+    assert wide.model.dtype == FULL and low.model.dtype == LOW
+    assert wide.generate(asked, Decoding(24)) == low.generate(asked, Decoding(24))  # nothing was learned yet
+
+
+def test_the_share_that_arrived_by_hand() -> None:
+    """AdamW's first update is the rate along the sign of the gradient: u = (-0.1, -0.1). Of it (-0.1, 0) arrives: half.
+
+    With the other half in the compensation all of it counts.
+    """
+    weight, group = torch.tensor([1.0, 2.0]), {"lr": 0.1, "betas": (0.9, 0.999), "eps": 0.0, "weight_decay": 0.0}
+    state = {"step": torch.tensor(1.0), "exp_avg": torch.tensor([0.1, 0.1]), "exp_avg_sq": torch.tensor([1e-3, 1e-3])}
+    share = AppliedShare(lambda: [(weight, state, group)])
+    share.begin()
+    weight[0] -= 0.1
+    assert share.end() == pytest.approx(0.5, abs=1e-6)
+    # torch-optimi's moments are free of their bias: gradient 1, so mean 1 and square 1
+    state = {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2), COMPENSATION: torch.zeros(2)}
+    share.begin()
+    weight[0] -= 0.1
+    state[COMPENSATION][1] -= 0.1
+    assert share.end() == pytest.approx(1.0, abs=1e-6)
+    group["lr"] = 0.0
+    share.begin()
+    assert share.end() is None
