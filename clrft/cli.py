@@ -43,6 +43,7 @@ EXAMPLES = """examples:
 LISTS = ("configs", "methods", "metrics", "models", "prompts", "seeds", "shapers", "streams", "sweeps")  # of clrft list
 HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
 RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
+OTHERS = "also a table in the columns of others, e.g. coin or pilot,gem; clrft list metrics names them"
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
 
 
@@ -209,6 +210,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
     compare.add_argument("--baseline", help="method that the others are paired with")
     compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    compare.add_argument("--metrics", action="append", default=[], metavar="NAME,…", help=OTHERS)
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
     compare.set_defaults(command=later("study.compare_command", "compare_command"))
 

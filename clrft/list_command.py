@@ -10,6 +10,7 @@ from rich.table import Table
 
 from clrft.files import config_root
 from clrft.plain import read_yaml
+from eval.communities import COMMUNITIES
 from eval.metrics import METRICS
 from methods.registry import known_methods
 from methods.shaping import overrides
@@ -59,7 +60,8 @@ def list_models() -> Table:
 
 def list_metrics() -> Table:
     """Metrics by their one name."""
-    table = Table("metric", "title", "definition", "better", title="metrics")
+    others = f"by the names of others: clrft compare RUNS --metrics NAME, of {', '.join(COMMUNITIES)}"
+    table = Table("metric", "title", "definition", "better", title="metrics", caption=others, caption_justify="left")
     for key, metric in METRICS.items():
         table.add_row(key, metric.title, escape(metric.definition), "higher" if metric.higher_is_better else "lower")
     return table

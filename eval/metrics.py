@@ -4,7 +4,7 @@ Sources: GEM (Lopez-Paz and Ranzato 2017) for bwt and fwt, Chaudhry et al. 2018 
 intransigence, RaPO (arXiv 2605.09640) for last accuracy and forgetting as it reports them.
 Fractions 0 to 1; percent only when shown.
 A metric whose cells are missing is undefined and says why; it is never a number.
-Deliberately absent: averages over runs (``clrft.study.compare``).
+Deliberately absent: averages over runs (``clrft.study.compare``), others' names and variants (``eval.communities``).
 """
 
 import math
@@ -63,122 +63,131 @@ class Metric:
     unit: str = "%"
 
 
-class _Missing(Exception):
-    """Cells that a metric needs were not evaluated; turned into an undefined value by ``_metric``."""
+class Missing(Exception):
+    """Cells that a metric needs were not evaluated; turned into an undefined value by ``or_undefined``."""
 
 
-def _metric(formula: Callable[[AccuracyMatrix], float]) -> Callable[[AccuracyMatrix], Value]:
+def or_undefined(formula: Callable[[AccuracyMatrix], float]) -> Callable[[AccuracyMatrix], Value]:
     """A formula that may find cells missing, as a function that then gives an undefined value."""
 
     def compute(matrix: AccuracyMatrix) -> Value:
         try:
             return Value(float(formula(matrix)))
-        except _Missing as missing:
+        except Missing as missing:
             return undefined(str(missing))
 
     compute.__doc__ = formula.__doc__
     return compute
 
 
-@_metric
+@or_undefined
 def last_acc(matrix: AccuracyMatrix) -> float:
     """A_T: accuracy after the last task over the test items of all tasks; of boxes of new classes the pooled AP."""
-    _need(matrix.value[-1], "R[T,j] of every task")
-    return float(_need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
+    need(matrix.value[-1], "R[T,j] of every task")
+    return float(need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
 
 
-@_metric
+@or_undefined
 def mean_final_acc(matrix: AccuracyMatrix) -> float:
     """Macro-averaged accuracy after the last task: (1/T) sum_j R[T,j]."""
-    return float(_need(matrix.value[-1], "R[T,j] of every task").mean())
+    return float(need(matrix.value[-1], "R[T,j] of every task").mean())
 
 
-@_metric
+@or_undefined
 def learning_acc(matrix: AccuracyMatrix) -> float:
     """Accuracy on each task right after learning it: (1/T) sum_j R[j,j]."""
-    return float(_diagonal(matrix).mean())
+    return float(diagonal(matrix).mean())
 
 
-@_metric
+@or_undefined
 def avg_incremental_acc(matrix: AccuracyMatrix) -> float:
     """Mean over stages of the mean accuracy on the tasks so far: (1/T) sum_i (1/i) sum_{j<=i} R[i,j]."""
-    return float(np.mean(_need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
+    return float(np.mean(need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
 
 
-@_metric
+@or_undefined
 def avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
     """(1/T) sum_i A_i: as ``last_acc``, after each stage and over the tasks so far."""
-    _need(seen_accuracy(matrix), "R[i,j] of every j <= i")
-    return float(np.mean(_need(stage_accuracy(matrix), _NOT_POOLED)))
+    need(seen_accuracy(matrix), "R[i,j] of every j <= i")
+    return float(np.mean(need(stage_accuracy(matrix), _NOT_POOLED)))
 
 
-@_metric
+@or_undefined
 def forgetting(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of max_{j<=i<=T} R[i,j] - R[T,j]; never negative."""
     return float(np.mean([column.max() - column[-1] for column in _columns(matrix)]))
 
 
-@_metric
+@or_undefined
 def forgetting_chaudhry(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of max_{j<=i<=T-1} R[i,j] - R[T,j]; negative when the last task helped."""
     return float(np.mean([column[:-1].max() - column[-1] for column in _columns(matrix)]))
 
 
-@_metric
+@or_undefined
+def forgetting_chaudhry_all(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of max_{1<=i<=T-1} R[i,j] - R[T,j]: stages before task j was learned are among the maxima."""
+    need_two_tasks(matrix)
+    earlier = need(matrix.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks")
+    final = need(matrix.value[-1], "R[T,j] of every task")
+    return float((earlier.max(axis=0) - final[:-1]).mean())
+
+
+@or_undefined
 def forgetting_diag(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of R[j,j] - R[T,j]."""
     return -_transfer(matrix)
 
 
-@_metric
+@or_undefined
 def forgetting_vocabulary(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of R[j,j] - V_j: what the growing class list alone takes from the policy that learned task j."""
-    _need_two_tasks(matrix)
-    return float((_diagonal(matrix) - _final_list(matrix))[:-1].mean())
+    need_two_tasks(matrix)
+    return float((diagonal(matrix) - _final_list(matrix))[:-1].mean())
 
 
-@_metric
+@or_undefined
 def forgetting_weights(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of V_j - R[T,j]: what the later training took, under one class list."""
-    _need_two_tasks(matrix)
-    final = _need(matrix.value[-1], "R[T,j] of every task")
+    need_two_tasks(matrix)
+    final = need(matrix.value[-1], "R[T,j] of every task")
     return float((_final_list(matrix) - final)[:-1].mean())
 
 
-@_metric
+@or_undefined
 def bwt(matrix: AccuracyMatrix) -> float:
     """Backward transfer: mean over j<T of R[T,j] - R[j,j]."""
     return _transfer(matrix)
 
 
-@_metric
+@or_undefined
 def fwt(matrix: AccuracyMatrix) -> float:
     """Forward transfer: mean over j>=2 of R[j-1,j] - b_j."""
-    _need_two_tasks(matrix)
-    before = _need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
-    return float((before - _need(matrix.base[1:], "b_j: the base model")).mean())
+    need_two_tasks(matrix)
+    before = need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
+    return float((before - need(matrix.base[1:], "b_j: the base model")).mean())
 
 
-@_metric
+@or_undefined
 def relative_forgetting(matrix: AccuracyMatrix) -> float:
     """Mean over j<T of (max_{j<=i<=T} R[i,j] - R[T,j]) / max_{j<=i<=T} R[i,j]."""
     columns = _columns(matrix)
     never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
     if never:
-        raise _Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
+        raise Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
     return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
 
 
-@_metric
+@or_undefined
 def intransigence(matrix: AccuracyMatrix) -> float:
     """What joint training learns and this run did not: (1/T) sum_j (J_j - R[j,j])."""
-    return float((_need(matrix.joint, "J_j: joint training") - _diagonal(matrix)).mean())
+    return float((need(matrix.joint, "J_j: joint training") - diagonal(matrix)).mean())
 
 
-@_metric
+@or_undefined
 def min_acc(matrix: AccuracyMatrix) -> float:
     """Accuracy after the last task on the worst task: min_j R[T,j]."""
-    return float(_need(matrix.value[-1], "R[T,j] of every task").min())
+    return float(need(matrix.value[-1], "R[T,j] of every task").min())
 
 
 def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
@@ -272,6 +281,13 @@ _ALL = (
         "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])",
         False,
         forgetting_chaudhry,
+    ),
+    Metric(
+        "forgetting_chaudhry_all",
+        "forgetting (Chaudhry 2018, from task 1)",
+        "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
+        False,
+        forgetting_chaudhry_all,
     ),
     Metric(
         "forgetting_diag",
@@ -373,37 +389,48 @@ def compute_metrics(
     return values
 
 
-def _need(cells: FloatArray, what: str) -> FloatArray:
+def need(cells: FloatArray, what: str) -> FloatArray:
+    """The cells, all of them evaluated.
+
+    Raises:
+        Missing: one was not; ``what`` names them.
+    """
     if np.isnan(cells).any():
-        raise _Missing(f"not evaluated: {what}")
+        raise Missing(f"not evaluated: {what}")
     return cells
 
 
-def _need_two_tasks(matrix: AccuracyMatrix) -> None:
+def need_two_tasks(matrix: AccuracyMatrix) -> None:
+    """Refuse a stream in which nothing can be forgotten.
+
+    Raises:
+        Missing: there is one task only.
+    """
     if len(matrix) < 2:
-        raise _Missing("needs at least two tasks")
+        raise Missing("needs at least two tasks")
 
 
-def _diagonal(matrix: AccuracyMatrix) -> FloatArray:
-    return _need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
+def diagonal(matrix: AccuracyMatrix) -> FloatArray:
+    """R[j,j] of every task. [T]"""
+    return need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
 
 
 def _final_list(matrix: AccuracyMatrix) -> FloatArray:
     """V_j of every task; that of the last is R[T,T] and not needed."""
-    _need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
+    need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
     return matrix.final_list
 
 
 def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
     """Accuracies R[j..T, j] of every task but the last."""
-    _need_two_tasks(matrix)
+    need_two_tasks(matrix)
     columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
     for column in columns:
-        _need(column, "R[i,j] of every task j < T at every stage i >= j")
+        need(column, "R[i,j] of every task j < T at every stage i >= j")
     return columns
 
 
 def _transfer(matrix: AccuracyMatrix) -> float:
-    _need_two_tasks(matrix)
-    final = _need(matrix.value[-1], "R[T,j] of every task")
-    return float((final - _diagonal(matrix))[:-1].mean())
+    need_two_tasks(matrix)
+    final = need(matrix.value[-1], "R[T,j] of every task")
+    return float((final - diagonal(matrix))[:-1].mean())

@@ -9,6 +9,12 @@ from rich.console import Console
 from clrft.files import check_writable, comparison_folder
 from clrft.report.parts import Subject
 from clrft.runs import FoundRuns, complete_runs
+from clrft.study.community_tables import (
+    communities_of,
+    community_to_csv,
+    community_to_markdown,
+    community_to_terminal,
+)
 from clrft.study.compare import compare
 from clrft.study.figures import figures, of_stream
 from clrft.study.kind_figures import write_kinds
@@ -18,12 +24,20 @@ from clrft.study.tables import pairs_to_csv, to_csv, to_markdown, to_terminal
 
 
 def compare_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft compare``: tables and figures of the runs in some folders."""
+    """``clrft compare``: tables and figures of the runs in some folders, also in the columns of others if asked."""
+    communities = communities_of(options.metrics)
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
     found = complete_runs(paths)
     check_writable(output)
-    _, written = write_and_print(found, options.baseline, output, console, options.mix)
+    subject, written = write_and_print(found, options.baseline, output, console, options.mix)
+    for community in communities:
+        console.print(community_to_terminal(subject.comparison, community))
+        texts = {
+            f"metrics_{community.name}.md": community_to_markdown(subject.comparison, community),
+            f"metrics_{community.name}.csv": community_to_csv(subject.comparison, community),
+        }
+        written += write_outputs(output, texts, ())
     for path in written:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0

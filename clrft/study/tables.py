@@ -46,9 +46,8 @@ def to_terminal(comparison: Comparison) -> RenderableType:
         groups = comparison.of_stream(stream)
         keys = [key for key in headline(comparison, stream) if key not in _NOT_IN_TERMINAL]
         titles = [titled(key) for key in keys]
-        orders = max(len(group.runs) for group in groups)
-        spread = "mean ± standard deviation over n class orders" if orders > 1 else "one class order, no spread"
-        parts.append(rich_table(f"{stream}: {spread}, %", ["method", "n", *titles], _headline_rows(groups, keys)))
+        title = f"{stream}: {spread_words(groups)}, %"
+        parts.append(rich_table(title, ["method", "n", *titles], _headline_rows(groups, keys)))
         main = (groups[0].final_metric, "forgetting")
         parts.append(rich_table("Every class order, %", *_order_table(groups, main)))
         parts.append(rich_table(f"Final {groups[0].measure} by position of the task, %", *_final_table(groups)))
@@ -142,6 +141,12 @@ def show(summary: Summary | None, key: str = "last_acc") -> str:
         return DASH
     spread = "" if summary.std is None else f" ± {in_unit(key, summary.std)}"
     return f"{in_unit(key, summary.mean)}{spread}"
+
+
+def spread_words(groups: Sequence[Group]) -> str:
+    """What stands in a table of means."""
+    several = any(len(group.runs) > 1 for group in groups)
+    return "mean ± standard deviation over n class orders" if several else "one class order, no spread"
 
 
 def name_of(group: Group) -> str:

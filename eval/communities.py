@@ -1,0 +1,331 @@
+"""The metrics of other suites and papers, by their own names: which of ours each is, or its own formula.
+
+Sources: the paper or the code that each community names. A metric whose cells are missing is undefined, also where a
+community would put 0 for them; ``mammoth_forgetting`` alone does as Mammoth does, and says where.
+Deliberately absent: what no accuracy matrix holds (Mammoth's Task-IL, PILOT's NME, top-5, Continuum's model size),
+and Chaudhry's intransigence, which is of the last task alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.matrix import AccuracyMatrix, FloatArray
+from eval.metrics import METRICS, Missing, Value, compute_metrics, diagonal, need, need_two_tasks, or_undefined
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One metric as a community has it.
+
+    Attributes:
+        header: its name there.
+        by: key of the same metric in ``METRICS``, or the formula of one that is not there.
+        definition: formula on one line.
+        higher_is_better: direction.
+        note: what differs from our nearest metric; empty for nothing.
+    """
+
+    header: str
+    by: str | Callable[[AccuracyMatrix], Value]
+    definition: str
+    higher_is_better: bool
+    note: str = ""
+
+    def value(self, matrix: AccuracyMatrix) -> Value:
+        """The metric of one run, as a fraction."""
+        if isinstance(self.by, str):
+            return compute_metrics(matrix, [self.by])[self.by]
+        return self.by(matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    """The table of one suite or paper.
+
+    Attributes:
+        name: name on the command line.
+        title: name in titles.
+        source: paper, or repository and file.
+        convention: sign and unit of its figures.
+        columns: its metrics, in its order.
+    """
+
+    name: str
+    title: str
+    source: str
+    convention: str
+    columns: tuple[Column, ...]
+
+
+@or_undefined
+def bwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
+    """Mean over all T tasks of R[T,j] - R[j,j]; the last task's 0 counts."""
+    need_two_tasks(matrix)
+    return float((need(matrix.value[-1], "R[T,j] of every task") - diagonal(matrix)).mean())
+
+
+def fwt_over_all_tasks(matrix: AccuracyMatrix) -> Value:
+    """Sum over j>=2 of R[j-1,j] - b_j, divided by T: the first task counts as 0."""
+    fwt = compute_metrics(matrix, ["fwt"])["fwt"]
+    return fwt if fwt.value is None else Value(fwt.value * (len(matrix) - 1) / len(matrix))
+
+
+@or_undefined
+def mammoth_forgetting(matrix: AccuracyMatrix) -> float:
+    """Mean over j<T of max_{j-1<=i<=T} R[i,j] - R[T,j].
+
+    Mammoth's rows hold the tasks so far and the next one; what they lack is 0 there and below every accuracy. So is
+    R[j-1,j] here where it was not tested.
+    """
+    need_two_tasks(matrix)
+    drops = []
+    for j in range(len(matrix) - 1):
+        column = need(matrix.value[j:, j], "R[i,j] of every task j < T at every stage i >= j")
+        before = np.nan_to_num(matrix.value[j - 1, j]) if j else 0.0
+        drops.append(max(before, column.max()) - column[-1])
+    return float(np.mean(drops))
+
+
+@or_undefined
+def accuracy_of_cells(matrix: AccuracyMatrix) -> float:
+    """Mean of all cells R[i,j], j <= i: late stages weigh more than in ``avg_incremental_acc``."""
+    cells = matrix.value[np.tril_indices(len(matrix))]
+    return float(need(cells, "R[i,j] of every j <= i").mean())
+
+
+@or_undefined
+def continuum_forgetting(matrix: AccuracyMatrix) -> float:
+    """Sum over j<=T-2 of max_{j<=i<=T-2} R[i,j] - R[T,j], divided by T - 1: both loops of 1.2.7 end one too early."""
+    size = _three_tasks(matrix)
+    final = need(matrix.value[-1], "R[T,j] of every task")
+    best = [need(matrix.value[j:-2, j], "R[i,j] of every j <= i").max() for j in range(size - 2)]
+    return float((np.array(best) - final[:-2]).sum() / (size - 1))
+
+
+@or_undefined
+def continuum_backward_transfer(matrix: AccuracyMatrix) -> float:
+    """Sum over pairs j<=i-2 of R[i,j] - R[j,j], divided by T (T - 1) / 2: 1.2.7 leaves out the stage i = j + 1."""
+    size = _three_tasks(matrix)
+    return float(_changes(matrix, skip=2).sum() / (size * (size - 1) / 2))
+
+
+@or_undefined
+def continuum_forward_transfer(matrix: AccuracyMatrix) -> float:
+    """Mean of R[i,j] over pairs j < i: 1.2.7 reads the old tasks, not the future ones."""
+    need_two_tasks(matrix)
+    return float(need(matrix.value[np.tril_indices(len(matrix), -1)], "R[i,j] of every j < i").mean())
+
+
+@or_undefined
+def mean_change_of_pairs(matrix: AccuracyMatrix) -> float:
+    """Mean over pairs j<i of R[i,j] - R[j,j]: every stage counts, not the last one alone."""
+    need_two_tasks(matrix)
+    return float(_changes(matrix, skip=1).mean())
+
+
+@or_undefined
+def accuracy_before_learning(matrix: AccuracyMatrix) -> float:
+    """Mean over j>=2 of R[j-1,j]: forward transfer without b_j."""
+    need_two_tasks(matrix)
+    return float(need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks").mean())
+
+
+def _changes(matrix: AccuracyMatrix, skip: int) -> FloatArray:
+    """R[i,j] - R[j,j] of every pair i >= j + skip. [pairs]"""
+    rows, columns = np.tril_indices(len(matrix), -skip)
+    cells = need(matrix.value[rows, columns], "R[i,j] of every j < i")
+    return cells - diagonal(matrix)[columns]
+
+
+def _three_tasks(matrix: AccuracyMatrix) -> int:
+    if len(matrix) < 3:
+        raise Missing("needs at least three tasks: Continuum 1.2.7 sums nothing below and returns 0")
+    return len(matrix)
+
+
+def _ours(header: str, key: str, note: str = "") -> Column:
+    """A column that is a metric of ours."""
+    return Column(header, key, METRICS[key].definition, METRICS[key].higher_is_better, note)
+
+
+_LATER = "named so in later work on CoIN's tasks"
+_WITH_LAST = "divided by T, not by T − 1: the last task, whose change is 0, counts; bwt · (T − 1)/T"
+_SEEN = "of all items that were tested at a stage; here of the tasks so far"
+_CONTINUUM = (
+    _ours("accuracy", "last_acc", _SEEN),
+    _ours("average_incremental_accuracy", "avg_incremental_acc_micro", _SEEN),
+    Column(
+        "accuracy_A",
+        accuracy_of_cells,
+        "2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]",
+        True,
+        "late stages weigh more than in avg_incremental_acc",
+    ),
+)
+
+_ALL = (
+    Community(
+        "coin",
+        "CoIN",
+        "arXiv 2403.08350",
+        "figures in percent; BWT is negative where accuracy was lost",
+        (
+            _ours("MFT", "learning_acc", _LATER),
+            _ours("MFN", "mean_final_acc", _LATER),
+            _ours("MAA", "avg_incremental_acc"),
+            Column("BWT", bwt_over_all_tasks, "(1/T) Σ_j (R[T,j] − R[j,j])", True, _WITH_LAST),
+        ),
+    ),
+    Community(
+        "mcitlib",
+        "MCITlib",
+        "arXiv 2508.07307, Ghy0501/MCITlib",
+        "figures in percent; BWT is negative where accuracy was lost",
+        (
+            _ours("MFT", "learning_acc"),
+            _ours("MFN", "mean_final_acc"),
+            _ours("MAA", "avg_incremental_acc"),
+            _ours("BWT", "bwt"),
+        ),
+    ),
+    Community(
+        "mammoth",
+        "Mammoth",
+        "aimagelab/mammoth, utils/metrics.py and utils/training.py",
+        "figures in percent; Forgetting is positive and Backward Transfer negative where accuracy was lost",
+        (
+            _ours("Accuracy", "mean_final_acc"),
+            _ours("Backward Transfer", "bwt"),
+            Column(
+                "Forgetting",
+                mammoth_forgetting,
+                "(1/(T−1)) Σ_{j<T} (max_{j−1≤i≤T} R[i,j] − R[T,j])",
+                False,
+                "R[j−1,j], from before task j was learned, may be the best; where it was not tested "
+                "(evaluate.future=false) it counts as 0, which leaves forgetting",
+            ),
+            _ours(
+                "Forward Transfer",
+                "fwt",
+                "b_j is the base's accuracy; there that right before training on task j "
+                "(until August 2024 an untrained network's)",
+            ),
+        ),
+    ),
+    Community(
+        "pilot",
+        "PILOT",
+        "LAMDA-CL/LAMDA-PILOT, trainer.py",
+        "figures in percent, each cell rounded to two decimals first; Forgetting is positive where accuracy was lost",
+        (
+            _ours("CNN top1", "last_acc"),
+            _ours("Average Accuracy (CNN)", "avg_incremental_acc_micro"),
+            _ours("Forgetting (CNN)", "forgetting"),
+        ),
+    ),
+    Community(
+        "avalanche",
+        "Avalanche 0.6",
+        "ContinualAI/avalanche, avalanche/evaluation/metrics",
+        "figures as fractions; StreamForgetting is positive where accuracy was lost, StreamBWT is its opposite",
+        (
+            _ours("Top1_Acc_Stream", "last_acc"),
+            _ours("StreamForgetting", "forgetting_diag", "from the accuracy right after a task, not from the best"),
+            _ours("StreamBWT", "bwt"),
+            _ours("StreamForwardTransfer", "fwt"),
+        ),
+    ),
+    Community(
+        "chaudhry",
+        "Chaudhry et al. 2018",
+        "arXiv 1801.10112",
+        "figures as fractions; F is positive where accuracy was lost, and negative where the last task helped",
+        (
+            _ours("A_k", "mean_final_acc"),
+            _ours("F_k", "forgetting_chaudhry", "maxima over the stages that have learned the task"),
+            _ours(
+                "F_k from task 1", "forgetting_chaudhry_all", "the equation as written: maxima over all stages before T"
+            ),
+        ),
+    ),
+    Community(
+        "continuum",
+        "Continuum 1.2.7 (its newest release)",
+        "PyPI continuum 1.2.7, continuum/metrics/metrics.py",
+        "figures as fractions; its repository has other formulas since (continuum_master)",
+        (
+            *_CONTINUUM,
+            Column(
+                "backward_transfer",
+                continuum_backward_transfer,
+                "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
+                True,
+                "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
+            ),
+            Column(
+                "forward_transfer",
+                continuum_forward_transfer,
+                "2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]",
+                True,
+                "accuracy on old tasks, no transfer to future ones",
+            ),
+            Column(
+                "forgetting",
+                continuum_forgetting,
+                "(1/(T−1)) Σ_{j≤T−2} (max_{j≤i≤T−2} R[i,j] − R[T,j])",
+                False,
+                "off by one: task T − 1 and stage T − 1 are left out, yet T − 1 tasks are divided by",
+            ),
+        ),
+    ),
+    Community(
+        "continuum_master",
+        "Continuum's repository, after 1.2.7",
+        "Continvvm/continuum, continuum/metrics/metrics.py",
+        "figures as fractions; no release has these formulas",
+        (
+            *_CONTINUUM,
+            Column(
+                "backward_transfer",
+                mean_change_of_pairs,
+                "2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])",
+                True,
+                "over all stages, not the last one as bwt",
+            ),
+            Column("forward_transfer", accuracy_before_learning, "(1/(T−1)) Σ_{j≥2} R[j−1,j]", True, "fwt without b_j"),
+            _ours("forgetting", "forgetting_chaudhry"),
+        ),
+    ),
+    Community(
+        "gem",
+        "GEM",
+        "arXiv 1706.08840; Backward and Forward: facebookresearch/GradientEpisodicMemory, metrics/metrics.py",
+        "figures as fractions; BWT is negative where accuracy was lost",
+        (
+            _ours("ACC", "mean_final_acc"),
+            _ours("BWT", "bwt"),
+            _ours("FWT", "fwt", "b_j is the base's accuracy; there an untrained network's"),
+            Column(
+                "Backward", bwt_over_all_tasks, "(1/T) Σ_j (R[T,j] − R[j,j])", True, f"the released code: {_WITH_LAST}"
+            ),
+            Column(
+                "Forward",
+                fwt_over_all_tasks,
+                "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
+                True,
+                "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",
+            ),
+        ),
+    ),
+    Community(
+        "rapo",
+        "RaPO",
+        "arXiv 2605.09640",
+        "figures in percent; F is never negative",
+        (_ours("A", "last_acc"), _ours("F", "forgetting")),
+    ),
+)
+
+COMMUNITIES: dict[str, Community] = {community.name: community for community in _ALL}

@@ -1,0 +1,252 @@
+"""Metrics by the names of others: matrices by hand (those of docs/metrics.md), and parity with their formulas."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.communities import COMMUNITIES
+from eval.matrix import AccuracyMatrix
+from eval.metrics import Value
+from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, of_percent
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+FUTURE = of_percent([[90, 70, 20], [60, 50, 40], [95, 40, 85]]).with_base({1: 0.1, 2: 0.2, 3: 0.25})
+UNEQUAL = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (9, 10)}).with_row(2, {1: (5, 10), 2: (90, 90)})
+JOINT_ONLY = AccuracyMatrix.empty(["a", "b", "c"]).with_row(3, {1: (9, 10), 2: (8, 10), 3: (7, 10)})
+
+Rows = list[list[float]]
+
+
+def values(matrix: AccuracyMatrix, name: str) -> dict[str, Value]:
+    return {column.header: column.value(matrix) for column in COMMUNITIES[name].columns}
+
+
+def percent(matrix: AccuracyMatrix, name: str, header: str) -> float:
+    value = values(matrix, name)[header]
+    assert value.value is not None, value.reason
+    return 100 * value.value
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "expected"),
+    [
+        ("mcitlib", "MFT", 85.0),  # (90 + 80 + 85) / 3
+        ("mcitlib", "MFN", 205 / 3),  # (50 + 70 + 85) / 3
+        ("mcitlib", "MAA", (90 + 70 + 205 / 3) / 3),
+        ("mcitlib", "BWT", -25.0),  # ((50 - 90) + (70 - 80)) / 2
+        ("coin", "BWT", -50 / 3),  # ((50 - 90) + (70 - 80) + (85 - 85)) / 3
+        ("gem", "BWT", -25.0),
+        ("gem", "Backward", -50 / 3),
+        ("chaudhry", "F_k", 25.0),  # ((90 - 50) + (80 - 70)) / 2
+        ("continuum_master", "forgetting", 25.0),
+        ("continuum", "forgetting", 20.0),  # task 1 alone, its best of stage 1 alone: (90 - 50) / 2
+        ("continuum_master", "backward_transfer", -80 / 3),  # ((60 - 90) + (50 - 90) + (70 - 80)) / 3 pairs
+        ("continuum", "backward_transfer", -40 / 3),  # of the three pairs only stage 3, task 1: (50 - 90) / 3
+        ("continuum", "forward_transfer", 60.0),  # (60 + 50 + 70) / 3: all below the diagonal
+        ("continuum", "accuracy_A", 72.5),  # (90 + 60 + 80 + 50 + 70 + 85) / 6
+        ("continuum", "average_incremental_accuracy", (90 + 70 + 205 / 3) / 3),  # = 76.11
+    ],
+)
+def test_the_golden_matrix_by_the_names_of_others(name: str, header: str, expected: float) -> None:
+    assert percent(GOLDEN, name, header) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "expected"),
+    [
+        ("rapo", "F", 5.0),  # ((95 - 95) + (50 - 40)) / 2
+        ("pilot", "Forgetting (CNN)", 5.0),
+        ("chaudhry", "F_k", 2.5),  # ((90 - 95) + (50 - 40)) / 2
+        ("chaudhry", "F_k from task 1", 12.5),  # ((90 - 95) + (70 - 40)) / 2: the 70 is from before task 2
+        ("mammoth", "Forgetting", 15.0),  # ((95 - 95) + (70 - 40)) / 2: the last row is among the maxima too
+        ("gem", "FWT", 32.5),  # ((70 - 20) + (40 - 25)) / 2
+        ("gem", "Forward", 65 / 3),  # (0 + (70 - 20) + (40 - 25)) / 3
+        ("continuum_master", "forward_transfer", 55.0),  # (70 + 40) / 2, without the base
+        ("continuum", "forward_transfer", 65.0),  # (60 + 95 + 40) / 3: the old tasks
+    ],
+)
+def test_the_matrix_in_which_future_tasks_were_tested(name: str, header: str, expected: float) -> None:
+    assert percent(FUTURE, name, header) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "expected"),
+    [
+        ("rapo", "F", 10.0),  # from the best: ((75 - 75) + (80 - 60)) / 2
+        ("chaudhry", "F_k", 7.5),  # from the best before the end: ((70 - 75) + (80 - 60)) / 2
+        ("avalanche", "StreamForgetting", -2.5),  # from the first: ((50 - 75) + (80 - 60)) / 2
+        ("avalanche", "StreamBWT", 2.5),
+    ],
+)
+def test_the_matrix_on_which_the_forgettings_of_others_differ(name: str, header: str, expected: float) -> None:
+    assert percent(THREE_FORGETTINGS, name, header) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "expected"),
+    [
+        ("rapo", "A", 95.0),  # over items: (5 + 90) / (10 + 90)
+        ("pilot", "CNN top1", 95.0),
+        ("avalanche", "Top1_Acc_Stream", 95.0),
+        ("continuum", "accuracy", 95.0),
+        ("mcitlib", "MFN", 75.0),  # over tasks: (50 + 100) / 2
+        ("mammoth", "Accuracy", 75.0),
+        ("gem", "ACC", 75.0),
+        ("chaudhry", "A_k", 75.0),
+        ("pilot", "Average Accuracy (CNN)", 92.5),  # (90 + 95) / 2
+        ("coin", "MAA", 82.5),  # (90 + 75) / 2
+    ],
+)
+def test_who_averages_over_items_and_who_over_tasks(name: str, header: str, expected: float) -> None:
+    assert percent(UNEQUAL, name, header) == pytest.approx(expected, abs=1e-9)
+
+
+def test_mammoths_best_accuracy_is_from_one_stage_before_a_task_at_the_earliest() -> None:
+    # Task 3 stood at 90 after task 1, at 60 after task 2: Mammoth's row 1 ends with task 2. ((0 + 0 + (70 - 50)) / 3
+    matrix = of_percent([[80, 10, 90, 5], [80, 40, 60, 5], [80, 40, 70, 5], [80, 40, 50, 30]])
+    assert percent(matrix, "mammoth", "Forgetting") == pytest.approx(20 / 3)
+    assert percent(matrix, "chaudhry", "F_k from task 1") == pytest.approx(40 / 3)  # (0 + 0 + (90 - 50)) / 3
+
+
+def test_mammoths_zeros_change_nothing_where_no_future_task_was_tested() -> None:
+    assert percent(GOLDEN, "mammoth", "Forgetting") == percent(GOLDEN, "rapo", "F")
+
+
+def test_what_was_not_evaluated_is_undefined_with_its_reason_and_never_a_number() -> None:
+    defined = {
+        (name, header)
+        for name in COMMUNITIES
+        for header, value in values(JOINT_ONLY, name).items()
+        if value.value is not None
+    }
+    assert defined == {  # what needs the last row alone
+        ("coin", "MFN"),
+        ("mcitlib", "MFN"),
+        ("mammoth", "Accuracy"),
+        ("pilot", "CNN top1"),
+        ("avalanche", "Top1_Acc_Stream"),
+        ("chaudhry", "A_k"),
+        ("continuum", "accuracy"),
+        ("continuum_master", "accuracy"),
+        ("gem", "ACC"),
+        ("rapo", "A"),
+    }
+    from_task_1 = values(GOLDEN, "chaudhry")["F_k from task 1"]
+    assert from_task_1 == Value(None, "not evaluated: R[i,j] of every task j < T at every stage i < T: future tasks")
+    assert values(GOLDEN, "gem")["Forward"].reason == "not evaluated: R[j-1,j]: future tasks"
+
+
+def test_where_others_return_0_for_too_few_tasks_it_is_undefined() -> None:
+    two = values(of_percent([[90], [60, 80]]), "continuum")
+    why = "needs at least three tasks: Continuum 1.2.7 sums nothing below and returns 0"
+    assert two["forgetting"] == two["backward_transfer"] == Value(None, why)
+    assert two["forward_transfer"].value == pytest.approx(0.6)
+    for name, header in (("coin", "BWT"), ("mammoth", "Forgetting"), ("continuum_master", "backward_transfer")):
+        assert values(of_percent([[90]]), name)[header] == Value(None, "needs at least two tasks")
+
+
+# The formulas of others once more, from their descriptions alone. r[i][j] and b[j] from 0; all cells are known.
+
+
+def padded_mammoth(r: Rows, b: list[float]) -> float:
+    """Rows up to the next task, then zeros; the largest of each column, the last row among them."""
+    size = len(r)
+    rows = [[*row[: i + 2], *[0.0] * size][:size] for i, row in enumerate(r)]
+    return sum(max(column) - column[-1] for column in list(zip(*rows, strict=True))[:-1]) / (size - 1)
+
+
+def padded_pilot(r: Rows, b: list[float]) -> float:
+    """Rows up to the current task, then zeros."""
+    table = np.array([[x if j <= i else 0.0 for j, x in enumerate(row)] for i, row in enumerate(r)])
+    return float((table.max(axis=0) - table[-1])[:-1].mean())
+
+
+def chaudhry_as_written(r: Rows, b: list[float]) -> float:
+    table = np.array(r)
+    return float(np.mean([max(table[:-1, j]) - table[-1, j] for j in range(len(r) - 1)]))
+
+
+def continuum_release(r: Rows, b: list[float]) -> float:
+    size, total = len(r), 0.0
+    for j in range(size - 2):
+        best = -math.inf
+        for i in range(size - 2):
+            if i >= j:
+                best = max(best, r[i][j])
+        total += best - r[size - 1][j]
+    return total / (size - 1)
+
+
+def continuum_release_transfer(r: Rows, b: list[float]) -> float:
+    size = len(r)
+    total = sum(r[i][j] - r[j][j] for i in range(1, size) for j in range(i - 1))
+    return total / (size * (size - 1) / 2)
+
+
+def continuum_master_transfer(r: Rows, b: list[float]) -> float:
+    size = len(r)
+    total = sum(r[i][j] - r[j][j] for i in range(1, size) for j in range(i))
+    return total / (size * (size - 1) / 2)
+
+
+def diaz_rodriguez_accuracy(r: Rows, b: list[float]) -> float:
+    size = len(r)
+    return sum(sum(r[i][: i + 1]) for i in range(size)) / (size * (size + 1) / 2)
+
+
+def gem_backward(r: Rows, b: list[float]) -> float:
+    return float(np.mean(np.array(r[-1]) - np.diag(np.array(r))))
+
+
+def gem_forward(r: Rows, b: list[float]) -> float:
+    transfer = np.zeros(len(r))
+    for j in range(1, len(r)):
+        transfer[j] = r[j - 1][j] - b[j]
+    return float(transfer.mean())
+
+
+FORMULAS: dict[tuple[str, str], Callable[[Rows, list[float]], float]] = {
+    ("mammoth", "Forgetting"): padded_mammoth,
+    ("pilot", "Forgetting (CNN)"): padded_pilot,
+    ("chaudhry", "F_k from task 1"): chaudhry_as_written,
+    ("continuum", "forgetting"): continuum_release,
+    ("continuum", "backward_transfer"): continuum_release_transfer,
+    ("continuum", "accuracy_A"): diaz_rodriguez_accuracy,
+    ("continuum_master", "backward_transfer"): continuum_master_transfer,
+    ("gem", "Backward"): gem_backward,
+    ("gem", "Forward"): gem_forward,
+}
+
+
+def test_columns_agree_with_the_formulas_of_others_on_random_matrices() -> None:
+    rng = np.random.default_rng(0)
+    apart: dict[tuple[str, str], int] = dict.fromkeys(FORMULAS, 0)
+    for _ in range(300):
+        size = int(rng.integers(3, 8))
+        rows, base = rng.random((size, size)), rng.random(size)
+        matrix = AccuracyMatrix.empty([str(j) for j in range(size)]).with_base(dict(enumerate(base, start=1)))
+        for stage, row in enumerate(rows, start=1):
+            matrix = matrix.with_values(stage, dict(enumerate(row, start=1)))
+        ours = padded_pilot(rows.tolist(), base.tolist())
+        for (name, header), formula in FORMULAS.items():
+            expected = formula(rows.tolist(), base.tolist())
+            assert percent(matrix, name, header) == pytest.approx(100 * expected, abs=1e-9), (name, header)
+            apart[name, header] += not math.isclose(expected, ours, abs_tol=1e-9)
+    forgettings = ("mammoth", "Forgetting"), ("chaudhry", "F_k from task 1"), ("continuum", "forgetting")
+    assert all(apart[key] > 100 for key in forgettings)  # else a mistaken one would go unseen
+
+
+def test_the_page_has_a_row_for_every_column() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for community in COMMUNITIES.values():
+        for column in community.columns:
+            named = [row for row in rows if row.startswith(f"| `{community.name}` | {column.header} |")]
+            assert len(named) == 1, (community.name, column.header)
+            if isinstance(column.by, str):
+                assert f"| `{column.by}` |" in named[0], named[0]
+            else:
+                assert "| – |" in named[0], named[0]
