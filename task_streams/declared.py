@@ -43,7 +43,7 @@ COCO = Declared(
     "val2017; 7.3 objects of 2.9 classes an image", 80, 5000, 1, "detection", 640, 480, boxes=7.3, labels=2.9
 )
 VOC = Declared("VOC2007 test; 2.4 objects of 1.5 classes an image", 20, 4952, kind="detection", boxes=2.4, labels=1.5)
-SERIES = Declared("VOC2007 test, watercolor, comic", 6, 6952, 3, kind="detection", boxes=2.4)
+SERIES = Declared("VOC2007 test, clipart, watercolor, comic", 6, 7452, 4, kind="detection", boxes=2.4)
 UCF = Declared("split 1; 13,320 clips are 27 hours", 101, 3783, width=320, height=240, seconds=7.2)
 KINETICS = Declared("25 validation clips a class", 200, 5000, width=340, height=256, seconds=10.0)
 # By the name of the stream.

@@ -46,7 +46,7 @@ SETTINGS: dict[tuple[str, int], tuple[str, str, str | None]] = {
     ("Kinetics-200", 10): ("kinetics200_10", SMALL, "rapo_video"),
     ("DomainNet", 6): ("domainnet", SMALL, None),
     ("OfficeHome", 4): ("officehome", SMALL, None),
-    ("PascalSeries", 4): ("voc_domains", LARGE, None),
+    ("PascalSeries", 4): ("pascal_series", LARGE, None),
 }
 PUBLISHED_TESTS = {"evaluate": {"decoding": "sampled", "temperature": 0.6, "top_p": 0.95}}
 STANDING = (
@@ -54,7 +54,7 @@ STANDING = (
     "every image is.",
     "Published test answers are sampled once (T 0.6, top-p 0.95); evaluate.decoding=sampled does that here.",
     "The images of the few-shot draw are the released ones only with stream.shots_list.",
-    "The preset voc_domains has three domains, the published Pascal series four: a run of three stands beside no row.",
+    "The preset pascal_series has three domains, the published Pascal series four: a run of three stands beside no row.",
     "The paper does not state the strengths of L2, EWC and LwF; here they are this project's defaults.",
 )
 WHY = {

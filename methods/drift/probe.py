@@ -1,6 +1,6 @@
 """How far a policy has moved: drift, retention reward and exact KL of its rollouts against the policies before it.
 
-For any method, supervised ones included. Drift and retention reward are RaPO's (arXiv 2605.09640, equations 1 and 2);
+For any method, supervised ones included. Drift and retention reward are RaPO's (arXiv 2605.09640, equations 2 and 3);
 the spread of drift inside groups of equal reward is its pilot study; forward KL on a new task's inputs is what RL's
 Razor (arXiv 2509.04259) relates to forgetting. Tensors and plain values in, plain values out.
 Deliberately absent: sampling and forward passes (``drift/rollouts.py``), and which policies are compared (``clrft``).

@@ -1,4 +1,4 @@
-"""Expected numbers are derived by hand from RaPO's equations 4 and 5 (arXiv 2605.09640)."""
+"""Expected numbers are derived by hand from RaPO's equations 5 and 6 (arXiv 2605.09640)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Expected numbers are derived by hand from RaPO's equations 1 and 2 (arXiv 2605.09640)."""
+"""Expected numbers are derived by hand from RaPO's equations 2 and 3 (arXiv 2605.09640)."""
 
 import math
 
