@@ -11,7 +11,7 @@ from methods.settings import require
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Settings of GRPO; defaults of RaPO's protocol."""
+    """Settings of GRPO; defaults of RaPO (arXiv 2605.09640): G its paper's, the others its released code's."""
 
     group_size: int = 8
     """Completions per prompt, G (at least 2)."""
