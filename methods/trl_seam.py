@@ -26,7 +26,7 @@ from methods.base import LossContext, Method, Rollouts, Whose
 from methods.compose import shaped_rewards
 from methods.costs.meter import meter_of
 from methods.inputs.clip_batches import rows_have_clips
-from methods.inputs.media import never_sampled, token_types
+from methods.inputs.media import never_sampled
 from methods.loss_terms import extra_loss
 from methods.processes import ranks
 from methods.processes.dealt import loss_weight, own_part
@@ -347,7 +347,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         if self.use_vllm:
             images = images or self._pictures
         elif self._batch is not None:
-            multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
+            multimodal_fields = self._batch.repeated(self._rows_at_hand())
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
@@ -386,15 +386,10 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                 logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
             return logps, entropies if compute_entropy else None, None
         if self._batch is not None:
-            model = Shown(model, self._batch, self._rows_at_hand(), token_types(input_ids, self._model_config))
+            model = Shown(model, self._batch, self._rows_at_hand())
         return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
         )
-
-    def _shown(self, ids: Tensor) -> dict[str, Tensor]:
-        """What a model that shares nothing gets beside the tokens of all rollouts' prompts."""
-        types = token_types(ids, self._model_config)
-        return {"mm_token_type_ids": types, **self._at_hand().repeated(self._rows_at_hand())}
 
     def _shares(self, model: Any) -> bool:
         """Whether prompts are computed once: the batch at hand is carried here, and the model allows it."""
