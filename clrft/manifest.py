@@ -116,6 +116,7 @@ def run_manifest(
         "data": fingerprints(stream),
         "prompt_style": stream.tasks[0].style.name,
         "prompts": prompt_fingerprints(stream),
+        **({} if stream.feed is None else {"feed": stream.feed}),
         "probes": dict(probes or {}),
         "model": {"label": config.model_label, **model},
         "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),

@@ -73,6 +73,7 @@ def by_task(kind: Kind) -> Kind:
     )
 
 
+FEED = Kind("images or video", lambda value: value in ("images", "video"))
 DRIFT = Kind(
     "an object of numbers, and of nulls whose reasons stand under undefined",
     lambda value: (
@@ -146,6 +147,7 @@ MANIFEST_OTHERS: Kinds = {
     "carry": by_name(TEXT),
     "memory": MEMORY,
     "model": MAPPING,
+    "feed": FEED,
 }
 SWEEP: Kinds = {"sweep": TEXT, "streams": list_of(TEXT), "methods": list_of(TEXT), "seeds": LIST}
 SWEEP_OTHERS: Kinds = {

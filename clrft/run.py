@@ -6,7 +6,7 @@ after its last finished task.
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -41,6 +41,7 @@ from methods.anchor import Anchors, anchor_problems
 from methods.base import Method, TaskContext
 from methods.fit import check_batch
 from methods.inputs.encoding import encoded_requests
+from methods.inputs.media import preferred_feed
 from methods.model_config import describe_model
 from methods.numerics import training_problems
 from methods.policy import load_policy, load_processor
@@ -56,7 +57,7 @@ from task_streams.errors import UserError
 from task_streams.fingerprint import check_stream
 from task_streams.probe_sets import ProbeSet, fingerprints_of
 from task_streams.prompt import request, target_text
-from task_streams.types import Example, Question, TaskStream
+from task_streams.types import Example, Feed, Question, TaskStream
 
 PROMPTS_LOOKED_AT = 4  # of each task, before any work
 
@@ -147,14 +148,15 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
     probes = read_probes(config.evaluate.probes)
-    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items))
+    path = config.model.path or str(default_model_path())
+    processor = load_processor(config.model, path)
+    feed = feed_of(config, processor, source)
+    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items), feed=feed)
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     problems = check_stream(stream)
     if problems:
         raise UserError(*problems)
     method = build_method(config.method_name, config.method, config.parts)
-    path = config.model.path or str(default_model_path())
-    processor = load_processor(config.model, path)
     longest = longest_prompts(config, stream, probes, processor)
     longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
     policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, source), processor)
@@ -193,8 +195,7 @@ def engine_problems(state: Run) -> list[str]:
             f"{ranks.count()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a model "
             "of Qwen2-VL's family and train.share_prefix=true, or one process."
         ]
-    clips = getattr(state.config.stream, "feed", "") == "video"
-    if problems := vllm_obstacles(train, policy.device, ranks.count(), clips):
+    if problems := vllm_obstacles(train, policy.device, ranks.count(), clips=state.stream.feed == "video"):
         return problems
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
@@ -261,6 +262,19 @@ def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[Prob
     return replace(
         longest_among(batches, processor), examples=sum(examples) if joint else max(examples), items=max(tested)
     )
+
+
+def feed_of(config: RunConfig, processor: Any, source: Source | None) -> Feed:
+    """What ``stream.feed=auto`` stands for: what the run, or the one it is forked from, has begun with.
+
+    Else what the model prefers. Runs of before there was a choice say in their settings what they have.
+    """
+    begun = config.folder / "manifest.json"
+    if begun.exists():
+        known: Mapping[str, Any] = read_record(begun, None, MANIFEST, MANIFEST_OTHERS)
+    else:
+        known = source.manifest if source is not None else {}
+    return known.get("feed") or preferred_feed(processor)
 
 
 def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> str:

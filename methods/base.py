@@ -169,7 +169,8 @@ class LossContext:
     Attributes:
         model: the trained model.
         inputs: the tensors that it sees; supervised: arguments of its forward call, ``labels`` among them; else tokens,
-            masks and advantages of the rollouts, without images: these are carried beside TRL's batch.
+            masks and advantages of the rollouts, and ``rollout``, their places among those that were scored last, [n];
+            without images: these are carried beside TRL's batch.
         task_index: index of the task that is being learned, from 1.
         anchor: the previous task's snapshot; None in the first task or when not needed.
         log: records a figure of this step, ``log(name, value)``.

@@ -66,7 +66,7 @@ class Sdft(Method):
         self.context: TaskContext | None = None
         self.teacher: Snapshot | None = None
         self.examples: dict[str, Example] = {}
-        self.replies: list[tuple[str, str]] = []  # item key and text, of the step at hand, that are still to be taught
+        self.replies: list[tuple[str, str]] = []  # item key and text of each rollout at hand
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -88,8 +88,7 @@ class Sdft(Method):
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         if self.context is None or self.teacher is None:
             raise RuntimeError("before_task was not called")
-        rows = len(context.inputs["completion_ids"])
-        taught, self.replies = self.replies[:rows], self.replies[rows:]
+        taught = [self.replies[place] for place in context.inputs["rollout"].tolist()]
         examples, texts = [self.examples[key] for key, _ in taught], [text for _, text in taught]
         inputs = self._inputs(examples, texts, shown=False)
         with torch.no_grad(), self.teacher.active() as teacher:

@@ -26,7 +26,7 @@ from methods.base import LossContext, Method, Rollouts, Whose
 from methods.compose import shaped_rewards
 from methods.costs.meter import meter_of
 from methods.inputs.clip_batches import rows_have_clips
-from methods.inputs.media import never_sampled, token_types
+from methods.inputs.media import never_sampled
 from methods.loss_terms import extra_loss
 from methods.processes import ranks
 from methods.processes.dealt import loss_weight, own_part
@@ -114,7 +114,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._pictures: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
         self._own = slice(0, 0)  # those that this process samples and scores
         self._own_batch: GroupBatch | None = None  # which are this batch
-        self._rollout: Tensor | None = None  # which of them the rows at hand are
+        self._rollout = torch.arange(0)  # which of them the rows at hand are
         for frozen in (anchor, reference):
             if isinstance(frozen, FullSnapshot):
                 self._give_fused_head(frozen.model)
@@ -174,7 +174,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         dealt: Any = self._buffered_inputs
-        if self._rollout is None or dealt is before or dealt is None or self._learns_once():
+        if self._batch is None or dealt is before or dealt is None or self._learns_once():
             return inputs
         groups: Any = regrouped(dealt)
         self._buffered_inputs = groups
@@ -192,15 +192,15 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _taken_up(self, inputs: Any) -> Any:
         """Rows without what is carried past TRL; the batch at hand is theirs."""
-        self._batch = self._own_batch = self._rollout = None
+        self._batch = self._own_batch = None
+        device = self.accelerator.device
+        self._rollout = torch.arange(len(inputs), device=device)
         if not rows_have_clips(inputs) and self._model_config.model_type not in SUPPORTED:
             return inputs
-        device = self.accelerator.device
         self._batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
         self._pictures = pictures(inputs) if self.use_vllm else None
         self._own = ranks.share(len(inputs), int(self.num_generations or 1))
         self._own_batch = self._batch.part(self._own)
-        self._rollout = torch.arange(len(inputs), device=device)
         return [{name: value for name, value in row.items() if name != "images"} for row in inputs]
 
     def _scored_by_trl(self, inputs: Any) -> dict[str, Any]:
@@ -211,9 +211,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self.beta = kl
-        if self._rollout is not None:
-            output["rollout"] = self._rollout  # TRL shuffles and splits it with the rest
-        return output
+        return {**output, "rollout": self._rollout}  # TRL shuffles and splits it with the rest
 
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
         """The scored batch as the record that hooks receive, the same in every process."""
@@ -347,7 +345,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         if self.use_vllm:
             images = images or self._pictures
         elif self._batch is not None:
-            multimodal_fields = self._shown(self._batch.prompts.ids[self._batch.rows])
+            multimodal_fields = self._batch.repeated(self._rollout)
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
@@ -380,21 +378,16 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             with self.accelerator.autocast():
                 if not torch.is_grad_enabled():
                     return self._scored(completions, mask), None, None
-                batch, rollouts = self._at_hand(), self._rows_at_hand()
+                batch, rollouts = self._at_hand(), self._rollout
                 if self._learns_once():  # of its own rollouts alone
                     batch, rollouts = self._own_part(), rollouts - self._own.start
                 logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
             return logps, entropies if compute_entropy else None, None
         if self._batch is not None:
-            model = Shown(model, self._batch, self._rows_at_hand(), token_types(input_ids, self._model_config))
+            model = Shown(model, self._batch, self._rollout)
         return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
         )
-
-    def _shown(self, ids: Tensor) -> dict[str, Tensor]:
-        """What a model that shares nothing gets beside the tokens of all rollouts' prompts."""
-        types = token_types(ids, self._model_config)
-        return {"mm_token_type_ids": types, **self._at_hand().repeated(self._rows_at_hand())}
 
     def _shares(self, model: Any) -> bool:
         """Whether prompts are computed once: the batch at hand is carried here, and the model allows it."""
@@ -410,15 +403,10 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             raise RuntimeError("no batch of rollouts is at hand")
         return self._own_batch
 
-    def _rows_at_hand(self) -> Tensor:
-        if self._rollout is None:
-            raise RuntimeError("no batch of rollouts is at hand")
-        return self._rollout
-
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         own = own_part(inputs, self._own if self._learns_once() else None)
         share, weight = loss_weight(own, inputs, self.loss_type)
-        self._rollout = own.get("rollout")
+        self._rollout = own["rollout"]
         meter_of(model).trained(own["completion_mask"].sum())
         with ranks.gathering(self.accelerator):
             loss: Tensor = super()._compute_loss(model, own)  # type: ignore[no-untyped-call]

@@ -31,13 +31,14 @@ def prompt_fingerprints(stream: TaskStream) -> dict[str, str]:
     """SHA-256 (hex) of what is asked about each task, e.g. ``task_01``, and of the ``style`` with all that it says.
 
     Of a task every distinct question in its words: training items under the classes that training prompts list, test
-    items under the classes seen so far; without media, a clip asked about as an image is, and without the model's chat
-    template.
+    items under the classes seen so far; without media (but for whether clips are asked about as videos), and without
+    the model's chat template.
     """
     found = {"style": stream.tasks[0].style.digest}
     for task in stream.tasks:
         asked = [question_about(example.target, task.trained, task.style) for example in task.train]
         asked += [question_about(example.target, task.seen, task.style) for example in task.test]
+        asked += [stream.feed] if stream.feed == "video" else []
         texts = "\0".join(dict.fromkeys(asked))
         found[f"task_{task.index:02d}"] = hashlib.sha256(texts.encode()).hexdigest()
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from task_streams.types import Media, Target, class_of
+from task_streams.types import Feed, Media, Target, class_of
 
 Split = Literal["train", "test", ""]
 
@@ -144,8 +144,10 @@ class Workspace:
         cache: folder for what is worth keeping between builds (index, decoded clips); None = keep nothing.
         advance: called with the number of items verified since the last call.
         damaged: called with each item that cannot be decoded, whether it is then skipped or an error.
+        feed: how clips go into the model that will be asked about them, where ``stream.feed`` leaves it open.
     """
 
     cache: Path | None = None
     advance: Callable[[int], None] = lambda items: None
     damaged: Callable[[Record], None] = lambda record: None
+    feed: Feed = "images"

@@ -153,6 +153,7 @@ class TaskStream:
         order_seed: seed of the class or domain order.
         tasks: the tasks, in order; ``tasks[i].index == i + 1``.
         notes: facts worth recording in the manifest (items skipped, classes short of shots), sentences.
+        feed: how its clips go into a model; None without clips.
     """
 
     name: str
@@ -160,6 +161,7 @@ class TaskStream:
     order_seed: int
     tasks: tuple[Task, ...]
     notes: tuple[str, ...] = ()
+    feed: Feed | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)

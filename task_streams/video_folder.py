@@ -21,6 +21,7 @@ from task_streams.records import Found, Split, Workspace
 from task_streams.spec import StreamSpec
 from task_streams.types import Feed, TaskStream
 
+AUTO = "auto"
 FEEDS: tuple[Feed, ...] = get_args(Feed)
 SPLITS: Mapping[str, Split] = {"train": "train", "test": "test"}
 
@@ -37,8 +38,8 @@ class ClipCilConfig(SourceCilConfig):
     """Most frames of a clip, >= 2, spread evenly over all of it."""
     max_side: int | None = None
     """Longest side of a frame in pixels, >= 1, to which larger ones are brought once; null = as filmed."""
-    feed: str = "images"
-    """How a model gets a clip: images (one after the other) or video (its own kind of video input)."""
+    feed: str = AUTO
+    """How a model gets a clip: images (one after the other), video (its own video input), or auto (video if it can)."""
     cache_mb: int = 4096
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""
 
@@ -49,14 +50,14 @@ class ClipCilConfig(SourceCilConfig):
             *([] if 0 < self.fps < float("inf") else [f"fps is {self.fps}; expected more than 0"]),
             *([] if self.max_frames >= LEAST_FRAMES else [f"max_frames is {self.max_frames}; expected 2 or more"]),
             *at_least_one("max_side", self.max_side),
-            *choice_problems("feed", self.feed, FEEDS),
+            *choice_problems("feed", self.feed, (AUTO, *FEEDS)),
             *([] if self.cache_mb >= 0 else [f"cache_mb is {self.cache_mb}; expected 0 or more"]),
         ]
 
     def decoder(self, workspace: Workspace) -> ClipDecoder:
         """The decoder that these settings ask for."""
-        feed: Feed = "video" if self.feed == "video" else "images"
         cache = ClipCache.below(workspace.cache, self.cache_mb)
+        feed = next((feed for feed in FEEDS if feed == self.feed), workspace.feed)
         return ClipDecoder(self.fps, self.max_frames, self.max_side, feed, cache)
 
 
@@ -66,7 +67,8 @@ def clip_stream(name: str, found: Found, config: ClipCilConfig, order_seed: int,
     Raises:
         UserError: as ``classification.cil_stream``.
     """
-    return cil_stream(name, found, config, order_seed, workspace, config.decoder(workspace))
+    decoder = config.decoder(workspace)
+    return replace(cil_stream(name, found, config, order_seed, workspace, decoder), feed=decoder.feed)
 
 
 def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:

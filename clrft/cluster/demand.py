@@ -18,6 +18,7 @@ from clrft.preflight import longest_among
 from clrft.run import cache_folder, looked_at
 from methods.costs.sizes import sizes_of_checkpoint
 from methods.inputs.encoding import encoded_turns
+from methods.inputs.media import preferred_feed
 from methods.policy import check_checkpoint, load_processor
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
@@ -91,8 +92,9 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
 
 def longest_prompts(cell: RunConfig, path: str) -> Longest:
     """The longest of what a cell's prompts have; its model is not loaded."""
-    stream = build_stream(cell.stream_name, cell.stream, cell.seed, Workspace(cache_folder(cell), lambda items: None))
     processor = load_processor(cell.model, path)
+    workspace = Workspace(cache_folder(cell), feed=preferred_feed(processor))
+    stream = build_stream(cell.stream_name, cell.stream, cell.seed, workspace)
     asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream)]
     batches = [encoded_turns(processor, [(one.messages, one.media)]) for one in asked]
     # a set of questions in a file may be longer than the stream: as many as the settings allow are tested together

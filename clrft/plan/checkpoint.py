@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from clrft.base import default_model_path
 from methods.costs.flops import SUPPORTED, ModelShape, shape_of
@@ -20,10 +20,16 @@ from methods.policy import load_processor, lora_config
 from task_streams.errors import UserError, unknown_name
 
 _TOWER = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14, "spatial_merge_size": 2}
+_GATED_TOWER = {
+    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
+    "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
+}  # fmt: skip
 _LAYERS = {"num_hidden_layers": 28, "max_position_embeddings": 32768}
+_LONG = {"max_position_embeddings": 128000}
 # Sizes in the config.json of the published checkpoints.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2-VL-2B-Instruct": {
+        "model_type": "qwen2_vl",
         "text_config": {
             **_LAYERS, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
             "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
@@ -32,11 +38,30 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "Qwen/Qwen2-VL-7B-Instruct": {
+        "model_type": "qwen2_vl",
         "text_config": {
             **_LAYERS, "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
             "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
         },
         "vision_config": {**_TOWER, "hidden_size": 3584},
+        "tie_word_embeddings": False,
+    },
+    "Qwen/Qwen2.5-VL-3B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "text_config": {
+            **_LONG, "num_hidden_layers": 36, "hidden_size": 2048, "intermediate_size": 11008,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
+        },
+        "vision_config": {**_GATED_TOWER, "out_hidden_size": 2048},
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen2.5-VL-7B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "text_config": {
+            **_LONG, "num_hidden_layers": 28, "hidden_size": 3584, "intermediate_size": 18944,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+        },
+        "vision_config": {**_GATED_TOWER, "out_hidden_size": 3584},
         "tie_word_embeddings": False,
     },
 }  # fmt: skip
@@ -107,7 +132,7 @@ def weightless(config: ModelConfig) -> Any:
             f"model.path: {path!r} is not on this machine, so its sizes are not known. "
             f"{unknown_name('checkpoint', path, PUBLISHED)}"
         )
-    settings: Any = Qwen2VLConfig(**PUBLISHED[path]) if known is None else known
+    settings: Any = AutoConfig.for_model(**PUBLISHED[path]) if known is None else known
     if settings.model_type not in SUPPORTED:
         raise UserError(
             f"model.path: {path!r} is of type {settings.model_type!r}; expected one of {', '.join(SUPPORTED)}."

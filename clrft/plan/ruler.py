@@ -17,11 +17,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from clrft.plan.checkpoint import Checkpoint
 from methods.inputs.encoding import encoded_turns
-from methods.inputs.media import token_types
+from methods.inputs.media import preferred_feed, token_types
 from methods.model_config import ModelConfig
 from methods.rollouts.shared_prefix import Prompts, common_lead
 from task_streams.prompt import Request, user_turn
-from task_streams.types import Media
+from task_streams.types import Clip, Feed, Media
 
 LETTERS = 4  # of English text in a token of a large vocabulary
 FRAME = 24  # tokens of Qwen2-VL's chat template beside the question
@@ -100,6 +100,9 @@ class Ruler:
     Args:
         checkpoint: the model.
         config: its settings.
+
+    Attributes:
+        feed: how clips go into the model where ``stream.feed`` leaves it open.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -109,6 +112,7 @@ class Ruler:
         low, high = DEFAULT_LIMITS
         self.limits = (config.min_pixels or low, config.max_pixels or high)
         self.media = config.media
+        self.feed = preferred_feed(self.processor) if self.processor is not None else "video"  # published: all take it
 
     def text(self, text: str) -> int:
         """Tokens of a text."""
@@ -130,9 +134,10 @@ class Ruler:
             lead=self._lead(each),
         )
 
-    def made_up(self, text: str, width: int, height: int, frames: int) -> Looked:
-        """The lengths of a question about so many images of a size."""
-        media = (Image.new("RGB", (width, height)),) * frames
+    def made_up(self, text: str, width: int, height: int, frames: int, feed: Feed = "images") -> Looked:
+        """The lengths of a question about so many images of a size, or about a clip of so many frames."""
+        images = (Image.new("RGB", (width, height)),) * frames
+        media: tuple[Media, ...] = (Clip(images, 2.0, feed),) if feed == "video" else images
         return self.look([Request("made up", user_turn(text, media), media)])
 
     def _one(self, asked: Request) -> Encoded:

@@ -46,7 +46,7 @@ def _outline(name: str, config: StreamConfig, seed: int, model: ModelConfig, tho
     ruler = Ruler(checkpoint_of(model), model)
     if absent(config):
         return declared_outline(name, config, ruler, thought)
-    stream = build_stream(name, config, seed, Workspace(folder))
+    stream = build_stream(name, config, seed, Workspace(folder, feed=ruler.feed))
     return counted_outline(stream, ruler, thought)
 
 

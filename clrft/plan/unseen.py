@@ -14,7 +14,8 @@ from task_streams.declared import DECLARED, Declared
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
 from task_streams.prompt_style import PromptStyle
-from task_streams.types import Box, Kind, Question
+from task_streams.types import Box, Feed, Kind, Question
+from task_streams.video_folder import AUTO
 
 NAME = "great example"  # a class name where names are not known
 QUESTION = f"What does the image show? Choose from: {', '.join((NAME,) * 4)}."  # one of its own
@@ -38,9 +39,8 @@ def declared_outline(name: str, config: StreamConfig, ruler: Ruler, thought: str
     sizes = class_sizes(config, size)
     shots, tests = train_items(config, size, sizes), test_items(config, size, sizes)
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))] if isinstance(config, CilConfig) else sizes
-    frames = frames_of(config, size)
     texts = [made_up_text(kind, end, config.style) for end in ends]
-    last = ruler.made_up(texts[-1], size.width, size.height, frames)
+    last = ruler.made_up(texts[-1], size.width, size.height, frames_of(config, size), feed_of(config, ruler))
     shorter = [ruler.text(texts[-1]) - ruler.text(text) for text in texts]
     prompts = [last.tokens - less for less in shorter]
     leads = made_up_leads(kind, ruler, texts[-1], last.lead, shorter)
@@ -133,8 +133,13 @@ def frames_of(config: StreamConfig, size: Declared) -> int:
     if not size.seconds:
         return 1
     fps, most = float(getattr(config, "fps", 2.0)), int(getattr(config, "max_frames", 16))
-    frames = min(most, max(2, round(size.seconds * fps)))
-    return -(-frames // 2) if getattr(config, "feed", "images") == "video" else frames  # a video's go in pairs
+    return min(most, max(2, round(size.seconds * fps)))
+
+
+def feed_of(config: StreamConfig, ruler: Ruler) -> Feed:
+    """How clips go into the model; images where there are none."""
+    asked: Any = getattr(config, "feed", "images")
+    return ruler.feed if asked == AUTO else asked
 
 
 def made_up_text(kind: Kind, classes: int, style: PromptStyle) -> str:

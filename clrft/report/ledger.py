@@ -4,7 +4,7 @@ from clrft.files import config_root
 from clrft.plain import read_yaml, section_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, number_cell, summary_cell
 from clrft.study.compare import Group
-from clrft.study.ledger import SOURCE, STANDING, Measured, Published, ledger, published_rows
+from clrft.study.ledger import SOURCE, STANDING, Measured, Published, ledger, main_rows
 from clrft.study.ledger_tables import sentences
 
 
@@ -16,7 +16,7 @@ def ledger_section(subject: Subject) -> Section:
     known = [entry for entry in entries if entry.measured]
     title = "Published figures beside measured ones"
     if not known:
-        count = len(published_rows())
+        count = len(main_rows())
         why = f"no run here has the stream, number of tasks and method of one of the {count} published rows"
         return Section("ledger", title, (Sentence(f"None ({SOURCE}): {why}.", "missing"),))
     rows = tuple(_row(entry.published, beside) for entry in known for beside in entry.measured)
@@ -37,7 +37,7 @@ def ledger_section(subject: Subject) -> Section:
 
 def published_streams() -> set[str]:
     """Names of the streams that published rows are of."""
-    files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in published_rows()}]
+    files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in main_rows()}]
     return {str(read_yaml(path)["stream"]["name"]) for path in files}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from clrft.config import RunConfig, build_config
+from clrft.config import RunConfig, build_config, parse_overrides
 from clrft.runs import RunRecord
 from clrft.study.differences import FREE, facts, flatten
 from clrft.study.groups import Group, Summary, summarise
@@ -23,30 +23,26 @@ from task_streams.presets import order_seeds
 
 SOURCE = "arXiv 2605.09640"
 TABLES = Path(__file__).resolve().parent / "paper" / "tables.csv"
-METHODS = {
-    "JointSFT": "joint_sft", "JointGRPO": "joint_grpo", "SFT": "sft", "L2": "sft+l2", "EWC": "sft+ewc",
-    "LwF": "sft+lwf", "GRPO": "grpo", "RaPO": "rapo",
-}  # fmt: skip
-SMALL, LARGE = "qwen2_vl_2b", "qwen2_vl_7b"
-# Stream preset, model preset and seeds of a data set in so many tasks; None where the paper's orders are not known.
-SETTINGS: dict[tuple[str, int], tuple[str, str, str | None]] = {
-    ("ImageNet-R", 10): ("imagenet_r_10x20", SMALL, "rapo_image"),
-    ("ImageNet-R", 20): ("imagenet_r_20x10", SMALL, "rapo_image"),
-    ("ImageNet-A", 10): ("imagenet_a_10x20", SMALL, "rapo_image"),
-    ("ImageNet-A", 20): ("imagenet_a_20x10", SMALL, "rapo_image"),
-    ("TinyImageNet", 10): ("tinyimagenet_10x20", SMALL, "rapo_image"),
-    ("TinyImageNet", 20): ("tinyimagenet_20x10", SMALL, "rapo_image"),
-    ("CUB-200", 10): ("cub200_10x20", SMALL, "rapo_image"),
-    ("CUB-200", 20): ("cub200_20x10", SMALL, "rapo_image"),
-    ("COCO", 5): ("coco_5x16", LARGE, "rapo_detection_5"),
-    ("COCO", 10): ("coco_10x8", LARGE, "rapo_detection_10"),
-    ("UCF-101", 5): ("ucf101_5", SMALL, "rapo_video"),
-    ("UCF-101", 10): ("ucf101_10", SMALL, "rapo_video"),
-    ("Kinetics-200", 5): ("kinetics200_5", SMALL, "rapo_video"),
-    ("Kinetics-200", 10): ("kinetics200_10", SMALL, "rapo_video"),
-    ("DomainNet", 6): ("domainnet", SMALL, None),
-    ("OfficeHome", 4): ("officehome", SMALL, None),
-    ("PascalSeries", 4): ("pascal_series", LARGE, None),
+MAIN_TABLES = (1, 2, 3, 4)  # the main results; the others are ablations, and other base models
+# Stream preset and seeds of a data set in so many tasks; None where the paper's orders are not known.
+SETTINGS: dict[tuple[str, int], tuple[str, str | None]] = {
+    ("ImageNet-R", 10): ("imagenet_r_10x20", "rapo_image"),
+    ("ImageNet-R", 20): ("imagenet_r_20x10", "rapo_image"),
+    ("ImageNet-A", 10): ("imagenet_a_10x20", "rapo_image"),
+    ("ImageNet-A", 20): ("imagenet_a_20x10", "rapo_image"),
+    ("TinyImageNet", 10): ("tinyimagenet_10x20", "rapo_image"),
+    ("TinyImageNet", 20): ("tinyimagenet_20x10", "rapo_image"),
+    ("CUB-200", 10): ("cub200_10x20", "rapo_image"),
+    ("CUB-200", 20): ("cub200_20x10", "rapo_image"),
+    ("COCO", 5): ("coco_5x16", "rapo_detection_5"),
+    ("COCO", 10): ("coco_10x8", "rapo_detection_10"),
+    ("UCF-101", 5): ("ucf101_5", "rapo_video"),
+    ("UCF-101", 10): ("ucf101_10", "rapo_video"),
+    ("Kinetics-200", 5): ("kinetics200_5", "rapo_video"),
+    ("Kinetics-200", 10): ("kinetics200_10", "rapo_video"),
+    ("DomainNet", 6): ("domainnet", None),
+    ("OfficeHome", 4): ("officehome", None),
+    ("PascalSeries", 4): ("pascal_series", None),
 }
 PUBLISHED_TESTS = {"evaluate": {"decoding": "sampled", "temperature": 0.6, "top_p": 0.95}}
 STANDING = (
@@ -54,7 +50,6 @@ STANDING = (
     "every image is.",
     "Published test answers are sampled once (T 0.6, top-p 0.95); evaluate.decoding=sampled does that here.",
     "The images of the few-shot draw are the released ones only with stream.shots_list.",
-    "The preset pascal_series has three domains, the published Pascal series four: a run of three stands beside no row.",
     "The paper does not state the strengths of L2, EWC and LwF; here they are this project's defaults.",
 )
 WHY = {
@@ -74,15 +69,23 @@ class Published:
 
     Attributes:
         source: paper and table.
-        dataset, tasks, method: as the paper names them.
+        table: number of the table.
+        dataset, tasks, method: as the paper names them; of an ablation with what is varied.
+        run: the same method as ``method=`` takes it.
+        model: preset of the base model.
+        settings: in what the row's setting is not the protocol's, words as on the command line.
         acc, acc_std: last accuracy (box AP for objects) and its standard deviation over three class orders.
         forget, forget_std: forgetting, likewise.
     """
 
     source: str
+    table: int
     dataset: str
     tasks: int
     method: str
+    run: str
+    model: str
+    settings: tuple[str, ...]
     acc: float
     acc_std: float | None
     forget: float | None
@@ -146,10 +149,15 @@ def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
         return tuple(_published(row) for row in csv.DictReader(file))
 
 
+def main_rows() -> tuple[Published, ...]:
+    """The published figures of the main results."""
+    return tuple(row for row in published_rows() if row.table in MAIN_TABLES)
+
+
 def ledger(groups: Sequence[Group]) -> list[Entry]:
-    """Every published row, with the groups of runs that are of its stream and method."""
+    """Every row of the main results, with the groups of runs that are of its stream and method."""
     entries = []
-    for row in published_rows():
+    for row in main_rows():
         beside = tuple(_measured(row, group) for group in groups if _is_of(row, group))
         entries.append(Entry(row, beside))
     return entries
@@ -157,7 +165,7 @@ def ledger(groups: Sequence[Group]) -> list[Entry]:
 
 def planned(names: Sequence[str]) -> list[Planned]:
     """What of the published tables the sweeps of these names would run; those that would run none are left out."""
-    streams = {row.stream for row in published_rows()}
+    streams = {row.stream for row in main_rows()}
     found = []
     for name in names:
         plan = sweep_file(name)
@@ -165,8 +173,8 @@ def planned(names: Sequence[str]) -> list[Planned]:
         if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
             continue
         cells = {(cell.stream_label, cell.method_label): cell for cell in load_sweep(name, {})}
-        rows = tuple(row for row in published_rows() if (row.stream, METHODS[row.method]) in cells)
-        apart = (departures(row, _flat(cells[row.stream, METHODS[row.method]])) for row in rows)
+        rows = tuple(row for row in main_rows() if (row.stream, row.run) in cells)
+        apart = (departures(row, _flat(cells[row.stream, row.run])) for row in rows)
         found.append(Planned(name, rows, tuple(dict.fromkeys(one for some in apart for one in some))))
     return found
 
@@ -185,7 +193,7 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
         for name in expected
         if settings.get(name) != expected[name] and name not in FREE
     ]
-    preset = SETTINGS[row.dataset, row.tasks][2]
+    _, preset = SETTINGS[row.dataset, row.tasks]
     if seeds and preset is not None and tuple(seeds) != order_seeds(preset):
         there, here = (", ".join(map(str, some)) for some in (order_seeds(preset), seeds))
         found.append(Departure("seeds", there, here, WHY["seeds"]))
@@ -194,13 +202,12 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
 
 def protocol(row: Published) -> RunConfig:
     """The published setting of a row, as far as settings can tell."""
-    stream, model, _ = SETTINGS[row.dataset, row.tasks]
-    return _protocol(stream, METHODS[row.method], model)
+    return _protocol(row.stream, row.run, row.model, row.settings)
 
 
 @cache
-def _protocol(stream: str, method: str, model: str) -> RunConfig:
-    return build_config(stream, method, model, 1993, PUBLISHED_TESTS)
+def _protocol(stream: str, method: str, model: str, settings: tuple[str, ...]) -> RunConfig:
+    return build_config(stream, method, model, 1993, PUBLISHED_TESTS, parse_overrides(settings))
 
 
 def _flat(config: RunConfig) -> dict[str, str]:
@@ -217,7 +224,7 @@ def _is_of(row: Published, group: Group) -> bool:
     """Whether runs are of a row's data, number of tasks and method."""
     stream = group.runs[0].config.get("stream") or {}
     same = stream.get("name") == protocol(row).stream_name and len(group.runs[0].matrix) == row.tasks
-    return same and group.method == METHODS[row.method]
+    return same and group.method == row.run
 
 
 def _measured(row: Published, group: Group) -> Measured:
@@ -243,5 +250,16 @@ def _other_measure(row: Published, run: RunRecord) -> list[Departure]:
 
 
 def _published(row: Mapping[str, str]) -> Published:
-    others = (float(row[name]) / 100 if row[name] else None for name in ("acc_std", "forget", "forget_std"))
-    return Published(row["source"], row["dataset"], int(row["tasks"]), row["method"], float(row["acc"]) / 100, *others)
+    others = {name: float(row[name]) / 100 if row[name] else None for name in ("acc_std", "forget", "forget_std")}
+    return Published(
+        source=row["source"],
+        table=int(row["table"]),
+        dataset=row["dataset"],
+        tasks=int(row["tasks"]),
+        method=row["method"],
+        run=row["run"],
+        model=row["model"],
+        settings=tuple(row["settings"].split()),
+        acc=float(row["acc"]) / 100,
+        **others,
+    )

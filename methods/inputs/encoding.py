@@ -80,11 +80,11 @@ def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[
         clips: how many each row has.
         model_config: of the model that gets them.
     """
-    ids = batch["input_ids"]
+    ids, types = batch["input_ids"], batch.get("mm_token_type_ids")
     return Prompts(
         ids=ids,
         mask=batch["attention_mask"],
-        token_types=token_types(ids, model_config),
+        token_types=token_types(ids, model_config) if types is None else types,
         images=image_patches(batch, images),
         clips=clip_patches(batch, clips),
     )

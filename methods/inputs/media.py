@@ -1,7 +1,7 @@
 """Images and clips as a model's processor takes them, and as the model gets them: patches by rows.
 
-A clip is passed with its frame rate and is not sampled again. Models without a video input take clips as images
-(``feed: images`` of the stream), which are images like any other here.
+A clip is passed with its frame rate and is not sampled again. Where a model has no video input, or ``stream.feed`` asks
+for it, the frames of a clip are images like any other here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from task_streams.errors import UserError
 from task_streams.prompt import Message
-from task_streams.types import Clip, Media
+from task_streams.types import Clip, Feed, Media
 
 IMAGE_PATCHES = ("pixel_values", "image_grid_thw")
 CLIP_PATCHES = ("pixel_values_videos", "video_grid_thw")
@@ -127,6 +127,20 @@ def with_media(messages: Sequence[Message], media: Sequence[Media]) -> list[Mess
     return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]
 
 
+def video_obstacle(processor: Any) -> str | None:
+    """Why a model does not get clips as its own video, or None if it does: they come as patches with their grids."""
+    video = getattr(processor, "video_processor", None)
+    if video is None:
+        return f"{type(processor).__name__} takes no video"
+    missing = [name for name in CLIP_PATCHES if name not in video.model_input_names]
+    return f"{type(video).__name__} gives no {' and no '.join(missing)}" if missing else None
+
+
+def preferred_feed(processor: Any) -> Feed:
+    """How clips go into a model where nothing else is asked for: as its own video if it has one."""
+    return "images" if video_obstacle(processor) else "video"
+
+
 def clip_arguments(processor: Any, clips: Sequence[Clip]) -> dict[str, Any]:
     """What a processor must know about the clips that it is given; nothing without clips.
 
@@ -135,8 +149,8 @@ def clip_arguments(processor: Any, clips: Sequence[Clip]) -> dict[str, Any]:
     """
     if not clips:
         return {}
-    if getattr(processor, "video_processor", None) is None:
-        raise UserError(f"{type(processor).__name__} takes no video; set stream.feed=images")
+    if (why := video_obstacle(processor)) is not None:
+        raise UserError(f"stream.feed: got video, but {why}; expected auto or images.")
     metadata = [
         {"total_num_frames": len(clip.frames), "fps": clip.fps, "frames_indices": list(range(len(clip.frames)))}
         for clip in clips

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from methods.inputs.encoding import encoded_turns, prompts_in
 from methods.rollouts.shared_prefix import Prefix, Prompts
@@ -58,9 +59,15 @@ class GroupBatch:
         lists = [ids[mask.bool()].tolist() for ids, mask in zip(self.prompts.ids, self.prompts.mask, strict=True)]
         return [list(lists[place]) for place in self.rows.tolist()]
 
-    def repeated(self, rows: Tensor) -> dict[str, Tensor]:
-        """What a model that shares nothing gets beside the tokens, for some of the rollouts."""
-        return self.prompts.select(self.rows[rows]).fields
+    def repeated(self, rows: Tensor, completion: int = 0) -> dict[str, Tensor]:
+        """What a model that shares nothing gets beside the tokens, for some of the rollouts.
+
+        Args:
+            rows: the rollouts.
+            completion: tokens of a completion behind each prompt.
+        """
+        prompts = self.prompts.select(self.rows[rows])
+        return {"mm_token_type_ids": pad(prompts.token_types, (0, completion)), **prompts.fields}
 
     def release(self) -> None:
         """Let go of what the policy has computed."""
@@ -106,18 +113,17 @@ class Shown:
         model: what is called.
         batch: whose rollouts.
         rows: the rollouts, in the order in which they come.
-        types: token types of prompts and completions, [N, P + L].
     """
 
-    def __init__(self, model: Any, batch: GroupBatch, rows: Tensor, types: Tensor) -> None:
+    def __init__(self, model: Any, batch: GroupBatch, rows: Tensor) -> None:
         self.model = model
         self.batch = batch
         self.rows = rows
-        self.types = types
         self.done = 0
 
     def __call__(self, **inputs: Any) -> Any:
-        now = slice(self.done, self.done + len(inputs["input_ids"]))
+        count, width = inputs["input_ids"].shape
+        now = slice(self.done, self.done + count)
         self.done = now.stop
-        fields = {"mm_token_type_ids": self.types[now], **self.batch.repeated(self.rows[now])}
+        fields = self.batch.repeated(self.rows[now], width - self.batch.prompts.ids.shape[1])
         return self.model(**{**inputs, **fields})

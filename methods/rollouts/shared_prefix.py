@@ -61,7 +61,9 @@ class Prefix:
         layers: keys and values of every layer, [B, heads, P, head size] each.
         last: hidden state of each prompt's last token, [B, H].
         mask: 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with.
-        next_position: M-RoPE position of the first completion token, [B].
+        next_position: M-RoPE position of the first completion token, [B]: behind the prompt's last one, as in a pass
+            over the whole row. (transformers' ``generate`` goes on behind the largest, which is another one where a
+            short text follows a long clip.)
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]

@@ -2,6 +2,8 @@
 
 import csv
 import io
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 
 from clrft.cli import main
 from clrft.runs import read_run
+from clrft.study.differences import flatten
 from clrft.study.groups import grouped
-from clrft.study.ledger import METHODS, SETTINGS, Entry, ledger, planned, protocol, published_rows
+from clrft.study.ledger import SETTINGS, Entry, ledger, main_rows, planned, protocol, published_rows
 from clrft.study.ledger_tables import ledger_rows, ledger_to_csv, sentences
 from tests.clrft.run_folders import write_run
 
@@ -26,13 +29,13 @@ def entry_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1
 
 
 def published_config() -> dict[str, Any]:
-    (row,) = [r for r in published_rows() if (r.dataset, r.tasks, r.method) == ("ImageNet-R", 10, "RaPO")]
+    (row,) = [r for r in main_rows() if (r.dataset, r.tasks, r.method) == ("ImageNet-R", 10, "RaPO")]
     config = protocol(row).to_dict()
     return {name: value for name, value in config.items() if name not in ("run", "seed")}
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:
-    rows = {(row.dataset, row.tasks, row.method): row for row in published_rows()}
+    rows = {(row.dataset, row.tasks, row.method): row for row in main_rows()}
     assert (
         len(rows) == 122
     )  # 10 data sets x 8 methods, and 7 of them once more in other tasks without joint rows: 7 x 6
@@ -48,7 +51,7 @@ def test_the_published_figures_are_those_of_the_paper() -> None:
 
 
 def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Path) -> None:
-    (row,) = [r for r in published_rows() if (r.dataset, r.tasks, r.method) == ("COCO", 5, "RaPO")]
+    (row,) = [r for r in main_rows() if (r.dataset, r.tasks, r.method) == ("COCO", 5, "RaPO")]
     config = {name: value for name, value in protocol(row).to_dict().items() if name not in ("run", "seed")}
     some = [[50 if j <= i else None for j in range(5)] for i in range(5)]
 
@@ -65,11 +68,44 @@ def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Pat
 
 
 def test_every_published_row_has_a_protocol_that_loads() -> None:
-    assert {(row.dataset, row.tasks) for row in published_rows()} == set(SETTINGS)
-    assert {row.method for row in published_rows()} == set(METHODS)
+    assert {(row.dataset, row.tasks) for row in main_rows()} == set(SETTINGS)
     for row in published_rows():
         config = protocol(row)
         assert (config.evaluate.decoding, config.train.learning_rate) == ("sampled", 1e-6)
+
+
+def test_ablations_are_those_of_the_paper() -> None:
+    rows = [row for row in published_rows() if row not in main_rows()]
+    # 4 + 3 + 8 + 2 + 8 + 2 + 2 rows of tables 5 to 11, each of classification and of detection
+    assert Counter(row.table for row in rows) == {5: 8, 6: 6, 7: 16, 8: 4, 9: 16, 10: 4, 11: 4}
+    assert {(row.dataset, row.tasks) for row in rows} == {("ImageNet-R", 10), ("COCO", 5)}
+    figures = {(row.table, row.method, row.dataset): (row.acc, row.acc_std, row.forget, row.forget_std) for row in rows}
+    assert len(figures) == len(rows)
+    for key, expected in {
+        (6, "RaPO, drift from task 1", "ImageNet-R"): (83.88, 1.93, 7.24, 2.34),
+        (7, "RaPO, β 0.9999", "COCO"): (19.07, 1.12, 1.56, 1.24),
+        (9, "GRPO without reasoning", "COCO"): (9.82, 2.21, 13.05, 2.96),
+        (10, "SAPO + RaPO", "ImageNet-R"): (84.46, 1.72, 6.52, 2.14),
+        (11, "RaPO", "COCO"): (21.68, 1.19, 2.11, 1.09),
+    }.items():
+        assert [100 * value for value in figures[key] if value is not None] == pytest.approx(expected)
+    # table 5 repeats rows of tables 1 and 2
+    main = {(row.method, row.dataset, row.tasks): (row.acc, row.forget) for row in main_rows()}
+    for row in rows:
+        if row.table == 5 and not row.method.startswith("GRPO +"):
+            assert (row.acc, row.forget) == main[row.method, row.dataset, row.tasks]
+
+
+def test_a_row_of_an_ablation_stands_for_one_setting() -> None:
+    rows = [row for row in published_rows() if row not in main_rows()]
+    for row in rows:
+        now, then = (flatten(protocol(one).to_dict()) for one in (row, replace(row, settings=())))
+        differing = {name for name in now if now[name] != then[name]}
+        assert differing == {word.partition("=")[0] for word in row.settings}
+        of_ablation = {"ImageNet-R": "qwen2_vl_2b", "COCO": "qwen2_vl_7b"}
+        of_others = {"ImageNet-R": "qwen2_5_vl_3b", "COCO": "qwen2_5_vl_7b"}
+        assert row.model == (of_others if row.table == 11 else of_ablation)[row.dataset]
+    assert len({(row.table, row.stream, row.run, row.model, row.settings) for row in rows}) == len(rows)
 
 
 def test_a_run_as_published_stands_beside_its_row_without_a_difference(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The embedded model and a small real task, shared by the tests of this package."""
 
+from pathlib import Path
+
 import pytest
 
 from clrft.base import default_model_path
@@ -7,6 +9,7 @@ from methods.model_config import ModelConfig
 from methods.policy import Policy, load_policy
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
+from tests.methods.qwen2_5 import write_qwen2_5_vl
 
 
 @pytest.fixture
@@ -20,6 +23,12 @@ def lora_policy() -> Policy:
     """A fresh embedded model with a LoRA adapter."""
     config = ModelConfig(dtype="float32", device="cpu", adapter="lora", lora_rank=4)
     return load_policy(config, str(default_model_path()))
+
+
+@pytest.fixture(scope="session")
+def qwen2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Qwen2.5-VL checkpoint of random weights."""
+    return write_qwen2_5_vl(tmp_path_factory.mktemp("qwen2_5"))
 
 
 @pytest.fixture(scope="session")

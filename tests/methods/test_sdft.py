@@ -48,14 +48,14 @@ def test_rewards_teach_nothing_and_each_micro_batch_has_its_own_replies(policy: 
     rollouts = Rollouts(1, 2, {"accuracy": rewards}, torch.ones(4, 1), None, None, keys, print, completions=texts)
     assert method.normalize_advantages(rewards, rollouts).tolist() == [0.0] * 4
 
-    def terms(rows: int) -> float:
-        inputs = {"completion_ids": torch.zeros(rows, 1)}
+    def terms(*rollouts: int) -> float:
+        inputs = {"rollout": torch.tensor(rollouts)}
         return method.loss_terms(LossContext(policy.model, inputs, 1, None, print))["sdft_loss"].item()  # type: ignore[arg-type]
 
-    whole = terms(4)
-    method.normalize_advantages(rewards, rollouts)
-    assert (terms(2) + terms(2)) / 2 == pytest.approx(whole, rel=1e-4)
-    assert method.replies == []
+    whole = terms(0, 1, 2, 3)
+    for _ in range(2):  # a batch may be learned from again
+        assert (terms(3, 0) + terms(1, 2)) / 2 == pytest.approx(whole, rel=1e-4)
+    assert terms(0, 1) != pytest.approx(terms(2, 3), rel=1e-3)
 
 
 def test_the_teacher_sees_the_right_reply_and_the_student_does_not(policy: Policy, stream: TaskStream) -> None:
@@ -98,7 +98,7 @@ def test_the_loss_pulls_towards_the_teacher(policy: Policy, stream: TaskStream) 
         1, 2, {"a": torch.zeros(1)}, torch.ones(1, 1), None, None, (example.key,), print, completions=(text,)
     )
     method.normalize_advantages(torch.zeros(1), rollouts)
-    inputs = {"completion_ids": torch.zeros(1, 1)}
+    inputs = {"rollout": torch.tensor([0])}
     loss = method.loss_terms(LossContext(policy.model, inputs, 1, None, print))["sdft_loss"]  # type: ignore[arg-type]
     loss.backward()
     with torch.no_grad():

@@ -100,7 +100,7 @@ def independent_logps(model: Any, trainer: Any, output: dict[str, Any]) -> Tenso
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = token_types(ids, model.config)
-    fields = {"mm_token_type_ids": types, **trainer._batch.repeated(torch.arange(len(ids)))}
+    fields = trainer._batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]

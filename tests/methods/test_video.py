@@ -1,5 +1,6 @@
 """Clips on their way into the model: as several images, and as its own kind of video, in answers and in training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from methods.base import Method, TaskContext
 from methods.fit import FitSettings, build_trainer, shared_arguments
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.inputs.data import target_dataset
-from methods.inputs.media import Patches, clip_arguments, model_fields, with_media
+from methods.inputs.media import Patches, clip_arguments, model_fields, preferred_feed, video_obstacle, with_media
 from methods.model_config import ModelConfig
 from methods.policy import Decoding, Policy, load_policy
 from methods.rapo import Rapo, RapoConfig
+from methods.rollouts.answering import Session
+from methods.rollouts.shared_prefix import positions_of
+from methods.rollouts.static_decode import StaticSteps
 from methods.settings import TrainConfig
 from methods.trl_supervised import HookedSFTTrainer
 from task_streams.errors import UserError
@@ -96,9 +100,13 @@ def test_pixel_limits_hold_for_frames_too(stream: TaskStream) -> None:
         assert saved == (36 if feed == "images" else 24)
 
 
-def test_a_model_without_video_says_to_feed_images(policy: Policy, stream: TaskStream) -> None:
+def test_a_model_without_video_prefers_images_and_refuses_videos(policy: Policy, stream: TaskStream) -> None:
+    assert preferred_feed(policy.processor) == "video"
+    policy.processor.video_processor.model_input_names = ["pixel_values_videos"]
+    assert video_obstacle(policy.processor) == "Qwen2VLVideoProcessor gives no video_grid_thw"
     policy.processor.video_processor = None
-    with pytest.raises(UserError, match=r"takes no video; set stream\.feed=images"):
+    assert preferred_feed(policy.processor) == "images"
+    with pytest.raises(UserError, match=r"got video, but Qwen2VLProcessor takes no video; expected auto or images"):
         policy.generate(asked_about(about_clips(stream.tasks[1], "video")), Decoding(4))
     assert policy.generate(asked_about(about_clips(stream.tasks[1], "images")), Decoding(4))
 
@@ -128,21 +136,55 @@ def test_rows_without_images_are_selected_and_joined() -> None:
     assert model_fields(patches.select([1]), None) == {}
 
 
+# Kind of model, place of the clip, frames: the steps in time of 28 frames go beyond the places of the text behind them.
+CASES = [("qwen2_vl", "first", (4, 2)), ("qwen2_vl", "last", (28, 3)), ("qwen2_5_vl", "last", (28, 3))]
+
+
+def video_policy(kind: str, media: str, qwen2_5: Path) -> Policy:
+    path = default_model_path() if kind == "qwen2_vl" else qwen2_5
+    return load_policy(ModelConfig(dtype="float32", device="cpu", media=media), str(path))
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_answers_about_videos_are_those_of_generate(kind: str, qwen2_5: Path, stream: TaskStream) -> None:
+    policy = video_policy(kind, "first", qwen2_5)
+    asked = asked_about(about_clips(stream.tasks[1], "video", (4, 9)))[:4]
+    policy.share_prefix = False
+    expected = policy.generate(asked, Decoding(16))
+    policy.share_prefix = True
+    guesses = policy.session()
+    for session in (None, guesses, guesses, Session(steps=StaticSteps(recorded=False))):
+        assert policy.generate(asked, Decoding(16), session) == expected
+
+
+def test_positions_follow_the_clock_of_a_clip(qwen2_5: Path, stream: TaskStream) -> None:
+    # Qwen2.5-VL: two positions to a second. Three pairs of frames at 2 a second are a second apart: 0, 2, 4; at 0.5
+    # a second, four seconds apart: 0, 8, 16. Each has 16 tokens.
+    policy = video_policy("qwen2_5_vl", "first", qwen2_5)
+    (clip,) = asked_about(about_clips(stream.tasks[1], "video", (6,)))[0].clips
+    for fps, steps in ((2.0, [0, 2, 4]), (0.5, [0, 8, 16])):
+        asked = replace(asked_about(about_clips(stream.tasks[1], "video", (6,)))[0], media=(replace(clip, fps=fps),))
+        prompts = policy.prompts([asked])
+        time = positions_of(policy.model.model, prompts)[0, 0][prompts.token_types[0] == 2]
+        assert (time - time[0]).tolist() == [step for step in steps for _ in range(16)]
+
+
 @pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(("kind", "media", "counts"), CASES)
 def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
-    share: bool, policy: Policy, stream: TaskStream, tmp_path: Path
+    kind: str, media: str, counts: tuple[int, ...], share: bool, qwen2_5: Path, stream: TaskStream, tmp_path: Path
 ) -> None:
-    trainer = trainer_for(
-        about_clips(stream.tasks[1], "video", (4, 2)), policy, tmp_path, Rapo(RapoConfig()), share_prefix=share
-    )
+    policy = video_policy(kind, media, qwen2_5)
+    task = about_clips(stream.tasks[1], "video", counts)
+    trainer = trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)), share_prefix=share)
     output = scored(trainer)
     found, anchored = trainer._logps(output)
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
-    fields = trainer._batch.repeated(torch.arange(len(ids)))
+    fields = trainer._batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
     with torch.no_grad():
-        logits = policy.model(input_ids=ids, attention_mask=mask, mm_token_type_ids=types, **fields).logits
+        logits = policy.model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]
     expected = logits[:, -length - 1 : -1].log_softmax(dim=-1).gather(2, output["completion_ids"].unsqueeze(2))
     real = output["completion_mask"].bool()

@@ -221,7 +221,7 @@ def test_impossible_settings_are_all_named(tmp_path: Path) -> None:
         "fps is 0.0; expected more than 0",
         "max_frames is 1; expected 2 or more",
         "max_side is 0; expected 1 or more",
-        "unknown feed 'movie'. Did you mean 'video'? Known: images, video.",
+        "unknown feed 'movie'. Did you mean 'video'? Known: auto, images, video.",
         "cache_mb is -1; expected 0 or more",
         "split is 4; expected 1, 2 or 3",
     )

@@ -10,7 +10,7 @@ from task_streams.fingerprint import check_stream
 from task_streams.prompt import request
 from task_streams.records import Workspace
 from task_streams.types import Clip, TaskStream
-from task_streams.video_folder import ClipCilConfig, clips_cil
+from task_streams.video_folder import FEEDS, ClipCilConfig, clips_cil
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip, write_sound
 
@@ -125,3 +125,12 @@ def test_the_real_clips_become_a_stream(tmp_path: Path) -> None:
 def test_other_real_clips_need_no_splits() -> None:
     stream = built(shared("clips_other") / "hmdb51", tasks=1, classes_per_task=1, shots=1)
     assert stream.labels in (("wave",), ("cartwheel",))
+
+
+def test_where_it_is_left_open_a_clip_goes_in_as_the_workspace_says(tmp_path: Path) -> None:
+    write_clips(tmp_path, CLASSES, 4)
+    for feed in FEEDS:
+        stream = built(tmp_path, Workspace(feed=feed))
+        clip = stream.tasks[0].test[0].media()
+        assert isinstance(clip, Clip) and (stream.feed, clip.feed) == (feed, feed)
+        assert built(tmp_path, Workspace(feed=feed), feed="images").feed == "images"
