@@ -255,8 +255,13 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     return config
 
 
-def with_defaults(sections: Mapping[str, Values]) -> dict[str, Values]:
-    """Sections of plain settings with the defaults of what they lack; of unknown streams and methods as they are."""
+def with_defaults(settings: Values) -> Values:
+    """Plain settings with the defaults of what they lack; those of unknown streams and methods as they are.
+
+    Raises:
+        UserError: a section is no mapping.
+    """
+    sections = sections_of(settings)
     stream, methods = str(sections["stream"].get("name")), known_methods()
     schemas: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     schemas |= {"stream": STREAMS[stream].config} if stream in STREAMS else {}
@@ -272,7 +277,8 @@ def with_defaults(sections: Mapping[str, Values]) -> dict[str, Values]:
     method = of_method(sections["method"].get("name"), sections["method"])
     if parts := section_of(method, "parts"):
         method["parts"] = {name: of_method(name, section_of(parts, name)) for name in parts}
-    return {**{name: complete(one, schemas.get(name)) for name, one in sections.items()}, "method": method}
+    whole = {name: complete(one, schemas.get(name)) for name, one in sections.items()}
+    return {**settings, **whole, "method": method}
 
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:

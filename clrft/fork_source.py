@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.checkpoint import METRICS_FILE, SCHEMA, STATE_FILE, WEIGHTS_FOLDER, finished_stage, stage_folder
-from clrft.config import Values
+from clrft.config import Values, with_defaults
 from clrft.files import digest
 from clrft.lineage import identity_of
 from clrft.manifest import comparable
@@ -102,7 +102,7 @@ def read_source(folder: Path, stage: int) -> Source:
     """
     manifest = read_record(folder / "manifest.json", None, {**MANIFEST, "tasks": LIST}, MANIFEST_OTHERS)
     written = read_yaml(folder / CONFIG_FILE)
-    config = in_todays_words(written)
+    config = with_defaults(in_todays_words(written))
     tasks = len(manifest["tasks"])
     check_stage_number(folder, stage, tasks)
     check_trained(folder, manifest["method"], tasks)

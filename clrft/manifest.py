@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from clrft.config import RunConfig, Values
+from clrft.config import RunConfig, Values, with_defaults
 from clrft.files import write_text_atomic
 from clrft.plain import section_of
 from clrft.provenance import code_identity, hardware, versions
@@ -36,7 +36,7 @@ def check_same_config(config: RunConfig) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    saved = _flat(comparable(saved_settings(config.folder)))
+    saved = _flat(comparable(with_defaults(saved_settings(config.folder))))
     asked = _flat(comparable(config.to_dict()))
     differing = [
         f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clrft.config import RunConfig, config_of, merge
+from clrft.config import RunConfig, config_of, merge, with_defaults
 from clrft.plain import plugins_of
 from clrft.saved import saved_settings
 from methods.registry import load_plugins
@@ -25,7 +25,7 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     """
     if not os.path.isfile(folder / "config.yaml"):  # for a name of any length
         raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
-    values = saved_settings(folder)
+    values = with_defaults(saved_settings(folder))
     used = plugins_of(values)
     values["run"].pop("plugins", None)
     asked = plugins_of(overrides)

@@ -1,21 +1,21 @@
 """The settings of a run on disk, in the words of this version, whatever version wrote them.
 
-What was not there yet has its default, which is what runs did without it; ``in_todays_words`` tells what became of
-settings that are no more. Digests (``clrft/lineage.py``) are of the file as it was written.
+Here are settings that are no more, and those that came later; a method's own that came later have their defaults
+(``clrft.config.with_defaults``). Digests (``clrft/lineage.py``) are of the file as it was written.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clrft.config import Values, with_defaults
 from clrft.plain import read_yaml, sections_of
-from methods.settings import WIDE
 
 CONFIG_FILE = "config.yaml"
+# Settings that came later, with what runs did before.
+LATER: dict[str, dict[str, Any]] = {"train": {"optimizer": "auto"}, "stream": {"prompt": "suite"}}
 
 
-def saved_settings(folder: Path) -> Values:
+def saved_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder.
 
     Raises:
@@ -24,7 +24,7 @@ def saved_settings(folder: Path) -> Values:
     return in_todays_words(read_yaml(folder / CONFIG_FILE))
 
 
-def in_todays_words(saved: Mapping[str, Any]) -> Values:
+def in_todays_words(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that some version wrote.
 
     Raises:
@@ -32,5 +32,5 @@ def in_todays_words(saved: Mapping[str, Any]) -> Values:
     """
     sections = sections_of(saved)
     if sections["train"].pop("autocast", False):  # of float32 weights, which train.optimizer says now
-        sections["train"]["optimizer"], sections["model"]["dtype"] = WIDE, "bfloat16"
-    return {**saved, **with_defaults(sections)}
+        sections["train"]["optimizer"], sections["model"]["dtype"] = "adamw_float32", "bfloat16"
+    return {**saved, **{name: {**LATER.get(name, {}), **section} for name, section in sections.items()}}

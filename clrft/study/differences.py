@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clrft.runs import RunRecord
-from methods.settings import PLAIN
 
 # Where a run is kept and what it is called: no settings.
 _PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label")
@@ -93,7 +92,7 @@ def _updates(run: RunRecord, model: Mapping[str, Any]) -> str:
     """Whether a run's weights keep all of an update, or each is rounded."""
     weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
     wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
-    return "kept" if wide or model.get("optimizer", PLAIN) != PLAIN else "rounded"
+    return "kept" if wide or model.get("optimizer", "adamw") != "adamw" else "rounded"
 
 
 def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:
@@ -104,5 +103,10 @@ def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _differing(many: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names with more than one value; a method's own setting that some lack was not there yet when they were run."""
     names = dict.fromkeys(name for one in many for name in one)
-    return [name for name in names if len({one.get(name) for one in many}) > 1]
+    return [
+        name
+        for name in names
+        if len({one.get(name) for one in many if name in one or not name.startswith("method.")}) > 1
+    ]

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from clrft.record import LEAST_APPLIED
 from clrft.study.differences import FLOOR
 from clrft.study.groups import Group
-from methods.settings import AUTO, KAHAN, LOST_BELOW, WIDE
+
+# As in methods/settings.py, which takes seconds to import.
+AUTO, KEEPING = "auto", ("adamw_float32", "adamw_kahan")
+LOST_BELOW = 0.9  # share of an update that reached the weights
 
 
 def lost_updates(groups: Sequence[Group]) -> list[str]:
@@ -31,7 +34,7 @@ def held_apart(groups: Sequence[Group]) -> list[str]:
     for group in (one for one in groups if one.method != FLOOR):
         for run in group.runs:
             optimizer = (run.manifest.get("model") or {}).get("optimizer")
-            if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in (WIDE, KAHAN):
+            if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in KEEPING:
                 kinds.setdefault(optimizer, {})[group.label] = None
     if len(kinds) < 2:
         return []

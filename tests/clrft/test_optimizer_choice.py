@@ -11,8 +11,9 @@ from clrft.fork import planned
 from clrft.progress import Silent
 from clrft.run import prepare, run
 from clrft.runs import read_run
+from clrft.study import updates
 from clrft.study.compare import compare
-from methods.settings import KAHAN, PLAIN, WIDE
+from methods.settings import AUTO, KAHAN, LOST_BELOW, PLAIN, WIDE
 from task_streams.errors import UserError
 
 MIB = 2**20
@@ -74,3 +75,7 @@ def test_two_ways_that_keep_all_stand_side_by_side_with_a_note(tmp_path: Path, m
     notes = compare([read_run(folder) for folder in folders]).notes
     (note,) = [note for note in notes if "moved in two ways" in note]
     assert "sft+l2 by adamw_float32 and sft by adamw_kahan" in note or "sft by adamw_kahan and sft+l2 by" in note
+
+
+def test_what_comparisons_know_of_optimizers_is_what_they_are_called() -> None:
+    assert (updates.AUTO, updates.KEEPING, updates.LOST_BELOW) == (AUTO, (WIDE, KAHAN), LOST_BELOW)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.kills import outcome
-from clrft.config import RunConfig, build_config
+from clrft.config import RunConfig, build_config, with_defaults
 from clrft.files import digest
 from clrft.fork import planned
 from clrft.manifest import comparable
@@ -119,7 +119,15 @@ def test_autocast_of_before_is_the_optimizer_of_today() -> None:
 def test_a_setting_that_was_not_there_has_its_default() -> None:
     before = {"train": {}, "stream": {"name": "digits_cil"}, "method": {"name": "sft", "parts": {"ewc": {}}}}
     today = in_todays_words(before)
-    assert today["train"]["optimizer"] == "auto"
-    assert today["stream"]["tasks"] == 5
-    assert today["method"]["parts"]["ewc"]["strength"] > 0
-    assert in_todays_words({"method": {"name": "mine", "size": 3}})["method"] == {"name": "mine", "size": 3}
+    assert (today["train"], today["stream"]["prompt"]) == ({"optimizer": "auto"}, "suite")
+    whole = with_defaults(today)
+    assert whole["stream"]["tasks"] == 5
+    assert whole["method"]["parts"]["ewc"]["strength"] > 0
+    assert with_defaults({"method": {"name": "mine", "size": 3}})["method"] == {"name": "mine", "size": 3}
+
+
+def test_a_methods_own_setting_that_came_later_parts_no_group(finished: Path, tmp_path: Path) -> None:
+    now, then = read_run(finished), read_run(run(small(tmp_path, seed=1996), Silent()))
+    del then.config["method"]["thought"]
+    (group,) = compare([now, then]).groups
+    assert len(group.runs) == 2
