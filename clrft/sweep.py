@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between two looks at the cells that other processes run
 
 
-def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
+def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[RunConfig]:
     """Every cell of a sweep, checked.
 
     A sweep file names ``streams``, ``methods``, ``models`` and ``seeds``; ``set`` overrides fields in every cell,
@@ -46,6 +46,7 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
     Args:
         name: name of a YAML file in ``configs/sweeps``, or a path to one.
         overrides: nested overrides of the command line, over the file's own.
+        orders: class orders that are looked at, the first ones; None = all.
 
     Raises:
         UserError: unknown sweep, or any problem of any cell; each problem once.
@@ -67,6 +68,7 @@ def load_sweep(name: str, overrides: Values) -> list[RunConfig]:
     for part in parts:
         check_fields(f"sweep {name!r}", part, SWEEP, SWEEP_OTHERS)
     check_number(name, parts)
+    parts = [{**part, "seeds": part["seeds"][:orders]} for part in parts]
     cells = [cell for part in parts for cell in checked_cells(part, overrides)]
     check_folders(name, cells)
     return cells

@@ -4,7 +4,7 @@ from clrft.files import config_root
 from clrft.plain import read_yaml, section_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, number_cell, summary_cell
 from clrft.study.compare import Group
-from clrft.study.ledger import SOURCE, STANDING, Measured, Published, ledger, main_rows
+from clrft.study.ledger import SOURCE, Measured, Published, ledger, published_rows
 from clrft.study.ledger_tables import sentences
 
 
@@ -16,28 +16,24 @@ def ledger_section(subject: Subject) -> Section:
     known = [entry for entry in entries if entry.measured]
     title = "Published figures beside measured ones"
     if not known:
-        count = len(main_rows())
+        count = len(published_rows())
         why = f"no run here has the stream, number of tasks and method of one of the {count} published rows"
         return Section("ledger", title, (Sentence(f"None ({SOURCE}): {why}.", "missing"),))
     rows = tuple(_row(entry.published, beside) for entry in known for beside in entry.measured)
     columns = (
-        *(
-            Column("data", "text"),
-            Column("tasks"),
-            Column("method", "text"),
-            Column("published accuracy, %", "summary"),
-        ),
+        *(Column("table"), Column("data", "text"), Column("tasks"), Column("method", "text")),
+        Column("published accuracy, %", "summary"),
         *(Column("published forgetting", "summary"), Column("measured accuracy, %", "summary")),
         *(Column("measured forgetting", "summary"), Column("orders"), Column("not as published in", "text")),
     )
     parts: list[Part] = [Table("ledger", f"{SOURCE}, and what was measured here", columns, rows)]
-    parts += [Sentence(text, "note") for text in (*sentences(known), *STANDING)]
+    parts += [Sentence(text, "note") for text in sentences(known)]
     return Section("ledger", title, tuple(parts))
 
 
 def published_streams() -> set[str]:
     """Names of the streams that published rows are of."""
-    files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in main_rows()}]
+    files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in published_rows()}]
     return {str(read_yaml(path)["stream"]["name"]) for path in files}
 
 
@@ -48,10 +44,11 @@ def _stream(group: Group) -> str:
 def _row(one: Published, beside: Measured) -> tuple[Cell, ...]:
     apart = dict.fromkeys(departure.name.partition(".")[0] for departure in beside.departures)
     return (
+        number_cell(float(one.table), 0),
         *(Cell(one.dataset), number_cell(float(one.tasks), 0), Cell(one.method)),
         *(_published(one.acc, one.acc_std), _published(one.forget, one.forget_std)),
         *(summary_cell(beside.acc), summary_cell(beside.forget), number_cell(float(len(beside.seeds)), 0)),
-        Cell(", ".join(apart) or "nothing"),
+        Cell(", ".join(apart)),
     )
 
 

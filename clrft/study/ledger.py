@@ -1,8 +1,8 @@
 """Published figures beside measured ones: RaPO's tables (arXiv 2605.09640), and runs of the same streams and methods.
 
-A run stands beside a published row if its stream, number of tasks and method are that row's. Every setting in which it
-differs from the published protocol, as the shipped presets hold it, is told with both values; what no setting tells is
-in ``STANDING``. A sweep's rows are found in the same way.
+A run stands beside the published rows that are nearest to it among those of its stream, number of tasks and method.
+Every known way in which it is not as published is told with both sides: settings that differ from the published ones as
+the shipped presets hold them, what its manifest says, and what no setting tells. A sweep's rows are found likewise.
 Deliberately absent: tables (``clrft.study.ledger_tables``), and a measured figure without its differences.
 """
 
@@ -23,7 +23,6 @@ from task_streams.presets import order_seeds
 
 SOURCE = "arXiv 2605.09640"
 TABLES = Path(__file__).resolve().parent / "paper" / "tables.csv"
-MAIN_TABLES = (1, 2, 3, 4)  # the main results; the others are ablations, and other base models
 # Stream preset and seeds of a data set in so many tasks; None where the paper's orders are not known.
 SETTINGS: dict[tuple[str, int], tuple[str, str | None]] = {
     ("ImageNet-R", 10): ("imagenet_r_10x20", "rapo_image"),
@@ -45,22 +44,23 @@ SETTINGS: dict[tuple[str, int], tuple[str, str | None]] = {
     ("PascalSeries", 4): ("pascal_series", None),
 }
 PUBLISHED_TESTS = {"evaluate": {"decoding": "sampled", "temperature": 0.6, "top_p": 0.95}}
-STANDING = (
-    "The released code leaves out the last incomplete batch of an epoch (96 of 100 images of a task are used); here "
-    "every image is.",
-    "Published test answers are sampled once (T 0.6, top-p 0.95); evaluate.decoding=sampled does that here.",
-    "The images of the few-shot draw are the released ones only with stream.shots_list.",
-    "The paper does not state the strengths of L2, EWC and LwF; here they are this project's defaults.",
-)
+PUBLISHED_OPTIMIZER = "adamw_kahan"  # the released code's adamw_bf16
 WHY = {
-    "model": "another model: the figures are not expected to agree",
+    "model": "another model, or weights held otherwise",
     "train": "another budget or optimizer",
-    "stream": "other data, draw or tasks",
+    "stream": "other data, draw, words or tasks",
     "evaluate": "another way of testing",
     "method": "another setting of the method",
     "seeds": "other class orders",
     "measure": "another measure: the figures are not comparable",
+    "trainer": "another implementation",
+    "batches": "other batches",
+    "draw": "other training images",
 }
+PENALTIES = ("sft+l2", "sft+ewc", "sft+lwf")
+SUPERVISED = ("joint_sft", "sft")
+SERIES = ("DomainNet", "OfficeHome", "PascalSeries")
+CLIPS = ("UCF-101", "Kinetics-200")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,16 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A setting in which a run or sweep is not as published."""
+    """In what a run or sweep is not as published."""
 
     name: str
     published: str
     here: str
-    why: str
+
+    @property
+    def why(self) -> str:
+        """What it comes to, in a few words."""
+        return WHY[self.name.partition(".")[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,38 +153,60 @@ def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
         return tuple(_published(row) for row in csv.DictReader(file))
 
 
-def main_rows() -> tuple[Published, ...]:
-    """The published figures of the main results."""
-    return tuple(row for row in published_rows() if row.table in MAIN_TABLES)
-
-
 def ledger(groups: Sequence[Group]) -> list[Entry]:
-    """Every row of the main results, with the groups of runs that are of its stream and method."""
-    entries = []
-    for row in main_rows():
-        beside = tuple(_measured(row, group) for group in groups if _is_of(row, group))
-        entries.append(Entry(row, beside))
-    return entries
+    """Every published row, with the groups of runs that are nearest to it."""
+    beside: dict[Published, list[Measured]] = {}
+    for group in groups:
+        for row in nearest_rows(group):
+            beside.setdefault(row, []).append(_measured(row, group))
+    return [Entry(row, tuple(beside.get(row, ()))) for row in published_rows()]
+
+
+def nearest_rows(group: Group) -> list[Published]:
+    """The rows of a group's stream, number of tasks and method from which least is varied.
+
+    Of these the plainest: with the fewest settings of its own, and of the base model of the main results.
+    """
+    run = group.runs[0]
+    stream, settings = run.config.get("stream") or {}, _compared(flatten(run.config))
+    rows = [
+        row
+        for row in published_rows()
+        if (row.tasks, row.run) == (len(run.matrix), group.method) and protocol(row).stream_name == stream.get("name")
+    ]
+    apart = {row: (len(_varied(row, settings)), len(row.settings), row.model != rows[0].model) for row in rows}
+    return [row for row in rows if apart[row] == min(apart.values())]
+
+
+def _varied(row: Published, settings: Mapping[str, str]) -> list[str]:
+    """Settings that tables vary, in which a run is not as a row."""
+    varied = ("method.", "stream.think", "model.path")
+    return [one.name for one in departures(row, settings) if one.name.startswith(varied)]
 
 
 def planned(names: Sequence[str]) -> list[Planned]:
     """What of the published tables the sweeps of these names would run; those that would run none are left out."""
-    streams = {row.stream for row in main_rows()}
+    streams = {row.stream for row in published_rows()}
     found = []
     for name in names:
         plan = sweep_file(name)
         parts = [plan, *(plan.get("parts") or ())]
         if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
             continue
-        cells = {(cell.stream_label, cell.method_label): cell for cell in load_sweep(name, {})}
-        rows = tuple(row for row in main_rows() if (row.stream, row.run) in cells)
-        apart = (departures(row, _flat(cells[row.stream, row.run])) for row in rows)
-        found.append(Planned(name, rows, tuple(dict.fromkeys(one for some in apart for one in some))))
+        cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for cell in load_sweep(name, {}, orders=1):
+            cells.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
+        held: dict[Published, dict[str, str]] = {}
+        for row in published_rows():
+            fitting = [one for one in cells.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
+            held |= {row: fitting[0]} if fitting else {}
+        apart = (one for row, cell in held.items() for one in (*departures(row, cell), *untold(row, cell)))
+        found.append(Planned(name, tuple(held), tuple(dict.fromkeys(apart))))
     return found
 
 
 def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
-    """In what a run is not as published.
+    """Settings in which a run is not as published.
 
     Args:
         row: the published row.
@@ -189,15 +215,41 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
     """
     expected = _flat(protocol(row))
     found = [
-        Departure(name, expected[name], settings.get(name, "not recorded"), WHY[name.partition(".")[0]])
+        Departure(name, expected[name], settings.get(name, "not recorded"))
         for name in expected
         if settings.get(name) != expected[name] and name not in FREE
     ]
     _, preset = SETTINGS[row.dataset, row.tasks]
     if seeds and preset is not None and tuple(seeds) != order_seeds(preset):
-        there, here = (", ".join(map(str, some)) for some in (order_seeds(preset), seeds))
-        found.append(Departure("seeds", there, here, WHY["seeds"]))
+        found.append(Departure("seeds", *(", ".join(map(str, some)) for some in (order_seeds(preset), seeds))))
     return tuple(found)
+
+
+def untold(row: Published, settings: Mapping[str, str]) -> list[Departure]:
+    """In what no run of this suite is as published, or not known to be, whatever its settings tell."""
+    found, told = [], settings.get
+    if row.run.partition("+")[0] in SUPERVISED:
+        found.append(Departure("batches", "full ones alone in the released code (96 of 100 images)", "all images"))
+    else:
+        found.append(Departure("trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"))
+        if told("method.preset") != "released_code":
+            loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
+            found.append(Departure("trainer.loss", loss, "GRPO's, clip 0.2"))
+    if row.run in PENALTIES:
+        found.append(Departure("method.strength", "not stated", "this project's default"))
+    if row.dataset in SERIES:
+        found.append(Departure("seeds.domains", "orders not stated", "orders by the seeds of the images"))
+    elif row.dataset == "COCO":
+        found.append(Departure("draw", "over all tasks at once", "of each task by itself"))
+    if told("stream.shots_list", "None") == "None":
+        found.append(Departure("draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"))
+    if row.dataset in CLIPS:
+        found.append(Departure("stream.frames", "number not stated", f"at most {told('stream.max_frames')}"))
+    if told("method.anchor") == "average":
+        found.append(Departure("method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"))
+    if told("stream.think") == "False":
+        found.append(Departure("stream.words", "not stated without reasoning", "the prompt without what asks for it"))
+    return found
 
 
 def protocol(row: Published) -> RunConfig:
@@ -220,33 +272,31 @@ def _compared(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in settings.items() if not name.startswith(aside)}
 
 
-def _is_of(row: Published, group: Group) -> bool:
-    """Whether runs are of a row's data, number of tasks and method."""
-    stream = group.runs[0].config.get("stream") or {}
-    same = stream.get("name") == protocol(row).stream_name and len(group.runs[0].matrix) == row.tasks
-    return same and group.method == row.run
-
-
 def _measured(row: Published, group: Group) -> Measured:
     absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
-    apart = [(*_other_measure(row, run), *departures(row, _compared(flatten(run.config)))) for run in group.runs]
     seeds = tuple(run.seed for run in group.runs)
-    last = [one for one in departures(row, _compared(flatten(group.runs[0].config)), seeds) if one.name == "seeds"]
+    apart: list[Departure] = []
+    for run in group.runs:
+        settings = _compared(flatten(run.config))
+        apart += [*_recorded(row, run), *departures(row, settings, seeds), *untold(row, settings)]
     return Measured(
         label=group.label,
         seeds=seeds,
         acc=group.metrics.get(group.final_metric, absent),
         forget=group.metrics.get("forgetting", absent),
-        departures=tuple(dict.fromkeys([*(one for some in apart for one in some), *last])),
+        departures=tuple(dict.fromkeys(apart)),
     )
 
 
-def _other_measure(row: Published, run: RunRecord) -> list[Departure]:
-    """That a run of COCO is from before its AP was pooled."""
-    here = facts(run)["measure"]
-    if row.dataset != "COCO" or here == POOLED_BOX_AP:
-        return []
-    return [Departure("measure", POOLED_BOX_AP, here, WHY["measure"])]
+def _recorded(row: Published, run: RunRecord) -> list[Departure]:
+    """In what a run's manifest is not as published."""
+    measure, optimizer = facts(run)["measure"], (run.manifest.get("model") or {}).get("optimizer", "not recorded")
+    found = []
+    if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
+        found.append(Departure("measure", POOLED_BOX_AP, measure))
+    if optimizer != PUBLISHED_OPTIMIZER:
+        found.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
+    return found
 
 
 def _published(row: Mapping[str, str]) -> Published:

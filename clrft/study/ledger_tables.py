@@ -3,21 +3,24 @@
 Terminal and Markdown show percent; CSV holds fractions. Deliberately absent: a measured figure without its differences.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
-from clrft.study.ledger import SOURCE, STANDING, Departure, Entry, Measured, Planned, Published
+from clrft.study.ledger import SOURCE, Departure, Entry, Measured, Planned, Published, published_rows
 from clrft.study.shown import DASH, Rows, raw
 from clrft.study.tables import csv_text, markdown_table, rich_table, show
 
-HEADER = ["data", "tasks", "method", "published acc", "published F", "measured acc", "measured F", "n", "as published"]
-_SHOWN = 40  # characters of a value in a sentence
+HEADER = ["table", "data", "tasks", "method", "published acc", "published F"]
+HEADER += ["measured acc", "measured F", "n", "not as published in"]
+_SHOWN = 64  # characters of a value in a sentence
 CSV = (
-    "source", "dataset", "tasks", "method", "stream", "published_acc", "published_acc_std", "published_forgetting",
-    "published_forgetting_std", "label", "n", "acc", "acc_std", "forgetting", "forgetting_std", "departures",
+    "source", "table", "dataset", "tasks", "method", "stream", "published_acc", "published_acc_std",
+    "published_forgetting", "published_forgetting_std", "label", "n", "acc", "acc_std", "forgetting", "forgetting_std",
+    "departures",
 )  # fmt: skip
 
 
@@ -27,7 +30,6 @@ def ledger_to_terminal(entries: Sequence[Entry], plans: Sequence[Planned]) -> Re
     parts: list[RenderableType] = [rich_table(_title(entries), HEADER, ledger_rows(chosen))]
     parts += [Text(sentence) for sentence in sentences(chosen)]
     parts.append(rich_table("Published rows that the shipped sweeps run", PLANS, plan_rows(plans)))
-    parts += [Text(f"- {one}", style="dim") for one in STANDING]
     return RichGroup(*parts)
 
 
@@ -35,7 +37,7 @@ def ledger_to_markdown(entries: Sequence[Entry], plans: Sequence[Planned]) -> st
     """Every published row with what was measured of it, the differences, and what the sweeps would run."""
     lines = ["# Published figures beside measured ones", "", f"{_title(entries)}.", ""]
     lines += [*markdown_table(HEADER, ledger_rows(entries)), "## Differences", ""]
-    lines += [f"- {sentence}" for sentence in (*sentences(entries), *STANDING)]
+    lines += [f"- {sentence}" for sentence in sentences(entries)]
     lines += ["", "## What the shipped sweeps run", "", *markdown_table(PLANS, plan_rows(plans))]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -45,7 +47,7 @@ def ledger_to_csv(entries: Sequence[Entry]) -> str:
     rows = []
     for entry in entries:
         one = entry.published
-        named = [one.source, one.dataset, str(one.tasks), one.method, one.stream]
+        named = [one.source, str(one.table), one.dataset, str(one.tasks), one.method, one.stream]
         given = [raw(value) for value in (one.acc, one.acc_std, one.forget, one.forget_std)]
         for beside in entry.measured or (None,):
             rows.append([*named, *given, *_raw_measured(beside)])
@@ -57,24 +59,35 @@ def ledger_rows(entries: Iterable[Entry]) -> Rows:
     rows = []
     for entry in entries:
         one = entry.published
-        named = [one.dataset, str(one.tasks), one.method, _figure(one.acc, one.acc_std)]
+        named = [str(one.table), one.dataset, str(one.tasks), one.method, _figure(one.acc, one.acc_std)]
         named.append(_figure(one.forget, one.forget_std))
         for beside in entry.measured:
-            same = "yes" if not beside.departures else f"no: {', '.join(_kinds(beside.departures))}"
-            rows.append([*named, show(beside.acc), show(beside.forget), str(len(beside.seeds)), same])
+            apart = ", ".join(_kinds(beside.departures))
+            rows.append([*named, show(beside.acc), show(beside.forget), str(len(beside.seeds)), apart])
         if not entry.measured:
             rows.append([*named, DASH, DASH, "0", DASH])
     return rows
 
 
-PLANS = ["sweep", "rows", "not as published in"]
+PLANS = ["sweep", "tables", "rows", "not as published in"]
 
 
 def plan_rows(plans: Iterable[Planned]) -> Rows:
     """Rows under ``PLANS``."""
     return [
-        [plan.sweep, _named(plan.rows), "; ".join(told(one) for one in plan.departures) or "nothing"] for plan in plans
+        [plan.sweep, tables_of(plan.rows), _named(plan.rows), "; ".join(map(told, plan.departures))] for plan in plans
     ]
+
+
+def tables_of(rows: Iterable[Published]) -> str:
+    """Which tables some rows are, or are of, and of which they hold none."""
+    held, whole = Counter(row.table for row in rows), Counter(row.table for row in published_rows())
+    kinds = {
+        "whole": [table for table in whole if held[table] == whole[table]],
+        "in part": [table for table in whole if 0 < held[table] < whole[table]],
+        "none of": [table for table in whole if not held[table]],
+    }
+    return "; ".join(f"{kind} {', '.join(map(str, some))}" for kind, some in kinds.items() if some)
 
 
 def sentences(entries: Iterable[Entry]) -> list[str]:
@@ -93,7 +106,7 @@ def sentences(entries: Iterable[Entry]) -> list[str]:
 
 def told(one: Departure) -> str:
     """A difference with both values."""
-    return f"{one.name} is {_short(one.here)}, published {_short(one.published)}"
+    return f"{one.name}: {_short(one.here)}, published: {_short(one.published)}"
 
 
 def _short(value: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,29 +14,42 @@ from clrft.cli import main
 from clrft.runs import read_run
 from clrft.study.differences import flatten
 from clrft.study.groups import grouped
-from clrft.study.ledger import SETTINGS, Entry, ledger, main_rows, planned, protocol, published_rows
-from clrft.study.ledger_tables import ledger_rows, ledger_to_csv, sentences
+from clrft.study.ledger import SETTINGS, Entry, Published, ledger, planned, protocol, published_rows, untold
+from clrft.study.ledger_tables import ledger_rows, ledger_to_csv, sentences, tables_of
 from tests.clrft.run_folders import write_run
 
 TASKS = 10
 ROWS = [[50 if j <= i else None for j in range(TASKS)] for i in range(TASKS)]
 
 
-def entry_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1990, 1993, 1996)) -> Entry:
-    folders = [write_run(tmp_path / "s", "rapo", s, ROWS, stream="imagenet_r_10x20", config=config) for s in seeds]
-    entries = [entry for entry in ledger(grouped([read_run(folder) for folder in folders])) if entry.measured]
-    (entry,) = entries
-    return entry
+MAIN = [row for row in published_rows() if row.table <= 4]
+# Told beside every RaPO run of ImageNet-R, since no setting can tell otherwise.
+ALWAYS = ["trainer", "trainer.loss", "draw.list"]
 
 
-def published_config() -> dict[str, Any]:
-    (row,) = [r for r in main_rows() if (r.dataset, r.tasks, r.method) == ("ImageNet-R", 10, "RaPO")]
-    config = protocol(row).to_dict()
-    return {name: value for name, value in config.items() if name not in ("run", "seed")}
+def entries_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1990, 1993, 1996)) -> list[Entry]:
+    model = {"optimizer": "adamw_kahan", "dtype": "bfloat16", "weights": "bfloat16"}
+    folders = [
+        write_run(tmp_path / "s", "rapo", s, ROWS, stream="imagenet_r_10x20", config=config, manifest={"model": model})
+        for s in seeds
+    ]
+    return [entry for entry in ledger(grouped([read_run(folder) for folder in folders])) if entry.measured]
+
+
+def row_of(dataset: str, tasks: int, method: str) -> Published:
+    (row,) = [row for row in MAIN if (row.dataset, row.tasks, row.method) == (dataset, tasks, method)]
+    return row
+
+
+def published_config(row: Published) -> dict[str, Any]:
+    return {name: value for name, value in protocol(row).to_dict().items() if name not in ("run", "seed")}
+
+
+RAPO = row_of("ImageNet-R", 10, "RaPO")
 
 
 def test_the_published_figures_are_those_of_the_paper() -> None:
-    rows = {(row.dataset, row.tasks, row.method): row for row in main_rows()}
+    rows = {(row.dataset, row.tasks, row.method): row for row in MAIN}
     assert (
         len(rows) == 122
     )  # 10 data sets x 8 methods, and 7 of them once more in other tasks without joint rows: 7 x 6
@@ -51,31 +65,32 @@ def test_the_published_figures_are_those_of_the_paper() -> None:
 
 
 def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Path) -> None:
-    (row,) = [r for r in main_rows() if (r.dataset, r.tasks, r.method) == ("COCO", 5, "RaPO")]
-    config = {name: value for name, value in protocol(row).to_dict().items() if name not in ("run", "seed")}
+    config = published_config(row_of("COCO", 5, "RaPO"))
     some = [[50 if j <= i else None for j in range(5)] for i in range(5)]
 
-    def departures(sweep: str, **more: Any) -> list[str]:
+    def departures(sweep: str, **more: Any) -> set[str]:
         folders = [
             write_run(tmp_path / sweep, "rapo", seed, some, stream="coco_5x16", config=config, **more)
             for seed in (136, 377, 639)
         ]
-        (entry,) = [one for one in ledger(grouped([read_run(folder) for folder in folders])) if one.measured]
-        return [one.name for one in entry.measured[0].departures]
+        entries = [one for one in ledger(grouped([read_run(folder) for folder in folders])) if one.measured]
+        assert [entry.published.table for entry in entries] == [2, 5]
+        return {one.name for one in entries[0].measured[0].departures}
 
-    assert departures("now", manifest={"measure": "pooled box AP"}) == []
-    assert departures("before") == ["measure"]
+    now = departures("now", manifest={"measure": "pooled box AP"})
+    assert departures("before") == now | {"measure"}
+    assert now == {"trainer", "trainer.loss", "draw", "draw.list", "model.optimizer"}  # which is not recorded
 
 
 def test_every_published_row_has_a_protocol_that_loads() -> None:
-    assert {(row.dataset, row.tasks) for row in main_rows()} == set(SETTINGS)
+    assert {(row.dataset, row.tasks) for row in MAIN} == set(SETTINGS)
     for row in published_rows():
         config = protocol(row)
         assert (config.evaluate.decoding, config.train.learning_rate) == ("sampled", 1e-6)
 
 
 def test_ablations_are_those_of_the_paper() -> None:
-    rows = [row for row in published_rows() if row not in main_rows()]
+    rows = [row for row in published_rows() if row not in MAIN]
     # 4 + 3 + 8 + 2 + 8 + 2 + 2 rows of tables 5 to 11, each of classification and of detection
     assert Counter(row.table for row in rows) == {5: 8, 6: 6, 7: 16, 8: 4, 9: 16, 10: 4, 11: 4}
     assert {(row.dataset, row.tasks) for row in rows} == {("ImageNet-R", 10), ("COCO", 5)}
@@ -90,14 +105,14 @@ def test_ablations_are_those_of_the_paper() -> None:
     }.items():
         assert [100 * value for value in figures[key] if value is not None] == pytest.approx(expected)
     # table 5 repeats rows of tables 1 and 2
-    main = {(row.method, row.dataset, row.tasks): (row.acc, row.forget) for row in main_rows()}
+    main = {(row.method, row.dataset, row.tasks): (row.acc, row.forget) for row in MAIN}
     for row in rows:
         if row.table == 5 and not row.method.startswith("GRPO +"):
             assert (row.acc, row.forget) == main[row.method, row.dataset, row.tasks]
 
 
 def test_a_row_of_an_ablation_stands_for_one_setting() -> None:
-    rows = [row for row in published_rows() if row not in main_rows()]
+    rows = [row for row in published_rows() if row not in MAIN]
     for row in rows:
         now, then = (flatten(protocol(one).to_dict()) for one in (row, replace(row, settings=())))
         differing = {name for name in now if now[name] != then[name]}
@@ -108,52 +123,109 @@ def test_a_row_of_an_ablation_stands_for_one_setting() -> None:
     assert len({(row.table, row.stream, row.run, row.model, row.settings) for row in rows}) == len(rows)
 
 
-def test_a_run_as_published_stands_beside_its_row_without_a_difference(tmp_path: Path) -> None:
-    entry = entry_of(tmp_path, published_config())
-    assert (entry.published.dataset, entry.published.method) == ("ImageNet-R", "RaPO")
-    (measured,) = entry.measured
-    assert measured.departures == ()
-    assert measured.acc.mean == pytest.approx(0.5)
-    assert ledger_rows([entry])[0][-2:] == ["3", "yes"]
+def test_a_run_as_published_stands_beside_its_rows_with_what_no_setting_tells(tmp_path: Path) -> None:
+    entries = entries_of(tmp_path, published_config(RAPO))
+    assert [(one.published.table, one.published.method) for one in entries] == [(1, "RaPO"), (5, "RaPO")]
+    for entry in entries:
+        (measured,) = entry.measured
+        assert [one.name for one in measured.departures] == ALWAYS
+        assert measured.acc.mean == pytest.approx(0.5)
+    assert ledger_rows(entries)[0][-2:] == ["3", "trainer, draw"]
+
+
+def test_a_setting_of_an_ablation_stands_beside_the_ablations_row_alone(tmp_path: Path) -> None:
+    config = published_config(RAPO)
+    known = {**config, "method": {**config["method"], "retention_weight": 0.2}}
+    (entry,) = entries_of(tmp_path / "known", known)
+    assert (entry.published.table, entry.published.method) == (7, "RaPO, λ 0.2")
+    assert [one.name for one in entry.measured[0].departures] == ALWAYS
+    other = {**config, "method": {**config["method"], "retention_weight": 0.3}}
+    entries = entries_of(tmp_path / "other", other)
+    assert [entry.published.table for entry in entries] == [1, 5]
+    (apart,) = [one for one in entries[0].measured[0].departures if one.name == "method.retention_weight"]
+    assert (apart.published, apart.here) == ("0.5", "0.3")
+
+
+def test_another_base_stands_beside_its_own_table(tmp_path: Path) -> None:
+    config = published_config(RAPO)
+    (entry,) = entries_of(tmp_path, {**config, "model": {**config["model"], "path": "Qwen/Qwen2.5-VL-3B-Instruct"}})
+    assert entry.published.table == 11
 
 
 def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
-    config = published_config()
+    config = published_config(RAPO)
     config["model"] = {**config["model"], "path": None}
     config["train"] = {**config["train"], "learning_rate": 1e-4, "workers": 2}
-    entry = entry_of(tmp_path, config, seeds=(1, 2))
-    names = {one.name: (one.published, one.here) for one in entry.measured[0].departures}
+    config["stream"] = {**config["stream"], "prompt": "suite"}
+    entries = entries_of(tmp_path, config, seeds=(1, 2))
+    assert [entry.published.table for entry in entries] == [1, 5]
+    names = {one.name: (one.published, one.here) for one in entries[0].measured[0].departures if one.name not in ALWAYS}
     assert names == {
         "model.path": ("Qwen/Qwen2-VL-2B-Instruct", "None"),
         "train.learning_rate": ("1e-06", "0.0001"),
+        "stream.prompt": ("rapo_paper", "suite"),
         "seeds": ("1990, 1993, 1996", "1, 2"),
     }
-    assert any("another model" in sentence for sentence in sentences([entry]))
-    assert ledger_rows([entry])[0][-1] == "no: model, train, seeds"
-    (row,) = [row for row in csv.DictReader(io.StringIO(ledger_to_csv([entry])))]
-    assert "train.learning_rate is 0.0001, published 1e-06" in row["departures"]
+    assert any("another model" in sentence for sentence in sentences(entries))
+    assert ledger_rows(entries)[0][-1] == "stream, model, train, seeds, trainer, draw"
+    first, _ = csv.DictReader(io.StringIO(ledger_to_csv(entries)))
+    assert "train.learning_rate: 0.0001, published: 1e-06" in first["departures"]
+
+
+def test_an_optimizer_is_a_difference_as_the_manifest_has_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config(RAPO))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"] = {"optimizer": "adamw_float32", "dtype": "bfloat16", "weights": "float32"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    entry, _ = [one for one in ledger(grouped([read_run(folder)])) if one.measured]
+    (apart,) = [one for one in entry.measured[0].departures if one.name == "model.optimizer"]
+    assert (apart.published, apart.here) == ("adamw_kahan (adamw_bf16)", "adamw_float32")
+
+
+def test_what_no_setting_tells_is_told_where_it_holds() -> None:
+    def names(dataset: str, tasks: int, method: str, *words: str) -> set[str]:
+        row = row_of(dataset, tasks, method)
+        settings = flatten(protocol(row).to_dict()) | dict(word.split("=") for word in words)
+        return {one.name for one in untold(row, settings)}
+
+    assert names("ImageNet-R", 10, "SFT") == {"batches", "draw.list"}
+    assert names("ImageNet-R", 10, "SFT", "stream.shots_list=lists/train.jsonl") == {"batches"}
+    assert names("ImageNet-R", 10, "EWC") == {"batches", "draw.list", "method.strength"}
+    assert names("ImageNet-R", 10, "RaPO", "method.preset=released_code") == {"trainer", "draw.list"}
+    assert names("PascalSeries", 4, "GRPO") == {"trainer", "trainer.loss", "seeds.domains", "draw.list"}
+    assert names("UCF-101", 5, "JointGRPO") == {"trainer", "trainer.loss", "draw.list", "stream.frames"}
+    assert names("ImageNet-R", 10, "RaPO", "method.anchor=average") == {*ALWAYS, "method.momentum"}
+    assert names("ImageNet-R", 10, "GRPO", "stream.think=False") == {*ALWAYS, "stream.words"}
 
 
 def test_a_run_of_another_stream_or_length_stands_beside_nothing(tmp_path: Path) -> None:
-    config = published_config()
+    config = published_config(RAPO)
     short = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]], stream="imagenet_r_10x20", config=config)
     digits = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]])
     found = ledger(grouped([read_run(short), read_run(digits)]))
-    assert len(found) == 122 and not any(entry.measured for entry in found)
+    assert len(found) == 180 and not any(entry.measured for entry in found)
 
 
-def test_the_shipped_sweep_runs_three_methods_of_eight_settings() -> None:
-    (plan,) = planned(["image_cil"])
-    assert len(plan.rows) == 24  # 4 data sets x 2 numbers of tasks x sft, grpo, rapo
-    assert [one.name for one in plan.departures] == ["evaluate.decoding"]
+def test_a_sweep_says_which_tables_it_holds_and_which_not() -> None:
+    (paper,) = planned(["paper"])
+    assert tables_of(paper.rows).startswith("whole 1, 2, 3, 4; in part 5; none of 6, 7")
+    (images,) = planned(["image_cil"])
+    assert tables_of(images.rows).startswith("in part 1, 5; none of 2, 3, 4, 6")
+    assert images.departures[0].name == "evaluate.decoding"
     assert planned(["quickstart"]) == []
 
 
+@pytest.mark.parametrize("table", range(1, 12))
+def test_every_table_is_one_sweep(table: int) -> None:
+    (found,) = planned([f"rapo_table_{table}"])
+    assert f"whole {table}" in tables_of(found.rows)
+
+
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "s", "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config())
+    write_run(tmp_path / "s", "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config(RAPO))
     assert main(["ledger", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 0
     assert "85.92" in capsys.readouterr().out
     assert (
-        "| ImageNet-R | 10 | RaPO | 85.92 ± 1.82 | 4.69 ± 1.71 | 50.0 | 0.0 | 1 | no: seeds |"
+        "| 1 | ImageNet-R | 10 | RaPO | 85.92 ± 1.82 | 4.69 ± 1.71 | 50.0 | 0.0 | 1 | model, seeds, trainer, draw |"
         in (tmp_path / "out" / "ledger.md").read_text()
     )
