@@ -61,7 +61,7 @@ SAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "video_cil": (
         "ucf101_5",
         "qwen2_vl_2b",
-        {"name": "video_folder_cil", "root": "clips_mini", "first_classes": 3, "classes_per_task": 2},
+        {"name": "clips_cil", "root": "clips_mini", "first_classes": 3, "classes_per_task": 2},
     ),
     "detection_cil": ("coco_5x16", "qwen2_vl_7b", {"name": "coco_cil", "root": "coco_mini"}),
 }

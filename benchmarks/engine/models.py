@@ -20,10 +20,12 @@ from benchmarks.anchor_memory import geometry_2b
 from benchmarks.engine.options import Options
 from clrft.base import default_model_path
 from clrft.base import tokenizer as vocabulary
-from methods.model_config import ModelConfig, choose_attention, choose_device, choose_dtype
+from methods.model_config import ModelConfig, choose_attention, choose_device
+from methods.numerics import numerics_of
 from methods.policy import Policy, load_policy, load_processor
 from methods.rollouts.static_decode import graph_obstacle
 from methods.rollouts.vision import batch_images
+from methods.settings import KAHAN, PLAIN
 
 IMAGE_PIXELS = 224 * 224
 SEED = 5
@@ -36,7 +38,8 @@ def load(options: Options, stock: bool = False) -> Policy:
         options: which model, where.
         stock: the model is as transformers has it, whatever ours is made faster by.
     """
-    policy = embedded(options) if options.model == "tiny" else random_2b(options)
+    optimizer = PLAIN if stock and options.optimizer == KAHAN else options.optimizer
+    policy = embedded(options, optimizer) if options.model == "tiny" else random_2b(options, optimizer)
     policy.recorded = options.graphs and graph_obstacle(policy.model, policy.device) is None
     if stock:
         as_transformers_has_it(policy.model)
@@ -45,29 +48,28 @@ def load(options: Options, stock: bool = False) -> Policy:
     return policy
 
 
-def embedded(options: Options) -> Policy:
-    """The embedded tiny model."""
-    return load_policy(model_config(options), str(default_model_path()))
+def embedded(options: Options, optimizer: str) -> Policy:
+    """The embedded tiny model, held for an optimizer."""
+    return load_policy(model_config(options), str(default_model_path()), optimizer=optimizer)
 
 
-def random_2b(options: Options) -> Policy:
+def random_2b(options: Options, optimizer: str) -> Policy:
     """The 2B shape, its weights drawn on the device."""
     config = model_config(options)
-    device = choose_device(config)
-    dtype = choose_dtype(config, device)
-    attention = choose_attention(config, device, dtype)
+    device, numerics = choose_device(config), numerics_of(config, optimizer)
+    attention = choose_attention(config, device, numerics.compute)
     processor = processor_2b()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
         torch.manual_seed(SEED)
         shape = config_2b(processor.tokenizer, options.layers)
         model: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            shape, dtype=dtype, attn_implementation=attention
+            shape, dtype=numerics.weights, attn_implementation=attention
         )
     batch_images(model)  # as load_policy does
     ends = {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(do_sample=False, **ends)  # type: ignore[no-untyped-call]
-    return Policy(model, processor, config, attention)
+    return Policy(model, processor, config, attention, numerics)
 
 
 def model_config(options: Options) -> ModelConfig:

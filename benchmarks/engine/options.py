@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from methods.settings import KAHAN, PLAIN, WIDE
 from task_streams.prompt import PLACES
 
 BENCHES = ("rollout", "logprobs", "step", "evaluate", "boundary", "scaling", "short", "all")
@@ -21,7 +22,9 @@ class Options:
         bench: what is measured.
         model: the embedded model, or the shape of Qwen2-VL-2B-Instruct with random weights.
         device: auto, cpu or cuda.
-        dtype: of the weights; auto is bfloat16 on a GPU, else float32.
+        dtype: what is computed in; auto is bfloat16 on a GPU, else float32.
+        optimizer: how weights are held and moved; TRL's own trainer has weights in float32 with ``adamw_float32``
+            (its ``bf16=True``), else in the dtype, moved by torch's AdamW.
         prompts: different prompts in a batch.
         group: completions of each prompt, G.
         prompt_tokens: length of every prompt, its image included; None = the task's own.
@@ -50,6 +53,7 @@ class Options:
     model: str = "tiny"
     device: str = "auto"
     dtype: str = "auto"
+    optimizer: str = PLAIN
     prompts: int = 8
     group: int = 8
     prompt_tokens: int | None = None
@@ -99,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", choices=MODELS, help="default tiny; the other needs no download either")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"))
     made.add_argument("--dtype", choices=DTYPES)
+    made.add_argument("--optimizer", choices=(WIDE, KAHAN, PLAIN), help="as train.optimizer (adamw)")
     add_workload(made)
     add_measuring(made)
     return made

@@ -28,7 +28,7 @@ from methods.inputs.data import reward_functions, rollout_dataset
 from methods.inputs.media import never_sampled
 from methods.policy import Policy
 from methods.rapo import RapoConfig
-from methods.settings import TrainConfig
+from methods.settings import KAHAN, TrainConfig
 
 NAMES = ("stock", "grpo_plain", "grpo", "rapo_plain", "rapo")
 SEED = 3
@@ -43,9 +43,11 @@ def trainer_of(name: str, policy: Policy, work: Workload, options: Options, scra
     if label == "stock":
         return stock(policy, work, options, settings)
     method = method_of(label, options)
-    anchor = policy.snapshot() if "anchor" in method.needs else None
+    anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs else None
     context = TaskContext(work.task, policy, anchor, seed=SEED)
-    return build_trainer(method, context, policy.snapshot(), settings, [])
+    trainer = build_trainer(method, context, policy.snapshot(asked_only=True), settings, [])
+    trainer.compensated = policy.numerics.optimizer == KAHAN
+    return trainer
 
 
 def fit_settings(options: Options, work: Workload, scratch: Path, share_prefix: bool) -> FitSettings:
