@@ -74,7 +74,8 @@ class Policy:
         self.processor = processor
         self.config = config
         self.attention = attention
-        self.numerics = numerics or Numerics(PLAIN, model.dtype, model.dtype)
+        own = next(model.parameters()).dtype
+        self.numerics = numerics or Numerics(PLAIN, own, own)
         self.meter = Meter()
         self.meter.watch(model.get_base_model() if self.has_adapter else model)
 

@@ -141,7 +141,7 @@ def test_the_scale_moves_once_per_optimizer_step_whatever_the_accumulation(strea
         train = TrainConfig(updates=2, prompts_per_update=4, accumulation=accumulation, warmup=0)
         context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
         fit(method, context, policy.snapshot(), settings(tmp_path, train))
-        assert method.steps_in_task == 2
+        assert method.ctan.steps_in_task == 2
         results[accumulation] = (method, policy)
     one, one_policy = results[1]
     assert one.calls == [
