@@ -95,7 +95,8 @@ def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int
     """The settings with the optimizer that ``train.optimizer=auto`` stands for.
 
     Weights are held in float32 where the device has the memory, by its size and not by what is free at the moment, so
-    that all cells of a sweep decide alike; and where a method looks at them. Else they are compensated.
+    that all cells of a sweep decide alike; and where a method looks at them. Else they are compensated. Weights that
+    nothing trains stay as the model computes.
 
     Args:
         config: the settings.
@@ -104,10 +105,10 @@ def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int
     """
     if config.train.optimizer != AUTO:
         return config
-    if keeps_all(config.model):
+    method = build_method(config.method_name, config.method, config.parts)
+    if keeps_all(config.model) or method.family == "frozen":
         return with_optimizer(config, PLAIN)
     wide = with_optimizer(config, WIDE)
-    method = build_method(config.method_name, config.method, config.parts)
     if capacity is None or looking_at_weights(method) or needed(wide) <= capacity:
         return wide
     return with_optimizer(config, KAHAN)

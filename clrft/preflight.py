@@ -24,7 +24,7 @@ from methods.costs.sizes import sizes_of, sizes_of_checkpoint
 from methods.model_config import choose_device
 from methods.numerics import keeps_all
 from methods.processes import ranks
-from methods.settings import AUTO, WIDE
+from methods.settings import AUTO
 from task_streams.errors import UserError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width
@@ -33,11 +33,10 @@ SHOWN = 4  # parts that are named
 
 def affordable(config: RunConfig, longest: Longest) -> str:
     """The optimizer that ``train.optimizer`` stands for on this device, with prompts as long as those looked at."""
-    if config.train.optimizer != AUTO or keeps_all(config.model):
-        return decided(config, lambda _: 0, None).train.optimizer
     path, device = config.model.path or str(default_model_path()), choose_device(config.model)
-    if sizes_of_checkpoint(path, config.model.lora_targets) is None:  # nothing is known of the family's memory
-        return WIDE
+    known = sizes_of_checkpoint(path, config.model.lora_targets) is not None  # else nothing tells the family's memory
+    if config.train.optimizer != AUTO or keeps_all(config.model) or not known:
+        return decided(config, lambda _: 0, None).train.optimizer
     checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.count(), split=bool(ranks.weights_split()))
 
     def needed(one: RunConfig) -> int:

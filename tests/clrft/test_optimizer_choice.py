@@ -50,6 +50,7 @@ def test_weights_are_float32_where_there_is_memory_for_them(tmp_path: Path, memo
     assert chosen(small(tmp_path)) == KAHAN
     assert chosen(small(tmp_path, method="sft+ewc")) == WIDE  # it looks at weights
     assert chosen(small(tmp_path, f"train.optimizer={PLAIN}")) == PLAIN
+    assert chosen(small(tmp_path, method="zero_shot")) == PLAIN  # nothing moves its weights
     assert chosen(small(tmp_path, "model.adapter=lora")) == PLAIN
     assert chosen(small(tmp_path, "model.dtype=float32")) == PLAIN
 
