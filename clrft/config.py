@@ -226,8 +226,8 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         methods = [method_class(name) for name in (method_name, *part_values)]
         problems += composition_problems(methods[0], methods[1:])
         schemas["method"] = methods[0].Config
-        schemas |= {f"method.parts.{one.name}": one.Config for one in methods[1:]}
         sections |= {f"method.parts.{name}": section_of(part_values, name) for name in part_values}
+        schemas |= {f"method.parts.{one.name}": one.Config for one in methods[1:]}
     except UserError as error:
         problems += error.problems
     typed: Values = {}

@@ -55,9 +55,11 @@ class Meant:
         self.sums: dict[int, Tensor] = {}
         self.moments: dict[tuple[int, int], list[Tensor]] = {}
         self.counts: dict[tuple[int, int], int] = {}
+        self.optimizers: list[Any] = []  # kept, so that no other gets the id of one
 
     @torch.no_grad()
     def __call__(self, optimizer: Any, *_: Any) -> None:
+        self.optimizers.append(optimizer)
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
