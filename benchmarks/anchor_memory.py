@@ -28,19 +28,19 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
-from clrft.base import default_model_path
-from clrft.config import build_config
-from clrft.provenance import circumstances
-from clrft.quiet import quiet_environment, quiet_libraries
+from clrft.base_model import default_model_path
+from clrft.config.run_config import build_config
+from clrft.runs.provenance import circumstances
+from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods import build_method
-from methods.anchor_guard import anchor_weights
+from methods.algorithms.rapo import RapoConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, fit
-from methods.model_config import DTYPES, ModelConfig
-from methods.policy import Policy, load_policy, lora_config
-from methods.rapo import RapoConfig
+from methods.model.config import DTYPES, ModelConfig
+from methods.model.policy import Policy, load_policy, lora_config
+from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
-from methods.snapshots import Snapshot
+from methods.training.anchor_check import anchor_weights
+from methods.training.fit import FitSettings, fit
 from task_streams import STREAMS, build_stream
 
 LIMIT = 5.0  # percent of the model's memory

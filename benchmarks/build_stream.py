@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clrft.provenance import circumstances
+from clrft.runs.provenance import circumstances
 from task_streams import STREAMS, Workspace, build_stream
 
 CLASSES, TASKS, SEED = 200, 10, 1993

@@ -19,13 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clrft.checkpoint import METRICS_FILE, stage_folder
-from clrft.config import RunConfig, build_config
-from clrft.files import read_json
-from clrft.progress import Silent
-from clrft.provenance import circumstances
-from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.run import run
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.checkpoint import METRICS_FILE, stage_folder
+from clrft.runner.run import run
+from clrft.runs.provenance import circumstances
+from clrft.utils.files import read_json
+from clrft.utils.progress import Silent
+from clrft.utils.quiet import quiet_environment, quiet_libraries
 
 TASKS, EVERY = 5, 10
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from clrft.config import build_config
-from clrft.files import write_json_atomic
-from clrft.manifest import write_config
-from clrft.provenance import hardware, versions
-from clrft.results import write_results
+from clrft.config.run_config import build_config
+from clrft.runner.results import write_results
+from clrft.runs.manifest import write_config
+from clrft.runs.provenance import hardware, versions
+from clrft.utils.files import write_json_atomic
 from eval.evaluate import Prediction
 from eval.metrics import METRICS
 
@@ -96,7 +96,7 @@ def measure(tasks: int, repeats: int) -> dict[str, Any]:
         times, processor = [], []
         for _ in range(repeats):
             before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            subprocess.run([sys.executable, "-m", "clrft.cli", "compare", str(sweep)], capture_output=True, check=True)
+            subprocess.run([sys.executable, "-m", "clrft", "compare", str(sweep)], capture_output=True, check=True)
             times.append(time.perf_counter() - began)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

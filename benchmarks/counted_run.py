@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from clrft.cli import main
+from clrft.cli.main import main
 
 # Name, place of the tensor whose bytes count, how often.
 COUNTED: dict[str, tuple[int, int]] = {

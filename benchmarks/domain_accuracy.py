@@ -1,6 +1,6 @@
 """Zero-shot accuracy of the embedded base model on handwritten digits in each visual domain.
 
-It is what the strengths in ``task_streams/domains.py`` were chosen by: a domain of ``digits_dil`` must start
+It is what the strengths in ``task_streams/scenarios/domains.py`` were chosen by: a domain of ``digits_dil`` must start
 between 25 % and 75 %, or there is nothing to learn or nothing to build on.
 
     python benchmarks/domain_accuracy.py                                 every domain, 40 items a class
@@ -12,15 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from eval.score import score_classification
-from methods.model_config import ModelConfig
-from methods.policy import Decoding, Policy, load_policy
-from task_streams.digits import digits
-from task_streams.domains import DOMAINS, Domain
-from task_streams.draw import by_label, shuffled
-from task_streams.glyphs import DIGITS
+from methods.model.config import ModelConfig
+from methods.model.policy import Decoding, Policy, load_policy
+from task_streams.datasets.digits import digits
+from task_streams.probes.glyphs import DIGITS
 from task_streams.prompt import request
+from task_streams.scenarios.domains import DOMAINS, Domain
+from task_streams.scenarios.draw import by_label, shuffled
 
 LABELS = tuple(sorted(DIGITS))
 SEED = 42  # of which digits are asked

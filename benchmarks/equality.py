@@ -25,15 +25,16 @@ from benchmarks.engine.models import load, model_config
 from benchmarks.engine.options import Options, options_of
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
-from clrft.files import write_json_atomic
-from clrft.provenance import code_identity, hardware, versions
-from clrft.quiet import quiet_environment, quiet_libraries
+from clrft.runs.provenance import code_identity, hardware, versions
+from clrft.utils.files import write_json_atomic
+from clrft.utils.quiet import quiet_environment, quiet_libraries
+from methods.generation.rollout import Sampling, sample_after
+from methods.generation.shared_prefix import prefill
+from methods.generation.static_decode import StaticSteps, sample_static
 from methods.inputs.media import never_sampled
-from methods.model_config import choose_device, choose_dtype
-from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollouts.rollout import Sampling, sample_after
-from methods.rollouts.shared_prefix import Prompts, prefill
-from methods.rollouts.static_decode import StaticSteps, sample_static
+from methods.inputs.prompts import Prompts
+from methods.model.config import choose_device, choose_dtype
+from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
 
 LENGTH = 17  # tokens of a completion where the command line names none
 SMALLER = 4  # as many batches

@@ -162,7 +162,7 @@ class Command:
         own = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         others = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "clrft.cli", *words],
+            [sys.executable, "-m", "clrft", *words],
             cwd=folder,
             env={**others, **own, **environment},
             stdout=subprocess.PIPE,

@@ -26,7 +26,7 @@ if __name__ == "__main__":  # as a script: its own package comes first
 
 from benchmarks import faults_disk, faults_process, faults_shared, faults_values
 from benchmarks.fault_lab import Lab, Skipped, Trial
-from clrft.provenance import circumstances
+from clrft.runs.provenance import circumstances
 
 COMMAND = "python benchmarks/faults.py --output benchmarks/results/faults.json"
 Fault = Callable[[Lab], Trial]

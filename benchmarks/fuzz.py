@@ -28,7 +28,7 @@ from benchmarks.fuzz_bases import BASES, make_base
 from benchmarks.fuzz_call import Outcome, Place
 from benchmarks.fuzz_configs import Given, calls, lay
 from benchmarks.fuzz_folders import damage
-from clrft.provenance import circumstances
+from clrft.runs.provenance import circumstances
 
 COMMANDS = (("status",), ("compare",), ("rewards",), ("sync", "--dry-run"), ("sync",), ("run", "--resume"))
 NUMBERS = ("matrix.json", "metrics.json")  # what a run ends with

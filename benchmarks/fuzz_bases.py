@@ -4,9 +4,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import run
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.run import run
+from clrft.utils.progress import Silent
 
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 2},

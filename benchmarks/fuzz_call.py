@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from clrft.cli import main
+from clrft.cli.main import main
 
 EXITS = (0, 1, 2)
 SECONDS = 120  # after which a call counts as hanging

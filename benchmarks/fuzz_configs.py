@@ -12,9 +12,9 @@ import yaml
 from hypothesis import strategies as st
 
 from benchmarks.fuzz_values import NAMES, ODD, RAW
-from clrft.config import EvaluateConfig, RunSection
-from clrft.files import config_root
-from methods.model_config import ModelConfig
+from clrft.config.run_config import EvaluateConfig, RunSection
+from clrft.utils.files import config_root
+from methods.model.config import ModelConfig
 from methods.registry import known_methods
 from methods.settings import TrainConfig
 from task_streams import STREAMS

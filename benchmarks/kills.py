@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clrft.config import RunConfig, build_config
-from clrft.fork_source import Source
-from clrft.progress import Silent
-from clrft.provenance import circumstances
-from clrft.run import run
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.fork_source import Source
+from clrft.runner.run import run
+from clrft.runs.provenance import circumstances
+from clrft.utils.progress import Silent
 
 METHODS = ("sft", "grpo", "rapo")
 MOMENTS = ("before", "during", "after")

@@ -17,13 +17,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from clrft.files import write_json_atomic
-from clrft.provenance import circumstances
-from clrft.study.cost_names import COUNTS
+from clrft.runs.cost_names import COUNTS
+from clrft.runs.provenance import circumstances
+from clrft.utils.files import write_json_atomic
 
 RESULT = Path(__file__).parent / "results" / "plan.json"
 LIMIT = 0.25  # that a ratio may be from 1
-CLRFT = (sys.executable, "-m", "clrft.cli")
+CLRFT = (sys.executable, "-m", "clrft")
 
 
 def main() -> None:

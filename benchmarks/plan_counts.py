@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import compared
-from clrft.files import write_json_atomic
-from clrft.provenance import circumstances
-from clrft.study.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
+from clrft.runs.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
+from clrft.runs.provenance import circumstances
+from clrft.utils.files import write_json_atomic
 
 RESULT = Path(__file__).parent / "results" / "plan_counts.json"
 LIMIT, ROUGH = 0.06, 0.15  # that a ratio may be from 1; that of operations, which padding decides
@@ -98,13 +98,13 @@ def run_costs(name: str, folder: Path) -> dict[str, float]:
 
 def planned(name: str, run: dict[str, float]) -> dict[str, float]:
     """The same of the cell's plan; completions are as long as the run's, by its tokens that were generated."""
-    from clrft.config import build_config, parse_overrides
-    from clrft.plan.activities import dealt_work
-    from clrft.plan.cell import Cell, Lengths
-    from clrft.plan.checkpoint import checkpoint_of
-    from clrft.plan.sharing import Sharing
-    from clrft.plan.streams import outline_of
-    from clrft.plan.tally import Passes, Tally
+    from clrft.config.run_config import build_config, parse_overrides
+    from clrft.memory.checkpoint_shape import checkpoint_of
+    from clrft.memory.sharing import Sharing
+    from clrft.planning.activities import dealt_work
+    from clrft.planning.cell import Cell, Lengths
+    from clrft.planning.operation_counts import Passes, Tally
+    from clrft.planning.streams import outline_of
 
     method, processes, split, _ = CELLS[name]
     sharing = Sharing(processes, split)

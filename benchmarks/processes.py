@@ -22,8 +22,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from clrft.provenance import circumstances
-from clrft.quiet import quiet_environment
+from clrft.runs.provenance import circumstances
+from clrft.utils.quiet import quiet_environment
 
 CELL = "digits_cil-rapo-1993"
 WORDS = (

@@ -22,14 +22,15 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft.config import RunConfig
-from clrft.files import sha256_file
-from clrft.lock_life import look
-from clrft.places import Place
-from clrft.progress import Bars
-from clrft.provenance import code_identity, hardware, versions
-from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.sweep import load_sweep, run_sweep
+from clrft.config.run_config import RunConfig
+from clrft.config.sweeps import load_sweep
+from clrft.runs.provenance import code_identity, hardware, versions
+from clrft.sweep.executors import Place
+from clrft.sweep.run_sweep import run_sweep
+from clrft.utils.files import sha256_file
+from clrft.utils.lease import look
+from clrft.utils.progress import Bars
+from clrft.utils.quiet import quiet_environment, quiet_libraries
 from tests.clrft.clusters import Nodes, cluster_of
 
 PLAN = """

@@ -26,23 +26,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrft.base import default_model_path
-from clrft.checkpoint import stage_folder
-from clrft.config import RunConfig, build_config, config_of, merge
-from clrft.files import read_json
-from clrft.predictions import read_predictions
-from clrft.progress import Silent
-from clrft.provenance import circumstances
-from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.run import looked_at, make_folder, open_folder, prepare
-from clrft.stage import learn_stage
-from clrft.state import Run
-from methods.fit import StepRow
+from clrft.base_model import default_model_path
+from clrft.config.run_config import RunConfig, build_config, config_of, merge
+from clrft.runner.checkpoint import stage_folder
+from clrft.runner.run import looked_at, make_folder, open_folder, prepare
+from clrft.runner.stage import learn_stage
+from clrft.runner.state import Run
+from clrft.runs.predictions import read_predictions
+from clrft.runs.provenance import circumstances
+from clrft.utils.files import read_json
+from clrft.utils.progress import Silent
+from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.inputs.encoding import encoded_requests
-from methods.optimizers import COMPENSATION
-from methods.policy import load_processor
+from methods.model.policy import load_processor
 from methods.settings import KAHAN
-from methods.training_state import KIND
+from methods.training.fit import StepRow
+from methods.training.optimizers import COMPENSATION
+from methods.training.state import KIND
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.prompt import request
 

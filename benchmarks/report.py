@@ -20,10 +20,10 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from benchmarks.compare import write_run
-from clrft.files import write_json_atomic
-from clrft.provenance import hardware, versions
-from clrft.report.command import report_of
-from clrft.runs import find_runs
+from clrft.cli.report import report_of
+from clrft.runs.provenance import hardware, versions
+from clrft.runs.read import find_runs
+from clrft.utils.files import write_json_atomic
 
 METHODS, ORDERS, TASKS = 10, 5, 5
 RESULT = Path(__file__).parent / "results" / "report.json"

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ray_sweep import Recorded
-from clrft.files import write_text_atomic
-from clrft.places import Place
-from clrft.provenance import circumstances
-from clrft.quiet import quiet_environment, quiet_libraries
-from clrft.sweep import load_sweep, run_sweep
+from clrft.config.sweeps import load_sweep
+from clrft.runs.provenance import circumstances
+from clrft.sweep.executors import Place
+from clrft.sweep.run_sweep import run_sweep
+from clrft.utils.files import write_text_atomic
+from clrft.utils.quiet import quiet_environment, quiet_libraries
 
 PLAN = """
 streams: [digits_cil]

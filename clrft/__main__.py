@@ -2,7 +2,7 @@
 
 import sys
 
-from clrft.cli import main
+from clrft.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 
-from task_streams.probe_checks import Check
+from task_streams.probes.checks import Check
 
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")

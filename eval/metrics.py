@@ -4,7 +4,7 @@ Sources: GEM (Lopez-Paz and Ranzato 2017) for bwt and fwt, Chaudhry et al. 2018 
 intransigence, RaPO (arXiv 2605.09640) for last accuracy and forgetting as it reports them.
 Fractions 0 to 1; percent only when shown.
 A metric whose cells are missing is undefined and says why; it is never a number.
-Deliberately absent: averages over runs (``clrft.study.compare``), others' names and variants (``eval.communities``).
+Deliberately absent: averages over runs (``clrft.analysis.compare``), others' names and variants (``eval.communities``).
 """
 
 import math

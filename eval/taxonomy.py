@@ -13,7 +13,7 @@ only; the text of a question's answer, a letter or a number, is found in any tex
 
 Source of the two words: SEFE (ICML 2025, arXiv 2505.02486), where the form decides; the class named beside the answer
 is this suite's addition.
-Deliberately absent: files and averages over runs (``clrft.study.kinds``).
+Deliberately absent: files and averages over runs (``clrft.analysis.taxonomy``).
 """
 
 import re

@@ -19,8 +19,8 @@ from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Example, Target, Task
 
 if TYPE_CHECKING:
-    from methods.policy import Policy
-    from methods.snapshots import Snapshot
+    from methods.model.policy import Policy
+    from methods.model.snapshots import Snapshot
 
 Family = Literal["frozen", "supervised", "reinforcement", "part"]
 Need = Literal["anchor", "reference", "fisher", "replay"]

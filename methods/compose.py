@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.guard import fault
+from methods.guard import fault, made_method
+from methods.registry import method_class
 from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
 from task_streams.types import Example, Task
 
 if TYPE_CHECKING:
-    from methods.policy import Policy
+    from methods.model.policy import Policy
 
 SEPARATOR = "."  # between a part's name and a name in its state
 
@@ -188,3 +189,14 @@ def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A member's own part of the state."""
     prefix = name + SEPARATOR
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:
+    """A fresh method with its config, an instance of its ``Config`` dataclass, and the parts that join it.
+
+    Raises:
+        UserError: an unknown name, or methods that cannot go together.
+    """
+    learner = made_method(method_class(name), config)
+    joined = [made_method(method_class(part), settings) for part, settings in parts]
+    return Composite(learner, joined) if joined else learner

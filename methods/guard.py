@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.processes.sharding import split_of
+from methods.distributed.sharding import split_of
 from methods.registry import is_plugin, source_file
 from methods.shaping import overrides
 from task_streams.errors import UserError, unknown_name

@@ -1,5 +1,7 @@
 """Where methods come from: the built-in ``METHODS``, files named by ``--plugin``, and installed entry points.
 
+A built-in method is imported when it is asked for.
+
 Nothing is loaded that was not named: a plugin file by its path, an entry point (group ``clrft.methods``) by the name
 of its method. Deliberately absent: a folder that is searched.
 """
@@ -18,11 +20,55 @@ from typing import get_args
 
 from methods.base import Family, Method
 from task_streams.errors import UserError, unknown_name
+from task_streams.registry import Registry
 
 GROUP = "clrft.methods"
 PREFIX = "clrft_plugin_"  # of the names that plugin files have as modules
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # of methods: they name folders, parts of states, and are joined by +
 
+METHODS: Registry[type[Method]] = Registry(
+    {
+        "zero_shot": "methods.algorithms.frozen:ZeroShot",
+        "sft": "methods.algorithms.sft:Sft",
+        "grpo": "methods.algorithms.grpo:Grpo",
+        "joint_sft": "methods.algorithms.sft:JointSft",
+        "joint_grpo": "methods.algorithms.grpo:JointGrpo",
+        "rapo": "methods.algorithms.rapo:Rapo",
+        "rapo_rr": "methods.algorithms.rapo:RapoRetention",
+        "rapo_ctan": "methods.algorithms.rapo:RapoScale",
+        "dr_grpo": "methods.algorithms.policy_losses:DrGrpo",
+        "dapo": "methods.algorithms.policy_losses:Dapo",
+        "gspo": "methods.algorithms.policy_losses:Gspo",
+        "sapo": "methods.algorithms.policy_losses:Sapo",
+        "anchored_kl": "methods.algorithms.anchored_kl:AnchoredKl",
+        "raft": "methods.algorithms.raft:Raft",
+        "sdft": "methods.algorithms.sdft:Sdft",
+        "l2": "methods.parts.l2:L2",
+        "l2_init": "methods.parts.l2:L2Init",
+        "ewc": "methods.parts.ewc:Ewc",
+        "replay": "methods.parts.replay:Replay",
+        "ctan": "methods.parts.ctan:Ctan",
+        "lwf": "methods.parts.lwf:Lwf",
+        "wise": "methods.parts.wise:Wise",
+        "cpo": "methods.parts.cpo:Cpo",
+        "derpp": "methods.parts.derpp:Derpp",
+        "olora": "methods.parts.olora:Olora",
+        "rif": "methods.parts.rif:Rif",
+        "retention": "methods.parts.retention:RetentionShaper",
+        "gated_retention": "methods.parts.retention:GatedRetention",
+        "latent_retention": "methods.parts.latent_retention:LatentRetention",
+        "adaptive_weight": "methods.parts.adaptive_weight:AdaptiveWeight",
+        "drift_threshold": "methods.parts.drift_threshold:DriftThreshold",
+        "par": "methods.parts.par:Par",
+        "multiplicative": "methods.parts.multiplicative:Multiplicative",
+        "information_gain": "methods.parts.information_gain:InformationGain",
+        "gradient_novelty": "methods.parts.gradient_novelty:GradientNovelty",
+        "implicit_process": "methods.parts.implicit_process:ImplicitProcess",
+        "sweet_spot": "methods.parts.sweet_spot:SweetSpot",
+        "matching": "methods.parts.matching:Matching",
+        "majority": "methods.parts.majority:Majority",
+    }
+)
 _loaded: dict[str, type[Method]] = {}  # methods of plugin files, by name
 _digests: dict[str, str] = {}  # SHA-256 of plugin files as they were loaded
 
@@ -128,8 +174,6 @@ def name_problem(method: type[Method], path: Path) -> str | None:
 
 def known_methods() -> dict[str, type[Method]]:
     """Every method by name: built-in, and of the plugins loaded so far; entry points are asked for by name."""
-    from methods import METHODS
-
     return {**METHODS, **_loaded}
 
 

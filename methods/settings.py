@@ -7,7 +7,7 @@ from task_streams.errors import UserError
 
 ROLLOUTS = ("own", "vllm", "vllm_server")
 AUTO, WIDE, KAHAN, PLAIN = "auto", "adamw_float32", "adamw_kahan", "adamw"
-OPTIMIZERS = (AUTO, WIDE, KAHAN, PLAIN)  # what each is: methods/numerics.py
+OPTIMIZERS = (AUTO, WIDE, KAHAN, PLAIN)  # what each is: methods/model/numerics.py
 LOST_BELOW = 0.9  # share of an update that reached the weights, below which a run says so
 
 

@@ -1,6 +1,6 @@
 """Errors a user can mend: what was given, what is expected, the nearest valid name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -24,3 +24,9 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     nearest = get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}."
+
+
+def shown(names: Sequence[str], limit: int = 20) -> str:
+    """Names joined by commas; beyond the limit the rest is counted."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -10,11 +10,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from task_streams.probe_sets import Probe
 from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Box, Clip, Example, Media, Question, Target, TaskStream
-
-CHOICE_FORM = "Answer with the option's letter from the given choices directly."  # MMMU's
 
 # Wordings of the thought in supervised targets; the embedded model is pretrained on them all.
 THOUGHTS = ("it looks like {label}", "the shape must be {label}", "I see {label} here")
@@ -100,16 +97,6 @@ def request(example: Example, labels: Sequence[str], style: PromptStyle = SUITE)
     media: tuple[Media, ...] = shown.frames if isinstance(shown, Clip) and shown.feed == "images" else (shown,)
     text = question_about(example.target, labels, style, "video" if isinstance(shown, Clip) else "image")
     return Request(example.key, user_turn(text, media), media)
-
-
-def probe_request(probe: Probe) -> Request:
-    """The question of a probe set in the set's own words, without the suite's form of a reply; images decoded."""
-    text = probe.row.text
-    if probe.row.options:
-        listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.row.options)]
-        text = "\n".join([text, *listed, "", CHOICE_FORM])
-    shown = probe.images()
-    return Request(probe.key, user_turn(text, shown), shown)
 
 
 def visible(boxes: Sequence[Box], labels: Sequence[str]) -> tuple[Box, ...]:

@@ -6,7 +6,7 @@ Pixels are not held: an example carries the function that decodes its image or c
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from PIL.Image import Image
 
@@ -199,3 +199,10 @@ def listed(labels: Sequence[str], order: LabelOrder) -> tuple[str, ...]:
     ``sorted`` is the default of the suite: order of appearance tells by position which classes are new.
     """
     return tuple(sorted(labels)) if order == "sorted" else tuple(labels)
+
+
+def target_value(target: Target) -> Any:
+    """A target as plain values; a class name stays a string."""
+    if isinstance(target, tuple):
+        return [[box.category, *box.corners] for box in target]
+    return [target.text, *target.answers, target.rule] if isinstance(target, Question) else target

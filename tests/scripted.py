@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
-from clrft.checkpoint import stage_folder
-from clrft.config import build_config
-from clrft.files import write_json_atomic
-from clrft.manifest import run_manifest, write_config
-from clrft.progress import Silent
-from clrft.results import write_results
-from clrft.runs import RunRecord, read_run
-from clrft.stage import learn_stage
-from clrft.state import Run
+from clrft.config.run_config import build_config
+from clrft.runner.checkpoint import stage_folder
+from clrft.runner.results import write_results
+from clrft.runner.stage import learn_stage
+from clrft.runner.state import Run
+from clrft.runs.manifest import run_manifest, write_config
+from clrft.runs.read import RunRecord, read_run
+from clrft.utils.files import write_json_atomic
+from clrft.utils.progress import Silent
 from eval.matrix import AccuracyMatrix
 from eval.metrics import METRICS
+from methods.algorithms.frozen import ZeroShot
 from methods.base import Method
 from methods.costs.meter import Meter
-from methods.frozen import ZeroShot
-from methods.policy import Decoding
-from methods.rollouts.answering import Session
+from methods.generation.answers import Session
+from methods.model.policy import Decoding
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream
 

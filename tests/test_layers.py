@@ -118,25 +118,25 @@ def test_no_module_imports_in_a_circle() -> None:
 
 def test_the_walk_sees_the_packages() -> None:
     # An arrow known to be there; a walk that sees nothing would pass the two tests above.
-    assert "task_streams.errors" in imports(ROOT)["clrft.files"]
+    assert "task_streams.errors" in imports(ROOT)["clrft.utils.files"]
 
 
 def test_the_checker_finds_a_wrong_arrow_in_any_form_of_import(tmp_path: Path) -> None:
     files = {
         "task_streams/__init__.py": "",
-        "task_streams/a.py": "import clrft.run",
+        "task_streams/a.py": "import clrft.runner.run",
         "eval/__init__.py": "def late():\n    from methods import sft",
         "methods/__init__.py": "",
-        "methods/sft.py": "from eval import score",  # right
-        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.run",
+        "methods/algorithms/sft.py": "from eval import score",  # right
+        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.runner.run",
         "clrft/__init__.py": "",
-        "clrft/run.py": "",
+        "clrft/runner/run.py": "",
     }
     found = wrong_arrows(write_tree(tmp_path, files))
     assert found == [
-        "task_streams.a imports clrft.run",
+        "task_streams.a imports clrft.runner.run",
         "eval imports methods",
-        "eval imports methods.sft",
+        "eval imports methods.algorithms.sft",
     ]
 
 
@@ -152,9 +152,9 @@ def test_the_checker_finds_a_circle_through_a_relative_import(tmp_path: Path) ->
 
 def test_the_checker_accepts_a_package_that_gathers_its_modules(tmp_path: Path) -> None:
     files = {
-        "methods/__init__.py": "from methods.sft import Sft",
+        "methods/__init__.py": "from methods.algorithms.sft import Sft",
         "methods/base.py": "",
-        "methods/sft.py": "from methods.base import Method",
+        "methods/algorithms/sft.py": "from methods.base import Method",
     }
     assert circle(write_tree(tmp_path, files)) == []
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
-from methods.costs.sizes import ModelSizes, sizes_of
+from clrft.memory.sizes import ModelSizes, sizes_of
 
 
 def sizes_of_2b() -> ModelSizes:

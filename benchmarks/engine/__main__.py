@@ -18,10 +18,10 @@ from benchmarks.engine.options import Options, options_of
 from benchmarks.engine.pairs import Case
 from benchmarks.engine.peak import Peak, peak_of
 from benchmarks.engine.table import case_table, sweep_table, worst
-from clrft.files import write_json_atomic
-from clrft.provenance import code_identity, hardware, versions
-from clrft.quiet import quiet_environment, quiet_libraries
-from methods.model_config import choose_device, choose_dtype
+from clrft.runs.provenance import code_identity, hardware, versions
+from clrft.utils.files import write_json_atomic
+from clrft.utils.quiet import quiet_environment, quiet_libraries
+from methods.model.config import choose_device, choose_dtype
 
 Cases = Callable[[Options, Path], Iterator[Case]]
 

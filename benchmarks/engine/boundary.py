@@ -1,9 +1,9 @@
 """A task boundary: seconds from a task's last update to the next one's first, evaluation and that update left out.
 
-Ours is a real run of RaPO (``clrft.run``): saving weights, state, figures and checksums, the anchor's snapshot, the new
-trainer. Stock is what one does with TRL's trainer: ``save_model``, then another trainer on the same model; no reference
-is loaded again. Of the run the figure is the time from the last update to the test, plus the time from the test to the
-end of the next task's first update, less the median of the updates after it.
+Ours is a real run of RaPO (``clrft.runner.run``): saving weights, state, figures and checksums, the anchor's snapshot,
+the new trainer. Stock is what one does with TRL's trainer: ``save_model``, then another trainer on the same model; no
+reference is loaded again. Of the run the figure is the time from the last update to the test, plus the time from the
+test to the end of the next task's first update, less the median of the updates after it.
 """
 
 import statistics
@@ -19,11 +19,11 @@ from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Case, Contender, Turn, synchronize
 from benchmarks.engine.trainers import MANY, fit_settings, without_reference
 from benchmarks.engine.workload import Workload, workload
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import run
-from methods.policy import Policy
-from methods.trl_seam import release
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.run import run
+from clrft.utils.progress import Silent
+from methods.model.policy import Policy
+from methods.training.grpo_trainer import release
 
 NAMES = ("stock", "ours")
 UPDATES = 5  # of each task

@@ -19,13 +19,13 @@ from benchmarks.engine.trainers import SEED
 from benchmarks.engine.workload import Workload, workload
 from eval.evaluate import evaluate
 from methods import build_method
+from methods.algorithms.sft import SftConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, fit
 from methods.inputs.fit_image import image_fit
 from methods.inputs.media import with_media
-from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
 from methods.settings import TrainConfig
-from methods.sft import SftConfig
+from methods.training.fit import FitSettings, fit
 from task_streams.prompt import request
 from task_streams.types import Example
 

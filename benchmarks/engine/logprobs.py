@@ -14,9 +14,10 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
-from methods.policy import Policy
-from methods.rollouts.following import following_logps
-from methods.rollouts.shared_prefix import Prompts, prefill
+from methods.generation.completion_logps import following_logps
+from methods.generation.shared_prefix import prefill
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Policy
 
 NAMES = ("stock", "ours")  # the plain path of ours is TRL's own function
 NATURAL = 17  # tokens of a right completion of the embedded model

@@ -18,13 +18,13 @@ from transformers import (
 
 from benchmarks.anchor_memory import geometry_2b
 from benchmarks.engine.options import Options
-from clrft.base import default_model_path
-from clrft.base import tokenizer as vocabulary
-from methods.model_config import ModelConfig, choose_attention, choose_device
-from methods.numerics import numerics_of
-from methods.policy import Policy, load_policy, load_processor
-from methods.rollouts.static_decode import graph_obstacle
-from methods.rollouts.vision import batch_images
+from clrft.base_model import default_model_path
+from clrft.base_model import tokenizer as vocabulary
+from methods.generation.static_decode import graph_obstacle
+from methods.inputs.vision import batch_images
+from methods.model.config import ModelConfig, choose_attention, choose_device
+from methods.model.numerics import numerics_of
+from methods.model.policy import Policy, load_policy, load_processor
 from methods.settings import KAHAN, PLAIN
 
 IMAGE_PIXELS = 224 * 224

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.costs.meter import Counts
-from methods.policy import Policy
+from methods.model.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

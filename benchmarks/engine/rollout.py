@@ -14,11 +14,12 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
+from methods.generation.rollout import Sampling, sample_after
+from methods.generation.shared_prefix import prefill
+from methods.generation.static_decode import sample_static
 from methods.inputs.media import never_sampled
-from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollouts.rollout import Sampling, sample_after
-from methods.rollouts.shared_prefix import Prompts, prefill
-from methods.rollouts.static_decode import sample_static
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
 
 NAMES = ("stock", "plain", "ours")
 

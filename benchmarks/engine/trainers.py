@@ -21,14 +21,14 @@ from benchmarks.engine.options import Options
 from benchmarks.engine.pairs import Turn, synchronize
 from benchmarks.engine.workload import Workload
 from methods import build_method
+from methods.algorithms.grpo import GrpoConfig
+from methods.algorithms.rapo import RapoConfig
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, build_trainer, rollout_arguments, shared_arguments
-from methods.grpo import GrpoConfig
-from methods.inputs.data import reward_functions, rollout_dataset
 from methods.inputs.media import never_sampled
-from methods.policy import Policy
-from methods.rapo import RapoConfig
+from methods.model.policy import Policy
 from methods.settings import KAHAN, TrainConfig
+from methods.training.dataset import reward_functions, rollout_dataset
+from methods.training.fit import FitSettings, build_trainer, rollout_arguments, shared_arguments
 
 NAMES = ("stock", "grpo_plain", "grpo", "rapo_plain", "rapo")
 SEED = 3

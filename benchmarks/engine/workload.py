@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.engine.options import Options
 from methods.inputs.media import with_media
-from methods.policy import Policy
-from methods.rollouts.shared_prefix import Prompts
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Policy
 from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request

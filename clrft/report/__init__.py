@@ -1,5 +1,5 @@
 """The report of a comparison: one HTML page that opens from disk, with its tables and pictures as files beside it.
 
 ``parts`` is what a page is made of, one file per section builds it, ``sections`` is their order, ``page`` writes them.
-Deliberately absent: any figure of its own; what is shown was computed by ``clrft.study.compare`` and its siblings.
+Deliberately absent: any figure of its own; what is shown was computed by ``clrft.analysis.compare`` and its siblings.
 """

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from clrft.analysis.compare import Group, summarise
+from clrft.analysis.formatting import probe_words
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
 from clrft.report.plane import scatter_figure
-from clrft.runs import RunRecord
-from clrft.study.compare import Group, summarise
-from clrft.study.shown import probe_words
+from clrft.runs.read import RunRecord
 from eval.metrics import Value, undefined
 
 CHANGE = "general_delta/"

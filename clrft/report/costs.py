@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from clrft.analysis.cost_figures import costs_figure
+from clrft.analysis.cost_tables import EXPLAINED, short
+from clrft.analysis.costs import GroupCost, cost_report
+from clrft.analysis.formatting import DASH
+from clrft.analysis.tables import name_of
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.study.cost_figures import costs_figure
-from clrft.study.cost_names import CPU, EVALUATE, GPU, TRAIN, WALL
-from clrft.study.cost_tables import EXPLAINED, short
-from clrft.study.costs import GroupCost, cost_report
-from clrft.study.shown import DASH
-from clrft.study.tables import name_of
+from clrft.runs.cost_names import CPU, EVALUATE, GPU, TRAIN, WALL
 
 HOUR = 3600.0
 # Activity, figure, its unit and the column's title.

@@ -1,9 +1,9 @@
 """Accuracy and forgetting over tasks with bands, and every class order's end."""
 
+from clrft.analysis.compare import FLOOR, Group
+from clrft.analysis.figures import curve_over_orders, curves_figure, orders_figure
+from clrft.analysis.formatting import DASH
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.study.compare import FLOOR, Group
-from clrft.study.figures import curve_over_orders, curves_figure, orders_figure
-from clrft.study.shown import DASH
 from eval.matrix import FloatArray
 from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
 

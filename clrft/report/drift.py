@@ -1,9 +1,9 @@
 """Drift: how far the policies moved, and whether that goes with what they forgot."""
 
+from clrft.analysis.drift_figures import drift_figures
+from clrft.analysis.drift_study import MEASURES, OUTCOMES, DriftStudy, StreamStudy
+from clrft.analysis.drift_tables import SPREAD_TITLES
 from clrft.report.parts import Cell, Column, Part, Picture, Sentence, Subject, Table, number_cell
-from clrft.study.drift_figures import drift_figures
-from clrft.study.drift_study import MEASURES, OUTCOMES, DriftStudy, StreamStudy
-from clrft.study.drift_tables import SPREAD_TITLES
 
 TITLES = {
     "drift_forgetting": "forgetting against drift, one mark per run",

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from clrft.files import write_text_atomic
+from clrft.analysis.outputs import ENDINGS, save_picture
+from clrft.analysis.tables import csv_text, raw
 from clrft.report.latex import to_latex
 from clrft.report.parts import Cell, Column, Section, Table
-from clrft.study.outputs import ENDINGS, save_picture
-from clrft.study.tables import csv_text, raw
+from clrft.utils.files import write_text_atomic
 
 TABLES, FIGURES = "tables", "figures"
 

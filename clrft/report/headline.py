@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clrft.analysis.compare import FLOOR, Group
+from clrft.analysis.formatting import DASH, named, titled
+from clrft.analysis.paired_tests import ALPHA, PairedTests, paired_tests
+from clrft.analysis.pairs import differences_of
+from clrft.analysis.tables import headline, markdown_table, name_of
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, summary_cell
-from clrft.study.compare import FLOOR, Group
-from clrft.study.paired_tests import ALPHA, PairedTests, paired_tests
-from clrft.study.pairs import differences_of
-from clrft.study.shown import DASH, named, titled
-from clrft.study.tables import headline, markdown_table, name_of
 from eval.metrics import metric_of
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from clrft.analysis.compare import Group
+from clrft.analysis.figures import matrices_figure, mean_matrix, over_orders
+from clrft.analysis.formatting import DASH
+from clrft.analysis.tables import show
 from clrft.report.parts import Block, Cell, Column, Part, Picture, Section, Sentence, Subject, Table
-from clrft.study.compare import Group
-from clrft.study.figures import matrices_figure, mean_matrix, over_orders
-from clrft.study.shown import DASH
-from clrft.study.tables import show
 from eval.matrix import FloatArray
 
 SHADES = 50  # steps of the colour scale

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clrft.report.parts import Column, Part, Section, Sentence, Subject, Table, text_cells
-from clrft.runs import RunRecord
-from clrft.study.differences import flatten
+from clrft.runs.differences import flatten
+from clrft.runs.read import RunRecord
 from task_streams.prompt_style import SUITE
 
 FACTS = ("code", "versions", "hardware", "model")

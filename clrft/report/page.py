@@ -15,14 +15,14 @@ from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
 from markupsafe import Markup
 from matplotlib import colormaps, rc_context
 
-from clrft.files import write_text_atomic
-from clrft.provenance import versions
+from clrft.analysis.figures import RC
 from clrft.report.export import write_files
 from clrft.report.matrices import SHADES
 from clrft.report.parts import Block, Heading, Picture, Section, Sentence, Subject, Table
 from clrft.report.sections import SECTIONS
 from clrft.report.vector import colours, inline_svg, recoloured
-from clrft.study.figures import RC
+from clrft.runs.provenance import versions
+from clrft.utils.files import write_text_atomic
 
 PAGE = "index.html"
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
@@ -118,3 +118,10 @@ def _packaged(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def title_of(paths: Sequence[Path]) -> str:
+    """A report's title: the names of its folders."""
+    names = dict.fromkeys(path.resolve().name for path in paths)
+    shown = list(names)[:3]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

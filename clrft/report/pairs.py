@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from clrft.analysis.compare import Paired
+from clrft.analysis.figures import GRID, MUTED
+from clrft.analysis.paired_tests import FEWEST
+from clrft.analysis.tables import headline
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, number_cell
-from clrft.study.compare import Paired
-from clrft.study.figures import GRID, MUTED
-from clrft.study.paired_tests import FEWEST
-from clrft.study.tables import headline
 from eval.metrics import metric_of
 
 MOST_DRAWN = 24  # differences in one picture

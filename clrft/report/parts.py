@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from clrft.runs import LeftOut
-from clrft.study.compare import Comparison, Group, Summary
-from clrft.study.kinds import KindReport, kind_report
-from clrft.study.rewards import RewardReport, reward_report
-from clrft.study.shown import DASH, in_unit
-from clrft.study.tables import show
+from clrft.analysis.compare import Comparison, Group, Summary
+from clrft.analysis.formatting import DASH, in_unit
+from clrft.analysis.rewards import RewardReport, reward_report
+from clrft.analysis.tables import show
+from clrft.analysis.taxonomy import KindReport, kind_report
+from clrft.runs.read import LeftOut
 
 _NO_KEY = re.compile(r"[^A-Za-z0-9._]+")
 

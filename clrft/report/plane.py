@@ -3,9 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clrft.analysis.compare import Group
+from clrft.analysis.figures import GRID, legend_columns, styles
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table, summary_cell
-from clrft.study.compare import Group
-from clrft.study.figures import GRID, legend_columns, styles
 
 LEARNING, FORGETTING = "learning_acc", "forgetting"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from clrft.plain import section_of
-from clrft.runs import RunRecord
-from clrft.typed import typed_section
+from clrft.config.typed import typed_section
+from clrft.runs.read import RunRecord
+from clrft.utils.plain import section_of
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
-from task_streams.fingerprint import fingerprints
-from task_streams.records import Damaged
+from task_streams.scenarios.fingerprint import fingerprints
+from task_streams.sources.records import Damaged
 from task_streams.types import Clip, Media, TaskStream
 
 LARGEST, SMALL = 144, 48  # pixels of the longer side; smaller images are enlarged in whole steps

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from clrft.analysis.compare import FLOOR, Group
+from clrft.analysis.formatting import DASH
 from clrft.report.parts import Block, Column, Part, Section, Sentence, Subject, Table, text_cells
 from clrft.report.sample_images import images_of
-from clrft.runs import RunRecord
-from clrft.study.compare import FLOOR, Group
-from clrft.study.shown import DASH
+from clrft.runs.read import RunRecord
 from eval.evaluate import Prediction
 from task_streams.errors import UserError
 

@@ -1,8 +1,8 @@
 """In what settings the methods differ, and what they share."""
 
+from clrft.analysis.formatting import DASH
 from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, text_cells
-from clrft.study.differences import flatten, unlike
-from clrft.study.shown import DASH
+from clrft.runs.differences import flatten, unlike
 
 _NO_SETTING = ("run.output", "run.sweep", "run.mlflow", "seed", "stream.label", "method.label", "model.label")
 

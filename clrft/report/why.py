@@ -1,13 +1,13 @@
 """Why: how far policies moved, what they did while they learned, and what rewards were made of."""
 
+from clrft.analysis.drift_study import drift_study
+from clrft.analysis.figures import training_figure
+from clrft.analysis.formatting import DASH
+from clrft.analysis.reward_figures import rewards_figure
+from clrft.analysis.reward_tables import task_name
+from clrft.analysis.rewards import Figure, GroupRewards
 from clrft.report.drift import drift_parts
 from clrft.report.parts import Cell, Column, Part, Picture, Section, Sentence, Subject, Table
-from clrft.study.drift_study import drift_study
-from clrft.study.figures import training_figure
-from clrft.study.reward_figures import rewards_figure
-from clrft.study.reward_tables import task_name
-from clrft.study.rewards import Figure, GroupRewards
-from clrft.study.shown import DASH
 
 
 def why_section(subject: Subject) -> Section:

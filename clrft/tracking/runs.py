@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clrft.files import locked, safe_name, write_first, write_json_atomic
-from clrft.record import MARK, changed_files, is_number, read_record, read_stage, read_steps
-from clrft.runs import read_run
+from clrft.config.records import MARK, changed_files, is_number, read_record, read_stage, read_steps
+from clrft.runs.read import read_run
 from clrft.tracking.mirror import Facts, Mirror
 from clrft.tracking.queue import CallQueue
 from clrft.tracking.store import METRICS_PER_BATCH, Point, Store, redacted_uri, tell
+from clrft.utils.files import locked, safe_name, write_first, write_json_atomic
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value, metric_of
 from task_streams.errors import UserError
@@ -249,7 +249,7 @@ def task_mirror(cell: Mirror, mark: str, index: int, name: str) -> Mirror:
 def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Identity of data, code and hardware as tags of a cell's run."""
     named = ("stream", "method", "seed", "code", "data", "versions", "hardware", "model", "prompt_style")
-    fork = {"clrft.fork": str(manifest["fork"]["label"])} if "fork" in manifest else {}
+    fork = {"clrft.runner.fork": str(manifest["fork"]["label"])} if "fork" in manifest else {}
     return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named if key in manifest} | fork
 
 

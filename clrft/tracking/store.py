@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from clrft.files import check_writable, locked
+from clrft.utils.files import check_writable, locked
 from task_streams.errors import UserError
 
 if TYPE_CHECKING:

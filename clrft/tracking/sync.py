@@ -4,20 +4,13 @@ Every run in the store is compared with its files before anything is written, so
 again. Runs on which a process works are left out: that process feeds them itself.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from clrft.files import COMPARISON, REPORT, check_inside
-from clrft.locks import Locked, held
-from clrft.plain import read_yaml
-from clrft.record import MANIFEST, MANIFEST_OTHERS, MARK, read_record, read_stage
-from clrft.runs import find_runs
+from clrft.config.records import MANIFEST, MANIFEST_OTHERS, MARK, read_record, read_stage
 from clrft.tracking.mirror import Added, Facts, Mirror
 from clrft.tracking.runs import (
     ERROR_FILE,
@@ -34,7 +27,10 @@ from clrft.tracking.runs import (
     task_facts,
     task_mirror,
 )
-from clrft.tracking.store import Store, redacted_uri, tell, tracking_uri
+from clrft.tracking.store import Store, tell, tracking_uri
+from clrft.utils.files import COMPARISON, REPORT, check_inside
+from clrft.utils.locks import Locked, held
+from clrft.utils.plain import read_yaml
 from task_streams.errors import UserError
 
 UNKNOWN = "not fed yet"  # stands for the identity of a folder that has none
@@ -58,24 +54,6 @@ class Feeding:
         if lacking and not self.dry:
             mirror.settle(facts)
         return lacking
-
-
-def sync_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft sync``: tells what was added, run by run. Exit code 1 if a run is damaged."""
-    found = find_runs(Path(path) for path in options.paths)
-    folders = [run.folder for run in found.runs]
-    folders += [left.folder for left in found.left_out if left.fault == "incomplete" and fed_from(left.folder)]
-    damaged = [left for left in found.left_out if left.fault == "damaged"]
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    for root in sorted({folder.resolve().parent.parent for folder in folders}):
-        say(f"MLflow at {redacted_uri(tracking_uri(root))}")
-        sync_root(root, [one for one in folders if one.resolve().parent.parent == root], options.dry_run, say)
-    for left in damaged:
-        say(f"left out: {left}")
-    return 1 if damaged else 0
 
 
 def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -> Added:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
-from clrft.quiet import quiet_environment
 from clrft.tracking.store import redacted_uri, tracking_uri
+from clrft.utils.quiet import quiet_environment
 from task_streams.errors import UserError
 
 

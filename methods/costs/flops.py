@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from methods.weights import TRAINED_ADAPTER, numbers_of
+from torch import Tensor, nn
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
+TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
 
 _SHARED_INPUT = re.compile(r"((?<=\.)[qkv]_proj.*|\.base_layer|\.lora_[AB]\..*)$")
 
@@ -168,3 +167,8 @@ def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def _squares(length: int, window: int) -> int:
     """Sum of the squared lengths of the windows that a side is cut into."""
     return (length // window) * window**2 + (length % window) ** 2
+
+
+def numbers_of(weight: Tensor) -> int:
+    """How many numbers a weight has in all, also one of which ZeRO-3 keeps a part here."""
+    return int(getattr(weight, "ds_numel", weight.numel()))

@@ -1,1 +1,1 @@
-"""How far a policy has moved from those before it: probes, and the passes behind them."""
+"""Drift and KL of any method."""

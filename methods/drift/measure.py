@@ -10,12 +10,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eval.judgement import COMPONENTS
 from eval.score import score
-from methods.drift.parties import itself, untouched
-from methods.drift.probe import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
+from methods.drift.compared_policies import itself, untouched
+from methods.drift.items import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
+from methods.drift.log_ratio import drift
 from methods.drift.rollouts import Party, PlainPasses, Seen, SharedPasses, Tokens, seen
-from methods.policy import Policy
-from methods.retention import drift
-from methods.rollouts.shared_prefix import obstacle
+from methods.generation.shared_prefix import obstacle
+from methods.model.policy import Policy
 from task_streams.prompt import request
 from task_streams.prompt_style import PromptStyle
 from task_streams.types import Example, Kind

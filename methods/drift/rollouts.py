@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from methods.costs.meter import meter_of
-from methods.drift.probe import exact_kl
+from methods.drift.items import exact_kl
+from methods.generation.completion_logps import completion_states
+from methods.generation.rollout import Sampling, ended, right_padded, sample_after
+from methods.generation.shared_prefix import Prefix, plain, prefill
+from methods.generation.token_logps import LARGEST
 from methods.inputs.media import never_sampled
-from methods.policy import Decoding, Policy, clear_rope_state, generation_arguments
-from methods.rollouts.following import completion_states
-from methods.rollouts.rollout import Sampling, ended, right_padded, sample_after
-from methods.rollouts.shared_prefix import Prefix, Prompts, plain, prefill
-from methods.rollouts.token_logps import LARGEST
-from methods.views import TYPE_FIELDS
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.training.views import TYPE_FIELDS
 from task_streams.prompt import Request
 
 Tokens = list[list[int]]

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from methods.inputs.media import clip_arguments, clip_patches, image_patches, token_types, with_media
-from methods.rollouts.shared_prefix import Prompts
+from methods.inputs.prompts import Prompts
 from task_streams.errors import UserError
 from task_streams.prompt import Message, Request
 from task_streams.types import Clip, Media

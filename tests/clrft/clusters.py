@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clrft.cluster.cluster import quiet_ray
-from clrft.processes import stat_of
+from clrft.sweep.ray_cluster import quiet_ray
+from clrft.utils.process_identity import stat_of
 
 
 class Nodes:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from clrft.checkpoint import stage_rng
+from clrft.runner.checkpoint import stage_rng
 
 PLAN = """
 streams: [digits_cil]
@@ -72,7 +72,7 @@ class Lab:
     def start(self) -> "subprocess.Popen[bytes]":
         """The sweep in a process of its own."""
         with (self.folder / "said").open("ab") as said:
-            process = subprocess.Popen([sys.executable, "-m", "clrft.cli", *self.sweep], stdout=said, stderr=said)
+            process = subprocess.Popen([sys.executable, "-m", "clrft", *self.sweep], stdout=said, stderr=said)
         self.started.append(process)
         return process
 

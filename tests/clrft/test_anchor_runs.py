@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import prepare, run
-from clrft.runs import read_run
-from clrft.sweep import load_sweep
+from clrft.config.run_config import RunConfig, build_config
+from clrft.config.sweeps import load_sweep
+from clrft.runner.run import prepare, run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -126,7 +126,7 @@ PLUGIN = '''
 import torch
 
 from methods.base import AnchorRule, LossContext, Method, Need
-from methods.l2 import L2Config
+from methods.parts.l2 import L2Config
 
 
 class Spoils(Method):

@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clrft.cli import main
-from clrft.config import build_config, parse_overrides
-from clrft.plan.activities import stage_work
-from clrft.plan.cell import Cell, Lengths
-from clrft.plan.checkpoint import checkpoint_of
-from clrft.plan.pilot import cut
-from clrft.plan.streams import outline_of
-from clrft.plan.tally import Passes
-from clrft.progress import Silent
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import compare
-from clrft.study.cost_names import EVALUATE
+from clrft.analysis.compare import compare
+from clrft.cli.main import main
+from clrft.config.run_config import build_config, parse_overrides
+from clrft.memory.checkpoint_shape import checkpoint_of
+from clrft.planning.activities import stage_work
+from clrft.planning.calibration import cut
+from clrft.planning.cell import Cell, Lengths
+from clrft.planning.operation_counts import Passes
+from clrft.planning.streams import outline_of
+from clrft.runs.cost_names import EVALUATE
+from clrft.runs.read import RunRecord, read_run
 from clrft.tracking.runs import cell_facts, task_facts
+from clrft.utils.progress import Silent
 from eval.detection import parse_boxes
 from eval.parse import parse_completion
-from task_streams.coco import CocoCilConfig, coco_cil
+from task_streams.datasets.coco import CocoCilConfig, coco_cil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
 from task_streams.prompt import target_text, visible
-from task_streams.records import Workspace
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.sources.records import Workspace
 from task_streams.types import Box, Example, Task, TaskStream
 from tests.coco_judge import Rows, coco_stats
 from tests.scripted import Script, perfect, run_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clrft.cli import LISTS, build_parser, main
-from clrft.list_command import LISTS as LISTED
+from clrft.cli.list import LISTS as LISTED
+from clrft.cli.main import LISTS, build_parser, main
 from tests.clrft.run_folders import write_run
 
 
@@ -129,7 +129,7 @@ def test_a_method_of_ones_own_that_says_nothing_of_itself_is_listed(
 ) -> None:
     file = tmp_path / "silent.py"
     file.write_text(
-        "from methods.base import Method\nfrom methods.sft import SftConfig\n\n\n"
+        "from methods.base import Method\nfrom methods.algorithms.sft import SftConfig\n\n\n"
         'class Silent(Method):\n    name, family, Config = "says_nothing", "part", SftConfig\n'
     )
     assert main(["list", "methods", "--plugin", str(file)]) == 0
@@ -155,7 +155,7 @@ def test_every_command_is_there_when_it_is_called() -> None:
 
 
 def test_a_comparison_waits_for_nothing_that_trains() -> None:
-    asked = "clrft.cli, clrft.study.compare_command, clrft.study.study_commands"
+    asked = "clrft.cli.main, clrft.cli.compare, clrft.cli.analyze"
     words = f"import sys, {asked}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "trl", "peft", "mlflow", "datasets"} & set(done.stdout.split())

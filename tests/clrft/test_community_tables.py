@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.cli import main
+from clrft.cli.main import main
 from tests.clrft.run_folders import write_run
 
 OUTPUTS = ("md", "csv")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from clrft import company
+from clrft.utils import process_watchdog as company
 from tests.clrft.faulty_methods import HEAD
 from tests.processes import ended, several
 
@@ -15,7 +15,7 @@ RUN = ("stream=digits_cil", "seed=1993", "stream.tasks=2", "stream.shots=4", "st
 SMALL = ("train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0", "run.mlflow=false")
 FAILS = """
     def loss_terms(self, context):
-        from methods.processes import ranks
+        from methods.distributed import ranks
         if ranks.place() == 1:
             raise KeyError("lost")
         return {}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import Comparison, Paired, compare, summarise, t_interval
-from clrft.study.tables import pairs_to_csv, show, to_csv, to_markdown, to_terminal
+from clrft.analysis.compare import Comparison, Paired, compare, summarise, t_interval
+from clrft.analysis.tables import pairs_to_csv, show, to_csv, to_markdown, to_terminal
+from clrft.runs.read import RunRecord, read_run
 from eval.metrics import Value
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run

@@ -6,12 +6,12 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 
-from clrft.config import build_config, merge, parse_overrides, typed_config
-from clrft.files import config_root
-from clrft.sweep import load_sweep
-from clrft.typed import field_docs
+from clrft.config.run_config import build_config, merge, parse_overrides, typed_config
+from clrft.config.sweeps import load_sweep
+from clrft.config.typed import field_docs
+from clrft.utils.files import config_root
 from methods import METHODS
-from methods.model_config import ModelConfig
+from methods.model.config import ModelConfig
 from methods.settings import TrainConfig
 from task_streams import STREAMS
 from task_streams.errors import UserError

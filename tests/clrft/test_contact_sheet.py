@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clrft.contact_sheet import OTHER_BOX, OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
+from clrft.cli.contact_sheet import OTHER_BOX, OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
 from task_streams.errors import UserError
-from task_streams.records import Damaged
+from task_streams.sources.records import Damaged
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
 
 Colour = tuple[int, int, int]

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from clrft.cli import main
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import read_run
-from clrft.spent import Clock, cpu_seconds
-from clrft.study.compare import compare
-from clrft.study.cost_figures import costs_figure
-from clrft.study.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
-from clrft.study.cost_tables import costs_to_csv, costs_to_markdown, short
-from clrft.study.costs import CostReport, cost_of_run, cost_report
+from clrft.analysis.compare import compare
+from clrft.analysis.cost_figures import costs_figure
+from clrft.analysis.cost_tables import costs_to_csv, costs_to_markdown, short
+from clrft.analysis.costs import CostReport, cost_of_run, cost_report
+from clrft.cli.main import main
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.cost_timer import Clock, cpu_seconds
+from clrft.runner.run import run
+from clrft.runs.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from methods.costs import meter
 from tests.clrft.run_folders import write_run
 

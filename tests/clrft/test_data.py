@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clrft.cli import main
+from clrft.cli.main import main
 from task_streams import build_stream
-from task_streams.fingerprint import fingerprints
-from task_streams.folder import FolderCilConfig
+from task_streams.datasets.folder import FolderCilConfig
+from task_streams.scenarios.fingerprint import fingerprints
 from tests.shared_data import shared
 from tests.task_streams.streams import write_tree
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from clrft import stage
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import read_run
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner import stage
+from clrft.runner.run import run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from tests.clrft.test_run import same_weights
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clrft.cli import main
-from clrft.runs import find_runs
-from clrft.study.compare import compare
-from clrft.study.drift_figures import drift_figures
-from clrft.study.drift_study import DriftStudy, correlation, drift_study, quadratic
-from clrft.study.drift_tables import drift_to_markdown
+from clrft.analysis.compare import compare
+from clrft.analysis.drift_figures import drift_figures
+from clrft.analysis.drift_study import DriftStudy, correlation, drift_study, quadratic
+from clrft.analysis.drift_tables import drift_to_markdown
+from clrft.cli.main import main
+from clrft.runs.read import find_runs
 from eval.metrics import mean_kl
 from tests.clrft.run_folders import write_run
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clrft.base import default_model_path
-from clrft.config import build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import RunRecord, read_run
+from clrft.base_model import default_model_path
+from clrft.config.run_config import build_config
+from clrft.runner.run import run
+from clrft.runs.read import RunRecord, read_run
+from clrft.utils.progress import Silent
 from methods import METHODS
 from methods.base import Method
 from methods.shaping import overrides

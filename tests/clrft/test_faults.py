@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 
 from benchmarks.fault_lab import ROOT, Lab, Skipped, fill, small_disk
 from benchmarks.faults_disk import full_in_state
-from clrft.alone import Failure, attempt, failure_of
-from clrft.cli import main
-from clrft.config import RunConfig, build_config
-from clrft.failures import explained
-from clrft.lock_file import lock_path
-from clrft.locks import held
-from clrft.progress import Silent
+from clrft.cli.main import main
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.run_cell import Failure, attempt, failure_of
 from clrft.tracking.store import Store, Unreachable
+from clrft.utils.failures import explained
+from clrft.utils.lock_file import lock_path
+from clrft.utils.locks import held
+from clrft.utils.progress import Silent
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_run_and_sweep_tell_the_same_with_exit_code_one(
     def run(*_: object) -> None:
         granted_no_tensor()
 
-    monkeypatch.setattr("clrft.alone.run", run)
+    monkeypatch.setattr("clrft.runner.run_cell.run", run)
     words = ["run", "stream=digits_cil", "method=sft", f"run.output={tmp_path}", "run.mlflow=false"]
     assert main(words) == 1
     said = " ".join(capsys.readouterr().err.split())
@@ -104,7 +104,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from benchmarks.fault_lab import fill
-from clrft.locks import held
+from clrft.utils.locks import held
 with held(Path(sys.argv[1])):
     fill(Path(sys.argv[1]).parent, 0)
     raise KeyError("lost")

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from clrft.base import default_model_path
-from clrft.config import RunConfig, build_config
-from clrft.files import write_json_atomic
-from clrft.fork import planned
-from clrft.plan.streams import outline_of
-from clrft.progress import Silent
-from clrft.resume import saved_config
-from clrft.run import prepare, run
-from clrft.runs import read_run
-from clrft.study.compare import compare
+from clrft.analysis.compare import compare
+from clrft.base_model import default_model_path
+from clrft.config.run_config import RunConfig, build_config
+from clrft.planning.streams import outline_of
+from clrft.runner.fork import planned
+from clrft.runner.resume import saved_config
+from clrft.runner.run import prepare, run
+from clrft.runs.read import read_run
+from clrft.utils.files import write_json_atomic
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 from tests.task_streams.clips import write_clip
 

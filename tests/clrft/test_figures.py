@@ -7,11 +7,11 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
+from clrft.analysis.compare import compare
+from clrft.analysis.figures import curve_over_orders, figures, mean_matrix, styles
+from clrft.report.comparison import write_comparison
 from clrft.report.parts import Subject
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import compare
-from clrft.study.compare_command import write_comparison
-from clrft.study.figures import curve_over_orders, figures, mean_matrix, styles
+from clrft.runs.read import RunRecord, read_run
 from eval.metrics import forgetting_by_stage, seen_accuracy
 from tests.clrft.run_folders import Rows, write_run
 

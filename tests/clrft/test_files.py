@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.files import (
+from clrft.utils.files import (
     check_writable,
     clean_partials,
     config_root,
@@ -87,7 +87,7 @@ def test_a_folder_that_exists_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_a_partial_that_is_cleaned(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from clrft.files import whole_folder\n"
+        "import os, signal, sys; from pathlib import Path; from clrft.utils.files import whole_folder\n"
         "with whole_folder(Path(sys.argv[1])) as partial:\n"
         "    (partial / 'weights').write_bytes(b'abc'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -20,17 +20,17 @@ from benchmarks.fuzz_call import Outcome, Place
 from benchmarks.fuzz_configs import Given, calls, lay
 from benchmarks.fuzz_folders import damage, linked_new
 from benchmarks.fuzz_values import BOMB
-from clrft.config import build_config, parse_overrides
-from clrft.files import check_inside, locked, read_json, whole_file
-from clrft.lineage import check_files
-from clrft.lock_file import lock_path
-from clrft.lock_life import look
-from clrft.plain import from_json, from_yaml
-from clrft.record import read_stage, read_steps
-from clrft.runs import find_runs, read_run
-from clrft.sweep import load_sweep
+from clrft.config.records import read_stage, read_steps
+from clrft.config.run_config import build_config, parse_overrides
+from clrft.config.sweeps import load_sweep
+from clrft.runner.lineage import check_files
+from clrft.runs.read import find_runs, read_run
+from clrft.utils.files import check_inside, locked, read_json, whole_file
+from clrft.utils.lease import look
+from clrft.utils.lock_file import lock_path
+from clrft.utils.plain import from_json, from_yaml
 from eval.matrix import AccuracyMatrix
-from methods.policy import load_policy
+from methods.model.policy import load_policy
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 
@@ -325,8 +325,8 @@ def test_a_schema_number_that_is_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_would_be_unpickled_is_not_loaded(tmp_path: Path) -> None:
-    from clrft.base import default_model_path
-    from methods.model_config import ModelConfig
+    from clrft.base_model import default_model_path
+    from methods.model.config import ModelConfig
 
     shutil.copytree(default_model_path(), tmp_path / "model")
     for path in (tmp_path / "model").glob("*.safetensors*"):

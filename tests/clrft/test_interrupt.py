@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from clrft import interrupt
+from clrft.utils import interrupt
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

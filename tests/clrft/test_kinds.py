@@ -12,15 +12,15 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from rich.console import Console
 
-from clrft.cli import main
-from clrft.config import build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import compare
-from clrft.study.kind_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
-from clrft.study.kind_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
-from clrft.study.kinds import GroupKinds, KindReport, kind_report
+from clrft.analysis.compare import compare
+from clrft.analysis.taxonomy import GroupKinds, KindReport, kind_report
+from clrft.analysis.taxonomy_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
+from clrft.analysis.taxonomy_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
+from clrft.cli.main import main
+from clrft.config.run_config import build_config
+from clrft.runner.run import run
+from clrft.runs.read import RunRecord, read_run
+from clrft.utils.progress import Silent
 from eval.judgement import Failure
 from eval.taxonomy import KINDS, OUTCOMES
 from task_streams.prompt import target_text

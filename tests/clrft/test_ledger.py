@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
-from clrft.cli import main
-from clrft.runs import read_run
-from clrft.study.differences import flatten
-from clrft.study.groups import grouped
-from clrft.study.ledger import SETTINGS, Entry, Published, ledger, planned, protocol, published_rows, untold
-from clrft.study.ledger_tables import ledger_rows, ledger_to_csv, sentences, tables_of
+from clrft.analysis.groups import grouped
+from clrft.analysis.published_results import (
+    SETTINGS,
+    Entry,
+    Published,
+    ledger,
+    planned,
+    protocol,
+    published_rows,
+    untold,
+)
+from clrft.analysis.published_tables import ledger_rows, ledger_to_csv, sentences, tables_of
+from clrft.cli.main import main
+from clrft.runs.differences import flatten
+from clrft.runs.read import read_run
 from tests.clrft.run_folders import write_run
 
 TASKS = 10

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from clrft.lock_file import Holder, lock_path, this_process
-from clrft.lock_life import Timing, look
-from clrft.locks import Locked, guard, held, take
-from clrft.processes import lives, start_of
+from clrft.utils.lease import Timing, look
+from clrft.utils.lock_file import Holder, lock_path, this_process
+from clrft.utils.locks import Locked, guard, held, take
+from clrft.utils.process_identity import lives, start_of
 from task_streams.errors import UserError
 
 QUICK = Timing(beat=0.05, silent=2.0)  # a holder on another host is gone after 2 s without a touch

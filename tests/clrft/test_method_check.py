@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrft.check import promises as method_promises
-from clrft.check.command import check_method, misspelt, subjects
-from clrft.check.promises import check_accumulation
-from clrft.check.report import Report
-from clrft.check.trial import Learned, Trial
-from clrft.cli import main
-from clrft.config import build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import find_runs
+from clrft.cli.main import main
+from clrft.cli.method import check_method, misspelt, subjects
+from clrft.config.run_config import build_config
+from clrft.method_check import promises as method_promises
+from clrft.method_check.promises import check_accumulation
+from clrft.method_check.report import Report
+from clrft.method_check.trial import Learned, Trial
+from clrft.runner.run import run
+from clrft.runs.read import find_runs
+from clrft.utils.progress import Silent
 from methods import METHODS, registry
 from methods.base import Method
 from task_streams.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clrft.check.new import KINDS, name_problems, write_method
-from clrft.cli import main
+from clrft.cli.main import main
+from clrft.method_check.new import KINDS, name_problems, write_method
 from task_streams.errors import UserError
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from clrft.cli import main
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import compare
-from clrft.study.tables import pairs_to_csv, to_csv, to_markdown
+from clrft.analysis.compare import compare
+from clrft.analysis.tables import pairs_to_csv, to_csv, to_markdown
+from clrft.cli.main import main
+from clrft.runs.read import RunRecord, read_run
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from clrft import preflight
-from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.fork import planned
-from clrft.progress import Silent
-from clrft.run import prepare, run
-from clrft.runs import read_run
-from clrft.study import updates
-from clrft.study.compare import compare
+from clrft.analysis import updates
+from clrft.analysis.compare import compare
+from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.runner import memory_check as preflight
+from clrft.runner.fork import planned
+from clrft.runner.run import prepare, run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from methods.settings import AUTO, KAHAN, LOST_BELOW, PLAIN, WIDE
 from task_streams.errors import UserError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from clrft.study.outputs import ENDINGS, write_outputs
+from clrft.analysis.outputs import ENDINGS, write_outputs
 
 
 def picture() -> Figure:

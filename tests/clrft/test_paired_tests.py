@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clrft.study.paired_tests import (
+from clrft.analysis.paired_tests import (
     MOST_EXACT,
     MOST_NEEDED,
     bootstrap_intervals,

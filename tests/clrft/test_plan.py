@@ -9,30 +9,30 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.cli import main
-from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.estimate import estimate
-from clrft.plan.activities import dealt_work, stage_work
-from clrft.plan.cell import Cell, Lengths
-from clrft.plan.cheaper import cheaper, with_value
-from clrft.plan.checkpoint import checkpoint_of
-from clrft.plan.clock import EXCHANGE, assumed_seconds, makespan, seconds_of
-from clrft.plan.disk import CELL, STAGE, Disk, disk_of
-from clrft.plan.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
-from clrft.plan.memory import memory_of
-from clrft.plan.plan import Plan, plan_of, target_of, this_target
-from clrft.plan.refused import sharing_problems
-from clrft.plan.sharing import ALONE, Share, Sharing
-from clrft.plan.streams import outline_of
-from clrft.plan.tally import Passes, Tally
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import read_run
-from clrft.study.cost_names import DRIFT, EVALUATE, TRAIN
-from clrft.study.ledger import published_rows
-from clrft.sweep import load_sweep
-from methods.model_config import ModelConfig
-from methods.processes import ranks
+from clrft.analysis.published_results import published_rows
+from clrft.cli.main import main
+from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.config.sweeps import load_sweep
+from clrft.memory.checkpoint_shape import checkpoint_of
+from clrft.memory.estimate import estimate
+from clrft.memory.peaks import memory_of
+from clrft.memory.sharing import ALONE, Share, Sharing
+from clrft.planning.activities import dealt_work, stage_work
+from clrft.planning.cell import Cell, Lengths
+from clrft.planning.clock import EXCHANGE, assumed_seconds, makespan, seconds_of
+from clrft.planning.disk import CELL, STAGE, Disk, disk_of
+from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
+from clrft.planning.operation_counts import Passes, Tally
+from clrft.planning.plan import Plan, plan_of, target_of, this_target
+from clrft.planning.sharding_checks import sharing_problems
+from clrft.planning.streams import outline_of
+from clrft.planning.suggestions import cheaper, with_value
+from clrft.runner.run import run
+from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
+from methods.distributed import ranks
+from methods.model.config import ModelConfig
 from task_streams.errors import UserError
 from tests.processes import ended, several
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.available import available_bytes, free_in_group, in_machine
-from clrft.cli import main
-from clrft.config import RunConfig, build_config, parse_overrides
-from clrft.estimate import Longest, estimate, longest_allowed, most_prompts
-from clrft.preflight import check_memory, memory_there
-from clrft.progress import Silent
-from clrft.remedies import divisors, halves, remedies
-from clrft.run import longest_prompts, prepare, run
-from clrft.runs import read_run
-from clrft.state import Run
-from methods.costs.sizes import ModelSizes, sizes_of
+from clrft.cli.main import main
+from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.memory.available_memory import available_bytes, free_in_group, in_machine
+from clrft.memory.estimate import Longest, estimate, longest_allowed, most_prompts
+from clrft.memory.hints import divisors, halves, remedies
+from clrft.memory.sizes import ModelSizes, sizes_of
+from clrft.runner.memory_check import check_memory, memory_there
+from clrft.runner.run import longest_prompts, prepare, run
+from clrft.runner.state import Run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 from tests.two_billion import sizes_of_2b
 

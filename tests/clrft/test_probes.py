@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clrft.cli import main
-from clrft.config import build_config
-from clrft.probes import read_probes
-from clrft.progress import Silent
-from clrft.run import prepare, run
-from clrft.runs import read_run
+from clrft.cli.main import main
+from clrft.config.run_config import build_config
+from clrft.runner.probes import read_probes
+from clrft.runner.run import prepare, run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 from tests.task_streams.probe_files import ROWS, write_probes
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrft.cli import main
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.study.ledger import protocol, published_rows
-from clrft.sweep import load_sweep
+from clrft.analysis.published_results import protocol, published_rows
+from clrft.cli.main import main
+from clrft.config.run_config import RunConfig, build_config
+from clrft.config.sweeps import load_sweep
+from clrft.runner.run import run
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 from task_streams.prompt import in_style, target_text
 from task_streams.prompt_style import PromptStyle, prompt_style

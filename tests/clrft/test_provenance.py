@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrft.provenance import code_identity, hardware, source_hash, versions
+from clrft.runs.provenance import code_identity, hardware, source_hash, versions
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -84,7 +84,7 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     # In a process of its own, where the peak so far is low; it must not start at this process's size.
     # 2**20 bytes are one MB.
     program = (
-        "from clrft.provenance import peak_memory_mb; before = peak_memory_mb()\n"
+        "from clrft.runs.provenance import peak_memory_mb; before = peak_memory_mb()\n"
         "held = bytearray(b'x') * (200 * 2**20); print(before, peak_memory_mb() - before)"
     )
     root = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_peak_memory_grows_with_what_is_held() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a process's peak")
 def test_a_peak_is_forgotten_once_the_memory_is_given_back() -> None:
     words = (
-        "import torch; from clrft.provenance import forget_peaks, peak_memory_mb\n"
+        "import torch; from clrft.runs.provenance import forget_peaks, peak_memory_mb\n"
         "held = bytearray(b'x') * (200 * 2**20); high = peak_memory_mb(); del held\n"
         "forget_peaks(); print(high - peak_memory_mb())"
     )

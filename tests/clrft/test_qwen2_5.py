@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clrft.config import RunConfig, build_config
-from clrft.plan.checkpoint import PUBLISHED, checkpoint_of
-from clrft.plan.hardware import hardware_of
-from clrft.plan.plan import plan_of, target_of
-from clrft.plan.ruler import Ruler
-from clrft.progress import Silent
-from clrft.run import run
-from clrft.runs import RunRecord, read_run
+from clrft.config.run_config import RunConfig, build_config
+from clrft.memory.checkpoint_shape import PUBLISHED, checkpoint_of
+from clrft.planning.hardware import hardware_of
+from clrft.planning.plan import plan_of, target_of
+from clrft.planning.token_lengths import Ruler
+from clrft.runner.run import run
+from clrft.runs.read import RunRecord, read_run
+from clrft.utils.progress import Silent
 from tests.clrft.test_plan import EXACT, cell_of, stage_work
 from tests.methods.qwen2_5 import write_qwen2_5_vl
 

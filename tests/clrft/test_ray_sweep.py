@@ -19,16 +19,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clrft.checkpoint import stage_folder
-from clrft.cli import main
-from clrft.cluster import cluster as ray_cluster
-from clrft.cluster.board import HEAD, board_of
-from clrft.config import build_config, config_of
-from clrft.lock_file import lock_path
-from clrft.places import Place, check_place
-from clrft.processes import lives
-from clrft.progress import Bars
-from clrft.sweep import load_sweep, run_sweep
+from clrft.cli.main import main
+from clrft.config.run_config import build_config, config_of
+from clrft.config.sweeps import load_sweep
+from clrft.runner.checkpoint import stage_folder
+from clrft.sweep import ray_cluster as ray_cluster
+from clrft.sweep.executors import Place, check_place
+from clrft.sweep.ray_progress import HEAD, board_of
+from clrft.sweep.run_sweep import run_sweep
+from clrft.utils.lock_file import lock_path
+from clrft.utils.process_identity import lives
+from clrft.utils.progress import Bars
 from task_streams.errors import UserError
 from tests.clrft.clusters import Nodes, cluster_of, shadowed
 from tests.clrft.counted import COUNTED, Lab, until
@@ -216,7 +217,7 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
     kill, hold = one.mark("kill", 1, 1, 1), one.mark("hold", 1, 1, 2)
     kill.write_text("")
     hold.write_text("")
-    words = [sys.executable, "-m", "clrft.cli", "sweep", *one.words, "--on", "ray", "--jobs", "1"]
+    words = [sys.executable, "-m", "clrft", "sweep", *one.words, "--on", "ray", "--jobs", "1"]
     environment = {**os.environ, "COUNTED_IN": str(tmp_path)}
     with (tmp_path / "said").open("wb") as said:
         sweep = subprocess.Popen(words, stdout=said, stderr=said, env=environment, start_new_session=True)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from clrft.checkpoint import write_rows
-from clrft.record import STEP, _numbers, read_rows, read_steps
-from methods.fit import step_row
+from clrft.config.records import STEP, _numbers, read_rows, read_steps
+from clrft.runner.checkpoint import write_rows
+from methods.training.fit import step_row
 
 
 def test_rows_that_a_training_writes_are_read_the_fast_way(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from clrft.cli import main
+from clrft.analysis.compare import compare
+from clrft.cli.main import main
 from clrft.report.export import to_csv
 from clrft.report.headline import answers
 from clrft.report.latex import escape, to_latex
 from clrft.report.page import policy
 from clrft.report.parts import Cell, Column, Table
 from clrft.report.vector import PAPER, contrast, recoloured
-from clrft.runs import RunRecord, read_run
-from clrft.study.compare import compare
+from clrft.runs.read import RunRecord, read_run
 from tests.clrft.run_folders import write_run
 
 EVIL = "<script>window.cracked=1</script><img src=x onerror=window.cracked=1>&\"'"

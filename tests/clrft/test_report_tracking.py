@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from clrft.cli import main
-from clrft.commands import reported
+from clrft.analysis.compare import compare
+from clrft.cli.main import main
+from clrft.report.comparison import reported
 from clrft.report.parts import Subject
-from clrft.runs import find_runs
-from clrft.study.compare import compare
+from clrft.runs.read import find_runs
 from clrft.tracking.runs import Tracker
 from clrft.tracking.store import tracking_uri
 from tests.clrft.stores import preparation, root

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from clrft.cli import main
-from clrft.config import build_config
-from clrft.progress import Silent
+from clrft.analysis.compare import compare
+from clrft.analysis.reward_figures import rewards_figure
+from clrft.analysis.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
+from clrft.analysis.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
+from clrft.cli.main import main
+from clrft.config.run_config import build_config
+from clrft.report.comparison import write_comparison
 from clrft.report.parts import Subject
-from clrft.run import run
-from clrft.runs import read_run
-from clrft.study.compare import compare
-from clrft.study.compare_command import write_comparison
-from clrft.study.reward_figures import rewards_figure
-from clrft.study.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
-from clrft.study.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
+from clrft.runner.run import run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from tests.clrft.run_folders import write_run
 
 ACCURACY, FORMAT = Figure("component", "accuracy"), Figure("component", "format")

@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clrft.checkpoint import read_learned
-from clrft.config import RunConfig, build_config
-from clrft.progress import Silent
-from clrft.run import prepare, run
-from clrft.runs import read_run
-from clrft.study.compare import compare
+from clrft.analysis.compare import compare
+from clrft.config.run_config import RunConfig, build_config
+from clrft.runner.checkpoint import read_learned
+from clrft.runner.run import prepare, run
+from clrft.runs.read import read_run
+from clrft.utils.progress import Silent
 from methods.base import Method
-from methods.policy import Policy
+from methods.model.policy import Policy
 from methods.settings import KAHAN, PLAIN, WIDE, TrainConfig
 from task_streams.errors import UserError
 
@@ -176,7 +176,7 @@ def test_decoding_is_recorded_where_a_gpu_allows_it_and_asking_for_it_elsewhere_
     with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but there is no GPU; expected false, or null"):
         prepare(small(tmp_path, method, cuda_graphs=True), Silent())
     assert not prepare(small(tmp_path, method), Silent()).policy.recorded
-    monkeypatch.setattr("clrft.run.graph_obstacle", lambda *_: None)
+    monkeypatch.setattr("clrft.runner.run.graph_obstacle", lambda *_: None)
     records = TrainConfig.records
     monkeypatch.setattr(TrainConfig, "records", lambda train, _: records(train, "cuda"))
     with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but train.share_prefix is false"):
@@ -206,7 +206,7 @@ def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(
     ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "clrft.cli", *words], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "clrft", *words], stderr=subprocess.PIPE, text=True, env=environment
     )
     folder = tmp_path / "single" / "digits_cil-sft-1993"
     deadline = time.monotonic() + 120

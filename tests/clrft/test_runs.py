@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clrft.cli import main
-from clrft.runs import find_runs, read_run
+from clrft.cli.main import main
+from clrft.runs.read import find_runs, read_run
 from clrft.tracking.runs import task_facts
 from task_streams.errors import UserError
 from tests.clrft.run_folders import Rows, write_run

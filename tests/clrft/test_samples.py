@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clrft.cli import main
-from clrft.runs import read_run
+from clrft.cli.main import main
+from clrft.runs.read import read_run
 from tests.shared_data import shared
 
 SMALL = (

@@ -9,18 +9,18 @@ import pytest
 import yaml
 
 from benchmarks.kills import outcome
-from clrft.config import RunConfig, build_config, with_defaults
-from clrft.files import digest
-from clrft.fork import planned
-from clrft.manifest import comparable
-from clrft.plain import read_yaml
-from clrft.progress import Silent
-from clrft.resume import saved_config
-from clrft.run import run
-from clrft.runs import read_run
-from clrft.saved import in_todays_words
-from clrft.study.compare import compare
-from clrft.study.differences import facts, settings
+from clrft.analysis.compare import compare
+from clrft.config.retired import in_todays_words
+from clrft.config.run_config import RunConfig, build_config, with_defaults
+from clrft.runner.fork import planned
+from clrft.runner.resume import saved_config
+from clrft.runner.run import run
+from clrft.runs.differences import facts, settings
+from clrft.runs.manifest import comparable
+from clrft.runs.read import read_run
+from clrft.utils.files import digest
+from clrft.utils.plain import read_yaml
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 
 SMALL: dict[str, Any] = {

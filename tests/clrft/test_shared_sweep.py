@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from clrft.alone import keep_failure, known_failure
-from clrft.cli import main
-from clrft.config import build_config
-from clrft.lock_file import lock_path
-from clrft.lock_life import file_system_now
-from clrft.processes import lives
+from clrft.cli.main import main
+from clrft.config.run_config import build_config
+from clrft.runner.run_cell import keep_failure, known_failure
+from clrft.utils.lease import file_system_now
+from clrft.utils.lock_file import lock_path
+from clrft.utils.process_identity import lives
 from tests.clrft.counted import COUNTED, Lab, until
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from clrft.config import build_config
-from clrft.progress import Silent
-from clrft.run import prepare, run
-from clrft.space import needed_bytes
+from clrft.config.run_config import build_config
+from clrft.runner.disk_check import needed_bytes
+from clrft.runner.run import prepare, run
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from clrft.alone import keep_failure
-from clrft.cli import main
-from clrft.lock_file import lock_path, this_process
-from clrft.status import duration
+from clrft.cli.main import main
+from clrft.runner.run_cell import keep_failure
+from clrft.sweep.status import duration
+from clrft.utils.lock_file import lock_path, this_process
 from tests.clrft.run_folders import write_run
 
 
 def begun(sweep: Path, method: str, seed: int, seconds: Mapping[int, Mapping[str, float]], tasks: int = 3) -> Path:
-    """A run folder with some finished stages, as ``clrft.run`` leaves it."""
+    """A run folder with some finished stages, as ``clrft.runner.run`` leaves it."""
     folder = sweep / f"digits_cil-{method}-{seed}"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"method": {"name": method, "label": method}}))

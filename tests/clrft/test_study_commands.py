@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from clrft.cli import main
-from clrft.runs import read_run
-from clrft.study.compare import compare
-from clrft.study.figures import of_stream
+from clrft.analysis.compare import compare
+from clrft.analysis.figures import of_stream
+from clrft.cli.main import main
+from clrft.runs.read import read_run
 from tests.clrft.run_folders import write_run
 from tests.clrft.test_costs import TRAIN, spent, with_costs
 from tests.clrft.test_drift_study import figures, with_drift

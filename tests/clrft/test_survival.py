@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from benchmarks.kills import Kill, config_of, outcome, run_in_child, trial
-from clrft.config import RunConfig
-from clrft.lineage import digest
-from clrft.progress import Silent
-from clrft.resume import saved_config
-from clrft.run import run
-from clrft.unfinished import Unfinished
-from methods.training_state import TrainingState
+from clrft.config.run_config import RunConfig
+from clrft.runner.lineage import digest
+from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.resume import saved_config
+from clrft.runner.run import run
+from clrft.utils.progress import Silent
+from methods.training.state import TrainingState
 from task_streams.errors import UserError
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from clrft.cli import main
-from clrft.runs import find_runs
-from clrft.study import kinds
-from clrft.study.run_kinds import RunKinds, run_kinds
-from clrft.sweep import load_sweep
+from clrft.analysis import taxonomy as kinds
+from clrft.cli.main import main
+from clrft.config.sweeps import load_sweep
+from clrft.runs.read import find_runs
+from clrft.runs.taxonomy import RunKinds, run_kinds
 from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty
 from tests.task_streams.streams import write_tree

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from clrft.cli import main
-from clrft.runs import read_run
+from clrft.cli.main import main
+from clrft.runs.read import read_run
 from clrft.tracking import queue as tracking_queue
 from clrft.tracking.queue import END_SECONDS, CallQueue
 from clrft.tracking.runs import Tracker, is_marked
@@ -293,7 +293,7 @@ def test_an_unfinished_run_is_fed_as_far_as_it_is_and_closed(root: Path) -> None
 
 
 def test_a_run_that_is_being_worked_on_is_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from clrft.locks import held
+    from clrft.utils.locks import held
 
     folder = written(root)
     with held(folder):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from clrft import unpack as module
-from clrft.cli import main
-from clrft.progress import Silent
-from clrft.unpack import check_room, one_by_one, unpack
+from clrft.cli.main import main
+from clrft.utils import archives as module
+from clrft.utils.archives import check_room, one_by_one, unpack
+from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 
 FILES = {"set/train/a.txt": b"a" * 10, "set/train/ü b.txt": b"b" * 3000, "set/empty.txt": b""}

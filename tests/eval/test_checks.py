@@ -3,7 +3,7 @@
 import pytest
 
 from eval.checks import TESTS, failed_checks
-from task_streams.probe_checks import CHECKS, Check
+from task_streams.probes.checks import CHECKS, Check
 
 CASES = [
     ("keywords:existence", {"keywords": ["cat", "dog"]}, "A Cat and a dog.", "A cat."),

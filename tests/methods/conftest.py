@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from clrft.base import default_model_path
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
+from clrft.base_model import default_model_path
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.qwen2_5 import write_qwen2_5_vl

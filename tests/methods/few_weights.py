@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import LossContext, Method, TaskContext
-from methods.model_config import ModelConfig
-from methods.policy import Policy
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy
 from task_streams.types import Task
 
 

@@ -12,8 +12,8 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 
-from clrft.base import default_model_path
-from clrft.base.architecture import tiny_processor
+from clrft.base_model import default_model_path
+from clrft.base_model.architecture import tiny_processor
 
 
 def write_qwen2_5_vl(folder: Path) -> Path:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from eval.evaluate import evaluate
 from methods.base import Method, TaskContext
-from methods.fit import APPLIED, FitSettings, fit
-from methods.optimizers import COMPENSATION
-from methods.policy import Decoding, Policy
-from methods.processes import ranks
-from methods.processes.sharding import shard, whole, whole_tensor
+from methods.distributed import ranks
+from methods.distributed.sharding import shard, whole, whole_tensor
+from methods.model.policy import Decoding, Policy
 from methods.settings import KAHAN, WIDE, TrainConfig
-from methods.training_state import KIND
+from methods.training.fit import APPLIED, FitSettings, fit
+from methods.training.optimizers import COMPENSATION
+from methods.training.state import KIND
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made

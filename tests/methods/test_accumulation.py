@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from clrft.base import default_model_path
-from methods import METHODS, build_method, trl_seam
+from clrft.base_model import default_model_path
+from methods import METHODS, build_method
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, fit
-from methods.memory import remembered
-from methods.model_config import ModelConfig
-from methods.policy import load_policy
-from methods.rollouts import shared_prefix
+from methods.generation import shared_prefix
+from methods.model.config import ModelConfig
+from methods.model.policy import load_policy
 from methods.settings import TrainConfig
+from methods.training import grpo_trainer as trl_seam
+from methods.training.fit import FitSettings, fit
+from methods.training.replay_memory import remembered
 from task_streams.types import TaskStream
 
 # Methods, updates on each batch of rollouts, adapter. Every way in which an update finds its rows has a case: sequence

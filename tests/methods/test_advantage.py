@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from methods.advantage import (
-    RunningScale,
-    centred,
-    group_advantages,
-    guarded,
-    scaled_advantages,
-    zero_variance_share,
-)
+from methods.advantage import RunningScale, centred, group_advantages, guarded, scaled_advantages, zero_variance_share
 
 
 def test_the_running_scale_moves_by_one_thousandth() -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrft.base import default_model_path
-from clrft.checkpoint import read_anchor, write_anchor
-from methods.anchor import Anchors, anchor_problems
+from clrft.base_model import default_model_path
+from clrft.runner.checkpoint import read_anchor, write_anchor
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import AnchorRule, Method
-from methods.inputs.targets import completion_logits
-from methods.lwf import Lwf, LwfConfig
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
-from methods.rapo import Rapo, RapoConfig
-from methods.snapshots import Snapshot
+from methods.model.anchor import Anchors, anchor_problems
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
+from methods.model.snapshots import Snapshot
+from methods.parts.lwf import Lwf, LwfConfig
+from methods.training.targets import completion_logits
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.test_lwf import inputs_of

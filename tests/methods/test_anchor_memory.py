@@ -12,14 +12,14 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers import AutoModelForImageTextToText
 
 from benchmarks.anchor_memory import LIMIT, anchor_parameters, bytes_of, geometry_2b, tensors_of
-from clrft.config import build_config
+from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import TaskContext
-from methods.fit import FitSettings, fit
-from methods.model_config import DTYPES
-from methods.policy import Decoding, Policy, clear_rope_state, lora_config
+from methods.model.config import DTYPES
+from methods.model.policy import Decoding, Policy, clear_rope_state, lora_config
+from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
-from methods.snapshots import Snapshot
+from methods.training.fit import FitSettings, fit
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods import METHODS
-from methods.anchored_kl import AnchoredKl
+from methods.algorithms.anchored_kl import AnchoredKl
+from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, build_trainer
-from methods.grpo import Grpo, GrpoConfig
-from methods.policy import Policy, load_policy
+from methods.model.policy import Policy, load_policy
+from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
-from methods.snapshots import Snapshot
+from methods.training.fit import FitSettings, build_trainer
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=1, prompts_per_update=4)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.algorithms.sft import Sft, SftConfig
 from methods.base import LossContext, Method, TaskContext
 from methods.compose import Composite
-from methods.fit import FitSettings, fit
 from methods.guard import guarded_method
-from methods.policy import Policy
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
-from methods.sft import Sft, SftConfig
+from methods.training.fit import FitSettings, fit
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 

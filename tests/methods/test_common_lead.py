@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from methods.policy import Decoding, Policy
-from methods.rollouts import shared_prefix
-from methods.rollouts.shared_prefix import Prompts, common_lead, prefill
+from methods.generation import shared_prefix
+from methods.generation.shared_prefix import common_lead, prefill
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Decoding, Policy
 from task_streams.prompt import Request, request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import assert_equal

@@ -11,7 +11,7 @@ from methods import METHODS, build_method
 from methods.base import AnchorRule, LossContext, Method, Rollouts
 from methods.compose import Composite, composition_problems
 from methods.guard import made_method
-from methods.l2 import L2, L2Config
+from methods.parts.l2 import L2, L2Config
 from task_streams.errors import UserError
 
 

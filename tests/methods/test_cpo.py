@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.cpo import Cpo, CpoConfig, most_moved
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.parts.cpo import Cpo, CpoConfig, most_moved
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights, terms_of

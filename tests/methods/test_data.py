@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from methods.inputs.data import reward_functions, rollout_dataset, target_dataset
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.training.dataset import reward_functions, rollout_dataset, target_dataset
 from task_streams.prompt import target_text
 from task_streams.types import Box, Clip, Example, Feed, Task
 

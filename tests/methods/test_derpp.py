@@ -12,10 +12,10 @@ from torch import Tensor
 from methods import METHODS
 from methods.base import LossContext, TaskContext
 from methods.compose import composition_problems
-from methods.derpp import Derpp, DerppConfig, Stored, endless, logit_distance
-from methods.memory import remembered
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.parts.derpp import Derpp, DerppConfig, Stored, endless, logit_distance
 from methods.settings import TrainConfig
+from methods.training.replay_memory import remembered
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from methods.policy import Decoding, Policy
-from methods.rollouts.answering import Session
-from methods.rollouts.drafts import Drafts
-from methods.rollouts.rollout import Sampling, sample_after
-from methods.rollouts.shared_prefix import prefill
+from methods.generation.answers import Session
+from methods.generation.rollout import Sampling, sample_after
+from methods.generation.shared_prefix import prefill
+from methods.generation.speculative_decoding import Drafts
+from methods.model.policy import Decoding, Policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from eval.judgement import COMPONENTS
+from methods.drift.compared_policies import base_of, held, itself, saved
+from methods.drift.items import Other, Probe, drawn_items, summary
 from methods.drift.measure import Asked, measure
-from methods.drift.parties import base_of, held, itself, saved
-from methods.drift.probe import Other, Probe, drawn_items, summary
 from methods.drift.rollouts import Party, SharedPasses, seen
-from methods.policy import Policy
-from methods.weights import trained_weights
+from methods.model.policy import Policy
+from methods.model.weights import trained_weights
 from task_streams.prompt import request
 from task_streams.types import Box, Feed, Kind, Question, Task, TaskStream
 from tests.methods.clip_tasks import about_clips

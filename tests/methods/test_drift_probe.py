@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.drift.probe import Against, Probe, drawn_items, exact_kl, group_rows, summary
+from methods.drift.items import Against, Probe, drawn_items, exact_kl, group_rows, summary
 from task_streams.types import Example, TaskStream
 
 

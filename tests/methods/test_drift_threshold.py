@@ -2,8 +2,8 @@
 
 import pytest
 
-from clrft.config import build_config
-from methods.shapers.drift_threshold import DriftThreshold, DriftThresholdConfig
+from clrft.config.run_config import build_config
+from methods.parts.drift_threshold import DriftThreshold, DriftThresholdConfig
 from task_streams.errors import UserError
 from tests.methods.hand_made import rollouts
 from tests.methods.test_shapers import shaped

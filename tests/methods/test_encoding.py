@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from methods.generation.shared_prefix import positions_of, prefill
 from methods.inputs.encoding import by_parts, encoded_turns, expanded
 from methods.inputs.media import with_media
-from methods.policy import Policy
-from methods.rollouts.shared_prefix import positions_of, prefill
+from methods.model.policy import Policy
 from task_streams.prompt import user_turn
 from task_streams.prompt_style import SUITE
 from task_streams.types import TaskStream

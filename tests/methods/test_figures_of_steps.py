@@ -1,6 +1,6 @@
 """The figures of an update: which of TRL's are kept, under which names, and what a method logs itself."""
 
-from methods.fit import step_row
+from methods.training.fit import step_row
 
 
 def test_what_a_method_logs_is_kept_and_what_trl_alone_logs_is_not() -> None:

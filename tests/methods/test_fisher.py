@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.fisher import diagonal_fisher
-from methods.policy import Decoding, Policy
-from task_streams.draw import shuffled
+from methods.model.policy import Decoding, Policy
+from methods.training.fisher import diagonal_fisher
 from task_streams.prompt import request
+from task_streams.scenarios.draw import shuffled
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods.inputs.fit_image import as_it_is, image_fit
 
 

@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods.costs.flops import Matrices, shape_of
 from methods.costs.meter import Meter
-from methods.inputs.targets import target_inputs
-from methods.model_config import ModelConfig
-from methods.policy import load_policy
+from methods.model.config import ModelConfig
+from methods.model.policy import load_policy
+from methods.training.targets import target_inputs
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.policy import Policy
-from methods.rollouts import following
-from methods.rollouts.following import completion_states, following_logps, in_one_row, laid_out
-from methods.rollouts.shared_prefix import prefill
+from methods.generation import completion_logps as following
+from methods.generation.completion_logps import completion_states, following_logps, in_one_row, laid_out
+from methods.generation.shared_prefix import prefill
+from methods.model.policy import Policy
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 

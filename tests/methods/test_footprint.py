@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clrft.base import default_model_path
-from methods.costs.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
-from methods.costs.footprint import (
+from clrft.base_model import default_model_path
+from clrft.memory.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
+from clrft.memory.footprint import (
     MARGIN,
     STEP,
     autocast_copies,
@@ -24,14 +24,15 @@ from methods.costs.footprint import (
     update,
     weights,
 )
-from methods.costs.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
-from methods.costs.workload import Load, Setup
+from clrft.memory.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
+from clrft.memory.workload import Load, Setup
+from methods.generation.checkpointed import checkpointed_states
+from methods.generation.completion_logps import completion_states
+from methods.generation.shared_prefix import prefill
 from methods.inputs.media import image_patches, token_types
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
-from methods.rollouts.checkpointed import checkpointed_states
-from methods.rollouts.following import completion_states
-from methods.rollouts.shared_prefix import Prompts, prefill
+from methods.inputs.prompts import Prompts
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.two_billion import sizes_of_2b

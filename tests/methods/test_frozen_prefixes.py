@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from methods.policy import Policy
-from methods.rollouts.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.rollouts.group_batch import encoded
-from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
+from methods.generation.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
+from methods.generation.group_batch import encoded
+from methods.generation.shared_prefix import Prefix, prefill
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

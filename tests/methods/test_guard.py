@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from methods.algorithms.sft import SftConfig
 from methods.base import Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.guard import guarded_method, made_method
-from methods.sft import SftConfig
 from task_streams.errors import UserError
 from task_streams.types import Task
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from methods.generation.answers import Session
+from methods.generation.image_cache import ImageMemory
 from methods.inputs.media import image_patches
-from methods.policy import Decoding, Policy
-from methods.rollouts.answering import Session
-from methods.rollouts.image_memory import ImageMemory
+from methods.model.policy import Decoding, Policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.l2 import L2, L2Config, L2Init
-from methods.weights import weighted_distance
+from methods.model.weights import weighted_distance
+from methods.parts.l2 import L2, L2Config, L2Init
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights, terms_of

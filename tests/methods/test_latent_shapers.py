@@ -10,16 +10,16 @@ import torch
 
 from methods import METHODS
 from methods.base import Rollouts, TaskContext
-from methods.fit import FitSettings, build_trainer
-from methods.inputs.targets import completion_logits, target_inputs
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.parts.adaptive_weight import AdaptiveWeight, AdaptiveWeightConfig, gradient_agreement
+from methods.parts.gradient_features import gradient_features, token_gradients
+from methods.parts.gradient_novelty import GradientNovelty, GradientNoveltyConfig, novelty
+from methods.parts.implicit_process import ImplicitProcess, ImplicitProcessConfig
+from methods.parts.information_gain import InformationGain, InformationGainConfig
+from methods.parts.latent_retention import LatentRetention, LatentRetentionConfig
 from methods.settings import TrainConfig
-from methods.shapers.adaptive_weight import AdaptiveWeight, AdaptiveWeightConfig, gradient_agreement
-from methods.shapers.gradient_features import gradient_features, token_gradients
-from methods.shapers.gradient_novelty import GradientNovelty, GradientNoveltyConfig, novelty
-from methods.shapers.implicit_process import ImplicitProcess, ImplicitProcessConfig
-from methods.shapers.information_gain import InformationGain, InformationGainConfig
-from methods.shapers.latent_retention import LatentRetention, LatentRetentionConfig
+from methods.training.fit import FitSettings, build_trainer
+from methods.training.targets import completion_logits, target_inputs
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.prompt_style import prompt_style

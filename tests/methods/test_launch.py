@@ -2,7 +2,7 @@
 
 import pytest
 
-from methods.processes import launch
+from methods.distributed import launch
 from task_streams.errors import UserError
 
 ZERO3 = {launch.DEEPSPEED: "true", launch.STAGE: "3", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}

@@ -10,10 +10,10 @@ from torch import Tensor
 from methods import METHODS
 from methods.base import LossContext
 from methods.compose import composition_problems
-from methods.inputs.targets import IGNORED, target_inputs
-from methods.lwf import Lwf, LwfConfig, softened_distance
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.parts.lwf import Lwf, LwfConfig, softened_distance
 from methods.settings import TrainConfig
+from methods.training.targets import IGNORED, target_inputs
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from methods.base import ReplayPlan, TaskContext
-from methods.fit import with_memory
-from methods.memory import mixed, remembered
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.training.fit import with_memory
+from methods.training.replay_memory import mixed, remembered
 from task_streams.types import TaskStream
 from tests.methods.few_weights import policy_of
 from tests.methods.two_tasks import made

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from methods import build_method
+from methods.algorithms.grpo import GrpoConfig
+from methods.algorithms.rapo import RapoConfig
+from methods.algorithms.sft import SftConfig
 from methods.base import LossContext, TaskContext
 from methods.costs.meter import COUNTS, Meter, added, meter_of, sampled_tokens, sums
-from methods.fit import FitResult, FitSettings, fit
-from methods.grpo import GrpoConfig
-from methods.inputs.targets import completion_logits, target_inputs
-from methods.policy import Decoding, Policy
-from methods.rapo import RapoConfig
+from methods.model.policy import Decoding, Policy
 from methods.settings import TrainConfig
-from methods.sft import SftConfig
+from methods.training.fit import FitResult, FitSettings, fit
+from methods.training.targets import completion_logits, target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 
@@ -138,7 +138,7 @@ def test_an_adapter_is_counted_too(lora_policy: Policy, stream: TaskStream, tmp_
 
 
 def test_what_comes_after_the_last_update_is_told_apart(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    from methods.ewc import EwcConfig
+    from methods.parts.ewc import EwcConfig
 
     method = build_method("sft", SftConfig(), (("ewc", EwcConfig()),))
     result = learn(policy, method, stream, tmp_path)

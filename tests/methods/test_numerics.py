@@ -6,12 +6,12 @@ import torch
 from methods import METHODS
 from methods.base import Method
 from methods.compose import Composite
-from methods.model_config import ModelConfig
-from methods.numerics import Numerics, keeps_all, numerics_of, training_problems
-from methods.optimizers import COMPENSATION, AppliedShare
-from methods.policy import Decoding, Policy
-from methods.rollouts.low_weights import LowWeights, cast_weights
+from methods.generation.low_precision import LowWeights, cast_weights
+from methods.model.config import ModelConfig
+from methods.model.numerics import Numerics, keeps_all, numerics_of, training_problems
+from methods.model.policy import Decoding, Policy
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
+from methods.training.optimizers import COMPENSATION, AppliedShare
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream

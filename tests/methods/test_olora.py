@@ -12,14 +12,14 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods.base import TaskContext
-from methods.fit import FitResult, FitSettings, fit
-from methods.model_config import ModelConfig
-from methods.olora import Olora, OloraConfig
-from methods.policy import Policy, load_policy, lora_config
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy, lora_config
+from methods.model.weights import copied_weights, trained_weights
+from methods.parts.olora import Olora, OloraConfig
 from methods.settings import TrainConfig
-from methods.weights import copied_weights, trained_weights
+from methods.training.fit import FitResult, FitSettings, fit
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream

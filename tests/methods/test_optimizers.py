@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from methods.base import TaskContext
-from methods.fit import APPLIED, FitSettings, fit
-from methods.optimizers import COMPENSATION
-from methods.policy import Policy
+from methods.model.policy import Policy
 from methods.settings import KAHAN, LOST_BELOW, PLAIN, WIDE, TrainConfig
-from methods.training_state import KIND
+from methods.training.fit import APPLIED, FitSettings, fit
+from methods.training.optimizers import COMPENSATION
+from methods.training.state import KIND
 from task_streams import STREAMS, build_stream
 from tests.methods.two_tasks import fresh_policy, made
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrft.base import default_model_path
-from methods.model_config import ModelConfig, choose_attention, describe_model
-from methods.policy import Decoding, Policy, check_checkpoint, load_policy
+from clrft.base_model import default_model_path
+from methods.model.config import ModelConfig, choose_attention, describe_model
+from methods.model.policy import Decoding, Policy, check_checkpoint, load_policy
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream

@@ -9,13 +9,13 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods import METHODS
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, build_trainer, fit, planned_updates, rollout_arguments, shared_arguments
-from methods.inputs.data import reward_functions, rollout_dataset
-from methods.policy import Policy, load_policy
+from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.training.dataset import reward_functions, rollout_dataset
+from methods.training.fit import FitSettings, build_trainer, fit, planned_updates, rollout_arguments, shared_arguments
 from task_streams.types import TaskStream
 from tests.methods.hand_made import rollouts
 

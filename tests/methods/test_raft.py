@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from eval.score import score
+from methods.algorithms.raft import Raft, RaftConfig
 from methods.base import TaskContext
-from methods.inputs.data import target_dataset
-from methods.policy import Policy
-from methods.raft import Raft, RaftConfig
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
+from methods.training.dataset import target_dataset
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
 from task_streams.types import TaskStream

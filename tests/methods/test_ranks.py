@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods.processes import ranks
+from methods.distributed import ranks
 from tests.methods.rank_cases import CASES, LOW, SPLIT, found, fresh_low, small_stream
 from tests.processes import ended, several
 

@@ -8,10 +8,10 @@ import statistics
 import pytest
 import torch
 
-from clrft.config import build_config
+from clrft.config.run_config import build_config
 from methods.advantage import centred, group_advantages
+from methods.algorithms.rapo import Rapo, RapoConfig, RapoRetention, RapoRetentionConfig, RapoScale, RapoScaleConfig
 from methods.base import AnchorRule, Method, Rollouts
-from methods.rapo import Rapo, RapoConfig, RapoRetention, RapoRetentionConfig, RapoScale, RapoScaleConfig
 from task_streams.errors import UserError
 
 G = 2

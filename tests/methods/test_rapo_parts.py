@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.config import build_config
+from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import Method
 from methods.settings import TrainConfig

@@ -7,7 +7,7 @@ import pytest
 from methods import METHODS
 from methods.base import ReplayPlan
 from methods.compose import composition_problems
-from methods.replay import Replay, ReplayConfig
+from methods.parts.replay import Replay, ReplayConfig
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks

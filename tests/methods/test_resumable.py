@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from clrft.checkpoint import read_learned, write_learned
+from clrft.runner.checkpoint import read_learned, write_learned
 from methods import METHODS
 from methods.base import TaskContext
-from methods.fit import FitResult, FitSettings, fit
-from methods.memory import remembered
-from methods.policy import Policy
-from methods.resumable import Keeping
+from methods.model.policy import Policy
 from methods.settings import KAHAN, OPTIMIZERS, WIDE, TrainConfig
-from methods.training_state import TrainingState
+from methods.training.fit import FitResult, FitSettings, fit
+from methods.training.replay_memory import remembered
+from methods.training.resumable import Keeping
+from methods.training.state import TrainingState
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.retention import drift, retention_reward
+from methods.drift.log_ratio import drift, retention_reward
 
 
 def test_drift_is_the_mean_log_ratio_over_generated_tokens() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from methods import METHODS, build_method
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, fit
-from methods.policy import Policy
-from methods.rif import Rif, RifConfig, correct_answers
+from methods.model.policy import Policy
+from methods.parts.rif import Rif, RifConfig, correct_answers
 from methods.settings import TrainConfig
+from methods.training.fit import FitSettings, fit
 from task_streams.errors import UserError
 from task_streams.types import Example, TaskStream
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, build_trainer
-from methods.grpo import Grpo, GrpoConfig
-from methods.policy import Policy
-from methods.rollouts.rollout import Sampling, draw
+from methods.generation.rollout import Sampling, draw
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
+from methods.training.fit import FitSettings, build_trainer
 from task_streams.types import Feed, TaskStream
 from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored

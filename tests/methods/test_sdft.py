@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods.algorithms.sdft import Sdft, SdftConfig, reverse_divergence, with_text
 from methods.base import LossContext, Rollouts, TaskContext
-from methods.policy import Policy
-from methods.sdft import Sdft, SdftConfig, reverse_divergence, with_text
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text

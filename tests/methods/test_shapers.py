@@ -9,14 +9,13 @@ import torch
 
 from methods import METHODS, build_method
 from methods.base import Method, Rollouts
-from methods.shapers import SHAPERS
-from methods.shapers.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
-from methods.shapers.majority import Majority, MajorityConfig
-from methods.shapers.matching import Matching, MatchingConfig
-from methods.shapers.multiplicative import Multiplicative, MultiplicativeConfig
-from methods.shapers.par import Par, ParConfig
-from methods.shapers.retention import GatedRetention, GatedRetentionConfig, RetentionConfig, RetentionShaper
-from methods.shapers.sweet_spot import SweetSpot, SweetSpotConfig
+from methods.parts.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
+from methods.parts.majority import Majority, MajorityConfig
+from methods.parts.matching import Matching, MatchingConfig
+from methods.parts.multiplicative import Multiplicative, MultiplicativeConfig
+from methods.parts.par import Par, ParConfig
+from methods.parts.retention import GatedRetention, GatedRetentionConfig, RetentionConfig, RetentionShaper
+from methods.parts.sweet_spot import SweetSpot, SweetSpotConfig
 from task_streams.errors import UserError
 from task_streams.types import Box, Question
 from tests.methods.hand_made import HandMade, reply, rollouts
@@ -182,7 +181,7 @@ def test_every_shaper_keeps_the_shape_and_the_given_rewards(method: type[Method]
     assert torch.equal(rewards, before)
 
 
-def test_every_file_of_a_shaper_is_listed() -> None:
-    folder = Path(__file__).parents[2] / "methods" / "shapers"
-    listed = {method.__module__.rpartition(".")[2] for method in SHAPERS}
+def test_every_file_of_a_part_is_listed() -> None:
+    folder = Path(__file__).parents[2] / "methods" / "parts"
+    listed = {method.__module__.rpartition(".")[2] for method in METHODS.values() if method.family == "part"}
     assert listed == {path.stem for path in folder.glob("*.py")} - {"__init__", "likeness", "gradient_features"}

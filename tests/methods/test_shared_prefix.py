@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
+from methods.algorithms.grpo import Grpo, GrpoConfig
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, build_trainer, fit
-from methods.grpo import Grpo, GrpoConfig
+from methods.generation.checkpointed import checkpointed_logps
+from methods.generation.group_batch import GroupBatch
+from methods.generation.shared_prefix import Prefix, obstacle
 from methods.inputs.media import Patches
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
-from methods.rapo import Rapo, RapoConfig
-from methods.rollouts.checkpointed import checkpointed_logps
-from methods.rollouts.group_batch import GroupBatch
-from methods.rollouts.shared_prefix import Prefix, Prompts, obstacle
+from methods.inputs.prompts import Prompts
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.training.fit import FitSettings, build_trainer, fit
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored

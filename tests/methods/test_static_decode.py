@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from methods.policy import Policy
-from methods.rollouts import static_decode
-from methods.rollouts.rollout import Sampling, sample_after
-from methods.rollouts.shared_prefix import Prefix, Prompts, prefill
-from methods.rollouts.static_decode import ROOM, Shape, StaticSteps, graph_obstacle, sample_static
+from methods.generation import static_decode
+from methods.generation.rollout import Sampling, sample_after
+from methods.generation.shared_prefix import Prefix, prefill
+from methods.generation.static_decode import ROOM, Shape, StaticSteps, graph_obstacle, sample_static
+from methods.inputs.prompts import Prompts
+from methods.model.policy import Policy
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
 from tests.methods.test_shared_prefix import checkpoint_layers

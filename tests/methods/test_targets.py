@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.inputs.targets import IGNORED, completion_logits, log_likelihood, mean_over_completions, target_inputs
-from methods.policy import Policy
+from methods.model.policy import Policy
+from methods.training.targets import IGNORED, completion_logits, log_likelihood, mean_over_completions, target_inputs
 from task_streams.prompt import Request, request, target_text
 from task_streams.types import TaskStream
 

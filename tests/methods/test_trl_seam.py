@@ -11,16 +11,16 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods import METHODS
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import Method, Rollouts, TaskContext
-from methods.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
-from methods.inputs.data import reward_functions, rollout_dataset
 from methods.inputs.media import token_types
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
-from methods.rapo import Rapo, RapoConfig
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.training.dataset import reward_functions, rollout_dataset
+from methods.training.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=1, prompts_per_update=4)

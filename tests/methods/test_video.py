@@ -8,26 +8,26 @@ import pytest
 import torch
 from trl.trainer.sft_config import SFTConfig
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
 from methods import METHODS
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import Method, TaskContext
-from methods.fit import FitSettings, build_trainer, shared_arguments
+from methods.generation.answers import Session
+from methods.generation.shared_prefix import positions_of
+from methods.generation.static_decode import StaticSteps
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
-from methods.inputs.data import target_dataset
 from methods.inputs.media import Patches, clip_arguments, model_fields, preferred_feed, video_obstacle, with_media
-from methods.model_config import ModelConfig
-from methods.policy import Decoding, Policy, load_policy
-from methods.rapo import Rapo, RapoConfig
-from methods.rollouts.answering import Session
-from methods.rollouts.shared_prefix import positions_of
-from methods.rollouts.static_decode import StaticSteps
+from methods.model.config import ModelConfig
+from methods.model.policy import Decoding, Policy, load_policy
 from methods.settings import TrainConfig
-from methods.trl_supervised import HookedSFTTrainer
+from methods.training.dataset import target_dataset
+from methods.training.fit import FitSettings, build_trainer, shared_arguments
+from methods.training.sft_trainer import HookedSFTTrainer
+from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
-from task_streams.records import Workspace
+from task_streams.sources.records import Workspace
 from task_streams.types import Clip, Feed, Task, TaskStream
-from task_streams.video_folder import ClipCilConfig, clips_cil
 from tests.methods.clip_tasks import about_clips
 from tests.methods.test_trl_seam import scored
 from tests.shared_data import shared

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
-from clrft.base import default_model_path
-from methods.policy import Policy
-from methods.rollouts.vision import BATCHED, batch_images
+from clrft.base_model import default_model_path
+from methods.inputs.vision import BATCHED, batch_images
+from methods.model.policy import Policy
 
 GRIDS = {
     "equal": [[1, 8, 8]] * 3,

@@ -10,15 +10,15 @@ import pytest
 import torch
 from trl.trainer import grpo_trainer
 
-from clrft.base import default_model_path
+from clrft.base_model import default_model_path
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import TaskContext
-from methods.fit import FitSettings, fit
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
-from methods.rapo import Rapo, RapoConfig
-from methods.rollouts.group_passes import GroupPasses
-from methods.rollouts.vllm_rollouts import never_drawn, vllm_arguments, vllm_obstacles
+from methods.generation.group_passes import GroupPasses
+from methods.generation.vllm import never_drawn, vllm_arguments, vllm_obstacles
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.training.fit import FitSettings, fit
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 
@@ -100,10 +100,10 @@ def test_a_server_is_named_by_its_address() -> None:
 def test_where_vllm_cannot_sample_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
     train = TrainConfig(rollouts="vllm", cuda_graphs=True)
     assert vllm_obstacles(TrainConfig(cuda_graphs=True), CPU, 2, True) == []  # it is not asked for
-    monkeypatch.setattr("methods.rollouts.vllm_rollouts.find_spec", lambda _: None)
+    monkeypatch.setattr("methods.generation.vllm.find_spec", lambda _: None)
     told = vllm_obstacles(train, CPU, 2, True)
     reasons = ("vllm is not installed", "there is no GPU", "there are 2 processes", "clips", "train.cuda_graphs")
     for reason, sentence in zip(reasons, told, strict=True):
         assert reason in sentence and sentence.startswith("train.rollouts: got 'vllm', but")
-    monkeypatch.setattr("methods.rollouts.vllm_rollouts.find_spec", lambda _: object())
+    monkeypatch.setattr("methods.generation.vllm.find_spec", lambda _: object())
     assert vllm_obstacles(TrainConfig(rollouts="vllm"), GPU, 1, False) == []

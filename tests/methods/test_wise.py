@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.wise import Wise, WiseConfig
+from methods.parts.wise import Wise, WiseConfig
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrft.base import default_model_path
-from clrft.checkpoint import read_learned, write_learned
+from clrft.base_model import default_model_path
+from clrft.runner.checkpoint import read_learned, write_learned
 from methods import METHODS, build_method
 from methods.base import Method, TaskContext
-from methods.fit import FitResult, FitSettings, fit
-from methods.memory import remembered
-from methods.model_config import ModelConfig
-from methods.policy import Policy, load_policy
+from methods.model.config import ModelConfig
+from methods.model.policy import Policy, load_policy
 from methods.settings import PLAIN, TrainConfig
+from methods.training.fit import FitResult, FitSettings, fit
+from methods.training.replay_memory import remembered
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from task_streams.glyphs import HELD_OUT_FONTS, render_glyph
+from task_streams.probes.glyphs import HELD_OUT_FONTS, render_glyph
 
 # MMMU's, POPE's and IFEval's own field names, and an open question.
 ROWS: tuple[dict[str, Any], ...] = (

@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from task_streams.records import Damaged, Record
+from task_streams.sources.records import Damaged, Record
 
 
 @dataclass

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from task_streams import STREAMS, Workspace, build_stream
-from task_streams.cifar100 import CIFAR10, CIFAR100, Archive, read_archive
+from task_streams.datasets.cifar100 import CIFAR10, CIFAR100, Archive, read_archive
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.records import Damaged
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.sources.records import Damaged
 from task_streams.types import TaskStream
 from tests.shared_data import shared
 

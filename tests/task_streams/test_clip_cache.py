@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from task_streams.clip_cache import ClipCache
-from task_streams.clips import ClipDecoder
 from task_streams.errors import UserError
-from task_streams.records import Damaged, FileSource
+from task_streams.sources.clip_cache import ClipCache
+from task_streams.sources.clips import ClipDecoder
+from task_streams.sources.records import Damaged, FileSource
 from tests.task_streams.clips import write_clip
 
 ROOM = 10 * 2**20

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_streams import clips
-from task_streams.clips import ClipDecoder, display_times, sampled_indices
-from task_streams.records import Damaged, FileSource
+from task_streams.sources import clips
+from task_streams.sources.clips import ClipDecoder, display_times, sampled_indices
+from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import Clip
 from tests.shared_data import shared
 from tests.task_streams.clips import flat, number_of, turned, write_clip, write_sound

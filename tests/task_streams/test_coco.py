@@ -9,12 +9,12 @@ import pytest
 from eval.cell import cell_of
 from eval.evaluate import evaluate
 from eval.score import score
-from task_streams.coco import CocoCilConfig, coco_cil, read_split
+from task_streams.datasets.coco import CocoCilConfig, coco_cil, read_split
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.positives import positives
 from task_streams.prompt import target_text
-from task_streams.records import Workspace
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.scenarios.positives import positives
+from task_streams.sources.records import Workspace
 from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import whole, write_coco
@@ -114,7 +114,7 @@ def test_what_was_parsed_is_kept_until_the_annotations_change(tmp_path: Path, mo
     first = stream(root, workspace=kept)
     files = sorted(p.name for p in (tmp_path / "cache").glob("boxes-*.npz"))
     assert len(files) == 2
-    monkeypatch.setattr("task_streams.coco._json", lambda path: pytest.fail(f"{path} is parsed again"))
+    monkeypatch.setattr("task_streams.datasets.coco._json", lambda path: pytest.fail(f"{path} is parsed again"))
     assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
     assert stream(root, workspace=kept).notes == first.notes
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
 from task_streams import STREAMS
-from task_streams.digits import DigitsCilConfig, DigitsDilConfig
+from task_streams.datasets.digits import DigitsCilConfig, DigitsDilConfig
 
 CLASSES: set[type] = {cls for spec in STREAMS.values() for cls in spec.config.__mro__ if cls is not object}
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from task_streams.balance import balanced
-from task_streams.coco import CocoCilConfig, coco_cil
+from task_streams.datasets.coco import CocoCilConfig, coco_cil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.positives import Positives, positives
 from task_streams.prompt import visible
-from task_streams.records import Workspace
-from task_streams.split import joint_task
+from task_streams.scenarios.balance import balanced
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.scenarios.positives import Positives, positives
+from task_streams.scenarios.split import joint_task
+from task_streams.sources.records import Workspace
 from task_streams.types import Example, TaskStream, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from task_streams import STREAMS, build_stream
-from task_streams.digits import DigitsCilConfig, DigitsDilConfig, digit_image, digits
+from task_streams.datasets.digits import DigitsCilConfig, DigitsDilConfig, digit_image, digits
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.glyphs import DIGITS
+from task_streams.probes.glyphs import DIGITS
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
 
 FINGERPRINT = (
     "import json; from task_streams import STREAMS, build_stream; "
-    "from task_streams.fingerprint import fingerprints; "
+    "from task_streams.scenarios.fingerprint import fingerprints; "
     "print(fingerprints(build_stream('digits_cil', STREAMS['digits_cil'].config(), 1993))['task_01/train'])"
 )
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from task_streams.digits import digit_image
-from task_streams.domains import DOMAINS
+from task_streams.datasets.digits import digit_image
+from task_streams.scenarios.domains import DOMAINS
 
 
 @pytest.mark.parametrize("name", sorted(set(DOMAINS) - {"clean"}))

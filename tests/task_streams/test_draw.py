@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from task_streams.draw import Pool, Taker, as_they_are, draw, draw_pools
 from task_streams.errors import UserError
+from task_streams.scenarios.draw import Pool, Taker, as_they_are, draw, draw_pools
 from task_streams.types import Example
 from tests.task_streams.streams import make_examples
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from task_streams.draw import Pool
-from task_streams.fingerprint import check_stream, fingerprint, fingerprints
-from task_streams.split import build_cil, build_dil
+from task_streams.scenarios.draw import Pool
+from task_streams.scenarios.fingerprint import check_stream, fingerprint, fingerprints
+from task_streams.scenarios.split import build_cil, build_dil
 from task_streams.types import Box, Example, Question, Task, TaskStream
 from tests.task_streams.streams import black, make_examples
 

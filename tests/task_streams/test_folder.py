@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from task_streams.datasets.folder import FolderCilConfig, FolderDilConfig, folder_cil, folder_dil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.folder import FolderCilConfig, FolderDilConfig, folder_cil, folder_dil
-from task_streams.images import ImageDecoder
-from task_streams.records import FileSource, Workspace
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.sources.images import ImageDecoder
+from task_streams.sources.records import FileSource, Workspace
 from tests.task_streams.streams import write_tree
 
 CLASSES = ("ant", "bee", "cat fish", "d'og")

@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 
 from task_streams.errors import UserError
-from task_streams.glyphs import (
-    DIGITS,
-    HELD_OUT_FONTS,
-    LETTERS,
-    TRAIN_FONTS,
-    glyph_examples,
-    render_glyph,
-)
+from task_streams.probes.glyphs import DIGITS, HELD_OUT_FONTS, LETTERS, TRAIN_FONTS, glyph_examples, render_glyph
 
 
 def test_the_same_seed_gives_the_same_glyphs_and_another_seed_others() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from task_streams import build_stream
+from task_streams.datasets.imagenet_ra import ImageNetAConfig, ImageNetRConfig, wnid_names
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.imagenet_ra import ImageNetAConfig, ImageNetRConfig, wnid_names
+from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines

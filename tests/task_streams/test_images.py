@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_streams.images import ImageDecoder, decode_image
-from task_streams.records import Damaged, FileSource
+from task_streams.sources.images import ImageDecoder, decode_image
+from task_streams.sources.records import Damaged, FileSource
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

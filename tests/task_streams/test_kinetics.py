@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from task_streams.datasets.kinetics import Kinetics200CilConfig, find_clips, kinetics200_cil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.kinetics import Kinetics200CilConfig, find_clips, kinetics200_cil
-from task_streams.records import Workspace
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.sources.records import Workspace
 from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from task_streams.errors import UserError
-from task_streams.layout import below, existing_root, lines, subfolders
+from task_streams.sources.layout import below, existing_root, lines, subfolders
 from tests.task_streams.image_trees import problems_of
 
 

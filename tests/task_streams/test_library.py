@@ -12,10 +12,10 @@ from PIL import Image
 
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
-from task_streams.fingerprint import fingerprints
-from task_streams.index import FILE
-from task_streams.library import BATCH, Library, all_problems, rare_collection
-from task_streams.records import Damaged, FileSource, Found, Source
+from task_streams.scenarios.fingerprint import fingerprints
+from task_streams.sources.index import FILE
+from task_streams.sources.library import BATCH, Library, all_problems, rare_collection
+from task_streams.sources.records import Damaged, FileSource, Found, Source
 from tests.task_streams.sources import Shelf, png
 from tests.task_streams.streams import write_tree
 
@@ -23,7 +23,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from task_streams import STREAMS, Workspace, build_stream
-from task_streams.fingerprint import fingerprints
+from task_streams.scenarios.fingerprint import fingerprints
 
 config = STREAMS["folder_cil"].config(root=sys.argv[1], tasks=2, classes_per_task=2, shots=None, test_per_class=None)
 print(fingerprints(build_stream("folder_cil", config, 0, Workspace(Path(sys.argv[2])))))

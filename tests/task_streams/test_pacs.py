@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from task_streams import build_stream
+from task_streams.datasets.pacs import DOMAINS, PacsConfig
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.pacs import DOMAINS, PacsConfig
+from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import TaskStream
 from tests.task_streams.image_trees import problems_of, write_images, write_lines
 

@@ -1,7 +1,7 @@
 import pytest
 
 from task_streams.errors import UserError
-from task_streams.presets import order_seeds
+from task_streams.scenarios.order_seeds import order_seeds
 
 
 def test_rapos_order_seeds_are_those_of_the_paper() -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from task_streams.errors import UserError
-from task_streams.probe_sets import read_probe_set
-from task_streams.prompt import CHOICE_FORM, probe_request
+from task_streams.probes.sets import CHOICE_FORM, probe_request, read_probe_set
 from tests.task_streams.probe_files import ROWS, write_probes
 
 

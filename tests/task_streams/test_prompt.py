@@ -1,7 +1,7 @@
-from task_streams.draw import Pool
 from task_streams.prompt import Request, prompt_messages, request, target_text
 from task_streams.prompt_style import SUITE, prompt_style
-from task_streams.split import build_cil
+from task_streams.scenarios.draw import Pool
+from task_streams.scenarios.split import build_cil
 from tests.task_streams.streams import make_examples
 
 SILENT = prompt_style("suite", think=False)

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from task_streams import STREAMS, build_stream
+from task_streams.datasets.folder import FolderCilConfig
 from task_streams.errors import UserError
-from task_streams.fingerprint import prompt_fingerprints
-from task_streams.folder import FolderCilConfig
 from task_streams.prompt import in_style, request, target_text
 from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.scenarios.fingerprint import prompt_fingerprints
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
 from tests.task_streams.image_trees import problems_of
 from tests.task_streams.streams import write_tree

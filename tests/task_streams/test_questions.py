@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from task_streams import STREAMS, build_stream
+from task_streams.datasets.questions import CoinConfig, QuestionsConfig, UcitConfig, entry_problems
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
 from task_streams.prompt import request
-from task_streams.questions import CoinConfig, QuestionsConfig, UcitConfig, entry_problems
-from task_streams.records import Workspace
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.sources.records import Workspace
 from task_streams.types import Question, TaskStream
 
 Rows = list[dict[str, Any]]

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from task_streams import build_stream
+from task_streams.datasets.imagenet_ra import ImageNetAConfig
+from task_streams.datasets.tinyimagenet import tinyimagenet
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.imagenet_ra import ImageNetAConfig
-from task_streams.records import FileSource, Record, Split
-from task_streams.shots import listed_records
-from task_streams.tinyimagenet import tinyimagenet
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.scenarios.shots import listed_records
+from task_streams.sources.records import FileSource, Record, Split
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of, write_images, write_lines
 

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from task_streams.draw import Pool
 from task_streams.errors import UserError
-from task_streams.split import build_cil, build_dil, class_order, deal, joint_task, task_name
+from task_streams.scenarios.draw import Pool
+from task_streams.scenarios.split import build_cil, build_dil, class_order, deal, joint_task, task_name
 from task_streams.types import TaskStream
 from tests.task_streams.streams import make_examples
 

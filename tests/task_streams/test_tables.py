@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from task_streams import STREAMS, Workspace, build_stream
+from task_streams.datasets.tables import TableCilConfig, TableDilConfig
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.records import Damaged
-from task_streams.table_files import parquet_tables
-from task_streams.table_store import Columns, RowSource, rows, store
-from task_streams.tables import TableCilConfig, TableDilConfig
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.sources.records import Damaged
+from task_streams.sources.table_files import parquet_tables
+from task_streams.sources.table_store import Columns, RowSource, rows, store
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.sources import png
@@ -363,7 +363,7 @@ def test_a_copy_that_vanishes_is_damage(tmp_path: Path) -> None:
 
 def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
     code = (
-        "import sys, tempfile; from task_streams.tables import *; from task_streams import build_stream\n"
+        "import sys, tempfile; from task_streams.datasets.tables import *; from task_streams import build_stream\n"
         "config = TableCilConfig(train=sys.argv[1], tasks=2, shots=1, test_per_class=1)\n"
         "stream = build_stream('table_cil', config, 0)\n"
         "import os; print(len(os.listdir(tempfile.gettempdir())), stream.tasks[0].train[0].media().size)\n"

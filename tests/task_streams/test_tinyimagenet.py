@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from task_streams import build_stream
+from task_streams.datasets.tinyimagenet import TinyImageNetConfig, class_names
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.tinyimagenet import TinyImageNetConfig, class_names
+from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines

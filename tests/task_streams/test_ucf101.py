@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from task_streams.datasets.ucf101 import Ucf101CilConfig, class_name, find_clips, ucf101_cil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
-from task_streams.records import Workspace
-from task_streams.shots import listed_records
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.scenarios.shots import listed_records
+from task_streams.sources.records import Workspace
 from task_streams.types import Clip, TaskStream
-from task_streams.ucf101 import Ucf101CilConfig, class_name, find_clips, ucf101_cil
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from task_streams.datasets.clip_folders import FEEDS, ClipCilConfig, clips_cil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream
 from task_streams.prompt import request
-from task_streams.records import Workspace
+from task_streams.scenarios.fingerprint import check_stream
+from task_streams.sources.records import Workspace
 from task_streams.types import Clip, TaskStream
-from task_streams.video_folder import FEEDS, ClipCilConfig, clips_cil
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip, write_sound
 

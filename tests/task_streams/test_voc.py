@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
+from task_streams.datasets.voc import CLASSES, VocCilConfig, VocDilConfig, read_sets, voc_cil, voc_dil
 from task_streams.errors import UserError
-from task_streams.fingerprint import check_stream, fingerprints
-from task_streams.records import Damaged, Workspace
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.sources.records import Damaged, Workspace
+from task_streams.sources.voc_xml import parse_xml
 from task_streams.types import Box, TaskStream
-from task_streams.voc import CLASSES, VocCilConfig, VocDilConfig, read_sets, voc_cil, voc_dil
-from task_streams.voc_xml import parse_xml
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import voc_xml, whole, write_voc
 
@@ -232,7 +232,7 @@ def test_what_was_parsed_is_kept_until_an_annotation_or_a_setting_changes(
     folder, kept = write(tmp_path / "root"), Workspace(tmp_path / "cache")
     first = cil(tmp_path / "root", workspace=kept)
     with monkeypatch.context() as patch:
-        patch.setattr("task_streams.voc.parse_xml", lambda path: pytest.fail(f"{path} is parsed again"))
+        patch.setattr("task_streams.datasets.voc.parse_xml", lambda path: pytest.fail(f"{path} is parsed again"))
         assert fingerprints(cil(tmp_path / "root", workspace=kept)) == fingerprints(first)
     (folder / "Annotations" / "000002.xml").write_text(voc_xml(whole("dog"), difficult=True))
     changed = cil(tmp_path / "root", workspace=kept, allow_empty_classes=True)

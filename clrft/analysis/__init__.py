@@ -1,0 +1,1 @@
+"""What runs tell: comparisons, paired tests, the taxonomy of forgetting, drift, costs, rewards, published results."""

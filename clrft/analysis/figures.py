@@ -1,0 +1,373 @@
+"""A comparison as pictures: accuracy matrices, curves over stages, class orders, training; PNG files.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; every method also has its own marker or dash.
+Deliberately absent: pyplot and its global state.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from clrft.analysis.compare import FLOOR, Comparison, Group
+from clrft.analysis.tables import show
+from eval.matrix import AccuracyMatrix, FloatArray
+from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
+
+TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
+MOST_DRAWN = 12  # methods in one picture
+_SMOOTH = 5  # optimizer steps in the running mean of training curves
+_INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
+RC: Any = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": _INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.titlesize": 13,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one method is drawn in every figure."""
+
+    color: str
+    marker: str
+    dash: str | tuple[int, tuple[int, ...]]
+
+
+_KNOWN = {
+    FLOOR: Style("#555555", "", (0, (4, 3))),
+    "sft": Style("#D55E00", "o", "-"),
+    "grpo": Style("#0072B2", "s", "-"),
+    "rapo": Style("#009E73", "D", "-"),
+    "rapo_rr": Style("#CC79A7", "^", "-"),
+    "rapo_ctan": Style("#E69F00", "v", "-"),
+    "joint_sft": Style("#000000", "*", "-"),
+    "joint_grpo": Style("#56B4E9", "*", "-"),
+}
+_OTHERS = ("#8C6D31", "#882255", "#117733", "#332288", "#999933")
+_MARKERS = ("P", "X", "h", "<", ">", "p")
+_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)))
+
+
+def figures(groups: Sequence[Group], stream: str) -> dict[str, Figure]:
+    """All figures of one stream by file name without ending; ``training`` only when something was trained.
+
+    Args:
+        groups: the stream's methods, in the order in which they are shown.
+        stream: its name, for titles.
+    """
+    count, groups = len(groups), drawn(groups)
+    if len(groups) < count:
+        named = metric_of(groups[0].final_metric).title
+        stream = f"{stream} ({len(groups)} of {count}, by {named}; table.md has all)"
+    with rc_context(RC):
+        made = {
+            "matrices": matrices_figure(groups, stream),
+            "curves": curves_figure(groups, stream),
+            "orders": orders_figure(groups, stream),
+        }
+        training = training_figure(groups, stream)
+        return made | ({"training": training} if training is not None else {})
+
+
+def of_stream(name: str, figure: Figure, stream: str, comparison: Comparison) -> tuple[str, Figure]:
+    """A picture of one stream with its file name without ending; it says below what was mixed.
+
+    The name holds the stream's where the comparison has several.
+    """
+    if mixed := comparison.mixed_in(stream):
+        figure.text(0.01, -0.02, f"the runs differ: {', '.join(mixed)}", color=MUTED, va="top")
+    return f"{name}-{stream}" if len(comparison.streams()) > 1 else name, figure
+
+
+def drawn(groups: Sequence[Group]) -> list[Group]:
+    """The groups of a readable picture: all, or the floor, joint training and the best by the final metric."""
+    if len(groups) <= MOST_DRAWN:
+        return list(groups)
+    always = [group for group in groups if group.method == FLOOR or group.joint]
+    others = [group for group in groups if group not in always]
+    best = sorted(others, key=_final_mean, reverse=True)[: max(1, MOST_DRAWN - len(always))]
+    floors = [group for group in always if group.method == FLOOR]
+    return [*floors, *best, *(group for group in always if group.joint)]
+
+
+def _final_mean(group: Group) -> float:
+    summary = group.metrics.get(group.final_metric)
+    return -1.0 if summary is None or summary.mean is None else summary.mean
+
+
+def styles(groups: Sequence[Group]) -> dict[str, Style]:
+    """Style by label: a known method keeps its own in every figure; settings of one method differ by dash."""
+    chosen: dict[str, Style] = {}
+    methods = list(dict.fromkeys(group.method for group in groups))
+    strangers = [method for method in methods if method not in _KNOWN]
+    for method in methods:
+        if method in _KNOWN:
+            first = _KNOWN[method]
+        else:
+            place = strangers.index(method)
+            first = Style(_OTHERS[place % len(_OTHERS)], _MARKERS[place % len(_MARKERS)], "-")
+        for number, group in enumerate(group for group in groups if group.method == method):
+            dash = _DASHES[number % len(_DASHES)] if number else first.dash
+            chosen[group.label] = Style(first.color, first.marker, dash)
+    return chosen
+
+
+def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
+    """Accuracy matrices side by side on one scale, each the mean over class orders."""
+    rows = -(-len(groups) // 5)  # at most five beside each other
+    columns = -(-len(groups) // rows)
+    figure = Figure(figsize=(max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(groups) :]:
+        axis.set_visible(False)
+    for axis, group in zip(axes.flat, groups, strict=False):
+        image = _draw_matrix(axis, group)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"{groups[0].measure} after task")
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.015, aspect=28)
+    bar.set_label(f"{groups[0].measure} (%)")
+    bar.outline.set_visible(False)
+    title = f"{stream}: {groups[0].measure} on each task after each task{over_orders(groups)}"
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
+    """Accuracy on the tasks so far, and forgetting, after each stage.
+
+    Bands are ± one standard deviation over class orders. The frozen base forgets too: its prompts list
+    ever more classes.
+    """
+    figure = Figure(figsize=(10.6, 4.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    look = styles(groups)
+    for group in groups:
+        _draw_curve(left, group, look[group.label], accuracy_so_far)
+        _draw_curve(right, group, look[group.label], forgetting_by_stage)
+    measure = groups[0].measure_so_far
+    left.set_title(f"{measure[0].upper()}{measure[1:]} on the tasks so far (%)")
+    right.set_title("Forgetting of the earlier tasks (points)")
+    tasks = len(groups[0].runs[0].matrix)
+    _stage_axis(left, 1, tasks)
+    _stage_axis(right, min(2, tasks), tasks)  # before the second task there is nothing to forget
+    left.set_ylim(bottom=0)
+    right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
+    figure.suptitle(f"{stream}{over_orders(groups, ' ± standard deviation')}", x=0.01, ha="left")
+    return figure
+
+
+def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
+    """Final result and forgetting of every class order; a thin line joins the runs of one order."""
+    figure = Figure(figsize=(min(max(8.0, 2.2 * len(groups)), 16.0), 4.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    final = groups[0].final_metric
+    _draw_orders(left, groups, final, f"{metric_of(final).title} (%)")
+    _draw_orders(right, groups, "forgetting", "Forgetting (points)")
+    floor = next((group.metrics[final].mean for group in groups if group.method == FLOOR), None)
+    if floor is not None:
+        left.axhline(100 * floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+    figure.suptitle(f"{stream}: every class order; bar = mean, thin line = one order", x=0.01, ha="left")
+    return figure
+
+
+def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
+    """Reward, drift and KL over training, mean over class orders; None when no run recorded any.
+
+    Joint training is left out: it does not go task by task.
+    """
+    groups = [group for group in groups if not group.joint]
+    curves = {(g.label, key): _training_curve(g, key) for g in groups for key in TRAINING}
+    shown = [key for key in TRAINING if any(curves[group.label, key] is not None for group in groups)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(4.4 * len(shown) + 0.6, 4.0), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    look = styles(groups)
+    tasks = len(groups[0].runs[0].matrix)
+    for axis, key in zip(axes, shown, strict=True):
+        for group in groups:
+            curve = curves[group.label, key]
+            if curve is not None:
+                _draw_training(axis, group, look[group.label], *curve)
+        axis.set_title(TRAINING[key])
+        _task_axis(axis, tasks)
+    named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=legend_columns(list(named)))
+    figure.suptitle(f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
+    return figure
+
+
+def mean_matrix(group: Group) -> FloatArray:
+    """Mean accuracy over class orders by position of the task, NaN where an order lacks the cell. [T, T]"""
+    values: FloatArray = np.array([run.matrix.value for run in group.runs])
+    return np.asarray(values.mean(axis=0), dtype=np.float64)
+
+
+def curve_over_orders(
+    group: Group, curve: Callable[[AccuracyMatrix], FloatArray]
+) -> tuple[FloatArray, FloatArray | None]:
+    """A curve's mean over class orders and its sample standard deviation, None for one order. [T], [T]"""
+    values: FloatArray = np.array([curve(run.matrix) for run in group.runs])
+    return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
+
+
+def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
+    """One heatmap; returns its image for the shared colour bar."""
+    percent = 100 * mean_matrix(group)
+    size = len(percent)
+    axis.set_facecolor("#f3f3f3")  # what was not evaluated
+    image = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100, aspect="equal")
+    if size <= 10:
+        for (i, j), value in np.ndenumerate(percent):
+            if not np.isnan(value):
+                color = _INK if value > 55 else "white"
+                axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=13 - 0.5 * size)
+    axis.set_xticks(range(size), [str(j + 1) for j in range(size)])
+    axis.set_yticks(range(size), [str(i + 1) for i in range(size)])
+    axis.set_xticks(np.arange(-0.5, size), minor=True)
+    axis.set_yticks(np.arange(-0.5, size), minor=True)
+    axis.grid(which="minor", color="white", lw=1.2)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel("on task")
+    last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, "forgetting"))
+    axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
+    axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=MUTED)
+    return image
+
+
+def _draw_curve(axis: Axes, group: Group, style: Style, curve: Callable[[AccuracyMatrix], FloatArray]) -> None:
+    mean, std = curve_over_orders(group, curve)
+    stages = np.arange(1, len(mean) + 1)
+    known = ~np.isnan(mean)
+    label = f"{group.label} (frozen base)" if group.method == FLOOR else group.label
+    axis.plot(
+        stages[known],
+        100 * mean[known],
+        color=style.color,
+        ls=style.dash,
+        marker=style.marker or None,
+        ms=11 if style.marker == "*" else 6,
+        mec="white",
+        mew=0.8,
+        lw=2,
+        label=label,
+        zorder=3,
+    )
+    if std is not None and not group.joint and group.method != FLOOR:
+        low, high = 100 * (mean - std)[known], 100 * (mean + std)[known]
+        axis.fill_between(stages[known], low, high, color=style.color, alpha=0.13, lw=0)
+
+
+def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> None:
+    look = styles(groups)
+    shown = [group for group in groups if key in group.metrics and group.metrics[key].mean is not None]
+    for seed in sorted({run.seed for group in shown for run in group.runs}):
+        points = [
+            (x, 100 * value.value)
+            for x, group in enumerate(shown)
+            if (value := group.metrics[key].values.get(seed)) is not None and value.value is not None
+        ]
+        axis.plot(*zip(*points, strict=True), color="#bbbbbb", lw=0.9, zorder=2)
+    for x, group in enumerate(shown):
+        style, summary = look[group.label], group.metrics[key]
+        heights = [100 * value.value for value in summary.values.values() if value.value is not None]
+        marker = style.marker or "o"
+        size = 150 if marker == "*" else 46
+        axis.scatter(
+            [x] * len(heights), heights, color=style.color, marker=marker, s=size, ec="white", lw=0.8, zorder=4
+        )
+        assert summary.mean is not None
+        axis.hlines(100 * summary.mean, x - 0.27, x + 0.27, color=style.color, lw=3, zorder=3)
+    long = any(len(group.label) > 12 for group in shown) or len(shown) > 5
+    axis.set_xticks(range(len(shown)), [group.label for group in shown], rotation=25 if long else 0)
+    if long:
+        for tick in axis.get_xticklabels():
+            tick.set_horizontalalignment("right")
+    axis.set_xlim(-0.6, len(shown) - 0.4)
+    axis.set_title(title)
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(0.0, low), high + 0.04 * (high - low))
+    axis.grid(axis="y", color=GRID)
+
+
+def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, FloatArray | None] | None:
+    """Tasks trained, mean over orders of the smoothed value, its standard deviation; None if not recorded."""
+    x: list[FloatArray] = []
+    y: list[FloatArray] = []
+    for stage in range(1, len(group.runs[0].matrix) + 1):
+        series = [[row[key] for row in run.steps(stage) if key in row] for run in group.runs if stage in run.stages()]
+        steps = min((len(one) for one in series), default=0)
+        if steps == 0 or len(series) < len(group.runs):
+            continue
+        x.append(stage - 1 + np.arange(1, steps + 1) / steps)
+        y.append(np.array([_running_mean(np.array(one[:steps])) for one in series]))
+        x.append(np.array([np.nan]))  # a gap at the boundary: a new task is a new problem
+        y.append(np.full((len(series), 1), np.nan))
+    if not x:
+        return None
+    values = np.concatenate(y, axis=1)
+    return np.concatenate(x), values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
+
+
+def _running_mean(values: FloatArray) -> FloatArray:
+    """Mean of each value and up to ``_SMOOTH - 1`` before it. [n]"""
+    return np.array([values[max(0, i + 1 - _SMOOTH) : i + 1].mean() for i in range(len(values))])
+
+
+def _draw_training(
+    axis: Axes, group: Group, style: Style, x: FloatArray, mean: FloatArray, std: FloatArray | None
+) -> None:
+    axis.plot(x, mean, color=style.color, ls=style.dash, lw=1.8, label=group.label, zorder=3)
+    if std is not None:
+        axis.fill_between(x, mean - std, mean + std, color=style.color, alpha=0.13, lw=0)
+
+
+def _stage_axis(axis: Axes, first: int, tasks: int) -> None:
+    axis.set_xticks(range(first, tasks + 1))
+    axis.set_xlim(first - 0.15, tasks + 0.15)
+    axis.set_xlabel("after task")
+    axis.grid(axis="y", color=GRID)
+
+
+def _task_axis(axis: Axes, tasks: int) -> None:
+    for boundary in range(1, tasks):
+        axis.axvline(boundary, color="#bbbbbb", lw=0.9, zorder=1)
+    axis.set_xticks(np.arange(tasks) + 0.5, [str(task + 1) for task in range(tasks)])
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlim(0, tasks)
+    axis.set_xlabel("training on task")
+    axis.grid(axis="y", color=GRID)
+
+
+def legend_columns(labels: Sequence[str], characters: int = 130) -> int:
+    """Columns of a legend that fit under a figure."""
+    longest = max(map(len, labels), default=1) + 6  # with its line
+    return max(1, min(len(labels), characters // longest))
+
+
+def over_orders(groups: Sequence[Group], spread: str = "") -> str:
+    """Words for what was averaged, e.g. ``, mean over 3 class orders``."""
+    count = max(len(group.runs) for group in groups)
+    return ", one class order" if count == 1 else f", mean{spread} over {count} class orders"

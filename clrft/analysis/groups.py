@@ -1,0 +1,176 @@
+"""Runs that differ in nothing but the class order, as one group with every metric over the orders.
+
+Runs of one stream and method that differ in their settings are kept apart and named by what differs; a fork is always
+named by what it was forked from. A metric that is undefined in one order has no mean over orders. One order has no
+spread.
+Deliberately absent: which groups may stand beside each other (``mixing.py``), differences (``pairs.py``).
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clrft.runs.differences import FLOOR, FORK, NO_FORK, differing_settings, flatten, forks
+from clrft.runs.read import RunRecord
+from eval.matrix import ACCURACY, POOLED_BOX_AP
+from eval.metrics import Value, compute_metrics, undefined
+
+_SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One metric of one method over class orders, as fractions.
+
+    Attributes:
+        values: value by seed of the class order.
+        mean: arithmetic mean; None when an order is undefined.
+        std: sample standard deviation (n - 1); None for one order or without a mean.
+        reason: why there is no mean.
+    """
+
+    values: dict[int, Value]
+    mean: float | None
+    std: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that differ in nothing but the class order.
+
+    Attributes:
+        stream: name of the stream.
+        method: name of the method.
+        label: the method, with the settings that tell it from other groups of the same method.
+        settings: those settings, dotted name to value.
+        runs: one per class order, by seed.
+        metrics: every metric over the orders.
+    """
+
+    stream: str
+    method: str
+    label: str
+    settings: dict[str, str]
+    runs: tuple[RunRecord, ...]
+    metrics: dict[str, Summary]
+
+    @property
+    def measure(self) -> str:
+        """What the runs' matrices hold: accuracy or box AP."""
+        return self.runs[0].matrix.measure
+
+    @property
+    def measure_so_far(self) -> str:
+        """What curves over stages show of the tasks so far (``eval.metrics.accuracy_so_far``)."""
+        return f"mean {self.measure}" if np.isnan(self.runs[0].matrix.pooled).all() else POOLED_BOX_AP
+
+    @property
+    def final_metric(self) -> str:
+        """Metric that stands for the end of a run: over all items at once, or the mean over tasks where nothing is."""
+        return "last_acc" if self.measure == ACCURACY or self.measure_so_far == POOLED_BOX_AP else "mean_final_acc"
+
+    @property
+    def joint(self) -> bool:
+        """Whether the method trains on all tasks at once, so that it has a last row only."""
+        return self.method.startswith("joint")
+
+
+def summarise(values: Mapping[int, Value]) -> Summary:
+    """Mean and sample standard deviation over class orders; none when one of them is undefined."""
+    missing = {seed: value.reason for seed, value in values.items() if value.value is None}
+    if missing:
+        reasons = "; ".join(dict.fromkeys(str(reason) for reason in missing.values()))
+        where = "" if len(missing) == len(values) else f" (orders {', '.join(map(str, missing))})"
+        return Summary(dict(values), None, None, reasons + where)
+    numbers = [value.value for value in values.values() if value.value is not None]
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Summary(dict(values), statistics.fmean(numbers), std)
+
+
+def with_joint_row(groups: Sequence[Group]) -> list[Group]:
+    """Groups whose intransigence is measured against the stream's joint runs of the same class order.
+
+    Only when there is one joint method: of two, neither is the upper bound by itself.
+    """
+    joint = [group for group in groups if group.joint]
+    if len(joint) != 1:
+        return list(groups)
+    rows = {run.seed: run.matrix.value[-1] for run in joint[0].runs}
+    return [group if group.joint else _against_joint(group, rows) for group in groups]
+
+
+def _against_joint(group: Group, rows: Mapping[int, Any]) -> Group:
+    values = {}
+    for run in group.runs:
+        if run.seed in rows:
+            cells = {j: float(x) for j, x in enumerate(rows[run.seed], start=1) if not math.isnan(x)}
+            values[run.seed] = compute_metrics(run.matrix.with_joint(cells), ["intransigence"])["intransigence"]
+        else:
+            values[run.seed] = undefined("not evaluated: J_j: joint training in this order")
+    return replace(group, metrics=group.metrics | {"intransigence": summarise(values)})
+
+
+def grouped(records: Iterable[RunRecord]) -> list[Group]:
+    """Runs as groups: streams as they come, the floor first, then the known ladder, joint training last."""
+    by_method: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        by_method.setdefault((record.stream, record.method), []).append(record)
+    streams = list(dict.fromkeys(stream for stream, _ in by_method))
+    keys = sorted(by_method, key=lambda key: (streams.index(key[0]), *_method_rank(key[1])))
+    return [group for key in keys for group in _by_settings(*key, by_method[key])]
+
+
+def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list[Group]:
+    """One group, or one per combination of the settings in which the runs differ."""
+    differing = [FORK, *differing_settings(records)]
+    parts: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record, fork in zip(records, forks(records), strict=True):
+        flat = {**flatten(record.config), FORK: fork}
+        parts.setdefault(tuple(flat.get(name, "-") for name in differing), []).append(record)
+    usual = {**_usual(list(parts), differing), FORK: NO_FORK}  # a fork is always named
+    told = {
+        values: {name: value for name, value in zip(differing, values, strict=True) if usual.get(name) != value}
+        for values in parts
+    }
+    order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
+    order.sort(key=lambda values: (FORK in told[values], bool(told[values])))  # what differs in nothing comes first
+    return [_group(stream, method, told[values], parts[values]) for values in order]
+
+
+def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, str]:
+    """Values from which rows differ in one setting each, as in an ablation; none where there are no such rows.
+
+    There are, if each setting has a value that rows share, one row has all of these, and the others all but one.
+    """
+    counts = [Counter(column).most_common(1)[0] for column in zip(*rows, strict=True)]
+    common = tuple(value for value, _ in counts)
+    apart = [sum(value != one for value, one in zip(row, common, strict=True)) for row in rows]
+    if 0 not in apart or max(apart) > 1 or min((count for _, count in counts), default=0) < 2:
+        return {}
+    return dict(zip(names, common, strict=True))
+
+
+def _group(stream: str, method: str, settings: dict[str, str], records: Sequence[RunRecord]) -> Group:
+    runs = sorted(records, key=lambda record: record.seed)
+    keys = dict.fromkeys(key for run in runs for key in run.metrics)
+    absent = undefined("not measured in this run")
+    metrics = {key: summarise({run.seed: run.metrics.get(key, absent) for run in runs}) for key in keys}
+    return Group(stream, method, labelled(method, settings), settings, tuple(runs), metrics)
+
+
+def labelled(method: str, settings: Mapping[str, str]) -> str:
+    """A method's name with settings behind it."""
+    described = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{method} [{described}]" if settings else method
+
+
+def _method_rank(method: str) -> tuple[bool, int, str]:
+    """The floor first, then the known ladder, others by name, joint training last."""
+    place = _SHOWN_FIRST.index(method) if method in _SHOWN_FIRST else len(_SHOWN_FIRST)
+    return method.startswith("joint"), place, method

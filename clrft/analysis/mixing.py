@@ -1,0 +1,267 @@
+"""What may not stand in one comparison unseen: other data, prompts, budgets, evaluation, models or versions.
+
+Three kinds of difference between the runs of one stream:
+
+- A sweep's own: its plan varies a setting on purpose, and so does a fork. It is shown in the labels.
+- Of training or model, between groups of one method: these are kept apart and named by it anyway (``groups.py``).
+- Anything else is refused, unless the user names it (``--mix``); then it is shown, and told in every output.
+
+What follows from settings follows their rule: data and prompts those of the stream, dtype and device those of the
+model. Data and prompts are compared within a class order, all else over all runs. Settings of ``FREE`` change time,
+memory or what is written down, no cell of a matrix. Deliberately absent: a method's own settings, which may differ.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clrft.analysis.groups import Group, labelled
+from clrft.runs.differences import FLOOR, FORK, FREE, facts, settings
+from clrft.runs.read import RunRecord
+from task_streams.errors import UserError, unknown_name
+
+ALL = "all"
+CATCH_ALL = "single"  # the folder of runs that were started one by one: no plan
+TRAINING = ("train.", "method.group_size", "method.updates_per_batch")
+# What is allowed by one word, beside the first parts of names.
+WORDS = {"budget": TRAINING, "versions": ("versions.", "code.")}
+CAUSES = {
+    "data.": ("stream.",),
+    "prompts.": ("stream.",),
+    "model.": ("model.", "train.optimizer"),
+    "probes.": ("evaluate.probes",),
+}  # facts, and the settings they follow from
+_NAMED = 3  # runs that a sentence names
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A setting or fact in which runs of one stream differ.
+
+    Attributes:
+        name: dotted; a fact of the manifest begins with ``manifest.``.
+        values: runs by value, at least two of them.
+    """
+
+    stream: str
+    name: str
+    values: Mapping[str, tuple[RunRecord, ...]]
+
+    def __str__(self) -> str:
+        told = " and ".join(f"{value} in {_folders(runs)}" for value, runs in self.values.items())
+        return f"{self.stream}: {self.name} is {told}"
+
+
+def check_words(words: Sequence[str], records: Sequence[RunRecord]) -> None:
+    """Refuse what no run has.
+
+    Raises:
+        UserError: all such words, each with the nearest name.
+    """
+    names = {name for run in records for name in (*settings(run), *facts(run))}
+    parts = {".".join(name.split(".")[:end]) for name in names for end in range(1, name.count(".") + 2)}
+    known = {ALL, *WORDS, *parts}
+    problems = [f"--mix: {unknown_name('setting', word, known)}" for word in words if _bare(word) not in known]
+    if problems:
+        raise UserError(*problems)
+
+
+def sort_out(groups: Sequence[Group], words: Sequence[str] = ()) -> tuple[list[Group], list[Mixed]]:
+    """The groups of one stream with labels that show what a plan varies, and what else differs because it may.
+
+    Args:
+        groups: of one stream.
+        words: names that may differ: a dotted name, the first parts of one, or a word of ``WORDS``, or ``ALL``.
+
+    Raises:
+        UserError: the groups differ in what may not differ; one sentence each.
+    """
+    shown, found = _settings_apart(groups)
+    found += _facts_apart(groups)
+    refused = [one for one in found if not _is_allowed(one.name, words)]
+    if refused:
+        raise UserError(*(f"{one}." for one in _together(refused)), _remedy(refused))
+    named = [*shown, *(one.name for one in found if not one.name.startswith("manifest."))]
+    return _with_labels(groups, named), found
+
+
+def _settings_apart(groups: Sequence[Group]) -> tuple[list[str], list[Mixed]]:
+    """Names of the settings that a plan varies and no label shows, and settings that differ without a plan."""
+    values = {group.label: _own_settings(group) for group in groups}
+    names = dict.fromkeys(name for one in values.values() for name in one)
+    shown: list[str] = []
+    found: list[Mixed] = []
+    for name in names:
+        having = [group for group in groups if name in values[group.label]]
+        repeats_seed = all(values[group.label][name] == str(run.seed) for group in having for run in group.runs)
+        if repeats_seed or len({values[group.label][name] for group in having}) < 2:
+            continue
+        apart = [
+            (one, other)
+            for at, one in enumerate(having)
+            for other in having[:at]
+            if values[one.label][name] != values[other.label][name] and not _is_told(name, one, other)
+        ]
+        unplanned = [couple for couple in apart if not _is_planned(*couple)]
+        if unplanned:
+            runs = [(values[group.label][name], run) for group in _members(unplanned) for run in group.runs]
+            found.append(Mixed(groups[0].stream, name, _by_value(runs)))
+        elif any(name not in {*one.settings, *other.settings} for one, other in apart):
+            shown.append(name)
+    return shown, found
+
+
+def _own_settings(group: Group) -> dict[str, str]:
+    """Settings of a group that others are measured by; one that repeats each run's seed is none."""
+    own = [settings(run) for run in group.runs]
+    budget = () if group.method == FLOOR else TRAINING  # the frozen base is not trained
+    kinds = ("stream.", "model.", "evaluate.", *budget)
+    has_rollouts = "method.updates_per_batch" in own[0]
+    return {
+        name: value
+        for name, value in own[0].items()
+        if name.startswith(kinds)
+        and name not in FREE
+        and (has_rollouts or not name.startswith("method."))
+        and all(one.get(name) == value for one in own)
+    }
+
+
+def _is_told(name: str, one: Group, other: Group) -> bool:
+    """Whether labels tell a difference that keeps groups apart; of data and evaluation that is not enough."""
+    return name in {*one.settings, *other.settings} and not name.startswith(("stream.", "evaluate."))
+
+
+def _is_planned(one: Group, other: Group) -> bool:
+    """Whether all runs are of one sweep, or one of the groups was forked."""
+    places = {run.folder.resolve().parent for group in (one, other) for run in group.runs}
+    return FORK in {*one.settings, *other.settings} or (len(places) == 1 and next(iter(places)).name != CATCH_ALL)
+
+
+def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
+    """Facts of the manifests that differ and follow from no setting that differs."""
+    runs = [run for group in groups for run in group.runs]
+    by_order = [[run for run in runs if run.seed == seed] for seed in sorted({run.seed for run in runs})]
+    known = {run.folder: (facts(run), settings(run)) for run in runs}
+    found: dict[str, list[tuple[str, RunRecord]]] = {}
+    parts = [
+        ("measure", [runs]),
+        ("data.", by_order),
+        ("prompts.", by_order),
+        ("versions.", [runs]),
+        ("code.", [runs]),
+        ("model.", [runs]),
+        ("probes.", [runs]),
+    ]
+    parts.append(("plugins.", [list(group.runs) for group in groups]))
+    for kind, sets in parts:
+        for some in sets:
+            for name in dict.fromkeys(name for run in some for name in known[run.folder][0] if name.startswith(kind)):
+                told = [(value, run) for run in some if (value := known[run.folder][0].get(name)) is not None]
+                if len({value for value, _ in told}) > 1 and not _follows(kind, told, known):
+                    found.setdefault(f"manifest.{name}", []).extend(told)
+    return [Mixed(groups[0].stream, name, _by_value(told)) for name, told in found.items()]
+
+
+def _follows(
+    kind: str,
+    told: Sequence[tuple[str, RunRecord]],
+    known: Mapping[Path, tuple[Mapping[str, str], Mapping[str, str]]],
+) -> bool:
+    """Whether a fact differs only between runs whose settings, of the kind that it follows from, differ too."""
+    cause = CAUSES.get(kind)
+    if cause is None:
+        return False
+    values: dict[tuple[tuple[str, str], ...], set[str]] = {}
+    for value, run in told:
+        own = known[run.folder][1]
+        key = tuple(sorted((n, v) for n, v in own.items() if n.startswith(cause) and n not in FREE))
+        values.setdefault(key, set()).add(value)
+    return all(len(one) == 1 for one in values.values())
+
+
+def _is_allowed(name: str, words: Sequence[str]) -> bool:
+    bare = _bare(name)
+    return any(
+        word == ALL or bare == _bare(word) or bare.startswith((f"{_bare(word)}.", *WORDS.get(word, ())))
+        for word in words
+    )
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("manifest.")
+
+
+def _with_labels(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
+    """Groups that name these settings too, except where most of the groups agree."""
+    own = [_own_settings(group) for group in groups]
+    added: list[dict[str, str]] = [{} for _ in groups]
+    for name in names:
+        known = [one[name] for one in own if name in one]
+        value, count = Counter(known).most_common(1)[0]
+        usual = value if 2 * count > len(known) else None
+        for more, one in zip(added, own, strict=True):
+            if name in one and one[name] != usual:
+                more[name] = one[name]
+    return [
+        replace(group, settings=both, label=labelled(group.method, both))
+        for group, more in zip(groups, added, strict=True)
+        for both in [{**more, **group.settings}]
+    ]
+
+
+def _members(couples: Iterable[tuple[Group, Group]]) -> list[Group]:
+    return list({group.label: group for couple in couples for group in couple[::-1]}.values())
+
+
+def _by_value(told: Iterable[tuple[str, RunRecord]]) -> dict[str, tuple[RunRecord, ...]]:
+    values: dict[str, dict[Path, RunRecord]] = {}
+    for value, run in told:
+        values.setdefault(value, {})[run.folder] = run
+    return {value: tuple(runs.values()) for value, runs in values.items()}
+
+
+def _together(found: Sequence[Mixed]) -> list[str]:
+    """Sentences; what parts the runs in the same way stands in one."""
+    parted: dict[tuple[tuple[Path, ...], ...], list[Mixed]] = {}
+    for one in found:
+        parted.setdefault(tuple(tuple(run.folder for run in runs) for runs in one.values.values()), []).append(one)
+    return [_sentence(some) for some in parted.values()]
+
+
+def _sentence(some: Sequence[Mixed]) -> str:
+    if len(some) == 1:
+        return str(some[0])
+    names = [one.name for one in some]
+    rows = zip(zip(*(one.values for one in some), strict=True), some[0].values.values(), strict=True)
+    sides = [
+        f"{', '.join(f'{name}={_short(value)}' for name, value in zip(names, values, strict=True))} in {_folders(runs)}"
+        for values, runs in rows
+    ]
+    return f"{some[0].stream}: {' and '.join(sides)}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 20 else f"{value[:12]}…"
+
+
+def _folders(runs: Sequence[RunRecord]) -> str:
+    named = ", ".join(str(run.folder) for run in runs[:_NAMED])
+    return named if len(runs) <= _NAMED else f"{named} and {len(runs) - _NAMED} more"
+
+
+def _remedy(refused: Sequence[Mixed]) -> str:
+    words = ",".join(dict.fromkeys(_word(one.name) for one in refused))
+    return (
+        "expected runs that are alike in this: compare them apart, run them alike, or allow it by name, e.g. "
+        f"--mix {words} (--mix {ALL} allows everything); every output then says so."
+    )
+
+
+def _word(name: str) -> str:
+    """What allows a name: facts by their kind, settings one by one."""
+    if not name.startswith("manifest."):
+        return name
+    kind = _bare(name).partition(".")[0]
+    return "versions" if kind == "code" else kind

@@ -1,0 +1,48 @@
+"""What a command leaves in a folder: tables as text, pictures as PNG or PDF, each whole or not at all.
+
+The same runs give the same files: no picture holds a date.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from clrft.utils.files import whole_file, write_text_atomic
+
+_METADATA: Mapping[str, Mapping[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
+ENDINGS = tuple(_METADATA)
+
+
+def write_outputs(
+    out_dir: Path,
+    texts: Mapping[str, str],
+    pictures: Iterable[tuple[str, Figure]],
+    endings: Sequence[str] = ("png",),
+) -> list[Path]:
+    """Write tables, then pictures; returns the files in that order.
+
+    Args:
+        out_dir: made if absent; older files of the same names are replaced, links not followed.
+        texts: by file name.
+        pictures: each with its file name without ending; drawn one at a time if this is a generator.
+        endings: of the files of every picture.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, text in texts.items():
+        write_text_atomic(out_dir / name, text)
+        paths.append(out_dir / name)
+    for name, figure in pictures:
+        for ending in endings:
+            paths.append(out_dir / f"{name}.{ending}")
+            save_picture(figure, paths[-1], bbox_inches="tight")
+    return paths
+
+
+def save_picture(figure: Figure, path: Path, **options: Any) -> None:
+    """Write one picture in the format of its file's ending, with further ``options`` of ``savefig``."""
+    ending = path.suffix[1:]
+    with whole_file(path) as beside:
+        figure.savefig(beside, format=ending, facecolor="white", metadata=dict(_METADATA[ending]), **options)

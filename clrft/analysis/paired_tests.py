@@ -1,0 +1,293 @@
+"""What paired differences over class orders can tell: intervals, an exact test, and how many orders a claim would need.
+
+For each row of differences d_1 … d_n (one per class order):
+
+- Student's interval, mean ± t(n−1) s/√n: exact if the differences are normal.
+- A bootstrap interval of the mean, BCa (Efron 1987), from all n^n resamples up to ``MOST_ALL`` orders, else from
+  ``RESAMPLES`` seeded ones. It cannot reach beyond the smallest and the largest difference, so that at most 1 − 2/2^n
+  of such intervals hold the centre of a symmetric distribution: 75 % for 3 orders. Below ``FEWEST`` orders that is
+  less than the 95 % that it is named after.
+- The exact sign-flip test: if the two methods were alike, each difference could as well have the other sign. p is the
+  share of all 2^n patterns of signs whose mean is at least as far from 0; it is never below 2/2^n.
+- Orders needed, if mean and deviation stayed as observed: for Student's interval to exclude 0, and for a paired t-test
+  at 5 % to find such a difference in 80 % of repetitions (noncentral t, as its square, a noncentral F).
+
+Deliberately absent: which differences are tested together (``clrft.analysis.pairs``), a verdict.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
+FEWEST = 6  # orders with which p below 0.05, and a 95 % interval by bootstrap, are possible: 2/2^6 = 0.03
+MOST_ALL = 7  # orders up to which every resample is counted
+RESAMPLES, SEED = 1999, 20260509
+MOST_EXACT = 16  # orders whose patterns of signs are counted out
+MOST_NEEDED = 1000  # a difference that would need more orders is told as such
+_CELLS = 4_000_000  # numbers held at once
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """How many class orders in all would be needed, or why that can't be told. Exactly one of both is None."""
+
+    orders: int | None
+    reason: str | None = None
+
+    def more_than(self, orders: int) -> int | None:
+        """How many more than those there are; None where it can't be told."""
+        return None if self.orders is None else max(0, self.orders - orders)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTests:
+    """What one row of paired differences tells.
+
+    Attributes:
+        t_low, t_high: Student's 95 % interval of the mean; None for one order.
+        boot_low, boot_high: bootstrap 95 % interval of the mean; None with ``boot_reason``.
+        boot_reason: why there is no bootstrap interval.
+        coverage: the largest share of such bootstrap intervals that can hold the centre, 1 − 2/2^n.
+        p: two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders.
+        smallest_p: the smallest p that so many orders without ties could give.
+        holm: p corrected by Holm for all tests of its family; None where there is no p.
+        for_interval: orders for Student's interval to exclude 0.
+        for_power: orders for a power of 80 % at 5 %.
+    """
+
+    t_low: float | None
+    t_high: float | None
+    boot_low: float | None
+    boot_high: float | None
+    boot_reason: str | None
+    coverage: float
+    p: float | None
+    smallest_p: float
+    holm: float | None
+    for_interval: Needed
+    for_power: Needed
+
+
+def paired_tests(rows: Sequence[Sequence[float]]) -> list[PairedTests]:
+    """The tests of each row of differences; rows of one length are reckoned together, with the same resamples.
+
+    Args:
+        rows: differences of two methods, one per class order, at least one each.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        by_length[len(row)].append(place)
+    found: dict[int, PairedTests] = {}
+    for places in by_length.values():
+        table: Array = np.array([rows[place] for place in places], dtype=np.float64)  # [P, n]
+        found |= dict(zip(places, _tests_of(table), strict=True))
+    return [found[place] for place in range(len(rows))]
+
+
+def with_holm(tests: Sequence[PairedTests]) -> list[PairedTests]:
+    """The tests of one family, with p corrected for all of them; those without a p stay without."""
+    known = [place for place, test in enumerate(tests) if test.p is not None]
+    corrected = dict(zip(known, holm([p for test in tests if (p := test.p) is not None]), strict=True))
+    return [replace(test, holm=corrected.get(place)) for place, test in enumerate(tests)]
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the k-th smallest of m values times m − k + 1, never falling, at most 1."""
+    corrected = [0.0] * len(values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def t_interval(differences: Sequence[float]) -> tuple[float, float] | None:
+    """Interval of the mean of paired differences, mean ± t(n-1) s/√n; None for fewer than two."""
+    if len(differences) < 2:
+        return None
+    low, high = t_intervals(np.array([differences], dtype=np.float64))[0]
+    return float(low), float(high)
+
+
+def t_intervals(table: Array) -> Array:
+    """Student's 95 % interval of the mean of each row, NaN for one order. [P, n] -> [P, 2]"""
+    count = table.shape[1]
+    if count < 2:
+        return np.full((len(table), 2), np.nan)
+    half = stats.t.ppf(0.5 + LEVEL / 2, count - 1) * table.std(axis=1, ddof=1) / math.sqrt(count)
+    return np.asarray(table.mean(axis=1)[:, None] + half[:, None] * np.array([-1.0, 1.0]), dtype=np.float64)
+
+
+def bootstrap_intervals(table: Array) -> Array:
+    """BCa 95 % interval of the mean of each row, NaN where all its values are equal. [P, n] -> [P, 2]
+
+    Efron 1987, with the acceleration from the jackknife, as ``scipy.stats.bootstrap`` has it; one set of resamples
+    serves all rows.
+    """
+    intervals = np.full((len(table), 2), np.nan)
+    if table.shape[1] < 2:
+        return intervals
+    counts, weights = resamples(table.shape[1])
+    spread = np.flatnonzero(np.ptp(table, axis=1) > 1e-12 * np.abs(table).max(axis=1))
+    step = max(1, _CELLS // len(counts))
+    for places in (spread[at : at + step] for at in range(0, len(spread), step)):
+        intervals[places] = _bca(table[places], counts, weights)
+    return intervals
+
+
+@cache
+def resamples(count: int) -> tuple[Array, Array]:
+    """How often each of n values is drawn in each distinct resample, and the share of such resamples. [U, n], [U]"""
+    if count <= MOST_ALL:
+        drawn = np.array(list(itertools.combinations_with_replacement(range(count), count)))
+        counts = (drawn[:, :, None] == np.arange(count)).sum(axis=1)
+        ways = math.factorial(count) / special.factorial(counts).prod(axis=1)
+        return counts.astype(np.float64), ways / count**count
+    counts = np.random.default_rng(SEED).multinomial(count, [1 / count] * count, size=RESAMPLES)
+    return counts.astype(np.float64), np.full(RESAMPLES, 1 / RESAMPLES)
+
+
+def _bca(table: Array, counts: Array, weights: Array) -> Array:
+    """Interval of each row; none of them is constant. [P, n], [U, n], [U] -> [P, 2]"""
+    count = table.shape[1]
+    mean = table.mean(axis=1, keepdims=True)  # [P, 1]
+    means = table @ counts.T / count  # [P, U]
+    order = np.argsort(means, axis=1)
+    means, share = np.take_along_axis(means, order, axis=1), weights[order]
+    near = 1e-9 * np.ptp(table, axis=1, keepdims=True)  # equal means may differ in their last bits
+    below, upto = ((share * (means < mean + side)).sum(axis=1) for side in (-near, near))
+    bias = special.ndtri((below + upto) / 2)  # [P]
+    left_out = mean - (table.sum(axis=1, keepdims=True) - table) / (count - 1)  # [P, n]
+    acceleration = (left_out**3).sum(axis=1) / (6 * (left_out**2).sum(axis=1) ** 1.5)
+    reached = np.cumsum(share, axis=1)
+    ends = []
+    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+        shifted = bias + special.ndtri(tail)
+        level = special.ndtr(bias + shifted / (1 - acceleration * shifted))
+        place = (reached < level[:, None] - 1e-12).sum(axis=1)
+        ends.append(means[np.arange(len(means)), np.minimum(place, means.shape[1] - 1)])
+    return np.column_stack(ends)
+
+
+def sign_flip_p(table: Array) -> Array:
+    """Two-sided p of the exact sign-flip test of each row: 1 where all values are 0. [P, n] -> [P]
+
+    Half of the patterns are counted; the other half are their mirror images.
+    """
+    count = table.shape[1]
+    bits = np.arange(2 ** (count - 1))[:, None] >> np.arange(count)[None, :]
+    signs = 1.0 - 2.0 * (bits & 1)  # [2^(n-1), n]; the last difference keeps its sign
+    size = np.abs(table).sum(axis=1)
+    observed = np.abs(table.sum(axis=1)) - 1e-9 * size  # equal sums may differ in their last bits
+    step = max(1, _CELLS // len(signs))
+    parts = [
+        (np.abs(table[at : at + step] @ signs.T) >= observed[at : at + step, None]).mean(axis=1)
+        for at in range(0, len(table), step)
+    ]
+    return np.concatenate(parts)
+
+
+def orders_for_interval(effects: Array) -> NDArray[np.int64]:
+    """Least n >= 2 with t(0.975, n−1)/√n < |mean|/s; 0 where even ``MOST_NEEDED`` are too few. [P] -> [P]"""
+    numbers = np.arange(2, MOST_NEEDED + 1)
+    bounds = stats.t.ppf(0.5 + LEVEL / 2, numbers - 1) / np.sqrt(numbers)  # falls with n
+    place = np.searchsorted(-bounds, -effects, side="right")
+    return np.where(place < len(numbers), place + 2, 0)
+
+
+def orders_for_power(effects: Array) -> NDArray[np.int64]:
+    """Least n >= 2 for which a paired t-test has a power of 80 %; 0 where ``MOST_NEEDED`` are too few. [P] -> [P]"""
+    place = np.searchsorted(-_smallest_effects(), -effects, side="left")
+    return np.where(place < MOST_NEEDED - 1, place + 2, 0)
+
+
+def power(effects: Array, orders: NDArray[np.int64]) -> Array:
+    """Chance that a two-sided paired t-test at 5 % finds a mean of so many standard deviations. [P], [P] -> [P]"""
+    bound = stats.t.ppf(1 - ALPHA / 2, orders - 1) ** 2
+    missed = special.ncfdtr(1, orders - 1, orders * effects**2, bound)
+    return np.asarray(1 - np.nan_to_num(missed), dtype=np.float64)  # NaN where it is too small for the series
+
+
+@cache
+def _smallest_effects() -> Array:
+    """Mean in standard deviations that n = 2, 3, … orders find with a power of 80 %, by bisection; falls with n."""
+    orders = np.arange(2, MOST_NEEDED + 1)
+    low, high = np.zeros(len(orders)), np.full(len(orders), 16.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        good = power(middle, orders) >= POWER
+        low, high = np.where(good, low, middle), np.where(good, middle, high)
+    return high
+
+
+def _tests_of(table: Array) -> list[PairedTests]:
+    """Tests of rows of one length. [P, n]"""
+    count = table.shape[1]
+    flips = sign_flip_p(table) if count <= MOST_EXACT else np.full(len(table), np.nan)
+    numbers = (t_intervals(table), bootstrap_intervals(table), flips)
+    rows = zip(*(array.tolist() for array in numbers), *_needed(table), strict=True)
+    return [_one(count, *row) for row in rows]
+
+
+def _one(
+    count: int, student: list[float], boot: list[float], p: float, for_interval: Needed, for_power: Needed
+) -> PairedTests:
+    """The tests of one row; NaN becomes None."""
+    t_low, t_high, boot_low, boot_high, known_p = (None if math.isnan(x) else x for x in (*student, *boot, p))
+    return PairedTests(
+        t_low=t_low,
+        t_high=t_high,
+        boot_low=boot_low,
+        boot_high=boot_high,
+        boot_reason=_no_bootstrap(count) if boot_low is None else None,
+        coverage=1 - 2 / 2**count,
+        p=known_p,
+        smallest_p=2 / 2**count,
+        holm=None,
+        for_interval=for_interval,
+        for_power=for_power,
+    )
+
+
+def _no_bootstrap(count: int) -> str:
+    return "one order has no spread" if count < 2 else "all differences are equal"
+
+
+def _needed(table: Array) -> tuple[list[Needed], list[Needed]]:
+    """Orders needed by both definitions for each row."""
+    mean = table.mean(axis=1)
+    std = table.std(axis=1, ddof=1) if table.shape[1] > 1 else np.full(len(table), np.nan)
+    scale = 1e-12 * np.abs(table).max(axis=1, initial=0.0)
+    reasons = [_unknown(m, s, tiny) for m, s, tiny in zip(mean, std, scale, strict=True)]
+    known = [place for place, reason in enumerate(reasons) if reason is None]
+    effects = np.abs(mean[known]) / std[known]
+    both = []
+    for orders in (orders_for_interval(effects), orders_for_power(effects)):
+        numbers = dict(zip(known, orders.tolist(), strict=True))
+        both.append([_as_needed(numbers.get(place), reason) for place, reason in enumerate(reasons)])
+    return both[0], both[1]
+
+
+def _as_needed(orders: int | None, reason: str | None) -> Needed:
+    if orders is None:
+        return Needed(None, reason)
+    return Needed(orders) if orders else Needed(None, f"more than {MOST_NEEDED} orders")
+
+
+def _unknown(mean: float, std: float, scale: float) -> str | None:
+    """Why nothing can be said of a mean with this deviation; None if something can."""
+    if math.isnan(std):
+        return "one order has no spread"
+    if abs(mean) <= scale:
+        return "the mean difference is 0"
+    return "all differences are equal" if std <= scale else None

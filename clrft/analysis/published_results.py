@@ -1,0 +1,315 @@
+"""Published figures beside measured ones: RaPO's tables (arXiv 2605.09640), and runs of the same streams and methods.
+
+A run stands beside the published rows that are nearest to it among those of its stream, number of tasks and method.
+Every known way in which it is not as published is told with both sides: settings that differ from the published ones as
+the shipped presets hold them, what its manifest says, and what no setting tells. A sweep's rows are found likewise.
+Deliberately absent: tables (``clrft.analysis.published_tables``), and a measured figure without its differences.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from clrft.analysis.groups import Group, Summary, summarise
+from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.config.sweeps import load_sweep, sweep_file
+from clrft.runs.differences import FREE, facts, flatten
+from clrft.runs.read import RunRecord
+from eval.matrix import POOLED_BOX_AP
+from eval.metrics import undefined
+from task_streams.scenarios.order_seeds import order_seeds
+
+SOURCE = "arXiv 2605.09640"
+TABLES = Path(__file__).resolve().parent / "paper" / "tables.csv"
+# Stream preset and seeds of a data set in so many tasks; None where the paper's orders are not known.
+SETTINGS: dict[tuple[str, int], tuple[str, str | None]] = {
+    ("ImageNet-R", 10): ("imagenet_r_10x20", "rapo_image"),
+    ("ImageNet-R", 20): ("imagenet_r_20x10", "rapo_image"),
+    ("ImageNet-A", 10): ("imagenet_a_10x20", "rapo_image"),
+    ("ImageNet-A", 20): ("imagenet_a_20x10", "rapo_image"),
+    ("TinyImageNet", 10): ("tinyimagenet_10x20", "rapo_image"),
+    ("TinyImageNet", 20): ("tinyimagenet_20x10", "rapo_image"),
+    ("CUB-200", 10): ("cub200_10x20", "rapo_image"),
+    ("CUB-200", 20): ("cub200_20x10", "rapo_image"),
+    ("COCO", 5): ("coco_5x16", "rapo_detection_5"),
+    ("COCO", 10): ("coco_10x8", "rapo_detection_10"),
+    ("UCF-101", 5): ("ucf101_5", "rapo_video"),
+    ("UCF-101", 10): ("ucf101_10", "rapo_video"),
+    ("Kinetics-200", 5): ("kinetics200_5", "rapo_video"),
+    ("Kinetics-200", 10): ("kinetics200_10", "rapo_video"),
+    ("DomainNet", 6): ("domainnet", None),
+    ("OfficeHome", 4): ("officehome", None),
+    ("PascalSeries", 4): ("pascal_series", None),
+}
+PUBLISHED_TESTS = {"evaluate": {"decoding": "sampled", "temperature": 0.6, "top_p": 0.95}}
+PUBLISHED_OPTIMIZER = "adamw_kahan"  # the released code's adamw_bf16
+WHY = {
+    "model": "another model, or weights held otherwise",
+    "train": "another budget or optimizer",
+    "stream": "other data, draw, words or tasks",
+    "evaluate": "another way of testing",
+    "method": "another setting of the method",
+    "seeds": "other class orders",
+    "measure": "another measure: the figures are not comparable",
+    "trainer": "another implementation",
+    "batches": "other batches",
+    "draw": "other training images",
+}
+PENALTIES = ("sft+l2", "sft+ewc", "sft+lwf")
+SUPERVISED = ("joint_sft", "sft")
+SERIES = ("DomainNet", "OfficeHome", "PascalSeries")
+CLIPS = ("UCF-101", "Kinetics-200")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One row of a published table, as fractions; None where the paper has no figure.
+
+    Attributes:
+        source: paper and table.
+        table: number of the table.
+        dataset, tasks, method: as the paper names them; of an ablation with what is varied.
+        run: the same method as ``method=`` takes it.
+        model: preset of the base model.
+        settings: in what the row's setting is not the protocol's, words as on the command line.
+        acc, acc_std: last accuracy (box AP for objects) and its standard deviation over three class orders.
+        forget, forget_std: forgetting, likewise.
+    """
+
+    source: str
+    table: int
+    dataset: str
+    tasks: int
+    method: str
+    run: str
+    model: str
+    settings: tuple[str, ...]
+    acc: float
+    acc_std: float | None
+    forget: float | None
+    forget_std: float | None
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream's preset."""
+        return SETTINGS[self.dataset, self.tasks][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """In what a run or sweep is not as published."""
+
+    name: str
+    published: str
+    here: str
+
+    @property
+    def why(self) -> str:
+        """What it comes to, in a few words."""
+        return WHY[self.name.partition(".")[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Runs of a published row's stream and method.
+
+    Attributes:
+        label: of the group of runs.
+        seeds: class orders that were run.
+        acc, forget: over these orders.
+        departures: in what they are not as published; empty for the same setting.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    acc: Summary
+    forget: Summary
+    departures: tuple[Departure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published row and what was measured of it."""
+
+    published: Published
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Published rows that a shipped sweep would run, and in what it is not as published."""
+
+    sweep: str
+    rows: tuple[Published, ...]
+    departures: tuple[Departure, ...]
+
+
+@cache
+def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
+    """The published figures, in the order of the paper."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(_published(row) for row in csv.DictReader(file))
+
+
+def ledger(groups: Sequence[Group]) -> list[Entry]:
+    """Every published row, with the groups of runs that are nearest to it."""
+    beside: dict[Published, list[Measured]] = {}
+    for group in groups:
+        for row in nearest_rows(group):
+            beside.setdefault(row, []).append(_measured(row, group))
+    return [Entry(row, tuple(beside.get(row, ()))) for row in published_rows()]
+
+
+def nearest_rows(group: Group) -> list[Published]:
+    """The rows of a group's stream, number of tasks and method from which least is varied.
+
+    Of these the plainest: with the fewest settings of its own, and of the base model of the main results.
+    """
+    run = group.runs[0]
+    stream, settings = run.config.get("stream") or {}, _compared(flatten(run.config))
+    rows = [
+        row
+        for row in published_rows()
+        if (row.tasks, row.run) == (len(run.matrix), group.method) and protocol(row).stream_name == stream.get("name")
+    ]
+    apart = {row: (len(_varied(row, settings)), len(row.settings), row.model != rows[0].model) for row in rows}
+    return [row for row in rows if apart[row] == min(apart.values())]
+
+
+def _varied(row: Published, settings: Mapping[str, str]) -> list[str]:
+    """Settings that tables vary, in which a run is not as a row."""
+    varied = ("method.", "stream.think", "model.path")
+    return [one.name for one in departures(row, settings) if one.name.startswith(varied)]
+
+
+def planned(names: Sequence[str]) -> list[Planned]:
+    """What of the published tables the sweeps of these names would run; those that would run none are left out."""
+    streams = {row.stream for row in published_rows()}
+    found = []
+    for name in names:
+        plan = sweep_file(name)
+        parts = [plan, *(plan.get("parts") or ())]
+        if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
+            continue
+        cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for cell in load_sweep(name, {}, orders=1):
+            cells.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
+        held: dict[Published, dict[str, str]] = {}
+        for row in published_rows():
+            fitting = [one for one in cells.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
+            held |= {row: fitting[0]} if fitting else {}
+        apart = (one for row, cell in held.items() for one in (*departures(row, cell), *untold(row, cell)))
+        found.append(Planned(name, tuple(held), tuple(dict.fromkeys(apart))))
+    return found
+
+
+def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
+    """Settings in which a run is not as published.
+
+    Args:
+        row: the published row.
+        settings: the run's, by dotted name.
+        seeds: class orders that were run; none to leave them aside.
+    """
+    expected = _flat(protocol(row))
+    found = [
+        Departure(name, expected[name], settings.get(name, "not recorded"))
+        for name in expected
+        if settings.get(name) != expected[name] and name not in FREE
+    ]
+    _, preset = SETTINGS[row.dataset, row.tasks]
+    if seeds and preset is not None and tuple(seeds) != order_seeds(preset):
+        found.append(Departure("seeds", *(", ".join(map(str, some)) for some in (order_seeds(preset), seeds))))
+    return tuple(found)
+
+
+def untold(row: Published, settings: Mapping[str, str]) -> list[Departure]:
+    """In what no run of this suite is as published, or not known to be, whatever its settings tell."""
+    found, told = [], settings.get
+    if row.run.partition("+")[0] in SUPERVISED:
+        found.append(Departure("batches", "full ones alone in the released code (96 of 100 images)", "all images"))
+    else:
+        found.append(Departure("trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"))
+        if told("method.preset") != "released_code":
+            loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
+            found.append(Departure("trainer.loss", loss, "GRPO's, clip 0.2"))
+    if row.run in PENALTIES:
+        found.append(Departure("method.strength", "not stated", "this project's default"))
+    if row.dataset in SERIES:
+        found.append(Departure("seeds.domains", "orders not stated", "orders by the seeds of the images"))
+    elif row.dataset == "COCO":
+        found.append(Departure("draw", "over all tasks at once", "of each task by itself"))
+    if told("stream.shots_list", "None") == "None":
+        found.append(Departure("draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"))
+    if row.dataset in CLIPS:
+        found.append(Departure("stream.frames", "number not stated", f"at most {told('stream.max_frames')}"))
+    if told("method.anchor") == "average":
+        found.append(Departure("method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"))
+    if told("stream.think") == "False":
+        found.append(Departure("stream.words", "not stated without reasoning", "the prompt without what asks for it"))
+    return found
+
+
+def protocol(row: Published) -> RunConfig:
+    """The published setting of a row, as far as settings can tell."""
+    return _protocol(row.stream, row.run, row.model, row.settings)
+
+
+@cache
+def _protocol(stream: str, method: str, model: str, settings: tuple[str, ...]) -> RunConfig:
+    return build_config(stream, method, model, 1993, PUBLISHED_TESTS, parse_overrides(settings))
+
+
+def _flat(config: RunConfig) -> dict[str, str]:
+    return _compared(flatten(config.to_dict()))
+
+
+def _compared(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings that are compared: names, places and what is tested beside the stream are not."""
+    aside = ("run.", "seed", "stream.label", "method.label", "model.label", "evaluate.probe")
+    return {name: value for name, value in settings.items() if not name.startswith(aside)}
+
+
+def _measured(row: Published, group: Group) -> Measured:
+    absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
+    seeds = tuple(run.seed for run in group.runs)
+    apart: list[Departure] = []
+    for run in group.runs:
+        settings = _compared(flatten(run.config))
+        apart += [*_recorded(row, run), *departures(row, settings, seeds), *untold(row, settings)]
+    return Measured(
+        label=group.label,
+        seeds=seeds,
+        acc=group.metrics.get(group.final_metric, absent),
+        forget=group.metrics.get("forgetting", absent),
+        departures=tuple(dict.fromkeys(apart)),
+    )
+
+
+def _recorded(row: Published, run: RunRecord) -> list[Departure]:
+    """In what a run's manifest is not as published."""
+    measure, optimizer = facts(run)["measure"], (run.manifest.get("model") or {}).get("optimizer", "not recorded")
+    found = []
+    if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
+        found.append(Departure("measure", POOLED_BOX_AP, measure))
+    if optimizer != PUBLISHED_OPTIMIZER:
+        found.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
+    return found
+
+
+def _published(row: Mapping[str, str]) -> Published:
+    others = {name: float(row[name]) / 100 if row[name] else None for name in ("acc_std", "forget", "forget_std")}
+    return Published(
+        source=row["source"],
+        table=int(row["table"]),
+        dataset=row["dataset"],
+        tasks=int(row["tasks"]),
+        method=row["method"],
+        run=row["run"],
+        model=row["model"],
+        settings=tuple(row["settings"].split()),
+        acc=float(row["acc"]) / 100,
+        **others,
+    )

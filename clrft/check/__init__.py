@@ -1,1 +1,0 @@
-"""``clrft method new`` and ``check``: the contract's promises, tried in short real runs."""

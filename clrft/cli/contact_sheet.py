@@ -1,0 +1,257 @@
+"""Contact sheets: some training and test items of every class of a task on pages that a person can look through.
+
+Training items have a blue bar below them, test items an orange one. Images stand in a row per class with its name
+below; boxes are drawn, as far as training or testing shows them, those of the row's class thick; a clip is four of its
+frames side by side; a question stands below its image with its first accepted answer. Items are the first of each
+class in the task's own (drawn) order.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.Image import Resampling
+
+from task_streams.errors import UserError
+from task_streams.prompt import visible
+from task_streams.sources.records import Damaged
+from task_streams.types import BOX_SCALE, Box, Clip, Example, Question, Task, TaskStream
+
+Colour = tuple[int, int, int]
+
+INK, FAINT, PAPER, GROUND = (30, 30, 34), (128, 128, 136), (255, 255, 255), (236, 236, 240)
+TRAIN_BAR, TEST_BAR = (38, 110, 190), (226, 122, 20)
+OWN_BOX, OTHER_BOX, ANSWER = (226, 34, 60), (90, 200, 250), (18, 120, 60)
+
+PAGE_WIDTH, PAGE_HEIGHT = 1640, 2000  # inside of the margins, in pixels; a page is as high as it is filled
+MARGIN, GAP, BLOCK_GAP, BAR, CAPTION, HEADER = 20, 4, 24, 3, 24, 56
+IMAGE, BOXED, FRAME, CARD = (96, 96), (200, 150), (88, 66), (400, 190)
+FRAMES = 4
+CARD_LINES, CARD_LINE = 7, 17  # of a question with its answer
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a page shows of one class: its name and pictures of equal size, line by line."""
+
+    name: str
+    lines: tuple[tuple[Image.Image, ...], ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, with the name."""
+        width = max((sum(tile.width + GAP for tile in line) for line in self.lines), default=0)
+        height = sum(max((tile.height for tile in line), default=0) + GAP for line in self.lines)
+        return max(width, 200), height + CAPTION * bool(self.name)
+
+
+def sheets(stream: TaskStream, task: Task, per_class: int) -> Iterator[Image.Image]:
+    """Pages of a task.
+
+    Raises:
+        UserError: an item that could be decoded before cannot be any more.
+    """
+    pages = list(_paginated(list(_blocks(task, per_class))))
+    head = f"{stream.name} · task {task.index} of {len(stream)}: {task.name}"
+    classes = f"{len(task.classes)} classes · " * bool(task.classes)
+    facts = f"order seed {stream.order_seed} · {classes}{len(task.train)} training and {len(task.test)} test items"
+    for number, page in enumerate(pages, start=1):
+        paging = f" · page {number} of {len(pages)}" * (len(pages) > 1)
+        yield _drawn(page, head, facts + paging)
+
+
+def _blocks(task: Task, per_class: int) -> Iterator[Block]:
+    if task.kind == "question":
+        lines = [[_card(e, bar) for e in items[:per_class]] for items, bar in _splits(task)]
+        yield Block("", tuple(tuple(line) for line in lines))
+        return
+    for name in task.classes:
+        chosen = [([e for e in items if _shows(e, name)][:per_class], bar) for items, bar in _splits(task)]
+        lines = [[_tile(e, name, task, bar) for e in items] for items, bar in chosen]
+        tall = any(tile.width > BOXED[0] for line in lines for tile in line)
+        yield Block(name, tuple(tuple(line) for line in lines) if tall else (tuple(t for line in lines for t in line),))
+
+
+def _splits(task: Task) -> tuple[tuple[tuple[Example, ...], Colour], tuple[tuple[Example, ...], Colour]]:
+    return (task.train, TRAIN_BAR), (task.test, TEST_BAR)
+
+
+def _shows(example: Example, name: str) -> bool:
+    if isinstance(example.target, tuple):
+        return any(box.category == name for box in example.target)
+    return example.target == name
+
+
+def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:
+    """Picture of an image or clip of a class."""
+    media = _decoded(example)
+    if isinstance(media, Clip):
+        last = len(media.frames) - 1
+        places = sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})
+        frames = [media.frames[place] for place in places]
+        return _barred([_fitted(frame, FRAME) for frame in frames], bar)
+    if isinstance(example.target, tuple):
+        listed = task.trained if bar == TRAIN_BAR else task.seen
+        return _barred([_boxed(media, visible(example.target, listed), name)], bar)
+    return _barred([_fitted(media, IMAGE)], bar)
+
+
+def _decoded(example: Example) -> Image.Image | Clip:
+    try:
+        return example.media()
+    except Damaged as fault:
+        raise UserError(f"{example.key} cannot be decoded any more ({fault}); was it changed meanwhile?") from fault
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image as large as it fits, in the middle of a ground."""
+    small = image.width * 2 <= size[0] and image.height * 2 <= size[1]
+    inner = ImageOps.contain(image.convert("RGB"), size, Resampling.BICUBIC if small else Resampling.LANCZOS)
+    ground = Image.new("RGB", size, GROUND)
+    ground.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    return ground
+
+
+def _boxed(image: Image.Image, boxes: Sequence[Box], name: str) -> Image.Image:
+    """The image with its boxes; those of the named class last and thick."""
+    inner = ImageOps.contain(image.convert("RGB"), BOXED, Resampling.LANCZOS)
+    pen = ImageDraw.Draw(inner)
+    for box in sorted(boxes, key=lambda box: box.category == name):
+        own = box.category == name
+        sides = (inner.width - 1, inner.height - 1) * 2
+        corners = [corner * side / BOX_SCALE for corner, side in zip(box.corners, sides, strict=True)]
+        pen.rectangle(corners, outline=OWN_BOX if own else OTHER_BOX, width=2 if own else 1)
+        if not own:
+            _label(pen, (corners[0], corners[1]), box.category)
+    return _fitted(inner, BOXED)
+
+
+def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
+    """A small name on a dark ground inside of a box's upper left corner."""
+    font = _font(9)
+    pen.rectangle((at[0], at[1], at[0] + font.getlength(text) + 3, at[1] + 11), fill=(20, 60, 90))
+    pen.text((at[0] + 2, at[1]), text, PAPER, font)
+
+
+def _card(example: Example, bar: Colour) -> Image.Image:
+    """An image, the question about it, and the answer."""
+    assert isinstance(example.target, Question)
+    media = _decoded(example)
+    shown = media.frames[0] if isinstance(media, Clip) else media
+    card = Image.new("RGB", (CARD[0], CARD[1] + CARD_LINES * CARD_LINE + 8), PAPER)
+    card.paste(_fitted(shown, CARD), (0, 0))
+    pen = ImageDraw.Draw(card)
+    answer = _wrapped(example.target.answers[0], _font(13, bold=True), CARD[0], 2)
+    asked = _wrapped(example.target.text, _font(13), CARD[0], CARD_LINES - len(answer))
+    for number, line in enumerate((*asked, *answer)):
+        is_answer = number >= len(asked)
+        place = (2, CARD[1] + 4 + number * CARD_LINE)
+        pen.text(place, line, ANSWER if is_answer else INK, _font(13, bold=is_answer))
+    return _barred([card], bar)
+
+
+def _barred(parts: Sequence[Image.Image], bar: Colour) -> Image.Image:
+    """Pictures side by side over a bar."""
+    width = sum(part.width for part in parts) + 2 * (len(parts) - 1)
+    height = max(part.height for part in parts)
+    tile = Image.new("RGB", (width, height + BAR), PAPER)
+    left = 0
+    for part in parts:
+        tile.paste(part, (left, 0))
+        left += part.width + 2
+    tile.paste(bar, (0, height, width, height + BAR))
+    return tile
+
+
+def _paginated(blocks: Sequence[Block]) -> Iterator[list[list[Block]]]:
+    """Pages of rows of blocks."""
+    width = max(block.size[0] for block in blocks)
+    columns = max(1, (PAGE_WIDTH + BLOCK_GAP) // (width + BLOCK_GAP))
+    rows = [list(blocks[start : start + columns]) for start in range(0, len(blocks), columns)]
+    page: list[list[Block]] = []
+    height = 0
+    for row in rows:
+        added = max(block.size[1] for block in row) + GAP
+        if page and height + added > PAGE_HEIGHT:
+            yield page
+            page, height = [], 0
+        page.append(row)
+        height += added
+    yield page
+
+
+def _drawn(rows: list[list[Block]], head: str, facts: str) -> Image.Image:
+    """A page."""
+    column = max(block.size[0] for row in rows for block in row) + BLOCK_GAP
+    heights = [max(block.size[1] for block in row) + GAP for row in rows]
+    width = max(column * max(len(row) for row in rows) - BLOCK_GAP, 640) + 2 * MARGIN
+    page = Image.new("RGB", (width, HEADER + sum(heights) + 2 * MARGIN), PAPER)
+    _head(page, head, facts)
+    top = MARGIN + HEADER
+    for row, height in zip(rows, heights, strict=True):
+        for number, block in enumerate(row):
+            _place(page, block, MARGIN + number * column, top)
+        top += height
+    return page
+
+
+def _head(page: Image.Image, head: str, facts: str) -> None:
+    pen = ImageDraw.Draw(page)
+    pen.text((MARGIN, MARGIN - 6), _cut(head, _font(19, bold=True), page.width - 2 * MARGIN), INK, _font(19, bold=True))
+    font = _font(13)
+    pen.text((MARGIN, MARGIN + 22), facts, FAINT, font)
+    left = MARGIN + font.getlength(facts) + 28
+    for colour, text in ((TRAIN_BAR, "training"), (TEST_BAR, "test")):
+        pen.rectangle((left, MARGIN + 29, left + 18, MARGIN + 29 + BAR), fill=colour)
+        pen.text((left + 24, MARGIN + 22), text, FAINT, font)
+        left += 24 + font.getlength(text) + 20
+
+
+def _place(page: Image.Image, block: Block, left: int, top: int) -> None:
+    """Put a block on a page, its name below its pictures."""
+    for line in block.lines:
+        x = left
+        for tile in line:
+            page.paste(tile, (x, top))
+            x += tile.width + GAP
+        top += max((tile.height for tile in line), default=0) + GAP
+    if block.name:
+        text = block.name if any(block.lines) else f"{block.name}: no items"
+        ImageDraw.Draw(page).text((left, top - 1), _cut(text, _font(14), block.size[0]), INK, _font(14))
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text on one line, cut to a width in pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    text = text[: int(width)]  # a letter is a pixel wide at least
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, limit: int) -> list[str]:
+    """The text on at most ``limit`` lines of a width in pixels."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            if line and font.getlength(f"{line} {word}") > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}".strip()
+        lines.append(line)
+    whole = lines[:limit] if len(lines) <= limit else [*lines[: limit - 1], " ".join(lines[limit - 1 :])]
+    return [_cut(line, font, width) for line in whole]
+
+
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

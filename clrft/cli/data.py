@@ -1,0 +1,265 @@
+"""``clrft data``: check a stream's data, look at them, unpack their archives. Nothing is trained or downloaded."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.utils.files import check_writable, partial_of
+from clrft.utils.progress import Bars
+from task_streams import Workspace, build_stream
+from task_streams.errors import UserError
+from task_streams.probes.sets import ENDING
+from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from task_streams.scenarios.positives import positives
+from task_streams.sources.records import Record
+from task_streams.types import Example, Task, TaskStream, new_test_items
+
+DEFAULT_SEED = 1993
+SHOWN_DIGITS = 12  # of a fingerprint
+MOST_PER_CLASS = 12
+_SHEET = re.compile(r"task_\d+(-\d+)?\.png")
+
+Damage = dict[str, Record]
+
+
+def check_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft data check``: a table per task, then everything that is wrong with the data, all at once.
+
+    Raises:
+        UserError: with every problem of the data.
+    """
+    if options.stream.endswith(ENDING):
+        return check_probes(options, console)
+    config = data_config(options.stream, options.overrides)
+    check_writable(Path(config.run.output))
+    damage: Damage = {}
+    with Bars(console) as bars:
+        stream, problems = examine(config, bars, damage)
+    if stream is not None:
+        print_stream(stream, config, damage, console)
+    if problems:
+        raise UserError(*problems)
+    console.print(f"{config.stream_label}: no problems found", highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_probes(options: argparse.Namespace, console: Console) -> int:
+    """The same for a probe set: its questions by style, and its fingerprint."""
+    if options.overrides:
+        raise UserError(f"{options.overrides[0]}: expected nothing behind a probe set; no setting changes it.")
+    from clrft.runner.probes import read_probes
+
+    (one,) = read_probes([options.stream])
+    counts = ", ".join(f"{count} {style}" for style, count in one.counts().items())
+    told = f"{one.name}: {counts}; SHA-256 {one.fingerprint[:SHOWN_DIGITS]}; no problems found"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def show_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft data show``: a contact sheet per task; prints where they are.
+
+    Raises:
+        UserError: the stream cannot be built, or the folder not be written.
+    """
+    from clrft.cli.contact_sheet import sheets
+
+    if not 1 <= options.per_class <= MOST_PER_CLASS:
+        raise UserError(f"--per-class: got {options.per_class}, expected a whole number from 1 to {MOST_PER_CLASS}.")
+    config = data_config(options.stream, options.overrides)
+    folder = Path(options.output) if options.output else Path(config.run.output) / "data" / config.stream_label
+    check_writable(folder)
+    with Bars(console) as bars:
+        stream = built(config, bars)
+        bars.begin(config.stream_label, "drawing", len(stream))
+        paths = []
+        for task in stream.tasks:
+            paths += write_pages(folder, task, list(sheets(stream, task, options.per_class)))
+            bars.advance(config.stream_label)
+    if not options.output:
+        remove_older(folder, paths)
+    for path in paths:
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def unpack_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft data unpack``: an archive into a new folder, whole or not at all."""
+    from clrft.utils.archives import unpack
+
+    with Bars(console) as bars:
+        unpack(Path(options.archive), Path(options.folder), bars)
+    console.print(f"unpacked: {options.folder}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def data_config(stream: str, words: Sequence[str]) -> RunConfig:
+    """The configuration that a stream's name (as in ``clrft run``) and overrides ask for.
+
+    Raises:
+        UserError: unknown names or keys, or settings that say nothing about data.
+    """
+    chosen = parse_overrides(words)
+    seed = chosen.pop("seed", DEFAULT_SEED)
+    strange = [
+        f"{key}: expected seed=, stream.KEY= or run.output= here; nothing else changes the data."
+        for key, value in chosen.items()
+        if key not in ("stream", "run") or not isinstance(value, dict)
+    ]
+    if strange:
+        raise UserError(*strange)
+    return build_config(stream.removeprefix("stream="), "zero_shot", "tiny", seed, chosen)
+
+
+def built(config: RunConfig, bars: Bars, damage: Damage | None = None) -> TaskStream:
+    """The stream of a configuration; damaged items are collected by key.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    found = {} if damage is None else damage
+    bars.begin(config.stream_label, "reading data", None)
+    workspace = Workspace(
+        Path(config.run.output) / ".cache",
+        lambda items: bars.advance(config.stream_label, items),
+        lambda record: found.update({record.key: record}),
+    )
+    return build_stream(config.stream_name, config.stream, config.seed, workspace)
+
+
+def examine(config: RunConfig, bars: Bars, damage: Damage) -> tuple[TaskStream | None, list[str]]:
+    """The stream, if it can be built at all, and everything that is wrong with it.
+
+    A stream that damaged items keep from being built is built again without them, so that the rest is checked too.
+    """
+    try:
+        stream = built(config, bars, damage)
+        return stream, check_stream(stream)
+    except UserError as error:
+        problems = list(error.problems)
+    lenient = without_damaged(config)
+    if not damage or lenient is None:
+        return None, problems
+    try:
+        stream = built(lenient, bars, damage)
+    except UserError as error:
+        return None, list(dict.fromkeys([*problems, *error.problems]))
+    return stream, [*problems, *check_stream(stream)]
+
+
+def without_damaged(config: RunConfig) -> RunConfig | None:
+    """The same stream with damaged items left out; None where they are already, or nothing can be damaged."""
+    if getattr(config.stream, "on_damaged", "skip") == "skip":
+        return None
+    return dataclasses.replace(config, stream=dataclasses.replace(config.stream, on_damaged="skip"))
+
+
+def print_stream(stream: TaskStream, config: RunConfig, damage: Damage, console: Console) -> None:
+    """The tasks of a stream as a table, and what was noted about it."""
+    console.print(tasks_table(stream, config, damage))
+    if any(task.kind == "detection" for task in stream.tasks):
+        console.print(positives_table(stream))
+    for note in stream.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def tasks_table(stream: TaskStream, config: RunConfig, damage: Damage) -> Table:
+    """Counts and fingerprints of each task, and their totals."""
+    prints = fingerprints(stream)
+    short = [short_classes(task, config) for task in stream.tasks]
+    damaged = [sum(belongs(record, task) for record in damage.values()) for task in stream.tasks]
+    unplaced = len(damage) - sum(damaged)  # of classes that no task of this stream has
+    totals = [len(set().union(*(task.classes for task in stream.tasks))), sum(len(t.train) for t in stream.tasks)]
+    totals += [sum(map(len, new_test_items(stream.tasks))), sum(short), sum(damaged) + unplaced]
+    title = f"{config.stream_label}: {stream.scenario}, order seed {stream.order_seed}"
+    table = Table(title=title, title_justify="left", show_footer=True)
+    table.add_column("task", "total", min_width=14, overflow="fold")
+    for name, total in zip(("classes", "train", "test", "short", "damaged"), totals, strict=True):
+        table.add_column(name, str(total), justify="right", no_wrap=True)
+    table.add_column("SHA-256", "train\ntest", no_wrap=True)
+    for task, few, broken in zip(stream.tasks, short, damaged, strict=True):
+        counts = (len(task.classes), len(task.train), len(task.test), few, broken)
+        hashes = [prints[f"task_{task.index:02d}/{split}"][:SHOWN_DIGITS] for split in ("train", "test")]
+        table.add_row(f"{task.index} {escape(task.name)}", *map(str, counts), "\n".join(hashes))
+    return table
+
+
+def short_classes(task: Task, config: RunConfig) -> int:
+    """Classes with fewer training or test items than asked for; a task of questions counts as one class."""
+    listed = getattr(config.stream, "shots_list", None) is not None
+    wanted = (None if listed else config.stream.shots, config.stream.test_per_class)
+    kept = [item_counts(task, examples) for examples in (task.train, task.test)]
+    names = task.classes or (task.name,)
+    return sum(
+        any(goal is not None and counts[name] < goal for goal, counts in zip(wanted, kept, strict=True))
+        for name in names
+    )
+
+
+def item_counts(task: Task, examples: Sequence[Example]) -> dict[str, int]:
+    """Items of each class of a task; of the task itself where it has none."""
+    counts = dict.fromkeys(task.classes or (task.name,), 0)
+    for example in examples:
+        if isinstance(example.target, str):
+            names = {example.target}
+        elif isinstance(example.target, tuple):
+            names = {box.category for box in example.target}
+        else:
+            names = {task.name}
+        for name in names & counts.keys():
+            counts[name] += 1
+    return counts
+
+
+def belongs(record: Record, task: Task) -> bool:
+    """Whether a damaged item would be in a task: by its domain, else by its class."""
+    if record.domain:
+        return record.domain == task.name
+    if isinstance(record.target, tuple):
+        return any(box.category in task.classes for box in record.target)
+    return record.target in task.classes
+
+
+def positives_table(stream: TaskStream) -> Table:
+    """In how many images, and how often, each class of each task is shown."""
+    table = Table("task", "class", title="positives", title_justify="left")
+    for name in ("train images", "train boxes", "test images", "test boxes"):
+        table.add_column(name, justify="right")
+    for task in stream.tasks:
+        for row in positives(task):
+            counts = (row.train_images, row.train_boxes, row.test_images, row.test_boxes)
+            table.add_row(str(task.index), escape(row.category), *map(str, counts))
+    return table
+
+
+def write_pages(folder: Path, task: Task, pages: Sequence[Image]) -> list[Path]:
+    """Pages as ``task_01.png`` or ``task_01-1.png``, …, each whole or not at all."""
+    paths = []
+    for number, page in enumerate(pages, start=1):
+        suffix = f"-{number}" if len(pages) > 1 else ""
+        path = folder / f"task_{task.index:02d}{suffix}.png"
+        beside = partial_of(path)
+        try:
+            page.save(beside, format="PNG")
+            beside.replace(path)
+        except OSError as error:
+            raise UserError(f"can't write {path} ({error.strerror or error}).") from error
+        finally:
+            beside.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def remove_older(folder: Path, kept: Sequence[Path]) -> None:
+    """Remove sheets of earlier settings of the same stream, which would pass for these."""
+    for path in folder.iterdir():
+        if _SHEET.fullmatch(path.name) and path not in kept:
+            path.unlink()

@@ -1,0 +1,344 @@
+"""The command line: words to a command, its errors to sentences and exit codes.
+
+Exit codes: 0 done, 1 something failed while working (a cell of a sweep, the disk, memory), 2 the input cannot work,
+130 stopped by Ctrl-C, 143 by SIGTERM.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clrft.utils import interrupt
+from clrft.utils.failures import explained
+from clrft.utils.quiet import quiet_environment
+from task_streams.errors import UserError
+
+Command = Callable[[argparse.Namespace, Console], int]
+
+EXAMPLES = """examples:
+  clrft run stream=digits_cil method=rapo seed=1993
+  clrft fork runs/single/digits_cil-sft-1993@task3 method=rapo
+  clrft plan quickstart
+  clrft sweep quickstart
+  clrft status quickstart
+  clrft compare runs/quickstart
+  clrft report runs/quickstart
+  clrft rewards runs/quickstart
+  clrft kinds runs/quickstart
+  clrft costs runs/quickstart
+  clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
+  clrft data check digits_cil
+  clrft method check my_method.py
+  clrft list methods"""
+
+LISTS = ("configs", "methods", "metrics", "models", "prompts", "seeds", "shapers", "streams", "sweeps")  # of clrft list
+HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
+RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
+OTHERS = "also a table in the columns of others, e.g. coin or pilot,gem; clrft list metrics names them"
+MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    quiet_environment()
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    quiet = several and os.environ.get("RANK", "0") != "0"  # one process speaks
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")
+    console = Console(emoji=False, quiet=quiet)
+    options = parsed(arguments)
+    interrupt.watch()
+    words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
+    if several:
+        return one_of_several(options, console, words)
+    code, sentences = outcome(options, console, words)
+    show_end(code, sentences)
+    return code
+
+
+def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[int, tuple[str, ...]]:
+    """Run a command: its exit code, and the sentences that say why it is not 0."""
+    try:
+        name_plugins(options)
+        return int(options.command(options, console)), ()
+    except UserError as error:
+        return 2, tuple(error.problems)
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt) and not interrupt.asked():
+            reason = explained(error)
+            if reason is None:
+                raise
+            return 1, (reason,)
+        return interrupt.exit_code(), (f"stopped; finished tasks are kept. Go on with the same command: {words}",)
+
+
+def show_end(code: int, sentences: Sequence[str]) -> None:
+    """Tell why a command ended with an exit code."""
+    errors = Console(stderr=True, emoji=False)
+    head = {1: "[bold red]failed[/bold red] ", 2: "[bold red]error[/bold red] "}.get(code, "")
+    for one in sentences:
+        errors.print(f"{head}{escaped(one)}", highlight=False, soft_wrap=True)
+
+
+def one_of_several(options: argparse.Namespace, console: Console, words: str) -> int:
+    """Run a command as one of the processes of a run; all end with one code, and the first says why."""
+    from clrft.utils.process_watchdog import Company
+    from methods.distributed import ranks
+
+    if not options.several:
+        count = os.environ["WORLD_SIZE"]
+        text = f"{count} processes were launched for a command that is for one; expected clrft run or fork: {words}"
+        show_end(2, () if console.quiet else (text,))
+        return 2
+    try:
+        store = ranks.join()
+    except UserError as error:  # maybe on one machine alone, and nobody can be told yet
+        show_end(2, [f"process {os.environ.get('RANK', '?')}: {one}" for one in error.problems])
+        return 2
+    company = Company(store, lambda failure: show_end(failure.code, failure.shown()))
+    try:
+        code, sentences = outcome(options, console, words)
+    except ranks.OtherFailed:
+        code, sentences = 1, ("another process of the run has failed",)
+    except Exception as error:
+        traceback.print_exc()
+        code, sentences = 1, (f"{type(error).__name__}: {error}",)
+    if code != 0:
+        interrupt.ignore()
+    first, code = ranks.is_first(), company.ended(code, sentences)
+    if code == 0:
+        ranks.leave()
+        if first:
+            return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A library that waits for a process that is gone would wait for ever; and its threads may end a process by SIGABRT
+    # that leaves while they run. All but the first have nothing to write any more.
+    os._exit(code)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as options; KEY=VALUE words may stand before and after options."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    name = next((name for name in ("overrides", "words") if hasattr(options, name)), None)
+    if rest and (name is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if name is not None:
+        setattr(options, name, [*getattr(options, name), *rest])
+    return options
+
+
+def name_plugins(options: argparse.Namespace) -> None:
+    """Load the plugins of the command line, and write them into the words that become the configuration."""
+    files = [str(Path(file).expanduser().resolve()) for file in getattr(options, "plugin", ())]
+    if not files:
+        return
+    from methods.registry import load_plugins
+
+    load_plugins(files)
+    for name in ("overrides", "words"):
+        if hasattr(options, name):
+            setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="clrft",
+        description="Continual fine-tuning of vision-language models: streams, methods, forgetting.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(several=False)  # whether several processes can work on it
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    words = "e.g. train.learning_rate=1e-4; clrft show lists all"
+    overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": words}
+    own = "Python file with a method of your own; code in it runs"
+    plugin: Any = {"action": "append", "default": [], "metavar": "FILE", "help": own}
+
+    one = subparsers.add_parser("run", help="one stream, one method, one class order")
+    one.add_argument("overrides", **overrides)
+    one.add_argument("--plugin", **plugin)
+    one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
+    one.set_defaults(command=later("run", "run_one"), several=True)
+
+    fork = subparsers.add_parser("fork", help="go on from a finished task of a run with another method or setting")
+    fork.add_argument("point", metavar="RUN@taskK", help="a run's folder and a task, e.g. …/digits_cil-sft-1993@task3")
+    fork.add_argument("overrides", **overrides)
+    fork.add_argument("--plugin", **plugin)
+    fork.set_defaults(command=later("fork", "fork_command"), several=True)
+
+    sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
+    sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
+    sweep.add_argument("overrides", **overrides)
+    sweep.add_argument("--plugin", **plugin)
+    sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core or GPU; on Ray no limit)")
+    sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: cores shared; on Ray 1)")
+    sweep.add_argument("--on", default="", metavar="ray|ray://HOST:PORT", help=RAY)
+    sweep.set_defaults(command=later("sweep", "run_sweep_command"))
+
+    plan = subparsers.add_parser("plan", help="tokens, operations, memory, hours and disk of a sweep, before it runs")
+    plan.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
+    plan.add_argument("overrides", **overrides)
+    plan.add_argument("--hardware", default="this", metavar="NAME", help=HARDWARE)
+    plan.add_argument("--jobs", type=int, help="runs at a time (default: as clrft sweep, or one per device)")
+    plan.add_argument("--devices-per-cell", type=int, default=1, metavar="N", help="processes that share each run")
+    plan.add_argument("--split", action="store_true", help="weights are split among them (FSDP), not whole in each")
+    plan.add_argument("--completion-tokens", type=int, metavar="N", help="length of a completion, where not measured")
+    plan.add_argument("--plugin", **plugin)
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.set_defaults(command=later("plan", "plan_command"))
+
+    status = subparsers.add_parser("status", help="what of a sweep is done, running, failed, waiting; the time left")
+    status.add_argument("words", nargs="*", metavar="SWEEP|FOLDER|KEY=VALUE", help="sweeps, with their words; folders")
+    status.add_argument("--plugin", **plugin)
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(command=later("status", "status_command"))
+
+    compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
+    compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    compare.add_argument("--baseline", help="method that the others are paired with")
+    compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    compare.add_argument("--metrics", action="append", default=[], metavar="NAME,…", help=OTHERS)
+    compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    compare.set_defaults(command=later("compare", "compare_command"))
+
+    report = subparsers.add_parser("report", help="a page for the browser: who forgets less, how sure, and why")
+    report.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    report.add_argument("--baseline", help="method that the others are paired with")
+    report.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    report.add_argument("-o", "--output", help="folder of the page, its tables and figures (default: <first>/report)")
+    report.set_defaults(command=later("report", "report_command"))
+
+    ledger = subparsers.add_parser("ledger", help="figures published with RaPO, beside runs of the same setting")
+    ledger.add_argument(
+        "paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone"
+    )
+    ledger.add_argument("-o", "--output", help="folder for ledger.md and ledger.csv (default: print only)")
+    ledger.set_defaults(command=later("ledger", "ledger_command"))
+
+    sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
+    sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
+    sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
+    sync.set_defaults(command=later("sync", "sync_command"))
+
+    rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
+    rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    rewards.set_defaults(command=later("analyze", "rewards_command"))
+
+    kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
+    kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    kinds.set_defaults(command=later("analyze", "kinds_command"))
+
+    costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
+    costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    costs.set_defaults(command=later("analyze", "costs_command"))
+
+    drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
+    drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
+    drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
+    drift.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+    drift.set_defaults(command=later("analyze", "drift_command"))
+
+    listing = subparsers.add_parser("list", help="what there is to choose from")
+    listing.add_argument("what", choices=LISTS, help="which list")
+    listing.add_argument("--plugin", **plugin)
+    listing.set_defaults(command=later("list", "list_command"))
+
+    show = subparsers.add_parser("show", help="the resolved configuration, every field explained")
+    show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
+    show.add_argument("--plugin", **plugin)
+    show.set_defaults(command=later("show", "show_command"))
+
+    add_data(subparsers, overrides)
+    add_method(subparsers)
+
+    ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
+    ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.set_defaults(command=later("ui", "ui_command"))
+
+    base = subparsers.add_parser("base", help="the embedded model: rebuild and check it")
+    base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
+    base.add_argument(
+        "--out", help="folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"
+    )
+    base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
+    base.set_defaults(command=later("base", "base_command"))
+    return parser
+
+
+def add_data(subparsers: Any, overrides: Any) -> None:
+    """The commands about data."""
+    parser = subparsers.add_parser("data", help="check and look at a stream's data, unpack archives")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    stream: Any = {"metavar": "STREAM", "help": "a stream of clrft list streams, or a path to a YAML file"}
+
+    check = actions.add_parser("check", help="build a stream; tables, fingerprints and all problems of its data")
+    words = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
+    check.add_argument("stream", metavar="STREAM", help=words)
+    check.add_argument("overrides", **overrides)
+    check.set_defaults(command=later("data", "check_command"))
+
+    show = actions.add_parser("show", help="draw contact sheets, one or more pages per task")
+    show.add_argument("stream", **stream)
+    show.add_argument("overrides", **overrides)
+    show.add_argument("-o", "--output", help="folder of the pictures (default: <run.output>/data/<stream>)")
+    show.add_argument("--per-class", type=int, default=4, help="training and test items of each class (default: 4)")
+    show.set_defaults(command=later("data", "show_command"))
+
+    unpack = actions.add_parser("unpack", help="unpack a tar or zip archive safely into a new folder")
+    unpack.add_argument("archive", metavar="ARCHIVE")
+    unpack.add_argument("folder", metavar="FOLDER")
+    unpack.set_defaults(command=later("data", "unpack_command"))
+
+
+def add_method(subparsers: Any) -> None:
+    """The commands about methods of one's own."""
+    parser = subparsers.add_parser("method", help="write and check a method of your own")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    new = actions.add_parser("new", help="write NAME.py, a method that runs, and test_NAME.py, its test")
+    new.add_argument("name", metavar="NAME", help="name of the method: small letters, digits and _")
+    new.add_argument("--kind", default="part", help="part (joins sft or grpo; default), supervised or reinforcement")
+    new.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the two files (default: this one)")
+    new.set_defaults(command=later("method", "new_command"))
+
+    check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
+    check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
+    check.set_defaults(command=later("method", "check_command"))
+
+
+def later(module: str, name: str) -> Command:
+    """A command whose module is imported when it is called, so that the others need not wait for it."""
+
+    def command(options: argparse.Namespace, console: Console) -> int:
+        return int(getattr(import_module(f"clrft.cli.{module}"), name)(options, console))
+
+    return command
+
+
+def escaped(text: str) -> str:
+    """Text with its square brackets kept from being read as styles."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

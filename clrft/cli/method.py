@@ -1,0 +1,161 @@
+"""``clrft method check``: what the contract promises of a method, tried on the embedded model in short real runs.
+
+A part is tried with every learner that it joins (``sft``, ``grpo``), a learner by itself. A check that fails says why
+and what is expected. Deliberately absent: whether a method forgets less. That takes a sweep.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clrft.config.typed import field_docs
+from clrft.method_check.new import KINDS, write_method
+from clrft.method_check.promises import (
+    check_accumulation,
+    check_adapter,
+    check_determinism,
+    check_inside,
+    check_model,
+    check_needs,
+    check_restart,
+    check_run,
+)
+from clrft.method_check.report import Report, report_table
+from clrft.method_check.trial import LEARNERS, Trial
+from clrft.utils.progress import Bars
+from clrft.utils.quiet import quiet_libraries
+from methods.base import Method
+from methods.guard import HOOKS, made_method
+from methods.registry import known_methods, load_plugin, source_file
+from task_streams.errors import UserError
+
+
+def check_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft method check``: a table of all checks; exit code 1 if one failed."""
+    quiet_libraries()
+    passed = True
+    for name, plugins in subjects(options.file):
+        with Bars(console) as bars:
+            report = check_method(name, plugins, lambda text: bars.begin(name, text, None))  # noqa: B023
+        console.print(report_table(name, report))
+        passed = passed and report.passed
+    return 0 if passed else 1
+
+
+def subjects(given: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Names of the methods to check, with the plugin files that they come from.
+
+    Args:
+        given: a Python file with methods, or the name of a known one.
+
+    Raises:
+        UserError: no such file, or it cannot be loaded.
+    """
+    path = Path(given).expanduser().resolve()
+    known = known_methods()
+    if given in known:
+        return [(given, ())]
+    shipped = [name for name, method in known.items() if Path(source_file(method)) == path]
+    if shipped:
+        return [(name, ()) for name in shipped]
+    return [(method.name, (str(path),)) for method in load_plugin(path)]
+
+
+def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None] = lambda text: None) -> Report:
+    """Every check of a method that is loaded already."""
+    report = Report(begin)
+    kind = known_methods()[name]
+    if not check_class(kind, report):
+        return report
+    with tempfile.TemporaryDirectory(prefix="clrft-check-") as folder:
+        trials = [
+            Trial(name, words, tuple(plugins), Path(folder) / words.replace("+", "_")) for words in companies(kind)
+        ]
+        ready = [fitting for trial in trials if (fitting := check_model(kind, trial, report)) is not None]
+        traces = {trial: trace for trial in ready if (trace := check_run(kind, trial, report)) is not None}
+        stopped = [trial for trial in traces if check_determinism(kind, trial, report)]
+        check_restart(kind, stopped, traces, report)
+        for trial in traces:
+            check_accumulation(kind, trial, report)
+            check_inside(kind, trial, report)
+            check_adapter(kind, trial, report)
+        if len(traces) == len(trials):
+            check_needs(kind, traces, report)
+    return report
+
+
+def companies(kind: type[Method]) -> list[str]:
+    """What to name on the command line to try a method: with every learner that a part joins."""
+    if kind.family != "part":
+        return [kind.name]
+    return [f"{learner}+{kind.name}" for family, learner in LEARNERS.items() if family in kind.joins]
+
+
+def check_class(kind: type[Method], report: Report) -> bool:
+    """What can be seen without a run; returns whether there can be one."""
+    with report.check("loads") as found:
+        found[1] = f"{kind.family} in {source_file(kind)}"
+        if kind.family == "frozen":
+            found[:] = ["failed", "family is frozen: nothing is trained, so there is nothing to check."]
+        elif not companies(kind):
+            found[:] = ["failed", f"joins is {sorted(kind.joins)}: expected supervised, reinforcement or both."]
+        elif wrong := misspelt(kind):
+            found[:] = ["failed", " ".join(wrong)]
+    loaded = report.passed
+    runnable = False
+    with report.check("config: defaults valid, every field explained") as found:
+        made_method(kind, made_config(kind))
+        runnable = True
+        if problem := config_problem(kind):
+            found[:] = ["failed", problem]
+    return loaded and runnable
+
+
+def misspelt(kind: type[Method]) -> list[str]:
+    """Sentences about a method's own functions whose names are nearly those of hooks."""
+    own = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
+    near = {name: get_close_matches(name, HOOKS, 1, 0.85) for name in own if name not in HOOKS}
+    return [f"{name} is no hook; did you mean {close[0]}?" for name, close in near.items() if close]
+
+
+def made_config(kind: type[Method]) -> Any:
+    """A method's default settings.
+
+    Raises:
+        UserError: a field has no default, or its default is not valid.
+    """
+    try:
+        return kind.Config()
+    except TypeError as error:
+        raise UserError(f"{kind.Config.__name__}: {error}; expected a default for every field.") from error
+
+
+def config_problem(kind: type[Method]) -> str:
+    """What is wrong with a method's settings though they can be made; empty if nothing is."""
+    missing = [name for name, doc in field_docs(kind.Config).items() if not doc.strip() or "\n" in doc.strip()]
+    if missing:
+        return f"{kind.Config.__name__}: no docstring of one line below {', '.join(missing)}."
+    if not kind.Config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return f"{kind.Config.__name__} is not frozen; expected @dataclass(frozen=True)."
+    return ""
+
+
+def new_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft method new``: write both files, and say what to do with them."""
+    folder = Path(options.output).expanduser()
+    method, test = write_method(options.name, options.kind, folder)
+    words = KINDS[options.kind][1]["WORDS"].replace("@NAME@", options.name)
+    lines = (
+        f"wrote {method} and {test}",
+        f"  pytest {test}",
+        f"  clrft method check {method}",
+        f"  clrft run stream=digits_cil method={words} --plugin {method}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0

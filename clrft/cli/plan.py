@@ -1,0 +1,71 @@
+"""``clrft plan``: what a sweep takes on a hardware, before anything of it runs."""
+
+import argparse
+import json
+
+from rich.console import Console
+
+from clrft.config.run_config import parse_overrides
+from clrft.config.sweeps import load_sweep
+from clrft.memory.sharing import Sharing
+from clrft.planning.hardware import THIS, hardware_of
+from clrft.planning.plan import longer, plan_of, target_of, this_target
+from clrft.planning.suggestions import cheaper
+from clrft.planning.tables import plan_to_json, plan_to_terminal
+from clrft.utils.quiet import quiet_libraries
+from task_streams.errors import UserError
+
+TWICE = 2.0
+
+
+def plan_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft plan``: 2 if a cell does not fit into memory, or cannot be shared as is asked for.
+
+    Raises:
+        UserError: unknown sweep, hardware or setting; options that are impossible, alone or there; data that are not as
+            expected, or whose size nothing tells.
+    """
+    here = options.hardware == THIS
+    if problems := option_problems(options, here):
+        raise UserError(*problems)
+    sharing = Sharing(options.devices_per_cell, options.split)
+    jobs, completion = options.jobs, options.completion_tokens
+    target = None if here else target_of(hardware_of(options.hardware), jobs, completion, sharing)
+    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    quiet_libraries()
+    if target is None:
+        with Console(stderr=True).status("measuring a little of every kind of cell"):
+            target = this_target(cells, jobs)
+    plan = plan_of(cells, target)
+    remedies = cheaper(plan)
+    twice = plan_of(cells, longer(target, TWICE))
+    if options.json:
+        text = json.dumps(plan_to_json(plan, remedies, twice), indent=2, ensure_ascii=False)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print(plan_to_terminal(plan, remedies, twice))
+    return 2 if plan.unfit or plan.refused else 0
+
+
+def option_problems(options: argparse.Namespace, here: bool) -> list[str]:
+    """Sentences about options that are impossible, whatever the hardware; ``here``: this machine is measured."""
+    numbers = {
+        "--jobs": options.jobs,
+        "--completion-tokens": options.completion_tokens,
+        "--devices-per-cell": options.devices_per_cell,
+    }
+    problems = [
+        f"{name}: got {value}, expected a whole number from 1."
+        for name, value in numbers.items()
+        if value is not None and value < 1
+    ]
+    if here and options.completion_tokens is not None:
+        problems.append(f"--completion-tokens: on {THIS} completions are measured; expected it with another hardware.")
+    if here and (options.devices_per_cell > 1 or options.split):
+        problems.append(
+            f"--devices-per-cell, --split: on {THIS} cells of one process are measured; expected them with another "
+            "hardware, e.g. --hardware h100x8."
+        )
+    elif options.split and options.devices_per_cell == 1:
+        problems.append("--split: got 1 device per cell, and weights are split among several; expected 2 or more.")
+    return problems

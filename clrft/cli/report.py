@@ -1,0 +1,42 @@
+"""``clrft report``: the report of the runs in some folders."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from clrft.analysis.compare import compare
+from clrft.report.page import title_of, write_report
+from clrft.report.parts import Subject
+from clrft.runs.read import FoundRuns, complete_runs
+from clrft.utils.files import REPORT, check_writable, comparison_folder
+
+
+def report_command(options: argparse.Namespace, console: Console) -> int:
+    """Write the report and tell where it is.
+
+    Raises:
+        UserError: no runs, or a folder that can't be written.
+    """
+    paths = [Path(path) for path in options.paths]
+    output = comparison_folder(paths[0], options.output, REPORT)
+    named = [name for words in options.mix for name in words.split(",")]
+    found = complete_runs(paths)
+    check_writable(output)
+    page, *others = report_of(found, paths, output, options.baseline, named)
+    for left_out in found.left_out:
+        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
+    size = page.stat().st_size / 1e6
+    text = (
+        f"report: {page.resolve()}   ({size:.1f} MB, opens in any browser; {len(others)} files of tables and pictures)"
+    )
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def report_of(
+    found: FoundRuns, paths: Sequence[Path], output: Path, baseline: str | None = None, mix: Sequence[str] = ()
+) -> list[Path]:
+    """Compare runs and write their report; returns its files, the page first."""
+    return write_report(Subject(compare(found.runs, baseline, mix), found.left_out), title_of(paths), output)

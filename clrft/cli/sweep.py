@@ -1,0 +1,65 @@
+"""``clrft sweep``: every cell that is not done, then the comparison and the report."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from clrft.config.run_config import RunConfig, parse_overrides
+from task_streams.errors import UserError
+
+
+def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
+    """``clrft sweep``: every cell that is not done, then the comparison and the report."""
+    from clrft.config.sweeps import load_sweep
+    from clrft.report.comparison import reported, write_and_print
+    from clrft.runs.read import find_runs
+    from clrft.sweep.executors import Place, check_place
+    from clrft.sweep.run_sweep import run_sweep
+    from clrft.tracking.store import prepare_store
+    from clrft.utils.progress import Bars
+
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
+    place = Place(options.on, options.threads)
+    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    folder = cells[0].folder.parent
+    check_place(place)
+    if any(cell.run.mlflow for cell in cells):
+        prepare_store(Path(cells[0].run.output))
+    with Bars(console, len(cells)) as bars:
+        failures = run_sweep(cells, options.jobs, bars, place)
+    if len(failures) < len(cells):
+        paths: list[Path] = []
+        note = ""
+        try:
+            found = find_runs([folder])
+            subject, paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
+            written, note = reported(subject, folder)
+            paths.append(written)
+        finally:  # also where the cells must not be compared: the sweep has ended
+            close_sweep(cells[0], paths, note)
+    say_where(cells[0], folder, console)
+    for failure in failures:
+        console.print(f"failed: {failure.cell}: {failure.reason}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def close_sweep(config: RunConfig, paths: list[Path], note: str = "") -> None:
+    """Attach a sweep's tables, figures, report and answer to its parent run in MLflow, and close it."""
+    from clrft.tracking.runs import Tracker
+
+    Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow).finish(paths, note=note)
+
+
+def say_where(config: RunConfig, folder: Path, console: Console) -> None:
+    """Tell where pictures, files and the MLflow store are."""
+    lines = [f"report: {folder / 'report' / 'index.html'}   (opens in a browser)"]
+    lines += [f"pictures and tables: {folder / 'comparison'}", f"runs: {folder}"]
+    if config.run.mlflow:
+        from clrft.tracking.store import redacted_uri, tracking_uri
+
+        store = redacted_uri(tracking_uri(Path(config.run.output)))
+        lines.append(f"MLflow store: {store}   (clrft ui --output {config.run.output} opens it)")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

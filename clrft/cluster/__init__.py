@@ -1,1 +1,0 @@
-"""A sweep's cells as tasks of a Ray cluster."""

@@ -1,0 +1,1 @@
+"""The method contract, tried on a method."""

@@ -1,0 +1,199 @@
+"""A method under observation in a real run: which hooks are called, what they read, what they change and keep.
+
+The observed method sits behind its guard as always; its contexts are replaced by ones that note which of the things a
+runner provides on demand are read, and the stream's training examples by ones that note when they are decoded.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clrft.runner.state import Run
+from methods.base import LossContext, Method, Rollouts, TaskContext
+from methods.guard import HOOKS, layered
+from methods.training.anchor_check import anchor_checksums, changed_weights
+from task_streams.types import Example, Task, TaskStream
+
+# What is read of a context, and the need that provides it.
+PROVIDED = {
+    "anchor": "anchor",
+    "actor_logps": "anchor",
+    "anchor_logps": "anchor",
+    "memory": "replay",
+    "fisher": "fisher",
+    "views": "views",  # which can show the anchor's hidden states
+}
+STATE_HOOKS = ("state_dict", "load_state_dict", "describe")
+OnRead = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was seen of one method in one run.
+
+    Attributes:
+        calls: hooks in the order of their calls, with the index of the task they belong to (0: before the first).
+        reads: for each need the hooks that read what it provides.
+        mutated: hooks after which the anchor's weights were not what they were before.
+        foreign: keys of earlier tasks' examples that were decoded while a later task was trained.
+        remembered: keys of the examples that the runner gave as memory.
+        attributes: digests of the method's attributes when the last task's training began, by name.
+        kept: attributes that hold inputs of an earlier task, when a later one began.
+    """
+
+    calls: list[tuple[int, str]] = field(default_factory=list)
+    reads: dict[str, set[str]] = field(default_factory=dict)
+    mutated: list[str] = field(default_factory=list)
+    foreign: set[str] = field(default_factory=set)
+    remembered: set[str] = field(default_factory=set)
+    attributes: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+
+
+class Observer:
+    """Fills a trace while a run goes on.
+
+    Args:
+        state: a prepared run; its stream's examples are replaced by watched ones.
+        method: whose hooks are watched: the run's method, or one of its parts.
+        trace: is filled.
+    """
+
+    def __init__(self, state: Run, method: Method, trace: Trace) -> None:
+        self.state = state
+        self.method = method
+        self.trace = trace
+        self.task = 0
+        self.training = False
+        self.inputs: set[str] = set()
+        state.stream = watched_stream(state.stream, self._decoded)
+        layered(method, self._layer)
+
+    def _layer(self, hook: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def observed(*arguments: Any) -> Any:
+            self._enter(hook, arguments)
+            anchor = self.state.anchor if hook not in STATE_HOOKS else None
+            before = {} if anchor is None else anchor_checksums(anchor)
+            result = call(*(self._shown(one, hook) for one in arguments))
+            if anchor is not None and changed_weights(before, anchor):
+                self.trace.mutated.append(hook)
+            self._leave(hook)
+            return result
+
+        return observed
+
+    def _enter(self, hook: str, arguments: tuple[Any, ...]) -> None:
+        if hook == "before_task":
+            context: TaskContext = arguments[0]
+            self.task, self.training = context.task.index, True
+            self.trace.remembered |= {example.key for example in context.memory}
+            self.trace.kept += self._kept_inputs()
+        if hook == "loss_terms":
+            values: Mapping[str, Any] = arguments[0].inputs
+            self.inputs |= {digest(value) for value in values.values() if isinstance(value, Tensor) and value.dim() > 1}
+        self.trace.calls.append((self.task, hook))
+
+    def _leave(self, hook: str) -> None:
+        if hook == "before_task":
+            self.trace.attributes = attribute_digests(self.method)
+        if hook == "after_task":
+            self.training = False
+
+    def _kept_inputs(self) -> list[str]:
+        """Attributes that hold a batch which an earlier task was trained on."""
+        return [path for path, tensor in tensors_of(self.method) if tensor.dim() > 1 and digest(tensor) in self.inputs]
+
+    def _decoded(self, task: int, key: str) -> None:
+        if self.training and task < self.task:
+            self.trace.foreign.add(key)
+
+    def _shown(self, argument: Any, hook: str) -> Any:
+        """A context that tells what is read of it; anything else as it is."""
+
+        def on_read(name: str) -> None:
+            self.trace.reads.setdefault(PROVIDED[name], set()).add(hook)
+
+        return noticing(argument, on_read) if isinstance(argument, TaskContext | LossContext | Rollouts) else argument
+
+
+def noticing(record: Any, on_read: OnRead) -> Any:
+    """A copy of a frozen record that tells which of the things provided on demand are read of it."""
+    kind = type(record)
+
+    def read(self: Any, name: str) -> Any:
+        if name in PROVIDED and sys._getframe(1).f_globals.get("__name__") != "dataclasses":  # replace() reads all
+            on_read(name)
+        return object.__getattribute__(self, name)
+
+    watched = type(kind.__name__, (kind,), {"__getattribute__": read, "__slots__": ()})
+    return watched(**{one.name: getattr(record, one.name) for one in dataclasses.fields(record)})
+
+
+def watched_stream(stream: TaskStream, on_decode: Callable[[int, str], None]) -> TaskStream:
+    """The same stream; ``on_decode(task, key)`` is called when a training example is decoded."""
+
+    def watched(task: Task, example: Example) -> Example:
+        def media() -> Any:
+            on_decode(task.index, example.key)
+            return example.media()
+
+        return replace(example, media=media)
+
+    tasks = [replace(task, train=tuple(watched(task, one) for one in task.train)) for task in stream.tasks]
+    return replace(stream, tasks=tuple(tasks))
+
+
+def attribute_digests(method: Method) -> dict[str, str]:
+    """Digests of a method's attributes that can be compared between processes, by name."""
+    named = {name: value for name, value in vars(method).items() if name not in (*HOOKS, "config")}
+    return {name: found for name, value in named.items() if (found := digest(value))}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a plain value: numbers, texts, tensors, and collections and dataclasses of them; else empty."""
+    parts = _plain(value)
+    return "" if parts is None else hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON, tensors by their bytes; None where something in it is of another kind."""
+    if isinstance(value, Tensor):
+        held = value.detach().cpu().contiguous()
+        raw = held.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return ["tensor", list(held.shape), str(held.dtype), hashlib.sha256(raw).hexdigest()]
+    if value is None or isinstance(value, bool | int | float | str):
+        return [type(value).__name__, repr(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Example | Task):
+        value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        value = [item for key, one in sorted(value.items(), key=lambda pair: str(pair[0])) for item in (str(key), one)]
+    if not isinstance(value, list | tuple):
+        return None
+    items = [_plain(one) for one in value]
+    return None if any(item is None for item in items) else items
+
+
+def tensors_of(method: Method) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a method's attributes hold, with its path."""
+    for name, value in vars(method).items():
+        yield from _tensors(name, value)
+
+
+def _tensors(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _tensors(f"{path}[{key!r}]", one)
+    elif isinstance(value, list | tuple | set):
+        for index, one in enumerate(value):
+            yield from _tensors(f"{path}[{index}]", one)

@@ -1,0 +1,246 @@
+"""Short runs of a method on the embedded model: two tasks of two classes of real digits, two updates each, on the CPU.
+
+``python -m clrft.method_check.trial JOBS ANSWERS`` goes on, in a process of its own, with runs that stopped after task
+1.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from clrft.base_model import default_model_path
+from clrft.config.run_config import RunConfig, build_config
+from clrft.method_check.trace import Observer, Trace, digest
+from clrft.runner.checkpoint import StageRecord, read_learned, stage_folder
+from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.run import learn, make_folder, open_folder, prepare
+from clrft.runner.state import Run
+from clrft.runner.train import train_stage
+from clrft.tracking.runs import Tracker
+from clrft.utils.progress import Silent
+from clrft.utils.quiet import quiet_environment, quiet_libraries
+from methods import build_method
+from methods.base import Method
+from methods.model.policy import load_policy
+from methods.registry import method_class
+from task_streams import build_stream
+from task_streams.errors import UserError
+
+STREAM = "digits_cil"
+SEED = 1993
+LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}  # that parts are tried with
+LAST = 2  # the last of the stages
+SMALL: dict[str, Any] = {
+    "stream": {"tasks": LAST, "classes_per_task": 2, "shots": 8, "test_per_class": 1},
+    "train": {"updates": 2, "prompts_per_update": 4, "warmup": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 0},
+    "run": {"mlflow": False, "checkpoint_every": 0},
+    "model": {"device": "cpu", "dtype": "float32"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A method in the company that it is tried in.
+
+    Attributes:
+        name: of the method that is tried.
+        words: as on the command line, e.g. ``sft+ewc``.
+        plugins: files that it comes from.
+        folder: where its runs are kept.
+        adapter: of the model that it is tried on, as in ``model.adapter``.
+    """
+
+    name: str
+    words: str
+    plugins: tuple[str, ...]
+    folder: Path
+    adapter: str = "none"
+
+    @property
+    def company(self) -> str:
+        """The learner that a part joins; a learner's own name."""
+        return self.words.partition("+")[0]
+
+    def config(self, run: str) -> RunConfig:
+        """Configuration of one of its runs."""
+        own = {
+            "run": {"output": str(self.folder / run), "plugins": list(self.plugins)},
+            "model": {"adapter": self.adapter},
+        }
+        return build_config(STREAM, self.words, "tiny", SEED, SMALL, own)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What became of a run that went on in a process of its own.
+
+    Attributes:
+        state: digest of what ``state_dict`` returned right after ``load_state_dict``, by name.
+        attributes: digests of the method's attributes when the second task began.
+        loaded: ``load_state_dict`` was called.
+        problem: why it did not go on; empty if it did.
+    """
+
+    state: dict[str, str]
+    attributes: dict[str, str]
+    loaded: bool
+    problem: str = ""
+
+
+def member(state: Run, name: str) -> Method:
+    """The method of that name in a run."""
+    members: Sequence[Method] = getattr(state.method, "members", (state.method,))
+    return next(one for one in members if one.name == name)
+
+
+def refusals(trial: Trial) -> list[str]:
+    """What the method has against the trial's model or its two tasks."""
+    config = trial.config("asked")
+    stream = build_stream(config.stream_name, config.stream, config.seed)
+    policy = load_policy(config.model, str(default_model_path()), config.seed)
+    method = build_method(config.method_name, config.method, config.parts)
+    return method.problems(policy, Run(config, stream, policy, method, Silent()).tasks)
+
+
+def observed_run(trial: Trial, config: RunConfig, trace: Trace) -> None:
+    """Run, or go on with, two tasks under observation; the trace holds what was seen, also if the run fails."""
+    state = prepare(config, Silent())
+    Observer(state, member(state, trial.name), trace)
+    learn_all(state)
+
+
+def plain_run(trial: Trial, run: str) -> Path:
+    """Run two tasks."""
+    state = prepare(trial.config(run), Silent())
+    learn_all(state)
+    return state.folder
+
+
+def learn_all(state: Run) -> None:
+    """Every stage that is not on disk yet."""
+    make_folder(state)
+    open_folder(state)
+    config = state.config
+    learn(state, Tracker(Path(config.run.output), config.run.sweep, enabled=False).cell(config.cell, {}, {}))
+
+
+def learned_files(folder: Path, stage: int) -> dict[str, str]:
+    """SHA-256 of what a stage learned: weights and the method's state, by file."""
+    root = stage_folder(folder, stage)
+    found = sorted([*root.glob("weights/*.safetensors"), *root.glob("method_state.*")])
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+
+
+def saved_state(folder: Path, stage: int, name: str) -> dict[str, str]:
+    """Digest of every entry of a method's state on disk, by name."""
+    from safetensors.torch import load_file
+
+    root = stage_folder(folder, stage)
+    values = json.loads((root / "method_state.json").read_text(encoding="utf-8"))
+    tensors = load_file(root / "method_state.safetensors") if values["tensors"] else {}
+    prefix = f"{name}." if "+" in values["method"] else ""
+    named = {**values["values"], **tensors}
+    return {key.removeprefix(prefix): digest(one) for key, one in named.items() if key.startswith(prefix)}
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What task 2 came to: the clipped gradient of every update, all trained weights, and the method's state."""
+
+    gradients: list[Tensor]
+    weights: Tensor
+    state: dict[str, Any]
+
+
+def learned_again(trial: Trial, folder: Path, steps: int, work: Unfinished | None = None) -> Learned:
+    """Task 2, learned from task 1's end with so many micro-batches per update, or from a state in ``work``."""
+    config = trial.config("accumulated")
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, accumulation=steps),
+        run=dataclasses.replace(config.run, checkpoint_every=0 if work is None else 1),
+    )
+    state = prepare(config, Silent())
+    if not state.method.joint:
+        state.moments = read_learned(stage_folder(folder, LAST - 1), state.policy, state.method, LAST - 1)
+    gradients: list[Tensor] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
+    try:
+        train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None, work)
+    finally:
+        handle.remove()
+    weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])
+    return Learned(gradients, weights, member(state, trial.name).state_dict())
+
+
+def gradient_of(optimizer: Optimizer) -> Tensor:
+    """The gradient that an optimizer is about to use, as one row."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    return torch.cat([weight.grad.detach().flatten() for weight in weights])
+
+
+def stop_after_first_task(folder: Path) -> None:
+    """Make a finished run one that stopped after its first task."""
+    shutil.rmtree(stage_folder(folder, LAST))
+
+
+def resume_elsewhere(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
+    """Go on with runs that stopped after task 1 in a new process; by the words of each trial."""
+    jobs, answers = scratch / "jobs.json", scratch / "answers.json"
+    listed = [{**dataclasses.asdict(trial), "folder": str(trial.folder)} for trial in trials]
+    jobs.write_text(json.dumps({"run": run, "threads": torch.get_num_threads(), "trials": listed}), encoding="utf-8")
+    words = [sys.executable, "-m", "clrft.method_check.trial", str(jobs), str(answers)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not answers.exists():
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return {trial.words: Resumed({}, {}, False, f"the new process ended with {last}") for trial in trials}
+    return {words: Resumed(**one) for words, one in json.loads(answers.read_text(encoding="utf-8")).items()}
+
+
+def resumed(trial: Trial, run: str) -> Resumed:
+    """Go on with a run that stopped after task 1, in this process."""
+    config = trial.config(run)
+    try:
+        state = prepare(config, Silent())
+        method = member(state, trial.name)
+        read_learned(stage_folder(config.folder, LAST - 1), state.policy, state.method, LAST - 1)
+        entries = method.state_dict()
+        held = {
+            key: digest(one if isinstance(one, Tensor) else json.loads(json.dumps(one))) for key, one in entries.items()
+        }
+        trace = Trace()
+        observed_run(trial, config, trace)
+    except UserError as error:
+        return Resumed({}, {}, False, str(error))
+    return Resumed(held, trace.attributes, any(hook == "load_state_dict" for _, hook in trace.calls))
+
+
+def main(jobs: str, answers: str) -> None:
+    """Go on with the runs that a file lists; what became of them goes into another."""
+    quiet_environment()
+    quiet_libraries()
+    asked = json.loads(Path(jobs).read_text(encoding="utf-8"))
+    torch.set_num_threads(asked["threads"])
+    found = {}
+    for one in asked["trials"]:
+        trial = Trial(**{**one, "plugins": tuple(one["plugins"]), "folder": Path(one["folder"])})
+        trial.config(asked["run"])  # loads the plugins
+        method_class(trial.name)
+        found[trial.words] = dataclasses.asdict(resumed(trial, asked["run"]))
+    Path(answers).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What a sweep will take, told before anything runs: tokens, operations, memory, hours, disk."""

@@ -1,0 +1,1 @@
+"""One cell: prepare, train, test, record; checkpoints, resume, forks."""

@@ -1,0 +1,254 @@
+"""What a finished task leaves on disk, and how the next one starts from it.
+
+A task folder holds weights (safetensors), the method's state, the next task's anchor if the weights do not tell it, the
+optimizer's moments if they are carried, every prediction, every update's figures and the task's accuracies. It appears
+whole or not at all.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clrft.config.records import LEAST_APPLIED, METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
+from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
+from eval.cell import Cell
+from eval.evaluate import Prediction
+from eval.probe import ProbeAnswer
+from methods.base import Method
+from methods.model.anchor import Anchors
+from methods.model.policy import Policy
+from methods.training.fit import APPLIED, StepRow
+from task_streams.errors import UserError
+
+SCHEMA = 1
+METRICS_FILE = "metrics.json"
+STATE_FILE = "method_state.json"
+STATE_TENSORS = "method_state.safetensors"
+MOMENTS_FILE = "optimizer.safetensors"
+ANCHOR_FILE = "anchor.safetensors"
+STEPS_FILE = "steps.jsonl"
+PREDICTIONS_FILE = "predictions.jsonl"
+FINAL_LIST_FILE = "final_list.jsonl"
+DRIFT_FILE = "drift.jsonl"
+TRAINING_FILE = "training.json"
+WEIGHTS_FOLDER = "weights"
+LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One stage of a run: stage 0 is before any training, stage i after task i.
+
+    Attributes:
+        stage: index of the stage.
+        name: name of the task.
+        predictions: every answer of the stage's evaluation, of an item that several tasks have one for each.
+        cells: result of each task that was tested, by its index.
+        pooled: AP over all classes and images so far (``eval.cell.pooled_ap``), 0 to 1; None for other measures.
+        probe: accuracy on each general-ability probe, 0 to 1.
+        probe_answers: the answers behind it, of the sets that come from files.
+        final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
+            where that was not asked.
+        final_list_predictions: the answers behind it; none where the list is the final one anyway.
+        drift: how far the policy moved in this stage (``methods/drift/items.py``); empty where it was not measured.
+        drift_groups: the rollout groups behind it, one row per prompt.
+        cost: tokens, model FLOPs and processor time of the stage, by activity; empty where they were not counted.
+        steps: figures of every update.
+        seconds: time spent, by activity.
+        peak_memory_mb: highest memory of the run so far, by kind (resident, GPU).
+    """
+
+    stage: int
+    name: str
+    predictions: list[Prediction] = field(default_factory=list)
+    cells: dict[int, Cell] = field(default_factory=dict)
+    pooled: float | None = None
+    probe: dict[str, float] = field(default_factory=dict)
+    probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
+    final_list: dict[int, Cell] = field(default_factory=dict)
+    final_list_predictions: list[Prediction] = field(default_factory=list)
+    drift: dict[str, Any] = field(default_factory=dict)
+    drift_groups: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    steps: list[StepRow] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def least_applied(self) -> float | None:
+        """The smallest share of an update that reached the weights; None without updates."""
+        return min((row[APPLIED] for row in self.steps if APPLIED in row), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
+        return {
+            "schema": SCHEMA,
+            "task": self.stage,
+            "name": self.name,
+            "accuracy": {str(j): cell.value for j, cell in self.cells.items()},
+            "correct": {str(j): cell.correct for j, cell in self.cells.items()},
+            "total": {str(j): cell.total for j, cell in self.cells.items()},
+            "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
+            "pooled": self.pooled,
+            "probe": self.probe,
+            "final_list": {str(j): cell.value for j, cell in self.final_list.items()},
+            "drift": self.drift,
+            "cost": self.cost,
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+            LEAST_APPLIED: self.least_applied,
+        }
+
+
+def stage_folder(run: Path, stage: int) -> Path:
+    """Folder of a stage."""
+    return run / f"task_{stage:02d}"
+
+
+def probe_file(name: str) -> str:
+    """File of a stage's answers to a probe set."""
+    return f"probe_{name}.jsonl"
+
+
+def write_record(folder: Path, record: StageRecord) -> None:
+    """Write a stage's predictions, steps and accuracies into a folder."""
+    always: dict[str, Sequence[Mapping[str, Any]]] = {
+        PREDICTIONS_FILE: [one.to_json() for one in record.predictions],
+        STEPS_FILE: record.steps,
+    }
+    others: dict[str, Sequence[Mapping[str, Any]]] = {
+        FINAL_LIST_FILE: [one.to_json() for one in record.final_list_predictions],
+        DRIFT_FILE: record.drift_groups,
+        **{probe_file(name): [one.to_json() for one in answers] for name, answers in record.probe_answers.items()},
+    }
+    files = always | {name: rows for name, rows in others.items() if rows}
+    for name, rows in files.items():
+        write_rows(folder / name, rows)
+    body = {**record.to_json(), "files": {name: sha256_file(folder / name) for name in files}}
+    write_json_atomic(folder / METRICS_FILE, {**body, "digest": digest(body)})
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object per line."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_learned(
+    folder: Path,
+    policy: Policy,
+    method: Method,
+    stage: int,
+    moments: dict[str, Tensor],
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what the next task starts from: weights (as ``Policy.save`` takes them), method state, moments."""
+    policy.save(folder / WEIGHTS_FOLDER, weights)
+    state = method.state_dict()
+    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    head = {"schema": SCHEMA, "method": method.name, "task": stage}
+    write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
+    if tensors:
+        save_file(tensors, folder / STATE_TENSORS)
+    if moments:
+        save_file(moments, folder / MOMENTS_FILE)
+
+
+def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> dict[str, Tensor]:
+    """Put policy and method where the stage left them; returns the optimizer's moments.
+
+    Raises:
+        UserError: the state is damaged, or of another method or task.
+    """
+    state = read_record(folder / STATE_FILE, SCHEMA, METHOD_STATE)
+    found = (state.get("method"), state.get("task"))
+    if found != (method.name, stage):
+        raise UserError(
+            f"{folder / STATE_FILE} holds the state of method {found[0]!r} after task {found[1]!r}; expected "
+            f"method {method.name!r} after task {stage}."
+        )
+    try:
+        policy.load_weights(folder / WEIGHTS_FOLDER)
+        tensors = load_file(folder / STATE_TENSORS) if state["tensors"] else {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{folder} does not hold what the next task starts from ({error}); restore it.") from error
+    if sorted(tensors) != state["tensors"]:
+        raise UserError(f"{folder / STATE_TENSORS} holds {sorted(tensors)}; expected {state['tensors']}.")
+    values = {**state["values"], **tensors}
+    if values:
+        method.load_state_dict(values)
+    moments_file = folder / MOMENTS_FILE
+    return load_file(moments_file) if moments_file.exists() else {}
+
+
+def write_anchor(folder: Path, anchors: Anchors) -> None:
+    """Write what the next task's anchor is made of, where the policy's own weights do not tell."""
+    if weights := anchors.unlike_policy():
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / ANCHOR_FILE)
+
+
+def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
+    """Put the anchor where the stage left it.
+
+    Raises:
+        UserError: it is missing, damaged, or of another policy.
+    """
+    if anchors.told_by_policy(stage):
+        return
+    file = folder / ANCHOR_FILE
+    try:
+        anchors.restore(load_file(file))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{file} does not hold the anchor that task {stage + 1} needs ({error}); restore it or start a new run."
+        ) from error
+
+
+def write_training(folder: Path, record: StageRecord) -> None:
+    """Write what a training left beside weights and states: every update's figures, and what it cost."""
+    write_rows(folder / STEPS_FILE, record.steps)
+    cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
+    facts = {"schema": SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
+    write_json_atomic(folder / TRAINING_FILE, facts)
+
+
+def read_training(folder: Path) -> LeftTraining:
+    """Figures of every update, seconds and cost, as ``write_training`` wrote them.
+
+    Raises:
+        Damaged: they are missing or were changed.
+    """
+    try:
+        training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
+        found = sha256_file(folder / STEPS_FILE)
+    except (UserError, OSError) as error:
+        raise Damaged(str(error)) from error
+    if training["steps"] != found:
+        raise Damaged(f"{folder / STEPS_FILE} was changed.")
+    return read_steps(folder / STEPS_FILE), float(training["seconds"]), dict(training.get("cost", {}))
+
+
+def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
+    """The last of a run's stages that is complete, in order; None if not even the first is."""
+    last = None
+    for stage in stages:
+        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
+            break
+        last = stage
+    return last
+
+
+def stage_rng(seed: int, stage: int) -> int:
+    """Seed of everything random in one stage: the same whether the run was stopped before it or not."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(0, 2**31 - 1, (stage + 1,), generator=generator)
+    return int(draws[stage])

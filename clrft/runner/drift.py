@@ -1,0 +1,83 @@
+"""How far a stage's training moved the policy: which policies it is compared with, and where they come from.
+
+Every method that trains is measured alike, on held-out items of the task that it has just learned, with the prompts
+that it is tested with. Joint training has no task before it and is compared with the base alone.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+from clrft.base_model import default_model_path
+from clrft.runner.checkpoint import WEIGHTS_FOLDER, StageRecord, stage_folder, stage_rng
+from clrft.runner.cost_timer import counted
+from clrft.runner.state import Run
+from methods.drift.compared_policies import base_of, held, saved
+from methods.drift.items import Other, drawn_items, group_rows, summary
+from methods.drift.measure import Asked, measure
+from methods.drift.rollouts import Party
+from methods.model.snapshots import FullSnapshot
+from methods.training.determinism import deterministic
+
+Opened = Callable[[], AbstractContextManager[Party]]
+ITEM_SEED = 42  # of the draw of items: the same in every class order, method and training seed
+
+
+def measure_drift(state: Run, stage: int, record: StageRecord) -> None:
+    """Compare the policy, as a stage's training left it, with the policies before it; figures go to the record."""
+    count = state.config.evaluate.drift_prompts
+    if count == 0 or stage == 0 or state.method.family == "frozen":
+        return
+    start = time.perf_counter()
+    others = other_policies(state, stage)
+    asked = questions(state, stage, count)
+    state.reporter.begin(
+        state.config.cell, f"task {stage}/{len(state.stream)} drift", len(asked.items) * (1 + len(others))
+    )
+    with deterministic(state.config.train.deterministic), counted(state, record, "drift"):
+        probe = measure(state.policy, others, asked, lambda prompts: state.reporter.advance(state.config.cell, prompts))
+    record.drift = summary(probe, {"prev": why_no_previous(state)})
+    record.drift_groups = group_rows(probe)
+    record.seconds["drift"] = time.perf_counter() - start
+
+
+def questions(state: Run, stage: int, count: int) -> Asked:
+    """What is asked after a stage: held-out items of its task, under the classes seen so far."""
+    config, task = state.config, state.tasks[0] if state.method.joint else state.tasks[stage - 1]
+    return Asked(
+        items=drawn_items(task.test, count, ITEM_SEED),
+        labels=task.seen,
+        kind=task.kind,
+        style=task.style,
+        max_new_tokens=config.train.max_completion_tokens,
+        seed=stage_rng(config.seed, stage),
+        share=config.train.share_prefix,
+    )
+
+
+def other_policies(state: Run, stage: int) -> dict[Other, Opened]:
+    """The policies before: the previous task's, unless there is none, and the base."""
+    base: dict[Other, Opened] = {"base": base_policy(state)}
+    if state.method.joint or stage == 1:
+        return base
+    return {"prev": previous_policy(state, stage), **base}
+
+
+def previous_policy(state: Run, stage: int) -> Opened:
+    """The policy that the task before left: the anchor, where it is that, or from the weights on disk."""
+    if state.anchor is not None and state.anchors is not None and state.anchors.rule.kind == "previous":
+        return partial(held, state.policy, state.anchor, "prev")
+    return partial(saved, state.policy, stage_folder(state.folder, stage - 1) / WEIGHTS_FOLDER, "prev")
+
+
+def base_policy(state: Run) -> Opened:
+    """The base: the reference of the KL term, where there is one, or as it is loaded."""
+    if isinstance(state.reference, FullSnapshot):
+        return partial(held, state.policy, state.reference, "base")
+    return partial(base_of, state.policy, state.config.model.path or str(default_model_path()))
+
+
+def why_no_previous(state: Run) -> str:
+    """Why there is no previous policy where there is none."""
+    return "joint training has no task before it" if state.method.joint else "before task 1 there is only the base"

@@ -1,0 +1,127 @@
+"""Whether a run fits into memory, said before it is trained: what it needs, what is there, what to change.
+
+The estimate is that of ``clrft/memory/footprint.py`` for the longest prompts that were looked at.
+Deliberately absent: other processes that grow later, other cells of a sweep beside this one, and CPU memory for a run
+on a GPU.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from clrft.base_model import default_model_path
+from clrft.config.run_config import RunConfig
+from clrft.memory.available_memory import available_bytes, capacity_bytes
+from clrft.memory.checkpoint_shape import checkpoint_of
+from clrft.memory.estimate import Longest, decided, estimate, gib, with_optimizer
+from clrft.memory.footprint import Footprint
+from clrft.memory.hints import remedies
+from clrft.memory.peaks import memory_of
+from clrft.memory.sharing import Sharing
+from clrft.memory.sizes import sizes_of, sizes_of_checkpoint
+from clrft.runner.state import Run
+from methods.distributed import ranks
+from methods.model.config import choose_device
+from methods.model.numerics import keeps_all
+from methods.settings import AUTO
+from task_streams.errors import UserError
+
+GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width
+SHOWN = 4  # parts that are named
+
+
+def affordable(config: RunConfig, longest: Longest) -> str:
+    """The optimizer that ``train.optimizer`` stands for on this device, with prompts as long as those looked at."""
+    path, device = config.model.path or str(default_model_path()), choose_device(config.model)
+    known = sizes_of_checkpoint(path, config.model.lora_targets) is not None  # else nothing tells the family's memory
+    if config.train.optimizer != AUTO or keeps_all(config.model) or not known:
+        return decided(config, lambda _: 0, None).train.optimizer
+    checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.count(), split=bool(ranks.weights_split()))
+
+    def needed(one: RunConfig) -> int:
+        return memory_of(one, checkpoint, device, longest, sharing).peak.total
+
+    return decided(config, needed, capacity_bytes(device)).train.optimizer
+
+
+def check_memory(state: Run, longest: Longest, available: int | None = None) -> dict[str, Any]:
+    """Refuse a run that its device has no memory for; what was found, for the manifest.
+
+    Args:
+        state: the run, its model loaded and nothing else.
+        longest: of its prompts.
+        available: bytes that are there for it, its model's included; None: as the machine tells.
+
+    Returns:
+        The estimate, what it is for and what is there; empty for a model of a family that is not known.
+
+    Raises:
+        UserError: the largest parts, what is there, and settings that need less.
+    """
+    policy = state.policy
+    config = with_optimizer(state.config, policy.numerics.optimizer)
+    sizes = sizes_of(policy.model, config.model.lora_targets)
+    if sizes is None:
+        return {}
+    found = estimate(config, sizes, policy.device, longest)
+    if available is None:
+        available = memory_there(policy.model, policy.device)
+    if config.run.check_memory and available is not None:
+        problems = [
+            refusal(name, peak, available, remedies(config, sizes, policy.device, longest, name, available))
+            for name, peak in found.peaks().items()
+            if peak.total > available
+        ]
+        if problems:
+            raise UserError(*problems)
+    facts = {"prompt_tokens": longest.tokens, "completion_tokens": config.train.max_completion_tokens}
+    return {**found.to_json(), "longest": facts, "available_bytes": available}
+
+
+def longest_among(batches: Sequence[Mapping[str, torch.Tensor]], processor: Any) -> Longest:
+    """The longest of what prompts have, each encoded alone."""
+    grids = [[grid for name in GRIDS if name in batch for grid in batch[name].tolist()] for batch in batches]
+    side = getattr(processor.image_processor, "patch_size", 0)
+    area = max((height * width for prompt in grids for _, height, width in prompt), default=0)
+    return Longest(
+        tokens=max(batch["input_ids"].shape[1] for batch in batches),
+        patches=max(sum(time * height * width for time, height, width in prompt) for prompt in grids),
+        images=max(sum(time for time, _, _ in prompt) for prompt in grids),
+        pixels=area * side**2 if area else 0,
+    )
+
+
+def memory_there(model: torch.nn.Module, device: torch.device) -> int | None:
+    """Bytes that a run can have on a device, those that its model has already included."""
+    free = available_bytes(device)
+    held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return None if free is None else free + held
+
+
+def refusal(activity: str, peak: Footprint, available: int, changes: list[str]) -> str:
+    """Why a run is refused, and what would need less."""
+    phase = f" ({peak.phase})" if peak.phase != activity else ""
+    ways = f"Set one or more of {'; '.join(changes)}. Or" if changes else "No setting alone needs less;"
+    return (
+        f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB are there. "
+        f"The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run without this check."
+    )
+
+
+def line(peak: Footprint, available: int | None) -> str:
+    """What a run needs, on one line."""
+    there = "" if available is None else f" of {gib(available)} GiB"
+    return f"about {gib(peak.total)} GiB{there} ({peak.phase}): {parts_told(peak)}"
+
+
+def parts_told(peak: Footprint) -> str:
+    """The largest parts, GiB each."""
+    return ", ".join(f"{name} {gib(size)}" for name, size in peak.largest()[:SHOWN])
+
+
+def recorded(memory: Mapping[str, Any]) -> Footprint:
+    """The peak that a manifest tells."""
+    both = [memory[name] for name in ("training", "testing") if name in memory]
+    most = max(both, key=lambda one: int(one["bytes"]))
+    return Footprint(most["phase"], most["parts"])

@@ -1,0 +1,160 @@
+"""What a stage has done so far, on disk: states of its training, and what it learned while that is being tested.
+
+``unfinished/task_NN/step_000020/`` holds one state of the training; the newest two stay. ``trained/`` beside it holds
+what the training left. Every folder appears whole, names what the task began with, and carries checksums. All of it
+goes once the task's own folder is there. One thread writes beside the training, one state at a time.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clrft.config.records import STATE, read_record
+from clrft.utils.files import clean_partials, digest, remove, sha256_file, whole_folder, write_json_atomic
+from methods.training.state import TrainingState
+from task_streams.errors import UserError
+
+SCHEMA = 2  # 1 had no digest
+KEPT = 2  # states of one task: should the newest be damaged, there is another
+FOLDER = "unfinished"
+_STEP = re.compile(r"step_[0-9]{6,}")
+VALUES, TENSORS = "state.json", "state.safetensors"
+
+
+class Unfinished:
+    """The unfinished work of one stage.
+
+    Args:
+        run: the run's folder.
+        stage: which stage.
+        parent: identity of what the stage begins with (``clrft/runner/lineage.py``).
+        say: tells the user a sentence.
+    """
+
+    def __init__(self, run: Path, stage: int, parent: str, say: Callable[[str], None]) -> None:
+        self.folder = folder_of(run, stage)
+        self.parent = parent
+        self.say = say
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    @property
+    def trained(self) -> Path:
+        """Folder of what the training left, once it is over."""
+        return self.folder / "trained"
+
+    def clear_strays(self) -> None:
+        """Remove and tell what stands where folders of this stage's work belong and is none."""
+        for place in (self.folder.parent, self.folder, self.trained, self.folder / "scratch"):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                self.say(f"{place} is no folder and was removed")
+                remove(place)
+
+    def newest(self) -> TrainingState | None:
+        """The newest state that is whole; None if there is none. Damaged ones are told and removed.
+
+        Raises:
+            UserError: a state belongs to a task that began with something else.
+        """
+        clean_partials(self.folder)
+        for folder in reversed(self._states()):
+            try:
+                return self._read(folder)
+            except (UserError, OSError, SafetensorError) as error:
+                if isinstance(error, WrongParent):
+                    raise
+                self.say(f"{folder} is damaged and left out: {error}")
+                remove(folder)
+        return None
+
+    def at(self, step: int) -> TrainingState:
+        """The state after an update, which another process has found whole.
+
+        Raises:
+            UserError: it is not, or belongs to a task that began with something else.
+        """
+        return self._read(self._folder(step))
+
+    def keep(self, state: TrainingState) -> None:
+        """Begin to write a state, once the one before is written.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.settle()
+        self._writing = self._writer.submit(self._write, state)
+
+    def settle(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            OSError: what was being written could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let the writer end; what it could not write is not told any more."""
+        self._writer.shutdown()
+
+    def clear(self) -> None:
+        """Remove all of it."""
+        clear(self.folder)
+
+    def _states(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
+
+    def _folder(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}"
+
+    def _write(self, state: TrainingState) -> None:
+        with whole_folder(self._folder(state.step)) as folder:
+            save_file(dict(state.tensors), folder / TENSORS)
+            head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
+            body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
+            write_json_atomic(folder / VALUES, {**body, "digest": digest(body)})
+        for old in self._states()[:-KEPT]:
+            remove(old)
+
+    def _read(self, folder: Path) -> TrainingState:
+        head = read_record(folder / VALUES, SCHEMA, STATE)
+        stated = head.pop("digest")
+        if stated != digest(head):
+            raise UserError(f"{VALUES} has the digest {stated[:12]}, expected {digest(head)[:12]}; it was changed.")
+        if head["parent"] != self.parent:
+            raise WrongParent(
+                f"{folder} belongs to a task that began with {head['parent'][:12]}; expected {self.parent[:12]}, what "
+                "the task before left. Remove it, or restore the task before."
+            )
+        found = sha256_file(folder / TENSORS)
+        if found != head["sha256"]:
+            raise UserError(f"{TENSORS} has SHA-256 {found[:12]}, expected {head['sha256'][:12]}.")
+        return TrainingState(head["step"], load_file(folder / TENSORS), head["values"])
+
+
+def clear_finished(run: Path, stages: Iterable[int]) -> None:
+    """Remove what a process that was killed left of stages that are finished."""
+    for stage in stages:
+        clear(folder_of(run, stage))
+
+
+def clear(folder: Path) -> None:
+    """Remove a stage's unfinished work, and the folder of all of it once that is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+
+
+def folder_of(run: Path, stage: int) -> Path:
+    """Folder of a stage's unfinished work."""
+    return run / FOLDER / f"task_{stage:02d}"
+
+
+class WrongParent(UserError):
+    """A state of another task, or of this one begun otherwise."""

@@ -1,0 +1,159 @@
+"""One cell of its own, under its folder's lock: what it leaves when it fails, and what another process left."""
+
+import contextlib
+import traceback
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from clrft.config.run_config import RunConfig
+from clrft.runner.fork_source import Source
+from clrft.runner.run import is_done, run
+from clrft.utils import interrupt
+from clrft.utils.failures import explained
+from clrft.utils.files import check_writable, write_text_atomic
+from clrft.utils.lease import TIMING, Timing
+from clrft.utils.locks import Held, Locked, held
+from clrft.utils.progress import Reporter
+from methods.distributed import ranks
+from task_streams.errors import UserError
+
+ERROR_FILE = "error.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A cell that did not finish: which, why in a sentence, and where the traceback is."""
+
+    cell: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A cell that another process works on: which, and the process in words."""
+
+    cell: str
+    who: str
+
+
+class Watched:
+    """Passes progress on as long as the run's lock is this process's."""
+
+    def __init__(self, reporter: Reporter, lock: Held) -> None:
+        self.reporter = reporter
+        self.lock = lock
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.lock.check()
+        self.reporter.begin(cell, activity, total)
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.lock.check()
+        self.reporter.advance(cell, units, figures)
+
+    def say(self, text: str) -> None:
+        self.reporter.say(text)
+
+
+def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
+    """Run one cell as the only process on its folder, or with the other processes of the run; returns the folder.
+
+    Args:
+        config: the cell.
+        reporter: shows progress.
+        source: the stage that it is forked from where it has no folder yet; None = it learns from the first task on.
+
+    Raises:
+        Locked: another process works on it.
+        UserError: something about the input cannot work.
+    """
+    if ranks.by_first(lambda: is_done(config)):
+        return run(config, reporter)
+    with ExitStack() as stack:
+
+        def take() -> None:
+            nonlocal reporter
+            check_writable(config.folder.parent)
+            reporter = Watched(reporter, stack.enter_context(held(config.folder)))
+            forget_failure(config.folder)
+
+        ranks.by_first(take)
+        folder = run(config, reporter, source)
+        ranks.by_first(lambda: forget_failure(config.folder))
+    return folder
+
+
+def run_cell(config: RunConfig, reporter: Reporter, since: int, timing: Timing = TIMING) -> Failure | Elsewhere | None:
+    """Run one cell of a sweep; what goes wrong comes back as a record, and stays as a file in the run folder.
+
+    Args:
+        config: the cell.
+        reporter: shows progress.
+        since: when the sweep began, by the file system's clock (ns): a cell that another process has seen fail since
+            is not tried again.
+        timing: when the lock of another process counts as left behind.
+    """
+    try:
+        if is_done(config):
+            return None
+        check_writable(config.folder.parent)
+        with held(config.folder, timing) as lock:
+            return known_failure(config, since) or attempt(config, Watched(reporter, lock))
+    except Locked as error:
+        return Elsewhere(config.cell, error.who)
+    except UserError as error:
+        return Failure(config.cell, str(error))
+
+
+def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
+    """Run a cell whose lock is held."""
+    forget_failure(config.folder)
+    try:
+        run(config, reporter)
+    except UserError as error:
+        keep_failure(config.folder, str(error))
+        return Failure(config.cell, str(error))
+    except Exception as error:
+        if interrupt.asked():  # and swallowed on its way
+            raise KeyboardInterrupt from error
+        if known := explained(error):
+            keep_failure(config.folder, known)
+            return Failure(config.cell, known)
+        reason = f"{type(error).__name__}: {error}"
+        keep_failure(config.folder, reason, traceback.format_exc())
+        return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")
+    return None
+
+
+def keep_failure(folder: Path, reason: str, trace: str = "") -> None:
+    """Leave in a run folder why the run failed: the reason, an empty line, the traceback."""
+    with contextlib.suppress(OSError):  # a full disk; the sweep tells the reason itself
+        folder.mkdir(exist_ok=True)
+        write_text_atomic(folder / ERROR_FILE, f"{reason.strip()}\n\n{trace}".rstrip() + "\n")
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what an earlier failure left."""
+    (folder / ERROR_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or with a run in it
+        folder.rmdir()
+
+
+def failure_of(folder: Path) -> str:
+    """Why the run in a folder failed, in a line or a few; empty if it did not."""
+    try:
+        text = (folder / ERROR_FILE).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+    reason = text.partition("\n\n")[0]
+    return text.splitlines()[-1] if reason.startswith("Traceback") else reason or "no reason was written"
+
+
+def known_failure(config: RunConfig, since: int) -> Failure | None:
+    """The failure that another process left of a cell after a time (ns, of the file system); None if there is none."""
+    try:
+        failed = (config.folder / ERROR_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+    return Failure(config.cell, f"{failure_of(config.folder)} (in another process)") if failed > since else None

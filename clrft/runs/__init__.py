@@ -1,0 +1,1 @@
+"""Run folders as records: manifest, provenance, integrity; read back."""

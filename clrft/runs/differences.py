@@ -1,0 +1,112 @@
+"""In what runs differ besides their class order: settings, and facts of the manifest.
+
+Deliberately absent: a judgement whether a difference matters (``clrft.analysis.mixing``).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clrft.runs.read import RunRecord
+
+# Where a run is kept and what it is called: no settings.
+_PLACE_AND_NAME = ("seed", "run.", "stream.label", "method.label", "model.label")
+# Settings that change time, memory, or what is written down, but no cell of a matrix.
+FREE = (
+    "stream.root", "model.anchor_memory", "model.gradient_checkpointing", "train.accumulation", "train.share_prefix",
+    "train.kept_prefixes", "train.cuda_graphs", "train.deterministic", "train.workers",
+    "evaluate.batch_size", "evaluate.metrics", "evaluate.future",
+    "evaluate.final_list", "evaluate.drift_prompts",
+)  # fmt: skip
+_FACTS = ("data", "probes", "prompts", "versions", "plugins")  # of the manifest, each by name
+_MODEL_FACTS = ("model_type", "dtype", "attention", "device")  # numbers of parameters are a method's own
+FLOOR = "zero_shot"  # the frozen base: what is known without learning
+FORK, NO_FORK = "fork", "-"  # name and value that stand beside settings
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names with their values as text."""
+    flat: dict[str, str] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> list[str]:
+    """Dotted names of the settings in which runs differ; one that repeats each run's seed is none."""
+    many = [settings(run) for run in runs]
+    own_seeds = [str(run.seed) for run in runs]
+    return [name for name in _differing(many) if [one.get(name) for one in many] != own_seeds]
+
+
+def forks(runs: Sequence[RunRecord]) -> list[str]:
+    """What each run was forked from, ``NO_FORK`` for none: method and task, and what tells it from its like.
+
+    Its like are runs of a method of the same name, forked after the same task: told apart by the settings in which
+    they differ.
+    """
+    facts = [run.manifest.get("fork") or {"label": NO_FORK, "origins": []} for run in runs]
+    found = []
+    for fact in facts:
+        like = [_origin_settings(other) for other in facts if other["label"] == fact["label"]]
+        own = _origin_settings(fact)
+        told = ", ".join(f"{name}={own.get(name, '-')}" for name in _differing(like))
+        found.append(f"{fact['label']} ({told})" if told else str(fact["label"]))
+    return found
+
+
+def unlike(runs: Sequence[RunRecord]) -> list[str]:
+    """Settings of ``FREE`` in which runs differ."""
+    return [name for name in _differing([settings(run) for run in runs]) if name in FREE]
+
+
+def facts(run: RunRecord) -> dict[str, str]:
+    """What a manifest says of measure, data, prompts, versions, code, plugins and model, by dotted name; no more.
+
+    Manifests of before there were several measures name none; these runs have the one that their matrix is of.
+    """
+    found = {"measure": str(run.manifest.get("measure", run.matrix.measure))}
+    found |= flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
+    code, model = (run.manifest.get(part) or {} for part in ("code", "model"))
+    if "source_sha256" in code:
+        found["code.source_sha256"] = str(code["source_sha256"])
+    found |= {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
+    return found | ({"model.updates": _updates(run, model)} if run.method != FLOOR and "dtype" in model else {})
+
+
+def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
+    """Kinds of facts that some runs record and others do not, with the number of those."""
+    told = [{name.partition(".")[0] for name in facts(run)} for run in runs]
+    counts = {kind: sum(kind not in one for one in told) for kind in sorted(set().union(*told) - {"plugins", "probes"})}
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def settings(run: RunRecord) -> dict[str, str]:
+    """A run's settings by dotted name, without what only names it or says where it is kept."""
+    return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
+
+
+def _updates(run: RunRecord, model: Mapping[str, Any]) -> str:
+    """Whether a run's weights keep all of an update, or each is rounded."""
+    weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
+    wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
+    return "kept" if wide or model.get("optimizer", "adamw") != "adamw" else "rounded"
+
+
+def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of all runs that a run was forked from, numbered where there are several."""
+    origins = fork["origins"]
+    each = [flatten(origin["settings"], f"{number}." if number else "") for number, origin in enumerate(origins)]
+    return {name: value for one in each for name, value in one.items() if not name.endswith("method.label")}
+
+
+def _differing(many: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names with more than one value; a method's own setting that some lack was not there yet when they were run."""
+    names = dict.fromkeys(name for one in many for name in one)
+    return [
+        name
+        for name in names
+        if len({one.get(name) for one in many if name in one or not name.startswith("method.")}) > 1
+    ]

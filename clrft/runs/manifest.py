@@ -1,0 +1,172 @@
+"""What a run is made of, written before it starts: config, data, model, versions, hardware, carry policy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clrft.config.retired import CONFIG_FILE, saved_settings
+from clrft.config.run_config import RunConfig, Values, with_defaults
+from clrft.runs.provenance import code_identity, hardware, versions
+from clrft.utils.files import write_text_atomic
+from clrft.utils.plain import section_of
+from eval.cell import measure_of
+from methods.base import AnchorRule, Method
+from methods.registry import method_class, plugin_digests
+from methods.settings import KAHAN
+from task_streams.errors import UserError
+from task_streams.scenarios.fingerprint import fingerprints, prompt_fingerprints
+from task_streams.types import TaskStream
+
+SCHEMA = 1
+# Where a run is kept, and how often, does not change what it computes.
+LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every", "check_memory")
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Save the resolved configuration in a folder, the run's or what becomes it."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    write_text_atomic(folder / CONFIG_FILE, text)
+
+
+def check_same_config(config: RunConfig) -> None:
+    """Refuse a run folder that holds a run of other settings.
+
+    Raises:
+        UserError: names every setting that differs, with both values.
+    """
+    saved = _flat(comparable(with_defaults(saved_settings(config.folder))))
+    asked = _flat(comparable(config.to_dict()))
+    differing = [
+        f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"
+        for key in sorted(saved.keys() | asked.keys())
+        if saved.get(key) != asked.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{config.folder} holds a run of other settings: {'; '.join(differing)}. Choose another run.sweep or "
+            "run.name_suffix, or remove the folder."
+        )
+
+
+def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with.
+
+    Raises:
+        UserError: a fingerprint differs; names the splits, tasks and sets.
+    """
+    asked, asks = saved.get("probes", {}), fresh.get("probes", {})
+    if changed := [name for name in sorted({*asked} & {*asks}) if asked[name] != asks[name]]:
+        raise UserError(
+            f"{folder}: the probe sets are not those this run began with (fingerprints differ for "
+            f"{', '.join(changed)}); restore them or start a new run."
+        )
+    said, says = saved.get("prompts", {}), fresh["prompts"]
+    if changed := [name for name in sorted({*said} & {*says}) if said[name] != says[name]]:
+        raise UserError(
+            f"{folder}: the prompts are not those this run began with (fingerprints differ for {', '.join(changed)}); "
+            "restore the file that stream.prompt names, or start a new run."
+        )
+    then, now = saved.get("data", {}), fresh["data"]
+    differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
+    if differing:
+        raise UserError(
+            f"{folder}: the stream's data are not those this run began with (fingerprints differ for "
+            f"{', '.join(differing)}); restore them, with the version of clrft that it began with, or start a new run."
+        )
+
+
+def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with a plugin that has changed since the run began.
+
+    Raises:
+        UserError: a file's SHA-256 differs; names the files.
+    """
+    then, now = saved.get("plugins", {}), fresh["plugins"]
+    if sorted(then.values()) != sorted(now.values()):
+        files = ", ".join(sorted({*then, *now}))
+        raise UserError(
+            f"{folder}: the plugin ({files}) is not what this run began with; restore it or start a new run."
+        )
+
+
+def run_manifest(
+    config: RunConfig,
+    stream: TaskStream,
+    model: dict[str, Any],
+    method: Method,
+    probes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a new run; ``probes``: fingerprint of each probe set by its name."""
+    return {
+        "schema": SCHEMA,
+        "stream": config.stream_label,
+        "method": config.method_label,
+        "seed": config.seed,
+        "scenario": stream.scenario,
+        "measure": measure_of(stream),
+        "tasks": [
+            {"index": t.index, "name": t.name, "classes": list(t.classes), "train": len(t.train), "test": len(t.test)}
+            for t in stream.tasks
+        ],
+        "versions": versions(),
+        "code": code_identity(),
+        "hardware": hardware(),
+        "data": fingerprints(stream),
+        "prompt_style": stream.tasks[0].style.name,
+        "prompts": prompt_fingerprints(stream),
+        **({} if stream.feed is None else {"feed": stream.feed}),
+        "probes": dict(probes or {}),
+        "model": {"label": config.model_label, **model},
+        "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),
+        "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
+        "carry": carry_policy(config, method, model.get("optimizer")),
+        "notes": list(stream.notes),
+    }
+
+
+CARRIED = "carried"
+# What becomes of the anchor at a task boundary, by the kind of its rule.
+ANCHORS = {
+    "previous": "replaced by the policy at the boundary",
+    "average": "moved towards the policy at the boundary",
+    "first": "the policy after the first task, carried",
+    "base": "the base, unchanged",
+}
+
+
+def anchor_policy(rule: AnchorRule) -> str:
+    """What becomes of the anchor at a task boundary, in words; equal for equal rules only."""
+    return ANCHORS[rule.kind] + (f" (momentum {rule.momentum:g})" if rule.kind == "average" else "")
+
+
+def carry_policy(config: RunConfig, method: Method, optimizer: str | None) -> dict[str, str]:
+    """What crosses a task boundary and what starts anew."""
+    compensation = {"weight_compensation": CARRIED} if optimizer == KAHAN else {}
+    return {
+        "weights": CARRIED,
+        **compensation,
+        "optimizer_moments": CARRIED if config.train.carry_optimizer else "reset",
+        "learning_rate_schedule": "reset",
+        "random_state": "seeded anew from the run's seed and the task",
+        "method_state": CARRIED,
+        "anchor": anchor_policy(method.anchor_rule) if "anchor" in method.needs else "none",
+        "reference": "the base, unchanged" if "reference" in method.needs else "none",
+    }
+
+
+def comparable(values: Values) -> Values:
+    """Settings that decide what a run computes."""
+    location = {key: value for key, value in section_of(values, "run").items() if key not in LOCATION_KEYS}
+    return {**values, "run": location}
+
+
+def _flat(values: Values, prefix: str = "") -> Values:
+    flat: Values = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

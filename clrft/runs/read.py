@@ -1,0 +1,244 @@
+"""Read run folders back: ``runs/<sweep>/<stream>-<method>-<order>/``.
+
+A folder that is incomplete, damaged or not ours is named and left out, never averaged in.
+Deliberately absent: writing them (``clrft.runner.run``), and any average over runs (``clrft.analysis.compare``).
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from clrft.config.records import (
+    MANIFEST,
+    MANIFEST_OTHERS,
+    MAPPING,
+    METRIC,
+    check_fields,
+    read_record,
+    read_stage,
+    read_steps,
+)
+from clrft.config.retired import saved_settings
+from clrft.runs.fork_history import origins_of
+from clrft.runs.integrity import check_agreement, stage_files
+from clrft.runs.predictions import read_predictions
+from clrft.utils.files import COMPARISON, REPORT, check_inside, read_json, safe_name
+from eval.evaluate import Prediction
+from eval.matrix import AccuracyMatrix
+from eval.metrics import METRICS, Value, compute_metrics
+from task_streams.errors import UserError
+
+SCHEMA = 1
+MARKS = ("config.yaml", "manifest.json")  # a folder with one of these is a run, whole or not
+
+Fault = Literal["incomplete", "damaged", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One complete run, as its folder tells it.
+
+    Attributes:
+        folder: where it lies.
+        stream: name of the stream.
+        method: name of the method.
+        seed: seed of the class order.
+        config: resolved config, nested.
+        manifest: versions, code, data and model identity.
+        matrix: its accuracies.
+        metrics: every metric by name, those of the matrix computed from the matrix.
+    """
+
+    folder: Path
+    stream: str
+    method: str
+    seed: int
+    config: dict[str, Any] = field(repr=False)
+    manifest: dict[str, Any] = field(repr=False)
+    matrix: AccuracyMatrix = field(repr=False)
+    metrics: dict[str, Value] = field(repr=False)
+
+    def stages(self) -> list[int]:
+        """Stages that have a folder, 0 = before any training."""
+        return sorted(stage_files(self.folder))
+
+    def task_metrics(self, stage: int) -> dict[str, Any]:
+        """``metrics.json`` of a stage: accuracies, probes, seconds, memory."""
+        return read_stage(self._file(stage, "metrics.json"), SCHEMA)
+
+    def predictions(self, stage: int) -> Iterator[Prediction]:
+        """Predictions made after a stage, read as they are asked for."""
+        return read_predictions(self.folder, stage)
+
+    def steps(self, stage: int) -> list[dict[str, float]]:
+        """Training metrics of a stage, one row per optimizer step; empty when nothing was trained."""
+        path = self._file(stage, "steps.jsonl")
+        return read_steps(path) if path.exists() else []
+
+    def _file(self, stage: int, name: str) -> Path:
+        return self.folder / f"task_{stage:02d}" / name
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A folder that is not compared, and why."""
+
+    folder: Path
+    fault: Fault
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.fault}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRuns:
+    """What lies in some folders: complete runs, and what was left out."""
+
+    runs: tuple[RunRecord, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The complete run in a folder.
+
+    Raises:
+        UserError: the folder is missing, incomplete, damaged, or holds no run.
+    """
+    if not folder.is_dir():
+        raise UserError(_missing(folder))
+    fault = _look(folder)
+    if fault is not None:
+        raise UserError(str(fault))
+    check_inside(folder)
+    manifest = read_record(folder / "manifest.json", SCHEMA, MANIFEST, MANIFEST_OTHERS)
+    for name in ("stream", "method"):
+        safe_name(manifest[name])
+    origins_of(folder, manifest)  # refuses a damaged one
+    matrix = AccuracyMatrix.from_json(read_json(folder / "matrix.json"))
+    metrics = _read_metrics(folder / "metrics.json", matrix)
+    config = saved_settings(folder)
+    check_agreement(folder, manifest, config, matrix, metrics)
+    stream, method, seed = (manifest[key] for key in ("stream", "method", "seed"))
+    return RunRecord(folder, stream, method, seed, config, manifest, matrix, metrics)
+
+
+def find_runs(paths: Iterable[Path]) -> FoundRuns:
+    """The runs in run folders and sweep folders, each folder once, in the order given.
+
+    Raises:
+        UserError: a path does not exist, or holds neither a run nor runs; all such paths at once.
+    """
+    problems: list[str] = []
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        inside = _candidates(path)
+        if inside is None:
+            problems.append(_missing(path))
+        elif not any(_is_run(folder) for folder in inside):
+            problems.append(f"{path} holds no run; expected folders with {' and '.join(MARKS)}.")
+        else:
+            folders.update((folder.resolve(), folder) for folder in inside)
+    if problems:
+        raise UserError(*problems)
+    return _sort_out(folders.values())
+
+
+def complete_runs(paths: Iterable[Path]) -> FoundRuns:
+    """As ``find_runs``, of which at least one is complete.
+
+    Raises:
+        UserError: as ``find_runs``, or no run is complete: says of each folder why.
+    """
+    found = find_runs(paths)
+    if not found.runs:
+        raise UserError("no complete run was found.", *map(str, found.left_out))
+    return found
+
+
+def _sort_out(folders: Iterable[Path]) -> FoundRuns:
+    runs: list[RunRecord] = []
+    left_out: list[LeftOut] = []
+    for folder in folders:
+        fault = _look(folder)
+        if fault is not None:
+            left_out.append(fault)
+            continue
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            left_out.append(LeftOut(folder, "damaged", " ".join(error.problems)))
+    return FoundRuns(tuple(runs), tuple(left_out))
+
+
+def _candidates(path: Path) -> list[Path] | None:
+    """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder."""
+    if not os.path.isdir(path):  # for a name of any length
+        return None
+    if _is_run(path):
+        return [path]
+    return sorted(child for child in path.iterdir() if child.is_dir() and not _is_known_otherwise(child.name))
+
+
+def _is_known_otherwise(name: str) -> bool:
+    """Whether a folder beside runs is known to hold something else: what is hidden, and comparisons of the runs."""
+    return name.startswith(".") or name in (COMPARISON, REPORT)
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in MARKS)
+
+
+def _look(folder: Path) -> LeftOut | None:
+    """What is wrong with a folder as far as its file names tell; None for a complete run."""
+    if not _is_run(folder):
+        return LeftOut(folder, "foreign", f"no run: it has no {' and no '.join(MARKS)}.")
+    absent = [name for name in (*MARKS, "matrix.json", "metrics.json") if not (folder / name).exists()]
+    if absent:
+        done = len(list(folder.glob("task_[0-9]*/metrics.json")))
+        return LeftOut(folder, "incomplete", f"{', '.join(absent)} missing; {done} task folders are done.")
+    return None
+
+
+def _missing(path: Path) -> str:
+    """Sentence for a folder that does not exist, with the nearest name beside it."""
+    parent = path.parent
+    if not os.path.isdir(parent):
+        return f"no folder {path}; {parent} does not exist either."
+    names = sorted(child.name for child in parent.iterdir() if child.is_dir())
+    nearest = get_close_matches(path.name, names, n=1, cutoff=0.4)
+    return f"no folder {path}." + (f" Did you mean {str(parent / nearest[0])!r}?" if nearest else "")
+
+
+def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
+    """Metrics of the file, which must agree with the matrix; those that the file lacks are computed."""
+    rows = read_record(path, SCHEMA, {"metrics": MAPPING})["metrics"]
+    try:
+        check_fields(path, rows, dict.fromkeys(rows, METRIC))
+        stored = {key: Value(row["value"], row["reason"]) for key, row in rows.items()}
+    except ValueError as error:  # a number and a reason, or neither
+        raise UserError(f"{path}: damaged metrics: {error}.") from error
+    computed = compute_metrics(matrix, [key for key, metric in METRICS.items() if metric.compute])
+    wrong = [key for key, value in computed.items() if key in stored and not _agree(stored[key], value)]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)} not as the matrix beside it says.")
+    extra = {key: value for key, value in stored.items() if key.partition("/")[0] not in computed}
+    return {**computed, **dict(sorted(extra.items(), key=lambda item: metric_rank(item[0])))}
+
+
+def _agree(stored: Value, computed: Value) -> bool:
+    """Equal to float precision; a number never agrees with "undefined"."""
+    if stored.value is None or computed.value is None:
+        return stored.value is computed.value
+    return math.isclose(stored.value, computed.value, abs_tol=1e-9)
+
+
+def metric_rank(key: str) -> tuple[int, str]:
+    """Where a metric stands among others: in the order of ``METRICS``, then by its key."""
+    names = list(METRICS)
+    name = key.partition("/")[0]
+    return (names.index(name) if name in names else len(names), key)

@@ -1,0 +1,66 @@
+"""What runs the cells of a sweep: the seam between the sweep and its processes, on this machine or on a cluster.
+
+``clrft/sweep/local_workers.py`` is the engine of this machine, ``clrft/sweep/ray_executor.py`` that of a Ray cluster.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from clrft.config.run_config import RunConfig
+from clrft.runner.run_cell import Elsewhere, Failure
+from clrft.utils.lease import Timing
+
+Outcome = Failure | Elsewhere | None
+GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every worker is told at its start.
+
+    Attributes:
+        threads: of a worker; 0 = as many as the libraries choose.
+        plugins: files with methods of the user's own.
+        since: when the sweep began, by the file system's clock, ns.
+    """
+
+    threads: int
+    plugins: tuple[str, ...]
+    since: int
+
+
+class Engine(Protocol):
+    """Runs cells, some at a time."""
+
+    setup: Setup
+    count: int
+    """How many cells it takes at a time."""
+
+    @property
+    def busy(self) -> int:
+        """How many it has now."""
+        ...
+
+    def give(self, cell: RunConfig) -> None:
+        """Take a cell; ``busy`` is below ``count``."""
+        ...
+
+    def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """Wait for news up to some seconds; names and arguments of what cells report.
+
+        ``ended`` comes with the cell and its outcome; all others are those of a ``Reporter``.
+        """
+        ...
+
+    def timing(self, cell: RunConfig) -> Timing:
+        """When the lock of a cell that another process holds counts as left behind."""
+        ...
+
+    def end(self) -> None:
+        """Let go of the workers; none has a cell."""
+        ...
+
+    def stop(self) -> None:
+        """End every cell where it stands; what it finished is on disk, and its folder can be gone on with."""
+        ...

@@ -1,0 +1,101 @@
+"""Where the cells of a sweep run: in processes of this machine, one per core or GPU, or as tasks of a Ray cluster."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from clrft.config.run_config import RunConfig
+from clrft.sweep.engine import Engine, Setup
+from clrft.sweep.local_workers import Workers
+from task_streams.errors import UserError
+
+MOST_JOBS = 8  # of this machine's cores, if nobody says how many
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where cells run.
+
+    Attributes:
+        on: ``ray`` for a Ray of this machine, ``ray://HOST:PORT`` or ``HOST:PORT`` for a cluster; empty: no Ray.
+        threads: CPU threads of a cell; 0 = the cores shared among the cells here, 1 on Ray.
+    """
+
+    on: str = ""
+    threads: int = 0
+
+
+HERE = Place()
+
+
+@contextmanager
+def hired(
+    place: Place, cells: Sequence[RunConfig], jobs: int | None, since: int, say: Callable[[str], None]
+) -> Iterator[Engine]:
+    """Workers for some cells; stopped when the block fails, and let go when it ends.
+
+    Args:
+        place: where.
+        cells: what they will run.
+        jobs: cells at a time; None for as many as the place has room for.
+        since: when the sweep began, by the file system's clock, ns.
+        say: tells the user a sentence.
+
+    Raises:
+        UserError: the place cannot run these cells.
+    """
+    plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
+    if place.on:
+        from clrft.sweep.ray_executor import ray_engine
+
+        setup = Setup(place.threads or 1, plugins, since)
+        with ray_engine(place.on, cells, jobs, setup, say) as cluster, kept(cluster):
+            yield cluster
+        return
+    devices = gpus(cells)
+    count = jobs or default_jobs(cells, devices)
+    shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
+    with kept(Workers(count, Setup(place.threads or shared, plugins, since), devices)) as workers:
+        yield workers
+
+
+@contextmanager
+def kept(engine: Engine) -> Iterator[Engine]:
+    """Stop an engine when the block fails, and end it otherwise."""
+    try:
+        yield engine
+    except BaseException:
+        engine.stop()
+        raise
+    engine.end()
+
+
+def default_jobs(cells: Sequence[RunConfig], devices: Sequence[str]) -> int:
+    """How many cells run at once on this machine: one per GPU, else one per core."""
+    return max(1, min(len(cells), len(devices) or min(len(os.sched_getaffinity(0)), MOST_JOBS)))
+
+
+def gpus(cells: Sequence[RunConfig]) -> tuple[str, ...]:
+    """This machine's GPUs as ``CUDA_VISIBLE_DEVICES`` names them; none where no cell may use one."""
+    import torch
+
+    if all(cell.model.device == "cpu" for cell in cells) or not torch.cuda.is_available():
+        return ()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(named or map(str, range(torch.cuda.device_count())))[: torch.cuda.device_count()]
+
+
+def check_place(place: Place) -> None:
+    """Refuse, before any work, a place that is not to be reached.
+
+    Raises:
+        UserError: Ray is not installed, nothing answers at the address, or what does is no cluster to be joined.
+    """
+    if place.threads < 0:
+        raise UserError(f"--threads: got {place.threads}, expected a whole number from 1.")
+    if place.on:
+        from clrft.sweep.ray_cluster import check_address, check_cluster
+
+        check_address(place.on)
+        check_cluster(place.on)

@@ -1,0 +1,102 @@
+"""What a cell asks of the node that runs it: CPUs, GPUs and memory, by the estimate of its settings.
+
+Deliberately absent: the memory of a GPU, which a cell is refused for on its node, before it trains
+(``clrft/runner/memory_check.py``), and the machine's memory of a cell on a GPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clrft.base_model import default_model_path
+from clrft.config.run_config import RunConfig
+from clrft.memory.estimate import Longest, estimate, gib
+from clrft.memory.sizes import sizes_of_checkpoint
+from clrft.runner.memory_check import longest_among
+from clrft.runner.run import cache_folder, looked_at
+from clrft.utils.files import digest
+from methods.inputs.encoding import encoded_turns
+from methods.inputs.media import preferred_feed
+from methods.model.policy import check_checkpoint, load_processor
+from task_streams import Workspace, build_stream
+from task_streams.errors import UserError
+from task_streams.prompt import request
+
+LIBRARIES = 2**29  # bytes of a process that holds Python, torch and the rest, and no model
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a cell asks for.
+
+    Attributes:
+        cpus: cores, one for each of its threads.
+        gpus: 0 or 1.
+        memory: of the machine, bytes; 0 where no estimate tells it.
+    """
+
+    cpus: int
+    gpus: int
+    memory: int
+
+    def __str__(self) -> str:
+        memory = f", {gib(self.memory)} GiB of memory" if self.memory else ""
+        return f"CPUs: {self.cpus}, GPUs: {self.gpus}{memory}"
+
+    def fits(self, resources: dict[str, Any]) -> bool:
+        """Whether a node that has nothing else to do can run it; by the node's resources as Ray counts them."""
+        has = (resources.get(name, 0.0) for name in ("CPU", "GPU", "memory"))
+        return all(asked <= there for asked, there in zip((self.cpus, self.gpus, self.memory), has, strict=True))
+
+
+def demands_of(cells: Sequence[RunConfig], threads: int, gpus: bool) -> dict[str, Demand]:
+    """What each cell asks for, by its name.
+
+    Prompts are as long as those of the first class order that is met of a stream.
+
+    Args:
+        cells: of a sweep.
+        threads: CPU threads that a cell works with.
+        gpus: whether there are GPUs to be had, which ``model.device=auto`` takes.
+
+    Raises:
+        UserError: a stream or a processor cannot be read on this machine.
+    """
+    lengths: dict[str, Longest] = {}
+    demands: dict[str, Demand] = {}
+    for cell in cells:
+        on_gpu = cell.model.device == "cuda" or (cell.model.device == "auto" and gpus)
+        memory = 0 if on_gpu or not cell.run.check_memory else memory_of(cell, lengths)
+        demands[cell.cell] = Demand(threads, int(on_gpu), memory)
+    return demands
+
+
+def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
+    """Bytes that a cell's process needs on a CPU; 0 for a model of a family that is not known."""
+    path = cell.model.path or str(default_model_path())
+    check_checkpoint(path)
+    try:
+        sizes = sizes_of_checkpoint(path, cell.model.lora_targets)
+    except OSError as error:
+        raise UserError(f"{cell.cell}: the checkpoint {path} has no config on this machine ({error}).") from error
+    if sizes is None:
+        return 0
+    values = cell.to_dict()
+    same = digest([values["stream"], values["model"], values["evaluate"]])
+    if same not in lengths:
+        lengths[same] = longest_prompts(cell, path)
+    return estimate(cell, sizes, torch.device("cpu"), lengths[same]).peak.total + LIBRARIES
+
+
+def longest_prompts(cell: RunConfig, path: str) -> Longest:
+    """The longest of what a cell's prompts have; its model is not loaded."""
+    processor = load_processor(cell.model, path)
+    workspace = Workspace(cache_folder(cell), feed=preferred_feed(processor))
+    stream = build_stream(cell.stream_name, cell.stream, cell.seed, workspace)
+    asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream)]
+    batches = [encoded_turns(processor, [(one.messages, one.media)]) for one in asked]
+    # a set of questions in a file may be longer than the stream: as many as the settings allow are tested together
+    items = None if cell.evaluate.probes else max([*(len(task.test) for task in stream.tasks), cell.evaluate.probe])
+    return replace(longest_among(batches, processor), items=items)

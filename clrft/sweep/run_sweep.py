@@ -1,0 +1,122 @@
+"""A sweep: streams x methods x class orders (x settings), every cell a run; what is done is skipped.
+
+Cells run in worker processes of this machine or of a Ray cluster, several at a time; a failing cell is reported and
+the others go on. Each cell is run under a lock of its own, so that several sweep processes on one folder, also on
+several machines, share the work.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from clrft.config.run_config import RunConfig
+from clrft.runner.run import is_done
+from clrft.runner.run_cell import Elsewhere, Failure, known_failure
+from clrft.sweep.engine import Engine, Outcome
+from clrft.sweep.executors import HERE, Place, hired
+from clrft.utils.files import check_writable
+from clrft.utils.lease import file_system_now, look
+from clrft.utils.lock_file import lock_path
+from clrft.utils.progress import Bars
+from task_streams.errors import UserError
+
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0  # between two looks at the cells that other processes run
+
+
+def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars, place: Place = HERE) -> list[Failure]:
+    """Run every cell that is not done and that no other process runs; those are waited for. Returns the failures.
+
+    Args:
+        cells: of ``load_sweep``.
+        jobs: cells at a time; None for as many as the place has room for.
+        bars: shows the progress.
+        place: where the cells run.
+
+    Raises:
+        UserError: the place cannot run them; nothing was begun.
+    """
+    waiting = [cell for cell in cells if not is_done(cell)]
+    for _ in range(len(cells) - len(waiting)):
+        bars.finished("")
+    if not waiting:
+        return []
+    folders = {cell.folder.parent for cell in waiting}
+    for folder in folders:
+        check_writable(folder)
+    since = min(file_system_now(folder) for folder in folders)
+    with hired(place, waiting, jobs, since, bars.say) as engine:
+        return Progress(waiting, engine, bars).watch()
+
+
+class Progress:
+    """A sweep at work: cells that wait, cells in the engine, cells that other processes run.
+
+    Attributes:
+        waiting: cells to be given to the engine.
+        elsewhere: cells that other processes run, by name.
+        failures: cells that failed so far.
+    """
+
+    def __init__(self, cells: Sequence[RunConfig], engine: Engine, bars: Bars) -> None:
+        self.waiting = deque(cells)
+        self.elsewhere: dict[str, RunConfig] = {}
+        self.failures: list[Failure] = []
+        self.engine = engine
+        self.bars = bars
+        self._looked = time.monotonic()
+
+    def watch(self) -> list[Failure]:
+        """Go on until every cell has ended, here or elsewhere; returns the failures."""
+        while self.waiting or self.engine.busy or self.elsewhere:
+            while self.waiting and self.engine.busy < self.engine.count:
+                self.give(self.waiting.popleft())
+            for name, arguments in self.engine.told(POLL_SECONDS):
+                if name == "ended":
+                    self.ended(*arguments)
+                else:
+                    getattr(self.bars, name)(*arguments)
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self.look_elsewhere()
+        return self.failures
+
+    def give(self, cell: RunConfig) -> None:
+        """Give a cell to a worker, unless another process has it."""
+        found = look(lock_path(cell.folder), self.engine.timing(cell))
+        if found is not None and not found.gone:
+            self.ended(cell, Elsewhere(cell.cell, found.who))
+        else:
+            self.engine.give(cell)
+
+    def ended(self, cell: RunConfig, outcome: Outcome) -> None:
+        """What became of a cell."""
+        if isinstance(outcome, Elsewhere):
+            self.elsewhere[cell.cell] = cell
+            self.bars.say(f"{cell.cell}: left to {outcome.who}, which runs it")
+            return
+        self.bars.finished(cell.cell)
+        if outcome is not None:
+            self.failures.append(outcome)
+            self.bars.say(f"failed: {outcome.cell}: {outcome.reason}")
+
+    def look_elsewhere(self) -> None:
+        """See which of the cells in other processes have ended; one that was given up waits for a worker again."""
+        self._looked = time.monotonic()
+        for name, cell in list(self.elsewhere.items()):
+            found = look(lock_path(cell.folder), self.engine.timing(cell))
+            if found is not None and not found.gone:
+                continue
+            del self.elsewhere[name]
+            known = known_failure(cell, self.engine.setup.since)
+            if known is not None or ended_well(cell):
+                self.ended(cell, known)
+            else:
+                self.waiting.append(cell)
+
+
+def ended_well(cell: RunConfig) -> bool:
+    """Whether a cell is done; a folder that another process began with other settings is left to a worker to tell."""
+    try:
+        return is_done(cell)
+    except UserError:
+        return False

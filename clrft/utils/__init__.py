@@ -1,0 +1,1 @@
+"""Files that appear whole, locks, processes, progress, interrupts."""

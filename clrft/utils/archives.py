@@ -1,0 +1,221 @@
+"""Archives of datasets to folders: all members are looked at first, then unpacked beside and renamed as a whole.
+
+Formats: tar (plain, gz, bz2, xz) and zip. A compressed tar is read twice: to look, and to unpack.
+Refused before anything is written: names that are absolute or lead upwards, links and devices (no dataset needs
+them, and they are how archives escape their folder), encrypted members, more members or bytes than the limits, and
+more bytes than the disk has free. Deliberately absent: downloads.
+"""
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import IO, NamedTuple
+
+from clrft.utils.files import check_writable, whole_folder
+from clrft.utils.progress import Reporter
+from task_streams.errors import UserError, shown
+
+MOST_MEMBERS = 20_000_000  # ImageNet-21k has 14 million images
+MOST_BYTES = 4 * 2**40
+MOST_RATIO = 1000  # bytes unpacked for each byte of the archive; the densest deflate reaches 1032
+SPARE = 2**28  # bytes of the disk that stay free
+NAMED = 10
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+class Member(NamedTuple):
+    """One entry of an archive, as it says itself."""
+
+    name: str
+    size: int
+    fault: str
+
+
+def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
+    """Unpack an archive into a folder; what it holds appears whole or not at all.
+
+    A folder that exists gets the archive's one top folder beside what it holds; a new one gets everything.
+
+    Raises:
+        UserError: no archive, a damaged or hostile one, something of that name is there, or too little room; nothing
+            is left.
+    """
+    if folder.is_dir():
+        with opened(archive) as members:
+            tops = {PurePosixPath(member.name).parts[0] for member in members() if PurePosixPath(member.name).parts}
+        if len(tops) != 1:
+            raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
+        unpack_top(archive, folder, tops.pop(), reporter)
+    else:
+        unpack_new(archive, folder, reporter)
+
+
+def unpack_top(archive: Path, folder: Path, top: str, reporter: Reporter) -> None:
+    """Unpack the one top folder of an archive into a folder that exists."""
+    if (folder / top).exists() or (folder / top).is_symlink():
+        raise UserError(f"{folder / top} exists already; expected nothing of that name.")
+    with TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
+        unpack_new(archive, Path(scratch) / "all", reporter)
+        (Path(scratch) / "all" / top).rename(folder / top)
+
+
+def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
+    """Unpack an archive into a new folder."""
+    label = archive.name
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} exists already; expected a new folder.")
+    with opened(archive) as members:
+        reporter.begin(label, "looking", None)
+        count, size = looked_through(archive, members(), lambda: reporter.advance(label))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder.parent)
+    check_room(folder.parent, size)
+    reporter.begin(label, "unpacking", count)
+    with whole_folder(folder) as partial, damage_named(archive):
+        extract(archive, partial, lambda: reporter.advance(label))
+
+
+def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
+    """Number of members and bytes of an archive that may be unpacked.
+
+    Raises:
+        UserError: hostile members, all of them named, or a limit is exceeded.
+    """
+    faults: list[str] = []
+    count = size = 0
+    most = min(MOST_BYTES, MOST_RATIO * max(archive.stat().st_size, 2**20))
+    for member in members:
+        count, size = count + 1, size + member.size
+        faults += [f"{member.name!r} ({member.fault})"] if member.fault else []
+        if count > MOST_MEMBERS or size > most:
+            limits = f"{MOST_MEMBERS} members or {most} bytes"
+            raise UserError(f"{archive}: more than {limits} to unpack; refused as a decompression bomb")
+        advance()
+    if faults:
+        raise UserError(f"{archive}: {len(faults)} members are refused, nothing was unpacked: {shown(faults, NAMED)}")
+    if not count:
+        raise UserError(f"{archive}: an archive without members")
+    return count, size
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Make sure that the disk has room.
+
+    Raises:
+        UserError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if size + SPARE > free:
+        raise UserError(f"{folder}: {size} bytes to unpack and {SPARE} to spare, but {free} bytes are free there")
+
+
+@contextmanager
+def opened(archive: Path) -> Iterator[Callable[[], Iterator[Member]]]:
+    """The members of an archive, by a function that goes through them, once."""
+    with damage_named(archive):
+        if is_tar(archive):
+            with tarfile.open(archive) as tar:
+                yield lambda: (_tar_member(info) for info in one_by_one(tar))
+        else:
+            with zipfile.ZipFile(archive) as packed:
+                yield lambda: (_zip_member(info) for info in packed.infolist())
+
+
+def one_by_one(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, of which none is kept; iterating over a ``TarFile`` keeps them all in memory."""
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield info
+
+
+def extract(archive: Path, folder: Path, advance: Callable[[], None]) -> None:
+    """Write every member below a folder."""
+    if is_tar(archive):
+        with tarfile.open(archive) as tar:
+            for info in one_by_one(tar):
+                tar.extract(info, folder, filter="data", set_attrs=not info.isdir())
+                advance()
+        return
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            packed.extract(member, folder)
+            advance()
+
+
+def is_tar(archive: Path) -> bool:
+    """Whether an archive is a tar; it is a zip otherwise.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    try:
+        with archive.open("rb") as file:
+            if _begins_tar(file):
+                return True
+            if zipfile.is_zipfile(file):
+                return False
+    except OSError as error:
+        raise UserError(f"can't read {archive} ({error.strerror or error}); expected a tar or zip archive.") from error
+    raise UserError(f"{archive} is neither a tar (plain, gz, bz2 or xz) nor a zip archive, or is cut off.")
+
+
+def _begins_tar(file: IO[bytes]) -> bool:
+    try:
+        found = tarfile.is_tarfile(file)
+    except DAMAGED:
+        found = False
+    file.seek(0)
+    return found
+
+
+@contextmanager
+def damage_named(archive: Path) -> Iterator[None]:
+    """Errors of a damaged archive, and of writing, as sentences."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise UserError(
+            f"{archive} is damaged or cannot be unpacked ({str(error) or type(error).__name__})."
+        ) from error
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise UserError(f"{archive}: {error.strerror or error}{where}; nothing was unpacked.") from error
+
+
+def _tar_member(info: tarfile.TarInfo) -> Member:
+    fault = _name_fault(info.name)
+    if not fault and not (info.isfile() or info.isdir()):
+        fault = "a link" if info.issym() or info.islnk() else "a device or pipe"
+    return Member(info.name, info.size if info.isfile() else 0, fault)
+
+
+def _zip_member(info: zipfile.ZipInfo) -> Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    fault = _name_fault(info.filename)
+    if not fault and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        fault = "a link" if kind == stat.S_IFLNK else "a device or pipe"
+    if not fault and info.flag_bits & 1:
+        fault = "encrypted"
+    return Member(info.filename, info.file_size, fault)
+
+
+def _name_fault(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or (path.parts and path.parts[0].endswith(":")):
+        return "an absolute path"
+    return "a path that leads upwards" if ".." in path.parts else ""

@@ -1,0 +1,195 @@
+"""Plain values out of text that anybody may have written: YAML and JSON, bounded and without surprises.
+
+What comes out is made of mappings with text keys, lists, texts, finite whole numbers and numbers, true, false and null,
+nested a few levels deep. A date stays the text that it is written as. Refused are a value inside itself, aliases that
+grow without bound, control characters and half characters in texts, NaN in JSON, and everything that is no plain value.
+Deliberately absent: what the values should be (``clrft/config/records.py``, ``clrft/config/typed.py``).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from task_streams.errors import UserError
+
+SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")  # of a configuration
+DEEPEST = 40  # levels of nesting
+MOST = 1_000_000  # values in one text, those behind aliases counted each time
+LONGEST_SHOWN = 80  # characters of a value in a sentence
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a character: it can't be written
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # also what no setting has; an answer may
+_PLAIN = (str, int, float, bool, type(None))
+_OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML's plain values; dates are texts."""
+
+
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same in C, where PyYAML was built with it; its nesting is limited by nothing but the stack."""
+
+
+_FastLoader.yaml_implicit_resolvers = PlainLoader.yaml_implicit_resolvers
+
+
+def _is_shallow(text: str) -> bool:
+    """Whether a text cannot be nested deep, by its signs alone: few brackets, small indents, nothing referred to."""
+    if len(text) > 100_000 or "&" in text or "*" in text or "!" in text or text.count("[") + text.count("{") > DEEPEST:
+        return False
+    lines = text.splitlines()
+    starts = (len(line) - len(line.lstrip(" \t-?:")) for line in lines)
+    return max(starts, default=0) <= DEEPEST
+
+
+def from_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: says what in it is no plain value.
+    """
+    try:
+        value = yaml.load(text, Loader=_FastLoader if _is_shallow(text) else PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise ValueError("it is nested too deep, or holds itself") from None
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # of the loader: a tag and its text disagree
+        raise ValueError(f"a value is not what its tag says ({shown(str(error))})") from error
+    check_plain(value, _CONTROL)
+    return value
+
+
+def from_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, or says what in it is no plain value.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    check_plain(value, _HALF)
+    return value
+
+
+def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
+    """Refuse what is no plain value, and texts with characters that do not fit.
+
+    Raises:
+        ValueError: says what it is.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deep, or holds itself")
+        if count > MOST:
+            raise ValueError(f"it holds more than {MOST} values")
+        if isinstance(one, dict):
+            keys = [key for key in one if not isinstance(key, str)]
+            if keys:
+                raise ValueError(f"the key {shown(keys[0])} is no text")
+            waiting += [(part, depth + 1) for part in (*one, *one.values())]
+        elif isinstance(one, list):
+            waiting += [(part, depth + 1) for part in one]
+        elif not isinstance(one, _PLAIN):
+            raise ValueError(f"{shown(one)} is no plain value")
+        elif isinstance(one, str) and (found := unfit.search(one)):
+            raise ValueError(f"{shown(one)} has the character {found[0]!r}")
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a sentence: short, however large it is."""
+    text = repr(value) if isinstance(value, _PLAIN) and not _is_huge(value) else f"a {type(value).__name__}"
+    if isinstance(value, dict | list) and len(value) <= LONGEST_SHOWN and all(isinstance(one, _PLAIN) for one in value):
+        text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether a number is too long to be written out."""
+    return isinstance(value, int) and abs(value) >= 10**100
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as nested plain values.
+
+    Raises:
+        UserError: the file is missing, no YAML of plain values, or not a mapping.
+    """
+    try:
+        values = from_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no config file {str(path)!r}.") from error
+    except OSError as error:
+        raise UserError(f"cannot read config file {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:  # bad UTF-8 among them
+        raise UserError(f"cannot read config file {str(path)!r}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config file {str(path)!r}: expected sections ({', '.join(SECTIONS)}), got {shown(values)}.")
+    return values
+
+
+def section_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One section of a configuration, copied; empty where there is none.
+
+    Raises:
+        UserError: it is no mapping.
+    """
+    found = values.get(name)
+    if found is not None and not isinstance(found, Mapping):
+        raise UserError(f"{name}: got {shown(found)}, expected settings by name (e.g. {name}: {{…}}).")
+    return dict(found or {})
+
+
+def sections_of(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All ``SECTIONS`` of a configuration.
+
+    Raises:
+        UserError: names every one that is no mapping.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for name in SECTIONS:
+        try:
+            sections[name] = section_of(values, name)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return sections
+
+
+def plugins_of(values: Mapping[str, Any]) -> list[str]:
+    """The plugin files that a configuration names.
+
+    Raises:
+        UserError: they are no list of texts.
+    """
+    files = section_of(values, "run").get("plugins")
+    if files is not None and not (isinstance(files, list | tuple) and all(isinstance(one, str) for one in files)):
+        raise UserError(f"run.plugins: got {shown(files)}, expected a list of Python files.")
+    return list(files or ())

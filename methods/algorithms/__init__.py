@@ -1,0 +1,1 @@
+"""What learns by itself; one file each."""

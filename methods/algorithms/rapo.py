@@ -1,0 +1,162 @@
+"""RaPO, retention-aware policy optimisation (arXiv 2605.09640, sections 3.1-3.3): ``grpo+retention+ctan``.
+
+GRPO with a retention reward for low drift from the anchor (the previous task's policy, or another past one), and with
+advantages normalised by a running scale (CTAN) that crosses task boundaries: two parts that join any group rollouts,
+here with their settings in one place. The paper is the default; ``preset: released_code`` switches to what the released
+code does where the two differ. A value given by name wins over the preset's.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, get_args
+
+from torch import Tensor
+
+from methods.advantage import group_advantages
+from methods.algorithms.grpo import Grpo, GrpoConfig
+from methods.base import AnchorKind, AnchorRule, Need, Rollouts, TaskContext
+from methods.parts.ctan import Ctan, CtanConfig, resolved
+from methods.parts.retention import RetentionConfig, RetentionShaper
+from methods.settings import require
+
+# The policy loss, where paper and released code differ: the defaults of EasyR1, which the latter is built on. The
+# authors' own file of that loss is not public.
+LOSSES: dict[str, dict[str, Any]] = {
+    "paper": {"token_mean": False, "clip_high": 0.0, "dual_clip": 0.0},
+    "released_code": {"token_mean": True, "clip_high": 0.3, "dual_clip": 3.0},
+}
+
+
+@dataclass(frozen=True)
+class RapoConfig(CtanConfig, GrpoConfig):
+    """Settings of RaPO on top of GRPO's; null stands for the preset's value."""
+
+    retention: bool = True
+    """Add the retention reward (from task 2 on)."""
+    retention_weight: float = 0.5
+    """Weight lambda of the retention reward (0 or more)."""
+    retention_sharpness: float = 20.0
+    """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+    anchor: str = "previous"
+    """Policy that drift is measured from: previous (task's), first (task's), average (of past tasks') or base."""
+    anchor_momentum: float = 0.9
+    """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
+    ctan: bool = True
+    """Normalise advantages by the running scale instead of each group's deviation."""
+    token_mean: bool | None = None
+    """Average the loss over all tokens of an update, instead of over each completion's first."""
+    clip_high: float | None = None
+    """Clipping range of the policy ratio above 1 (0: that of ``clip``)."""
+    dual_clip: float | None = None
+    """Largest policy ratio that counts where the advantage is negative (0: no such limit)."""
+
+    def __post_init__(self) -> None:
+        GrpoConfig.__post_init__(self)
+        high, dual = self.clip_high, self.dual_clip
+        require(
+            "method",
+            **self.checks(),
+            retention_weight=(self.retention_weight >= 0, self.retention_weight, "a number from 0"),
+            retention_sharpness=(self.retention_sharpness > 0, self.retention_sharpness, "a number above 0"),
+            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
+            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
+            clip_high=(high is None or high >= 0, high, "a number from 0"),
+            dual_clip=(dual in (None, 0) or dual > 1, dual, "a number above 1, or 0"),
+        )
+
+    def retention_part(self) -> RetentionConfig:
+        """Settings of the part ``retention``."""
+        return RetentionConfig(self.retention_weight, self.retention_sharpness, self.anchor, self.anchor_momentum)
+
+    def ctan_part(self) -> CtanConfig:
+        """Settings of the part ``ctan``."""
+        return CtanConfig(**{one.name: getattr(self, one.name) for one in fields(CtanConfig)})
+
+
+class Rapo(Grpo):
+    """GRPO with the retention reward and cross-task advantage normalisation."""
+
+    name = "rapo"
+    Config = RapoConfig
+    source = "arXiv 2605.09640"
+    state_settings: ClassVar[frozenset[str]] = Ctan.state_settings
+    includes: ClassVar[frozenset[str]] = frozenset({"retention", "ctan"})
+
+    config: RapoConfig
+
+    def __init__(self, config: RapoConfig) -> None:
+        super().__init__(config)
+        self.loss = resolved(config, LOSSES)
+        self.retention = RetentionShaper(config.retention_part())
+        self.ctan = Ctan(config.ctan_part())
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | (self.retention.needs if self.config.retention else frozenset())
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return self.retention.anchor_rule
+
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        high, dual = self.loss["clip_high"], self.loss["dual_clip"]
+        return {
+            "loss_type": "dapo" if self.loss["token_mean"] else "grpo",
+            **({"epsilon_high": high} if high else {}),
+            **({"delta": dual} if dual else {}),
+        }
+
+    def before_task(self, context: TaskContext) -> None:
+        self.ctan.before_task(context)
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """Equation 4: the task reward, plus lambda times the retention reward from task 2 on, [B*G]."""
+        return self.retention.shape_rewards(rewards, rollouts) if self.config.retention else rewards
+
+    def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """Equations 5 and 6, or by each group's deviation, [B*G] to [B*G]."""
+        if self.config.ctan:
+            return self.ctan.normalize_advantages(rewards, rollouts)
+        return group_advantages(rewards, rollouts.group_size, self.ctan.rule["group_epsilon"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.ctan.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ctan.load_state_dict(state)
+
+    def describe(self) -> dict[str, Any]:
+        anchor = {"anchor": str(self.anchor_rule)} if "anchor" in self.needs else {}
+        return {"preset_values": {**self.ctan.rule, **self.loss}, **anchor}
+
+
+@dataclass(frozen=True)
+class RapoRetentionConfig(RapoConfig):
+    """RaPO's settings with the running scale off."""
+
+    ctan: bool = False
+    """Normalise advantages by the running scale instead of each group's deviation."""
+
+
+class RapoRetention(Rapo):
+    """RaPO's retention reward alone: ``grpo+retention``."""
+
+    name = "rapo_rr"
+    Config = RapoRetentionConfig
+    includes: ClassVar[frozenset[str]] = frozenset({"retention"})
+
+
+@dataclass(frozen=True)
+class RapoScaleConfig(RapoConfig):
+    """RaPO's settings with the retention reward off."""
+
+    retention: bool = False
+    """Add the retention reward (from task 2 on)."""
+
+
+class RapoScale(Rapo):
+    """RaPO's running scale alone: ``grpo+ctan``."""
+
+    name = "rapo_ctan"
+    Config = RapoScaleConfig
+    includes: ClassVar[frozenset[str]] = frozenset({"ctan"})

@@ -1,0 +1,154 @@
+"""Self-distillation: the policy's own replies, taught by itself once it has been shown a right reply.
+
+``KL(pi(. | x, y<t) || pi_ema(. | x, shown reply, y<t))`` at every token of replies y that the policy samples to x,
+averaged over them. Source: SDFT, arXiv 2601.19897. Rewards are measured and logged but teach nothing: the rollouts of
+the reinforcement trainer serve as samples. The teacher starts anew as the policy at each task. A reply that was
+cut off is taught with an end of sequence. One process only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.algorithms.grpo import GrpoConfig
+from methods.base import LossContext, Method, Need, Rollouts, TaskContext
+from methods.costs.flops import TRAINED_ADAPTER
+from methods.model.snapshots import Snapshot
+from methods.model.weights import trained_weights
+from methods.settings import require
+from methods.training.targets import completion_logits, mean_over_completions, target_inputs
+from task_streams.prompt import THOUGHTS, Request, request, target_text
+from task_streams.types import Example
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class SdftConfig(GrpoConfig):
+    """Settings of self-distillation; those of rollouts are GRPO's."""
+
+    group_size: int = 2
+    """Replies that are sampled for each prompt (at least 2)."""
+    kl: float = 0.0
+    """Coefficient of a k3 KL term to the base (0: none, as in the paper)."""
+    average: float = 0.01
+    """Share alpha of the policy's weights that the teacher takes over at each update, in [0, 1]."""
+    thought: str = THOUGHTS[0]
+    """Wording of the thought in the reply that the teacher is shown, with {label} in it."""
+    demonstration: str = " Here is an example of a good reply: {reply} Now give a reply of your own."
+    """What the teacher's prompt has behind the question, with {reply} in it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            "method",
+            average=(0 <= self.average <= 1, self.average, "a number in [0, 1]"),
+            thought=("{label}" in self.thought, self.thought, "a wording that contains {label}"),
+            demonstration=("{reply}" in self.demonstration, self.demonstration, "a text that contains {reply}"),
+        )
+
+
+class Sdft(Method):
+    """On-policy distillation from the policy that has seen a right reply."""
+
+    name = "sdft"
+    family = "reinforcement"
+    Config = SdftConfig
+    source = "arXiv 2601.19897"
+
+    config: SdftConfig
+
+    def __init__(self, config: SdftConfig) -> None:
+        super().__init__(config)
+        self.context: TaskContext | None = None
+        self.teacher: Snapshot | None = None
+        self.examples: dict[str, Example] = {}
+        self.replies: list[tuple[str, str]] = []  # item key and text of each rollout at hand
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"} if self.config.kl > 0 else ())
+
+    def before_task(self, context: TaskContext) -> None:
+        self.context = context
+        self.teacher = context.policy.snapshot(TEACHER)
+
+    def targets(self, context: TaskContext) -> None:
+        """None: replies are sampled. The examples are kept for their prompts, replayed ones among them."""
+        self.examples = {example.key: example for example in context.task.train}
+
+    def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """No advantages: rewards teach nothing. The replies are kept for the loss."""
+        self.replies = list(zip(rollouts.keys, rollouts.completions, strict=True))
+        return torch.zeros_like(rewards)
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        if self.context is None or self.teacher is None:
+            raise RuntimeError("before_task was not called")
+        taught = [self.replies[place] for place in context.inputs["rollout"].tolist()]
+        examples, texts = [self.examples[key] for key, _ in taught], [text for _, text in taught]
+        inputs = self._inputs(examples, texts, shown=False)
+        with torch.no_grad(), self.teacher.active() as teacher:
+            goal, _ = completion_logits(teacher, self._inputs(examples, texts, shown=True))
+        logits, _ = completion_logits(context.model, inputs)
+        return {"sdft_loss": mean_over_completions(reverse_divergence(logits, goal), inputs["labels"])}
+
+    def _inputs(self, examples: Sequence[Example], texts: Sequence[str], shown: bool) -> dict[str, Any]:
+        """Replies behind their prompts, with a right reply shown in them or not."""
+        task = self.context
+        if task is None:
+            raise RuntimeError("before_task was not called")
+        asked = [request(example, task.task.trained, task.style) for example in examples]
+        if shown:
+            labels = task.task.trained
+            right = [target_text(example.target, self.config.thought, task.style, labels) for example in examples]
+            asked = [
+                with_text(one, self.config.demonstration.replace("{reply}", reply))
+                for one, reply in zip(asked, right, strict=True)
+            ]
+        return target_inputs(task.policy, asked, texts)
+
+    @torch.no_grad()
+    def after_step(self, task_index: int, step: int) -> None:
+        """The teacher follows: ``phi <- alpha theta + (1 - alpha) phi``."""
+        for _, weight, follower in self._followers():
+            follower.copy_(follower.float().lerp(weight.to(follower.device).float(), self.config.average))
+
+    def _followers(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name of each trained weight, the policy's, and the teacher's."""
+        if self.context is None or self.teacher is None:
+            raise RuntimeError("before_task was not called")
+        weights = dict(self.teacher.model.named_parameters())
+        for name, weight in trained_weights(self.context.policy.model):
+            adapter = self.context.policy.has_adapter
+            yield name, weight, weights[name.replace(f".{TRAINED_ADAPTER}.", f".{TEACHER}.") if adapter else name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights inside a task; nothing between tasks."""
+        if self.teacher is None:
+            return {}
+        return {name: follower.detach().cpu().clone() for name, _, follower in self._followers()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, _, follower in self._followers():
+            follower.copy_(state[name])
+
+    def after_task(self, context: TaskContext) -> None:
+        self.context, self.teacher, self.examples = None, None, {}
+
+
+def reverse_divergence(logits: Tensor, goal: Tensor) -> Tensor:
+    """``KL(softmax(logits) || softmax(goal))`` of each token, [N, V] and [N, V] to [N], in nats."""
+    own, taught = logits.float().log_softmax(dim=-1), goal.float().log_softmax(dim=-1)
+    return (own.exp() * (own - taught)).sum(dim=-1)
+
+
+def with_text(asked: Request, text: str) -> Request:
+    """The same question with a text behind it."""
+    *turns, last = asked.messages
+    *parts, words = last["content"]
+    return replace(asked, messages=[*turns, {**last, "content": [*parts, {**words, "text": words["text"] + text}]}])

@@ -1,0 +1,1 @@
+"""Several processes of one run: ranks, and weights split among them."""

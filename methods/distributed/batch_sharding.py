@@ -1,0 +1,78 @@
+"""The rows of a batch that a process learns from, and how much their loss counts in that of the whole batch.
+
+Losses are means: over rows, or over tokens. A process that has some of the rows makes the mean of these; weighed by its
+share of the rows, or tokens, the sum over processes is the mean over all. So one batch gives one update, however many
+processes share it. With one process every weight is 1 and the batch is as it was.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.costs.meter import IGNORED
+from methods.distributed import ranks
+
+SHARE = "share"  # of a supervised batch: what part of the micro-batch's rows this process has
+OVER_TOKENS = ("bnpo",)  # TRL's losses that are means over the batch's tokens
+OVER_UPDATE = ("cispo", "dapo", "vespo")  # sums over the count of all the update's tokens, which is known to all
+
+
+def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]:
+    """The rows of a scored micro-batch that this process learns from.
+
+    Args:
+        inputs: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
+        sampled: the rollouts that this process has sampled: it learns from these; None: from any, equally many.
+    """
+    if ranks.count() == 1:
+        return dict(inputs)
+    rows = len(inputs["completion_ids"])
+    rollouts = inputs["rollout"]
+    if sampled is None:
+        chosen = torch.arange(rows, device=rollouts.device)[ranks.share(rows)]
+    else:
+        chosen = torch.nonzero((rollouts >= sampled.start) & (rollouts < sampled.stop))[:, 0]
+    return {name: _rows(value, chosen, rows) for name, value in inputs.items()}
+
+
+def _rows(value: Any, chosen: Tensor, rows: int) -> Any:
+    return value[chosen] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
+
+
+def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: str) -> tuple[float, float | Tensor]:
+    """This process's share of a micro-batch's rows, and the weight of its policy loss."""
+    share = len(own["completion_ids"]) / len(inputs["completion_ids"])
+    if ranks.count() == 1 or loss_type in OVER_UPDATE:
+        return share, 1.0
+    if loss_type in OVER_TOKENS:
+        return share, own["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)
+    return share, share
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """Makes a supervised batch of a process's rows among those of a micro-batch.
+
+    A process that has none of a small batch, the last of an epoch, gets a row from which nothing is learned.
+
+    Attributes:
+        collate: makes a batch of rows.
+        place: number of the process.
+        count: how many there are.
+    """
+
+    collate: Callable[[list[Any]], dict[str, Any]]
+    place: int
+    count: int
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """The batch, with the process's share of the rows."""
+        own = list(rows[len(rows) * self.place // self.count : len(rows) * (self.place + 1) // self.count])
+        batch = self.collate(own or list(rows[:1]))
+        if not own:
+            batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+        batch[SHARE] = torch.tensor(len(own) / len(rows), dtype=torch.float64)
+        return batch

@@ -1,0 +1,130 @@
+"""Weights split by torch's FSDP2 (``fully_shard``): a layer, or a block of the vision tower, at a time.
+
+Deliberately absent: FSDP of the first kind, whose flat weights have no names.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from methods.distributed import ranks
+from methods.distributed.unsharded import COUNT, Undivided
+from methods.inputs.vision import batch_images
+
+T = TypeVar("T")
+
+
+class Fsdp(Undivided):
+    """A model that FSDP2 splits among all processes, which hold the same one, or one without memory."""
+
+    def __init__(self, model: Any, device: torch.device | None = None) -> None:
+        super().__init__(model)
+        self._cut(device or next(model.parameters()).device)
+        if device is not None:
+            model.to_empty(device=device)
+        self._begin()
+
+    def _cut(self, device: torch.device) -> None:
+        model = self.model
+        mesh = init_device_mesh(device.type, (ranks.count(),))
+        for part in (*model.model.language_model.layers, *model.model.visual.blocks):
+            fully_shard(part, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for part in self._parts():
+            part.set_gradient_divide_factor(1.0)  # a process's loss is its part of the batch's: gradients are summed
+            part.set_force_sum_reduction_for_comms(True)
+        model.__dict__["computed_inside"] = _call
+        register_fsdp_forward_method(model, "computed_inside")
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Tell the layers whose parts they are, as the first forward pass does."""
+        self.inside(lambda: None)
+
+    def _parts(self) -> list[Any]:
+        """The model and those of its modules that are split by themselves."""
+        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """As its base says."""
+        result: T = self.model.computed_inside(work)
+        if not torch.is_grad_enabled():
+            self.model.reshard()  # no backward pass will
+        return result
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """As its base says."""
+        self.model.set_reshard_after_forward(False)
+        for part in self._parts():
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in self._parts():
+                part.reshard()
+            self.model.set_reshard_after_forward(True)
+            self.model.set_reshard_after_forward(False, recurse=False)  # needed again at once by the backward pass
+
+    def copied(self) -> "Fsdp":
+        """A copy of the model, split alike, but for its buffers; no process ever holds all of it."""
+        empty = hollow(self.model)
+        batch_images(empty)
+        copy = Fsdp(empty, next(self.model.parameters()).device)
+        with torch.no_grad():
+            for target, weight in zip(empty.parameters(), self.model.parameters(), strict=True):
+                target.to_local().copy_(weight.to_local())
+        return copy
+
+    def gradient_norm(self) -> Tensor:
+        """As its base says."""
+        return whole_tensor(super().gradient_norm())
+
+    def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
+        """As its base says, put together."""
+        own = super().moments(weight, optimizer)
+        return {kind: value if kind == COUNT else whole_tensor(value) for kind, value in own.items()}
+
+    def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
+        """As its base says."""
+        split = {kind: value if kind == COUNT else _like(weight, value) for kind, value in values.items()}
+        super().put_moments(weight, split, optimizer)
+
+
+def _call(work: Callable[[], T]) -> T:
+    return work()
+
+
+def is_part(value: Any) -> bool:
+    """Whether a tensor is split by FSDP2."""
+    return isinstance(value, DTensor)
+
+
+def whole_tensor(value: Any) -> Tensor:
+    """A split tensor put together."""
+    return value.full_tensor()  # type: ignore[no-any-return]
+
+
+def put(target: Any, value: Tensor) -> None:
+    """Give a split weight the values of a whole tensor."""
+    target.copy_(_like(target, value))
+
+
+def _like(target: Any, value: Tensor) -> Tensor:
+    """A whole tensor, split as another one is."""
+    here = value.to(target.device, target.dtype)
+    return distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)
+
+
+def hollow(model: Any) -> Any:
+    """A model of the same class, before it was split, and settings, whose weights have no memory."""
+    plain: Any = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    with torch.device("meta"):
+        made: Any = plain(model.config)
+    return made.to(model.dtype)

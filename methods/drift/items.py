@@ -1,0 +1,148 @@
+"""How far a policy has moved: drift, retention reward and exact KL of its rollouts against the policies before it.
+
+For any method, supervised ones included. Drift and retention reward are RaPO's (arXiv 2605.09640, equations 2 and 3);
+the spread of drift inside groups of equal reward is its pilot study; forward KL on a new task's inputs is what RL's
+Razor (arXiv 2509.04259) relates to forgetting. Tensors and plain values in, plain values out.
+Deliberately absent: sampling and forward passes (``drift/rollouts.py``), and which policies are compared (``clrft``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from methods.drift.log_ratio import retention_reward
+from task_streams.scenarios.draw import shuffled
+from task_streams.types import Example
+
+SHARPNESS = 20.0  # alpha of the retention reward, as in the paper
+GROUP_SIZE = 8  # rollouts of the policy per prompt
+OTHERS_SIZE = 4  # rollouts of another policy per prompt: there for the forward KL alone
+Other = Literal["prev", "base"]
+OTHERS: tuple[Other, ...] = ("prev", "base")
+SPREADS = ("spread_prev", "spread_prev_correct")
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """The policy's rollouts, and another policy's, seen by both.
+
+    Attributes:
+        drift: D of each of the policy's rollouts from the other policy, in nats per token, [B*G].
+        reverse: KL(policy || other) at each token of the policy's rollouts, in nats, [tokens].
+        forward: KL(other || policy) at each token of the other's rollouts, in nats, [tokens].
+    """
+
+    drift: Tensor
+    reverse: Tensor
+    forward: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was measured after one task.
+
+    Attributes:
+        keys: items that were asked about, B of them.
+        rewards: task reward of each of the policy's rollouts, groups adjacent, [B*G].
+        full: the reward of a rollout that is right in everything.
+        against: by the other policy; those that there is none of are missing.
+    """
+
+    keys: tuple[str, ...]
+    rewards: Tensor
+    full: float
+    against: Mapping[Other, Against]
+
+
+def drawn_items(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
+    """At most ``count`` examples, one of each class in turn; the classes, too, come in seeded order."""
+    groups: dict[str, list[Example]] = {}
+    for example in shuffled(examples, seed, "drift"):
+        groups.setdefault(kind_of(example), []).append(example)
+    longest = max((len(group) for group in groups.values()), default=0)
+    in_turn = [group[turn] for turn in range(longest) for group in groups.values() if turn < len(group)]
+    return tuple(in_turn[:count])
+
+
+def kind_of(example: Example) -> str:
+    """What an example counts as when a draw is balanced: its class, its categories, or one kind for all questions."""
+    if isinstance(example.target, str):
+        return example.target
+    return "+".join(sorted({box.category for box in example.target})) if isinstance(example.target, tuple) else ""
+
+
+def exact_kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of log-probabilities over a whole vocabulary, [..., V] to [...], in nats; never below 0."""
+    return torch.where(first > -torch.inf, first.exp() * (first - second), 0.0).sum(dim=-1).clamp(min=0.0)
+
+
+def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
+    """The figures of a probe by name; what is undefined is None and has its reason under ``undefined``.
+
+    Args:
+        probe: what was measured.
+        reasons: why there is no other policy to compare with, by its name.
+    """
+    figures: dict[str, Any] = {"prompts": len(probe.keys), "rollouts": GROUP_SIZE, "rollouts_of_others": OTHERS_SIZE}
+    figures["sharpness"] = SHARPNESS
+    figures["reward"] = probe.rewards.mean().item()
+    undefined: dict[str, str] = {}
+    for other in OTHERS:
+        names = figure_names(other)
+        figures |= dict.fromkeys(names)
+        if other in probe.against:
+            figures |= dict(zip(names, figures_against(probe.against[other]), strict=True))
+        else:
+            undefined |= dict.fromkeys(names, reasons[other])
+    figures |= dict.fromkeys((*SPREADS, *(f"{name}_groups" for name in SPREADS)))
+    if "prev" in probe.against:
+        for name, groups in zip(SPREADS, equal_groups(probe), strict=True):
+            figures |= {name: spread(groups), f"{name}_groups": len(groups)}
+            if not groups:
+                undefined[name] = (
+                    "no group of equal rewards" if name == SPREADS[0] else "no group all of which is right"
+                )
+    else:
+        undefined |= {name: reasons["prev"] for name in (*SPREADS, *(f"{name}_groups" for name in SPREADS))}
+    return {**figures, "undefined": undefined}
+
+
+def figure_names(other: Other) -> tuple[str, ...]:
+    """Names of what is measured against another policy."""
+    return f"kl_{other}_reverse", f"kl_{other}_forward", f"drift_{other}", f"retention_{other}"
+
+
+def figures_against(against: Against) -> list[float]:
+    """Means in the order of ``figure_names``: KL over tokens, drift and retention reward over rollouts."""
+    means = (against.reverse, against.forward, against.drift, retention_reward(against.drift, SHARPNESS))
+    return [values.double().mean().item() for values in means]
+
+
+def equal_groups(probe: Probe) -> tuple[list[Tensor], list[Tensor]]:
+    """Drift from the previous policy in the groups of equal rewards, and in those that are right in everything."""
+    rewards = probe.rewards.view(len(probe.keys), GROUP_SIZE)
+    drifts = probe.against["prev"].drift.view(len(probe.keys), GROUP_SIZE)
+    equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
+    return [drifts[row] for row in equal], [drifts[row] for row in equal if float(rewards[row, 0]) == probe.full]
+
+
+def spread(groups: Sequence[Tensor]) -> float | None:
+    """Mean over groups of the sample standard deviation of drift inside a group; None without groups."""
+    return fmean(group.double().std().item() for group in groups) if groups else None
+
+
+def group_rows(probe: Probe) -> list[dict[str, Any]]:
+    """One row per prompt: rewards and drifts of its rollouts; None where there is no other policy."""
+
+    def parts(values: Tensor | None) -> list[list[float] | None]:
+        return [None] * len(probe.keys) if values is None else values.view(len(probe.keys), GROUP_SIZE).tolist()
+
+    drifts = [parts(probe.against[other].drift if other in probe.against else None) for other in OTHERS]
+    return [
+        {"key": key, "rewards": rewards, "drift_prev": prev, "drift_base": base}
+        for key, rewards, prev, base in zip(probe.keys, parts(probe.rewards), *drifts, strict=True)
+    ]

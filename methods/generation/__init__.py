@@ -1,0 +1,1 @@
+"""Prompts computed once: rollouts, log-probabilities, decoding, answers."""

@@ -1,0 +1,1 @@
+"""The policy: loading, adapters, types of its weights, frozen copies, the anchor."""

@@ -1,0 +1,1 @@
+"""What joins a method that learns: penalties, replay, averages, reward shapers; one file each."""

@@ -1,0 +1,87 @@
+"""The retention reward with a weight that is learned, so that shaped updates still improve the task reward.
+
+Two levels, as in behaviour alignment by reward optimisation (arXiv 2310.19007): the policy follows
+``R_task + lambda R_ret``, lambda follows what the updates so made do for the task reward alone. The paper's outer
+gradient is implicit; taken here: one step ahead and seen at the output head. The update moves along
+``g_task + lambda g_ret``, so the task reward changes by ``g_task . g_ret`` per unit of lambda, with
+``g = sum_i A_i phi_i``, A the group-centred reward and phi the completions' gradient features. The cosine is followed
+instead of the product, for its scale is the same whatever the model: ``lambda <- clip(lambda + rate cos, 0, most)``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.advantage import centred
+from methods.base import Method, Need, Rollouts
+from methods.parts.gradient_features import gradient_features
+from methods.parts.retention import retention_of
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class AdaptiveWeightConfig:
+    """Settings of the learned weight."""
+
+    initial: float = 0.5
+    """Weight lambda at first (0 to ``most``)."""
+    most: float = 2.0
+    """Upper bound of the weight (above 0)."""
+    rate: float = 0.05
+    """How far one step can move the weight (0 or more)."""
+    sharpness: float = 20.0
+    """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            most=(self.most > 0, self.most, "a number above 0"),
+            initial=(0 <= self.initial <= max(self.most, 0), self.initial, "a number from 0 to most"),
+            rate=(self.rate >= 0, self.rate, "a number from 0"),
+            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
+        )
+
+
+class AdaptiveWeight(Method):
+    """Retention reward whose weight is learned: up where it helps the task reward, down where it hurts."""
+
+    name = "adaptive_weight"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    Config = AdaptiveWeightConfig
+    source = "arXiv 2310.19007"
+
+    config: AdaptiveWeightConfig
+
+    def __init__(self, config: AdaptiveWeightConfig) -> None:
+        super().__init__(config)
+        self.weight = config.initial
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"anchor"})
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        if rollouts.task_index == 1:
+            return rewards
+        retention = retention_of(rollouts, self.config.sharpness)
+        shaped = rewards + self.weight * retention
+        rollouts.log("adaptive_weight", self.weight)
+        features, task = gradient_features(rollouts), rollouts.task_reward
+        agreement = gradient_agreement(features, task, retention, rollouts.group_size)
+        self.weight = min(max(self.weight + self.config.rate * agreement, 0.0), self.config.most)
+        return shaped
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight = state["weight"]
+
+
+def gradient_agreement(features: Tensor, task: Tensor, other: Tensor, group_size: int) -> float:
+    """Cosine of the two rewards' policy gradients at the output head; 0 where one of them teaches nothing."""
+    gradients = [(centred(reward, group_size)[:, None] * features).sum(dim=0) for reward in (task, other)]
+    return torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0).item()

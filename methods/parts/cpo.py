@@ -1,0 +1,88 @@
+"""CPO's penalty: hold the few weights of each tensor that earlier tasks moved most.
+
+``lambda sum_tensors mean_{i in M} |theta_i - theta_{t-1,i}|``, where M is the union over the earlier tasks of each
+tensor's top 10 % by ``|theta_t - theta_{t-1}|``. Source: arXiv 2607.04364. Weights that a task did not move never
+enter M, whatever the share.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.base import LossContext, Method, TaskContext
+from methods.model.weights import copied_weights, trained_weights
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class CpoConfig:
+    """Settings of CPO's penalty."""
+
+    strength: float = 10.0
+    """Coefficient lambda (0 or more); the paper's range is 1 to 100."""
+    share: float = 0.1
+    """Share of each tensor's weights that a task adds to those that are held, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            strength=(self.strength >= 0, self.strength, "a number from 0"),
+            share=(0 < self.share <= 1, self.share, "a number in (0, 1]"),
+        )
+
+
+class Cpo(Method):
+    """Absolute penalty on the weights that earlier tasks moved most."""
+
+    name = "cpo"
+    family = "part"
+    Config = CpoConfig
+    source = "arXiv 2607.04364"
+
+    config: CpoConfig
+
+    def __init__(self, config: CpoConfig) -> None:
+        super().__init__(config)
+        self.held: dict[str, Tensor] = {}  # by parameter name, true where a weight is in M
+        self.centre: dict[str, Tensor] = {}
+
+    def before_task(self, context: TaskContext) -> None:
+        self.centre = copied_weights(context.policy.model)
+        self.held = {name: held.to(self.centre[name].device) for name, held in self.held.items()}
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        terms = [
+            ((weight.float() - self.centre[name].float()).abs() * self.held[name]).sum() / self.held[name].sum()
+            for name, weight in trained_weights(context.model)
+            if name in self.held
+        ]
+        return {"cpo_penalty": self.config.strength * torch.stack(terms).sum()} if terms else {}
+
+    @torch.no_grad()
+    def after_task(self, context: TaskContext) -> None:
+        for name, weight in trained_weights(context.policy.model):
+            moved = most_moved((weight.float() - self.centre[name].float()).abs(), self.config.share)
+            held = moved | self.held[name] if name in self.held else moved
+            if bool(held.any()):
+                self.held[name] = held
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: held.cpu() for name, held in self.held.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.held = dict(state)
+
+
+def most_moved(change: Tensor, share: float) -> Tensor:
+    """Where a tensor's largest changes are, the first among equal ones; never where nothing changed.
+
+    Equal ones are many: after few updates Adam has moved most weights by the same step.
+    """
+    flat = change.flatten()
+    count = max(1, round(share * flat.numel()))
+    least = flat.topk(count).values.min()
+    above, equal = flat > least, flat == least
+    first = equal.cumsum(dim=0) <= count - above.sum()
+    return ((above | (equal & first)) & (flat > 0)).view_as(change)

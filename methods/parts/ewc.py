@@ -1,0 +1,83 @@
+"""Elastic weight consolidation, online: hold the weights that mattered for the tasks before.
+
+``(lambda / 2) sum_i F_i (theta_i - theta_{t-1,i})^2`` with one running Fisher, ``F <- gamma F + F_t``.
+Sources: EWC, arXiv 1612.00796; the online variant, arXiv 1805.06370.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from methods.base import LossContext, Method, Need, TaskContext
+from methods.model.weights import copied_weights, trained_weights, weighted_distance
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class EwcConfig:
+    """Settings of elastic weight consolidation."""
+
+    strength: float = 1000.0
+    """Coefficient lambda (0 or more)."""
+    decay: float = 0.9
+    """How much of the earlier tasks' Fisher information is kept at each task, gamma in [0, 1]."""
+    fisher_items: int = 64
+    """Training examples from which a task's Fisher information is estimated (at least 1)."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            strength=(self.strength >= 0, self.strength, "a number from 0"),
+            decay=(0 <= self.decay <= 1, self.decay, "a number in [0, 1]"),
+            fisher_items=(self.fisher_items >= 1, self.fisher_items, "a whole number from 1"),
+        )
+
+
+class Ewc(Method):
+    """Quadratic penalty on weights that mattered for earlier tasks."""
+
+    name = "ewc"
+    family = "part"
+    Config = EwcConfig
+    source = "arXiv 1612.00796, 1805.06370"
+
+    config: EwcConfig
+
+    def __init__(self, config: EwcConfig) -> None:
+        super().__init__(config)
+        self.fisher: dict[str, Tensor] = {}
+        self.centre: dict[str, Tensor] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"fisher"})
+
+    @property
+    def fisher_items(self) -> int:
+        return self.config.fisher_items
+
+    def before_task(self, context: TaskContext) -> None:
+        self.centre = copied_weights(context.policy.model)
+        homes = dict(trained_weights(context.policy.model))
+        self.fisher = {name: value.to(homes[name].device) for name, value in self.fisher.items()}
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        if not self.fisher:
+            return {}
+        distance = weighted_distance(context.model, self.centre, self.fisher)
+        return {"ewc_penalty": self.config.strength / 2 * distance}
+
+    def after_task(self, context: TaskContext) -> None:
+        if context.fisher is None:
+            raise RuntimeError("the runner gave no Fisher information")
+        old = self.fisher
+        self.fisher = {
+            name: self.config.decay * old[name] + fresh if old else fresh for name, fresh in context.fisher.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value.cpu() for name, value in self.fisher.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.fisher = dict(state)

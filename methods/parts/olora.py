@@ -1,0 +1,157 @@
+"""O-LoRA: every task learns in low-rank directions of its own, held orthogonal to those of the tasks before.
+
+Loss: ``+ lambda sum_{i<t} |A_t A_i^T|_1``, absolute entries summed over all adapted layers. Sources: arXiv 2310.14152
+and its released code (r = 8 for each task, lambda = 0.5), which sums absolute values where the paper writes squares.
+
+A new adapter of rank r for each task, past ones frozen, is one adapter of which each task trains its own block, since
+``sum_t B_t A_t = B A``: of the run's adapter (``model.adapter=lora``, rank R) task t trains rows (t-1)r to tr of each
+A [R, in] and these columns of each B [out, R]. All else stands still, bit by bit. Blocks of tasks to come add nothing:
+PEFT begins with B = 0 (of an embedding, A = 0). PEFT scales what the adapter adds by ``model.lora_alpha / R``, R being
+the rank of all blocks together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from methods.base import LossContext, Method, TaskContext
+from methods.model.weights import trained_weights
+from methods.settings import require
+from task_streams.types import Task
+
+if TYPE_CHECKING:
+    from methods.model.policy import Policy
+
+# The adapter's matrices by what PEFT calls them, and the dimension along which their rank runs.
+RANK_DIMENSION = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
+
+# Hooks on gradients by model: a step that failed leaves its own, and the next task takes them off, whoever learns it.
+_MASKS: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class OloraConfig:
+    """Settings of O-LoRA."""
+
+    strength: float = 0.5
+    """Coefficient lambda of the overlap with earlier tasks (0 or more)."""
+    rank: int = 8
+    """Rank of each task's own adapter (at least 1); model.lora_rank must be this times the number of tasks."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            strength=(self.strength >= 0, self.strength, "a number from 0"),
+            rank=(self.rank >= 1, self.rank, "a whole number from 1"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is one task's of one matrix of the adapter: rows of A, columns of B.
+
+    Attributes:
+        weight: the matrix, A [R, in] or B [out, R].
+        dimension: along which its rank runs.
+        start: first row or column.
+        size: rows or columns.
+        before: the matrix as the task found it.
+    """
+
+    weight: nn.Parameter
+    dimension: int
+    start: int
+    size: int
+    before: Tensor
+
+    def own(self, values: Tensor) -> Tensor:
+        """The task's own among values of the matrix's shape, as a view."""
+        return values.narrow(self.dimension, self.start, self.size)
+
+    def alone(self, gradient: Tensor) -> Tensor:
+        """A gradient of the matrix, 0 outside the block."""
+        masked = torch.zeros_like(gradient)
+        self.own(masked).copy_(self.own(gradient))
+        return masked
+
+    @torch.no_grad()
+    def put_back_others(self) -> None:
+        """Undo what an optimizer did to the other tasks' blocks: weight decay, and moments of earlier tasks."""
+        learned = self.own(self.weight).clone()
+        self.weight.copy_(self.before)
+        self.own(self.weight).copy_(learned)
+
+    def overlap(self) -> Tensor:
+        """``sum_{i<t} |A_t A_i^T|_1`` of an A, a scalar in float32."""
+        earlier = self.before[: self.start].flatten(1).float()
+        return (self.own(self.weight).flatten(1).float() @ earlier.T).abs().sum()
+
+
+class Olora(Method):
+    """A low-rank block for each task, the others frozen, and a penalty on its overlap with earlier ones."""
+
+    name = "olora"
+    family = "part"
+    Config = OloraConfig
+    needs_first_task = "each task has a block of the adapter to itself"
+    source = "arXiv 2310.14152"
+
+    config: OloraConfig
+    model: nn.Module
+    blocks: tuple[Block, ...] = ()
+
+    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+        needed, rank = self.config.rank * len(tasks), policy.config.lora_rank
+        each = f"part {self.name!r} gives each of {len(tasks)} tasks a rank of its own ({self.config.rank})"
+        if not policy.has_adapter:
+            return [f"{each} in a LoRA adapter; expected model.adapter=lora and model.lora_rank={needed}."]
+        if rank < needed:
+            return [f"model.lora_rank: got {rank}, but {each}; expected at least {needed}."]
+        return []
+
+    def before_task(self, context: TaskContext) -> None:
+        self.model = context.policy.model
+        unmask(self.model)
+        self.blocks = tuple(blocks_of(self.model, (context.task.index - 1) * self.config.rank, self.config.rank))
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        mask(self.model, self.blocks)
+        if context.task_index == 1:
+            return {}
+        overlaps = [block.overlap() for block in self.blocks if block.dimension == 0]
+        return {"olora_penalty": self.config.strength * torch.stack(overlaps).sum()}
+
+    def after_step(self, task_index: int, step: int) -> None:
+        unmask(self.model)
+        for block in self.blocks:
+            block.put_back_others()
+
+    def after_task(self, context: TaskContext) -> None:
+        self.blocks = ()
+
+
+def blocks_of(model: nn.Module, start: int, size: int) -> list[Block]:
+    """One task's block of every trained matrix of the adapter, each with a copy of the matrix."""
+    found = []
+    for name, weight in trained_weights(model):
+        dimension = next((RANK_DIMENSION[part] for part in name.split(".") if part in RANK_DIMENSION), None)
+        if dimension is not None:
+            found.append(Block(weight, dimension, start, size, weight.detach().clone()))
+    return found
+
+
+def mask(model: nn.Module, blocks: Sequence[Block]) -> None:
+    """Until ``unmask``, gradients are 0 outside the blocks: clipping sees the norm of the blocks alone."""
+    if model not in _MASKS:
+        _MASKS[model] = [block.weight.register_hook(block.alone) for block in blocks]  # type: ignore[no-untyped-call]
+
+
+def unmask(model: nn.Module) -> None:
+    """Take off what ``mask`` put on a model's weights, if anything."""
+    for handle in _MASKS.pop(model, []):
+        handle.remove()

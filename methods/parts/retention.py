@@ -1,0 +1,109 @@
+"""RaPO's retention reward as a part of its own, plain and gated.
+
+``R + lambda exp(-alpha D)`` from task 2 on, D the drift from the anchor: the previous task's policy (arXiv 2605.09640,
+equations 2 to 4), or another past one. Gated (G-RA, arXiv 2508.10548): the retention reward, the lower-priority one,
+counts only for rollouts whose task reward reaches a threshold. The paper's threshold is on a four-valued outcome; here
+it is on the mean of the task reward's components, and 0.75 asks of a class both the right answer and the format.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor
+
+from methods.base import AnchorKind, AnchorRule, Method, Need, Rollouts
+from methods.drift.log_ratio import drift, retention_reward
+from methods.settings import require
+
+
+@dataclass(frozen=True)
+class RetentionConfig:
+    """Settings of the retention reward."""
+
+    weight: float = 0.5
+    """Weight lambda of the retention reward (0 or more)."""
+    sharpness: float = 20.0
+    """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
+    anchor: str = "previous"
+    """Policy that drift is measured from: previous (task's), first (task's), average (of past tasks') or base."""
+    anchor_momentum: float = 0.9
+    """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require(
+            "method",
+            weight=(self.weight >= 0, self.weight, "a number from 0"),
+            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
+            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
+            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
+        )
+
+
+class RetentionShaper(Method):
+    """Reward for low drift from the anchor."""
+
+    name = "retention"
+    family = "part"
+    joins = frozenset({"reinforcement"})
+    works_split = True
+    Config = RetentionConfig
+    source = "arXiv 2605.09640"
+
+    config: RetentionConfig
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"anchor"})
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return AnchorRule(cast(AnchorKind, self.config.anchor), self.config.anchor_momentum)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anchor": str(self.anchor_rule)}
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        return rewards if rollouts.task_index == 1 else rewards + self.config.weight * self.retained(rollouts)
+
+    def retained(self, rollouts: Rollouts) -> Tensor:
+        """The retention reward of every rollout, [B*G]."""
+        return retention_of(rollouts, self.config.sharpness)
+
+
+@dataclass(frozen=True)
+class GatedRetentionConfig(RetentionConfig):
+    """Settings of the gated retention reward."""
+
+    threshold: float = 0.75
+    """Mean of the task reward's components from which on the retention reward counts, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("method", threshold=(0 <= self.threshold <= 1, self.threshold, "a number in [0, 1]"))
+
+
+class GatedRetention(RetentionShaper):
+    """Reward for low drift, only for rollouts whose task reward reaches a threshold."""
+
+    name = "gated_retention"
+    Config = GatedRetentionConfig
+    source = "arXiv 2508.10548"
+
+    config: GatedRetentionConfig
+
+    def retained(self, rollouts: Rollouts) -> Tensor:
+        passed = rollouts.task_reward / len(rollouts.components) >= self.config.threshold
+        rollouts.log("gate_open", passed.float().mean().item())
+        return torch.where(passed, super().retained(rollouts), 0.0)
+
+
+def retention_of(rollouts: Rollouts, sharpness: float) -> Tensor:
+    """``exp(-alpha D)`` of every rollout, [B*G]; drift and reward are logged."""
+    if rollouts.actor_logps is None or rollouts.anchor_logps is None:
+        raise RuntimeError(f"task {rollouts.task_index} has no anchor: the retention reward is undefined")
+    drifts = drift(rollouts.actor_logps, rollouts.anchor_logps, rollouts.mask)
+    retention = retention_reward(drifts, sharpness)
+    rollouts.log("drift", drifts.mean().item())
+    rollouts.log("retention_reward", retention.mean().item())
+    return retention

@@ -1,0 +1,422 @@
+"""Train a policy on one task with a method: settings to TRL's arguments, hooks in their order."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.sft_config import SFTConfig
+
+from methods.base import Method, TaskContext
+from methods.costs.meter import Counts, Meter
+from methods.distributed import ranks
+from methods.distributed.sharding import is_sharded, split_of
+from methods.generation.vllm import vllm_arguments
+from methods.guard import gradients_finite, suspects
+from methods.model.policy import Policy
+from methods.model.snapshots import Snapshot, WithoutAdapter
+from methods.settings import KAHAN, TrainConfig
+from methods.training.dataset import reward_functions, rollout_dataset, target_dataset
+from methods.training.determinism import deterministic
+from methods.training.fisher import diagonal_fisher
+from methods.training.grpo_trainer import HookedGRPOTrainer, release
+from methods.training.optimizers import COMPENSATION, AppliedShare
+from methods.training.replay_memory import mixed
+from methods.training.resumable import Keeping, KeepStates
+from methods.training.sft_trainer import HookedSFTTrainer
+from methods.training.state import KIND, TrainingState, moments_of, put_method, put_moments
+from task_streams.errors import UserError
+from task_streams.types import Example
+
+StepRow = dict[str, float]
+
+# TRL's names of what is logged each step, and ours.
+STEP_NAMES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "reward": "reward",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "completion_clipped",
+    "mean_token_accuracy": "token_accuracy",
+    "step_time": "step_seconds",
+}
+COMPONENT = re.compile(r"rewards/(\w+)/mean")  # a component of the task reward
+TRL_FOLDERS = ("rewards/", "completions/", "clip_ratio/", "profiling/")
+APPLIED = "update_applied"  # share of an update that reached the weights
+TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """What a fit needs beside the task.
+
+    Attributes:
+        train: the training budget.
+        scratch: folder for scratch files.
+        workers: processes that decode and resize ahead; 0 = none.
+        keeping: what to do with the training's state now and then; None = it is not made.
+    """
+
+    train: TrainConfig
+    scratch: Path
+    workers: int = 0
+    keeping: Keeping | None = None
+
+
+@dataclass(slots=True)
+class FitResult:
+    """What a training left.
+
+    Attributes:
+        steps: figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in
+            the first.
+        moments: what the optimizer hands on to the next task, by parameter name and kind: its moments where they are
+            carried, and the compensation of weights always.
+        afterwards: what came after the last update (an estimate that a method needs, say), by the same names.
+    """
+
+    steps: list[StepRow] = field(default_factory=list)
+    afterwards: Counts = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    method: Method,
+    context: TaskContext,
+    reference: Snapshot | None,
+    settings: FitSettings,
+    moments: dict[str, Tensor] | None = None,
+    on_step: Callable[[StepRow], None] | None = None,
+    start: TrainingState | None = None,
+) -> FitResult:
+    """Train ``context.policy`` on one task.
+
+    Args:
+        method: its hooks are called here, in the contract's order.
+        context: task, policy, anchor and seed.
+        reference: the base, for the KL term; not needed with an adapter, without which the model is the base.
+        settings: training budget.
+        moments: what the optimizer of the previous task handed on, or None to start anew.
+        on_step: called with the figures of every update, also of those before ``start``.
+        start: where a training of this task was stopped; the policy has the weights that the task began with.
+
+    Raises:
+        UserError: the task has fewer examples than one update takes, or the method chose fewer.
+    """
+    check_batch(method, context, settings.train)
+    context = with_settings(method, context, settings.train)
+    result = FitResult()
+    meter = context.policy.meter
+    meter.taken()
+    callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step, meter)]
+    carried = None if settings.train.carry_optimizer else (COMPENSATION,)
+    callbacks.append(OptimizerCarry(context.policy.model, moments if start is None else None, carried, result))
+    method.before_task(context)
+    meter.look()
+    chosen = with_choice(method, context, settings.train)
+    mixture = with_memory(method, chosen)
+    targets = method.targets(mixture)
+    if settings.keeping is not None:
+        batch = int(getattr(method.config, "updates_per_batch", 1))
+        callbacks.append(KeepStates(settings.keeping.every, batch, targets))
+    trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
+    if start is not None:
+        put_method(start, method)  # behind what was made of the targets that the task began with
+        told(start, result, on_step)
+        meter.taken()  # what was prepared again was counted in the first update
+    trainer.remove_callback(PrinterCallback)
+    trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
+    trainer.compensated = context.policy.numerics.optimizer == KAHAN
+    try:
+        with deterministic(settings.train.deterministic):
+            trainer.go_on(settings.scratch)
+    finally:
+        release(context.policy.model)
+        split_of(context.policy.model).rest()
+    method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
+    result.afterwards = ranks.counts_of_all(meter.taken())
+    return result
+
+
+def told(start: TrainingState, result: FitResult, on_step: Callable[[StepRow], None] | None) -> None:
+    """Tell again the figures of the updates before a training was stopped."""
+    for row in start.values["rows"]:
+        result.steps.append(row)
+        if on_step is not None:
+            on_step(row)
+
+
+def with_settings(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
+    """The context of a task with what hooks may want to know of the settings."""
+    return replace(
+        context,
+        max_completion_tokens=train.max_completion_tokens,
+        prompts_per_update=train.prompts_per_update,
+        thought=getattr(method.config, "thought", context.thought),
+    )
+
+
+def with_choice(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
+    """The context of a task with the examples that the method chose to learn from."""
+    examples: Sequence[Example] = method.choose_examples(context, context.task.train)
+    if len(examples) < train.prompts_per_update:
+        raise UserError(
+            f"method {method.name!r} chose {len(examples)} of the {len(context.task.train)} training examples of task "
+            f"{context.task.name!r}; expected at least train.prompts_per_update, {train.prompts_per_update}."
+        )
+    return replace(context, task=replace(context.task, train=tuple(examples)))
+
+
+def with_memory(method: Method, context: TaskContext) -> TaskContext:
+    """The context of a task whose examples have those of earlier tasks among them, for a method that replays."""
+    plan = method.replay
+    if plan is None or plan.share == 0:
+        return context
+    return replace(context, task=mixed(context.task, context.memory, plan))
+
+
+def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
+    """The Fisher information of the task just learned, for a method that needs it."""
+    if "fisher" not in method.needs:
+        return None
+    with deterministic(settings.train.deterministic):
+        return diagonal_fisher(
+            context.policy,
+            context.task.train,
+            context.task.trained,
+            context.style,
+            max_new_tokens=settings.train.max_completion_tokens,
+            items=method.fisher_items,
+            seed=context.seed,
+        )
+
+
+def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
+    """Refuse a task that is smaller than one update, or a batch that does not split evenly."""
+    available = len(context.task.train)
+    if available < train.prompts_per_update:
+        raise UserError(
+            f"train.prompts_per_update: got {train.prompts_per_update}, but task {context.task.name!r} has "
+            f"{available} training examples; expected at most that many."
+        )
+    rows = rows_per_update(method, train)
+    if rows % train.accumulation:
+        raise UserError(
+            f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
+        )
+    if method.family == "reinforcement" and rows // train.accumulation < ranks.count():
+        raise UserError(
+            f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
+            f"{ranks.count()} for a part; expected at least one for each of the {ranks.count()} processes."
+        )
+
+
+def rows_per_update(method: Method, train: TrainConfig) -> int:
+    """Completions that one optimizer step trains on."""
+    return train.prompts_per_update * int(getattr(method.config, "group_size", 1))
+
+
+def planned_updates(method: Method, train: TrainConfig, examples: int) -> int:
+    """Updates that the budget comes to; rollouts leave out an epoch's last examples that fill no batch."""
+    if train.epochs is None:
+        return train.updates
+    batches = examples / train.prompts_per_update
+    if method.family == "supervised":
+        return math.ceil(train.epochs * math.ceil(batches))
+    return math.ceil(train.epochs * math.floor(batches) * int(method.config.updates_per_batch))
+
+
+def build_trainer(
+    method: Method,
+    context: TaskContext,
+    reference: Snapshot | None,
+    settings: FitSettings,
+    callbacks: list[TrainerCallback],
+    targets: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
+    """TRL's trainer for the method's family, hooks attached; ``targets`` are the method's own completions."""
+    policy, task = context.policy, context.task
+    if targets is not None:
+        settings = replace(settings, workers=0)  # a worker would keep its copy of what the method may change
+    common = {"model": policy.model, "processing_class": policy.processor, "callbacks": callbacks}
+    arguments = shared_arguments(method, policy, context.seed, settings)
+    if method.family == "supervised":
+        return HookedSFTTrainer(
+            method=method,
+            task_index=task.index,
+            anchor=context.anchor,
+            args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
+            train_dataset=target_dataset(task, method.config.thought, policy.prepared, targets),
+            **common,
+        )
+    return HookedGRPOTrainer(
+        method=method,
+        task=task,
+        anchor=context.anchor,
+        reference=WithoutAdapter(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
+        kl=method.config.kl,
+        share_prefix=settings.train.share_prefix,
+        kept_prefixes=settings.train.kept_prefixes * 2**20,
+        graphs=policy.recorded,
+        args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
+        train_dataset=rollout_dataset(task, policy.prepared),
+        reward_funcs=reward_functions(task),
+        **common,
+    )
+
+
+def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSettings) -> dict[str, Any]:
+    """Arguments that both of TRL's trainers take."""
+    train = settings.train
+    length = {"max_steps": train.updates} if train.epochs is None else {"num_train_epochs": train.epochs}
+    return {
+        **length,
+        "output_dir": str(settings.scratch),
+        "per_device_train_batch_size": rows_per_update(method, train) // train.accumulation,
+        "gradient_accumulation_steps": train.accumulation,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": train.warmup,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": policy.numerics.autocasts,
+        "use_cpu": policy.device.type == "cpu",
+        "gradient_checkpointing": policy.config.gradient_checkpointing,
+        "dataloader_num_workers": settings.workers,
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+    }
+
+
+def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
+    """Arguments of group rollouts: one generation per ``updates_per_batch`` steps, whatever the accumulation."""
+    config = method.config
+    return {
+        "num_generations": config.group_size,
+        "steps_per_generation": train.accumulation,
+        "num_iterations": config.updates_per_batch,
+        "max_completion_length": train.max_completion_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "epsilon": config.clip,
+        "beta": 0.0,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        **vllm_arguments(train),
+        **method.loss_arguments,
+    }
+
+
+class StepRecorder(TrainerCallback):
+    """Keep every update's figures under our names, and tell the method and the caller."""
+
+    share: AppliedShare | None = None
+    applied: float | None = None
+
+    def __init__(
+        self,
+        method: Method,
+        task_index: int,
+        result: FitResult,
+        on_step: Callable[[StepRow], None] | None,
+        meter: Meter,
+    ) -> None:
+        self.method = method
+        self.task_index = task_index
+        self.result = result
+        self.on_step = on_step
+        self.meter = meter
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
+        step = state.global_step + 1
+        if not gradients_finite(model):  # after it all weights would be lost
+            raise UserError(
+                f"{suspects(self.method)}: the gradient of update {step} is not finite, though rewards and loss terms "
+                "are; a root or a norm, say, has no derivative at 0, or train.learning_rate is too high."
+            )
+        self.method.before_step(model, self.task_index, step)
+        if self.share is None:
+            split = split_of(model)
+            self.share = AppliedShare(lambda: split.moved(optimizer))
+        self.share.begin()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.share is not None:
+            self.applied = self.share.end()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.method.after_step(self.task_index, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return  # the summary at the end of training
+        row = step_row(state.global_step, logs) | ranks.counts_of_all(self.meter.taken())
+        if self.applied is not None:
+            row[APPLIED] = self.applied
+        self.result.steps.append(row)
+        if self.on_step is not None:
+            self.on_step(row)
+
+
+def step_row(step: int, logs: dict[str, Any]) -> StepRow:
+    """One update's figures by our names; what TRL alone logs, and what was not measured, is left out."""
+    row: StepRow = {"step": float(step)}
+    for name, value in logs.items():
+        component = COMPONENT.fullmatch(name)
+        if value is None:
+            continue  # nothing but NaN in this update
+        if component:
+            row[f"reward_{component.group(1)}"] = float(value)
+        elif name in STEP_NAMES:
+            row[STEP_NAMES[name]] = float(value)
+        elif name not in TRL_ONLY and not name.startswith(TRL_FOLDERS):
+            row[name] = float(value)
+    return row
+
+
+class OptimizerCarry(TrainerCallback):
+    """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
+
+    That of a split model is with the first process alone, which hands it out.
+
+    Args:
+        model: that is trained.
+        moments: of the previous task.
+        kinds: of state that cross a task boundary; None: all of them.
+        result: gets this task's.
+    """
+
+    def __init__(
+        self, model: Any, moments: Mapping[str, Tensor] | None, kinds: Sequence[str] | None, result: FitResult
+    ) -> None:
+        self.model = model
+        before = (moments or {}).items()
+        self.moments = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
+        self.kinds = kinds
+        self.result = result
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        own = self.moments
+        put_moments(ranks.of_first(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        keeps = ranks.is_first() or not is_sharded(self.model)
+        for key, value in moments_of(self.model, optimizer, self.kinds):
+            if keeps:
+                self.result.moments[key] = value.to("cpu", copy=True)

@@ -1,0 +1,128 @@
+"""AdamW for weights in bfloat16 that keeps what they have no room for, and a measure of what reached the weights.
+
+``KahanAdamW`` is the compensated AdamW of torch-optimi: the part of an update that a weight is too coarse to take waits
+in ``kahan_comp`` until enough has come together (Kahan summation, as in the ``AnyPrecisionAdamW`` that the trainer of
+RaPO's released code has). What a training has taught is weight and compensation together, so the compensation crosses a
+task boundary with the weights, whatever becomes of the moments.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from optimi import adamw
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from methods.distributed import ranks
+from methods.distributed.unsharded import COUNT
+
+COMPENSATION = "kahan_comp"  # kind of an optimizer's state, beside exp_avg, exp_avg_sq and step
+SAMPLED = 1024  # numbers of each weight that are looked at
+
+Moved = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]  # a weight, the optimizer's state of it, its group
+
+
+class KahanAdamW(Optimizer):
+    """AdamW whose state and groups are those of torch's, with a compensation beside each weight.
+
+    Args:
+        groups: of torch's AdamW: ``lr``, ``betas``, ``eps`` and ``weight_decay`` are taken over.
+    """
+
+    def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        names = ("params", "lr", "betas", "eps", "weight_decay")
+        super().__init__([{name: group[name] for name in names} for group in groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make an update of the gradients as they are."""
+        for group in self.param_groups:
+            with_gradients = [weight for weight in group["params"] if weight.grad is not None]
+            states = [self._begun(weight) for weight in with_gradients]
+            for count in {int(state[COUNT]) for state in states}:  # one, but for weights that updates left out
+                due = [(w, s) for w, s in zip(with_gradients, states, strict=True) if int(s[COUNT]) == count]
+                adamw(
+                    [_local(weight) for weight, _ in due],
+                    [_local(weight.grad) for weight, _ in due],
+                    *([_local(state[kind]) for _, state in due] for kind in ("exp_avg", "exp_avg_sq", COMPENSATION)),
+                    lr=float(group["lr"]),
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    step=torch.tensor(count),
+                    kahan_sum=True,
+                    foreach=due[0][0].is_cuda,
+                )
+                for _, state in due:
+                    state[COUNT] = torch.tensor(float(count + 1))
+
+    def _begun(self, weight: Tensor) -> dict[str, Tensor]:
+        """A weight's state; what it has of a task before, its compensation at least, stays."""
+        state: dict[str, Tensor] = self.state[weight]
+        state.setdefault(COUNT, torch.tensor(0.0))
+        for kind in ("exp_avg", "exp_avg_sq", COMPENSATION):
+            if kind not in state:
+                state[kind] = torch.zeros_like(weight)
+        return state
+
+
+def _local(value: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+class AppliedShare:
+    """The share of each update that reached the weights: ``<w' - w, u> / <u, u>`` with AdamW's update u in float64.
+
+    1 where nothing is lost; a compensation counts as reached. Looked at are up to ``SAMPLED`` numbers of each weight,
+    evenly spaced; of split weights those of every process.
+
+    Args:
+        moved: the weights that the update at hand moves: each with the optimizer's state of it, and its group.
+    """
+
+    def __init__(self, moved: Callable[[], Sequence[Moved]]) -> None:
+        self.moved = moved
+        self.before: list[Tensor] = []
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Look at the weights, right before an update."""
+        self.before = [held(weight, state) for weight, state, _ in self.moved()]
+
+    @torch.no_grad()
+    def end(self) -> float | None:
+        """The share, right after the update; None for an update of nothing (a rate of 0)."""
+        sums = []
+        for before, (weight, state, group) in zip(self.before, self.moved(), strict=True):
+            update = intended(before, state, group)
+            sums.append(torch.stack([update @ (held(weight, state) - before), update @ update]))
+        self.before = []
+        along, meant = ranks.summed(torch.stack(sums).sum(dim=0).cpu()).tolist()
+        return along / meant if meant > 0 else None
+
+
+def held(weight: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Some numbers of a weight, its compensation added, in float64, [n]."""
+    values = sample(weight)
+    return values + sample(state[COMPENSATION]) if COMPENSATION in state else values
+
+
+def intended(before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
+    """What AdamW means to add to these numbers, from its state after the step, in float64, [n]."""
+    mean, square = sample(state["exp_avg"]), sample(state["exp_avg_sq"])
+    if COMPENSATION not in state:  # torch-optimi's moments are free of their bias
+        first, second = (1 - beta ** float(state[COUNT]) for beta in group["betas"])
+        mean, square = mean / first, square / second
+    moved: Tensor = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
+    return -float(group["lr"]) * moved
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """Up to ``SAMPLED`` numbers of this process's part of a tensor, evenly spaced, in float64, [n]."""
+    flat = _local(tensor.detach()).reshape(-1)
+    return flat[:: max(1, math.ceil(flat.numel() / SAMPLED))].double()

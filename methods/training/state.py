@@ -1,0 +1,149 @@
+"""A training between two of its updates: all it takes to go on as if it had never stopped, as tensors and JSON values.
+
+Weights, the optimizer's moments and rates, the schedule, random states, the method's own state and the figures so far.
+What ``before_task`` and the choice of examples make is not in it: they are made again from the weights that the task
+began with, and then the state is put over them. Deliberately absent: files (``clrft/runner/partial_checkpoint.py``),
+pickle, and the generator of the order of examples, which goes by the seed and the number of passes.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from methods.base import Method
+from methods.distributed import ranks
+from methods.distributed.sharding import put, split_of, whole_tensor
+from methods.model.weights import trained_weights
+
+WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"
+SEPARATOR = ":"  # between one of these and a name
+KIND = "|"  # between a weight's name and the kind of a moment
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Where a task's training stands.
+
+    Attributes:
+        step: updates that are done.
+        tensors: on the CPU, by kind and name.
+        values: JSON values by name.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def of(self, kind: str) -> dict[str, Tensor]:
+        """Tensors of one kind by their own names."""
+        prefix = kind + SEPARATOR
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+def training_state(
+    step: int, model: nn.Module, optimizer: Any, schedule: Any, method: Method, rows: Sequence[Mapping[str, float]]
+) -> TrainingState:
+    """The state of a training after ``step`` updates; everything is copied, so that training can go on meanwhile.
+
+    Of a split model all processes ask for it, and the first one's has the tensors.
+    """
+    own = method.state_dict()
+    random_tensors, random_values = random_states()
+    tensors = {
+        **_kept(WEIGHTS, ((name, whole_tensor(weight).detach()) for name, weight in trained_weights(model))),
+        **_kept(MOMENTS, moments_of(model, optimizer)),
+        **_kept(RANDOM, random_tensors.items()),
+        **_kept(METHOD, ((name, value) for name, value in own.items() if isinstance(value, Tensor))),
+    }
+    values = {
+        "rates": [group["lr"] for group in optimizer.param_groups],
+        "schedule": {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"},
+        "random": random_values,
+        "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
+        "rows": [dict(row) for row in rows],
+    }
+    return TrainingState(step, tensors, values)
+
+
+def put_weights(state: TrainingState, model: nn.Module) -> None:
+    """Give a model the weights of a state.
+
+    Raises:
+        ValueError: the state has other weights than the model trains.
+    """
+    saved, own = state.of(WEIGHTS), dict(trained_weights(model))
+    if saved.keys() != own.keys():
+        raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
+    for name, weight in own.items():
+        put(weight, saved[name])
+
+
+def put_optimizer(state: TrainingState, model: nn.Module, optimizer: Any, schedule: Any) -> None:
+    """Give an optimizer the moments and rates of a state, and a schedule its place."""
+    put_moments(state.of(MOMENTS).items(), model, optimizer)
+    for group, rate in zip(optimizer.param_groups, state.values["rates"], strict=True):
+        group["lr"] = rate
+    schedule.load_state_dict({**state.values["schedule"], "lr_lambdas": [None] * len(state.values["rates"])})
+
+
+def put_method(state: TrainingState, method: Method) -> None:
+    """Give a method its state back, over what ``before_task`` made."""
+    own = {**state.values["method"], **state.of(METHOD)}
+    if own:
+        method.load_state_dict(own)
+
+
+def moments_of(model: nn.Module, optimizer: Any, kinds: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of AdamW's state by weight and kind, those of a split model put together; ``kinds``: of these alone."""
+    split = split_of(model)
+    for name, weight in model.named_parameters():
+        for kind, value in split.moments(weight, optimizer).items():
+            if kinds is None or kind in kinds:
+                yield f"{name}{KIND}{kind}", value
+
+
+def put_moments(moments: Iterable[tuple[str, Tensor]], model: nn.Module, optimizer: Any) -> None:
+    """Give an optimizer the tensors that ``moments_of`` named."""
+    split, weights = split_of(model), dict(model.named_parameters())
+    for key, value in moments:
+        name, _, kind = key.rpartition(KIND)
+        split.put_moments(weights[name], {kind: value}, optimizer)
+
+
+def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """States of every generator that training draws from, as tensors and as JSON values."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda{i}": one for i, one in enumerate(torch.cuda.get_rng_state_all())}
+    kind, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    return tensors, {
+        "numpy": [kind, [int(key) for key in keys], *rest],
+        "python": [version, list(words), gauss],
+    }
+
+
+def put_random(state: TrainingState) -> None:
+    """Set every generator to its state."""
+    tensors, values = state.of(RANDOM), state.values["random"]
+    torch.set_rng_state(tensors["torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([tensors[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+    kind, keys, *rest = values["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    version, words, gauss = values["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def _kept(kind: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies on the CPU, made one after the other, in the first process."""
+    kept = {}
+    for name, value in tensors:
+        if ranks.is_first():
+            kept[f"{kind}{SEPARATOR}{name}"] = value.to("cpu", copy=True)
+    return kept

@@ -1,0 +1,1 @@
+"""One file for each published dataset, or form of a user's own: layout, classes, sizes, licence, citation."""

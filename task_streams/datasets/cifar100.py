@@ -1,0 +1,222 @@
+"""CIFAR-100 and CIFAR-10 in their binary archives: https://www.cs.toronto.edu/~kriz/cifar.html
+
+Layout: ``cifar-100-binary/{train.bin, test.bin, fine_label_names.txt}``, an item being 1 byte of coarse label, 1 of
+fine label and 3072 of pixels; ``cifar-10-batches-bin/{data_batch_*.bin, test_batch.bin, batches.meta.txt}`` with 1
+byte of label. Pixels are 32 x 32, row by row, red plane before green before blue. Classes are CIFAR-100's fine ones.
+Keys are the numbers that the archives give the items by their order, e.g. ``train/00042``, as the archives have no
+other names; items are read by seeking. Absent on purpose: the pickled Python archives.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from task_streams.config import SourceCilConfig
+from task_streams.errors import UserError, shown
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.classification import cil_stream
+from task_streams.sources.layout import existing_root, lines
+from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Split, Workspace
+from task_streams.types import TaskStream
+
+SIDE = 32  # pixels
+PIXELS = 3 * SIDE * SIDE  # bytes
+AT_ONCE = 1000  # items of which labels are read together
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One of the two datasets.
+
+    Attributes:
+        title: its name.
+        folder: that its archive unpacks to.
+        download: name of the archive on the official page.
+        names: file with the class names, one a line.
+        train: files of training items, in order.
+        test: file of test items.
+        labels: bytes before the pixels; the last of them is the class.
+        pickled: folder of the archive that is not read.
+    """
+
+    title: str
+    folder: str
+    download: str
+    names: str
+    train: tuple[str, ...]
+    test: str
+    labels: int
+    pickled: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What must be there."""
+        return (*self.train, self.test, self.names)
+
+
+CIFAR100 = Archive(
+    title="CIFAR-100",
+    folder="cifar-100-binary",
+    download="cifar-100-binary.tar.gz",
+    names="fine_label_names.txt",
+    train=("train.bin",),
+    test="test.bin",
+    labels=2,
+    pickled="cifar-100-python",
+)
+CIFAR10 = Archive(
+    title="CIFAR-10",
+    folder="cifar-10-batches-bin",
+    download="cifar-10-binary.tar.gz",
+    names="batches.meta.txt",
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test="test_batch.bin",
+    labels=1,
+    pickled="cifar-10-batches-py",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar100CilConfig(SourceCilConfig):
+    """CIFAR-100, new fine classes in each task."""
+
+    root: str = "data/cifar-100-binary"
+    """Path of cifar-100-binary, or of the folder that holds it."""
+    tasks: int = 10
+    """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
+    classes_per_task: int = 10
+    """New classes in each task, >= 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10CilConfig(SourceCilConfig):
+    """CIFAR-10, new classes in each task."""
+
+    root: str = "data/cifar-10-batches-bin"
+    """Path of cifar-10-batches-bin, or of the folder that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSource:
+    """The pixels of one item in a binary file; its stamp is that of the file."""
+
+    file: FileSource
+    start: int
+
+    @property
+    def name(self) -> str:
+        """Path of the file, and where in it the pixels begin."""
+        return f"{self.file.name}@{self.start}"
+
+    def stamp(self) -> str:
+        """Size and time of the last change of the file."""
+        return self.file.stamp()
+
+    def read(self) -> bytes:
+        """The pixels: planes of red, green and blue."""
+        try:
+            with open(self.file.path, "rb") as file:
+                file.seek(self.start)
+                data = file.read(PIXELS)
+        except OSError as error:
+            raise Damaged(error.strerror or str(error)) from error
+        if len(data) < PIXELS:
+            raise Damaged(f"{len(data)} of {PIXELS} bytes of pixels")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneDecoder:
+    """Planes of 32 x 32 pixels to an image."""
+
+    identity: str = "planes 32"
+
+    def __call__(self, source: Source) -> Image.Image:
+        """The image of a source as RGB."""
+        planes = np.frombuffer(source.read(), np.uint8).reshape(3, SIDE, SIDE)
+        return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
+
+
+def cifar100_cil(config: Cifar100CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of CIFAR-100.
+
+    Raises:
+        UserError: the folder is not as expected, or too few classes.
+    """
+    found = read_archive(config.root, CIFAR100)
+    return cil_stream("cifar100_cil", found, config, order_seed, workspace, PlaneDecoder())
+
+
+def cifar10_cil(config: Cifar10CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of CIFAR-10.
+
+    Raises:
+        UserError: the folder is not as expected, or too few classes.
+    """
+    found = read_archive(config.root, CIFAR10)
+    return cil_stream("cifar10_cil", found, config, order_seed, workspace, PlaneDecoder())
+
+
+def read_archive(root: str, archive: Archive) -> Found:
+    """Every item of an archive.
+
+    Raises:
+        UserError: files are missing; says so too when the pickled archive is there instead.
+    """
+    folder = _folder(root, archive)
+    names = [line for _, line in lines(folder / archive.names)]
+    problems: list[str] = []
+    records: list[Record] = []
+    splits: tuple[tuple[Split, Sequence[str]], ...] = (("train", archive.train), ("test", (archive.test,)))
+    for split, files in splits:
+        found = [(file, label) for file in files for label in enumerate(_labels(folder / file, archive, problems))]
+        strange = [f"{file} item {place}: {label}" for file, (place, label) in found if label >= len(names)]
+        problems += [f"{archive.title}: labels outside of 0 to {len(names) - 1}: {shown(strange)}"] if strange else []
+        sources = {file: FileSource(str(folder / file)) for file in files}
+        for number, (file, (place, label)) in enumerate(found):
+            if label < len(names):
+                source = PlaneSource(sources[file], place * (archive.labels + PIXELS) + archive.labels)
+                records.append(Record(f"{split}/{number:05d}", names[label], source, split))
+    return Found(tuple(records), (), tuple(problems), tuple(sorted(names)))
+
+
+def _folder(root: str, archive: Archive) -> Path:
+    """The folder that holds the files: the root, or the archive's folder in it."""
+    given = Path(root).expanduser()
+    nested = given / archive.folder
+    layout = f"{', '.join(archive.files)} ({archive.title}, binary version)"
+    pickled = [place for place in (given, given / archive.pickled) if _is_pickled(place)]
+    if pickled and not nested.is_dir():
+        raise UserError(
+            f"root {root!r}: expected a folder with {layout}; found the pickled Python version, which is never read "
+            f"because unpickling runs code. Get {archive.download} from {PAGE}"
+        )
+    return existing_root(
+        str(nested if nested.is_dir() else given), layout, f"{PAGE} ({archive.download})", archive.files
+    )
+
+
+def _is_pickled(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("meta", "batches.meta"))
+
+
+def _labels(path: Path, archive: Archive, problems: list[str]) -> Iterator[int]:
+    """Label of every whole item of a file."""
+    step = archive.labels + PIXELS
+    size = path.stat().st_size
+    if size % step or not size:
+        problems.append(f"{path}: {size} bytes; expected a multiple of {step} (unpack {archive.download} again)")
+    with open(path, "rb") as file:
+        while whole := len(data := file.read(step * AT_ONCE)) // step:
+            items = np.frombuffer(data[: whole * step], np.uint8).reshape(whole, step)
+            yield from items[:, archive.labels - 1].tolist()
+
+
+CITATION = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+LICENCE = "none stated"
+CIL = StreamSpec(Cifar100CilConfig, cifar100_cil, "CIFAR-100 (binary), new classes in each task", LICENCE, CITATION)
+CIL_10 = StreamSpec(Cifar10CilConfig, cifar10_cil, "CIFAR-10 (binary), new classes in each task", LICENCE, CITATION)

@@ -1,0 +1,64 @@
+"""DomainNet: 345 classes in 6 domains, about 410,000 training and 177,000 test images.
+
+Layout of the original archives: ``<domain>/<class>/<image>`` and the lists ``<domain>_train.txt`` and
+``<domain>_test.txt`` beside the domains, with lines ``<domain>/<class>/<image> <class number>``. Classes are named by
+their folders; the numbers are only checked. Images that no list names are not used.
+"""
+
+from dataclasses import dataclass
+
+from task_streams.config import SourceDilConfig
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.classification import dil_stream
+from task_streams.sources.layout import existing_root, unknown_domains
+from task_streams.sources.listed_files import image_list, listed_domains
+from task_streams.sources.records import Workspace
+from task_streams.types import TaskStream
+
+DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+LAYOUT = "<domain>/<class>/<image>, <domain>_train.txt and <domain>_test.txt for each domain"
+WHERE = "https://ai.bu.edu/M3SDA (fewer domains: name them in stream.domains)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainNetConfig(SourceDilConfig):
+    """DomainNet, a new domain in each task; 5 shots as in RaPO (arXiv 2605.09640)."""
+
+    root: str = "data/domainnet"
+    """Path of the folder that holds the domains and their lists."""
+    shots: int | None = 5
+    """Training examples per class and domain, >= 1; null = all of the training lists."""
+    test_per_class: int | None = 10
+    """Test examples per class and domain, >= 1 (10: about 20,000 in all); null = the whole test lists (177,000)."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        return super().problems() + unknown_domains(self.domains, DOMAINS)
+
+
+def domainnet_dil(config: DomainNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Domain-incremental stream of DomainNet.
+
+    Raises:
+        UserError: archives or lists are missing or damaged.
+    """
+    domains = config.domains or DOMAINS
+    needs = [name for domain in domains for name in (domain, f"{domain}_train.txt", f"{domain}_test.txt")]
+    root = existing_root(config.root, LAYOUT, WHERE, needs)
+    lists = {
+        domain: (
+            image_list(root, root / f"{domain}_train.txt", "train", domain, "", config.on_damaged),
+            image_list(root, root / f"{domain}_test.txt", "test", domain, "", config.on_damaged),
+        )
+        for domain in domains
+    }
+    return dil_stream("domainnet_dil", listed_domains(lists), config, order_seed, workspace)
+
+
+DIL = StreamSpec(
+    DomainNetConfig,
+    domainnet_dil,
+    "DomainNet (345 classes, 6 domains) from its original archives and lists, a new domain in each task",
+    "non-commercial research; the images remain with their owners (fair use notice of the page)",
+    "Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",
+)

@@ -1,0 +1,170 @@
+"""ImageNet-R (30,000 renditions) and ImageNet-A (7,500 natural adversarial images), 200 classes of ImageNet each.
+
+Two layouts, told apart by what is there: the official archive, ``<wnid>/<image>`` with a ``README.txt`` that lists the
+wnids, and the release of class-incremental work, ``{train,test}/<class name or wnid>/<image>`` (ImageNet-R: 24,000 and
+6,000 images). The official archive has no test split, so test items are held out by the seeded draw. Class names are
+those of RaPO's lists in both (``wnids/*.tsv``), so a class order is the same for either copy.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+from task_streams.config import SourceCilConfig
+from task_streams.errors import UserError
+from task_streams.labels import normalise_label
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.classification import cil_stream
+from task_streams.sources.class_folders import SPLITS, class_tree
+from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
+from task_streams.sources.records import Found, Workspace
+from task_streams.types import TaskStream
+
+LAYOUT = "<wnid>/<image> (official archive) or {train,test}/<class>/<image> (class-incremental release)"
+NAMES = Path(__file__).parent / "wnids"
+LISTED = re.compile(r"(n\d{8})\s+\S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetRaConfig(SourceCilConfig):
+    """What ImageNet-R and ImageNet-A share; defaults are RaPO's protocol (arXiv 2605.09640)."""
+
+    tasks: int = 10
+    """Number of tasks, >= 1; tasks x classes_per_task of the 200 classes are used."""
+    classes_per_task: int = 20
+    """New classes in each task, >= 1."""
+    shots: int | None = 5
+    """Training examples per class, >= 1; null = all that are not held out; ImageNet-A has classes short of 5."""
+    test_per_class: int | None = None
+    """Test examples per class, >= 1; null = the whole test split (one fifth of the official archive)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetRConfig(ImageNetRaConfig):
+    """ImageNet-R, new classes in each task."""
+
+    root: str = "data/imagenet-r"
+    """Path of the folder that holds <wnid>/ or {train,test}/<class>/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetAConfig(ImageNetRaConfig):
+    """ImageNet-A, new classes in each task."""
+
+    root: str = "data/imagenet-a"
+    """Path of the folder that holds <wnid>/ or {train,test}/<class>/."""
+
+
+def imagenet_r_cil(config: ImageNetRConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of ImageNet-R.
+
+    Raises:
+        UserError: the images are missing or damaged, folders that are no classes, or too few classes.
+    """
+    root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/imagenet-r (imagenet-r.tar)")
+    found = imagenet_ra(root, wnid_names("imagenet_r"), _held_out(config))
+    return cil_stream("imagenet_r_cil", found, config, order_seed, workspace)
+
+
+def imagenet_a_cil(config: ImageNetAConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of ImageNet-A.
+
+    Raises:
+        UserError: the images are missing or damaged, folders that are no classes, or too few classes.
+    """
+    root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/natural-adv-examples (imagenet-a.tar)")
+    found = imagenet_ra(root, wnid_names("imagenet_a"), _held_out(config))
+    return cil_stream("imagenet_a_cil", found, config, order_seed, workspace)
+
+
+def _held_out(config: ImageNetRaConfig) -> str:
+    """The note on how test items come about where the archive has none."""
+    how = f"are held out by the seeded draw (draw_seed {config.draw_seed})"
+    return f"the archive has no test split: test items {'are all that the list leaves' if config.shots_list else how}"
+
+
+def wnid_names(dataset: str) -> dict[str, str]:
+    """Class name of each of the 200 wnids of ``imagenet_r`` or ``imagenet_a``."""
+    return dict(line.split("\t") for _, line in lines(NAMES / f"{dataset}.tsv"))
+
+
+def imagenet_ra(root: Path, names: Mapping[str, str], held_out: str = "") -> Found:
+    """All images of a resolved root, in either layout.
+
+    Args:
+        root: holds class folders, or train and test.
+        names: class name of each wnid.
+        held_out: the note on an archive without a test split; empty = none.
+
+    Raises:
+        UserError: no image at all, one split without the other, or no folder that is a class.
+    """
+    label_of = partial(_label_of, names, {normalise_label(name): name for name in names.values()})
+    splits = [folder.name for folder in subfolders(root) if folder.name in SPLITS]
+    problems, some = _folder_problems(root, splits or [""], names, label_of)
+    if not some:
+        raise UserError(*(problems[:5] or [f"{root}: expected {LAYOUT}; found empty folders"]))
+    try:
+        found = class_tree(root, root, label_of=label_of)
+    except UserError as error:
+        raise UserError(*error.problems, *problems) from error
+    listed, unknown = ((), ()) if splits else _listed(root, names)
+    classes = tuple(sorted({*found.classes, *listed}))
+    notes = found.notes if splits or not held_out else (held_out, *found.notes)
+    return with_all_classes(Found(found.records, notes, (*problems, *unknown, *found.problems), classes))
+
+
+def _label_of(names: Mapping[str, str], forms: Mapping[str, str], folder: str) -> str:
+    """Class of a folder named by its wnid or by its class in any spelling; empty when it is none."""
+    return names.get(folder) or forms.get(normalise_label(folder), "")
+
+
+def _folder_problems(
+    root: Path, splits: Sequence[str], names: Mapping[str, str], label_of: Callable[[str], str]
+) -> tuple[list[str], bool]:
+    """Problems of folders that are no class, or one and the same class; and whether any folder is a class."""
+    problems: list[str] = []
+    some = False
+    for split in splits:
+        folders = [folder.name for folder in subfolders(root / split)]
+        labels = {name: label for name in folders if (label := label_of(name))}
+        problems += [_strange(f"{split}/{name}".lstrip("/"), name, names) for name in folders if name not in labels]
+        problems += shared_names(labels)
+        some = some or bool(labels)
+    return problems, some
+
+
+def _strange(path: str, folder: str, names: Mapping[str, str]) -> str:
+    """Sentence on a folder that is no class."""
+    nearest = get_close_matches(folder, names.values(), n=1, cutoff=0.6)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "expected a wnid such as n01443537 or a class name"
+    return f"folder {path!r} is none of the {len(names)} classes; {hint}"
+
+
+def _listed(root: Path, names: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names that the archive's README lists, and problems of wnids that are no classes."""
+    readme = root / "README.txt"
+    if not readme.is_file():
+        return (), ()
+    wnids = [match[1] for _, line in lines(readme) if (match := LISTED.match(line))]
+    unknown = tuple(f"README.txt: {wnid} is none of the {len(names)} classes" for wnid in wnids if wnid not in names)
+    return tuple(names[wnid] for wnid in wnids if wnid in names), unknown
+
+
+CIL_R = StreamSpec(
+    ImageNetRConfig,
+    imagenet_r_cil,
+    "ImageNet-R (art, sketches, toys … of 200 classes), new classes in each task",
+    "none stated; the images remain with their owners",
+    "Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
+)
+CIL_A = StreamSpec(
+    ImageNetAConfig,
+    imagenet_a_cil,
+    "ImageNet-A (natural adversarial images of 200 classes), new classes in each task",
+    "MIT for the repository; the images remain with their owners",
+    "Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
+)

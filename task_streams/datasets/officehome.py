@@ -1,0 +1,74 @@
+"""OfficeHome: 65 classes of things of office and home in 4 domains, 15,588 images.
+
+Layout of the original archive: ``<domain>/<class>/<image>`` with the domains Art, Clipart, Product and Real World
+(``Real_World`` in some copies; both are named ``Real_World`` here). There is no test split: test items are held out
+by the seeded draw. ``ImageInfo.csv`` and other files beside the domains are not read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from task_streams.config import SourceDilConfig
+from task_streams.errors import UserError
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.classification import dil_stream
+from task_streams.sources.class_folders import class_folders
+from task_streams.sources.layout import existing_root, joined, unknown_domains, with_all_classes
+from task_streams.sources.records import Workspace
+from task_streams.types import TaskStream
+
+DOMAINS = ("Art", "Clipart", "Product", "Real_World")
+LAYOUT = "<domain>/<class>/<image>, domains Art, Clipart, Product and Real World (or Real_World)"
+WHERE = "https://www.hemanthdv.org/officeHomeDataset.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficeHomeConfig(SourceDilConfig):
+    """OfficeHome, a new domain in each task; 5 shots as in RaPO (arXiv 2605.09640)."""
+
+    root: str = "data/OfficeHome"
+    """Path of the folder that holds the four domains."""
+    shots: int | None = 5
+    """Training examples per class and domain, >= 1 (the smallest class has 15 images); null = all not held out."""
+    test_per_class: int | None = None
+    """Held-out test examples per class and domain, >= 1; null = one fifth."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        return super().problems() + unknown_domains(self.domains, DOMAINS)
+
+
+def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Domain-incremental stream of OfficeHome.
+
+    Raises:
+        UserError: the archive is missing or damaged.
+    """
+    domains = config.domains or DOMAINS
+    folders = {name: _folder(Path(config.root).expanduser(), name) for name in domains}
+    root = existing_root(config.root, LAYOUT, WHERE, tuple(folders.values()))
+    parts = [with_all_classes(class_folders(root, root / folders[name], domain=name), name) for name in domains]
+    if empty := [folders[name] for name, part in zip(domains, parts, strict=True) if not part.classes]:
+        raise UserError(*(f"{root / folder}: expected <class>/<image>; found no folders" for folder in empty))
+    return dil_stream("officehome_dil", joined(parts), config, order_seed, workspace)
+
+
+def _folder(root: Path, domain: str) -> str:
+    """Name of a domain's folder in this copy.
+
+    Raises:
+        UserError: the copy has it under both names.
+    """
+    there = [name for name in (domain.replace("_", " "), domain) if (root / name).is_dir()]
+    if len(set(there)) > 1:
+        raise UserError(f"root {str(root)!r}: found both {there[0]!r} and {there[1]!r}; keep one of them")
+    return (there or [domain.replace("_", " ")])[0]
+
+
+DIL = StreamSpec(
+    OfficeHomeConfig,
+    officehome_dil,
+    "OfficeHome (65 classes, 4 domains) from its original folders, a new domain in each task",
+    "non-commercial research and education",
+    "Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017",
+)

@@ -1,0 +1,265 @@
+"""Streams from tables of images: parquet files, or a dataset of the Hugging Face hub.
+
+A row holds the bytes of an image file (as such, or in a struct with a field ``bytes``, as the ``datasets`` library
+keeps images), a class name or number and, if asked for, a domain. An item's key is ``<split>/<key column>``; without
+a key column ``<split>/<domain>/<class>/<start of the image's SHA-256>``, which stays the same however rows are
+ordered or spread over files. ``split`` and ``domain`` are left out where there is one only.
+Absent on purpose: labels in several columns, and images that a table merely has paths of.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
+from task_streams.errors import UserError, shown
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.classification import cil_stream, dil_stream
+from task_streams.sources.layout import shared_names
+from task_streams.sources.records import Found, Record, Split, Workspace
+from task_streams.sources.table_files import hub_table, parquet_tables
+from task_streams.sources.table_store import Columns, Row, RowSource, Table, rows, store, work_folder
+from task_streams.types import TaskStream
+
+DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig(SourceConfig):
+    """Which table, and what its columns hold."""
+
+    train: Any = None
+    """Parquet file to train on: a path, a pattern such as data/train-*.parquet, or a list of them."""
+    test: Any = None
+    """Parquet file to test on, given like train; null = hold test items out of train."""
+    hub: str | None = None
+    """Instead of train: id of a dataset on the Hugging Face hub, or a folder that the datasets library reads."""
+    config_name: str | None = None
+    """Configuration of the hub dataset; null = its default."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub dataset; null = its main branch as it is when first read."""
+    train_split: str = "train"
+    """Split of the hub dataset to train on."""
+    test_split: str | None = "test"
+    """Split of the hub dataset to test on; null = hold test items out of train_split."""
+    image_column: str = "image"
+    """Column with the bytes of image files, or with structs that have a field bytes."""
+    label_column: str = "label"
+    """Column with class names, or with class numbers from 0."""
+    key_column: str | None = None
+    """Column with a name for each item, unique in its split; null = keys are made of class and image content."""
+    class_names: Any = None
+    """Names of numbered classes: a list, or a .json (list) or text file (one a line); null = as kept in the table."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range, and for a source that is named twice or not at all."""
+        given = [name for name in ("train", "hub") if getattr(self, name)]
+        found = super().problems()
+        if len(given) != 1:
+            found.append(f"{' and '.join(given) or 'neither train nor hub'} given; expected train (parquet) or hub")
+        for_hub = [f.name for f in fields(TableConfig) if f.name in HUB_FIELDS and getattr(self, f.name) != f.default]
+        if for_hub and not self.hub:
+            found.append(f"{', '.join(for_hub)} given without hub; expected only with a hub dataset")
+        if self.test and self.hub:
+            found.append("test given with hub; name the split with test_split instead")
+        names = [(name, getattr(self, name)) for name in ("train", "test", "class_names")]
+        return found + [
+            f"{name} is {value!r}; expected text or a list of texts" for name, value in names if not is_texts(value)
+        ]
+
+
+HUB_FIELDS = ("config_name", "revision", "train_split", "test_split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCilConfig(TableConfig, SourceCilConfig):
+    """A table of labelled images, new classes in each task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableDilConfig(TableConfig, SourceDilConfig):
+    """A table of labelled images in several domains, a new domain in each task."""
+
+    domain_column: str = "domain"
+    """Column with the domain of each row."""
+
+
+def table_cil(config: TableCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of a table.
+
+    Raises:
+        UserError: the table is not as expected, an image is damaged, or too few classes.
+    """
+    return cil_stream("table_cil", read_tables(config, "", workspace), config, order_seed, workspace)
+
+
+def table_dil(config: TableDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Domain-incremental stream of a table.
+
+    Raises:
+        UserError: the table is not as expected, an image is damaged, or a domain is unknown.
+    """
+    return dil_stream("table_dil", read_tables(config, config.domain_column, workspace), config, order_seed, workspace)
+
+
+def read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
+    """Every row of the tables of a config.
+
+    Raises:
+        UserError: tables that are missing or cannot be read, columns that they do not have; all of them.
+    """
+    columns = Columns(config.image_column, config.label_column, domain_column, config.key_column or "")
+    names = given_names(config.class_names)
+    parts: list[_Part] = []
+    problems: list[str] = []
+    for split, table in _tables(config, workspace):
+        try:
+            parts.append(_Part(split, table.title, columns, names, *rows(store(table, columns, workspace.cache))))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+    records = [record for part in parts for record in part.records()]
+    problems = [problem for part in parts for problem in part.problems()]
+    if columns.key:
+        return Found(tuple(records), (), (*problems, *_used_twice(records)))
+    return Found(tuple(_told_apart(records)), (), tuple(problems))
+
+
+def _tables(config: TableConfig, workspace: Workspace) -> list[tuple[Split, Table]]:
+    """Every table with its split; none has a split when test items are held out.
+
+    Raises:
+        UserError: paths that name no file.
+    """
+    if config.hub:
+        scratch = work_folder(workspace.cache)
+        splits = [config.train_split] + ([config.test_split] if config.test_split else [])
+        found = [[hub_table(config.hub, config.config_name, split, config.revision, scratch)] for split in splits]
+    else:
+        found = [parquet_tables("train", as_list(config.train)), parquet_tables("test", as_list(config.test))]
+    train, test = found[0], [table for tables in found[1:] for table in tables]
+    return [("train" if test else "", table) for table in train] + [("test", table) for table in test]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one table on their way to records."""
+
+    split: Split
+    title: str
+    columns: Columns
+    given_names: tuple[str, ...]
+    rows: list[Row]
+    numbered: bool
+    kept_names: list[str]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.given_names or self.kept_names
+
+    def label(self, row: Row) -> str:
+        """Class name of a row; empty when it has none."""
+        if not row.label or not self.numbered:
+            return row.label or ""
+        return self.names[int(row.label)] if 0 <= int(row.label) < len(self.names) else ""
+
+    def records(self) -> list[Record]:
+        """A record of every row that has a class, and all else that is asked for except an image."""
+        whole = [(number, row) for number, row in enumerate(self.rows, start=1) if not self.complaint(row)]
+        return [self._record(number, row) for number, row in whole]
+
+    def _record(self, number: int, row: Row) -> Record:
+        label, domain, digest = self.label(row), row.domain or "", row.digest or ""
+        name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(self.title).name}")
+        places = (self.split, name) if row.key else (self.split, domain, label, name)
+        source = RowSource(row.file, row.batch, row.row, digest)
+        return Record("/".join(filter(None, places)), label, source, self.split, domain, digest)
+
+    def complaint(self, row: Row) -> str:
+        """What a row lacks; empty when it is whole."""
+        if not row.label:
+            return "no label"
+        if not self.label(row):
+            return f"a label outside of 0 to {len(self.names) - 1}" if self.names else ""
+        if self.columns.domain and not row.domain:
+            return "no domain"
+        return f"no {self.columns.key}" if self.columns.key and not row.key else ""
+
+    def problems(self) -> list[str]:
+        """Sentences about labels without names and about rows that lack something."""
+        column = f"{self.title}: column {self.columns.label!r}"
+        if self.numbered and not self.names:
+            return [f"{column} holds class numbers without names; give class_names, a list or a file"]
+        found = [f"{column} holds class names already; expected no class_names"] if self._needless_names else []
+        if self.numbered:
+            origin = "class_names" if self.given_names else column
+            found += [f"{origin}: {told}" for told in shared_names({str(i): name for i, name in enumerate(self.names)})]
+        lacking: dict[str, list[str]] = {}
+        for number, row in enumerate(self.rows, start=1):
+            if complaint := self.complaint(row):
+                lacking.setdefault(complaint, []).append(row.key or f"row {number}")
+        return found + [f"{self.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
+
+    @property
+    def _needless_names(self) -> bool:
+        return bool(self.given_names) and not self.numbered
+
+
+def _told_apart(records: Iterable[Record]) -> Iterator[Record]:
+    """Records with ``~2``, ``~3`` after the key of further copies: same image, same class, so any may be the first."""
+    count: Counter[str] = Counter()
+    for record in records:
+        count[record.key] += 1
+        yield record if count[record.key] == 1 else replace(record, key=f"{record.key}~{count[record.key]}")
+
+
+def _used_twice(records: Iterable[Record]) -> list[str]:
+    count = Counter(record.key for record in records)
+    twice = sorted(key for key, times in count.items() if times > 1)
+    return [f"{len(twice)} keys are used more than once: {shown(twice)}"] if twice else []
+
+
+def given_names(value: Any) -> tuple[str, ...]:
+    """Class names as a config gives them: none, a list, or a file that holds them.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    if not isinstance(value, str):
+        return tuple(value or ())
+    try:
+        text = Path(value).expanduser().read_text(encoding="utf-8-sig")
+        names = json.loads(text) if value.endswith(".json") else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"class_names {value!r}: expected a list, or a file of names; {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"class_names {value!r}: expected a list of texts; found {type(names).__name__}")
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def as_list(value: Any) -> list[str]:
+    """None, one text or several, as a list."""
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value is None, a text or a list of texts."""
+    return (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, list | tuple) and all(isinstance(part, str) for part in value))
+    )
+
+
+LICENCE = "that of the table"
+CITATION = "none: a table of your own; for a hub dataset its card says"
+CIL = StreamSpec(
+    TableCilConfig, table_cil, "a parquet file or hub dataset, new classes in each task", LICENCE, CITATION
+)
+DIL = StreamSpec(
+    TableDilConfig, table_dil, "a parquet file or hub dataset by domain, a new domain in each task", LICENCE, CITATION
+)

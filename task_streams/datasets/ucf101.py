@@ -1,0 +1,149 @@
+"""UCF-101 (Soomro, Zamir, Shah 2012): 13,320 clips of 101 actions, three official splits.
+
+Layout, as the archives ``UCF101.rar`` and ``UCF101TrainTestSplits-RecognitionTask.zip`` unpack:
+``UCF-101/<Class>/v_<Class>_g<group>_c<clip>.avi`` and ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``.
+The lists (CRLF) are what counts: ``<Class>/<file> <label from 1>`` for training, ``<Class>/<file>`` for testing,
+``<label> <Class>`` for the classes. Folder ``HandstandPushups`` holds ``v_HandStandPushups_…``: paths are taken as
+they are listed. Listed clips that are not on disk are counted in the notes, and damaged when they are drawn. Class
+names are split at capitals (``Apply_Eye_Makeup``), as in RaPO's released lists.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream
+from task_streams.errors import shown, unknown_name
+from task_streams.registry import StreamSpec
+from task_streams.sources.layout import existing_root, lines
+from task_streams.sources.listed_files import Files, repeated_in
+from task_streams.sources.records import FileSource, Found, Record, Split, Workspace
+from task_streams.types import TaskStream
+
+CLIPS = "UCF-101"
+LISTS = "ucfTrainTestlist"
+MISSING = "missing"  # what ``Files`` says of a file that is not there
+SPLIT_NUMBERS = (1, 2, 3)
+PAGE = "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip)"
+WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ucf101CilConfig(ClipCilConfig):
+    """UCF-101, new classes in each task."""
+
+    split: int = 1
+    """Which of the official splits: 1, 2 or 3."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        wrong = [] if self.split in SPLIT_NUMBERS else [f"split is {self.split}; expected 1, 2 or 3"]
+        return super().problems() + wrong
+
+
+def ucf101_cil(config: Ucf101CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of UCF-101.
+
+    Raises:
+        UserError: the folder or a list is not as expected, a drawn clip is missing or damaged, or too few classes.
+    """
+    root = existing_root(config.root, f"{CLIPS}/<Class>/*.avi and {LISTS}/*.txt", PAGE, (CLIPS, LISTS))
+    return clip_stream("ucf101_cil", find_clips(root, config.split), config, order_seed, workspace)
+
+
+def find_clips(root: Path, split: int) -> Found:
+    """Every clip that the lists of a split name.
+
+    Raises:
+        UserError: a list cannot be read.
+    """
+    classes, problems = read_classes(root / LISTS / "classInd.txt")
+    records: list[Record] = []
+    names: tuple[tuple[Split, str], ...] = (("train", f"trainlist0{split}.txt"), ("test", f"testlist0{split}.txt"))
+    for part, name in names:
+        found = read_list(root, name, part, classes)
+        records += found.records
+        problems += found.problems
+    if twice := repeated_in(record.key for record in records):
+        problems.append(f"{LISTS}: split {split} lists {len(twice)} clips more than once: {shown(twice)}")
+    files = Files(root)
+    faults = [fault for record in records if (fault := files.fault(record.key))]
+    problems += sorted({fault for fault in faults if fault != MISSING})
+    lost = faults.count(MISSING)
+    notes = (f"{lost} of {len(records)} listed clips are not on disk",) if lost else ()
+    return Found(tuple(records), notes, tuple(problems), tuple(class_name(name) for name in classes.values()))
+
+
+def class_name(folder: str) -> str:
+    """Name of a class as prompts list it: ``ApplyEyeMakeup`` to ``Apply_Eye_Makeup``."""
+    return WORD_START.sub("_", folder)
+
+
+def read_classes(path: Path) -> tuple[dict[int, str], list[str]]:
+    """Class folders by their label from 1, and what is wrong with the file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    classes: dict[int, str] = {}
+    problems = []
+    for number, line in lines(path):
+        label, _, folder = line.partition(" ")
+        if not label.isdecimal() or not folder or " " in folder:
+            problems.append(f"{path.name}, line {number}: expected '<label> <Class>'; found {line!r}")
+        elif int(label) in classes or folder in classes.values():
+            problems.append(f"{path.name}, line {number}: {line!r} names a label or class a second time")
+        else:
+            classes[int(label)] = folder
+    if not classes:
+        problems.append(f"{path.name}: no classes in it; expected '<label> <Class>' in each line")
+    return classes, problems
+
+
+def read_list(root: Path, name: str, split: Split, classes: Mapping[int, str]) -> Found:
+    """Clips that a training or test list names, and every line that is wrong.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    records: list[Record] = []
+    problems = []
+    for number, line in lines(root / LISTS / name):
+        if problem := _line_problem(line, split, classes):
+            problems.append(f"{name}, line {number}: {problem}")
+            continue
+        path = line.split(" ")[0]
+        label = class_name(path.partition("/")[0])
+        records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), split))
+    if not records and not problems:
+        problems.append(f"{name}: an empty list")
+    return Found(tuple(records), (), tuple(problems))
+
+
+def _line_problem(line: str, split: Split, classes: Mapping[int, str]) -> str:
+    """What is wrong with a line of a list; empty when nothing is."""
+    form = "<Class>/<file> <label>" if split == "train" else "<Class>/<file>"
+    path, _, label = line.partition(" ")
+    folder, _, file = path.partition("/")
+    if not file or bool(label) != (split == "train") or "/" in file or ".." in (folder, file):
+        return f"expected '{form}'; found {line!r}"
+    if folder not in classes.values():
+        return unknown_name("class", folder, classes.values())
+    if split == "test":
+        return ""
+    if not label.isdecimal() or int(label) not in classes:
+        return f"label {label!r} of {path}; expected {min(classes)} to {max(classes)}"
+    if classes[int(label)] != folder:
+        return f"label {label} is {classes[int(label)]}, but {path} is of {folder}"
+    return ""
+
+
+CIL = StreamSpec(
+    Ucf101CilConfig,
+    ucf101_cil,
+    "UCF-101, clips of 101 human actions, new classes in each task",
+    "for research; the clips are from YouTube, their uploaders hold the rights",
+    "Soomro, Zamir, Shah: UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild, "
+    "arXiv:1212.0402, 2012; https://www.crcv.ucf.edu/data/UCF101.php",
+)

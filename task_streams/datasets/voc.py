@@ -1,0 +1,247 @@
+"""Pascal VOC, and any set in its XML form: new classes, or a new domain, in each task.
+
+Layout: ``VOCdevkit/VOC2007/{Annotations/<id>.xml,JPEGImages/<id>.jpg,ImageSets/Main/<set>.txt}``, likewise VOC2012,
+from host.robots.ox.ac.uk/pascal/VOC. The test annotations of VOC2012 are not public: test on VOC2007/test, or on
+VOC2012/val after training on VOC2012/train. Corners are pixels from 1, the far ones inclusive. Objects marked difficult
+are left out unless asked for: VOC's own evaluation does not count them. The XML itself: ``voc_xml.py``.
+Deliberately absent: segmentation, parts of persons, actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from task_streams.config import choice_problems, repeated
+from task_streams.errors import UserError, shown, unknown_name
+from task_streams.registry import StreamSpec
+from task_streams.scenarios.detection import (
+    DetectionCilConfig,
+    DetectionConfig,
+    DetectionDilConfig,
+    detection_cil,
+    detection_dil,
+)
+from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, stays_inside
+from task_streams.sources.images import SUFFIXES
+from task_streams.sources.layout import below, entries, existing_root, lines
+from task_streams.sources.records import Damaged, FileSource, Workspace
+from task_streams.sources.voc_xml import Wanted, add_objects, parse_xml
+from task_streams.types import TaskStream
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+OTHERS = ("error", "skip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocConfig(DetectionConfig):
+    """What both streams of VOC-layout sets can be asked for."""
+
+    root: str
+    """Path of the folder with the sets, or of the one that holds VOCdevkit/."""
+    classes: tuple[str, ...] = CLASSES
+    """Names of the classes, as the XML has them."""
+    other_classes: str = "error"
+    """An object of a class that is not in classes: error, or skip (leave it out and record how many)."""
+    difficult: bool = False
+    """Whether objects that are marked difficult are kept."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        twice = [f"class {name!r} is listed more than once" for name in repeated(tuple(self.classes))]
+        return super().problems() + twice + choice_problems("other_classes", self.other_classes, OTHERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocCilConfig(VocConfig, DetectionCilConfig):
+    """Pascal VOC, new classes in each task."""
+
+    tasks: int = 2
+    """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
+    classes_per_task: int = 10
+    """New classes in each task, >= 1."""
+    train: tuple[str, ...] = ("VOC2007/trainval",)
+    """Sets to train on, <year's folder>/<image set>."""
+    test: tuple[str, ...] = ("VOC2007/test",)
+    """Sets to test on, likewise; no image may be in both."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        found = super().problems()
+        for name, sets in (("train", self.train), ("test", self.test)):
+            found += [] if sets else [f"{name} is empty; expected one or more of <folder>/<image set>"]
+            found += [problem for value in sets for problem in _wrong_set(name, value)]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocDilConfig(VocConfig, DetectionDilConfig):
+    """A series of VOC-layout sets, a new one in each task, all with the same classes."""
+
+    domains: tuple[str, ...] = ()
+    """The domains as name=folder, e.g. clipart=clipart1k; folders are VOC-layout sets below root."""
+    train_set: str = "train"
+    """Image set to train on in each domain."""
+    test_set: str = "test"
+    """Image set to test on in each domain; no image may be in both."""
+
+    def problems(self) -> list[str]:
+        """One sentence for each value that is out of range."""
+        twice = repeated(tuple(value.partition("=")[0] for value in self.domains))
+        return [
+            *super().problems(),
+            *(problem for value in self.domains for problem in _wrong_domain(value)),
+            *(f"domain {name!r} is listed more than once" for name in twice),
+        ]
+
+
+def voc_cil(config: VocCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of VOC sets.
+
+    Raises:
+        UserError: the layout is not as expected, annotations or images are damaged, or too few classes.
+    """
+    base = _devkit(existing_root(config.root, LAYOUT, ORIGIN))
+    train, test = _splits(base, config.train, config.test, config, workspace)
+    return detection_cil("voc_cil", train, test, config, order_seed, workspace)
+
+
+def voc_dil(config: VocDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Domain-incremental stream of VOC-layout sets.
+
+    Raises:
+        UserError: the layout is not as expected, annotations or images are damaged, no domains.
+    """
+    base = _devkit(existing_root(config.root, LAYOUT, ORIGIN))
+    domains = {}
+    for value in config.domains:
+        name, _, folder = value.partition("=")
+        sets = ((f"{folder}/{config.train_set}",), (f"{folder}/{config.test_set}",))
+        domains[name] = _splits(base, *sets, config, workspace)
+    return detection_dil("voc_dil", domains, config, order_seed, workspace)
+
+
+def _wrong_set(field: str, value: str) -> list[str]:
+    good = stays_inside(value) and value.count("/") == 1
+    return [] if good else [f"{field}: {value!r}; expected <folder>/<image set>, e.g. VOC2007/trainval"]
+
+
+def _wrong_domain(value: str) -> list[str]:
+    name, _, folder = value.partition("=")
+    return [] if name and stays_inside(folder) else [f"domains: {value!r}; expected name=folder, the folder below root"]
+
+
+def _devkit(root: Path) -> Path:
+    return root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+
+
+def _splits(
+    base: Path, train: Sequence[str], test: Sequence[str], config: VocConfig, workspace: Workspace
+) -> tuple[BoxTable, BoxTable]:
+    """Boxes of training and test sets; an image in both is a problem."""
+    first, second = (read_sets(base, sets, config, workspace) for sets in (train, test))
+    if both := sorted(set(first.keys) & set(second.keys)):
+        problem = f"{len(both)} images are in both {', '.join(train)} and {', '.join(test)}: {shown(both, 5)}"
+        return first, replace(second, problems=(*second.problems, problem))
+    return first, second
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image that a set lists: its name, annotations, and key (path below the base); None for what is missing."""
+
+    name: str
+    xml: Path | None
+    key: str | None
+
+
+def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Workspace) -> BoxTable:
+    """The boxes of image sets, each ``<folder>/<image set>``; keys are paths below ``base``.
+
+    Raises:
+        UserError: a folder or a list of a set is missing.
+    """
+    items, problems = _items(base, sets)
+    wanted = Wanted(tuple(config.classes), config.other_classes == "skip", config.difficult)
+    stamp = sha256("\n".join(map(_stamp, items)).encode()).hexdigest()
+
+    def parse() -> BoxTable:
+        return _parse(items, wanted).table(base, ", ".join(sets), wanted.classes)
+
+    table = cached(workspace, f"{base} {list(sets)} {wanted}", stamp, base, parse)
+    return replace(table, problems=(*problems, *table.problems))
+
+
+def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
+    """What the sets list, and links that lead out of the root.
+
+    Raises:
+        UserError: a folder or a list of a set is missing.
+    """
+    missing: list[str] = []
+    problems: list[str] = []
+    items: list[_Item] = []
+    for path in map(PurePosixPath, sets):
+        folder = below(base, str(path.parent))
+        file = folder / "ImageSets" / "Main" / f"{path.name}.txt"
+        if lacking := [name for name in PARTS if not (folder / name).is_dir()]:
+            found = shown([e.name for e in entries(folder)], 8) if folder.is_dir() else "no such folder"
+            missing.append(f"{folder}: expected {', '.join(PARTS)}; missing {', '.join(lacking)}, found {found}")
+        elif not file.is_file():
+            known = [e.name.removesuffix(".txt") for e in entries(file.parent) if "_" not in e.name]
+            missing.append(f"{file.parent}: {unknown_name('image set', path.name, known)}")
+        else:
+            items += _listed(base, str(path.parent), [name for _, name in lines(file)], problems)
+    if missing:
+        raise UserError(*dict.fromkeys(missing))
+    return items, list(dict.fromkeys(problems))
+
+
+def _listed(base: Path, folder: str, names: Sequence[str], problems: list[str]) -> list[_Item]:
+    pictures = sorted(file_names(base, f"{folder}/JPEGImages", problems), reverse=True)
+    images = {PurePosixPath(name).stem: name for name in pictures if name.lower().endswith(SUFFIXES)}
+    texts = file_names(base, f"{folder}/Annotations", problems)
+    items = []
+    for name in names:
+        key = f"{folder}/JPEGImages/{images[name]}" if name in images else None
+        xml = base / folder / "Annotations" / f"{name}.xml" if f"{name}.xml" in texts else None
+        items.append(_Item(f"{folder}/{name}", xml, key))
+    return items
+
+
+def _stamp(item: _Item) -> str:
+    return f"{item.key} {item.name} {FileSource(item.xml).stamp() if item.xml else ''}"
+
+
+def _parse(items: Sequence[_Item], wanted: Wanted) -> BoxCollector:
+    boxes = BoxCollector()
+    for item in items:
+        if item.key is None:
+            boxes.fault("listed images that are missing in JPEGImages", item.name)
+        elif item.xml is None:
+            boxes.fault("listed images without a file in Annotations", item.name)
+        elif item.key in boxes.boxes:
+            boxes.fault("images that are listed twice", item.name)
+        else:
+            boxes.add_image(item.key)
+            try:
+                add_objects(boxes, item.key, item.name, parse_xml(item.xml), wanted)
+            except Damaged as fault:
+                boxes.fault("annotations that cannot be read", f"{item.name}.xml ({fault})")
+    return boxes
+
+
+PARTS = ("Annotations", "JPEGImages", "ImageSets/Main")
+LAYOUT = "VOC2007/{Annotations/<id>.xml,JPEGImages/<id>.jpg,ImageSets/Main/<set>.txt}, itself or below VOCdevkit/"
+ORIGIN = "the Pascal VOC challenges 2007 and 2012 (http://host.robots.ox.ac.uk/pascal/VOC)"
+LICENCE = "images under Flickr's terms; annotations as the challenge gives them"
+CITATION = "Everingham et al., The Pascal Visual Object Classes (VOC) Challenge, IJCV 2010"
+CIL = StreamSpec(
+    VocCilConfig, voc_cil, "Pascal VOC 2007/2012: boxes of 20 classes, new ones in each task", LICENCE, CITATION
+)
+DIL = StreamSpec(
+    VocDilConfig, voc_dil, "a series of sets in VOC's layout, a new domain in each task", LICENCE, CITATION
+)

@@ -1,0 +1,1 @@
+"""What is asked outside of the stream: printed glyphs, and sets of questions."""

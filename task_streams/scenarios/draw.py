@@ -1,0 +1,271 @@
+"""Which examples are trained on and which are held out: seeded draws per class, pure functions.
+
+A class's draw depends on the draw seed, its name and its items only: not on the class order, on the other
+classes or on the order in which a source lists its items. ``RandomState`` is used because numpy keeps its
+numbers fixed over versions. Test items are drawn first, so a change of ``shots`` keeps the test items.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from task_streams.errors import UserError, shown
+from task_streams.types import Example
+
+HOLD_OUT_SHARE = 5  # with test_per_class = None, one item in five is held out when a source has no test split
+
+AnItem = TypeVar("AnItem", bound="Item")
+
+
+class Item(Protocol):
+    """What is drawn: a record that is not read yet, or an example."""
+
+    @property
+    def key(self) -> str:
+        """Stable name."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Class name."""
+        ...
+
+
+# Records to examples, None for each that is left out; reads only what is drawn.
+Admit = Callable[[Sequence[Any]], Sequence[Example | None]]
+
+
+def as_they_are(examples: Sequence[Any]) -> Sequence[Example | None]:
+    """Admits examples that a source has made already."""
+    return examples
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All labelled items of a source or of one of its domains.
+
+    Attributes:
+        train: items to draw training examples from.
+        test: the source's own test split; None = hold test examples out of ``train``.
+    """
+
+    train: Sequence[Item]
+    test: Sequence[Item] | None = None
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Both splits."""
+        return (*self.train, *(self.test or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Examples drawn from a pool, per class name, and what is worth recording about the draw."""
+
+    train: Mapping[str, tuple[Example, ...]]
+    test: Mapping[str, tuple[Example, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def random_state(seed: int, name: str) -> np.random.RandomState:
+    """Random generator that depends on a seed and a name alone, equal on every machine."""
+    digest = hashlib.sha256(name.encode()).digest()
+    words = np.frombuffer(digest, dtype="<u4")  # [8]
+    return np.random.RandomState([seed, *(int(word) for word in words)])
+
+
+def by_label(items: Iterable[AnItem]) -> dict[str, list[AnItem]]:
+    """Items of each class, sorted by key; classes sorted by name."""
+    groups: dict[str, list[AnItem]] = {}
+    for item in sorted(items, key=lambda item: item.key):
+        groups.setdefault(item.label, []).append(item)
+    return dict(sorted(groups.items()))
+
+
+def shuffled(items: Sequence[AnItem], seed: int, name: str) -> list[AnItem]:
+    """Items in seeded order, whatever order they came in."""
+    ordered = sorted(items, key=lambda item: item.key)
+    return [ordered[i] for i in random_state(seed, name).permutation(len(ordered))]
+
+
+@dataclass(slots=True)
+class Taker:
+    """Takes items in a given order, leaving out damaged ones and copies of what was taken.
+
+    Attributes:
+        admit: makes examples of items.
+        distinct: leave out an item whose content was taken before, so that it is in one split and class only.
+        taken: first example of each content; takers that share it leave out each other's copies too.
+        copies: items whose content was taken before.
+        conflicts: those among them whose target is another one.
+    """
+
+    admit: Admit
+    distinct: bool
+    taken: dict[str, Example] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+    def take(
+        self, orders: Mapping[str, Sequence[Item]], goals: Mapping[str, int]
+    ) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
+        """The first good examples of each class's items in order, as many as its goal says, and the items after them.
+
+        All classes are admitted together, so that what must be read is read at once; for what was left out, the
+        next items are admitted in another round.
+        """
+        chosen: dict[str, list[Example]] = {label: [] for label in orders}
+        rest = dict(orders)
+        while batches := _next(rest, {label: goal - len(chosen[label]) for label, goal in goals.items()}):
+            admitted = iter(self.admit([item for batch in batches.values() for item in batch]))
+            for label, batch in batches.items():
+                rest[label] = rest[label][len(batch) :]
+                examples = [next(admitted) for _ in batch]
+                chosen[label] += [example for example in examples if example is not None and self._is_new(example)]
+        return {label: tuple(examples) for label, examples in chosen.items()}, rest
+
+    def _is_new(self, example: Example) -> bool:
+        kept = self.taken.setdefault(example.content, example)
+        if kept is example:
+            return True
+        pair = f"{example.key} ({example.target}) = {kept.key} ({kept.target})"
+        self.copies.append(pair)
+        self.conflicts += [pair] if example.target != kept.target else []
+        return not self.distinct
+
+    @property
+    def notes(self) -> list[str]:
+        """Which items are copies of others, and whether they were left out."""
+        done = "items left out, copies of others" if self.distinct else "items are copies of others, and kept"
+        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
+
+    @property
+    def problems(self) -> list[str]:
+        """Which items are copies of items of another class: no order of taking says which class is the right one."""
+        remedy = "mend the classes, or set on_copies=skip to keep the first of each"
+        told = f"{len(self.conflicts)} items have the content of an item of another class: {shown(self.conflicts)}"
+        return [f"{told}; {remedy}"] if self.conflicts else []
+
+
+def draw(
+    pool: Pool,
+    shots: int | None,
+    test_per_class: int | None,
+    seed: int,
+    admit: Admit = as_they_are,
+    distinct: bool = False,
+) -> Drawn:
+    """Training and test examples of every class of a pool.
+
+    Args:
+        pool: items by split.
+        shots: training examples per class, None = all.
+        test_per_class: test examples per class, None = all (or one fifth of what has no test split).
+        seed: of the draws.
+        admit: makes examples of the items that are drawn.
+        distinct: that of ``draw_pools``.
+
+    Raises:
+        UserError: a class has no training or no test examples, or copies have different classes.
+    """
+    return draw_pools({"": pool}, shots, test_per_class, seed, admit, distinct)[""]
+
+
+def draw_pools(
+    pools: Mapping[str, Pool],
+    shots: int | None,
+    test_per_class: int | None,
+    seed: int,
+    admit: Admit = as_they_are,
+    distinct: bool = False,
+) -> dict[str, Drawn]:
+    """Training and test examples of every class of several pools, such as domains; the rest is as in ``draw``.
+
+    Args:
+        pools: items by split, by name.
+        shots: training examples per class and pool, None = all.
+        test_per_class: test examples per class and pool, None = all (or one fifth of what has no test split).
+        seed: of the draws.
+        admit: makes examples of the items that are drawn.
+        distinct: leave out copies (by content) over all pools and splits; the test items of all pools are taken first,
+            pools in the order of their names. Otherwise copies are left out of pools without a test split only, each
+            for itself, and must be of one class.
+
+    Raises:
+        UserError: a class has no training or no test examples, or copies have different classes; of all pools.
+    """
+    taken: dict[str, Example] = {}
+    takers = {
+        name: Taker(admit, distinct or pool.test is None, taken if distinct else {}) for name, pool in pools.items()
+    }
+    tests, rests, trains = {}, {}, {}
+    for name, pool in sorted(pools.items()):
+        tests[name], rests[name] = _take_test(takers[name], pool, shots, test_per_class, seed)
+    for name, rest in rests.items():
+        trains[name], _ = takers[name].take(rest, _goals(rest, shots))
+    problems, drawn = [], {}
+    for name, pool in pools.items():
+        train, test = _without_empty(trains[name]), _without_empty(tests[name])
+        labels = sorted({item.label for item in pool.items})
+        wrong = [] if distinct or pool.test is not None else takers[name].problems
+        wrong += _missing(labels, train, "training") + _missing(labels, test, "test")
+        problems += [f"{name}: {problem}" if name else problem for problem in wrong]
+        notes = takers[name].notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
+        drawn[name] = Drawn(train, test, tuple(notes))
+    if problems:
+        raise UserError(*problems)
+    return drawn
+
+
+def _take_test(
+    taker: Taker, pool: Pool, shots: int | None, test_per_class: int | None, seed: int
+) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
+    """Test examples of a pool, and the items of each class that are left to train on."""
+    if pool.test is not None:
+        orders = _orders(pool.test, seed)
+        test, _ = taker.take(orders, _goals(orders, test_per_class))
+        return test, _orders(pool.train, seed)
+    orders = _orders(pool.train, seed)
+    held = {label: _held_out_count(len(order), shots, test_per_class) for label, order in orders.items()}
+    return taker.take(orders, held)
+
+
+def _orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:
+    """Items of each class in seeded order."""
+    return {label: shuffled(members, seed, label) for label, members in by_label(items).items()}
+
+
+def _next(rest: Mapping[str, Sequence[Item]], missing: Mapping[str, int]) -> dict[str, Sequence[Item]]:
+    """The next items of every class that misses some and has some left."""
+    return {label: batch for label, order in rest.items() if (batch := order[: missing[label]])}
+
+
+def _goals(orders: Mapping[str, Sequence[Item]], wanted: int | None) -> dict[str, int]:
+    """Examples wanted of each class."""
+    return {label: len(order) if wanted is None else wanted for label, order in orders.items()}
+
+
+def _without_empty(drawn: Mapping[str, tuple[Example, ...]]) -> dict[str, tuple[Example, ...]]:
+    return {label: examples for label, examples in drawn.items() if examples}
+
+
+def _held_out_count(items: int, shots: int | None, test_per_class: int | None) -> int:
+    """Test items of a class; of a small class at most half is held out, as far as shots ask for it."""
+    wanted = items // HOLD_OUT_SHARE if test_per_class is None else test_per_class
+    free = items // 2 if shots is None else max(items // 2, items - shots)
+    return min(max(wanted, 1), free)
+
+
+def _missing(labels: Sequence[str], drawn: Mapping[str, tuple[Example, ...]], split: str) -> list[str]:
+    empty = [label for label in labels if not drawn.get(label)]
+    return [f"no {split} examples for {len(empty)} classes: {shown(empty)}"] if empty else []
+
+
+def _short(drawn: Mapping[str, tuple[Example, ...]], wanted: int | None, split: str) -> list[str]:
+    if wanted is None:
+        return []
+    short = [f"{label} {len(items)}" for label, items in drawn.items() if len(items) < wanted]
+    return [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []

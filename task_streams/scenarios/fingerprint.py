@@ -1,0 +1,132 @@
+"""Identity of a stream's data, and the checks that a stream must pass before anything is trained on it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from task_streams.errors import shown
+from task_streams.prompt import question_about
+from task_streams.types import Example, Task, TaskStream, target_value
+
+
+def fingerprints(stream: TaskStream) -> dict[str, str]:
+    """SHA-256 (hex) of each task's splits, e.g. ``task_01/train``, over (key, label, content) in order."""
+    found = {}
+    for task in stream.tasks:
+        found[f"task_{task.index:02d}/train"] = fingerprint(task.train)
+        found[f"task_{task.index:02d}/test"] = fingerprint(task.test)
+    return found
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 (hex) over (key, label, content) of examples, in order; equal on every machine."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.key, target_value(example.target), example.content]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def prompt_fingerprints(stream: TaskStream) -> dict[str, str]:
+    """SHA-256 (hex) of what is asked about each task, e.g. ``task_01``, and of the ``style`` with all that it says.
+
+    Of a task every distinct question in its words: training items under the classes that training prompts list, test
+    items under the classes seen so far; without media (but for whether clips are asked about as videos), and without
+    the model's chat template.
+    """
+    found = {"style": stream.tasks[0].style.digest}
+    for task in stream.tasks:
+        asked = [question_about(example.target, task.trained, task.style) for example in task.train]
+        asked += [question_about(example.target, task.seen, task.style) for example in task.test]
+        asked += [stream.feed] if stream.feed == "video" else []
+        texts = "\0".join(dict.fromkeys(asked))
+        found[f"task_{task.index:02d}"] = hashlib.sha256(texts.encode()).hexdigest()
+    return found
+
+
+def check_stream(stream: TaskStream) -> list[str]:
+    """Sentences about data that would make a result wrong; empty when the stream is sound.
+
+    Checked over all tasks: a key used twice, a test item that is trained on (by content), the same content in the
+    training or in the test items of two tasks or in items of two classes, an empty split, a label outside its
+    task's classes, a box to learn from of a class that is not taught yet. The content of a question includes what is
+    asked. Deliberately no problem: one image with boxes of several tasks in the test of each, and copies of one class
+    inside one split of one task. They leak nothing and contradict nothing, official test sets hold some, and the draw
+    notes them.
+    """
+    problems = []
+    for task in stream.tasks:
+        for split, examples, boxed in (("training", task.train, task.seen), ("test", task.test, stream.labels)):
+            if not examples:
+                problems.append(f"task {task.name}: no {split} examples")
+            problems += _strange_classes(task, split, examples, boxed)
+    return problems + _repeated_keys(stream) + _repeated_content(stream)
+
+
+def _strange_classes(task: Task, split: str, examples: Iterable[Example], boxed: Sequence[str]) -> list[str]:
+    """Classes that must not be in a task: of an image others than its own, of a box others than ``boxed``."""
+    targets = [example.target for example in examples]
+    labels = {target for target in targets if isinstance(target, str)} - set(task.classes)
+    others = {box.category for target in targets if isinstance(target, tuple) for box in target} - set(boxed)
+    found = [f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}"] if labels else []
+    untaught = f"task {task.name}: {split} boxes of classes not taught yet, or never: {shown(sorted(others))}"
+    return [*found, untaught] if others else found
+
+
+def _repeated_keys(stream: TaskStream) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for place, _, example in _items(stream):
+        places.setdefault(example.key, []).append(place)
+    twice = [f"{key} ({' and '.join(found)})" for key, found in places.items() if len(found) > 1]
+    return [f"{len(twice)} keys are used more than once: {shown(twice)}"] if twice else []
+
+
+def _repeated_content(stream: TaskStream) -> list[str]:
+    """Content in training and test, in one split of two tasks, or of two classes; each copy is told once."""
+    trained: dict[str, tuple[str, Example]] = {}
+    tested: dict[str, tuple[str, Example]] = {}
+    leaks: list[str] = []
+    again: dict[str, list[str]] = {"train": [], "test": []}
+    conflicts: list[str] = []
+    items = _items(stream)
+    for place, split, example in items:
+        earlier, first = (trained if split == "train" else tested).setdefault(example.content, (place, example))
+        if first.key == example.key:
+            continue  # itself, or a repeated key, which is reported as such
+        if earlier != place:
+            again[split].append(_pair(place, example, earlier, first))
+        elif _class(example) != _class(first):
+            conflicts.append(_pair(place, example, earlier, first))
+    for place, split, example in items:
+        if split == "test" and example.content in trained:
+            leaks.append(_pair(place, example, *trained[example.content]))
+    told = {
+        "test items are trained on": leaks,
+        "items are trained on in two tasks": again["train"],
+        "items are tested on in two tasks": again["test"],
+        "items have the content of an item of another class": conflicts,
+    }
+    return [f"{len(pairs)} {what}: {shown(pairs)}" for what, pairs in told.items() if pairs]
+
+
+def _pair(place: str, example: Example, earlier: str, first: Example) -> str:
+    """A copy and what it is a copy of, with their classes where these differ."""
+    classes = _class(example), _class(first)
+    named = [f", {label}" if classes[0] != classes[1] else "" for label in classes]
+    return f"{example.key} ({place}{named[0]}) = {first.key} ({earlier}{named[1]})"
+
+
+def _class(example: Example) -> str:
+    """The class of an image or clip; empty for boxes and questions."""
+    return example.target if isinstance(example.target, str) else ""
+
+
+def _items(stream: TaskStream) -> list[tuple[str, str, Example]]:
+    """Every example with its place, e.g. ``three+eight train``, and its split; shared test images once."""
+    found = []
+    shared: set[Example] = set()  # test images with boxes, of the tasks so far
+    for task in stream.tasks:
+        tests = [item for item in task.test if item not in shared]
+        found += [(f"{task.name} train", "train", item) for item in task.train]
+        found += [(f"{task.name} test", "test", item) for item in tests]
+        shared.update(item for item in tests if isinstance(item.target, tuple))
+    return found

@@ -1,0 +1,140 @@
+"""Which questions are trained on and which are tested on: examples of records, and seeded draws per task.
+
+What is drawn is read and nothing else. An item's content is its image together with what is asked about it: many
+questions may be about one image, in training and in testing; how many do is noted.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from task_streams.config import SourceConfig
+from task_streams.errors import UserError, shown
+from task_streams.scenarios.draw import Taker, shuffled
+from task_streams.sources.library import Library
+from task_streams.sources.records import Record, Split
+from task_streams.types import Example, Question, Task, target_value
+
+
+@dataclass(slots=True)
+class QuestionReader:
+    """Examples of questions on demand; their content is the image and what is asked about it.
+
+    Attributes:
+        library: reads and verifies the images.
+        images: folder, resolved, that every image lies in.
+        contents: SHA-256 (hex) of the image of each item.
+    """
+
+    library: Library
+    images: Path
+    contents: dict[str, str] = field(default_factory=dict)
+
+    def admit(self, records: Sequence[Record]) -> list[Example | None]:
+        """The example of each record, None for a damaged one; a link that leads out of the folder counts as damage."""
+        inside = [Path(record.source.name).resolve().is_relative_to(self.images) for record in records]
+        admitted = iter(self.library.admit([record for record, kept in zip(records, inside, strict=True) if kept]))
+        return [
+            self._asked(next(admitted)) if kept else self._refused(record)
+            for record, kept in zip(records, inside, strict=True)
+        ]
+
+    def _refused(self, record: Record) -> Example | None:
+        self.library.damaged[record.key] = f"a link that leads out of {self.images}; refused"
+        self.library.workspace.damaged(record)
+        return None
+
+    def _asked(self, example: Example | None) -> Example | None:
+        if example is None:
+            return None
+        self.contents[example.key] = example.content
+        said = json.dumps([example.content, target_value(example.target)[0]])
+        return replace(example, content=hashlib.sha256(said.encode()).hexdigest())
+
+    def shared_images(self, tasks: Sequence[Task]) -> list[str]:
+        """How many test questions are about an image that training asks something else about."""
+        trained: dict[str, set[str]] = {}
+        for example in (example for task in tasks for example in task.train):
+            trained.setdefault(self.contents[example.key], set()).add(_text(example))
+        counts = {
+            task.name: sum(bool(trained.get(self.contents[e.key], set()) - {_text(e)}) for e in task.test)
+            for task in tasks
+        }
+        said = [f"{name} {count}" for name, count in counts.items() if count]
+        return [f"test questions about images that are trained on with another question: {shown(said)}"] if said else []
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTask:
+    """Questions of one task, and what is worth recording about their draw."""
+
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+
+def draw_questions(
+    names: Iterable[str], records: Sequence[Record], config: SourceConfig, shots: int | None, reader: QuestionReader
+) -> dict[str, DrawnTask]:
+    """Training and test questions of each task; a task's draw depends on its own files and the draw seed only.
+
+    Test questions are taken first, so that other shots keep them. Where copies are skipped, a question that several
+    tasks ask is kept in one: of a test set before training sets, of the first task by name.
+
+    Raises:
+        UserError: tasks are left with no training or no test questions.
+    """
+    by_task: dict[str, list[Record]] = {name: [] for name in sorted(names)}
+    for record in records:
+        if record.domain in by_task:
+            by_task[record.domain].append(record)
+    taker = Taker(reader.admit, config.on_copies == "skip")
+    tests = {name: _taken(taker, name, "test", own, config, config.test_per_class) for name, own in by_task.items()}
+    trains = {name: _taken(taker, name, "train", own, config, shots) for name, own in by_task.items()}
+    drawn = {
+        name: _drawn_task(name, trains[name], tests[name], own, config, shots, reader) for name, own in by_task.items()
+    }
+    empty = [f"task {name}: no training questions" for name, task in drawn.items() if not task.train]
+    empty += [f"task {name}: no test questions" for name, task in drawn.items() if not task.test]
+    if empty:
+        raise UserError(*empty)
+    return drawn
+
+
+def _taken(
+    taker: Taker, name: str, split: Split, records: Sequence[Record], config: SourceConfig, wanted: int | None
+) -> tuple[Example, ...]:
+    """The questions of one split of a task; all good ones, or as many as wanted."""
+    order = shuffled([record for record in records if record.split == split], config.draw_seed, name)
+    chosen, _ = taker.take({name: order}, {name: len(order) if wanted is None else wanted})
+    return chosen[name]
+
+
+def _drawn_task(
+    name: str,
+    train: tuple[Example, ...],
+    test: tuple[Example, ...],
+    records: Sequence[Record],
+    config: SourceConfig,
+    shots: int | None,
+    reader: QuestionReader,
+) -> DrawnTask:
+    """A task with notes on what it is short of, and on what was left out as a copy."""
+    splits = (("test", test, config.test_per_class), ("train", train, shots))
+    notes = [
+        f"{name}: {len(kept)} {split} questions, fewer than {wanted}"
+        for split, kept, wanted in splits
+        if wanted is not None and len(kept) < wanted
+    ]
+    used = {example.key for example in (*train, *test)}
+    copies = sorted(record.key for record in records if record.key in reader.contents and record.key not in used)
+    if copies:
+        notes.append(f"{name}: {len(copies)} questions left out, asked about the same image before: {shown(copies)}")
+    return DrawnTask(train, test, tuple(notes))
+
+
+def _text(example: Example) -> str:
+    """Text of an example's question."""
+    return example.target.text if isinstance(example.target, Question) else ""

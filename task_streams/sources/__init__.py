@@ -1,0 +1,1 @@
+"""How files become records and examples: folders, lists, tables, COCO and VOC, clips, questions; decoded once."""

@@ -1,0 +1,214 @@
+"""Boxes of one split of a source as arrays: 118,000 annotated images are held without an object for each.
+
+A layout puts its images and their boxes (in pixels) into a ``BoxCollector``; ``BoxTable`` is what comes out, with
+corners in thousandths, and can be kept in the workspace's cache (npz, nothing pickled). Images without a box that
+counts are left out: they belong to no class, so to no task; they are recorded by name.
+"""
+
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from task_streams.errors import UserError, shown
+from task_streams.sources.layout import below, entries, link_problem
+from task_streams.sources.records import FileSource, Record, Split, Workspace
+from task_streams.types import BOX_SCALE, Box
+
+REACH = 1.0  # pixels by which a box may reach out of its image unrecorded; official annotations round that way
+MOST_PIXELS = 1e9
+FORMAT = "boxes 1"  # of the cached file
+
+IntArray = NDArray[np.signedinteger[Any]]
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxTable:
+    """Images with their boxes, N images and M boxes.
+
+    Attributes:
+        folder: what the keys are below of.
+        keys: path of each image below ``folder``, sorted. [N]
+        first: position of the first box of each image, and M at the end. [N + 1]
+        category: position of each box's class in ``classes``. [M]
+        corners: x1, y1, x2, y2 of each box in thousandths. [M, 4]
+        classes: every class of the source, in the source's own order, also those without boxes.
+        notes: facts about the split, sentences.
+        problems: what is wrong with it, sentences.
+    """
+
+    folder: Path
+    keys: tuple[str, ...]
+    first: IntArray
+    category: IntArray
+    corners: IntArray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> IntArray:
+        """Position of each box's image. [M]"""
+        return np.repeat(np.arange(len(self.keys), dtype=np.int32), np.diff(self.first))
+
+    def images_of(self, *names: str) -> IntArray:
+        """Positions of the images with any of some classes, ascending."""
+        return np.unique(self.image[np.isin(self.category, [self.classes.index(name) for name in names])])
+
+    def classes_in(self, image: int) -> set[str]:
+        """Classes in one image."""
+        return {self.classes[c] for c in self.category[self.first[image] : self.first[image + 1]].tolist()}
+
+    def record(self, image: int, used: Collection[str], split: Split, domain: str = "") -> Record:
+        """The record of one image, with all its boxes of the classes in use."""
+        rows = range(self.first[image], self.first[image + 1])
+        boxes = (Box(self.classes[self.category[i]], _whole(self.corners[i])) for i in rows)
+        kept = tuple(box for box in boxes if box.category in used)
+        source = FileSource(self.folder / self.keys[image])
+        return Record(self.keys[image], kept, source, split, domain)
+
+
+@dataclass(slots=True)
+class BoxCollector:
+    """Collects images and boxes of one split, and what is worth recording or wrong about them.
+
+    Attributes:
+        boxes: rows (class, x1, y1, x2, y2) of each image by its key.
+        faults: rows that are wrong, by what is wrong with them.
+        left_out: number of boxes by the reason for which they were left out.
+        reaching: number of boxes that were cut at the edge of their image.
+    """
+
+    boxes: dict[str, list[tuple[int, int, int, int, int]]] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    reaching: int = 0
+
+    def add_image(self, key: str) -> None:
+        """An image; one without boxes too."""
+        self.boxes.setdefault(key, [])
+
+    def add_box(self, key: str, category: int, pixels: Corners, width: float, height: float) -> None:
+        """A box of an image that was added, by its corners in pixels from 0, the far ones exclusive."""
+        x1, y1, x2, y2 = pixels
+        corners = thousandths(pixels, width, height)
+        self.reaching += min(x1, y1) < -REACH or x2 > width + REACH or y2 > height + REACH
+        if corners[0] < corners[2] and corners[1] < corners[3]:
+            self.boxes[key].append((category, *corners))
+        else:
+            self.left_out["without area in their image"] += 1
+
+    def fault(self, kind: str, row: str) -> None:
+        """Something that must stop the run: what is wrong (in the plural), and with which row."""
+        self.faults.setdefault(kind, []).append(row)
+
+    def table(self, folder: Path, name: str, classes: Sequence[str]) -> BoxTable:
+        """All of it; ``name`` of the split goes before the notes."""
+        keys = tuple(sorted(key for key, rows in self.boxes.items() if rows))
+        table = np.array([row for key in keys for row in self.boxes[key]], dtype=np.int32).reshape(-1, 5)
+        first = np.cumsum([0, *(len(self.boxes[key]) for key in keys)], dtype=np.int32)
+        notes = tuple(f"{name}: {note}" for note in self._notes())
+        problems = tuple(f"{name}: {len(rows)} {kind}: {shown(rows, 5)}" for kind, rows in self.faults.items())
+        return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], tuple(classes), notes, problems)
+
+    def _notes(self) -> Iterator[str]:
+        for reason, count in sorted(self.left_out.items()):
+            yield f"{count} boxes left out: {reason}"
+        if self.reaching:
+            yield f"{self.reaching} boxes reach out of their image by more than {REACH:g} pixel and are cut at its edge"
+        if empty := sorted(key for key, rows in self.boxes.items() if not rows):
+            yield f"{len(empty)} images without boxes left out: {shown(empty, limit=5)}"
+
+
+def thousandths(pixels: Corners, width: float, height: float) -> tuple[int, int, int, int]:
+    """Corners in pixels as whole thousandths of width and height, cut at 0 and 1000."""
+    x1, y1, x2, y2 = (
+        min(max(round(value / size * BOX_SCALE), 0), BOX_SCALE)
+        for value, size in zip(pixels, (width, height, width, height), strict=True)
+    )
+    return x1, y1, x2, y2
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """A number as annotations hold them; not NaN, infinite or beyond any image."""
+    return type(value) in (int, float) and abs(value) < MOST_PIXELS
+
+
+def stays_inside(name: str) -> bool:
+    """A relative path that does not lead out of the folder that it is below of."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def file_names(root: Path, folder: str, problems: list[str]) -> set[str]:
+    """Names of the files in a folder below a resolved root; a link that leads out is no file but a problem."""
+    path = below(root, folder)
+    names = set()
+    for entry in entries(path) if path.is_dir() else []:
+        if entry.is_symlink() and (problem := link_problem(root, entry.path)):
+            problems.append(problem)
+        elif entry.is_file():
+            names.add(entry.name)
+    return names
+
+
+def cached(workspace: Workspace, name: str, stamp: str, folder: Path, parse: Callable[[], BoxTable]) -> BoxTable:
+    """A table from the workspace's cache, parsed and kept when it is not there or its stamp has changed.
+
+    Args:
+        workspace: with the cache; without one everything is parsed.
+        name: identity of what is parsed, e.g. the path of the annotations and the settings.
+        stamp: changes whenever the annotations may have changed.
+        folder: of the table.
+        parse: makes the table; one with problems is not kept.
+    """
+    if workspace.cache is None:
+        return parse()
+    path = workspace.cache / f"boxes-{sha256(name.encode()).hexdigest()[:16]}.npz"
+    if (kept := _load(path, f"{FORMAT} {stamp}", folder)) is not None:
+        return kept
+    table = parse()
+    if not table.problems:
+        _save(path, f"{FORMAT} {stamp}", table)
+    return table
+
+
+def _load(path: Path, stamp: str, folder: Path) -> BoxTable | None:
+    """The table in a file, None when there is none of that stamp (or what is left of a damaged one)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            head = json.loads(arrays["head"].tobytes())
+            if head["stamp"] != stamp:
+                return None
+            first, category, corners = (arrays[name] for name in ("first", "category", "corners"))
+            keys, classes, notes = (tuple(head[name]) for name in ("keys", "classes", "notes"))
+            return BoxTable(folder, keys, first, category, corners, classes, notes)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # it is made anew
+
+
+def _save(path: Path, stamp: str, table: BoxTable) -> None:
+    plain = {"stamp": stamp, "keys": table.keys, "classes": table.classes, "notes": table.notes}
+    head = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            np.savez(file, head=head, first=table.first, category=table.category, corners=table.corners)
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: what was parsed cannot be kept in the cache; {error.strerror or error}") from error
+
+
+def _whole(corners: IntArray) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = corners.tolist()
+    return x1, y1, x2, y2

@@ -1,0 +1,216 @@
+"""Clips: frames sampled from a video file at a set rate, decoded by PyAV (FFmpeg's libraries).
+
+The sampling rule, exact and the same on every machine:
+
+- The frames of the decoder are on display one after the other, at the stream's time stamps in ascending order (AVI
+  stores frames in another order than it shows them); a stream without time stamps runs at its average rate. Frames
+  are found by time, so a variable frame rate needs nothing special.
+- A clip lasts from its first time stamp to its last, plus the last gap between two; a single frame lasts ``2 / fps``.
+- The rate is ``fps``, lowered to ``max_frames / length`` for a long clip and raised to ``2 / length`` for a short one,
+  so there are 2 to ``max_frames`` frames: Qwen2-VL's own video input takes frames in pairs (and repeats the last one
+  of an odd number). Frame k is the one on display at k / rate after the start. All of it in fractions.
+
+Frames are upright by the file's rotation. A clip that does not open, has no video, fails to decode, breaks off inside
+of a frame or yields clearly fewer frames than it declares is damaged. Deliberately absent: sound, pixel aspect ratios,
+and playlists (FFmpeg may read the formats in ``FORMATS`` only, so a file cannot name other files).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from math import ceil
+from typing import Any
+
+import av
+from PIL import Image
+
+from task_streams.sources.clip_cache import ClipCache
+from task_streams.sources.records import Damaged, Source
+from task_streams.types import Clip, Feed
+
+SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+FORMATS = "3g2,3gp,asf,avi,flv,m4a,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,ogg,webm"
+LEAST_FRAMES = 2
+RULE = 1  # raise it when the same bytes come to give other frames: what was cached before is then not used
+WHOLE = Fraction(4, 5)  # a clip with less than this share of its declared frames (or length) is cut off
+HELD_BYTES = 2**25  # decoded frames are held up to this size; a larger clip is decoded twice
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+@dataclass(frozen=True, slots=True)
+class ClipDecoder:
+    """Decodes video files to sampled frames, through a cache if there is one.
+
+    Attributes:
+        fps: frames per second to sample, above 0.
+        max_frames: most frames of a clip, 2 or more.
+        max_side: longest side of a frame in pixels, a larger frame is made smaller; None = as it is.
+        feed: how a model gets the frames: as so many images, or as its own kind of video.
+        cache: where decoded clips are kept; None = decode each time.
+    """
+
+    fps: float = 2.0
+    max_frames: int = 16
+    max_side: int | None = None
+    feed: Feed = "images"
+    cache: ClipCache | None = None
+
+    @property
+    def identity(self) -> str:
+        """Everything that the frames depend on, beside the bytes."""
+        return f"clip {RULE} fps={Fraction(str(self.fps))} max_frames={self.max_frames} max_side={self.max_side}"
+
+    def __call__(self, source: Source) -> Clip:
+        """The sampled clip.
+
+        Raises:
+            Damaged: there is no video, or it cannot be decoded.
+        """
+        if self.cache is None:
+            frames, fps = self._decoded(source)
+            return Clip(frames, fps, self.feed)
+        key = self.cache.key(source, self.identity)
+        kept = self.cache.load(key)
+        if kept is None:
+            kept = self._decoded(source)
+            self.cache.store(key, *kept)
+        return Clip(*kept, self.feed)
+
+    def _decoded(self, source: Source) -> tuple[tuple[Image.Image, ...], float]:
+        frames, rate = sampled_frames(source.read(), Fraction(str(self.fps)), self.max_frames)
+        return tuple(within(frame, self.max_side) for frame in frames), float(rate)
+
+
+def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Image.Image], Fraction]:
+    """Frames of a video file by the module's rule, RGB and upright, and their rate.
+
+    Raises:
+        Damaged: there is no video, or it cannot be decoded.
+    """
+    stamps: list[Fraction | None] = []
+    held: list[Any] = []
+    room = HELD_BYTES
+    with opened(data) as (container, stream):
+        for frame in frames_of(container, stream):
+            stamps.append(None if frame.pts is None else frame.pts * Fraction(frame.time_base))
+            room -= 2 * frame.width * frame.height
+            if room >= 0:
+                held.append(frame)
+        times = display_times(stamps, stream.average_rate)
+        refuse_cut_off(container, stream, times)
+        indices, rate = sampled_indices(times, fps, max_frames)
+        if len(held) == len(times):
+            return _images(held, indices), rate
+    with opened(data) as (container, stream):
+        return _images(frames_of(container, stream), indices), rate
+
+
+def sampled_indices(times: Sequence[Fraction], fps: Fraction, max_frames: int) -> tuple[list[int], Fraction]:
+    """Which frames are sampled by the module's rule, and their rate.
+
+    Args:
+        times: when each frame comes on display, ascending, in seconds.
+        fps: frames per second to sample.
+        max_frames: most frames to sample, 2 or more.
+    """
+    length = _length(times) or LEAST_FRAMES / fps
+    rate = max(LEAST_FRAMES / length, min(fps, max_frames / length))
+    return [bisect_right(times, times[0] + k / rate) - 1 for k in range(ceil(length * rate))], rate
+
+
+def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | None) -> list[Fraction]:
+    """When each decoded frame comes on display, in seconds, ascending.
+
+    Raises:
+        Damaged: no frames, or neither time stamps nor a rate.
+    """
+    if not stamps:
+        raise Damaged("no frame of the video can be decoded")
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) == len(stamps):
+        return sorted(known)
+    if not average_rate:
+        raise Damaged("frames without time stamps in a video without a frame rate")
+    return [index / Fraction(average_rate) for index in range(len(stamps))]
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage.
+
+    Raises:
+        Damaged: with FFmpeg's reason.
+    """
+    if not data:
+        raise Damaged("an empty file")
+    options = {"format_whitelist": FORMATS}
+    try:
+        with av.open(BytesIO(data), metadata_errors="replace", container_options=options) as container:
+            pictures = av.stream.Disposition.attached_pic  # the cover of a sound file is no video
+            streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+            if not streams:
+                raise Damaged("no video in the file")
+            streams[0].codec_context.thread_count = 1  # clips are decoded side by side
+            yield container, streams[0]
+    except av.FFmpegError as error:
+        raise Damaged(f"no readable video: {error.strerror or error}") from error
+
+
+def frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames in the order in which they are shown.
+
+    Raises:
+        Damaged: the file breaks off inside of a frame.
+    """
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise Damaged("the file breaks off inside of a frame")
+        yield from packet.decode()
+
+
+def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> None:
+    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares.
+
+    Raises:
+        Damaged: with both figures.
+    """
+    if stream.frames:
+        if len(times) < WHOLE * stream.frames:
+            raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")
+        return
+    declared = Fraction(container.duration, av.time_base) if container.duration else Fraction(0)
+    length = _length(times)
+    if length < WHOLE * declared:
+        raise Damaged(f"cut off: {float(length):.2f} of {float(declared):.2f} declared seconds can be decoded")
+
+
+def upright(frame: Any) -> Image.Image:
+    """A decoded frame as an RGB image, turned as the file says."""
+    image: Image.Image = frame.to_image()
+    turn = TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
+
+
+def within(image: Image.Image, max_side: int | None) -> Image.Image:
+    """An image made smaller, in proportion, until its longest side is within a limit."""
+    longest = max(image.size)
+    if max_side is None or longest <= max_side:
+        return image
+    width, height = (max(1, round(side * max_side / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _length(times: Sequence[Fraction]) -> Fraction:
+    """Length of a clip in seconds, 0 for a single frame."""
+    moments = sorted(set(times))
+    return moments[-1] - moments[0] + moments[-1] - moments[-2] if len(moments) > 1 else Fraction(0)
+
+
+def _images(frames: Any, indices: Sequence[int]) -> list[Image.Image]:
+    """The wanted frames as images; an index may come twice."""
+    wanted = set(indices)
+    shown = {index: upright(frame) for index, frame in enumerate(frames) if index in wanted}
+    return [shown[index] for index in indices]

@@ -1,0 +1,182 @@
+"""What readers of layouts share: a root that is as expected, what a folder holds, and paths that stay inside.
+
+A layout reads names only: folders are listed and lists are read, no item is opened. Nothing is downloaded or
+unpacked. Hidden entries are passed over. Symbolic links are followed inside of the root only.
+Class folders: ``class_folders.py``; list files: ``listed_files.py``.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from task_streams.errors import UserError, shown, unknown_name
+from task_streams.sources.records import Found
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".rar", ".7z")
+
+Entry = os.DirEntry[str]
+
+
+def existing_root(root: str, layout: str, where_to_get: str = "", needs: Sequence[str] = ()) -> Path:
+    """The root of a dataset, resolved.
+
+    Args:
+        root: as the user gave it; ``~`` is the home folder.
+        layout: what is expected below it, e.g. ``<class>/<image>``.
+        where_to_get: official page of the data; empty = nothing to get.
+        needs: files and folders that must be there; without them one folder must be.
+
+    Raises:
+        UserError: it is no such folder; says what was expected, what was found instead, and where to get it.
+    """
+    try:
+        path = Path(root).expanduser()
+        complaint = _root_complaint(path, needs)
+    except (OSError, RuntimeError) as error:  # no permission, or no such user's home
+        raise UserError(f"root {root!r}: expected a readable folder with {layout}; {error}") from error
+    if complaint:
+        remedy = f". Where to get it: {where_to_get}" if where_to_get else ""
+        raise UserError(f"root {root!r}: expected a folder with {layout}; found {complaint}{remedy}")
+    return path.resolve()
+
+
+def _root_complaint(path: Path, needs: Sequence[str]) -> str:
+    """What stands where a root is expected; empty when it is as expected."""
+    if not path.is_dir():
+        if path.exists():
+            return "a packed archive; give the folder that it unpacks to" if _packed(path.name) else "a file there"
+        return "nothing there" + (_archives(path.parent, "beside it") if path.parent.is_dir() else "")
+    names = [entry.name for entry in entries(path)]
+    missing = [name for name in needs if not (path / name).exists()]
+    if not needs and len(names) == 1 and names[0] == path.name:
+        return f"{names[0]} in {names[0]}: set root to {path / names[0]}"
+    if not missing and (needs or subfolders(path)):
+        return ""
+    lacks = f" (missing: {', '.join(missing)})" if 0 < len(missing) < len(needs) else ""
+    return (
+        f"{shown(names, limit=5) or 'an empty folder'}{lacks}{_archives(path, 'in there')}{_nested_root(path, needs)}"
+    )
+
+
+def _archives(folder: Path, where: str) -> str:
+    packed = [entry.name for entry in entries(folder) if _packed(entry.name)]
+    return f", and still packed {where}: {shown(packed, limit=3)}" if packed else ""
+
+
+def _packed(name: str) -> bool:
+    return name.lower().endswith(ARCHIVES)
+
+
+def _nested_root(path: Path, needs: Sequence[str]) -> str:
+    """A hint at the folder that holds everything, which unpacking often nests one level deeper."""
+    right = [entry.path for entry in subfolders(path) if all(Path(entry.path, name).exists() for name in needs)]
+    return f"; all of it is in {right[0]}: set root to that" if needs and right else ""
+
+
+def below(root: Path, relative: str) -> Path:
+    """A path that a list or a setting names below a resolved root; it need not exist.
+
+    Raises:
+        UserError: it is absolute, climbs out with ``..``, or follows a link out of the root.
+    """
+    path = root / relative
+    inside = Path(os.path.realpath(path)).is_relative_to(root)
+    if os.path.isabs(relative) or ".." in Path(relative).parts or not inside:
+        raise UserError(f"{relative}: leads out of {root}; refused")
+    return path
+
+
+def link_problem(root: Path, path: str) -> str:
+    """Problem of a link that leads out of a resolved root; empty when it stays inside."""
+    inside = Path(os.path.realpath(path)).is_relative_to(root)
+    return "" if inside else f"{path}: a link that leads out of {root}; refused"
+
+
+def entries(folder: Path | str) -> list[Entry]:
+    """What a folder holds, sorted by name, hidden entries left out.
+
+    Raises:
+        UserError: it cannot be read, or holds names that are no UTF-8.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            found = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: expected a readable folder; {error.strerror}") from error
+    if odd := [ascii(entry.name) for entry in found if not (entry.name.isascii() or is_text(entry.name))]:
+        raise UserError(f"{folder}: expected names in UTF-8; found {shown(odd, limit=5)}; rename them")
+    return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a text can be written as UTF-8: without halves of surrogate pairs, as Python shows bytes that cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def is_folder(entry: Entry) -> bool:
+    """Whether an entry is a folder or a link to one; a link in a circle is none."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def subfolders(folder: Path | str) -> list[Entry]:
+    """Folders in a folder, sorted by name."""
+    return [entry for entry in entries(folder) if is_folder(entry)]
+
+
+def lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of a text file with their numbers from 1, ends and blank lines stripped; either kind of line end.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable text file; {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8 text; {error}") from error
+    stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
+    return [(number, line) for number, line in stripped if line]
+
+
+def unknown_domains(given: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Problems of domain names that a source does not have."""
+    return [unknown_name("domain", name, known) for name in given if name not in known]
+
+
+def joined(parts: Iterable[Found]) -> Found:
+    """Several parts of a source as one."""
+    parts = list(parts)
+    return Found(
+        tuple(record for part in parts for record in part.records),
+        tuple(note for part in parts for note in part.notes),
+        tuple(problem for part in parts for problem in part.problems),
+        tuple(sorted({name for part in parts for name in part.classes})),
+    )
+
+
+def with_all_classes(found: Found, domain: str = "") -> Found:
+    """What was found, with a problem for classes of the source that have no items to train on or to test on."""
+    problems = []
+    where = f"{domain}: " if domain else ""
+    for split, kind in (("train", "training "), ("test", "test "), ("", "")):
+        there = {record.label for record in found.records if record.split in (split, "")}
+        empty = [name for name in found.classes if name not in there]
+        if empty and any(record.split == split for record in found.records):
+            problems.append(
+                f"{where}no {kind}items of {len(empty)} of the {len(found.classes)} classes: {shown(empty)}"
+            )
+    return replace(found, problems=(*found.problems, *problems))
+
+
+def shared_names(names: Mapping[str, str]) -> list[str]:
+    """Problems of classes (id to name) that have one and the same name, so that they would silently be merged."""
+    owners: dict[str, list[str]] = {}
+    for identity, name in names.items():
+        owners.setdefault(name, []).append(identity)
+    return [
+        f"classes {', '.join(sorted(ids))} are all named {name!r}; expected a name of its own for each"
+        for name, ids in sorted(owners.items())
+        if len(ids) > 1
+    ]

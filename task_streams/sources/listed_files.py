@@ -1,0 +1,173 @@
+"""Items that list files name, one path a line: each must be there, once, and inside of the root.
+
+Lists: ``<id> <value>`` (CUB), ``<path> <class number>`` (DomainNet, PACS). What is wrong is collected, not raised.
+A folder is listed once, so that a file costs no system call of its own.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from task_streams.errors import UserError, shown
+from task_streams.sources.layout import below, entries, joined, lines, link_problem, with_all_classes
+from task_streams.sources.records import FileSource, Found, Record, Split
+
+
+@dataclass(slots=True)
+class Files:
+    """Looks up files that a list names, by listing each folder once.
+
+    Attributes:
+        root: resolved; paths are below it.
+        folders: what was listed: names in each folder, with whether they are links; a sentence for a refused one.
+    """
+
+    root: Path
+    folders: dict[str, dict[str, bool] | str] = field(default_factory=dict)
+
+    def fault(self, relative: str) -> str:
+        """Why a file cannot be used: ``missing``, or a sentence on a path that leads out of the root; else empty."""
+        folder, _, name = relative.rpartition("/")
+        if os.path.isabs(relative) or ".." in relative.split("/"):
+            return f"{relative}: leads out of {self.root}; refused"
+        if folder not in self.folders:
+            self.folders[folder] = self._listing(folder)
+        listing = self.folders[folder]
+        if isinstance(listing, str):
+            return listing
+        if name not in listing:
+            return "missing"
+        return link_problem(self.root, str(self.root / relative)) if listing[name] else ""
+
+    def _listing(self, folder: str) -> dict[str, bool] | str:
+        try:
+            path = below(self.root, folder)
+            return {entry.name: entry.is_symlink() for entry in entries(path)} if path.is_dir() else {}
+        except UserError as error:
+            return str(error)
+
+
+def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged: str = "error") -> Found:
+    """The records of a list whose files are there; their keys are paths below the root.
+
+    Args:
+        root: resolved.
+        records: one for each line of the list.
+        source: name of the list, for messages.
+        on_damaged: missing files are a problem (``error``), or left out and noted (``skip``).
+    """
+    files = Files(root)
+    faults = {record.key: files.fault(record.key) for record in records}
+    missing = sorted(key for key, fault in faults.items() if fault == "missing")
+    refused = sorted({f"{source}: {fault}" for fault in faults.values() if fault not in ("", "missing")})
+    twice = repeated_in(record.key for record in records)
+    problems = [*refused, *([f"{source}: names {len(twice)} files more than once: {shown(twice)}"] if twice else [])]
+    lost = [f"{source}: {len(missing)} files that it names are missing: {shown(missing)}"] if missing else []
+    good = tuple(record for record in records if not faults[record.key])
+    if on_damaged == "skip":
+        return Found(good, tuple(f"{sentence}; left out" for sentence in lost), tuple(problems))
+    return Found(good, (), (*problems, *lost))
+
+
+def repeated_in(values: Iterable[str]) -> list[str]:
+    """Values that occur more than once, sorted, each named once."""
+    once: set[str] = set()
+    more: set[str] = set()
+    for value in values:
+        (more if value in once else once).add(value)
+    return sorted(more)
+
+
+def numbered(path: Path, value: str) -> tuple[dict[str, str], list[str]]:
+    """Rows ``<id> <value>`` by id, and problems: rows without a value, ids given twice.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    rows = [(number, *line.partition(" ")[::2]) for number, line in lines(path)]
+    odd = [f"line {number} {key!r}" for number, key, found in rows if not found.strip()]
+    problems = [f"{path.name}: expected '<id> <{value}>' a line; found {shown(odd, limit=5)}"] if odd else []
+    if twice := repeated_in(key for _, key, _ in rows):
+        problems.append(f"{path.name}: {len(twice)} ids are given more than once: {shown(twice)}")
+    return {key: found.strip() for _, key, found in rows if found.strip()}, problems
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """What a list of labelled images holds.
+
+    Attributes:
+        found: the items whose files are there.
+        classes: names of the classes that each class number stands for, by the folders of its images.
+    """
+
+    found: Found
+    classes: Mapping[str, frozenset[str]]
+
+
+def image_list(
+    root: Path, path: Path, split: Split, domain: str, images: str = "", on_damaged: str = "error"
+) -> ImageList:
+    """Items of a list of lines ``<domain>/<class>/<image> <class number>``.
+
+    Args:
+        root: resolved.
+        path: the list.
+        split: of the records.
+        domain: of the records; every path must begin with it.
+        images: folder below the root that the paths are relative to, ending in ``/``; empty = the root.
+        on_damaged: that of ``listed_files``.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    records: list[Record] = []
+    classes: dict[str, set[str]] = {}
+    odd: list[str] = []
+    for number, line in lines(path):
+        relative, _, label = line.rpartition(" ")
+        parts = relative.split("/")
+        if len(parts) != 3 or parts[0] != domain or not label.isdecimal():
+            odd.append(f"line {number} {line[:80]!r}")
+            continue
+        key = images + relative
+        records.append(Record(key, parts[1], FileSource(Path(f"{root}/{key}")), split, domain))
+        if parts[1] != "..":
+            classes.setdefault(label, set()).add(parts[1])
+    found = listed_files(root, records, path.name, on_damaged)
+    expected = f"{path.name}: expected '{domain}/<class>/<image> <class number>' a line"
+    problems = [f"{expected}; found {len(odd)} others: {shown(odd, limit=5)}"] if odd else []
+    problems += [] if records or odd else [f"{expected}; found an empty list"]
+    found = replace(found, problems=(*problems, *found.problems))
+    return ImageList(found, {number: frozenset(names) for number, names in classes.items()})
+
+
+def listed_domains(lists: Mapping[str, tuple[ImageList, ImageList]]) -> Found:
+    """Training and test list of each domain as one source; every class of a domain must be in both, no file twice."""
+    parts = []
+    for domain, (train, test) in lists.items():
+        trained = {record.key for record in train.found.records}
+        twice = sorted({record.key for record in test.found.records if record.key in trained})
+        leak = Found((), (), (f"{domain}: {len(twice)} files are in both lists: {shown(twice)}",) if twice else ())
+        parts.append(with_all_classes(_with_classes(joined([train.found, test.found, leak])), domain))
+    numbers = Found((), (), tuple(number_problems(part for pair in lists.values() for part in pair)))
+    return joined([numbers, *parts])
+
+
+def _with_classes(found: Found) -> Found:
+    return replace(found, classes=tuple(sorted({record.label for record in found.records})))
+
+
+def number_problems(lists: Iterable[ImageList]) -> list[str]:
+    """Problems of class numbers that stand for several classes, and of classes that have several numbers."""
+    names: dict[str, set[str]] = {}
+    numbers: dict[str, set[str]] = {}
+    for listed in lists:
+        for number, found in listed.classes.items():
+            names.setdefault(number, set()).update(found)
+            for name in found:
+                numbers.setdefault(name, set()).add(number)
+    several = [f"{number} = {', '.join(sorted(found))}" for number, found in sorted(names.items()) if len(found) > 1]
+    several += [f"{', '.join(sorted(found))} = {name}" for name, found in sorted(numbers.items()) if len(found) > 1]
+    return [f"expected one class for each class number of the lists; found {shown(several)}"] if several else []
