@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("task_streams", "eval", "methods", "clrft")
 _REPORTED = (
     "clrft", "torch", "torchvision", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets",

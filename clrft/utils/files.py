@@ -32,7 +32,7 @@ COMPARISON, REPORT = "comparison", "report"  # folders beside or in runs that co
 
 def config_root() -> Path:
     """Folder of the shipped YAML configs: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     inside, beside = package / "configs", package.parent / "configs"
     return inside if inside.is_dir() else beside
 

@@ -150,7 +150,7 @@ def test_every_command_is_there_when_it_is_called() -> None:
     cells = [inspect.getclosurevars(command).nonlocals for command in commands_of(build_parser())]
     assert len(cells) > 20
     for cell in cells:
-        assert callable(getattr(import_module(f"clrft.{cell['module']}"), cell["name"]))
+        assert callable(getattr(import_module(f"clrft.cli.{cell['module']}"), cell["name"]))
     assert sorted(LISTED) == list(LISTS)
 
 

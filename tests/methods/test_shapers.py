@@ -20,6 +20,8 @@ from task_streams.errors import UserError
 from task_streams.types import Box, Question
 from tests.methods.hand_made import HandMade, reply, rollouts
 
+SHAPERS = [one for one in METHODS.values() if one.family == "part" and one.shape_rewards is not Method.shape_rewards]
+
 
 def shaped(method: Method, made: Rollouts) -> list[float]:
     return method.shape_rewards(made.task_reward, made).tolist()
