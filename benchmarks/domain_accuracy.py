@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from clrft.base_model import default_model_path
 from eval.score import score_classification
-from methods.model.config import ModelConfig
-from methods.model.policy import Decoding, Policy, load_policy
+from methods.model.config import Decoding, ModelConfig
+from methods.model.policy import Policy, load_policy
 from task_streams.datasets.digits import digits
 from task_streams.probes.glyphs import DIGITS
 from task_streams.prompt import request

@@ -33,8 +33,9 @@ from methods.generation.shared_prefix import prefill
 from methods.generation.static_decode import StaticSteps, sample_static
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
-from methods.model.config import choose_device, choose_dtype
-from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.model.config import Decoding, choose_device, choose_dtype
+from methods.model.policy import Policy, generation_arguments
+from methods.model.weights import clear_rope_state
 
 LENGTH = 17  # tokens of a completion where the command line names none
 SMALLER = 4  # as many batches

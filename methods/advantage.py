@@ -5,10 +5,11 @@ Equations 5 and 6 of RaPO (arXiv 2605.09640): ``A_i = (R_i - mean of its group) 
 Standard deviations are sample deviations (n - 1), as TRL's.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+from methods.lazy import Tensor, torch
 
 GROUP_EPSILON = 1e-4  # TRL's, added to a group's standard deviation
 
@@ -68,17 +69,17 @@ class RunningScale:
     init_batches: int = 1
     averaged: int = 0
 
-    def observed(self, batch_std: float, momentum: float) -> "RunningScale":
+    def observed(self, batch_std: float, momentum: float) -> RunningScale:
         """The scale after one optimizer step whose rewards have deviation ``batch_std``."""
         if self.value is None or 0 < self.averaged < self.init_batches:
             return self._warmed(max(batch_std, self.floor)) if batch_std > self.init_above else self
         return self.at(max(momentum * self.value + (1 - momentum) * batch_std, self.floor))
 
-    def _warmed(self, batch_std: float) -> "RunningScale":
+    def _warmed(self, batch_std: float) -> RunningScale:
         """The plain mean with one batch more."""
         total = (self.value or 0.0) * self.averaged + batch_std
         return self.at(total / (self.averaged + 1), self.averaged + 1)
 
-    def at(self, value: float | None, averaged: int = 0) -> "RunningScale":
+    def at(self, value: float | None, averaged: int = 0) -> RunningScale:
         """The same rule at another value, the mean of ``averaged`` batches."""
         return replace(self, value=value, averaged=averaged)

@@ -4,15 +4,15 @@ Every method of the suite ships through this contract and through nothing else. 
 trainer: hooks receive tensors and small frozen records, and the runner provides what ``needs`` declares.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
-import torch
-from torch import Tensor
-
 from methods.advantage import group_advantages
 from methods.costs.meter import IGNORED, meter_of
+from methods.lazy import Tensor, torch
 from task_streams.errors import unknown_name
 from task_streams.prompt import THOUGHTS
 from task_streams.prompt_style import SUITE, PromptStyle
@@ -87,8 +87,8 @@ class TaskContext:
     """
 
     task: Task
-    policy: "Policy"
-    anchor: "Snapshot | None"
+    policy: Policy
+    anchor: Snapshot | None
     seed: int
     memory: tuple[Example, ...] = ()
     fisher: Mapping[str, Tensor] | None = None
@@ -179,7 +179,7 @@ class LossContext:
     model: torch.nn.Module
     inputs: Mapping[str, Any]
     task_index: int
-    anchor: "Snapshot | None"
+    anchor: Snapshot | None
     log: StepLog = field(repr=False)
 
     @property
@@ -262,7 +262,7 @@ class Method:
         """Whose policy the KL term holds to: the base, or the anchor (the base in the first task)."""
         return "base"
 
-    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+    def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         """Sentences about a policy or a stream that this method cannot work with; asked before any work."""
         return []
 

@@ -5,14 +5,14 @@ those of all. Each sees only what it declares itself (``guard.py``), so it works
 cannot go together is refused before any work.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
 from methods.guard import fault, made_method
+from methods.lazy import Tensor, torch
 from methods.registry import method_class
 from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
@@ -119,7 +119,7 @@ class Composite(Method):
     def kl_target(self) -> KlTarget:
         return self.learner.kl_target
 
-    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+    def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         return [problem for one in self.members for problem in one.problems(policy, tasks)]
 
     def before_task(self, context: TaskContext) -> None:

@@ -5,6 +5,8 @@ method declares, whatever other methods at its side need. Deliberately absent: g
 and nothing of the task at hand counts as done.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,11 +14,8 @@ from functools import wraps
 from traceback import extract_tb
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.distributed.sharding import split_of
+from methods.lazy import torch
 from methods.registry import is_plugin, source_file
 from methods.shaping import overrides
 from task_streams.errors import UserError, unknown_name
@@ -150,7 +149,7 @@ def _declared_view(argument: Any, method: Method) -> Any:
 def _values_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
     """What is wrong with rewards or advantages; the first argument has the shape they need."""
     expected = tuple(arguments[0].shape)
-    if not isinstance(result, Tensor):
+    if not isinstance(result, torch.Tensor):
         return f"returned {type(result).__name__}, expected a tensor of shape {expected}."
     if tuple(result.shape) != expected:
         return f"returned shape {tuple(result.shape)}, expected {expected}."
@@ -163,8 +162,8 @@ def _terms_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
     if not isinstance(result, Mapping):
         return f"returned {type(result).__name__}, expected scalars by name (a dict; {{}} for none)."
     for name, term in result.items():
-        if not isinstance(term, Tensor) or term.numel() != 1:
-            found = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+        if not isinstance(term, torch.Tensor) or term.numel() != 1:
+            found = f"shape {tuple(term.shape)}" if isinstance(term, torch.Tensor) else type(term).__name__
             return f"term {name!r} is {found}, expected a scalar tensor."
         if not bool(torch.isfinite(term)):
             return f"term {name!r} is {term.item()}, expected a finite number."
@@ -178,7 +177,7 @@ def _state_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
     for name, value in result.items():
         if not isinstance(name, str):
             return f"its key {name!r} is no string."
-        if isinstance(value, Tensor):
+        if isinstance(value, torch.Tensor):
             continue
         try:
             json.dumps(value, allow_nan=False)
@@ -201,6 +200,8 @@ def _gradients_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
 
 def gradients_finite(model: torch.nn.Module) -> bool:
     """Whether every gradient of a model is a finite number."""
+    from methods.distributed.sharding import split_of
+
     return bool(torch.isfinite(split_of(model).gradient_norm()))
 
 

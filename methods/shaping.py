@@ -4,12 +4,12 @@ The figures of one step are ``<name>_added``, the mean of what a method changed,
 the pairs inside a group whose order it changed; making or breaking a tie counts as a change.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor, torch
 
 
 def shaped_by(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:

@@ -23,7 +23,7 @@ from methods.algorithms.frozen import ZeroShot
 from methods.base import Method
 from methods.costs.meter import Meter
 from methods.generation.answers import Session
-from methods.model.policy import Decoding
+from methods.model.config import Decoding
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, TaskStream
 

@@ -124,19 +124,19 @@ def test_the_walk_sees_the_packages() -> None:
 def test_the_checker_finds_a_wrong_arrow_in_any_form_of_import(tmp_path: Path) -> None:
     files = {
         "task_streams/__init__.py": "",
-        "task_streams/a.py": "import clrft.runner.run",
+        "task_streams/a.py": "import clrft.run",
         "eval/__init__.py": "def late():\n    from methods import sft",
         "methods/__init__.py": "",
-        "methods/algorithms/sft.py": "from eval import score",  # right
-        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.runner.run",
+        "methods/sft.py": "from eval import score",  # right
+        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.run",
         "clrft/__init__.py": "",
-        "clrft/runner/run.py": "",
+        "clrft/run.py": "",
     }
     found = wrong_arrows(write_tree(tmp_path, files))
     assert found == [
-        "task_streams.a imports clrft.runner.run",
+        "task_streams.a imports clrft.run",
         "eval imports methods",
-        "eval imports methods.algorithms.sft",
+        "eval imports methods.sft",
     ]
 
 
@@ -152,9 +152,9 @@ def test_the_checker_finds_a_circle_through_a_relative_import(tmp_path: Path) ->
 
 def test_the_checker_accepts_a_package_that_gathers_its_modules(tmp_path: Path) -> None:
     files = {
-        "methods/__init__.py": "from methods.algorithms.sft import Sft",
+        "methods/__init__.py": "from methods.sft import Sft",
         "methods/base.py": "",
-        "methods/algorithms/sft.py": "from methods.base import Method",
+        "methods/sft.py": "from methods.base import Method",
     }
     assert circle(write_tree(tmp_path, files)) == []
 

@@ -23,7 +23,9 @@ from methods.algorithms.sft import SftConfig
 from methods.base import TaskContext
 from methods.inputs.fit_image import image_fit
 from methods.inputs.media import with_media
-from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.model.config import Decoding
+from methods.model.policy import Policy, generation_arguments
+from methods.model.weights import clear_rope_state
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit
 from task_streams.prompt import request

@@ -19,7 +19,9 @@ from methods.generation.shared_prefix import prefill
 from methods.generation.static_decode import sample_static
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
-from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.model.config import Decoding
+from methods.model.policy import Policy, generation_arguments
+from methods.model.weights import clear_rope_state
 
 NAMES = ("stock", "plain", "ours")
 

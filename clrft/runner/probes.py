@@ -9,7 +9,7 @@ from clrft.utils.files import safe_name
 from eval.probe import ask, share_right
 from methods.distributed import ranks
 from methods.inputs.fit_image import image_fit
-from methods.model.policy import Decoding
+from methods.model.config import Decoding
 from task_streams.errors import UserError
 from task_streams.probes.sets import Probe, ProbeSet, probe_request, read_probe_set
 

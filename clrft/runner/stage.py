@@ -30,7 +30,7 @@ from methods.distributed import ranks
 from methods.distributed.sharding import whole
 from methods.generation.answers import Session
 from methods.inputs.fit_image import image_fit
-from methods.model.policy import Decoding
+from methods.model.config import Decoding
 from methods.model.snapshots import FullSnapshot
 from task_streams.probes.glyphs import glyph_examples
 from task_streams.prompt_style import PromptStyle

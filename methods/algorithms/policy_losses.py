@@ -7,14 +7,15 @@ after the first sees the same rollouts again (TRL's ``num_iterations``), the pap
 Deliberately absent: DAPO's dynamic sampling and its soft penalty on length.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from methods.advantage import centred
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import Rollouts
+from methods.lazy import Tensor
 from methods.settings import require
 
 

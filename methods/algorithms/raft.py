@@ -12,7 +12,7 @@ from typing import Any
 from eval.score import score
 from methods.algorithms.sft import SftConfig
 from methods.base import Method, TaskContext
-from methods.model.policy import Decoding
+from methods.model.config import Decoding
 from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text

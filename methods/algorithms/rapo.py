@@ -6,14 +6,15 @@ here with their settings in one place. The paper is the default; ``preset: relea
 code does where the two differ. A value given by name wins over the preset's.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_args
-
-from torch import Tensor
 
 from methods.advantage import group_advantages
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import AnchorKind, AnchorRule, Need, Rollouts, TaskContext
+from methods.lazy import Tensor
 from methods.parts.ctan import Ctan, CtanConfig, resolved
 from methods.parts.retention import RetentionConfig, RetentionShaper
 from methods.settings import require

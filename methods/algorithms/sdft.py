@@ -6,22 +6,24 @@ the reinforcement trainer serve as samples. The teacher starts anew as the polic
 cut off is taught with an end of sequence. One process only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from methods.algorithms.grpo import GrpoConfig
 from methods.base import LossContext, Method, Need, Rollouts, TaskContext
 from methods.costs.flops import TRAINED_ADAPTER
-from methods.model.snapshots import Snapshot
+from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import trained_weights
 from methods.settings import require
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
 from task_streams.prompt import THOUGHTS, Request, request, target_text
 from task_streams.types import Example
+
+if TYPE_CHECKING:
+    from methods.model.snapshots import Snapshot
 
 TEACHER = "teacher"
 
@@ -111,7 +113,7 @@ class Sdft(Method):
             ]
         return target_inputs(task.policy, asked, texts)
 
-    @torch.no_grad()
+    @no_grad
     def after_step(self, task_index: int, step: int) -> None:
         """The teacher follows: ``phi <- alpha theta + (1 - alpha) phi``."""
         for _, weight, follower in self._followers():
@@ -132,7 +134,7 @@ class Sdft(Method):
             return {}
         return {name: follower.detach().cpu().clone() for name, _, follower in self._followers()}
 
-    @torch.no_grad()
+    @no_grad
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, _, follower in self._followers():
             follower.copy_(state[name])

@@ -9,12 +9,14 @@ Deliberately absent: norms, activations, softmax and rotations (no matrix produc
 backward pass (checkpointed activations), the optimizer, and that a reference without its adapter skips it.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from methods.lazy import Tensor, nn
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
@@ -31,7 +33,7 @@ class Work:
     forward: int
     backward: int
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: Work) -> Work:
         return Work(self.forward + other.forward, self.backward + other.backward)
 
 

@@ -7,14 +7,14 @@ computes, and counts stay on the device until they are asked for. Of several pro
 its own; the sum is told.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from methods.costs.flops import ModelShape, Work, shape_of
+from methods.lazy import Tensor, torch
 
 COUNTS = (
     "prompt_tokens",  # of all rows and passes, images' included: as a model has it that shares nothing
@@ -39,7 +39,7 @@ class Meter:
         self._model: Any = None
         self._shape: ModelShape | None = None
 
-    def __deepcopy__(self, memo: Any) -> "Meter":
+    def __deepcopy__(self, memo: Any) -> Meter:
         return self  # a frozen copy of the model counts here too
 
     def watch(self, model: Any) -> None:
@@ -113,14 +113,14 @@ class Meter:
     def _add(self, name: str, value: int | Tensor, times: int = 1) -> None:
         if self._paused:
             return
-        if isinstance(value, Tensor):
+        if isinstance(value, torch.Tensor):
             self._waiting.append((name, value.detach(), times))
         else:
             self._counts[name] += value * times
 
     def _work(self, work: Work, output: Any) -> None:
         self._add("model_flops", work.forward)
-        if isinstance(output, Tensor) and output.requires_grad:
+        if isinstance(output, torch.Tensor) and output.requires_grad:
             output.register_hook(lambda _: self._add("model_flops", work.backward))  # type: ignore[no-untyped-call]
 
     def _on_tokens(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
@@ -128,7 +128,7 @@ class Meter:
         possible = (*arguments[:1], given.get("input_ids"), given.get("inputs_embeds"))
         rows, length = next(one.shape[:2] for one in possible if one is not None)
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
-        real = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None  # [N, context]
+        real = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None  # [N, context]
         context = length if cache is None else int(cache.get_seq_length())  # which has grown by this call
         context = context if real is None else real.shape[1]
         prompts = None if context != length else torch.ones(rows, length) if real is None else real

@@ -3,8 +3,9 @@
 Equations 2 and 3 of RaPO (arXiv 2605.09640). No gradient flows through either.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from methods.lazy import Tensor, torch
 
 
 def drift(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from methods.generation.shared_prefix import Prefix, plain, prefill
 from methods.generation.token_logps import LARGEST
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
-from methods.model.policy import Decoding, Policy, clear_rope_state, generation_arguments
+from methods.model.config import Decoding
+from methods.model.policy import Policy, generation_arguments
+from methods.model.weights import clear_rope_state
 from methods.training.views import TYPE_FIELDS
 from task_streams.prompt import Request
 

@@ -1,17 +1,28 @@
 """Settings of the model, and what ``auto`` stands for on this machine."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
+from methods.lazy import torch
 from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.prompt import PLACES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How completions are drawn in an evaluation: greedy at temperature 0, else sampled."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Deliberately absent: quantised loading, remote code, model families by path name
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from methods.inputs.fit_image import Prepared, image_fit
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
 from methods.inputs.vision import batch_images
-from methods.model.config import ModelConfig, choose_attention, choose_device
+from methods.model.config import Decoding, ModelConfig, choose_attention, choose_device
 from methods.model.numerics import Numerics, numerics_of
 from methods.model.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
+from methods.model.weights import clear_rope_state
 from methods.settings import PLAIN
 from task_streams.errors import UserError
 from task_streams.prompt import Request
@@ -37,16 +37,6 @@ from task_streams.prompt import Request
 ANCHOR_ADAPTER = "anchor"
 SAFE: Any = {"trust_remote_code": False, "use_safetensors": True}  # no code runs, nothing is unpickled
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How completions are drawn in an evaluation: greedy at temperature 0, else sampled."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Policy:
@@ -323,10 +313,3 @@ def generation_arguments(decoding: Decoding, model_config: Any) -> dict[str, Any
     else:
         arguments |= {"temperature": None, "top_p": None, "top_k": None}
     return arguments
-
-
-def clear_rope_state(model: torch.nn.Module) -> None:
-    """Forget the M-RoPE offsets of the last call: stale ones corrupt a call with another batch size."""
-    for module in model.modules():
-        if hasattr(module, "rope_deltas"):
-            module.__dict__["rope_deltas"] = None

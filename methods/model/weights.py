@@ -1,9 +1,10 @@
 """Trained weights by name: copies, and sums over all of them, for penalties that hold weights where they were."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 
-import torch
-from torch import Tensor, nn
+from methods.lazy import Tensor, nn, torch
 
 
 def trained_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -25,3 +26,10 @@ def weighted_distance(
         square = (weight.float() - centre[name].float()).square()
         terms.append((square if importance is None else importance[name] * square).sum())
     return torch.stack(terms).sum()
+
+
+def clear_rope_state(model: nn.Module) -> None:
+    """Forget the M-RoPE offsets of the last call: stale ones corrupt a call with another batch size."""
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.__dict__["rope_deltas"] = None

@@ -8,14 +8,14 @@ gradient is implicit; taken here: one step ahead and seen at the output head. Th
 instead of the product, for its scale is the same whatever the model: ``lambda <- clip(lambda + rate cos, 0, most)``.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from methods.advantage import centred
 from methods.base import Method, Need, Rollouts
+from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
 from methods.parts.retention import retention_of
 from methods.settings import require

@@ -5,13 +5,13 @@ tensor's top 10 % by ``|theta_t - theta_{t-1}|``. Source: arXiv 2607.04364. Weig
 enter M, whatever the share.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from methods.base import LossContext, Method, TaskContext
+from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import copied_weights, trained_weights
 from methods.settings import require
 
@@ -60,7 +60,7 @@ class Cpo(Method):
         ]
         return {"cpo_penalty": self.config.strength * torch.stack(terms).sum()} if terms else {}
 
-    @torch.no_grad()
+    @no_grad
     def after_task(self, context: TaskContext) -> None:
         for name, weight in trained_weights(context.policy.model):
             moved = most_moved((weight.float() - self.centre[name].float()).abs(), self.config.share)

@@ -5,14 +5,14 @@ crosses task boundaries (equations 5 and 6). The paper is the default; ``preset:
 code does where the two differ. A value given by name wins over the preset's.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from methods.advantage import GROUP_EPSILON, RunningScale, group_advantages, guarded, scaled_advantages
 from methods.base import Method, Rollouts, TaskContext
+from methods.lazy import Tensor, torch
 from methods.settings import require
 
 # Where paper and released code differ; "not stated" in the paper is marked.

@@ -5,15 +5,15 @@ rehearsal-free. Source: arXiv 2004.07211; its defaults are Mammoth's for a memor
 largest of each token of the target, stored as the next task begins, for the prompt as the example's own task put it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from methods.base import Family, LossContext, Method, Need, ReplayPlan, TaskContext
+from methods.lazy import Tensor, no_grad, torch
 from methods.settings import require
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
 from task_streams.prompt import request, target_text
@@ -135,7 +135,7 @@ class Derpp(Method):
         texts = [target_text(e.target, task.thought, task.style, o) for e, o in zip(examples, listed, strict=True)]
         return target_inputs(task.policy, asked, texts)
 
-    @torch.no_grad()
+    @no_grad
     def _fresh(self, example: Example) -> Stored:
         policy = self._task.policy
         was_training = policy.model.training

@@ -6,13 +6,13 @@ image, from those below it. The KL is the mean log-ratio of a rollout's tokens a
 drift. The paper does so "in the later tasks", which it does not number. All other groups stay as they are.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from methods.base import Method, Need, Rollouts
 from methods.drift.log_ratio import mean_log_ratio
+from methods.lazy import Tensor, torch
 from methods.settings import require
 
 

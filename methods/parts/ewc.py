@@ -4,12 +4,13 @@
 Sources: EWC, arXiv 1612.00796; the online variant, arXiv 1805.06370.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from methods.base import LossContext, Method, Need, TaskContext
+from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
 from methods.settings import require
 

@@ -1,18 +1,18 @@
 """First-order features of completions: how each would move the policy, seen at the input of its output head.
 
 ``phi = mean_t W^T (e(y_t) - p_t)``, the gradient of a completion's mean log-probability by the last hidden states,
+from __future__ import annotations
+
 from one pass without gradients (arXiv 2512.15687; its weights over tokens are taken as equal).
 """
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
 from methods.base import Rollouts
+from methods.lazy import Tensor, no_grad, torch
 
 
-@torch.no_grad()
+@no_grad
 def gradient_features(rollouts: Rollouts) -> Tensor:
     """One feature for every completion, [B*G, H], in float32; row by row, for the logits of all would be large."""
     return torch.stack([gradients.mean(dim=0) for gradients, _ in token_gradients(rollouts)])

@@ -5,12 +5,12 @@ Features are those of ``gradient_features.py``, S_ij their cosines. Choices made
 rewarded counts as less new than repeating what is not, and the factor is ``1 + s (2 nu - 1)``, in [1 - s, 1 + s].
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
 from methods.settings import require
 

@@ -8,15 +8,15 @@ mean over its tokens, for rewards here are one a completion. The step of M is di
 the pairs' features, which makes its rate the same whatever the model's scale.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor, no_grad, torch
 from methods.parts.gradient_features import token_gradients
 from methods.settings import require
 
@@ -50,7 +50,7 @@ class ImplicitProcess(Method):
     config: ImplicitProcessConfig
     map: Tensor | None = None  # M, [H, H]
 
-    @torch.no_grad()
+    @no_grad
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         self.map = learned_map(self.map, rollouts, self.config.rate)
         if self.map is None:

@@ -6,13 +6,13 @@ empty think block, the right answer is the one that supervised methods train tow
 completion whose thought cannot be read gains nothing.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext, Views
+from methods.lazy import Tensor, torch
 from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.prompt import answer_text

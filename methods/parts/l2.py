@@ -4,12 +4,13 @@
 arXiv 2308.11958. With an adapter the weights are the adapter's, for L2-init as they were before the first task.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from methods.base import LossContext, Method, TaskContext
+from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
 from methods.settings import require
 

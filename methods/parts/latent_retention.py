@@ -6,13 +6,13 @@ hidden states of policy and anchor over the tokens of a completion, and ``R + la
 Alpha is a choice made here: cosine distances are not nats.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from methods.base import Rollouts
 from methods.drift.log_ratio import retention_reward
+from methods.lazy import Tensor, torch
 from methods.parts.retention import RetentionConfig, RetentionShaper
 
 

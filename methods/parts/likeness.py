@@ -3,18 +3,19 @@
 Items are boxes, or the words of a class name or of an answer. An answer that cannot be read is like nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 from eval.detection import match_boxes, pairwise_iou, parse_boxes
 from eval.parse import parse_completion
 from methods.base import Rollouts
+from methods.lazy import Tensor, torch
 from task_streams.labels import normalise_label
 from task_streams.prompt import visible
 from task_streams.types import Box, Question, Target

@@ -4,13 +4,13 @@
 them. Source: arXiv 1606.09282 (the distillation of arXiv 1503.02531, whose T^2 keeps the size of the gradients).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from methods.base import Family, LossContext, Method, Need
+from methods.lazy import Tensor, torch
 from methods.settings import require
 from methods.training.targets import completion_logits, mean_over_completions
 

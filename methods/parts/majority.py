@@ -6,14 +6,14 @@ of answers given equally often the one that came first wins, an answer that cann
 without any vote earns nothing. Boxes have no one answer to vote for and are refused.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext
+from methods.lazy import Tensor, torch
 from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label

@@ -6,11 +6,12 @@ the IoU, nothing without the category), or the words of a class name or answer (
 sum over the greater number of items takes the place of a penalty for what is unmatched, as in RaPO's detection reward.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor
 from methods.parts.likeness import item_likeness, likeness_of
 from methods.settings import require
 

@@ -6,11 +6,12 @@ format costs a factor, and from task 2 on drift from the previous task's policy 
 A wrong answer thus earns nothing whatever its form.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from methods.base import Method, Need, Rollouts
+from methods.lazy import Tensor
 from methods.parts.retention import retention_of
 from methods.settings import require
 

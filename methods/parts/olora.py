@@ -10,16 +10,17 @@ PEFT begins with B = 0 (of an embedding, A = 0). PEFT scales what the adapter ad
 the rank of all blocks together.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from methods.base import LossContext, Method, TaskContext
+from methods.lazy import Tensor, nn, no_grad, torch
 from methods.model.weights import trained_weights
 from methods.settings import require
 from task_streams.types import Task
@@ -79,7 +80,7 @@ class Block:
         self.own(masked).copy_(self.own(gradient))
         return masked
 
-    @torch.no_grad()
+    @no_grad
     def put_back_others(self) -> None:
         """Undo what an optimizer did to the other tasks' blocks: weight decay, and moments of earlier tasks."""
         learned = self.own(self.weight).clone()
@@ -105,7 +106,7 @@ class Olora(Method):
     model: nn.Module
     blocks: tuple[Block, ...] = ()
 
-    def problems(self, policy: "Policy", tasks: Sequence[Task]) -> list[str]:
+    def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         needed, rank = self.config.rank * len(tasks), policy.config.lora_rank
         each = f"part {self.name!r} gives each of {len(tasks)} tasks a rank of its own ({self.config.rank})"
         if not policy.has_adapter:

@@ -5,12 +5,12 @@ prompt. Choice made here: the references are the other rollouts of the group, M 
 probability of being preferred to one of its peers; no further rollouts are drawn.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor, torch
 from methods.settings import require
 
 

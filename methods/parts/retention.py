@@ -6,14 +6,14 @@ counts only for rollouts whose task reward reaches a threshold. The paper's thre
 it is on the mean of the task reward's components, and 0.75 asks of a class both the right answer and the format.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
-import torch
-from torch import Tensor
-
 from methods.base import AnchorKind, AnchorRule, Method, Need, Rollouts
 from methods.drift.log_ratio import drift, retention_reward
+from methods.lazy import Tensor, torch
 from methods.settings import require
 
 

@@ -5,14 +5,15 @@ The paper's section on efficiency; K = 8. Choices where it leaves them: rollouts
 training, and examples that are always answered right stay in. Deliberately absent: filtering again within a task.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from eval.score import score
 from methods.base import LossContext, Method, TaskContext
-from methods.model.policy import Decoding
+from methods.lazy import Tensor
+from methods.model.config import Decoding
 from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.prompt import request

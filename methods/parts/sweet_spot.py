@@ -5,12 +5,12 @@ paper's best. Choices made here: nearness of boxes is their matched IoU, of name
 need no edit; tier k of K (k = floor of K times the nearness) earns ``weight (k / K)^p``, p = 2.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, Rollouts
+from methods.lazy import Tensor, torch
 from methods.parts.likeness import likeness_of, whole_likeness
 from methods.settings import require
 

@@ -5,12 +5,12 @@ averages the fine-tuned weights with the zero-shot ones; here, as each task is l
 With an adapter its two factors are averaged, which is not the average of their products.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from methods.base import Method, TaskContext
+from methods.lazy import Tensor, no_grad
 from methods.model.weights import copied_weights, trained_weights
 from methods.settings import require
 
@@ -40,7 +40,7 @@ class Wise(Method):
     def before_task(self, context: TaskContext) -> None:
         self.before = copied_weights(context.policy.model) if context.task.index > 1 else None
 
-    @torch.no_grad()
+    @no_grad
     def after_task(self, context: TaskContext) -> None:
         if self.before is None:
             return

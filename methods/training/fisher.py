@@ -10,7 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from methods.model.weights import trained_weights
 from methods.training.targets import log_likelihood, target_inputs
 from task_streams.prompt import request

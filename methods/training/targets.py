@@ -1,14 +1,17 @@
 """Requests with given completions as one batch of model inputs: for penalties and measures that need a likelihood."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from methods.costs.meter import IGNORED, meter_of
-from methods.model.policy import Policy, clear_rope_state
+from methods.lazy import Tensor, torch
+from methods.model.weights import clear_rope_state
 from task_streams.prompt import Request
+
+if TYPE_CHECKING:
+    from methods.model.policy import Policy
 
 
 def target_inputs(policy: Policy, requests: Sequence[Request], texts: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from benchmarks.engine.table import worst
 from benchmarks.engine.trainers import step_parts, trainer_of
 from benchmarks.engine.workload import prompt_length, shortest_prompt, workload
 from benchmarks.equality import main as equality
-from methods.model.policy import Decoding
+from methods.model.config import Decoding
 from task_streams.errors import UserError
 from task_streams.prompt import request
 

@@ -21,7 +21,8 @@ from eval.evaluate import evaluate
 from methods.base import Method, TaskContext
 from methods.distributed import ranks
 from methods.distributed.sharding import shard, whole, whole_tensor
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from methods.settings import KAHAN, WIDE, TrainConfig
 from methods.training.fit import APPLIED, FitSettings, fit
 from methods.training.optimizers import COMPENSATION

@@ -15,9 +15,10 @@ from benchmarks.anchor_memory import LIMIT, anchor_parameters, bytes_of, geometr
 from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import TaskContext
-from methods.model.config import DTYPES
-from methods.model.policy import Decoding, Policy, clear_rope_state, lora_config
+from methods.model.config import DTYPES, Decoding
+from methods.model.policy import Policy, lora_config
 from methods.model.snapshots import Snapshot
+from methods.model.weights import clear_rope_state
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit
 from task_streams.prompt import request

@@ -10,7 +10,8 @@ import torch
 from methods.generation import shared_prefix
 from methods.generation.shared_prefix import common_lead, prefill
 from methods.inputs.prompts import Prompts
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from task_streams.prompt import Request, request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import assert_equal

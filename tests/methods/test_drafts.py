@@ -9,7 +9,8 @@ from methods.generation.answers import Session
 from methods.generation.rollout import Sampling, sample_after
 from methods.generation.shared_prefix import prefill
 from methods.generation.speculative_decoding import Drafts
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from methods.training.fisher import diagonal_fisher
 from task_streams.prompt import request
 from task_streams.scenarios.draw import shuffled

@@ -5,7 +5,8 @@ import torch
 from methods.generation.answers import Session
 from methods.generation.image_cache import ImageMemory
 from methods.inputs.media import image_patches
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 

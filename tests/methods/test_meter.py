@@ -12,7 +12,8 @@ from methods.algorithms.rapo import RapoConfig
 from methods.algorithms.sft import SftConfig
 from methods.base import LossContext, TaskContext
 from methods.costs.meter import COUNTS, Meter, added, meter_of, sampled_tokens, sums
-from methods.model.policy import Decoding, Policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import FitResult, FitSettings, fit
 from methods.training.targets import completion_logits, target_inputs

@@ -7,9 +7,9 @@ from methods import METHODS
 from methods.base import Method
 from methods.compose import Composite
 from methods.generation.low_precision import LowWeights, cast_weights
-from methods.model.config import ModelConfig
+from methods.model.config import Decoding, ModelConfig
 from methods.model.numerics import Numerics, keeps_all, numerics_of, training_problems
-from methods.model.policy import Decoding, Policy
+from methods.model.policy import Policy
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from methods.training.optimizers import COMPENSATION, AppliedShare
 from task_streams.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from clrft.base_model import default_model_path
-from methods.model.config import ModelConfig, choose_attention, describe_model
-from methods.model.policy import Decoding, Policy, check_checkpoint, load_policy
+from methods.model.config import Decoding, ModelConfig, choose_attention, describe_model
+from methods.model.policy import Policy, check_checkpoint, load_policy
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream

@@ -17,8 +17,8 @@ from methods.generation.shared_prefix import positions_of
 from methods.generation.static_decode import StaticSteps
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.inputs.media import Patches, clip_arguments, model_fields, preferred_feed, video_obstacle, with_media
-from methods.model.config import ModelConfig
-from methods.model.policy import Decoding, Policy, load_policy
+from methods.model.config import Decoding, ModelConfig
+from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
 from methods.training.dataset import target_dataset
 from methods.training.fit import FitSettings, build_trainer, shared_arguments
