@@ -35,7 +35,7 @@ from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods import build_method
 from methods.algorithms.rapo import RapoConfig
 from methods.base import TaskContext
-from methods.model.config import DTYPES, ModelConfig
+from methods.model.config import ModelConfig
 from methods.model.policy import Policy, load_policy, lora_config
 from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
@@ -129,7 +129,7 @@ def measured(preset: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def random_policy(config: ModelConfig) -> Policy:
     """A policy of the 2B geometry with random weights, and the adapter that the settings ask for; no processor."""
-    model: Any = AutoModelForImageTextToText.from_config(geometry_2b(), dtype=DTYPES[config.dtype])
+    model: Any = AutoModelForImageTextToText.from_config(geometry_2b(), dtype=getattr(torch, config.dtype))
     model = get_peft_model(model, lora_config(config)) if config.adapter == "lora" else model
     return Policy(model, None, config, "sdpa")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.run_config import RunConfig, build_config
-from clrft.runner.checkpoint import METRICS_FILE, stage_folder
 from clrft.runner.run import run
+from clrft.runs.layout import METRICS_FILE, stage_folder
 from clrft.runs.provenance import circumstances
 from clrft.utils.files import read_json
 from clrft.utils.progress import Silent

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config, config_of, merge
-from clrft.runner.checkpoint import stage_folder
 from clrft.runner.run import looked_at, make_folder, open_folder, prepare
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
+from clrft.runs.layout import stage_folder
 from clrft.runs.predictions import read_predictions
 from clrft.runs.provenance import circumstances
 from clrft.utils.files import read_json

@@ -12,16 +12,17 @@ and AP by size.
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from eval.detection import parse_boxes
 from eval.evaluate import Prediction
 from task_streams.labels import normalise_label
 from task_streams.types import Box
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 CONFIDENCE = 1.0
 COCO_THRESHOLDS = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
@@ -56,6 +57,8 @@ def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str]
             f"none of them is in any of the {len(predictions)} images"
         )
     images = range(1, len(predictions) + 1)
+    from pycocotools.cocoeval import COCOeval
+
     with redirect_stdout(StringIO()):  # pycocotools prints at every step
         judge = COCOeval(_dataset(right, images, names), _dataset(found, images, names), "bbox")
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -85,7 +88,9 @@ def _rows(boxes: Sequence[Box], image: int, names: dict[str, int]) -> list[dict[
     return rows
 
 
-def _dataset(rows: Sequence[Sequence[dict[str, Any]]], images: range, names: dict[str, int]) -> COCO:
+def _dataset(rows: Sequence[Sequence[dict[str, Any]]], images: range, names: dict[str, int]) -> "COCO":
+    from pycocotools.coco import COCO
+
     coco = COCO()
     annotations = [row for of_image in rows for row in of_image]
     coco.dataset = {

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from eval.judgement import Score
 from eval.parse import parse_completion
@@ -67,6 +66,8 @@ def parse_boxes(text: str) -> list[Box] | None:
 
 def match_boxes(right: Sequence[Box], predicted: Sequence[Box]) -> tuple[float, float]:
     """IoU and category reward of predicted boxes, 0 to 1; both 1 when there are no boxes on either side."""
+    from scipy.optimize import linear_sum_assignment
+
     if not right or not predicted:
         return (1.0, 1.0) if not right and not predicted else (0.0, 0.0)
     overlaps = pairwise_iou(right, predicted)

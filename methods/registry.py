@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -172,9 +173,12 @@ def name_problem(method: type[Method], path: Path) -> str | None:
     return None
 
 
-def known_methods() -> dict[str, type[Method]]:
-    """Every method by name: built-in, and of the plugins loaded so far; entry points are asked for by name."""
-    return {**METHODS, **_loaded}
+def known_methods() -> Mapping[str, type[Method]]:
+    """Every method by name, imported when it is asked for: built-in, and of the plugins loaded so far.
+
+    Entry points are asked for by name.
+    """
+    return ChainMap(_loaded, METHODS)  # type: ignore[arg-type]
 
 
 def installed_methods() -> dict[str, str]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from clrft.config.run_config import build_config
-from clrft.runner.checkpoint import stage_folder
 from clrft.runner.results import write_results
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
+from clrft.runs.layout import stage_folder
 from clrft.runs.manifest import run_manifest, write_config
 from clrft.runs.read import RunRecord, read_run
 from clrft.utils.files import write_json_atomic

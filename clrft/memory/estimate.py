@@ -23,7 +23,7 @@ from methods.base import Method
 from methods.model.config import choose_attention, choose_device, choose_dtype
 from methods.model.numerics import keeps_all, looking_at_weights
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
-from methods.training.fit import rows_per_update
+from methods.training.budget import rows_per_update
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
 

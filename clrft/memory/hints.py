@@ -11,7 +11,7 @@ from clrft.memory.estimate import Longest, estimate, gib
 from clrft.memory.sizes import ModelSizes
 from methods import build_method
 from methods.settings import KAHAN, WIDE
-from methods.training.fit import rows_per_update
+from methods.training.budget import rows_per_update
 
 LEAST_GROUP = 2  # completions of a prompt that can be compared
 LEAST_SAVING = 0.01  # of what is needed; less is not worth a setting

@@ -38,7 +38,7 @@ from methods import build_method
 from methods.base import Method
 from methods.drift.items import GROUP_SIZE
 from methods.drift.measure import PROMPTS
-from methods.training.fit import rows_per_update
+from methods.training.budget import rows_per_update
 
 DRIFT = "drift"
 GATHERED = "gathered weights"

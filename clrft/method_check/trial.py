@@ -22,11 +22,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config
 from clrft.method_check.trace import Observer, Trace, digest
-from clrft.runner.checkpoint import StageRecord, read_learned, stage_folder
+from clrft.runner.checkpoint import StageRecord, read_learned
 from clrft.runner.partial_checkpoint import Unfinished
 from clrft.runner.run import learn, make_folder, open_folder, prepare
 from clrft.runner.state import Run
 from clrft.runner.train import train_stage
+from clrft.runs.layout import stage_folder
 from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
 from clrft.utils.quiet import quiet_environment, quiet_libraries

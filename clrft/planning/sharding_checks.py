@@ -11,7 +11,7 @@ from clrft.utils.progress import Silent
 from methods import build_method
 from methods.model.config import ModelConfig
 from methods.model.policy import Policy
-from methods.training.fit import rows_per_update
+from methods.training.budget import rows_per_update
 from task_streams.types import TaskStream
 
 NO_STREAM = TaskStream("none", "cil", 0, ())  # these checks look at none

@@ -14,7 +14,7 @@ from clrft.planning.operation_counts import Passes
 from clrft.planning.streams import outline_of
 from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
 from methods.model.config import choose_device
-from methods.training.fit import rows_per_update
+from methods.training.budget import rows_per_update
 
 TASKS = 2  # of a stream that a pilot goes through
 SPREAD = 1.3  # the longest of a batch's completions to their mean, where only the mean was counted

@@ -14,7 +14,7 @@ from clrft.planning.cell import Cell, frozen_models
 from clrft.planning.operation_counts import Passes, Tally
 from clrft.planning.shared_work import NOTHING, Dealt
 from clrft.planning.stream_statistics import TaskOutline
-from methods.training.fit import planned_updates, rows_per_update
+from methods.training.budget import planned_updates, rows_per_update
 
 MIB = 2**20
 

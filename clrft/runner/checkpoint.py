@@ -17,6 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clrft.config.records import LEAST_APPLIED, METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
+from clrft.runs.layout import (
+    ANCHOR_FILE,
+    DRIFT_FILE,
+    FINAL_LIST_FILE,
+    METRICS_FILE,
+    MOMENTS_FILE,
+    PREDICTIONS_FILE,
+    STATE_FILE,
+    STATE_TENSORS,
+    STEPS_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FOLDER,
+    probe_file,
+    stage_folder,
+)
 from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
 from eval.cell import Cell
 from eval.evaluate import Prediction
@@ -28,17 +43,6 @@ from methods.training.fit import APPLIED, StepRow
 from task_streams.errors import UserError
 
 SCHEMA = 1
-METRICS_FILE = "metrics.json"
-STATE_FILE = "method_state.json"
-STATE_TENSORS = "method_state.safetensors"
-MOMENTS_FILE = "optimizer.safetensors"
-ANCHOR_FILE = "anchor.safetensors"
-STEPS_FILE = "steps.jsonl"
-PREDICTIONS_FILE = "predictions.jsonl"
-FINAL_LIST_FILE = "final_list.jsonl"
-DRIFT_FILE = "drift.jsonl"
-TRAINING_FILE = "training.json"
-WEIGHTS_FOLDER = "weights"
 LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
 
 
@@ -105,16 +109,6 @@ class StageRecord:
             "peak_memory_mb": self.peak_memory_mb,
             LEAST_APPLIED: self.least_applied,
         }
-
-
-def stage_folder(run: Path, stage: int) -> Path:
-    """Folder of a stage."""
-    return run / f"task_{stage:02d}"
-
-
-def probe_file(name: str) -> str:
-    """File of a stage's answers to a probe set."""
-    return f"probe_{name}.jsonl"
 
 
 def write_record(folder: Path, record: StageRecord) -> None:

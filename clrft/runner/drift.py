@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from clrft.base_model import default_model_path
-from clrft.runner.checkpoint import WEIGHTS_FOLDER, StageRecord, stage_folder, stage_rng
+from clrft.runner.checkpoint import StageRecord, stage_rng
 from clrft.runner.cost_timer import counted
 from clrft.runner.state import Run
+from clrft.runs.layout import WEIGHTS_FOLDER, stage_folder
 from methods.drift.compared_policies import base_of, held, saved
 from methods.drift.items import Other, drawn_items, group_rows, summary
 from methods.drift.measure import Asked, measure

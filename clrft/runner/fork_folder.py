@@ -12,21 +12,13 @@ from typing import Any
 
 from clrft.config.records import METHOD_STATE, read_record
 from clrft.config.run_config import RunConfig
-from clrft.runner.checkpoint import (
-    ANCHOR_FILE,
-    MOMENTS_FILE,
-    SCHEMA,
-    STATE_FILE,
-    WEIGHTS_FOLDER,
-    read_anchor,
-    read_learned,
-    stage_folder,
-)
+from clrft.runner.checkpoint import SCHEMA, read_anchor, read_learned
 from clrft.runner.fork_source import Source
 from clrft.runner.lineage import check_lineage, check_stage
 from clrft.runner.state import Run
 from clrft.runs.differences import flatten
 from clrft.runs.fork_history import fork_facts
+from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, run_manifest, write_config
 from clrft.utils.files import link_or_copy, whole_folder, write_json_atomic
 from methods.base import Method

@@ -11,9 +11,10 @@ from typing import Any
 from clrft.config.records import LIST, MANIFEST, MANIFEST_OTHERS, read_record, read_stage
 from clrft.config.retired import CONFIG_FILE, in_todays_words
 from clrft.config.run_config import Values, with_defaults
-from clrft.runner.checkpoint import METRICS_FILE, SCHEMA, STATE_FILE, WEIGHTS_FOLDER, finished_stage, stage_folder
+from clrft.runner.checkpoint import SCHEMA, finished_stage
 from clrft.runner.lineage import identity_of
 from clrft.runs.fork_history import Origin, origins_of
+from clrft.runs.layout import METRICS_FILE, STATE_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.manifest import comparable
 from clrft.utils.files import digest
 from clrft.utils.plain import read_yaml, section_of

@@ -12,8 +12,8 @@ from typing import Any
 from clrft.config.records import LINEAGE, read_record
 from clrft.config.retired import CONFIG_FILE
 from clrft.config.run_config import RunConfig
-from clrft.runner.checkpoint import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.fork_history import Origin
+from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.manifest import comparable
 from clrft.utils.files import Damaged, sha256_file, write_json_atomic
 from clrft.utils.files import digest as digest

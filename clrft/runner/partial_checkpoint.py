@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clrft.config.records import STATE, read_record
+from clrft.runs.layout import UNFINISHED
 from clrft.utils.files import clean_partials, digest, remove, sha256_file, whole_folder, write_json_atomic
 from methods.training.state import TrainingState
 from task_streams.errors import UserError
 
 SCHEMA = 2  # 1 had no digest
 KEPT = 2  # states of one task: should the newest be damaged, there is another
-FOLDER = "unfinished"
 _STEP = re.compile(r"step_[0-9]{6,}")
 VALUES, TENSORS = "state.json", "state.safetensors"
 
@@ -153,7 +153,7 @@ def clear(folder: Path) -> None:
 
 def folder_of(run: Path, stage: int) -> Path:
     """Folder of a stage's unfinished work."""
-    return run / FOLDER / f"task_{stage:02d}"
+    return run / UNFINISHED / f"task_{stage:02d}"
 
 
 class WrongParent(UserError):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.records import read_stage
-from clrft.runner.checkpoint import METRICS_FILE, stage_folder
+from clrft.runs.layout import METRICS_FILE, stage_folder
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.utils.files import read_json, write_json_atomic
 from eval.matrix import AccuracyMatrix

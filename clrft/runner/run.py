@@ -5,7 +5,6 @@ after its last finished task.
 """
 
 import gc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +16,13 @@ from clrft.base_model import default_model_path
 from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest
-from clrft.runner.checkpoint import METRICS_FILE, finished_stage, stage_folder
+from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
 from clrft.runner.fork_folder import check_has_forked, is_fork_point, plant, take_over
 from clrft.runner.fork_source import Source
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
 from clrft.runner.memory_check import affordable, check_memory, longest_among
+from clrft.runner.outcome import is_complete, is_done
 from clrft.runner.partial_checkpoint import clear_finished
 from clrft.runner.probes import check_probe_prompts, read_probes
 from clrft.runner.results import write_results
@@ -30,11 +30,12 @@ from clrft.runner.stage import drop_older_weights, learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runner.train import put_back
 from clrft.runs.fork_history import origins_of
-from clrft.runs.manifest import check_same_config, check_same_data, check_same_plugins, run_manifest, write_config
+from clrft.runs.layout import stage_folder
+from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
-from clrft.tracking.runs import CellTracker, TaskTracker, Tracker, is_marked, manifest_tags, mark
+from clrft.tracking.runs import CellTracker, TaskTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
-from clrft.utils.files import check_inside, check_writable, clean_partials, write_json_atomic
+from clrft.utils.files import check_writable, clean_partials, write_json_atomic
 from clrft.utils.progress import Reporter
 from methods import build_method
 from methods.base import Method, TaskContext
@@ -123,24 +124,6 @@ def stopped_with_run(cell: CellTracker) -> Iterator[None]:
     except BaseException as failure:
         cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
         raise
-
-
-def is_complete(config: RunConfig) -> bool:
-    """Whether the run's folder holds a finished run of the same settings.
-
-    Raises:
-        UserError: it holds a run of other settings.
-    """
-    if not os.path.exists(config.folder / "config.yaml"):  # for a name of any length
-        return False
-    check_inside(config.folder)
-    check_same_config(config)
-    return (config.folder / METRICS_FILE).is_file()
-
-
-def is_done(config: RunConfig) -> bool:
-    """Whether a run is finished and, where it is tracked, the tracking store has all of it."""
-    return is_complete(config) and (not config.run.mlflow or is_marked(config.folder))
 
 
 def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Run:

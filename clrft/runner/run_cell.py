@@ -1,40 +1,22 @@
 """One cell of its own, under its folder's lock: what it leaves when it fails, and what another process left."""
 
-import contextlib
 import traceback
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.fork_source import Source
-from clrft.runner.run import is_done, run
+from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_done, keep_failure, known_failure
+from clrft.runner.run import run
+from clrft.runs.layout import ERROR_FILE
 from clrft.utils import interrupt
 from clrft.utils.failures import explained
-from clrft.utils.files import check_writable, write_text_atomic
+from clrft.utils.files import check_writable
 from clrft.utils.lease import TIMING, Timing
 from clrft.utils.locks import Held, Locked, held
 from clrft.utils.progress import Reporter
 from methods.distributed import ranks
 from task_streams.errors import UserError
-
-ERROR_FILE = "error.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A cell that did not finish: which, why in a sentence, and where the traceback is."""
-
-    cell: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A cell that another process works on: which, and the process in words."""
-
-    cell: str
-    who: str
 
 
 class Watched:
@@ -124,36 +106,3 @@ def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
         keep_failure(config.folder, reason, traceback.format_exc())
         return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")
     return None
-
-
-def keep_failure(folder: Path, reason: str, trace: str = "") -> None:
-    """Leave in a run folder why the run failed: the reason, an empty line, the traceback."""
-    with contextlib.suppress(OSError):  # a full disk; the sweep tells the reason itself
-        folder.mkdir(exist_ok=True)
-        write_text_atomic(folder / ERROR_FILE, f"{reason.strip()}\n\n{trace}".rstrip() + "\n")
-
-
-def forget_failure(folder: Path) -> None:
-    """Remove what an earlier failure left."""
-    (folder / ERROR_FILE).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not there, or with a run in it
-        folder.rmdir()
-
-
-def failure_of(folder: Path) -> str:
-    """Why the run in a folder failed, in a line or a few; empty if it did not."""
-    try:
-        text = (folder / ERROR_FILE).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-    reason = text.partition("\n\n")[0]
-    return text.splitlines()[-1] if reason.startswith("Traceback") else reason or "no reason was written"
-
-
-def known_failure(config: RunConfig, since: int) -> Failure | None:
-    """The failure that another process left of a cell after a time (ns, of the file system); None if there is none."""
-    try:
-        failed = (config.folder / ERROR_FILE).stat().st_mtime_ns
-    except OSError:
-        return None
-    return Failure(config.cell, f"{failure_of(config.folder)} (in another process)") if failed > since else None

@@ -5,15 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from clrft.runner.checkpoint import (
-    ANCHOR_FILE,
-    MOMENTS_FILE,
-    WEIGHTS_FOLDER,
-    StageRecord,
-    stage_folder,
-    stage_rng,
-    write_record,
-)
+from clrft.runner.checkpoint import StageRecord, stage_rng, write_record
 from clrft.runner.cost_timer import counted
 from clrft.runner.drift import measure_drift
 from clrft.runner.lineage import identity_of, write_lineage
@@ -21,6 +13,7 @@ from clrft.runner.partial_checkpoint import Unfinished
 from clrft.runner.probes import BUILT_IN, ask_probes
 from clrft.runner.state import Run, stage_name
 from clrft.runner.train import OnStep, learn_task, link_learned
+from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.provenance import peak_gpu_memory_mb, peak_memory_mb
 from clrft.utils.files import whole_folder
 from eval.cell import cell_of, measure_of, pooled_ap

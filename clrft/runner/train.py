@@ -10,8 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from clrft.runner.checkpoint import (
-    STEPS_FILE,
-    TRAINING_FILE,
     LeftTraining,
     StageRecord,
     read_anchor,
@@ -26,6 +24,7 @@ from clrft.runner.cost_timer import Clock, cost_of
 from clrft.runner.lineage import check_left, write_lineage
 from clrft.runner.partial_checkpoint import Unfinished
 from clrft.runner.state import Run
+from clrft.runs.layout import STEPS_FILE, TRAINING_FILE
 from clrft.utils import interrupt
 from clrft.utils.files import Damaged, link_or_copy, whole_folder
 from methods.base import TaskContext
@@ -34,7 +33,8 @@ from methods.distributed import ranks
 from methods.distributed.sharding import is_sharded, whole_weights
 from methods.settings import KAHAN, LOST_BELOW, WIDE, TrainConfig
 from methods.training.anchor_check import anchor_unchanged
-from methods.training.fit import APPLIED, FitResult, FitSettings, StepRow, fit, planned_updates, with_memory
+from methods.training.budget import planned_updates
+from methods.training.fit import APPLIED, FitResult, FitSettings, StepRow, fit, with_memory
 from methods.training.replay_memory import remembered
 from methods.training.resumable import Keeping
 from methods.training.state import TrainingState

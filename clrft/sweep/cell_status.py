@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 from clrft.config.records import NUMBER, by_name, read_record
 from clrft.config.run_config import RunConfig
-from clrft.runner.checkpoint import METRICS_FILE
-from clrft.runner.partial_checkpoint import FOLDER as UNFINISHED
-from clrft.runner.run import is_complete, is_done
-from clrft.runner.run_cell import failure_of
+from clrft.runner.outcome import failure_of, is_complete, is_done
 from clrft.runs.fork_history import origins_of
 from clrft.runs.integrity import stage_files
+from clrft.runs.layout import METRICS_FILE, UNFINISHED
 from clrft.runs.read import MARKS
 from clrft.utils.files import read_json
 from clrft.utils.lease import Found, look

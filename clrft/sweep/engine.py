@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clrft.config.run_config import RunConfig
-from clrft.runner.run_cell import Elsewhere, Failure
+from clrft.runner.outcome import Elsewhere, Failure
 from clrft.utils.lease import Timing
 
 Outcome = Failure | Elsewhere | None

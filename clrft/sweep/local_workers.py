@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from clrft.config.run_config import RunConfig
-from clrft.runner.run_cell import Failure, run_cell
+from clrft.runner.outcome import Failure
+from clrft.runner.run_cell import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Setup
 from clrft.utils import interrupt
 from clrft.utils.lease import TIMING, Timing

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clrft.config.run_config import config_of
-from clrft.runner.run_cell import Failure, run_cell
+from clrft.runner.outcome import Failure
+from clrft.runner.run_cell import run_cell
 from clrft.sweep.engine import Outcome, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.utils import interrupt

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.run_config import RunConfig
-from clrft.runner.run_cell import Failure
+from clrft.runner.outcome import Failure
 from clrft.sweep.engine import GRACE_SECONDS, Outcome, Setup
 from clrft.sweep.ray_cell import Errand, Stopped, run_there
 from clrft.sweep.ray_cluster import Node, asked_nodes, check_room, connected, nodes_of, on_node

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from clrft.config.run_config import RunConfig
-from clrft.runner.run import is_done
-from clrft.runner.run_cell import Elsewhere, Failure, known_failure
+from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
 from clrft.sweep.engine import Engine, Outcome
 from clrft.sweep.executors import HERE, Place, hired
 from clrft.utils.files import check_writable

@@ -11,7 +11,7 @@ from methods.settings import require
 from task_streams.errors import UserError
 from task_streams.prompt import PLACES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
 
 
@@ -94,7 +94,7 @@ def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """The type that the setting stands for: what is computed in, and what weights that are not trained are held in."""
     if config.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[config.dtype]
+    return getattr(torch, config.dtype)  # type: ignore[no-any-return]
 
 
 def choose_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from eval.detection import match_boxes, pairwise_iou, parse_boxes
 from eval.parse import parse_completion
@@ -89,5 +88,7 @@ def box_credit(right: Sequence[Box], given: Sequence[Box]) -> NDArray[np.float64
 
 def matched_share(credit: NDArray[np.float64]) -> float:
     """Greatest sum of credit of a one-to-one match over the greater number of items; 1 when there are none at all."""
+    from scipy.optimize import linear_sum_assignment
+
     most = max(credit.shape)
     return float(credit[linear_sum_assignment(credit, maximize=True)].sum()) / most if most else 1.0

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from torch.utils.hooks import RemovableHandle
-
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, nn, no_grad, torch
 from methods.model.weights import trained_weights
@@ -26,6 +24,8 @@ from methods.settings import require
 from task_streams.types import Task
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from methods.model.policy import Policy
 
 # The adapter's matrices by what PEFT calls them, and the dimension along which their rank runs.

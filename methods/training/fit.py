@@ -1,6 +1,5 @@
 """Train a policy on one task with a method: settings to TRL's arguments, hooks in their order."""
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from methods.guard import gradients_finite, suspects
 from methods.model.policy import Policy
 from methods.model.snapshots import Snapshot, WithoutAdapter
 from methods.settings import KAHAN, TrainConfig
+from methods.training.budget import rows_per_update
 from methods.training.dataset import reward_functions, rollout_dataset, target_dataset
 from methods.training.determinism import deterministic
 from methods.training.fisher import diagonal_fisher
@@ -217,21 +217,6 @@ def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> Non
             f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
             f"{ranks.count()} for a part; expected at least one for each of the {ranks.count()} processes."
         )
-
-
-def rows_per_update(method: Method, train: TrainConfig) -> int:
-    """Completions that one optimizer step trains on."""
-    return train.prompts_per_update * int(getattr(method.config, "group_size", 1))
-
-
-def planned_updates(method: Method, train: TrainConfig, examples: int) -> int:
-    """Updates that the budget comes to; rollouts leave out an epoch's last examples that fill no batch."""
-    if train.epochs is None:
-        return train.updates
-    batches = examples / train.prompts_per_update
-    if method.family == "supervised":
-        return math.ceil(train.epochs * math.ceil(batches))
-    return math.ceil(train.epochs * math.floor(batches) * int(method.config.updates_per_batch))
 
 
 def build_trainer(

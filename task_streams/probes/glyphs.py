@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -39,6 +38,8 @@ Bitmap = NDArray[np.uint8]
 
 @cache
 def _font(name: str, points: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
 

@@ -15,7 +15,8 @@ from benchmarks.fault_lab import ROOT, Lab, Skipped, fill, small_disk
 from benchmarks.faults_disk import full_in_state
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config
-from clrft.runner.run_cell import Failure, attempt, failure_of
+from clrft.runner.outcome import Failure, failure_of
+from clrft.runner.run_cell import attempt
 from clrft.tracking.store import Store, Unreachable
 from clrft.utils.failures import explained
 from clrft.utils.lock_file import lock_path

@@ -22,7 +22,7 @@ from rich.console import Console
 from clrft.cli.main import main
 from clrft.config.run_config import build_config, config_of
 from clrft.config.sweeps import load_sweep
-from clrft.runner.checkpoint import stage_folder
+from clrft.runs.layout import stage_folder
 from clrft.sweep import ray_cluster as ray_cluster
 from clrft.sweep.executors import Place, check_place
 from clrft.sweep.ray_progress import HEAD, board_of

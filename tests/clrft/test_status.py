@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from clrft.cli.main import main
-from clrft.runner.run_cell import keep_failure
+from clrft.runner.outcome import keep_failure
 from clrft.sweep.status import duration
 from clrft.utils.lock_file import lock_path, this_process
 from tests.clrft.run_folders import write_run

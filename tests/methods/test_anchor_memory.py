@@ -15,7 +15,7 @@ from benchmarks.anchor_memory import LIMIT, anchor_parameters, bytes_of, geometr
 from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import TaskContext
-from methods.model.config import DTYPES, Decoding
+from methods.model.config import Decoding
 from methods.model.policy import Policy, lora_config
 from methods.model.snapshots import Snapshot
 from methods.model.weights import clear_rope_state
@@ -52,7 +52,7 @@ def test_a_snapshot_of_the_tiny_model_adds_the_adapters_bytes_and_no_more(lora_p
 def test_the_anchor_of_the_2b_geometry_costs_less_than_the_limit() -> None:
     config = build_config("digits_cil", "sft", "qwen2_vl_2b_lora").model
     with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(geometry_2b(), dtype=DTYPES[config.dtype])
+        model: Any = AutoModelForImageTextToText.from_config(geometry_2b(), dtype=getattr(torch, config.dtype))
         size = bytes_of(model.parameters())
         policy = Policy(get_peft_model(model, lora_config(config)), None, config, "sdpa")
         before = bytes_of(tensors_of(policy.model))

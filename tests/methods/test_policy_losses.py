@@ -14,8 +14,9 @@ from methods import METHODS
 from methods.base import Method, TaskContext
 from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
+from methods.training.budget import planned_updates
 from methods.training.dataset import reward_functions, rollout_dataset
-from methods.training.fit import FitSettings, build_trainer, fit, planned_updates, rollout_arguments, shared_arguments
+from methods.training.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
 from task_streams.types import TaskStream
 from tests.methods.hand_made import rollouts
 
