@@ -104,8 +104,7 @@ def show_run(config: RunConfig, console: Console) -> None:
 def memory_line(config: RunConfig) -> str:
     """What a run needs of its device's memory: as its manifest has it, else by its settings at their longest."""
     from clrft.memory.available_memory import available_bytes
-    from clrft.memory.estimate import allowed_estimate
-    from clrft.runner.memory_check import line, recorded
+    from clrft.memory.estimate import allowed_estimate, line, recorded
 
     path = config.folder / "manifest.json"
     if path.is_file() and (memory := read_record(path, None, MANIFEST, MANIFEST_OTHERS).get("memory")):

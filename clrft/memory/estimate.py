@@ -5,7 +5,7 @@ allows.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,9 @@ from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from methods.training.budget import rows_per_update
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
+
+
+SHOWN = 4  # parts that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +211,21 @@ def gib(count: int) -> str:
     """Bytes in GiB, to a digit after the point, or three digits where that would be 0."""
     size = count / 2**30
     return f"{size:.1f}" if size >= 0.1 else f"{size:.3f}"
+
+
+def line(peak: Footprint, available: int | None) -> str:
+    """What a run needs, on one line."""
+    there = "" if available is None else f" of {gib(available)} GiB"
+    return f"about {gib(peak.total)} GiB{there} ({peak.phase}): {parts_told(peak)}"
+
+
+def recorded(memory: Mapping[str, Any]) -> Footprint:
+    """The peak that a manifest tells."""
+    both = [memory[name] for name in ("training", "testing") if name in memory]
+    most = max(both, key=lambda one: int(one["bytes"]))
+    return Footprint(most["phase"], most["parts"])
+
+
+def parts_told(peak: Footprint) -> str:
+    """The largest parts, GiB each."""
+    return ", ".join(f"{name} {gib(size)}" for name, size in peak.largest()[:SHOWN])

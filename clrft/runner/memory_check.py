@@ -14,7 +14,7 @@ from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes, capacity_bytes
 from clrft.memory.checkpoint_shape import checkpoint_of
-from clrft.memory.estimate import Longest, decided, estimate, gib, with_optimizer
+from clrft.memory.estimate import Longest, decided, estimate, gib, parts_told, with_optimizer
 from clrft.memory.footprint import Footprint
 from clrft.memory.hints import remedies
 from clrft.memory.peaks import memory_of
@@ -28,7 +28,6 @@ from methods.settings import AUTO
 from task_streams.errors import UserError
 
 GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width
-SHOWN = 4  # parts that are named
 
 
 def affordable(config: RunConfig, longest: Longest) -> str:
@@ -107,21 +106,3 @@ def refusal(activity: str, peak: Footprint, available: int, changes: list[str]) 
         f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB are there. "
         f"The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run without this check."
     )
-
-
-def line(peak: Footprint, available: int | None) -> str:
-    """What a run needs, on one line."""
-    there = "" if available is None else f" of {gib(available)} GiB"
-    return f"about {gib(peak.total)} GiB{there} ({peak.phase}): {parts_told(peak)}"
-
-
-def parts_told(peak: Footprint) -> str:
-    """The largest parts, GiB each."""
-    return ", ".join(f"{name} {gib(size)}" for name, size in peak.largest()[:SHOWN])
-
-
-def recorded(memory: Mapping[str, Any]) -> Footprint:
-    """The peak that a manifest tells."""
-    both = [memory[name] for name in ("training", "testing") if name in memory]
-    most = max(both, key=lambda one: int(one["bytes"]))
-    return Footprint(most["phase"], most["parts"])
