@@ -152,6 +152,15 @@ def name_plugins(options: argparse.Namespace) -> None:
             setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
 
 
+class Version(argparse.Action):
+    """``--version``; the version is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"clrft {version('clrft')} ({Path(__file__).parents[1]})\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -160,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and where it is installed")
     parser.set_defaults(several=False)  # whether several processes can work on it
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     words = "e.g. train.learning_rate=1e-4; clrft show lists all"
