@@ -18,8 +18,7 @@ from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest
 from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
-from clrft.runner.fork_folder import check_has_forked, is_fork_point, plant, take_over
-from clrft.runner.fork_source import Source
+from clrft.runner.fork import Source, check_has_forked, is_fork_point, plant, take_over
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
 from clrft.runner.memory_check import affordable, check_memory, longest_among
 from clrft.runner.outcome import is_complete, is_done

@@ -7,15 +7,14 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig
-from clrft.runner.fork_source import Source
+from clrft.runner.fork import Source
 from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_done, keep_failure, known_failure
 from clrft.runner.run import run
 from clrft.runs.layout import ERROR_FILE
 from clrft.utils import interrupt
 from clrft.utils.failures import explained
 from clrft.utils.files import check_writable
-from clrft.utils.lease import TIMING, Timing
-from clrft.utils.locks import Held, Locked, held
+from clrft.utils.locks import TIMING, Held, Locked, Timing, held
 from clrft.utils.progress import Bars, Reporter
 from methods.distributed import ranks
 from task_streams.errors import UserError
