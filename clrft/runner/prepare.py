@@ -132,7 +132,7 @@ def graph_obstacle_of(state: Run) -> str | None:
 
 
 def graph_problems(state: Run) -> list[str]:
-    """A sentence about recorded decoding steps that are asked for and cannot be; else they are decided by themselves."""
+    """A sentence about recorded steps of decoding that are asked for and cannot be; else it is decided by itself."""
     why = graph_obstacle_of(state)
     asked = state.config.train.cuda_graphs and why is not None
     return [f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be."] if asked else []
