@@ -10,11 +10,8 @@ import sys
 
 from rich.console import Console
 
-from clrft.analysis.compare import compare
+import clrft
 from clrft.analysis.tables import to_terminal
-from clrft.config.run_config import build_config, parse_overrides
-from clrft.runner.run_cell import run_alone
-from clrft.runs.read import read_run
 from clrft.utils.progress import Bars
 
 METHODS = ("sft", "grpo")
@@ -24,10 +21,11 @@ SETTINGS = {"run": {"sweep": "compare_two", "mlflow": False}}
 def main(words: list[str]) -> None:
     """Run every method under the same settings, then print the comparison and the matrices behind it."""
     console = Console()
-    cells = [build_config("digits_cil", name, "tiny", 1993, SETTINGS, parse_overrides(words)) for name in METHODS]
+    settings = (SETTINGS, clrft.parse_overrides(words))
+    cells = [clrft.build_config("digits_cil", method, "tiny", 1993, *settings) for method in METHODS]
     with Bars(console) as bars:
-        runs = [read_run(run_alone(cell, bars)) for cell in cells]
-    console.print(to_terminal(compare(runs, baseline="sft")))
+        runs = [clrft.read_run(clrft.run(cell, bars)) for cell in cells]
+    console.print(to_terminal(clrft.compare(runs, baseline="sft")))
     for run in runs:
         console.print(run.method)
         console.print(run.matrix.to_table())

@@ -19,7 +19,7 @@ class RootEwc(Method):
 
     name, family, Config, source = "root_ewc", "part", RootEwcConfig, "docs/own-method.md"
     needs: frozenset[Need] = frozenset({"fisher"})  # the runner estimates it after each task
-    importance: dict[str, Tensor] = {}
+    importance: dict[str, Tensor] | None = None
 
     def before_task(self, context: TaskContext) -> None:
         self.centre = copied_weights(context.policy.model)
@@ -27,14 +27,14 @@ class RootEwc(Method):
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         if not self.importance:
             return {}
-        distance = weighted_distance(context.model, self.centre, self.importance)
-        return {"root_ewc_penalty": self.config.strength * distance}
+        return {"root_ewc": self.config.strength * weighted_distance(context.model, self.centre, self.importance)}
 
     def after_task(self, context: TaskContext) -> None:
-        self.importance = {n: self.importance.get(n, 0) + f.sqrt() for n, f in (context.fisher or {}).items()}
+        before = self.importance or {}
+        self.importance = {name: before.get(name, 0) + f.sqrt() for name, f in (context.fisher or {}).items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.importance
+        return self.importance or {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.importance = state

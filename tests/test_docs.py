@@ -1,16 +1,21 @@
 """What the pages say of the code is so: links, files, functions, imports and commands that they name exist."""
 
 import ast
+import csv
 import re
 import shlex
-from argparse import ArgumentParser
+import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clrft.cli.main import build_parser
 from clrft.cli.run import chosen_config
+from methods import METHODS
+from task_streams import STREAMS
 from tests.test_layers import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +64,7 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         path, _, heading = link.partition("#")
         target = page.parent / path if path else page
-        if "://" not in link and not (target.exists() and (not heading or heading in anchors(target))):
+        if "://" not in link and not (target.is_file() and (not heading or heading in anchors(target))):
             broken.append(link)
     assert broken == []
 
@@ -102,12 +107,62 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ["README.md", "examples/README.md"])
 def test_commands_of_the_readme_are_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    parser: ArgumentParser = build_parser()
+    parser = build_parser()
     monkeypatch.chdir(ROOT)
     for words in commands(ROOT / name):
         options = parser.parse_args(words)
         if words[0] == "run" and not getattr(options, "plugin", None):
             chosen_config(options.overrides)
+
+
+def test_the_readme_counts_streams_and_methods() -> None:
+    text = (ROOT / "README.md").read_text()
+    kinds = Counter(name.rpartition("_")[2] for name in STREAMS)
+    families = Counter(METHODS[name].family for name in METHODS)
+    for row, count in (
+        ("class-incremental", kinds["cil"]),
+        ("domain-incremental", kinds["dil"]),
+        ("task-incremental", kinds["til"]),
+        ("by group rollouts", families["reinforcement"]),
+        ("supervised, frozen", families["supervised"] + families["frozen"]),
+        ("parts that join them", families["part"]),
+    ):
+        assert f"| {row} | {count} |" in text
+
+
+def test_published_figures_are_those_of_the_table_and_measured_ones_those_of_the_results() -> None:
+    text = (ROOT / "REPRODUCIBILITY.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    with (ROOT / "clrft/analysis/paper/tables.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            main_result = int(row["table"]) <= 4
+            begins = f"| {row['dataset']}, {row['tasks']} |" if main_result else f"| {row['table']} | {row['method']} |"
+            figure = f"| {row['acc']} / {row['forget']} |" if row["forget"] else f"| {row['acc']} |"
+            assert any(line.startswith(begins) and figure in line for line in lines), row
+    measured = [re.split(r" *\| *", line)[1:8] for line in lines if "| none |" in line]
+    assert len(measured) > 50
+    for method, _, orders, last, learned, forgotten, command in measured:
+        table = (ROOT / "benchmarks/results" / command.strip("`").split()[-1] / "table.md").read_text()
+        found = re.search(rf"^\| {re.escape(method)} \| {orders} \| (.*?) \| (.*?) \| .*? \| (.*?) \|", table, re.M)
+        assert found is not None and found.groups() == (last, learned, forgotten), method
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1) == version
+
+
+def test_the_api_page_names_what_exists() -> None:
+    for name in re.findall(r"^::: (.+)$", (ROOT / "docs/api.md").read_text(), re.M):
+        owner, _, last = name.rpartition(".")
+        path = module(owner)
+        assert module(name) is not None or (path is not None and last in defined(path)), name
+
+
+def test_every_page_is_on_the_site() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == set(NAMES)
 
 
 def test_the_method_on_its_page_is_the_example() -> None:
