@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up and tests: makes .venv, installs, then style, types, documentation and tests. Needs no GPU; the tests need no
 # network. Arguments go to pytest:  scripts/test.sh tests/eval -k matrix
-# With --cov the tests print their coverage, and take up to 1.7 times as long.
+# With --cov the tests print their coverage, and take up to 1.8 times as long.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
