@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clrft.cli.main import build_parser
+from clrft.cli.main import parsed
 from clrft.cli.run import chosen_config
 from methods import METHODS
 from task_streams import STREAMS
@@ -100,18 +100,18 @@ def test_python_on_a_page_imports_what_exists(page: Path) -> None:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The ``clrft`` commands in a page's indented blocks and code spans, without comments."""
-    lines = re.findall(r"^ {4,}clrft ([a-z].*)$|`clrft ([a-z][^`]*)`", page.read_text(encoding="utf-8"), re.M)
+    """The ``clrft`` commands in a page's indented blocks, and in code spans that set something; without comments."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^ {4,}clrft ([a-z].*?)(?: && .*| \| .*)?$|`clrft ([a-z][^`\n]*=[^`\n]*)`", text, re.M)
     return [shlex.split("".join(line), comments=True) for line in lines]
 
 
-@pytest.mark.parametrize("name", ["README.md", "examples/README.md"])
-def test_commands_of_the_readme_are_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = build_parser()
+@every_page
+def test_commands_on_a_page_are_commands(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for words in commands(ROOT / name):
-        options = parser.parse_args(words)
-        if words[0] == "run" and not getattr(options, "plugin", None):
+    for words in commands(page):
+        options = parsed(words)
+        if page.name == "README.md" and words[0] == "run" and not options.plugin:  # elsewhere with files of one's own
             chosen_config(options.overrides)
 
 
