@@ -9,12 +9,12 @@ from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
 
 from clrft.base_model import default_model_path
-from clrft.base_model.architecture import image_tokens, patches, tiny_model, tiny_processor
-from clrft.base_model.build import TOLERANCES, build_base, check_base, recorded_measures
-from clrft.base_model.measure import Answerer, printed_accuracy
-from clrft.base_model.pretrain import Schedule, completion_loss, pretrain, rope_positions
-from clrft.base_model.questions import Question, draw_questions, encode
-from clrft.base_model.tokenizer import TAGS, train_tokenizer
+from scripts.base_model.architecture import image_tokens, patches, tiny_model, tiny_processor
+from scripts.base_model.build import TOLERANCES, build_base, check_base, recorded_measures
+from scripts.base_model.measure import Answerer, printed_accuracy
+from scripts.base_model.pretrain import Schedule, completion_loss, pretrain, rope_positions
+from scripts.base_model.questions import Question, draw_questions, encode
+from scripts.base_model.tokenizer import TAGS, train_tokenizer
 from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS, LETTERS, glyph_examples
 from task_streams.prompt import prompt_messages, target_text
