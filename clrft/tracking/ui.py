@@ -1,11 +1,10 @@
 """MLflow's own user interface over a local store: a server on loopback, ended with us."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -28,42 +27,25 @@ def serve_ui(root: Path, port: int = 5000) -> int:
     if "MLFLOW_TRACKING_URI" not in os.environ and not (root / "mlflow.db").exists():
         raise UserError(f"no MLflow store in {str(root)!r}; expected mlflow.db, which the first run makes.")
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: process lists show those
-    with _stopped_by(signal.SIGTERM, signal.SIGHUP):
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt  # these signals end it as Ctrl-C does
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    artifacts = (root.resolve() / "mlartifacts").as_uri()
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--default-artifact-root", artifacts]
+    try:
         # A session of its own: Ctrl-C ends it through us, with its workers and without their tracebacks.
-        server = subprocess.Popen(ui_command(root, port), env=environment, start_new_session=True)
+        server = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
             return server.wait()
         except KeyboardInterrupt:
             return 0
         finally:
-            _end_group(server)
-
-
-def ui_command(root: Path, port: int = 5000) -> list[str]:
-    """Command of MLflow's user interface, bound to loopback; the store comes from its environment."""
-    artifacts = (root.resolve() / "mlartifacts").as_uri()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--workers", "1", "--default-artifact-root", artifacts]
-
-
-@contextmanager
-def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
-    """Let these signals interrupt the block as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(server.pid, signal.SIGTERM)
+                server.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end_group(server: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(server.pid, signal.SIGTERM)
-    except ProcessLookupError:  # it ended by itself
-        return
-    server.wait()
