@@ -66,12 +66,11 @@ class Tracker:
         folder = self.folder / safe_name(name)
         return CellTracker(self, folder, cell_run(self.run, identity(folder), name, params, tags or {}))
 
-    def finish(self, artifacts: Sequence[Path] = (), status: Status | None = None, note: str = "") -> None:
+    def finish(self, artifacts: Sequence[Path] = (), note: str = "") -> None:
         """Close the sweep's run, with its figures and tables; a later sweep on the folder opens it again.
 
         Args:
             artifacts: files, and folders with all that is in them.
-            status: None = FAILED if one of its cells did not finish, else FINISHED.
             note: Markdown that MLflow shows as the run's description; the one that is there stays if empty.
         """
 
@@ -81,7 +80,7 @@ class Tracker:
                 self.store.log_artifact(run_id, path)
             if note:
                 self.store.set_tags(run_id, {"mlflow.note.content": note})
-            self.run.end(status or sweep_status(self.store, run_id, self.folder))
+            self.run.end(sweep_status(self.store, run_id, self.folder))
 
         self.put(close)
         self.drained(self.folder)

@@ -11,9 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -66,7 +65,7 @@ class RunHandle:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     status: str
-    keys: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] = ()
 
 
 def quiet_environment() -> None:
@@ -149,12 +148,14 @@ class Store:
         self._experiment = ""
         self._client_or_none: MlflowClient | None = None
         self._closed = False
+        self._lock = self.root / ".mlflow.lock"  # keeps other processes out; in one, one thread speaks to the store
         quiet_environment()
         try:
             scheme = urlsplit(self.uri).scheme.partition("+")[0]
         except ValueError:
             raise UserError("MLFLOW_TRACKING_URI is no URI; expected e.g. http://host:5000.") from None
         self.remote = scheme in (*_SERVERS, *_DATABASE_SERVERS)
+        self.root.mkdir(parents=True, exist_ok=True)
         if scheme not in _DATABASE_SERVERS:  # of these the client itself would wait for the server
             self._client  # noqa: B018
         if not self.remote:
@@ -175,7 +176,7 @@ class Store:
         Whoever asks at once gets the same one.
         """
         experiment = self.experiment()
-        with self._one_process():
+        with locked(self._lock):
             found = self.search({"clrft.identity": identity})
             for repeated in found[1:]:
                 self.discard(repeated.run_id)
@@ -263,7 +264,7 @@ class Store:
     def experiment(self) -> str:
         """MLflow's id of the experiment, which is made if it is missing."""
         if not self._experiment:
-            with self._one_process():
+            with locked(self._lock):
                 found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
                 if found is not None:
                     self._experiment = str(found.experiment_id)
@@ -286,13 +287,6 @@ class Store:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client_or_none = self._call(MlflowClient, self.uri)
         return self._client_or_none
-
-    @contextmanager
-    def _one_process(self) -> Iterator[None]:
-        """Keep other processes out; in a process, one thread speaks to the store."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root / ".mlflow.lock"):
-            yield
 
     def _log(self, run_id: str, kind: str, entities: Sequence[object], size: int) -> None:
         """Write parameters, metrics or tags, as many at a time as MLflow takes."""

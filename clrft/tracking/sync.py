@@ -68,11 +68,6 @@ def unworked(folder: Path, dry: bool) -> Iterator[None]:
             yield
 
 
-def fed_from(folder: Path) -> bool:
-    """Whether a folder tells enough of its run to feed it."""
-    return (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file()
-
-
 def feed_or_tell(folder: Path) -> None:
     """Feed one finished run whose folder this process holds; a store that cannot be reached is told, no failure."""
     try:
