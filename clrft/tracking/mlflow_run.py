@@ -43,43 +43,38 @@ class Facts:
     status: str = ""
 
 
+@dataclass(slots=True)
 class MlflowRun:
     """A run of MLflow, found or made when it is fed.
 
-    Args:
+    Attributes:
         store: where it is.
         identity: tag that it is found by.
         name: its display name.
-        tags: tags to open it with.
+        own_tags: tags to open it with.
         parent: the run that it is nested in.
         params: its parameters.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        identity: str,
-        name: str,
-        tags: Mapping[str, str],
-        parent: "MlflowRun | None" = None,
-        params: Mapping[str, str] | None = None,
-    ) -> None:
-        self.store, self.identity, self.name, self.parent = store, identity, name, parent
-        self.params = params or {}
-        self._tags = tags
-        self._found: RunHandle | None = None
-        self._open = False
-        self._held: Held | None = None  # None = to be asked for
+    store: Store
+    identity: str
+    name: str
+    own_tags: Mapping[str, str]
+    parent: "MlflowRun | None" = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    _found: RunHandle | None = field(default=None, init=False)
+    _open: bool = field(default=False, init=False)
+    _held: Held | None = field(default=None, init=False)  # None = to be asked for
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags that it is opened with, its parent's id among them."""
         if self.parent is None:
-            return dict(self._tags)
+            return dict(self.own_tags)
         parent = self.parent.look()
         run_id = "" if parent is None else parent.run_id
-        sweep = {"clrft.sweep_run": run_id} if self._tags["clrft.kind"] == "cell" else {}
-        return {**self._tags, "mlflow.parentRunId": run_id, **sweep}
+        sweep = {"clrft.sweep_run": run_id} if self.own_tags["clrft.kind"] == "cell" else {}
+        return {**self.own_tags, "mlflow.parentRunId": run_id, **sweep}
 
     def look(self) -> RunHandle | None:
         """Find the run, and make none."""
@@ -93,9 +88,9 @@ class MlflowRun:
             if self.parent is not None and self.parent.look() is None:
                 self.parent.open()
             run, made = self.store.open_run(self.identity, self.name, self.tags)
-            self.store.log_params(run, self.params)
+            self.store.log(run.run_id, params=lacking_params(run, self.params))
             self._held = {} if made else None
-            if made and self._tags["clrft.kind"] == "cell":
+            if made and self.own_tags["clrft.kind"] == "cell":
                 self._supersede(run)
             self._found, self._open = replace(run, params={**run.params, **self.params}), True
         return self._found
@@ -106,7 +101,7 @@ class MlflowRun:
         held = self._holds()
         new = [point for point in points if (point[0], point[2]) not in held]
         self._held = None  # until they are known to be there
-        self.store.log_points(run.run_id, new)
+        self.store.log(run.run_id, points=new)
         for key, value, step, _ in new:
             held.setdefault((key, step), []).append(value)
         self._held = held
@@ -132,15 +127,16 @@ class MlflowRun:
         wanted = cleaned_tags({**self.tags, **facts.tags})
         tags = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
         ends = bool(facts.status) and run.status != facts.status
-        settings = len(tags) + len(lacking_params(run, self.params)) + ends
+        params = lacking_params(run, self.params)
+        settings = len(tags) + len(params) + ends
         added = whole or +Counter({POINTS: len(points), FILES: len(files), SETTINGS: settings})
         if dry:
             return added
-        self.store.log_params(run, self.params)
+        self.store.log(run.run_id, params)
         self.add(points)
         for path in files:
             self.store.log_artifact(run.run_id, path)
-        self.store.set_tags(run.run_id, tags)
+        self.store.log(run.run_id, tags=tags)
         if ends:
             self.end(facts.status)
         return added
@@ -173,7 +169,7 @@ class MlflowRun:
         self._found, self._held, self._open = None, None, False
         run = self.open()
         for one in nested:
-            self.store.set_tags(one.run_id, {"mlflow.parentRunId": run.run_id})
+            self.store.log(one.run_id, tags={"mlflow.parentRunId": run.run_id})
         return run
 
     def _supersede(self, run: RunHandle) -> None:
@@ -182,7 +178,7 @@ class MlflowRun:
         for other in self.store.search(own):
             mine = other.tags.get("clrft.identity") == self.identity
             if other.run_id != run.run_id and not mine and "clrft.superseded" not in other.tags:
-                self.store.set_tags(other.run_id, {"clrft.superseded": "true"})
+                self.store.log(other.run_id, tags={"clrft.superseded": "true"})
                 self.store.rename(other.run_id, f"{self.name} (superseded)")
 
 

@@ -79,7 +79,7 @@ class Tracker:
             for path in artifacts:
                 self.store.log_artifact(run_id, path)
             if note:
-                self.store.set_tags(run_id, {"mlflow.note.content": note})
+                self.store.log(run_id, tags={"mlflow.note.content": note})
             self.run.end(sweep_status(self.store, run_id, self.folder))
 
         self.put(close)

@@ -220,27 +220,28 @@ class Store:
             found |= self.artifacts(run_id, folder)
         return found
 
-    def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
-        """Write the parameters that the run doesn't hold yet; MLflow lets none change."""
-        from mlflow.entities import Param
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, str] | None = None,
+        points: Sequence[Point] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write parameters, of which MLflow lets none change, metric points, and tags, which replace their like.
 
-        missing = lacking_params(run, params).items()
-        cleaned = [Param(key, _shortened(redacted_uri(value), LONGEST_PARAM)) for key, value in missing]
-        self._log(run.run_id, "params", cleaned, PARAMS_PER_BATCH)
+        The same points written twice are one in a store with a database.
+        """
+        from mlflow.entities import Metric, Param, RunTag
 
-    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """Write metric points. The same ones written twice are one in a store with a database."""
-        from mlflow.entities import Metric
-
-        metrics = [Metric(key, float(value), time, step) for key, value, step, time in points]
-        self._log(run_id, "metrics", metrics, METRICS_PER_BATCH)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Write tags; a tag that exists is replaced."""
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(key, value) for key, value in cleaned_tags(tags).items()]
-        self._log(run_id, "tags", entities, PARAMS_PER_BATCH)
+        cleaned = {key: _shortened(redacted_uri(value), LONGEST_PARAM) for key, value in (params or {}).items()}
+        batches: list[tuple[str, Sequence[object], int]] = [
+            ("params", [Param(*one) for one in cleaned.items()], PARAMS_PER_BATCH),
+            ("metrics", [Metric(key, float(value), at, step) for key, value, step, at in points], METRICS_PER_BATCH),
+            ("tags", [RunTag(*one) for one in cleaned_tags(tags or {}).items()], PARAMS_PER_BATCH),
+        ]
+        for kind, entities, size in batches:
+            for start in range(0, len(entities), size):
+                self._call(self._client.log_batch, run_id, **{kind: entities[start : start + size]})
 
     def log_artifact(self, run_id: str, path: Path) -> None:
         """Copy a file or a folder under its own name to the run's artifacts; one of that name is replaced."""
@@ -287,11 +288,6 @@ class Store:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client_or_none = self._call(MlflowClient, self.uri)
         return self._client_or_none
-
-    def _log(self, run_id: str, kind: str, entities: Sequence[object], size: int) -> None:
-        """Write parameters, metrics or tags, as many at a time as MLflow takes."""
-        for start in range(0, len(entities), size):
-            self._call(self._client.log_batch, run_id, **{kind: entities[start : start + size]})
 
     def _call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
