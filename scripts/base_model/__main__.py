@@ -38,7 +38,10 @@ def main(words: list[str] | None = None) -> int:
             seed = SEED if options.seed is None else options.seed
             rebuilt = build_base(options.out or Path("rebuilt_base"), seed)["measures"]
         else:
-            rebuilt = measure(options.out or default_model_path()).to_json()
+            folder = options.out or default_model_path()
+            if not (folder / "config.json").is_file():
+                raise UserError(f"{folder} holds no model: expected a folder that was built.")
+            rebuilt = measure(folder).to_json()
         differences = check_base(recorded_measures(), rebuilt)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
