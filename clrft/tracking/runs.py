@@ -182,9 +182,9 @@ class TaskTracker:
         self._tracker.put(settle)
 
     def stop(self, status: Status) -> None:
-        """Feed what waits and close a task that ended early."""
+        """Feed the rows so far and close a task that ended early."""
         if not self._finished:
-            self.flush()
+            self._tracker.put(self._feed_rows)
             self._tracker.put(lambda: self._run.end(status))
 
     def _feed_rows(self) -> None:
