@@ -3,9 +3,11 @@
 Linux tells both in files; where there are none, nothing is said.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
-import torch
+from methods.lazy import torch
 
 MEMINFO = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
@@ -14,14 +16,13 @@ FILES = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
-DROPPABLE = ("inactive_file", "total_inactive_file")
+DROPPABLE = ("total_inactive_file", "inactive_file")
 
 
 def capacity_bytes(device: torch.device) -> int | None:
     """Bytes that a device has in all, for this process's control group; None if nothing tells."""
     if device.type == "cuda":
-        _, total = torch.cuda.mem_get_info(device)
-        return int(total)
+        return int(torch.cuda.mem_get_info(device)[1])
     known = [one for one in (in_machine("MemTotal:"), group_limit()) if one is not None]
     return min(known, default=None)
 
@@ -54,13 +55,11 @@ def group_limit(root: Path = GROUP) -> int | None:
 
 def free_in_group(root: Path = GROUP) -> int | None:
     """What is left of the control group's limit; None without a limit."""
-    for limit, used, stat in FILES:
-        if not all((root / name).is_file() for name in (limit, used, stat)):
-            continue
-        most = (root / limit).read_text().strip()
-        if most == "max":
-            return None
-        facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
-        droppable = next((int(facts[name]) for name in DROPPABLE[::-1] if name in facts), 0)
-        return max(0, int(most) - int((root / used).read_text()) + droppable)
+    most = group_limit(root)
+    for files in FILES:
+        _, used, stat = (root / name for name in files)
+        if most is not None and used.is_file() and stat.is_file():
+            facts = dict(line.split(maxsplit=1) for line in stat.read_text().splitlines())
+            droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
+            return max(0, most - int(used.read_text()) + droppable)
     return None

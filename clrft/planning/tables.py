@@ -11,13 +11,14 @@ from clrft.analysis.cost_tables import short
 from clrft.analysis.formatting import Rows
 from clrft.analysis.tables import rich_table
 from clrft.memory.estimate import gib
-from clrft.planning.clock import PARTS
+from clrft.planning.fit_advice import cannot_run, does_not_fit
 from clrft.planning.hardware import FAST, LIKELY, SLOW
-from clrft.planning.notes import cannot_run, notes, refusals
-from clrft.planning.operation_counts import Tally
-from clrft.planning.plan import CellPlan, Plan, summed
-from clrft.planning.suggestions import Remedy
-from clrft.runs.cost_names import EVALUATE, TRAIN
+from clrft.planning.notes import notes
+from clrft.planning.operation_counts import OperationCounts, total_of
+from clrft.planning.plan import CellPlan, Plan
+from clrft.planning.suggestions import Suggestion
+from clrft.planning.throughput import BOUNDARY, EXCHANGE, PARTS, START
+from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.sweep.status import duration
 
 SCHEMA = 1
@@ -25,55 +26,48 @@ COUNTS = ("prompt_tokens", "prompt_tokens_computed", "tokens_generated", "tokens
 WORK = ["", "cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs"]
 COST = ["", "cells", "one worker", "train", "tests", "other", "GiB", "disk"]
 STREAMS = ["", "cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk"]
+CHEAPER = ["change", "wall time", "saved", "disk", "but"]
 TOLD = 0.005  # of the time; a part that is less is not named
 NAMES = {
-    "train": "training",
-    "evaluate": "tests",
-    "drift": "drift",
-    "exchange": "exchange",
-    "boundary": "boundaries",
-    "start": "start",
+    TRAIN: "training",
+    EVALUATE: "tests",
+    DRIFT: "drift",
+    EXCHANGE: "exchange",
+    BOUNDARY: "boundaries",
+    START: "start",
 }
 
 
-def plan_to_terminal(plan: Plan, remedies: Sequence[Remedy], twice: Plan | None) -> RenderableType:
+def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> RenderableType:
     """What a sweep takes, what it rests on, and what would make it cheaper."""
-    parts: list[RenderableType] = [Text(headline(plan), style="bold")]
-    parts += [rich_table(title, header, rows) for title, header, rows in groups(plan)]
-    parts += [Text(sentence) for sentence in sentences(plan, twice)]
-    parts += [Text(f"does not fit: {reason}", style="bold red") for reason in refusals(plan)]
-    parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
-    if remedies:
-        parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, remedy_rows(plan, remedies)))
-    parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
-    return RichGroup(*parts)
-
-
-def headline(plan: Plan) -> str:
-    """The sweep and the hardware on a line."""
+    sharing, jobs = plan.target.sharing, plan.target.jobs
     tasks = sum(cell.tasks for cell in plan.cells)
-    name = plan.cells[0].config.run.sweep
-    at = f"{plan.target.jobs} at a time" if plan.target.jobs > 1 else "one at a time"
-    cells = f"{len(plan.cells)} cells, {tasks} tasks, {at}{devices_text(plan)}"
-    return f"{name} on {plan.target.name} ({plan.target.title}): {cells}"
-
-
-def devices_text(plan: Plan) -> str:
-    """How a cell's devices share it; nothing where it has one."""
-    sharing = plan.target.sharing
-    if sharing.processes == 1:
-        return ""
-    return f", each {'split over' if sharing.split else 'shared by'} {sharing.processes} devices"
-
-
-def groups(plan: Plan) -> list[tuple[str, list[str], Rows]]:
-    """Tables by method and, where there are several, by stream; each ends with the sum."""
-    hours = "Cost by method: time, memory, disk that is kept"
-    tables = [("Work by method", WORK, rows_by(plan, named, work_row)), (hours, COST, rows_by(plan, named, cost_row))]
+    how = f", each {'split over' if sharing.split else 'shared by'} {sharing.processes} devices"
+    cells = f"{len(plan.cells)} cells, {tasks} tasks, {f'{jobs} at a time' if jobs > 1 else 'one at a time'}"
+    title = f"{plan.cells[0].config.run.sweep} on {plan.target.name} ({plan.target.title}): {cells}"
+    parts: list[RenderableType] = [Text(f"{title}{how if sharing.processes > 1 else ''}", style="bold")]
+    parts.append(rich_table("Work by method", WORK, rows_by(plan, named, work_row)))
+    parts.append(rich_table("Cost by method: time, memory, disk that is kept", COST, rows_by(plan, named, cost_row)))
     if len({cell.config.stream_label for cell in plan.cells}) > 1:
         rows = rows_by(plan, lambda cell: cell.config.stream_label, stream_row)
-        tables.append(("By stream", STREAMS, rows))
-    return tables
+        parts.append(rich_table("By stream", STREAMS, rows))
+    parts += [Text(sentence) for sentence in sentences(plan, twice)]
+    parts += [Text(f"does not fit: {reason}", style="bold red") for reason in does_not_fit(plan)]
+    parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
+    if suggested:
+        rows = [
+            [
+                one.word,
+                duration(one.plan.wall()),
+                f"{1 - one.plan.wall() / plan.wall():.0%}",
+                size(one.plan.kept),
+                one.note,
+            ]
+            for one in suggested
+        ]
+        parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, rows))
+    parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
+    return RichGroup(*parts)
 
 
 def named(cell: CellPlan) -> str:
@@ -93,34 +87,32 @@ def rows_by(plan: Plan, name: Callable[[CellPlan], str], row: Callable[[str, Seq
 
 def work_row(label: str, cells: Sequence[CellPlan]) -> list[str]:
     """A row under ``WORK``."""
-    total = summed(cell.total for cell in cells)
     names = ("updates", "prompt_tokens", "tokens_generated", "tokens_trained", "model_flops")
-    return [label, *sizes_of(cells), *(short(getattr(total, name)) for name in names)]
+    return [label, *sizes_of(cells), *(short(getattr(total(cells), name)) for name in names)]
 
 
 def cost_row(label: str, cells: Sequence[CellPlan]) -> list[str]:
     """A row under ``COST``."""
     spent = sum(cell.wall() for cell in cells)
     shares = [sum(cell.seconds[LIKELY][part] for cell in cells) / spent for part in (TRAIN, EVALUATE)]
-    other = 1 - sum(shares)
-    return [label, str(len(cells)), hours_of(cells), *(f"{share:.0%}" for share in (*shares, other)), *kept_by(cells)]
+    told = [f"{share:.0%}" for share in (*shares, 1 - sum(shares))]
+    return [label, str(len(cells)), duration(spent), *told, *kept_by(cells)]
 
 
 def stream_row(label: str, cells: Sequence[CellPlan]) -> list[str]:
     """A row under ``STREAMS``."""
-    total = summed(cell.total for cell in cells)
-    counts = [short(getattr(total, name)) for name in ("updates", "model_flops")]
-    return [label, *sizes_of(cells), *counts, hours_of(cells), *kept_by(cells)]
+    counts = [short(getattr(total(cells), name)) for name in ("updates", "model_flops")]
+    return [label, *sizes_of(cells), *counts, duration(sum(cell.wall() for cell in cells)), *kept_by(cells)]
+
+
+def total(cells: Sequence[CellPlan]) -> OperationCounts:
+    """The work of some cells."""
+    return total_of(cell.total for cell in cells)
 
 
 def sizes_of(cells: Sequence[CellPlan]) -> list[str]:
     """Cells, and the tasks that they go through."""
     return [str(len(cells)), short(sum(cell.tasks for cell in cells))]
-
-
-def hours_of(cells: Sequence[CellPlan]) -> str:
-    """Time of some cells one after the other."""
-    return duration(sum(cell.wall() for cell in cells))
 
 
 def kept_by(cells: Sequence[CellPlan]) -> list[str]:
@@ -133,17 +125,14 @@ def size(count: float) -> str:
     return f"{short(count)}B"
 
 
-def sentences(plan: Plan, twice: Plan | None) -> list[str]:
+def sentences(plan: Plan, twice: Plan) -> list[str]:
     """Wall time with its parts, memory and disk."""
-    spent = [cell.wall() for cell in plan.cells]
-    parts = {part: sum(cell.seconds[LIKELY].get(part, 0.0) for cell in plan.cells) for part in PARTS}
-    shares = ", ".join(
-        f"{NAMES[part]} {value / sum(spent):.0%}" for part, value in parts.items() if value > TOLD * sum(spent)
-    )
+    spent, shared = sum(cell.wall() for cell in plan.cells), plan.target.sharing.processes > 1
+    parts = {part: sum(cell.seconds[LIKELY].get(part, 0.0) for cell in plan.cells) / spent for part in PARTS}
+    shares = ", ".join(f"{NAMES[part]} {share:.0%}" for part, share in parts.items() if share > TOLD)
     found = [f"wall time: {wall_text(plan)}; {shares}."]
-    if twice is not None and twice.wall() > plan.wall():
+    if twice.wall() > plan.wall():
         found.append(f"with completions twice as long: {wall_text(twice)}.")
-    shared = plan.target.sharing.processes > 1
     if shared:
         found.append(f"devices: {plan.device_seconds / 3600:,.0f} hours of one, all cells together.")
     there = "" if plan.target.memory is None else f" of {gib(plan.target.memory)} GiB"
@@ -151,8 +140,7 @@ def sentences(plan: Plan, twice: Plan | None) -> list[str]:
     found.append(
         f"memory: {gib(plan.memory)} GiB{there} for the largest cell{each}, with the longest prompts and completions."
     )
-    found.append(f"disk: {size(plan.kept)} kept, {size(plan.most)} at most meanwhile.")
-    return found
+    return [*found, f"disk: {size(plan.kept)} kept, {size(plan.most)} at most meanwhile."]
 
 
 def wall_text(plan: Plan) -> str:
@@ -161,43 +149,38 @@ def wall_text(plan: Plan) -> str:
     return f"about {duration(likely)}" + (f" ({duration(fast)} to {duration(slow)})" if slow > likely else "")
 
 
-CHEAPER = ["change", "wall time", "saved", "disk", "but"]
-
-
-def remedy_rows(plan: Plan, remedies: Sequence[Remedy]) -> Rows:
-    """Rows under ``CHEAPER``."""
-    return [
-        [
-            one.word,
-            duration(one.plan.wall()),
-            f"{1 - one.plan.wall() / plan.wall():.0%}",
-            size(one.plan.kept),
-            one.note,
-        ]
-        for one in remedies
-    ]
-
-
-def plan_to_json(plan: Plan, remedies: Sequence[Remedy], twice: Plan | None) -> dict[str, Any]:
+def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> dict[str, Any]:
     """All of it in plain values: seconds, bytes, counts."""
+    target = plan.target
     return {
         "schema": SCHEMA,
         "sweep": plan.cells[0].config.run.sweep,
         "hardware": {
-            "name": plan.target.name,
-            "title": plan.target.title,
-            "jobs": plan.target.jobs,
-            "devices_per_cell": plan.target.sharing.processes,
-            "split": plan.target.sharing.split,
+            "name": target.name,
+            "title": target.title,
+            "jobs": target.jobs,
+            "devices_per_cell": target.sharing.processes,
+            "split": target.sharing.split,
         },
         **figures(plan),
         "tasks": sum(cell.tasks for cell in plan.cells),
-        "twice_as_long": None if twice is None else {"wall_seconds": walls(twice)},
-        "does_not_fit": refusals(plan),
+        "twice_as_long": {"wall_seconds": walls(twice)},
+        "does_not_fit": does_not_fit(plan),
         "cannot_run": cannot_run(plan),
-        "cheaper": [{"change": one.word, "but": one.note, **figures(one.plan)} for one in remedies],
+        "cheaper": [{"change": one.word, "but": one.note, **figures(one.plan)} for one in suggested],
         "notes": notes(plan),
-        "each": [cell_to_json(cell) for cell in plan.cells],
+        "each": [
+            {
+                "cell": cell.config.cell,
+                "tasks": cell.tasks,
+                "data_here": cell.here,
+                "counts": {activity: counts(work) for activity, work in cell.work.items()},
+                "seconds": dict(cell.seconds[LIKELY]),
+                "memory": cell.memory.to_json(),
+                "disk_bytes": {"kept": cell.disk.kept, "meanwhile": cell.disk.meanwhile},
+            }
+            for cell in plan.cells
+        ],
     }
 
 
@@ -218,19 +201,6 @@ def walls(plan: Plan) -> dict[str, float]:
     return {name: plan.wall(place) for name, place in (("likely", LIKELY), ("slow", SLOW), ("fast", FAST))}
 
 
-def counts(tally: Tally) -> dict[str, float]:
+def counts(work: OperationCounts) -> dict[str, float]:
     """Counted work by the names that a run's costs have."""
-    return {"updates": tally.updates, "test_items": tally.items, **{name: getattr(tally, name) for name in COUNTS}}
-
-
-def cell_to_json(cell: CellPlan) -> dict[str, Any]:
-    """One cell."""
-    return {
-        "cell": cell.config.cell,
-        "tasks": cell.tasks,
-        "data_here": cell.here,
-        "counts": {activity: counts(tally) for activity, tally in cell.work.items()},
-        "seconds": dict(cell.seconds[LIKELY]),
-        "memory": cell.memory.to_json(),
-        "disk_bytes": {"kept": cell.disk.kept, "meanwhile": cell.disk.meanwhile},
-    }
+    return {"updates": work.updates, "test_items": work.items, **{name: getattr(work, name) for name in COUNTS}}
