@@ -82,11 +82,10 @@ def estimate(
         sharing: its processes.
     """
     method = build_method(config.method_name, config.method, config.parts)
-    setup, load = setup_of(config, method, device, sharing), load_of(config, method, longest)
-    several, trains = sharing.processes > 1, method.family != "frozen"
-    phases = Phases(sizes, setup, shared_load(config, method, load, sharing) if several else load)
+    setup, trains = setup_of(config, device, sharing), method.family != "frozen"
+    phases = Phases(sizes, setup, load_of(config, method, longest, sharing))
     testing = phases.testing()
-    if several and trains and config.evaluate.drift_prompts:
+    if sharing.processes > 1 and trains and config.evaluate.drift_prompts:
         from methods.drift.items import GROUP_SIZE
         from methods.drift.measure import PROMPTS
 
@@ -125,8 +124,9 @@ def with_optimizer(config: RunConfig, optimizer: str) -> RunConfig:
     return replace(config, train=replace(config.train, optimizer=optimizer))
 
 
-def setup_of(config: RunConfig, method: Method, device: torch.device, sharing: Sharing = ALONE) -> Setup:
+def setup_of(config: RunConfig, device: torch.device, sharing: Sharing = ALONE) -> Setup:
     """How the model is held and trained; ``train.optimizer=auto`` stands for the one that needs most memory."""
+    method = build_method(config.method_name, config.method, config.parts)
     model, on_gpu, lora = config.model, device.type == "cuda", config.model.adapter == "lora"
     compute = choose_dtype(model, device)
     weights = torch.float32 if config.train.optimizer in (AUTO, WIDE) and not lora else compute
@@ -150,46 +150,38 @@ def setup_of(config: RunConfig, method: Method, device: torch.device, sharing: S
     )
 
 
-def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
-    """What goes through the model at a time."""
-    train, shares = config.train, config.train.share_prefix
-    rows = rows_per_update(method, train)
-    micro = math.ceil(rows / train.accumulation)
+def load_of(config: RunConfig, method: Method, longest: Longest, sharing: Sharing = ALONE) -> Load:
+    """What goes through the model at a time, of several processes that which has most."""
+    train, group = config.train, int(getattr(config.method, "group_size", 1))
     samples = method.family == "reinforcement"
+    shared = samples and train.share_prefix
+    once = shared and train.accumulation == 1 and config.method.updates_per_batch == 1
+    rows, prompts = rows_per_update(method, train), train.prompts_per_update
+    together = math.ceil(rows / train.accumulation)  # rows of a micro-batch of all processes
+    micro = math.ceil(together / sharing.processes)
+    micro_prompts = most_prompts(micro, group) if shared else micro
+    if sharing.processes > 1 and samples:
+        own = max(sharing.drawn(rows, group))
+        learned = own if once else max(sharing.learned(together, train.accumulation, group))
+        micro = own.rows if together == rows else micro
+        rows, prompts, micro_prompts = own.rows, int(own.prompts), math.ceil(learned.prompts)
+    elif sharing.processes > 1:
+        rows = micro * train.accumulation
     return Load(
         rows=rows,
         micro_rows=micro,
-        prompts=train.prompts_per_update,
-        micro_prompts=most_prompts(micro, config.method.group_size) if samples and shares else micro,
+        prompts=prompts,
+        micro_prompts=micro_prompts,
         prompt=longest.tokens,
         completion=train.max_completion_tokens,
         patches=longest.patches,
         images=longest.images,
         samples=samples,
-        shared=samples and shares,
+        shared=shared,
         tested=min(config.evaluate.batch_size, longest.items or config.evaluate.batch_size),
-        once=samples and shares and train.accumulation == 1 and config.method.updates_per_batch == 1,
-        prefixes=train.kept_prefixes * 2**20,
+        once=once and not sharing.split,
+        prefixes=0 if sharing.split else train.kept_prefixes * 2**20,
         examples=longest.examples,
-    )
-
-
-def shared_load(config: RunConfig, method: Method, load: Load, sharing: Sharing) -> Load:
-    """What goes through the model of the process that has most."""
-    micro = math.ceil(load.micro_rows / sharing.processes)
-    if not load.samples:
-        return replace(load, rows=micro * config.train.accumulation, micro_rows=micro, micro_prompts=micro)
-    group = config.method.group_size
-    own = max(sharing.drawn(rows_per_update(method, config.train), group))
-    learned = own if load.once else max(sharing.learned(load.micro_rows, config.train.accumulation, group))
-    return replace(
-        load,
-        rows=own.rows,
-        micro_rows=own.rows if load.micro_rows == load.rows else micro,
-        prompts=int(own.prompts),
-        micro_prompts=math.ceil(learned.prompts),
-        once=load.once and not sharing.split,
-        prefixes=0 if sharing.split else load.prefixes,
     )
 
 

@@ -5,7 +5,7 @@ models. Known families are those of ``methods/costs/flops.py``; of another one n
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,6 +129,15 @@ class ModelSizes:
         return self.parameters - self.shape.language.weights - self.shape.patches.weights
 
 
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix that is applied, by the name of its module."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
 @cache
 def model_sizes(config: ModelConfig, published: bool = False) -> ModelSizes | None:
     """The sizes of the model of some settings, with the adapter that they ask for; None for an unknown family.
@@ -147,59 +156,57 @@ def model_sizes(config: ModelConfig, published: bool = False) -> ModelSizes | No
     family = str(known.get("model_type"))
     if family not in SUPPORTED:
         return None
-    own_text = known.get("text_config") or known  # hub configs are flat
-    values, gated = {**TOWER_DEFAULTS, **known.get("vision_config", {})}, family == GATED
-    tied = bool(known.get("tie_word_embeddings") or own_text.get("tie_word_embeddings"))
-    text, tower = text_sizes({**TEXT_DEFAULTS, **own_text}), tower_sizes(values, gated)
-    out = values["out_hidden_size"] if gated else values["hidden_size"]
-    tower_layers, text_layers = list(tower_linears(tower, out)), list(text_linears(text))
-    head = ("lm_head", text.width, text.vocabulary)
-    patches = tower.values * tower.width
-    biases = sum(outputs for _, _, outputs in tower_layers) + text.layers * (text.queries + 2 * text.keys)
-    norms = (2 * tower.layers + 1) * tower.width * (1 if gated else 2) + (2 * text.layers + 1) * text.width
-    products = sum(inputs * outputs for _, inputs, outputs in (*tower_layers, *text_layers))
-    embeddings = text.width * text.vocabulary * (1 if tied else 2)
-    parameters = products + patches + biases + norms + embeddings
+    own = known.get("text_config") or known  # hub configs are flat
+    vision = {**TOWER_DEFAULTS, **known.get("vision_config", {})}
+    text, tower = text_sizes({**TEXT_DEFAULTS, **own}), tower_sizes(vision, family == GATED)
+    text_layers, tower_layers = list(text_linears(text)), list(tower_linears(tower, vision))
+    head = Linear("lm_head", text.width, text.vocabulary)
+    products = sum(one.inputs * one.outputs for one in (*text_layers, *tower_layers)) + tower.values * tower.width
+    biases = sum(one.outputs for one in tower_layers) + text.layers * (text.queries + 2 * text.keys)
+    norms = (2 * tower.layers + 1) * tower.width * (1 if tower.gated else 2) + (2 * text.layers + 1) * text.width
+    tied = known.get("tie_word_embeddings") or own.get("tie_word_embeddings")
+    parameters = products + biases + norms + text.width * text.vocabulary * (1 if tied else 2)
+    # PEFT gives an adapter to all matrices but the output head, or to those whose whole name fits an expression.
+    every = config.lora_targets == ALL_LINEAR
+    adapted = {
+        one
+        for one in (*text_layers, *tower_layers, head)
+        if (one is not head if every else re.fullmatch(config.lora_targets, one.name))
+    }
+    text_sides, tower_sides = (
+        sum(one.inputs + one.outputs for one in layers if one in adapted)
+        for layers in ((*text_layers, head), tower_layers)
+    )
+    full = config.adapter != "lora"
+    adapter = 0 if full else config.lora_rank * (text_sides + tower_sides)
 
-    def adapted(name: str) -> bool:
-        """Whether PEFT gives a matrix an adapter: all but the output head, or those whose name fits an expression."""
-        if config.lora_targets == ALL_LINEAR:
-            return name != head[0]
-        return re.fullmatch(config.lora_targets, name) is not None
-
-    def sides(layers: list[tuple[str, int, int]]) -> int:
-        return sum(inputs + outputs for name, inputs, outputs in layers if adapted(name))
-
-    lora = config.adapter == "lora"
-    text_sides, tower_sides_ = sides([*text_layers, head]), sides(tower_layers)
-    adapter = config.lora_rank * (text_sides + tower_sides_) if lora else 0
-
-    def applied(layers: list[tuple[str, int, int]]) -> Iterator[tuple[str, Any]]:
+    def applied(layers: Sequence[Linear]) -> Iterator[tuple[str, Any]]:
         """Matrices in the order in which they are applied, with those of an adapter."""
-        for name, inputs, outputs in layers:
-            yield name, weight(inputs * outputs, not lora)
-            if lora and adapted(name):
-                yield f"{name}.lora_A.default", weight(inputs * config.lora_rank, True)
-                yield f"{name}.lora_B.default", weight(outputs * config.lora_rank, True)
+        for one in layers:
+            yield one.name, weight(one.inputs * one.outputs, full)
+            if not full and one in adapted:
+                yield f"{one.name}.lora_A.default", weight(one.inputs * config.lora_rank, True)
+                yield f"{one.name}.lora_B.default", weight(one.outputs * config.lora_rank, True)
 
-    blocks = [layer for layer in tower_layers if ".merger." not in layer[0]]
-    merger = [layer for layer in tower_layers if ".merger." in layer[0]]
-    sees = not lora or tower_sides_ > 0
-    whole = len(values["fullatt_block_indexes"]) if gated else tower.layers
+    blocks, merger = tower_layers[:-2], tower_layers[-2:]
+    patches = ("patch_embed.proj", weight(tower.values * tower.width, full))
+    whole = len(vision["fullatt_block_indexes"]) if tower.gated else tower.layers
+    sees, reads = full or tower_sides > 0, full or not adapted.isdisjoint(text_layers)
     shape = ModelShape(
-        patches=matrices([("patch_embed.proj", weight(patches, not lora)), *applied(blocks)], reached=False),
-        merged=matrices(applied(merger), not lora or any(adapted(name) for name, _, _ in blocks)),
-        language=matrices(applied(text_layers), sees),
-        head=matrices(applied([head]), sees or sides(text_layers) > 0),
+        patches=matrices([patches, *applied(blocks)], reached=False),
+        merged=matrices(applied(merger), reached=full or not adapted.isdisjoint(blocks)),
+        language=matrices(applied(text_layers), reached=sees),
+        head=matrices(applied([head]), reached=sees or reads),
         merge=tower.merge,
         vision_width=tower.width,
         vision_layers=whole,
         window_layers=tower.layers - whole,
-        window=values["window_size"] // tower.patch // tower.merge if whole < tower.layers else 0,
+        window=vision["window_size"] // tower.patch // tower.merge if whole < tower.layers else 0,
         language_width=text.queries,
         language_layers=text.layers,
     )
-    return ModelSizes(family, parameters, text_sides, tower_sides_, adapter or parameters, adapter, text, tower, shape)
+    trained = adapter or parameters
+    return ModelSizes(family, parameters, text_sides, tower_sides, trained, adapter, text, tower, shape)
 
 
 def known_sizes(config: ModelConfig) -> ModelSizes:
@@ -261,32 +268,31 @@ def tower_sizes(config: dict[str, Any], gated: bool) -> TowerSizes:
     )
 
 
-def text_linears(text: TextSizes) -> Iterator[tuple[str, int, int]]:
-    """Name, inputs and outputs of the language model's matrices, in the order in which they are applied."""
+def text_linears(text: TextSizes) -> Iterator[Linear]:
+    """The language model's matrices, in the order in which they are applied."""
     for layer in range(text.layers):
         at = f"model.language_model.layers.{layer}"
         for name, size in (("q", text.queries), ("k", text.keys), ("v", text.keys)):
-            yield f"{at}.self_attn.{name}_proj", text.width, size
-        yield f"{at}.self_attn.o_proj", text.queries, text.width
-        yield f"{at}.mlp.gate_proj", text.width, text.inner
-        yield f"{at}.mlp.up_proj", text.width, text.inner
-        yield f"{at}.mlp.down_proj", text.inner, text.width
+            yield Linear(f"{at}.self_attn.{name}_proj", text.width, size)
+        yield Linear(f"{at}.self_attn.o_proj", text.queries, text.width)
+        yield Linear(f"{at}.mlp.gate_proj", text.width, text.inner)
+        yield Linear(f"{at}.mlp.up_proj", text.width, text.inner)
+        yield Linear(f"{at}.mlp.down_proj", text.inner, text.width)
 
 
-def tower_linears(tower: TowerSizes, out: int) -> Iterator[tuple[str, int, int]]:
-    """The same of the vision tower, all with a bias; ``out``: numbers in a token that it makes."""
-    halves = [("fc1", True), ("fc2", False)]
-    if tower.gated:
-        halves = [("gate_proj", True), ("up_proj", True), ("down_proj", False)]
+def tower_linears(tower: TowerSizes, vision: dict[str, Any]) -> Iterator[Linear]:
+    """The same of the vision tower, all with a bias; the last two are those of the merger."""
+    inward, outward = (("gate_proj", "up_proj"), "down_proj") if tower.gated else (("fc1",), "fc2")
     for layer in range(tower.layers):
         at = f"model.visual.blocks.{layer}"
-        yield f"{at}.attn.qkv", tower.width, 3 * tower.width
-        yield f"{at}.attn.proj", tower.width, tower.width
-        for name, first in halves:
-            yield f"{at}.mlp.{name}", *((tower.width, tower.inner) if first else (tower.inner, tower.width))
+        yield Linear(f"{at}.attn.qkv", tower.width, 3 * tower.width)
+        yield Linear(f"{at}.attn.proj", tower.width, tower.width)
+        for name in inward:
+            yield Linear(f"{at}.mlp.{name}", tower.width, tower.inner)
+        yield Linear(f"{at}.mlp.{outward}", tower.inner, tower.width)
     merged = tower.width * tower.merge**2
-    yield "model.visual.merger.mlp.0", merged, merged
-    yield "model.visual.merger.mlp.2", merged, out
+    yield Linear("model.visual.merger.mlp.0", merged, merged)
+    yield Linear("model.visual.merger.mlp.2", merged, vision["out_hidden_size" if tower.gated else "hidden_size"])
 
 
 def weight(numbers: int, trained: bool) -> Any:

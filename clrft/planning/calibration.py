@@ -10,12 +10,10 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import pairwise
@@ -24,7 +22,6 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig
-from clrft.planning.operation_counts import total_of
 from clrft.planning.stage_work import stage_work
 from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
 from clrft.runner.results import write_results
@@ -68,7 +65,8 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
     """
     began = time.perf_counter()
     kinds = {kind_of(cell): cell for cell in reversed(cells)}
-    with removed_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="clrft-plan-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
         tracked = "MLFLOW_TRACKING_URI" not in os.environ
         runs = {kind: calibration_config(config, folder, tracked) for kind, config in kinds.items()}
         store = 0.0
@@ -85,29 +83,18 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
             initializer=prepare_worker,
             initargs=(Setup(threads, plugins, 0),),
         ) as pool:
-            order = sorted(runs, key=lambda kind: -operations(runs[kind], kinds[kind]))
+            pieces = {kind: calibration_cell(config, kinds[kind]) for kind, config in runs.items()}
+            work = {
+                kind: sum(one.all.model_flops for stage in cell.stages for one in stage_work(cell, stage).values())
+                for kind, cell in pieces.items()
+            }
+            order = sorted(runs, key=lambda kind: -work[kind])
             waiting = {kind: pool.submit(run_calibration, runs[kind], time.time()) for kind in order}
             results = {kind: future.result() for kind, future in waiting.items()}
         closing = closing_seconds(folder)
     throughputs = {kind: throughput_of(runs[kind], kinds[kind], result) for kind, result in results.items()}
     start = store + 2 * min(result.waited for result in results.values())  # the sweep's own process, and a worker's
     return Measured(throughputs, start, closing, time.perf_counter() - began)
-
-
-@contextmanager
-def removed_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="clrft-plan-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def operations(measured: RunConfig, config: RunConfig) -> float:
-    """Operations of a calibration, about."""
-    cell = calibration_cell(measured, config)
-    return sum(total_of(one.all for one in stage_work(cell, stage).values()).model_flops for stage in cell.stages)
 
 
 def calibration_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:

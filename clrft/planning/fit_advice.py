@@ -8,7 +8,7 @@ from clrft.memory.estimate import gib
 from clrft.memory.hints import changes, memory_hints
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.sharing import Sharing
-from clrft.planning.plan import CellPlan, Plan, Target, needed_bytes, sharding_problems
+from clrft.planning.plan import CellPlan, Plan, Target, memory_of, sharding_problems
 from clrft.planning.stream_statistics import statistics_of
 
 MOST_WAYS = 4  # that are named
@@ -42,7 +42,7 @@ def unfit_reason(cells: Sequence[CellPlan], target: Target) -> str:
         config,
         known_sizes(config.model),
         target.device,
-        statistics_of(config).longest,
+        worst.statistics.longest,
         activity,
         there,
         target.sharing,
@@ -86,7 +86,7 @@ def fitting(cells: Sequence[CellPlan], target: Target, sharing: Sharing) -> set[
     for cell in cells:
         alike = replace(cell.config, seed=0)
         if alike not in known:
-            enough = needed_bytes(cell.config, target, sharing) <= (target.memory or 0)
+            enough = memory_of(cell.config, target, sharing).peak.total <= (target.memory or 0)
             known[alike] = enough and not sharding_problems(cell.config, sharing)
     return {place for place, cell in enumerate(cells) if known[replace(cell.config, seed=0)]}
 
@@ -101,7 +101,7 @@ def fits_with_a_setting(cells: Sequence[CellPlan], target: Target, sharings: Ite
         allowed = [cell.config for cell in cells if not sharding_problems(cell.config, sharing)]
         if not allowed:
             continue
-        worst = max(allowed, key=lambda config: needed_bytes(config, target, sharing))
+        worst = max(allowed, key=lambda config: memory_of(config, target, sharing).peak.total)
         known = enough_settings(worst, target, target.sharing)
         if ways := tuple(way for way in enough_settings(worst, target, sharing) if way not in known):
             named = found.setdefault(f"{worst.stream_label} by {worst.method_label}", {})
@@ -116,7 +116,7 @@ def enough_settings(config: RunConfig, target: Target, sharing: Sharing) -> list
     for change in changes(config, statistics_of(config).longest, known_sizes(config.model)):
         if change.setting in found or sharding_problems(change.config, sharing):
             continue
-        if needed_bytes(change.config, target, sharing, change.longest) <= (target.memory or 0):
+        if memory_of(change.config, target, sharing, change.longest).peak.total <= (target.memory or 0):
             found[change.setting] = change.word
     return list(found.values())
 

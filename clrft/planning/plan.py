@@ -10,7 +10,7 @@ import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes
-from clrft.memory.estimate import Estimate, Longest, decided, estimate, setup_of, with_optimizer
+from clrft.memory.estimate import Estimate, Longest, decided, estimate, with_optimizer
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.sharing import ALONE, Sharing
 from clrft.planning.calibration import Measured, kind_of, measured
@@ -18,7 +18,7 @@ from clrft.planning.disk import SWEEP, Disk, disk_of
 from clrft.planning.hardware import LIKELY, THIS, Hardware
 from clrft.planning.operation_counts import OperationCounts, total_of
 from clrft.planning.stage_work import Cell, Lengths, stage_work
-from clrft.planning.stream_statistics import absent, statistics_of, token_lengths
+from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
 from clrft.planning.throughput import Seconds, assumed_lengths, assumed_seconds, makespan, measured_seconds
 from clrft.runner.run import split_problems
 from clrft.runner.state import Run
@@ -55,9 +55,7 @@ class CellPlan:
 
     config: RunConfig
     lengths: Lengths  # tokens of its completions
-    tasks: int  # how many it goes through
-    here: bool  # its data are on this machine
-    exact: bool  # its prompts were encoded
+    statistics: StreamStatistics  # of its stream
     work: dict[str, OperationCounts]  # by activity
     seconds: tuple[Seconds, Seconds, Seconds]  # by part; most likely, slow, fast
     disk: Disk  # what it leaves
@@ -190,16 +188,18 @@ def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
     for config in cells:
         one = replace(config, seed=0) if absent(config.stream) else config  # no data, no class order
         if one not in known:
-            chosen = decided(one, lambda settings: needed_bytes(settings, target, target.sharing), target.memory)
+            chosen = decided(one, lambda settings: memory_of(settings, target).peak.total, target.memory)
             known[one] = cell_plan(chosen, target)
         plans.append(replace(known[one], config=with_optimizer(config, known[one].config.train.optimizer)))
     return Plan(target, tuple(plans))
 
 
-def needed_bytes(config: RunConfig, target: Target, sharing: Sharing, longest: Longest | None = None) -> int:
-    """What a cell needs at most of each of its devices."""
+def memory_of(
+    config: RunConfig, target: Target, sharing: Sharing | None = None, longest: Longest | None = None
+) -> Estimate:
+    """What a cell needs of each of its devices; of several processes, or longest prompts, that are given or its own."""
     longest = longest or statistics_of(config).longest
-    return estimate(config, known_sizes(config.model), target.device, longest, sharing).peak.total
+    return estimate(config, known_sizes(config.model), target.device, longest, sharing or target.sharing)
 
 
 def cell_plan(config: RunConfig, target: Target) -> CellPlan:
@@ -209,8 +209,7 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     lengths = assumed_lengths(config, statistics, target.completion, target.times)
     if throughput is not None:
         lengths = throughput.lengths
-    method = build_method(config.method_name, config.method, config.parts)
-    cell = Cell.of(config, setup_of(config, method, target.device, sharing), lengths, sharing)
+    cell = Cell.of(config, target.device, lengths, sharing)
     shared = {stage: stage_work(cell, stage) for stage in cell.stages}
     work = {stage: {name: one.all for name, one in counts.items()} for stage, counts in shared.items()}
     own = {stage: {name: one.own for name, one in counts.items()} for stage, counts in shared.items()}
@@ -225,13 +224,11 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     return CellPlan(
         config=config,
         lengths=lengths,
-        tasks=len(statistics.tasks),
-        here=statistics.here,
-        exact=statistics.exact,
+        statistics=statistics,
         work={name: total_of(counts[name] for counts in work.values() if name in counts) for name in names},
         seconds=(likely, slow, fast),
         disk=disk,
-        memory=estimate(config, known_sizes(config.model), target.device, statistics.longest, sharing),
+        memory=memory_of(config, target),
         problems=tuple(sharding_problems(config, sharing)),
     )
 

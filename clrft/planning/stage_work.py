@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
 from clrft.config.run_config import RunConfig
+from clrft.memory.estimate import setup_of
 from clrft.memory.model_sizes import known_sizes
-from clrft.memory.phases import Setup
 from clrft.memory.sharing import ALONE, Share, Sharing
 from clrft.planning.operation_counts import OperationCounts, Passes, SharedCounts, total_of
 from clrft.planning.stream_statistics import StreamStatistics, TaskStatistics, probe_statistics, statistics_of
@@ -66,10 +68,18 @@ class Cell:
     sharing: Sharing = ALONE
 
     @classmethod
-    def of(cls, config: RunConfig, setup: Setup, lengths: Lengths, sharing: Sharing = ALONE) -> "Cell":
-        """The cell of some settings; ``setup``: how its model is held."""
+    def of(
+        cls,
+        config: RunConfig,
+        device: torch.device,
+        lengths: Lengths,
+        sharing: Sharing = ALONE,
+        statistics: StreamStatistics | None = None,
+    ) -> "Cell":
+        """The cell of some settings on a kind of device; of other statistics than its stream's, if they are given."""
+        passes = Passes(known_sizes(config.model), setup_of(config, device, sharing))
         method = build_method(config.method_name, config.method, config.parts)
-        return cls(config, method, statistics_of(config), Passes(known_sizes(config.model), setup), lengths, sharing)
+        return cls(config, method, statistics or statistics_of(config), passes, lengths, sharing)
 
     @property
     def trains(self) -> bool:
@@ -86,7 +96,7 @@ class Cell:
         """What the prompts of a batch begin with, as far as it may be computed once."""
         return tokens if self.config.train.share_prefix else 0.0
 
-    def put_together(self, models: float) -> OperationCounts:
+    def gathered_weights(self, models: float) -> OperationCounts:
         """All weights of so many models, gathered in every process."""
         return OperationCounts(exchanged=self.passes.from_others(models * self.passes.sizes.parameters))
 
@@ -99,7 +109,7 @@ def stage_work(cell: Cell, stage: int) -> Mapping[str, SharedCounts]:
         later = "anchor" in needs and stage > 1 and not method.joint
         based = "anchor" in needs and method.anchor_rule.kind == "base"
         copies = 1 if based else int("reference" in needs) + int(later)
-    gathered = cell.put_together(1 + copies)  # for drift and tests together
+    gathered = cell.gathered_weights(1 + copies)  # for drift and tests together
     work = {EVALUATE: tests(cell, stage) + SharedCounts.alike(gathered, cell.sharing)}
     if stage and cell.trains:
         work[TRAIN] = training(cell, stage)
@@ -118,7 +128,7 @@ def training(cell: Cell, stage: int) -> SharedCounts:
         updates *= len(cell.statistics.tasks)
     every = cell.config.run.checkpoint_every
     states = 1 + (max(0, updates - 1) // every if every else 0)  # the last one for the stage's folder
-    own = cell.passes.optimizer(processes) * updates + cell.put_together(3 * states)  # weights and two moments
+    own = cell.passes.optimizer(processes) * updates + cell.gathered_weights(3 * states)  # weights and two moments
     work = SharedCounts(own, own)  # an update is one, however many work on it
     if method.family == "supervised":
         work += supervised(cell, task, updates, first)
@@ -225,7 +235,7 @@ class Rollouts:
         """Rollouts sampled, and scored where the loss does not do that."""
         cell, task, rows = self.cell, self.task, share.rows
         prompts = OperationCounts(prompt_tokens=rows * task.prompt)
-        work = cell.put_together(1)
+        work = cell.gathered_weights(1)
         work += self.prompts(share.prompts, learn=self.shared, gathered=not self.shared)
         work += cell.passes.written(rows, task.prompt, self.mean, self.longest, recorded=True) + prompts
         if self.once:  # drift and loss are of one pass, which counts as two

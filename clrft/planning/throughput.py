@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import setup_of
 from clrft.planning.disk import Disk
 from clrft.planning.hardware import Speed
 from clrft.planning.operation_counts import OperationCounts
@@ -75,10 +74,9 @@ def throughput_of(measured: RunConfig, config: RunConfig, result: CalibrationRun
 
 def calibration_cell(measured: RunConfig, config: RunConfig) -> Cell:
     """What is counted of a calibration, with completions of one token."""
-    method = build_method(config.method_name, config.method, config.parts)
     lengths = Lengths(1, 1, 1, 1, MEASURED_SPREAD, config.train.max_completion_tokens)
-    cell = Cell.of(measured, setup_of(config, method, choose_device(config.model)), lengths)
-    return replace(cell, statistics=statistics_of(config).cut(TASKS, config.evaluate.batch_size))
+    statistics = statistics_of(config).cut(TASKS, config.evaluate.batch_size)
+    return Cell.of(measured, choose_device(config.model), lengths, statistics=statistics)
 
 
 def measured_lengths(cell: Cell, result: CalibrationRun) -> Lengths:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import build_config, parse_overrides
-from clrft.memory.phases import Setup
 from clrft.planning.calibration import cut
 from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.runs.cost_names import EVALUATE
@@ -301,7 +301,7 @@ def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     words = [f"stream.root={tmp_path / 'coco'}", f"stream.tasks={TASKS}", f"stream.classes_per_task={NEW}"]
     words += ["stream.shots=2", "evaluate.probe=0", f"run.output={tmp_path}"]
     config = build_config("coco_cil", "zero_shot", "tiny", 136, parse_overrides(words))
-    cell = Cell.of(config, Setup(4, 4), Lengths(10, 10, 10, 10, 1.3, 24))
+    cell = Cell.of(config, torch.device("cpu"), Lengths(10, 10, 10, 10, 1.3, 24))
     assert [task.test for task in cell.statistics.tasks] == [len(task.test) for task in stream.tasks]
     for stage in range(1, TASKS + 1):
         learned = stream.tasks[:stage]
