@@ -95,28 +95,19 @@ class TowerSizes:
 class ModelSizes:
     """A model: what decides its memory and its operations.
 
-    Attributes:
-        family: the model type.
-        parameters: without adapters, tied ones once.
-        text_sides: inputs plus outputs of all matrices of the language model that get an adapter; times the adapter's
-            rank that is the number of its weights (arXiv 2106.09685).
-        tower_sides: the same of the vision tower.
-        trained: weights that are trained.
-        adapter: those of them in an adapter; 0 without one.
-        text: the language model.
-        tower: the vision tower.
-        shape: what decides its operations, the adapter that is trained included.
+    Sides are the inputs plus outputs of all matrices that get an adapter; times the adapter's rank they are the number
+    of its weights (arXiv 2106.09685).
     """
 
-    family: str
-    parameters: int
-    text_sides: int
-    tower_sides: int
-    trained: int
-    adapter: int
+    family: str  # the model type
+    parameters: int  # without adapters, tied ones once
+    text_sides: int  # of the language model
+    tower_sides: int  # of the vision tower
+    trained: int  # weights that are trained
+    adapter: int  # those of them in an adapter; 0 without one
     text: TextSizes
     tower: TowerSizes
-    shape: ModelShape
+    shape: ModelShape  # what decides its operations, the adapter that is trained included
 
     @property
     def layers(self) -> int:

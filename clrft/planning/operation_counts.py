@@ -135,10 +135,8 @@ class Passes:
         self, rows: float, prompt: float, tokens: float, grids: Sequence[Sequence[Grid]], learn: bool = False
     ) -> OperationCounts:
         """Prompts and completions behind them in one call."""
-        work, images = self._vision(grids, rows)
-        work += self._language(rows, prompt + tokens, prompt + tokens)
-        counts = OperationCounts(prompt_tokens_computed=rows * prompt, images=images)
-        return counts + self._passed(work, self.sizes.layers, learn, self.sizes.parameters)
+        call = self.prompts(rows, prompt + tokens, grids, learn=learn)
+        return replace(call, prompt_tokens_computed=rows * prompt)
 
     def head(self, tokens: float, learn: bool = False) -> OperationCounts:
         """Logits of some tokens."""

@@ -51,13 +51,7 @@ class Throughput:
 
 
 def throughput_of(measured: RunConfig, config: RunConfig, result: CalibrationRun) -> Throughput:
-    """What was measured of a kind of cell, for each operation that is counted of the same work.
-
-    Args:
-        measured: settings of what was measured.
-        config: settings of the cell.
-        result: what was measured.
-    """
+    """Throughput of a kind of cell: ``measured`` are its settings with a small budget, ``result`` what these took."""
     cell = calibration_cell(measured, config)
     cell = replace(cell, lengths=measured_lengths(cell, result))
     last = cell.stages[-1]
@@ -100,15 +94,9 @@ def measured_lengths(cell: Cell, result: CalibrationRun) -> Lengths:
 def assumed_lengths(
     config: RunConfig, statistics: StreamStatistics, completion: int | None, times: float = 1.0
 ) -> Lengths:
-    """Lengths of completions by the right answers' length.
+    """Lengths of completions by the right answers' length, or by ``completion``, so many ``times`` as long.
 
     A policy that was trained on targets answers as they do; any other thinks before.
-
-    Args:
-        config: a cell's settings.
-        statistics: of its stream.
-        completion: tokens of a completion that thinks; None: by the right answers.
-        times: so many times as long.
     """
     limit = config.train.max_completion_tokens
     target = fmean(task.target for task in statistics.tasks)
