@@ -35,9 +35,8 @@ class OperationCounts:
     learning: float = 0.0  # operations of passes with gradients, backward included
     decoding: float = 0.0  # operations of tokens that are written one after the other
     again: float = 0.0  # operations of activations that are computed again, which a meter does not count
-    steps: float = 0.0  # passes that write a token of a batch, one after the other
     launched: float = 0.0  # layers that are launched by passes that read or learn
-    stepped: float = 0.0  # layers that are launched by steps, those of recorded steps in part
+    stepped: float = 0.0  # layers that are launched to write tokens, those of recorded steps in part
     moved: float = 0.0  # bytes that steps read
     stepping: float = 0.0  # bytes that the optimizer reads and writes
     exchanged: float = 0.0  # bytes that a device gets from the others of its cell, and sends as many
@@ -92,7 +91,7 @@ class Passes:
     setup: Setup
 
     @property
-    def gathered(self) -> "Passes":
+    def unsharded(self) -> "Passes":
         """The same while every process has all weights."""
         return replace(self, setup=replace(self.setup, parts=1))
 
@@ -161,7 +160,6 @@ class Passes:
             completions=rows,
             tokens_generated=rows * mean,
             decoding=work.forward,
-            steps=longest,
             stepped=longest * text.layers * (RECORDED if recorded and self.setup.recorded else 1.0),
             moved=longest * (shape.language.weights + shape.head.weights + cache) * self.setup.compute,
         )

@@ -236,7 +236,7 @@ class Rollouts:
         cell, task, rows = self.cell, self.task, share.rows
         prompts = OperationCounts(prompt_tokens=rows * task.prompt)
         work = cell.gathered_weights(1)
-        work += self.prompts(share.prompts, learn=self.shared, gathered=not self.shared)
+        work += self.prompts(share.prompts, learn=self.shared, unsharded=not self.shared)
         work += cell.passes.written(rows, task.prompt, self.mean, self.longest, recorded=True) + prompts
         if self.once:  # drift and loss are of one pass, which counts as two
             return work + prompts * self.anchored
@@ -250,11 +250,13 @@ class Rollouts:
         work += passes.head(rows * self.mean, learn=True)
         return work + OperationCounts(prompt_tokens=rows * task.prompt, tokens_trained=rows * self.mean)
 
-    def prompts(self, count: float, learn: bool, gathered: bool = False) -> OperationCounts:
+    def prompts(self, count: float, learn: bool, unsharded: bool = False) -> OperationCounts:
         """Prompts together; what all begin with is not shared where layers are checkpointed."""
         task, passes = self.task, self.cell.passes
         lead = 0.0 if learn and passes.setup.checkpointing else self.cell.lead(task.lead)
-        return (passes.gathered if gathered else passes).prompts(count, task.prompt, task.grids, learn=learn, lead=lead)
+        return (passes.unsharded if unsharded else passes).prompts(
+            count, task.prompt, task.grids, learn=learn, lead=lead
+        )
 
     def scored(self, share: Share) -> OperationCounts:
         """Log-probabilities without gradients, in parts of a micro-batch; the passes begin inside of the model."""
@@ -294,7 +296,7 @@ class Rollouts:
 
 def drift(cell: Cell, stage: int) -> OperationCounts:
     """Rollouts of the policy and of those before it, and what each says about the other's."""
-    joint, passes, mean = cell.method.joint, cell.passes.gathered, cell.lengths.test
+    joint, passes, mean = cell.method.joint, cell.passes.unsharded, cell.lengths.test
     task, place = (cell.statistics.joint, -1) if joint else (cell.statistics.tasks[stage - 1], stage - 1)
     prompt, lead, longest = task.prompts[place], cell.lead(task.leads[place]), cell.lengths.longest(mean)
     others = 1 if joint or stage == 1 else 2
@@ -340,7 +342,7 @@ def answered(cell: Cell, task: TaskStatistics, place: int, mean: float, items: i
 
     Batches are as few as can be, all but the last of one size, as ``evaluate`` makes them.
     """
-    prompt, lead, passes = task.prompts[place], cell.lead(task.leads[place]), cell.passes.gathered
+    prompt, lead, passes = task.prompts[place], cell.lead(task.leads[place]), cell.passes.unsharded
     size = math.ceil(items / math.ceil(items / cell.config.evaluate.batch_size)) if items else 1
     batches = [min(size, items - start) for start in range(0, items, size)]
 

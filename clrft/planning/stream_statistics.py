@@ -59,7 +59,6 @@ class StreamStatistics:
 
     tasks: tuple[TaskStatistics, ...]  # in their order
     joint: TaskStatistics  # all of them as one
-    kind: Kind  # what is asked
     longest: Longest  # of the prompts
     here: bool  # its data are on this machine; else the numbers are estimates
     exact: bool  # prompts were encoded by the model's processor
@@ -160,7 +159,7 @@ def counted_statistics(stream: TaskStream, lengths: TokenLengths, thought: str) 
         items=max(task.test for task in tasks),
     )
     together = joined(tasks, joint.tokens, joint.lead)
-    return StreamStatistics(tuple(tasks), together, whole.kind, longest, True, lengths.processor is not None)
+    return StreamStatistics(tuple(tasks), together, longest, True, lengths.processor is not None)
 
 
 @cache
@@ -235,7 +234,7 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
     examples, items = max(task.train for task in tasks), max(task.test for task in tasks)
     longest = Longest(last.longest, last.patches, last.images, pixels, examples=examples, items=items)
     joint = joined(tasks, last.tokens, leads[-1])
-    return StreamStatistics(tasks, joint, kind, longest, here=False, exact=False)
+    return StreamStatistics(tasks, joint, longest, here=False, exact=False)
 
 
 def class_sizes(config: StreamConfig, size: Declared | None) -> list[int]:
