@@ -24,8 +24,9 @@ from rich.console import Console
 from clrft.config.run_config import RunConfig
 from clrft.planning.stage_work import stage_work
 from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
+from clrft.runner.prepare import prepare
 from clrft.runner.results import write_results
-from clrft.runner.run import finish_tracking, make_folder, open_folder, prepare, track_finished
+from clrft.runner.run import finish_tracking, make_folder, open_folder, track_finished
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runs.layout import METRICS_FILE, stage_folder

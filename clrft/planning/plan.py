@@ -20,7 +20,7 @@ from clrft.planning.operation_counts import OperationCounts, total_of
 from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
 from clrft.planning.throughput import Seconds, assumed_lengths, assumed_seconds, makespan, measured_seconds
-from clrft.runner.run import split_problems
+from clrft.runner.prepare import split_problems
 from clrft.runner.state import Run
 from clrft.sweep.executors import default_jobs, gpus
 from clrft.utils.progress import Silent

@@ -16,7 +16,7 @@ from typing import Any
 from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest
 from clrft.planning.token_lengths import Grid, PromptLengths, TokenLengths
-from clrft.runner.run import cache_folder
+from clrft.runner.prepare import cache_folder
 from clrft.runner.stage import glyph_probe
 from methods.model.config import ModelConfig
 from task_streams import Workspace, build_stream

@@ -1,8 +1,6 @@
 """A run that its device has no memory for is refused before any work, with what to set; what was found is recorded."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from clrft.memory.estimate import Longest, estimate, longest_allowed, most_promp
 from clrft.memory.hints import changes, halves, memory_hints
 from clrft.memory.model_sizes import ModelSizes, known_sizes
 from clrft.runner.memory_check import check_memory, memory_there
-from clrft.runner.run import longest_prompts, prepare, run
+from clrft.runner.prepare import longest_prompts, prepare
+from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
@@ -125,13 +124,6 @@ def test_before_a_run_its_settings_tell_at_most(tmp_path: Path, capsys: pytest.C
     assert main(["show", "stream=digits_cil", "method=rapo", f"run.output={tmp_path}"]) == 0
     told = capsys.readouterr().out.splitlines()[-1]
     assert told.startswith("memory: about") and told.endswith("with prompts as long as train.max_prompt_tokens")
-
-
-def test_settings_tell_their_memory_without_what_trains() -> None:
-    asked = "from clrft.cli.main import main; main(['show', 'stream=digits_cil', 'method=rapo'])"
-    words = f"import sys; {asked}; print(*sys.modules, file=sys.stderr)"
-    loaded = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True).stderr.split()
-    assert not {"peft", "trl", "transformers.modeling_utils"} & set(loaded)
 
 
 def test_a_checkpoint_that_is_not_here_has_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
