@@ -122,7 +122,7 @@ class Phases:
         output = text.queries * (setup.adapter if setup.rank and copies else 0)  # its matrix's own copy
         layer = positions * (norms + inputs + gated + adapter + output) + self._attention(one)
         end = positions * text.width * (EXACT + scaled + setup.compute)
-        return layer, self._of_all(layer, text.layers, positions * text.width * setup.compute) + end
+        return layer, self._all_layers(layer, text.layers, positions * text.width * setup.compute) + end
 
     def _attention(self, one: Pass) -> int:
         """A layer's queries and output, and keys and values of all that is looked at.
@@ -160,14 +160,14 @@ class Phases:
             return layer, 0
         values = 0 if setup.rank else tower.values * setup.compute
         ends = patches * (values + 3 * tower.width * entry + tower.width * setup.compute)
-        return layer, self._of_all(layer, tower.layers, patches * tower.width * setup.compute) + ends
+        return layer, self._all_layers(layer, tower.layers, patches * tower.width * setup.compute) + ends
 
-    def _of_all(self, layer: int, layers: int, state: int) -> int:
+    def _all_layers(self, layer: int, layers: int, state: int) -> int:
         """With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174)."""
         return layers * state + layer if self.setup.checkpointing else layers * layer
 
     @property
-    def held(self) -> int:
+    def own_parameters(self) -> int:
         """Weights of the model that a process has."""
         return math.ceil(self.sizes.parameters / self.setup.parts)
 
@@ -179,19 +179,19 @@ class Phases:
     @property
     def weights(self) -> int:
         """Bytes of the policy as it is held."""
-        return self.held * self.setup.weight + self.adapter
+        return self.own_parameters * self.setup.weight + self.adapter
 
     @property
     def trained(self) -> int:
         """Bytes of the weights that are trained, each with a gradient and moments of its own type."""
-        return self.adapter or self.held * self.setup.weight
+        return self.adapter or self.own_parameters * self.setup.weight
 
     def frozen_copy(self, parameters: int) -> int:
         """A copy that is only asked: under autocast all but the embeddings are held as they are applied."""
         wide = self.sizes.text.vocabulary * self.sizes.text.width if self.setup.autocast else parameters
         return wide * self.setup.weight + (parameters - wide) * self.setup.compute
 
-    def cast(self, parameters: int) -> int:
+    def autocast_copies(self, parameters: int) -> int:
         """Weights in the type that they are applied in, kept as long as a pass, or recorded steps, are there."""
         return parameters * self.setup.compute if self.setup.autocast else 0
 
@@ -291,14 +291,14 @@ class Phases:
         models = 1 + self.setup.anchor + self.setup.reference
         whole = sizes.parameters * weight
         needed = {SAMPLING: whole, SCORING: layers, UPDATE: 2 * layers, TESTING: models * whole}
-        return needed[phase] + self.cast(sizes.parameters) if phase in needed else 0
+        return needed[phase] + self.autocast_copies(sizes.parameters) if phase in needed else 0
 
     def _snapshots(self, at_work: bool) -> dict[str, int]:
         """Anchor and reference on the device; ``at_work``: one of them is asked, wherever it rests."""
         setup = self.setup
         if setup.rank:
             return {"anchor": self.adapter if setup.anchor else 0}
-        copy = self.held * setup.weight if setup.parts > 1 else self.frozen_copy(self.held)
+        copy = self.own_parameters * setup.weight if setup.parts > 1 else self.frozen_copy(self.own_parameters)
         if not setup.offloaded:
             return {"anchor": copy * setup.anchor, "reference": copy * setup.reference}
         return {"anchor or reference": copy if at_work and (setup.anchor or setup.reference) else 0}
@@ -332,7 +332,7 @@ class Phases:
             "activations": max(reading, self.tower(prompts, load.patches, load.images)[0]),
             "logits": TABLES * EXACT * rows * self.sizes.text.vocabulary,
             "images": self._pixels(rows),
-            "autocast copies": self.cast(self.held),
+            "autocast copies": self.autocast_copies(self.own_parameters),
         }
 
     def _micro_batch(self, backward: bool) -> dict[str, int]:
@@ -351,7 +351,11 @@ class Phases:
             head = text.vocabulary * text.width * EXACT if backward and not setup.rank else 0
             logits = tile * (setup.compute + (0 if setup.gpu else TABLES * EXACT)) + head
         shown = load.prompts if load.shared else load.prompts + load.micro_rows
-        return {"logits": logits, "images": self._pixels(shown), "autocast copies": self.cast(self.held)}
+        return {
+            "logits": logits,
+            "images": self._pixels(shown),
+            "autocast copies": self.autocast_copies(self.own_parameters),
+        }
 
     def _micro_tower(self) -> tuple[int, int]:
         """The vision tower on a micro-batch, as ``tower``."""

@@ -94,7 +94,7 @@ def test_activations_are_those_that_autograd_keeps(
     batch, completions, mask = inputs(policy, stream, group, length)
     rows, prompt = batch["input_ids"].shape
     types = token_types(batch["input_ids"], model.config)
-    copies = phases.cast(phases.sizes.parameters)
+    copies = phases.autocast_copies(phases.sizes.parameters)
 
     def plain() -> Any:
         return model(
