@@ -58,15 +58,15 @@ def memory_hints(
         return estimate(settings, sizes, device, prompts, sharing).peaks()[activity].total
 
     before = needed(config, longest)
-    told: dict[str, tuple[int, str]] = {}
+    best: dict[str, tuple[int, str]] = {}
     for change in changes(config, longest, sizes):
         then = needed(change.config, change.longest)
-        saved, known = before - then, told.get(change.setting, (0, ""))[0]
+        saved, known = before - then, best.get(change.setting, (0, ""))[0]
         if saved <= max(known, LEAST_SAVING * before) or before - known <= available:
             continue
         enough = ", which is enough" if then <= available else ""
-        told[change.setting] = (saved, f"{change.word} (saves {gib(saved)} GiB{enough}{change.note})")
-    return [words for _, words in sorted(told.values(), key=lambda one: -one[0])]
+        best[change.setting] = (saved, f"{change.word} (saves {gib(saved)} GiB{enough}{change.note})")
+    return [words for _, words in sorted(best.values(), key=lambda one: -one[0])]
 
 
 def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[Change]:

@@ -48,12 +48,12 @@ def unfit_reason(cells: Sequence[CellPlan], target: Target) -> str:
         target.sharing,
         allowed=lambda settings: bool(worst.problems) or not sharding_problems(settings, target.sharing),
     )
-    told = f"Set one or more of {'; '.join(ways[:MOST_WAYS])}." if ways else "No setting alone needs less."
+    advice = f"Set one or more of {'; '.join(ways[:MOST_WAYS])}." if ways else "No setting alone needs less."
     each = " of each device" if several else ""
     sentences = [
         f"{config.model_label}: {len(cells)} of the cells ({methods_of(cells)}) need more than the "
         f"{gib(there)} GiB{each} that are there.",
-        f"{config.stream_label} by {config.method_label} needs most: about {most} GiB for {needed}. {told}",
+        f"{config.stream_label} by {config.method_label} needs most: about {most} GiB for {needed}. {advice}",
         *devices_that_suffice(cells, target),
     ]
     return " ".join(sentences)
@@ -65,7 +65,7 @@ def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]
     if hardware is None or hardware.link is None or hardware.devices == 1:
         return []
     counts = sorted({2**power for power in range(1, hardware.devices.bit_length())} | {hardware.devices})
-    told: list[str] = []
+    sentences: list[str] = []
     known: set[int] = set()
     for split in (False, True):
         found = {count: fitting(cells, target, Sharing(count, split)) for count in counts}
@@ -73,11 +73,13 @@ def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]
         if found[count] - known:
             names = methods_of([cells[place] for place in sorted(found[count])])
             which = "All" if len(found[count]) == len(cells) else f"{len(found[count])} ({names})"
-            told.append(f"{which} of them fit {sharing_text(Sharing(count, split))}.")
+            sentences.append(f"{which} of them fit {sharing_text(Sharing(count, split))}.")
             known |= found[count]
     others = [cell for place, cell in enumerate(cells) if place not in known]
-    told += fits_with_a_setting(others, target, [Sharing(count, split) for count in counts for split in (False, True)])
-    return told or [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
+    sentences += fits_with_a_setting(
+        others, target, [Sharing(count, split) for count in counts for split in (False, True)]
+    )
+    return sentences or [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
 
 
 def fitting(cells: Sequence[CellPlan], target: Target, sharing: Sharing) -> set[int]:

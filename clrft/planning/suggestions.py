@@ -43,20 +43,20 @@ def suggestions(plan: Plan) -> list[Suggestion]:
     Of a setting with several values the first that saves much, or the last.
     """
     cells, target = [cell.config for cell in plan.cells], plan.target
-    told: dict[str, Suggestion] = {}
+    found: dict[str, Suggestion] = {}
     for word, changed, note in changes(cells, target.device.type == "cuda"):
         then = plan_of(changed, target)
         if len(then.unshareable) > len(plan.unshareable) * len(changed) / len(cells):
             continue  # processes cannot share cells with it
         if then.wall() < (1 - LEAST) * plan.wall() or then.kept < (1 - LEAST) * plan.kept:
             more, setting = len(then.unfit) - len(plan.unfit), word.partition("=")[0]
-            if setting not in told or told[setting].plan.wall() > (1 - MUCH) * plan.wall():
-                told[setting] = Suggestion(word, then, f"{more} more do not fit" if more > 0 else note)
+            if setting not in found or found[setting].plan.wall() > (1 - MUCH) * plan.wall():
+                found[setting] = Suggestion(word, then, f"{more} more do not fit" if more > 0 else note)
     if target.sharing.processes > 1 and target.hardware is not None:  # cells on one device each, if they fit
         then = plan_of(cells, target_of(target.hardware, None, target.completion))
         if not then.unfit and then.wall() < (1 - LEAST) * plan.wall():
-            told["--devices-per-cell"] = Suggestion("--devices-per-cell 1", then, "more cells at a time")
-    return sorted(told.values(), key=lambda one: (one.plan.wall(), one.plan.kept))
+            found["--devices-per-cell"] = Suggestion("--devices-per-cell 1", then, "more cells at a time")
+    return sorted(found.values(), key=lambda one: (one.plan.wall(), one.plan.kept))
 
 
 def changes(cells: Sequence[RunConfig], on_gpu: bool) -> Iterator[tuple[str, list[RunConfig], str]]:

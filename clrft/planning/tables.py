@@ -229,8 +229,8 @@ def notes(plan: Plan) -> list[str]:
     if over := [f"{name} ({tokens})" for name, tokens in lengths.items() if tokens > limits[name]]:
         found.append(f"Longer than train.max_prompt_tokens, which a run refuses: {', '.join(over)} tokens.")
     chosen = Counter(cell.config.train.optimizer for cell in cells)
-    if told := [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]:
-        found.append(f"Weights are moved by {' and '.join(told)}, as memory allows (train.optimizer).")
+    if optimizers := [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]:
+        found.append(f"Weights are moved by {' and '.join(optimizers)}, as memory allows (train.optimizer).")
     if own := dict.fromkeys(name for cell in cells for name in uncounted(cell.config)):
         found.append(f"Not counted: passes of their own of {', '.join(own)}.")
     return found
