@@ -1,9 +1,12 @@
 """Memory that a process can still get: free on its GPU, or in the machine within the limits of its control group."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import psutil
-import torch
+
+from methods.lazy import torch
 
 GROUP = Path("/sys/fs/cgroup")
 # Limit, use, and what of the use can be dropped, by version of control groups.
@@ -17,10 +20,8 @@ DROPPABLE = ("total_inactive_file", "inactive_file")
 def capacity_bytes(device: torch.device) -> int:
     """Bytes that a device has in all, for this process's control group."""
     if device.type == "cuda":
-        _, total = torch.cuda.mem_get_info(device)
-        return int(total)
-    total = int(psutil.virtual_memory().total)
-    limit = group_limit()
+        return int(torch.cuda.mem_get_info(device)[1])
+    total, limit = int(psutil.virtual_memory().total), group_limit()
     return total if limit is None else min(total, limit)
 
 
@@ -44,13 +45,11 @@ def group_limit(root: Path = GROUP) -> int | None:
 
 def free_in_group(root: Path = GROUP) -> int | None:
     """What is left of the control group's limit; None without a limit."""
-    for limit, used, stat in FILES:
-        if not all((root / name).is_file() for name in (limit, used, stat)):
-            continue
-        most = (root / limit).read_text().strip()
-        if most == "max":
-            return None
-        facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
-        droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
-        return max(0, int(most) - int((root / used).read_text()) + droppable)
+    most = group_limit(root)
+    for files in FILES:
+        _, used, stat = (root / name for name in files)
+        if most is not None and used.is_file() and stat.is_file():
+            facts = dict(line.split(maxsplit=1) for line in stat.read_text().splitlines())
+            droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
+            return max(0, most - int(used.read_text()) + droppable)
     return None
