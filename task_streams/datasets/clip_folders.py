@@ -14,8 +14,7 @@ from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream
 from task_streams.sources.class_folders import class_folders
-from task_streams.sources.clip_cache import ClipCache
-from task_streams.sources.clips import LEAST_FRAMES, SUFFIXES, ClipDecoder
+from task_streams.sources.clips import LEAST_FRAMES, SUFFIXES, ClipCache, ClipDecoder
 from task_streams.sources.layout import existing_root, joined, subfolders, with_all_classes
 from task_streams.sources.records import Found, Split, Workspace
 from task_streams.types import Feed, TaskStream

@@ -4,7 +4,7 @@ Protocol: RaPO (arXiv 2605.09640): class order ``RandomState(seed).permutation(n
 Pure functions of their arguments; nothing is decoded here. Which examples are drawn: ``draw.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,17 +54,23 @@ def build_cil(
             without training or test examples, copies of different classes.
     """
     labels = {item.label for item in pool.items}
-    if problems := _cil_problems(name, labels, sizes):
+    problems = label_problems(labels)
+    if not sizes or min(sizes) < 1:
+        problems.append(f"{name}: tasks of {list(sizes)} classes asked; expected 1 or more in each")
+    elif sum(sizes) > len(labels):
+        problems.append(too_many_classes(name, sizes, len(labels)))
+    if problems:
         raise UserError(*problems)
     order = class_order(tuple(labels), order_seed)
-    pool = _of_classes(pool, set(order[: sum(sizes)]))
-    drawn = draw(pool, shots, test_per_class, draw_seed, admit, distinct)
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    tasks = []
-    for index, (end, size) in enumerate(zip(ends, sizes, strict=True), start=1):
-        classes = order[end - size : end]
-        tasks.append(_task(index, task_name(classes), classes, listed(order[:end], label_order), drawn))
-    unused = [f"{ends[-1]} of {len(labels)} classes are used"] if ends[-1] < len(labels) else []
+    used = set(order[: sum(sizes)])  # others are not drawn, so they are not read either
+    drawn = draw(pool.only(lambda item: item.label in used), shots, test_per_class, draw_seed, admit, distinct)
+    tasks: list[Task] = []
+    end = 0
+    for size in sizes:
+        classes, end = order[end : end + size], end + size
+        seen = listed(order[:end], label_order)
+        tasks.append(_task(len(tasks) + 1, task_name(classes), classes, seen, drawn))
+    unused = [f"{end} of {len(labels)} classes are used"] if end < len(labels) else []
     return TaskStream(name, "cil", order_seed, tuple(tasks), (*notes, *unused, *drawn.notes))
 
 
@@ -137,7 +143,11 @@ def deal(pools: Mapping[str, Pool], seed: int) -> dict[str, Pool]:
         for turn, i in enumerate(random_state(seed, f"deal {label}").permutation(len(keys))):
             shared = of_label[keys[i]]
             owner[keys[i]] = shared[turn % len(shared)]
-    return {domain: _keep(pool, domain, owner) for domain, pool in pools.items()}
+
+    def owned_by(domain: str) -> Callable[[Item], bool]:
+        return lambda item: owner[item.key] == domain
+
+    return {domain: pool.only(owned_by(domain)) for domain, pool in pools.items()}
 
 
 def joint_task(stream: TaskStream) -> Task:
@@ -152,30 +162,6 @@ def _task(index: int, name: str, classes: tuple[str, ...], seen: tuple[str, ...]
     train = tuple(example for label in classes for example in drawn.train[label])
     test = tuple(example for label in classes for example in drawn.test[label])
     return Task(index, name, classes, seen, train, test)
-
-
-def _keep(pool: Pool, domain: str, owner: Mapping[str, str]) -> Pool:
-    train = tuple(e for e in pool.train if owner[e.key] == domain)
-    test = None if pool.test is None else tuple(e for e in pool.test if owner[e.key] == domain)
-    return Pool(train, test)
-
-
-def _of_classes(pool: Pool, classes: set[str]) -> Pool:
-    """The items of some classes: what is not used is not drawn, so it is not read either."""
-
-    def keep(items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if item.label in classes]
-
-    return Pool(keep(pool.train), None if pool.test is None else keep(pool.test))
-
-
-def _cil_problems(name: str, labels: set[str], sizes: Sequence[int]) -> list[str]:
-    problems = label_problems(labels)
-    if not sizes or min(sizes) < 1:
-        problems.append(f"{name}: tasks of {list(sizes)} classes asked; expected 1 or more in each")
-    elif sum(sizes) > len(labels):
-        problems.append(too_many_classes(name, sizes, len(labels)))
-    return problems
 
 
 def too_many_classes(name: str, sizes: Sequence[int], available: int) -> str:

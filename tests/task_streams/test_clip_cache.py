@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from task_streams.errors import UserError
-from task_streams.sources.clip_cache import ClipCache
-from task_streams.sources.clips import ClipDecoder
+from task_streams.sources.clips import ClipCache, ClipDecoder
 from task_streams.sources.records import Damaged, FileSource
 from tests.task_streams.clips import write_clip
 

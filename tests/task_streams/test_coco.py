@@ -12,8 +12,8 @@ from eval.score import score
 from task_streams.datasets.coco import CocoCilConfig, coco_cil, read_split
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
+from task_streams.scenarios.detection import positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.scenarios.positives import positives
 from task_streams.sources.records import Workspace
 from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared

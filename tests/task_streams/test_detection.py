@@ -9,9 +9,8 @@ from PIL import Image
 from task_streams.datasets.coco import CocoCilConfig, coco_cil
 from task_streams.errors import UserError
 from task_streams.prompt import visible
-from task_streams.scenarios.balance import balanced
+from task_streams.scenarios.detection import Positives, balanced, positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.scenarios.positives import Positives, positives
 from task_streams.scenarios.split import joint_task
 from task_streams.sources.records import Workspace
 from task_streams.types import Example, TaskStream, new_test_items

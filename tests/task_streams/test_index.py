@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from task_streams.errors import UserError
-from task_streams.sources.index import FILE, Index, stamp_of
+from task_streams.sources.library import FILE, Index, stamp_of
 from task_streams.sources.records import FileSource
 from tests.task_streams.sources import Shelf, ShelfSource
 
@@ -18,7 +18,7 @@ SOURCES = [ShelfSource(SHELF, name) for name in SHELF.items]
 WRITER = """
 import sys
 from pathlib import Path
-from task_streams.sources.index import Index
+from task_streams.sources.library import Index
 from task_streams.sources.records import FileSource
 
 index = Index(Path(sys.argv[1]))
@@ -105,7 +105,7 @@ def test_a_cache_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_path:
 def test_an_index_that_another_process_holds_is_waited_for_and_then_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("task_streams.sources.index.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("task_streams.sources.library.WAIT_SECONDS", 0.05)
     index = Index(tmp_path)
     index.remember("image", [(SOURCES[0], "1", "x")])
     with sqlite3.connect(tmp_path / FILE, isolation_level=None) as other:

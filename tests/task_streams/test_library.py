@@ -13,8 +13,7 @@ from PIL import Image
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
-from task_streams.sources.index import FILE
-from task_streams.sources.library import BATCH, Library, all_problems, rare_collection
+from task_streams.sources.library import BATCH, FILE, Library, all_problems, rare_collection
 from task_streams.sources.records import Damaged, FileSource, Found, Source
 from tests.task_streams.sources import Shelf, png
 from tests.task_streams.streams import write_tree
