@@ -20,8 +20,17 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream, dil_stream
 from task_streams.sources.layout import shared_names
 from task_streams.sources.records import Found, Record, Split, Workspace
-from task_streams.sources.table_files import hub_table, parquet_tables
-from task_streams.sources.table_store import Columns, Row, RowSource, Table, rows, store, work_folder
+from task_streams.sources.tables import (
+    Columns,
+    Row,
+    RowSource,
+    Table,
+    hub_table,
+    parquet_tables,
+    rows,
+    store,
+    work_folder,
+)
 from task_streams.types import TaskStream
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key

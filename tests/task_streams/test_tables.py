@@ -20,8 +20,7 @@ from task_streams.datasets.tables import TableCilConfig, TableDilConfig
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Damaged
-from task_streams.sources.table_files import parquet_tables
-from task_streams.sources.table_store import Columns, RowSource, rows, store
+from task_streams.sources.tables import Columns, RowSource, parquet_tables, rows, store
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.sources import png
