@@ -3,11 +3,10 @@ from typing import Any
 
 import pytest
 
-from task_streams.datasets.voc import CLASSES, VocCilConfig, VocDilConfig, read_sets, voc_cil, voc_dil
+from task_streams.datasets.voc import CLASSES, VocCilConfig, VocDilConfig, parse_xml, read_sets, voc_cil, voc_dil
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Damaged, Workspace
-from task_streams.sources.voc_xml import parse_xml
 from task_streams.types import Box, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import voc_xml, whole, write_voc
