@@ -142,21 +142,13 @@ class PlaneDecoder:
 
 
 def cifar100_cil(config: Cifar100CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-100.
-
-    Raises:
-        UserError: the folder is not as expected, or too few classes.
-    """
+    """Class-incremental stream of CIFAR-100."""
     found = read_archive(config.root, CIFAR100)
     return cil_stream("cifar100_cil", found, config, order_seed, workspace, PlaneDecoder())
 
 
 def cifar10_cil(config: Cifar10CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-10.
-
-    Raises:
-        UserError: the folder is not as expected, or too few classes.
-    """
+    """Class-incremental stream of CIFAR-10."""
     found = read_archive(config.root, CIFAR10)
     return cil_stream("cifar10_cil", found, config, order_seed, workspace, PlaneDecoder())
 

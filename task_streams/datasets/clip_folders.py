@@ -99,11 +99,7 @@ def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:
 
 
 def clips_cil(config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a folder of clips.
-
-    Raises:
-        UserError: the tree is not as expected, a clip is damaged, or too few classes.
-    """
+    """Class-incremental stream of a folder of clips."""
     root = existing_root(config.root, "<class>/<clip> or {train,test}/<class>/<clip>")
     return clip_stream("clips_cil", clip_tree(root), config, order_seed, workspace)
 

@@ -47,11 +47,7 @@ class Cub200Config(SourceCilConfig):
 
 
 def cub200_cil(config: Cub200Config, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CUB-200-2011.
-
-    Raises:
-        UserError: the archive is missing, incomplete or damaged, or too few classes.
-    """
+    """Class-incremental stream of CUB-200-2011."""
     root = existing_root(config.root, LAYOUT, WHERE, ("images", *LISTS))
     return cil_stream("cub200_cil", cub200(root, config.on_damaged), config, order_seed, workspace)
 

@@ -45,11 +45,7 @@ class Kinetics200CilConfig(ClipCilConfig):
 
 
 def kinetics200_cil(config: Kinetics200CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of Kinetics.
-
-    Raises:
-        UserError: the folder or a list is not as expected, a class has no clips, a clip is damaged, too few classes.
-    """
+    """Class-incremental stream of Kinetics."""
     root = existing_root(config.root, LAYOUT, PAGE)
     return clip_stream("kinetics200_cil", find_clips(root, config.on_copies), config, order_seed, workspace)
 

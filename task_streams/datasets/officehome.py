@@ -39,11 +39,7 @@ class OfficeHomeConfig(SourceDilConfig):
 
 
 def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of OfficeHome.
-
-    Raises:
-        UserError: the archive is missing or damaged.
-    """
+    """Domain-incremental stream of OfficeHome."""
     domains = config.domains or DOMAINS
     folders = {name: _folder(Path(config.root).expanduser(), name) for name in domains}
     root = existing_root(config.root, LAYOUT, WHERE, tuple(folders.values()))

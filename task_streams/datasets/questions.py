@@ -9,6 +9,7 @@ scores; CoIN's Grounding and UCIT's VizWiz and Flickr30k are therefore left out,
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from task_streams.config import SourceConfig, choice_problems, repeated
@@ -137,21 +138,6 @@ UCIT = Benchmark(
 )
 
 
-def questions_til(config: QuestionsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of question files of the user's own."""
-    return til_stream(OWN, config, order_seed, workspace)
-
-
-def coin_til(config: CoinConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of CoIN."""
-    return til_stream(COIN, config, order_seed, workspace)
-
-
-def ucit_til(config: UcitConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of UCIT."""
-    return til_stream(UCIT, config, order_seed, workspace)
-
-
 def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
     """Task-incremental stream of a benchmark's files, one task for each entry of ``tasks``.
 
@@ -248,11 +234,15 @@ def joined(read: Iterable[Sequence[ReadFile]]) -> Found:
 
 MIXED = "that of each dataset"
 TIL = StreamSpec(
-    QuestionsConfig, questions_til, "your own questions about images, a task per folder", MIXED, "none: your own files"
+    QuestionsConfig,
+    partial(til_stream, OWN),
+    "your own questions about images, a task per folder",
+    MIXED,
+    "none: your own files",
 )
 COIN_TIL = StreamSpec(
     CoinConfig,
-    coin_til,
+    partial(til_stream, COIN),
     "CoIN: instruction tuning on seven question sets, in the published order",
     MIXED,
     "Chen et al., CoIN: A Benchmark of Continual Instruction Tuning for Multimodal Large Language Models, 2024, "
@@ -260,7 +250,7 @@ COIN_TIL = StreamSpec(
 )
 UCIT_TIL = StreamSpec(
     UcitConfig,
-    ucit_til,
+    partial(til_stream, UCIT),
     "UCIT: instruction tuning on four question sets, in the published order",
     "CC BY 4.0 (questions); images: that of each dataset",
     "Guo et al., HiDe-LLaVA: Hierarchical Decoupling for Continual Instruction Tuning, 2025, arXiv:2503.12941",

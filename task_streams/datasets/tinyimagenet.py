@@ -42,11 +42,7 @@ class TinyImageNetConfig(SourceCilConfig):
 
 
 def tinyimagenet_cil(config: TinyImageNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of TinyImageNet.
-
-    Raises:
-        UserError: the archive is missing, incomplete or damaged, or too few classes.
-    """
+    """Class-incremental stream of TinyImageNet."""
     root = existing_root(config.root, LAYOUT, WHERE, NEEDS)
     return cil_stream("tinyimagenet_cil", tinyimagenet(root, config.on_damaged), config, order_seed, workspace)
 

@@ -43,11 +43,7 @@ class Ucf101CilConfig(ClipCilConfig):
 
 
 def ucf101_cil(config: Ucf101CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of UCF-101.
-
-    Raises:
-        UserError: the folder or a list is not as expected, a drawn clip is missing or damaged, or too few classes.
-    """
+    """Class-incremental stream of UCF-101."""
     root = existing_root(config.root, f"{CLIPS}/<Class>/*.avi and {LISTS}/*.txt", PAGE, (CLIPS, LISTS))
     return clip_stream("ucf101_cil", find_clips(root, config.split), config, order_seed, workspace)
 
