@@ -7,7 +7,7 @@ Deliberately absent: captions (BLEU, METEOR, ROUGE-L, CIDEr) and grounding (IoU 
 scores; CoIN's Grounding and UCIT's VizWiz and Flickr30k are therefore left out, and refused when named.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,9 +18,10 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
 from task_streams.scenarios.shots import listed_records
 from task_streams.scenarios.split import class_order
+from task_streams.sources.layout import joined
 from task_streams.sources.library import Library, all_problems
-from task_streams.sources.question_files import QuestionFile, ReadFile, read_questions
-from task_streams.sources.records import Found, Split, Workspace
+from task_streams.sources.question_files import QuestionFile, read_questions
+from task_streams.sources.records import Split, Workspace
 from task_streams.types import Task, TaskStream
 
 RULES = ("exact", "relaxed_number", "auto")
@@ -146,7 +147,7 @@ def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, w
     """
     files = question_files(benchmark, config)
     read = {name: [read_questions(file) for file in pair] for name, pair in files.items()}
-    found = joined(read.values())
+    found = joined(part for parts in read.values() for part in parts)
     reader = QuestionReader(Library(workspace, config.on_damaged), next(iter(files.values()))[0].images)
     with all_problems(found, reader.library):
         records, shots = found.records, config.shots
@@ -220,16 +221,6 @@ def _subfolders(folder: Path) -> list[str]:
 def _missing_file(task: str, path: Path) -> str:
     there = shown(sorted(entry.name for entry in path.parent.glob("*.json")), 8) or "no JSON files"
     return f"task {task}: no file {path}; found {there}. Name others as {task}=TRAIN:TEST"
-
-
-def joined(read: Iterable[Sequence[ReadFile]]) -> Found:
-    """What all files hold together."""
-    parts = [part for pair in read for part in pair]
-    return Found(
-        tuple(record for part in parts for record in part.records),
-        tuple(note for part in parts for note in part.notes),
-        tuple(problem for part in parts for problem in part.problems),
-    )
 
 
 MIXED = "that of each dataset"
