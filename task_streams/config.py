@@ -53,7 +53,7 @@ class StreamConfig:
             object.__setattr__(self, "label_order", self.style.label_order)  # so that it is on record
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
+        """One sentence for each value that is out of range; streams add their own."""
         return [
             *at_least_one("shots", self.shots),
             *at_least_one("test_per_class", self.test_per_class),
@@ -90,7 +90,6 @@ class CilConfig(StreamConfig):
     """Classes of the first task, >= 1; null = classes_per_task."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *at_least_one("tasks", self.tasks),
@@ -113,7 +112,6 @@ class DilConfig(StreamConfig):
     """Order of the domains: seeded (from the order seed) or given (as the list of domains stands)."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + choice_problems("domain_order", self.domain_order, DOMAIN_ORDERS)
 
 
@@ -129,7 +127,6 @@ class SourceConfig(StreamConfig):
     """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *choice_problems("on_damaged", self.on_damaged, ON_PROBLEM),
@@ -150,7 +147,6 @@ class SourceDilConfig(SourceConfig, DilConfig):
     """Names of the domains to use; empty = all there are, sorted by name."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         twice = repeated(tuple(self.domains))
         return super().problems() + [f"domain {name!r} is listed more than once" for name in twice]
 

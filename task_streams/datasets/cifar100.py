@@ -181,19 +181,14 @@ def _folder(root: str, archive: Archive) -> Path:
     given = Path(root).expanduser()
     nested = given / archive.folder
     layout = f"{', '.join(archive.files)} ({archive.title}, binary version)"
-    pickled = [place for place in (given, given / archive.pickled) if _is_pickled(place)]
-    if pickled and not nested.is_dir():
+    markers = [place / name for place in (given, given / archive.pickled) for name in ("meta", "batches.meta")]
+    if any(marker.is_file() for marker in markers) and not nested.is_dir():
         raise UserError(
             f"root {root!r}: expected a folder with {layout}; found the pickled Python version, which is never read "
             f"because unpickling runs code. Get {archive.download} from {PAGE}"
         )
-    return existing_root(
-        str(nested if nested.is_dir() else given), layout, f"{PAGE} ({archive.download})", archive.files
-    )
-
-
-def _is_pickled(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("meta", "batches.meta"))
+    folder = nested if nested.is_dir() else given
+    return existing_root(str(folder), layout, f"{PAGE} ({archive.download})", archive.files)
 
 
 def _labels(path: Path, archive: Archive, problems: list[str]) -> Iterator[int]:

@@ -42,7 +42,6 @@ class ClipCilConfig(SourceCilConfig):
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *([] if 0 < self.fps < float("inf") else [f"fps is {self.fps}; expected more than 0"]),

@@ -49,7 +49,6 @@ class CocoCilConfig(DetectionCilConfig):
     """Annotations of a folder of images, below root."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         found = super().problems() + choice_problems("order_over", self.order_over, ORDERS)
         if "{images}" not in self.annotations:
             found.append(f"annotations is {self.annotations!r}; expected a path with {{images}} in it")

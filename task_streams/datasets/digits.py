@@ -29,7 +29,6 @@ class DigitsCilConfig(CilConfig):
     """Handwritten digits, new classes in each task."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range; more classes than ten digits among them."""
         found = super().problems()
         if min(self.tasks, self.classes_per_task) > 0 and sum(self.sizes) > len(DIGITS):
             found.append(too_many_classes("digits_cil", self.sizes, len(DIGITS)))
@@ -48,7 +47,6 @@ class DigitsDilConfig(DilConfig):
     """Visual domains, at least one, each once; an underlying digit belongs to one domain only."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for each unknown or repeated domain."""
         found = super().problems()
         found += [unknown_name("domain", name, DOMAINS) for name in self.domains if name not in DOMAINS]
         found += [f"domain {name!r} is listed more than once" for name in repeated(tuple(self.domains))]

@@ -32,7 +32,6 @@ class DomainNetConfig(SourceDilConfig):
     """Test examples per class and domain, >= 1 (10: about 20,000 in all); null = the whole test lists (177,000)."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 

@@ -34,7 +34,6 @@ class OfficeHomeConfig(SourceDilConfig):
     """Held-out test examples per class and domain, >= 1; null = one fifth."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 

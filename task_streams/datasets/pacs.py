@@ -39,7 +39,6 @@ class PacsConfig(SourceDilConfig):
     """Test examples per class and domain, >= 1; null = the crossval lists (about 1,000), or one fifth without lists."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 

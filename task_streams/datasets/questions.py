@@ -55,7 +55,6 @@ class QuestionsConfig(SourceConfig):
     """Test questions per task (there are no classes), >= 1; null = all."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for each task that cannot be read as one."""
         names = tuple(entry.partition("=")[0] for entry in self.tasks)
         return [
             *super().problems(),

@@ -63,7 +63,6 @@ class TableConfig(SourceConfig):
     """Names of numbered classes: a list, or a .json (list) or text file (one a line); null = as kept in the table."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for a source that is named twice or not at all."""
         given = [name for name in ("train", "hub") if getattr(self, name)]
         found = super().problems()
         if len(given) != 1:

@@ -53,7 +53,6 @@ class VocConfig(DetectionConfig):
     """Whether objects that are marked difficult are kept."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         twice = [f"class {name!r} is listed more than once" for name in repeated(tuple(self.classes))]
         return super().problems() + twice + choice_problems("other_classes", self.other_classes, OTHERS)
 
@@ -72,7 +71,6 @@ class VocCilConfig(VocConfig, DetectionCilConfig):
     """Sets to test on, likewise; no image may be in both."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         found = super().problems()
         for name, sets in (("train", self.train), ("test", self.test)):
             found += [] if sets else [f"{name} is empty; expected one or more of <folder>/<image set>"]
@@ -93,7 +91,6 @@ class VocDilConfig(VocConfig, DetectionDilConfig):
     """Image set to test on in each domain; no image may be in both."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         parts = [value.partition("=") for value in self.domains]
         wrong = ["".join(part) for part in parts if not part[0] or not stays_inside(part[2])]
         return [

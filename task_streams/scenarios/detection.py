@@ -49,7 +49,6 @@ class DetectionConfig(SourceConfig):
     """Whether a class of a task may be in none of its training or test images; it is then recorded, else an error."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + choice_problems("annotation", self.annotation, ANNOTATIONS)
 
     @property
