@@ -21,8 +21,7 @@ from eval.checks import failed_checks
 from eval.evaluate import Generate, Spread
 from eval.question import matches
 from task_streams.answers import normalise_answer, option_letter
-from task_streams.probes.rows import Row, Style
-from task_streams.probes.sets import Probe, ProbeSet, probe_request
+from task_streams.probes.sets import Probe, ProbeSet, Row, Style, probe_request
 from task_streams.prompt import Fit
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
