@@ -102,11 +102,7 @@ class Example:
 
     @property
     def label(self) -> str:
-        """Class name of a classification example.
-
-        Raises:
-            TypeError: the target is no class.
-        """
+        """Class name of a classification example; ``TypeError`` for another target."""
         return class_of(self.key, self.target)
 
 

@@ -54,7 +54,6 @@ class Archive:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What must be there."""
         return (*self.train, self.test, self.names)
 
 
@@ -102,22 +101,19 @@ class Cifar10CilConfig(SourceCilConfig):
 
 @dataclass(frozen=True, slots=True)
 class PlaneSource:
-    """The pixels of one item in a binary file; its stamp is that of the file."""
+    """The pixels of one item in a binary file, planes of red, green and blue; its stamp is that of the file."""
 
     file: FileSource
     start: int
 
     @property
     def name(self) -> str:
-        """Path of the file, and where in it the pixels begin."""
         return f"{self.file.name}@{self.start}"
 
     def stamp(self) -> str:
-        """Size and time of the last change of the file."""
         return self.file.stamp()
 
     def read(self) -> bytes:
-        """The pixels: planes of red, green and blue."""
         try:
             with open(self.file.path, "rb") as file:
                 file.seek(self.start)
@@ -136,7 +132,6 @@ class PlaneDecoder:
     identity: str = "planes 32"
 
     def __call__(self, source: Source) -> Image.Image:
-        """The image of a source as RGB."""
         planes = np.frombuffer(source.read(), np.uint8).reshape(3, SIDE, SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
 

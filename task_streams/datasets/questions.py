@@ -80,13 +80,9 @@ class CoinConfig(QuestionsConfig):
         "VQAv2=train.json:val.json",
         "OCRVQA",
     )
-    """Task folders in their learning order: NAME for NAME/{train,test}.json, or NAME=TRAIN:TEST (file names)."""
     questions: str = "Instructions_Original"
-    """Folder of the task folders, below the root; empty = the root itself."""
     images: str = "cl_dataset"
-    """Folder that image paths start at, below the root or absolute; empty = the root itself."""
     repeated_ids: str = "tell_apart"
-    """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +95,9 @@ class UcitConfig(QuestionsConfig):
         "IconQA=train.json:test_3000.json",
         "CLEVR=train_4w.json:test_3000.json",
     )
-    """Task folders in their learning order: NAME for NAME/{train,test}.json, or NAME=TRAIN:TEST (file names)."""
     questions: str = "instructions"
-    """Folder of the task folders, below the root; empty = the root itself."""
     images: str = "datasets"
-    """Folder that image paths start at, below the root or absolute; empty = the root itself."""
     repeated_ids: str = "tell_apart"
-    """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
 
 
 @dataclass(frozen=True, slots=True)

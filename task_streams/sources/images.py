@@ -26,7 +26,6 @@ class ImageDecoder:
     identity: str = "image"
 
     def __call__(self, source: Source) -> Image.Image:
-        """The image of a source as RGB."""
         return decode_image(source.read())
 
 

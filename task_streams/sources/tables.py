@@ -98,17 +98,14 @@ class RowSource:
 
     @property
     def name(self) -> str:
-        """Identity of the content."""
         return f"sha256:{self.digest}"
 
     def stamp(self) -> str:
-        """Always the same: other bytes have another name."""
         if not self.digest:
             raise Damaged(NO_IMAGE)
-        return "content"
+        return "content"  # always the same: other bytes have another name
 
     def read(self) -> bytes:
-        """The bytes of the image."""
         if not self.digest:
             raise Damaged(NO_IMAGE)
         try:
