@@ -167,7 +167,11 @@ def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: C
             "expected the same items, and at least one."
         )
     lost = [prediction for prediction in after if earlier[prediction.key] and not prediction.correct]
-    kinds = [_lost_kind(prediction, names_of(classes)) for prediction in lost]
+    names = names_of(classes)
+    kinds: list[str] = []
+    for prediction in lost:
+        named = "named" if names_right_class(prediction, names) else "essential"
+        kinds.append(prediction.failure if prediction.failure in BESIDE else named)
     return Change(
         items=len(after),
         lost_format=kinds.count("format"),
@@ -226,12 +230,6 @@ def undefined_kinds(reason: str) -> dict[str, Value]:
 
 
 KINDS = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")  # keys of METRICS
-
-
-def _lost_kind(prediction: Prediction, names: re.Pattern[str] | None) -> str:
-    if prediction.failure in BESIDE:
-        return prediction.failure
-    return "named" if names_right_class(prediction, names) else "essential"
 
 
 def _task(task_of: Mapping[str, int], name: str, prediction: Prediction) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.cell import cell_of
 from eval.evaluate import evaluate
 from eval.score import score
+from eval.task_accuracy import task_accuracy
 from task_streams.datasets.coco import CocoCilConfig, coco_cil, read_split
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
@@ -297,7 +297,7 @@ def matrix(found: TaskStream, policy: Callable[[Task, str], str]) -> list[list[f
         def generate(requests: Any) -> list[str]:
             return [policy(stage, request.key) for request in requests]
 
-        return cell_of(task, evaluate(generate, task, stage.seen, stage=stage.index, task_of=task_of)).value
+        return task_accuracy(task, evaluate(generate, task, stage.seen, stage=stage.index, task_of=task_of)).value
 
     return [[cell(stage, task) for task in found.tasks[: stage.index]] for stage in found.tasks]
 
