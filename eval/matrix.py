@@ -210,11 +210,7 @@ def _fraction(value: float) -> float:
 
 
 def _array(rows: Any) -> FloatArray:
-    """Nested lists with null to an array with NaN.
-
-    Raises:
-        TypeError: something else is in them.
-    """
+    """Nested lists with null to an array with NaN."""
     array = np.array(rows, dtype=object)
     wrong = [one for one in array.flat if one is not None and type(one) not in (int, float)]
     if wrong:

@@ -98,11 +98,7 @@ def _parse(root: Path, path: Path, images: str) -> BoxTable:
 
 
 def _json(path: Path) -> dict[str, Rows]:
-    """The tables of an annotation file, with the fields that are needed.
-
-    Raises:
-        UserError: it cannot be read, or is no such file.
-    """
+    """The tables of an annotation file, with the fields that are needed."""
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})

@@ -49,11 +49,7 @@ def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspa
 
 
 def _folder(root: Path, domain: str) -> str:
-    """Name of a domain's folder in this copy.
-
-    Raises:
-        UserError: the copy has it under both names.
-    """
+    """Name of a domain's folder in this copy."""
     there = [name for name in (domain.replace("_", " "), domain) if (root / name).is_dir()]
     if len(set(there)) > 1:
         raise UserError(f"root {str(root)!r}: found both {there[0]!r} and {there[1]!r}; keep one of them")

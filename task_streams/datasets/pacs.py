@@ -59,11 +59,7 @@ def pacs_dil(config: PacsConfig, order_seed: int, workspace: Workspace) -> TaskS
 
 
 def _list_folder(root: Path, domains: tuple[str, ...]) -> Path | None:
-    """The folder with the official lists of all domains; None when there are no lists.
-
-    Raises:
-        UserError: some of the lists are missing.
-    """
+    """The folder with the official lists of all domains; None when there are no lists."""
     names = [name.format(domain) for domain in domains for name in (TRAIN, TEST)]
     for folder in (root / name for name in LIST_FOLDERS):
         missing = [name for name in names if not (folder / name).is_file()]

@@ -107,11 +107,7 @@ def table_dil(config: TableDilConfig, order_seed: int, workspace: Workspace) -> 
 
 
 def _read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
-    """Every row of the tables of a config; none has a split when test items are held out.
-
-    Raises:
-        UserError: tables that are missing or cannot be read, columns that they do not have; all of them.
-    """
+    """Every row of the tables of a config; none has a split when test items are held out."""
     columns = Columns(config.image_column, config.label_column, domain_column, config.key_column or "")
     names = _given_names(config.class_names)
     if config.hub:
@@ -208,11 +204,7 @@ class _Part:
 
 
 def _given_names(value: Any) -> tuple[str, ...]:
-    """Class names as a config gives them: none, a list, or a file that holds them.
-
-    Raises:
-        UserError: the file cannot be read or holds something else.
-    """
+    """Class names as a config gives them: none, a list, or a file that holds them."""
     if not isinstance(value, str):
         return tuple(value or ())
     try:

@@ -82,11 +82,7 @@ def class_name(folder: str) -> str:
 
 
 def _classes(path: Path) -> tuple[dict[int, str], list[str]]:
-    """Class folders by their label from 1, and what is wrong with the file.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Class folders by their label from 1, and what is wrong with the file."""
     classes: dict[int, str] = {}
     problems = []
     for number, line in lines(path):

@@ -187,11 +187,7 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
 
 
 def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
-    """What the sets list, and links that lead out of the root.
-
-    Raises:
-        UserError: a folder or a list of a set is missing.
-    """
+    """What the sets list, and links that lead out of the root."""
     missing: list[str] = []
     problems: list[str] = []
     items: list[_Item] = []
@@ -241,11 +237,7 @@ def parse_xml(path: Path) -> Element:
 
 
 def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, wanted: Wanted) -> None:
-    """Put the objects of an annotation into the boxes of its image.
-
-    Raises:
-        Damaged: the size of the image is not given, or below one pixel.
-    """
+    """Put the objects of an annotation into the boxes of its image."""
     width, height = (_number(annotation.findtext(f"size/{side}")) for side in ("width", "height"))
     if width is None or height is None or min(width, height) < 1:
         raise Damaged("no size with width and height above 0")

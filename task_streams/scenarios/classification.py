@@ -90,11 +90,7 @@ def _unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskS
 
 
 def _training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], DrawSettings]:
-    """Records and draw settings; with a list of shots its items are all that is left to train on.
-
-    Raises:
-        UserError: the list does not resolve.
-    """
+    """Records and draw settings; with a list of shots its items are all that is left to train on."""
     settings = config.draw_settings
     if config.shots_list is None:
         return records, settings

@@ -348,11 +348,7 @@ def positives(task: Task, classes: Sequence[str] | None = None) -> list[Positive
 
 
 def _judge(tasks: Sequence[Task], config: DetectionConfig) -> list[str]:
-    """Notes on the positives of every task: how many there are, which classes are short of what was asked.
-
-    Raises:
-        UserError: tasks without images, or classes without positives that are not allowed; all of them.
-    """
+    """Notes on the positives of every task: how many there are, which classes are short of what was asked."""
     problems, empty, notes = [], [], []
     for task in tasks:
         rows = positives(task)

@@ -124,11 +124,7 @@ class _Catalogue:
 
 
 def _row(text: str) -> dict[str, str]:
-    """Fields of a row, either ``key`` alone or the others, with ``file_name`` filled in from ``relative_path``.
-
-    Raises:
-        UserError: it has neither form.
-    """
+    """Fields of a row, either ``key`` alone or the others, with ``file_name`` filled in from ``relative_path``."""
     row = _json(text)
     if not isinstance(row, dict) or not all(isinstance(value, str) and value for value in row.values()):
         raise UserError(f"expected a row {FORMS}; found {text[:80]!r}")

@@ -83,11 +83,7 @@ def read_questions(file: QuestionFile) -> Found:
 
 
 def _rows(path: Path) -> list[Any]:
-    """The rows of a JSON list.
-
-    Raises:
-        BadRow: the file cannot be read, is no JSON, or is no list.
-    """
+    """The rows of a JSON list."""
     try:
         rows = json.loads(path.read_bytes())
     except OSError as error:
@@ -102,11 +98,7 @@ def _rows(path: Path) -> list[Any]:
 
 
 def _row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
-    """The items of a row; none when it has no image.
-
-    Raises:
-        BadRow: a field is missing, empty or of another kind, or the image's path leads out of its folder.
-    """
+    """The items of a row; none when it has no image."""
     if not isinstance(row, Mapping):
         raise BadRow(f"expected an object, found {type(row).__name__}")
     if not (identity := _id(row)):

@@ -200,11 +200,7 @@ def hub_table(dataset: str, config_name: str | None, split: str, revision: str |
 
 
 def _loaded(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Any:
-    """The split as an iterable dataset of undecoded rows.
-
-    Raises:
-        UserError: there is no such dataset, configuration, split or revision, or it cannot be reached.
-    """
+    """The split as an iterable dataset of undecoded rows."""
     from datasets import Image, load_dataset  # here, because the import takes a second
 
     try:
