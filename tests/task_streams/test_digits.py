@@ -9,6 +9,7 @@ from task_streams.datasets.digits import DigitsCilConfig, DigitsDilConfig, digit
 from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from tests.task_streams.image_trees import problems_of
 
 FINGERPRINT = (
     "import json; from task_streams import STREAMS, build_stream; "
@@ -76,9 +77,7 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
 
 
 def test_eleven_classes_of_ten_are_refused_with_every_other_problem_before_any_loading() -> None:
-    with pytest.raises(UserError) as caught:
-        DigitsCilConfig(tasks=11, classes_per_task=1, shots=0, label_order="sortd")
-    assert caught.value.problems == (
+    assert problems_of(lambda: DigitsCilConfig(tasks=11, classes_per_task=1, shots=0, label_order="sortd")) == (
         "shots is 0; expected 1 or more",
         "unknown label_order 'sortd'. Did you mean 'sorted'? Known: appearance, sorted.",
         "digits_cil: 11 classes asked (11 tasks), but there are 10; ask for fewer",
@@ -86,9 +85,7 @@ def test_eleven_classes_of_ten_are_refused_with_every_other_problem_before_any_l
 
 
 def test_negative_counts_are_refused_as_such() -> None:
-    with pytest.raises(UserError) as caught:
-        DigitsCilConfig(tasks=-6, classes_per_task=-2)
-    assert caught.value.problems == (
+    assert problems_of(lambda: DigitsCilConfig(tasks=-6, classes_per_task=-2)) == (
         "tasks is -6; expected 1 or more",
         "classes_per_task is -2; expected 1 or more",
     )
