@@ -84,22 +84,14 @@ def or_undefined(formula: Formula) -> Callable[[AccuracyMatrix], Value]:
 
 
 def need(cells: FloatArray, what: str) -> FloatArray:
-    """The cells, all of them evaluated.
-
-    Raises:
-        Missing: one was not; ``what`` names them.
-    """
+    """The cells, all of them evaluated; raises ``Missing`` with ``what`` they are if one was not."""
     if np.isnan(cells).any():
         raise Missing(f"not evaluated: {what}")
     return cells
 
 
 def need_two_tasks(matrix: AccuracyMatrix) -> None:
-    """Refuse a stream in which nothing can be forgotten.
-
-    Raises:
-        Missing: there is one task only.
-    """
+    """Refuse a stream in which nothing can be forgotten: raises ``Missing`` for one task."""
     if len(matrix) < 2:
         raise Missing("needs at least two tasks")
 
@@ -131,11 +123,9 @@ def _transfer(matrix: AccuracyMatrix) -> float:
 
 
 def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
-    """Change of accuracy on fixed probes outside the stream, ``general_delta/<probe>`` each.
+    """Change of accuracy on fixed probes outside the stream from before task 1 to after task T, by probe.
 
-    Args:
-        before: accuracy per probe before task 1.
-        after: accuracy per probe after task T. A probe that is in one of both only is undefined.
+    Keys are ``general_delta/<probe>``; a probe that is in one of both only is undefined.
     """
     values = {}
     for probe in sorted({*before, *after}):
@@ -360,13 +350,9 @@ def compute_metrics(
     before: Mapping[str, float] | None = None,
     after: Mapping[str, float] | None = None,
 ) -> dict[str, Value]:
-    """Metrics by name, in the order of ``METRICS``.
+    """Metrics by name, in the order of ``METRICS``; all of them by default.
 
-    Args:
-        matrix: accuracies of a run.
-        keys: names of metrics; all of them by default.
-        before: accuracy per probe outside the stream before task 1, for ``general_delta``.
-        after: likewise after task T.
+    ``before`` and ``after`` are accuracies per probe outside the stream before task 1 and after task T.
 
     Raises:
         UserError: unknown names, all of them at once.

@@ -71,11 +71,8 @@ def failure_kind(score: Score, target: Target, task_of: Mapping[str, int], stage
     Args:
         score: judgement of the prediction.
         target: what is right.
-        task_of: index (from 1) of the task that teaches each class.
+        task_of: index (from 1) of the task that teaches each class; ``KeyError`` for a class that is not in it.
         stage: task after which was evaluated; its classes are the newest.
-
-    Raises:
-        KeyError: the right or the chosen class is not in ``task_of``.
     """
     if score.correct:
         return "none"

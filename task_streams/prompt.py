@@ -60,11 +60,7 @@ class Request:
 
 
 def in_style(stream: TaskStream, style: PromptStyle) -> TaskStream:
-    """The stream with its questions in the words of a style.
-
-    Raises:
-        UserError: the style has no wording for a kind of question that the stream asks.
-    """
+    """The stream with its questions in the words of a style, which must have a wording for all that it asks."""
     for task in stream.tasks:
         style.wording(task.kind)
     return replace(stream, tasks=tuple(replace(task, style=style) for task in stream.tasks))
@@ -132,13 +128,9 @@ def thought_subject(target: Target, labels: Sequence[str], style: PromptStyle) -
 def target_text(
     target: Target, thought: str = THOUGHTS[0], style: PromptStyle = SUITE, labels: Sequence[str] = ()
 ) -> str:
-    """Completion that a supervised method trains towards.
+    """Completion that a supervised method trains towards; ``labels`` (that the prompt lists) are needed for boxes.
 
-    Args:
-        target: what is right.
-        thought: wording with ``{label}`` in it.
-        style: names the classes, and says whether there is a thought.
-        labels: categories that the prompt lists; needed for boxes.
+    ``thought`` is a wording with ``{label}`` in it.
     """
     answer = f"<answer>{answer_text(target, labels, style)}</answer>"
     if not style.think:

@@ -74,11 +74,7 @@ class PromptStyle:
         return bool(text.strip()) and not any(normalise_label(copied) in words for copied in self.placeholders)
 
     def wording(self, kind: str) -> str:
-        """Text of one kind of question, nothing filled in.
-
-        Raises:
-            UserError: the style has none.
-        """
+        """Text of one kind of question, nothing filled in; a ``UserError`` where the style has none."""
         if kind not in self.wordings:
             known, think = ", ".join(self.wordings), str(self.think).lower()
             raise UserError(
@@ -96,10 +92,6 @@ class PromptStyle:
 
 def prompt_style(name: str, think: bool = True) -> PromptStyle:
     """The style of a name, or of a user's own file, whose name ends in ``.yaml`` or ``.yml``.
-
-    Args:
-        name: what ``stream.prompt`` says.
-        think: prompts ask for a thought.
 
     Raises:
         UserError: no such style, or everything that is wrong with the file.

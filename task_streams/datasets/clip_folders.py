@@ -59,21 +59,13 @@ class ClipCilConfig(SourceCilConfig):
 
 
 def clip_stream(name: str, found: Found, config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of the clips that a layout found.
-
-    Raises:
-        UserError: as ``classification.cil_stream``.
-    """
+    """Class-incremental stream of the clips that a layout found; raises as ``classification.cil_stream``."""
     decoder = config.decoder(workspace)
     return replace(cil_stream(name, found, config, order_seed, workspace, decoder), feed=decoder.feed)
 
 
 def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:
-    """Clips of ``root/<class>/`` or of ``root/<split>/<class>/``.
-
-    Args:
-        root: resolved.
-        splits: folders that are splits; one of a kind for training and one for testing is used, the first given.
+    """Clips of ``root/<class>/`` or of ``root/<split>/<class>/``, of each kind of split the first folder that is there.
 
     Raises:
         UserError: one split without the other, or no clip at all.

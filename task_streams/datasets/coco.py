@@ -66,13 +66,7 @@ def coco_cil(config: CocoCilConfig, order_seed: int, workspace: Workspace) -> Ta
 
 
 def read_split(root: Path, images: str, annotations: str, workspace: Workspace) -> BoxTable:
-    """The boxes of one folder of images; keys are paths below the root. Images that are not there are a problem.
-
-    Args:
-        root: path of the root, resolved.
-        images: folder of the images below the root.
-        annotations: file below the root.
-        workspace: keeps what was parsed.
+    """The boxes of one folder of images; keys are paths below the resolved root. Missing images are a problem.
 
     Raises:
         UserError: a path leads out of the root, or the annotations are no COCO JSON.

@@ -52,11 +52,9 @@ def kinetics200_cil(config: Kinetics200CilConfig, order_seed: int, workspace: Wo
 
 
 def find_clips(root: Path, on_copies: str = "error") -> Found:
-    """Clips of the lists, or of the class folders where there are no lists.
+    """Clips of the lists, or of the class folders where there are no lists, below a resolved root.
 
-    Args:
-        root: resolved.
-        on_copies: a clip that is listed twice is a problem (``error``), or its first row counts (``skip``).
+    A clip that is listed twice is a problem (``on_copies=error``), or its first row counts (``skip``).
 
     Raises:
         UserError: one list without the other, or no clips at all.
@@ -97,13 +95,7 @@ def _clips_on_disk(root: Path) -> tuple[dict[str, str], list[str]]:
 def _listed(root: Path, path: Path, split: Split, on_copies: str, disk: Mapping[str, str], taken: set[str]) -> Found:
     """Clips of a list that are on disk, with notes on those that are not; a class without any is a problem.
 
-    Args:
-        root: resolved.
-        path: the CSV file.
-        split: of its clips.
-        on_copies: ``error`` or ``skip``.
-        disk: path of every clip by its name.
-        taken: clips that a list has named; those of this one are added.
+    ``disk``: path of every clip by its name. ``taken``: clips that a list has named; those of this one are added.
     """
     problems: list[str] = []
     notes: list[str] = []

@@ -49,10 +49,6 @@ class Row:
     """One line of a probe set, understood.
 
     Attributes:
-        key: its id, as text.
-        style: how it is asked and scored.
-        text: the question or instruction as it stands there.
-        images: paths as they stand there.
         options: texts of the options, in order; of a choice only.
         answers: accepted answers: one letter, ``yes`` or ``no``, or texts; none of an instruction.
         rule: how open answers are compared.
@@ -76,13 +72,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question of a probe set.
-
-    Attributes:
-        key: name of the item, unique in its set.
-        row: what is asked and what is right.
-        paths: files of its images, in their order.
-    """
+    """One question of a probe set; ``paths`` are the files of its images, in their order."""
 
     key: str
     row: Row
@@ -94,11 +84,7 @@ class Probe:
         return self.row.style
 
     def images(self) -> tuple[Image, ...]:
-        """Its images, decoded.
-
-        Raises:
-            UserError: one of them has changed since the set was read, and cannot be decoded any more.
-        """
+        """Its images, decoded; a ``UserError`` where one has changed since the set was read and cannot be decoded."""
         try:
             return tuple(decode_image(FileSource(path).read()) for path in self.paths)
         except Damaged as fault:

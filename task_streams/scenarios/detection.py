@@ -72,13 +72,9 @@ class Step:
     """A task before anything is drawn: where its images are.
 
     Attributes:
-        name: of the task.
-        classes: that it teaches.
         seen: classes taught so far, in the order in which prompts list them.
-        train: table of the training images.
-        train_images: positions in it to draw from.
+        train_images: positions in the table of training images to draw from.
         test: table of the test images; one for all tasks of a domain.
-        domain: of the images.
     """
 
     name: str
@@ -99,16 +95,9 @@ def detection_cil(
     workspace: Workspace,
     order_over: Sequence[str] | None = None,
 ) -> TaskStream:
-    """Class-incremental stream of a training and a test split.
+    """Class-incremental stream of the boxes of a training and a test split.
 
-    Args:
-        name: name of the stream.
-        train: boxes to draw training images from.
-        test: boxes of the test split.
-        config: settings.
-        order_seed: seed of the class order.
-        workspace: cache and progress.
-        order_over: the classes as the seed permutes them; None = sorted by name.
+    The class order is a permutation of ``order_over``; None = the class names sorted.
 
     Raises:
         UserError: problems of the splits, damaged images, too few classes, classes without positives.

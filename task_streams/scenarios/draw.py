@@ -187,9 +187,8 @@ def draw_pools(
         test_per_class: test examples per class and pool, None = all (or one fifth of what has no test split).
         seed: of the draws.
         admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) over all pools and splits; the test items of all pools are taken first,
-            pools in the order of their names. Otherwise copies are left out of pools without a test split only, each
-            for itself, and must be of one class.
+        distinct: leave out copies (by content) over all pools and splits, test items of all pools first, pools by name.
+            Otherwise copies are left out of pools without a test split only, each for itself, and must be of one class.
 
     Raises:
         UserError: a class has no training or no test examples, or copies have different classes; of all pools.

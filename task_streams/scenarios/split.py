@@ -47,7 +47,7 @@ def build_cil(
 ) -> TaskStream:
     """Class-incremental stream: task i teaches the next ``sizes[i]`` classes of the class order.
 
-    ``admit`` and ``distinct`` are those of ``draw``.
+    ``shots``, ``test_per_class``, ``admit`` and ``distinct`` are those of ``draw_pools``; ``notes`` are those of the source.
 
     Raises:
         UserError: more classes asked than there are, names that answers cannot tell apart, a class
@@ -89,22 +89,11 @@ def build_dil(
     distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:
-    """Domain-incremental stream: one task per domain, with all classes of the domain.
+    """Domain-incremental stream: one task per domain, with all classes of the domain; the rest as in ``build_cil``.
 
-    Args:
-        name: name of the stream.
-        pools: examples of each domain, by domain name.
-        order_seed: seed of the domain order.
-        shots: training examples per class and domain; None = all.
-        test_per_class: test examples per class and domain; None = all.
-        draw_seed: seed of the draws and of the dealing of shared items.
-        label_order: order of the classes in a prompt.
-        seeded_order: domains in the order of the seed; False = in the order of ``pools``.
-        admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) also over domains, and where the source has a test split of its own.
-        disjoint: an item (key) that several domains share is dealt to one of them, so no item comes
-            back in a later task. With False a source must give such items different keys itself.
-        notes: facts about the source, recorded with the stream.
+    Domains come in the order of the seed, or with ``seeded_order=False`` in that of ``pools``. An item (key) that several
+    domains share is dealt to one of them, so no item comes back in a later task; with ``disjoint=False`` a source must give
+    such items different keys itself. ``draw_seed`` is also that of the dealing.
 
     Raises:
         UserError: no domain, names that answers cannot tell apart, a class of a domain without training

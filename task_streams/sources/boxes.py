@@ -164,12 +164,7 @@ def file_names(root: Path, folder: str, problems: list[str]) -> set[str]:
 def cached(workspace: Workspace, name: str, stamp: str, folder: Path, parse: Callable[[], BoxTable]) -> BoxTable:
     """A table from the workspace's cache, parsed and kept when it is not there or its stamp has changed.
 
-    Args:
-        workspace: with the cache; without one everything is parsed.
-        name: identity of what is parsed, e.g. the path of the annotations and the settings.
-        stamp: changes whenever the annotations may have changed.
-        folder: of the table.
-        parse: makes the table; one with problems is not kept.
+    ``name`` tells what is parsed: the path of the annotations and the settings. A table with problems is not kept.
     """
     if workspace.cache is None:
         return parse()

@@ -76,11 +76,7 @@ class ClipCache:
         return cls(workspace_cache / CACHE_FOLDER, mebibytes * 2**20) if workspace_cache and mebibytes else None
 
     def key(self, source: Source, decoder: str) -> str:
-        """Name of a clip's file: of its source, as it is now, and the decoder's identity.
-
-        Raises:
-            Damaged: there is nothing to read.
-        """
+        """Name of a clip's file: of its source, as it is now, and the decoder's identity."""
         return hashlib.sha256("\0".join((source.name, source.stamp(), decoder)).encode()).hexdigest()
 
     def load(self, key: str) -> tuple[Frames, float] | None:
@@ -159,11 +155,7 @@ class ClipDecoder:
         return f"clip {RULE} fps={Fraction(str(self.fps))} max_frames={self.max_frames} max_side={self.max_side}"
 
     def __call__(self, source: Source) -> Clip:
-        """The sampled clip.
-
-        Raises:
-            Damaged: there is no video, or it cannot be decoded.
-        """
+        """The sampled clip."""
         if self.cache is None:
             frames, fps = self._decoded(source)
             return Clip(frames, fps, self.feed)
@@ -180,11 +172,7 @@ class ClipDecoder:
 
 
 def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Image.Image], Fraction]:
-    """Frames of a video file by the module's rule, RGB and upright, and their rate.
-
-    Raises:
-        Damaged: there is no video, or it cannot be decoded.
-    """
+    """Frames of a video file by the module's rule, RGB and upright, and their rate."""
     stamps: list[Fraction | None] = []
     held: list[Any] = []
     room = HELD_BYTES
@@ -204,24 +192,14 @@ def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Im
 
 
 def sampled_indices(times: Sequence[Fraction], fps: Fraction, max_frames: int) -> tuple[list[int], Fraction]:
-    """Which frames are sampled by the module's rule, and their rate.
-
-    Args:
-        times: when each frame comes on display, ascending, in seconds.
-        fps: frames per second to sample.
-        max_frames: most frames to sample, 2 or more.
-    """
+    """Which frames are sampled by the module's rule of those shown at ascending ``times`` (seconds), and their rate."""
     length = _length(times) or LEAST_FRAMES / fps
     rate = max(LEAST_FRAMES / length, min(fps, max_frames / length))
     return [bisect_right(times, times[0] + k / rate) - 1 for k in range(ceil(length * rate))], rate
 
 
 def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | None) -> list[Fraction]:
-    """When each decoded frame comes on display, in seconds, ascending.
-
-    Raises:
-        Damaged: no frames, or neither time stamps nor a rate.
-    """
+    """When each decoded frame comes on display, in seconds, ascending."""
     if not stamps:
         raise Damaged("no frame of the video can be decoded")
     known = [stamp for stamp in stamps if stamp is not None]
@@ -234,11 +212,7 @@ def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | No
 
 @contextmanager
 def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
-    """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage.
-
-    Raises:
-        Damaged: with FFmpeg's reason.
-    """
+    """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage."""
     if not data:
         raise Damaged("an empty file")
     options = {"format_whitelist": FORMATS}
@@ -255,11 +229,7 @@ def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in the order in which they are shown.
-
-    Raises:
-        Damaged: the file breaks off inside of a frame.
-    """
+    """Decoded frames in the order in which they are shown."""
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise Damaged("the file breaks off inside of a frame")
@@ -267,11 +237,7 @@ def frames_of(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> None:
-    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares.
-
-    Raises:
-        Damaged: with both figures.
-    """
+    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares."""
     if stream.frames:
         if len(times) < WHOLE * stream.frames:
             raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")

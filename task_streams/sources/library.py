@@ -35,7 +35,7 @@ NAMES_PER_QUERY = 500  # SQLite takes 999 variables, newer ones more
 class Index:
     """A table of verified items in a cache folder; without a folder it is empty and keeps nothing.
 
-    Opened at first use, and used by one thread.
+    Opened at first use, and used by one thread. Each use may raise a ``UserError``: the file cannot be used.
     """
 
     def __init__(self, cache: Path | None) -> None:
@@ -49,11 +49,7 @@ class Index:
             self._database = None
 
     def contents(self, decoder: str, sources: Sequence[Source], stamps: Sequence[str]) -> list[str | None]:
-        """Content of each source that is known under its present stamp, else None.
-
-        Raises:
-            UserError: the index cannot be used.
-        """
+        """Content of each source that is known under its present stamp, else None."""
         if self.path is None:
             return [None] * len(sources)
         names = [source.name for source in sources]
@@ -68,11 +64,7 @@ class Index:
         return [kept[1] if kept and kept[0] == stamp else None for kept, stamp in zip(found, stamps, strict=True)]
 
     def remember(self, decoder: str, items: Sequence[tuple[Source, str, str]]) -> None:
-        """Keep items that were verified: source, stamp taken before it was read, content.
-
-        Raises:
-            UserError: the index cannot be used.
-        """
+        """Keep items that were verified: source, stamp taken before it was read, content."""
         if self.path is None or not items:
             return
         rows = [(decoder, source.name, stamp, content) for source, stamp, content in items]
@@ -140,11 +132,7 @@ class Library:
         self._workers.shutdown(cancel_futures=True)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
-        """The example of each record, None for a damaged one; in their order. Quickest with many at once.
-
-        Raises:
-            UserError: the index cannot be used.
-        """
+        """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
         examples: list[Example | None] = []
         for start in range(0, len(records), BATCH):
             batch = records[start : start + BATCH]
@@ -223,11 +211,7 @@ def rare_collection() -> Iterator[None]:
 
 @contextmanager
 def all_problems(found: Found, library: Library) -> Iterator[None]:
-    """Report what is wrong with a layout, its items and the stream built of them in one error; close the library.
-
-    Raises:
-        UserError: with every problem of the three.
-    """
+    """Report what is wrong with a layout, its items and the stream built of them in one error; close the library."""
     raised: tuple[str, ...] = ()
     try:
         yield

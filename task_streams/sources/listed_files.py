@@ -49,13 +49,9 @@ class Files:
 
 
 def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged: str = "error") -> Found:
-    """The records of a list whose files are there; their keys are paths below the root.
+    """The records of a list whose files are there; their keys are paths below the resolved root.
 
-    Args:
-        root: resolved.
-        records: one for each line of the list.
-        source: name of the list, for messages.
-        on_damaged: missing files are a problem (``error``), or left out and noted (``skip``).
+    Missing files are a problem (``on_damaged=error``), or left out and noted (``skip``); ``source`` names the list.
     """
     files = Files(root)
     faults = {record.key: files.fault(record.key) for record in records}
@@ -99,13 +95,7 @@ def listed_domains(
     """Items by the training and the test list of each domain, lines ``<domain>/<class>/<image> <class number>``.
 
     Every class of a domain must be in both of its lists, no file may be in both, and a class number must stand for one
-    class in all lists.
-
-    Args:
-        root: resolved.
-        lists: the two lists of each domain, with which every path in them must begin.
-        images: folder below the root that the paths are relative to, ending in ``/``; empty = the root.
-        on_damaged: that of ``listed_files``.
+    class in all lists. ``images``: folder that the paths are relative to, ending in ``/``; empty = the root.
 
     Raises:
         UserError: a list cannot be read.

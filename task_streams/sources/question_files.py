@@ -38,9 +38,6 @@ class QuestionFile:
     """One split of one task.
 
     Attributes:
-        task: name of the task.
-        split: ``train`` or ``test``.
-        path: the JSON file.
         images: folder that image paths start at.
         rule: how answers are compared: ``exact``, ``relaxed_number`` or ``auto``.
         tell_apart: whether ids that several rows share are told apart by their content, not refused.

@@ -64,7 +64,7 @@ class Table:
     Attributes:
         title: what messages call it.
         identity: changes whenever the rows may have changed.
-        schema: opens the table; cheap. Gives the types of its columns and, by column, names of numbered classes.
+        schema: opens the table; types of its columns and, by column, names of numbered classes.
         batches: its rows, ``ROWS`` at a time.
     """
 
@@ -175,14 +175,10 @@ def _parquet_batches(path: str) -> Iterator[pa.RecordBatch]:
 
 
 def hub_table(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Table:
-    """One split of a hub dataset, or of a folder in one of the layouts that the ``datasets`` library reads.
+    """One split of a hub dataset (``owner/name``), or of a folder in a layout that the ``datasets`` library reads.
 
-    Args:
-        dataset: id on the hub, e.g. ``owner/name``, or path of a folder.
-        config_name: configuration, for datasets that have several.
-        split: e.g. ``train``.
-        revision: branch, tag or commit; a copy that was made of a branch is used again, also when it has moved on.
-        scratch: folder in which the library may leave notes of its own.
+    A copy that was made of a branch is used again, also when the branch has moved on. The library may leave notes of
+    its own in ``scratch``.
 
     Raises:
         UserError: the path of a folder that is not there.
@@ -229,12 +225,7 @@ def _hub_batches(loaded: Any) -> Iterator[pa.RecordBatch]:
 
 
 def store(table: Table, columns: Columns, cache_folder: Path | None) -> str:
-    """Path of the stored copy of a table, which is made if there is none.
-
-    Args:
-        table: what is copied.
-        columns: which of its columns are kept.
-        cache_folder: holds the copies; None = a temporary folder that is removed when the process ends.
+    """Path of the stored copy of a table, made if there is none; without a cache it goes when the process ends.
 
     Raises:
         UserError: the table cannot be read, columns are missing or of a wrong type, or the copy cannot be written.
