@@ -117,22 +117,17 @@ def answer_text(target: Target, labels: Sequence[str], style: PromptStyle | None
     return name(target)
 
 
-def thought_subject(target: Target, labels: Sequence[str], style: PromptStyle) -> str:
-    """What a supervised target's thought names: the class, the categories in the image, or the answer."""
-    if isinstance(target, tuple):
-        shown = dict.fromkeys(style.listed(box.category) for box in visible(target, labels))
-        return ", ".join(shown) or "nothing listed"
-    return answer_text(target, labels, style)
-
-
 def target_text(
     target: Target, thought: str = THOUGHTS[0], style: PromptStyle = SUITE, labels: Sequence[str] = ()
 ) -> str:
     """Completion that a supervised method trains towards; ``labels`` (that the prompt lists) are needed for boxes.
 
-    ``thought`` is a wording with ``{label}`` in it.
+    ``thought`` is a wording with ``{label}`` in it: the class, the categories in the image, or the answer.
     """
-    answer = f"<answer>{answer_text(target, labels, style)}</answer>"
-    if not style.think:
-        return answer
-    return f"<think>{thought.replace('{label}', thought_subject(target, labels, style))}</think>{answer}"
+    answer = answer_text(target, labels, style)
+    subject = answer
+    if isinstance(target, tuple):
+        categories = dict.fromkeys(style.listed(box.category) for box in visible(target, labels))
+        subject = ", ".join(categories) or "nothing listed"
+    think = f"<think>{thought.replace('{label}', subject)}</think>" if style.think else ""
+    return f"{think}<answer>{answer}</answer>"

@@ -69,14 +69,15 @@ def digits_dil(config: DigitsDilConfig, order_seed: int, workspace: Workspace) -
 def digits(domain: Domain | None = None) -> tuple[Example, ...]:
     """All 1,797 digits, plain or as a domain shows them; keys are ``digits/0000`` to ``digits/1796``."""
     pixels, targets = _arrays()
-    name = domain.name if domain else ""
+    identity = domain.identity.encode() if domain else b""
     return tuple(
         Example(
-            key=_key(i),
+            key=f"digits/{i:04d}",
             target=DIGITS[target],
             media=partial(digit_image, i, domain),
-            content=_content(pixels[i], domain),
-            domain=name,
+            # of the source's pixels and of what a domain does to them: independent of the image library
+            content=hashlib.sha256(pixels[i].astype(np.uint8).tobytes() + identity).hexdigest(),
+            domain=domain.name if domain else "",
         )
         for i, target in enumerate(targets)
     )
@@ -86,17 +87,7 @@ def digit_image(index: int, domain: Domain | None = None) -> Image.Image:
     """Digit ``index`` as an RGB image of 64 x 64 pixels."""
     grey = Image.fromarray(np.rint(_arrays()[0][index] / 16 * 255).astype(np.uint8))
     image = grey.resize((IMAGE_SIZE, IMAGE_SIZE), Resampling.BICUBIC).convert("RGB")
-    return domain.apply(image, _key(index)) if domain else image
-
-
-def _key(index: int) -> str:
-    return f"digits/{index:04d}"
-
-
-def _content(pixels: np.ndarray[Any, Any], domain: Domain | None) -> str:
-    """SHA-256 of the source's pixels and of what a domain does to them: independent of the image library."""
-    identity = domain.identity.encode() if domain else b""
-    return hashlib.sha256(pixels.astype(np.uint8).tobytes() + identity).hexdigest()
+    return domain.apply(image, f"digits/{index:04d}") if domain else image
 
 
 @cache

@@ -47,7 +47,7 @@ def build_cil(
 ) -> TaskStream:
     """Class-incremental stream: task i teaches the next ``sizes[i]`` classes of the class order.
 
-    ``shots``, ``test_per_class``, ``admit`` and ``distinct`` are those of ``draw_pools``; ``notes`` are those of the source.
+    ``shots``, ``test_per_class``, ``admit`` and ``distinct`` are those of ``draw_pools``; ``notes`` the source's.
 
     Raises:
         UserError: more classes asked than there are, names that answers cannot tell apart, a class
@@ -91,9 +91,9 @@ def build_dil(
 ) -> TaskStream:
     """Domain-incremental stream: one task per domain, with all classes of the domain; the rest as in ``build_cil``.
 
-    Domains come in the order of the seed, or with ``seeded_order=False`` in that of ``pools``. An item (key) that several
-    domains share is dealt to one of them, so no item comes back in a later task; with ``disjoint=False`` a source must give
-    such items different keys itself. ``draw_seed`` is also that of the dealing.
+    Domains come in the order of the seed, or with ``seeded_order=False`` in that of ``pools``. An item (key) that
+    several domains share is dealt to one of them (by ``draw_seed``), so no item comes back in a later task; with
+    ``disjoint=False`` a source must give such items different keys itself.
 
     Raises:
         UserError: no domain, names that answers cannot tell apart, a class of a domain without training
