@@ -156,7 +156,7 @@ def chosen_letter(reply: str, options: Sequence[str]) -> str | None:
 
 
 def _batches(probes: Sequence[Probe], size: int) -> Iterator[Sequence[Probe]]:
-    for shown in (True, False):
-        some = [probe for probe in probes if bool(probe.paths) == shown]
+    for with_images in (True, False):
+        some = [probe for probe in probes if bool(probe.paths) == with_images]
         for start in range(0, len(some), size):
             yield some[start : start + size]

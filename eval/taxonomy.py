@@ -179,8 +179,8 @@ def names_of(classes: Collection[str]) -> re.Pattern[str] | None:
 
 def names_right_class(prediction: Prediction, names: re.Pattern[str] | None) -> bool:
     """Whether a completion names the right class beside its answer; ``names`` is that of ``names_of``."""
-    said = normalise_label(without_answer(prediction.completion))
-    return names is not None and normalise_label(prediction.label) in names.findall(said)
+    rest = normalise_label(without_answer(prediction.completion))
+    return names is not None and normalise_label(prediction.label) in names.findall(rest)
 
 
 def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None = None) -> dict[str, Value]:

@@ -54,13 +54,17 @@ class StreamConfig:
 
     def problems(self) -> list[str]:
         """One sentence for each value that is out of range; streams add their own."""
-        return [
+        found = [
             *at_least_one("shots", self.shots),
             *at_least_one("test_per_class", self.test_per_class),
             *seed_problems("draw_seed", self.draw_seed),
             *([] if self.label_order is None else choice_problems("label_order", self.label_order, LABEL_ORDERS)),
-            *style_problems(self.prompt, self.think),
         ]
+        try:
+            prompt_style(self.prompt, self.think)
+        except UserError as error:
+            found += error.problems
+        return found
 
     @property
     def style(self) -> PromptStyle:
@@ -164,15 +168,6 @@ def seed_problems(name: str, value: int) -> list[str]:
 def choice_problems(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
     """Problem of a value that is none of the choices."""
     return [] if value in choices else [unknown_name(name, value, choices)]
-
-
-def style_problems(name: str, think: bool) -> list[str]:
-    """Problems of the name of a prompt style, or of what its file holds."""
-    try:
-        prompt_style(name, think)
-    except UserError as error:
-        return list(error.problems)
-    return []
 
 
 def repeated(values: tuple[str, ...]) -> list[str]:

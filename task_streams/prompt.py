@@ -89,9 +89,9 @@ def prompt_messages(labels: Sequence[str], style: PromptStyle = SUITE) -> list[M
 
 def request(example: Example, labels: Sequence[str], style: PromptStyle = SUITE) -> Request:
     """The question about one example, with its image or clip decoded."""
-    shown = example.media()
-    media: tuple[Media, ...] = shown.frames if isinstance(shown, Clip) and shown.feed == "images" else (shown,)
-    text = question_about(example.target, labels, style, "video" if isinstance(shown, Clip) else "image")
+    item = example.media()
+    media: tuple[Media, ...] = item.frames if isinstance(item, Clip) and item.feed == "images" else (item,)
+    text = question_about(example.target, labels, style, "video" if isinstance(item, Clip) else "image")
     return Request(example.key, user_turn(text, media), media)
 
 

@@ -86,8 +86,8 @@ class PromptStyle:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all that the style says, its name aside."""
-        said = {name: value for name, value in asdict(self).items() if name != "name"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        content = {name: value for name, value in asdict(self).items() if name != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prompt_style(name: str, think: bool = True) -> PromptStyle:

@@ -195,7 +195,9 @@ class _Part:
             found.append(f"{column} holds class names already; expected no class_names")
         if self.numbered:
             origin = "class_names" if self.given_names else column
-            found += [f"{origin}: {told}" for told in shared_names({str(i): name for i, name in enumerate(self.names)})]
+            found += [
+                f"{origin}: {problem}" for problem in shared_names({str(i): name for i, name in enumerate(self.names)})
+            ]
         lacking: dict[str, list[str]] = {}
         for number, row in enumerate(self.rows, start=1):
             if complaint := self.complaint(row):

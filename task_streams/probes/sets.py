@@ -264,5 +264,5 @@ def probe_request(probe: Probe) -> Request:
     if probe.row.options:
         listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.row.options)]
         text = "\n".join([text, *listed, "", CHOICE_FORM])
-    shown = probe.images()
-    return Request(probe.key, user_turn(text, shown), shown)
+    images = probe.images()
+    return Request(probe.key, user_turn(text, images), images)

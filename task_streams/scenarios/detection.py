@@ -351,8 +351,8 @@ def _judge(tasks: Sequence[Task], config: DetectionConfig) -> list[str]:
                 empty.append(f"task {task.name}: no {word} images with {len(none)} classes: {shown(none)}")
             if short := [f"{label} ({images})" for label, images in counts.items() if 0 < images < (wanted or 0)]:
                 notes.append(f"task {task.name}: fewer than {wanted} {word} images with {shown(short)}")
-        told = [f"{r.category} {r.train_images}/{r.train_boxes} {r.test_images}/{r.test_boxes}" for r in rows]
-        notes.append(f"task {task.name}: images/boxes in training and in test: {', '.join(told)}")
+        counted = [f"{r.category} {r.train_images}/{r.train_boxes} {r.test_images}/{r.test_boxes}" for r in rows]
+        notes.append(f"task {task.name}: images/boxes in training and in test: {', '.join(counted)}")
     if empty and not config.allow_empty_classes:
         problems += [*empty, "use other classes or more images, or set allow_empty_classes=true"]
     if problems:

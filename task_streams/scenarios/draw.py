@@ -155,8 +155,8 @@ class Taker:
     def problems(self) -> list[str]:
         """Which items are copies of items of another class: the order of taking can't say which class is right."""
         remedy = "mend the classes, or set on_copies=skip to keep the first of each"
-        told = f"{len(self.conflicts)} items have the content of an item of another class: {shown(self.conflicts)}"
-        return [f"{told}; {remedy}"] if self.conflicts else []
+        what = f"{len(self.conflicts)} items have the content of an item of another class"
+        return [f"{what}: {shown(self.conflicts)}; {remedy}"] if self.conflicts else []
 
 
 def draw(

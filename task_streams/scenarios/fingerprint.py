@@ -63,8 +63,8 @@ def check_stream(stream: TaskStream) -> list[str]:
                 problems.append(f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}")
             boxes = {box.category for target in targets if isinstance(target, tuple) for box in target}
             if others := sorted(boxes - set(boxed)):
-                told = f"{split} boxes of classes not taught yet, or never: {shown(others)}"
-                problems.append(f"task {task.name}: {told}")
+                what = f"{split} boxes of classes not taught yet, or never"
+                problems.append(f"task {task.name}: {what}: {shown(others)}")
     places: dict[str, list[str]] = {}
     for place, _, example in _items(stream):
         places.setdefault(example.key, []).append(place)
@@ -92,13 +92,13 @@ def _repeated_content(stream: TaskStream) -> list[str]:
     for place, split, example in items:
         if split == "test" and example.content in trained:
             leaks.append(_pair(place, example, *trained[example.content]))
-    told = {
+    faults = {
         "test items are trained on": leaks,
         "items are trained on in two tasks": again["train"],
         "items are tested on in two tasks": again["test"],
         "items have the content of an item of another class": conflicts,
     }
-    return [f"{len(pairs)} {what}: {shown(pairs)}" for what, pairs in told.items() if pairs]
+    return [f"{len(pairs)} {what}: {shown(pairs)}" for what, pairs in faults.items() if pairs]
 
 
 def _pair(place: str, example: Example, earlier: str, first: Example) -> str:

@@ -44,8 +44,8 @@ class QuestionReader:
                 self.library.workspace.damaged(record)
             if example is not None:
                 self.contents[example.key] = example.content
-                said = json.dumps([example.content, target_value(example.target)[0]])
-                example = replace(example, content=hashlib.sha256(said.encode()).hexdigest())
+                identity = json.dumps([example.content, target_value(example.target)[0]])
+                example = replace(example, content=hashlib.sha256(identity.encode()).hexdigest())
             examples.append(example)
         return examples
 
@@ -58,8 +58,12 @@ class QuestionReader:
             task.name: sum(bool(trained.get(self.contents[e.key], set()) - {_text(e)}) for e in task.test)
             for task in tasks
         }
-        said = [f"{name} {count}" for name, count in counts.items() if count]
-        return [f"test questions about images that are trained on with another question: {shown(said)}"] if said else []
+        shared = [f"{name} {count}" for name, count in counts.items() if count]
+        return (
+            [f"test questions about images that are trained on with another question: {shown(shared)}"]
+            if shared
+            else []
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,8 @@ def draw_questions(
         ]
         used = {example.key for example in (*trains[name], *tests[name])}
         if copies := sorted(r.key for r in own if r.key in reader.contents and r.key not in used):
-            said = f"{len(copies)} questions left out, asked about the same image before"
-            notes.append(f"{name}: {said}: {shown(copies)}")
+            what = f"{len(copies)} questions left out, asked about the same image before"
+            notes.append(f"{name}: {what}: {shown(copies)}")
         drawn[name] = DrawnTask(trains[name], tests[name], tuple(notes))
     empty = [f"task {name}: no training questions" for name, task in drawn.items() if not task.train]
     empty += [f"task {name}: no test questions" for name, task in drawn.items() if not task.test]

@@ -85,11 +85,15 @@ class ClipCache:
         try:
             with zipfile.ZipFile(path) as archive:
                 head = json.loads(archive.read(HEAD))
-                frames = tuple(_image(archive.read(f"{index:05d}.webp")) for index in range(head["frames"]))
+                frames = []
+                for index in range(head["frames"]):
+                    with Image.open(BytesIO(archive.read(f"{index:05d}.webp"))) as image:
+                        frames.append(image.convert("RGB"))
+                    frames[-1].info = {}  # what the file format adds is no part of a frame
             os.utime(path)
         except (OSError, zipfile.BadZipFile, KeyError, ValueError):
             return None  # absent, removed in the meantime, or damaged: it is decoded and written anew
-        return frames, head["fps"]
+        return tuple(frames), head["fps"]
 
     def store(self, key: str, frames: Frames, fps: float) -> None:
         """Keep a clip, then remove what was not used for the longest time until all fit; too large a clip is not kept.
@@ -97,7 +101,14 @@ class ClipCache:
         Raises:
             UserError: the folder cannot be written.
         """
-        data = _packed(frames, fps)
+        buffer = BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(HEAD, json.dumps({"fps": fps, "frames": len(frames)}))
+            for index, frame in enumerate(frames):
+                image = BytesIO()
+                frame.save(image, "WEBP", lossless=True, quality=0, method=0)
+                archive.writestr(f"{index:05d}.webp", image.getvalue())
+        data = buffer.getvalue()
         if len(data) > self.limit:
             return
         try:
@@ -266,28 +277,10 @@ def _length(times: Sequence[Fraction]) -> Fraction:
 def _images(frames: Any, indices: Sequence[int]) -> list[Image.Image]:
     """The wanted frames as RGB images, turned upright as the file says; an index may come twice."""
     wanted = set(indices)
-    shown: dict[int, Image.Image] = {}
+    images: dict[int, Image.Image] = {}
     for index, frame in enumerate(frames):
         if index in wanted:
             turn = TURNS.get(frame.rotation % 360)
             image: Image.Image = frame.to_image()
-            shown[index] = image if turn is None else image.transpose(turn)
-    return [shown[index] for index in indices]
-
-
-def _packed(frames: Frames, fps: float) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(HEAD, json.dumps({"fps": fps, "frames": len(frames)}))
-        for index, frame in enumerate(frames):
-            image = BytesIO()
-            frame.save(image, "WEBP", lossless=True, quality=0, method=0)
-            archive.writestr(f"{index:05d}.webp", image.getvalue())
-    return buffer.getvalue()
-
-
-def _image(data: bytes) -> Image.Image:
-    with Image.open(BytesIO(data)) as image:
-        frame = image.convert("RGB")
-    frame.info = {}  # what the file format adds is no part of a frame
-    return frame
+            images[index] = image if turn is None else image.transpose(turn)
+    return [images[index] for index in indices]

@@ -193,5 +193,5 @@ def _unique(file: QuestionFile, found: list[Record]) -> Found:
 def _content(file: QuestionFile, record: Record) -> str:
     """Short name of what a row says, equal on every machine."""
     image = Path(record.source.name).relative_to(file.images).as_posix()
-    said = json.dumps([image, target_value(record.target)])
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    content = json.dumps([image, target_value(record.target)])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
