@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from eval.evaluate import evaluate
 from eval.score import score
 from eval.task_accuracy import task_accuracy
-from task_streams.datasets.coco import CocoCilConfig, coco_cil, read_split
+from task_streams.datasets.coco import read_split
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
 from task_streams.scenarios.detection import positives
@@ -19,14 +20,13 @@ from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import whole, write_coco
 from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import built
 
 EVERY = ("apple", "cat", "dog", "zebra")
 ONE_OF_EACH = [whole(name) for name in EVERY]
 
 
-def stream(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
-    return coco_cil(CocoCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+stream = partial(built, "coco_cil", tasks=2, classes_per_task=2, shots=2)
 
 
 class Trap:

@@ -1,12 +1,10 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from task_streams import build_stream
-from task_streams.datasets.cub200 import Cub200Config
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 FOLDERS = {"1": "001.Black_footed_Albatross", "4": "004.Groove_billed_Ani", "22": "022.Chuck_will_Widow"}
 FILES = {"1": "Black_Footed_Albatross", "4": "Groove_Billed_Ani", "22": "Chuck_Will_Widow"}
@@ -29,9 +27,7 @@ def add(root: Path, name: str, *lines: str) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
-    return build_stream("cub200_cil", Cub200Config(root=str(root), **settings), order_seed)
+stream = partial(built, "cub200_cil", tasks=3, classes_per_task=1, shots=2)
 
 
 def test_the_original_archive_with_gaps_in_its_ids_becomes_a_stream(tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from task_streams.datasets.coco import CocoCilConfig, coco_cil
 from task_streams.errors import UserError
 from task_streams.prompt import visible
 from task_streams.scenarios.detection import Positives, balanced, positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.scenarios.split import joint_task
-from task_streams.sources.records import Workspace
-from task_streams.types import Example, TaskStream, new_test_items
+from task_streams.types import Example, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
 from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import built
 
 # Sorted names apple, cat, dog, zebra; RandomState(0).permutation(4) = [2, 3, 1, 0].
 ORDER = ("dog", "zebra", "cat", "apple")
@@ -27,9 +26,7 @@ def both(*names: str) -> Boxes:
     return [(name, 50 * i, 0, 40, 20) for i, name in enumerate(names)]
 
 
-def stream(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
-    return coco_cil(CocoCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+stream = partial(built, "coco_cil", tasks=2, classes_per_task=2, shots=2)
 
 
 def write(root: Path, train: Sequence[Boxes], test: Sequence[Boxes] | None = None) -> None:

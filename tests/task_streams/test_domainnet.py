@@ -1,11 +1,10 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from task_streams import build_stream
-from task_streams.datasets.domainnet import DOMAINS, DomainNetConfig
+from task_streams.datasets.domainnet import DOMAINS
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 CLASSES = ("The_Eiffel_Tower", "aircraft_carrier", "t-shirt")
 NUMBERS = {"aircraft_carrier": 0, "t-shirt": 301, "The_Eiffel_Tower": 309}
@@ -26,9 +25,7 @@ def add(root: Path, name: str, *lines: str) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"shots": 2} | changes
-    return build_stream("domainnet_dil", DomainNetConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "domainnet_dil", shots=2)
 
 
 def test_each_domain_becomes_a_task_and_the_lists_are_its_splits(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from task_streams import build_stream
-from task_streams.datasets.imagenet_ra import ImageNetAConfig, ImageNetRConfig, wnid_names
+from task_streams.datasets.imagenet_ra import ImageNetRConfig, wnid_names
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of, write_images, write_lines
+from tests.task_streams.streams import built
 
 # Of ImageNet-A, with the names of RaPO's lists: ASCII order puts capitals first.
 WNIDS = {"n01694178": "African_chameleon", "n03594945": "jeep", "n03590841": "jack-o'-lantern"}
@@ -31,9 +31,7 @@ def write_release(root: Path, folders: dict[str, str] = WNIDS) -> Path:
     return root
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
-    return build_stream("imagenet_a_cil", ImageNetAConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "imagenet_a_cil", tasks=3, classes_per_task=1, shots=2)
 
 
 @pytest.mark.parametrize("name", ["imagenet_r", "imagenet_a"])

@@ -1,14 +1,13 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from task_streams import build_stream
 from task_streams.datasets.officehome import OfficeHomeConfig
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 CLASSES = ("Alarm_Clock", "Bed", "TV")
 
@@ -20,9 +19,7 @@ def write_archive(root: Path, real: str = "Real World", each: int = 5) -> Path:
     return root
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"shots": 2} | changes
-    return build_stream("officehome_dil", OfficeHomeConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "officehome_dil", shots=2)
 
 
 @pytest.mark.parametrize("real", ["Real World", "Real_World"])

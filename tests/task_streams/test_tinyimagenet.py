@@ -1,15 +1,14 @@
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from task_streams import build_stream
 from task_streams.datasets.tinyimagenet import TinyImageNetConfig, class_names
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 WORDS = {
     "n02124075": "Egyptian cat",
@@ -34,9 +33,7 @@ def write_archive(root: Path, train: int = 3, val: int = 2) -> Path:
     return root
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
-    return build_stream("tinyimagenet_cil", TinyImageNetConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "tinyimagenet_cil", tasks=2, classes_per_task=2, shots=2)
 
 
 def test_the_original_archive_becomes_a_stream_with_the_validation_split_as_test(tmp_path: Path) -> None:
