@@ -5,24 +5,14 @@ config are raised at once when it is made. ``int | None`` means: ``null`` takes 
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 from task_streams.errors import UserError, unknown_name
 from task_streams.prompt_style import LABEL_ORDERS, PromptStyle, prompt_style
-from task_streams.types import LabelOrder
 
 DOMAIN_ORDERS = ("seeded", "given")
 ON_PROBLEM = ("error", "skip")
 MAX_SEED = 2**32 - 1
-
-
-class DrawSettings(TypedDict):
-    """The settings that every builder takes, as its keyword arguments."""
-
-    shots: int | None
-    test_per_class: int | None
-    draw_seed: int
-    label_order: LabelOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +62,13 @@ class StreamConfig:
         return prompt_style(self.prompt, self.think)
 
     @property
-    def draw_settings(self) -> DrawSettings:
+    def draw_settings(self) -> dict[str, Any]:
         """Keyword arguments for ``build_cil`` and ``build_dil``."""
         return {
             "shots": self.shots,
             "test_per_class": self.test_per_class,
             "draw_seed": self.draw_seed,
-            "label_order": "appearance" if self.label_order == "appearance" else "sorted",
+            "label_order": self.label_order,
         }
 
 

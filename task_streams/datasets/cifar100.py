@@ -33,12 +33,9 @@ class Archive:
     """One of the two datasets.
 
     Attributes:
-        title: its name.
         folder: that its archive unpacks to.
         download: name of the archive on the official page.
         names: file with the class names, one a line.
-        train: files of training items, in order.
-        test: file of test items.
         labels: bytes before the pixels; the last of them is the class.
         pickled: folder of the archive that is not read.
     """

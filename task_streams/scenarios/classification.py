@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from task_streams.config import DrawSettings, SourceCilConfig, SourceConfig, SourceDilConfig
+from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
@@ -89,7 +90,7 @@ def _unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskS
     return unused_listed(len(trained), sum(record.label not in stream.labels for record in trained), "classes")
 
 
-def _training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], DrawSettings]:
+def _training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], dict[str, Any]]:
     """Records and draw settings; with a list of shots its items are all that is left to train on."""
     settings = config.draw_settings
     if config.shots_list is None:
