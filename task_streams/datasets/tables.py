@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
@@ -20,17 +20,10 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream, dil_stream
 from task_streams.sources.layout import shared_names
 from task_streams.sources.records import Found, Record, Split, Workspace
-from task_streams.sources.tables import (
-    Columns,
-    Row,
-    RowSource,
-    hub_table,
-    parquet_tables,
-    rows,
-    store,
-    work_folder,
-)
 from task_streams.types import TaskStream
+
+if TYPE_CHECKING:
+    from task_streams.sources.tables import Columns, Row
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
 
@@ -108,6 +101,9 @@ def table_dil(config: TableDilConfig, order_seed: int, workspace: Workspace) -> 
 
 def _read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
     """Every row of the tables of a config; none has a split when test items are held out."""
+    # here, because the import of pyarrow takes a second
+    from task_streams.sources.tables import Columns, hub_table, parquet_tables, rows, store, work_folder
+
     columns = Columns(config.image_column, config.label_column, domain_column, config.key_column or "")
     names = _given_names(config.class_names)
     if config.hub:
@@ -148,9 +144,9 @@ class _Part:
 
     split: Split
     title: str
-    columns: Columns
+    columns: "Columns"
     given_names: tuple[str, ...]
-    rows: list[Row]
+    rows: "list[Row]"
     numbered: bool
     kept_names: list[str]
 
@@ -158,7 +154,7 @@ class _Part:
     def names(self) -> Sequence[str]:
         return self.given_names or self.kept_names
 
-    def label(self, row: Row) -> str:
+    def label(self, row: "Row") -> str:
         """Class name of a row; empty when it has none."""
         if not row.label or not self.numbered:
             return row.label or ""
@@ -166,6 +162,8 @@ class _Part:
 
     def records(self) -> Iterator[Record]:
         """A record of every row that has a class, and all else that is asked for except an image."""
+        from task_streams.sources.tables import RowSource
+
         for number, row in enumerate(self.rows, start=1):
             if self.complaint(row):
                 continue
@@ -175,7 +173,7 @@ class _Part:
             source = RowSource(row.file, row.batch, row.row, digest)
             yield Record("/".join(filter(None, places)), label, source, self.split, domain, digest)
 
-    def complaint(self, row: Row) -> str:
+    def complaint(self, row: "Row") -> str:
         """What a row lacks; empty when it is whole."""
         if not row.label:
             return "no label"

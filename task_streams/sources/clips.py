@@ -33,7 +33,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import av
 from PIL import Image
 
 from task_streams.errors import UserError
@@ -46,6 +45,7 @@ LEAST_FRAMES = 2
 RULE = 1  # raise it when the same bytes come to give other frames: what was cached before is then not used
 WHOLE = Fraction(4, 5)  # a clip with less than this share of its declared frames (or length) is cut off
 HELD_BYTES = 2**25  # decoded frames are held up to this size; a larger clip is decoded twice
+MICROSECONDS = 10**6  # FFmpeg's unit of a container's duration, in a second
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 CACHE_FOLDER, CACHE_SUFFIX, UNFINISHED, HEAD = "clips", ".zip", ".part", "clip.json"
 ABANDONED_SECONDS = 3600.0  # an unfinished file of that age was left by a writer that was killed
@@ -224,6 +224,8 @@ def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | No
 @contextmanager
 def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
     """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage."""
+    import av  # here, because the command line lists streams without it
+
     if not data:
         raise Damaged("an empty file")
     options = {"format_whitelist": FORMATS}
@@ -253,7 +255,7 @@ def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> No
         if len(times) < WHOLE * stream.frames:
             raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")
         return
-    declared = Fraction(container.duration, av.time_base) if container.duration else Fraction(0)
+    declared = Fraction(container.duration, MICROSECONDS) if container.duration else Fraction(0)
     length = _length(times)
     if length < WHOLE * declared:
         raise Damaged(f"cut off: {float(length):.2f} of {float(declared):.2f} declared seconds can be decoded")
