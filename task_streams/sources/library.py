@@ -178,16 +178,15 @@ class Library:
         if not self.damaged or self.on_damaged == "skip":
             return []
         remedy = "repair or remove them, or set on_damaged=skip"
-        return [f"{len(self.damaged)} items cannot be decoded; {remedy}", *self._faults]
+        return [f"{len(self.damaged)} items cannot be decoded; {remedy}", *self._faults()]
 
     @property
     def notes(self) -> list[str]:
         """What was left out."""
         if not self.damaged or self.on_damaged == "error":
             return []
-        return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults)}"]
+        return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults())}"]
 
-    @property
     def _faults(self) -> list[str]:
         """Every item with its reason; beyond the limit the rest is counted."""
         faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]

@@ -32,20 +32,18 @@ class Files:
         if os.path.isabs(relative) or ".." in relative.split("/"):
             return f"{relative}: leads out of {self.root}; refused"
         if folder not in self.folders:
-            self.folders[folder] = self._listing(folder)
+            try:
+                path = below(self.root, folder)
+                held = entries(path) if path.is_dir() else []
+                self.folders[folder] = {entry.name: entry.is_symlink() for entry in held}
+            except UserError as error:
+                self.folders[folder] = str(error)
         listing = self.folders[folder]
         if isinstance(listing, str):
             return listing
         if name not in listing:
             return "missing"
         return link_problem(self.root, str(self.root / relative)) if listing[name] else ""
-
-    def _listing(self, folder: str) -> dict[str, bool] | str:
-        try:
-            path = below(self.root, folder)
-            return {entry.name: entry.is_symlink() for entry in entries(path)} if path.is_dir() else {}
-        except UserError as error:
-            return str(error)
 
 
 def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged: str = "error") -> Found:
