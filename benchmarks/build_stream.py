@@ -31,7 +31,7 @@ CLASSES, TASKS, SEED = 200, 10, 1993
 TREES = ((90, 10), (500, 50))  # training and test images per class: 20,000 and 110,000 images
 DRAWS: tuple[tuple[str, int | None], ...] = (("5 shots, all test items", 5), ("every item", None))
 TABLES = (500, 4000, 16000)  # rows
-CELL = 20_000  # bytes of an image in a table
+IMAGE_BYTES = 20_000  # of an image in a table
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def jpeg(number: int) -> bytes:
 def write_table(path: Path, rows: int) -> None:
     """A parquet file of ten classes in a single row group; images are followed by noise, so that none is small."""
     noise = np.random.default_rng(0)
-    images = [jpeg(row) + noise.bytes(CELL) for row in range(rows)]
+    images = [jpeg(row) + noise.bytes(IMAGE_BYTES) for row in range(rows)]
     pq.write_table(pa.table({"image": images, "label": [f"class {row % 10}" for row in range(rows)]}), path)
 
 

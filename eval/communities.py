@@ -59,26 +59,55 @@ class Community:
     columns: tuple[Column, ...]
 
 
-@or_undefined
-def bwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
-    """Mean over all T tasks of R[T,j] - R[j,j]; the last task's 0 counts."""
+def _own(
+    definition: str, higher_is_better: bool, note: str
+) -> Callable[[Callable[[AccuracyMatrix], float]], Callable[..., Column]]:
+    """Turn a formula that is no metric of ours into what makes its column, of a header and maybe another note."""
+
+    def wrap(formula: Callable[[AccuracyMatrix], float]) -> Callable[..., Column]:
+        def column(header: str, note: str = note) -> Column:
+            return Column(header, or_undefined(formula), definition, higher_is_better, note)
+
+        return column
+
+    return wrap
+
+
+def _ours(header: str, key: str, note: str = "") -> Column:
+    """A column that is a metric of ours."""
+    return Column(header, key, METRICS[key].definition, METRICS[key].higher_is_better, note)
+
+
+_WITH_LAST = "divided by T, not by T − 1: the last task, whose change is 0, counts; bwt · (T − 1)/T"
+
+
+@_own("(1/T) Σ_j (R[T,j] − R[j,j])", True, _WITH_LAST)
+def _bwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float((need(matrix.value[-1], "R[T,j] of every task") - diagonal(matrix)).mean())
 
 
-def fwt_over_all_tasks(matrix: AccuracyMatrix) -> Value:
-    """Sum over j>=2 of R[j-1,j] - b_j, divided by T: the first task counts as 0."""
+@_own(
+    "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
+    True,
+    "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",
+)
+def _fwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
     fwt = compute_metrics(matrix, ["fwt"])["fwt"]
-    return fwt if fwt.value is None else Value(fwt.value * (len(matrix) - 1) / len(matrix))
+    if fwt.value is None:
+        raise Missing(fwt.reason)
+    return fwt.value * (len(matrix) - 1) / len(matrix)
 
 
-@or_undefined
-def mammoth_forgetting(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of max_{j-1<=i<=T} R[i,j] - R[T,j].
-
-    Mammoth's rows hold the tasks so far and the next one; what they lack is 0 there and below every accuracy. So is
-    R[j-1,j] here where it was not tested.
-    """
+@_own(
+    "(1/(T−1)) Σ_{j<T} (max_{j−1≤i≤T} R[i,j] − R[T,j])",
+    False,
+    "R[j−1,j], from before task j was learned, may be the best; where it was not tested "
+    "(evaluate.future=false) it counts as 0, which leaves forgetting",
+)
+def _mammoth_forgetting(matrix: AccuracyMatrix) -> float:
+    # Mammoth's rows hold the tasks so far and the next one; what they lack is 0 there and below every accuracy. So is
+    # R[j-1,j] here where it was not tested.
     need_two_tasks(matrix)
     drops = []
     for j in range(len(matrix) - 1):
@@ -88,46 +117,47 @@ def mammoth_forgetting(matrix: AccuracyMatrix) -> float:
     return float(np.mean(drops))
 
 
-@or_undefined
-def accuracy_of_cells(matrix: AccuracyMatrix) -> float:
-    """Mean of all cells R[i,j], j <= i: late stages weigh more than in ``avg_incremental_acc``."""
-    cells = matrix.value[np.tril_indices(len(matrix))]
-    return float(need(cells, "R[i,j] of every j <= i").mean())
+@_own("2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]", True, "late stages weigh more than in avg_incremental_acc")
+def _accuracy_of_cells(matrix: AccuracyMatrix) -> float:
+    return float(need(matrix.value[np.tril_indices(len(matrix))], "R[i,j] of every j <= i").mean())
 
 
-@or_undefined
-def continuum_forgetting(matrix: AccuracyMatrix) -> float:
-    """Sum over j<=T-2 of max_{j<=i<=T-2} R[i,j] - R[T,j], divided by T - 1: both loops of 1.2.7 end one too early."""
+@_own(
+    "(1/(T−1)) Σ_{j≤T−2} (max_{j≤i≤T−2} R[i,j] − R[T,j])",
+    False,
+    "off by one: task T − 1 and stage T − 1 are left out, yet T − 1 tasks are divided by",
+)
+def _continuum_forgetting(matrix: AccuracyMatrix) -> float:
     size = _three_tasks(matrix)
     final = need(matrix.value[-1], "R[T,j] of every task")
     best = [need(matrix.value[j:-2, j], "R[i,j] of every j <= i").max() for j in range(size - 2)]
     return float((np.array(best) - final[:-2]).sum() / (size - 1))
 
 
-@or_undefined
-def continuum_backward_transfer(matrix: AccuracyMatrix) -> float:
-    """Sum over pairs j<=i-2 of R[i,j] - R[j,j], divided by T (T - 1) / 2: 1.2.7 leaves out the stage i = j + 1."""
+@_own(
+    "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
+    True,
+    "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
+)
+def _continuum_backward_transfer(matrix: AccuracyMatrix) -> float:
     size = _three_tasks(matrix)
     return float(_changes(matrix, skip=2).sum() / (size * (size - 1) / 2))
 
 
-@or_undefined
-def continuum_forward_transfer(matrix: AccuracyMatrix) -> float:
-    """Mean of R[i,j] over pairs j < i: 1.2.7 reads the old tasks, not the future ones."""
+@_own("2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]", True, "accuracy on old tasks, no transfer to future ones")
+def _continuum_forward_transfer(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float(need(matrix.value[np.tril_indices(len(matrix), -1)], "R[i,j] of every j < i").mean())
 
 
-@or_undefined
-def mean_change_of_pairs(matrix: AccuracyMatrix) -> float:
-    """Mean over pairs j<i of R[i,j] - R[j,j]: every stage counts, not the last one alone."""
+@_own("2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])", True, "over all stages, not the last one as bwt")
+def _mean_change_of_pairs(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float(_changes(matrix, skip=1).mean())
 
 
-@or_undefined
-def accuracy_before_learning(matrix: AccuracyMatrix) -> float:
-    """Mean over j>=2 of R[j-1,j]: forward transfer without b_j."""
+@_own("(1/(T−1)) Σ_{j≥2} R[j−1,j]", True, "fwt without b_j")
+def _accuracy_before_learning(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float(need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks").mean())
 
@@ -145,24 +175,12 @@ def _three_tasks(matrix: AccuracyMatrix) -> int:
     return len(matrix)
 
 
-def _ours(header: str, key: str, note: str = "") -> Column:
-    """A column that is a metric of ours."""
-    return Column(header, key, METRICS[key].definition, METRICS[key].higher_is_better, note)
-
-
 _LATER = "named so in later work on CoIN's tasks"
-_WITH_LAST = "divided by T, not by T − 1: the last task, whose change is 0, counts; bwt · (T − 1)/T"
 _SEEN = "of all items that were tested at a stage; here of the tasks so far"
 _CONTINUUM = (
     _ours("accuracy", "last_acc", _SEEN),
     _ours("average_incremental_accuracy", "avg_incremental_acc_micro", _SEEN),
-    Column(
-        "accuracy_A",
-        accuracy_of_cells,
-        "2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]",
-        True,
-        "late stages weigh more than in avg_incremental_acc",
-    ),
+    _accuracy_of_cells("accuracy_A"),
 )
 
 _ALL = (
@@ -175,7 +193,7 @@ _ALL = (
             _ours("MFT", "learning_acc", _LATER),
             _ours("MFN", "mean_final_acc", _LATER),
             _ours("MAA", "avg_incremental_acc"),
-            Column("BWT", bwt_over_all_tasks, "(1/T) Σ_j (R[T,j] − R[j,j])", True, _WITH_LAST),
+            _bwt_over_all_tasks("BWT"),
         ),
     ),
     Community(
@@ -198,14 +216,7 @@ _ALL = (
         (
             _ours("Accuracy", "mean_final_acc"),
             _ours("Backward Transfer", "bwt"),
-            Column(
-                "Forgetting",
-                mammoth_forgetting,
-                "(1/(T−1)) Σ_{j<T} (max_{j−1≤i≤T} R[i,j] − R[T,j])",
-                False,
-                "R[j−1,j], from before task j was learned, may be the best; where it was not tested "
-                "(evaluate.future=false) it counts as 0, which leaves forgetting",
-            ),
+            _mammoth_forgetting("Forgetting"),
             _ours(
                 "Forward Transfer",
                 "fwt",
@@ -257,27 +268,9 @@ _ALL = (
         "figures as fractions; its repository has other formulas since (continuum_master)",
         (
             *_CONTINUUM,
-            Column(
-                "backward_transfer",
-                continuum_backward_transfer,
-                "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
-                True,
-                "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
-            ),
-            Column(
-                "forward_transfer",
-                continuum_forward_transfer,
-                "2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]",
-                True,
-                "accuracy on old tasks, no transfer to future ones",
-            ),
-            Column(
-                "forgetting",
-                continuum_forgetting,
-                "(1/(T−1)) Σ_{j≤T−2} (max_{j≤i≤T−2} R[i,j] − R[T,j])",
-                False,
-                "off by one: task T − 1 and stage T − 1 are left out, yet T − 1 tasks are divided by",
-            ),
+            _continuum_backward_transfer("backward_transfer"),
+            _continuum_forward_transfer("forward_transfer"),
+            _continuum_forgetting("forgetting"),
         ),
     ),
     Community(
@@ -287,14 +280,8 @@ _ALL = (
         "figures as fractions; no release has these formulas",
         (
             *_CONTINUUM,
-            Column(
-                "backward_transfer",
-                mean_change_of_pairs,
-                "2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])",
-                True,
-                "over all stages, not the last one as bwt",
-            ),
-            Column("forward_transfer", accuracy_before_learning, "(1/(T−1)) Σ_{j≥2} R[j−1,j]", True, "fwt without b_j"),
+            _mean_change_of_pairs("backward_transfer"),
+            _accuracy_before_learning("forward_transfer"),
             _ours("forgetting", "forgetting_chaudhry"),
         ),
     ),
@@ -307,16 +294,8 @@ _ALL = (
             _ours("ACC", "mean_final_acc"),
             _ours("BWT", "bwt"),
             _ours("FWT", "fwt", "b_j is the base's accuracy; there an untrained network's"),
-            Column(
-                "Backward", bwt_over_all_tasks, "(1/T) Σ_j (R[T,j] − R[j,j])", True, f"the released code: {_WITH_LAST}"
-            ),
-            Column(
-                "Forward",
-                fwt_over_all_tasks,
-                "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
-                True,
-                "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",
-            ),
+            _bwt_over_all_tasks("Backward", f"the released code: {_WITH_LAST}"),
+            _fwt_over_all_tasks("Forward"),
         ),
     ),
     Community(

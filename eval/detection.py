@@ -29,14 +29,7 @@ MATCHED = 0.5  # least IoU of a match that counts as found
 
 
 def score_detection(completion: str, boxes: Sequence[Box], labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
-    """Score the boxes of one completion.
-
-    Args:
-        completion: what the policy wrote.
-        boxes: all boxes of the image; they are cut to the categories that the prompt listed.
-        labels: categories that the prompt listed.
-        style: the words in which was asked.
-    """
+    """Score the boxes of one completion; all boxes of the image are cut to the categories that the prompt listed."""
     parsed = parse_completion(completion, style)
     predicted = None if parsed.answer is None else parse_boxes(parsed.answer)
     if predicted is None:

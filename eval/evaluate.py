@@ -15,7 +15,7 @@ from eval.judgement import FAILURES, Failure
 from eval.score import failure_kind, score
 from task_streams.errors import UserError
 from task_streams.prompt import Fit, Request, answer_text, request
-from task_streams.types import Clip, Example, Task
+from task_streams.types import Clip, Task
 
 THREADS = 2  # decode and resize ahead of the model
 WINDOW = 4  # batches among which items are sorted by length
@@ -127,28 +127,21 @@ def evaluate(
             on_batch(len(places))
     if spread is not None:
         answered = spread.everyones(answered)
-    return [_judged(example, answered[place], seen, stage, task, task_of) for place, example in enumerate(task.test)]
-
-
-def _judged(
-    example: Example,
-    completion: str,
-    seen: Sequence[str],
-    stage: int,
-    task: Task,
-    task_of: Mapping[str, int],
-) -> Prediction:
-    judged = score(completion, example.target, seen, task.style)
-    return Prediction(
-        stage=stage,
-        task=task.index,
-        key=example.key,
-        label=answer_text(example.target, seen),
-        completion=completion,
-        answer=judged.answer,
-        correct=judged.correct,
-        failure=failure_kind(judged, example.target, task_of, stage),
-    )
+    predictions = []
+    for place, example in enumerate(task.test):
+        judged = score(answered[place], example.target, seen, task.style)
+        prediction = Prediction(
+            stage=stage,
+            task=task.index,
+            key=example.key,
+            label=answer_text(example.target, seen),
+            completion=answered[place],
+            answer=judged.answer,
+            correct=judged.correct,
+            failure=failure_kind(judged, example.target, task_of, stage),
+        )
+        predictions.append(prediction)
+    return predictions
 
 
 def counts(predictions: Sequence[Prediction]) -> tuple[int, int]:
@@ -168,12 +161,7 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     return correct / total
 
 
-def _prepared(
-    task: Task,
-    seen: Sequence[str],
-    size: int,
-    fit: Fit | None,
-) -> Iterator[tuple[list[int], list[Request]]]:
+def _prepared(task: Task, seen: Sequence[str], size: int, fit: Fit | None) -> Iterator[tuple[list[int], list[Request]]]:
     """Batches as places of test items and their requests; threads prepare the next few while the caller uses these."""
     if size < 1:
         raise ValueError(f"batch_size {size}: expected at least 1")

@@ -18,7 +18,7 @@ from task_streams.errors import UserError
 
 FloatArray = NDArray[np.float64]
 SCHEMA = 1
-# What a stream is measured by (``eval.cell.measure_of``).
+# What a stream is measured by (``eval.task_accuracy.measure_of``).
 ACCURACY, BOX_AP, POOLED_BOX_AP = "accuracy", "box AP", "pooled box AP"
 
 
@@ -127,13 +127,10 @@ class AccuracyMatrix:
         return {
             "schema": SCHEMA,
             "tasks": list(self.tasks),
-            "correct": [_counts(row) for row in self.correct],
-            "total": [_counts(row) for row in self.total],
-            "value": [_values(row) for row in self.value],
-            "base": _values(self.base),
-            "joint": _values(self.joint),
-            "final_list": _values(self.final_list),
-            "pooled": _values(self.pooled),
+            "correct": [_plain(row, int) for row in self.correct],
+            "total": [_plain(row, int) for row in self.total],
+            "value": [_plain(row, float) for row in self.value],
+            **{name: _plain(getattr(self, name), float) for name in _ROWS},
         }
 
     @classmethod
@@ -147,11 +144,13 @@ class AccuracyMatrix:
             given = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise UserError(f"accuracy matrix: schema {given!r}, expected {SCHEMA}.")
         try:
-            tasks = _names(data["tasks"])
+            tasks = data["tasks"]
+            if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
+                raise TypeError("the tasks are no list of names")
             unknown = [None] * len(tasks)
             parts = {name: _array(data[name]) for name in ("correct", "total", "value")}
             rows = {name: _array(data.get(name, unknown)) for name in _ROWS}
-            matrix = cls(tasks, **parts, **rows)
+            matrix = cls(tuple(tasks), **parts, **rows)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"damaged accuracy matrix: {type(error).__name__}: {error}.") from error
         _check_cells(matrix)
@@ -211,11 +210,7 @@ def _fraction(value: float) -> float:
 
 
 def _array(rows: Any) -> FloatArray:
-    """Nested lists with null to an array with NaN.
-
-    Raises:
-        TypeError: something else is in them.
-    """
+    """Nested lists with null to an array with NaN."""
     array = np.array(rows, dtype=object)
     wrong = [one for one in array.flat if one is not None and type(one) not in (int, float)]
     if wrong:
@@ -223,19 +218,8 @@ def _array(rows: Any) -> FloatArray:
     return array.astype(np.float64)
 
 
-def _names(names: Any) -> tuple[str, ...]:
-    """Names of tasks; TypeError if they are no list of texts."""
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError("the tasks are no list of names")
-    return tuple(names)
-
-
-def _counts(row: FloatArray) -> list[int | None]:
-    return [None if math.isnan(x) else int(x) for x in row]
-
-
-def _values(row: FloatArray) -> list[float | None]:
-    return [None if math.isnan(x) else float(x) for x in row]
+def _plain(row: FloatArray, kind: type[int] | type[float]) -> list[int | float | None]:
+    return [None if math.isnan(x) else kind(x) for x in row]
 
 
 def _check_cells(matrix: AccuracyMatrix) -> None:
@@ -246,17 +230,13 @@ def _check_cells(matrix: AccuracyMatrix) -> None:
         if ((numbers < 0) | (numbers > 1) | np.isinf(numbers)).any():
             problems.append(f"damaged accuracy matrix: {name!r} holds a number out of 0..1.")
     counted = ~np.isnan(matrix.total)
+    right = matrix.correct[~np.isnan(matrix.correct)]
+    broken = (right != np.floor(right)).any()  # no whole number
     with np.errstate(divide="ignore", invalid="ignore"):
         implied = matrix.correct / matrix.total
-    if (counted != ~np.isnan(matrix.correct)).any() or (matrix.total <= 0).any() or _broken(matrix.correct):
+    if (counted != ~np.isnan(matrix.correct)).any() or (matrix.total <= 0).any() or broken:
         problems.append("damaged accuracy matrix: 'correct' and 'total' do not belong to each other.")
     elif not np.allclose(implied[counted], matrix.value[counted], rtol=0, atol=1e-6, equal_nan=False):
         problems.append("damaged accuracy matrix: 'value' is not 'correct' / 'total'.")
     if problems:
         raise UserError(*problems)
-
-
-def _broken(counts: FloatArray) -> bool:
-    """Whether a count is no whole number."""
-    known = counts[~np.isnan(counts)]
-    return bool((known != np.floor(known)).any())

@@ -19,7 +19,10 @@ from task_streams.errors import UserError, unknown_name
 
 NATS = "nats per token"
 DRIFTS = ("kl_base", "kl_prev")  # measured on rollouts, by stage; each forward and reverse
+_POOLED = "boxes of new classes: AP over all classes and images so far"
 _NOT_POOLED = "A_i: there is box AP of each task by itself and none over all of them; see mean_final_acc"
+
+Formula = Callable[[AccuracyMatrix], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Missing(Exception):
     """Cells that a metric needs were not evaluated; turned into an undefined value by ``or_undefined``."""
 
 
-def or_undefined(formula: Callable[[AccuracyMatrix], float]) -> Callable[[AccuracyMatrix], Value]:
+def or_undefined(formula: Formula) -> Callable[[AccuracyMatrix], Value]:
     """A formula that may find cells missing, as a function that then gives an undefined value."""
 
     def compute(matrix: AccuracyMatrix) -> Value:
@@ -80,122 +83,49 @@ def or_undefined(formula: Callable[[AccuracyMatrix], float]) -> Callable[[Accura
     return compute
 
 
-@or_undefined
-def last_acc(matrix: AccuracyMatrix) -> float:
-    """A_T: accuracy after the last task over the test items of all tasks; of boxes of new classes the pooled AP."""
-    need(matrix.value[-1], "R[T,j] of every task")
-    return float(need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
+def need(cells: FloatArray, what: str) -> FloatArray:
+    """The cells, all of them evaluated; raises ``Missing`` with ``what`` they are if one was not."""
+    if np.isnan(cells).any():
+        raise Missing(f"not evaluated: {what}")
+    return cells
 
 
-@or_undefined
-def mean_final_acc(matrix: AccuracyMatrix) -> float:
-    """Macro-averaged accuracy after the last task: (1/T) sum_j R[T,j]."""
-    return float(need(matrix.value[-1], "R[T,j] of every task").mean())
+def need_two_tasks(matrix: AccuracyMatrix) -> None:
+    """Refuse a stream in which nothing can be forgotten: raises ``Missing`` for one task."""
+    if len(matrix) < 2:
+        raise Missing("needs at least two tasks")
 
 
-@or_undefined
-def learning_acc(matrix: AccuracyMatrix) -> float:
-    """Accuracy on each task right after learning it: (1/T) sum_j R[j,j]."""
-    return float(diagonal(matrix).mean())
+def diagonal(matrix: AccuracyMatrix) -> FloatArray:
+    """R[j,j] of every task. [T]"""
+    return need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
 
 
-@or_undefined
-def avg_incremental_acc(matrix: AccuracyMatrix) -> float:
-    """Mean over stages of the mean accuracy on the tasks so far: (1/T) sum_i (1/i) sum_{j<=i} R[i,j]."""
-    return float(np.mean(need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
+def _final_list(matrix: AccuracyMatrix) -> FloatArray:
+    """V_j of every task; that of the last is R[T,T] and not needed."""
+    need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
+    return matrix.final_list
 
 
-@or_undefined
-def avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
-    """(1/T) sum_i A_i: as ``last_acc``, after each stage and over the tasks so far."""
-    need(seen_accuracy(matrix), "R[i,j] of every j <= i")
-    return float(np.mean(need(stage_accuracy(matrix), _NOT_POOLED)))
-
-
-@or_undefined
-def forgetting(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of max_{j<=i<=T} R[i,j] - R[T,j]; never negative."""
-    return float(np.mean([column.max() - column[-1] for column in _columns(matrix)]))
-
-
-@or_undefined
-def forgetting_chaudhry(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of max_{j<=i<=T-1} R[i,j] - R[T,j]; negative when the last task helped."""
-    return float(np.mean([column[:-1].max() - column[-1] for column in _columns(matrix)]))
-
-
-@or_undefined
-def forgetting_chaudhry_all(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of max_{1<=i<=T-1} R[i,j] - R[T,j]: stages before task j was learned are among the maxima."""
+def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
+    """Accuracies R[j..T, j] of every task but the last."""
     need_two_tasks(matrix)
-    earlier = need(matrix.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks")
-    final = need(matrix.value[-1], "R[T,j] of every task")
-    return float((earlier.max(axis=0) - final[:-1]).mean())
+    columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
+    for column in columns:
+        need(column, "R[i,j] of every task j < T at every stage i >= j")
+    return columns
 
 
-@or_undefined
-def forgetting_diag(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of R[j,j] - R[T,j]."""
-    return -_transfer(matrix)
-
-
-@or_undefined
-def forgetting_vocabulary(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of R[j,j] - V_j: what the growing class list alone takes from the policy that learned task j."""
-    need_two_tasks(matrix)
-    return float((diagonal(matrix) - _final_list(matrix))[:-1].mean())
-
-
-@or_undefined
-def forgetting_weights(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of V_j - R[T,j]: what the later training took, under one class list."""
+def _transfer(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     final = need(matrix.value[-1], "R[T,j] of every task")
-    return float((_final_list(matrix) - final)[:-1].mean())
-
-
-@or_undefined
-def bwt(matrix: AccuracyMatrix) -> float:
-    """Backward transfer: mean over j<T of R[T,j] - R[j,j]."""
-    return _transfer(matrix)
-
-
-@or_undefined
-def fwt(matrix: AccuracyMatrix) -> float:
-    """Forward transfer: mean over j>=2 of R[j-1,j] - b_j."""
-    need_two_tasks(matrix)
-    before = need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
-    return float((before - need(matrix.base[1:], "b_j: the base model")).mean())
-
-
-@or_undefined
-def relative_forgetting(matrix: AccuracyMatrix) -> float:
-    """Mean over j<T of (max_{j<=i<=T} R[i,j] - R[T,j]) / max_{j<=i<=T} R[i,j]."""
-    columns = _columns(matrix)
-    never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
-    if never:
-        raise Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
-    return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
-
-
-@or_undefined
-def intransigence(matrix: AccuracyMatrix) -> float:
-    """What joint training learns and this run did not: (1/T) sum_j (J_j - R[j,j])."""
-    return float((need(matrix.joint, "J_j: joint training") - diagonal(matrix)).mean())
-
-
-@or_undefined
-def min_acc(matrix: AccuracyMatrix) -> float:
-    """Accuracy after the last task on the worst task: min_j R[T,j]."""
-    return float(need(matrix.value[-1], "R[T,j] of every task").min())
+    return float((final - diagonal(matrix))[:-1].mean())
 
 
 def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
-    """Change of accuracy on fixed probes outside the stream, ``general_delta/<probe>`` each.
+    """Change of accuracy on fixed probes outside the stream from before task 1 to after task T, by probe.
 
-    Args:
-        before: accuracy per probe before task 1.
-        after: accuracy per probe after task T. A probe that is in one of both only is undefined.
+    Keys are ``general_delta/<probe>``; a probe that is in one of both only is undefined.
     """
     values = {}
     for probe in sorted({*before, *after}):
@@ -255,88 +185,150 @@ def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
     return curve
 
 
-_POOLED = "boxes of new classes: AP over all classes and images so far"
-_ALL = (
-    Metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True, last_acc),
-    Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, mean_final_acc),
-    Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, learning_acc),
-    Metric(
-        "avg_incremental_acc",
-        "average incremental accuracy",
-        "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]",
-        True,
-        avg_incremental_acc,
-    ),
-    Metric(
-        "avg_incremental_acc_micro",
-        "average incremental accuracy, micro",
-        f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
-        True,
-        avg_incremental_acc_micro,
-    ),
-    Metric("forgetting", "forgetting", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])", False, forgetting),
-    Metric(
-        "forgetting_chaudhry",
-        "forgetting (Chaudhry 2018)",
-        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])",
-        False,
-        forgetting_chaudhry,
-    ),
-    Metric(
-        "forgetting_chaudhry_all",
-        "forgetting (Chaudhry 2018, from task 1)",
-        "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
-        False,
-        forgetting_chaudhry_all,
-    ),
-    Metric(
-        "forgetting_diag",
-        "forgetting (diagonal)",
-        "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])",
-        False,
-        forgetting_diag,
-    ),
-    Metric(
-        "forgetting_vocabulary",
-        "forgetting by the class list",
-        "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)",
-        False,
-        forgetting_vocabulary,
-    ),
-    Metric(
-        "forgetting_weights",
-        "forgetting by the weights",
-        "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])",
-        False,
-        forgetting_weights,
-    ),
-    Metric(
-        "forgetting_superficial",
-        "superficial forgetting",
-        "(1/(T−1)) Σ_{j<T} S_j / n_j",
-        False,
-        None,
-    ),
-    Metric("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False, None),
-    Metric("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True, None),
-    Metric("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False, None),
-    Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, bwt),
-    Metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True, fwt),
-    Metric(
-        "relative_forgetting",
-        "relative forgetting",
-        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j]) / max_{j≤i≤T} R[i,j]",
-        False,
-        relative_forgetting,
-    ),
-    Metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False, intransigence),
-    Metric("min_acc", "worst task", "min_j R[T,j]", True, min_acc),
-    Metric("general_delta", "general ability change", "probe accuracy after task T − before task 1", True, None),
-    Metric("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, None, NATS),
-    Metric("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, None, NATS),
-)
+METRICS: dict[str, Metric] = {}
 
-METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
+
+def _add(
+    key: str,
+    title: str,
+    definition: str,
+    higher_is_better: bool,
+    compute: Callable[[AccuracyMatrix], Value] | None = None,
+    unit: str = "%",
+) -> None:
+    METRICS[key] = Metric(key, title, definition, higher_is_better, compute, unit)
+
+
+def _metric(key: str, title: str, definition: str, higher_is_better: bool) -> Callable[[Formula], Formula]:
+    """Enter a formula among ``METRICS``."""
+
+    def enter(formula: Formula) -> Formula:
+        _add(key, title, definition, higher_is_better, or_undefined(formula))
+        return formula
+
+    return enter
+
+
+@_metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True)
+def _last_acc(matrix: AccuracyMatrix) -> float:
+    need(matrix.value[-1], "R[T,j] of every task")
+    return float(need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
+
+
+@_metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True)
+def _mean_final_acc(matrix: AccuracyMatrix) -> float:
+    return float(need(matrix.value[-1], "R[T,j] of every task").mean())
+
+
+@_metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True)
+def _learning_acc(matrix: AccuracyMatrix) -> float:
+    return float(diagonal(matrix).mean())
+
+
+@_metric("avg_incremental_acc", "average incremental accuracy", "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]", True)
+def _avg_incremental_acc(matrix: AccuracyMatrix) -> float:
+    return float(np.mean(need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
+
+
+@_metric(
+    "avg_incremental_acc_micro",
+    "average incremental accuracy, micro",
+    f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
+    True,
+)
+def _avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
+    need(seen_accuracy(matrix), "R[i,j] of every j <= i")
+    return float(np.mean(need(stage_accuracy(matrix), _NOT_POOLED)))
+
+
+@_metric("forgetting", "forgetting", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])", False)
+def _forgetting(matrix: AccuracyMatrix) -> float:
+    return float(np.mean([column.max() - column[-1] for column in _columns(matrix)]))
+
+
+@_metric(
+    "forgetting_chaudhry", "forgetting (Chaudhry 2018)", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])", False
+)
+def _forgetting_chaudhry(matrix: AccuracyMatrix) -> float:
+    return float(np.mean([column[:-1].max() - column[-1] for column in _columns(matrix)]))
+
+
+@_metric(
+    "forgetting_chaudhry_all",
+    "forgetting (Chaudhry 2018, from task 1)",
+    "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
+    False,
+)
+def _forgetting_chaudhry_all(matrix: AccuracyMatrix) -> float:
+    need_two_tasks(matrix)
+    earlier = need(matrix.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks")
+    final = need(matrix.value[-1], "R[T,j] of every task")
+    return float((earlier.max(axis=0) - final[:-1]).mean())
+
+
+@_metric("forgetting_diag", "forgetting (diagonal)", "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])", False)
+def _forgetting_diag(matrix: AccuracyMatrix) -> float:
+    return -_transfer(matrix)
+
+
+@_metric("forgetting_vocabulary", "forgetting by the class list", "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)", False)
+def _forgetting_vocabulary(matrix: AccuracyMatrix) -> float:
+    need_two_tasks(matrix)
+    return float((diagonal(matrix) - _final_list(matrix))[:-1].mean())
+
+
+@_metric("forgetting_weights", "forgetting by the weights", "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])", False)
+def _forgetting_weights(matrix: AccuracyMatrix) -> float:
+    need_two_tasks(matrix)
+    final = need(matrix.value[-1], "R[T,j] of every task")
+    return float((_final_list(matrix) - final)[:-1].mean())
+
+
+_add("forgetting_superficial", "superficial forgetting", "(1/(T−1)) Σ_{j<T} S_j / n_j", False)
+_add("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False)
+_add("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True)
+_add("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False)
+
+
+@_metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True)
+def _bwt(matrix: AccuracyMatrix) -> float:
+    return _transfer(matrix)
+
+
+@_metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True)
+def _fwt(matrix: AccuracyMatrix) -> float:
+    need_two_tasks(matrix)
+    before = need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
+    return float((before - need(matrix.base[1:], "b_j: the base model")).mean())
+
+
+@_metric(
+    "relative_forgetting",
+    "relative forgetting",
+    "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j]) / max_{j≤i≤T} R[i,j]",
+    False,
+)
+def _relative_forgetting(matrix: AccuracyMatrix) -> float:
+    columns = _columns(matrix)
+    never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
+    if never:
+        raise Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
+    return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
+
+
+@_metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False)
+def _intransigence(matrix: AccuracyMatrix) -> float:
+    return float((need(matrix.joint, "J_j: joint training") - diagonal(matrix)).mean())
+
+
+@_metric("min_acc", "worst task", "min_j R[T,j]", True)
+def _min_acc(matrix: AccuracyMatrix) -> float:
+    return float(need(matrix.value[-1], "R[T,j] of every task").min())
+
+
+_add("general_delta", "general ability change", "probe accuracy after task T − before task 1", True)
+_add("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, unit=NATS)
+_add("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, unit=NATS)
 
 
 def metric_of(key: str) -> Metric:
@@ -358,13 +350,9 @@ def compute_metrics(
     before: Mapping[str, float] | None = None,
     after: Mapping[str, float] | None = None,
 ) -> dict[str, Value]:
-    """Metrics by name, in the order of ``METRICS``.
+    """Metrics by name, in the order of ``METRICS``; all of them by default.
 
-    Args:
-        matrix: accuracies of a run.
-        keys: names of metrics; all of them by default.
-        before: accuracy per probe outside the stream before task 1, for ``general_delta``.
-        after: likewise after task T.
+    ``before`` and ``after`` are accuracies per probe outside the stream before task 1 and after task T.
 
     Raises:
         UserError: unknown names, all of them at once.
@@ -387,50 +375,3 @@ def compute_metrics(
         else:
             values[key] = undefined("not measured: no probe outside the stream")
     return values
-
-
-def need(cells: FloatArray, what: str) -> FloatArray:
-    """The cells, all of them evaluated.
-
-    Raises:
-        Missing: one was not; ``what`` names them.
-    """
-    if np.isnan(cells).any():
-        raise Missing(f"not evaluated: {what}")
-    return cells
-
-
-def need_two_tasks(matrix: AccuracyMatrix) -> None:
-    """Refuse a stream in which nothing can be forgotten.
-
-    Raises:
-        Missing: there is one task only.
-    """
-    if len(matrix) < 2:
-        raise Missing("needs at least two tasks")
-
-
-def diagonal(matrix: AccuracyMatrix) -> FloatArray:
-    """R[j,j] of every task. [T]"""
-    return need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
-
-
-def _final_list(matrix: AccuracyMatrix) -> FloatArray:
-    """V_j of every task; that of the last is R[T,T] and not needed."""
-    need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
-    return matrix.final_list
-
-
-def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
-    """Accuracies R[j..T, j] of every task but the last."""
-    need_two_tasks(matrix)
-    columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
-    for column in columns:
-        need(column, "R[i,j] of every task j < T at every stage i >= j")
-    return columns
-
-
-def _transfer(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    final = need(matrix.value[-1], "R[T,j] of every task")
-    return float((final - diagonal(matrix))[:-1].mean())

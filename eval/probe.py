@@ -6,7 +6,7 @@ without a ``<think>`` block at its start. Then, by the style of the question:
 - choice: the reply is an option's letter (``B``, ``(b)``, ``B. two cats``), or an option's text; else the letter that
   the last "answer is" or "answer:" names; else the only letter that stands in it as ``(B)``, ``B.``, ``B)`` or ``B:``.
 - yes_no: the first ``yes`` or ``no`` among its words. POPE itself counts as yes whatever holds no "no" or "not".
-- open: as answers to questions are compared (``eval/question.py``).
+- open: as answers to questions are compared (``eval/score.py``).
 - instruction: every check passes (``eval/checks.py``).
 
 A reply that no rule reads has no answer and is wrong. Deliberately absent: partial credit, and a model as the judge.
@@ -19,10 +19,9 @@ from typing import Any
 
 from eval.checks import failed_checks
 from eval.evaluate import Generate, Spread
-from eval.question import matches
+from eval.score import matches
 from task_streams.answers import normalise_answer, option_letter
-from task_streams.probes.rows import Row, Style
-from task_streams.probes.sets import Probe, ProbeSet, probe_request
+from task_streams.probes.sets import Probe, ProbeSet, Row, Style, probe_request
 from task_streams.prompt import Fit
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -157,7 +156,7 @@ def chosen_letter(reply: str, options: Sequence[str]) -> str | None:
 
 
 def _batches(probes: Sequence[Probe], size: int) -> Iterator[Sequence[Probe]]:
-    for shown in (True, False):
-        some = [probe for probe in probes if bool(probe.paths) == shown]
+    for with_images in (True, False):
+        some = [probe for probe in probes if bool(probe.paths) == with_images]
         for start in range(0, len(some), size):
             yield some[start : start + size]

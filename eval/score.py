@@ -1,18 +1,24 @@
 """Completion and target to score: the one piece that both the reward and the evaluator call.
 
 Source of the rule: RaPO (arXiv 2605.09640): task reward of classification = correct + format, each 1 or 0.
-Detection and questions have their own files; deliberately absent: partial credit for near misses of a class.
+Questions: an option's letter where the truth is one, else equal numbers, else equal text (``task_streams.answers``);
+with the rule ``relaxed_number`` ChartQA's relaxed accuracy (arXiv 2203.10244): a number may be 5 % of the truth off.
+Boxes: ``detection.py``. Deliberately absent: partial credit for near misses of a class, and CoIN's acceptance of an
+answer that contains the truth or lies in it.
 """
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from eval.detection import score_detection
 from eval.judgement import Failure, Score
 from eval.parse import parse_completion
-from eval.question import score_question
+from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity
 from task_streams.labels import normalise_label
 from task_streams.prompt_style import SUITE, PromptStyle
-from task_streams.types import Target
+from task_streams.types import Question, Rule, Target
+
+TOLERANCE = Decimal("0.05")  # of the truth
 
 
 def score(completion: str, target: Target, labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
@@ -36,17 +42,37 @@ def score_classification(completion: str, label: str, seen: Sequence[str], style
     return Score(correct, components, parsed.answer, choice, outside=choice is None)
 
 
+def score_question(completion: str, question: Question, style: PromptStyle = SUITE) -> Score:
+    """Score one answer to a question: right when it matches any accepted answer."""
+    parsed = parse_completion(completion, style)
+    if parsed.answer is None:
+        return Score(False, {"accuracy": 0.0, "format": float(parsed.format_ok)})
+    correct = any(matches(parsed.answer, truth, question.rule) for truth in question.answers)
+    return Score(correct, {"accuracy": float(correct), "format": float(parsed.format_ok)}, parsed.answer)
+
+
+def matches(answer: str, truth: str, rule: Rule) -> bool:
+    """Whether an answer counts as an accepted one: the same option, number or text, or a number near enough."""
+    if rule == "relaxed_number":
+        given, right = parse_quantity(answer), parse_quantity(truth)
+        if given is not None and right is not None:
+            return abs(given - right) <= TOLERANCE * abs(right)  # truth 0: equality
+    if (letter := option_letter(truth)) is not None:
+        return option_letter(answer, with_text=True) == letter
+    given, right = parse_number(answer), parse_number(truth)
+    if given is not None and right is not None:
+        return given == right
+    return normalise_answer(answer) == normalise_answer(truth)
+
+
 def failure_kind(score: Score, target: Target, task_of: Mapping[str, int], stage: int) -> Failure:
     """Why a prediction is wrong, ``none`` when it is right.
 
     Args:
         score: judgement of the prediction.
         target: what is right.
-        task_of: index (from 1) of the task that teaches each class.
+        task_of: index (from 1) of the task that teaches each class; ``KeyError`` for a class that is not in it.
         stage: task after which was evaluated; its classes are the newest.
-
-    Raises:
-        KeyError: the right or the chosen class is not in ``task_of``.
     """
     if score.correct:
         return "none"

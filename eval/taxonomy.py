@@ -102,12 +102,7 @@ def shares(counts: Mapping[Failure, int]) -> dict[Failure, float]:
 
 
 def undivided(classes: Sequence[Sequence[str]], measure: str = "accuracy") -> str | None:
-    """Why the class of an answer does not tell its task; None where it does.
-
-    Args:
-        classes: classes that each task teaches, none for questions of their own.
-        measure: what the matrix holds (``AccuracyMatrix.measure``).
-    """
+    """Why the class of an answer does not tell its task; None where it does. ``measure`` is that of the matrix."""
     if measure != "accuracy":
         return "an answer is boxes of several classes, not one class"
     if not any(classes):
@@ -129,9 +124,7 @@ def class_tasks(classes: Sequence[Sequence[str]]) -> dict[str, int]:
 def confusion(predictions: Iterable[Prediction], classes: Sequence[Sequence[str]]) -> IntArray:
     """Answers by task of the right class (row) and of the chosen class (column), the last columns ``BESIDE``.
 
-    Args:
-        predictions: of one stage.
-        classes: classes that each of the T tasks teaches, disjoint (``undivided``).
+    The classes of the T tasks must be disjoint (``undivided``). [T, T + 2]
 
     Raises:
         UserError: a prediction's right or chosen class is none of the stream's.
@@ -150,12 +143,7 @@ def confusion(predictions: Iterable[Prediction], classes: Sequence[Sequence[str]
 
 
 def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: Collection[str]) -> Change:
-    """What became of a task's items between two stages.
-
-    Args:
-        before: the task's predictions at the earlier stage.
-        after: likewise at the later one, of the same items.
-        classes: every class of the stream; none where answers are no classes.
+    """What became of a task's items between two stages; ``classes`` of the stream, none where answers are no classes.
 
     Raises:
         UserError: the two stages have other items, or none.
@@ -167,7 +155,11 @@ def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: C
             "expected the same items, and at least one."
         )
     lost = [prediction for prediction in after if earlier[prediction.key] and not prediction.correct]
-    kinds = [_lost_kind(prediction, names_of(classes)) for prediction in lost]
+    names = names_of(classes)
+    kinds: list[str] = []
+    for prediction in lost:
+        named = "named" if names_right_class(prediction, names) else "essential"
+        kinds.append(prediction.failure if prediction.failure in BESIDE else named)
     return Change(
         items=len(after),
         lost_format=kinds.count("format"),
@@ -187,16 +179,16 @@ def names_of(classes: Collection[str]) -> re.Pattern[str] | None:
 
 def names_right_class(prediction: Prediction, names: re.Pattern[str] | None) -> bool:
     """Whether a completion names the right class beside its answer; ``names`` is that of ``names_of``."""
-    said = normalise_label(without_answer(prediction.completion))
-    return names is not None and normalise_label(prediction.label) in names.findall(said)
+    rest = normalise_label(without_answer(prediction.completion))
+    return names is not None and normalise_label(prediction.label) in names.findall(rest)
 
 
 def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None = None) -> dict[str, Value]:
-    """The metrics of ``KINDS`` of a run.
+    """The metrics of ``KINDS`` of a run of ``size`` tasks.
 
     Args:
         changes: change of each task j < T from stage j to T, by j.
-        size: T, number of tasks.
+        size: T.
         newest: why there is no newest task's class; None where there is.
     """
     if size < 2:
@@ -226,12 +218,6 @@ def undefined_kinds(reason: str) -> dict[str, Value]:
 
 
 KINDS = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")  # keys of METRICS
-
-
-def _lost_kind(prediction: Prediction, names: re.Pattern[str] | None) -> str:
-    if prediction.failure in BESIDE:
-        return prediction.failure
-    return "named" if names_right_class(prediction, names) else "essential"
 
 
 def _task(task_of: Mapping[str, int], name: str, prediction: Prediction) -> int:

@@ -5,24 +5,14 @@ config are raised at once when it is made. ``int | None`` means: ``null`` takes 
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 from task_streams.errors import UserError, unknown_name
 from task_streams.prompt_style import LABEL_ORDERS, PromptStyle, prompt_style
-from task_streams.types import LabelOrder
 
 DOMAIN_ORDERS = ("seeded", "given")
 ON_PROBLEM = ("error", "skip")
 MAX_SEED = 2**32 - 1
-
-
-class DrawSettings(TypedDict):
-    """The settings that every builder takes, as its keyword arguments."""
-
-    shots: int | None
-    test_per_class: int | None
-    draw_seed: int
-    label_order: LabelOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +43,18 @@ class StreamConfig:
             object.__setattr__(self, "label_order", self.style.label_order)  # so that it is on record
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
-        return [
+        """One sentence for each value that is out of range; streams add their own."""
+        found = [
             *at_least_one("shots", self.shots),
             *at_least_one("test_per_class", self.test_per_class),
             *seed_problems("draw_seed", self.draw_seed),
             *([] if self.label_order is None else choice_problems("label_order", self.label_order, LABEL_ORDERS)),
-            *style_problems(self.prompt, self.think),
         ]
+        try:
+            prompt_style(self.prompt, self.think)
+        except UserError as error:
+            found += error.problems
+        return found
 
     @property
     def style(self) -> PromptStyle:
@@ -68,13 +62,13 @@ class StreamConfig:
         return prompt_style(self.prompt, self.think)
 
     @property
-    def draw_settings(self) -> DrawSettings:
+    def draw_settings(self) -> dict[str, Any]:
         """Keyword arguments for ``build_cil`` and ``build_dil``."""
         return {
             "shots": self.shots,
             "test_per_class": self.test_per_class,
             "draw_seed": self.draw_seed,
-            "label_order": "appearance" if self.label_order == "appearance" else "sorted",
+            "label_order": self.label_order,
         }
 
 
@@ -90,7 +84,6 @@ class CilConfig(StreamConfig):
     """Classes of the first task, >= 1; null = classes_per_task."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *at_least_one("tasks", self.tasks),
@@ -113,7 +106,6 @@ class DilConfig(StreamConfig):
     """Order of the domains: seeded (from the order seed) or given (as the list of domains stands)."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + choice_problems("domain_order", self.domain_order, DOMAIN_ORDERS)
 
 
@@ -129,7 +121,6 @@ class SourceConfig(StreamConfig):
     """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *choice_problems("on_damaged", self.on_damaged, ON_PROBLEM),
@@ -150,7 +141,6 @@ class SourceDilConfig(SourceConfig, DilConfig):
     """Names of the domains to use; empty = all there are, sorted by name."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         twice = repeated(tuple(self.domains))
         return super().problems() + [f"domain {name!r} is listed more than once" for name in twice]
 
@@ -168,15 +158,6 @@ def seed_problems(name: str, value: int) -> list[str]:
 def choice_problems(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
     """Problem of a value that is none of the choices."""
     return [] if value in choices else [unknown_name(name, value, choices)]
-
-
-def style_problems(name: str, think: bool) -> list[str]:
-    """Problems of the name of a prompt style, or of what its file holds."""
-    try:
-        prompt_style(name, think)
-    except UserError as error:
-        return list(error.problems)
-    return []
 
 
 def repeated(values: tuple[str, ...]) -> list[str]:

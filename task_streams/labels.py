@@ -22,6 +22,6 @@ def label_problems(labels: Iterable[str]) -> list[str]:
     problems = [f"class name {label!r} has no letters or digits left to answer with" for label in empty]
     for form, names in groups.items():
         if len(names) > 1:
-            shown = ", ".join(repr(name) for name in names)
-            problems.append(f"classes {shown} all read {form!r} in an answer; rename all but one of them")
+            listed = ", ".join(repr(name) for name in names)
+            problems.append(f"classes {listed} all read {form!r} in an answer; rename all but one of them")
     return problems

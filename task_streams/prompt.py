@@ -60,11 +60,7 @@ class Request:
 
 
 def in_style(stream: TaskStream, style: PromptStyle) -> TaskStream:
-    """The stream with its questions in the words of a style.
-
-    Raises:
-        UserError: the style has no wording for a kind of question that the stream asks.
-    """
+    """The stream with its questions in the words of a style, which must have a wording for all that it asks."""
     for task in stream.tasks:
         style.wording(task.kind)
     return replace(stream, tasks=tuple(replace(task, style=style) for task in stream.tasks))
@@ -93,9 +89,9 @@ def prompt_messages(labels: Sequence[str], style: PromptStyle = SUITE) -> list[M
 
 def request(example: Example, labels: Sequence[str], style: PromptStyle = SUITE) -> Request:
     """The question about one example, with its image or clip decoded."""
-    shown = example.media()
-    media: tuple[Media, ...] = shown.frames if isinstance(shown, Clip) and shown.feed == "images" else (shown,)
-    text = question_about(example.target, labels, style, "video" if isinstance(shown, Clip) else "image")
+    item = example.media()
+    media: tuple[Media, ...] = item.frames if isinstance(item, Clip) and item.feed == "images" else (item,)
+    text = question_about(example.target, labels, style, "video" if isinstance(item, Clip) else "image")
     return Request(example.key, user_turn(text, media), media)
 
 
@@ -121,26 +117,17 @@ def answer_text(target: Target, labels: Sequence[str], style: PromptStyle | None
     return name(target)
 
 
-def thought_subject(target: Target, labels: Sequence[str], style: PromptStyle) -> str:
-    """What a supervised target's thought names: the class, the categories in the image, or the answer."""
-    if isinstance(target, tuple):
-        shown = dict.fromkeys(style.listed(box.category) for box in visible(target, labels))
-        return ", ".join(shown) or "nothing listed"
-    return answer_text(target, labels, style)
-
-
 def target_text(
     target: Target, thought: str = THOUGHTS[0], style: PromptStyle = SUITE, labels: Sequence[str] = ()
 ) -> str:
-    """Completion that a supervised method trains towards.
+    """Completion that a supervised method trains towards; ``labels`` (that the prompt lists) are needed for boxes.
 
-    Args:
-        target: what is right.
-        thought: wording with ``{label}`` in it.
-        style: names the classes, and says whether there is a thought.
-        labels: categories that the prompt lists; needed for boxes.
+    ``thought`` is a wording with ``{label}`` in it: the class, the categories in the image, or the answer.
     """
-    answer = f"<answer>{answer_text(target, labels, style)}</answer>"
-    if not style.think:
-        return answer
-    return f"<think>{thought.replace('{label}', thought_subject(target, labels, style))}</think>{answer}"
+    answer = answer_text(target, labels, style)
+    subject = answer
+    if isinstance(target, tuple):
+        categories = dict.fromkeys(style.listed(box.category) for box in visible(target, labels))
+        subject = ", ".join(categories) or "nothing listed"
+    think = f"<think>{thought.replace('{label}', subject)}</think>" if style.think else ""
+    return f"{think}<answer>{answer}</answer>"

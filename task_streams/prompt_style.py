@@ -74,11 +74,7 @@ class PromptStyle:
         return bool(text.strip()) and not any(normalise_label(copied) in words for copied in self.placeholders)
 
     def wording(self, kind: str) -> str:
-        """Text of one kind of question, nothing filled in.
-
-        Raises:
-            UserError: the style has none.
-        """
+        """Text of one kind of question, nothing filled in; a ``UserError`` where the style has none."""
         if kind not in self.wordings:
             known, think = ", ".join(self.wordings), str(self.think).lower()
             raise UserError(
@@ -90,16 +86,12 @@ class PromptStyle:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all that the style says, its name aside."""
-        said = {name: value for name, value in asdict(self).items() if name != "name"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        content = {name: value for name, value in asdict(self).items() if name != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prompt_style(name: str, think: bool = True) -> PromptStyle:
     """The style of a name, or of a user's own file, whose name ends in ``.yaml`` or ``.yml``.
-
-    Args:
-        name: what ``stream.prompt`` says.
-        think: prompts ask for a thought.
 
     Raises:
         UserError: no such style, or everything that is wrong with the file.

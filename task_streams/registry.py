@@ -44,7 +44,7 @@ class StreamSpec:
 
     Attributes:
         config: frozen dataclass of its settings.
-        build: (config, order seed, workspace) to stream.
+        build: (config, order seed, workspace) to stream; a ``UserError`` names everything that is wrong with the data.
         summary: what it is, one line.
         licence: licence of the data.
         citation: whom to cite for the data.

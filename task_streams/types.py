@@ -72,11 +72,7 @@ Target = str | tuple[Box, ...] | Question
 
 
 def class_of(key: str, target: Target) -> str:
-    """The class that an item's target is.
-
-    Raises:
-        TypeError: the target is no class.
-    """
+    """The class that an item's target is; ``TypeError`` where it is none."""
     if not isinstance(target, str):
         raise TypeError(f"{key}: its target is no class but {type(target).__name__}")
     return target
@@ -102,11 +98,7 @@ class Example:
 
     @property
     def label(self) -> str:
-        """Class name of a classification example.
-
-        Raises:
-            TypeError: the target is no class.
-        """
+        """Class name of a classification example; ``TypeError`` for another target."""
         return class_of(self.key, self.target)
 
 
@@ -172,11 +164,7 @@ class TaskStream:
         return self.tasks[-1].seen
 
     def task_of(self, label: str) -> int:
-        """Index of the first task (from 1) that teaches a class.
-
-        Raises:
-            KeyError: no task teaches it.
-        """
+        """Index of the first task (from 1) that teaches a class; ``KeyError`` where none does."""
         for task in self.tasks:
             if label in task.classes:
                 return task.index

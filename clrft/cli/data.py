@@ -17,8 +17,8 @@ from clrft.utils.progress import Bars
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.probes.sets import ENDING
+from task_streams.scenarios.detection import positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.scenarios.positives import positives
 from task_streams.sources.records import Record
 from task_streams.types import Example, Task, TaskStream, new_test_items
 

@@ -33,9 +33,9 @@ from clrft.runs.layout import (
     stage_folder,
 )
 from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
-from eval.cell import Cell
 from eval.evaluate import Prediction
 from eval.probe import ProbeAnswer
+from eval.task_accuracy import TaskAccuracy
 from methods.base import Method
 from methods.model.anchor import Anchors
 from methods.model.policy import Policy
@@ -55,7 +55,7 @@ class StageRecord:
         name: name of the task.
         predictions: every answer of the stage's evaluation, of an item that several tasks have one for each.
         cells: result of each task that was tested, by its index.
-        pooled: AP over all classes and images so far (``eval.cell.pooled_ap``), 0 to 1; None for other measures.
+        pooled: AP over all classes and images so far (``task_accuracy.pooled_ap``), 0 to 1; None for other measures.
         probe: accuracy on each general-ability probe, 0 to 1.
         probe_answers: the answers behind it, of the sets that come from files.
         final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
@@ -72,11 +72,11 @@ class StageRecord:
     stage: int
     name: str
     predictions: list[Prediction] = field(default_factory=list)
-    cells: dict[int, Cell] = field(default_factory=dict)
+    cells: dict[int, TaskAccuracy] = field(default_factory=dict)
     pooled: float | None = None
     probe: dict[str, float] = field(default_factory=dict)
     probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
-    final_list: dict[int, Cell] = field(default_factory=dict)
+    final_list: dict[int, TaskAccuracy] = field(default_factory=dict)
     final_list_predictions: list[Prediction] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)
     drift_groups: list[dict[str, Any]] = field(default_factory=list)

@@ -16,9 +16,9 @@ from clrft.runner.train import OnStep, learn_task, link_learned
 from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.provenance import peak_gpu_memory_mb, peak_memory_mb
 from clrft.utils.files import whole_folder
-from eval.cell import cell_of, measure_of, pooled_ap
 from eval.evaluate import Prediction, accuracy, evaluate
 from eval.matrix import POOLED_BOX_AP
+from eval.task_accuracy import measure_of, pooled_ap, task_accuracy
 from methods.distributed import ranks
 from methods.distributed.sharding import whole
 from methods.generation.answers import Session
@@ -89,13 +89,13 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
             known |= {one.key: one for one in answers(state, replace(task, test=new), seen, stage, session)}
         predictions = [replace(known[item.key], task=task.index) for item in task.test]
         record.predictions += predictions
-        record.cells[task.index] = cell_of(task, predictions)
+        record.cells[task.index] = task_accuracy(task, predictions)
     if stage and measure_of(state.stream) == POOLED_BOX_AP:
         so_far = (one for one in record.predictions if one.task <= stage)
         record.pooled = pooled_ap(so_far, state.stream.tasks[stage - 1].seen)
     if again is not None:
         record.final_list_predictions = answers(state, again, state.stream.labels, stage, session)
-        record.final_list[stage] = cell_of(again, record.final_list_predictions)
+        record.final_list[stage] = task_accuracy(again, record.final_list_predictions)
     elif stage in record.cells and lists_all(state, stage):
         record.final_list[stage] = record.cells[stage]
     if probe is not None:

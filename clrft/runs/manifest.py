@@ -11,7 +11,7 @@ from clrft.config.run_config import RunConfig, Values, with_defaults
 from clrft.runs.provenance import code_identity, hardware, versions
 from clrft.utils.files import write_text_atomic
 from clrft.utils.plain import section_of
-from eval.cell import measure_of
+from eval.task_accuracy import measure_of
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
 from methods.settings import KAHAN

@@ -33,12 +33,9 @@ class Archive:
     """One of the two datasets.
 
     Attributes:
-        title: its name.
         folder: that its archive unpacks to.
         download: name of the archive on the official page.
         names: file with the class names, one a line.
-        train: files of training items, in order.
-        test: file of test items.
         labels: bytes before the pixels; the last of them is the class.
         pickled: folder of the archive that is not read.
     """
@@ -54,7 +51,6 @@ class Archive:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What must be there."""
         return (*self.train, self.test, self.names)
 
 
@@ -102,22 +98,19 @@ class Cifar10CilConfig(SourceCilConfig):
 
 @dataclass(frozen=True, slots=True)
 class PlaneSource:
-    """The pixels of one item in a binary file; its stamp is that of the file."""
+    """The pixels of one item in a binary file, planes of red, green and blue; its stamp is that of the file."""
 
     file: FileSource
     start: int
 
     @property
     def name(self) -> str:
-        """Path of the file, and where in it the pixels begin."""
         return f"{self.file.name}@{self.start}"
 
     def stamp(self) -> str:
-        """Size and time of the last change of the file."""
         return self.file.stamp()
 
     def read(self) -> bytes:
-        """The pixels: planes of red, green and blue."""
         try:
             with open(self.file.path, "rb") as file:
                 file.seek(self.start)
@@ -136,27 +129,18 @@ class PlaneDecoder:
     identity: str = "planes 32"
 
     def __call__(self, source: Source) -> Image.Image:
-        """The image of a source as RGB."""
         planes = np.frombuffer(source.read(), np.uint8).reshape(3, SIDE, SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
 
 
 def cifar100_cil(config: Cifar100CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-100.
-
-    Raises:
-        UserError: the folder is not as expected, or too few classes.
-    """
+    """Class-incremental stream of CIFAR-100."""
     found = read_archive(config.root, CIFAR100)
     return cil_stream("cifar100_cil", found, config, order_seed, workspace, PlaneDecoder())
 
 
 def cifar10_cil(config: Cifar10CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-10.
-
-    Raises:
-        UserError: the folder is not as expected, or too few classes.
-    """
+    """Class-incremental stream of CIFAR-10."""
     found = read_archive(config.root, CIFAR10)
     return cil_stream("cifar10_cil", found, config, order_seed, workspace, PlaneDecoder())
 
@@ -189,19 +173,14 @@ def _folder(root: str, archive: Archive) -> Path:
     given = Path(root).expanduser()
     nested = given / archive.folder
     layout = f"{', '.join(archive.files)} ({archive.title}, binary version)"
-    pickled = [place for place in (given, given / archive.pickled) if _is_pickled(place)]
-    if pickled and not nested.is_dir():
+    markers = [place / name for place in (given, given / archive.pickled) for name in ("meta", "batches.meta")]
+    if any(marker.is_file() for marker in markers) and not nested.is_dir():
         raise UserError(
             f"root {root!r}: expected a folder with {layout}; found the pickled Python version, which is never read "
             f"because unpickling runs code. Get {archive.download} from {PAGE}"
         )
-    return existing_root(
-        str(nested if nested.is_dir() else given), layout, f"{PAGE} ({archive.download})", archive.files
-    )
-
-
-def _is_pickled(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("meta", "batches.meta"))
+    folder = nested if nested.is_dir() else given
+    return existing_root(str(folder), layout, f"{PAGE} ({archive.download})", archive.files)
 
 
 def _labels(path: Path, archive: Archive, problems: list[str]) -> Iterator[int]:

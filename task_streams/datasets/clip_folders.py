@@ -14,8 +14,7 @@ from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream
 from task_streams.sources.class_folders import class_folders
-from task_streams.sources.clip_cache import ClipCache
-from task_streams.sources.clips import LEAST_FRAMES, SUFFIXES, ClipDecoder
+from task_streams.sources.clips import LEAST_FRAMES, SUFFIXES, ClipCache, ClipDecoder
 from task_streams.sources.layout import existing_root, joined, subfolders, with_all_classes
 from task_streams.sources.records import Found, Split, Workspace
 from task_streams.types import Feed, TaskStream
@@ -43,7 +42,6 @@ class ClipCilConfig(SourceCilConfig):
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return [
             *super().problems(),
             *([] if 0 < self.fps < float("inf") else [f"fps is {self.fps}; expected more than 0"]),
@@ -61,21 +59,13 @@ class ClipCilConfig(SourceCilConfig):
 
 
 def clip_stream(name: str, found: Found, config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of the clips that a layout found.
-
-    Raises:
-        UserError: as ``classification.cil_stream``.
-    """
+    """Class-incremental stream of the clips that a layout found; raises as ``classification.cil_stream``."""
     decoder = config.decoder(workspace)
     return replace(cil_stream(name, found, config, order_seed, workspace, decoder), feed=decoder.feed)
 
 
 def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:
-    """Clips of ``root/<class>/`` or of ``root/<split>/<class>/``.
-
-    Args:
-        root: resolved.
-        splits: folders that are splits; one of a kind for training and one for testing is used, the first given.
+    """Clips of ``root/<class>/`` or of ``root/<split>/<class>/``, of each kind of split the first folder that is there.
 
     Raises:
         UserError: one split without the other, or no clip at all.
@@ -100,11 +90,7 @@ def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:
 
 
 def clips_cil(config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a folder of clips.
-
-    Raises:
-        UserError: the tree is not as expected, a clip is damaged, or too few classes.
-    """
+    """Class-incremental stream of a folder of clips."""
     root = existing_root(config.root, "<class>/<clip> or {train,test}/<class>/<clip>")
     return clip_stream("clips_cil", clip_tree(root), config, order_seed, workspace)
 

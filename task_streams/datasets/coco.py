@@ -26,6 +26,8 @@ NEEDED = ("images", "annotations", "categories")
 # Everything else in the file (polygons above all) is dropped while it is parsed.
 KEPT = {*NEEDED, "id", "name", "file_name", "width", "height", "image_id", "category_id", "bbox", "iscrowd"}
 
+Rows = Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CocoCilConfig(DetectionCilConfig):
@@ -47,7 +49,6 @@ class CocoCilConfig(DetectionCilConfig):
     """Annotations of a folder of images, below root."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         found = super().problems() + choice_problems("order_over", self.order_over, ORDERS)
         if "{images}" not in self.annotations:
             found.append(f"annotations is {self.annotations!r}; expected a path with {{images}} in it")
@@ -55,11 +56,7 @@ class CocoCilConfig(DetectionCilConfig):
 
 
 def coco_cil(config: CocoCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of COCO.
-
-    Raises:
-        UserError: the layout is not as expected, annotations or images are damaged, or too few categories.
-    """
+    """Class-incremental stream of COCO."""
     folders = (config.train_images, config.test_images)
     files = [config.annotations.replace("{images}", images) for images in folders]
     root = existing_root(config.root, LAYOUT, ORIGIN, [*folders, *files])
@@ -69,132 +66,109 @@ def coco_cil(config: CocoCilConfig, order_seed: int, workspace: Workspace) -> Ta
 
 
 def read_split(root: Path, images: str, annotations: str, workspace: Workspace) -> BoxTable:
-    """The boxes of one folder of images; keys are paths below the root.
-
-    Args:
-        root: path of the root, resolved.
-        images: folder of the images below the root.
-        annotations: file below the root.
-        workspace: keeps what was parsed.
+    """The boxes of one folder of images; keys are paths below the resolved root. Missing images are a problem.
 
     Raises:
         UserError: a path leads out of the root, or the annotations are no COCO JSON.
     """
     path = below(root, annotations)
     table = cached(workspace, f"{path} {images}", FileSource(path).stamp(), root, lambda: _parse(root, path, images))
-    return replace(table, problems=(*table.problems, *_file_problems(root, images, table.keys)))
-
-
-def _file_problems(root: Path, images: str, keys: Sequence[str]) -> list[str]:
-    """Images of the annotations that are not there; every folder is listed once."""
-    problems: list[str] = []
-    folders = sorted({key.rpartition("/")[0] for key in keys} | {images})
+    problems = list(table.problems)
+    folders = sorted({key.rpartition("/")[0] for key in table.keys} | {images})
     there = {f"{folder}/{name}" for folder in folders for name in file_names(root, folder, problems)}
-    missing = [key for key in keys if key not in there]
-    return problems + ([f"{images}: {len(missing)} images are missing: {shown(missing, 5)}"] if missing else [])
+    if missing := [key for key in table.keys if key not in there]:
+        problems.append(f"{images}: {len(missing)} images are missing: {shown(missing, 5)}")
+    return replace(table, problems=tuple(problems))
 
 
 def _parse(root: Path, path: Path, images: str) -> BoxTable:
+    """The table of an annotation file: everything is checked, every fault is counted by its kind."""
     data = _json(path)
-    split = _Split(images, data)
-    return split.collector.table(root, images, split.classes)
+    boxes = BoxCollector()
+    names = _category_names(data["categories"], boxes)
+    sizes = _image_sizes(data["images"], images, boxes)
+    _add_boxes(data["annotations"], sorted(names), sizes, boxes)
+    return boxes.table(root, images, [names[number] for number in sorted(names)])
 
 
-def _json(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The tables of an annotation file, with the fields that are needed.
-
-    Raises:
-        UserError: it cannot be read, or is no such file.
-    """
+def _json(path: Path) -> dict[str, Rows]:
+    """The tables of an annotation file, with the fields that are needed."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_hook=_slim)
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
     tables = {name: data.get(name) for name in NEEDED} if isinstance(data, dict) else {}
-    wrong = [name for name in NEEDED if not isinstance(tables.get(name), list)]
-    if wrong:
+    if not tables or not all(isinstance(rows, list) for rows in tables.values()):
         found = shown(sorted(data), 8) if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{path}: expected COCO annotations, with the lists {', '.join(NEEDED)}; found {found}")
     return {name: [row if isinstance(row, dict) else {} for row in rows or []] for name, rows in tables.items()}
 
 
-def _slim(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name in KEPT}
+def _category_names(rows: Rows, boxes: BoxCollector) -> dict[int, str]:
+    """Name of each category by its id."""
+    names: dict[int, str] = {}
+    for row in rows:
+        number, name = row.get("id"), row.get("name")
+        if type(number) is not int or not isinstance(name, str):
+            boxes.fault("categories without a whole number as id or a name", f"id {number!r}, name {name!r}")
+        elif number in names:
+            boxes.fault("categories whose id is taken", f"id {number} ({names[number]}, {name})")
+        elif name in names.values():
+            boxes.fault("categories whose name is taken", f"{name} (id {number})")
+        else:
+            names[number] = name
+    return names
 
 
-class _Split:
-    """One annotation file on its way into a table: everything is checked, every fault is counted by its kind."""
+def _image_sizes(rows: Rows, images: str, boxes: BoxCollector) -> dict[int, tuple[str, float, float]]:
+    """Key, width and height of each image by its id."""
+    sizes: dict[int, tuple[str, float, float]] = {}
+    for row in rows:
+        number, name, width, height = (row.get(field) for field in ("id", "file_name", "width", "height"))
+        key = f"{images}/{name}"
+        if type(number) is not int or not isinstance(name, str) or not stays_inside(name):
+            kind = "images without a whole number as id or a file name below the folder"
+            boxes.fault(kind, f"{number!r} {name!r}")
+        elif not is_number(width) or not is_number(height) or min(width, height) < 1:
+            boxes.fault("images without width and height", f"{name} ({width!r} x {height!r})")
+        elif number in sizes:
+            boxes.fault("images whose id is taken", f"id {number} ({sizes[number][0]}, {key})")
+        elif key in boxes.boxes:
+            boxes.fault("images that are listed twice", name)
+        else:
+            sizes[number] = (key, width, height)
+            boxes.add_image(key)
+    return sizes
 
-    def __init__(self, images: str, data: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        self.images = images
-        self.collector = BoxCollector()
-        self.categories = self._categories(data["categories"])
-        self.sizes = self._sizes(data["images"])
-        self._boxes(data["annotations"])
 
-    def _categories(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-        """Position of each category by its id; sets the names in the order of the ids."""
-        names: dict[int, str] = {}
-        for row in rows:
-            number, name = row.get("id"), row.get("name")
-            if type(number) is not int or not isinstance(name, str):
-                self.collector.fault(
-                    "categories without a whole number as id or a name", f"id {number!r}, name {name!r}"
-                )
-            elif number in names:
-                self.collector.fault("categories whose id is taken", f"id {number} ({names[number]}, {name})")
-            elif name in names.values():
-                self.collector.fault("categories whose name is taken", f"{name} (id {number})")
-            else:
-                names[number] = name
-        self.classes = tuple(name for _, name in sorted(names.items()))
-        return {number: position for position, number in enumerate(sorted(names))}
-
-    def _sizes(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, float, float]]:
-        """Key, width and height of each image by its id."""
-        sizes: dict[int, tuple[str, float, float]] = {}
-        for row in rows:
-            number, name, width, height = (row.get(field) for field in ("id", "file_name", "width", "height"))
-            if type(number) is not int or not isinstance(name, str) or not stays_inside(name):
-                self.collector.fault(
-                    "images without a whole number as id or a file name below the folder", f"{number!r} {name!r}"
-                )
-                continue
-            key = f"{self.images}/{name}"
-            if not is_number(width) or not is_number(height) or min(width, height) < 1:
-                self.collector.fault("images without width and height", f"{name} ({width!r} x {height!r})")
-            elif number in sizes:
-                self.collector.fault("images whose id is taken", f"id {number} ({sizes[number][0]}, {key})")
-            elif key in self.collector.boxes:
-                self.collector.fault("images that are listed twice", name)
-            else:
-                sizes[number] = (key, width, height)
-                self.collector.add_image(key)
-        return sizes
-
-    def _boxes(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        taken: set[int] = set()
-        for row in rows:
-            number, image, category, box = (row.get(field) for field in ("id", "image_id", "category_id", "bbox"))
-            name = f"annotation {number!r}"
-            if type(number) is not int:
-                self.collector.fault("annotations without a whole number as id", name)
-            elif number in taken:
-                self.collector.fault("annotations whose id is taken", name)
-            elif type(image) is not int or image not in self.sizes:
-                self.collector.fault("annotations of an image that is not listed", f"{name} (image {image!r})")
-            elif type(category) is not int or category not in self.categories:
-                self.collector.fault("annotations of a category that is not listed", f"{name} (category {category!r})")
-            elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-                self.collector.fault("annotations whose bbox is no x, y, width, height", name)
-            elif row.get("iscrowd"):
-                self.collector.left_out["crowds"] += 1
-            else:
-                key, width, height = self.sizes[image]
-                x, y, across, down = box
-                self.collector.add_box(key, self.categories[category], (x, y, x + across, y + down), width, height)
-            if type(number) is int:
-                taken.add(number)
+def _add_boxes(
+    rows: Rows, categories: Sequence[int], sizes: Mapping[int, tuple[str, float, float]], boxes: BoxCollector
+) -> None:
+    """Put the annotations into their images; ``categories``: all ids, in the order of the classes."""
+    position = {number: place for place, number in enumerate(categories)}
+    taken: set[int] = set()
+    for row in rows:
+        number, image, category, box = (row.get(field) for field in ("id", "image_id", "category_id", "bbox"))
+        name = f"annotation {number!r}"
+        if type(number) is not int:
+            boxes.fault("annotations without a whole number as id", name)
+            continue
+        if number in taken:
+            boxes.fault("annotations whose id is taken", name)
+        elif type(image) is not int or image not in sizes:
+            boxes.fault("annotations of an image that is not listed", f"{name} (image {image!r})")
+        elif type(category) is not int or category not in position:
+            boxes.fault("annotations of a category that is not listed", f"{name} (category {category!r})")
+        elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            boxes.fault("annotations whose bbox is no x, y, width, height", name)
+        elif row.get("iscrowd"):
+            boxes.left_out["crowds"] += 1
+        else:
+            key, width, height = sizes[image]
+            x, y, across, down = box
+            boxes.add_box(key, position[category], (x, y, x + across, y + down), width, height)
+        taken.add(number)
 
 
 ORIGIN = "COCO 2017 (2017 Train/Val images and annotations, https://cocodataset.org/#download)"

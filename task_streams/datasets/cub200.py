@@ -47,11 +47,7 @@ class Cub200Config(SourceCilConfig):
 
 
 def cub200_cil(config: Cub200Config, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CUB-200-2011.
-
-    Raises:
-        UserError: the archive is missing, incomplete or damaged, or too few classes.
-    """
+    """Class-incremental stream of CUB-200-2011."""
     root = existing_root(config.root, LAYOUT, WHERE, ("images", *LISTS))
     return cil_stream("cub200_cil", cub200(root, config.on_damaged), config, order_seed, workspace)
 
@@ -66,40 +62,30 @@ def cub200(root: Path, on_damaged: str = "error") -> Found:
     for name, value in LISTS.items():
         tables[name], found_problems = numbered(root / name, value)
         problems += found_problems
-    names = {number: match[1] for number, name in tables["classes.txt"].items() if (match := CLASS.fullmatch(name))}
-    odd = [f"{number} {name}" for number, name in tables["classes.txt"].items() if number not in names]
+    images, labels, splits, classes = tables.values()
+    names = {number: match[1] for number, name in classes.items() if (match := CLASS.fullmatch(name))}
+    odd = [f"{number} {name}" for number, name in classes.items() if number not in names]
     problems += [f"classes.txt: expected '<id> <NNN.Class_name>' a line; found {shown(odd, 5)}"] if odd else []
-    problems += [*_id_problems(tables), *shared_names(names)]
-    found = listed_files(root, _records(root, tables, names), "images.txt", on_damaged)
-    found = replace(found, problems=(*problems, *found.problems), classes=tuple(sorted(set(names.values()))))
-    return with_all_classes(found)
-
-
-def _records(root: Path, tables: dict[str, dict[str, str]], names: dict[str, str]) -> list[Record]:
-    """Records of all images whose class and split are known."""
-    records = []
-    for image, path in tables["images.txt"].items():
-        label = names.get(tables["image_class_labels.txt"].get(image, ""))
-        split = SPLITS.get(tables["train_test_split.txt"].get(image, ""))
-        if label and split:
-            records.append(Record(f"images/{path}", label, FileSource(root / "images" / path), split))
-    return records
-
-
-def _id_problems(tables: dict[str, dict[str, str]]) -> list[str]:
-    """Problems of ids that one list has and another has not, and of values that mean nothing."""
-    images, labels, splits = (tables[name] for name in list(LISTS)[:3])
-    strange = [f"{image} {label}" for image, label in labels.items() if label not in tables["classes.txt"]]
+    strange = [f"{image} {label}" for image, label in labels.items() if label not in classes]
     neither = [f"{image} {split}" for image, split in splits.items() if split not in SPLITS]
-    cases = (
+    for sentence, ids in (
         ("image_class_labels.txt: no class for {} ids of images.txt: {}", [i for i in images if i not in labels]),
         ("train_test_split.txt: no split for {} ids of images.txt: {}", [i for i in images if i not in splits]),
         ("image_class_labels.txt: {} ids that images.txt does not list: {}", [i for i in labels if i not in images]),
         ("train_test_split.txt: {} ids that images.txt does not list: {}", [i for i in splits if i not in images]),
         ("image_class_labels.txt: {} ids with a class that classes.txt does not list: {}", strange),
         ("train_test_split.txt: {} ids with neither 1 (training) nor 0 (test): {}", neither),
-    )
-    return [sentence.format(len(ids), shown(ids)) for sentence, ids in cases if ids]
+    ):
+        problems += [sentence.format(len(ids), shown(ids))] if ids else []
+    problems += shared_names(names)
+    records = []
+    for image, path in images.items():
+        label, split = names.get(labels.get(image, "")), SPLITS.get(splits.get(image, ""))
+        if label and split:
+            records.append(Record(f"images/{path}", label, FileSource(root / "images" / path), split))
+    found = listed_files(root, records, "images.txt", on_damaged)
+    found = replace(found, problems=(*problems, *found.problems), classes=tuple(sorted(set(names.values()))))
+    return with_all_classes(found)
 
 
 CIL = StreamSpec(

@@ -29,7 +29,6 @@ class DigitsCilConfig(CilConfig):
     """Handwritten digits, new classes in each task."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range; more classes than ten digits among them."""
         found = super().problems()
         if min(self.tasks, self.classes_per_task) > 0 and sum(self.sizes) > len(DIGITS):
             found.append(too_many_classes("digits_cil", self.sizes, len(DIGITS)))
@@ -48,7 +47,6 @@ class DigitsDilConfig(DilConfig):
     """Visual domains, at least one, each once; an underlying digit belongs to one domain only."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for each unknown or repeated domain."""
         found = super().problems()
         found += [unknown_name("domain", name, DOMAINS) for name in self.domains if name not in DOMAINS]
         found += [f"domain {name!r} is listed more than once" for name in repeated(tuple(self.domains))]
@@ -71,14 +69,15 @@ def digits_dil(config: DigitsDilConfig, order_seed: int, workspace: Workspace) -
 def digits(domain: Domain | None = None) -> tuple[Example, ...]:
     """All 1,797 digits, plain or as a domain shows them; keys are ``digits/0000`` to ``digits/1796``."""
     pixels, targets = _arrays()
-    name = domain.name if domain else ""
+    identity = domain.identity.encode() if domain else b""
     return tuple(
         Example(
-            key=_key(i),
+            key=f"digits/{i:04d}",
             target=DIGITS[target],
             media=partial(digit_image, i, domain),
-            content=_content(pixels[i], domain),
-            domain=name,
+            # of the source's pixels and of what a domain does to them: independent of the image library
+            content=hashlib.sha256(pixels[i].astype(np.uint8).tobytes() + identity).hexdigest(),
+            domain=domain.name if domain else "",
         )
         for i, target in enumerate(targets)
     )
@@ -88,17 +87,7 @@ def digit_image(index: int, domain: Domain | None = None) -> Image.Image:
     """Digit ``index`` as an RGB image of 64 x 64 pixels."""
     grey = Image.fromarray(np.rint(_arrays()[0][index] / 16 * 255).astype(np.uint8))
     image = grey.resize((IMAGE_SIZE, IMAGE_SIZE), Resampling.BICUBIC).convert("RGB")
-    return domain.apply(image, _key(index)) if domain else image
-
-
-def _key(index: int) -> str:
-    return f"digits/{index:04d}"
-
-
-def _content(pixels: np.ndarray[Any, Any], domain: Domain | None) -> str:
-    """SHA-256 of the source's pixels and of what a domain does to them: independent of the image library."""
-    identity = domain.identity.encode() if domain else b""
-    return hashlib.sha256(pixels.astype(np.uint8).tobytes() + identity).hexdigest()
+    return domain.apply(image, f"digits/{index:04d}") if domain else image
 
 
 @cache

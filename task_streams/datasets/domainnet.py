@@ -11,7 +11,7 @@ from task_streams.config import SourceDilConfig
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import dil_stream
 from task_streams.sources.layout import existing_root, unknown_domains
-from task_streams.sources.listed_files import image_list, listed_domains
+from task_streams.sources.listed_files import listed_domains
 from task_streams.sources.records import Workspace
 from task_streams.types import TaskStream
 
@@ -32,27 +32,17 @@ class DomainNetConfig(SourceDilConfig):
     """Test examples per class and domain, >= 1 (10: about 20,000 in all); null = the whole test lists (177,000)."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
 def domainnet_dil(config: DomainNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of DomainNet.
-
-    Raises:
-        UserError: archives or lists are missing or damaged.
-    """
-    domains = config.domains or DOMAINS
-    needs = [name for domain in domains for name in (domain, f"{domain}_train.txt", f"{domain}_test.txt")]
-    root = existing_root(config.root, LAYOUT, WHERE, needs)
-    lists = {
-        domain: (
-            image_list(root, root / f"{domain}_train.txt", "train", domain, "", config.on_damaged),
-            image_list(root, root / f"{domain}_test.txt", "test", domain, "", config.on_damaged),
-        )
-        for domain in domains
-    }
-    return dil_stream("domainnet_dil", listed_domains(lists), config, order_seed, workspace)
+    """Domain-incremental stream of DomainNet."""
+    lists = {domain: (f"{domain}_train.txt", f"{domain}_test.txt") for domain in config.domains or DOMAINS}
+    root = existing_root(config.root, LAYOUT, WHERE, [name for domain in lists for name in (domain, *lists[domain])])
+    found = listed_domains(
+        root, {domain: (root / a, root / b) for domain, (a, b) in lists.items()}, "", config.on_damaged
+    )
+    return dil_stream("domainnet_dil", found, config, order_seed, workspace)
 
 
 DIL = StreamSpec(

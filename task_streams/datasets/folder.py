@@ -34,21 +34,13 @@ class FolderDilConfig(SourceDilConfig):
 
 
 def folder_cil(config: FolderCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a folder tree.
-
-    Raises:
-        UserError: the tree is not as expected, an image is damaged, or too few classes.
-    """
+    """Class-incremental stream of a folder tree."""
     root = existing_root(config.root, "<class>/<image> or {train,test}/<class>/<image>")
     return cil_stream("folder_cil", _with_empty_noted(class_tree(root, root)), config, order_seed, workspace)
 
 
 def folder_dil(config: FolderDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of a folder tree.
-
-    Raises:
-        UserError: the tree is not as expected, an image is damaged, or a domain is unknown.
-    """
+    """Domain-incremental stream of a folder tree."""
     root = existing_root(config.root, "<domain>/<class>/<image> or <domain>/{train,test}/<class>/<image>")
     names = [folder.name for folder in subfolders(root)]
     if unknown := [unknown_name("domain", name, names) for name in config.domains if name not in names]:

@@ -7,10 +7,9 @@ those of RaPO's lists in both (``wnids/*.tsv``), so a class order is the same fo
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 
 from task_streams.config import SourceCilConfig
@@ -59,22 +58,14 @@ class ImageNetAConfig(ImageNetRaConfig):
 
 
 def imagenet_r_cil(config: ImageNetRConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of ImageNet-R.
-
-    Raises:
-        UserError: the images are missing or damaged, folders that are no classes, or too few classes.
-    """
+    """Class-incremental stream of ImageNet-R."""
     root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/imagenet-r (imagenet-r.tar)")
     found = imagenet_ra(root, wnid_names("imagenet_r"), _held_out(config))
     return cil_stream("imagenet_r_cil", found, config, order_seed, workspace)
 
 
 def imagenet_a_cil(config: ImageNetAConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of ImageNet-A.
-
-    Raises:
-        UserError: the images are missing or damaged, folders that are no classes, or too few classes.
-    """
+    """Class-incremental stream of ImageNet-A."""
     root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/natural-adv-examples (imagenet-a.tar)")
     found = imagenet_ra(root, wnid_names("imagenet_a"), _held_out(config))
     return cil_stream("imagenet_a_cil", found, config, order_seed, workspace)
@@ -102,56 +93,38 @@ def imagenet_ra(root: Path, names: Mapping[str, str], held_out: str = "") -> Fou
     Raises:
         UserError: no image at all, one split without the other, or no folder that is a class.
     """
-    label_of = partial(_label_of, names, {normalise_label(name): name for name in names.values()})
+    forms = {normalise_label(name): name for name in names.values()}
+
+    def label_of(folder: str) -> str:
+        """Class of a folder named by its wnid or by its class in any spelling; empty when it is none."""
+        return names.get(folder) or forms.get(normalise_label(folder), "")
+
     splits = [folder.name for folder in subfolders(root) if folder.name in SPLITS]
-    problems, some = _folder_problems(root, splits or [""], names, label_of)
-    if not some:
+    problems: list[str] = []
+    labelled = 0
+    for split in splits or [""]:
+        folders = [folder.name for folder in subfolders(root / split)]
+        labels = {name: label for name in folders if (label := label_of(name))}
+        for name in (name for name in folders if name not in labels):
+            nearest = get_close_matches(name, names.values(), n=1, cutoff=0.6)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "expected a wnid such as n01443537 or a class name"
+            path = f"{split}/{name}".lstrip("/")
+            problems.append(f"folder {path!r} is none of the {len(names)} classes; {hint}")
+        problems += shared_names(labels)
+        labelled += len(labels)
+    if not labelled:
         raise UserError(*(problems[:5] or [f"{root}: expected {LAYOUT}; found empty folders"]))
     try:
         found = class_tree(root, root, label_of=label_of)
     except UserError as error:
         raise UserError(*error.problems, *problems) from error
-    listed, unknown = ((), ()) if splits else _listed(root, names)
-    classes = tuple(sorted({*found.classes, *listed}))
+    readme = root / "README.txt"  # of the official archive: lists the wnids
+    text = lines(readme) if not splits and readme.is_file() else []
+    wnids = [match[1] for _, line in text if (match := LISTED.match(line))]
+    problems += [f"README.txt: {wnid} is none of the {len(names)} classes" for wnid in wnids if wnid not in names]
+    classes = tuple(sorted({*found.classes, *(names[wnid] for wnid in wnids if wnid in names)}))
     notes = found.notes if splits or not held_out else (held_out, *found.notes)
-    return with_all_classes(Found(found.records, notes, (*problems, *unknown, *found.problems), classes))
-
-
-def _label_of(names: Mapping[str, str], forms: Mapping[str, str], folder: str) -> str:
-    """Class of a folder named by its wnid or by its class in any spelling; empty when it is none."""
-    return names.get(folder) or forms.get(normalise_label(folder), "")
-
-
-def _folder_problems(
-    root: Path, splits: Sequence[str], names: Mapping[str, str], label_of: Callable[[str], str]
-) -> tuple[list[str], bool]:
-    """Problems of folders that are no class, or one and the same class; and whether any folder is a class."""
-    problems: list[str] = []
-    some = False
-    for split in splits:
-        folders = [folder.name for folder in subfolders(root / split)]
-        labels = {name: label for name in folders if (label := label_of(name))}
-        problems += [_strange(f"{split}/{name}".lstrip("/"), name, names) for name in folders if name not in labels]
-        problems += shared_names(labels)
-        some = some or bool(labels)
-    return problems, some
-
-
-def _strange(path: str, folder: str, names: Mapping[str, str]) -> str:
-    """Sentence on a folder that is no class."""
-    nearest = get_close_matches(folder, names.values(), n=1, cutoff=0.6)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "expected a wnid such as n01443537 or a class name"
-    return f"folder {path!r} is none of the {len(names)} classes; {hint}"
-
-
-def _listed(root: Path, names: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names that the archive's README lists, and problems of wnids that are no classes."""
-    readme = root / "README.txt"
-    if not readme.is_file():
-        return (), ()
-    wnids = [match[1] for _, line in lines(readme) if (match := LISTED.match(line))]
-    unknown = tuple(f"README.txt: {wnid} is none of the {len(names)} classes" for wnid in wnids if wnid not in names)
-    return tuple(names[wnid] for wnid in wnids if wnid in names), unknown
+    return with_all_classes(Found(found.records, notes, (*problems, *found.problems), classes))
 
 
 CIL_R = StreamSpec(

@@ -13,8 +13,9 @@ The validation clips are the test clips, as usual. Deliberately absent: download
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream, clip_tree
@@ -45,44 +46,36 @@ class Kinetics200CilConfig(ClipCilConfig):
 
 
 def kinetics200_cil(config: Kinetics200CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of Kinetics.
-
-    Raises:
-        UserError: the folder or a list is not as expected, a class has no clips, a clip is damaged, too few classes.
-    """
+    """Class-incremental stream of Kinetics."""
     root = existing_root(config.root, LAYOUT, PAGE)
     return clip_stream("kinetics200_cil", find_clips(root, config.on_copies), config, order_seed, workspace)
 
 
 def find_clips(root: Path, on_copies: str = "error") -> Found:
-    """Clips of the lists, or of the class folders where there are no lists.
+    """Clips of the lists, or of the class folders where there are no lists, below a resolved root.
 
-    Args:
-        root: resolved.
-        on_copies: a clip that is listed twice is a problem (``error``), or its first row counts (``skip``).
+    A clip that is listed twice is a problem (``on_copies=error``), or its first row counts (``skip``).
 
     Raises:
         UserError: one list without the other, or no clips at all.
     """
-    lists = {split: path for split, names in LISTS.items() if (path := _list_of(root, names))}
+    lists: dict[Split, Path] = {}
+    for split, names in LISTS.items():
+        places = [folder / f"{name}.csv" for folder in (root, root / "annotations") for name in names]
+        if path := next((path for path in places if path.is_file()), None):
+            lists[split] = path
     if not lists:
         return clip_tree(root, FOLDERS)
     if len(lists) == 1:
         raise UserError(f"{root}: found {next(iter(lists.values())).name} alone; expected train.csv and val.csv")
-    disk, found = _clips_on_disk(root)
-    listed: set[str] = set()
-    for split, path in lists.items():
-        found = joined((found, _Listed(root, path, split, on_copies, disk, listed).found()))
-    return found
+    disk, links = _clips_on_disk(root)
+    taken: set[str] = set()
+    parts = [_listed(root, path, split, on_copies, disk, taken) for split, path in lists.items()]
+    return joined([Found((), (), tuple(links)), *parts])
 
 
-def _list_of(root: Path, names: tuple[str, ...]) -> Path | None:
-    places = [folder / f"{name}.csv" for folder in (root, root / "annotations") for name in names]
-    return next((path for path in places if path.is_file()), None)
-
-
-def _clips_on_disk(root: Path) -> tuple[dict[str, str], Found]:
-    """Path of every clip by its name without the ending, and links that lead out of the root."""
+def _clips_on_disk(root: Path) -> tuple[dict[str, str], list[str]]:
+    """Path of every clip by its name without the ending, and problems of links that lead out of the root."""
     clips: dict[str, str] = {}
     problems: list[str] = []
     folders = [str(root)]
@@ -96,85 +89,56 @@ def _clips_on_disk(root: Path) -> tuple[dict[str, str], Found]:
             elif entry.name.lower().endswith(SUFFIXES):
                 clips.setdefault(entry.name.rpartition(".")[0], entry.path)
         folders = inner
-    return clips, Found((), (), tuple(problems))
+    return clips, problems
 
 
-@dataclass(slots=True)
-class _Listed:
-    """One list against what is on disk.
+def _listed(root: Path, path: Path, split: Split, on_copies: str, disk: Mapping[str, str], taken: set[str]) -> Found:
+    """Clips of a list that are on disk, with notes on those that are not; a class without any is a problem.
 
-    Attributes:
-        root: resolved.
-        path: the CSV file.
-        split: of its clips.
-        on_copies: ``error`` or ``skip``.
-        disk: path of every clip by its name.
-        taken: clips that this or another list has named.
+    ``disk``: path of every clip by its name. ``taken``: clips that a list has named; those of this one are added.
     """
+    problems: list[str] = []
+    notes: list[str] = []
+    named: Counter[str] = Counter()  # listed clips of each class
+    records: list[Record] = []
+    twice: list[str] = []
+    for label, clip in _rows(path, split, problems):
+        if clip in taken:
+            twice.append(clip)
+            continue
+        taken.add(clip)
+        named[label] += 1
+        if clip in disk:
+            key = disk[clip][len(str(root)) + 1 :]
+            records.append(Record(key, label, FileSource(Path(disk[clip])), split))
+    if empty := sorted(set(named) - {record.label for record in records}):
+        problems.append(f"{path.name}: none of the listed clips of {len(empty)} classes are on disk: {shown(empty)}")
+    if lost := named.total() - len(records):
+        notes.append(f"{path.name}: {lost} of {named.total()} listed clips are not on disk")
+    if twice:
+        sentence = f"{path.name}: {len(twice)} clips are listed before: {shown(sorted(twice))}"
+        problems += [sentence] if on_copies == "error" else []
+        notes += [f"{sentence}; left out"] if on_copies == "skip" else []
+    return Found(tuple(records), tuple(notes), tuple(problems), tuple(sorted(named)))
 
-    root: Path
-    path: Path
-    split: Split
-    on_copies: str
-    disk: Mapping[str, str]
-    taken: set[str]
-    problems: list[str] = field(default_factory=list)
 
-    def found(self) -> Found:
-        """Clips of the list that are on disk, with notes on those that are not."""
-        named: dict[str, int] = {}  # class to its listed clips
-        records: list[Record] = []
-        twice: list[str] = []
-        for label, clip in self._rows():
-            if clip in self.taken:
-                twice.append(clip)
-                continue
-            self.taken.add(clip)
-            named[label] = named.get(label, 0) + 1
-            if clip in self.disk:
-                path = self.disk[clip]
-                key = path[len(str(self.root)) + 1 :]
-                records.append(Record(key, label, FileSource(Path(path)), self.split))
-        notes = self._missing(named, records)
-        if twice:
-            sentence = f"{self.path.name}: {len(twice)} clips are listed before: {shown(sorted(twice))}"
-            self.problems += [sentence] if self.on_copies == "error" else []
-            notes += [f"{sentence}; left out"] if self.on_copies == "skip" else []
-        return Found(tuple(records), tuple(notes), tuple(self.problems), tuple(sorted(named)))
-
-    def _rows(self) -> Iterator[tuple[str, str]]:
-        """Label and clip of every good row of the wanted videos; the others are problems."""
-        wanted = self._wanted()
-        rows = [(number, next(csv.reader([line]))) for number, line in lines(self.path)]
-        header = [name.strip().lower() for name in rows[0][1]] if rows else []
-        if missing := [name for name in COLUMNS if name not in header]:
-            self.problems.append(
-                f"{self.path.name}: expected the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}"
-            )
-            return
-        places = [header.index(name) for name in COLUMNS]
-        for number, row in rows[1:]:
-            label, video, start, end = (row[i].strip() if i < len(row) else "" for i in places)
-            if not label or not video or not start.isdecimal() or not end.isdecimal():
-                found = f"expected {','.join(COLUMNS)}; found {','.join(row)!r}"
-                self.problems.append(f"{self.path.name}, line {number}: {found}")
-            elif wanted is None or video in wanted:
-                yield label, f"{video}_{int(start):06d}_{int(end):06d}"
-
-    def _wanted(self) -> set[str] | None:
-        """YouTube ids that a list of a subset names; None = all."""
-        path = self.path.with_name("train_ytid_list.txt" if self.split == "train" else "val_ytid_list.txt")
-        return {line for _, line in lines(path)} if path.is_file() else None
-
-    def _missing(self, named: Mapping[str, int], records: list[Record]) -> list[str]:
-        """Note on the clips that are not on disk; a class without any is a problem."""
-        there = {record.label for record in records}
-        if empty := sorted(set(named) - there):
-            self.problems.append(
-                f"{self.path.name}: none of the listed clips of {len(empty)} classes are on disk: {shown(empty)}"
-            )
-        lost = sum(named.values()) - len(records)
-        return [f"{self.path.name}: {lost} of {sum(named.values())} listed clips are not on disk"] if lost else []
+def _rows(path: Path, split: Split, problems: list[str]) -> Iterator[tuple[str, str]]:
+    """Label and clip of every good row of the wanted videos; the others are problems."""
+    subset = path.with_name("train_ytid_list.txt" if split == "train" else "val_ytid_list.txt")
+    wanted = {line for _, line in lines(subset)} if subset.is_file() else None
+    rows = [(number, next(csv.reader([line]))) for number, line in lines(path)]
+    header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        problems.append(f"{path.name}: expected the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
+        return
+    places = [header.index(name) for name in COLUMNS]
+    for number, row in rows[1:]:
+        label, video, start, end = (row[i].strip() if i < len(row) else "" for i in places)
+        if not label or not video or not start.isdecimal() or not end.isdecimal():
+            found = f"expected {','.join(COLUMNS)}; found {','.join(row)!r}"
+            problems.append(f"{path.name}, line {number}: {found}")
+        elif wanted is None or video in wanted:
+            yield label, f"{video}_{int(start):06d}_{int(end):06d}"
 
 
 CIL = StreamSpec(

@@ -34,16 +34,11 @@ class OfficeHomeConfig(SourceDilConfig):
     """Held-out test examples per class and domain, >= 1; null = one fifth."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
 def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of OfficeHome.
-
-    Raises:
-        UserError: the archive is missing or damaged.
-    """
+    """Domain-incremental stream of OfficeHome."""
     domains = config.domains or DOMAINS
     folders = {name: _folder(Path(config.root).expanduser(), name) for name in domains}
     root = existing_root(config.root, LAYOUT, WHERE, tuple(folders.values()))
@@ -54,11 +49,7 @@ def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspa
 
 
 def _folder(root: Path, domain: str) -> str:
-    """Name of a domain's folder in this copy.
-
-    Raises:
-        UserError: the copy has it under both names.
-    """
+    """Name of a domain's folder in this copy."""
     there = [name for name in (domain.replace("_", " "), domain) if (root / name).is_dir()]
     if len(set(there)) > 1:
         raise UserError(f"root {str(root)!r}: found both {there[0]!r} and {there[1]!r}; keep one of them")

@@ -15,8 +15,8 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import dil_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, joined, unknown_domains, with_all_classes
-from task_streams.sources.listed_files import image_list, listed_domains
-from task_streams.sources.records import Found, Workspace
+from task_streams.sources.listed_files import listed_domains
+from task_streams.sources.records import Workspace
 from task_streams.types import TaskStream
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
@@ -39,16 +39,11 @@ class PacsConfig(SourceDilConfig):
     """Test examples per class and domain, >= 1; null = the crossval lists (about 1,000), or one fifth without lists."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
 def pacs_dil(config: PacsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of PACS.
-
-    Raises:
-        UserError: the folders are missing or damaged, or only some of the lists are there.
-    """
+    """Domain-incremental stream of PACS."""
     domains = config.domains or DOMAINS
     given = Path(config.root).expanduser()
     images = next((folder for folder in IMAGE_FOLDERS if all((given / folder / name).is_dir() for name in domains)), "")
@@ -58,16 +53,13 @@ def pacs_dil(config: PacsConfig, order_seed: int, workspace: Workspace) -> TaskS
         parts = {domain: class_folders(root, root / images / domain, domain=domain) for domain in domains}
         found = joined(with_all_classes(part, domain) for domain, part in parts.items())
     else:
-        found = _listed(root, lists, images, domains, config.on_damaged)
+        pairs = {domain: (lists / TRAIN.format(domain), lists / TEST.format(domain)) for domain in domains}
+        found = listed_domains(root, pairs, images, config.on_damaged)
     return dil_stream("pacs_dil", found, config, order_seed, workspace)
 
 
 def _list_folder(root: Path, domains: tuple[str, ...]) -> Path | None:
-    """The folder with the official lists of all domains; None when there are no lists.
-
-    Raises:
-        UserError: some of the lists are missing.
-    """
+    """The folder with the official lists of all domains; None when there are no lists."""
     names = [name.format(domain) for domain in domains for name in (TRAIN, TEST)]
     for folder in (root / name for name in LIST_FOLDERS):
         missing = [name for name in names if not (folder / name).is_file()]
@@ -76,19 +68,6 @@ def _list_folder(root: Path, domains: tuple[str, ...]) -> Path | None:
         if len(missing) < len(names):
             raise UserError(f"{folder}: expected the lists of all domains, or none; missing: {', '.join(missing)}")
     return None
-
-
-def _listed(root: Path, lists: Path, images: str, domains: tuple[str, ...], on_damaged: str) -> Found:
-    """Items by the official lists."""
-    return listed_domains(
-        {
-            domain: (
-                image_list(root, lists / TRAIN.format(domain), "train", domain, images, on_damaged),
-                image_list(root, lists / TEST.format(domain), "test", domain, images, on_damaged),
-            )
-            for domain in domains
-        }
-    )
 
 
 DIL = StreamSpec(

@@ -7,8 +7,9 @@ Deliberately absent: captions (BLEU, METEOR, ROUGE-L, CIDEr) and grounding (IoU 
 scores; CoIN's Grounding and UCIT's VizWiz and Flickr30k are therefore left out, and refused when named.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from task_streams.config import SourceConfig, choice_problems, repeated
@@ -17,9 +18,10 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
 from task_streams.scenarios.shots import listed_records
 from task_streams.scenarios.split import class_order
+from task_streams.sources.layout import joined
 from task_streams.sources.library import Library, all_problems
-from task_streams.sources.question_files import QuestionFile, ReadFile, read_questions
-from task_streams.sources.records import Found, Split, Workspace
+from task_streams.sources.question_files import QuestionFile, read_questions
+from task_streams.sources.records import Split, Workspace
 from task_streams.types import Task, TaskStream
 
 RULES = ("exact", "relaxed_number", "auto")
@@ -53,7 +55,6 @@ class QuestionsConfig(SourceConfig):
     """Test questions per task (there are no classes), >= 1; null = all."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for each task that cannot be read as one."""
         names = tuple(entry.partition("=")[0] for entry in self.tasks)
         return [
             *super().problems(),
@@ -79,13 +80,9 @@ class CoinConfig(QuestionsConfig):
         "VQAv2=train.json:val.json",
         "OCRVQA",
     )
-    """Task folders in their learning order: NAME for NAME/{train,test}.json, or NAME=TRAIN:TEST (file names)."""
     questions: str = "Instructions_Original"
-    """Folder of the task folders, below the root; empty = the root itself."""
     images: str = "cl_dataset"
-    """Folder that image paths start at, below the root or absolute; empty = the root itself."""
     repeated_ids: str = "tell_apart"
-    """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +95,9 @@ class UcitConfig(QuestionsConfig):
         "IconQA=train.json:test_3000.json",
         "CLEVR=train_4w.json:test_3000.json",
     )
-    """Task folders in their learning order: NAME for NAME/{train,test}.json, or NAME=TRAIN:TEST (file names)."""
     questions: str = "instructions"
-    """Folder of the task folders, below the root; empty = the root itself."""
     images: str = "datasets"
-    """Folder that image paths start at, below the root or absolute; empty = the root itself."""
     repeated_ids: str = "tell_apart"
-    """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +130,6 @@ UCIT = Benchmark(
 )
 
 
-def questions_til(config: QuestionsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of question files of the user's own."""
-    return til_stream(OWN, config, order_seed, workspace)
-
-
-def coin_til(config: CoinConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of CoIN."""
-    return til_stream(COIN, config, order_seed, workspace)
-
-
-def ucit_til(config: UcitConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Task-incremental stream of UCIT."""
-    return til_stream(UCIT, config, order_seed, workspace)
-
-
 def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
     """Task-incremental stream of a benchmark's files, one task for each entry of ``tasks``.
 
@@ -160,7 +138,7 @@ def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, w
     """
     files = question_files(benchmark, config)
     read = {name: [read_questions(file) for file in pair] for name, pair in files.items()}
-    found = joined(read.values())
+    found = joined(part for parts in read.values() for part in parts)
     reader = QuestionReader(Library(workspace, config.on_damaged), next(iter(files.values()))[0].images)
     with all_problems(found, reader.library):
         records, shots = found.records, config.shots
@@ -236,23 +214,17 @@ def _missing_file(task: str, path: Path) -> str:
     return f"task {task}: no file {path}; found {there}. Name others as {task}=TRAIN:TEST"
 
 
-def joined(read: Iterable[Sequence[ReadFile]]) -> Found:
-    """What all files hold together."""
-    parts = [part for pair in read for part in pair]
-    return Found(
-        tuple(record for part in parts for record in part.records),
-        tuple(note for part in parts for note in part.notes),
-        tuple(problem for part in parts for problem in part.problems),
-    )
-
-
 MIXED = "that of each dataset"
 TIL = StreamSpec(
-    QuestionsConfig, questions_til, "your own questions about images, a task per folder", MIXED, "none: your own files"
+    QuestionsConfig,
+    partial(til_stream, OWN),
+    "your own questions about images, a task per folder",
+    MIXED,
+    "none: your own files",
 )
 COIN_TIL = StreamSpec(
     CoinConfig,
-    coin_til,
+    partial(til_stream, COIN),
     "CoIN: instruction tuning on seven question sets, in the published order",
     MIXED,
     "Chen et al., CoIN: A Benchmark of Continual Instruction Tuning for Multimodal Large Language Models, 2024, "
@@ -260,7 +232,7 @@ COIN_TIL = StreamSpec(
 )
 UCIT_TIL = StreamSpec(
     UcitConfig,
-    ucit_til,
+    partial(til_stream, UCIT),
     "UCIT: instruction tuning on four question sets, in the published order",
     "CC BY 4.0 (questions); images: that of each dataset",
     "Guo et al., HiDe-LLaVA: Hierarchical Decoupling for Continual Instruction Tuning, 2025, arXiv:2503.12941",

@@ -9,10 +9,10 @@ Absent on purpose: labels in several columns, and images that a table merely has
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
@@ -20,9 +20,10 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream, dil_stream
 from task_streams.sources.layout import shared_names
 from task_streams.sources.records import Found, Record, Split, Workspace
-from task_streams.sources.table_files import hub_table, parquet_tables
-from task_streams.sources.table_store import Columns, Row, RowSource, Table, rows, store, work_folder
 from task_streams.types import TaskStream
+
+if TYPE_CHECKING:
+    from task_streams.sources.tables import Columns, Row
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
 
@@ -55,7 +56,6 @@ class TableConfig(SourceConfig):
     """Names of numbered classes: a list, or a .json (list) or text file (one a line); null = as kept in the table."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range, and for a source that is named twice or not at all."""
         given = [name for name in ("train", "hub") if getattr(self, name)]
         found = super().problems()
         if len(given) != 1:
@@ -65,10 +65,12 @@ class TableConfig(SourceConfig):
             found.append(f"{', '.join(for_hub)} given without hub; expected only with a hub dataset")
         if self.test and self.hub:
             found.append("test given with hub; name the split with test_split instead")
-        names = [(name, getattr(self, name)) for name in ("train", "test", "class_names")]
-        return found + [
-            f"{name} is {value!r}; expected text or a list of texts" for name, value in names if not is_texts(value)
-        ]
+        for name in ("train", "test", "class_names"):
+            value = getattr(self, name)
+            texts = value if isinstance(value, list | tuple) else [] if value is None else [value]
+            if not all(isinstance(one, str) for one in texts):
+                found.append(f"{name} is {value!r}; expected text or a list of texts")
+        return found
 
 
 HUB_FIELDS = ("config_name", "revision", "train_split", "test_split")
@@ -88,61 +90,52 @@ class TableDilConfig(TableConfig, SourceDilConfig):
 
 
 def table_cil(config: TableCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a table.
-
-    Raises:
-        UserError: the table is not as expected, an image is damaged, or too few classes.
-    """
-    return cil_stream("table_cil", read_tables(config, "", workspace), config, order_seed, workspace)
+    """Class-incremental stream of a table."""
+    return cil_stream("table_cil", _read_tables(config, "", workspace), config, order_seed, workspace)
 
 
 def table_dil(config: TableDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of a table.
-
-    Raises:
-        UserError: the table is not as expected, an image is damaged, or a domain is unknown.
-    """
-    return dil_stream("table_dil", read_tables(config, config.domain_column, workspace), config, order_seed, workspace)
+    """Domain-incremental stream of a table."""
+    return dil_stream("table_dil", _read_tables(config, config.domain_column, workspace), config, order_seed, workspace)
 
 
-def read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
-    """Every row of the tables of a config.
+def _read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
+    """Every row of the tables of a config; none has a split when test items are held out."""
+    # here, because the import of pyarrow takes a second
+    from task_streams.sources.tables import Columns, hub_table, parquet_tables, rows, store, work_folder
 
-    Raises:
-        UserError: tables that are missing or cannot be read, columns that they do not have; all of them.
-    """
     columns = Columns(config.image_column, config.label_column, domain_column, config.key_column or "")
-    names = given_names(config.class_names)
+    names = _given_names(config.class_names)
+    if config.hub:
+        scratch = work_folder(workspace.cache)
+        splits = [config.train_split] + ([config.test_split] if config.test_split else [])
+        found = [[hub_table(config.hub, config.config_name, split, config.revision, scratch)] for split in splits]
+    else:
+        given = [[value] if isinstance(value, str) else list(value or ()) for value in (config.train, config.test)]
+        found = [parquet_tables(name, paths) for name, paths in zip(("train", "test"), given, strict=True)]
+    test = [table for tables in found[1:] for table in tables]
+    train_split: Split = "train" if test else ""
     parts: list[_Part] = []
     problems: list[str] = []
-    for split, table in _tables(config, workspace):
+    for split, table in [(train_split, table) for table in found[0]] + [("test", table) for table in test]:
         try:
             parts.append(_Part(split, table.title, columns, names, *rows(store(table, columns, workspace.cache))))
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*dict.fromkeys(problems))
-    records = [record for part in parts for record in part.records()]
+    records: list[Record] = []
+    count: Counter[str] = Counter()
+    for record in (record for part in parts for record in part.records()):
+        count[record.key] += 1
+        if not columns.key and count[record.key] > 1:  # same image, same class, so any may be the first
+            record = replace(record, key=f"{record.key}~{count[record.key]}")
+        records.append(record)
     problems = [problem for part in parts for problem in part.problems()]
-    if columns.key:
-        return Found(tuple(records), (), (*problems, *_used_twice(records)))
-    return Found(tuple(_told_apart(records)), (), tuple(problems))
-
-
-def _tables(config: TableConfig, workspace: Workspace) -> list[tuple[Split, Table]]:
-    """Every table with its split; none has a split when test items are held out.
-
-    Raises:
-        UserError: paths that name no file.
-    """
-    if config.hub:
-        scratch = work_folder(workspace.cache)
-        splits = [config.train_split] + ([config.test_split] if config.test_split else [])
-        found = [[hub_table(config.hub, config.config_name, split, config.revision, scratch)] for split in splits]
-    else:
-        found = [parquet_tables("train", as_list(config.train)), parquet_tables("test", as_list(config.test))]
-    train, test = found[0], [table for tables in found[1:] for table in tables]
-    return [("train" if test else "", table) for table in train] + [("test", table) for table in test]
+    twice = sorted(key for key, times in count.items() if times > 1)
+    if columns.key and twice:
+        problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
+    return Found(tuple(records), (), tuple(problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +144,9 @@ class _Part:
 
     split: Split
     title: str
-    columns: Columns
+    columns: "Columns"
     given_names: tuple[str, ...]
-    rows: list[Row]
+    rows: "list[Row]"
     numbered: bool
     kept_names: list[str]
 
@@ -161,25 +154,26 @@ class _Part:
     def names(self) -> Sequence[str]:
         return self.given_names or self.kept_names
 
-    def label(self, row: Row) -> str:
+    def label(self, row: "Row") -> str:
         """Class name of a row; empty when it has none."""
         if not row.label or not self.numbered:
             return row.label or ""
         return self.names[int(row.label)] if 0 <= int(row.label) < len(self.names) else ""
 
-    def records(self) -> list[Record]:
+    def records(self) -> Iterator[Record]:
         """A record of every row that has a class, and all else that is asked for except an image."""
-        whole = [(number, row) for number, row in enumerate(self.rows, start=1) if not self.complaint(row)]
-        return [self._record(number, row) for number, row in whole]
+        from task_streams.sources.tables import RowSource
 
-    def _record(self, number: int, row: Row) -> Record:
-        label, domain, digest = self.label(row), row.domain or "", row.digest or ""
-        name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(self.title).name}")
-        places = (self.split, name) if row.key else (self.split, domain, label, name)
-        source = RowSource(row.file, row.batch, row.row, digest)
-        return Record("/".join(filter(None, places)), label, source, self.split, domain, digest)
+        for number, row in enumerate(self.rows, start=1):
+            if self.complaint(row):
+                continue
+            label, domain, digest = self.label(row), row.domain or "", row.digest or ""
+            name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(self.title).name}")
+            places = (self.split, name) if row.key else (self.split, domain, label, name)
+            source = RowSource(row.file, row.batch, row.row, digest)
+            yield Record("/".join(filter(None, places)), label, source, self.split, domain, digest)
 
-    def complaint(self, row: Row) -> str:
+    def complaint(self, row: "Row") -> str:
         """What a row lacks; empty when it is whole."""
         if not row.label:
             return "no label"
@@ -192,43 +186,25 @@ class _Part:
     def problems(self) -> list[str]:
         """Sentences about labels without names and about rows that lack something."""
         column = f"{self.title}: column {self.columns.label!r}"
+        found = []
         if self.numbered and not self.names:
             return [f"{column} holds class numbers without names; give class_names, a list or a file"]
-        found = [f"{column} holds class names already; expected no class_names"] if self._needless_names else []
+        if self.given_names and not self.numbered:
+            found.append(f"{column} holds class names already; expected no class_names")
         if self.numbered:
             origin = "class_names" if self.given_names else column
-            found += [f"{origin}: {told}" for told in shared_names({str(i): name for i, name in enumerate(self.names)})]
+            found += [
+                f"{origin}: {problem}" for problem in shared_names({str(i): name for i, name in enumerate(self.names)})
+            ]
         lacking: dict[str, list[str]] = {}
         for number, row in enumerate(self.rows, start=1):
             if complaint := self.complaint(row):
                 lacking.setdefault(complaint, []).append(row.key or f"row {number}")
         return found + [f"{self.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
 
-    @property
-    def _needless_names(self) -> bool:
-        return bool(self.given_names) and not self.numbered
 
-
-def _told_apart(records: Iterable[Record]) -> Iterator[Record]:
-    """Records with ``~2``, ``~3`` after the key of further copies: same image, same class, so any may be the first."""
-    count: Counter[str] = Counter()
-    for record in records:
-        count[record.key] += 1
-        yield record if count[record.key] == 1 else replace(record, key=f"{record.key}~{count[record.key]}")
-
-
-def _used_twice(records: Iterable[Record]) -> list[str]:
-    count = Counter(record.key for record in records)
-    twice = sorted(key for key, times in count.items() if times > 1)
-    return [f"{len(twice)} keys are used more than once: {shown(twice)}"] if twice else []
-
-
-def given_names(value: Any) -> tuple[str, ...]:
-    """Class names as a config gives them: none, a list, or a file that holds them.
-
-    Raises:
-        UserError: the file cannot be read or holds something else.
-    """
+def _given_names(value: Any) -> tuple[str, ...]:
+    """Class names as a config gives them: none, a list, or a file that holds them."""
     if not isinstance(value, str):
         return tuple(value or ())
     try:
@@ -239,20 +215,6 @@ def given_names(value: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"class_names {value!r}: expected a list of texts; found {type(names).__name__}")
     return tuple(name.strip() for name in names if name.strip())
-
-
-def as_list(value: Any) -> list[str]:
-    """None, one text or several, as a list."""
-    return [value] if isinstance(value, str) else list(value or ())
-
-
-def is_texts(value: Any) -> bool:
-    """Whether a value is None, a text or a list of texts."""
-    return (
-        value is None
-        or isinstance(value, str)
-        or (isinstance(value, list | tuple) and all(isinstance(part, str) for part in value))
-    )
 
 
 LICENCE = "that of the table"

@@ -42,11 +42,7 @@ class TinyImageNetConfig(SourceCilConfig):
 
 
 def tinyimagenet_cil(config: TinyImageNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of TinyImageNet.
-
-    Raises:
-        UserError: the archive is missing, incomplete or damaged, or too few classes.
-    """
+    """Class-incremental stream of TinyImageNet."""
     root = existing_root(config.root, LAYOUT, WHERE, NEEDS)
     return cil_stream("tinyimagenet_cil", tinyimagenet(root, config.on_damaged), config, order_seed, workspace)
 
@@ -62,10 +58,18 @@ def tinyimagenet(root: Path, on_damaged: str = "error") -> Found:
     train = class_folders(root, root / "train", "train", label_of=lambda wnid: names.get(wnid, ""), inner="images")
     found = joined([train, _validation(root, names, on_damaged)])
     strange = [folder.name for folder in subfolders(root / "train") if folder.name not in wnids]
-    notes = (
-        [f"train: {len(strange)} folders that wnids.txt does not list left out: {shown(strange)}"] if strange else []
-    )
-    problems = [*_wnid_problems(wnids, names), *shared_names(names), *found.problems]
+    odd = [wnid for wnid in wnids if not WNID.fullmatch(wnid)]
+    nameless = [wnid for wnid in wnids if wnid not in names and wnid not in odd]
+    twice = repeated_in(wnids)
+    left_out = f"train: {len(strange)} folders that wnids.txt does not list left out: {shown(strange)}"
+    notes = [left_out] if strange else []
+    problems = [
+        *([f"wnids.txt: expected one wnid a line, e.g. n02124075; found {shown(odd, limit=5)}"] if odd else []),
+        *([f"words.txt: no name for {len(nameless)} wnids of wnids.txt: {shown(nameless)}"] if nameless else []),
+        *([f"wnids.txt: {len(twice)} wnids are listed more than once: {shown(twice)}"] if twice else []),
+        *shared_names(names),
+        *found.problems,
+    ]
     classes = tuple(sorted(set(names.values())))
     return with_all_classes(Found(found.records, (*notes, *found.notes), tuple(problems), classes))
 
@@ -79,17 +83,6 @@ def class_names(words: Path, wnids: list[str]) -> dict[str, str]:
     synonyms = dict(line.partition("\t")[::2] for _, line in lines(words))
     first = {wnid: synonyms.get(wnid, "").split(",")[0].strip() for wnid in wnids}
     return {wnid: name.replace(" ", "_") for wnid, name in first.items() if name}
-
-
-def _wnid_problems(wnids: list[str], names: dict[str, str]) -> list[str]:
-    odd = [wnid for wnid in wnids if not WNID.fullmatch(wnid)]
-    nameless = [wnid for wnid in wnids if wnid not in names and wnid not in odd]
-    twice = repeated_in(wnids)
-    return [
-        *([f"wnids.txt: expected one wnid a line, e.g. n02124075; found {shown(odd, limit=5)}"] if odd else []),
-        *([f"words.txt: no name for {len(nameless)} wnids of wnids.txt: {shown(nameless)}"] if nameless else []),
-        *([f"wnids.txt: {len(twice)} wnids are listed more than once: {shown(twice)}"] if twice else []),
-    ]
 
 
 def _validation(root: Path, names: dict[str, str], on_damaged: str) -> Found:

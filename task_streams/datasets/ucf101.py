@@ -37,17 +37,12 @@ class Ucf101CilConfig(ClipCilConfig):
     """Which of the official splits: 1, 2 or 3."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         wrong = [] if self.split in SPLIT_NUMBERS else [f"split is {self.split}; expected 1, 2 or 3"]
         return super().problems() + wrong
 
 
 def ucf101_cil(config: Ucf101CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of UCF-101.
-
-    Raises:
-        UserError: the folder or a list is not as expected, a drawn clip is missing or damaged, or too few classes.
-    """
+    """Class-incremental stream of UCF-101."""
     root = existing_root(config.root, f"{CLIPS}/<Class>/*.avi and {LISTS}/*.txt", PAGE, (CLIPS, LISTS))
     return clip_stream("ucf101_cil", find_clips(root, config.split), config, order_seed, workspace)
 
@@ -58,13 +53,19 @@ def find_clips(root: Path, split: int) -> Found:
     Raises:
         UserError: a list cannot be read.
     """
-    classes, problems = read_classes(root / LISTS / "classInd.txt")
+    classes, problems = _classes(root / LISTS / "classInd.txt")
     records: list[Record] = []
-    names: tuple[tuple[Split, str], ...] = (("train", f"trainlist0{split}.txt"), ("test", f"testlist0{split}.txt"))
-    for part, name in names:
-        found = read_list(root, name, part, classes)
-        records += found.records
-        problems += found.problems
+    parts: tuple[tuple[Split, str], ...] = (("train", f"trainlist0{split}.txt"), ("test", f"testlist0{split}.txt"))
+    for part, name in parts:
+        rows = lines(root / LISTS / name)
+        problems += [] if rows else [f"{name}: an empty list"]
+        for number, line in rows:
+            if problem := _line_problem(line, part, classes):
+                problems.append(f"{name}, line {number}: {problem}")
+                continue
+            path = line.split(" ")[0]
+            label = class_name(path.partition("/")[0])
+            records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), part))
     if twice := repeated_in(record.key for record in records):
         problems.append(f"{LISTS}: split {split} lists {len(twice)} clips more than once: {shown(twice)}")
     files = Files(root)
@@ -80,12 +81,8 @@ def class_name(folder: str) -> str:
     return WORD_START.sub("_", folder)
 
 
-def read_classes(path: Path) -> tuple[dict[int, str], list[str]]:
-    """Class folders by their label from 1, and what is wrong with the file.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+def _classes(path: Path) -> tuple[dict[int, str], list[str]]:
+    """Class folders by their label from 1, and what is wrong with the file."""
     classes: dict[int, str] = {}
     problems = []
     for number, line in lines(path):
@@ -99,26 +96,6 @@ def read_classes(path: Path) -> tuple[dict[int, str], list[str]]:
     if not classes:
         problems.append(f"{path.name}: no classes in it; expected '<label> <Class>' in each line")
     return classes, problems
-
-
-def read_list(root: Path, name: str, split: Split, classes: Mapping[int, str]) -> Found:
-    """Clips that a training or test list names, and every line that is wrong.
-
-    Raises:
-        UserError: the list cannot be read.
-    """
-    records: list[Record] = []
-    problems = []
-    for number, line in lines(root / LISTS / name):
-        if problem := _line_problem(line, split, classes):
-            problems.append(f"{name}, line {number}: {problem}")
-            continue
-        path = line.split(" ")[0]
-        label = class_name(path.partition("/")[0])
-        records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), split))
-    if not records and not problems:
-        problems.append(f"{name}: an empty list")
-    return Found(tuple(records), (), tuple(problems))
 
 
 def _line_problem(line: str, split: Split, classes: Mapping[int, str]) -> str:

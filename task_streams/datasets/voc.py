@@ -3,14 +3,18 @@
 Layout: ``VOCdevkit/VOC2007/{Annotations/<id>.xml,JPEGImages/<id>.jpg,ImageSets/Main/<set>.txt}``, likewise VOC2012,
 from host.robots.ox.ac.uk/pascal/VOC. The test annotations of VOC2012 are not public: test on VOC2007/test, or on
 VOC2012/val after training on VOC2012/train. Corners are pixels from 1, the far ones inclusive. Objects marked difficult
-are left out unless asked for: VOC's own evaluation does not count them. The XML itself: ``voc_xml.py``.
-Deliberately absent: segmentation, parts of persons, actions.
+are left out unless asked for: VOC's own evaluation does not count them. The XML is read with the standard library's
+expat; a document type is refused as soon as it starts, in whatever encoding, so no entity is ever defined, expanded or
+fetched. Deliberately absent: segmentation, parts of persons, actions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from task_streams.config import choice_problems, repeated
 from task_streams.errors import UserError, shown, unknown_name
@@ -22,11 +26,10 @@ from task_streams.scenarios.detection import (
     detection_cil,
     detection_dil,
 )
-from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, stays_inside
+from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, is_number, stays_inside
 from task_streams.sources.images import SUFFIXES
 from task_streams.sources.layout import below, entries, existing_root, lines
 from task_streams.sources.records import Damaged, FileSource, Workspace
-from task_streams.sources.voc_xml import Wanted, add_objects, parse_xml
 from task_streams.types import TaskStream
 
 CLASSES = (
@@ -50,7 +53,6 @@ class VocConfig(DetectionConfig):
     """Whether objects that are marked difficult are kept."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         twice = [f"class {name!r} is listed more than once" for name in repeated(tuple(self.classes))]
         return super().problems() + twice + choice_problems("other_classes", self.other_classes, OTHERS)
 
@@ -69,11 +71,11 @@ class VocCilConfig(VocConfig, DetectionCilConfig):
     """Sets to test on, likewise; no image may be in both."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         found = super().problems()
         for name, sets in (("train", self.train), ("test", self.test)):
             found += [] if sets else [f"{name} is empty; expected one or more of <folder>/<image set>"]
-            found += [problem for value in sets for problem in _wrong_set(name, value)]
+            wrong = [value for value in sets if not stays_inside(value) or value.count("/") != 1]
+            found += [f"{name}: {one!r}; expected <folder>/<image set>, e.g. VOC2007/trainval" for one in wrong]
         return found
 
 
@@ -89,33 +91,25 @@ class VocDilConfig(VocConfig, DetectionDilConfig):
     """Image set to test on in each domain; no image may be in both."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
-        twice = repeated(tuple(value.partition("=")[0] for value in self.domains))
+        parts = [value.partition("=") for value in self.domains]
+        wrong = ["".join(part) for part in parts if not part[0] or not stays_inside(part[2])]
         return [
             *super().problems(),
-            *(problem for value in self.domains for problem in _wrong_domain(value)),
-            *(f"domain {name!r} is listed more than once" for name in twice),
+            *(f"domains: {value!r}; expected name=folder, the folder below root" for value in wrong),
+            *(f"domain {name!r} is listed more than once" for name in repeated(tuple(part[0] for part in parts))),
         ]
 
 
 def voc_cil(config: VocCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of VOC sets.
-
-    Raises:
-        UserError: the layout is not as expected, annotations or images are damaged, or too few classes.
-    """
-    base = _devkit(existing_root(config.root, LAYOUT, ORIGIN))
+    """Class-incremental stream of VOC sets."""
+    base = _devkit(config.root)
     train, test = _splits(base, config.train, config.test, config, workspace)
     return detection_cil("voc_cil", train, test, config, order_seed, workspace)
 
 
 def voc_dil(config: VocDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of VOC-layout sets.
-
-    Raises:
-        UserError: the layout is not as expected, annotations or images are damaged, no domains.
-    """
-    base = _devkit(existing_root(config.root, LAYOUT, ORIGIN))
+    """Domain-incremental stream of VOC-layout sets."""
+    base = _devkit(config.root)
     domains = {}
     for value in config.domains:
         name, _, folder = value.partition("=")
@@ -124,17 +118,8 @@ def voc_dil(config: VocDilConfig, order_seed: int, workspace: Workspace) -> Task
     return detection_dil("voc_dil", domains, config, order_seed, workspace)
 
 
-def _wrong_set(field: str, value: str) -> list[str]:
-    good = stays_inside(value) and value.count("/") == 1
-    return [] if good else [f"{field}: {value!r}; expected <folder>/<image set>, e.g. VOC2007/trainval"]
-
-
-def _wrong_domain(value: str) -> list[str]:
-    name, _, folder = value.partition("=")
-    return [] if name and stays_inside(folder) else [f"domains: {value!r}; expected name=folder, the folder below root"]
-
-
-def _devkit(root: Path) -> Path:
+def _devkit(given: str) -> Path:
+    root = existing_root(given, LAYOUT, ORIGIN)
     return root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
 
 
@@ -157,6 +142,18 @@ class _Item:
     xml: Path | None
     key: str | None
 
+    def stamp(self) -> str:
+        return f"{self.key} {self.name} {FileSource(self.xml).stamp() if self.xml else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which objects are taken: of which classes, whether others are left out or a fault, and difficult ones too."""
+
+    classes: tuple[str, ...]
+    skip_others: bool
+    difficult: bool
+
 
 def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Workspace) -> BoxTable:
     """The boxes of image sets, each ``<folder>/<image set>``; keys are paths below ``base``.
@@ -166,21 +163,31 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
     """
     items, problems = _items(base, sets)
     wanted = Wanted(tuple(config.classes), config.other_classes == "skip", config.difficult)
-    stamp = sha256("\n".join(map(_stamp, items)).encode()).hexdigest()
+    stamp = sha256("\n".join(item.stamp() for item in items).encode()).hexdigest()
 
     def parse() -> BoxTable:
-        return _parse(items, wanted).table(base, ", ".join(sets), wanted.classes)
+        boxes = BoxCollector()
+        for item in items:
+            if item.key is None:
+                boxes.fault("listed images that are missing in JPEGImages", item.name)
+            elif item.xml is None:
+                boxes.fault("listed images without a file in Annotations", item.name)
+            elif item.key in boxes.boxes:
+                boxes.fault("images that are listed twice", item.name)
+            else:
+                boxes.add_image(item.key)
+                try:
+                    _add_objects(boxes, item.key, item.name, parse_xml(item.xml), wanted)
+                except Damaged as fault:
+                    boxes.fault("annotations that cannot be read", f"{item.name}.xml ({fault})")
+        return boxes.table(base, ", ".join(sets), wanted.classes)
 
     table = cached(workspace, f"{base} {list(sets)} {wanted}", stamp, base, parse)
     return replace(table, problems=(*problems, *table.problems))
 
 
 def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
-    """What the sets list, and links that lead out of the root.
-
-    Raises:
-        UserError: a folder or a list of a set is missing.
-    """
+    """What the sets list, and links that lead out of the root."""
     missing: list[str] = []
     problems: list[str] = []
     items: list[_Item] = []
@@ -190,48 +197,77 @@ def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
         if lacking := [name for name in PARTS if not (folder / name).is_dir()]:
             found = shown([e.name for e in entries(folder)], 8) if folder.is_dir() else "no such folder"
             missing.append(f"{folder}: expected {', '.join(PARTS)}; missing {', '.join(lacking)}, found {found}")
-        elif not file.is_file():
+            continue
+        if not file.is_file():
             known = [e.name.removesuffix(".txt") for e in entries(file.parent) if "_" not in e.name]
             missing.append(f"{file.parent}: {unknown_name('image set', path.name, known)}")
-        else:
-            items += _listed(base, str(path.parent), [name for _, name in lines(file)], problems)
+            continue
+        pictures = sorted(file_names(base, f"{path.parent}/JPEGImages", problems), reverse=True)
+        images = {PurePosixPath(name).stem: name for name in pictures if name.lower().endswith(SUFFIXES)}
+        texts = file_names(base, f"{path.parent}/Annotations", problems)
+        for _, name in lines(file):
+            key = f"{path.parent}/JPEGImages/{images[name]}" if name in images else None
+            xml = folder / "Annotations" / f"{name}.xml" if f"{name}.xml" in texts else None
+            items.append(_Item(f"{path.parent}/{name}", xml, key))
     if missing:
         raise UserError(*dict.fromkeys(missing))
     return items, list(dict.fromkeys(problems))
 
 
-def _listed(base: Path, folder: str, names: Sequence[str], problems: list[str]) -> list[_Item]:
-    pictures = sorted(file_names(base, f"{folder}/JPEGImages", problems), reverse=True)
-    images = {PurePosixPath(name).stem: name for name in pictures if name.lower().endswith(SUFFIXES)}
-    texts = file_names(base, f"{folder}/Annotations", problems)
-    items = []
-    for name in names:
-        key = f"{folder}/JPEGImages/{images[name]}" if name in images else None
-        xml = base / folder / "Annotations" / f"{name}.xml" if f"{name}.xml" in texts else None
-        items.append(_Item(f"{folder}/{name}", xml, key))
-    return items
+def parse_xml(path: Path) -> Element:
+    """Root of an annotation.
+
+    Raises:
+        Damaged: it cannot be read, is no XML, no annotation, or has a document type.
+    """
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(FileSource(path).read(), True)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two of an encoding that is unknown
+        raise Damaged(str(error)) from error
+    root = builder.close()
+    if root.tag != "annotation":
+        raise Damaged(f"expected <annotation>, found <{root.tag}>")
+    return root
 
 
-def _stamp(item: _Item) -> str:
-    return f"{item.key} {item.name} {FileSource(item.xml).stamp() if item.xml else ''}"
-
-
-def _parse(items: Sequence[_Item], wanted: Wanted) -> BoxCollector:
-    boxes = BoxCollector()
-    for item in items:
-        if item.key is None:
-            boxes.fault("listed images that are missing in JPEGImages", item.name)
-        elif item.xml is None:
-            boxes.fault("listed images without a file in Annotations", item.name)
-        elif item.key in boxes.boxes:
-            boxes.fault("images that are listed twice", item.name)
+def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, wanted: Wanted) -> None:
+    """Put the objects of an annotation into the boxes of its image."""
+    width, height = (_number(annotation.findtext(f"size/{side}")) for side in ("width", "height"))
+    if width is None or height is None or min(width, height) < 1:
+        raise Damaged("no size with width and height above 0")
+    for number, row in enumerate(annotation.iterfind("object"), start=1):
+        category = (row.findtext("name") or "").strip()
+        corners = [_number(row.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        if category not in wanted.classes and wanted.skip_others:
+            boxes.left_out["of other classes"] += 1
+        elif category not in wanted.classes:
+            unknown = unknown_name("class", category, wanted.classes)
+            boxes.fault(f"objects of an {unknown} Rename it, or set other_classes=skip. In", name)
+        elif None in corners:
+            boxes.fault("objects without the four numbers of a bndbox", f"{name}, object {number}")
+        elif (row.findtext("difficult") or "").strip() == "1" and not wanted.difficult:
+            boxes.left_out["marked difficult"] += 1
         else:
-            boxes.add_image(item.key)
-            try:
-                add_objects(boxes, item.key, item.name, parse_xml(item.xml), wanted)
-            except Damaged as fault:
-                boxes.fault("annotations that cannot be read", f"{item.name}.xml ({fault})")
-    return boxes
+            x1, y1, x2, y2 = (corner or 0.0 for corner in corners)
+            boxes.add_box(key, wanted.classes.index(category), (x1 - 1, y1 - 1, x2, y2), width, height)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if is_number(value) else None
+
+
+def _refuse_doctype(*declaration: object) -> NoReturn:
+    raise Damaged("a document type; refused, it could expand without end")
 
 
 PARTS = ("Annotations", "JPEGImages", "ImageSets/Main")

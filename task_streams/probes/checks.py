@@ -73,9 +73,9 @@ def read_checks(names: Any, arguments: Any) -> tuple[tuple[Check, ...], list[str
     problems: list[str] = []
     checks = []
     for name, values in zip(names, given, strict=True):
-        told = {key: value for key, value in values.items() if value is not None}  # published rows name all, as null
-        problems += _problems(name, told)
-        checks.append(Check(name, told))
+        present = {key: value for key, value in values.items() if value is not None}  # published rows name all, as null
+        problems += _problems(name, present)
+        checks.append(Check(name, present))
     return tuple(checks), problems
 
 
@@ -84,9 +84,8 @@ def _problems(name: str, given: Mapping[str, Any]) -> list[str]:
         return [unknown_name("check", name, CHECKS).rstrip(".")]
     expected = CHECKS[name]
     problems = [f"{name}: {unknown_name('argument', key, expected)[:-1]}" for key in given if key not in expected]
-    wrong = [key for key, kind in expected.items() if not _fits(given.get(key), kind)]
-    told = [f"{key} {WORDS[expected[key]]}" for key in wrong]
-    return problems + ([f"{name}: expected {shown(told)}"] if wrong else [])
+    wrong = [f"{key} {WORDS[kind]}" for key, kind in expected.items() if not _fits(given.get(key), kind)]
+    return problems + ([f"{name}: expected {shown(wrong)}"] if wrong else [])
 
 
 def _fits(value: Any, kind: str) -> bool:

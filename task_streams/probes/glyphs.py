@@ -8,8 +8,8 @@ many fonts draw like 1 and 0. Letters are called "letter a": a bare "a" would al
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +80,8 @@ def _distorted(bitmap: Bitmap, rng: np.random.Generator) -> Bitmap:
     return np.asarray(moved, dtype=np.uint8)
 
 
-def _decoder(bitmap: Bitmap) -> Callable[[], Image.Image]:
-    return lambda: Image.fromarray(bitmap).convert("RGB")
+def _decoded(bitmap: Bitmap) -> Image.Image:
+    return Image.fromarray(bitmap).convert("RGB")
 
 
 def glyph_examples(
@@ -104,5 +104,5 @@ def glyph_examples(
         bitmap = _distorted(render_glyph(label, font), rng)
         content = hashlib.sha256(bitmap.tobytes()).hexdigest()
         key = f"glyphs/{seed}/{index:04d}"
-        examples.append(Example(key, label, _decoder(bitmap), content, domain=font))
+        examples.append(Example(key, label, partial(_decoded, bitmap), content, domain=font))
     return tuple(examples)

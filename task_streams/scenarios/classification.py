@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from task_streams.config import DrawSettings, SourceCilConfig, SourceConfig, SourceDilConfig
+from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
@@ -29,10 +30,10 @@ def cil_stream(
     """
     library = Library(workspace, config.on_damaged, decoder or ImageDecoder())
     with all_problems(found, library):
-        records, settings = training_items(found.records, config)
+        records, settings = _training_items(found.records, config)
         stream = build_cil(
             name,
-            pool_of(records),
+            _pool(records),
             sizes=config.sizes,
             order_seed=order_seed,
             admit=library.admit,
@@ -40,7 +41,7 @@ def cil_stream(
             notes=found.notes,
             **settings,
         )
-    return replace(stream, notes=(*stream.notes, *unused_notes(config, records, stream), *library.notes))
+    return replace(stream, notes=(*stream.notes, *_unused_notes(config, records, stream), *library.notes))
 
 
 def dil_stream(
@@ -58,11 +59,16 @@ def dil_stream(
     """
     library = Library(workspace, config.on_damaged, decoder or ImageDecoder())
     with all_problems(found, library):
-        records, settings = training_items(found.records, config)
-        domains = chosen_domains(records, config.domains)
+        records, settings = _training_items(found.records, config)
+        there = sorted({record.domain for record in records})
+        if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
+            raise UserError(*unknown)
         stream = build_dil(
             name,
-            {domain: pool_of(record for record in records if record.domain == domain) for domain in domains},
+            {
+                domain: _pool(record for record in records if record.domain == domain)
+                for domain in config.domains or there
+            },
             order_seed=order_seed,
             seeded_order=config.domain_order == "seeded",
             admit=library.admit,
@@ -70,10 +76,10 @@ def dil_stream(
             notes=found.notes,
             **settings,
         )
-    return replace(stream, notes=(*stream.notes, *unused_notes(config, records, stream), *library.notes))
+    return replace(stream, notes=(*stream.notes, *_unused_notes(config, records, stream), *library.notes))
 
 
-def unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskStream) -> list[str]:
+def _unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskStream) -> list[str]:
     """How many items of a list of shots are of classes or domains that the stream does not use."""
     if config.shots_list is None:
         return []
@@ -81,36 +87,18 @@ def unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskSt
     if stream.scenario == "dil":
         used = {task.name for task in stream.tasks}
         return unused_listed(len(trained), sum(record.domain not in used for record in trained), "domains")
-    taught = set(stream.labels)
-    return unused_listed(len(trained), sum(record.label not in taught for record in trained), "classes")
+    return unused_listed(len(trained), sum(record.label not in stream.labels for record in trained), "classes")
 
 
-def training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], DrawSettings]:
-    """Records and draw settings; with a list of shots its items are all that is left to train on.
-
-    Raises:
-        UserError: the list does not resolve.
-    """
+def _training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], dict[str, Any]]:
+    """Records and draw settings; with a list of shots its items are all that is left to train on."""
     settings = config.draw_settings
     if config.shots_list is None:
         return records, settings
-    settings["shots"] = None
-    return listed_records(config.shots_list, records), settings
+    return listed_records(config.shots_list, records), {**settings, "shots": None}
 
 
-def chosen_domains(records: Iterable[Record], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The domains to use, in the order given; all there are, sorted, when none is given.
-
-    Raises:
-        UserError: a domain that no record belongs to.
-    """
-    there = sorted({record.domain for record in records})
-    if unknown := [unknown_name("domain", name, there) for name in wanted if name not in there]:
-        raise UserError(*unknown)
-    return tuple(wanted) or tuple(there)
-
-
-def pool_of(records: Iterable[Record]) -> Pool:
+def _pool(records: Iterable[Record]) -> Pool:
     """Records by split: a source with splits has ``train`` and ``test``, one without neither."""
     splits: dict[str, list[Record]] = {}
     for record in records:

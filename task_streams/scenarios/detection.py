@@ -1,13 +1,22 @@
-"""Streams of object detection: the boxes that a layout found, as tasks. Every detection layout ends here.
+"""Streams of object detection: few-shot draw of images, tasks, and how often each class is in them.
 
 Both rules are those of RaPO's released code. An image is trained on in the task of the newest of its classes, so in one
 task only, and no box of a class that is not taught yet has to be hidden. It is tested in every task with one of its
 classes, so that what is forgotten of an old class shows wherever it is. An example holds all boxes of the stream's
 classes; a prompt lists some of them, and the ground truth is cut to the same list (``prompt.visible``).
+
+The draw is greedy and seeded: the class with the fewest images so far takes the next image of its own shuffled list,
+and all classes in that image are counted, until each class has what is wanted or has run out. The shuffle of a class
+depends on the seed, its name and all its images in the split, not on the class order. What is wanted is a least number:
+rarer classes bring frequent ones along, so that at 5 shots of COCO ``person`` is in far more than 5 images. Preferring
+images without the classes that have enough would show rare classes in unusual scenes only, and is deliberately absent.
+RaPO's released code draws training images over all tasks at once, so an image of a later task counts for the earlier
+classes in it; here each task's are drawn for itself, and none goes short.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,16 +24,13 @@ from task_streams.config import DilConfig, SourceCilConfig, SourceConfig, choice
 from task_streams.errors import UserError, shown
 from task_streams.labels import label_problems
 from task_streams.prompt import visible
-from task_streams.scenarios.balance import ImageDraw, newest_task
-from task_streams.scenarios.positives import judge_positives
-from task_streams.scenarios.positives import positives as positives
-from task_streams.scenarios.shots import unused_listed
+from task_streams.scenarios.draw import random_state
+from task_streams.scenarios.shots import listed_images, unused_listed
 from task_streams.scenarios.split import class_order, task_name, too_many_classes
 from task_streams.sources.boxes import BoxTable, IntArray
 from task_streams.sources.library import Library, all_problems
-from task_streams.sources.listed_images import listed_images
-from task_streams.sources.records import Found, Workspace
-from task_streams.types import Annotation, Scenario, Task, TaskStream, listed
+from task_streams.sources.records import Found, Record, Split, Workspace
+from task_streams.types import Annotation, Example, Scenario, Task, TaskStream, listed
 
 ANNOTATIONS = ("seen", "new_only")
 
@@ -43,7 +49,6 @@ class DetectionConfig(SourceConfig):
     """Whether a class of a task may be in none of its training or test images; it is then recorded, else an error."""
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range."""
         return super().problems() + choice_problems("annotation", self.annotation, ANNOTATIONS)
 
     @property
@@ -67,13 +72,9 @@ class Step:
     """A task before anything is drawn: where its images are.
 
     Attributes:
-        name: of the task.
-        classes: that it teaches.
         seen: classes taught so far, in the order in which prompts list them.
-        train: table of the training images.
-        train_images: positions in it to draw from.
+        train_images: positions in the table of training images to draw from.
         test: table of the test images; one for all tasks of a domain.
-        domain: of the images.
     """
 
     name: str
@@ -94,29 +95,42 @@ def detection_cil(
     workspace: Workspace,
     order_over: Sequence[str] | None = None,
 ) -> TaskStream:
-    """Class-incremental stream of a training and a test split.
+    """Class-incremental stream of the boxes of a training and a test split.
 
-    Args:
-        name: name of the stream.
-        train: boxes to draw training images from.
-        test: boxes of the test split.
-        config: settings.
-        order_seed: seed of the class order.
-        workspace: cache and progress.
-        order_over: the classes as the seed permutes them; None = sorted by name.
+    The class order is a permutation of ``order_over``; None = the class names sorted.
 
     Raises:
         UserError: problems of the splits, damaged images, too few classes, classes without positives.
     """
     over = sorted(train.classes) if order_over is None else list(order_over)
-    if problems := _class_problems(name, train, test, config):
+    problems = label_problems(train.classes)
+    if train.classes != test.classes:
+        alone = sorted(set(train.classes) ^ set(test.classes))
+        problems.append(f"{name}: training and test split list other classes: {shown(alone) or 'in another order'}")
+    if sum(config.sizes) > len(train.classes):
+        problems.append(too_many_classes(name, config.sizes, len(train.classes)))
+    if problems:
         raise UserError(*train.problems, *test.problems, *problems)
     order = [over[i] for i in np.random.RandomState(order_seed).permutation(len(over))][: sum(config.sizes)]
-    steps = _class_steps(order, train, test, config)
+    ends = np.cumsum(config.sizes)
+    plan = [tuple(order[end - size : end]) for end, size in zip(ends, config.sizes, strict=True)]
+    newest = _newest_task(train, {label: number for number, classes in enumerate(plan) for label in classes})
+    steps = []
+    for number, (classes, end) in enumerate(zip(plan, ends, strict=True)):
+        seen = listed(order[:end], config.draw_settings["label_order"])
+        steps.append(Step(task_name(classes), classes, seen, train, np.flatnonzero(newest == number), test))
     unused = len(train.classes) - len(order)
     others = len(train.keys) - sum(len(step.train_images) for step in steps)
     notes = [f"{len(order)} of {len(over)} classes are used; {others} training images show others only"]
     return _stream(name, "cil", order_seed, steps, config, workspace, notes if unused else [])
+
+
+def _newest_task(table: BoxTable, task_of: Mapping[str, int]) -> IntArray:
+    """Task of the newest of each image's classes; -1 for an image with none of them. [N]"""
+    lookup = np.array([task_of.get(name, -1) for name in table.classes], dtype=np.int32)
+    if not table.keys:
+        return np.zeros(0, dtype=np.int32)
+    return np.maximum.reduceat(lookup[table.category], table.first[:-1])  # every image has a box
 
 
 def detection_dil(
@@ -147,18 +161,6 @@ def detection_dil(
     return _stream(name, "dil", order_seed, steps, config, workspace, [])
 
 
-def _class_steps(order: Sequence[str], train: BoxTable, test: BoxTable, config: DetectionCilConfig) -> list[Step]:
-    ends = np.cumsum(config.sizes)
-    plan = [tuple(order[end - size : end]) for end, size in zip(ends, config.sizes, strict=True)]
-    task_of = {label: number for number, classes in enumerate(plan) for label in classes}
-    newest = newest_task(train, task_of)
-    steps = []
-    for number, (classes, end) in enumerate(zip(plan, ends, strict=True)):
-        seen = listed(order[:end], config.draw_settings["label_order"])
-        steps.append(Step(task_name(classes), classes, seen, train, np.flatnonzero(newest == number), test))
-    return steps
-
-
 def _stream(
     name: str,
     scenario: Scenario,
@@ -172,29 +174,26 @@ def _stream(
     library = Library(workspace, config.on_damaged)
     tables = list({id(table): table for step in steps for table in (step.train, step.test)}.values())
     found = Found((), problems=tuple(problem for table in tables for problem in table.problems))
+    tasks: list[Task] = []
     with all_problems(found, library):
         used = {label for step in steps for label in step.classes}
         draw = ImageDraw(library.admit, used, config.draw_seed, config.on_copies == "skip")
         steps, shots, unused = _cut_to_list(steps, config)
-        tasks = _drawn(steps, config, shots, draw)
-        judged = judge_positives(tasks, config.shots, config.test_per_class, config.allow_empty_classes)
+        tests = {  # before anything is trained on, so a change of shots keeps the test images
+            domain: draw.take(table, table.images_of(*used), used, config.test_per_class, "test", domain)
+            for domain, table in {step.domain: step.test for step in steps}.items()
+        }
+        for number, step in enumerate(steps, start=1):
+            train = draw.take(step.train, step.train_images, step.classes, shots, "train", step.domain)
+            test = tuple(
+                e for e in tests[step.domain] if isinstance(e.target, tuple) and visible(e.target, step.classes)
+            )
+            task = Task(number, step.name, step.classes, step.seen, train, test, "detection", config.policy)
+            tasks.append(task)
+        judged = _judge(tasks, config)
     facts = [note for table in tables for note in table.notes]
-    return TaskStream(
-        name, scenario, order_seed, tasks, (*facts, *notes, *unused, *draw.notes, *judged, *library.notes)
-    )
-
-
-def _drawn(steps: Sequence[Step], config: DetectionConfig, shots: int | None, draw: ImageDraw) -> tuple[Task, ...]:
-    tests = {  # before anything is trained on, so a change of shots keeps the test images
-        domain: draw.take(table, table.images_of(*draw.used), draw.used, config.test_per_class, "test", domain)
-        for domain, table in {step.domain: step.test for step in steps}.items()
-    }
-    tasks = []
-    for number, step in enumerate(steps, start=1):
-        train = draw.take(step.train, step.train_images, step.classes, shots, "train", step.domain)
-        test = tuple(e for e in tests[step.domain] if isinstance(e.target, tuple) and visible(e.target, step.classes))
-        tasks.append(Task(number, step.name, step.classes, step.seen, train, test, "detection", config.policy))
-    return tuple(tasks)
+    notes = (*facts, *notes, *unused, *draw.notes, *judged, *library.notes)
+    return TaskStream(name, scenario, order_seed, tuple(tasks), notes)
 
 
 def _cut_to_list(steps: Sequence[Step], config: DetectionConfig) -> tuple[Sequence[Step], int | None, list[str]]:
@@ -212,11 +211,150 @@ def _cut_to_list(steps: Sequence[Step], config: DetectionConfig) -> tuple[Sequen
     return cut, None, unused_listed(listed, unused, "classes")
 
 
-def _class_problems(name: str, train: BoxTable, test: BoxTable, config: DetectionCilConfig) -> list[str]:
-    problems = label_problems(train.classes)
-    if train.classes != test.classes:
-        alone = sorted(set(train.classes) ^ set(test.classes))
-        problems.append(f"{name}: training and test split list other classes: {shown(alone) or 'in another order'}")
-    if sum(config.sizes) > len(train.classes):
-        problems.append(too_many_classes(name, config.sizes, len(train.classes)))
-    return problems
+def balanced(
+    orders: Mapping[str, Sequence[int]], covers: Callable[[int], Collection[str]], wanted: int, refused: Collection[int]
+) -> set[int]:
+    """Images so that every class is in ``wanted`` of them, where it has as many.
+
+    Args:
+        orders: images of each class, in the order in which they are taken.
+        covers: classes in an image.
+        wanted: images per class.
+        refused: images that must not be taken.
+    """
+    waiting = {name: iter(order) for name, order in orders.items()}
+    count = dict.fromkeys(sorted(orders), 0)
+    chosen: set[int] = set()
+    while waiting:
+        name = min(waiting, key=lambda name: (count[name], name))
+        image = next((image for image in waiting[name] if image not in chosen and image not in refused), None)
+        if image is None:
+            del waiting[name]
+            continue
+        chosen.add(image)
+        for other in count.keys() & covers(image):
+            count[other] += 1
+        waiting = {name: rest for name, rest in waiting.items() if count[name] < wanted}
+    return chosen
+
+
+@dataclass(slots=True)
+class ImageDraw:
+    """Draws images of box tables; what is damaged, or a copy of what was drawn, is replaced by the next.
+
+    Attributes:
+        admit: makes examples of records, None for a damaged one.
+        used: classes of the stream; boxes of others are not shown.
+        seed: of the draws.
+        distinct: leave out an image whose content was drawn before, in any task and split.
+        drawn: first example of each content.
+        copies: images whose content was drawn before.
+    """
+
+    admit: Callable[[Sequence[Record]], Sequence[Example | None]]
+    used: Collection[str]
+    seed: int
+    distinct: bool
+    drawn: dict[str, Example] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+
+    def take(
+        self,
+        table: BoxTable,
+        images: Iterable[int],
+        classes: Collection[str],
+        wanted: int | None,
+        split: Split,
+        domain: str = "",
+    ) -> tuple[Example, ...]:
+        """Examples of the given images, sorted by key: all good ones, or ``wanted`` for each of the classes."""
+        free = {int(image) for image in images}
+        orders: dict[str, list[int]] = {}
+        for name in classes if wanted is not None else ():
+            of_class = table.images_of(name)  # all of them, so that the order is the same whichever are free
+            order = of_class[random_state(self.seed, name).permutation(len(of_class))]
+            orders[name] = [image for image in order.tolist() if image in free]
+        admitted: dict[int, Example] = {}
+        refused: set[int] = set()
+        while True:
+            chosen = free - refused
+            if wanted is not None:
+                chosen = balanced(orders, table.classes_in, wanted, refused)
+            if not (fresh := sorted(chosen - admitted.keys())):
+                return tuple(admitted[image] for image in sorted(chosen))
+            records = [table.record(image, self.used, split, domain) for image in fresh]
+            for image, example in zip(fresh, self.admit(records), strict=True):
+                if example is None or self._is_copy(example):
+                    refused.add(image)
+                else:
+                    admitted[image] = example
+
+    def _is_copy(self, example: Example) -> bool:
+        """Whether an image is to be left out as a copy."""
+        kept = self.drawn.setdefault(example.content, example)
+        if kept is example:
+            return False
+        self.copies.append(f"{example.key} = {kept.key}")
+        return self.distinct
+
+    @property
+    def notes(self) -> list[str]:
+        """Which images are copies of others, and whether they were left out."""
+        done = "images left out, copies of others" if self.distinct else "images are copies of others, and kept"
+        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
+
+
+@dataclass(frozen=True, slots=True)
+class Positives:
+    """How often a class is in the images of a task.
+
+    Attributes:
+        category: the class.
+        train_images: training images with it.
+        train_boxes: its boxes in them.
+        test_images: test images with it.
+        test_boxes: its boxes in them.
+    """
+
+    category: str
+    train_images: int
+    train_boxes: int
+    test_images: int
+    test_boxes: int
+
+
+def positives(task: Task, classes: Sequence[str] | None = None) -> list[Positives]:
+    """Positives of each class in a task's images; of the task's own classes by default."""
+    images: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    boxes: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for split, examples in enumerate((task.train, task.test)):
+        for example in examples:
+            categories = [box.category for box in example.target] if isinstance(example.target, tuple) else []
+            images[split].update(set(categories))
+            boxes[split].update(categories)
+    names = task.classes if classes is None else classes
+    return [Positives(name, images[0][name], boxes[0][name], images[1][name], boxes[1][name]) for name in names]
+
+
+def _judge(tasks: Sequence[Task], config: DetectionConfig) -> list[str]:
+    """Notes on the positives of every task: how many there are, which classes are short of what was asked."""
+    problems, empty, notes = [], [], []
+    for task in tasks:
+        rows = positives(task)
+        for word, counts, wanted in (
+            ("training", {row.category: row.train_images for row in rows}, config.shots),
+            ("test", {row.category: row.test_images for row in rows}, config.test_per_class),
+        ):
+            if not any(counts.values()):
+                problems.append(f"task {task.name}: no {word} images")
+            elif none := [label for label, images in counts.items() if not images]:
+                empty.append(f"task {task.name}: no {word} images with {len(none)} classes: {shown(none)}")
+            if short := [f"{label} ({images})" for label, images in counts.items() if 0 < images < (wanted or 0)]:
+                notes.append(f"task {task.name}: fewer than {wanted} {word} images with {shown(short)}")
+        counted = [f"{r.category} {r.train_images}/{r.train_boxes} {r.test_images}/{r.test_boxes}" for r in rows]
+        notes.append(f"task {task.name}: images/boxes in training and in test: {', '.join(counted)}")
+    if empty and not config.allow_empty_classes:
+        problems += [*empty, "use other classes or more images, or set allow_empty_classes=true"]
+    if problems:
+        raise UserError(*problems)
+    return [*empty, *notes]

@@ -24,14 +24,10 @@ class Item(Protocol):
     """What is drawn: a record that is not read yet, or an example."""
 
     @property
-    def key(self) -> str:
-        """Stable name."""
-        ...
+    def key(self) -> str: ...
 
     @property
-    def label(self) -> str:
-        """Class name."""
-        ...
+    def label(self) -> str: ...
 
 
 # Records to examples, None for each that is left out; reads only what is drawn.
@@ -59,6 +55,11 @@ class Pool:
     def items(self) -> tuple[Item, ...]:
         """Both splits."""
         return (*self.train, *(self.test or ()))
+
+    def only(self, keep: Callable[[Item], bool]) -> "Pool":
+        """The pool without the items that ``keep`` refuses."""
+        test = None if self.test is None else [item for item in self.test if keep(item)]
+        return Pool([item for item in self.train if keep(item)], test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +111,30 @@ class Taker:
     conflicts: list[str] = field(default_factory=list)
 
     def take(
-        self, orders: Mapping[str, Sequence[Item]], goals: Mapping[str, int]
+        self, orders: Mapping[str, Sequence[Item]], wanted: Mapping[str, int] | int | None
     ) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
-        """The first good examples of each class's items in order, as many as its goal says, and the items after them.
+        """The first good examples of each class's items in order, as many as wanted, and the items after them.
 
         All classes are admitted together, so that what must be read is read at once; for what was left out, the
         next items are admitted in another round.
+
+        Args:
+            orders: items by class, in the order in which they are taken.
+            wanted: number of examples of each class, or of every class; None = all.
         """
+        if not isinstance(wanted, Mapping):
+            wanted = {label: len(order) if wanted is None else wanted for label, order in orders.items()}
         chosen: dict[str, list[Example]] = {label: [] for label in orders}
         rest = dict(orders)
-        while batches := _next(rest, {label: goal - len(chosen[label]) for label, goal in goals.items()}):
+        while True:
+            batches = {label: order[: wanted[label] - len(chosen[label])] for label, order in rest.items()}
+            if not any(batches.values()):
+                return {label: tuple(examples) for label, examples in chosen.items()}, rest
             admitted = iter(self.admit([item for batch in batches.values() for item in batch]))
             for label, batch in batches.items():
                 rest[label] = rest[label][len(batch) :]
                 examples = [next(admitted) for _ in batch]
                 chosen[label] += [example for example in examples if example is not None and self._is_new(example)]
-        return {label: tuple(examples) for label, examples in chosen.items()}, rest
 
     def _is_new(self, example: Example) -> bool:
         kept = self.taken.setdefault(example.content, example)
@@ -144,10 +153,10 @@ class Taker:
 
     @property
     def problems(self) -> list[str]:
-        """Which items are copies of items of another class: no order of taking says which class is the right one."""
+        """Which items are copies of items of another class: the order of taking can't say which class is right."""
         remedy = "mend the classes, or set on_copies=skip to keep the first of each"
-        told = f"{len(self.conflicts)} items have the content of an item of another class: {shown(self.conflicts)}"
-        return [f"{told}; {remedy}"] if self.conflicts else []
+        what = f"{len(self.conflicts)} items have the content of an item of another class"
+        return [f"{what}: {shown(self.conflicts)}; {remedy}"] if self.conflicts else []
 
 
 def draw(
@@ -158,19 +167,7 @@ def draw(
     admit: Admit = as_they_are,
     distinct: bool = False,
 ) -> Drawn:
-    """Training and test examples of every class of a pool.
-
-    Args:
-        pool: items by split.
-        shots: training examples per class, None = all.
-        test_per_class: test examples per class, None = all (or one fifth of what has no test split).
-        seed: of the draws.
-        admit: makes examples of the items that are drawn.
-        distinct: that of ``draw_pools``.
-
-    Raises:
-        UserError: a class has no training or no test examples, or copies have different classes.
-    """
+    """Training and test examples of every class of one pool; as ``draw_pools``."""
     return draw_pools({"": pool}, shots, test_per_class, seed, admit, distinct)[""]
 
 
@@ -182,7 +179,7 @@ def draw_pools(
     admit: Admit = as_they_are,
     distinct: bool = False,
 ) -> dict[str, Drawn]:
-    """Training and test examples of every class of several pools, such as domains; the rest is as in ``draw``.
+    """Training and test examples of every class of several pools, such as domains.
 
     Args:
         pools: items by split, by name.
@@ -190,9 +187,8 @@ def draw_pools(
         test_per_class: test examples per class and pool, None = all (or one fifth of what has no test split).
         seed: of the draws.
         admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) over all pools and splits; the test items of all pools are taken first,
-            pools in the order of their names. Otherwise copies are left out of pools without a test split only, each
-            for itself, and must be of one class.
+        distinct: leave out copies (by content) over all pools and splits, test items of all pools first, pools by name.
+            Otherwise copies are left out of pools without a test split only, each for itself, and must be of one class.
 
     Raises:
         UserError: a class has no training or no test examples, or copies have different classes; of all pools.
@@ -201,71 +197,43 @@ def draw_pools(
     takers = {
         name: Taker(admit, distinct or pool.test is None, taken if distinct else {}) for name, pool in pools.items()
     }
-    tests, rests, trains = {}, {}, {}
+    tests, rests = {}, {}
     for name, pool in sorted(pools.items()):
-        tests[name], rests[name] = _take_test(takers[name], pool, shots, test_per_class, seed)
-    for name, rest in rests.items():
-        trains[name], _ = takers[name].take(rest, _goals(rest, shots))
+        orders = _seeded_orders(pool.train, seed)
+        if pool.test is None:
+            held_out = {label: _held_out(len(order), shots, test_per_class) for label, order in orders.items()}
+            tests[name], rests[name] = takers[name].take(orders, held_out)
+        else:
+            tests[name], _ = takers[name].take(_seeded_orders(pool.test, seed), test_per_class)
+            rests[name] = orders
+    trains = {name: takers[name].take(rest, shots)[0] for name, rest in rests.items()}
     problems, drawn = [], {}
     for name, pool in pools.items():
-        train, test = _without_empty(trains[name]), _without_empty(tests[name])
-        labels = sorted({item.label for item in pool.items})
         wrong = [] if distinct or pool.test is not None else takers[name].problems
-        wrong += _missing(labels, train, "training") + _missing(labels, test, "test")
+        notes = takers[name].notes
+        labels = sorted({item.label for item in pool.items})
+        for split, examples, wanted in (("training", trains[name], shots), ("test", tests[name], test_per_class)):
+            if empty := [label for label in labels if not examples.get(label)]:
+                wrong.append(f"no {split} examples for {len(empty)} classes: {shown(empty)}")
+            counts = {label: len(items) for label, items in examples.items()}
+            short = [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]
+            notes += (
+                [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []
+            )
         problems += [f"{name}: {problem}" if name else problem for problem in wrong]
-        notes = takers[name].notes + _short(train, shots, "training") + _short(test, test_per_class, "test")
+        train, test = ({k: v for k, v in some[name].items() if v} for some in (trains, tests))
         drawn[name] = Drawn(train, test, tuple(notes))
     if problems:
         raise UserError(*problems)
     return drawn
 
 
-def _take_test(
-    taker: Taker, pool: Pool, shots: int | None, test_per_class: int | None, seed: int
-) -> tuple[dict[str, tuple[Example, ...]], dict[str, Sequence[Item]]]:
-    """Test examples of a pool, and the items of each class that are left to train on."""
-    if pool.test is not None:
-        orders = _orders(pool.test, seed)
-        test, _ = taker.take(orders, _goals(orders, test_per_class))
-        return test, _orders(pool.train, seed)
-    orders = _orders(pool.train, seed)
-    held = {label: _held_out_count(len(order), shots, test_per_class) for label, order in orders.items()}
-    return taker.take(orders, held)
-
-
-def _orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:
-    """Items of each class in seeded order."""
+def _seeded_orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:
     return {label: shuffled(members, seed, label) for label, members in by_label(items).items()}
 
 
-def _next(rest: Mapping[str, Sequence[Item]], missing: Mapping[str, int]) -> dict[str, Sequence[Item]]:
-    """The next items of every class that misses some and has some left."""
-    return {label: batch for label, order in rest.items() if (batch := order[: missing[label]])}
-
-
-def _goals(orders: Mapping[str, Sequence[Item]], wanted: int | None) -> dict[str, int]:
-    """Examples wanted of each class."""
-    return {label: len(order) if wanted is None else wanted for label, order in orders.items()}
-
-
-def _without_empty(drawn: Mapping[str, tuple[Example, ...]]) -> dict[str, tuple[Example, ...]]:
-    return {label: examples for label, examples in drawn.items() if examples}
-
-
-def _held_out_count(items: int, shots: int | None, test_per_class: int | None) -> int:
+def _held_out(items: int, shots: int | None, test_per_class: int | None) -> int:
     """Test items of a class; of a small class at most half is held out, as far as shots ask for it."""
     wanted = items // HOLD_OUT_SHARE if test_per_class is None else test_per_class
     free = items // 2 if shots is None else max(items // 2, items - shots)
     return min(max(wanted, 1), free)
-
-
-def _missing(labels: Sequence[str], drawn: Mapping[str, tuple[Example, ...]], split: str) -> list[str]:
-    empty = [label for label in labels if not drawn.get(label)]
-    return [f"no {split} examples for {len(empty)} classes: {shown(empty)}"] if empty else []
-
-
-def _short(drawn: Mapping[str, tuple[Example, ...]], wanted: int | None, split: str) -> list[str]:
-    if wanted is None:
-        return []
-    short = [f"{label} {len(items)}" for label, items in drawn.items() if len(items) < wanted]
-    return [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from task_streams.errors import shown
 from task_streams.prompt import question_about
-from task_streams.types import Example, Task, TaskStream, target_value
+from task_streams.types import Example, TaskStream, target_value
 
 
 def fingerprints(stream: TaskStream) -> dict[str, str]:
@@ -58,26 +58,19 @@ def check_stream(stream: TaskStream) -> list[str]:
         for split, examples, boxed in (("training", task.train, task.seen), ("test", task.test, stream.labels)):
             if not examples:
                 problems.append(f"task {task.name}: no {split} examples")
-            problems += _strange_classes(task, split, examples, boxed)
-    return problems + _repeated_keys(stream) + _repeated_content(stream)
-
-
-def _strange_classes(task: Task, split: str, examples: Iterable[Example], boxed: Sequence[str]) -> list[str]:
-    """Classes that must not be in a task: of an image others than its own, of a box others than ``boxed``."""
-    targets = [example.target for example in examples]
-    labels = {target for target in targets if isinstance(target, str)} - set(task.classes)
-    others = {box.category for target in targets if isinstance(target, tuple) for box in target} - set(boxed)
-    found = [f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}"] if labels else []
-    untaught = f"task {task.name}: {split} boxes of classes not taught yet, or never: {shown(sorted(others))}"
-    return [*found, untaught] if others else found
-
-
-def _repeated_keys(stream: TaskStream) -> list[str]:
+            targets = [example.target for example in examples]
+            if labels := {target for target in targets if isinstance(target, str)} - set(task.classes):
+                problems.append(f"task {task.name}: {split} labels outside its classes: {shown(sorted(labels))}")
+            boxes = {box.category for target in targets if isinstance(target, tuple) for box in target}
+            if others := sorted(boxes - set(boxed)):
+                what = f"{split} boxes of classes not taught yet, or never"
+                problems.append(f"task {task.name}: {what}: {shown(others)}")
     places: dict[str, list[str]] = {}
     for place, _, example in _items(stream):
         places.setdefault(example.key, []).append(place)
-    twice = [f"{key} ({' and '.join(found)})" for key, found in places.items() if len(found) > 1]
-    return [f"{len(twice)} keys are used more than once: {shown(twice)}"] if twice else []
+    if twice := [f"{key} ({' and '.join(found)})" for key, found in places.items() if len(found) > 1]:
+        problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
+    return problems + _repeated_content(stream)
 
 
 def _repeated_content(stream: TaskStream) -> list[str]:
@@ -99,13 +92,13 @@ def _repeated_content(stream: TaskStream) -> list[str]:
     for place, split, example in items:
         if split == "test" and example.content in trained:
             leaks.append(_pair(place, example, *trained[example.content]))
-    told = {
+    faults = {
         "test items are trained on": leaks,
         "items are trained on in two tasks": again["train"],
         "items are tested on in two tasks": again["test"],
         "items have the content of an item of another class": conflicts,
     }
-    return [f"{len(pairs)} {what}: {shown(pairs)}" for what, pairs in told.items() if pairs]
+    return [f"{len(pairs)} {what}: {shown(pairs)}" for what, pairs in faults.items() if pairs]
 
 
 def _pair(place: str, example: Example, earlier: str, first: Example) -> str:

@@ -34,24 +34,20 @@ class QuestionReader:
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; a link that leads out of the folder counts as damage."""
-        inside = [Path(record.source.name).resolve().is_relative_to(self.images) for record in records]
-        admitted = iter(self.library.admit([record for record, kept in zip(records, inside, strict=True) if kept]))
-        return [
-            self._asked(next(admitted)) if kept else self._refused(record)
-            for record, kept in zip(records, inside, strict=True)
-        ]
-
-    def _refused(self, record: Record) -> Example | None:
-        self.library.damaged[record.key] = f"a link that leads out of {self.images}; refused"
-        self.library.workspace.damaged(record)
-        return None
-
-    def _asked(self, example: Example | None) -> Example | None:
-        if example is None:
-            return None
-        self.contents[example.key] = example.content
-        said = json.dumps([example.content, target_value(example.target)[0]])
-        return replace(example, content=hashlib.sha256(said.encode()).hexdigest())
+        inside = {r.key for r in records if Path(r.source.name).resolve().is_relative_to(self.images)}
+        admitted = iter(self.library.admit([record for record in records if record.key in inside]))
+        examples: list[Example | None] = []
+        for record in records:
+            example = next(admitted) if record.key in inside else None
+            if record.key not in inside:
+                self.library.damaged[record.key] = f"a link that leads out of {self.images}; refused"
+                self.library.workspace.damaged(record)
+            if example is not None:
+                self.contents[example.key] = example.content
+                identity = json.dumps([example.content, target_value(example.target)[0]])
+                example = replace(example, content=hashlib.sha256(identity.encode()).hexdigest())
+            examples.append(example)
+        return examples
 
     def shared_images(self, tasks: Sequence[Task]) -> list[str]:
         """How many test questions are about an image that training asks something else about."""
@@ -62,8 +58,12 @@ class QuestionReader:
             task.name: sum(bool(trained.get(self.contents[e.key], set()) - {_text(e)}) for e in task.test)
             for task in tasks
         }
-        said = [f"{name} {count}" for name, count in counts.items() if count]
-        return [f"test questions about images that are trained on with another question: {shown(said)}"] if said else []
+        shared = [f"{name} {count}" for name, count in counts.items() if count]
+        return (
+            [f"test questions about images that are trained on with another question: {shown(shared)}"]
+            if shared
+            else []
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,48 +91,32 @@ def draw_questions(
         if record.domain in by_task:
             by_task[record.domain].append(record)
     taker = Taker(reader.admit, config.on_copies == "skip")
-    tests = {name: _taken(taker, name, "test", own, config, config.test_per_class) for name, own in by_task.items()}
-    trains = {name: _taken(taker, name, "train", own, config, shots) for name, own in by_task.items()}
-    drawn = {
-        name: _drawn_task(name, trains[name], tests[name], own, config, shots, reader) for name, own in by_task.items()
-    }
+
+    def take(split: Split, wanted: int | None) -> dict[str, tuple[Example, ...]]:
+        taken: dict[str, tuple[Example, ...]] = {}
+        for name, own in by_task.items():
+            order = shuffled([record for record in own if record.split == split], config.draw_seed, name)
+            taken |= taker.take({name: order}, wanted)[0]
+        return taken
+
+    tests, trains = take("test", config.test_per_class), take("train", shots)
+    drawn = {}
+    for name, own in by_task.items():
+        notes = [
+            f"{name}: {len(kept)} {split} questions, fewer than {wanted}"
+            for split, kept, wanted in (("test", tests[name], config.test_per_class), ("train", trains[name], shots))
+            if wanted is not None and len(kept) < wanted
+        ]
+        used = {example.key for example in (*trains[name], *tests[name])}
+        if copies := sorted(r.key for r in own if r.key in reader.contents and r.key not in used):
+            what = f"{len(copies)} questions left out, asked about the same image before"
+            notes.append(f"{name}: {what}: {shown(copies)}")
+        drawn[name] = DrawnTask(trains[name], tests[name], tuple(notes))
     empty = [f"task {name}: no training questions" for name, task in drawn.items() if not task.train]
     empty += [f"task {name}: no test questions" for name, task in drawn.items() if not task.test]
     if empty:
         raise UserError(*empty)
     return drawn
-
-
-def _taken(
-    taker: Taker, name: str, split: Split, records: Sequence[Record], config: SourceConfig, wanted: int | None
-) -> tuple[Example, ...]:
-    """The questions of one split of a task; all good ones, or as many as wanted."""
-    order = shuffled([record for record in records if record.split == split], config.draw_seed, name)
-    chosen, _ = taker.take({name: order}, {name: len(order) if wanted is None else wanted})
-    return chosen[name]
-
-
-def _drawn_task(
-    name: str,
-    train: tuple[Example, ...],
-    test: tuple[Example, ...],
-    records: Sequence[Record],
-    config: SourceConfig,
-    shots: int | None,
-    reader: QuestionReader,
-) -> DrawnTask:
-    """A task with notes on what it is short of, and on what was left out as a copy."""
-    splits = (("test", test, config.test_per_class), ("train", train, shots))
-    notes = [
-        f"{name}: {len(kept)} {split} questions, fewer than {wanted}"
-        for split, kept, wanted in splits
-        if wanted is not None and len(kept) < wanted
-    ]
-    used = {example.key for example in (*train, *test)}
-    copies = sorted(record.key for record in records if record.key in reader.contents and record.key not in used)
-    if copies:
-        notes.append(f"{name}: {len(copies)} questions left out, asked about the same image before: {shown(copies)}")
-    return DrawnTask(train, test, tuple(notes))
 
 
 def _text(example: Example) -> str:

@@ -4,7 +4,7 @@ Protocol: RaPO (arXiv 2605.09640): class order ``RandomState(seed).permutation(n
 Pure functions of their arguments; nothing is decoded here. Which examples are drawn: ``draw.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,24 +47,30 @@ def build_cil(
 ) -> TaskStream:
     """Class-incremental stream: task i teaches the next ``sizes[i]`` classes of the class order.
 
-    ``admit`` and ``distinct`` are those of ``draw``.
+    ``shots``, ``test_per_class``, ``admit`` and ``distinct`` are those of ``draw_pools``; ``notes`` the source's.
 
     Raises:
         UserError: more classes asked than there are, names that answers cannot tell apart, a class
             without training or test examples, copies of different classes.
     """
     labels = {item.label for item in pool.items}
-    if problems := _cil_problems(name, labels, sizes):
+    problems = label_problems(labels)
+    if not sizes or min(sizes) < 1:
+        problems.append(f"{name}: tasks of {list(sizes)} classes asked; expected 1 or more in each")
+    elif sum(sizes) > len(labels):
+        problems.append(too_many_classes(name, sizes, len(labels)))
+    if problems:
         raise UserError(*problems)
     order = class_order(tuple(labels), order_seed)
-    pool = _of_classes(pool, set(order[: sum(sizes)]))
-    drawn = draw(pool, shots, test_per_class, draw_seed, admit, distinct)
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    tasks = []
-    for index, (end, size) in enumerate(zip(ends, sizes, strict=True), start=1):
-        classes = order[end - size : end]
-        tasks.append(_task(index, task_name(classes), classes, listed(order[:end], label_order), drawn))
-    unused = [f"{ends[-1]} of {len(labels)} classes are used"] if ends[-1] < len(labels) else []
+    used = set(order[: sum(sizes)])  # others are not drawn, so they are not read either
+    drawn = draw(pool.only(lambda item: item.label in used), shots, test_per_class, draw_seed, admit, distinct)
+    tasks: list[Task] = []
+    end = 0
+    for size in sizes:
+        classes, end = order[end : end + size], end + size
+        seen = listed(order[:end], label_order)
+        tasks.append(_task(len(tasks) + 1, task_name(classes), classes, seen, drawn))
+    unused = [f"{end} of {len(labels)} classes are used"] if end < len(labels) else []
     return TaskStream(name, "cil", order_seed, tuple(tasks), (*notes, *unused, *drawn.notes))
 
 
@@ -83,22 +89,11 @@ def build_dil(
     distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:
-    """Domain-incremental stream: one task per domain, with all classes of the domain.
+    """Domain-incremental stream: one task per domain, with all classes of the domain; the rest as in ``build_cil``.
 
-    Args:
-        name: name of the stream.
-        pools: examples of each domain, by domain name.
-        order_seed: seed of the domain order.
-        shots: training examples per class and domain; None = all.
-        test_per_class: test examples per class and domain; None = all.
-        draw_seed: seed of the draws and of the dealing of shared items.
-        label_order: order of the classes in a prompt.
-        seeded_order: domains in the order of the seed; False = in the order of ``pools``.
-        admit: makes examples of the items that are drawn.
-        distinct: leave out copies (by content) also over domains, and where the source has a test split of its own.
-        disjoint: an item (key) that several domains share is dealt to one of them, so no item comes
-            back in a later task. With False a source must give such items different keys itself.
-        notes: facts about the source, recorded with the stream.
+    Domains come in the order of the seed, or with ``seeded_order=False`` in that of ``pools``. An item (key) that
+    several domains share is dealt to one of them (by ``draw_seed``), so no item comes back in a later task; with
+    ``disjoint=False`` a source must give such items different keys itself.
 
     Raises:
         UserError: no domain, names that answers cannot tell apart, a class of a domain without training
@@ -137,7 +132,11 @@ def deal(pools: Mapping[str, Pool], seed: int) -> dict[str, Pool]:
         for turn, i in enumerate(random_state(seed, f"deal {label}").permutation(len(keys))):
             shared = of_label[keys[i]]
             owner[keys[i]] = shared[turn % len(shared)]
-    return {domain: _keep(pool, domain, owner) for domain, pool in pools.items()}
+
+    def owned_by(domain: str) -> Callable[[Item], bool]:
+        return lambda item: owner[item.key] == domain
+
+    return {domain: pool.only(owned_by(domain)) for domain, pool in pools.items()}
 
 
 def joint_task(stream: TaskStream) -> Task:
@@ -152,30 +151,6 @@ def _task(index: int, name: str, classes: tuple[str, ...], seen: tuple[str, ...]
     train = tuple(example for label in classes for example in drawn.train[label])
     test = tuple(example for label in classes for example in drawn.test[label])
     return Task(index, name, classes, seen, train, test)
-
-
-def _keep(pool: Pool, domain: str, owner: Mapping[str, str]) -> Pool:
-    train = tuple(e for e in pool.train if owner[e.key] == domain)
-    test = None if pool.test is None else tuple(e for e in pool.test if owner[e.key] == domain)
-    return Pool(train, test)
-
-
-def _of_classes(pool: Pool, classes: set[str]) -> Pool:
-    """The items of some classes: what is not used is not drawn, so it is not read either."""
-
-    def keep(items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if item.label in classes]
-
-    return Pool(keep(pool.train), None if pool.test is None else keep(pool.test))
-
-
-def _cil_problems(name: str, labels: set[str], sizes: Sequence[int]) -> list[str]:
-    problems = label_problems(labels)
-    if not sizes or min(sizes) < 1:
-        problems.append(f"{name}: tasks of {list(sizes)} classes asked; expected 1 or more in each")
-    elif sum(sizes) > len(labels):
-        problems.append(too_many_classes(name, sizes, len(labels)))
-    return problems
 
 
 def too_many_classes(name: str, sizes: Sequence[int], available: int) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -71,7 +71,7 @@ class BoxTable:
     def record(self, image: int, used: Collection[str], split: Split, domain: str = "") -> Record:
         """The record of one image, with all its boxes of the classes in use."""
         rows = range(self.first[image], self.first[image + 1])
-        boxes = (Box(self.classes[self.category[i]], _whole(self.corners[i])) for i in rows)
+        boxes = (Box(self.classes[self.category[i]], tuple(self.corners[i].tolist())) for i in rows)
         kept = tuple(box for box in boxes if box.category in used)
         source = FileSource(self.folder / self.keys[image])
         return Record(self.keys[image], kept, source, split, domain)
@@ -116,17 +116,15 @@ class BoxCollector:
         keys = tuple(sorted(key for key, rows in self.boxes.items() if rows))
         table = np.array([row for key in keys for row in self.boxes[key]], dtype=np.int32).reshape(-1, 5)
         first = np.cumsum([0, *(len(self.boxes[key]) for key in keys)], dtype=np.int32)
-        notes = tuple(f"{name}: {note}" for note in self._notes())
-        problems = tuple(f"{name}: {len(rows)} {kind}: {shown(rows, 5)}" for kind, rows in self.faults.items())
-        return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], tuple(classes), notes, problems)
-
-    def _notes(self) -> Iterator[str]:
-        for reason, count in sorted(self.left_out.items()):
-            yield f"{count} boxes left out: {reason}"
+        notes = [f"{count} boxes left out: {reason}" for reason, count in sorted(self.left_out.items())]
         if self.reaching:
-            yield f"{self.reaching} boxes reach out of their image by more than {REACH:g} pixel and are cut at its edge"
+            reach = f"more than {REACH:g} pixel and are cut at its edge"
+            notes.append(f"{self.reaching} boxes reach out of their image by {reach}")
         if empty := sorted(key for key, rows in self.boxes.items() if not rows):
-            yield f"{len(empty)} images without boxes left out: {shown(empty, limit=5)}"
+            notes.append(f"{len(empty)} images without boxes left out: {shown(empty, limit=5)}")
+        problems = tuple(f"{name}: {len(rows)} {kind}: {shown(rows, 5)}" for kind, rows in self.faults.items())
+        named = tuple(f"{name}: {note}" for note in notes)
+        return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], tuple(classes), named, problems)
 
 
 def thousandths(pixels: Corners, width: float, height: float) -> tuple[int, int, int, int]:
@@ -164,12 +162,7 @@ def file_names(root: Path, folder: str, problems: list[str]) -> set[str]:
 def cached(workspace: Workspace, name: str, stamp: str, folder: Path, parse: Callable[[], BoxTable]) -> BoxTable:
     """A table from the workspace's cache, parsed and kept when it is not there or its stamp has changed.
 
-    Args:
-        workspace: with the cache; without one everything is parsed.
-        name: identity of what is parsed, e.g. the path of the annotations and the settings.
-        stamp: changes whenever the annotations may have changed.
-        folder: of the table.
-        parse: makes the table; one with problems is not kept.
+    ``name`` tells what is parsed: the path of the annotations and the settings. A table with problems is not kept.
     """
     if workspace.cache is None:
         return parse()
@@ -207,8 +200,3 @@ def _save(path: Path, stamp: str, table: BoxTable) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: what was parsed cannot be kept in the cache; {error.strerror or error}") from error
-
-
-def _whole(corners: IntArray) -> tuple[int, int, int, int]:
-    x1, y1, x2, y2 = corners.tolist()
-    return x1, y1, x2, y2

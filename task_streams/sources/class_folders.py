@@ -36,40 +36,32 @@ def class_folders(
         inner: folder inside of each class folder that holds the items, e.g. ``images``.
         suffixes: how names of items end, in lower case.
     """
-    found = []
+    records: list[Record] = []
+    notes: list[str] = []
+    problems: list[str] = []
+    classes: set[str] = set()
+    start = len(str(root)) + 1
     for folder in subfolders(base):
         items = f"{folder.path}/{inner}" if inner else folder.path
         label = label_of(folder.name)
-        if not label:
+        if label:
+            classes.add(label)
+        if not label or (inner and not os.path.isdir(items)):
             continue
-        if inner and not os.path.isdir(items):
-            found.append(Found((), (), (), (label,)))
-        else:
-            found.append(_class_folder(root, items, Record("", label, FileSource(root), split, domain), suffixes))
-    return joined(found)
-
-
-def _class_folder(root: Path, folder: str, like: Record, suffixes: Sequence[str]) -> Found:
-    """Items of one class folder as records like the given one, and a note on how many entries are something else."""
-    start = len(str(root)) + 1
-    if problem := link_problem(root, folder):
-        return Found((), (), (problem,), (like.label,))
-    held = entries(folder)
-    ends = tuple(suffixes)
-    items = [entry for entry in held if entry.name.lower().endswith(ends) and not is_folder(entry)]
-    problems = [link_problem(root, entry.path) if entry.is_symlink() else "" for entry in items]
-    records = [
-        Record(entry.path[start:], like.target, FileSource(entry.path), like.split, like.domain)
-        for entry, problem in zip(items, problems, strict=True)
-        if not problem
-    ]
-    others = len(held) - len(items)
-    notes = [f"{folder[start:]}: {others} entries that are no {_kind(suffixes)} passed over"] if others else []
-    return Found(tuple(records), tuple(notes), tuple(filter(None, problems)), (like.label,))
-
-
-def _kind(suffixes: Sequence[str]) -> str:
-    return "images" if tuple(suffixes) == SUFFIXES else f"items ({', '.join(suffixes)})"
+        if problem := link_problem(root, items):
+            problems.append(problem)
+            continue
+        others = 0
+        for entry in entries(items):
+            if not entry.name.lower().endswith(tuple(suffixes)) or is_folder(entry):
+                others += 1
+            elif entry.is_symlink() and (problem := link_problem(root, entry.path)):
+                problems.append(problem)
+            else:
+                records.append(Record(entry.path[start:], label, FileSource(entry.path), split, domain))
+        kind = "images" if tuple(suffixes) == SUFFIXES else f"items ({', '.join(suffixes)})"
+        notes += [f"{items[start:]}: {others} entries that are no {kind} passed over"] if others else []
+    return Found(tuple(records), tuple(notes), tuple(problems), tuple(sorted(classes)))
 
 
 def class_tree(root: Path, base: Path, domain: str = "", label_of: Callable[[str], str] = str) -> Found:

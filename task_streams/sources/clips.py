@@ -10,11 +10,19 @@ The sampling rule, exact and the same on every machine:
   so there are 2 to ``max_frames`` frames: Qwen2-VL's own video input takes frames in pairs (and repeats the last one
   of an odd number). Frame k is the one on display at k / rate after the start. All of it in fractions.
 
+Decoded clips are kept on disk within a size limit (``ClipCache``): one file for each clip, written whole or not at all.
+
 Frames are upright by the file's rotation. A clip that does not open, has no video, fails to decode, breaks off inside
 of a frame or yields clearly fewer frames than it declares is damaged. Deliberately absent: sound, pixel aspect ratios,
 and playlists (FFmpeg may read the formats in ``FORMATS`` only, so a file cannot name other files).
 """
 
+import hashlib
+import json
+import os
+import tempfile
+import time
+import zipfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +30,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from math import ceil
+from pathlib import Path
 from typing import Any
 
-import av
 from PIL import Image
 
-from task_streams.sources.clip_cache import ClipCache
+from task_streams.errors import UserError
 from task_streams.sources.records import Damaged, Source
 from task_streams.types import Clip, Feed
 
@@ -37,7 +45,101 @@ LEAST_FRAMES = 2
 RULE = 1  # raise it when the same bytes come to give other frames: what was cached before is then not used
 WHOLE = Fraction(4, 5)  # a clip with less than this share of its declared frames (or length) is cut off
 HELD_BYTES = 2**25  # decoded frames are held up to this size; a larger clip is decoded twice
+MICROSECONDS = 10**6  # FFmpeg's unit of a container's duration, in a second
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+CACHE_FOLDER, CACHE_SUFFIX, UNFINISHED, HEAD = "clips", ".zip", ".part", "clip.json"
+ABANDONED_SECONDS = 3600.0  # an unfinished file of that age was left by a writer that was killed
+
+Frames = tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipCache:
+    """A folder of decoded clips; picklable, nothing open.
+
+    A file is an uncompressed zip of the frames (WebP without loss, so a cached clip equals a fresh one to the last bit)
+    and ``clip.json`` with their rate. Files are written beside and renamed; several processes may share a folder. Above
+    the limit the files that were used the longest ago go first (a file's time of change is when it was last used). A
+    file that cannot be read is treated as absent and written again. Nothing is pickled.
+
+    Attributes:
+        folder: where they are; made when the first clip is kept.
+        limit: bytes that all files together may take.
+    """
+
+    folder: Path
+    limit: int
+
+    @classmethod
+    def below(cls, workspace_cache: Path | None, mebibytes: int) -> "ClipCache | None":
+        """The cache in a workspace's folder, None without a folder or room."""
+        return cls(workspace_cache / CACHE_FOLDER, mebibytes * 2**20) if workspace_cache and mebibytes else None
+
+    def key(self, source: Source, decoder: str) -> str:
+        """Name of a clip's file: of its source, as it is now, and the decoder's identity."""
+        return hashlib.sha256("\0".join((source.name, source.stamp(), decoder)).encode()).hexdigest()
+
+    def load(self, key: str) -> tuple[Frames, float] | None:
+        """Frames and their rate, None if they are not there (or not whole)."""
+        path = self.folder / f"{key}{CACHE_SUFFIX}"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                head = json.loads(archive.read(HEAD))
+                frames = []
+                for index in range(head["frames"]):
+                    with Image.open(BytesIO(archive.read(f"{index:05d}.webp"))) as image:
+                        frames.append(image.convert("RGB"))
+                    frames[-1].info = {}  # what the file format adds is no part of a frame
+            os.utime(path)
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+            return None  # absent, removed in the meantime, or damaged: it is decoded and written anew
+        return tuple(frames), head["fps"]
+
+    def store(self, key: str, frames: Frames, fps: float) -> None:
+        """Keep a clip, then remove what was not used for the longest time until all fit; too large a clip is not kept.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        buffer = BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(HEAD, json.dumps({"fps": fps, "frames": len(frames)}))
+            for index, frame in enumerate(frames):
+                image = BytesIO()
+                frame.save(image, "WEBP", lossless=True, quality=0, method=0)
+                archive.writestr(f"{index:05d}.webp", image.getvalue())
+        data = buffer.getvalue()
+        if len(data) > self.limit:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(UNFINISHED, dir=self.folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(unfinished, self.folder / f"{key}{CACHE_SUFFIX}")
+            self._make_room()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: decoded clips cannot be kept ({error.strerror}); make room or set cache_mb=0"
+            ) from error
+
+    def _make_room(self) -> None:
+        """Remove the files used the longest ago, as far as the limit asks, and what killed writers left."""
+        used: list[tuple[float, int, str]] = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # another process removed or finished it
+                used.append((status.st_mtime, status.st_size, entry.path))
+        abandoned = time.time() - ABANDONED_SECONDS
+        total = sum(size for _, size, _ in used)
+        for moment, size, path in sorted(used):
+            unfinished = path.endswith(UNFINISHED)
+            if moment < abandoned if unfinished else total > self.limit:
+                Path(path).unlink(missing_ok=True)
+                total -= size
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +166,7 @@ class ClipDecoder:
         return f"clip {RULE} fps={Fraction(str(self.fps))} max_frames={self.max_frames} max_side={self.max_side}"
 
     def __call__(self, source: Source) -> Clip:
-        """The sampled clip.
-
-        Raises:
-            Damaged: there is no video, or it cannot be decoded.
-        """
+        """The sampled clip."""
         if self.cache is None:
             frames, fps = self._decoded(source)
             return Clip(frames, fps, self.feed)
@@ -79,17 +177,13 @@ class ClipDecoder:
             self.cache.store(key, *kept)
         return Clip(*kept, self.feed)
 
-    def _decoded(self, source: Source) -> tuple[tuple[Image.Image, ...], float]:
+    def _decoded(self, source: Source) -> tuple[Frames, float]:
         frames, rate = sampled_frames(source.read(), Fraction(str(self.fps)), self.max_frames)
         return tuple(within(frame, self.max_side) for frame in frames), float(rate)
 
 
 def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Image.Image], Fraction]:
-    """Frames of a video file by the module's rule, RGB and upright, and their rate.
-
-    Raises:
-        Damaged: there is no video, or it cannot be decoded.
-    """
+    """Frames of a video file by the module's rule, RGB and upright, and their rate."""
     stamps: list[Fraction | None] = []
     held: list[Any] = []
     room = HELD_BYTES
@@ -109,24 +203,14 @@ def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Im
 
 
 def sampled_indices(times: Sequence[Fraction], fps: Fraction, max_frames: int) -> tuple[list[int], Fraction]:
-    """Which frames are sampled by the module's rule, and their rate.
-
-    Args:
-        times: when each frame comes on display, ascending, in seconds.
-        fps: frames per second to sample.
-        max_frames: most frames to sample, 2 or more.
-    """
+    """Which frames are sampled by the module's rule of those shown at ascending ``times`` (seconds), and their rate."""
     length = _length(times) or LEAST_FRAMES / fps
     rate = max(LEAST_FRAMES / length, min(fps, max_frames / length))
     return [bisect_right(times, times[0] + k / rate) - 1 for k in range(ceil(length * rate))], rate
 
 
 def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | None) -> list[Fraction]:
-    """When each decoded frame comes on display, in seconds, ascending.
-
-    Raises:
-        Damaged: no frames, or neither time stamps nor a rate.
-    """
+    """When each decoded frame comes on display, in seconds, ascending."""
     if not stamps:
         raise Damaged("no frame of the video can be decoded")
     known = [stamp for stamp in stamps if stamp is not None]
@@ -139,11 +223,9 @@ def display_times(stamps: Sequence[Fraction | None], average_rate: Fraction | No
 
 @contextmanager
 def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
-    """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage.
+    """The container and the video stream of a file; whatever FFmpeg refuses in the meantime is damage."""
+    import av  # here, because the command line lists streams without it
 
-    Raises:
-        Damaged: with FFmpeg's reason.
-    """
     if not data:
         raise Damaged("an empty file")
     options = {"format_whitelist": FORMATS}
@@ -160,11 +242,7 @@ def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in the order in which they are shown.
-
-    Raises:
-        Damaged: the file breaks off inside of a frame.
-    """
+    """Decoded frames in the order in which they are shown."""
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise Damaged("the file breaks off inside of a frame")
@@ -172,26 +250,15 @@ def frames_of(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> None:
-    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares.
-
-    Raises:
-        Damaged: with both figures.
-    """
+    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares."""
     if stream.frames:
         if len(times) < WHOLE * stream.frames:
             raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")
         return
-    declared = Fraction(container.duration, av.time_base) if container.duration else Fraction(0)
+    declared = Fraction(container.duration, MICROSECONDS) if container.duration else Fraction(0)
     length = _length(times)
     if length < WHOLE * declared:
         raise Damaged(f"cut off: {float(length):.2f} of {float(declared):.2f} declared seconds can be decoded")
-
-
-def upright(frame: Any) -> Image.Image:
-    """A decoded frame as an RGB image, turned as the file says."""
-    image: Image.Image = frame.to_image()
-    turn = TURNS.get(frame.rotation % 360)
-    return image if turn is None else image.transpose(turn)
 
 
 def within(image: Image.Image, max_side: int | None) -> Image.Image:
@@ -210,7 +277,12 @@ def _length(times: Sequence[Fraction]) -> Fraction:
 
 
 def _images(frames: Any, indices: Sequence[int]) -> list[Image.Image]:
-    """The wanted frames as images; an index may come twice."""
+    """The wanted frames as RGB images, turned upright as the file says; an index may come twice."""
     wanted = set(indices)
-    shown = {index: upright(frame) for index, frame in enumerate(frames) if index in wanted}
-    return [shown[index] for index in indices]
+    images: dict[int, Image.Image] = {}
+    for index, frame in enumerate(frames):
+        if index in wanted:
+            turn = TURNS.get(frame.rotation % 360)
+            image: Image.Image = frame.to_image()
+            images[index] = image if turn is None else image.transpose(turn)
+    return [images[index] for index in indices]

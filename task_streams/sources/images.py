@@ -26,7 +26,6 @@ class ImageDecoder:
     identity: str = "image"
 
     def __call__(self, source: Source) -> Image.Image:
-        """The image of a source as RGB."""
         return decode_image(source.read())
 
 
@@ -55,6 +54,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256).convert("L").convert("RGB")  # Pillow alone would cut at 255
     if image.has_transparency_data:
-        shown = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -54,9 +54,10 @@ def _root_complaint(path: Path, needs: Sequence[str]) -> str:
     if not missing and (needs or subfolders(path)):
         return ""
     lacks = f" (missing: {', '.join(missing)})" if 0 < len(missing) < len(needs) else ""
-    return (
-        f"{shown(names, limit=5) or 'an empty folder'}{lacks}{_archives(path, 'in there')}{_nested_root(path, needs)}"
-    )
+    # unpacking often nests everything one level deeper
+    inner = [entry.path for entry in subfolders(path) if all(Path(entry.path, name).exists() for name in needs)]
+    hint = f"; all of it is in {inner[0]}: set root to that" if needs and inner else ""
+    return f"{shown(names, limit=5) or 'an empty folder'}{lacks}{_archives(path, 'in there')}{hint}"
 
 
 def _archives(folder: Path, where: str) -> str:
@@ -66,12 +67,6 @@ def _archives(folder: Path, where: str) -> str:
 
 def _packed(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
-
-
-def _nested_root(path: Path, needs: Sequence[str]) -> str:
-    """A hint at the folder that holds everything, which unpacking often nests one level deeper."""
-    right = [entry.path for entry in subfolders(path) if all(Path(entry.path, name).exists() for name in needs)]
-    return f"; all of it is in {right[0]}: set root to that" if needs and right else ""
 
 
 def below(root: Path, relative: str) -> Path:

@@ -1,26 +1,107 @@
 """Records to examples: every item that is used is read and decoded once, and remembered in an index.
 
-The index (SQLite, in the workspace's cache) keeps the SHA-256 of each item under its size and time of change, so a
-second build reads nothing. Items that are not drawn are never read, and no image stays in memory.
+The index keeps the SHA-256 of each item as long as its stamp (size and time of change) stays the same, so a second
+build reads nothing. It is one SQLite file in the workspace's cache that any number of processes may share: a writer
+waits for the others, and what is written is whole. Only what could be decoded is in it; faults are found anew each
+time, because they may have been mended. Items that are not drawn are never read, and no image stays in memory.
 """
 
 import gc
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from task_streams.errors import UserError
 from task_streams.sources.images import ImageDecoder, decode_image
-from task_streams.sources.index import Index, stamp_of
-from task_streams.sources.records import Damaged, Decoder, Found, Record, Workspace
+from task_streams.sources.records import Damaged, Decoder, Found, Record, Source, Workspace
 from task_streams.types import Example
 
 NAMED = 100  # damaged items that a message names
 BATCH = 512  # items verified before the index is written
+FILE = "index.sqlite"
+SCHEMA = """CREATE TABLE IF NOT EXISTS items_1 (
+    decoder TEXT, name TEXT, stamp TEXT, content TEXT, PRIMARY KEY (decoder, name)
+) WITHOUT ROWID"""
+WAIT_SECONDS = 60.0  # for another process that writes
+NAMES_PER_QUERY = 500  # SQLite takes 999 variables, newer ones more
+
+
+class Index:
+    """A table of verified items in a cache folder; without a folder it is empty and keeps nothing.
+
+    Opened at first use, and used by one thread. Each use may raise a ``UserError``: the file cannot be used.
+    """
+
+    def __init__(self, cache: Path | None) -> None:
+        self.path = cache / FILE if cache else None
+        self._database: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Let go of the file; it is opened again when needed."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def contents(self, decoder: str, sources: Sequence[Source], stamps: Sequence[str]) -> list[str | None]:
+        """Content of each source that is known under its present stamp, else None."""
+        if self.path is None:
+            return [None] * len(sources)
+        names = [source.name for source in sources]
+        known: dict[str, tuple[str, str]] = {}
+        with self._opened() as database:
+            for start in range(0, len(names), NAMES_PER_QUERY):
+                some = names[start : start + NAMES_PER_QUERY]
+                marks = ", ".join("?" * len(some))
+                query = f"SELECT name, stamp, content FROM items_1 WHERE decoder = ? AND name IN ({marks})"
+                known |= {name: (stamp, content) for name, stamp, content in database.execute(query, [decoder, *some])}
+        found = [known.get(name) for name in names]
+        return [kept[1] if kept and kept[0] == stamp else None for kept, stamp in zip(found, stamps, strict=True)]
+
+    def remember(self, decoder: str, items: Sequence[tuple[Source, str, str]]) -> None:
+        """Keep items that were verified: source, stamp taken before it was read, content."""
+        if self.path is None or not items:
+            return
+        rows = [(decoder, source.name, stamp, content) for source, stamp, content in items]
+        with self._opened() as database, database:
+            database.executemany("INSERT OR REPLACE INTO items_1 VALUES (?, ?, ?, ?)", rows)
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The database, opened if it is not yet."""
+        assert self.path is not None
+        try:
+            if self._database is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # immediate: a transaction waits for its turn when it begins, never half-way
+                self._database = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level="IMMEDIATE")
+                self._database.execute(SCHEMA)
+            yield self._database
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise UserError(_unusable(self.path, error)) from error
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    """Sentence for an index that cannot be used, and the remedy."""
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return f"{path}: the index is held by another process ({error}); end it, or give another cache folder"
+    if isinstance(error, OSError) or "readonly" in str(error) or "unable to open" in str(error):
+        return f"{path}: the index cannot be written ({error}); give a cache folder that can be written to"
+    return f"{path}: the index cannot be used ({error}); remove the file, it is built anew"
+
+
+def stamp_of(source: Source) -> str:
+    """Stamp of a source; empty when there is nothing to read, which no index knows: reading it will say why."""
+    try:
+        return source.stamp()
+    except Damaged:
+        return ""
 
 
 @dataclass(slots=True)
@@ -51,17 +132,14 @@ class Library:
         self._workers.shutdown(cancel_futures=True)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
-        """The example of each record, None for a damaged one; in their order. Quickest with many at once.
-
-        Raises:
-            UserError: the index cannot be used.
-        """
+        """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
         examples: list[Example | None] = []
         for start in range(0, len(records), BATCH):
             batch = records[start : start + BATCH]
             contents = self._contents(batch)
             examples += [
-                self._example(r, content) if content else None for r, content in zip(batch, contents, strict=True)
+                Example(r.key, r.target, partial(self.decoder, r.source), content, r.domain) if content else None
+                for r, content in zip(batch, contents, strict=True)
             ]
             self.workspace.advance(len(batch))
         return examples
@@ -87,15 +165,12 @@ class Library:
         try:
             if not isinstance(self.decoder, ImageDecoder):
                 self.decoder(record.source)
-                return record.content or sha256(record.source.read()), ""
+                return record.content or hashlib.sha256(record.source.read()).hexdigest(), ""
             data = record.source.read()  # once: what is hashed is what is decoded
             decode_image(data)
-            return record.content or sha256(data), ""
+            return record.content or hashlib.sha256(data).hexdigest(), ""
         except Damaged as fault:
             return "", str(fault)
-
-    def _example(self, record: Record, content: str) -> Example:
-        return Example(record.key, record.target, partial(self.decoder, record.source), content, record.domain)
 
     @property
     def problems(self) -> list[str]:
@@ -103,25 +178,19 @@ class Library:
         if not self.damaged or self.on_damaged == "skip":
             return []
         remedy = "repair or remove them, or set on_damaged=skip"
-        return [f"{len(self.damaged)} items cannot be decoded; {remedy}", *self._faults]
+        return [f"{len(self.damaged)} items cannot be decoded; {remedy}", *self._faults()]
 
     @property
     def notes(self) -> list[str]:
         """What was left out."""
         if not self.damaged or self.on_damaged == "error":
             return []
-        return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults)}"]
+        return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults())}"]
 
-    @property
     def _faults(self) -> list[str]:
         """Every item with its reason; beyond the limit the rest is counted."""
         faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
         return faults if len(faults) <= NAMED else [*faults[:NAMED], f"and {len(faults) - NAMED} more"]
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 of bytes, hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
@@ -141,11 +210,7 @@ def rare_collection() -> Iterator[None]:
 
 @contextmanager
 def all_problems(found: Found, library: Library) -> Iterator[None]:
-    """Report what is wrong with a layout, its items and the stream built of them in one error; close the library.
-
-    Raises:
-        UserError: with every problem of the three.
-    """
+    """Report what is wrong with a layout, its items and the stream built of them in one error; close the library."""
     raised: tuple[str, ...] = ()
     try:
         yield

@@ -32,7 +32,12 @@ class Files:
         if os.path.isabs(relative) or ".." in relative.split("/"):
             return f"{relative}: leads out of {self.root}; refused"
         if folder not in self.folders:
-            self.folders[folder] = self._listing(folder)
+            try:
+                path = below(self.root, folder)
+                held = entries(path) if path.is_dir() else []
+                self.folders[folder] = {entry.name: entry.is_symlink() for entry in held}
+            except UserError as error:
+                self.folders[folder] = str(error)
         listing = self.folders[folder]
         if isinstance(listing, str):
             return listing
@@ -40,22 +45,11 @@ class Files:
             return "missing"
         return link_problem(self.root, str(self.root / relative)) if listing[name] else ""
 
-    def _listing(self, folder: str) -> dict[str, bool] | str:
-        try:
-            path = below(self.root, folder)
-            return {entry.name: entry.is_symlink() for entry in entries(path)} if path.is_dir() else {}
-        except UserError as error:
-            return str(error)
-
 
 def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged: str = "error") -> Found:
-    """The records of a list whose files are there; their keys are paths below the root.
+    """The records of a list whose files are there; their keys are paths below the resolved root.
 
-    Args:
-        root: resolved.
-        records: one for each line of the list.
-        source: name of the list, for messages.
-        on_damaged: missing files are a problem (``error``), or left out and noted (``skip``).
+    Missing files are a problem (``on_damaged=error``), or left out and noted (``skip``); ``source`` names the list.
     """
     files = Files(root)
     faults = {record.key: files.fault(record.key) for record in records}
@@ -93,37 +87,36 @@ def numbered(path: Path, value: str) -> tuple[dict[str, str], list[str]]:
     return {key: found.strip() for _, key, found in rows if found.strip()}, problems
 
 
-@dataclass(frozen=True, slots=True)
-class ImageList:
-    """What a list of labelled images holds.
+def listed_domains(
+    root: Path, lists: Mapping[str, tuple[Path, Path]], images: str = "", on_damaged: str = "error"
+) -> Found:
+    """Items by the training and the test list of each domain, lines ``<domain>/<class>/<image> <class number>``.
 
-    Attributes:
-        found: the items whose files are there.
-        classes: names of the classes that each class number stands for, by the folders of its images.
-    """
-
-    found: Found
-    classes: Mapping[str, frozenset[str]]
-
-
-def image_list(
-    root: Path, path: Path, split: Split, domain: str, images: str = "", on_damaged: str = "error"
-) -> ImageList:
-    """Items of a list of lines ``<domain>/<class>/<image> <class number>``.
-
-    Args:
-        root: resolved.
-        path: the list.
-        split: of the records.
-        domain: of the records; every path must begin with it.
-        images: folder below the root that the paths are relative to, ending in ``/``; empty = the root.
-        on_damaged: that of ``listed_files``.
+    Every class of a domain must be in both of its lists, no file may be in both, and a class number must stand for one
+    class in all lists. ``images``: folder that the paths are relative to, ending in ``/``; empty = the root.
 
     Raises:
-        UserError: the list cannot be read.
+        UserError: a list cannot be read.
     """
+    numbers: set[tuple[str, str]] = set()  # class number and class
+    parts = []
+    for domain, paths in lists.items():
+        splits: tuple[tuple[Split, Path], ...] = (("train", paths[0]), ("test", paths[1]))
+        train, test = (_listed_images(root, path, split, domain, images, on_damaged, numbers) for split, path in splits)
+        trained = {record.key for record in train.records}
+        twice = sorted({record.key for record in test.records if record.key in trained})
+        leak = [f"{domain}: {len(twice)} files are in both lists: {shown(twice)}"] if twice else []
+        both = joined([train, test, Found((), (), tuple(leak))])
+        both = replace(both, classes=tuple(sorted({record.label for record in both.records})))
+        parts.append(with_all_classes(both, domain))
+    return joined([Found((), (), tuple(_number_problems(numbers))), *parts])
+
+
+def _listed_images(
+    root: Path, path: Path, split: Split, domain: str, images: str, on_damaged: str, numbers: set[tuple[str, str]]
+) -> Found:
+    """Items of one list; the class numbers that it gives go into ``numbers``."""
     records: list[Record] = []
-    classes: dict[str, set[str]] = {}
     odd: list[str] = []
     for number, line in lines(path):
         relative, _, label = line.rpartition(" ")
@@ -134,40 +127,21 @@ def image_list(
         key = images + relative
         records.append(Record(key, parts[1], FileSource(Path(f"{root}/{key}")), split, domain))
         if parts[1] != "..":
-            classes.setdefault(label, set()).add(parts[1])
+            numbers.add((label, parts[1]))
     found = listed_files(root, records, path.name, on_damaged)
     expected = f"{path.name}: expected '{domain}/<class>/<image> <class number>' a line"
     problems = [f"{expected}; found {len(odd)} others: {shown(odd, limit=5)}"] if odd else []
     problems += [] if records or odd else [f"{expected}; found an empty list"]
-    found = replace(found, problems=(*problems, *found.problems))
-    return ImageList(found, {number: frozenset(names) for number, names in classes.items()})
+    return replace(found, problems=(*problems, *found.problems))
 
 
-def listed_domains(lists: Mapping[str, tuple[ImageList, ImageList]]) -> Found:
-    """Training and test list of each domain as one source; every class of a domain must be in both, no file twice."""
-    parts = []
-    for domain, (train, test) in lists.items():
-        trained = {record.key for record in train.found.records}
-        twice = sorted({record.key for record in test.found.records if record.key in trained})
-        leak = Found((), (), (f"{domain}: {len(twice)} files are in both lists: {shown(twice)}",) if twice else ())
-        parts.append(with_all_classes(_with_classes(joined([train.found, test.found, leak])), domain))
-    numbers = Found((), (), tuple(number_problems(part for pair in lists.values() for part in pair)))
-    return joined([numbers, *parts])
-
-
-def _with_classes(found: Found) -> Found:
-    return replace(found, classes=tuple(sorted({record.label for record in found.records})))
-
-
-def number_problems(lists: Iterable[ImageList]) -> list[str]:
+def _number_problems(numbers: set[tuple[str, str]]) -> list[str]:
     """Problems of class numbers that stand for several classes, and of classes that have several numbers."""
-    names: dict[str, set[str]] = {}
-    numbers: dict[str, set[str]] = {}
-    for listed in lists:
-        for number, found in listed.classes.items():
-            names.setdefault(number, set()).update(found)
-            for name in found:
-                numbers.setdefault(name, set()).add(number)
-    several = [f"{number} = {', '.join(sorted(found))}" for number, found in sorted(names.items()) if len(found) > 1]
-    several += [f"{', '.join(sorted(found))} = {name}" for name, found in sorted(numbers.items()) if len(found) > 1]
+    classes: dict[str, list[str]] = {}
+    numbers_of: dict[str, list[str]] = {}
+    for number, name in sorted(numbers):
+        classes.setdefault(number, []).append(name)
+        numbers_of.setdefault(name, []).append(number)
+    several = [f"{number} = {', '.join(found)}" for number, found in sorted(classes.items()) if len(found) > 1]
+    several += [f"{', '.join(found)} = {name}" for name, found in sorted(numbers_of.items()) if len(found) > 1]
     return [f"expected one class for each class number of the lists; found {shown(several)}"] if several else []

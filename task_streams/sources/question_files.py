@@ -13,14 +13,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from task_streams.answers import resolved_rule
 from task_streams.errors import shown
 from task_streams.sources.layout import is_text
-from task_streams.sources.records import FileSource, Record, Split
+from task_streams.sources.records import FileSource, Found, Record, Split
 from task_streams.types import Question, target_value
 
 NAMED = 5  # rows that a problem names; the rest is counted
@@ -38,9 +38,6 @@ class QuestionFile:
     """One split of one task.
 
     Attributes:
-        task: name of the task.
-        split: ``train`` or ``test``.
-        path: the JSON file.
         images: folder that image paths start at.
         rule: how answers are compared: ``exact``, ``relaxed_number`` or ``auto``.
         tell_apart: whether ids that several rows share are told apart by their content, not refused.
@@ -59,47 +56,31 @@ class QuestionFile:
         return f"{self.task}/{self.path.name}"
 
 
-@dataclass(slots=True)
-class ReadFile:
-    """What a question file holds: items, facts, and what must stop a run."""
-
-    records: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-def read_questions(file: QuestionFile) -> ReadFile:
-    """Every item of a question file; damage is collected, not raised."""
-    read = ReadFile()
+def read_questions(file: QuestionFile) -> Found:
+    """Every item of a question file; what is wrong with it is among the problems."""
     try:
-        rows = read_rows(file.path)
+        rows = _rows(file.path)
     except BadRow as fault:
-        read.problems.append(f"{file.place}: {fault}")
-        return read
+        return Found((), (), (f"{file.place}: {fault}",))
     bad: dict[str, list[str]] = {}
     without_image = 0
     found: list[Record] = []
     for number, row in enumerate(rows, start=1):
         try:
-            items = list(row_records(file, row))
+            items = list(_row_records(file, row))
         except BadRow as fault:
-            bad.setdefault(str(fault), []).append(f"{number} (id {row_id(row)!r})" if row_id(row) else str(number))
+            bad.setdefault(str(fault), []).append(f"{number} (id {_id(row)!r})" if _id(row) else str(number))
             continue
         without_image += not items
         found += items
-    read.problems += [f"{file.place}: {fault}: row {shown(places, NAMED)}" for fault, places in bad.items()]
-    if without_image:
-        read.notes.append(f"{file.place}: {without_image} rows without an image left out")
-    _keep_unique(file, found, read)
-    return read
+    problems = tuple(f"{file.place}: {fault}: row {shown(places, NAMED)}" for fault, places in bad.items())
+    notes = (f"{file.place}: {without_image} rows without an image left out",) if without_image else ()
+    unique = _unique(file, found)
+    return Found(unique.records, notes + unique.notes, problems + unique.problems)
 
 
-def read_rows(path: Path) -> list[Any]:
-    """The rows of a JSON list.
-
-    Raises:
-        BadRow: the file cannot be read, is no JSON, or is no list.
-    """
+def _rows(path: Path) -> list[Any]:
+    """The rows of a JSON list."""
     try:
         rows = json.loads(path.read_bytes())
     except OSError as error:
@@ -113,34 +94,34 @@ def read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
-    """The items of a row; none when it has no image.
-
-    Raises:
-        BadRow: a field is missing, empty or of another kind, or the image's path leads out of its folder.
-    """
+def _row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
+    """The items of a row; none when it has no image."""
     if not isinstance(row, Mapping):
         raise BadRow(f"expected an object, found {type(row).__name__}")
-    if not (identity := row_id(row)):
+    if not (identity := _id(row)):
         raise BadRow("no 'id' or 'question_id' that is a text or a whole number")
-    pairs = [_checked(asked, answers) for asked, answers in row_pairs(row)]
+    pairs = [(_question(asked), _answers(answer)) for asked, answer in _pairs(row)]
     image = row.get("image")
     if image is None or image == "":
         return
-    source = FileSource(f"{file.images}/{image_path(image)}")
+    parts = [part for part in image.split("/") if part not in ("", ".")] if isinstance(image, str) else []
+    if not parts or "\0" in image or not is_text(image):
+        raise BadRow("'image' is no path of one image")
+    if image.startswith("/") or ".." in parts:
+        raise BadRow(f"'image' leads out of its folder: {image!r}")
+    source = FileSource("/".join((str(file.images), *parts)))
     for turn, (asked, answers) in enumerate(pairs, start=1):
         key = f"{file.task}/{file.split}/{identity}" + (f"/{turn}" if len(pairs) > 1 else "")
-        target = Question(asked, answers, resolved_rule(file.rule, answers))
-        yield Record(key, target, source, file.split, file.task)
+        yield Record(key, Question(asked, answers, resolved_rule(file.rule, answers)), source, file.split, file.task)
 
 
-def row_id(row: Any) -> str:
+def _id(row: Any) -> str:
     """Identity of a row as it stands there; empty when there is none."""
     value = row.get("id", row.get("question_id")) if isinstance(row, Mapping) else None
     return str(value).strip() if isinstance(value, str | int) and is_text(str(value)) else ""
 
 
-def row_pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+def _pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """Question and answer of each pair of turns, or of the row."""
     if "conversations" not in row:
         if "text" not in row:
@@ -150,37 +131,25 @@ def row_pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         return [(row["text"], row["answer"] if "answer" in row else row["answers"])]
     turns = row["conversations"]
     whole = isinstance(turns, list) and turns and all(isinstance(t, Mapping) and "value" in t for t in turns)
-    if not whole or [_side(turn) for turn in turns] != [0, 1] * (len(turns) // 2):
+    speakers = [turn.get("from") for turn in turns] if whole else []
+    in_turn = all(who in (ANSWERING if place % 2 else ASKING) for place, who in enumerate(speakers))
+    if not whole or len(turns) % 2 or not in_turn:
         raise BadRow("'conversations' is no list of turns, {'from', 'value'}, by human and gpt in alternation")
     values = [turn["value"] for turn in turns]
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def image_path(image: Any) -> str:
-    """Path of an image below the images' folder.
-
-    Raises:
-        BadRow: it is no text, absolute, or leads upwards.
-    """
-    parts = [part for part in image.split("/") if part not in ("", ".")] if isinstance(image, str) else []
-    if not parts or "\0" in image or not is_text(image):
-        raise BadRow("'image' is no path of one image")
-    if image.startswith("/") or ".." in parts:
-        raise BadRow(f"'image' leads out of its folder: {image!r}")
-    return "/".join(parts)
-
-
-def _side(turn: Mapping[str, Any]) -> int:
-    speaker = turn.get("from")
-    return 0 if speaker in ASKING else 1 if speaker in ANSWERING else 2
-
-
-def _checked(asked: Any, answer: Any) -> tuple[str, tuple[str, ...]]:
-    """Text of a question without placeholders of its image, and its accepted answers, each once."""
+def _question(asked: Any) -> str:
+    """Text of a question without placeholders of its image."""
     if not isinstance(asked, str) or not (text := _PLACEHOLDER.sub("", asked).strip()):
         raise BadRow("an empty question")
     if not is_text(text):
         raise BadRow("a question with half of a surrogate pair, which is no text")
+    return text
+
+
+def _answers(answer: Any) -> tuple[str, ...]:
+    """Accepted answers, each once."""
     values = answer if isinstance(answer, list) else [answer]
     if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
         raise BadRow("an answer that is neither text nor a number")
@@ -193,34 +162,36 @@ def _checked(asked: Any, answer: Any) -> tuple[str, tuple[str, ...]]:
         raise BadRow("an answer with half of a surrogate pair, which is no text")
     if any(CLOSING in value for value in answers):
         raise BadRow(f"an answer with {CLOSING!r}, which would end its own reply")
-    return text, answers
+    return answers
 
 
-def _keep_unique(file: QuestionFile, found: list[Record], read: ReadFile) -> None:
+def _unique(file: QuestionFile, found: list[Record]) -> Found:
     """Records with keys of their own; rows that share an id are refused, or told apart by their content."""
     groups: dict[str, list[Record]] = {}
     for record in found:
         groups.setdefault(record.key, []).append(record)
     shared = [key for key, records in groups.items() if len(records) > 1]
-    copies = 0
-    for key, records in groups.items():
-        if len(records) == 1 or not file.tell_apart:
-            read.records.append(records[0])
-            continue
-        apart = {_content(file, record): record for record in records}  # equal rows of one id are one item
-        read.records += [replace(record, key=f"{key}-{content}") for content, record in apart.items()]
-        copies += len(records) - len(apart)
     if shared and not file.tell_apart:
         ids = [f"{key.removeprefix(f'{file.task}/{file.split}/')} ({len(groups[key])} rows)" for key in shared]
         remedy = "give each row its own, or set repeated_ids=tell_apart"
-        read.problems.append(f"{file.place}: {len(ids)} ids name several rows; {remedy}: {shown(ids, NAMED)}")
-    elif shared:
-        left_out = f", {copies} equal rows left out" if copies else ""
-        read.notes.append(f"{file.place}: {len(shared)} ids name several rows, told apart by their content{left_out}")
+        problem = f"{file.place}: {len(ids)} ids name several rows; {remedy}: {shown(ids, NAMED)}"
+        return Found(tuple(records[0] for records in groups.values()), (), (problem,))
+    kept: list[Record] = []
+    copies = 0
+    for key, records in groups.items():
+        if len(records) == 1:
+            kept.append(records[0])
+            continue
+        apart = {_content(file, record): record for record in records}  # equal rows of one id are one item
+        kept += [replace(record, key=f"{key}-{content}") for content, record in apart.items()]
+        copies += len(records) - len(apart)
+    left_out = f", {copies} equal rows left out" if copies else ""
+    note = f"{file.place}: {len(shared)} ids name several rows, told apart by their content{left_out}"
+    return Found(tuple(kept), (note,) if shared else ())
 
 
 def _content(file: QuestionFile, record: Record) -> str:
     """Short name of what a row says, equal on every machine."""
     image = Path(record.source.name).relative_to(file.images).as_posix()
-    said = json.dumps([image, target_value(record.target)])
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    content = json.dumps([image, target_value(record.target)])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

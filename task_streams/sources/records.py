@@ -20,60 +20,47 @@ class Damaged(Exception):
 
 
 class Source(Protocol):
-    """Where the bytes of one item are; small, picklable, nothing opened."""
+    """Where the bytes of one item are; small, picklable, nothing opened.
+
+    ``name`` is unique over all sources on this machine: the item's place in the index. ``stamp`` is cheap, reads
+    nothing, and changes whenever the bytes may have changed. ``stamp`` and ``read`` raise ``Damaged`` where there is
+    nothing to read.
+    """
 
     @property
-    def name(self) -> str:
-        """Unique over all sources on this machine; the item's place in the index."""
-        ...
+    def name(self) -> str: ...
 
-    def stamp(self) -> str:
-        """Changes whenever the bytes may have changed; cheap, nothing is read.
+    def stamp(self) -> str: ...
 
-        Raises:
-            Damaged: there is nothing to read.
-        """
-        ...
-
-    def read(self) -> bytes:
-        """The item's bytes.
-
-        Raises:
-            Damaged: they cannot be read.
-        """
-        ...
+    def read(self) -> bytes: ...
 
 
 class Decoder(Protocol):
-    """How bytes become an image or a clip."""
+    """How the bytes of a source become an image or a clip, down to the last pixel; raises ``Damaged``.
+
+    ``identity`` is its name and settings, e.g. ``image``; the index keeps what was verified under it.
+    """
 
     @property
-    def identity(self) -> str:
-        """Name and settings, e.g. ``image``; the index keeps what was verified under it."""
-        ...
+    def identity(self) -> str: ...
 
-    def __call__(self, source: Source) -> Media:
-        """Decode an item to the last pixel.
-
-        Raises:
-            Damaged: it cannot be decoded.
-        """
-        ...
+    def __call__(self, source: Source) -> Media: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file; a path as text is made quicker and takes less memory than a ``Path``, which counts with many files."""
+    """A file, stamped by its size and the time of its last change.
+
+    A path as text is made quicker and takes less memory than a ``Path``, which counts with many files.
+    """
 
     path: Path | str
 
     @property
     def name(self) -> str:
-        """Path of the file."""
         return os.fspath(self.path)
 
     def stamp(self) -> str:
-        """Size and time of the last change."""
         try:
             status = os.stat(self.path)
         except OSError as error:
@@ -81,7 +68,6 @@ class FileSource:
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def read(self) -> bytes:
-        """The file's bytes."""
         try:
             with open(self.path, "rb") as file:
                 return file.read()
@@ -111,11 +97,7 @@ class Record:
 
     @property
     def label(self) -> str:
-        """Class name of a classification record.
-
-        Raises:
-            TypeError: the target is no class.
-        """
+        """Class name of a classification record; ``TypeError`` for another target."""
         return class_of(self.key, self.target)
 
 

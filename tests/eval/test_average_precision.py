@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from eval.average_precision import average_precision, average_precision_50
 from eval.evaluate import Prediction
+from eval.task_accuracy import average_precision, average_precision_50
 from tests.coco_judge import Rows, coco_stats
 
 LEFT, RIGHT = (0, 0, 400, 400), (500, 500, 900, 900)

@@ -31,78 +31,57 @@ def percent(matrix: AccuracyMatrix, name: str, header: str) -> float:
     return 100 * value.value
 
 
-@pytest.mark.parametrize(
-    ("name", "header", "expected"),
-    [
-        ("mcitlib", "MFT", 85.0),  # (90 + 80 + 85) / 3
-        ("mcitlib", "MFN", 205 / 3),  # (50 + 70 + 85) / 3
-        ("mcitlib", "MAA", (90 + 70 + 205 / 3) / 3),
-        ("mcitlib", "BWT", -25.0),  # ((50 - 90) + (70 - 80)) / 2
-        ("coin", "BWT", -50 / 3),  # ((50 - 90) + (70 - 80) + (85 - 85)) / 3
-        ("gem", "BWT", -25.0),
-        ("gem", "Backward", -50 / 3),
-        ("chaudhry", "F_k", 25.0),  # ((90 - 50) + (80 - 70)) / 2
-        ("continuum_master", "forgetting", 25.0),
-        ("continuum", "forgetting", 20.0),  # task 1 alone, its best of stage 1 alone: (90 - 50) / 2
-        ("continuum_master", "backward_transfer", -80 / 3),  # ((60 - 90) + (50 - 90) + (70 - 80)) / 3 pairs
-        ("continuum", "backward_transfer", -40 / 3),  # of the three pairs only stage 3, task 1: (50 - 90) / 3
-        ("continuum", "forward_transfer", 60.0),  # (60 + 50 + 70) / 3: all below the diagonal
-        ("continuum", "accuracy_A", 72.5),  # (90 + 60 + 80 + 50 + 70 + 85) / 6
-        ("continuum", "average_incremental_accuracy", (90 + 70 + 205 / 3) / 3),  # = 76.11
-    ],
-)
-def test_the_golden_matrix_by_the_names_of_others(name: str, header: str, expected: float) -> None:
-    assert percent(GOLDEN, name, header) == pytest.approx(expected, abs=1e-9)
+MATRICES = {"golden": GOLDEN, "future": FUTURE, "three forgettings": THREE_FORGETTINGS, "unequal sizes": UNEQUAL}
 
 
 @pytest.mark.parametrize(
-    ("name", "header", "expected"),
+    ("matrix", "name", "header", "expected"),
     [
-        ("rapo", "F", 5.0),  # ((95 - 95) + (50 - 40)) / 2
-        ("pilot", "Forgetting (CNN)", 5.0),
-        ("chaudhry", "F_k", 2.5),  # ((90 - 95) + (50 - 40)) / 2
-        ("chaudhry", "F_k from task 1", 12.5),  # ((90 - 95) + (70 - 40)) / 2: the 70 is from before task 2
-        ("mammoth", "Forgetting", 15.0),  # ((95 - 95) + (70 - 40)) / 2: the last row is among the maxima too
-        ("gem", "FWT", 32.5),  # ((70 - 20) + (40 - 25)) / 2
-        ("gem", "Forward", 65 / 3),  # (0 + (70 - 20) + (40 - 25)) / 3
-        ("continuum_master", "forward_transfer", 55.0),  # (70 + 40) / 2, without the base
-        ("continuum", "forward_transfer", 65.0),  # (60 + 95 + 40) / 3: the old tasks
+        ("golden", "mcitlib", "MFT", 85.0),  # (90 + 80 + 85) / 3
+        ("golden", "mcitlib", "MFN", 205 / 3),  # (50 + 70 + 85) / 3
+        ("golden", "mcitlib", "MAA", (90 + 70 + 205 / 3) / 3),
+        ("golden", "mcitlib", "BWT", -25.0),  # ((50 - 90) + (70 - 80)) / 2
+        ("golden", "coin", "BWT", -50 / 3),  # ((50 - 90) + (70 - 80) + (85 - 85)) / 3
+        ("golden", "gem", "BWT", -25.0),
+        ("golden", "gem", "Backward", -50 / 3),
+        ("golden", "chaudhry", "F_k", 25.0),  # ((90 - 50) + (80 - 70)) / 2
+        ("golden", "continuum_master", "forgetting", 25.0),
+        ("golden", "continuum", "forgetting", 20.0),  # task 1 alone, its best of stage 1 alone: (90 - 50) / 2
+        ("golden", "continuum_master", "backward_transfer", -80 / 3),  # ((60 - 90) + (50 - 90) + (70 - 80)) / 3 pairs
+        ("golden", "continuum", "backward_transfer", -40 / 3),  # of the three pairs only stage 3, task 1: (50 - 90) / 3
+        ("golden", "continuum", "forward_transfer", 60.0),  # (60 + 50 + 70) / 3: all below the diagonal
+        ("golden", "continuum", "accuracy_A", 72.5),  # (90 + 60 + 80 + 50 + 70 + 85) / 6
+        ("golden", "continuum", "average_incremental_accuracy", (90 + 70 + 205 / 3) / 3),  # = 76.11
+        # future tasks were tested
+        ("future", "rapo", "F", 5.0),  # ((95 - 95) + (50 - 40)) / 2
+        ("future", "pilot", "Forgetting (CNN)", 5.0),
+        ("future", "chaudhry", "F_k", 2.5),  # ((90 - 95) + (50 - 40)) / 2
+        ("future", "chaudhry", "F_k from task 1", 12.5),  # ((90 - 95) + (70 - 40)) / 2: the 70 is from before task 2
+        ("future", "mammoth", "Forgetting", 15.0),  # ((95 - 95) + (70 - 40)) / 2: the last row is among the maxima too
+        ("future", "gem", "FWT", 32.5),  # ((70 - 20) + (40 - 25)) / 2
+        ("future", "gem", "Forward", 65 / 3),  # (0 + (70 - 20) + (40 - 25)) / 3
+        ("future", "continuum_master", "forward_transfer", 55.0),  # (70 + 40) / 2, without the base
+        ("future", "continuum", "forward_transfer", 65.0),  # (60 + 95 + 40) / 3: the old tasks
+        # the forgettings of others differ
+        ("three forgettings", "rapo", "F", 10.0),  # from the best: ((75 - 75) + (80 - 60)) / 2
+        ("three forgettings", "chaudhry", "F_k", 7.5),  # from the best before the end: ((70 - 75) + (80 - 60)) / 2
+        ("three forgettings", "avalanche", "StreamForgetting", -2.5),  # from the first: ((50 - 75) + (80 - 60)) / 2
+        ("three forgettings", "avalanche", "StreamBWT", 2.5),
+        # who averages over items and who over tasks
+        ("unequal sizes", "rapo", "A", 95.0),  # over items: (5 + 90) / (10 + 90)
+        ("unequal sizes", "pilot", "CNN top1", 95.0),
+        ("unequal sizes", "avalanche", "Top1_Acc_Stream", 95.0),
+        ("unequal sizes", "continuum", "accuracy", 95.0),
+        ("unequal sizes", "mcitlib", "MFN", 75.0),  # over tasks: (50 + 100) / 2
+        ("unequal sizes", "mammoth", "Accuracy", 75.0),
+        ("unequal sizes", "gem", "ACC", 75.0),
+        ("unequal sizes", "chaudhry", "A_k", 75.0),
+        ("unequal sizes", "pilot", "Average Accuracy (CNN)", 92.5),  # (90 + 95) / 2
+        ("unequal sizes", "coin", "MAA", 82.5),  # (90 + 75) / 2
     ],
 )
-def test_the_matrix_in_which_future_tasks_were_tested(name: str, header: str, expected: float) -> None:
-    assert percent(FUTURE, name, header) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("name", "header", "expected"),
-    [
-        ("rapo", "F", 10.0),  # from the best: ((75 - 75) + (80 - 60)) / 2
-        ("chaudhry", "F_k", 7.5),  # from the best before the end: ((70 - 75) + (80 - 60)) / 2
-        ("avalanche", "StreamForgetting", -2.5),  # from the first: ((50 - 75) + (80 - 60)) / 2
-        ("avalanche", "StreamBWT", 2.5),
-    ],
-)
-def test_the_matrix_on_which_the_forgettings_of_others_differ(name: str, header: str, expected: float) -> None:
-    assert percent(THREE_FORGETTINGS, name, header) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("name", "header", "expected"),
-    [
-        ("rapo", "A", 95.0),  # over items: (5 + 90) / (10 + 90)
-        ("pilot", "CNN top1", 95.0),
-        ("avalanche", "Top1_Acc_Stream", 95.0),
-        ("continuum", "accuracy", 95.0),
-        ("mcitlib", "MFN", 75.0),  # over tasks: (50 + 100) / 2
-        ("mammoth", "Accuracy", 75.0),
-        ("gem", "ACC", 75.0),
-        ("chaudhry", "A_k", 75.0),
-        ("pilot", "Average Accuracy (CNN)", 92.5),  # (90 + 95) / 2
-        ("coin", "MAA", 82.5),  # (90 + 75) / 2
-    ],
-)
-def test_who_averages_over_items_and_who_over_tasks(name: str, header: str, expected: float) -> None:
-    assert percent(UNEQUAL, name, header) == pytest.approx(expected, abs=1e-9)
+def test_matrices_by_the_names_of_others(matrix: str, name: str, header: str, expected: float) -> None:
+    assert percent(MATRICES[matrix], name, header) == pytest.approx(expected, abs=1e-9)
 
 
 def test_mammoths_best_accuracy_is_from_one_stage_before_a_task_at_the_earliest() -> None:
@@ -165,11 +144,6 @@ def padded_pilot(r: Rows, b: list[float]) -> float:
     return float((table.max(axis=0) - table[-1])[:-1].mean())
 
 
-def chaudhry_as_written(r: Rows, b: list[float]) -> float:
-    table = np.array(r)
-    return float(np.mean([max(table[:-1, j]) - table[-1, j] for j in range(len(r) - 1)]))
-
-
 def continuum_release(r: Rows, b: list[float]) -> float:
     size, total = len(r), 0.0
     for j in range(size - 2):
@@ -181,44 +155,26 @@ def continuum_release(r: Rows, b: list[float]) -> float:
     return total / (size - 1)
 
 
-def continuum_release_transfer(r: Rows, b: list[float]) -> float:
+def pairs_change(r: Rows, least: int) -> float:
+    """Sum of r[i][j] - r[j][j] over pairs i >= j + least, by the number of all pairs."""
     size = len(r)
-    total = sum(r[i][j] - r[j][j] for i in range(1, size) for j in range(i - 1))
-    return total / (size * (size - 1) / 2)
-
-
-def continuum_master_transfer(r: Rows, b: list[float]) -> float:
-    size = len(r)
-    total = sum(r[i][j] - r[j][j] for i in range(1, size) for j in range(i))
-    return total / (size * (size - 1) / 2)
-
-
-def diaz_rodriguez_accuracy(r: Rows, b: list[float]) -> float:
-    size = len(r)
-    return sum(sum(r[i][: i + 1]) for i in range(size)) / (size * (size + 1) / 2)
-
-
-def gem_backward(r: Rows, b: list[float]) -> float:
-    return float(np.mean(np.array(r[-1]) - np.diag(np.array(r))))
-
-
-def gem_forward(r: Rows, b: list[float]) -> float:
-    transfer = np.zeros(len(r))
-    for j in range(1, len(r)):
-        transfer[j] = r[j - 1][j] - b[j]
-    return float(transfer.mean())
+    return sum(r[i][j] - r[j][j] for i in range(size) for j in range(i - least + 1)) / (size * (size - 1) / 2)
 
 
 FORMULAS: dict[tuple[str, str], Callable[[Rows, list[float]], float]] = {
     ("mammoth", "Forgetting"): padded_mammoth,
     ("pilot", "Forgetting (CNN)"): padded_pilot,
-    ("chaudhry", "F_k from task 1"): chaudhry_as_written,
+    ("chaudhry", "F_k from task 1"): lambda r, b: float(
+        np.mean([max(row[j] for row in r[:-1]) - r[-1][j] for j in range(len(r) - 1)])
+    ),
     ("continuum", "forgetting"): continuum_release,
-    ("continuum", "backward_transfer"): continuum_release_transfer,
-    ("continuum", "accuracy_A"): diaz_rodriguez_accuracy,
-    ("continuum_master", "backward_transfer"): continuum_master_transfer,
-    ("gem", "Backward"): gem_backward,
-    ("gem", "Forward"): gem_forward,
+    ("continuum", "backward_transfer"): lambda r, b: pairs_change(r, least=2),
+    ("continuum", "accuracy_A"): lambda r, b: (
+        sum(sum(row[: i + 1]) for i, row in enumerate(r)) / (len(r) * (len(r) + 1) / 2)
+    ),
+    ("continuum_master", "backward_transfer"): lambda r, b: pairs_change(r, least=1),
+    ("gem", "Backward"): lambda r, b: float(np.mean(np.array(r[-1]) - np.diag(np.array(r)))),
+    ("gem", "Forward"): lambda r, b: sum(r[j - 1][j] - b[j] for j in range(1, len(r))) / len(r),
 }
 
 

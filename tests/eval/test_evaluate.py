@@ -1,11 +1,12 @@
 """The evaluator: every item asked once, every prediction kept, images decoded a few batches ahead."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from eval.evaluate import WINDOW, Prediction, accuracy, counts, evaluate
+from eval.evaluate import WINDOW, Generate, Prediction, accuracy, counts, evaluate
 from task_streams.errors import UserError
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, Task
@@ -33,6 +34,16 @@ def always_eight(requests: Sequence[Request]) -> list[str]:
     return [target_text("eight") for _ in requests]
 
 
+def telling(log: list[Any], what: Callable[[Sequence[Request]], Any]) -> Generate:
+    """The same policy, which notes something about each batch."""
+
+    def generate(requests: Sequence[Request]) -> list[str]:
+        log.append(what(requests))
+        return always_eight(requests)
+
+    return generate
+
+
 def test_predictions_keep_item_completion_answer_and_reason() -> None:
     first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
     assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
@@ -43,36 +54,19 @@ def test_predictions_keep_item_completion_answer_and_reason() -> None:
 def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() -> None:
     sizes: list[int] = []
     done: list[int] = []
-
-    def generate(requests: Sequence[Request]) -> list[str]:
-        sizes.append(len(requests))
-        return always_eight(requests)
-
-    task = make_task(["one"] * 5)
+    generate, task = telling(sizes, len), make_task(["one"] * 5)
     found = evaluate(generate, task, SEEN, stage=1, task_of=TASK_OF, batch_size=2, on_batch=done.append)
     assert sizes == done == [2, 2, 1]
     assert [prediction.key for prediction in found] == [f"i/{n}" for n in range(5)]
-
-
-def test_batches_are_of_about_one_size() -> None:
-    sizes: list[int] = []
-
-    def generate(requests: Sequence[Request]) -> list[str]:
-        sizes.append(len(requests))
-        return always_eight(requests)
-
+    sizes.clear()
     evaluate(generate, make_task(["one"] * 10), SEEN, stage=1, task_of=TASK_OF, batch_size=8)
-    assert sizes == [5, 5]
+    assert sizes == [5, 5]  # of about one size
 
 
 def test_images_are_decoded_a_few_batches_ahead_of_the_model() -> None:
     decoded: list[str] = []
     seen_by_policy: list[int] = []
-
-    def generate(requests: Sequence[Request]) -> list[str]:
-        seen_by_policy.append(len(decoded))
-        return always_eight(requests)
-
+    generate = telling(seen_by_policy, lambda requests: len(decoded))
     evaluate(generate, make_task(["one"] * 50, decoded), SEEN, stage=1, task_of=TASK_OF, batch_size=2)
     assert len(decoded) == 50  # each once
     for batch, count in enumerate(seen_by_policy):
@@ -101,10 +95,7 @@ def test_questions_of_about_one_length_share_a_batch_and_predictions_keep_their_
 
 def test_images_reach_the_policy_in_the_size_that_the_model_sees() -> None:
     sizes: list[tuple[int, int]] = []
-
-    def generate(requests: Sequence[Request]) -> list[str]:
-        sizes.extend(request.images[0].size for request in requests)
-        return always_eight(requests)
+    generate = telling(sizes, lambda requests: requests[0].images[0].size)
 
     def halved(image: Image.Image) -> Image.Image:
         return image.resize((image.width // 2, image.height // 2))
@@ -115,11 +106,7 @@ def test_images_reach_the_policy_in_the_size_that_the_model_sees() -> None:
 
 def test_the_prompt_lists_the_given_classes_in_the_given_order() -> None:
     questions: list[str] = []
-
-    def generate(requests: Sequence[Request]) -> list[str]:
-        questions.extend(request.messages[0]["content"][1]["text"] for request in requests)
-        return always_eight(requests)
-
+    generate = telling(questions, lambda requests: requests[0].messages[0]["content"][1]["text"])
     evaluate(generate, make_task(["one"]), ("two", "one"), stage=1, task_of=TASK_OF | {"eight": 1})
     assert "Choose from: two, one." in questions[0]
 

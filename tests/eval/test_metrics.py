@@ -182,62 +182,28 @@ def test_a_value_is_a_number_or_a_reason(value: float | None, reason: str | None
 Table = list[list[float]]
 
 
-def loop_last(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    return sum(c[-1]) / sum(n[-1])
+def best(column: list[float]) -> float:
+    found = column[0]
+    for value in column:
+        found = value if value > found else found
+    return found
 
 
-def loop_learning(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    return sum(r[j][j] for j in range(len(r))) / len(r)
-
-
-def loop_incremental(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    total = 0.0
-    for i in range(len(r)):
-        total += sum(r[i][j] for j in range(i + 1)) / (i + 1)
-    return total / len(r)
-
-
-def loop_forgetting(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    last, total = len(r) - 1, 0.0
-    for j in range(last):
-        best = r[j][j]
-        for i in range(j, last + 1):
-            best = r[i][j] if r[i][j] > best else best
-        total += best - r[last][j]
-    return total / last
-
-
-def loop_chaudhry(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    last, total = len(r) - 1, 0.0
-    for j in range(last):
-        best = r[j][j]
-        for i in range(j, last):
-            best = r[i][j] if r[i][j] > best else best
-        total += best - r[last][j]
-    return total / last
-
-
-def loop_bwt(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    return sum(r[-1][j] - r[j][j] for j in range(len(r) - 1)) / (len(r) - 1)
-
-
-def loop_fwt(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    return sum(r[j - 1][j] - b[j] for j in range(1, len(r))) / (len(r) - 1)
-
-
-def loop_intransigence(r: Table, c: Table, n: Table, b: list[float], jo: list[float]) -> float:
-    return sum(jo[j] - r[j][j] for j in range(len(r))) / len(r)
+def mean_loss(r: Table, last_of_best: int) -> float:
+    """Mean over j < T of the best of r[j..last_of_best][j] less r[T][j]."""
+    last = len(r) - 1
+    return sum(best([r[i][j] for i in range(j, last_of_best + 1)]) - r[last][j] for j in range(last)) / last
 
 
 LOOPS: dict[str, Callable[[Table, Table, Table, list[float], list[float]], float]] = {
-    "last_acc": loop_last,
-    "learning_acc": loop_learning,
-    "avg_incremental_acc": loop_incremental,
-    "forgetting": loop_forgetting,
-    "forgetting_chaudhry": loop_chaudhry,
-    "bwt": loop_bwt,
-    "fwt": loop_fwt,
-    "intransigence": loop_intransigence,
+    "last_acc": lambda r, c, n, b, jo: sum(c[-1]) / sum(n[-1]),
+    "learning_acc": lambda r, c, n, b, jo: sum(r[j][j] for j in range(len(r))) / len(r),
+    "avg_incremental_acc": lambda r, c, n, b, jo: sum(sum(r[i][: i + 1]) / (i + 1) for i in range(len(r))) / len(r),
+    "forgetting": lambda r, c, n, b, jo: mean_loss(r, len(r) - 1),
+    "forgetting_chaudhry": lambda r, c, n, b, jo: mean_loss(r, len(r) - 2),
+    "bwt": lambda r, c, n, b, jo: sum(r[-1][j] - r[j][j] for j in range(len(r) - 1)) / (len(r) - 1),
+    "fwt": lambda r, c, n, b, jo: sum(r[j - 1][j] - b[j] for j in range(1, len(r))) / (len(r) - 1),
+    "intransigence": lambda r, c, n, b, jo: sum(jo[j] - r[j][j] for j in range(len(r))) / len(r),
 }
 
 

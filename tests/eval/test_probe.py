@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.probe import ask, chosen_letter, reply_of, scored, share_right
-from task_streams.probes.rows import Row
-from task_streams.probes.sets import read_probe_set
+from task_streams.probes.sets import Row, read_probe_set
 from task_streams.prompt import Request
 from tests.task_streams.probe_files import ROWS, write_probes
 

@@ -1,7 +1,6 @@
 import pytest
 
-from eval.question import score_question
-from eval.score import failure_kind, score
+from eval.score import failure_kind, score, score_question
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
 from task_streams.prompt_style import prompt_style
 from task_streams.types import Question, Rule

@@ -3,10 +3,20 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from task_streams.types import Example
+from task_streams import STREAMS, Workspace, build_stream
+from task_streams.types import Example, TaskStream
+
+
+def built(
+    name: str, root: Path, order_seed: int = 0, workspace: Workspace | None = None, **settings: Any
+) -> TaskStream:
+    """The stream of a folder."""
+    config: Any = STREAMS[name].config
+    return build_stream(name, config(root=str(root), **settings), order_seed, workspace or Workspace())
 
 
 def black() -> Image.Image:

@@ -50,9 +50,12 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("cls", sorted(CLASSES, key=lambda cls: str(cls)))
-def test_every_field_is_followed_by_a_one_line_docstring(cls: type) -> None:
+def test_every_field_has_a_one_line_docstring_or_that_of_its_base(cls: type) -> None:
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__annotations__", {})}
     for statement, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
-            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(following.value, ast.Constant)
             assert isinstance(following.value.value, str) and "\n" not in following.value.value
+        elif isinstance(statement, ast.AnnAssign):
+            assert statement.target.id in inherited  # type: ignore[union-attr]

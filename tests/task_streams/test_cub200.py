@@ -1,15 +1,10 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from task_streams import build_stream
-from task_streams.datasets.cub200 import Cub200Config
-from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 FOLDERS = {"1": "001.Black_footed_Albatross", "4": "004.Groove_billed_Ani", "22": "022.Chuck_will_Widow"}
 FILES = {"1": "Black_Footed_Albatross", "4": "Groove_Billed_Ani", "22": "Chuck_Will_Widow"}
@@ -32,9 +27,7 @@ def add(root: Path, name: str, *lines: str) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
-    return build_stream("cub200_cil", Cub200Config(root=str(root), **settings), order_seed)
+stream = partial(built, "cub200_cil", tasks=3, classes_per_task=1, shots=2)
 
 
 def test_the_original_archive_with_gaps_in_its_ids_becomes_a_stream(tmp_path: Path) -> None:
@@ -79,13 +72,6 @@ def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_
     )
 
 
-def test_an_image_without_a_label_alone_stops_the_stream(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    labels = (root / "image_class_labels.txt").read_text().splitlines()
-    write_lines(root / "image_class_labels.txt", [line for line in labels if not line.startswith("110 ")])
-    assert problems_of(lambda: stream(root)) == ("image_class_labels.txt: no class for 1 ids of images.txt: 110",)
-
-
 def test_paths_that_climb_out_or_are_missing_are_named(tmp_path: Path) -> None:
     root = write_archive(tmp_path / "root")
     write_image(tmp_path / "outside.jpg")
@@ -105,38 +91,4 @@ def test_two_classes_of_one_name_and_a_class_without_images_are_named(tmp_path: 
         "classes 22, 30 are all named 'Chuck_will_Widow'; expected a name of its own for each",
         "no training items of 1 of the 4 classes: Fish_Crow",
         "no test items of 1 of the 4 classes: Fish_Crow",
-    )
-
-
-def test_classes_that_read_the_same_are_named(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    (root / "classes.txt").write_text("1 001.Groove-billed_ani\n4 004.Groove_billed_Ani\n22 022.Chuck_will_Widow\n")
-    assert problems_of(lambda: stream(root)) == (
-        "classes 'Groove-billed_ani', 'Groove_billed_Ani' all read 'groove billed ani' in an answer; "
-        "rename all but one of them",
-    )
-
-
-def test_a_truncated_jpeg_is_named_with_the_problems_of_the_lists(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    cut(root / "images/004.Groove_billed_Ani/Groove_Billed_Ani_0001_7.jpg")
-    add(root, "train_test_split.txt", "900 1")
-    found = problems_of(lambda: stream(root))
-    assert found[0] == "train_test_split.txt: 1 ids that images.txt does not list: 900"
-    assert found[1] == "1 items cannot be decoded; repair or remove them, or set on_damaged=skip"
-    assert found[2].startswith("images/004.Groove_billed_Ani/Groove_Billed_Ani_0001_7.jpg (")
-
-
-def test_a_missing_list_is_named_with_what_was_found_and_where_to_get_it(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    (root / "classes.txt").unlink()
-    (root / "CUB_200_2011.tgz").write_bytes(b"packed")
-    with pytest.raises(UserError) as caught:
-        stream(root)
-    assert caught.value.problems == (
-        f"root {str(root)!r}: expected a folder with images/<NNN.Class_name>/*.jpg, images.txt, "
-        "image_class_labels.txt, train_test_split.txt and classes.txt; found CUB_200_2011.tgz, "
-        "image_class_labels.txt, images, images.txt, train_test_split.txt (missing: classes.txt), and still packed in "
-        "there: CUB_200_2011.tgz. Where to get it: https://www.vision.caltech.edu/datasets/cub_200_2011 "
-        "(CUB_200_2011.tgz)",
     )

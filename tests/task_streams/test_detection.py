@@ -1,21 +1,20 @@
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from task_streams.datasets.coco import CocoCilConfig, coco_cil
 from task_streams.errors import UserError
 from task_streams.prompt import visible
-from task_streams.scenarios.balance import balanced
+from task_streams.scenarios.detection import Positives, balanced, positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.scenarios.positives import Positives, positives
 from task_streams.scenarios.split import joint_task
-from task_streams.sources.records import Workspace
-from task_streams.types import Example, TaskStream, new_test_items
+from task_streams.types import Example, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
+from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import built
 
 # Sorted names apple, cat, dog, zebra; RandomState(0).permutation(4) = [2, 3, 1, 0].
 ORDER = ("dog", "zebra", "cat", "apple")
@@ -27,9 +26,7 @@ def both(*names: str) -> Boxes:
     return [(name, 50 * i, 0, 40, 20) for i, name in enumerate(names)]
 
 
-def stream(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
-    return coco_cil(CocoCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+stream = partial(built, "coco_cil", tasks=2, classes_per_task=2, shots=2)
 
 
 def write(root: Path, train: Sequence[Boxes], test: Sequence[Boxes] | None = None) -> None:
@@ -148,16 +145,15 @@ def test_positives_count_images_and_boxes(tmp_path: Path) -> None:
 
 def test_classes_without_positives_are_all_named_unless_allowed(tmp_path: Path) -> None:
     write(tmp_path, [both("dog"), both("cat")], [both("zebra"), both("cat"), both("apple")])
-    with pytest.raises(UserError) as caught:
-        stream(tmp_path)
-    assert caught.value.problems == (
+    found_problems = problems_of(lambda: stream(tmp_path))
+    assert found_problems == (
         "task dog+zebra: no training images with 1 classes: zebra",
         "task dog+zebra: no test images with 1 classes: dog",
         "task cat+apple: no training images with 1 classes: apple",
         "use other classes or more images, or set allow_empty_classes=true",
     )
     notes = stream(tmp_path, allow_empty_classes=True).notes
-    assert caught.value.problems[0] in notes and caught.value.problems[2] in notes
+    assert found_problems[0] in notes and found_problems[2] in notes
 
 
 def test_a_task_without_any_image_is_refused_also_when_classes_may_be_empty(tmp_path: Path) -> None:
@@ -178,9 +174,7 @@ def test_more_classes_than_there_are_and_names_that_read_the_same_are_refused(tm
     ids = {"hot dog": 1, "hot-dog": 2}
     images = [whole("hot dog"), whole("hot-dog")]
     write_coco(tmp_path, {"train2017": images, "val2017": images}, ids)
-    with pytest.raises(UserError) as caught:
-        stream(tmp_path)
-    assert caught.value.problems == (
+    assert problems_of(lambda: stream(tmp_path)) == (
         "classes 'hot dog', 'hot-dog' all read 'hot dog' in an answer; rename all but one of them",
         "coco_cil: 4 classes asked (2 tasks), but there are 2; ask for fewer",
     )
@@ -193,10 +187,9 @@ def test_a_truncated_jpeg_stops_the_run_or_is_replaced_by_the_next(tmp_path: Pat
     Image.effect_noise((64, 64), 90).save(tmp_path / victim, format="JPEG")  # read by content, whatever the name
     data = (tmp_path / victim).read_bytes()
     (tmp_path / victim).write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError) as caught:
-        stream(tmp_path)
-    assert caught.value.problems[0] == "1 items cannot be decoded; repair or remove them, or set on_damaged=skip"
-    assert caught.value.problems[1].startswith(f"{victim} (")
+    found_problems = problems_of(lambda: stream(tmp_path))
+    assert found_problems[0] == "1 items cannot be decoded; repair or remove them, or set on_damaged=skip"
+    assert found_problems[1].startswith(f"{victim} (")
     mended = stream(tmp_path, on_damaged="skip")
     assert [row.train_images for task in mended.tasks for row in positives(task)] == [2, 2, 2, 2]
     assert any(note.startswith(f"1 damaged items skipped: {victim} (") for note in mended.notes)
@@ -230,9 +223,9 @@ def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
         '{"key": "train2017/000000.png"}\n\n{"key": "val2017/000000.png"}\n{"key": "train2017/000000.png"}\n'
         '{"images": ["a", "b"]}\n{"key": 3}\nnot json\n{"key": "../secret.png"}\n{"key": "train2017/000004.png"}\n'
     )
-    with pytest.raises(UserError) as caught:
-        stream(tmp_path, shots_list=str(path))
-    told = [problem.removeprefix(f"{path}, ") for problem in caught.value.problems]
+    told = [
+        problem.removeprefix(f"{path}, ") for problem in problems_of(lambda: stream(tmp_path, shots_list=str(path)))
+    ]
     example = "is no training image with boxes; names look like 'train2017/000000.png'"
     form = 'expected {"key": "…"} or {"images": ["…"]}; found'
     assert told == [

@@ -8,7 +8,9 @@ from task_streams import STREAMS, build_stream
 from task_streams.datasets.digits import DigitsCilConfig, DigitsDilConfig, digit_image, digits
 from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS
+from task_streams.scenarios.domains import DOMAINS
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
+from tests.task_streams.image_trees import problems_of
 
 FINGERPRINT = (
     "import json; from task_streams import STREAMS, build_stream; "
@@ -76,9 +78,7 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
 
 
 def test_eleven_classes_of_ten_are_refused_with_every_other_problem_before_any_loading() -> None:
-    with pytest.raises(UserError) as caught:
-        DigitsCilConfig(tasks=11, classes_per_task=1, shots=0, label_order="sortd")
-    assert caught.value.problems == (
+    assert problems_of(lambda: DigitsCilConfig(tasks=11, classes_per_task=1, shots=0, label_order="sortd")) == (
         "shots is 0; expected 1 or more",
         "unknown label_order 'sortd'. Did you mean 'sorted'? Known: appearance, sorted.",
         "digits_cil: 11 classes asked (11 tasks), but there are 10; ask for fewer",
@@ -86,9 +86,7 @@ def test_eleven_classes_of_ten_are_refused_with_every_other_problem_before_any_l
 
 
 def test_negative_counts_are_refused_as_such() -> None:
-    with pytest.raises(UserError) as caught:
-        DigitsCilConfig(tasks=-6, classes_per_task=-2)
-    assert caught.value.problems == (
+    assert problems_of(lambda: DigitsCilConfig(tasks=-6, classes_per_task=-2)) == (
         "tasks is -6; expected 1 or more",
         "classes_per_task is -2; expected 1 or more",
     )
@@ -118,3 +116,38 @@ def test_the_settings_of_another_stream_are_a_programming_error() -> None:
 def test_every_stream_says_what_it_is_and_whom_to_cite() -> None:
     for spec in STREAMS.values():
         assert spec.summary and spec.licence and spec.citation
+
+
+@pytest.mark.parametrize("name", sorted(set(DOMAINS) - {"clean"}))
+def test_a_domain_changes_the_image_and_always_in_the_same_way(name: str) -> None:
+    plain = digit_image(7)
+    before = np.asarray(plain).copy()
+    once, again = DOMAINS[name].apply(plain, "digits/0007"), DOMAINS[name].apply(plain, "digits/0007")
+    assert (once.mode, once.size) == ("RGB", (64, 64))
+    assert np.array_equal(np.asarray(once), np.asarray(again))
+    assert not np.array_equal(np.asarray(once), before)
+    assert np.array_equal(np.asarray(plain), before)
+
+
+def test_the_clean_domain_is_the_image_itself() -> None:
+    plain = digit_image(7)
+    assert np.array_equal(np.asarray(DOMAINS["clean"].apply(plain, "k")), np.asarray(plain))
+
+
+@pytest.mark.parametrize("name", ["rotated", "noisy"])
+def test_two_items_get_different_randomness(name: str) -> None:
+    plain = digit_image(7)
+    one, other = (np.asarray(DOMAINS[name].apply(plain, key)) for key in ("digits/0007", "digits/0008"))
+    assert not np.array_equal(one, other)
+
+
+def test_thick_strokes_have_more_ink_and_thin_ones_less() -> None:
+    plain = digit_image(7)
+    ink = {name: np.asarray(DOMAINS[name].apply(plain, "k")).mean() for name in ("clean", "thick", "thin")}
+    assert ink["thin"] < ink["clean"] < ink["thick"]
+
+
+def test_the_identity_of_a_domain_changes_with_its_strength() -> None:
+    identities = {domain.identity for domain in DOMAINS.values()}
+    assert len(identities) == len(DOMAINS)
+    assert DOMAINS["clean"].identity == "clean=0.0"

@@ -1,11 +1,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
-
-from task_streams.errors import UserError
 from task_streams.scenarios.draw import Pool, Taker, as_they_are, draw, draw_pools
 from task_streams.types import Example
+from tests.task_streams.image_trees import problems_of
 from tests.task_streams.streams import make_examples
 
 
@@ -66,9 +64,7 @@ def test_a_source_with_its_own_test_split_keeps_it() -> None:
 
 def test_a_class_in_one_split_only_is_refused_with_its_name() -> None:
     pool = Pool(make_examples("ab", 3, "train"), make_examples("bc", 3, "test"))
-    with pytest.raises(UserError) as caught:
-        draw(pool, 1, 1, 42)
-    assert caught.value.problems == (
+    assert problems_of(lambda: draw(pool, 1, 1, 42)) == (
         "no training examples for 1 classes: c",
         "no test examples for 1 classes: a",
     )
@@ -109,9 +105,7 @@ def test_a_class_with_too_few_good_items_gets_what_there_is() -> None:
 def test_a_copy_of_another_class_is_refused_unless_copies_are_skipped() -> None:
     a, b = make_examples("ab", 8)[:8], make_examples("ab", 8)[8:]
     pool = Pool((*a, replace(b[0], content=a[0].content), *b[1:]))
-    with pytest.raises(UserError) as caught:
-        draw(pool, None, None, 42)
-    (problem,) = caught.value.problems
+    (problem,) = problems_of(lambda: draw(pool, None, None, 42))
     assert problem.startswith("1 items have the content of an item of another class: ")
     assert "item/a/000 (a)" in problem and "item/b/000 (b)" in problem
     drawn = draw(pool, None, None, 42, distinct=True)

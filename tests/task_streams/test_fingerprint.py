@@ -71,33 +71,20 @@ def test_a_sound_stream_has_no_problems() -> None:
     assert check_stream(sound()) == []
 
 
-def test_a_test_item_with_the_content_of_a_training_item_is_found() -> None:
+def test_a_key_or_content_that_comes_again_in_another_task_is_found() -> None:
     stream = sound()
     first, second = stream.tasks
-    leaked = replace(second.test[0], content=first.train[0].content)
-    stream = with_task(stream, replace(second, test=(leaked, *second.test[1:])))
-    place = f"{leaked.key} ({second.name} test, {leaked.label})"
-    origin = f"{first.train[0].key} ({first.name} train, {first.train[0].label})"
-    assert check_stream(stream) == [f"1 test items are trained on: {place} = {origin}"]
-
-
-def test_a_key_in_two_tasks_is_found() -> None:
-    stream = sound()
-    first, second = stream.tasks
-    again = replace(second.train[0], key=first.train[0].key)
-    stream = with_task(stream, replace(second, train=(again, *second.train[1:])))
-    where = f"{first.train[0].key} ({first.name} train and {second.name} train)"
-    assert check_stream(stream) == [f"1 keys are used more than once: {where}"]
-
-
-def test_content_trained_on_in_two_tasks_is_found() -> None:
-    stream = sound()
-    first, second = stream.tasks
-    again = replace(second.train[0], content=first.train[0].content)
-    stream = with_task(stream, replace(second, train=(again, *second.train[1:])))
-    origin = f"{first.train[0].key} ({first.name} train, {first.train[0].label})"
-    pair = f"{again.key} ({second.name} train, {again.label}) = {origin}"
-    assert check_stream(stream) == [f"1 items are trained on in two tasks: {pair}"]
+    item = first.train[0]
+    origin = f"{item.key} ({first.name} train, {item.label})"
+    leaked = replace(second.test[0], content=item.content)
+    told = f"1 test items are trained on: {leaked.key} ({second.name} test, {leaked.label}) = {origin}"
+    assert check_stream(with_task(stream, replace(second, test=(leaked, *second.test[1:])))) == [told]
+    again = replace(second.train[0], content=item.content)
+    told = f"1 items are trained on in two tasks: {again.key} ({second.name} train, {again.label}) = {origin}"
+    assert check_stream(with_task(stream, replace(second, train=(again, *second.train[1:])))) == [told]
+    again = replace(second.train[0], key=item.key)
+    told = f"1 keys are used more than once: {item.key} ({first.name} train and {second.name} train)"
+    assert check_stream(with_task(stream, replace(second, train=(again, *second.train[1:])))) == [told]
 
 
 def test_content_tested_on_in_two_tasks_is_found() -> None:

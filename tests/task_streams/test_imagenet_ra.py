@@ -1,16 +1,15 @@
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from task_streams import build_stream
-from task_streams.datasets.imagenet_ra import ImageNetAConfig, ImageNetRConfig, wnid_names
-from task_streams.errors import UserError
+from task_streams.datasets.imagenet_ra import ImageNetRConfig, wnid_names
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import problems_of, write_images, write_lines
+from tests.task_streams.streams import built
 
 # Of ImageNet-A, with the names of RaPO's lists: ASCII order puts capitals first.
 WNIDS = {"n01694178": "African_chameleon", "n03594945": "jeep", "n03590841": "jack-o'-lantern"}
@@ -32,9 +31,7 @@ def write_release(root: Path, folders: dict[str, str] = WNIDS) -> Path:
     return root
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2} | changes
-    return build_stream("imagenet_a_cil", ImageNetAConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "imagenet_a_cil", tasks=3, classes_per_task=1, shots=2)
 
 
 @pytest.mark.parametrize("name", ["imagenet_r", "imagenet_a"])
@@ -119,27 +116,9 @@ def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
     assert problems_of(lambda: stream(root))[0] == "no test items of 1 of the 3 classes: jeep"
 
 
-def test_a_truncated_image_and_a_link_out_of_the_root_are_named(tmp_path: Path) -> None:
-    root = write_release(tmp_path / "root")
-    cut(write_image(root / "test/jeep/art_0.jpg", size=(96, 96)))
-    (root / "train/jeep/link.jpg").symlink_to(write_image(tmp_path / "outside.jpg"))
-    found = problems_of(lambda: stream(root))
-    assert found[0] == f"{root}/train/jeep/link.jpg: a link that leads out of {root}; refused"
-    assert found[2].startswith("test/jeep/art_0.jpg (")
-
-
-def test_a_missing_root_and_one_of_something_else_say_what_was_found(tmp_path: Path) -> None:
-    layout = r"expected a folder with <wnid>/<image> \(official archive\) or \{train,test\}/<class>/<image> "
-    (tmp_path / "imagenet-a.tar").write_bytes(b"packed")
-    with pytest.raises(UserError, match=layout + r".*; found nothing there, and still packed beside it: imagenet-a"):
-        stream(tmp_path / "imagenet-a")
-    with pytest.raises(UserError, match=r"Where to get it: https://github\.com/hendrycks/natural-adv-examples"):
-        stream(tmp_path / "imagenet-a")
-    with pytest.raises(UserError, match="found a packed archive; give the folder that it unpacks to"):
-        stream(tmp_path / "imagenet-a.tar")
+def test_a_root_of_something_else_and_half_of_a_release_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pets", ["cat/0.jpg", "dog/0.jpg"])
-    with pytest.raises(UserError, match="folder 'cat' is none of the 200 classes"):
-        stream(tmp_path / "pets")
+    assert problems_of(lambda: stream(tmp_path / "pets"))[0].startswith("folder 'cat' is none of the 200 classes")
     write_images(tmp_path / "one", ["train/jeep/0.jpg"])
-    with pytest.raises(UserError, match="found train/ alone; expected both train/ and test/, or neither"):
-        stream(tmp_path / "one")
+    told = "found train/ alone; expected both train/ and test/, or neither"
+    assert told in problems_of(lambda: stream(tmp_path / "one"))[0]

@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.sources.layout import below, existing_root, lines, subfolders
 from tests.task_streams.image_trees import problems_of
@@ -32,6 +34,40 @@ def test_what_stands_where_a_root_is_expected_is_told(tmp_path: Path) -> None:
     assert complaint("data") == "a.txt. Where to get it: example.org"
     assert complaint("data", "a.txt", "b") == "a.txt (missing: b). Where to get it: example.org"
     assert complaint("data/a.txt") == "a file there. Where to get it: example.org"
+    (tmp_path / "data" / "inner").mkdir()
+    (tmp_path / "data" / "inner" / "b").touch()
+    hint = f"a.txt, inner; all of it is in {tmp_path}/data/inner: set root to that. Where to get it: example.org"
+    assert complaint("data", "b") == hint
+
+
+ROOTS = {
+    "folder_cil": ("<class>/<image> or {train,test}/<class>/<image>", ""),
+    "folder_dil": ("<domain>/<class>/<image> or <domain>/{train,test}/<class>/<image>", ""),
+    "tinyimagenet_cil": ("wnids.txt, words.txt, train/<wnid>", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    "cub200_cil": ("images/<NNN.Class_name>/*.jpg", "https://www.vision.caltech.edu/datasets/cub_200_2011"),
+    "imagenet_r_cil": ("<wnid>/<image> (official archive)", "https://github.com/hendrycks/imagenet-r"),
+    "imagenet_a_cil": ("<wnid>/<image> (official archive)", "https://github.com/hendrycks/natural-adv-examples"),
+    "officehome_dil": ("Art, Clipart, Product and Real World", "https://www.hemanthdv.org/"),
+    "domainnet_dil": ("<domain>_train.txt and <domain>_test.txt", "https://ai.bu.edu/M3SDA"),
+    "pacs_dil": ("domains art_painting, cartoon, photo and sketch", "https://dali-dl.github.io"),
+    "coco_cil": ("instances_{train2017,val2017}.json", "https://cocodataset.org"),
+    "voc_cil": ("ImageSets/Main/<set>.txt", "host.robots.ox.ac.uk/pascal/VOC"),
+    "voc_dil": ("ImageSets/Main/<set>.txt", "host.robots.ox.ac.uk/pascal/VOC"),
+    "ucf101_cil": ("UCF-101/<Class>/*.avi and ucfTrainTestlist/*.txt", "https://www.crcv.ucf.edu/data/UCF101.php"),
+    "kinetics200_cil": ("{train,val}.csv and clips", "https://github.com/cvdfoundation/kinetics"),
+    "clips_cil": ("<class>/<clip> or {train,test}/<class>/<clip>", ""),
+    "cifar100_cil": ("train.bin, test.bin, fine_label_names.txt", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "cifar10_cil": ("data_batch_5.bin, test_batch.bin", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_missing_root_says_what_is_expected_and_where_to_get_it(tmp_path: Path, name: str) -> None:
+    layout, page = ROOTS[name]
+    config: Any = STREAMS[name].config
+    (problem,) = problems_of(lambda: build_stream(name, config(root=str(tmp_path / "none")), 0))
+    assert problem.startswith(f"root '{tmp_path}/none': expected a folder with ") and layout in problem
+    assert "; found nothing there" in problem and page in problem and ("Where to get it: " in problem) == bool(page)
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "out/x", "out"])

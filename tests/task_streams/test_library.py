@@ -3,6 +3,7 @@ import hashlib
 import os
 import pickle
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,10 @@ from PIL import Image
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
-from task_streams.sources.index import FILE
-from task_streams.sources.library import BATCH, Library, all_problems, rare_collection
+from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection, stamp_of
 from task_streams.sources.records import Damaged, FileSource, Found, Source
-from tests.task_streams.sources import Shelf, png
+from tests.task_streams.image_trees import problems_of
+from tests.task_streams.sources import Shelf, ShelfSource, png
 from tests.task_streams.streams import write_tree
 
 BUILD = """
@@ -206,3 +207,116 @@ def test_the_search_for_cycles_is_as_usual_after_a_build_that_failed_too() -> No
         assert gc.get_threshold() > usual
         raise ValueError("stop")
     assert gc.get_threshold() == usual
+
+
+INDEXED = Shelf({f"item {i}": b"" for i in range(2500)})
+SOURCES = [ShelfSource(INDEXED, name) for name in INDEXED.items]
+
+WRITER = """
+import sys
+from pathlib import Path
+from task_streams.sources.library import Index
+from task_streams.sources.records import FileSource
+
+index = Index(Path(sys.argv[1]))
+for turn in range(40):
+    paths = [Path(f"/{sys.argv[2]}/{turn}/{i}") for i in range(50)] + [Path(f"/shared/{i}") for i in range(50)]
+    index.remember("d", [(FileSource(path), "s", f"{path}") for path in paths])
+    assert all(index.contents("d", [FileSource(path) for path in paths], ["s"] * 100))
+"""
+
+
+def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    index.remember("image", [(source, "1", f"content of {source.name}") for source in SOURCES[:2]])
+    index.close()
+    again = Index(tmp_path)
+    assert again.contents("image", SOURCES[:3], ["1", "2", "1"]) == ["content of item 0", None, None]
+    assert again.contents("clip", SOURCES[:1], ["1"]) == [None]
+
+
+def test_a_new_content_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    for stamp, content in (("1", "old"), ("2", "new")):
+        index.remember("image", [(SOURCES[0], stamp, content)])
+    assert index.contents("image", SOURCES[:1] * 2, ["1", "2"]) == [None, "new"]
+
+
+def test_more_items_than_a_query_takes_are_found(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    index.remember("image", [(source, "1", source.name) for source in SOURCES])
+    assert index.contents("image", SOURCES, ["1"] * 2500) == [source.name for source in SOURCES]
+
+
+def test_without_a_cache_folder_nothing_is_kept_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = Index(None)
+    index.remember("image", [(SOURCES[0], "1", "x")])
+    assert index.contents("image", SOURCES[:1], ["1"]) == [None]
+    index.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_has_no_stamp_that_an_index_could_know(tmp_path: Path) -> None:
+    missing = FileSource(tmp_path / "none.png")
+    assert stamp_of(missing) == ""
+    assert Index(tmp_path).contents("image", [missing], [""]) == [None]
+
+
+def test_a_damaged_index_is_named_with_the_remedy(tmp_path: Path) -> None:
+    def fault(folder: Path) -> str:
+        (problem,) = problems_of(lambda: Index(folder).contents("image", SOURCES, ["1"] * 2500))
+        assert problem.startswith(f"{folder / FILE}: the index cannot be used (")
+        assert problem.endswith("); remove the file, it is built anew")
+        return problem
+
+    (tmp_path / FILE).write_bytes(b"no database at all, but long enough to be one" * 50)
+    assert "(file is not a database)" in fault(tmp_path)
+    index = Index(tmp_path / "inside")
+    index.remember("image", [(source, "1", source.name) for source in SOURCES])
+    index.close()
+    data = bytearray((tmp_path / "inside" / FILE).read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)  # the first page, with the schema, stays whole
+    (tmp_path / "inside" / FILE).write_bytes(data)
+    assert "malformed" in fault(tmp_path / "inside")
+    (tmp_path / "shape").mkdir()
+    with sqlite3.connect(tmp_path / "shape" / FILE) as database:
+        database.execute("CREATE TABLE items_1 (colour TEXT)")
+    assert "no such column" in fault(tmp_path / "shape")
+
+
+def test_a_cache_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"the index cannot be written .*; give a cache folder that can be written to"):
+        Index(tmp_path / "file").contents("image", SOURCES[:1], ["1"])
+    if os.geteuid() != 0:  # nothing is closed to root
+        closed = tmp_path / "closed"
+        closed.mkdir()
+        closed.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        with pytest.raises(UserError, match="the index cannot be written"):
+            Index(closed).contents("image", SOURCES[:1], ["1"])
+
+
+def test_an_index_that_another_process_holds_is_waited_for_and_then_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("task_streams.sources.library.WAIT_SECONDS", 0.05)
+    index = Index(tmp_path)
+    index.remember("image", [(SOURCES[0], "1", "x")])
+    with sqlite3.connect(tmp_path / FILE, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match="the index is held by another process"):
+            index.remember("image", [(SOURCES[1], "1", "y")])
+        other.execute("COMMIT")
+    index.remember("image", [(SOURCES[1], "1", "y")])  # the index is opened again
+    assert index.contents("image", SOURCES[:2], ["1", "1"]) == ["x", "y"]
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache), name]) for name in ("a", "b", "c")]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    with sqlite3.connect(cache / FILE) as database:
+        # 3 writers x 40 turns x 50 items of their own, and the 50 that all of them write.
+        assert database.execute("SELECT count(*) FROM items_1").fetchone() == (6050,)
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)

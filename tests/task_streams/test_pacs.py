@@ -1,14 +1,13 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from task_streams import build_stream
 from task_streams.datasets.pacs import DOMAINS, PacsConfig
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.task_streams.image_trees import problems_of, write_images, write_lines
+from tests.task_streams.streams import built
 
 CLASSES = ("dog", "elephant")
 
@@ -29,9 +28,7 @@ def write_lists(folder: Path) -> None:
         write_lines(folder / f"{domain}_test_kfold.txt", [row for row, _ in rows])
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"shots": 2} | changes
-    return build_stream("pacs_dil", PacsConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "pacs_dil", shots=2)
 
 
 @pytest.mark.parametrize("images", ["", "kfold/", "images/", "images/kfold/"])

@@ -14,6 +14,7 @@ from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Workspace
 from task_streams.types import Question, TaskStream
+from tests.task_streams.image_trees import problems_of
 
 Rows = list[dict[str, Any]]
 SUFFIX = "Answer the question using a single word or phrase."
@@ -62,9 +63,7 @@ def build(settings: QuestionsConfig, seed: int = 0) -> TaskStream:
 
 
 def problems(settings: QuestionsConfig, name: str = "questions_til") -> str:
-    with pytest.raises(UserError) as caught:
-        build_stream(name, settings, 0)
-    return "\n".join(caught.value.problems)
+    return "\n".join(problems_of(lambda: build_stream(name, settings, 0)))
 
 
 def test_every_folder_becomes_a_task_in_the_order_given(tmp_path: Path) -> None:
@@ -327,9 +326,11 @@ def test_entries_that_name_no_folder_and_two_files_are_refused(entry: str) -> No
 
 
 def test_settings_out_of_range_are_reported_together(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        config(tmp_path, "a", "a=x:y", rule="fuzzy", task_order="random", repeated_ids="keep", shots=0)
-    said = "\n".join(caught.value.problems)
+    said = "\n".join(
+        problems_of(
+            lambda: config(tmp_path, "a", "a=x:y", rule="fuzzy", task_order="random", repeated_ids="keep", shots=0)
+        )
+    )
     for part in ("shots is 0", "task 'a' is listed more", "task_order 'random'", "rule 'fuzzy'", "repeated_ids 'keep'"):
         assert part in said
     with pytest.raises(UserError, match="tasks is empty"):

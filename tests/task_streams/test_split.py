@@ -4,9 +4,12 @@ from typing import Any
 import pytest
 
 from task_streams.errors import UserError
+from task_streams.labels import label_problems, normalise_label
 from task_streams.scenarios.draw import Pool
+from task_streams.scenarios.order_seeds import order_seeds
 from task_streams.scenarios.split import build_cil, build_dil, class_order, deal, joint_task, task_name
 from task_streams.types import TaskStream
+from tests.task_streams.image_trees import problems_of
 from tests.task_streams.streams import make_examples
 
 LETTERS = ("a", "b", "c", "d", "e", "f")
@@ -74,9 +77,7 @@ def test_unused_classes_are_recorded() -> None:
 
 def test_classes_that_an_answer_cannot_tell_apart_are_named() -> None:
     pool = Pool(make_examples(("Big_Ox", "big ox", "___"), 4))
-    with pytest.raises(UserError) as caught:
-        build_cil("x", pool, sizes=(1,), order_seed=0, shots=1, test_per_class=1)
-    assert caught.value.problems == (
+    assert problems_of(lambda: build_cil("x", pool, sizes=(1,), order_seed=0, shots=1, test_per_class=1)) == (
         "class name '___' has no letters or digits left to answer with",
         "classes 'Big_Ox', 'big ox' all read 'big ox' in an answer; rename all but one of them",
     )
@@ -139,3 +140,27 @@ def test_a_stream_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         stream.name = "other"  # type: ignore[misc]
     assert replace(stream, name="other").tasks == stream.tasks
+
+
+def test_labels_are_compared_without_case_and_separators() -> None:
+    assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
+    assert normalise_label("great white") != normalise_label("greatwhite")
+
+
+def test_labels_that_read_the_same_are_named_together_and_empty_ones_apart() -> None:
+    problems = label_problems(["great_white", "Great White", "-.-", "tern"])
+    assert len(problems) == 2
+    assert "'-.-'" in problems[0]
+    assert "'Great White', 'great_white'" in problems[1]
+
+
+def test_rapos_order_seeds_are_those_of_the_paper() -> None:
+    assert order_seeds("rapo_image") == (1990, 1993, 1996)
+    assert order_seeds("rapo_video") == (1990, 1993, 1996)
+    assert order_seeds("rapo_detection_5") == (136, 377, 639)
+    assert order_seeds("rapo_detection_10") == (277, 305, 738)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown preset of order seeds 'rapo_images'\. Did you mean 'rapo_image'\?"):
+        order_seeds("rapo_images")

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from task_streams.datasets.tables import TableCilConfig, TableDilConfig
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Damaged
-from task_streams.sources.table_files import parquet_tables
-from task_streams.sources.table_store import Columns, RowSource, rows, store
+from task_streams.sources.tables import Columns, RowSource, parquet_tables, rows, store
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
+from tests.task_streams.image_trees import problems_of
 from tests.task_streams.sources import png
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -54,9 +55,7 @@ def examples(stream: TaskStream) -> list[Example]:
 
 
 def problems(**settings: Any) -> tuple[str, ...]:
-    with pytest.raises(UserError) as caught:
-        cil(**settings)
-    return caught.value.problems
+    return problems_of(lambda: cil(**settings))
 
 
 def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None:
@@ -237,9 +236,9 @@ def test_rows_without_a_label_a_key_or_a_domain_are_counted_and_named(tmp_path: 
     names = [f"img{i}" for i in range(23)] + [None]
     written = table(name=names, domain=["x"] * 5 + [None] + ["x"] * 18).set_column(1, "label", pa.array(labels))
     path = write(tmp_path / "x.parquet", written)
-    with pytest.raises(UserError) as caught:
-        build_stream("table_dil", TableDilConfig(train=path, key_column="name", shots=1, test_per_class=1), 0)
-    assert caught.value.problems == (
+    assert problems_of(
+        lambda: build_stream("table_dil", TableDilConfig(train=path, key_column="name", shots=1, test_per_class=1), 0)
+    ) == (
         f"{path}: 2 rows have no label: img3, img20",
         f"{path}: 1 rows have no domain: img5",
         f"{path}: 1 rows have no name: row 24",
@@ -296,9 +295,7 @@ def test_a_source_must_be_given_once_and_settings_must_belong_to_it() -> None:
         ({"train": [1]}, "train is [1]; expected text or a list of texts"),
     ]
     for settings, problem in cases:
-        with pytest.raises(UserError) as caught:
-            TableCilConfig(**settings)
-        assert caught.value.problems == (problem,)
+        assert problems_of(partial(TableCilConfig, **settings)) == (problem,)
 
 
 def test_a_second_build_copies_and_decodes_nothing_and_a_changed_file_is_copied_anew(tmp_path: Path) -> None:

@@ -1,17 +1,14 @@
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pytest
 from PIL import Image
 
-from task_streams import build_stream
 from task_streams.datasets.tinyimagenet import TinyImageNetConfig, class_names
-from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import cut, problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import built
 
 WORDS = {
     "n02124075": "Egyptian cat",
@@ -36,9 +33,7 @@ def write_archive(root: Path, train: int = 3, val: int = 2) -> Path:
     return root
 
 
-def stream(root: Path, order_seed: int = 0, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2} | changes
-    return build_stream("tinyimagenet_cil", TinyImageNetConfig(root=str(root), **settings), order_seed)
+stream = partial(built, "tinyimagenet_cil", tasks=2, classes_per_task=2, shots=2)
 
 
 def test_the_original_archive_becomes_a_stream_with_the_validation_split_as_test(tmp_path: Path) -> None:
@@ -76,32 +71,12 @@ def test_the_real_sample_has_20_classes_of_5_and_3_images() -> None:
     assert (check_stream(made), made.notes) == ([], ())
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grayscale_and_cmyk_jpegs_come_out_as_rgb(tmp_path: Path, mode: str) -> None:
-    root = write_archive(tmp_path)
-    for i in range(3):
-        write_image(root / f"train/n02124075/images/n02124075_{i}.JPEG", mode)
-    cat = next(e for task in stream(root).tasks for e in task.train if e.label == "Egyptian_cat")
-    with Image.open(root / cat.key) as stored:
-        assert stored.mode == mode
-    image = cat.media()
-    assert isinstance(image, Image.Image)
-    assert (image.mode, image.size) == ("RGB", (16, 16))
-
-
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
     root = write_archive(tmp_path)
     plain = stream(root)
     for path in (root / "wnids.txt", root / "words.txt", root / "val/val_annotations.txt"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert stream(root) == plain
-
-
-def test_a_truncated_jpeg_is_named_although_its_head_is_whole(tmp_path: Path) -> None:
-    root = write_archive(tmp_path, train=2)
-    cut(write_image(root / "train/n02124075/images/n02124075_1.JPEG", size=(96, 96)))
-    with pytest.raises(UserError, match=r"train/n02124075/images/n02124075_1\.JPEG \(.*truncated"):
-        stream(root)
 
 
 def test_annotations_that_name_a_missing_file_are_named_or_left_out_on_request(tmp_path: Path) -> None:
@@ -147,14 +122,6 @@ def test_two_wnids_of_one_name_are_not_merged(tmp_path: Path) -> None:
     )
 
 
-def test_two_names_that_read_the_same_are_named(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    (root / "words.txt").write_text((root / "words.txt").read_text().replace("Egyptian cat", "Pay phone"))
-    assert problems_of(lambda: stream(root)) == (
-        "classes 'Pay_phone', 'pay-phone' all read 'pay phone' in an answer; rename all but one of them",
-    )
-
-
 def test_links_out_of_the_root_are_refused_and_not_read(tmp_path: Path) -> None:
     outside = write_image(tmp_path / "outside.JPEG")
     root = write_archive(tmp_path / "root")
@@ -173,18 +140,6 @@ def test_folders_that_wnids_txt_does_not_list_are_left_out_and_recorded(tmp_path
     made = stream(root)
     assert made.notes == ("train: 1 folders that wnids.txt does not list left out: n01443537",)
     assert set(made.labels) == set(NAMES)
-
-
-def test_a_root_one_level_too_high_is_told_where_the_data_lie(tmp_path: Path) -> None:
-    root = write_archive(tmp_path / "tiny-imagenet-200")
-    with pytest.raises(UserError) as caught:
-        stream(tmp_path)
-    assert caught.value.problems == (
-        f"root {str(tmp_path)!r}: expected a folder with wnids.txt, words.txt, train/<wnid>/images/*.JPEG, "
-        "val/images/*.JPEG and val/val_annotations.txt; found tiny-imagenet-200; all of it is in "
-        f"{root}: set root to that. Where to get it: "
-        "http://cs231n.stanford.edu/tiny-imagenet-200.zip (Stanford CS231n)",
-    )
 
 
 def test_defaults_are_rapos_protocol() -> None:

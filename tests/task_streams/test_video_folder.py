@@ -13,6 +13,7 @@ from task_streams.sources.records import Workspace
 from task_streams.types import Clip, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip, write_sound
+from tests.task_streams.image_trees import problems_of
 
 CLASSES = ("arm wave", "bow", "clap", "dive")
 
@@ -77,9 +78,7 @@ def test_unreadable_clips_are_all_named_at_once(tmp_path: Path) -> None:
     write_sound(tmp_path / "clap" / "2.mp4")
     cut = tmp_path / "dive" / "3.mp4"
     cut.write_bytes(cut.read_bytes()[:-200])
-    with pytest.raises(UserError) as caught:
-        built(tmp_path, shots=None, test_per_class=1)
-    assert caught.value.problems == (
+    assert problems_of(lambda: built(tmp_path, shots=None, test_per_class=1)) == (
         "4 items cannot be decoded; repair or remove them, or set on_damaged=skip",
         "bow/0.mp4 (an empty file)",
         "bow/1.mp4 (no readable video: Invalid data found when processing input)",
@@ -88,10 +87,7 @@ def test_unreadable_clips_are_all_named_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_root_a_tree_without_clips_and_half_a_split_say_what_was_expected(tmp_path: Path) -> None:
-    layout = r"expected a folder with <class>/<clip> or \{train,test\}/<class>/<clip>"
-    with pytest.raises(UserError, match=rf"{layout}; found nothing there"):
-        built(tmp_path / "none")
+def test_a_tree_without_clips_and_half_a_split_say_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "bow").mkdir()
     (tmp_path / "bow" / "notes.txt").write_text("no clip")
     with pytest.raises(UserError, match=r"name ending in \.3gp, \.avi, .*; found bow, and no clip in there"):

@@ -1,4 +1,8 @@
-"""Box AP by pycocotools, as COCO's protocol has it: what detection is measured by.
+"""The accuracy of one task after one stage: an entry R[i,j] of the accuracy matrix; of detection it is box AP.
+
+Box AP is computed by pycocotools, as COCO's protocol has it. For boxes of new classes there is also one number over all
+tasks so far. Source of both: RaPO (arXiv 2605.09640), whose A_t is the AP over the test set of all classes so far, and
+whose released code takes a task's AP over every image with one of its classes.
 
 A vision-language model gives no confidence with its boxes, so each has confidence 1 and they rank in the order in which
 they are listed: images in the order of their predictions, boxes as the answer lists them. Such an AP is lower than that
@@ -9,17 +13,19 @@ the same in pixels, but for the rounding. Deliberately absent: crowds and diffic
 and AP by size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eval.detection import parse_boxes
-from eval.evaluate import Prediction
+from eval.evaluate import Prediction, counts
+from eval.matrix import ACCURACY, BOX_AP, POOLED_BOX_AP
 from task_streams.labels import normalise_label
-from task_streams.types import Box
+from task_streams.types import Box, Task, TaskStream
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -27,6 +33,59 @@ if TYPE_CHECKING:
 CONFIDENCE = 1.0
 COCO_THRESHOLDS = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
 MOST_BOXES = 100  # per image and category
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAccuracy:
+    """Accuracy of one task after one stage.
+
+    Attributes:
+        value: accuracy, or box AP for detection; 0 to 1.
+        correct: right answers; None where the value is no share of right answers.
+        total: test items; None likewise.
+        also: other results of the same predictions by name, 0 to 1, e.g. AP at IoU 0.50 alone.
+    """
+
+    value: float
+    correct: int | None = None
+    total: int | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
+
+
+def measure_of(stream: TaskStream) -> str:
+    """What a stream is measured by: ``accuracy``; ``box AP`` of each domain; or, of new classes, ``pooled box AP``."""
+    if stream.tasks[0].kind != "detection":
+        return ACCURACY
+    return POOLED_BOX_AP if stream.scenario == "cil" else BOX_AP
+
+
+def task_accuracy(task: Task, predictions: Sequence[Prediction]) -> TaskAccuracy:
+    """R[i,j] of a task's predictions: box AP over the task's own classes for detection, else accuracy.
+
+    Raises:
+        ValueError: there are no predictions.
+    """
+    if task.kind == "detection":
+        value = average_precision(predictions, task.classes)
+        return TaskAccuracy(value, also={"average_precision_50": average_precision_50(predictions, task.classes)})
+    correct, total = counts(predictions)
+    if total == 0:
+        raise ValueError(f"task {task.name}: the accuracy of no predictions is undefined")
+    return TaskAccuracy(correct / total, correct, total)
+
+
+def pooled_ap(predictions: Iterable[Prediction], seen: Sequence[str]) -> float:
+    """A_i: box AP over all classes so far and every image with one of them, 0 to 1.
+
+    Args:
+        predictions: of all tasks so far at one stage; of an image that several tasks have, one counts.
+        seen: classes so far, which the prompts have listed.
+
+    Raises:
+        ValueError: none of the classes is in any of the images.
+    """
+    images = {prediction.key: prediction for prediction in predictions}
+    return average_precision([images[key] for key in sorted(images)], seen)
 
 
 def average_precision(predictions: Sequence[Prediction], categories: Sequence[str]) -> float:
@@ -49,8 +108,13 @@ def average_precision_50(predictions: Sequence[Prediction], categories: Sequence
 
 def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str], thresholds: Sequence[float]) -> float:
     names = {normalise_label(name): number for number, name in enumerate(categories, start=1)}
-    right = [_rows(_label_boxes(p), image, names) for image, p in enumerate(predictions, start=1)]
-    found = [_rows(parse_boxes(p.answer or "[]") or [], image, names) for image, p in enumerate(predictions, start=1)]
+    right, found = [], []
+    for image, prediction in enumerate(predictions, start=1):
+        boxes = parse_boxes(prediction.label)
+        if boxes is None:
+            raise ValueError(f"{prediction.key}: its label is no list of boxes but {prediction.label[:80]!r}")
+        right.append(_rows(boxes, image, names))
+        found.append(_rows(parse_boxes(prediction.answer or "[]") or [], image, names))
     if not any(right):
         raise ValueError(
             f"the AP over {', '.join(categories) or 'no categories'} is undefined: "
@@ -68,13 +132,6 @@ def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str]
         judge.accumulate()
     precision = judge.eval["precision"]  # [T, R, K, 1, 1]; -1 for a category without ground truth
     return float(precision[precision > -1].mean())
-
-
-def _label_boxes(prediction: Prediction) -> list[Box]:
-    boxes = parse_boxes(prediction.label)
-    if boxes is None:
-        raise ValueError(f"{prediction.key}: its label is no list of boxes but {prediction.label[:80]!r}")
-    return boxes
 
 
 def _rows(boxes: Sequence[Box], image: int, names: dict[str, int]) -> list[dict[str, Any]]:

@@ -1,26 +1,31 @@
-"""Tables of images as one file with random access: a copy in Arrow's format beside the index, made once.
+"""Tables of images: parquet files and datasets of the Hugging Face hub, as one file with random access.
 
-A parquet file can only be read a whole row group at a time, which may be the whole file; the copy is mapped into
-memory, so one row costs one row and any number of processes share it. It holds the image bytes, their SHA-256 and
-the named columns, and is made anew when the table has changed. Memory stays flat while it is made.
+A parquet file can only be read a whole row group at a time, which may be the whole file, so a copy in Arrow's format is
+made once beside the index: it is mapped into memory, one row costs one row, and any number of processes share it. It
+holds the image bytes, their SHA-256 and the named columns, and is made anew when the table has changed. Tables are read
+in small batches, so memory stays flat (the ``datasets`` library would hold a whole row group while it makes its copy).
+A hub dataset is streamed, so that nothing is written but the stored copy; a dataset's own code is never run. The names
+of numbered classes are those that the ``datasets`` library keeps with a column (``ClassLabel``).
 Absent on purpose: tables that hold paths instead of image bytes.
 """
 
+import glob
 import hashlib
 import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
+import pyarrow.parquet as pq
 
 from task_streams.errors import UserError, unknown_name
 from task_streams.sources.records import Damaged
@@ -31,6 +36,7 @@ SCHEMA = pa.schema(
     {"image": pa.binary(), "digest": pa.binary(32), "label": pa.string(), "domain": pa.string(), "key": pa.string()}
 )
 OPEN_FILES = 64
+READ_AHEAD = 1 << 20  # bytes; with it a row group is not read as a whole
 NO_IMAGE = "no image bytes in its cell"
 
 
@@ -58,7 +64,7 @@ class Table:
     Attributes:
         title: what messages call it.
         identity: changes whenever the rows may have changed.
-        schema: opens the table; cheap. Gives the types of its columns and, by column, names of numbered classes.
+        schema: opens the table; types of its columns and, by column, names of numbered classes.
         batches: its rows, ``ROWS`` at a time.
     """
 
@@ -92,52 +98,134 @@ class RowSource:
 
     @property
     def name(self) -> str:
-        """Identity of the content."""
         return f"sha256:{self.digest}"
 
     def stamp(self) -> str:
-        """Always the same: other bytes have another name."""
         if not self.digest:
             raise Damaged(NO_IMAGE)
-        return "content"
+        return "content"  # always the same: other bytes have another name
 
     def read(self) -> bytes:
-        """The bytes of the image."""
         if not self.digest:
             raise Damaged(NO_IMAGE)
         try:
-            return _opened(self.file, os.getpid()).image(self.batch, self.row)
+            reader, lock = _opened(self.file, os.getpid())
+            with lock:
+                column = reader.get_batch(self.batch).column(0)
+            data: bytes = column[self.row].as_py()
+            return data
         except (OSError, pa.ArrowException) as error:
             raise Damaged(f"{self.file}: {error}") from error
 
 
-class _Stored:
-    """A stored table that is open; its reader is used by one thread at a time."""
-
-    def __init__(self, file: str) -> None:
-        self.reader = pa.ipc.open_file(pa.memory_map(file))
-        self.lock = threading.Lock()
-
-    def image(self, batch: int, row: int) -> bytes:
-        with self.lock:
-            column = self.reader.get_batch(batch).column(0)
-        data: bytes = column[row].as_py()
-        return data
-
-
 @lru_cache(OPEN_FILES)
-def _opened(file: str, process: int) -> _Stored:
-    """A stored table, opened once in each process."""
-    return _Stored(file)
+def _opened(file: str, process: int) -> tuple[Any, threading.Lock]:
+    """The reader of a stored table, opened once in each process, and the lock of the one thread that uses it."""
+    return pa.ipc.open_file(pa.memory_map(file)), threading.Lock()
+
+
+def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
+    """The parquet files that paths or patterns name, sorted by path, each once.
+
+    Raises:
+        UserError: paths that name no file, all of them.
+    """
+    found: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        path = os.path.abspath(os.path.expanduser(pattern))
+        files = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)  # a file may have * in its name
+        files = [file for file in files if os.path.isfile(file)]
+        problems += [] if files else [_no_file(field, pattern)]
+        found.update(files)
+    if problems:
+        raise UserError(*problems)
+    tables = []
+    for file in sorted(found):
+        status = os.stat(file)
+        identity = json.dumps([file, status.st_size, status.st_mtime_ns])
+        tables.append(Table(file, identity, partial(_parquet_schema, file), partial(_parquet_batches, file)))
+    return tables
+
+
+def _no_file(field: str, pattern: str) -> str:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return f"{field} {pattern!r}: expected a parquet file; found a folder. Name its files, e.g. {pattern}/*.parquet"
+    beside = [file.name for file in path.parent.glob("*.parquet")] if path.parent.is_dir() else []
+    hint = f" {unknown_name('file', path.name, beside)}" if beside else ""
+    return f"{field} {pattern!r}: expected a parquet file, or a pattern that matches some; found nothing there.{hint}"
+
+
+def _parquet_schema(path: str) -> tuple[pa.Schema, dict[str, list[str]]]:
+    schema = pq.read_schema(path)
+    kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return schema, _class_names(kept.get("info", {}).get("features", {}))
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of numbered classes by column, from the features that the ``datasets`` library keeps with a table."""
+    plain = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    return {column: list(feature["names"]) for column, feature in plain.items() if feature.get("_type") == "ClassLabel"}
+
+
+def _parquet_batches(path: str) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
+        yield from file.iter_batches(ROWS)
+
+
+def hub_table(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Table:
+    """One split of a hub dataset (``owner/name``), or of a folder in a layout that the ``datasets`` library reads.
+
+    A copy that was made of a branch is used again, also when the branch has moved on. The library may leave notes of
+    its own in ``scratch``.
+
+    Raises:
+        UserError: the path of a folder that is not there.
+    """
+    folder = Path(dataset).expanduser()
+    if not folder.is_dir() and (dataset.startswith((".", "/", "~")) or dataset.count("/") > 1):
+        raise UserError(f"hub {dataset!r}: expected the id of a dataset (owner/name) or a folder; found nothing there")
+    local = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in local]
+    identity = json.dumps(["hub", dataset, config_name, split, revision, stamps])
+    loaded = partial(_loaded, str(folder) if local else dataset, config_name, split, revision, scratch)
+    return Table(
+        f"hub {dataset!r}, split {split!r}", identity, partial(_hub_schema, loaded), partial(_hub_batches, loaded)
+    )
+
+
+def _loaded(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Any:
+    """The split as an iterable dataset of undecoded rows."""
+    from datasets import Image, load_dataset  # here, because the import takes a second
+
+    try:
+        found = load_dataset(
+            dataset, config_name, split=split, revision=revision, streaming=True, cache_dir=str(scratch)
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"hub {dataset!r}: cannot be opened ({error})") from error
+    for column, feature in (found.features or {}).items():
+        if isinstance(feature, Image):
+            found = found.cast_column(column, Image(decode=False))
+    return found
+
+
+def _hub_schema(loaded: Any) -> tuple[pa.Schema, dict[str, list[str]]]:
+    dataset = loaded()
+    if dataset.features is not None:
+        return dataset.features.arrow_schema, _class_names(dataset.features.to_dict())
+    first = next(iter(_hub_batches(loaded)), None)
+    return (pa.schema([]) if first is None else first.schema), {}
+
+
+def _hub_batches(loaded: Any) -> Iterator[pa.RecordBatch]:
+    for table in loaded().with_format("arrow").iter(batch_size=ROWS):
+        yield from table.combine_chunks().to_batches()
 
 
 def store(table: Table, columns: Columns, cache_folder: Path | None) -> str:
-    """Path of the stored copy of a table, which is made if there is none.
-
-    Args:
-        table: what is copied.
-        columns: which of its columns are kept.
-        cache_folder: holds the copies; None = a temporary folder that is removed when the process ends.
+    """Path of the stored copy of a table, made if there is none; without a cache it goes when the process ends.
 
     Raises:
         UserError: the table cannot be read, columns are missing or of a wrong type, or the copy cannot be written.
@@ -147,7 +235,7 @@ def store(table: Table, columns: Columns, cache_folder: Path | None) -> str:
     if not file.exists():
         with reading(table.title):
             schema, names = table.schema()
-        if problems := column_problems(table.title, schema, columns):
+        if problems := _column_problems(table.title, schema, columns):
             raise UserError(*problems)
         numbered = not _is_text(schema.field(columns.label).type)
         facts = json.dumps({"numbered": numbered, "names": names.get(columns.label, [])})
@@ -164,18 +252,16 @@ def rows(file: str) -> tuple[list[Row], bool, list[str]]:
     with reading(file, "; remove the file, it is made anew"):
         reader = pa.ipc.open_file(pa.memory_map(file))
         facts = json.loads(reader.schema.metadata[b"facts"])
-        found = [row for number in range(reader.num_record_batches) for row in _rows_of(reader, file, number)]
+        found = []
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            plain = zip(*(batch.column(name).to_pylist() for name in SCHEMA.names[1:]), strict=True)
+            for place, (digest, *texts) in enumerate(plain):
+                found.append(Row(file, number, place, digest.hex() if digest else None, *texts))
     return found, facts["numbered"], facts["names"]
 
 
-def _rows_of(reader: Any, file: str, number: int) -> Iterator[Row]:
-    batch = reader.get_batch(number)
-    plain = zip(*(batch.column(name).to_pylist() for name in SCHEMA.names[1:]), strict=True)
-    for place, (digest, label, domain, key) in enumerate(plain):
-        yield Row(file, number, place, digest.hex() if digest else None, label, domain, key)
-
-
-def column_problems(title: str, schema: pa.Schema, columns: Columns) -> list[str]:
+def _column_problems(title: str, schema: pa.Schema, columns: Columns) -> list[str]:
     """Columns that a table does not have, or that hold something else than they should."""
     problems = []
     for kind, name in columns.named.items():
@@ -184,7 +270,7 @@ def column_problems(title: str, schema: pa.Schema, columns: Columns) -> list[str
         elif kind == "image" and not _holds_bytes(schema.field(name).type):
             what = "image bytes, or a struct with a field of bytes"
             problems.append(f"{title}: column {name!r} holds {schema.field(name).type}; expected {what}")
-        elif kind != "image" and not _is_name(schema.field(name).type):
+        elif kind != "image" and not (_is_text(holds := schema.field(name).type) or _is_number(holds)):
             problems.append(f"{title}: column {name!r} holds {schema.field(name).type}; expected text or whole numbers")
     return problems
 
@@ -200,8 +286,8 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _is_name(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _write(table: Table, columns: Columns, file: Path, schema: pa.Schema, domain_names: list[str]) -> None:
