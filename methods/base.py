@@ -326,3 +326,8 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """Facts worth recording beside the config, e.g. the values that a preset stands for."""
         return {}
+
+
+def overrides(method: type[Method], hook: str) -> bool:
+    """Whether a method has a hook of its own."""
+    return getattr(method, hook) is not getattr(Method, hook)

@@ -3,18 +3,31 @@
 ``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are
 those of all. Each sees only what it declares itself (``guard.py``), so it works the same in whatever company. What
 cannot go together is refused before any work.
+
+Two figures of each update tell what a method that shapes rewards did: ``<name>_added``, the mean of what it changed,
+and ``<name>_reranked``, the share of pairs inside a group whose order it changed; making or breaking a tie counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.guard import fault, made_method
+from methods.base import (
+    AnchorRule,
+    Family,
+    KlTarget,
+    LossContext,
+    Method,
+    Need,
+    ReplayPlan,
+    Rollouts,
+    TaskContext,
+    overrides,
+)
+from methods.guard import class_of, fault, made_method, members_of
 from methods.lazy import Tensor, torch
 from methods.registry import method_class
-from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
 from task_streams.types import Example, Task
 
@@ -79,7 +92,7 @@ class Composite(Method):
     """
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
-        problems = composition_problems(type(learner), [type(part) for part in parts])
+        problems = composition_problems(class_of(learner), [class_of(part) for part in parts])
         if problems := problems or [*joint_problems(learner, parts), *anchor_problems([learner, *parts])]:
             raise UserError(*problems)
         super().__init__(learner.config)
@@ -140,7 +153,7 @@ class Composite(Method):
             own = one.loss_terms(context)
             if shared := sorted(terms.keys() & own.keys()):
                 reason = f"its term {shared[0]!r} is another member's of {self.name} too; rename it."
-                raise UserError(fault(type(one), "loss_terms", reason))
+                raise UserError(fault(class_of(one), "loss_terms", reason))
             terms |= own
         return terms
 
@@ -148,7 +161,7 @@ class Composite(Method):
         return shaped_by(self.members, rewards, rollouts)
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        scaling = [one for one in self.members if overrides(type(one), "normalize_advantages")]
+        scaling = [one for one in self.members if overrides(class_of(one), "normalize_advantages")]
         return (scaling or [self.learner])[0].normalize_advantages(rewards, rollouts)
 
     def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
@@ -181,8 +194,47 @@ class Composite(Method):
 
 def shaped_rewards(method: Method, rollouts: Rollouts) -> Tensor:
     """The task reward as a method shapes it, every share of it reported by name, [B*G]."""
-    members = method.members if isinstance(method, Composite) else (method,)
-    return shaped_by(members, rollouts.task_reward, rollouts)
+    return shaped_by(members_of(method), rollouts.task_reward, rollouts)
+
+
+def shaped_by(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:
+    """Rewards after every method that shapes them, in their order, each reported by its name, [B*G] to [B*G].
+
+    Raises:
+        ValueError: a method returned another shape, or values that are not finite.
+    """
+    for one in members:
+        if not overrides(class_of(one), "shape_rewards"):
+            continue
+        shaped = checked(one.shape_rewards(rewards, rollouts), rollouts, one, "shape_rewards")
+        rollouts.log(f"{one.name}_added", (shaped - rewards).mean().item())
+        rollouts.log(f"{one.name}_reranked", reranked_share(rewards, shaped, rollouts.group_size))
+        rewards = shaped
+    return rewards
+
+
+def reranked_share(before: Tensor, after: Tensor, group_size: int) -> float:
+    """Share of the pairs inside a group that are in another order after than before; values 1e-6 apart are equal."""
+    pairs = torch.triu(torch.ones(group_size, group_size, dtype=torch.bool, device=before.device), diagonal=1)
+    changed = order_in_groups(before, group_size) != order_in_groups(after, group_size)  # [B, G, G]
+    return changed[:, pairs].float().mean().item()
+
+
+def order_in_groups(values: Tensor, group_size: int) -> Tensor:
+    """For every pair inside a group 1, 0 or -1: the first is greater, equal or less, [B*G] to [B, G, G]."""
+    groups = values.view(-1, group_size)
+    apart = groups[:, :, None] - groups[:, None, :]
+    return torch.where(apart.abs() > 1e-6, apart.sign(), 0.0)
+
+
+def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:
+    """A hook's result, refused if its shape or a value is not usable."""
+    expected = rollouts.task_reward.shape
+    if values.shape != expected:
+        raise ValueError(f"{method.name}.{hook} returned shape {tuple(values.shape)}, expected {tuple(expected)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{method.name}.{hook} returned values that are not finite")
+    return values
 
 
 def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:

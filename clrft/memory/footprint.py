@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from clrft.memory.activations import EXACT, Pass, kept, text_end, text_layer, tower_ends, tower_layer
 from clrft.memory.sizes import ModelSizes
 from clrft.memory.workload import Load, Setup
-from methods.generation.completion_logps import in_one_row
-from methods.generation.token_logps import LARGEST
+from methods.generation.completion_logps import LARGEST, in_one_row
 
 MARGIN = 1.1  # an allocator's gaps between blocks, kernels' scratch memory
 MOMENTS = 2  # of AdamW, each in the type of the weight that it belongs to

@@ -31,10 +31,9 @@ from clrft.method_check.trial import (
     stop_after_first_task,
 )
 from clrft.runner.partial_checkpoint import Unfinished
-from methods.base import Method
+from methods.base import Method, overrides
 from methods.guard import made_method
 from methods.registry import source_file
-from methods.shaping import overrides
 
 WHOLE, AGAIN = "whole", "again"  # folders of the observed run, and of the one that is stopped
 TOLERANCE = 1e-5  # of a gradient (clipped to norm 1) and of a weight, between different accumulation

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from clrft.runner.state import Run
 from methods.base import LossContext, Method, Rollouts, TaskContext
-from methods.guard import HOOKS, layered
+from methods.guard import GuardedMethod
 from methods.training.anchor_check import anchor_checksums, changed_weights
 from task_streams.types import Example, Task, TaskStream
 
@@ -67,31 +66,30 @@ class Observer:
         trace: is filled.
     """
 
-    def __init__(self, state: Run, method: Method, trace: Trace) -> None:
+    def __init__(self, state: Run, method: GuardedMethod, trace: Trace) -> None:
         self.state = state
-        self.method = method
+        self.method = method.inner
         self.trace = trace
         self.task = 0
         self.training = False
         self.inputs: set[str] = set()
         state.stream = watched_stream(state.stream, self._decoded)
-        layered(method, self._layer)
+        method.observe = self._observed
 
-    def _layer(self, hook: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(call)
-        def observed(*arguments: Any) -> Any:
-            self._enter(hook, arguments)
-            anchor = self.state.anchor if hook not in STATE_HOOKS else None
-            before = {} if anchor is None else anchor_checksums(anchor)
-            result = call(*(self._shown(one, hook) for one in arguments))
-            if anchor is not None and changed_weights(before, anchor):
-                self.trace.mutated.append(hook)
-            self._leave(hook)
-            return result
+    def _observed(self, hook: str, call: Callable[..., Any], arguments: list[Any]) -> Any:
+        self._enter(hook, arguments)
+        anchor = self.state.anchor if hook not in STATE_HOOKS else None
+        before = {} if anchor is None else anchor_checksums(anchor)
+        result = call(*(self._shown(one, hook) for one in arguments))
+        if anchor is not None and changed_weights(before, anchor):
+            self.trace.mutated.append(hook)
+        if hook == "before_task":
+            self.trace.attributes = attribute_digests(self.method)
+        if hook == "after_task":
+            self.training = False
+        return result
 
-        return observed
-
-    def _enter(self, hook: str, arguments: tuple[Any, ...]) -> None:
+    def _enter(self, hook: str, arguments: list[Any]) -> None:
         if hook == "before_task":
             context: TaskContext = arguments[0]
             self.task, self.training = context.task.index, True
@@ -101,12 +99,6 @@ class Observer:
             values: Mapping[str, Any] = arguments[0].inputs
             self.inputs |= {digest(value) for value in values.values() if isinstance(value, Tensor) and value.dim() > 1}
         self.trace.calls.append((self.task, hook))
-
-    def _leave(self, hook: str) -> None:
-        if hook == "before_task":
-            self.trace.attributes = attribute_digests(self.method)
-        if hook == "after_task":
-            self.training = False
 
     def _kept_inputs(self) -> list[str]:
         """Attributes that hold a batch which an earlier task was trained on."""
@@ -154,7 +146,7 @@ def watched_stream(stream: TaskStream, on_decode: Callable[[int, str], None]) ->
 
 def attribute_digests(method: Method) -> dict[str, str]:
     """Digests of a method's attributes that can be compared between processes, by name."""
-    named = {name: value for name, value in vars(method).items() if name not in (*HOOKS, "config")}
+    named = {name: value for name, value in vars(method).items() if name != "config"}
     return {name: found for name, value in named.items() if (found := digest(value))}
 
 

@@ -32,7 +32,7 @@ from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods import build_method
-from methods.base import Method
+from methods.guard import GuardedMethod, members_of
 from methods.model.policy import load_policy
 from methods.registry import method_class
 from task_streams import build_stream
@@ -100,10 +100,9 @@ class Resumed:
     problem: str = ""
 
 
-def member(state: Run, name: str) -> Method:
+def member(state: Run, name: str) -> GuardedMethod:
     """The method of that name in a run."""
-    members: Sequence[Method] = getattr(state.method, "members", (state.method,))
-    return next(one for one in members if one.name == name)
+    return next(one for one in members_of(state.method) if isinstance(one, GuardedMethod) and one.name == name)
 
 
 def refusals(trial: Trial) -> list[str]:

@@ -36,7 +36,7 @@ def affordable(config: RunConfig, longest: Longest) -> str:
     known = sizes_of_checkpoint(path, config.model.lora_targets) is not None  # else nothing tells the family's memory
     if config.train.optimizer != AUTO or keeps_all(config.model) or not known:
         return decided(config, lambda _: 0, None).train.optimizer
-    checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.count(), split=bool(ranks.weights_split()))
+    checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.world_size(), split=bool(ranks.weights_split()))
 
     def needed(one: RunConfig) -> int:
         return memory_of(one, checkpoint, device, longest, sharing).peak.total

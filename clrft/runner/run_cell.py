@@ -50,7 +50,7 @@ def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = Non
         Locked: another process works on it.
         UserError: something about the input cannot work.
     """
-    if ranks.by_first(lambda: is_done(config)):
+    if ranks.on_rank0(lambda: is_done(config)):
         return run(config, reporter)
     with ExitStack() as stack:
 
@@ -60,9 +60,9 @@ def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = Non
             reporter = Watched(reporter, stack.enter_context(held(config.folder)))
             forget_failure(config.folder)
 
-        ranks.by_first(take)
+        ranks.on_rank0(take)
         folder = run(config, reporter, source)
-        ranks.by_first(lambda: forget_failure(config.folder))
+        ranks.on_rank0(lambda: forget_failure(config.folder))
     return folder
 
 

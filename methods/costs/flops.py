@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from methods.lazy import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
@@ -160,6 +161,8 @@ def is_trained(module: nn.Module) -> bool:
 
 def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Name and layer of every matrix that is applied, in their order; of several adapters the one that is trained."""
+    from torch import nn
+
     for name, layer in module.named_modules():
         other = ".lora_" in name and not name.endswith(TRAINED_ADAPTER)
         if isinstance(layer, nn.Linear | nn.Conv3d) and not other:

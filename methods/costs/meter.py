@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from methods.costs.flops import ModelShape, Work, shape_of
-from methods.lazy import Tensor, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTS = (
     "prompt_tokens",  # of all rows and passes, images' included: as a model has it that shares nothing
@@ -113,18 +115,20 @@ class Meter:
     def _add(self, name: str, value: int | Tensor, times: int = 1) -> None:
         if self._paused:
             return
-        if isinstance(value, torch.Tensor):
+        if not isinstance(value, int):
             self._waiting.append((name, value.detach(), times))
         else:
             self._counts[name] += value * times
 
     def _work(self, work: Work, output: Any) -> None:
         self._add("model_flops", work.forward)
-        if isinstance(output, torch.Tensor) and output.requires_grad:
-            output.register_hook(lambda _: self._add("model_flops", work.backward))  # type: ignore[no-untyped-call]
+        if getattr(output, "requires_grad", False):
+            output.register_hook(lambda _: self._add("model_flops", work.backward))
 
     def _on_tokens(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
         """The backbone was called: with prompts (and completions), or with what follows a cache."""
+        import torch
+
         possible = (*arguments[:1], given.get("input_ids"), given.get("inputs_embeds"))
         rows, length = next(one.shape[:2] for one in possible if one is not None)
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
@@ -190,6 +194,8 @@ def added(first: Counts, second: Counts) -> Counts:
 
 def sampled_tokens(tokens: Tensor, ends: Tensor) -> Tensor:
     """Number of tokens up to the first end of sequence in each row, all together; [N, L] to a scalar."""
+    import torch
+
     ended = torch.isin(tokens, ends).cumsum(dim=1)
     before = (ended - torch.isin(tokens, ends).to(ended.dtype)) == 0  # no end before this token
     return before.sum()

@@ -27,7 +27,7 @@ def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]
         inputs: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
         sampled: the rollouts that this process has sampled: it learns from these; None: from any, equally many.
     """
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return dict(inputs)
     rows = len(inputs["completion_ids"])
     rollouts = inputs["rollout"]
@@ -45,7 +45,7 @@ def _rows(value: Any, chosen: Tensor, rows: int) -> Any:
 def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: str) -> tuple[float, float | Tensor]:
     """This process's share of a micro-batch's rows, and the weight of its policy loss."""
     share = len(own["completion_ids"]) / len(inputs["completion_ids"])
-    if ranks.count() == 1 or loss_type in OVER_UPDATE:
+    if ranks.world_size() == 1 or loss_type in OVER_UPDATE:
         return share, 1.0
     if loss_type in OVER_TOKENS:
         return share, own["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)

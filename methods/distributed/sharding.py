@@ -16,22 +16,22 @@ from torch import Tensor
 
 from methods.costs.meter import meter_of
 from methods.distributed import fsdp, ranks, zero3
-from methods.distributed.unsharded import Undivided
+from methods.distributed.unsharded import Unsharded
 
 T = TypeVar("T")
 KEPT = "split_by"  # name under which a model has how it is split
 KINDS: dict[str, type[fsdp.Fsdp] | type[zero3.Zero3]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
 
 
-def split_of(model: Any) -> Undivided:
+def split_of(model: Any) -> Unsharded:
     """How a model's weights are split among processes, if they are."""
-    own: Undivided | None = getattr(model, KEPT, None)
-    return Undivided(model) if own is None else own
+    own: Unsharded | None = getattr(model, KEPT, None)
+    return Unsharded(model) if own is None else own
 
 
 def is_sharded(model: Any) -> bool:
     """Whether a model's weights are split among processes."""
-    return type(split_of(model)) is not Undivided
+    return type(split_of(model)) is not Unsharded
 
 
 def shard(model: Any, kind: str) -> None:
@@ -76,7 +76,7 @@ def whole_weights(model: Any) -> dict[str, Tensor]:
     kept = {}
     for name, weight in model.named_parameters():
         together = whole_tensor(weight).detach()
-        if ranks.is_first():
+        if ranks.is_rank0():
             kept[name] = together.to("cpu", copy=True)
     return kept
 

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from methods.costs.meter import meter_of
 from methods.drift.items import exact_kl
-from methods.generation.completion_logps import completion_states
+from methods.generation.completion_logps import LARGEST, completion_states
 from methods.generation.rollout import Sampling, ended, right_padded, sample_after
 from methods.generation.shared_prefix import Prefix, plain, prefill
-from methods.generation.token_logps import LARGEST
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding

@@ -15,7 +15,7 @@ from transformers import TopPLogitsWarper
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
 from methods.generation.shared_prefix import Continuation, advance, plain
-from methods.generation.speculative_decoding import Drafts
+from methods.generation.speculative_decoding import NgramDrafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,19 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Drafts | None = None) -> list[list[int]]:
+def sample_after(
+    model: Any, rows: Continuation, sampling: Sampling, drafter: NgramDrafter | None = None
+) -> list[list[int]]:
     """One completion after the prefix of each of N rows, as token lists that end with the stop token or at the limit.
 
     Args:
         model: that answers.
         rows: what the completions follow.
         sampling: how tokens are drawn.
-        drafts: guesses from completions before these, which are learned; None: no guess is made.
+        drafter: guesses from completions before these, which are learned; None: no guess is made.
     """
-    drafts = drafts or Drafts(longest=0)
-    writing = Writing(rows, sampling, drafts)
+    drafter = drafter or NgramDrafter(longest=0)
+    writing = Writing(rows, sampling, drafter)
     head = plain(model).get_output_embeddings()
     hidden = rows.last[:, None]  # [n, 1, H] predicts the first token
     while True:
@@ -63,7 +65,7 @@ def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Dra
     writing.noise.settle()
     meter_of(model).generated(sum(map(len, writing.completions)))
     for completion in writing.completions:
-        drafts.learn(completion)
+        drafter.learn(completion)
     return writing.completions
 
 
@@ -73,13 +75,13 @@ class Writing:
     Args:
         rows: what they follow.
         sampling: how tokens are drawn.
-        drafts: where guesses come from.
+        drafter: where guesses come from.
     """
 
-    def __init__(self, rows: Continuation, sampling: Sampling, drafts: Drafts) -> None:
+    def __init__(self, rows: Continuation, sampling: Sampling, drafter: NgramDrafter) -> None:
         self.rows = rows
         self.sampling = sampling
-        self.drafts = drafts
+        self.drafter = drafter
         count = len(rows.last)
         self.completions: list[list[int]] = [[] for _ in range(count)]
         self.alive = list(range(count))  # rows that go on
@@ -102,7 +104,7 @@ class Writing:
     def take(self, tokens: list[list[int]]) -> None:
         """Add to every completion the tokens up to the first that was not guessed; rows that end are left."""
         right = [self._taken(row, guess, new) for row, guess, new in zip(self.alive, self.guesses, tokens, strict=True)]
-        self.drafts.judge([count for count, guess in zip(right, self.guesses, strict=True) if guess])
+        self.drafter.accepted([count for count, guess in zip(right, self.guesses, strict=True) if guess])
         kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
         if self.read.shape[1]:
             self._forget_wrong(right)
@@ -116,7 +118,7 @@ class Writing:
         """What the next pass reads: tokens [n, T], which of the completions' are real so far, where they start [n]."""
         limit = self.sampling.max_new_tokens
         written = [self.completions[row] for row in self.alive]
-        self.guesses = [self.drafts.guess(one, limit - len(one) - 1) for one in written]
+        self.guesses = [self.drafter.draft(one, limit - len(one) - 1) for one in written]
         device = self.read.device
         reads = [[one[-1], *guess] for one, guess in zip(written, self.guesses, strict=True)]
         real = right_padded([[1] * len(one) for one in reads], 0, device).to(self.read.dtype)
@@ -177,7 +179,7 @@ class Noise:
     def settle(self) -> None:
         """Draw as many steps as the process whose rows were the longest, so that all go on from one random state."""
         if self.size and self.own != slice(0, self.everyone):
-            for _ in range(ranks.largest(self.drawn) - self.drawn):
+            for _ in range(ranks.all_reduce_max(self.drawn) - self.drawn):
                 self._draw()
 
     def forget(self, before: int) -> None:

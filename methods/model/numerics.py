@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from methods.base import Method
+from methods.guard import members_of
 from methods.model.config import ModelConfig, choose_device, choose_dtype
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from task_streams.errors import UserError
@@ -76,8 +77,7 @@ def numerics_of(config: ModelConfig, optimizer: str) -> Numerics:
 
 def looking_at_weights(method: Method) -> list[str]:
     """Members of a method that look at weights, where a compensation hides part of how far these have moved."""
-    members: tuple[Method, ...] = getattr(method, "members", (method,))
-    return [one.name for one in members if not one.works_split]
+    return [one.name for one in members_of(method) if not one.works_split]
 
 
 def training_problems(method: Method, numerics: Numerics, adapter: bool) -> list[str]:

@@ -27,9 +27,8 @@ from methods.training.fisher import diagonal_fisher
 from methods.training.grpo_trainer import HookedGRPOTrainer, release
 from methods.training.optimizers import COMPENSATION, AppliedShare
 from methods.training.replay_memory import mixed
-from methods.training.resumable import Keeping, KeepStates
-from methods.training.sft_trainer import HookedSFTTrainer
-from methods.training.state import KIND, TrainingState, moments_of, put_method, put_moments
+from methods.training.state import KIND, Keeping, TrainingState, moments_of, put_method, put_moments
+from methods.training.trainers import HookedSFTTrainer, KeepStates
 from task_streams.errors import UserError
 from task_streams.types import Example
 
@@ -112,7 +111,12 @@ def fit(
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
     """
     check_batch(method, context, settings.train)
-    context = with_settings(method, context, settings.train)
+    context = replace(
+        context,
+        max_completion_tokens=settings.train.max_completion_tokens,
+        prompts_per_update=settings.train.prompts_per_update,
+        thought=getattr(method.config, "thought", context.thought),
+    )
     result = FitResult()
     meter = context.policy.meter
     meter.taken()
@@ -130,7 +134,10 @@ def fit(
     trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
     if start is not None:
         put_method(start, method)  # behind what was made of the targets that the task began with
-        told(start, result, on_step)
+        for row in start.values["rows"]:  # the figures of the updates before it was stopped
+            result.steps.append(row)
+            if on_step is not None:
+                on_step(row)
         meter.taken()  # what was prepared again was counted in the first update
     trainer.remove_callback(PrinterCallback)
     trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
@@ -141,27 +148,21 @@ def fit(
     finally:
         release(context.policy.model)
         split_of(context.policy.model).rest()
-    method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
-    result.afterwards = ranks.counts_of_all(meter.taken())
+    fisher = None
+    if "fisher" in method.needs:
+        with deterministic(settings.train.deterministic):
+            fisher = diagonal_fisher(
+                context.policy,
+                context.task.train,
+                context.task.trained,
+                context.style,
+                max_new_tokens=settings.train.max_completion_tokens,
+                items=method.fisher_items,
+                seed=context.seed,
+            )
+    method.after_task(replace(context, fisher=fisher))
+    result.afterwards = ranks.all_reduce_counts(meter.taken())
     return result
-
-
-def told(start: TrainingState, result: FitResult, on_step: Callable[[StepRow], None] | None) -> None:
-    """Tell again the figures of the updates before a training was stopped."""
-    for row in start.values["rows"]:
-        result.steps.append(row)
-        if on_step is not None:
-            on_step(row)
-
-
-def with_settings(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
-    """The context of a task with what hooks may want to know of the settings."""
-    return replace(
-        context,
-        max_completion_tokens=train.max_completion_tokens,
-        prompts_per_update=train.prompts_per_update,
-        thought=getattr(method.config, "thought", context.thought),
-    )
 
 
 def with_choice(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
@@ -183,22 +184,6 @@ def with_memory(method: Method, context: TaskContext) -> TaskContext:
     return replace(context, task=mixed(context.task, context.memory, plan))
 
 
-def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
-    """The Fisher information of the task just learned, for a method that needs it."""
-    if "fisher" not in method.needs:
-        return None
-    with deterministic(settings.train.deterministic):
-        return diagonal_fisher(
-            context.policy,
-            context.task.train,
-            context.task.trained,
-            context.style,
-            max_new_tokens=settings.train.max_completion_tokens,
-            items=method.fisher_items,
-            seed=context.seed,
-        )
-
-
 def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
     """Refuse a task that is smaller than one update, or a batch that does not split evenly."""
     available = len(context.task.train)
@@ -212,10 +197,10 @@ def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> Non
         raise UserError(
             f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
         )
-    if method.family == "reinforcement" and rows // train.accumulation < ranks.count():
+    if method.family == "reinforcement" and rows // train.accumulation < ranks.world_size():
         raise UserError(
             f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
-            f"{ranks.count()} for a part; expected at least one for each of the {ranks.count()} processes."
+            f"{ranks.world_size()} for a part; expected at least one for each of the {ranks.world_size()} processes."
         )
 
 
@@ -351,7 +336,7 @@ class StepRecorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
-        row = step_row(state.global_step, logs) | ranks.counts_of_all(self.meter.taken())
+        row = step_row(state.global_step, logs) | ranks.all_reduce_counts(self.meter.taken())
         if self.applied is not None:
             row[APPLIED] = self.applied
         self.result.steps.append(row)
@@ -398,10 +383,10 @@ class OptimizerCarry(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         own = self.moments
-        put_moments(ranks.of_first(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
+        put_moments(ranks.broadcast_tensors(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        keeps = ranks.is_first() or not is_sharded(self.model)
+        keeps = ranks.is_rank0() or not is_sharded(self.model)
         for key, value in moments_of(self.model, optimizer, self.kinds):
             if keeps:
                 self.result.moments[key] = value.to("cpu", copy=True)

@@ -102,7 +102,7 @@ class AppliedShare:
             update = intended(before, state, group)
             sums.append(torch.stack([update @ (held(weight, state) - before), update @ update]))
         self.before = []
-        along, meant = ranks.summed(torch.stack(sums).sum(dim=0).cpu()).tolist()
+        along, meant = ranks.all_reduce_sum(torch.stack(sums).sum(dim=0).cpu()).tolist()
         return along / meant if meant > 0 else None
 
 

@@ -73,7 +73,7 @@ def test_each_gets_its_own_state_back_and_a_strange_one_is_refused() -> None:
     together = composite(Affine, Other)
     assert together.state_dict() == {"affine.x.y": 1, "other.x.y": 1}
     together.load_state_dict({"affine.x.y": 5, "other.x.y": 6})
-    assert [part.loaded for part in together.parts] == [{"x.y": 5}, {"x.y": 6}]  # type: ignore[attr-defined]
+    assert [part.inner.loaded for part in together.parts] == [{"x.y": 5}, {"x.y": 6}]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"no state nobody\.x"):
         together.load_state_dict({"nobody.x": 1})
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from methods.generation import completion_logps as following
-from methods.generation.completion_logps import completion_states, following_logps, in_one_row, laid_out
+from methods.generation.completion_logps import completion_logps, completion_states, in_one_row, laid_out
 from methods.generation.shared_prefix import prefill
 from methods.model.policy import Policy
 from task_streams.types import TaskStream
@@ -27,7 +27,7 @@ def scored(policy: Policy, stream: TaskStream, rows: list[int]) -> tuple[Tensor,
     """Log-probabilities and entropies, and the gradients of the first ones' sum; prompts are of two lengths."""
     tokens, mask = completions()
     prefix = prefill(policy.model, Asked(policy, stream).prompts([0, 1, 2])[1])
-    logps, entropies = following_logps(policy.model, prefix, torch.tensor(rows), tokens, mask, 0.8)
+    logps, entropies = completion_logps(policy.model, prefix, torch.tensor(rows), tokens, mask, 0.8)
     weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
     return logps, entropies, list(torch.autograd.grad(logps.sum(), weights, allow_unused=True))
 

@@ -26,8 +26,7 @@ from clrft.memory.footprint import (
 )
 from clrft.memory.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
 from clrft.memory.workload import Load, Setup
-from methods.generation.checkpointed import checkpointed_states
-from methods.generation.completion_logps import completion_states
+from methods.generation.completion_logps import checkpointed_states, completion_states
 from methods.generation.shared_prefix import prefill
 from methods.inputs.media import image_patches, token_types
 from methods.inputs.prompts import Prompts

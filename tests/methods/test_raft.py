@@ -119,5 +119,5 @@ def test_it_replays_and_works_with_an_adapter(stream: TaskStream, tmp_path: Path
     make = made("raft", "replay", {"answers": 1, "refresh": 0}, items=4)
     run = two_tasks(make, stream, tmp_path / "run", adapter="lora")
     assert len(run.results[1].steps) == 2
-    kept = run.method.learner.kept  # type: ignore[attr-defined]
+    kept = run.method.learner.inner.kept  # type: ignore[attr-defined]
     assert kept.keys() & {example.key for example in stream.tasks[0].train}  # answers to replayed examples

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.generation.token_logps import token_logps
+from methods.generation.completion_logps import token_logps
 
 
 def example(seed: int = 0) -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:

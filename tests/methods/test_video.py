@@ -22,7 +22,7 @@ from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
 from methods.training.dataset import target_dataset
 from methods.training.fit import FitSettings, build_trainer, shared_arguments
-from methods.training.sft_trainer import HookedSFTTrainer
+from methods.training.trainers import HookedSFTTrainer
 from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
@@ -182,7 +182,7 @@ def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
-    fields = trainer._batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
+    fields = trainer.generation.batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
     with torch.no_grad():
         logits = policy.model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]
