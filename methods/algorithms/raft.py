@@ -13,7 +13,7 @@ from eval.score import score
 from methods.algorithms.sft import SftConfig
 from methods.base import Method, TaskContext
 from methods.model.config import Decoding
-from methods.settings import require
+from methods.settings import ABOVE_0, ABOVE_0_TO_1, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of, or_null
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
 from task_streams.types import Example
@@ -40,15 +40,14 @@ class RaftConfig(SftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refresh = self.refresh
-        require(
-            "method",
-            answers=(self.answers >= 1, self.answers, "a whole number from 1"),
-            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
-            top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
-            refresh=(refresh is None or refresh >= 0, refresh, "a whole number from 0, or null"),
-            unsolved=(self.unsolved in UNSOLVED, self.unsolved, f"one of {', '.join(UNSOLVED)}"),
-            sampled_together=(self.sampled_together >= 1, self.sampled_together, "a whole number from 1"),
+        check(
+            self,
+            answers=WHOLE_FROM_1,
+            temperature=ABOVE_0,
+            top_p=ABOVE_0_TO_1,
+            refresh=or_null(WHOLE_FROM_0),
+            unsolved=one_of(UNSOLVED),
+            sampled_together=WHOLE_FROM_1,
         )
 
 

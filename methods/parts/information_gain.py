@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext, Views
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import FROM_0, check
 from task_streams.errors import UserError
 from task_streams.prompt import answer_text
 
@@ -26,7 +26,7 @@ class InformationGainConfig:
     """Weight of the gain in probability, which lies between -1 and 1 (0 or more)."""
 
     def __post_init__(self) -> None:
-        require("method", weight=(self.weight >= 0, self.weight, "a number from 0"))
+        check(self, weight=FROM_0)
 
 
 class InformationGain(Method):

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, nn, no_grad, torch
 from methods.model.weights import trained_weights
-from methods.settings import require
+from methods.settings import FROM_0, WHOLE_FROM_1, check
 from task_streams.types import Task
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ class OloraConfig:
     """Rank of each task's own adapter (at least 1); model.lora_rank must be this times the number of tasks."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            strength=(self.strength >= 0, self.strength, "a number from 0"),
-            rank=(self.rank >= 1, self.rank, "a whole number from 1"),
-        )
+        check(self, strength=FROM_0, rank=WHOLE_FROM_1)
 
 
 @dataclass(frozen=True, slots=True)
