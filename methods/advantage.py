@@ -52,22 +52,16 @@ def guarded(advantages: Tensor, rewards: Tensor, group_size: int, limit: float, 
 
 @dataclass(frozen=True, slots=True)
 class RunningScale:
-    """The running scale sigma-hat of RaPO's CTAN: a value that each ``observed`` returns anew.
+    """The running scale sigma-hat of RaPO's CTAN: a value that each ``observed`` returns anew."""
 
-    Attributes:
-        value: sigma-hat; None until a batch has initialised it.
-        init_above: a batch initialises it only if its deviation exceeds this, so that a first batch of equal
-            rewards cannot blow up every later advantage.
-        floor: lower bound of the value; 0 for none.
-        init_batches: batches whose plain mean of deviations the scale is (warm start), before the momentum takes over.
-        averaged: batches in that mean so far; 0 when the value was set.
-    """
-
-    value: float | None = None
+    value: float | None = None  # sigma-hat; None until a batch has initialised it
+    # a batch initialises it only if its deviation exceeds this, so that a first batch of equal rewards cannot blow up
+    # every later advantage
     init_above: float = 0.01
-    floor: float = 0.0
+    floor: float = 0.0  # lower bound of the value; 0 for none
+    # batches whose plain mean of deviations the scale is (warm start), before the momentum takes over
     init_batches: int = 1
-    averaged: int = 0
+    averaged: int = 0  # batches in that mean so far; 0 when the value was set
 
     def observed(self, batch_std: float, momentum: float) -> RunningScale:
         """The scale after one optimizer step whose rewards have deviation ``batch_std``."""

@@ -36,24 +36,19 @@ OnRead = Callable[[str], None]
 
 @dataclass(slots=True)
 class Trace:
-    """What was seen of one method in one run.
+    """What was seen of one method in one run."""
 
-    Attributes:
-        calls: hooks in the order of their calls, with the index of the task they belong to (0: before the first).
-        reads: for each need the hooks that read what it provides.
-        mutated: hooks after which the anchor's weights were not what they were before.
-        foreign: keys of earlier tasks' examples that were decoded while a later task was trained.
-        remembered: keys of the examples that the runner gave as memory.
-        attributes: digests of the method's attributes when the last task's training began, by name.
-        kept: attributes that hold inputs of an earlier task, when a later one began.
-    """
-
+    # hooks in the order of their calls, with the index of the task they belong to (0: before the first)
     calls: list[tuple[int, str]] = field(default_factory=list)
-    reads: dict[str, set[str]] = field(default_factory=dict)
+    reads: dict[str, set[str]] = field(default_factory=dict)  # for each need the hooks that read what it provides
+    # hooks after which the anchor's weights were not what they were before
     mutated: list[str] = field(default_factory=list)
+    # keys of earlier tasks' examples that were decoded while a later task was trained
     foreign: set[str] = field(default_factory=set)
-    remembered: set[str] = field(default_factory=set)
+    remembered: set[str] = field(default_factory=set)  # keys of the examples that the runner gave as memory
+    # digests of the method's attributes when the last task's training began, by name
     attributes: dict[str, str] = field(default_factory=dict)
+    # attributes that hold inputs of an earlier task, when a later one began
     kept: list[str] = field(default_factory=list)
 
 

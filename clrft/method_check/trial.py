@@ -53,21 +53,13 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A method in the company that it is tried in.
+    """A method in the company that it is tried in."""
 
-    Attributes:
-        name: of the method that is tried.
-        words: as on the command line, e.g. ``sft+ewc``.
-        plugins: files that it comes from.
-        folder: where its runs are kept.
-        adapter: of the model that it is tried on, as in ``model.adapter``.
-    """
-
-    name: str
-    words: str
-    plugins: tuple[str, ...]
-    folder: Path
-    adapter: str = "none"
+    name: str  # of the method that is tried
+    words: str  # as on the command line, e.g. ``sft+ewc``.
+    plugins: tuple[str, ...]  # files that it comes from
+    folder: Path  # where its runs are kept
+    adapter: str = "none"  # of the model that it is tried on, as in ``model.adapter``
 
     @property
     def company(self) -> str:
@@ -85,19 +77,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What became of a run that went on in a process of its own.
+    """What became of a run that went on in a process of its own."""
 
-    Attributes:
-        state: digest of what ``state_dict`` returned right after ``load_state_dict``, by name.
-        attributes: digests of the method's attributes when the second task began.
-        loaded: ``load_state_dict`` was called.
-        problem: why it did not go on; empty if it did.
-    """
-
-    state: dict[str, str]
-    attributes: dict[str, str]
-    loaded: bool
-    problem: str = ""
+    state: dict[str, str]  # digest of what ``state_dict`` returned right after ``load_state_dict``, by name
+    attributes: dict[str, str]  # digests of the method's attributes when the second task began
+    loaded: bool  # ``load_state_dict`` was called
+    problem: str = ""  # why it did not go on; empty if it did
 
 
 def member(state: Run, name: str) -> GuardedMethod:

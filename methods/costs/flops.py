@@ -40,15 +40,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """Some matrices that every position goes through.
+    """Some matrices that every position goes through."""
 
-    Attributes:
-        weights: of all of them together.
-        gradients: weights of those that are trained, plus weights of those whose input needs a gradient.
-    """
-
-    weights: int
-    gradients: int
+    weights: int  # of all of them together
+    gradients: int  # weights of those that are trained, plus weights of those whose input needs a gradient
 
     def work(self, positions: int) -> Work:
         """Products with so many positions."""
@@ -57,33 +52,19 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What decides the operations of a model.
+    """What decides the operations of a model."""
 
-    Attributes:
-        patches: matrices that every patch of an image goes through.
-        merged: those that every token of an image goes through, on its way out of the vision tower.
-        language: those that every token goes through.
-        head: the output head.
-        merge: patches along each side that become one token.
-        vision_width: heads times their size, of the vision tower.
-        vision_layers: those in which all patches of an image look at each other.
-        window_layers: those in which patches look at their window only.
-        window: tokens along each side of a window; 0 without windows.
-        language_width: heads times their size, of the language model.
-        language_layers: its layers.
-    """
-
-    patches: Matrices
-    merged: Matrices
-    language: Matrices
-    head: Matrices
-    merge: int
-    vision_width: int
-    vision_layers: int
-    window_layers: int
-    window: int
-    language_width: int
-    language_layers: int
+    patches: Matrices  # matrices that every patch of an image goes through
+    merged: Matrices  # those that every token of an image goes through, on its way out of the vision tower
+    language: Matrices  # those that every token goes through
+    head: Matrices  # the output head
+    merge: int  # patches along each side that become one token
+    vision_width: int  # heads times their size, of the vision tower
+    vision_layers: int  # those in which all patches of an image look at each other
+    window_layers: int  # those in which patches look at their window only
+    window: int  # tokens along each side of a window; 0 without windows
+    language_width: int  # heads times their size, of the language model
+    language_layers: int  # its layers
 
     def vision_work(self, grids: Sequence[Grid]) -> Work:
         """The vision tower on some images; steps of a clip's time do not look at each other."""

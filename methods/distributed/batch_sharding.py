@@ -57,16 +57,11 @@ class OwnRows:
     """Makes a supervised batch of a process's rows among those of a micro-batch.
 
     A process that has none of a small batch, the last of an epoch, gets a row from which nothing is learned.
-
-    Attributes:
-        collate: makes a batch of rows.
-        place: number of the process.
-        count: how many there are.
     """
 
-    collate: Callable[[list[Any]], dict[str, Any]]
-    place: int
-    count: int
+    collate: Callable[[list[Any]], dict[str, Any]]  # makes a batch of rows
+    place: int  # number of the process
+    count: int  # how many there are
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         """The batch, with the process's share of the rows."""

@@ -28,34 +28,21 @@ SPREADS = ("spread_prev", "spread_prev_correct")
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """The policy's rollouts, and another policy's, seen by both.
+    """The policy's rollouts, and another policy's, seen by both."""
 
-    Attributes:
-        drift: D of each of the policy's rollouts from the other policy, in nats per token, [B*G].
-        reverse: KL(policy || other) at each token of the policy's rollouts, in nats, [tokens].
-        forward: KL(other || policy) at each token of the other's rollouts, in nats, [tokens].
-    """
-
-    drift: Tensor
-    reverse: Tensor
-    forward: Tensor
+    drift: Tensor  # D of each of the policy's rollouts from the other policy, in nats per token, [B*G]
+    reverse: Tensor  # KL(policy || other) at each token of the policy's rollouts, in nats, [tokens]
+    forward: Tensor  # KL(other || policy) at each token of the other's rollouts, in nats, [tokens]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was measured after one task.
+    """What was measured after one task."""
 
-    Attributes:
-        keys: items that were asked about, B of them.
-        rewards: task reward of each of the policy's rollouts, groups adjacent, [B*G].
-        full: the reward of a rollout that is right in everything.
-        against: by the other policy; those that there is none of are missing.
-    """
-
-    keys: tuple[str, ...]
-    rewards: Tensor
-    full: float
-    against: Mapping[Other, Against]
+    keys: tuple[str, ...]  # items that were asked about, B of them
+    rewards: Tensor  # task reward of each of the policy's rollouts, groups adjacent, [B*G]
+    full: float  # the reward of a rollout that is right in everything
+    against: Mapping[Other, Against]  # by the other policy; those that there is none of are missing
 
 
 def drawn_items(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:

@@ -25,25 +25,15 @@ PROMPTS = 8  # asked at a time, with all their completions
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked.
+    """What is asked."""
 
-    Attributes:
-        items: held-out items of the task that was learned, B of them.
-        labels: classes that the prompts list.
-        kind: what is asked about the items.
-        style: words of the prompts.
-        max_new_tokens: longest completion.
-        seed: of the completions.
-        share: compute a group's prompt once where the model allows it.
-    """
-
-    items: tuple[Example, ...]
-    labels: tuple[str, ...]
-    kind: Kind
-    style: PromptStyle
-    max_new_tokens: int
-    seed: int
-    share: bool = True
+    items: tuple[Example, ...]  # held-out items of the task that was learned, B of them
+    labels: tuple[str, ...]  # classes that the prompts list
+    kind: Kind  # what is asked about the items
+    style: PromptStyle  # words of the prompts
+    max_new_tokens: int  # longest completion
+    seed: int  # of the completions
+    share: bool = True  # compute a group's prompt once where the model allows it
 
 
 def measure(

@@ -32,32 +32,21 @@ Tokens = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One of the policies that are compared.
+    """One of the policies that are compared."""
 
-    Attributes:
-        name: of it.
-        use: the module to call, in force inside of the block; entered often, so it must be cheap.
-    """
-
-    name: str
+    name: str  # of it
+    # the module to call, in force inside of the block; entered often, so it must be cheap
     use: Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Rollouts as the policy that made them and another one see them, every generated token in its order.
+    """Rollouts as the policy that made them and another one see them, every generated token in its order."""
 
-    Attributes:
-        kl: KL(maker || other) at each token, [tokens].
-        maker: log-probability of each token under the policy that made it, [tokens].
-        other: under the other one, [tokens].
-        lengths: tokens of each rollout, adding up to those above, [N].
-    """
-
-    kl: Tensor
-    maker: Tensor
-    other: Tensor
-    lengths: tuple[int, ...]
+    kl: Tensor  # KL(maker || other) at each token, [tokens]
+    maker: Tensor  # log-probability of each token under the policy that made it, [tokens]
+    other: Tensor  # under the other one, [tokens]
+    lengths: tuple[int, ...]  # tokens of each rollout, adding up to those above, [N]
 
     def means(self, values: Tensor) -> Tensor:
         """Mean over each rollout's tokens, [tokens] to [N]."""
@@ -86,17 +75,11 @@ def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> See
 
 @dataclass(slots=True)
 class SharedPasses:
-    """Every prompt is computed once per policy.
+    """Every prompt is computed once per policy."""
 
-    Attributes:
-        prompts: each once.
-        model_config: of the model.
-        stop: tokens that end a completion.
-    """
-
-    prompts: Prompts
-    model_config: Any
-    stop: tuple[int, ...]
+    prompts: Prompts  # each once
+    model_config: Any  # of the model
+    stop: tuple[int, ...]  # tokens that end a completion
     _prefixes: dict[str, Prefix] = field(default_factory=dict)
 
     @classmethod
@@ -150,15 +133,10 @@ def head_logps(party: Party, states: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PlainPasses:
-    """Every prompt is repeated for each completion; for any model.
+    """Every prompt is repeated for each completion; for any model."""
 
-    Attributes:
-        policy: whose processor encodes the questions.
-        requests: each question once.
-    """
-
-    policy: Policy
-    requests: tuple[Request, ...]
+    policy: Policy  # whose processor encodes the questions
+    requests: tuple[Request, ...]  # each question once
 
     def forget(self, party: Party) -> None:
         """Nothing is kept."""

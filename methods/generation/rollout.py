@@ -20,23 +20,15 @@ from methods.generation.speculative_decoding import NgramDrafter
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completion tokens are drawn.
+    """How completion tokens are drawn."""
 
-    Attributes:
-        max_new_tokens: longest completion.
-        temperature: the logits are divided by it; 0: the likeliest token is taken.
-        top_p: nucleus, in (0, 1].
-        stop: tokens that end a completion (they are part of it).
-        suppressed: tokens that are never drawn.
-        among: rows of all processes together, and which of them these are; None: there are no others. Noise is drawn
-            for all of them, so that a row gets the same however they are dealt out.
-    """
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    stop: tuple[int, ...]
-    suppressed: tuple[int, ...] = ()
+    max_new_tokens: int  # longest completion
+    temperature: float  # the logits are divided by it; 0: the likeliest token is taken
+    top_p: float  # nucleus, in (0, 1]
+    stop: tuple[int, ...]  # tokens that end a completion (they are part of it)
+    suppressed: tuple[int, ...] = ()  # tokens that are never drawn
+    # rows of all processes together, and which of them these are; None: there are no others. Noise is drawn for all of
+    # them, so that a row gets the same however they are dealt out.
     among: tuple[int, slice] | None = None
 
 

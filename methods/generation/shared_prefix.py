@@ -25,20 +25,14 @@ SAVED = 512  # prompt tokens that must be saved for another call of the model to
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What B prompts leave behind in a model; it can be followed any number of times.
+    """What B prompts leave behind in a model; it can be followed any number of times."""
 
-    Attributes:
-        layers: keys and values of every layer, [B, heads, P, head size] each.
-        last: hidden state of each prompt's last token, [B, H].
-        mask: 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with.
-        next_position: M-RoPE position of the first completion token, [B]: behind the prompt's last one, as in a pass
-            over the whole row. (transformers' ``generate`` goes on behind the largest, which is another one where a
-            short text follows a long clip.)
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    last: Tensor
-    mask: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every layer, [B, heads, P, head size] each
+    last: Tensor  # hidden state of each prompt's last token, [B, H]
+    mask: Tensor  # 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with
+    # M-RoPE position of the first completion token, [B]: behind the prompt's last one, as in a pass over the whole row.
+    # (transformers' ``generate`` goes on behind the largest, which is another one where a short text follows a long
+    # clip.)
     next_position: Tensor
 
     def repeated(self, rows: Tensor) -> "Continuation":
@@ -88,19 +82,12 @@ def _stacked(parts: Sequence[Tensor], longest: int, axis: int) -> Tensor:
 
 @dataclass(slots=True)
 class Continuation:
-    """N rows that follow a prefix; its cache grows with every token.
+    """N rows that follow a prefix; its cache grows with every token."""
 
-    Attributes:
-        cache: keys and values of every layer.
-        last: hidden state of each prompt's last token, [N, H].
-        mask: 1 for real prompt tokens, [N, P].
-        next_position: M-RoPE position of the first completion token, [N].
-    """
-
-    cache: DynamicCache
-    last: Tensor
-    mask: Tensor
-    next_position: Tensor
+    cache: DynamicCache  # keys and values of every layer
+    last: Tensor  # hidden state of each prompt's last token, [N, H]
+    mask: Tensor  # 1 for real prompt tokens, [N, P]
+    next_position: Tensor  # M-RoPE position of the first completion token, [N]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""

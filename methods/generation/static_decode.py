@@ -32,19 +32,12 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a step is made for.
+    """What a step is made for."""
 
-    Attributes:
-        prompts: how many, B.
-        group: rows that follow each of them, G.
-        longest: tokens of the longest prompt.
-        limit: tokens of the longest completion so far; longer ones go on in a longer step.
-    """
-
-    prompts: int
-    group: int
-    longest: int
-    limit: int
+    prompts: int  # how many, B
+    group: int  # rows that follow each of them, G
+    longest: int  # tokens of the longest prompt
+    limit: int  # tokens of the longest completion so far; longer ones go on in a longer step
 
     def holds(self, other: "Shape") -> bool:
         """Whether another batch can be decoded in the buffers of this one."""
@@ -224,13 +217,9 @@ def rotated(heads: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass(slots=True)
 class StaticSteps:
-    """The step of the batch before, or one that has more room.
+    """The step of the batch before, or one that has more room."""
 
-    Attributes:
-        recorded: record steps as CUDA graphs.
-    """
-
-    recorded: bool = True
+    recorded: bool = True  # record steps as CUDA graphs
     _step: StaticStep | None = None
     _low: LowWeights | None = None
 

@@ -23,18 +23,12 @@ CLIP_PACE = "second_per_grid_ts"  # Qwen2.5-VL's positions follow the clock
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """All images, or all clips, of N rows; a row may have none, and rows may have different numbers.
+    """All images, or all clips, of N rows; a row may have none, and rows may have different numbers."""
 
-    Attributes:
-        values: patches in row order, [patches, values].
-        grids: patch grid (time, height, width) of each, [K, 3].
-        counts: how many each row has, N numbers that add up to K.
-        pace: seconds per step of the time grid of each clip, [K]; None where the model does not ask for it.
-    """
-
-    values: Tensor
-    grids: Tensor
-    counts: tuple[int, ...]
+    values: Tensor  # patches in row order, [patches, values]
+    grids: Tensor  # patch grid (time, height, width) of each, [K, 3]
+    counts: tuple[int, ...]  # how many each row has, N numbers that add up to K
+    # seconds per step of the time grid of each clip, [K]; None where the model does not ask for it
     pace: Tensor | None = None
 
     def select(self, rows: Sequence[int]) -> "Patches":

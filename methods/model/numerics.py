@@ -24,17 +24,11 @@ from task_streams.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """How trained weights are held and moved.
+    """How trained weights are held and moved."""
 
-    Attributes:
-        optimizer: ``adamw_float32``, ``adamw_kahan`` or ``adamw``.
-        weights: type of the model's weights.
-        compute: type that matrices are applied in.
-    """
-
-    optimizer: str
-    weights: torch.dtype
-    compute: torch.dtype
+    optimizer: str  # ``adamw_float32``, ``adamw_kahan`` or ``adamw``
+    weights: torch.dtype  # type of the model's weights
+    compute: torch.dtype  # type that matrices are applied in
 
     @property
     def autocasts(self) -> bool:

@@ -40,17 +40,11 @@ class DerppConfig:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is kept of one example: the classes that its prompt listed, and the largest logits of N tokens.
+    """What is kept of one example: the classes that its prompt listed, and the largest logits of N tokens."""
 
-    Attributes:
-        listed: classes that the prompt listed.
-        values: the logits, [N, k].
-        tokens: which tokens they are of, [N, k].
-    """
-
-    listed: tuple[str, ...]
-    values: Tensor
-    tokens: Tensor
+    listed: tuple[str, ...]  # classes that the prompt listed
+    values: Tensor  # the logits, [N, k]
+    tokens: Tensor  # which tokens they are of, [N, k]
 
 
 class Derpp(Method):

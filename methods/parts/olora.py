@@ -50,21 +50,13 @@ class OloraConfig:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is one task's of one matrix of the adapter: rows of A, columns of B.
+    """What is one task's of one matrix of the adapter: rows of A, columns of B."""
 
-    Attributes:
-        weight: the matrix, A [R, in] or B [out, R].
-        dimension: along which its rank runs.
-        start: first row or column.
-        size: rows or columns.
-        before: the matrix as the task found it.
-    """
-
-    weight: nn.Parameter
-    dimension: int
-    start: int
-    size: int
-    before: Tensor
+    weight: nn.Parameter  # the matrix, A [R, in] or B [out, R]
+    dimension: int  # along which its rank runs
+    start: int  # first row or column
+    size: int  # rows or columns
+    before: Tensor  # the matrix as the task found it
 
     def own(self, values: Tensor) -> Tensor:
         """The task's own among values of the matrix's shape, as a view."""

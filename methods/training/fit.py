@@ -55,35 +55,24 @@ TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What a fit needs beside the task.
+    """What a fit needs beside the task."""
 
-    Attributes:
-        train: the training budget.
-        scratch: folder for scratch files.
-        workers: processes that decode and resize ahead; 0 = none.
-        keeping: what to do with the training's state now and then; None = it is not made.
-    """
-
-    train: TrainConfig
-    scratch: Path
-    workers: int = 0
-    keeping: Keeping | None = None
+    train: TrainConfig  # the training budget
+    scratch: Path  # folder for scratch files
+    workers: int = 0  # processes that decode and resize ahead; 0 = none
+    keeping: Keeping | None = None  # what to do with the training's state now and then; None = it is not made
 
 
 @dataclass(slots=True)
 class FitResult:
-    """What a training left.
+    """What a training left."""
 
-    Attributes:
-        steps: figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in
-            the first.
-        moments: what the optimizer hands on to the next task, by parameter name and kind: its moments where they are
-            carried, and the compensation of weights always.
-        afterwards: what came after the last update (an estimate that a method needs, say), by the same names.
-    """
-
+    # figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in the first
     steps: list[StepRow] = field(default_factory=list)
+    # what came after the last update (an estimate that a method needs, say), by the same names
     afterwards: Counts = field(default_factory=dict)
+    # what the optimizer hands on to the next task, by parameter name and kind: its moments where they are carried, and
+    # the compensation of weights always
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 

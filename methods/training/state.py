@@ -27,17 +27,11 @@ KIND = "|"  # between a weight's name and the kind of a moment
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Where a task's training stands.
+    """Where a task's training stands."""
 
-    Attributes:
-        step: updates that are done.
-        tensors: on the CPU, by kind and name.
-        values: JSON values by name.
-    """
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    values: Mapping[str, Any]
+    step: int  # updates that are done
+    tensors: Mapping[str, Tensor]  # on the CPU, by kind and name
+    values: Mapping[str, Any]  # JSON values by name
 
     def of(self, kind: str) -> dict[str, Tensor]:
         """Tensors of one kind by their own names."""

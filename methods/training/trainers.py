@@ -56,25 +56,15 @@ class KeepStates(TrainerCallback):
 
 
 class HookedTrainer:
-    """First base of a trainer, before TRL's own.
+    """First base of a trainer, before TRL's own."""
 
-    Attributes:
-        method: whose loss terms are added, and whose state is part of the training's.
-        task_index: of the task that is learned, from 1.
-        anchor: snapshot that loss terms may look at, or None.
-        keeping: what to do with states; None = none is made.
-        rows: figures of the updates so far.
-        start: the state to go on from; None = from the first update.
-        compensated: weights are moved by ``KahanAdamW``.
-    """
-
-    method: Method
-    task_index: int
-    anchor: Snapshot | None
-    keeping: Keeping | None = None
-    rows: Sequence[Mapping[str, float]] = ()
-    start: TrainingState | None = None
-    compensated: bool = False
+    method: Method  # whose loss terms are added, and whose state is part of the training's
+    task_index: int  # of the task that is learned, from 1
+    anchor: Snapshot | None  # snapshot that loss terms may look at, or None
+    keeping: Keeping | None = None  # what to do with states; None = none is made
+    rows: Sequence[Mapping[str, float]] = ()  # figures of the updates so far
+    start: TrainingState | None = None  # the state to go on from; None = from the first update
+    compensated: bool = False  # weights are moved by ``KahanAdamW``
 
     def go_on(self: Any, scratch: Path) -> None:
         """Train to the end, from ``start`` if there is one."""
