@@ -83,9 +83,8 @@ def anchor_problems(members: Sequence[Method]) -> list[str]:
 class Composite(Method):
     """A method that learns together with the parts that join it; called like any other method.
 
-    Args:
-        learner: decides the family, the settings of the training and, unless a part does, the advantages.
-        parts: called after the learner, in their order.
+    Parts are called after the learner, in their order. The learner decides the family, the settings of the training
+    and, unless a part does, the advantages.
 
     Raises:
         UserError: they cannot go together.

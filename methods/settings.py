@@ -61,7 +61,7 @@ def or_null(allowed: Allowed) -> Allowed:
     return Allowed(f"{allowed.expected}, or null", or_none(allowed).holds)
 
 
-def check(config: Any, section: str = "method", **allowed: Allowed | tuple[bool, str]) -> None:
+def check(config: Any, section: str = "method", /, **allowed: Allowed | tuple[bool, str]) -> None:
     """Refuse a config's impossible values, all at once: what each field may be, or ``(is_valid, expected)``.
 
     Raises:

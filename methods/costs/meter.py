@@ -139,14 +139,10 @@ class Meter:
         self.passed(rows, length, context, prompts, getattr(output, "last_hidden_state", None))
 
     def passed(self, rows: int, length: int, context: int, prompts: Tensor | None, output: Any) -> None:
-        """The language model was called with ``length`` tokens of each row, which look at ``context`` tokens.
+        """The language model was called with ``length`` tokens of each row, padding included, that look at ``context``.
 
-        Args:
-            rows: how many.
-            length: tokens of each, padding included.
-            context: tokens of each that are looked at.
-            prompts: mask of the prompts, where they are what it was called with.
-            output: hidden states, whose gradients tell that there is a backward pass.
+        ``prompts`` is the mask of the prompts, where they are what it was called with; ``output`` has the hidden
+        states, whose gradients tell that there is a backward pass.
         """
         if prompts is not None:
             self._add("prompt_tokens_computed", prompts.sum())

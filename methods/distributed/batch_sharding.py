@@ -21,11 +21,9 @@ OVER_UPDATE = ("cispo", "dapo", "vespo")  # sums over the count of all the updat
 
 
 def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]:
-    """The rows of a scored micro-batch that this process learns from.
+    """The rows of a scored micro-batch, in TRL's layout, that this process learns from.
 
-    Args:
-        inputs: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
-        sampled: the rollouts that this process has sampled: it learns from these; None: from any, equally many.
+    ``sampled`` are the rollouts that this process has sampled, from which it learns; None: from any, equally many.
     """
     if ranks.world_size() == 1:
         return dict(inputs)

@@ -113,13 +113,9 @@ class Zero3(Unsharded):
 
 
 class PartedOptimizer(Optimizer):
-    """AdamW over split weights, as an optimizer of the weights themselves.
+    """AdamW over split weights, as an optimizer of the weights themselves; DeepSpeed's engine has the same groups.
 
     Each process has its part of every gradient and moment; rates are those of this optimizer's groups.
-
-    Args:
-        groups: the weights, with their rates.
-        engine: of DeepSpeed, with an optimizer that has the same groups.
     """
 
     def __init__(self, groups: list[dict[str, Any]], engine: Any) -> None:

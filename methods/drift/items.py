@@ -70,9 +70,7 @@ def exact_kl(first: Tensor, second: Tensor) -> Tensor:
 def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
     """The figures of a probe by name; what is undefined is None and has its reason under ``undefined``.
 
-    Args:
-        probe: what was measured.
-        reasons: why there is no other policy to compare with, by its name.
+    ``reasons`` tells why there is no other policy to compare with, by its name.
     """
     figures: dict[str, Any] = {"prompts": len(probe.keys), "rollouts": GROUP_SIZE, "rollouts_of_others": OTHERS_SIZE}
     figures["sharpness"] = SHARPNESS

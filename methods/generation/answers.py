@@ -32,13 +32,7 @@ class ImageFeatures:
 
     @torch.no_grad()
     def features(self, backbone: Any, names: Sequence[Hashable], images: Patches) -> Tensor:
-        """Features of images in their order, [tokens of images, H].
-
-        Args:
-            backbone: the model without its head.
-            names: of the images, K of them; equal names are equal images.
-            images: K of them, whatever rows they are in.
-        """
+        """Features of K images in their order, [tokens of images, H]; equal names are equal images."""
         apart = Patches(images.values, images.grids, (1,) * len(images.grids))
         new = [place for place, name in enumerate(names) if name not in self.kept]
         fresh: dict[Hashable, Tensor] = {}
@@ -72,12 +66,7 @@ def answered(
 ) -> list[list[int]]:
     """A completion of every question, as token lists.
 
-    Args:
-        model: that answers.
-        requests: the questions, N of them.
-        prompts: the same, encoded.
-        sampling: how tokens are drawn.
-        session: what questions before these have left; None: nothing.
+    ``prompts`` are the N requests, encoded; ``session`` has what questions before these have left, None: nothing.
     """
     meter_of(model).asked(prompts.mask)
     rows = torch.arange(len(requests), device=prompts.ids.device)

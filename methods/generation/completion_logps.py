@@ -113,16 +113,7 @@ def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: T
 def checkpointed_logps(
     model: Any, prompts: Prompts, rows: Tensor, completions: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of every completion token, and the entropy where it was drawn, [N, L] each, with gradients.
-
-    Args:
-        model: whose layers are checkpointed.
-        prompts: B of them, none twice.
-        rows: which prompt each completion follows, [N].
-        completions: completion tokens, right-padded, [N, L].
-        mask: 1 for real completion tokens, [N, L].
-        temperature: the logits are divided by it.
-    """
+    """As ``completion_logps``, of B prompts (none twice) by a model whose layers are checkpointed; with gradients."""
     hidden = checkpointed_states(model, prompts, rows, completions, mask)
     return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)
 
@@ -213,15 +204,10 @@ def _run(layer: Any, hidden: Tensor, given: LayerInput, cache: CacheOfOneLayer) 
 def token_logps(
     head: Any, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float, largest: int = LARGEST
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of every token, and the entropy where it was drawn, [N, L] each; 0 where the mask is.
+    """Log-probability of every token [N, L], and the entropy where it was drawn, [N, L] each; 0 where the mask is.
 
-    Args:
-        head: the output head.
-        hidden: states that predict the tokens, [N, L, H].
-        tokens: [N, L].
-        mask: 1 for real tokens, [N, L].
-        temperature: the logits are divided by it.
-        largest: numbers in a table of tokens times vocabulary.
+    ``hidden`` has the states that predict the tokens, [N, L, H]; a table of tokens times vocabulary has at most
+    ``largest`` numbers.
     """
     real = mask.bool()
     size = max(1, largest // head.out_features)

@@ -91,8 +91,7 @@ def encoded(rows: Sequence[Row], processor: Any, model_config: Any, device: torc
 def regrouped(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Micro-batches of the same rollouts in the order in which they were sampled: a part has few prompts, not all.
 
-    Args:
-        parts: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
+    ``parts`` are in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
     """
     order = torch.argsort(torch.cat([part["rollout"] for part in parts]))
     rows = len(parts[0]["rollout"])
@@ -108,13 +107,7 @@ def regrouped(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Shown:
-    """A model that is called with some rollouts after the other, each time with their images or clips.
-
-    Args:
-        model: what is called.
-        batch: whose rollouts.
-        rows: the rollouts, in the order in which they come.
-    """
+    """A model that is called with some rollouts of a batch after the other, each time with their images or clips."""
 
     def __init__(self, model: Any, batch: GroupBatch, rows: Tensor) -> None:
         self.model = model

@@ -38,11 +38,7 @@ def sample_after(
 ) -> list[list[int]]:
     """One completion after the prefix of each of N rows, as token lists that end with the stop token or at the limit.
 
-    Args:
-        model: that answers.
-        rows: what the completions follow.
-        sampling: how tokens are drawn.
-        drafter: guesses from completions before these, which are learned; None: no guess is made.
+    ``drafter`` guesses from completions before these, and learns from them; None: no guess is made.
     """
     drafter = drafter or NgramDrafter(longest=0)
     writing = Writing(rows, sampling, drafter)
@@ -62,13 +58,7 @@ def sample_after(
 
 
 class Writing:
-    """Completions as they grow: of every row that goes on a pass reads its last token and a guess how it goes on.
-
-    Args:
-        rows: what they follow.
-        sampling: how tokens are drawn.
-        drafter: where guesses come from.
-    """
+    """Completions as they grow: of every row that goes on a pass reads its last token and a guess how it goes on."""
 
     def __init__(self, rows: Continuation, sampling: Sampling, drafter: NgramDrafter) -> None:
         self.rows = rows
@@ -140,10 +130,7 @@ class Writing:
 class Noise:
     """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps.
 
-    Args:
-        count: N.
-        device: of the noise.
-        among: rows of all processes together, and which of them are these N; see ``Sampling``.
+    ``among``: rows of all processes together, and which of them these are; see ``Sampling``.
     """
 
     def __init__(self, count: int, device: torch.device, among: tuple[int, slice] | None = None) -> None:

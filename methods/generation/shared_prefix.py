@@ -165,10 +165,7 @@ def _forms(prompts: Prompts) -> Iterator[Any]:
 def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> Tensor:
     """Prompts as the first layer gets them, images and clips in their places, [B, P, H].
 
-    Args:
-        backbone: the model without its head.
-        prompts: B of them.
-        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    ``images``: what the vision tower makes of their images, if that is known, [tokens of images, H].
     """
     embeddings: Tensor = backbone.get_input_embeddings()(prompts.ids)
     for kind, patches, known, features in (
@@ -184,14 +181,10 @@ def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> T
 
 
 def prefill(model: Any, prompts: Prompts, images: Tensor | None = None) -> Prefix:
-    """Run prompts through the model once; no gradients where layers are checkpointed.
+    """Run prompts through a model once; no gradients where layers are checkpointed.
 
     Text that all of them begin with, up to the first image or clip, is computed once for all where that pays.
-
-    Args:
-        model: any of policy, anchor, reference.
-        prompts: B of them.
-        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    ``images``: what the vision tower makes of their images, if that is known, [tokens of images, H].
     """
     backbone = plain(model).model
     positions = positions_of(backbone, prompts)
@@ -220,14 +213,10 @@ def common_lead(prompts: Prompts) -> int:
 
 
 def _behind_lead(model: Any, mask: Tensor, inputs: Tensor, positions: Tensor, lead: int) -> tuple[Any, Tensor]:
-    """Prompts through the model, the tokens that all begin with once; its outputs, and what of the cache is real.
+    """Prompts through the model, the ``lead`` tokens they share once; its outputs, and what of the cache is real.
 
-    Args:
-        model: whose layers keep their cache.
-        mask: 1 for real tokens of left-padded prompts, [B, P].
-        inputs: as the first layer gets them, [B, P, H].
-        positions: M-RoPE, [3, B, P].
-        lead: how many tokens are shared.
+    Prompts are left-padded, [B, P]; ``inputs`` is as the first layer gets them, [B, P, H], ``positions`` M-RoPE, [3, B,
+    P].
     """
     backbone, meter = plain(model).model, meter_of(model)
     count, width = mask.shape
@@ -262,12 +251,8 @@ def _behind_lead(model: Any, mask: Tensor, inputs: Tensor, positions: Tensor, le
 def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
     """Hidden states of completion tokens that follow a prefix, [N, T] to [N, T, H]; the cache grows by them.
 
-    Args:
-        model: the model that made the prefix.
-        rows: what they follow.
-        tokens: [N, T].
-        mask: 1 for real completion tokens in the cache and in ``tokens``, [N, those in the cache + T].
-        start: place of the first of the tokens in each row's completion, [N]; None for the very first.
+    ``mask``: 1 for real completion tokens in the cache and in ``tokens``, [N, those in the cache + T]. ``start``: place
+    of the first of the tokens in each row's completion, [N]; None for the very first.
     """
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     first = rows.next_position if start is None else rows.next_position + start

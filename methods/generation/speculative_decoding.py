@@ -15,9 +15,7 @@ LARGEST = 2**17
 class NgramDrafter:
     """What followed which tokens in completions so far; empty at first. Guesses are as long as they tend to be right.
 
-    Args:
-        longest: tokens in a guess, 0: none is made.
-        largest: contexts that are remembered; beyond them none is new.
+    ``longest``: tokens in a guess, 0: none is made. ``largest``: contexts that are remembered; beyond them none is new.
     """
 
     def __init__(self, longest: int = 8, largest: int = LARGEST) -> None:

@@ -48,12 +48,8 @@ class Shape:
 class StaticStep:
     """One step of B * G rows: a token in, the state that predicts the next one out.
 
-    Args:
-        model: whose weights are used; they must stay where they are.
-        layers: keys and values of some prompts, for what they are like.
-        shape: what the buffers have room for.
-        recorded: record the step as a CUDA graph.
-        low: the layers' matrices as they are applied under autocast; None without it.
+    The model's weights must stay where they are; ``layers`` has keys and values of some prompts, for their shape and
+    type; ``low`` the layers' matrices as they are applied under autocast, None without it.
     """
 
     def __init__(self, model: Any, layers: Layers, shape: Shape, recorded: bool, low: LowWeights | None = None) -> None:
@@ -158,13 +154,7 @@ class StaticStep:
     def _attended(self, queries: Tensor, place: int, scaling: float) -> Tensor:
         """Attention over the prompt, which a group looks at together, and each row's completion so far; exact.
 
-        Args:
-            queries: [B, key heads, G, heads of each, size].
-            place: of the layer.
-            scaling: of the scores.
-
-        Returns:
-            As the queries are.
+        Queries and what is returned are [B, key heads, G, heads of each, size].
         """
         (keys, values), (own_keys, own_values) = self.prompts[place].flatten(1, 2), self.own[place].flatten(1, 3)
         prompts, few, group, each, size = queries.shape

@@ -27,16 +27,10 @@ Turn = tuple[Sequence[Message], Sequence[Media]]  # chat messages with placehold
 def encoded_requests(
     processor: Any, requests: Sequence[Request], place: str = "first", limit: int | None = None
 ) -> Any:
-    """Requests as one left-padded batch on the CPU.
-
-    Args:
-        processor: the model's.
-        requests: the questions.
-        place: of images and clips in a turn: ``model.media``.
-        limit: longest prompt, in tokens; None = any.
+    """Requests as one left-padded batch on the CPU; ``place``: of images and clips in a turn (``model.media``).
 
     Raises:
-        UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
+        UserError: a clip is to be fed as a video, and the model takes none; or a prompt has more tokens than ``limit``.
     """
     arranged = [one.arranged(place) for one in requests]
     batch = encoded_turns(processor, [(one.messages, one.media) for one in arranged])
@@ -72,14 +66,7 @@ def encoded_turns(processor: Any, turns: Sequence[Turn]) -> Any:
 
 
 def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[int], model_config: Any) -> Prompts:
-    """An encoded batch as prompts.
-
-    Args:
-        batch: left-padded.
-        images: how many each row has.
-        clips: how many each row has.
-        model_config: of the model that gets them.
-    """
+    """An encoded, left-padded batch as prompts; ``images`` and ``clips``: how many each row has."""
     ids, types = batch["input_ids"], batch.get("mm_token_type_ids")
     return Prompts(
         ids=ids,

@@ -46,11 +46,7 @@ class Numerics:
 
 
 def numerics_of(config: ModelConfig, optimizer: str) -> Numerics:
-    """What a model's settings and an optimizer come to.
-
-    Args:
-        config: the model's settings.
-        optimizer: one that is decided, not ``auto``.
+    """What a model's settings and an optimizer, one that is decided, come to.
 
     Raises:
         UserError: the two do not go together.

@@ -121,10 +121,7 @@ class Policy:
     def generate(self, requests: Sequence[Request], decoding: Decoding, session: Session | None = None) -> list[str]:
         """Answer a batch of requests, each with its own completion text.
 
-        Args:
-            requests: the questions.
-            decoding: how completions are drawn.
-            session: what questions before these have left, to the policy as it is now; answers are the same without.
+        ``session`` has what questions before these have left, to the policy as it is now; answers are the same without.
         """
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
@@ -168,11 +165,9 @@ class Policy:
             clear_rope_state(self.model)
 
     def snapshot(self, name: str = ANCHOR_ADAPTER, asked_only: bool = False) -> Snapshot:
-        """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy.
+        """A frozen copy of the policy as it is now: a second adapter of that name when it has one, else a full copy.
 
-        Args:
-            name: of the second adapter; a snapshot of the same name takes its place.
-            asked_only: its weights are never changed, so that matrices may be held in the type they are applied in.
+        ``asked_only``: its weights are never changed, so that matrices may be held in the type they are applied in.
         """
         if self.has_adapter:
             return AdapterSnapshot.take(self.model, name)
@@ -182,9 +177,7 @@ class Policy:
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights (or the adapter alone) as safetensors, with the processor beside full weights.
 
-        Args:
-            folder: new or empty.
-            weights: those of a split model, put together (``sharding.whole_weights``); None: the model's own.
+        ``weights``: those of a split model, put together (``sharding.whole_weights``); None: the model's own.
         """
         if self.has_adapter:
             self.model.save_pretrained(folder, selected_adapters=[TRAINED_ADAPTER], safe_serialization=True)

@@ -352,13 +352,7 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
 class OptimizerCarry(TrainerCallback):
     """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
 
-    That of a split model is with the first process alone, which hands it out.
-
-    Args:
-        model: that is trained.
-        moments: of the previous task.
-        kinds: of state that cross a task boundary; None: all of them.
-        result: gets this task's.
+    Only ``kinds`` of state cross a task boundary; None: all. That of a split model is with rank 0, which hands it out.
     """
 
     def __init__(

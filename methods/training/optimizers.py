@@ -26,11 +26,7 @@ Moved = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]  # a weight, the 
 
 
 class KahanAdamW(Optimizer):
-    """AdamW whose state and groups are those of torch's, with a compensation beside each weight.
-
-    Args:
-        groups: of torch's AdamW: ``lr``, ``betas``, ``eps`` and ``weight_decay`` are taken over.
-    """
+    """AdamW with a compensation beside each weight; state, groups and settings are those of torch's AdamW."""
 
     def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
         names = ("params", "lr", "betas", "eps", "weight_decay")
@@ -80,9 +76,6 @@ class AppliedShare:
 
     1 where nothing is lost; a compensation counts as reached. Looked at are up to ``SAMPLED`` numbers of each weight,
     evenly spaced; of split weights those of every process.
-
-    Args:
-        moved: the weights that the update at hand moves: each with the optimizer's state of it, and its group.
     """
 
     def __init__(self, moved: Callable[[], Sequence[Moved]]) -> None:

@@ -30,11 +30,6 @@ class KeepStates(TrainerCallback):
 
     It would not be inside the updates of one batch of rollouts, nor right after a change of the targets: the next
     batch has been read by then, with the targets of before. Comes after the callback that calls ``after_step``.
-
-    Args:
-        every: updates between two states.
-        batch: updates on each batch of rollouts.
-        targets: completions by item key that a method may change; None if it has none.
     """
 
     def __init__(self, every: int, batch: int, targets: Mapping[str, Sequence[str]] | None) -> None:

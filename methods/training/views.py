@@ -18,15 +18,7 @@ TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every tok
 
 
 class StepViews:
-    """The views of one step; of one process.
-
-    Args:
-        output: the scored batch, in TRL's layout.
-        model: the policy.
-        states: hidden states of a batch under the policy or its anchor.
-        logps: log-probabilities of a batch's completion tokens under the policy.
-        encode: token ids of texts.
-    """
+    """The views of one step, of one process; ``output`` is the scored batch in TRL's layout."""
 
     def __init__(
         self,
