@@ -62,15 +62,6 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     return problems
 
 
-def joint_problems(learner: Method, parts: Sequence[Method]) -> list[str]:
-    """Sentences about parts that look back at earlier tasks, where all tasks are learned at once."""
-    return [
-        f"part {part.name!r} needs {' and '.join(looking)} of earlier tasks; {learner.name!r} learns all tasks at once."
-        for part in parts
-        if learner.joint and (looking := sorted(part.needs & {"anchor", "fisher", "replay"}))
-    ]
-
-
 def anchor_problems(members: Sequence[Method]) -> list[str]:
     """Sentences about members that need different anchors: there is one for all."""
     rules = {one.name: str(one.anchor_rule) for one in members if "anchor" in one.needs}
@@ -92,7 +83,13 @@ class Composite(Method):
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
         problems = composition_problems(class_of(learner), [class_of(part) for part in parts])
-        if problems := problems or [*joint_problems(learner, parts), *anchor_problems([learner, *parts])]:
+        looks_back = {part.name: sorted(part.needs & {"anchor", "fisher", "replay"}) for part in parts}
+        problems = problems or [
+            f"part {name!r} needs {' and '.join(needs)} of earlier tasks; {learner.name!r} learns all tasks at once."
+            for name, needs in looks_back.items()
+            if learner.joint and needs
+        ] + anchor_problems([learner, *parts])
+        if problems:
             raise UserError(*problems)
         super().__init__(learner.config)
         self.learner = learner

@@ -64,14 +64,6 @@ class RapoConfig(CtanConfig, GrpoConfig):
             dual_clip=(dual in (None, 0) or dual > 1, "a number above 1, or 0"),
         )
 
-    def retention_part(self) -> RetentionConfig:
-        """Settings of the part ``retention``."""
-        return RetentionConfig(self.retention_weight, self.retention_sharpness, self.anchor, self.anchor_momentum)
-
-    def ctan_part(self) -> CtanConfig:
-        """Settings of the part ``ctan``."""
-        return CtanConfig(**{one.name: getattr(self, one.name) for one in fields(CtanConfig)})
-
 
 class Rapo(Grpo):
     """GRPO with the retention reward and cross-task advantage normalisation."""
@@ -87,8 +79,9 @@ class Rapo(Grpo):
     def __init__(self, config: RapoConfig) -> None:
         super().__init__(config)
         self.loss = resolved(config, LOSSES)
-        self.retention = RetentionShaper(config.retention_part())
-        self.ctan = Ctan(config.ctan_part())
+        weight, sharpness = config.retention_weight, config.retention_sharpness
+        self.retention = RetentionShaper(RetentionConfig(weight, sharpness, config.anchor, config.anchor_momentum))
+        self.ctan = Ctan(CtanConfig(**{one.name: getattr(config, one.name) for one in fields(CtanConfig)}))
 
     @property
     def needs(self) -> frozenset[Need]:

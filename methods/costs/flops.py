@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
@@ -70,8 +70,9 @@ class ModelShape:
         """The vision tower on some images; steps of a clip's time do not look at each other."""
         patches = sum(time * height * width for time, height, width in grids)
         pairs = sum(time * (height * width) ** 2 for time, height, width in grids) * self.vision_layers
-        if self.window:
-            pairs += sum(self._window_pairs(grid) for grid in grids) * self.window_layers
+        for time, height, width in grids if self.window else ():
+            inside = _squares(height // self.merge, self.window) * _squares(width // self.merge, self.window)
+            pairs += time * inside * self.merge**4 * self.window_layers
         forward = 4 * pairs * self.vision_width
         attention = Work(forward, 2 * forward if self.patches.gradients else 0)
         return self.patches.work(patches) + self.merged.work(patches // self.merge**2) + attention
@@ -81,10 +82,6 @@ class ModelShape:
         forward = 4 * rows * tokens * context * self.language_width * self.language_layers
         attention = Work(forward, 2 * forward if self.language.gradients else 0)
         return self.language.work(rows * tokens) + attention
-
-    def _window_pairs(self, grid: Grid) -> int:
-        time, height, width = grid[0], grid[1] // self.merge, grid[2] // self.merge
-        return time * _squares(height, self.window) * _squares(width, self.window) * self.merge**4
 
 
 def shape_of(model: Any) -> ModelShape | None:
@@ -122,17 +119,16 @@ def matrices(layers: Iterable[tuple[str, Any]], reached: bool) -> Matrices:
     weights = gradients = 0
     trained_at: set[str] = set()  # inputs of trained matrices
     for name, layer in layers:
-        size, trained, own = numbers_of(layer.weight), layer.weight.requires_grad, input_of(name)
+        size = int(
+            getattr(layer.weight, "ds_numel", layer.weight.numel())
+        )  # of all of it, also where ZeRO-3 has a part
+        # the queries', keys' and values' matrices, and an adapter's, share an input
+        trained, own = layer.weight.requires_grad, _SHARED_INPUT.sub("", name)
         needed = reached or bool(trained_at - {own}) or (trained and ".lora_B." in name)
         weights += size
         gradients += size * (int(trained) + int(needed))
         trained_at |= {own} if trained else set()
     return Matrices(weights, gradients)
-
-
-def input_of(name: str) -> str:
-    """What a layer is applied to: the queries', keys' and values' matrices, and an adapter's, share an input."""
-    return _SHARED_INPUT.sub("", name)
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -153,8 +149,3 @@ def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def _squares(length: int, window: int) -> int:
     """Sum of the squared lengths of the windows that a side is cut into."""
     return (length // window) * window**2 + (length % window) ** 2
-
-
-def numbers_of(weight: Tensor) -> int:
-    """How many numbers a weight has in all, also one of which ZeRO-3 keeps a part here."""
-    return int(getattr(weight, "ds_numel", weight.numel()))

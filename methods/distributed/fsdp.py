@@ -25,27 +25,19 @@ class Fsdp(Unsharded):
 
     def __init__(self, model: Any, device: torch.device | None = None) -> None:
         super().__init__(model)
-        self._cut(device or next(model.parameters()).device)
-        if device is not None:
-            model.to_empty(device=device)
-        self._begin()
-
-    def _cut(self, device: torch.device) -> None:
-        model = self.model
-        mesh = init_device_mesh(device.type, (ranks.world_size(),))
+        mesh = init_device_mesh((device or next(model.parameters()).device).type, (ranks.world_size(),))
         for part in (*model.model.language_model.layers, *model.model.visual.blocks):
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
         for part in self._parts():
             part.set_gradient_divide_factor(1.0)  # a process's loss is its part of the batch's: gradients are summed
             part.set_force_sum_reduction_for_comms(True)
-        model.__dict__["computed_inside"] = _call
+        model.__dict__["computed_inside"] = lambda work: work()
         register_fsdp_forward_method(model, "computed_inside")
-
-    @torch.no_grad()
-    def _begin(self) -> None:
-        """Tell the layers whose parts they are, as the first forward pass does."""
-        self.inside(lambda: None)
+        if device is not None:
+            model.to_empty(device=device)
+        with torch.no_grad():  # tell the layers whose parts they are, as the first forward pass does
+            self.inside(lambda: None)
 
     def _parts(self) -> list[Any]:
         """The model and those of its modules that are split by themselves."""
@@ -91,10 +83,6 @@ class Fsdp(Unsharded):
     def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
         split = {kind: value if kind == COUNT else _like(weight, value) for kind, value in values.items()}
         super().put_moments(weight, split, optimizer)
-
-
-def _call(work: Callable[[], T]) -> T:
-    return work()
 
 
 def is_part(value: Any) -> bool:

@@ -80,12 +80,19 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
         names = figure_names(other)
         figures |= dict.fromkeys(names)
         if other in probe.against:
-            figures |= dict(zip(names, figures_against(probe.against[other]), strict=True))
+            found = probe.against[other]
+            values = (found.reverse, found.forward, found.drift, retention_reward(found.drift, SHARPNESS))
+            figures |= {name: one.double().mean().item() for name, one in zip(names, values, strict=True)}
         else:
             undefined |= dict.fromkeys(names, reasons[other])
     figures |= dict.fromkeys((*SPREADS, *(f"{name}_groups" for name in SPREADS)))
     if "prev" in probe.against:
-        for name, groups in zip(SPREADS, equal_groups(probe), strict=True):
+        rewards = probe.rewards.view(len(probe.keys), GROUP_SIZE)
+        drifts = probe.against["prev"].drift.view(len(probe.keys), GROUP_SIZE)
+        equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
+        right = [row for row in equal if float(rewards[row, 0]) == probe.full]
+        for name, rows in zip(SPREADS, (equal, right), strict=True):
+            groups = [drifts[row] for row in rows]
             figures |= {name: spread(groups), f"{name}_groups": len(groups)}
             if not groups:
                 undefined[name] = (
@@ -97,22 +104,8 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
 
 
 def figure_names(other: Other) -> tuple[str, ...]:
-    """Names of what is measured against another policy."""
+    """Names of what is measured against another policy: KL as means over tokens, the rest over rollouts."""
     return f"kl_{other}_reverse", f"kl_{other}_forward", f"drift_{other}", f"retention_{other}"
-
-
-def figures_against(against: Against) -> list[float]:
-    """Means in the order of ``figure_names``: KL over tokens, drift and retention reward over rollouts."""
-    means = (against.reverse, against.forward, against.drift, retention_reward(against.drift, SHARPNESS))
-    return [values.double().mean().item() for values in means]
-
-
-def equal_groups(probe: Probe) -> tuple[list[Tensor], list[Tensor]]:
-    """Drift from the previous policy in the groups of equal rewards, and in those that are right in everything."""
-    rewards = probe.rewards.view(len(probe.keys), GROUP_SIZE)
-    drifts = probe.against["prev"].drift.view(len(probe.keys), GROUP_SIZE)
-    equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
-    return [drifts[row] for row in equal], [drifts[row] for row in equal if float(rewards[row, 0]) == probe.full]
 
 
 def spread(groups: Sequence[Tensor]) -> float | None:

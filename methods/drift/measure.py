@@ -13,7 +13,7 @@ from eval.score import score
 from methods.drift.compared_policies import itself, untouched
 from methods.drift.items import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
 from methods.drift.log_ratio import drift
-from methods.drift.rollouts import Party, PlainPasses, Seen, SharedPasses, Tokens, seen
+from methods.drift.rollouts import Party, Passes, PlainPasses, Seen, SharedPasses, Tokens, seen
 from methods.generation.shared_prefix import obstacle
 from methods.model.policy import Policy
 from task_streams.prompt import request
@@ -69,7 +69,7 @@ def measure(
     return Probe(keys, rewards(policy, asked, completions), float(len(COMPONENTS[asked.kind])), against)
 
 
-def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses]:
+def batches(policy: Policy, asked: Asked) -> Iterator[Passes]:
     """The passes over a few prompts at a time."""
     shared = asked.share and obstacle(policy.model) is None
     for start in range(0, len(asked.items), PROMPTS):
@@ -78,15 +78,13 @@ def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses
         yield SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests)
 
 
-def sampled(passes: SharedPasses | PlainPasses, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
+def sampled(passes: Passes, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
     """A policy's completions of one batch, ``copies`` of each prompt."""
     torch.manual_seed(asked.seed + place)
     return passes.sample(party, asked.max_new_tokens, copies)
 
 
-def compared(
-    passes: SharedPasses | PlainPasses, me: Party, other: Party, mine: Tokens, theirs: Tokens
-) -> tuple[Seen, Seen]:
+def compared(passes: Passes, me: Party, other: Party, mine: Tokens, theirs: Tokens) -> tuple[Seen, Seen]:
     """The policy's completions, and the other's, as both see them."""
     result = seen(passes, me, other, mine), seen(passes, other, me, theirs)
     passes.forget(other)

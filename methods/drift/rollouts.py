@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,29 +53,9 @@ class Seen:
         return torch.stack([part.mean() for part in torch.split(values, list(self.lengths))])
 
 
-class Passes(Protocol):
-    """Prompts that are answered several times each; the completions of a prompt are adjacent."""
-
-    def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
-
-    def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
-
-
-def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> Seen:
-    """What the policy that made some completions and another one say about them."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for tokens, (first, second) in passes.tables([maker, other], completions):
-        chosen = [table.gather(1, tokens[:, None]).squeeze(1) for table in (first, second)]
-        parts.append((exact_kl(first, second), chosen[0], chosen[1]))
-    kl, mine, theirs = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return Seen(kl, mine, theirs, tuple(len(one) for one in completions))
-
-
 @dataclass(slots=True)
 class SharedPasses:
-    """Every prompt is computed once per policy."""
+    """Prompts that are answered several times each, computed once per policy; the answers of a prompt are adjacent."""
 
     prompts: Prompts  # each once
     model_config: Any  # of the model
@@ -92,14 +72,14 @@ class SharedPasses:
         self._prefixes.pop(party.name, None)
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """As ``Passes.sample``."""
+        """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
         with party.use() as model:
             prefix, rows = self._following(party, model, copies)
             sampling = Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config))
             return sample_after(model, prefix.repeated(rows), sampling)
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """As ``Passes.tables``."""
+        """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
         device = self.prompts.ids.device
         tokens = right_padded(completions, 0, device)
         mask = right_padded([[1] * len(one) for one in completions], 0, device)
@@ -114,7 +94,11 @@ class SharedPasses:
         for chosen, *each in zip(
             torch.split(tokens[real], part), *(torch.split(one, part) for one in states), strict=True
         ):
-            yield chosen, [head_logps(party, state) for party, state in zip(parties, each, strict=True)]
+            logps = []
+            for party, state in zip(parties, each, strict=True):
+                with party.use() as model:
+                    logps.append(plain(model).get_output_embeddings()(state).float().log_softmax(dim=-1))
+            yield chosen, logps
 
     def _following(self, party: Party, model: Any, copies: int) -> tuple[Prefix, Tensor]:
         """The prompts' prefix, computed once for each policy, and which prompt each completion follows."""
@@ -123,12 +107,6 @@ class SharedPasses:
         rows = torch.arange(len(self.prompts.ids), device=self.prompts.ids.device).repeat_interleave(copies)
         meter_of(model).asked(self.prompts.mask[rows])
         return self._prefixes[party.name], rows
-
-
-def head_logps(party: Party, states: Tensor) -> Tensor:
-    """Log-probabilities over the vocabulary of what hidden states predict, [n, H] to [n, V]."""
-    with party.use() as model:
-        return plain(model).get_output_embeddings()(states).float().log_softmax(dim=-1)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +120,7 @@ class PlainPasses:
         """Nothing is kept."""
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """As ``Passes.sample``."""
+        """As ``SharedPasses.sample``."""
         inputs = self.policy.encode(self._rows(copies))
         arguments = generation_arguments(Decoding(limit, temperature=1.0), self.policy.model.config)
         with party.use() as model:
@@ -153,7 +131,7 @@ class PlainPasses:
         return [ended(row, stop) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """As ``Passes.tables``; at least one completion at a time, with its prompt."""
+        """As ``SharedPasses.tables``; at least one completion at a time, with its prompt."""
         requests = self._rows(len(completions) // len(self.requests))
         vocabulary = self.policy.model.config.get_text_config().vocab_size
         part = max(1, LARGEST // (vocabulary * max(map(len, completions))))
@@ -187,3 +165,16 @@ def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
         logits = model(**inputs, use_cache=False, **kept).logits
         clear_rope_state(model)
     return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]
+
+
+Passes = SharedPasses | PlainPasses
+
+
+def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> Seen:
+    """What the policy that made some completions and another one say about them."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for tokens, (first, second) in passes.tables([maker, other], completions):
+        chosen = [table.gather(1, tokens[:, None]).squeeze(1) for table in (first, second)]
+        parts.append((exact_kl(first, second), chosen[0], chosen[1]))
+    kl, mine, theirs = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Seen(kl, mine, theirs, tuple(len(one) for one in completions))

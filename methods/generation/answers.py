@@ -40,15 +40,12 @@ class ImageFeatures:
             asked = apart.select(new)
             made = backbone.get_image_features(asked.values, asked.grids, return_dict=True).pooler_output
             fresh = dict(zip([names[place] for place in new], made, strict=True))
-            self._keep(fresh)
+            for name, features in fresh.items():
+                size = features.numel() * features.element_size()
+                if size <= self.room:
+                    self.room -= size
+                    self.kept[name] = features.clone()
         return torch.cat([fresh[name] if name in fresh else self.kept[name] for name in names])
-
-    def _keep(self, fresh: dict[Hashable, Tensor]) -> None:
-        for name, features in fresh.items():
-            size = features.numel() * features.element_size()
-            if size <= self.room:
-                self.room -= size
-                self.kept[name] = features.clone()
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,8 +142,16 @@ class FrozenPrefixes:
     def of(self, name: str, model: Any, keys: Sequence[str], prompts: Prompts) -> Prefix:
         """The prefix of some prompts, none twice, and their keys in a frozen model of that name, in force now."""
         if name not in self.kept:
+            ahead: dict[str, Prefix] = {}
             with meter_of(model).paused() if self.again else nullcontext():
-                self.kept[name] = self._computed(model)
+                for part, encoded_part in self.parts():
+                    rows = prefill(model, encoded_part).rows()
+                    size = sum(row.bytes for row in rows)
+                    if size > self.room:
+                        break
+                    self.room -= size
+                    ahead |= zip(part, rows, strict=True)
+            self.kept[name] = ahead
         kept = self.kept[name]
         missing = [place for place, key in enumerate(keys) if key not in kept]
         if len(missing) == len(keys):
@@ -153,17 +161,6 @@ class FrozenPrefixes:
             computed = prefill(model, prompts.select(torch.tensor(missing, device=prompts.ids.device)))
             rest = dict(zip([keys[place] for place in missing], computed.rows(), strict=True))
         return Prefix.joined([kept[key] if key in kept else rest[key] for key in keys])
-
-    def _computed(self, model: Any) -> dict[str, Prefix]:
-        kept: dict[str, Prefix] = {}
-        for keys, prompts in self.parts():
-            rows = prefill(model, prompts).rows()
-            size = sum(row.bytes for row in rows)
-            if size > self.room:
-                break
-            self.room -= size
-            kept |= zip(keys, rows, strict=True)
-        return kept
 
 
 def no_parts() -> Iterator[tuple[tuple[str, ...], Prompts]]:

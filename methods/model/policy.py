@@ -125,29 +125,21 @@ class Policy:
         """
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
-                completions: Any = self._engine_completions(requests, decoding, session)
+                sampling = Sampling(
+                    decoding.max_new_tokens,
+                    decoding.temperature,
+                    decoding.top_p,
+                    tuple(self.ends),
+                    never_sampled(self.model.config),
+                )
+                completions: Any = answered(self.model, requests, self.prompts(requests), sampling, session)
             else:
-                completions = self._stock_completions(requests, decoding)
+                inputs = self.encode(requests)
+                tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
+                completions = tokens[:, inputs["input_ids"].shape[1] :]
+                ends = torch.tensor(self.ends, device=completions.device)
+                self.meter.generated(sampled_tokens(completions, ends))
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
-
-    def _engine_completions(
-        self, requests: Sequence[Request], decoding: Decoding, session: Session | None
-    ) -> list[list[int]]:
-        sampling = Sampling(
-            decoding.max_new_tokens,
-            decoding.temperature,
-            decoding.top_p,
-            tuple(self.ends),
-            never_sampled(self.model.config),
-        )
-        return answered(self.model, requests, self.prompts(requests), sampling, session)
-
-    def _stock_completions(self, requests: Sequence[Request], decoding: Decoding) -> torch.Tensor:
-        inputs = self.encode(requests)
-        tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
-        completions: torch.Tensor = tokens[:, inputs["input_ids"].shape[1] :]
-        self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))
-        return completions
 
     @contextmanager
     def _answering(self, seed: int) -> Iterator[None]:

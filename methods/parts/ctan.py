@@ -122,26 +122,20 @@ class Ctan(Method):
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equations 5 and 6, [B*G] to [B*G]; group deviations until the scale is initialised and active."""
-        self._observe(rewards, rollouts)
+        warming = self.rule["momentum_warmup"] and self.steps_in_task < len(WARMUP_MOMENTA)
+        momentum = WARMUP_MOMENTA[self.steps_in_task] if warming else self.config.scale_momentum
+        self.last_std = torch.std(rewards).item()
+        self.scale = self.scale.observed(self.last_std, momentum)
+        self.steps_in_task += 1
+        rollouts.log("reward_std_batch", self.last_std)
+        if self.scale.value is not None:
+            rollouts.log("running_scale", self.scale.value)
         group_epsilon = self.rule["group_epsilon"]
         if self.scale.value is None or rollouts.task_index < self.rule["ctan_from_task"]:
             return group_advantages(rewards, rollouts.group_size, group_epsilon)
         advantages = scaled_advantages(rewards, rollouts.group_size, self.scale.value, self.rule["epsilon"])
         limit = self.rule["guard"]
         return guarded(advantages, rewards, rollouts.group_size, limit, group_epsilon) if limit else advantages
-
-    def _observe(self, rewards: Tensor, rollouts: Rollouts) -> None:
-        self.last_std = torch.std(rewards).item()
-        self.scale = self.scale.observed(self.last_std, self._momentum())
-        self.steps_in_task += 1
-        rollouts.log("reward_std_batch", self.last_std)
-        if self.scale.value is not None:
-            rollouts.log("running_scale", self.scale.value)
-
-    def _momentum(self) -> float:
-        if self.rule["momentum_warmup"] and self.steps_in_task < len(WARMUP_MOMENTA):
-            return WARMUP_MOMENTA[self.steps_in_task]
-        return self.config.scale_momentum
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -106,7 +106,12 @@ class Olora(Method):
     def before_task(self, context: TaskContext) -> None:
         self.model = context.policy.model
         unmask(self.model)
-        self.blocks = tuple(blocks_of(self.model, (context.task.index - 1) * self.config.rank, self.config.rank))
+        start, blocks = (context.task.index - 1) * self.config.rank, []
+        for name, weight in trained_weights(self.model):
+            dimension = next((RANK_DIMENSION[part] for part in name.split(".") if part in RANK_DIMENSION), None)
+            if dimension is not None:
+                blocks.append(Block(weight, dimension, start, self.config.rank, weight.detach().clone()))
+        self.blocks = tuple(blocks)
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         mask(self.model, self.blocks)
@@ -122,16 +127,6 @@ class Olora(Method):
 
     def after_task(self, context: TaskContext) -> None:
         self.blocks = ()
-
-
-def blocks_of(model: nn.Module, start: int, size: int) -> list[Block]:
-    """One task's block of every trained matrix of the adapter, each with a copy of the matrix."""
-    found = []
-    for name, weight in trained_weights(model):
-        dimension = next((RANK_DIMENSION[part] for part in name.split(".") if part in RANK_DIMENSION), None)
-        if dimension is not None:
-            found.append(Block(weight, dimension, start, size, weight.detach().clone()))
-    return found
 
 
 def mask(model: nn.Module, blocks: Sequence[Block]) -> None:

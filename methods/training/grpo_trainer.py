@@ -13,7 +13,7 @@ own: ``batch_sharding.py`` selects them and weighs their loss so that the sum ov
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,13 +163,13 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         length, size = len(data), max(1, self._size() // int(self.num_generations or 1))
         batches = self.args.max_steps if self.args.max_steps > 0 else self.args.num_train_epochs * length / size
         often = batches * size >= 2 * length * self.num_iterations
-        return FrozenPrefixes(in_parts(length, size, self._part) if often and limit else no_parts, limit)
 
-    def _part(self, places: range) -> tuple[tuple[str, ...], Prompts]:
-        data: Any = self.train_dataset
-        rows = [data[place] for place in places]
-        device = self.accelerator.device
-        return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
+        def part(places: range) -> tuple[tuple[str, ...], Prompts]:
+            rows = [data[place] for place in places]
+            device = self.accelerator.device
+            return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
+
+        return FrozenPrefixes(in_parts(length, size, part) if often and limit else no_parts, limit)
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         """TRL's, which forgets where in its batch of rollouts it is, and that every pass draws an order."""
@@ -256,7 +256,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             targets=tuple(self.targets[example["key"]] for example in inputs),
             labels=self.labels,
             style=self.style,
-            views=StepViews(output, self.model, self._states, self._anew, self._encoded),
+            views=StepViews(output, self.model, self._states, self._anew, self._tokenizer),
         )
 
     @torch.no_grad()
@@ -341,9 +341,6 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         )
         return logps
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
-
     def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """TRL's tokenisation; the batch at hand was encoded before."""
         batch = self.generation.batch
@@ -360,7 +357,15 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
                 _, batch = self.generation.carried()
                 self.passes.begin(model, batch)
                 if not engine:
-                    drawn = self.passes.sample(model, batch, self._sampling(len(prompt_ids)))
+                    sampling = Sampling(
+                        int(self.max_completion_length or 0),
+                        self.temperature,
+                        self.top_p,
+                        tuple(self.eos_token_ids),
+                        never_sampled(self._model_config),
+                        (len(prompt_ids), self.generation.own),
+                    )
+                    drawn = self.passes.sample(model, batch, sampling)
                     return ranks.all_gather(drawn), None
         if self.use_vllm:
             images = images or self.generation.images
@@ -371,16 +376,6 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         )
         meter_of(model).generated(sum(map(len, completions)))
         return completions, more
-
-    def _sampling(self, rollouts: int) -> Sampling:
-        return Sampling(
-            int(self.max_completion_length or 0),
-            self.temperature,
-            self.top_p,
-            tuple(self.eos_token_ids),
-            never_sampled(self._model_config),
-            (rollouts, self.generation.own),
-        )
 
     def _get_per_token_logps_and_entropies(
         self,

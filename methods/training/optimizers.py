@@ -92,7 +92,13 @@ class AppliedShare:
         """The share, right after the update; None for an update of nothing (a rate of 0)."""
         sums = []
         for before, (weight, state, group) in zip(self.before, self.moved(), strict=True):
-            update = intended(before, state, group)
+            # what AdamW meant to add to these numbers, from its state after the step
+            mean, square = sample(state["exp_avg"]), sample(state["exp_avg_sq"])
+            if COMPENSATION not in state:  # torch-optimi's moments are free of their bias
+                first, second = (1 - beta ** float(state[COUNT]) for beta in group["betas"])
+                mean, square = mean / first, square / second
+            direction = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
+            update = -float(group["lr"]) * direction
             sums.append(torch.stack([update @ (held(weight, state) - before), update @ update]))
         self.before = []
         along, meant = ranks.all_reduce_sum(torch.stack(sums).sum(dim=0).cpu()).tolist()
@@ -103,16 +109,6 @@ def held(weight: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     """Some numbers of a weight, its compensation added, in float64, [n]."""
     values = sample(weight)
     return values + sample(state[COMPENSATION]) if COMPENSATION in state else values
-
-
-def intended(before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
-    """What AdamW means to add to these numbers, from its state after the step, in float64, [n]."""
-    mean, square = sample(state["exp_avg"]), sample(state["exp_avg_sq"])
-    if COMPENSATION not in state:  # torch-optimi's moments are free of their bias
-        first, second = (1 - beta ** float(state[COUNT]) for beta in group["betas"])
-        mean, square = mean / first, square / second
-    moved: Tensor = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
-    return -float(group["lr"]) * moved
 
 
 def sample(tensor: Tensor) -> Tensor:
