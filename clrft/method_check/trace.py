@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clrft.runner.state import Run
-from methods.base import LossContext, Method, Rollouts, TaskContext
+from methods.base import LossContext, Rollouts, TaskContext
 from methods.guard import GuardedMethod
 from methods.training.anchor_check import anchor_checksums, changed_weights
 from task_streams.types import Example, Task, TaskStream
@@ -72,44 +72,39 @@ class Observer:
         method.observe = self._observed
 
     def _observed(self, hook: str, call: Callable[..., Any], arguments: list[Any]) -> Any:
-        self._enter(hook, arguments)
+        trace = self.trace
+        if hook == "before_task":
+            context: TaskContext = arguments[0]
+            self.task, self.training = context.task.index, True
+            trace.remembered |= {example.key for example in context.memory}
+            held = [one for name, value in vars(self.method).items() for one in tensors_in(name, value)]
+            trace.kept += [path for path, tensor in held if tensor.dim() > 1 and digest(tensor) in self.inputs]
+        if hook == "loss_terms":
+            values: Mapping[str, Any] = arguments[0].inputs
+            self.inputs |= {digest(value) for value in values.values() if isinstance(value, Tensor) and value.dim() > 1}
+        trace.calls.append((self.task, hook))
         anchor = self.state.anchor if hook not in STATE_HOOKS else None
         before = {} if anchor is None else anchor_checksums(anchor)
-        result = call(*(self._shown(one, hook) for one in arguments))
+
+        def on_read(name: str) -> None:
+            trace.reads.setdefault(PROVIDED[name], set()).add(hook)
+
+        records = (TaskContext, LossContext, Rollouts)
+        result = call(*(noticing(one, on_read) if isinstance(one, records) else one for one in arguments))
         if anchor is not None and changed_weights(before, anchor):
-            self.trace.mutated.append(hook)
+            trace.mutated.append(hook)
         if hook == "before_task":
-            self.trace.attributes = attribute_digests(self.method)
+            attributes = {name: digest(value) for name, value in vars(self.method).items() if name != "config"}
+            trace.attributes = {
+                name: found for name, found in attributes.items() if found
+            }  # those that can be compared
         if hook == "after_task":
             self.training = False
         return result
 
-    def _enter(self, hook: str, arguments: list[Any]) -> None:
-        if hook == "before_task":
-            context: TaskContext = arguments[0]
-            self.task, self.training = context.task.index, True
-            self.trace.remembered |= {example.key for example in context.memory}
-            self.trace.kept += self._kept_inputs()
-        if hook == "loss_terms":
-            values: Mapping[str, Any] = arguments[0].inputs
-            self.inputs |= {digest(value) for value in values.values() if isinstance(value, Tensor) and value.dim() > 1}
-        self.trace.calls.append((self.task, hook))
-
-    def _kept_inputs(self) -> list[str]:
-        """Attributes that hold a batch which an earlier task was trained on."""
-        return [path for path, tensor in tensors_of(self.method) if tensor.dim() > 1 and digest(tensor) in self.inputs]
-
     def _decoded(self, task: int, key: str) -> None:
         if self.training and task < self.task:
             self.trace.foreign.add(key)
-
-    def _shown(self, argument: Any, hook: str) -> Any:
-        """A context that tells what is read of it; anything else as it is."""
-
-        def on_read(name: str) -> None:
-            self.trace.reads.setdefault(PROVIDED[name], set()).add(hook)
-
-        return noticing(argument, on_read) if isinstance(argument, TaskContext | LossContext | Rollouts) else argument
 
 
 def noticing(record: Any, on_read: OnRead) -> Any:
@@ -139,12 +134,6 @@ def watched_stream(stream: TaskStream, on_decode: Callable[[int, str], None]) ->
     return replace(stream, tasks=tuple(tasks))
 
 
-def attribute_digests(method: Method) -> dict[str, str]:
-    """Digests of a method's attributes that can be compared between processes, by name."""
-    named = {name: value for name, value in vars(method).items() if name != "config"}
-    return {name: found for name, value in named.items() if (found := digest(value))}
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a plain value: numbers, texts, tensors, and collections and dataclasses of them; else empty."""
     parts = _plain(value)
@@ -169,18 +158,13 @@ def _plain(value: Any) -> Any:
     return None if any(item is None for item in items) else items
 
 
-def tensors_of(method: Method) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a method's attributes hold, with its path."""
-    for name, value in vars(method).items():
-        yield from _tensors(name, value)
-
-
-def _tensors(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a value, with its path."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _tensors(f"{path}[{key!r}]", one)
+            yield from tensors_in(f"{path}[{key!r}]", one)
     elif isinstance(value, list | tuple | set):
         for index, one in enumerate(value):
-            yield from _tensors(f"{path}[{index}]", one)
+            yield from tensors_in(f"{path}[{index}]", one)

@@ -7,7 +7,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -161,24 +160,20 @@ def learned_again(trial: Trial, folder: Path, steps: int, work: Unfinished | Non
     if not state.method.joint:
         state.moments = read_learned(stage_folder(folder, LAST - 1), state.policy, state.method, LAST - 1)
     gradients: list[Tensor] = []
-    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
+
+    def keep(optimizer: Optimizer, *_: Any) -> None:
+        found = [
+            weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None
+        ]
+        gradients.append(torch.cat([gradient.detach().flatten() for gradient in found]))
+
+    handle = register_optimizer_step_pre_hook(keep)
     try:
         train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None, work)
     finally:
         handle.remove()
     weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])
     return Learned(gradients, weights, member(state, trial.name).state_dict())
-
-
-def gradient_of(optimizer: Optimizer) -> Tensor:
-    """The gradient that an optimizer is about to use, as one row."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-    return torch.cat([weight.grad.detach().flatten() for weight in weights])
-
-
-def stop_after_first_task(folder: Path) -> None:
-    """Make a finished run one that stopped after its first task."""
-    shutil.rmtree(stage_folder(folder, LAST))
 
 
 def resume_elsewhere(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
