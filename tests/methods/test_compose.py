@@ -92,6 +92,9 @@ def test_two_terms_of_one_name_are_refused_with_the_file() -> None:
         ("zero_shot", ["ewc"], "'zero_shot' is frozen"),
         ("sft", ["par"], "part 'par' joins reinforcement methods; 'sft' is supervised"),
         ("grpo", ["ewc", "ewc"], "'ewc' is listed more than once"),
+        ("grpo", ["derpp"], "part 'derpp' joins supervised methods; 'grpo' is reinforcement."),
+        ("grpo", ["lwf"], "part 'lwf' joins supervised methods; 'grpo' is reinforcement."),
+        ("sft", ["replay", "derpp"], "replay and derpp both keep a memory; expected one of them."),
     ],
 )
 def test_what_cannot_go_together_is_refused(learner: str, parts: list[str], reason: str) -> None:

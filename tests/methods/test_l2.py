@@ -7,7 +7,6 @@ import torch
 
 from methods.model.weights import weighted_distance
 from methods.parts.l2 import L2, L2Config, L2Init
-from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights, terms_of
 from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
@@ -57,11 +56,6 @@ def test_l2_holds_to_the_previous_task_and_l2_init_to_the_base_also_in_a_new_obj
             one.before_task(context_of(policy, 2))
             held.setdefault(kind.name, []).append([value.tolist() for value in (one.centre or {}).values()])
     assert held == {"l2": [[[3.0]], [[3.0]]], "l2_init": [[[1.0]], [[1.0]]]}
-
-
-def test_a_negative_strength_is_refused() -> None:
-    with pytest.raises(UserError, match="strength: got -1"):
-        L2Config(strength=-1)
 
 
 @pytest.mark.parametrize("name", ["l2", "l2_init"])

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from methods import METHODS
 from methods.base import ReplayPlan
-from methods.compose import composition_problems
 from methods.parts.replay import Replay, ReplayConfig
-from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
 
@@ -17,17 +14,6 @@ def test_it_asks_for_a_memory_and_its_share() -> None:
     method = Replay(ReplayConfig(items=7, share=0.25))
     assert method.needs == {"replay"}
     assert method.replay == ReplayPlan(7, 0.25)
-
-
-def test_two_memories_are_refused() -> None:
-    problems = composition_problems(METHODS["sft"], [METHODS["replay"], METHODS["derpp"]])
-    assert problems == ["replay and derpp both keep a memory; expected one of them."]
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_share_of_none_or_all_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match="share"):
-        ReplayConfig(share=share)
 
 
 @pytest.mark.parametrize("learner", ["sft", "grpo"])

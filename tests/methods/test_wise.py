@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from methods.parts.wise import Wise, WiseConfig
-from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights
 from tests.methods.two_tasks import assert_same_weights, fresh_policy, made, two_tasks
@@ -34,11 +33,6 @@ def test_half_precision_is_averaged_in_float32() -> None:
     method.after_task(context_of(policy, 2))
     assert policy.model.a.dtype == torch.bfloat16
     assert policy.model.a.item() in (1.0, 1.0078125)
-
-
-def test_a_share_beyond_one_is_refused() -> None:
-    with pytest.raises(UserError, match=r"share: got 1\.5"):
-        WiseConfig(1.5)
 
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:
