@@ -1,4 +1,4 @@
-"""Rollouts of a policy, and what two policies say about them: the passes behind ``drift/probe.py``.
+"""Rollouts of a policy, and what two policies say about them: the passes behind ``measure.py``.
 
 Where the model allows it a group's prompt is computed once (``shared_prefix.py``); otherwise prompts are repeated and
 transformers' own ``generate`` and forward pass are used. Both give the same tokens and the same numbers. Distributions
@@ -47,10 +47,6 @@ class Seen:
     maker: Tensor  # log-probability of each token under the policy that made it, [tokens]
     other: Tensor  # under the other one, [tokens]
     lengths: tuple[int, ...]  # tokens of each rollout, adding up to those above, [N]
-
-    def means(self, values: Tensor) -> Tensor:
-        """Mean over each rollout's tokens, [tokens] to [N]."""
-        return torch.stack([part.mean() for part in torch.split(values, list(self.lengths))])
 
 
 @dataclass(slots=True)

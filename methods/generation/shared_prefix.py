@@ -117,7 +117,7 @@ def layers_of(backbone: Any) -> Any:
 
 
 def is_checkpointed(model: Any) -> bool:
-    """Whether the language model's activations are computed again in the backward pass (``checkpointed.py``)."""
+    """Whether the language model's activations are computed again in the backward pass (``checkpointed_logps``)."""
     return any(layer.gradient_checkpointing for layer in layers_of(plain(model).model))
 
 

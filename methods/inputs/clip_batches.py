@@ -2,7 +2,7 @@
 
 Rows have a column ``clips`` beside ``images``; a batch is of clips or of images, never of both. Batches of supervised
 updates are made here, in the layout of TRL's own collator for prompts and completions; those of rollouts, with images
-or clips, in ``group_batch.py``.
+or clips, in ``group_passes.py``.
 """
 
 from collections.abc import Sequence

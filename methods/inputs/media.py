@@ -56,26 +56,6 @@ class Patches:
         each = iter([(*grid, *pace) for grid, pace in zip(self.grids.tolist(), paces, strict=True)])
         return [tuple(next(each) for _ in range(count)) for count in self.counts]
 
-    def rows(self) -> list["Patches"]:
-        """Each row's own."""
-        return [self.select([row]) for row in range(len(self.counts))]
-
-    @classmethod
-    def joined(cls, parts: Sequence["Patches"]) -> "Patches":
-        """Several rows' as one."""
-        paces = [part.pace for part in parts if part.pace is not None]
-        return cls(
-            torch.cat([part.values for part in parts]),
-            torch.cat([part.grids for part in parts]),
-            tuple(count for part in parts for count in part.counts),
-            torch.cat(paces) if paces else None,
-        )
-
-    def to(self, device: torch.device) -> "Patches":
-        """The same on a device."""
-        pace = None if self.pace is None else self.pace.to(device)
-        return Patches(self.values.to(device), self.grids.to(device), self.counts, pace)
-
 
 def image_patches(batch: Mapping[str, Any], counts: Sequence[int] | None) -> Patches | None:
     """The images of a batch in a processor's or TRL's layout, None if there are none."""

@@ -109,10 +109,6 @@ class Policy:
         """Tokens of a prompt, those of its images and clips included."""
         return int(self.encode([request])["input_ids"].shape[1])
 
-    def text_lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without any that a tokenizer adds."""
-        return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-
     def session(self) -> Session:
         """What answers leave to those after them, at first nothing; for as long as the weights stand still."""
         return Session(steps=StaticSteps() if self.recorded else None)

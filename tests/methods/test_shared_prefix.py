@@ -225,7 +225,7 @@ def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStre
     assert batch.keys == (rows[0]["key"], rows[2]["key"], rows[4]["key"])
     assert batch.rows.tolist() == [0, 0, 1, 0, 2]
     assert len(batch.prompts.ids) == 3
-    first, second, third = (one.values for one in batch.prompts.images.rows())  # type: ignore[union-attr]
+    first, second, third = (batch.prompts.images.select([row]).values for row in range(3))  # type: ignore[union-attr]
     assert not torch.equal(first, second) and not torch.equal(second, third)
     assert len(batch.ids()) == 5
 
