@@ -177,7 +177,8 @@ class Composite(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for one in self.members:
-            own = _of(state, one.name)
+            prefix = one.name + SEPARATOR
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if own:
                 one.load_state_dict(own)
         known = {one.name for one in self.members}
@@ -231,12 +232,6 @@ def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Te
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{method.name}.{hook} returned values that are not finite")
     return values
-
-
-def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A member's own part of the state."""
-    prefix = name + SEPARATOR
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:

@@ -1,6 +1,6 @@
 """Ask a policy and the policies before it about held-out items of a task: from questions to a ``Probe``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -58,15 +58,24 @@ def measure(
         on_prompts(len(asked.items))
         for name, opened in others.items():
             with opened() as other:
-                both = [
-                    compared(passes, me, other, mine, sampled(passes, other, asked, place, OTHERS_SIZE))
-                    for place, (passes, mine) in enumerate(zip(parts, own, strict=True))
-                ]
-            against[name] = joined(both)
+                mine, theirs = [], []  # completions of the policy, and of the other, as both see them
+                for place, (passes, completions) in enumerate(zip(parts, own, strict=True)):
+                    others_own = sampled(passes, other, asked, place, OTHERS_SIZE)
+                    mine.append(seen(passes, me, other, completions))
+                    theirs.append(seen(passes, other, me, others_own))
+                    passes.forget(other)
+            against[name] = Against(
+                drift=torch.cat([drift_of(one) for one in mine]),
+                reverse=torch.cat([one.kl for one in mine]),
+                forward=torch.cat([one.kl for one in theirs]),
+            )
             on_prompts(len(asked.items))
-    completions = [tokens for part in own for tokens in part]
+    texts = policy.processor.batch_decode([tokens for part in own for tokens in part], skip_special_tokens=True)
+    targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
+    judged = [score(text, target, asked.labels, asked.style) for text, target in zip(texts, targets, strict=True)]
+    rewards = torch.tensor([sum(one.components.values()) for one in judged])  # [B*G]
     keys = tuple(item.key for item in asked.items)
-    return Probe(keys, rewards(policy, asked, completions), float(len(COMPONENTS[asked.kind])), against)
+    return Probe(keys, rewards, float(len(COMPONENTS[asked.kind])), against)
 
 
 def batches(policy: Policy, asked: Asked) -> Iterator[Passes]:
@@ -84,22 +93,6 @@ def sampled(passes: Passes, party: Party, asked: Asked, place: int, copies: int)
     return passes.sample(party, asked.max_new_tokens, copies)
 
 
-def compared(passes: Passes, me: Party, other: Party, mine: Tokens, theirs: Tokens) -> tuple[Seen, Seen]:
-    """The policy's completions, and the other's, as both see them."""
-    result = seen(passes, me, other, mine), seen(passes, other, me, theirs)
-    passes.forget(other)
-    return result
-
-
-def joined(both: Sequence[tuple[Seen, Seen]]) -> Against:
-    """Batches to one."""
-    return Against(
-        drift=torch.cat([drift_of(mine) for mine, _ in both]),
-        reverse=torch.cat([mine.kl for mine, _ in both]),
-        forward=torch.cat([theirs.kl for _, theirs in both]),
-    )
-
-
 def drift_of(rollouts: Seen) -> Tensor:
     """Drift of every rollout from the other policy, [N]."""
     lengths = list(rollouts.lengths)
@@ -108,11 +101,3 @@ def drift_of(rollouts: Seen) -> Tensor:
         for values in (rollouts.maker, rollouts.other, torch.ones_like(rollouts.maker))
     )  # [N, L] each
     return drift(maker, other, mask)
-
-
-def rewards(policy: Policy, asked: Asked, completions: Tokens) -> Tensor:
-    """Task reward of every rollout, [B*G]: the sum of its components."""
-    texts = policy.processor.batch_decode(completions, skip_special_tokens=True)
-    targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
-    judged = [score(text, target, asked.labels, asked.style) for text, target in zip(texts, targets, strict=True)]
-    return torch.tensor([sum(one.components.values()) for one in judged])

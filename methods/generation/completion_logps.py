@@ -28,7 +28,6 @@ from methods.generation.shared_prefix import (
     advance,
     embedded,
     keeping_cache,
-    layers_of,
     plain,
     positions_of,
     sees_all,
@@ -131,7 +130,7 @@ def checkpointed_states(model: Any, prompts: Prompts, rows: Tensor, completions:
     seen = torch.cat([prompts.mask[rows], mask[:, :fed].to(prompts.mask.dtype)], dim=1)
     after = LayerInput.of(backbone, tokens, seen, after_prompt, prompts.mask.shape[1])
     prompt, behind = before.hidden, after.hidden
-    for layer in layers_of(backbone):
+    for layer in backbone.language_model.layers:
         prompt, behind = checkpoint(_layer, layer, prompt, behind, rows, before, after, use_reentrant=False)
     last, hidden = backbone.language_model.norm(prompt[:, -1]), backbone.language_model.norm(behind)
     meter = meter_of(model)  # watches calls of the whole model, and this was none
@@ -157,7 +156,7 @@ class LayerInput:
         cache = None
         if behind is not None:  # a cache of that length, of which only the length is looked at
             nothing = hidden.new_zeros(1, 1, 1, 1).expand(len(hidden), 1, behind, 1)
-            cache = DynamicCache([(nothing, nothing)] * len(layers_of(backbone)))
+            cache = DynamicCache([(nothing, nothing)] * len(backbone.language_model.layers))
         seen = create_causal_mask(
             config=language.config, inputs_embeds=hidden, attention_mask=mask, past_key_values=cache
         )

@@ -89,7 +89,11 @@ class Writing:
         self.drafter.accepted([count for count, guess in zip(right, self.guesses, strict=True) if guess])
         kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
         if self.read.shape[1]:
-            self._forget_wrong(right)
+            width = 1 + max(map(len, self.guesses))  # no later token looks at guesses that were wrong
+            valid = (
+                torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
+            )
+            self.read[:, -width:] *= valid.to(self.read.dtype)
         if len(kept) < len(self.alive) and kept:
             chosen = torch.tensor(kept, device=self.read.device)
             self.rows.keep(chosen)
@@ -119,12 +123,6 @@ class Writing:
     def _ended(self, row: int) -> bool:
         written = self.completions[row]
         return written[-1] in self.sampling.stop or len(written) == self.sampling.max_new_tokens
-
-    def _forget_wrong(self, right: list[int]) -> None:
-        """No later token looks at guesses that were wrong."""
-        width = 1 + max(map(len, self.guesses))
-        valid = torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
-        self.read[:, -width:] *= valid.to(self.read.dtype)
 
 
 class Noise:

@@ -46,13 +46,13 @@ class Prefix:
         return Prefix(layers, self.last.detach(), self.mask, self.next_position)
 
     def rows(self) -> list["Prefix"]:
-        """Each prompt's own, without its padding."""
-        return [self._row(row) for row in range(len(self.mask))]
-
-    def _row(self, row: int) -> "Prefix":
-        one, real = slice(row, row + 1), self.mask[row].bool()
-        layers = tuple((keys[one, :, real], values[one, :, real]) for keys, values in self.layers)  # copies
-        return Prefix(layers, self.last[one].clone(), self.mask[one, real], self.next_position[one].clone())
+        """Each prompt's own, without its padding; copies."""
+        found = []
+        for row in range(len(self.mask)):
+            one, real = slice(row, row + 1), self.mask[row].bool()
+            layers = tuple((keys[one, :, real], values[one, :, real]) for keys, values in self.layers)
+            found.append(Prefix(layers, self.last[one].clone(), self.mask[one, real], self.next_position[one].clone()))
+        return found
 
     @property
     def bytes(self) -> int:
@@ -111,14 +111,9 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def layers_of(backbone: Any) -> Any:
-    """The layers of the language model."""
-    return backbone.language_model.layers
-
-
 def is_checkpointed(model: Any) -> bool:
     """Whether the language model's activations are computed again in the backward pass (``checkpointed_logps``)."""
-    return any(layer.gradient_checkpointing for layer in layers_of(plain(model).model))
+    return any(layer.gradient_checkpointing for layer in plain(model).model.language_model.layers)
 
 
 @contextmanager
@@ -137,14 +132,18 @@ def without_checkpoints(modules: Iterable[Any]) -> Iterator[None]:
 @contextmanager
 def keeping_cache(backbone: Any) -> Iterator[None]:
     """The language model keeps a cache, checkpointed or not."""
-    with without_checkpoints([backbone.language_model, *layers_of(backbone)]):
+    with without_checkpoints([backbone.language_model, *backbone.language_model.layers]):
         yield
 
 
 def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
     """M-RoPE positions of prompts, [3, B, P]; those of one form are computed once: the model does it row by row."""
+    # where a prompt's images and clips are, and their grids, decide its positions
+    kinds = torch.where(prompts.mask.bool(), prompts.token_types, -1).tolist()
+    media = [one.forms() for one in (prompts.images, prompts.clips) if one is not None]
+    forms = [(tuple(kind), tuple(own[row] for own in media)) for row, kind in enumerate(kinds)]
     known: dict[Any, int] = {}
-    place = [known.setdefault(form, len(known)) for form in _forms(prompts)]
+    place = [known.setdefault(form, len(known)) for form in forms]
     rows = [place.index(number) for number in range(len(known))]
     images, clips = (None if one is None else one.shapes(rows) for one in (prompts.images, prompts.clips))
     fields = {name: value for name, value in model_fields(images, clips).items() if not name.startswith("pixel_values")}
@@ -152,14 +151,6 @@ def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
         prompts.ids[rows], attention_mask=prompts.mask[rows], mm_token_type_ids=prompts.token_types[rows], **fields
     )
     return positions[:, place]  # type: ignore[no-any-return]
-
-
-def _forms(prompts: Prompts) -> Iterator[Any]:
-    """What decides a prompt's positions: where its images and clips are, and their grids."""
-    kinds = torch.where(prompts.mask.bool(), prompts.token_types, -1).tolist()
-    media = [one.forms() for one in (prompts.images, prompts.clips) if one is not None]
-    for row, kind in enumerate(kinds):
-        yield tuple(kind), tuple(forms[row] for forms in media)
 
 
 def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> Tensor:

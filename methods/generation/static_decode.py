@@ -221,7 +221,10 @@ class StaticSteps:
         step = self._step
         if step is None or step.model is not plain(model).model:
             self._step = self._low = None  # their memory goes first
-            self._low = autocast_weights(model)
+            layers = plain(model).model.language_model
+            weight = next(layers.parameters())
+            if applied_type(weight) != weight.dtype:  # as autocast, which is in force, applies them
+                self._low = LowWeights(layers, applied_type(weight))
             step = None
         if step is None or not step.shape.holds(shape):
             step = self._step = None
@@ -244,13 +247,6 @@ def applied_type(tensor: Tensor) -> torch.dtype:
     """The type that a matrix is applied in: autocast's, where it is in force, else its own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
-
-
-def autocast_weights(model: Any) -> LowWeights | None:
-    """The matrices of a model's layers as autocast, which is in force, applies them; None if none is."""
-    layers = plain(model).model.language_model
-    weight = next(layers.parameters())
-    return LowWeights(layers, applied_type(weight)) if applied_type(weight) != weight.dtype else None
 
 
 def graph_obstacle(model: Any, device: torch.device) -> str | None:

@@ -30,7 +30,6 @@ from methods.training.replay_memory import mixed
 from methods.training.state import KIND, Keeping, TrainingState, moments_of, put_method, put_moments
 from methods.training.trainers import HookedSFTTrainer, KeepStates
 from task_streams.errors import UserError
-from task_streams.types import Example
 
 StepRow = dict[str, float]
 
@@ -114,8 +113,13 @@ def fit(
     callbacks.append(OptimizerCarry(context.policy.model, moments if start is None else None, carried, result))
     method.before_task(context)
     meter.look()
-    chosen = with_choice(method, context, settings.train)
-    mixture = with_memory(method, chosen)
+    chosen = method.choose_examples(context, context.task.train)
+    if len(chosen) < settings.train.prompts_per_update:
+        raise UserError(
+            f"method {method.name!r} chose {len(chosen)} of the {len(context.task.train)} training examples of task "
+            f"{context.task.name!r}; expected at least train.prompts_per_update, {settings.train.prompts_per_update}."
+        )
+    mixture = with_memory(method, replace(context, task=replace(context.task, train=tuple(chosen))))
     targets = method.targets(mixture)
     if settings.keeping is not None:
         batch = int(getattr(method.config, "updates_per_batch", 1))
@@ -152,17 +156,6 @@ def fit(
     method.after_task(replace(context, fisher=fisher))
     result.afterwards = ranks.all_reduce_counts(meter.taken())
     return result
-
-
-def with_choice(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
-    """The context of a task with the examples that the method chose to learn from."""
-    examples: Sequence[Example] = method.choose_examples(context, context.task.train)
-    if len(examples) < train.prompts_per_update:
-        raise UserError(
-            f"method {method.name!r} chose {len(examples)} of the {len(context.task.train)} training examples of task "
-            f"{context.task.name!r}; expected at least train.prompts_per_update, {train.prompts_per_update}."
-        )
-    return replace(context, task=replace(context.task, train=tuple(examples)))
 
 
 def with_memory(method: Method, context: TaskContext) -> TaskContext:
