@@ -1,7 +1,7 @@
 """Methods together: one that learns, and parts that join it (penalties, memories, reward shapers).
 
-``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are
-those of all. Each sees only what it declares itself (``guard.py``), so it works the same in whatever company. What
+``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are those
+of all. Each sees only what it declares itself (``guard.py``), so it works the same whatever it is combined with. What
 cannot go together is refused before any work.
 
 Two figures of each update tell what a method that shapes rewards did: ``<name>_added``, the mean of what it changed,

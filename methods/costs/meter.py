@@ -4,7 +4,7 @@ A meter watches a model from inside (forward hooks), so whoever calls it is coun
 log-probabilities of anchor and reference (copies of the model keep its meter), penalties, estimates, evaluation. What a
 call with prompts and completions together cannot tell, the caller tells. Nothing here changes a number that the model
 computes, and counts stay on the device until they are asked for. Of several processes each counts
-its own; the sum is told.
+its own; the sum is reported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The rows of a batch that a process learns from, and how much their loss counts in that of the whole batch.
+"""The rows of a batch that a process learns from, and the weight of their loss in the loss of the whole batch.
 
-Losses are means: over rows, or over tokens. A process that has some of the rows makes the mean of these; weighed by its
-share of the rows, or tokens, the sum over processes is the mean over all. So one batch gives one update, however many
-processes share it. With one process every weight is 1 and the batch is as it was.
+Losses are means over rows or over tokens. Each process computes the mean over its own rows; weighted by its share of
+the rows (or tokens), the sum over processes is the mean over the batch. So one batch gives one update, however many
+processes share it. With one process every weight is 1 and the batch is unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +33,10 @@ def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]
         chosen = torch.arange(rows, device=rollouts.device)[ranks.share(rows)]
     else:
         chosen = torch.nonzero((rollouts >= sampled.start) & (rollouts < sampled.stop))[:, 0]
-    return {name: _rows(value, chosen, rows) for name, value in inputs.items()}
-
-
-def _rows(value: Any, chosen: Tensor, rows: int) -> Any:
-    return value[chosen] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
+    by_row = {
+        name for name, value in inputs.items() if isinstance(value, Tensor) and value.dim() and len(value) == rows
+    }
+    return {name: value[chosen] if name in by_row else value for name, value in inputs.items()}
 
 
 def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: str) -> tuple[float, float | Tensor]:
@@ -52,18 +51,18 @@ def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: st
 
 @dataclass(frozen=True, slots=True)
 class OwnRows:
-    """Makes a supervised batch of a process's rows among those of a micro-batch.
+    """Collates the rows of a supervised micro-batch that this process learns from.
 
     A process that has none of a small batch, the last of an epoch, gets a row from which nothing is learned.
     """
 
     collate: Callable[[list[Any]], dict[str, Any]]  # makes a batch of rows
-    place: int  # number of the process
-    count: int  # how many there are
+    rank: int
+    world_size: int
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         """The batch, with the process's share of the rows."""
-        own = list(rows[len(rows) * self.place // self.count : len(rows) * (self.place + 1) // self.count])
+        own = list(rows[len(rows) * self.rank // self.world_size : len(rows) * (self.rank + 1) // self.world_size])
         batch = self.collate(own or list(rows[:1]))
         if not own:
             batch["labels"] = torch.full_like(batch["labels"], IGNORED)

@@ -48,7 +48,7 @@ def measure(
         policy: as the task left it; unchanged afterwards, and so is torch's random state.
         others: each is entered once, and left before the next one.
         asked: items, prompts and seed.
-        on_prompts: told how many prompts were answered, once for the policy and once for each other.
+        on_prompts: called with the number of prompts answered, once for the policy and once for each other.
     """
     me = itself(policy)
     against: dict[Other, Against] = {}

@@ -1,4 +1,4 @@
-"""Answers to questions about items, batch after batch, by a policy as it is now: what one batch leaves to the next."""
+"""Answers to questions, batch after batch, by a policy whose weights do not change: what later batches can reuse."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Questions to a policy whose weights stand still meanwhile; answers are the same without."""
+    """What is reused between questions to a policy whose weights do not change; answers are the same without."""
 
     drafter: NgramDrafter = field(default_factory=NgramDrafter)  # guesses how answers go on, from those before
     images: ImageFeatures = field(default_factory=ImageFeatures)  # what the vision tower makes of items' images

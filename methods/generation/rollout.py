@@ -28,7 +28,7 @@ class Sampling:
     stop: tuple[int, ...]  # tokens that end a completion (they are part of it)
     suppressed: tuple[int, ...] = ()  # tokens that are never drawn
     # rows of all processes together, and which of them these are; None: there are no others. Noise is drawn for all of
-    # them, so that a row gets the same however they are dealt out.
+    # them, so that a row gets the same whichever process samples it.
     among: tuple[int, slice] | None = None
 
 

@@ -110,7 +110,7 @@ class Policy:
         return int(self.encode([request])["input_ids"].shape[1])
 
     def session(self) -> Session:
-        """What answers leave to those after them, at first nothing; for as long as the weights stand still."""
+        """A fresh session: what later answers can reuse, for as long as the weights do not change."""
         return Session(steps=StaticSteps() if self.recorded else None)
 
     @torch.no_grad()
