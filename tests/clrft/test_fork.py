@@ -14,9 +14,8 @@ import pytest
 from benchmarks.kills import Kill, outcome, run_in_child
 from clrft.analysis.compare import compare
 from clrft.config.run_config import RunConfig, build_config
-from clrft.runner.fork import planned
+from clrft.runner.fork import planned, saved_config
 from clrft.runner.lineage import config_digest
-from clrft.runner.resume import saved_config
 from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.tracking.runs import manifest_tags
