@@ -219,7 +219,7 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
     free = available_bytes(device)
     found = measured(cells, jobs, max(1, cores // jobs) if jobs > 1 else 0)
     title = f"this machine, {cores} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    memory = None if free is None else free // jobs
+    memory = free // jobs
     return Target(THIS, title, jobs, device, memory, measured=found)
 
 

@@ -95,7 +95,7 @@ def memory_there(model: torch.nn.Module, device: torch.device) -> int | None:
     """Bytes that a run can have on a device, those that its model has already included."""
     free = available_bytes(device)
     held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return None if free is None else free + held
+    return free + held
 
 
 def refusal(activity: str, peak: Footprint, available: int, changes: list[str]) -> str:

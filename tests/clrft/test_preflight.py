@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
-from clrft.memory.available_memory import available_bytes, free_in_group, in_machine
+from clrft.memory.available_memory import available_bytes, free_in_group
 from clrft.memory.estimate import Longest, estimate, longest_allowed, most_prompts
 from clrft.memory.hints import divisors, halves, remedies
 from clrft.memory.sizes import ModelSizes, sizes_of
@@ -152,10 +153,7 @@ def test_the_embedded_model_fits_into_the_memory_of_this_machine(tmp_path: Path)
     assert there is not None and there > 10 * estimate(state.config, sizes_in(state), CPU, longest).peak.total
 
 
-def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> None:
-    assert in_machine("MemAvailable:", tmp_path / "none") is None
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5 kB\n")
-    assert in_machine("MemAvailable:", tmp_path / "meminfo") == 5 * 1024
+def test_memory_that_is_there_is_within_the_limit_of_the_control_group(tmp_path: Path) -> None:
     assert free_in_group(tmp_path) is None
     for name, text in {
         "memory.max": "1000\n",
@@ -166,7 +164,7 @@ def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> 
     assert free_in_group(tmp_path) == 1000 - 700 + 200
     (tmp_path / "memory.max").write_text("max\n")
     assert free_in_group(tmp_path) is None
-    assert available_bytes(CPU) is not None
+    assert 0 < available_bytes(CPU) <= psutil.virtual_memory().total
 
 
 def test_values_to_try_go_from_the_mildest() -> None:
