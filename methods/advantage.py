@@ -20,17 +20,13 @@ def centred(rewards: Tensor, group_size: int) -> Tensor:
     return (groups - groups.mean(dim=1, keepdim=True)).flatten()
 
 
-def group_std(rewards: Tensor, group_size: int) -> Tensor:
-    """Sample standard deviation of each reward's group, [B*G] to [B*G]."""
-    return rewards.view(-1, group_size).std(dim=1).repeat_interleave(group_size)
-
-
 def group_advantages(rewards: Tensor, group_size: int, epsilon: float = GROUP_EPSILON) -> Tensor:
     """GRPO's advantages (arXiv 2402.03300): centred and divided by the group's deviation, [B*G] to [B*G].
 
     A group of equal rewards gives zeros.
     """
-    return centred(rewards, group_size) / (group_std(rewards, group_size) + epsilon)
+    deviations = rewards.view(-1, group_size).std(dim=1).repeat_interleave(group_size)  # [B*G], of samples
+    return centred(rewards, group_size) / (deviations + epsilon)
 
 
 def zero_variance_share(rewards: Tensor, group_size: int) -> float:
@@ -52,33 +48,25 @@ def guarded(advantages: Tensor, rewards: Tensor, group_size: int, limit: float, 
 
 @dataclass(frozen=True, slots=True)
 class RunningScale:
-    """The running scale sigma-hat of RaPO's CTAN: a value that each ``observed`` returns anew.
+    """The running scale sigma-hat of RaPO's CTAN: a value that each ``observed`` returns anew."""
 
-    Attributes:
-        value: sigma-hat; None until a batch has initialised it.
-        init_above: a batch initialises it only if its deviation exceeds this, so that a first batch of equal
-            rewards cannot blow up every later advantage.
-        floor: lower bound of the value; 0 for none.
-        init_batches: batches whose plain mean of deviations the scale is (warm start), before the momentum takes over.
-        averaged: batches in that mean so far; 0 when the value was set.
-    """
-
-    value: float | None = None
+    value: float | None = None  # sigma-hat; None until a batch has initialised it
+    # a batch initialises it only if its deviation exceeds this, so that a first batch of equal rewards cannot blow up
+    # every later advantage
     init_above: float = 0.01
-    floor: float = 0.0
+    floor: float = 0.0  # lower bound of the value; 0 for none
+    # batches whose plain mean of deviations the scale is (warm start), before the momentum takes over
     init_batches: int = 1
-    averaged: int = 0
+    averaged: int = 0  # batches in that mean so far; 0 when the value was set
 
     def observed(self, batch_std: float, momentum: float) -> RunningScale:
         """The scale after one optimizer step whose rewards have deviation ``batch_std``."""
         if self.value is None or 0 < self.averaged < self.init_batches:
-            return self._warmed(max(batch_std, self.floor)) if batch_std > self.init_above else self
+            if batch_std <= self.init_above:
+                return self
+            total = (self.value or 0.0) * self.averaged + max(batch_std, self.floor)
+            return self.at(total / (self.averaged + 1), self.averaged + 1)  # the plain mean with one batch more
         return self.at(max(momentum * self.value + (1 - momentum) * batch_std, self.floor))
-
-    def _warmed(self, batch_std: float) -> RunningScale:
-        """The plain mean with one batch more."""
-        total = (self.value or 0.0) * self.averaged + batch_std
-        return self.at(total / (self.averaged + 1), self.averaged + 1)
 
     def at(self, value: float | None, averaged: int = 0) -> RunningScale:
         """The same rule at another value, the mean of ``averaged`` batches."""

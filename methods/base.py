@@ -32,33 +32,25 @@ StepLog = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What a method that replays asks for.
+    """What a method that replays asks for."""
 
-    Attributes:
-        items: examples of all earlier tasks together that are kept.
-        share: share of them in the batches, on average, in [0, 1); 0: the method uses the memory by itself.
-    """
-
-    items: int
-    share: float
+    items: int  # examples of all earlier tasks together that are kept
+    share: float  # share of them in the batches, on average, in [0, 1); 0: the method uses the memory by itself
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorRule:
     """Which policy the anchor is, from the second task on. The first task has none.
 
-    Attributes:
-        kind: ``previous``: the policy as the task before left it; ``first``: as the first task left it; ``base``: as it
-            was before any training; ``average``: the moving average ``a <- m a + (1 - m) theta`` of the policies that
-            the tasks left, beginning with the first task's.
-        momentum: m of the average, in [0, 1); without effect otherwise.
-
     Raises:
         ValueError: no such kind, or a momentum out of range.
     """
 
+    # ``previous``: the policy as the task before left it; ``first``: as the first task left it; ``base``: as it was
+    # before any training; ``average``: the moving average ``a <- m a + (1 - m) theta`` of the policies that the tasks
+    # left, beginning with the first task's
     kind: AnchorKind = "previous"
-    momentum: float = 0.9
+    momentum: float = 0.9  # m of the average, in [0, 1); without effect otherwise
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(AnchorKind):
@@ -72,29 +64,18 @@ class AnchorRule:
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What surrounds a task: given to ``before_task`` and ``after_task``.
+    """What surrounds a task: given to ``before_task`` and ``after_task``."""
 
-    Attributes:
-        task: the task; for joint methods the union of all tasks.
-        policy: the model that is trained, its processor and device.
-        anchor: the frozen policy that ``anchor_rule`` names; None in the first task or when not needed.
-        seed: seed of this task, derived from the run's seed.
-        memory: examples of earlier tasks; empty unless ``replay`` is needed.
-        fisher: diagonal Fisher information by parameter name after training; None before, or unless needed.
-        max_completion_tokens: longest completion that training samples.
-        prompts_per_update: examples per optimizer step.
-        thought: wording of the thought in supervised targets.
-    """
-
-    task: Task
-    policy: Policy
-    anchor: Snapshot | None
-    seed: int
-    memory: tuple[Example, ...] = ()
+    task: Task  # the task; for joint methods the union of all tasks
+    policy: Policy  # the model that is trained, its processor and device
+    anchor: Snapshot | None  # the frozen policy that ``anchor_rule`` names; None in the first task or when not needed
+    seed: int  # seed of this task, derived from the run's seed
+    memory: tuple[Example, ...] = ()  # examples of earlier tasks; empty unless ``replay`` is needed
+    # diagonal Fisher information by parameter name after training; None before, or unless needed
     fisher: Mapping[str, Tensor] | None = None
-    max_completion_tokens: int = 24
-    prompts_per_update: int = 8
-    thought: str = THOUGHTS[0]
+    max_completion_tokens: int = 24  # longest completion that training samples
+    prompts_per_update: int = 8  # examples per optimizer step
+    thought: str = THOUGHTS[0]  # wording of the thought in supervised targets
 
     @property
     def style(self) -> PromptStyle:
@@ -125,35 +106,22 @@ class Rollouts:
     """All completions of one optimizer step, gathered over processes; groups are adjacent.
 
     B prompts with G completions each, at most L tokens long.
-
-    Attributes:
-        task_index: index of the task that is being learned, from 1.
-        group_size: G.
-        components: unshaped rewards by name, each [B*G].
-        mask: 1 for generated tokens, end of sequence included, [B*G, L].
-        actor_logps: log-probabilities of the tokens under the policy, [B*G, L]; None where there is no anchor.
-        anchor_logps: the same under the previous task's snapshot; None in the first task and unless needed.
-        keys: item key of every completion, B*G of them.
-        log: records a figure of this step, ``log(name, value)``.
-        completions: text of every completion, B*G of them.
-        targets: what is right for every completion, B*G of them.
-        labels: classes that the prompts listed.
-        style: the words in which was asked.
-        views: what models say about the completions, computed when it is asked for; None in rollouts made by hand.
     """
 
-    task_index: int
-    group_size: int
-    components: Mapping[str, Tensor]
-    mask: Tensor
+    task_index: int  # index of the task that is being learned, from 1
+    group_size: int  # G
+    components: Mapping[str, Tensor]  # unshaped rewards by name, each [B*G]
+    mask: Tensor  # 1 for generated tokens, end of sequence included, [B*G, L]
+    # log-probabilities of the tokens under the policy, [B*G, L]; None where there is no anchor
     actor_logps: Tensor | None
-    anchor_logps: Tensor | None
-    keys: tuple[str, ...]
-    log: StepLog = field(repr=False)
-    completions: tuple[str, ...] = field(default=(), repr=False)
-    targets: tuple[Target, ...] = field(default=(), repr=False)
-    labels: tuple[str, ...] = ()
-    style: PromptStyle = SUITE
+    anchor_logps: Tensor | None  # the same under the previous task's snapshot; None in the first task and unless needed
+    keys: tuple[str, ...]  # item key of every completion, B*G of them
+    log: StepLog = field(repr=False)  # records a figure of this step, ``log(name, value)``
+    completions: tuple[str, ...] = field(default=(), repr=False)  # text of every completion, B*G of them
+    targets: tuple[Target, ...] = field(default=(), repr=False)  # what is right for every completion, B*G of them
+    labels: tuple[str, ...] = ()  # classes that the prompts listed
+    style: PromptStyle = SUITE  # the words in which was asked
+    # what models say about the completions, computed when it is asked for; None in rollouts made by hand
     views: Views | None = field(default=None, repr=False)
 
     @property
@@ -164,23 +132,16 @@ class Rollouts:
 
 @dataclass(frozen=True, slots=True)
 class LossContext:
-    """One micro-batch, for ``loss_terms``.
+    """One micro-batch, for ``loss_terms``."""
 
-    Attributes:
-        model: the trained model.
-        inputs: the tensors that it sees; supervised: arguments of its forward call, ``labels`` among them; else tokens,
-            masks and advantages of the rollouts, and ``rollout``, their places among those that were scored last, [n];
-            without images: these are carried beside TRL's batch.
-        task_index: index of the task that is being learned, from 1.
-        anchor: the previous task's snapshot; None in the first task or when not needed.
-        log: records a figure of this step, ``log(name, value)``.
-    """
-
-    model: torch.nn.Module
+    model: torch.nn.Module  # the trained model
+    # the tensors that it sees; supervised: arguments of its forward call, ``labels`` among them; else tokens, masks and
+    # advantages of the rollouts, and ``rollout``, their places among those that were scored last, [n]; without images:
+    # these are carried beside TRL's batch
     inputs: Mapping[str, Any]
-    task_index: int
-    anchor: Snapshot | None
-    log: StepLog = field(repr=False)
+    task_index: int  # index of the task that is being learned, from 1
+    anchor: Snapshot | None  # the previous task's snapshot; None in the first task or when not needed
+    log: StepLog = field(repr=False)  # records a figure of this step, ``log(name, value)``
 
     @property
     def logits(self) -> Tensor:
@@ -326,3 +287,8 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """Facts worth recording beside the config, e.g. the values that a preset stands for."""
         return {}
+
+
+def overrides(method: type[Method], hook: str) -> bool:
+    """Whether a method has a hook of its own."""
+    return getattr(method, hook) is not getattr(Method, hook)

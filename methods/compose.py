@@ -1,20 +1,33 @@
 """Methods together: one that learns, and parts that join it (penalties, memories, reward shapers).
 
-``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are
-those of all. Each sees only what it declares itself (``guard.py``), so it works the same in whatever company. What
+``[grpo, ewc, replay]``: rewards go through the shapers in the order of the list, loss terms add up, the needs are those
+of all. Each sees only what it declares itself (``guard.py``), so it works the same whatever it is combined with. What
 cannot go together is refused before any work.
+
+Two figures of each update tell what a method that shapes rewards did: ``<name>_added``, the mean of what it changed,
+and ``<name>_reranked``, the share of pairs inside a group whose order it changed; making or breaking a tie counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from methods.base import AnchorRule, Family, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.guard import fault, made_method
+from methods.base import (
+    AnchorRule,
+    Family,
+    KlTarget,
+    LossContext,
+    Method,
+    Need,
+    ReplayPlan,
+    Rollouts,
+    TaskContext,
+    overrides,
+)
+from methods.guard import class_of, fault, made_method, members_of
 from methods.lazy import Tensor, torch
 from methods.registry import method_class
-from methods.shaping import overrides, shaped_by
 from task_streams.errors import UserError
 from task_streams.types import Example, Task
 
@@ -49,15 +62,6 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     return problems
 
 
-def joint_problems(learner: Method, parts: Sequence[Method]) -> list[str]:
-    """Sentences about parts that look back at earlier tasks, where all tasks are learned at once."""
-    return [
-        f"part {part.name!r} needs {' and '.join(looking)} of earlier tasks; {learner.name!r} learns all tasks at once."
-        for part in parts
-        if learner.joint and (looking := sorted(part.needs & {"anchor", "fisher", "replay"}))
-    ]
-
-
 def anchor_problems(members: Sequence[Method]) -> list[str]:
     """Sentences about members that need different anchors: there is one for all."""
     rules = {one.name: str(one.anchor_rule) for one in members if "anchor" in one.needs}
@@ -70,17 +74,22 @@ def anchor_problems(members: Sequence[Method]) -> list[str]:
 class Composite(Method):
     """A method that learns together with the parts that join it; called like any other method.
 
-    Args:
-        learner: decides the family, the settings of the training and, unless a part does, the advantages.
-        parts: called after the learner, in their order.
+    Parts are called after the learner, in their order. The learner decides the family, the settings of the training
+    and, unless a part does, the advantages.
 
     Raises:
         UserError: they cannot go together.
     """
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
-        problems = composition_problems(type(learner), [type(part) for part in parts])
-        if problems := problems or [*joint_problems(learner, parts), *anchor_problems([learner, *parts])]:
+        problems = composition_problems(class_of(learner), [class_of(part) for part in parts])
+        looks_back = {part.name: sorted(part.needs & {"anchor", "fisher", "replay"}) for part in parts}
+        problems = problems or [
+            f"part {name!r} needs {' and '.join(needs)} of earlier tasks; {learner.name!r} learns all tasks at once."
+            for name, needs in looks_back.items()
+            if learner.joint and needs
+        ] + anchor_problems([learner, *parts])
+        if problems:
             raise UserError(*problems)
         super().__init__(learner.config)
         self.learner = learner
@@ -140,7 +149,7 @@ class Composite(Method):
             own = one.loss_terms(context)
             if shared := sorted(terms.keys() & own.keys()):
                 reason = f"its term {shared[0]!r} is another member's of {self.name} too; rename it."
-                raise UserError(fault(type(one), "loss_terms", reason))
+                raise UserError(fault(class_of(one), "loss_terms", reason))
             terms |= own
         return terms
 
@@ -148,7 +157,7 @@ class Composite(Method):
         return shaped_by(self.members, rewards, rollouts)
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        scaling = [one for one in self.members if overrides(type(one), "normalize_advantages")]
+        scaling = [one for one in self.members if overrides(class_of(one), "normalize_advantages")]
         return (scaling or [self.learner])[0].normalize_advantages(rewards, rollouts)
 
     def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
@@ -168,7 +177,8 @@ class Composite(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for one in self.members:
-            own = _of(state, one.name)
+            prefix = one.name + SEPARATOR
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if own:
                 one.load_state_dict(own)
         known = {one.name for one in self.members}
@@ -181,14 +191,47 @@ class Composite(Method):
 
 def shaped_rewards(method: Method, rollouts: Rollouts) -> Tensor:
     """The task reward as a method shapes it, every share of it reported by name, [B*G]."""
-    members = method.members if isinstance(method, Composite) else (method,)
-    return shaped_by(members, rollouts.task_reward, rollouts)
+    return shaped_by(members_of(method), rollouts.task_reward, rollouts)
 
 
-def _of(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A member's own part of the state."""
-    prefix = name + SEPARATOR
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+def shaped_by(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:
+    """Rewards after every method that shapes them, in their order, each reported by its name, [B*G] to [B*G].
+
+    Raises:
+        ValueError: a method returned another shape, or values that are not finite.
+    """
+    for one in members:
+        if not overrides(class_of(one), "shape_rewards"):
+            continue
+        shaped = checked(one.shape_rewards(rewards, rollouts), rollouts, one, "shape_rewards")
+        rollouts.log(f"{one.name}_added", (shaped - rewards).mean().item())
+        rollouts.log(f"{one.name}_reranked", reranked_share(rewards, shaped, rollouts.group_size))
+        rewards = shaped
+    return rewards
+
+
+def reranked_share(before: Tensor, after: Tensor, group_size: int) -> float:
+    """Share of the pairs inside a group that are in another order after than before; values 1e-6 apart are equal."""
+    pairs = torch.triu(torch.ones(group_size, group_size, dtype=torch.bool, device=before.device), diagonal=1)
+    changed = order_in_groups(before, group_size) != order_in_groups(after, group_size)  # [B, G, G]
+    return changed[:, pairs].float().mean().item()
+
+
+def order_in_groups(values: Tensor, group_size: int) -> Tensor:
+    """For every pair inside a group 1, 0 or -1: the first is greater, equal or less, [B*G] to [B, G, G]."""
+    groups = values.view(-1, group_size)
+    apart = groups[:, :, None] - groups[:, None, :]
+    return torch.where(apart.abs() > 1e-6, apart.sign(), 0.0)
+
+
+def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:
+    """A hook's result, refused if its shape or a value is not usable."""
+    expected = rollouts.task_reward.shape
+    if values.shape != expected:
+        raise ValueError(f"{method.name}.{hook} returned shape {tuple(values.shape)}, expected {tuple(expected)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{method.name}.{hook} returned values that are not finite")
+    return values
 
 
 def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:

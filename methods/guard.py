@@ -1,24 +1,26 @@
-"""A method whose every hook is watched: what goes wrong in one is reported with method, file, hook and reason.
+"""A method behind its checks: what goes wrong in a hook is reported with method, file, hook and reason.
 
-What hooks return is looked at too: shapes, finite values, a state that can be kept. And a hook sees only what its
-method declares, whatever other methods at its side need. Deliberately absent: going on after a fault. The run stops,
-and nothing of the task at hand counts as done.
+What hooks return is checked too: shapes, finite values, a state that can be saved. And a hook sees only what its own
+method declares, whatever other methods beside it need. Deliberately absent: going on after a fault. The run stops, and
+nothing of the task at hand counts as done.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
 from traceback import extract_tb
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.lazy import torch
+from methods.base import AnchorRule, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext, overrides
+from methods.lazy import Tensor, torch
 from methods.registry import is_plugin, source_file
-from methods.shaping import overrides
 from task_streams.errors import UserError, unknown_name
+from task_streams.types import Example, Task
+
+if TYPE_CHECKING:
+    from methods.model.policy import Policy
 
 HOOKS = (
     "problems",
@@ -38,28 +40,152 @@ HOOKS = (
 PROPERTIES = ("needs", "anchor_rule", "fisher_items", "replay", "loss_arguments", "kl_target")
 
 
-def guarded_method(method: Method) -> Method:
-    """The same method; a fault in a hook becomes a ``UserError`` that names it.
+class GuardedMethod(Method):
+    """A method whose every hook is checked; a fault becomes a ``UserError`` that names it.
+
+    Args:
+        inner: the method.
+
+    Attributes:
+        observe: called in the place of each hook, ``observe(hook, call, arguments)``, e.g. to record calls.
 
     Raises:
         UserError: what it declares cannot be provided.
     """
-    if problems := declared_problems(method):
-        raise UserError(*problems)
-    for hook in HOOKS:
-        setattr(method, hook, _watched(method, hook, getattr(method, hook)))
-    return method
+
+    observe: Callable[[str, Callable[..., Any], list[Any]], Any] | None = None
+
+    def __init__(self, inner: Method) -> None:
+        if problems := declared_problems(inner):
+            raise UserError(*problems)
+        super().__init__(inner.config)
+        self.inner = inner
+        self.name, self.family, self.joint, self.source = inner.name, inner.family, inner.joint, inner.source
+        self.needs_first_task, self.works_split = inner.needs_first_task, inner.works_split
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.inner.needs
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        return self.inner.anchor_rule
+
+    @property
+    def fisher_items(self) -> int:
+        return self.inner.fisher_items
+
+    @property
+    def replay(self) -> ReplayPlan | None:
+        return self.inner.replay
+
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        return self.inner.loss_arguments
+
+    @property
+    def kl_target(self) -> KlTarget:
+        return self.inner.kl_target
+
+    def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
+        found = self._called("problems", self.inner.problems, policy, tasks)
+        if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
+            self._refuse("problems", f"returned {found!r}, expected a list of sentences ([] for none).")
+        return found
+
+    def before_task(self, context: TaskContext) -> None:
+        self._called("before_task", self.inner.before_task, context)
+
+    def choose_examples(self, context: TaskContext, examples: Sequence[Example]) -> Sequence[Example]:
+        return self._called("choose_examples", self.inner.choose_examples, context, examples)  # type: ignore[no-any-return]
+
+    def targets(self, context: TaskContext) -> Mapping[str, Sequence[str]] | None:
+        return self._called("targets", self.inner.targets, context)  # type: ignore[no-any-return]
+
+    def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
+        terms = self._called("loss_terms", self.inner.loss_terms, context)
+        if not isinstance(terms, Mapping):
+            expected = "expected scalars by name (a dict; {} for none)."
+            self._refuse("loss_terms", f"returned {type(terms).__name__}, {expected}")
+        for name, term in terms.items():
+            if not isinstance(term, torch.Tensor) or term.numel() != 1:
+                found = f"shape {tuple(term.shape)}" if isinstance(term, torch.Tensor) else type(term).__name__
+                self._refuse("loss_terms", f"term {name!r} is {found}, expected a scalar tensor.")
+            if not bool(torch.isfinite(term)):
+                self._refuse("loss_terms", f"term {name!r} is {term.item()}, expected a finite number.")
+        return terms  # type: ignore[return-value]
+
+    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        shaped = self._called("shape_rewards", self.inner.shape_rewards, rewards, rollouts)
+        return self._one_each("shape_rewards", shaped, rewards)
+
+    def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        advantages = self._called("normalize_advantages", self.inner.normalize_advantages, rewards, rollouts)
+        return self._one_each("normalize_advantages", advantages, rewards)
+
+    def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
+        self._called("before_step", self.inner.before_step, model, task_index, step)
+        if overrides(type(self.inner), "before_step") and not gradients_finite(model):
+            self._refuse("before_step", "left gradients that are not finite.")
+
+    def after_step(self, task_index: int, step: int) -> None:
+        self._called("after_step", self.inner.after_step, task_index, step)
+
+    def after_task(self, context: TaskContext) -> None:
+        self._called("after_task", self.inner.after_task, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._called("state_dict", self.inner.state_dict)
+        if not isinstance(state, dict):
+            expected = "expected a flat dict of tensors and JSON values."
+            self._refuse("state_dict", f"returned {type(state).__name__}, {expected}")
+        for name, value in state.items():
+            if not isinstance(name, str):
+                self._refuse("state_dict", f"its key {name!r} is no string.")
+            if isinstance(value, torch.Tensor):
+                continue
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                self._refuse("state_dict", f"{name!r} cannot be kept ({error}); expected a tensor or a JSON value.")
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._called("load_state_dict", self.inner.load_state_dict, state)
+
+    def describe(self) -> dict[str, Any]:
+        return self._called("describe", self.inner.describe)  # type: ignore[no-any-return]
+
+    def _called(self, hook: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a hook returns; each argument shows only what the method declares."""
+        try:
+            shown = [_declared_view(one, self.inner) for one in arguments]
+            return call(*shown) if self.observe is None else self.observe(hook, call, shown)
+        except UserError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(fault(type(self.inner), hook, reason, error)) from error
+
+    def _one_each(self, hook: str, values: Any, rewards: Tensor) -> Tensor:
+        """Rewards or advantages [B*G] that the method itself has made, checked."""
+        if not overrides(type(self.inner), hook):
+            return values  # type: ignore[no-any-return]
+        expected = tuple(rewards.shape)
+        if not isinstance(values, torch.Tensor):
+            self._refuse(hook, f"returned {type(values).__name__}, expected a tensor of shape {expected}.")
+        if tuple(values.shape) != expected:
+            self._refuse(hook, f"returned shape {tuple(values.shape)}, expected {expected}.")
+        if unusable := int((~torch.isfinite(values)).sum()):
+            self._refuse(hook, f"returned {unusable} of {values.numel()} values that are not finite.")
+        return values
+
+    def _refuse(self, hook: str, reason: str) -> NoReturn:
+        raise UserError(fault(type(self.inner), hook, reason))
 
 
-def layered(method: Method, layer: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put ``layer(hook, call)`` between the guard of a watched method and each of its hooks."""
-    for hook in HOOKS:
-        raw = getattr(method, hook).__wrapped__
-        setattr(method, hook, _watched(method, hook, layer(hook, raw)))
-
-
-def made_method(kind: type[Method], config: Any) -> Method:
-    """A fresh method of a class, watched.
+def made_method(kind: type[Method], config: Any) -> GuardedMethod:
+    """A fresh method of a class, behind its checks.
 
     Raises:
         UserError: it fails when it is made, or what it declares cannot be provided.
@@ -70,7 +196,17 @@ def made_method(kind: type[Method], config: Any) -> Method:
         raise
     except Exception as error:
         raise UserError(fault(kind, "__init__", f"{type(error).__name__}: {error}", error)) from error
-    return guarded_method(method)
+    return GuardedMethod(method)
+
+
+def class_of(method: Method) -> type[Method]:
+    """The class of a method, whether it is behind its checks or not."""
+    return type(method.inner if isinstance(method, GuardedMethod) else method)
+
+
+def members_of(method: Method) -> tuple[Method, ...]:
+    """A learner and the parts that join it, or the method alone."""
+    return getattr(method, "members", (method,))
 
 
 def declared_problems(method: Method) -> list[str]:
@@ -108,25 +244,16 @@ def fault(kind: type[Method], hook: str, reason: str, error: BaseException | Non
 
 def suspects(method: Method) -> str:
     """Names and files of the methods that a fault without a hook can come from: plugins first."""
-    members: tuple[Method, ...] = getattr(method, "members", (method,))
-    chosen = [one for one in members if is_plugin(type(one))] or list(members)
-    return " or ".join(f"method {one.name!r} ({source_file(type(one))})" for one in chosen)
+    members = members_of(method)
+    chosen = [one for one in members if is_plugin(class_of(one))] or members
+    return " or ".join(f"method {one.name!r} ({source_file(class_of(one))})" for one in chosen)
 
 
-def _watched(method: Method, hook: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(call)
-    def watched(*arguments: Any, **named: Any) -> Any:
-        try:
-            result = call(*(_declared_view(one, method) for one in arguments), **named)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(fault(type(method), hook, f"{type(error).__name__}: {error}", error)) from error
-        if hook in RESULTS and overrides(type(method), hook) and (problem := RESULTS[hook](result, arguments)):
-            raise UserError(fault(type(method), hook, problem))
-        return result
+def gradients_finite(model: torch.nn.Module) -> bool:
+    """Whether every gradient of a model is a finite number."""
+    from methods.distributed.sharding import split_of
 
-    return watched
+    return bool(torch.isfinite(split_of(model).gradient_norm()))
 
 
 def _declared_view(argument: Any, method: Method) -> Any:
@@ -144,72 +271,3 @@ def _declared_view(argument: Any, method: Method) -> Any:
     if isinstance(argument, Rollouts) and argument.anchor_logps is not None:
         return replace(argument, actor_logps=None, anchor_logps=None)
     return argument
-
-
-def _values_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
-    """What is wrong with rewards or advantages; the first argument has the shape they need."""
-    expected = tuple(arguments[0].shape)
-    if not isinstance(result, torch.Tensor):
-        return f"returned {type(result).__name__}, expected a tensor of shape {expected}."
-    if tuple(result.shape) != expected:
-        return f"returned shape {tuple(result.shape)}, expected {expected}."
-    unusable = int((~torch.isfinite(result)).sum())
-    return f"returned {unusable} of {result.numel()} values that are not finite." if unusable else None
-
-
-def _terms_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
-    """What is wrong with loss terms."""
-    if not isinstance(result, Mapping):
-        return f"returned {type(result).__name__}, expected scalars by name (a dict; {{}} for none)."
-    for name, term in result.items():
-        if not isinstance(term, torch.Tensor) or term.numel() != 1:
-            found = f"shape {tuple(term.shape)}" if isinstance(term, torch.Tensor) else type(term).__name__
-            return f"term {name!r} is {found}, expected a scalar tensor."
-        if not bool(torch.isfinite(term)):
-            return f"term {name!r} is {term.item()}, expected a finite number."
-    return None
-
-
-def _state_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
-    """What cannot be kept of a state."""
-    if not isinstance(result, dict):
-        return f"returned {type(result).__name__}, expected a flat dict of tensors and JSON values."
-    for name, value in result.items():
-        if not isinstance(name, str):
-            return f"its key {name!r} is no string."
-        if isinstance(value, torch.Tensor):
-            continue
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            return f"{name!r} cannot be kept ({error}); expected a tensor or a JSON value."
-    return None
-
-
-def _sentences_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
-    """What is wrong with a list of problems."""
-    if isinstance(result, list) and all(isinstance(one, str) for one in result):
-        return None
-    return f"returned {result!r}, expected a list of sentences ([] for none)."
-
-
-def _gradients_problem(result: Any, arguments: tuple[Any, ...]) -> str | None:
-    """What is wrong with the gradients of the model, the first argument, after a hook that can change them."""
-    return None if gradients_finite(arguments[0]) else "left gradients that are not finite."
-
-
-def gradients_finite(model: torch.nn.Module) -> bool:
-    """Whether every gradient of a model is a finite number."""
-    from methods.distributed.sharding import split_of
-
-    return bool(torch.isfinite(split_of(model).gradient_norm()))
-
-
-RESULTS: dict[str, Callable[[Any, tuple[Any, ...]], str | None]] = {
-    "problems": _sentences_problem,
-    "shape_rewards": _values_problem,
-    "normalize_advantages": _values_problem,
-    "loss_terms": _terms_problem,
-    "before_step": _gradients_problem,
-    "state_dict": _state_problem,
-}

@@ -96,11 +96,14 @@ def load_plugin(path: Path) -> list[type[Method]]:
         raise UserError(f"--plugin: {str(path)!r} is no Python file; expected a file that holds a method.")
     path = path.expanduser().resolve()
     module = plugin_module(path)
-    found = own_methods(module)
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)]
+    own = [one for one in classes if one.__module__ == module.__name__]
+    found = [one for one in own if "name" in vars(one)]
     if not found:
+        nameless = f" {', '.join(one.__name__ for one in own)} has no name." if own else ""
         raise UserError(
             f"--plugin: {path} holds no method; expected a class that extends methods.base.Method and has a name "
-            f"of its own.{_nameless(module)}"
+            f"of its own.{nameless}"
         )
     problems = [problem for method in found for problem in class_problems(method, path)]
     names = [str(method.name) for method in found]
@@ -132,19 +135,6 @@ def plugin_module(path: Path) -> ModuleType:
     return module
 
 
-def own_methods(module: ModuleType) -> list[type[Method]]:
-    """Methods that a module defines itself, with a name of their own."""
-    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)]
-    return [one for one in classes if one.__module__ == module.__name__ and "name" in vars(one)]
-
-
-def _nameless(module: ModuleType) -> str:
-    """A hint where a module has methods that only lack a name."""
-    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)]
-    lacking = [one.__name__ for one in classes if one.__module__ == module.__name__ and "name" not in vars(one)]
-    return f" {', '.join(lacking)} has no name." if lacking else ""
-
-
 def class_problems(method: type[Method], path: Path) -> list[str]:
     """Sentences about a plugin's method that cannot work, whatever its hooks do; empty when it can."""
     where = f"--plugin: {path}: {method.__name__}"
@@ -152,8 +142,10 @@ def class_problems(method: type[Method], path: Path) -> list[str]:
     problems = []
     if not NAME.fullmatch(str(method.name)):
         problems.append(f"{where}.name is {method.name!r}, expected small letters, digits and _, a letter first.")
-    elif problem := name_problem(method, path):
-        problems.append(problem)
+    elif (other := known_methods().get(method.name, method)) is not method:
+        problems.append(
+            f"--plugin: {path} calls its method {method.name!r}, but {source_file(other)} has that name; rename it."
+        )
     if getattr(method, "family", None) not in families:
         given = getattr(method, "family", "missing")
         problems.append(f"{where}.family is {given!r}, expected one of {', '.join(families)}.")
@@ -163,14 +155,6 @@ def class_problems(method: type[Method], path: Path) -> list[str]:
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
         problems.append(f"{where}.Config is {config!r}, expected a frozen dataclass of its settings.")
     return problems
-
-
-def name_problem(method: type[Method], path: Path) -> str | None:
-    """Why a plugin's method cannot have its name."""
-    other = known_methods().get(method.name)
-    if other is not None and other is not method:
-        return f"--plugin: {path} calls its method {method.name!r}, but {source_file(other)} has that name; rename it."
-    return None
 
 
 def known_methods() -> Mapping[str, type[Method]]:

@@ -1,5 +1,6 @@
 """Settings shared by all methods: the training budget and the optimizer. Plain frozen dataclasses."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,54 @@ def require(section: str, **checks: tuple[bool, Any, str]) -> None:
     ]
     if problems:
         raise UserError(*problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Values that a setting may have, and how a message names them."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+FROM_0 = Allowed("a number from 0", lambda value: value >= 0)
+ABOVE_0 = Allowed("a number above 0", lambda value: value > 0)
+ABOVE_0_BELOW_1 = Allowed("a number above 0 and below 1", lambda value: 0 < value < 1)
+ABOVE_0_TO_1 = Allowed("a number above 0, at most 1", lambda value: 0 < value <= 1)
+UNIT = Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1)
+UNIT_OPEN = Allowed("a number in [0, 1)", lambda value: 0 <= value < 1)
+WHOLE_FROM_0 = Allowed("a whole number from 0", lambda value: value >= 0)
+WHOLE_FROM_1 = Allowed("a whole number from 1", lambda value: value >= 1)
+WHOLE_FROM_2 = Allowed("a whole number from 2", lambda value: value >= 2)
+
+
+def one_of(values: Sequence[Any]) -> Allowed:
+    """One of some values."""
+    return Allowed(f"one of {', '.join(map(str, values))}", lambda value: value in values)
+
+
+def or_none(allowed: Allowed) -> Allowed:
+    """The same, or None, which stands for a preset's value."""
+    return Allowed(allowed.expected, lambda value: value is None or allowed.holds(value))
+
+
+def or_null(allowed: Allowed) -> Allowed:
+    """The same, or None, which a message offers as ``null``."""
+    return Allowed(f"{allowed.expected}, or null", or_none(allowed).holds)
+
+
+def check(config: Any, section: str = "method", /, **allowed: Allowed | tuple[bool, str]) -> None:
+    """Refuse a config's impossible values, all at once: what each field may be, or ``(is_valid, expected)``.
+
+    Raises:
+        UserError: at least one field is not valid.
+    """
+    checks = {}
+    for field, rule in allowed.items():
+        given = getattr(config, field)
+        is_valid, expected = rule if isinstance(rule, tuple) else (rule.holds(given), rule.expected)
+        checks[field] = (is_valid, given, expected)
+    require(section, **checks)
 
 
 @dataclass(frozen=True)
@@ -80,36 +129,27 @@ class TrainConfig:
         return device == "cuda" and self.share_prefix and self.cuda_graphs is not False
 
     def __post_init__(self) -> None:
-        batch = self.prompts_per_update
-        require(
+        check(
+            self,
             "train",
-            updates=(self.updates >= 1, self.updates, "a whole number from 1"),
-            epochs=(self.epochs is None or self.epochs > 0, self.epochs, "a number above 0, or null"),
-            prompts_per_update=(batch >= 1, batch, "a whole number from 1"),
-            accumulation=(self.accumulation >= 1, self.accumulation, "a whole number from 1"),
-            optimizer=(self.optimizer in OPTIMIZERS, self.optimizer, f"one of {', '.join(OPTIMIZERS)}"),
-            learning_rate=(0 < self.learning_rate < 1, self.learning_rate, "a number above 0 and below 1"),
-            schedule=(
-                self.schedule in ("linear", "constant", "cosine"),
-                self.schedule,
-                "one of linear, constant, cosine",
-            ),
-            kept_prefixes=(self.kept_prefixes >= 0, self.kept_prefixes, "a whole number from 0"),
-            warmup=(self.warmup >= 0, self.warmup, "a whole number from 0"),
-            weight_decay=(self.weight_decay >= 0, self.weight_decay, "a number from 0"),
-            max_grad_norm=(self.max_grad_norm > 0, self.max_grad_norm, "a number above 0"),
-            max_prompt_tokens=(self.max_prompt_tokens >= 1, self.max_prompt_tokens, "a whole number from 1"),
-            max_completion_tokens=(
-                self.max_completion_tokens >= 1,
-                self.max_completion_tokens,
-                "a whole number from 1",
-            ),
-            rollouts=(self.rollouts in ROLLOUTS, self.rollouts, f"one of {', '.join(ROLLOUTS)}"),
-            vllm_memory=(0 < self.vllm_memory < 1, self.vllm_memory, "a number above 0 and below 1"),
+            updates=WHOLE_FROM_1,
+            epochs=or_null(ABOVE_0),
+            prompts_per_update=WHOLE_FROM_1,
+            accumulation=WHOLE_FROM_1,
+            optimizer=one_of(OPTIMIZERS),
+            learning_rate=ABOVE_0_BELOW_1,
+            schedule=one_of(("linear", "constant", "cosine")),
+            kept_prefixes=WHOLE_FROM_0,
+            warmup=WHOLE_FROM_0,
+            weight_decay=FROM_0,
+            max_grad_norm=ABOVE_0,
+            max_prompt_tokens=WHOLE_FROM_1,
+            max_completion_tokens=WHOLE_FROM_1,
+            rollouts=one_of(ROLLOUTS),
+            vllm_memory=ABOVE_0_BELOW_1,
             vllm_server=(
                 self.vllm_server.startswith(("http://", "https://")),
-                self.vllm_server,
                 "an address, e.g. http://127.0.0.1:8000",
             ),
-            workers=(self.workers is None or self.workers >= 0, self.workers, "a whole number from 0, or null"),
+            workers=or_null(WHOLE_FROM_0),
         )

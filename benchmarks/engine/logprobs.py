@@ -14,7 +14,7 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
-from methods.generation.completion_logps import following_logps
+from methods.generation.completion_logps import completion_logps
 from methods.generation.shared_prefix import prefill
 from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
@@ -86,7 +86,7 @@ def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, completions: Tensor)
     mask = torch.ones_like(completions)
 
     def score() -> Tensor:
-        return following_logps(policy.model, prefill(policy.model, prompts), rows, completions, mask, 1.0)[0]
+        return completion_logps(policy.model, prefill(policy.model, prompts), rows, completions, mask, 1.0)[0]
 
     return score
 

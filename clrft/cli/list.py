@@ -12,8 +12,8 @@ from clrft.utils.files import config_root
 from clrft.utils.plain import read_yaml
 from eval.communities import COMMUNITIES
 from eval.metrics import METRICS
+from methods.base import overrides
 from methods.registry import known_methods
-from methods.shaping import overrides
 from task_streams import STREAMS
 from task_streams.prompt_style import built_in_styles, prompt_style
 from task_streams.scenarios.order_seeds import ORDER_SEEDS

@@ -116,7 +116,7 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
         code, sentences = 1, (f"{type(error).__name__}: {error}",)
     if code != 0:
         interrupt.ignore()
-    first, code = ranks.is_first(), company.ended(code, sentences)
+    first, code = ranks.is_rank0(), company.ended(code, sentences)
     if code == 0:
         ranks.leave()
         if first:

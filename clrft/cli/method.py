@@ -149,7 +149,7 @@ def new_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft method new``: write both files, and say what to do with them."""
     folder = Path(options.output).expanduser()
     method, test = write_method(options.name, options.kind, folder)
-    words = KINDS[options.kind][1]["WORDS"].replace("@NAME@", options.name)
+    words = KINDS[options.kind].replace("@NAME@", options.name)
     lines = (
         f"wrote {method} and {test}",
         f"  pytest {test}",

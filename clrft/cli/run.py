@@ -57,7 +57,7 @@ def end_run(config: RunConfig, folder: Path, console: Console) -> None:
     from clrft.cli.sweep import close_sweep
     from methods.distributed import ranks
 
-    if ranks.is_first():
+    if ranks.is_rank0():
         close_sweep(config, [])
         show_results(config, folder, console)
 

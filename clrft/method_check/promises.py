@@ -6,6 +6,7 @@ in a new process, the same result whatever the accumulation, an adapter, honest 
 
 import dataclasses
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,13 +29,12 @@ from clrft.method_check.trial import (
     refusals,
     resume_elsewhere,
     saved_state,
-    stop_after_first_task,
 )
 from clrft.runner.partial_checkpoint import Unfinished
-from methods.base import Method
+from clrft.runs.layout import stage_folder
+from methods.base import Method, overrides
 from methods.guard import made_method
 from methods.registry import source_file
-from methods.shaping import overrides
 
 WHOLE, AGAIN = "whole", "again"  # folders of the observed run, and of the one that is stopped
 TOLERANCE = 1e-5  # of a gradient (clipped to norm 1) and of a weight, between different accumulation
@@ -164,7 +164,7 @@ def check_restart(kind: type[Method], trials: Sequence[Trial], traces: dict[Tria
     report.begin("a new process goes on after task 1")
     start = time.perf_counter()
     for trial in trials:
-        stop_after_first_task(trial.config(AGAIN).folder)
+        shutil.rmtree(stage_folder(trial.config(AGAIN).folder, LAST))  # as if it had stopped there
     answers = resume_elsewhere(trials, AGAIN, trials[0].folder)
     share = (time.perf_counter() - start) / len(trials)
     for trial in trials:

@@ -10,15 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clrft.runner.state import Run
-from methods.base import LossContext, Method, Rollouts, TaskContext
-from methods.guard import HOOKS, layered
+from methods.base import LossContext, Rollouts, TaskContext
+from methods.guard import GuardedMethod
 from methods.training.anchor_check import anchor_checksums, changed_weights
 from task_streams.types import Example, Task, TaskStream
 
@@ -37,24 +36,19 @@ OnRead = Callable[[str], None]
 
 @dataclass(slots=True)
 class Trace:
-    """What was seen of one method in one run.
+    """What was seen of one method in one run."""
 
-    Attributes:
-        calls: hooks in the order of their calls, with the index of the task they belong to (0: before the first).
-        reads: for each need the hooks that read what it provides.
-        mutated: hooks after which the anchor's weights were not what they were before.
-        foreign: keys of earlier tasks' examples that were decoded while a later task was trained.
-        remembered: keys of the examples that the runner gave as memory.
-        attributes: digests of the method's attributes when the last task's training began, by name.
-        kept: attributes that hold inputs of an earlier task, when a later one began.
-    """
-
+    # hooks in the order of their calls, with the index of the task they belong to (0: before the first)
     calls: list[tuple[int, str]] = field(default_factory=list)
-    reads: dict[str, set[str]] = field(default_factory=dict)
+    reads: dict[str, set[str]] = field(default_factory=dict)  # for each need the hooks that read what it provides
+    # hooks after which the anchor's weights were not what they were before
     mutated: list[str] = field(default_factory=list)
+    # keys of earlier tasks' examples that were decoded while a later task was trained
     foreign: set[str] = field(default_factory=set)
-    remembered: set[str] = field(default_factory=set)
+    remembered: set[str] = field(default_factory=set)  # keys of the examples that the runner gave as memory
+    # digests of the method's attributes when the last task's training began, by name
     attributes: dict[str, str] = field(default_factory=dict)
+    # attributes that hold inputs of an earlier task, when a later one began
     kept: list[str] = field(default_factory=list)
 
 
@@ -67,62 +61,50 @@ class Observer:
         trace: is filled.
     """
 
-    def __init__(self, state: Run, method: Method, trace: Trace) -> None:
+    def __init__(self, state: Run, method: GuardedMethod, trace: Trace) -> None:
         self.state = state
-        self.method = method
+        self.method = method.inner
         self.trace = trace
         self.task = 0
         self.training = False
         self.inputs: set[str] = set()
         state.stream = watched_stream(state.stream, self._decoded)
-        layered(method, self._layer)
+        method.observe = self._observed
 
-    def _layer(self, hook: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(call)
-        def observed(*arguments: Any) -> Any:
-            self._enter(hook, arguments)
-            anchor = self.state.anchor if hook not in STATE_HOOKS else None
-            before = {} if anchor is None else anchor_checksums(anchor)
-            result = call(*(self._shown(one, hook) for one in arguments))
-            if anchor is not None and changed_weights(before, anchor):
-                self.trace.mutated.append(hook)
-            self._leave(hook)
-            return result
-
-        return observed
-
-    def _enter(self, hook: str, arguments: tuple[Any, ...]) -> None:
+    def _observed(self, hook: str, call: Callable[..., Any], arguments: list[Any]) -> Any:
+        trace = self.trace
         if hook == "before_task":
             context: TaskContext = arguments[0]
             self.task, self.training = context.task.index, True
-            self.trace.remembered |= {example.key for example in context.memory}
-            self.trace.kept += self._kept_inputs()
+            trace.remembered |= {example.key for example in context.memory}
+            held = [one for name, value in vars(self.method).items() for one in tensors_in(name, value)]
+            trace.kept += [path for path, tensor in held if tensor.dim() > 1 and digest(tensor) in self.inputs]
         if hook == "loss_terms":
             values: Mapping[str, Any] = arguments[0].inputs
             self.inputs |= {digest(value) for value in values.values() if isinstance(value, Tensor) and value.dim() > 1}
-        self.trace.calls.append((self.task, hook))
+        trace.calls.append((self.task, hook))
+        anchor = self.state.anchor if hook not in STATE_HOOKS else None
+        before = {} if anchor is None else anchor_checksums(anchor)
 
-    def _leave(self, hook: str) -> None:
+        def on_read(name: str) -> None:
+            trace.reads.setdefault(PROVIDED[name], set()).add(hook)
+
+        records = (TaskContext, LossContext, Rollouts)
+        result = call(*(noticing(one, on_read) if isinstance(one, records) else one for one in arguments))
+        if anchor is not None and changed_weights(before, anchor):
+            trace.mutated.append(hook)
         if hook == "before_task":
-            self.trace.attributes = attribute_digests(self.method)
+            attributes = {name: digest(value) for name, value in vars(self.method).items() if name != "config"}
+            trace.attributes = {
+                name: found for name, found in attributes.items() if found
+            }  # those that can be compared
         if hook == "after_task":
             self.training = False
-
-    def _kept_inputs(self) -> list[str]:
-        """Attributes that hold a batch which an earlier task was trained on."""
-        return [path for path, tensor in tensors_of(self.method) if tensor.dim() > 1 and digest(tensor) in self.inputs]
+        return result
 
     def _decoded(self, task: int, key: str) -> None:
         if self.training and task < self.task:
             self.trace.foreign.add(key)
-
-    def _shown(self, argument: Any, hook: str) -> Any:
-        """A context that tells what is read of it; anything else as it is."""
-
-        def on_read(name: str) -> None:
-            self.trace.reads.setdefault(PROVIDED[name], set()).add(hook)
-
-        return noticing(argument, on_read) if isinstance(argument, TaskContext | LossContext | Rollouts) else argument
 
 
 def noticing(record: Any, on_read: OnRead) -> Any:
@@ -152,12 +134,6 @@ def watched_stream(stream: TaskStream, on_decode: Callable[[int, str], None]) ->
     return replace(stream, tasks=tuple(tasks))
 
 
-def attribute_digests(method: Method) -> dict[str, str]:
-    """Digests of a method's attributes that can be compared between processes, by name."""
-    named = {name: value for name, value in vars(method).items() if name not in (*HOOKS, "config")}
-    return {name: found for name, value in named.items() if (found := digest(value))}
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a plain value: numbers, texts, tensors, and collections and dataclasses of them; else empty."""
     parts = _plain(value)
@@ -182,18 +158,13 @@ def _plain(value: Any) -> Any:
     return None if any(item is None for item in items) else items
 
 
-def tensors_of(method: Method) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a method's attributes hold, with its path."""
-    for name, value in vars(method).items():
-        yield from _tensors(name, value)
-
-
-def _tensors(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a value, with its path."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _tensors(f"{path}[{key!r}]", one)
+            yield from tensors_in(f"{path}[{key!r}]", one)
     elif isinstance(value, list | tuple | set):
         for index, one in enumerate(value):
-            yield from _tensors(f"{path}[{index}]", one)
+            yield from tensors_in(f"{path}[{index}]", one)

@@ -7,7 +7,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods import build_method
-from methods.base import Method
+from methods.guard import GuardedMethod, members_of
 from methods.model.policy import load_policy
 from methods.registry import method_class
 from task_streams import build_stream
@@ -54,21 +53,13 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A method in the company that it is tried in.
+    """A method in the company that it is tried in."""
 
-    Attributes:
-        name: of the method that is tried.
-        words: as on the command line, e.g. ``sft+ewc``.
-        plugins: files that it comes from.
-        folder: where its runs are kept.
-        adapter: of the model that it is tried on, as in ``model.adapter``.
-    """
-
-    name: str
-    words: str
-    plugins: tuple[str, ...]
-    folder: Path
-    adapter: str = "none"
+    name: str  # of the method that is tried
+    words: str  # as on the command line, e.g. ``sft+ewc``.
+    plugins: tuple[str, ...]  # files that it comes from
+    folder: Path  # where its runs are kept
+    adapter: str = "none"  # of the model that it is tried on, as in ``model.adapter``
 
     @property
     def company(self) -> str:
@@ -86,25 +77,17 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What became of a run that went on in a process of its own.
+    """What became of a run that went on in a process of its own."""
 
-    Attributes:
-        state: digest of what ``state_dict`` returned right after ``load_state_dict``, by name.
-        attributes: digests of the method's attributes when the second task began.
-        loaded: ``load_state_dict`` was called.
-        problem: why it did not go on; empty if it did.
-    """
-
-    state: dict[str, str]
-    attributes: dict[str, str]
-    loaded: bool
-    problem: str = ""
+    state: dict[str, str]  # digest of what ``state_dict`` returned right after ``load_state_dict``, by name
+    attributes: dict[str, str]  # digests of the method's attributes when the second task began
+    loaded: bool  # ``load_state_dict`` was called
+    problem: str = ""  # why it did not go on; empty if it did
 
 
-def member(state: Run, name: str) -> Method:
+def member(state: Run, name: str) -> GuardedMethod:
     """The method of that name in a run."""
-    members: Sequence[Method] = getattr(state.method, "members", (state.method,))
-    return next(one for one in members if one.name == name)
+    return next(one for one in members_of(state.method) if isinstance(one, GuardedMethod) and one.name == name)
 
 
 def refusals(trial: Trial) -> list[str]:
@@ -178,24 +161,20 @@ def learned_again(trial: Trial, folder: Path, steps: int, work: Unfinished | Non
     if not state.method.joint:
         state.moments = read_learned(stage_folder(folder, LAST - 1), state.policy, state.method, LAST - 1)
     gradients: list[Tensor] = []
-    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients.append(gradient_of(optimizer)))
+
+    def keep(optimizer: Optimizer, *_: Any) -> None:
+        found = [
+            weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None
+        ]
+        gradients.append(torch.cat([gradient.detach().flatten() for gradient in found]))
+
+    handle = register_optimizer_step_pre_hook(keep)
     try:
         train_stage(state, LAST, trial.folder / "scratch", StageRecord(LAST, ""), lambda row: None, work)
     finally:
         handle.remove()
     weights = torch.cat([one.detach().flatten() for one in state.policy.model.parameters() if one.requires_grad])
     return Learned(gradients, weights, member(state, trial.name).state_dict())
-
-
-def gradient_of(optimizer: Optimizer) -> Tensor:
-    """The gradient that an optimizer is about to use, as one row."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-    return torch.cat([weight.grad.detach().flatten() for weight in weights])
-
-
-def stop_after_first_task(folder: Path) -> None:
-    """Make a finished run one that stopped after its first task."""
-    shutil.rmtree(stage_folder(folder, LAST))
 
 
 def resume_elsewhere(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:

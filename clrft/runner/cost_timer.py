@@ -65,7 +65,7 @@ def cost_of(state: Run, clock: Clock, counts: Counts) -> dict[str, float]:
     kept = clock.kept()
     wall = kept.pop("seconds")
     gpu = {GPU: wall} if state.policy.device.type == "cuda" else {}
-    return {**counts, WALL: wall, **ranks.counts_of_all({**kept, **gpu})}
+    return {**counts, WALL: wall, **ranks.all_reduce_counts({**kept, **gpu})}
 
 
 @contextmanager
@@ -74,4 +74,4 @@ def counted(state: Run, record: StageRecord, activity: str) -> Iterator[None]:
     state.policy.meter.taken()
     clock = Clock.started()
     yield
-    record.cost[activity] = cost_of(state, clock, ranks.counts_of_all(state.policy.meter.taken()))
+    record.cost[activity] = cost_of(state, clock, ranks.all_reduce_counts(state.policy.meter.taken()))

@@ -40,11 +40,11 @@ from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, compara
 from clrft.utils.files import digest, link_or_copy, whole_folder, write_json_atomic
 from clrft.utils.plain import plugins_of, read_yaml, section_of, sections_of
 from methods import build_method
-from methods.base import Method
+from methods.base import Method, overrides
+from methods.guard import class_of
 from methods.model.anchor import told_by_policy
 from methods.model.config import describe_model
 from methods.registry import load_plugins, method_class, plugin_digests
-from methods.shaping import overrides
 from task_streams.errors import UserError
 from task_streams.probes.sets import fingerprints_of
 
@@ -394,7 +394,7 @@ def fork_manifest(state: Run, source: Source) -> dict[str, Any]:
 def fork_notes(source: Source, method: Method, same: bool) -> list[str]:
     """What a reader of a fork's results needs to know."""
     members: tuple[Method, ...] = getattr(method, "members", (method,))
-    stateful = [one.name for one in members if overrides(type(one), "state_dict")]
+    stateful = [one.name for one in members if overrides(class_of(one), "state_dict")]
     notes = [f"tasks 0 to {source.stage} were learned and tested in {source.run}, not in this run"]
     if stateful and not same:
         first = source.stage + 1

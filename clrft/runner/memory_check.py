@@ -32,7 +32,7 @@ def affordable(config: RunConfig, longest: Longest) -> str:
     sizes, device = model_sizes(config.model), choose_device(config.model)
     if config.train.optimizer != AUTO or keeps_all(config.model) or sizes is None:  # nothing tells the family's memory
         return decided(config, lambda _: 0, None).train.optimizer
-    sharing = Sharing(ranks.count(), split=bool(ranks.weights_split()))
+    sharing = Sharing(ranks.world_size(), split=bool(ranks.weights_split()))
 
     def needed(one: RunConfig) -> int:
         return estimate(one, sizes, device, longest, sharing).peak.total

@@ -111,13 +111,13 @@ def engine_problems(state: Run) -> list[str]:
     if state.method.family != "reinforcement":
         return []
     why = obstacle(policy.model)
-    if ranks.count() > 1 and (why is not None or not train.share_prefix):
+    if ranks.world_size() > 1 and (why is not None or not train.share_prefix):
         reason = why or "train.share_prefix is false"
         return [
-            f"{ranks.count()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a model "
-            "of Qwen2-VL's family and train.share_prefix=true, or one process."
+            f"{ranks.world_size()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a "
+            "model of Qwen2-VL's family and train.share_prefix=true, or one process."
         ]
-    if problems := vllm_obstacles(train, policy.device, ranks.count(), clips=state.stream.feed == "video"):
+    if problems := vllm_obstacles(train, policy.device, ranks.world_size(), clips=state.stream.feed == "video"):
         return problems
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")

@@ -66,7 +66,7 @@ def ask_probes(state: Run, stage: int, record: StageRecord, decoding: Decoding) 
             batch_size=state.config.evaluate.batch_size,
             fit=image_fit(state.policy.processor),
             on_batch=lambda items: state.reporter.advance(state.config.cell, items),
-            spread=ranks.Batches() if ranks.count() > 1 else None,
+            spread=ranks.Batches() if ranks.world_size() > 1 else None,
         )
         record.probe[one.name] = share_right(answers)
         record.probe_answers[one.name] = answers

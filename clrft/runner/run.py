@@ -48,22 +48,22 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
     Raises:
         UserError: something about the input cannot work; nothing was trained.
     """
-    if ranks.by_first(lambda: is_complete(config)):
+    if ranks.on_rank0(lambda: is_complete(config)):
         reporter.say(f"{config.cell}: done already, in {config.folder}")
-        ranks.by_first(lambda: feed_tracking(config))
+        ranks.on_rank0(lambda: feed_tracking(config))
         return config.folder
     spare_libraries()
     forget_peaks()
-    state = ranks.together(lambda: prepare(config, reporter, source))
+    state = ranks.all_or_fail(lambda: prepare(config, reporter, source))
     if source is not None:
-        ranks.by_first(lambda: plant_once(state, source))
-    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_first())
-    ranks.by_first(lambda: make_folder(state))
-    manifest = ranks.together(lambda: open_folder(state))
+        ranks.on_rank0(lambda: plant_once(state, source))
+    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_rank0())
+    ranks.on_rank0(lambda: make_folder(state))
+    manifest = ranks.all_or_fail(lambda: open_folder(state))
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
     with stopped_with_run(cell):
         learn(state, cell)
-    ranks.by_first(lambda: finish(state, cell))
+    ranks.on_rank0(lambda: finish(state, cell))
     return config.folder
 
 
@@ -131,12 +131,12 @@ def open_folder(state: Run) -> dict[str, Any]:
 
 def learn(state: Run, cell: CellTracker) -> None:
     """Every stage that is not on disk yet, in order; those that are go to the tracking store from their files."""
-    done = ranks.by_first(lambda: checked_stage(state))
+    done = ranks.on_rank0(lambda: checked_stage(state))
     if done is not None:
         state.parent = identity_of(state.folder, done)
     if done and state.method.family != "frozen":
         take = take_over if is_fork_point(state, done) else put_back
-        ranks.together(lambda: take(state, stage_folder(state.folder, done), done))
+        ranks.all_or_fail(lambda: take(state, stage_folder(state.folder, done), done))
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
@@ -146,7 +146,7 @@ def learn(state: Run, cell: CellTracker) -> None:
             continue
         learn_stage(state, stage, lambda row, task=task: task.steps([row]))  # type: ignore[misc]
         track_finished(task, stage_folder(state.folder, stage), steps=False)
-        ranks.by_first(lambda stage=stage: drop_older_weights(state, stage))  # type: ignore[misc]
+        ranks.on_rank0(lambda stage=stage: drop_older_weights(state, stage))  # type: ignore[misc]
 
 
 def checked_stage(state: Run) -> int | None:

@@ -55,7 +55,7 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
         with Bars(Console(stderr=True)) as bars:
             return run_alone(config, bars, source)
     shown: Reporter = reporter
-    if ranks.by_first(lambda: is_done(config)):
+    if ranks.on_rank0(lambda: is_done(config)):
         return run(config, shown)
     with ExitStack() as stack:
 
@@ -65,9 +65,9 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
             shown = Watched(shown, stack.enter_context(held(config.folder)))
             forget_failure(config.folder)
 
-        ranks.by_first(take)
+        ranks.on_rank0(take)
         folder = run(config, shown, source)
-        ranks.by_first(lambda: forget_failure(config.folder))
+        ranks.on_rank0(lambda: forget_failure(config.folder))
     return folder
 
 

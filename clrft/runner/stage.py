@@ -43,10 +43,10 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
         with counted(state, record, "evaluate"):
             evaluate_stage(state, stage, record)
     record.peak_memory_mb = peak_memory()
-    ranks.by_first(lambda: write_stage(state, stage, record, work))
+    ranks.on_rank0(lambda: write_stage(state, stage, record, work))
     state.parent = identity_of(state.folder, stage)
     if work is not None:
-        ranks.by_first(work.clear)
+        ranks.on_rank0(work.clear)
 
 
 def models_of(state: Run) -> list[Any]:
@@ -151,7 +151,7 @@ def answers(state: Run, task: Task, seen: tuple[str, ...], stage: int, session: 
         batch_size=config.evaluate.batch_size,
         fit=image_fit(state.policy.processor),
         on_batch=lambda items: state.reporter.advance(config.cell, items),
-        spread=ranks.Batches() if ranks.count() > 1 else None,
+        spread=ranks.Batches() if ranks.world_size() > 1 else None,
     )
 
 

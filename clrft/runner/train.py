@@ -36,8 +36,7 @@ from methods.training.anchor_check import anchor_unchanged
 from methods.training.budget import planned_updates
 from methods.training.fit import APPLIED, FitResult, FitSettings, StepRow, fit, with_memory
 from methods.training.replay_memory import remembered
-from methods.training.resumable import Keeping
-from methods.training.state import TrainingState
+from methods.training.state import Keeping, TrainingState
 from task_streams.config import SourceConfig
 from task_streams.types import Example, Task
 
@@ -49,16 +48,16 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
     work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
     try:
-        left = ranks.by_first(lambda: left_whole(state, work))
+        left = ranks.on_rank0(lambda: left_whole(state, work))
         if left is not None:
-            ranks.together(lambda: take_up(state, stage, work, left, record, on_step))
+            ranks.all_or_fail(lambda: take_up(state, stage, work, left, record, on_step))
         else:
             with scratch_folder(work) as scratch:
                 state.moments = train_stage(state, stage, scratch, record, on_step, work).moments
             end_anchor(state, stage)
             model = state.policy.model
             weights = whole_weights(model) if is_sharded(model) else None
-            ranks.by_first(lambda: write_trained(state, stage, work, record, weights))
+            ranks.on_rank0(lambda: write_trained(state, stage, work, record, weights))
     finally:
         work.close()
     return work
@@ -67,7 +66,7 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
 @contextmanager
 def scratch_folder(work: Unfinished) -> Iterator[Path]:
     """A folder for scratch files: in the run's, or elsewhere for a process that writes nothing there."""
-    if ranks.is_first():
+    if ranks.is_rank0():
         yield work.folder / "scratch"
         return
     with tempfile.TemporaryDirectory(prefix="clrft-") as folder:
@@ -120,7 +119,7 @@ def write_trained(
 def put_back(state: Run, folder: Path, stage: int) -> None:
     """Bring policy, method, moments and anchor to where a stage left them in a folder."""
     state.moments = read_learned(folder, state.policy, state.method, stage)
-    if is_sharded(state.policy.model) and not ranks.is_first():
+    if is_sharded(state.policy.model) and not ranks.is_rank0():
         state.moments = {}  # the first process hands them out
     if state.anchors is not None and stage != state.stages[-1]:
         read_anchor(folder, state.anchors, stage)
@@ -215,8 +214,8 @@ def newest_state(work: Unfinished) -> TrainingState | None:
         found.extend([] if newest is None else [newest])
         return None if newest is None else newest.step
 
-    step = ranks.by_first(look)
-    return None if step is None else ranks.together(lambda: found[0] if found else work.at(step))
+    step = ranks.on_rank0(look)
+    return None if step is None else ranks.all_or_fail(lambda: found[0] if found else work.at(step))
 
 
 def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | None:

@@ -73,7 +73,7 @@ def hardware() -> dict[str, Any]:
         "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "processes": ranks.count(),
+        "processes": ranks.world_size(),
         "weights_split": ranks.weights_split(),
     }
 

@@ -71,13 +71,13 @@ class Company:
             self._over.set()
             self._watcher.join(GRACE)  # a thread that is inside of the store when Python ends takes the process with it
             return 0
-        own = Failure(ranks.place(), code, words)
-        if not ranks.is_first():
+        own = Failure(ranks.rank(), code, words)
+        if not ranks.is_rank0():
             self._over.wait(2 * BEAT)  # where all fail alike, the first process says so for all
         try:
             first = parsed(self.store.compare_set(FAILURE, "", json.dumps(asdict(own))))
             self._show(first)
-            if not ranks.is_first():
+            if not ranks.is_rank0():
                 self.store.wait([TOLD], timedelta(seconds=GRACE))  # else the launcher ends all at once
         except RuntimeError:  # the store is gone, or nobody tells; then this process does
             first = own
@@ -87,7 +87,7 @@ class Company:
 
     def _show(self, failure: Failure) -> None:
         with self._telling:
-            if not ranks.is_first() or self._told:
+            if not ranks.is_rank0() or self._told:
                 return
             self._told = True
             self.tell(failure)
@@ -104,7 +104,7 @@ class Company:
                 if self._over.is_set():
                     return  # all is done, and the first process has ended
                 failure = Failure(0, 1, (LOST,))
-            if failure.place == ranks.place():
+            if failure.place == ranks.rank():
                 return
             self._show(failure)
             _thread.interrupt_main()

@@ -6,7 +6,7 @@ Clipped policy loss with a k3 KL term to the base (not to the previous task), gr
 from dataclasses import dataclass
 
 from methods.base import Method, Need
-from methods.settings import require
+from methods.settings import ABOVE_0, ABOVE_0_TO_1, FROM_0, WHOLE_FROM_1, check
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,17 @@ class GrpoConfig:
     """Nucleus of rollout sampling, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
+        check(
+            self,
             group_size=(
                 self.group_size >= 2,
-                self.group_size,
                 "a whole number from 2: advantages compare completions of one prompt with each other",
             ),
-            kl=(self.kl >= 0, self.kl, "a number from 0"),
-            clip=(self.clip > 0, self.clip, "a number above 0"),
-            updates_per_batch=(self.updates_per_batch >= 1, self.updates_per_batch, "a whole number from 1"),
-            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
-            top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
+            kl=FROM_0,
+            clip=ABOVE_0,
+            updates_per_batch=WHOLE_FROM_1,
+            temperature=ABOVE_0,
+            top_p=ABOVE_0_TO_1,
         )
 
 

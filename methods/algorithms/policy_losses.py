@@ -16,7 +16,7 @@ from methods.advantage import centred
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import Rollouts
 from methods.lazy import Tensor
-from methods.settings import require
+from methods.settings import ABOVE_0, check
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TwoClipsConfig(KlFreeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("method", clip_high=(self.clip_high > 0, self.clip_high, "a number above 0"))
+        check(self, clip_high=ABOVE_0)
 
 
 class DrGrpo(Grpo):
@@ -115,12 +115,7 @@ class SapoConfig(KlFreeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive, negative = self.temperature_positive, self.temperature_negative
-        require(
-            "method",
-            temperature_positive=(positive > 0, positive, "a number above 0"),
-            temperature_negative=(negative > 0, negative, "a number above 0"),
-        )
+        check(self, temperature_positive=ABOVE_0, temperature_negative=ABOVE_0)
 
 
 class Sapo(Grpo):

@@ -4,7 +4,6 @@ Source: the iterated self-SFT of arXiv 2510.18874 (approximately on-policy data 
 RAFT, arXiv 2304.06767. Right means: right as a whole and well-formed. Boxes are right only if every one is.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -13,10 +12,9 @@ from eval.score import score
 from methods.algorithms.sft import SftConfig
 from methods.base import Method, TaskContext
 from methods.model.config import Decoding
-from methods.settings import require
+from methods.settings import ABOVE_0, ABOVE_0_TO_1, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of, or_null
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
-from task_streams.types import Example
 
 UNSOLVED = ("drop", "target")
 
@@ -40,15 +38,14 @@ class RaftConfig(SftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refresh = self.refresh
-        require(
-            "method",
-            answers=(self.answers >= 1, self.answers, "a whole number from 1"),
-            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
-            top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
-            refresh=(refresh is None or refresh >= 0, refresh, "a whole number from 0, or null"),
-            unsolved=(self.unsolved in UNSOLVED, self.unsolved, f"one of {', '.join(UNSOLVED)}"),
-            sampled_together=(self.sampled_together >= 1, self.sampled_together, "a whole number from 1"),
+        check(
+            self,
+            answers=WHOLE_FROM_1,
+            temperature=ABOVE_0,
+            top_p=ABOVE_0_TO_1,
+            refresh=or_null(WHOLE_FROM_0),
+            unsolved=one_of(UNSOLVED),
+            sampled_together=WHOLE_FROM_1,
         )
 
 
@@ -103,24 +100,21 @@ class Raft(Method):
     def _sampled(self, context: TaskContext, step: int) -> dict[str, list[str]]:
         """Right answers of the policy as it is now, by item key; examples without one as the config says."""
         examples = list({example.key: example for example in context.task.train}.values())
-        asked = [example for example in examples for _ in range(self.config.answers)]
+        several = [example for example in examples for _ in range(self.config.answers)]
+        labels, style = context.task.trained, context.style
         kept: dict[str, list[str]] = {}
-        for first in range(0, len(asked), self.config.sampled_together):
-            batch = asked[first : first + self.config.sampled_together]
+        for first in range(0, len(several), self.config.sampled_together):
+            batch = several[first : first + self.config.sampled_together]
+            asked = {key: request(example, labels, style) for key, example in {e.key: e for e in batch}.items()}
             seed = context.seed + 1_000_003 * step + first
-            for example, text in zip(batch, self._answers(context, batch, seed), strict=True):
-                judged = score(text, example.target, context.task.trained, context.style)
+            decoding = Decoding(context.max_completion_tokens, self.config.temperature, self.config.top_p, seed)
+            answers = context.policy.generate([asked[example.key] for example in batch], decoding)
+            for example, text in zip(batch, answers, strict=True):
+                judged = score(text, example.target, labels, style)
                 if judged.correct and judged.format_ok:
                     kept.setdefault(example.key, []).append(text)
         if self.config.unsolved == "target":
             for example in examples:
-                truth = target_text(example.target, context.thought, context.style, context.task.trained)
+                truth = target_text(example.target, context.thought, style, labels)
                 kept.setdefault(example.key, [truth])
         return kept
-
-    def _answers(self, context: TaskContext, examples: Sequence[Example], seed: int) -> list[str]:
-        labels, style = context.task.trained, context.style
-        unique = {example.key: example for example in examples}
-        asked = {key: request(example, labels, style) for key, example in unique.items()}
-        decoding = Decoding(context.max_completion_tokens, self.config.temperature, self.config.top_p, seed)
-        return context.policy.generate([asked[example.key] for example in examples], decoding)

@@ -15,9 +15,9 @@ from methods.advantage import group_advantages
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import AnchorKind, AnchorRule, Need, Rollouts, TaskContext
 from methods.lazy import Tensor
-from methods.parts.ctan import Ctan, CtanConfig, resolved
+from methods.parts.ctan import ALLOWED, Ctan, CtanConfig, resolved
 from methods.parts.retention import RetentionConfig, RetentionShaper
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, UNIT_OPEN, check, one_of, or_none
 
 # The policy loss, where paper and released code differ: the defaults of EasyR1, which the latter is built on. The
 # authors' own file of that loss is not public.
@@ -52,25 +52,17 @@ class RapoConfig(CtanConfig, GrpoConfig):
 
     def __post_init__(self) -> None:
         GrpoConfig.__post_init__(self)
-        high, dual = self.clip_high, self.dual_clip
-        require(
-            "method",
-            **self.checks(),
-            retention_weight=(self.retention_weight >= 0, self.retention_weight, "a number from 0"),
-            retention_sharpness=(self.retention_sharpness > 0, self.retention_sharpness, "a number above 0"),
-            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
-            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
-            clip_high=(high is None or high >= 0, high, "a number from 0"),
-            dual_clip=(dual in (None, 0) or dual > 1, dual, "a number above 1, or 0"),
+        dual = self.dual_clip
+        check(
+            self,
+            **ALLOWED,
+            retention_weight=FROM_0,
+            retention_sharpness=ABOVE_0,
+            anchor=one_of(get_args(AnchorKind)),
+            anchor_momentum=UNIT_OPEN,
+            clip_high=or_none(FROM_0),
+            dual_clip=(dual in (None, 0) or dual > 1, "a number above 1, or 0"),
         )
-
-    def retention_part(self) -> RetentionConfig:
-        """Settings of the part ``retention``."""
-        return RetentionConfig(self.retention_weight, self.retention_sharpness, self.anchor, self.anchor_momentum)
-
-    def ctan_part(self) -> CtanConfig:
-        """Settings of the part ``ctan``."""
-        return CtanConfig(**{one.name: getattr(self, one.name) for one in fields(CtanConfig)})
 
 
 class Rapo(Grpo):
@@ -87,8 +79,9 @@ class Rapo(Grpo):
     def __init__(self, config: RapoConfig) -> None:
         super().__init__(config)
         self.loss = resolved(config, LOSSES)
-        self.retention = RetentionShaper(config.retention_part())
-        self.ctan = Ctan(config.ctan_part())
+        weight, sharpness = config.retention_weight, config.retention_sharpness
+        self.retention = RetentionShaper(RetentionConfig(weight, sharpness, config.anchor, config.anchor_momentum))
+        self.ctan = Ctan(CtanConfig(**{one.name: getattr(config, one.name) for one in fields(CtanConfig)}))
 
     @property
     def needs(self) -> frozenset[Need]:

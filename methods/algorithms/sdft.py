@@ -17,7 +17,7 @@ from methods.base import LossContext, Method, Need, Rollouts, TaskContext
 from methods.costs.flops import TRAINED_ADAPTER
 from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import trained_weights
-from methods.settings import require
+from methods.settings import UNIT, check
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
 from task_streams.prompt import THOUGHTS, Request, request, target_text
 from task_streams.types import Example
@@ -45,11 +45,11 @@ class SdftConfig(GrpoConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            "method",
-            average=(0 <= self.average <= 1, self.average, "a number in [0, 1]"),
-            thought=("{label}" in self.thought, self.thought, "a wording that contains {label}"),
-            demonstration=("{reply}" in self.demonstration, self.demonstration, "a text that contains {reply}"),
+        check(
+            self,
+            average=UNIT,
+            thought=("{label}" in self.thought, "a wording that contains {label}"),
+            demonstration=("{reply}" in self.demonstration, "a text that contains {reply}"),
         )
 
 

@@ -6,7 +6,7 @@ The wording of the thought should be one that the base model itself uses: a fore
 from dataclasses import dataclass
 
 from methods.base import Method
-from methods.settings import require
+from methods.settings import check
 from task_streams.prompt import THOUGHTS
 
 
@@ -18,7 +18,7 @@ class SftConfig:
     """Wording of the thought in the targets, with {label} in it."""
 
     def __post_init__(self) -> None:
-        require("method", thought=("{label}" in self.thought, self.thought, "a wording that contains {label}"))
+        check(self, thought=("{label}" in self.thought, "a wording that contains {label}"))
 
 
 class Sft(Method):

@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from methods.lazy import Tensor, nn
+if TYPE_CHECKING:
+    from torch import nn
 
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
 TRAINED_ADAPTER = "default"  # name of the adapter that is trained, where there are several
@@ -39,15 +40,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """Some matrices that every position goes through.
+    """Some matrices that every position goes through."""
 
-    Attributes:
-        weights: of all of them together.
-        gradients: weights of those that are trained, plus weights of those whose input needs a gradient.
-    """
-
-    weights: int
-    gradients: int
+    weights: int  # of all of them together
+    gradients: int  # weights of those that are trained, plus weights of those whose input needs a gradient
 
     def work(self, positions: int) -> Work:
         """Products with so many positions."""
@@ -56,40 +52,27 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What decides the operations of a model.
+    """What decides the operations of a model."""
 
-    Attributes:
-        patches: matrices that every patch of an image goes through.
-        merged: those that every token of an image goes through, on its way out of the vision tower.
-        language: those that every token goes through.
-        head: the output head.
-        merge: patches along each side that become one token.
-        vision_width: heads times their size, of the vision tower.
-        vision_layers: those in which all patches of an image look at each other.
-        window_layers: those in which patches look at their window only.
-        window: tokens along each side of a window; 0 without windows.
-        language_width: heads times their size, of the language model.
-        language_layers: its layers.
-    """
-
-    patches: Matrices
-    merged: Matrices
-    language: Matrices
-    head: Matrices
-    merge: int
-    vision_width: int
-    vision_layers: int
-    window_layers: int
-    window: int
-    language_width: int
-    language_layers: int
+    patches: Matrices  # matrices that every patch of an image goes through
+    merged: Matrices  # those that every token of an image goes through, on its way out of the vision tower
+    language: Matrices  # those that every token goes through
+    head: Matrices  # the output head
+    merge: int  # patches along each side that become one token
+    vision_width: int  # heads times their size, of the vision tower
+    vision_layers: int  # those in which all patches of an image look at each other
+    window_layers: int  # those in which patches look at their window only
+    window: int  # tokens along each side of a window; 0 without windows
+    language_width: int  # heads times their size, of the language model
+    language_layers: int  # its layers
 
     def vision_work(self, grids: Sequence[Grid]) -> Work:
         """The vision tower on some images; steps of a clip's time do not look at each other."""
         patches = sum(time * height * width for time, height, width in grids)
         pairs = sum(time * (height * width) ** 2 for time, height, width in grids) * self.vision_layers
-        if self.window:
-            pairs += sum(self._window_pairs(grid) for grid in grids) * self.window_layers
+        for time, height, width in grids if self.window else ():
+            inside = _squares(height // self.merge, self.window) * _squares(width // self.merge, self.window)
+            pairs += time * inside * self.merge**4 * self.window_layers
         forward = 4 * pairs * self.vision_width
         attention = Work(forward, 2 * forward if self.patches.gradients else 0)
         return self.patches.work(patches) + self.merged.work(patches // self.merge**2) + attention
@@ -99,10 +82,6 @@ class ModelShape:
         forward = 4 * rows * tokens * context * self.language_width * self.language_layers
         attention = Work(forward, 2 * forward if self.language.gradients else 0)
         return self.language.work(rows * tokens) + attention
-
-    def _window_pairs(self, grid: Grid) -> int:
-        time, height, width = grid[0], grid[1] // self.merge, grid[2] // self.merge
-        return time * _squares(height, self.window) * _squares(width, self.window) * self.merge**4
 
 
 def shape_of(model: Any) -> ModelShape | None:
@@ -140,17 +119,16 @@ def matrices(layers: Iterable[tuple[str, Any]], reached: bool) -> Matrices:
     weights = gradients = 0
     trained_at: set[str] = set()  # inputs of trained matrices
     for name, layer in layers:
-        size, trained, own = numbers_of(layer.weight), layer.weight.requires_grad, input_of(name)
+        size = int(
+            getattr(layer.weight, "ds_numel", layer.weight.numel())
+        )  # of all of it, also where ZeRO-3 has a part
+        # the queries', keys' and values' matrices, and an adapter's, share an input
+        trained, own = layer.weight.requires_grad, _SHARED_INPUT.sub("", name)
         needed = reached or bool(trained_at - {own}) or (trained and ".lora_B." in name)
         weights += size
         gradients += size * (int(trained) + int(needed))
         trained_at |= {own} if trained else set()
     return Matrices(weights, gradients)
-
-
-def input_of(name: str) -> str:
-    """What a layer is applied to: the queries', keys' and values' matrices, and an adapter's, share an input."""
-    return _SHARED_INPUT.sub("", name)
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -160,6 +138,8 @@ def is_trained(module: nn.Module) -> bool:
 
 def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Name and layer of every matrix that is applied, in their order; of several adapters the one that is trained."""
+    from torch import nn
+
     for name, layer in module.named_modules():
         other = ".lora_" in name and not name.endswith(TRAINED_ADAPTER)
         if isinstance(layer, nn.Linear | nn.Conv3d) and not other:
@@ -169,8 +149,3 @@ def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def _squares(length: int, window: int) -> int:
     """Sum of the squared lengths of the windows that a side is cut into."""
     return (length // window) * window**2 + (length % window) ** 2
-
-
-def numbers_of(weight: Tensor) -> int:
-    """How many numbers a weight has in all, also one of which ZeRO-3 keeps a part here."""
-    return int(getattr(weight, "ds_numel", weight.numel()))

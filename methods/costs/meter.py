@@ -4,17 +4,19 @@ A meter watches a model from inside (forward hooks), so whoever calls it is coun
 log-probabilities of anchor and reference (copies of the model keep its meter), penalties, estimates, evaluation. What a
 call with prompts and completions together cannot tell, the caller tells. Nothing here changes a number that the model
 computes, and counts stay on the device until they are asked for. Of several processes each counts
-its own; the sum is told.
+its own; the sum is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from methods.costs.flops import ModelShape, Work, shape_of
-from methods.lazy import Tensor, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTS = (
     "prompt_tokens",  # of all rows and passes, images' included: as a model has it that shares nothing
@@ -113,18 +115,20 @@ class Meter:
     def _add(self, name: str, value: int | Tensor, times: int = 1) -> None:
         if self._paused:
             return
-        if isinstance(value, torch.Tensor):
+        if not isinstance(value, int):
             self._waiting.append((name, value.detach(), times))
         else:
             self._counts[name] += value * times
 
     def _work(self, work: Work, output: Any) -> None:
         self._add("model_flops", work.forward)
-        if isinstance(output, torch.Tensor) and output.requires_grad:
-            output.register_hook(lambda _: self._add("model_flops", work.backward))  # type: ignore[no-untyped-call]
+        if getattr(output, "requires_grad", False):
+            output.register_hook(lambda _: self._add("model_flops", work.backward))
 
     def _on_tokens(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
         """The backbone was called: with prompts (and completions), or with what follows a cache."""
+        import torch
+
         possible = (*arguments[:1], given.get("input_ids"), given.get("inputs_embeds"))
         rows, length = next(one.shape[:2] for one in possible if one is not None)
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
@@ -135,14 +139,10 @@ class Meter:
         self.passed(rows, length, context, prompts, getattr(output, "last_hidden_state", None))
 
     def passed(self, rows: int, length: int, context: int, prompts: Tensor | None, output: Any) -> None:
-        """The language model was called with ``length`` tokens of each row, which look at ``context`` tokens.
+        """The language model was called with ``length`` tokens of each row, padding included, that look at ``context``.
 
-        Args:
-            rows: how many.
-            length: tokens of each, padding included.
-            context: tokens of each that are looked at.
-            prompts: mask of the prompts, where they are what it was called with.
-            output: hidden states, whose gradients tell that there is a backward pass.
+        ``prompts`` is the mask of the prompts, where they are what it was called with; ``output`` has the hidden
+        states, whose gradients tell that there is a backward pass.
         """
         if prompts is not None:
             self._add("prompt_tokens_computed", prompts.sum())
@@ -190,6 +190,8 @@ def added(first: Counts, second: Counts) -> Counts:
 
 def sampled_tokens(tokens: Tensor, ends: Tensor) -> Tensor:
     """Number of tokens up to the first end of sequence in each row, all together; [N, L] to a scalar."""
+    import torch
+
     ended = torch.isin(tokens, ends).cumsum(dim=1)
     before = (ended - torch.isin(tokens, ends).to(ended.dtype)) == 0  # no end before this token
     return before.sum()

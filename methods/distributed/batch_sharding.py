@@ -1,8 +1,8 @@
-"""The rows of a batch that a process learns from, and how much their loss counts in that of the whole batch.
+"""The rows of a batch that a process learns from, and the weight of their loss in the loss of the whole batch.
 
-Losses are means: over rows, or over tokens. A process that has some of the rows makes the mean of these; weighed by its
-share of the rows, or tokens, the sum over processes is the mean over all. So one batch gives one update, however many
-processes share it. With one process every weight is 1 and the batch is as it was.
+Losses are means over rows or over tokens. Each process computes the mean over its own rows; weighted by its share of
+the rows (or tokens), the sum over processes is the mean over the batch. So one batch gives one update, however many
+processes share it. With one process every weight is 1 and the batch is unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,11 @@ OVER_UPDATE = ("cispo", "dapo", "vespo")  # sums over the count of all the updat
 
 
 def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]:
-    """The rows of a scored micro-batch that this process learns from.
+    """The rows of a scored micro-batch, in TRL's layout, that this process learns from.
 
-    Args:
-        inputs: in TRL's layout; ``rollout`` numbers the rollouts of the batch, [n].
-        sampled: the rollouts that this process has sampled: it learns from these; None: from any, equally many.
+    ``sampled`` are the rollouts that this process has sampled, from which it learns; None: from any, equally many.
     """
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return dict(inputs)
     rows = len(inputs["completion_ids"])
     rollouts = inputs["rollout"]
@@ -35,17 +33,16 @@ def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]
         chosen = torch.arange(rows, device=rollouts.device)[ranks.share(rows)]
     else:
         chosen = torch.nonzero((rollouts >= sampled.start) & (rollouts < sampled.stop))[:, 0]
-    return {name: _rows(value, chosen, rows) for name, value in inputs.items()}
-
-
-def _rows(value: Any, chosen: Tensor, rows: int) -> Any:
-    return value[chosen] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
+    by_row = {
+        name for name, value in inputs.items() if isinstance(value, Tensor) and value.dim() and len(value) == rows
+    }
+    return {name: value[chosen] if name in by_row else value for name, value in inputs.items()}
 
 
 def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: str) -> tuple[float, float | Tensor]:
     """This process's share of a micro-batch's rows, and the weight of its policy loss."""
     share = len(own["completion_ids"]) / len(inputs["completion_ids"])
-    if ranks.count() == 1 or loss_type in OVER_UPDATE:
+    if ranks.world_size() == 1 or loss_type in OVER_UPDATE:
         return share, 1.0
     if loss_type in OVER_TOKENS:
         return share, own["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)
@@ -54,23 +51,18 @@ def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: st
 
 @dataclass(frozen=True, slots=True)
 class OwnRows:
-    """Makes a supervised batch of a process's rows among those of a micro-batch.
+    """Collates the rows of a supervised micro-batch that this process learns from.
 
     A process that has none of a small batch, the last of an epoch, gets a row from which nothing is learned.
-
-    Attributes:
-        collate: makes a batch of rows.
-        place: number of the process.
-        count: how many there are.
     """
 
-    collate: Callable[[list[Any]], dict[str, Any]]
-    place: int
-    count: int
+    collate: Callable[[list[Any]], dict[str, Any]]  # makes a batch of rows
+    rank: int
+    world_size: int
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         """The batch, with the process's share of the rows."""
-        own = list(rows[len(rows) * self.place // self.count : len(rows) * (self.place + 1) // self.count])
+        own = list(rows[len(rows) * self.rank // self.world_size : len(rows) * (self.rank + 1) // self.world_size])
         batch = self.collate(own or list(rows[:1]))
         if not own:
             batch["labels"] = torch.full_like(batch["labels"], IGNORED)

@@ -14,45 +14,36 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from methods.distributed import ranks
-from methods.distributed.unsharded import COUNT, Undivided
+from methods.distributed.unsharded import COUNT, Unsharded
 from methods.inputs.vision import batch_images
 
 T = TypeVar("T")
 
 
-class Fsdp(Undivided):
+class Fsdp(Unsharded):
     """A model that FSDP2 splits among all processes, which hold the same one, or one without memory."""
 
     def __init__(self, model: Any, device: torch.device | None = None) -> None:
         super().__init__(model)
-        self._cut(device or next(model.parameters()).device)
-        if device is not None:
-            model.to_empty(device=device)
-        self._begin()
-
-    def _cut(self, device: torch.device) -> None:
-        model = self.model
-        mesh = init_device_mesh(device.type, (ranks.count(),))
+        mesh = init_device_mesh((device or next(model.parameters()).device).type, (ranks.world_size(),))
         for part in (*model.model.language_model.layers, *model.model.visual.blocks):
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
         for part in self._parts():
             part.set_gradient_divide_factor(1.0)  # a process's loss is its part of the batch's: gradients are summed
             part.set_force_sum_reduction_for_comms(True)
-        model.__dict__["computed_inside"] = _call
+        model.__dict__["computed_inside"] = lambda work: work()
         register_fsdp_forward_method(model, "computed_inside")
-
-    @torch.no_grad()
-    def _begin(self) -> None:
-        """Tell the layers whose parts they are, as the first forward pass does."""
-        self.inside(lambda: None)
+        if device is not None:
+            model.to_empty(device=device)
+        with torch.no_grad():  # tell the layers whose parts they are, as the first forward pass does
+            self.inside(lambda: None)
 
     def _parts(self) -> list[Any]:
         """The model and those of its modules that are split by themselves."""
         return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
 
     def inside(self, work: Callable[[], T]) -> T:
-        """As its base says."""
         result: T = self.model.computed_inside(work)
         if not torch.is_grad_enabled():
             self.model.reshard()  # no backward pass will
@@ -60,7 +51,6 @@ class Fsdp(Undivided):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """As its base says."""
         self.model.set_reshard_after_forward(False)
         for part in self._parts():
             part.unshard()
@@ -83,7 +73,6 @@ class Fsdp(Undivided):
         return copy
 
     def gradient_norm(self) -> Tensor:
-        """As its base says."""
         return whole_tensor(super().gradient_norm())
 
     def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
@@ -92,13 +81,8 @@ class Fsdp(Undivided):
         return {kind: value if kind == COUNT else whole_tensor(value) for kind, value in own.items()}
 
     def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
-        """As its base says."""
         split = {kind: value if kind == COUNT else _like(weight, value) for kind, value in values.items()}
         super().put_moments(weight, split, optimizer)
-
-
-def _call(work: Callable[[], T]) -> T:
-    return work()
 
 
 def is_part(value: Any) -> bool:

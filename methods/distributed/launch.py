@@ -5,15 +5,15 @@ from importlib.util import find_spec
 
 from task_streams.errors import UserError
 
-SIZE, PLACE, LOCAL_PLACE = "WORLD_SIZE", "RANK", "LOCAL_RANK"
+WORLD_SIZE, RANK, LOCAL_RANK = "WORLD_SIZE", "RANK", "LOCAL_RANK"
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # ask to split a model
 DEEPSPEED_DEVICE = "DS_ACCELERATOR"  # DeepSpeed's name of the kind of device to use
 STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
 # What tells a library that there are several processes, or asks it to split a model.
-TOLD = (
-    SIZE,
-    PLACE,
-    LOCAL_PLACE,
+LAUNCHER_VARIABLES = (
+    WORLD_SIZE,
+    RANK,
+    LOCAL_RANK,
     "LOCAL_WORLD_SIZE",
     "GROUP_RANK",
     "GROUP_WORLD_SIZE",
@@ -38,35 +38,38 @@ UNSET = {"", "none", "auto", "1"}
 
 
 def launched() -> int:
-    """How many processes the environment says that were launched for this run.
+    """How many processes the environment says were launched for this run.
 
     Raises:
-        UserError: it says no number.
+        UserError: the value is not a number.
     """
     try:
-        return max(1, int(os.environ.get(SIZE, "1")))
+        return max(1, int(os.environ.get(WORLD_SIZE, "1")))
     except ValueError:
-        raise UserError(f"{SIZE}: got {os.environ[SIZE]!r}, expected a whole number from 1.") from None
+        raise UserError(f"{WORLD_SIZE}: got {os.environ[WORLD_SIZE]!r}, expected a whole number from 1.") from None
 
 
-def split_asked() -> str | None:
-    """How accelerate's configuration asks that weights are split among processes: fsdp, zero3 or None, not at all.
+def hide_launcher() -> None:
+    """Remove the launcher's variables from this process's environment, for good.
+
+    accelerate has no other switch: wherever it finds them (an ``Accelerator``, ``TrainingArguments.device``, a model
+    that is loaded), it wraps the model in DDP, gives each process another part of the data, offsets the seeds and
+    averages gradients. This suite shares the work itself, with the same batch and random state in every process
+    (``ranks.py``), so each Trainer must see a run of one process. Once the process group exists, nothing here reads
+    them again; what the launcher asked for is kept by ``ranks.join``.
+    """
+    for name in LAUNCHER_VARIABLES:
+        os.environ.pop(name, None)
+
+
+def requested_sharding() -> str | None:
+    """How accelerate's configuration asks to split weights among processes: fsdp, zero3, or None (not at all).
 
     Raises:
         UserError: it asks for a part of DeepSpeed that is not used here, or DeepSpeed is not installed.
     """
-    if _is_on(DEEPSPEED):
-        if problems := _deepspeed_problems():
-            raise UserError(*problems)
-        return "zero3"
-    return "fsdp" if _is_on(FSDP) else None
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() == "true"
-
-
-def _deepspeed_problems() -> list[str]:
+    if not _is_on(DEEPSPEED):
+        return "fsdp" if _is_on(FSDP) else None
     stage = os.environ.get(STAGE, "")
     problems = [
         f"{setting} in accelerate's configuration: got {os.environ[name]}, expected none: {instead}."
@@ -83,4 +86,10 @@ def _deepspeed_problems() -> list[str]:
             "accelerate's configuration asks for DeepSpeed, which is not installed (pip install 'clrft[deepspeed]'); "
             "FSDP splits in the same way and needs nothing more (configs/accelerate/fsdp_*.yaml)."
         )
-    return problems
+    if problems:
+        raise UserError(*problems)
+    return "zero3"
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() == "true"

@@ -1,10 +1,10 @@
 """Weights that are split among the processes of a run: by torch's FSDP2, or by DeepSpeed's ZeRO-3.
 
-``fsdp.py`` and ``zero3.py`` are the two ways. In both each process keeps its part of every weight, gradient and moment,
-and of the anchor and the reference; a layer is whole while it is computed. Two things ask for all of a model at a time:
-sampling and tests, in which processes take unequally many steps, so that none could wait for another at every layer;
-and what calls parts of a model by themselves, as the passes over shared prompts do (``inside``).
-Deliberately absent: adapters, which leave little to split.
+``fsdp.py`` and ``zero3.py`` are the two ways. In both, each process keeps its part of every weight, gradient and
+moment, and of anchor and reference; a layer is gathered while it is computed. Two things need more: sampling and tests,
+in which processes take different numbers of steps and so cannot wait for each other at every layer (``whole``); and
+code that calls parts of a model directly, as the passes over shared prompts do (``inside``). Deliberately absent:
+adapters, which leave little to split.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +16,22 @@ from torch import Tensor
 
 from methods.costs.meter import meter_of
 from methods.distributed import fsdp, ranks, zero3
-from methods.distributed.unsharded import Undivided
+from methods.distributed.unsharded import Unsharded
 
 T = TypeVar("T")
-KEPT = "split_by"  # name under which a model has how it is split
+KEPT = "split_by"  # attribute of a model that says how it is split
 KINDS: dict[str, type[fsdp.Fsdp] | type[zero3.Zero3]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
 
 
-def split_of(model: Any) -> Undivided:
+def split_of(model: Any) -> Unsharded:
     """How a model's weights are split among processes, if they are."""
-    own: Undivided | None = getattr(model, KEPT, None)
-    return Undivided(model) if own is None else own
+    own: Unsharded | None = getattr(model, KEPT, None)
+    return Unsharded(model) if own is None else own
 
 
 def is_sharded(model: Any) -> bool:
     """Whether a model's weights are split among processes."""
-    return type(split_of(model)) is not Undivided
+    return type(split_of(model)) is not Unsharded
 
 
 def shard(model: Any, kind: str) -> None:
@@ -40,13 +40,13 @@ def shard(model: Any, kind: str) -> None:
 
 
 def inside(model: Any, work: Callable[[], T]) -> T:
-    """Work that calls parts of a model, as a forward pass of its own: what it returns has the model's gradients."""
+    """Run work that calls parts of a model as if it were the model's forward pass, so that gradients flow."""
     return split_of(model).inside(work)
 
 
 @contextmanager
 def whole(*models: Any) -> Iterator[None]:
-    """All weights of models are in every process inside of the block, which computes no gradients; all enter it."""
+    """Inside the block every process has all weights of the models; no gradients are computed, and all enter it."""
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(split_of(model).whole())
@@ -54,7 +54,7 @@ def whole(*models: Any) -> Iterator[None]:
 
 
 def whole_tensor(value: Tensor) -> Tensor:
-    """A tensor as it is, put together if it is split; then all processes ask for it."""
+    """A tensor as it is, or gathered if it is split, which all processes must ask for."""
     if fsdp.is_part(value):
         return fsdp.whole_tensor(value)
     return zero3.whole_tensor(value) if zero3.is_part(value) else value
@@ -76,7 +76,7 @@ def whole_weights(model: Any) -> dict[str, Tensor]:
     kept = {}
     for name, weight in model.named_parameters():
         together = whole_tensor(weight).detach()
-        if ranks.is_first():
+        if ranks.is_rank0():
             kept[name] = together.to("cpu", copy=True)
     return kept
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 COUNT = "step"  # of AdamW's state: one number for all numbers of a weight; stays on the CPU
 
 
-class Undivided:
+class Unsharded:
     """A model of which nothing is split; the base of those that are."""
 
     def __init__(self, model: Any) -> None:

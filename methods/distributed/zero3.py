@@ -19,15 +19,15 @@ from torch.optim import Optimizer
 from transformers.initialization import no_init_weights
 
 from methods.distributed import ranks
-from methods.distributed.launch import LOCAL_PLACE
-from methods.distributed.unsharded import COUNT, Undivided
+from methods.distributed.launch import LOCAL_RANK
+from methods.distributed.unsharded import COUNT, Unsharded
 from methods.inputs.vision import batch_images
 
 T = TypeVar("T")
 ONE_DEVICE = "0"  # number of the one that a process sees; DeepSpeed asks for it, and must not find that of a launcher
 
 
-class Zero3(Undivided):
+class Zero3(Unsharded):
     """A model that ZeRO-3 splits among all processes, which hold the same one."""
 
     optimizer: "PartedOptimizer"  # of a training
@@ -84,17 +84,15 @@ class Zero3(Undivided):
         self.optimizer = PartedOptimizer(groups, self.engine)
         accelerator.backward = self.optimizer.backward
         accelerator.clip_grad_norm_ = self.optimizer.clip
-        os.environ[LOCAL_PLACE] = ONE_DEVICE  # asked for now and then; other libraries have taken it as unset by now
+        os.environ[LOCAL_RANK] = ONE_DEVICE  # asked for now and then; other libraries have taken it as unset by now
         return self.optimizer
 
     def rest(self) -> None:
-        """As its base says."""
-        os.environ.pop(LOCAL_PLACE, None)
+        os.environ.pop(LOCAL_RANK, None)
         self._leave()
         self.engine = _engine(self.model)
 
     def gradient_norm(self) -> Tensor:
-        """As its base says."""
         return self.optimizer.norm()
 
     def moved(self, optimizer: Any) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
@@ -106,7 +104,6 @@ class Zero3(Undivided):
         return self.optimizer.moments(weight)
 
     def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
-        """As its base says."""
         self.optimizer.put_moments(weight, values)
 
     def _leave(self) -> None:
@@ -116,13 +113,9 @@ class Zero3(Undivided):
 
 
 class PartedOptimizer(Optimizer):
-    """AdamW over split weights, as an optimizer of the weights themselves.
+    """AdamW over split weights, as an optimizer of the weights themselves; DeepSpeed's engine has the same groups.
 
     Each process has its part of every gradient and moment; rates are those of this optimizer's groups.
-
-    Args:
-        groups: the weights, with their rates.
-        engine: of DeepSpeed, with an optimizer that has the same groups.
     """
 
     def __init__(self, groups: list[dict[str, Any]], engine: Any) -> None:
@@ -134,7 +127,7 @@ class PartedOptimizer(Optimizer):
         """Compute gradients, and add those of all processes to each one's part of them."""
         self.inner.clear_backward_seen_flag()
         self.engine._backward_prologue()
-        self.engine.backward(loss * ranks.count(), scale_wrt_gas=False)  # DeepSpeed has the mean of the processes
+        self.engine.backward(loss * ranks.world_size(), scale_wrt_gas=False)  # DeepSpeed has the mean of the processes
 
     def gradients(self) -> list[Tensor]:
         """This process's parts."""
@@ -144,7 +137,7 @@ class PartedOptimizer(Optimizer):
     def norm(self) -> Tensor:
         """Of the gradient of all weights."""
         own = torch.stack([part.float().square().sum() for part in self.gradients()]).sum()
-        return ranks.summed(own).sqrt()
+        return ranks.all_reduce_sum(own).sqrt()
 
     @torch.no_grad()
     def clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
@@ -232,14 +225,14 @@ def _engine(model: Any, optimizer: Optimizer | None = None) -> Any:
 @contextmanager
 def _one_device() -> Iterator[None]:
     """Tell DeepSpeed the number of the device, and no other library."""
-    known = os.environ.get(LOCAL_PLACE)
-    os.environ[LOCAL_PLACE] = ONE_DEVICE
+    known = os.environ.get(LOCAL_RANK)
+    os.environ[LOCAL_RANK] = ONE_DEVICE
     try:
         yield
     finally:
-        del os.environ[LOCAL_PLACE]
+        del os.environ[LOCAL_RANK]
         if known is not None:
-            os.environ[LOCAL_PLACE] = known
+            os.environ[LOCAL_RANK] = known
 
 
 def is_part(value: Any) -> bool:

@@ -28,34 +28,21 @@ SPREADS = ("spread_prev", "spread_prev_correct")
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """The policy's rollouts, and another policy's, seen by both.
+    """The policy's rollouts, and another policy's, seen by both."""
 
-    Attributes:
-        drift: D of each of the policy's rollouts from the other policy, in nats per token, [B*G].
-        reverse: KL(policy || other) at each token of the policy's rollouts, in nats, [tokens].
-        forward: KL(other || policy) at each token of the other's rollouts, in nats, [tokens].
-    """
-
-    drift: Tensor
-    reverse: Tensor
-    forward: Tensor
+    drift: Tensor  # D of each of the policy's rollouts from the other policy, in nats per token, [B*G]
+    reverse: Tensor  # KL(policy || other) at each token of the policy's rollouts, in nats, [tokens]
+    forward: Tensor  # KL(other || policy) at each token of the other's rollouts, in nats, [tokens]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was measured after one task.
+    """What was measured after one task."""
 
-    Attributes:
-        keys: items that were asked about, B of them.
-        rewards: task reward of each of the policy's rollouts, groups adjacent, [B*G].
-        full: the reward of a rollout that is right in everything.
-        against: by the other policy; those that there is none of are missing.
-    """
-
-    keys: tuple[str, ...]
-    rewards: Tensor
-    full: float
-    against: Mapping[Other, Against]
+    keys: tuple[str, ...]  # items that were asked about, B of them
+    rewards: Tensor  # task reward of each of the policy's rollouts, groups adjacent, [B*G]
+    full: float  # the reward of a rollout that is right in everything
+    against: Mapping[Other, Against]  # by the other policy; those that there is none of are missing
 
 
 def drawn_items(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
@@ -83,9 +70,7 @@ def exact_kl(first: Tensor, second: Tensor) -> Tensor:
 def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
     """The figures of a probe by name; what is undefined is None and has its reason under ``undefined``.
 
-    Args:
-        probe: what was measured.
-        reasons: why there is no other policy to compare with, by its name.
+    ``reasons`` tells why there is no other policy to compare with, by its name.
     """
     figures: dict[str, Any] = {"prompts": len(probe.keys), "rollouts": GROUP_SIZE, "rollouts_of_others": OTHERS_SIZE}
     figures["sharpness"] = SHARPNESS
@@ -95,12 +80,19 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
         names = figure_names(other)
         figures |= dict.fromkeys(names)
         if other in probe.against:
-            figures |= dict(zip(names, figures_against(probe.against[other]), strict=True))
+            found = probe.against[other]
+            values = (found.reverse, found.forward, found.drift, retention_reward(found.drift, SHARPNESS))
+            figures |= {name: one.double().mean().item() for name, one in zip(names, values, strict=True)}
         else:
             undefined |= dict.fromkeys(names, reasons[other])
     figures |= dict.fromkeys((*SPREADS, *(f"{name}_groups" for name in SPREADS)))
     if "prev" in probe.against:
-        for name, groups in zip(SPREADS, equal_groups(probe), strict=True):
+        rewards = probe.rewards.view(len(probe.keys), GROUP_SIZE)
+        drifts = probe.against["prev"].drift.view(len(probe.keys), GROUP_SIZE)
+        equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
+        right = [row for row in equal if float(rewards[row, 0]) == probe.full]
+        for name, rows in zip(SPREADS, (equal, right), strict=True):
+            groups = [drifts[row] for row in rows]
             figures |= {name: spread(groups), f"{name}_groups": len(groups)}
             if not groups:
                 undefined[name] = (
@@ -112,22 +104,8 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
 
 
 def figure_names(other: Other) -> tuple[str, ...]:
-    """Names of what is measured against another policy."""
+    """Names of what is measured against another policy: KL as means over tokens, the rest over rollouts."""
     return f"kl_{other}_reverse", f"kl_{other}_forward", f"drift_{other}", f"retention_{other}"
-
-
-def figures_against(against: Against) -> list[float]:
-    """Means in the order of ``figure_names``: KL over tokens, drift and retention reward over rollouts."""
-    means = (against.reverse, against.forward, against.drift, retention_reward(against.drift, SHARPNESS))
-    return [values.double().mean().item() for values in means]
-
-
-def equal_groups(probe: Probe) -> tuple[list[Tensor], list[Tensor]]:
-    """Drift from the previous policy in the groups of equal rewards, and in those that are right in everything."""
-    rewards = probe.rewards.view(len(probe.keys), GROUP_SIZE)
-    drifts = probe.against["prev"].drift.view(len(probe.keys), GROUP_SIZE)
-    equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
-    return [drifts[row] for row in equal], [drifts[row] for row in equal if float(rewards[row, 0]) == probe.full]
 
 
 def spread(groups: Sequence[Tensor]) -> float | None:

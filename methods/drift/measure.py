@@ -1,6 +1,6 @@
 """Ask a policy and the policies before it about held-out items of a task: from questions to a ``Probe``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from eval.score import score
 from methods.drift.compared_policies import itself, untouched
 from methods.drift.items import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
 from methods.drift.log_ratio import drift
-from methods.drift.rollouts import Party, PlainPasses, Seen, SharedPasses, Tokens, seen
+from methods.drift.rollouts import Party, Passes, PlainPasses, Seen, SharedPasses, Tokens, seen
 from methods.generation.shared_prefix import obstacle
 from methods.model.policy import Policy
 from task_streams.prompt import request
@@ -25,25 +25,15 @@ PROMPTS = 8  # asked at a time, with all their completions
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked.
+    """What is asked."""
 
-    Attributes:
-        items: held-out items of the task that was learned, B of them.
-        labels: classes that the prompts list.
-        kind: what is asked about the items.
-        style: words of the prompts.
-        max_new_tokens: longest completion.
-        seed: of the completions.
-        share: compute a group's prompt once where the model allows it.
-    """
-
-    items: tuple[Example, ...]
-    labels: tuple[str, ...]
-    kind: Kind
-    style: PromptStyle
-    max_new_tokens: int
-    seed: int
-    share: bool = True
+    items: tuple[Example, ...]  # held-out items of the task that was learned, B of them
+    labels: tuple[str, ...]  # classes that the prompts list
+    kind: Kind  # what is asked about the items
+    style: PromptStyle  # words of the prompts
+    max_new_tokens: int  # longest completion
+    seed: int  # of the completions
+    share: bool = True  # compute a group's prompt once where the model allows it
 
 
 def measure(
@@ -58,7 +48,7 @@ def measure(
         policy: as the task left it; unchanged afterwards, and so is torch's random state.
         others: each is entered once, and left before the next one.
         asked: items, prompts and seed.
-        on_prompts: told how many prompts were answered, once for the policy and once for each other.
+        on_prompts: called with the number of prompts answered, once for the policy and once for each other.
     """
     me = itself(policy)
     against: dict[Other, Against] = {}
@@ -68,18 +58,27 @@ def measure(
         on_prompts(len(asked.items))
         for name, opened in others.items():
             with opened() as other:
-                both = [
-                    compared(passes, me, other, mine, sampled(passes, other, asked, place, OTHERS_SIZE))
-                    for place, (passes, mine) in enumerate(zip(parts, own, strict=True))
-                ]
-            against[name] = joined(both)
+                mine, theirs = [], []  # completions of the policy, and of the other, as both see them
+                for place, (passes, completions) in enumerate(zip(parts, own, strict=True)):
+                    others_own = sampled(passes, other, asked, place, OTHERS_SIZE)
+                    mine.append(seen(passes, me, other, completions))
+                    theirs.append(seen(passes, other, me, others_own))
+                    passes.forget(other)
+            against[name] = Against(
+                drift=torch.cat([drift_of(one) for one in mine]),
+                reverse=torch.cat([one.kl for one in mine]),
+                forward=torch.cat([one.kl for one in theirs]),
+            )
             on_prompts(len(asked.items))
-    completions = [tokens for part in own for tokens in part]
+    texts = policy.processor.batch_decode([tokens for part in own for tokens in part], skip_special_tokens=True)
+    targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
+    judged = [score(text, target, asked.labels, asked.style) for text, target in zip(texts, targets, strict=True)]
+    rewards = torch.tensor([sum(one.components.values()) for one in judged])  # [B*G]
     keys = tuple(item.key for item in asked.items)
-    return Probe(keys, rewards(policy, asked, completions), float(len(COMPONENTS[asked.kind])), against)
+    return Probe(keys, rewards, float(len(COMPONENTS[asked.kind])), against)
 
 
-def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses]:
+def batches(policy: Policy, asked: Asked) -> Iterator[Passes]:
     """The passes over a few prompts at a time."""
     shared = asked.share and obstacle(policy.model) is None
     for start in range(0, len(asked.items), PROMPTS):
@@ -88,28 +87,10 @@ def batches(policy: Policy, asked: Asked) -> Iterator[SharedPasses | PlainPasses
         yield SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests)
 
 
-def sampled(passes: SharedPasses | PlainPasses, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
+def sampled(passes: Passes, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
     """A policy's completions of one batch, ``copies`` of each prompt."""
     torch.manual_seed(asked.seed + place)
     return passes.sample(party, asked.max_new_tokens, copies)
-
-
-def compared(
-    passes: SharedPasses | PlainPasses, me: Party, other: Party, mine: Tokens, theirs: Tokens
-) -> tuple[Seen, Seen]:
-    """The policy's completions, and the other's, as both see them."""
-    result = seen(passes, me, other, mine), seen(passes, other, me, theirs)
-    passes.forget(other)
-    return result
-
-
-def joined(both: Sequence[tuple[Seen, Seen]]) -> Against:
-    """Batches to one."""
-    return Against(
-        drift=torch.cat([drift_of(mine) for mine, _ in both]),
-        reverse=torch.cat([mine.kl for mine, _ in both]),
-        forward=torch.cat([theirs.kl for _, theirs in both]),
-    )
 
 
 def drift_of(rollouts: Seen) -> Tensor:
@@ -120,11 +101,3 @@ def drift_of(rollouts: Seen) -> Tensor:
         for values in (rollouts.maker, rollouts.other, torch.ones_like(rollouts.maker))
     )  # [N, L] each
     return drift(maker, other, mask)
-
-
-def rewards(policy: Policy, asked: Asked, completions: Tokens) -> Tensor:
-    """Task reward of every rollout, [B*G]: the sum of its components."""
-    texts = policy.processor.batch_decode(completions, skip_special_tokens=True)
-    targets = [item.target for item in asked.items for _ in range(GROUP_SIZE)]
-    judged = [score(text, target, asked.labels, asked.style) for text, target in zip(texts, targets, strict=True)]
-    return torch.tensor([sum(one.components.values()) for one in judged])

@@ -1,4 +1,4 @@
-"""Rollouts of a policy, and what two policies say about them: the passes behind ``drift/probe.py``.
+"""Rollouts of a policy, and what two policies say about them: the passes behind ``measure.py``.
 
 Where the model allows it a group's prompt is computed once (``shared_prefix.py``); otherwise prompts are repeated and
 transformers' own ``generate`` and forward pass are used. Both give the same tokens and the same numbers. Distributions
@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from methods.costs.meter import meter_of
 from methods.drift.items import exact_kl
-from methods.generation.completion_logps import completion_states
+from methods.generation.completion_logps import LARGEST, completion_states
 from methods.generation.rollout import Sampling, ended, right_padded, sample_after
 from methods.generation.shared_prefix import Prefix, plain, prefill
-from methods.generation.token_logps import LARGEST
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding
@@ -33,71 +32,30 @@ Tokens = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One of the policies that are compared.
+    """One of the policies that are compared."""
 
-    Attributes:
-        name: of it.
-        use: the module to call, in force inside of the block; entered often, so it must be cheap.
-    """
-
-    name: str
+    name: str  # of it
+    # the module to call, in force inside of the block; entered often, so it must be cheap
     use: Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Rollouts as the policy that made them and another one see them, every generated token in its order.
+    """Rollouts as the policy that made them and another one see them, every generated token in its order."""
 
-    Attributes:
-        kl: KL(maker || other) at each token, [tokens].
-        maker: log-probability of each token under the policy that made it, [tokens].
-        other: under the other one, [tokens].
-        lengths: tokens of each rollout, adding up to those above, [N].
-    """
-
-    kl: Tensor
-    maker: Tensor
-    other: Tensor
-    lengths: tuple[int, ...]
-
-    def means(self, values: Tensor) -> Tensor:
-        """Mean over each rollout's tokens, [tokens] to [N]."""
-        return torch.stack([part.mean() for part in torch.split(values, list(self.lengths))])
-
-
-class Passes(Protocol):
-    """Prompts that are answered several times each; the completions of a prompt are adjacent."""
-
-    def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
-
-    def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
-
-
-def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> Seen:
-    """What the policy that made some completions and another one say about them."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for tokens, (first, second) in passes.tables([maker, other], completions):
-        chosen = [table.gather(1, tokens[:, None]).squeeze(1) for table in (first, second)]
-        parts.append((exact_kl(first, second), chosen[0], chosen[1]))
-    kl, mine, theirs = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return Seen(kl, mine, theirs, tuple(len(one) for one in completions))
+    kl: Tensor  # KL(maker || other) at each token, [tokens]
+    maker: Tensor  # log-probability of each token under the policy that made it, [tokens]
+    other: Tensor  # under the other one, [tokens]
+    lengths: tuple[int, ...]  # tokens of each rollout, adding up to those above, [N]
 
 
 @dataclass(slots=True)
 class SharedPasses:
-    """Every prompt is computed once per policy.
+    """Prompts that are answered several times each, computed once per policy; the answers of a prompt are adjacent."""
 
-    Attributes:
-        prompts: each once.
-        model_config: of the model.
-        stop: tokens that end a completion.
-    """
-
-    prompts: Prompts
-    model_config: Any
-    stop: tuple[int, ...]
+    prompts: Prompts  # each once
+    model_config: Any  # of the model
+    stop: tuple[int, ...]  # tokens that end a completion
     _prefixes: dict[str, Prefix] = field(default_factory=dict)
 
     @classmethod
@@ -110,14 +68,14 @@ class SharedPasses:
         self._prefixes.pop(party.name, None)
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """As ``Passes.sample``."""
+        """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
         with party.use() as model:
             prefix, rows = self._following(party, model, copies)
             sampling = Sampling(limit, 1.0, 1.0, self.stop, never_sampled(self.model_config))
             return sample_after(model, prefix.repeated(rows), sampling)
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """As ``Passes.tables``."""
+        """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
         device = self.prompts.ids.device
         tokens = right_padded(completions, 0, device)
         mask = right_padded([[1] * len(one) for one in completions], 0, device)
@@ -132,7 +90,11 @@ class SharedPasses:
         for chosen, *each in zip(
             torch.split(tokens[real], part), *(torch.split(one, part) for one in states), strict=True
         ):
-            yield chosen, [head_logps(party, state) for party, state in zip(parties, each, strict=True)]
+            logps = []
+            for party, state in zip(parties, each, strict=True):
+                with party.use() as model:
+                    logps.append(plain(model).get_output_embeddings()(state).float().log_softmax(dim=-1))
+            yield chosen, logps
 
     def _following(self, party: Party, model: Any, copies: int) -> tuple[Prefix, Tensor]:
         """The prompts' prefix, computed once for each policy, and which prompt each completion follows."""
@@ -143,29 +105,18 @@ class SharedPasses:
         return self._prefixes[party.name], rows
 
 
-def head_logps(party: Party, states: Tensor) -> Tensor:
-    """Log-probabilities over the vocabulary of what hidden states predict, [n, H] to [n, V]."""
-    with party.use() as model:
-        return plain(model).get_output_embeddings()(states).float().log_softmax(dim=-1)  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True, slots=True)
 class PlainPasses:
-    """Every prompt is repeated for each completion; for any model.
+    """Every prompt is repeated for each completion; for any model."""
 
-    Attributes:
-        policy: whose processor encodes the questions.
-        requests: each question once.
-    """
-
-    policy: Policy
-    requests: tuple[Request, ...]
+    policy: Policy  # whose processor encodes the questions
+    requests: tuple[Request, ...]  # each question once
 
     def forget(self, party: Party) -> None:
         """Nothing is kept."""
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
-        """As ``Passes.sample``."""
+        """As ``SharedPasses.sample``."""
         inputs = self.policy.encode(self._rows(copies))
         arguments = generation_arguments(Decoding(limit, temperature=1.0), self.policy.model.config)
         with party.use() as model:
@@ -176,7 +127,7 @@ class PlainPasses:
         return [ended(row, stop) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """As ``Passes.tables``; at least one completion at a time, with its prompt."""
+        """As ``SharedPasses.tables``; at least one completion at a time, with its prompt."""
         requests = self._rows(len(completions) // len(self.requests))
         vocabulary = self.policy.model.config.get_text_config().vocab_size
         part = max(1, LARGEST // (vocabulary * max(map(len, completions))))
@@ -210,3 +161,16 @@ def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
         logits = model(**inputs, use_cache=False, **kept).logits
         clear_rope_state(model)
     return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]
+
+
+Passes = SharedPasses | PlainPasses
+
+
+def seen(passes: Passes, maker: Party, other: Party, completions: Tokens) -> Seen:
+    """What the policy that made some completions and another one say about them."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for tokens, (first, second) in passes.tables([maker, other], completions):
+        chosen = [table.gather(1, tokens[:, None]).squeeze(1) for table in (first, second)]
+        parts.append((exact_kl(first, second), chosen[0], chosen[1]))
+    kl, mine, theirs = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Seen(kl, mine, theirs, tuple(len(one) for one in completions))

@@ -1,23 +1,45 @@
-"""Completions behind prompts that were computed: hidden states and log-probabilities, with or without gradients.
+"""Hidden states and log-probabilities of completions behind prompts that are computed once, with or without gradients.
 
-A group's completions run as one row behind their prompt, none of which sees another: so its keys and values are there
-once. Where the group is long beside its prompt, most of that row would not be seen; then each completion is a row of
-its own, behind a copy.
+A group's completions run as one row behind their prompt, none of which sees another, so that its keys and values are
+there once. Where the group is long beside its prompt, most of that row would not be seen; then each completion is a row
+of its own, behind a copy.
+
+With gradient checkpointing transformers drops the cache, since a layer that is run again would write to it again. There
+prompts and completions go through the model layer by layer, both in one checkpoint: a prompt's keys and values live
+inside one layer's call alone, and come again when it is run again; between layers only hidden states are kept.
+
+Logits exist only where a token is, and for a bounded number of tokens at a time: at a vocabulary of 150,000 those of
+4,000 tokens are 2.4 GB in float32, several times over. With gradients, those of each part are computed again in the
+backward pass instead of kept.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.masking_utils import create_causal_mask
 
-from methods.generation.shared_prefix import Prefix, advance, keeping_cache, plain, sees_all
-from methods.generation.token_logps import token_logps
+from methods.costs.meter import meter_of
+from methods.generation.shared_prefix import (
+    Prefix,
+    advance,
+    embedded,
+    keeping_cache,
+    plain,
+    positions_of,
+    sees_all,
+    without_checkpoints,
+)
+from methods.inputs.prompts import Prompts
 
+LARGEST = 2**25  # numbers in a table of tokens times vocabulary: 128 MiB in float32
 MOST = 1.5  # times as many scores in a group's one row as in rows of their own, at which copying costs more
 
 
-def following_logps(
+def completion_logps(
     model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every completion token, and the entropy where it was drawn, [N, L] each.
@@ -35,7 +57,7 @@ def following_logps(
 
 
 def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state that predicts each completion token, [N, L, H]; arguments as in ``following_logps``."""
+    """The hidden state that predicts each completion token, [N, L, H]; arguments as in ``completion_logps``."""
     hidden = prefix.last[rows, None]  # [N, 1, H] predicts the first token
     if completions.shape[1] == 1:
         return hidden
@@ -85,3 +107,125 @@ def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: T
             use_cache=True,
         )
     return outputs.last_hidden_state.view(count * group, length, -1)  # type: ignore[no-any-return]
+
+
+def checkpointed_logps(
+    model: Any, prompts: Prompts, rows: Tensor, completions: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """As ``completion_logps``, of B prompts (none twice) by a model whose layers are checkpointed; with gradients."""
+    hidden = checkpointed_states(model, prompts, rows, completions, mask)
+    return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)
+
+
+def checkpointed_states(model: Any, prompts: Prompts, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
+    """The hidden state that predicts each completion token, [N, L, H]; arguments as in ``checkpointed_logps``."""
+    backbone = plain(model).model
+    positions = positions_of(backbone, prompts)  # [3, B, P]
+    before = LayerInput.of(backbone, embedded(backbone, prompts), prompts.mask, positions, None)
+    length = completions.shape[1]
+    fed = max(1, length - 1)  # the last token predicts none, but layers want one
+    steps = torch.arange(fed, device=mask.device)
+    after_prompt = (positions[:, :, -1].amax(dim=0)[rows, None] + 1 + steps).expand(3, -1, -1)  # [3, N, L - 1]
+    tokens = backbone.get_input_embeddings()(completions[:, :fed])
+    seen = torch.cat([prompts.mask[rows], mask[:, :fed].to(prompts.mask.dtype)], dim=1)
+    after = LayerInput.of(backbone, tokens, seen, after_prompt, prompts.mask.shape[1])
+    prompt, behind = before.hidden, after.hidden
+    for layer in backbone.language_model.layers:
+        prompt, behind = checkpoint(_layer, layer, prompt, behind, rows, before, after, use_reentrant=False)
+    last, hidden = backbone.language_model.norm(prompt[:, -1]), backbone.language_model.norm(behind)
+    meter = meter_of(model)  # watches calls of the whole model, and this was none
+    (count, width), written = prompts.ids.shape, behind.shape[1]
+    meter.passed(count, width, width, prompts.mask, behind)
+    meter.passed(len(behind), written, seen.shape[1], None, behind)
+    meter.prefilled(prompts.mask)
+    return torch.cat([last[rows, None], hidden], dim=1)[:, :length]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInput:
+    """Tokens on their way through the layers: what each layer is given beside their hidden states."""
+
+    hidden: Tensor  # as the first layer gets them, [N, T, H]
+    mask: Any  # as attention takes it
+    rotation: tuple[Tensor, Tensor]  # cosines and sines of their positions
+
+    @classmethod
+    def of(cls, backbone: Any, hidden: Tensor, mask: Tensor, positions: Tensor, behind: int | None) -> "LayerInput":
+        """Tokens behind so many of a prompt, or a prompt's own; the mask is of all that they see."""
+        language = backbone.language_model
+        cache = None
+        if behind is not None:  # a cache of that length, of which only the length is looked at
+            nothing = hidden.new_zeros(1, 1, 1, 1).expand(len(hidden), 1, behind, 1)
+            cache = DynamicCache([(nothing, nothing)] * len(backbone.language_model.layers))
+        seen = create_causal_mask(
+            config=language.config, inputs_embeds=hidden, attention_mask=mask, past_key_values=cache
+        )
+        return cls(hidden, seen, language.rotary_emb(hidden, positions))
+
+
+@dataclass(slots=True)
+class CacheOfOneLayer:
+    """Stands in for a cache while one layer runs: gives the keys and values before, and keeps those that are new."""
+
+    before: tuple[Tensor, Tensor] | None = None
+    new: tuple[Tensor, Tensor] | None = None
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.new = (keys, values)
+        if self.before is None:
+            return keys, values
+        return torch.cat([self.before[0], keys], dim=2), torch.cat([self.before[1], values], dim=2)
+
+
+def _layer(
+    layer: Any, prompt: Tensor, behind: Tensor, rows: Tensor, before: LayerInput, after: LayerInput
+) -> tuple[Tensor, Tensor]:
+    """One layer over the prompts, and over what follows them."""
+    with without_checkpoints([layer]):
+        new_cache = CacheOfOneLayer()
+        prompt = _run(layer, prompt, before, new_cache)
+        if new_cache.new is None:
+            raise RuntimeError("a layer has kept no keys and values")
+        keys, values = new_cache.new
+        return prompt, _run(layer, behind, after, CacheOfOneLayer((keys[rows], values[rows])))
+
+
+def _run(layer: Any, hidden: Tensor, given: LayerInput, cache: CacheOfOneLayer) -> Tensor:
+    return layer(  # type: ignore[no-any-return]
+        hidden,
+        attention_mask=given.mask,
+        position_embeddings=given.rotation,
+        past_key_values=cache,
+        use_cache=True,
+    )
+
+
+def token_logps(
+    head: Any, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float, largest: int = LARGEST
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every token [N, L], and the entropy where it was drawn, [N, L] each; 0 where the mask is.
+
+    ``hidden`` has the states that predict the tokens, [N, L, H]; a table of tokens times vocabulary has at most
+    ``largest`` numbers.
+    """
+    real = mask.bool()
+    size = max(1, largest // head.out_features)
+    parts = list(zip(torch.split(hidden[real], size), torch.split(tokens[real], size), strict=True))
+    again = len(parts) > 1 and torch.is_grad_enabled()
+    found = [
+        checkpoint(_table_part, head, states, chosen, temperature, use_reentrant=False)
+        if again
+        else _table_part(head, states, chosen, temperature)
+        for states, chosen in parts
+    ]
+    logps, entropies = (torch.cat(values) for values in zip(*found, strict=True))
+    nothing = logps.new_zeros(tokens.shape)
+    return nothing.masked_scatter(real, logps), nothing.masked_scatter(real, entropies)
+
+
+def _table_part(head: Any, hidden: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same of tokens in a row, [n, H] and [n] to [n] each; the entropy has no gradient."""
+    logps = (head(hidden).float() / temperature).log_softmax(dim=-1)
+    with torch.no_grad():
+        entropy = -(logps.exp() * logps).sum(dim=-1)
+    return logps.gather(1, tokens[:, None]).squeeze(1), entropy

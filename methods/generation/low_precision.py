@@ -33,12 +33,7 @@ def lower(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class LowWeights:
-    """Copies of a model's matrices in a smaller type, at places that do not move.
-
-    Args:
-        model: whose weights are copied by ``refresh``.
-        dtype: of the copies.
-    """
+    """Copies of a model's matrices in a smaller type, at places that do not move; made by ``refresh``."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.pairs: list[tuple[nn.Parameter, Tensor]] = [

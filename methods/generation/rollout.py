@@ -15,43 +15,33 @@ from transformers import TopPLogitsWarper
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
 from methods.generation.shared_prefix import Continuation, advance, plain
-from methods.generation.speculative_decoding import Drafts
+from methods.generation.speculative_decoding import NgramDrafter
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completion tokens are drawn.
+    """How completion tokens are drawn."""
 
-    Attributes:
-        max_new_tokens: longest completion.
-        temperature: the logits are divided by it; 0: the likeliest token is taken.
-        top_p: nucleus, in (0, 1].
-        stop: tokens that end a completion (they are part of it).
-        suppressed: tokens that are never drawn.
-        among: rows of all processes together, and which of them these are; None: there are no others. Noise is drawn
-            for all of them, so that a row gets the same however they are dealt out.
-    """
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    stop: tuple[int, ...]
-    suppressed: tuple[int, ...] = ()
+    max_new_tokens: int  # longest completion
+    temperature: float  # the logits are divided by it; 0: the likeliest token is taken
+    top_p: float  # nucleus, in (0, 1]
+    stop: tuple[int, ...]  # tokens that end a completion (they are part of it)
+    suppressed: tuple[int, ...] = ()  # tokens that are never drawn
+    # rows of all processes together, and which of them these are; None: there are no others. Noise is drawn for all of
+    # them, so that a row gets the same whichever process samples it.
     among: tuple[int, slice] | None = None
 
 
 @torch.no_grad()
-def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Drafts | None = None) -> list[list[int]]:
+def sample_after(
+    model: Any, rows: Continuation, sampling: Sampling, drafter: NgramDrafter | None = None
+) -> list[list[int]]:
     """One completion after the prefix of each of N rows, as token lists that end with the stop token or at the limit.
 
-    Args:
-        model: that answers.
-        rows: what the completions follow.
-        sampling: how tokens are drawn.
-        drafts: guesses from completions before these, which are learned; None: no guess is made.
+    ``drafter`` guesses from completions before these, and learns from them; None: no guess is made.
     """
-    drafts = drafts or Drafts(longest=0)
-    writing = Writing(rows, sampling, drafts)
+    drafter = drafter or NgramDrafter(longest=0)
+    writing = Writing(rows, sampling, drafter)
     head = plain(model).get_output_embeddings()
     hidden = rows.last[:, None]  # [n, 1, H] predicts the first token
     while True:
@@ -63,23 +53,17 @@ def sample_after(model: Any, rows: Continuation, sampling: Sampling, drafts: Dra
     writing.noise.settle()
     meter_of(model).generated(sum(map(len, writing.completions)))
     for completion in writing.completions:
-        drafts.learn(completion)
+        drafter.learn(completion)
     return writing.completions
 
 
 class Writing:
-    """Completions as they grow: of every row that goes on a pass reads its last token and a guess how it goes on.
+    """Completions as they grow: of every row that goes on a pass reads its last token and a guess how it goes on."""
 
-    Args:
-        rows: what they follow.
-        sampling: how tokens are drawn.
-        drafts: where guesses come from.
-    """
-
-    def __init__(self, rows: Continuation, sampling: Sampling, drafts: Drafts) -> None:
+    def __init__(self, rows: Continuation, sampling: Sampling, drafter: NgramDrafter) -> None:
         self.rows = rows
         self.sampling = sampling
-        self.drafts = drafts
+        self.drafter = drafter
         count = len(rows.last)
         self.completions: list[list[int]] = [[] for _ in range(count)]
         self.alive = list(range(count))  # rows that go on
@@ -102,10 +86,14 @@ class Writing:
     def take(self, tokens: list[list[int]]) -> None:
         """Add to every completion the tokens up to the first that was not guessed; rows that end are left."""
         right = [self._taken(row, guess, new) for row, guess, new in zip(self.alive, self.guesses, tokens, strict=True)]
-        self.drafts.judge([count for count, guess in zip(right, self.guesses, strict=True) if guess])
+        self.drafter.accepted([count for count, guess in zip(right, self.guesses, strict=True) if guess])
         kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
         if self.read.shape[1]:
-            self._forget_wrong(right)
+            width = 1 + max(map(len, self.guesses))  # no later token looks at guesses that were wrong
+            valid = (
+                torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
+            )
+            self.read[:, -width:] *= valid.to(self.read.dtype)
         if len(kept) < len(self.alive) and kept:
             chosen = torch.tensor(kept, device=self.read.device)
             self.rows.keep(chosen)
@@ -116,7 +104,7 @@ class Writing:
         """What the next pass reads: tokens [n, T], which of the completions' are real so far, where they start [n]."""
         limit = self.sampling.max_new_tokens
         written = [self.completions[row] for row in self.alive]
-        self.guesses = [self.drafts.guess(one, limit - len(one) - 1) for one in written]
+        self.guesses = [self.drafter.draft(one, limit - len(one) - 1) for one in written]
         device = self.read.device
         reads = [[one[-1], *guess] for one, guess in zip(written, self.guesses, strict=True)]
         real = right_padded([[1] * len(one) for one in reads], 0, device).to(self.read.dtype)
@@ -136,20 +124,11 @@ class Writing:
         written = self.completions[row]
         return written[-1] in self.sampling.stop or len(written) == self.sampling.max_new_tokens
 
-    def _forget_wrong(self, right: list[int]) -> None:
-        """No later token looks at guesses that were wrong."""
-        width = 1 + max(map(len, self.guesses))
-        valid = torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
-        self.read[:, -width:] *= valid.to(self.read.dtype)
-
 
 class Noise:
     """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps.
 
-    Args:
-        count: N.
-        device: of the noise.
-        among: rows of all processes together, and which of them are these N; see ``Sampling``.
+    ``among``: rows of all processes together, and which of them these are; see ``Sampling``.
     """
 
     def __init__(self, count: int, device: torch.device, among: tuple[int, slice] | None = None) -> None:
@@ -177,7 +156,7 @@ class Noise:
     def settle(self) -> None:
         """Draw as many steps as the process whose rows were the longest, so that all go on from one random state."""
         if self.size and self.own != slice(0, self.everyone):
-            for _ in range(ranks.largest(self.drawn) - self.drawn):
+            for _ in range(ranks.all_reduce_max(self.drawn) - self.drawn):
                 self._draw()
 
     def forget(self, before: int) -> None:

@@ -25,20 +25,14 @@ SAVED = 512  # prompt tokens that must be saved for another call of the model to
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What B prompts leave behind in a model; it can be followed any number of times.
+    """What B prompts leave behind in a model; it can be followed any number of times."""
 
-    Attributes:
-        layers: keys and values of every layer, [B, heads, P, head size] each.
-        last: hidden state of each prompt's last token, [B, H].
-        mask: 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with.
-        next_position: M-RoPE position of the first completion token, [B]: behind the prompt's last one, as in a pass
-            over the whole row. (transformers' ``generate`` goes on behind the largest, which is another one where a
-            short text follows a long clip.)
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    last: Tensor
-    mask: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every layer, [B, heads, P, head size] each
+    last: Tensor  # hidden state of each prompt's last token, [B, H]
+    mask: Tensor  # 1 for real prompt tokens, [B, P]; padding is on the left, or behind what all prompts begin with
+    # M-RoPE position of the first completion token, [B]: behind the prompt's last one, as in a pass over the whole row.
+    # (transformers' ``generate`` goes on behind the largest, which is another one where a short text follows a long
+    # clip.)
     next_position: Tensor
 
     def repeated(self, rows: Tensor) -> "Continuation":
@@ -52,13 +46,13 @@ class Prefix:
         return Prefix(layers, self.last.detach(), self.mask, self.next_position)
 
     def rows(self) -> list["Prefix"]:
-        """Each prompt's own, without its padding."""
-        return [self._row(row) for row in range(len(self.mask))]
-
-    def _row(self, row: int) -> "Prefix":
-        one, real = slice(row, row + 1), self.mask[row].bool()
-        layers = tuple((keys[one, :, real], values[one, :, real]) for keys, values in self.layers)  # copies
-        return Prefix(layers, self.last[one].clone(), self.mask[one, real], self.next_position[one].clone())
+        """Each prompt's own, without its padding; copies."""
+        found = []
+        for row in range(len(self.mask)):
+            one, real = slice(row, row + 1), self.mask[row].bool()
+            layers = tuple((keys[one, :, real], values[one, :, real]) for keys, values in self.layers)
+            found.append(Prefix(layers, self.last[one].clone(), self.mask[one, real], self.next_position[one].clone()))
+        return found
 
     @property
     def bytes(self) -> int:
@@ -88,19 +82,12 @@ def _stacked(parts: Sequence[Tensor], longest: int, axis: int) -> Tensor:
 
 @dataclass(slots=True)
 class Continuation:
-    """N rows that follow a prefix; its cache grows with every token.
+    """N rows that follow a prefix; its cache grows with every token."""
 
-    Attributes:
-        cache: keys and values of every layer.
-        last: hidden state of each prompt's last token, [N, H].
-        mask: 1 for real prompt tokens, [N, P].
-        next_position: M-RoPE position of the first completion token, [N].
-    """
-
-    cache: DynamicCache
-    last: Tensor
-    mask: Tensor
-    next_position: Tensor
+    cache: DynamicCache  # keys and values of every layer
+    last: Tensor  # hidden state of each prompt's last token, [N, H]
+    mask: Tensor  # 1 for real prompt tokens, [N, P]
+    next_position: Tensor  # M-RoPE position of the first completion token, [N]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
@@ -124,14 +111,9 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def layers_of(backbone: Any) -> Any:
-    """The layers of the language model."""
-    return backbone.language_model.layers
-
-
 def is_checkpointed(model: Any) -> bool:
-    """Whether the language model's activations are computed again in the backward pass (``checkpointed.py``)."""
-    return any(layer.gradient_checkpointing for layer in layers_of(plain(model).model))
+    """Whether the language model's activations are computed again in the backward pass (``checkpointed_logps``)."""
+    return any(layer.gradient_checkpointing for layer in plain(model).model.language_model.layers)
 
 
 @contextmanager
@@ -150,14 +132,18 @@ def without_checkpoints(modules: Iterable[Any]) -> Iterator[None]:
 @contextmanager
 def keeping_cache(backbone: Any) -> Iterator[None]:
     """The language model keeps a cache, checkpointed or not."""
-    with without_checkpoints([backbone.language_model, *layers_of(backbone)]):
+    with without_checkpoints([backbone.language_model, *backbone.language_model.layers]):
         yield
 
 
 def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
     """M-RoPE positions of prompts, [3, B, P]; those of one form are computed once: the model does it row by row."""
+    # where a prompt's images and clips are, and their grids, decide its positions
+    kinds = torch.where(prompts.mask.bool(), prompts.token_types, -1).tolist()
+    media = [one.forms() for one in (prompts.images, prompts.clips) if one is not None]
+    forms = [(tuple(kind), tuple(own[row] for own in media)) for row, kind in enumerate(kinds)]
     known: dict[Any, int] = {}
-    place = [known.setdefault(form, len(known)) for form in _forms(prompts)]
+    place = [known.setdefault(form, len(known)) for form in forms]
     rows = [place.index(number) for number in range(len(known))]
     images, clips = (None if one is None else one.shapes(rows) for one in (prompts.images, prompts.clips))
     fields = {name: value for name, value in model_fields(images, clips).items() if not name.startswith("pixel_values")}
@@ -167,21 +153,10 @@ def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
     return positions[:, place]  # type: ignore[no-any-return]
 
 
-def _forms(prompts: Prompts) -> Iterator[Any]:
-    """What decides a prompt's positions: where its images and clips are, and their grids."""
-    kinds = torch.where(prompts.mask.bool(), prompts.token_types, -1).tolist()
-    media = [one.forms() for one in (prompts.images, prompts.clips) if one is not None]
-    for row, kind in enumerate(kinds):
-        yield tuple(kind), tuple(forms[row] for forms in media)
-
-
 def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> Tensor:
     """Prompts as the first layer gets them, images and clips in their places, [B, P, H].
 
-    Args:
-        backbone: the model without its head.
-        prompts: B of them.
-        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    ``images``: what the vision tower makes of their images, if that is known, [tokens of images, H].
     """
     embeddings: Tensor = backbone.get_input_embeddings()(prompts.ids)
     for kind, patches, known, features in (
@@ -197,14 +172,10 @@ def embedded(backbone: Any, prompts: Prompts, images: Tensor | None = None) -> T
 
 
 def prefill(model: Any, prompts: Prompts, images: Tensor | None = None) -> Prefix:
-    """Run prompts through the model once; no gradients where layers are checkpointed.
+    """Run prompts through a model once; no gradients where layers are checkpointed.
 
     Text that all of them begin with, up to the first image or clip, is computed once for all where that pays.
-
-    Args:
-        model: any of policy, anchor, reference.
-        prompts: B of them.
-        images: what the vision tower makes of their images, if that is known, [tokens of images, H].
+    ``images``: what the vision tower makes of their images, if that is known, [tokens of images, H].
     """
     backbone = plain(model).model
     positions = positions_of(backbone, prompts)
@@ -233,14 +204,10 @@ def common_lead(prompts: Prompts) -> int:
 
 
 def _behind_lead(model: Any, mask: Tensor, inputs: Tensor, positions: Tensor, lead: int) -> tuple[Any, Tensor]:
-    """Prompts through the model, the tokens that all begin with once; its outputs, and what of the cache is real.
+    """Prompts through the model, the ``lead`` tokens they share once; its outputs, and what of the cache is real.
 
-    Args:
-        model: whose layers keep their cache.
-        mask: 1 for real tokens of left-padded prompts, [B, P].
-        inputs: as the first layer gets them, [B, P, H].
-        positions: M-RoPE, [3, B, P].
-        lead: how many tokens are shared.
+    Prompts are left-padded, [B, P]; ``inputs`` is as the first layer gets them, [B, P, H], ``positions`` M-RoPE, [3, B,
+    P].
     """
     backbone, meter = plain(model).model, meter_of(model)
     count, width = mask.shape
@@ -275,12 +242,8 @@ def _behind_lead(model: Any, mask: Tensor, inputs: Tensor, positions: Tensor, le
 def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
     """Hidden states of completion tokens that follow a prefix, [N, T] to [N, T, H]; the cache grows by them.
 
-    Args:
-        model: the model that made the prefix.
-        rows: what they follow.
-        tokens: [N, T].
-        mask: 1 for real completion tokens in the cache and in ``tokens``, [N, those in the cache + T].
-        start: place of the first of the tokens in each row's completion, [N]; None for the very first.
+    ``mask``: 1 for real completion tokens in the cache and in ``tokens``, [N, those in the cache + T]. ``start``: place
+    of the first of the tokens in each row's completion, [N]; None for the very first.
     """
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     first = rows.next_position if start is None else rows.next_position + start

@@ -12,12 +12,10 @@ CONTEXTS = (6, 4, 2, 1)  # tokens before a guess, the longest that is known wins
 LARGEST = 2**17
 
 
-class Drafts:
+class NgramDrafter:
     """What followed which tokens in completions so far; empty at first. Guesses are as long as they tend to be right.
 
-    Args:
-        longest: tokens in a guess, 0: none is made.
-        largest: contexts that are remembered; beyond them none is new.
+    ``longest``: tokens in a guess, 0: none is made. ``largest``: contexts that are remembered; beyond them none is new.
     """
 
     def __init__(self, longest: int = 8, largest: int = LARGEST) -> None:
@@ -36,20 +34,20 @@ class Drafts:
                 if context in self.next or len(self.next) < self.largest:
                     self.next[context] = token
 
-    def judge(self, right: Sequence[int]) -> None:
-        """Be told how many tokens of each guess of a pass were right: later ones are about twice as long at most."""
+    def accepted(self, right: Sequence[int]) -> None:
+        """Take in how many tokens of each draft of a pass were right: later ones are about twice as long at most."""
         if right:
             self._reach = min(self.longest, (self._reach + 1 + 2 * sum(right) / len(right)) / 2)
 
-    def guess(self, completion: Sequence[int], room: int) -> list[int]:
+    def draft(self, completion: Sequence[int], room: int) -> list[int]:
         """How a completion so far may go on, at most ``room`` tokens; fewer where nothing is known."""
         written, start = list(completion), len(completion)
         most = min(self.longest, math.ceil(self._reach), room)
         while len(written) - start < most:
-            following = self._after(written)
-            if following is None:
+            token = self._after(written)
+            if token is None:
                 break
-            written.append(following)
+            written.append(token)
         return written[start:]
 
     def _after(self, written: Sequence[int]) -> int | None:

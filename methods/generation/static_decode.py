@@ -32,19 +32,12 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a step is made for.
+    """What a step is made for."""
 
-    Attributes:
-        prompts: how many, B.
-        group: rows that follow each of them, G.
-        longest: tokens of the longest prompt.
-        limit: tokens of the longest completion so far; longer ones go on in a longer step.
-    """
-
-    prompts: int
-    group: int
-    longest: int
-    limit: int
+    prompts: int  # how many, B
+    group: int  # rows that follow each of them, G
+    longest: int  # tokens of the longest prompt
+    limit: int  # tokens of the longest completion so far; longer ones go on in a longer step
 
     def holds(self, other: "Shape") -> bool:
         """Whether another batch can be decoded in the buffers of this one."""
@@ -55,12 +48,8 @@ class Shape:
 class StaticStep:
     """One step of B * G rows: a token in, the state that predicts the next one out.
 
-    Args:
-        model: whose weights are used; they must stay where they are.
-        layers: keys and values of some prompts, for what they are like.
-        shape: what the buffers have room for.
-        recorded: record the step as a CUDA graph.
-        low: the layers' matrices as they are applied under autocast; None without it.
+    The model's weights must stay where they are; ``layers`` has keys and values of some prompts, for their shape and
+    type; ``low`` the layers' matrices as they are applied under autocast, None without it.
     """
 
     def __init__(self, model: Any, layers: Layers, shape: Shape, recorded: bool, low: LowWeights | None = None) -> None:
@@ -165,13 +154,7 @@ class StaticStep:
     def _attended(self, queries: Tensor, place: int, scaling: float) -> Tensor:
         """Attention over the prompt, which a group looks at together, and each row's completion so far; exact.
 
-        Args:
-            queries: [B, key heads, G, heads of each, size].
-            place: of the layer.
-            scaling: of the scores.
-
-        Returns:
-            As the queries are.
+        Queries and what is returned are [B, key heads, G, heads of each, size].
         """
         (keys, values), (own_keys, own_values) = self.prompts[place].flatten(1, 2), self.own[place].flatten(1, 3)
         prompts, few, group, each, size = queries.shape
@@ -224,13 +207,9 @@ def rotated(heads: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass(slots=True)
 class StaticSteps:
-    """The step of the batch before, or one that has more room.
+    """The step of the batch before, or one that has more room."""
 
-    Attributes:
-        recorded: record steps as CUDA graphs.
-    """
-
-    recorded: bool = True
+    recorded: bool = True  # record steps as CUDA graphs
     _step: StaticStep | None = None
     _low: LowWeights | None = None
 
@@ -242,7 +221,10 @@ class StaticSteps:
         step = self._step
         if step is None or step.model is not plain(model).model:
             self._step = self._low = None  # their memory goes first
-            self._low = autocast_weights(model)
+            layers = plain(model).model.language_model
+            weight = next(layers.parameters())
+            if applied_type(weight) != weight.dtype:  # as autocast, which is in force, applies them
+                self._low = LowWeights(layers, applied_type(weight))
             step = None
         if step is None or not step.shape.holds(shape):
             step = self._step = None
@@ -265,13 +247,6 @@ def applied_type(tensor: Tensor) -> torch.dtype:
     """The type that a matrix is applied in: autocast's, where it is in force, else its own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
-
-
-def autocast_weights(model: Any) -> LowWeights | None:
-    """The matrices of a model's layers as autocast, which is in force, applies them; None if none is."""
-    layers = plain(model).model.language_model
-    weight = next(layers.parameters())
-    return LowWeights(layers, applied_type(weight)) if applied_type(weight) != weight.dtype else None
 
 
 def graph_obstacle(model: Any, device: torch.device) -> str | None:

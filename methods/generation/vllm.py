@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, through TRL: what TRL is told, what a batch hands over, and when it cannot be.
+"""Rollouts by vLLM, through TRL: TRL's arguments, the images of a batch, and why vLLM cannot be used.
 
 TRL gives vLLM the trained weights before the first rollout of every update, and weighs each completion by how likely
 the trained model has it against how likely vLLM had it (``vllm_importance_sampling_correction``). Log-probabilities for
@@ -34,7 +34,7 @@ def vllm_arguments(train: TrainConfig) -> dict[str, Any]:
 
 
 def never_drawn(tokens: Sequence[int], use_vllm: bool) -> dict[str, Any]:
-    """How an engine is told of tokens that must not be drawn: transformers' ``generate``, or vLLM."""
+    """Generation arguments that keep tokens from being drawn, by transformers' ``generate`` or by vLLM."""
     if use_vllm:
         return {"logit_bias": {token: NEVER for token in tokens}}
     return {"suppress_tokens": list(tokens)}
@@ -53,7 +53,7 @@ def vllm_obstacles(train: TrainConfig, device: torch.device, processes: int, cli
     found = {
         "the package vllm is not installed (pip install 'clrft[vllm]')": find_spec("vllm") is None,
         "there is no GPU": device.type != "cuda",
-        f"there are {processes} processes, among which rollouts of vLLM are not dealt out": processes > 1,
+        f"there are {processes} processes, among which rollouts of vLLM are not shared": processes > 1,
         "clips are fed as videos, which TRL does not hand to vLLM; set stream.feed=images": clips,
         "train.cuda_graphs records the suite's own decoding": train.cuda_graphs,
     }

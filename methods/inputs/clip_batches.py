@@ -2,7 +2,7 @@
 
 Rows have a column ``clips`` beside ``images``; a batch is of clips or of images, never of both. Batches of supervised
 updates are made here, in the layout of TRL's own collator for prompts and completions; those of rollouts, with images
-or clips, in ``group_batch.py``.
+or clips, in ``group_passes.py``.
 """
 
 from collections.abc import Sequence
@@ -32,13 +32,9 @@ def rows_have_clips(rows: Sequence[dict[str, Any]]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ClipCollator:
-    """Rows of prompt, completion and clips to one batch of a supervised update; only completions are learned.
+    """Rows of prompt, completion and clips to one batch of a supervised update; only completions are learned."""
 
-    Attributes:
-        processor: the model's.
-    """
-
-    processor: Any
+    processor: Any  # the model's
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Rows flush left, [N, L] each; the clips as the model takes them."""

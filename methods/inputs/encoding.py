@@ -27,16 +27,10 @@ Turn = tuple[Sequence[Message], Sequence[Media]]  # chat messages with placehold
 def encoded_requests(
     processor: Any, requests: Sequence[Request], place: str = "first", limit: int | None = None
 ) -> Any:
-    """Requests as one left-padded batch on the CPU.
-
-    Args:
-        processor: the model's.
-        requests: the questions.
-        place: of images and clips in a turn: ``model.media``.
-        limit: longest prompt, in tokens; None = any.
+    """Requests as one left-padded batch on the CPU; ``place``: of images and clips in a turn (``model.media``).
 
     Raises:
-        UserError: a clip is to be fed as a video, and the model takes none; or a prompt is too long.
+        UserError: a clip is to be fed as a video, and the model takes none; or a prompt has more tokens than ``limit``.
     """
     arranged = [one.arranged(place) for one in requests]
     batch = encoded_turns(processor, [(one.messages, one.media) for one in arranged])
@@ -72,14 +66,7 @@ def encoded_turns(processor: Any, turns: Sequence[Turn]) -> Any:
 
 
 def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[int], model_config: Any) -> Prompts:
-    """An encoded batch as prompts.
-
-    Args:
-        batch: left-padded.
-        images: how many each row has.
-        clips: how many each row has.
-        model_config: of the model that gets them.
-    """
+    """An encoded, left-padded batch as prompts; ``images`` and ``clips``: how many each row has."""
     ids, types = batch["input_ids"], batch.get("mm_token_type_ids")
     return Prompts(
         ids=ids,
@@ -94,26 +81,21 @@ def by_parts(processor: Any, turns: Sequence[Turn]) -> dict[str, Tensor]:
     """The same of images, text by text."""
     images = processor.image_processor(images=[item for _, shown in turns for item in shown], return_tensors="pt")
     lengths = iter((images["image_grid_thw"].prod(dim=1) // processor.image_processor.merge_size**2).tolist())
-    words = tokens_of(processor, [messages for messages, _ in turns])
+    texts = [
+        processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        for messages, _ in turns
+    ]
+    known = list(dict.fromkeys(texts))
+    tokens: Mapping[str, list[int]] = dict(zip(known, processor.tokenizer(known)["input_ids"], strict=True))
     rows = [
-        expanded(ids, processor.image_token_id, [next(lengths) for _ in shown])
-        for ids, (_, shown) in zip(words, turns, strict=True)
+        expanded(tokens[text], processor.image_token_id, [next(lengths) for _ in shown])
+        for text, (_, shown) in zip(texts, turns, strict=True)
     ]
     padding = processor.tokenizer.pad_token_id
     ids = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
     real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     types = (ids == processor.image_token_id).to(ids.dtype)
     return {"input_ids": ids, "attention_mask": real, "mm_token_type_ids": types, **images}
-
-
-def tokens_of(processor: Any, turns: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Tokens of chat messages with one placeholder for each image."""
-    texts = [
-        processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False) for messages in turns
-    ]
-    known = list(dict.fromkeys(texts))
-    ids: Mapping[str, list[int]] = dict(zip(known, processor.tokenizer(known)["input_ids"], strict=True))
-    return [ids[text] for text in texts]
 
 
 def expanded(ids: Sequence[int], placeholder: int, lengths: Sequence[int]) -> Tensor:

@@ -43,15 +43,10 @@ class AreaFit:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Questions as a policy is asked them; it does not hold the policy, for datasets are hashed with it.
+    """Questions as a policy is asked them; it does not hold the policy, for datasets are hashed with it."""
 
-    Attributes:
-        media: where images and clips stand.
-        fit: brings images to the size in which the model sees them.
-    """
-
-    media: str
-    fit: Fit
+    media: str  # where images and clips stand
+    fit: Fit  # brings images to the size in which the model sees them
 
     def __call__(self, asked: Request) -> Request:
         """The question, arranged, its images fitted."""

@@ -23,18 +23,12 @@ CLIP_PACE = "second_per_grid_ts"  # Qwen2.5-VL's positions follow the clock
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """All images, or all clips, of N rows; a row may have none, and rows may have different numbers.
+    """All images, or all clips, of N rows; a row may have none, and rows may have different numbers."""
 
-    Attributes:
-        values: patches in row order, [patches, values].
-        grids: patch grid (time, height, width) of each, [K, 3].
-        counts: how many each row has, N numbers that add up to K.
-        pace: seconds per step of the time grid of each clip, [K]; None where the model does not ask for it.
-    """
-
-    values: Tensor
-    grids: Tensor
-    counts: tuple[int, ...]
+    values: Tensor  # patches in row order, [patches, values]
+    grids: Tensor  # patch grid (time, height, width) of each, [K, 3]
+    counts: tuple[int, ...]  # how many each row has, N numbers that add up to K
+    # seconds per step of the time grid of each clip, [K]; None where the model does not ask for it
     pace: Tensor | None = None
 
     def select(self, rows: Sequence[int]) -> "Patches":
@@ -61,26 +55,6 @@ class Patches:
         paces = [()] * len(self.grids) if self.pace is None else [(pace,) for pace in self.pace.tolist()]
         each = iter([(*grid, *pace) for grid, pace in zip(self.grids.tolist(), paces, strict=True)])
         return [tuple(next(each) for _ in range(count)) for count in self.counts]
-
-    def rows(self) -> list["Patches"]:
-        """Each row's own."""
-        return [self.select([row]) for row in range(len(self.counts))]
-
-    @classmethod
-    def joined(cls, parts: Sequence["Patches"]) -> "Patches":
-        """Several rows' as one."""
-        paces = [part.pace for part in parts if part.pace is not None]
-        return cls(
-            torch.cat([part.values for part in parts]),
-            torch.cat([part.grids for part in parts]),
-            tuple(count for part in parts for count in part.counts),
-            torch.cat(paces) if paces else None,
-        )
-
-    def to(self, device: torch.device) -> "Patches":
-        """The same on a device."""
-        pace = None if self.pace is None else self.pace.to(device)
-        return Patches(self.values.to(device), self.grids.to(device), self.counts, pace)
 
 
 def image_patches(batch: Mapping[str, Any], counts: Sequence[int] | None) -> Patches | None:

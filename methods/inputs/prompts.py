@@ -9,21 +9,13 @@ from methods.inputs.media import Patches, model_fields
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """B prompts, encoded.
+    """B prompts, encoded."""
 
-    Attributes:
-        ids: left-padded tokens, [B, P].
-        mask: 1 for real tokens, [B, P].
-        token_types: 1 for image tokens, 2 for those of clips, 0 for text, [B, P].
-        images: of all prompts, None if there are none.
-        clips: of all prompts, None if there are none.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    token_types: Tensor
-    images: Patches | None
-    clips: Patches | None
+    ids: Tensor  # left-padded tokens, [B, P]
+    mask: Tensor  # 1 for real tokens, [B, P]
+    token_types: Tensor  # 1 for image tokens, 2 for those of clips, 0 for text, [B, P]
+    images: Patches | None  # of all prompts, None if there are none
+    clips: Patches | None  # of all prompts, None if there are none
 
     def select(self, rows: Tensor) -> "Prompts":
         """Some of them, with their images and clips; any of them may come several times."""

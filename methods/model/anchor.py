@@ -33,10 +33,7 @@ def told_by_policy(rule: AnchorRule, task: int) -> bool:
 class Anchors:
     """Gives each task its anchor by a rule. Made before any training: the base is the policy as it is then.
 
-    Args:
-        rule: which policy it is.
-        policy: the policy that is trained.
-        reference: a snapshot of the base that is there anyway, so that no second one is made.
+    ``reference``: a snapshot of the base that is there anyway, so that no second one is made.
     """
 
     def __init__(self, rule: AnchorRule, policy: Policy, reference: Snapshot | None = None) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from methods.lazy import torch
-from methods.settings import require
+from methods.settings import WHOLE_FROM_1, check, one_of, or_null
 from task_streams.errors import UserError
 from task_streams.prompt import PLACES
 
@@ -58,22 +58,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         low, high = self.min_pixels, self.max_pixels
-        require(
+        check(
+            self,
             "model",
-            dtype=(self.dtype in ("auto", *DTYPES), self.dtype, f"auto or one of {', '.join(DTYPES)}"),
-            attention=(self.attention in ATTENTION, self.attention, f"one of {', '.join(ATTENTION)}"),
-            device=(self.device in ("auto", "cpu", "cuda"), self.device, "auto, cpu or cuda"),
-            adapter=(self.adapter in ("none", "lora"), self.adapter, "none or lora"),
-            lora_rank=(self.lora_rank >= 1, self.lora_rank, "a whole number from 1"),
-            lora_alpha=(self.lora_alpha >= 1, self.lora_alpha, "a whole number from 1"),
-            min_pixels=(low is None or low >= 1, low, "a whole number from 1, or null"),
-            max_pixels=(
-                high is None or high >= max(1, low or 1),
-                high,
-                "a whole number not below model.min_pixels, or null",
-            ),
-            media=(self.media in PLACES, self.media, " or ".join(PLACES)),
-            anchor_memory=(self.anchor_memory in ("device", "cpu"), self.anchor_memory, "device or cpu"),
+            dtype=(self.dtype in ("auto", *DTYPES), f"auto or one of {', '.join(DTYPES)}"),
+            attention=one_of(ATTENTION),
+            device=(self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+            adapter=(self.adapter in ("none", "lora"), "none or lora"),
+            lora_rank=WHOLE_FROM_1,
+            lora_alpha=WHOLE_FROM_1,
+            min_pixels=or_null(WHOLE_FROM_1),
+            max_pixels=(high is None or high >= max(1, low or 1), "a whole number not below model.min_pixels, or null"),
+            media=(self.media in PLACES, " or ".join(PLACES)),
+            anchor_memory=(self.anchor_memory in ("device", "cpu"), "device or cpu"),
         )
 
 

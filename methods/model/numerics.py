@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from methods.base import Method
+from methods.guard import members_of
 from methods.model.config import ModelConfig, choose_device, choose_dtype
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from task_streams.errors import UserError
@@ -23,17 +24,11 @@ from task_streams.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """How trained weights are held and moved.
+    """How trained weights are held and moved."""
 
-    Attributes:
-        optimizer: ``adamw_float32``, ``adamw_kahan`` or ``adamw``.
-        weights: type of the model's weights.
-        compute: type that matrices are applied in.
-    """
-
-    optimizer: str
-    weights: torch.dtype
-    compute: torch.dtype
+    optimizer: str  # ``adamw_float32``, ``adamw_kahan`` or ``adamw``
+    weights: torch.dtype  # type of the model's weights
+    compute: torch.dtype  # type that matrices are applied in
 
     @property
     def autocasts(self) -> bool:
@@ -51,11 +46,7 @@ class Numerics:
 
 
 def numerics_of(config: ModelConfig, optimizer: str) -> Numerics:
-    """What a model's settings and an optimizer come to.
-
-    Args:
-        config: the model's settings.
-        optimizer: one that is decided, not ``auto``.
+    """What a model's settings and an optimizer, one that is decided, come to.
 
     Raises:
         UserError: the two do not go together.
@@ -76,8 +67,7 @@ def numerics_of(config: ModelConfig, optimizer: str) -> Numerics:
 
 def looking_at_weights(method: Method) -> list[str]:
     """Members of a method that look at weights, where a compensation hides part of how far these have moved."""
-    members: tuple[Method, ...] = getattr(method, "members", (method,))
-    return [one.name for one in members if not one.works_split]
+    return [one.name for one in members_of(method) if not one.works_split]
 
 
 def training_problems(method: Method, numerics: Numerics, adapter: bool) -> list[str]:

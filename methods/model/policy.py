@@ -109,48 +109,33 @@ class Policy:
         """Tokens of a prompt, those of its images and clips included."""
         return int(self.encode([request])["input_ids"].shape[1])
 
-    def text_lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without any that a tokenizer adds."""
-        return [len(ids) for ids in self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-
     def session(self) -> Session:
-        """What answers leave to those after them, at first nothing; for as long as the weights stand still."""
+        """A fresh session: what later answers can reuse, for as long as the weights do not change."""
         return Session(steps=StaticSteps() if self.recorded else None)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], decoding: Decoding, session: Session | None = None) -> list[str]:
         """Answer a batch of requests, each with its own completion text.
 
-        Args:
-            requests: the questions.
-            decoding: how completions are drawn.
-            session: what questions before these have left, to the policy as it is now; answers are the same without.
+        ``session`` has what questions before these have left, to the policy as it is now; answers are the same without.
         """
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
-                completions: Any = self._engine_completions(requests, decoding, session)
+                sampling = Sampling(
+                    decoding.max_new_tokens,
+                    decoding.temperature,
+                    decoding.top_p,
+                    tuple(self.ends),
+                    never_sampled(self.model.config),
+                )
+                completions: Any = answered(self.model, requests, self.prompts(requests), sampling, session)
             else:
-                completions = self._stock_completions(requests, decoding)
+                inputs = self.encode(requests)
+                tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
+                completions = tokens[:, inputs["input_ids"].shape[1] :]
+                ends = torch.tensor(self.ends, device=completions.device)
+                self.meter.generated(sampled_tokens(completions, ends))
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
-
-    def _engine_completions(
-        self, requests: Sequence[Request], decoding: Decoding, session: Session | None
-    ) -> list[list[int]]:
-        sampling = Sampling(
-            decoding.max_new_tokens,
-            decoding.temperature,
-            decoding.top_p,
-            tuple(self.ends),
-            never_sampled(self.model.config),
-        )
-        return answered(self.model, requests, self.prompts(requests), sampling, session)
-
-    def _stock_completions(self, requests: Sequence[Request], decoding: Decoding) -> torch.Tensor:
-        inputs = self.encode(requests)
-        tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
-        completions: torch.Tensor = tokens[:, inputs["input_ids"].shape[1] :]
-        self.meter.generated(sampled_tokens(completions, torch.tensor(self.ends, device=completions.device)))
-        return completions
 
     @contextmanager
     def _answering(self, seed: int) -> Iterator[None]:
@@ -168,11 +153,9 @@ class Policy:
             clear_rope_state(self.model)
 
     def snapshot(self, name: str = ANCHOR_ADAPTER, asked_only: bool = False) -> Snapshot:
-        """A frozen copy of the policy as it is now: a second adapter when it has one, else a full copy.
+        """A frozen copy of the policy as it is now: a second adapter of that name when it has one, else a full copy.
 
-        Args:
-            name: of the second adapter; a snapshot of the same name takes its place.
-            asked_only: its weights are never changed, so that matrices may be held in the type they are applied in.
+        ``asked_only``: its weights are never changed, so that matrices may be held in the type they are applied in.
         """
         if self.has_adapter:
             return AdapterSnapshot.take(self.model, name)
@@ -182,9 +165,7 @@ class Policy:
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights (or the adapter alone) as safetensors, with the processor beside full weights.
 
-        Args:
-            folder: new or empty.
-            weights: those of a split model, put together (``sharding.whole_weights``); None: the model's own.
+        ``weights``: those of a split model, put together (``sharding.whole_weights``); None: the model's own.
         """
         if self.has_adapter:
             self.model.save_pretrained(folder, selected_adapters=[TRAINED_ADAPTER], safe_serialization=True)

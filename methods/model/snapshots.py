@@ -38,12 +38,9 @@ class FullSnapshot(Snapshot):
 
     @classmethod
     def take(cls, model: Any, memory: str, lowered: torch.dtype | None = None) -> "FullSnapshot":
-        """Copy a model. A split one's copy is split, and stays on the device.
+        """Copy a model, to rest on the ``device`` or the ``cpu``. A split one's copy is split, and stays on the device.
 
-        Args:
-            model: it is left as it is.
-            memory: ``device`` or ``cpu``.
-            lowered: type in which the copy's matrices are held (``low_precision.py``); None: as the model has them.
+        ``lowered``: type in which the copy's matrices are held (``low_precision.py``); None: as the model has them.
         """
         device = next(model.parameters()).device
         if is_sharded(model):

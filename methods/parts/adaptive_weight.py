@@ -18,7 +18,7 @@ from methods.base import Method, Need, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
 from methods.parts.retention import retention_of
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, check
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class AdaptiveWeightConfig:
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            most=(self.most > 0, self.most, "a number above 0"),
-            initial=(0 <= self.initial <= max(self.most, 0), self.initial, "a number from 0 to most"),
-            rate=(self.rate >= 0, self.rate, "a number from 0"),
-            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
+        check(
+            self,
+            most=ABOVE_0,
+            initial=(0 <= self.initial <= max(self.most, 0), "a number from 0 to most"),
+            rate=FROM_0,
+            sharpness=ABOVE_0,
         )
 
 

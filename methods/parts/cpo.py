@@ -13,7 +13,7 @@ from typing import Any
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import copied_weights, trained_weights
-from methods.settings import require
+from methods.settings import FROM_0, check
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,7 @@ class CpoConfig:
     """Share of each tensor's weights that a task adds to those that are held, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            strength=(self.strength >= 0, self.strength, "a number from 0"),
-            share=(0 < self.share <= 1, self.share, "a number in (0, 1]"),
-        )
+        check(self, strength=FROM_0, share=(0 < self.share <= 1, "a number in (0, 1]"))
 
 
 class Cpo(Method):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from methods.advantage import GROUP_EPSILON, RunningScale, group_advantages, guarded, scaled_advantages
 from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, UNIT_OPEN, WHOLE_FROM_1, Allowed, check, one_of, or_none
 
 # Where paper and released code differ; "not stated" in the paper is marked.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,6 +35,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon": 1e-6,
         "group_epsilon": 1e-6,
     },
+}
+ALLOWED: dict[str, Allowed] = {
+    "preset": one_of(tuple(PRESETS)),
+    "scale_momentum": UNIT_OPEN,
+    "scale_init_above": FROM_0,
+    "scale_init_batches": WHOLE_FROM_1,
+    "ctan_from_task": Allowed("from 1", or_none(WHOLE_FROM_1).holds),
+    "boundary": Allowed("carry or last_batch", lambda value: value in (None, "carry", "last_batch")),
+    "scale_floor": or_none(FROM_0),
+    "guard": or_none(FROM_0),
+    "epsilon": or_none(ABOVE_0),
+    "group_epsilon": or_none(ABOVE_0),
 }
 WARMUP_MOMENTA = (0.9, 0.9495)  # the released code's first two steps of each task
 
@@ -67,23 +79,7 @@ class CtanConfig:
     """Added to a group's own deviation where that is divided by (above 0)."""
 
     def __post_init__(self) -> None:
-        require("method", **self.checks())
-
-    def checks(self) -> dict[str, tuple[bool, Any, str]]:
-        """What ``require`` asks of the settings."""
-        floor, guard, epsilon, group_epsilon = self.scale_floor, self.guard, self.epsilon, self.group_epsilon
-        return {
-            "preset": (self.preset in PRESETS, self.preset, f"one of {', '.join(PRESETS)}"),
-            "scale_momentum": (0 <= self.scale_momentum < 1, self.scale_momentum, "a number in [0, 1)"),
-            "scale_init_above": (self.scale_init_above >= 0, self.scale_init_above, "a number from 0"),
-            "scale_init_batches": (self.scale_init_batches >= 1, self.scale_init_batches, "a whole number from 1"),
-            "ctan_from_task": (self.ctan_from_task is None or self.ctan_from_task >= 1, self.ctan_from_task, "from 1"),
-            "boundary": (self.boundary in (None, "carry", "last_batch"), self.boundary, "carry or last_batch"),
-            "scale_floor": (floor is None or floor >= 0, floor, "a number from 0"),
-            "guard": (guard is None or guard >= 0, guard, "a number from 0"),
-            "epsilon": (epsilon is None or epsilon > 0, epsilon, "a number above 0"),
-            "group_epsilon": (group_epsilon is None or group_epsilon > 0, group_epsilon, "a number above 0"),
-        }
+        check(self, **ALLOWED)
 
     def resolved(self) -> dict[str, Any]:
         """The preset's values with those given by name on top."""
@@ -126,26 +122,20 @@ class Ctan(Method):
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equations 5 and 6, [B*G] to [B*G]; group deviations until the scale is initialised and active."""
-        self._observe(rewards, rollouts)
+        warming = self.rule["momentum_warmup"] and self.steps_in_task < len(WARMUP_MOMENTA)
+        momentum = WARMUP_MOMENTA[self.steps_in_task] if warming else self.config.scale_momentum
+        self.last_std = torch.std(rewards).item()
+        self.scale = self.scale.observed(self.last_std, momentum)
+        self.steps_in_task += 1
+        rollouts.log("reward_std_batch", self.last_std)
+        if self.scale.value is not None:
+            rollouts.log("running_scale", self.scale.value)
         group_epsilon = self.rule["group_epsilon"]
         if self.scale.value is None or rollouts.task_index < self.rule["ctan_from_task"]:
             return group_advantages(rewards, rollouts.group_size, group_epsilon)
         advantages = scaled_advantages(rewards, rollouts.group_size, self.scale.value, self.rule["epsilon"])
         limit = self.rule["guard"]
         return guarded(advantages, rewards, rollouts.group_size, limit, group_epsilon) if limit else advantages
-
-    def _observe(self, rewards: Tensor, rollouts: Rollouts) -> None:
-        self.last_std = torch.std(rewards).item()
-        self.scale = self.scale.observed(self.last_std, self._momentum())
-        self.steps_in_task += 1
-        rollouts.log("reward_std_batch", self.last_std)
-        if self.scale.value is not None:
-            rollouts.log("running_scale", self.scale.value)
-
-    def _momentum(self) -> float:
-        if self.rule["momentum_warmup"] and self.steps_in_task < len(WARMUP_MOMENTA):
-            return WARMUP_MOMENTA[self.steps_in_task]
-        return self.config.scale_momentum
 
     def state_dict(self) -> dict[str, Any]:
         return {

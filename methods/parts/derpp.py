@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from methods.base import Family, LossContext, Method, Need, ReplayPlan, TaskContext
 from methods.lazy import Tensor, no_grad, torch
-from methods.settings import require
+from methods.settings import FROM_0, WHOLE_FROM_1, check
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.scenarios.draw import shuffled
@@ -35,28 +35,16 @@ class DerppConfig:
     """Logits that are stored for each token, the largest (at least 1)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            items=(self.items >= 1, self.items, "a whole number from 1"),
-            logit_weight=(self.logit_weight >= 0, self.logit_weight, "a number from 0"),
-            label_weight=(self.label_weight >= 0, self.label_weight, "a number from 0"),
-            top=(self.top >= 1, self.top, "a whole number from 1"),
-        )
+        check(self, items=WHOLE_FROM_1, logit_weight=FROM_0, label_weight=FROM_0, top=WHOLE_FROM_1)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is kept of one example: the classes that its prompt listed, and the largest logits of N tokens.
+    """What is kept of one example: the classes that its prompt listed, and the largest logits of N tokens."""
 
-    Attributes:
-        listed: classes that the prompt listed.
-        values: the logits, [N, k].
-        tokens: which tokens they are of, [N, k].
-    """
-
-    listed: tuple[str, ...]
-    values: Tensor
-    tokens: Tensor
+    listed: tuple[str, ...]  # classes that the prompt listed
+    values: Tensor  # the logits, [N, k]
+    tokens: Tensor  # which tokens they are of, [N, k]
 
 
 class Derpp(Method):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from methods.base import Method, Need, Rollouts
 from methods.drift.log_ratio import mean_log_ratio
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import WHOLE_FROM_2, check
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,7 @@ class DriftThresholdConfig:
     """First task whose rewards are changed (from 2: the first has no previous policy)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            keep=(self.keep in ("low", "high"), self.keep, "low or high"),
-            from_task=(self.from_task >= 2, self.from_task, "a whole number from 2"),
-        )
+        check(self, keep=(self.keep in ("low", "high"), "low or high"), from_task=WHOLE_FROM_2)
 
 
 class DriftThreshold(Method):

@@ -12,7 +12,7 @@ from typing import Any
 from methods.base import LossContext, Method, Need, TaskContext
 from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
-from methods.settings import require
+from methods.settings import FROM_0, UNIT, WHOLE_FROM_1, check
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,7 @@ class EwcConfig:
     """Training examples from which a task's Fisher information is estimated (at least 1)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            strength=(self.strength >= 0, self.strength, "a number from 0"),
-            decay=(0 <= self.decay <= 1, self.decay, "a number in [0, 1]"),
-            fisher_items=(self.fisher_items >= 1, self.fisher_items, "a whole number from 1"),
-        )
+        check(self, strength=FROM_0, decay=UNIT, fisher_items=WHOLE_FROM_1)
 
 
 class Ewc(Method):

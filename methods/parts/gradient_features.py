@@ -1,10 +1,10 @@
 """First-order features of completions: how each would move the policy, seen at the input of its output head.
 
 ``phi = mean_t W^T (e(y_t) - p_t)``, the gradient of a completion's mean log-probability by the last hidden states,
-from __future__ import annotations
-
 from one pass without gradients (arXiv 2512.15687; its weights over tokens are taken as equal).
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 

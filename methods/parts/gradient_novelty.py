@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
-from methods.settings import require
+from methods.settings import UNIT, check
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class GradientNoveltyConfig:
     """How far the factor may be from 1, s in [0, 1]."""
 
     def __post_init__(self) -> None:
-        require("method", strength=(0 <= self.strength <= 1, self.strength, "a number in [0, 1]"))
+        check(self, strength=UNIT)
 
 
 class GradientNovelty(Method):

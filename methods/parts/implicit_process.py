@@ -18,7 +18,7 @@ from typing import Any
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, no_grad, torch
 from methods.parts.gradient_features import token_gradients
-from methods.settings import require
+from methods.settings import FROM_0, check
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class ImplicitProcessConfig:
     """Step of the process model on each batch of rollouts (0 or more); 1 moves a single pair apart by a half."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            weight=(self.weight >= 0, self.weight, "a number from 0"),
-            rate=(self.rate >= 0, self.rate, "a number from 0"),
-        )
+        check(self, weight=FROM_0, rate=FROM_0)
 
 
 class ImplicitProcess(Method):

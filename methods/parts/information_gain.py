@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eval.parse import parse_completion
-from methods.base import Method, Rollouts, TaskContext, Views
+from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import FROM_0, check
 from task_streams.errors import UserError
 from task_streams.prompt import answer_text
 
@@ -26,7 +26,7 @@ class InformationGainConfig:
     """Weight of the gain in probability, which lies between -1 and 1 (0 or more)."""
 
     def __post_init__(self) -> None:
-        require("method", weight=(self.weight >= 0, self.weight, "a number from 0"))
+        check(self, weight=FROM_0)
 
 
 class InformationGain(Method):
@@ -47,19 +47,15 @@ class InformationGain(Method):
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         if rollouts.views is None:
             raise RuntimeError("no views: the probability of an answer is undefined")
-        gain = thought_gain(rollouts, rollouts.views)
+        thoughts = [parse_completion(text, rollouts.style).thought for text in rollouts.completions]
+        answers = [f"{answer_text(target, rollouts.labels, rollouts.style)}</answer>" for target in rollouts.targets]
+        views = rollouts.views
+        after = views.continuation_logps([opening(thought or "") for thought in thoughts], answers).exp()
+        before = views.continuation_logps([opening("")] * len(thoughts), answers).exp()
+        readable = torch.tensor([thought is not None for thought in thoughts], device=after.device)
+        gain = torch.where(readable, after - before, 0.0)  # in probability of the right answer, [B*G]
         rollouts.log("information_gain", gain.mean().item())
         return rewards + self.config.weight * gain
-
-
-def thought_gain(rollouts: Rollouts, views: Views) -> Tensor:
-    """Probability of the right answer after the sampled thought, less that after none, [B*G]."""
-    thoughts = [parse_completion(text, rollouts.style).thought for text in rollouts.completions]
-    answers = [f"{answer_text(target, rollouts.labels, rollouts.style)}</answer>" for target in rollouts.targets]
-    after = views.continuation_logps([opening(thought or "") for thought in thoughts], answers).exp()
-    before = views.continuation_logps([opening("")] * len(thoughts), answers).exp()
-    readable = torch.tensor([thought is not None for thought in thoughts], device=after.device)
-    return torch.where(readable, after - before, 0.0)
 
 
 def opening(thought: str) -> str:

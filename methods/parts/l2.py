@@ -12,7 +12,7 @@ from typing import Any
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
-from methods.settings import require
+from methods.settings import FROM_0, check
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class L2Config:
     """Coefficient lambda (0 or more)."""
 
     def __post_init__(self) -> None:
-        require("method", strength=(self.strength >= 0, self.strength, "a number from 0"))
+        check(self, strength=FROM_0)
 
 
 class L2(Method):

@@ -36,12 +36,8 @@ class LatentRetention(RetentionShaper):
     def retained(self, rollouts: Rollouts) -> Tensor:
         if rollouts.views is None:
             raise RuntimeError("no views: hidden states are undefined")
-        distance = latent_distance(rollouts.views.hidden("policy"), rollouts.views.hidden("anchor"), rollouts.mask)
+        policy, anchor = (rollouts.views.hidden(whose).float() for whose in ("policy", "anchor"))  # [N, L, H]
+        apart = (1 - torch.nn.functional.cosine_similarity(policy, anchor, dim=2)) * rollouts.mask  # [N, L]
+        distance = (apart.sum(dim=1) / rollouts.mask.sum(dim=1)).clamp(min=0.0)  # rounding can go below
         rollouts.log("latent_drift", distance.mean().item())
         return retention_reward(distance, self.config.sharpness)
-
-
-def latent_distance(policy: Tensor, anchor: Tensor, mask: Tensor) -> Tensor:
-    """Mean over a completion's tokens of one minus the cosine of two hidden states, [N, L, H] to [N]."""
-    apart = 1 - torch.nn.functional.cosine_similarity(policy.float(), anchor.float(), dim=2)  # [N, L]
-    return ((apart * mask).sum(dim=1) / mask.sum(dim=1)).clamp(min=0.0)  # rounding can go below

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from methods.base import Family, LossContext, Method, Need
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, check
 from methods.training.targets import completion_logits, mean_over_completions
 
 
@@ -25,11 +25,7 @@ class LwfConfig:
     """Temperature T that softens both policies' probabilities (above 0)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            strength=(self.strength >= 0, self.strength, "a number from 0"),
-            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
-        )
+        check(self, strength=FROM_0, temperature=ABOVE_0)
 
 
 class Lwf(Method):

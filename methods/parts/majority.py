@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import WHOLE_FROM_0, check
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 
@@ -27,7 +27,7 @@ class MajorityConfig:
     """First tasks that keep the reward of their labels (0 or more); later ones are learned without."""
 
     def __post_init__(self) -> None:
-        require("method", labelled_tasks=(self.labelled_tasks >= 0, self.labelled_tasks, "a whole number from 0"))
+        check(self, labelled_tasks=WHOLE_FROM_0)
 
 
 class Majority(Method):

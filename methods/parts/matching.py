@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor
 from methods.parts.likeness import item_likeness, likeness_of
-from methods.settings import require
+from methods.settings import FROM_0, check
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MatchingConfig:
     """Credit of an answer whose items all match in full (0 or more)."""
 
     def __post_init__(self) -> None:
-        require("method", weight=(self.weight >= 0, self.weight, "a number from 0"))
+        check(self, weight=FROM_0)
 
 
 class Matching(Method):

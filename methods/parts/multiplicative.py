@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from methods.base import Method, Need, Rollouts
 from methods.lazy import Tensor
 from methods.parts.retention import retention_of
-from methods.settings import require
+from methods.settings import ABOVE_0, UNIT, check
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,7 @@ class MultiplicativeConfig:
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            format_factor=(0 <= self.format_factor <= 1, self.format_factor, "a number in [0, 1]"),
-            drift_factor=(0 <= self.drift_factor <= 1, self.drift_factor, "a number in [0, 1]"),
-            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
-        )
+        check(self, format_factor=UNIT, drift_factor=UNIT, sharpness=ABOVE_0)
 
 
 class Multiplicative(Method):

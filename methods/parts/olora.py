@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, nn, no_grad, torch
 from methods.model.weights import trained_weights
-from methods.settings import require
+from methods.settings import FROM_0, WHOLE_FROM_1, check
 from task_streams.types import Task
 
 if TYPE_CHECKING:
@@ -45,30 +45,18 @@ class OloraConfig:
     """Rank of each task's own adapter (at least 1); model.lora_rank must be this times the number of tasks."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            strength=(self.strength >= 0, self.strength, "a number from 0"),
-            rank=(self.rank >= 1, self.rank, "a whole number from 1"),
-        )
+        check(self, strength=FROM_0, rank=WHOLE_FROM_1)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is one task's of one matrix of the adapter: rows of A, columns of B.
+    """What is one task's of one matrix of the adapter: rows of A, columns of B."""
 
-    Attributes:
-        weight: the matrix, A [R, in] or B [out, R].
-        dimension: along which its rank runs.
-        start: first row or column.
-        size: rows or columns.
-        before: the matrix as the task found it.
-    """
-
-    weight: nn.Parameter
-    dimension: int
-    start: int
-    size: int
-    before: Tensor
+    weight: nn.Parameter  # the matrix, A [R, in] or B [out, R]
+    dimension: int  # along which its rank runs
+    start: int  # first row or column
+    size: int  # rows or columns
+    before: Tensor  # the matrix as the task found it
 
     def own(self, values: Tensor) -> Tensor:
         """The task's own among values of the matrix's shape, as a view."""
@@ -118,7 +106,12 @@ class Olora(Method):
     def before_task(self, context: TaskContext) -> None:
         self.model = context.policy.model
         unmask(self.model)
-        self.blocks = tuple(blocks_of(self.model, (context.task.index - 1) * self.config.rank, self.config.rank))
+        start, blocks = (context.task.index - 1) * self.config.rank, []
+        for name, weight in trained_weights(self.model):
+            dimension = next((RANK_DIMENSION[part] for part in name.split(".") if part in RANK_DIMENSION), None)
+            if dimension is not None:
+                blocks.append(Block(weight, dimension, start, self.config.rank, weight.detach().clone()))
+        self.blocks = tuple(blocks)
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         mask(self.model, self.blocks)
@@ -134,16 +127,6 @@ class Olora(Method):
 
     def after_task(self, context: TaskContext) -> None:
         self.blocks = ()
-
-
-def blocks_of(model: nn.Module, start: int, size: int) -> list[Block]:
-    """One task's block of every trained matrix of the adapter, each with a copy of the matrix."""
-    found = []
-    for name, weight in trained_weights(model):
-        dimension = next((RANK_DIMENSION[part] for part in name.split(".") if part in RANK_DIMENSION), None)
-        if dimension is not None:
-            found.append(Block(weight, dimension, start, size, weight.detach().clone()))
-    return found
 
 
 def mask(model: nn.Module, blocks: Sequence[Block]) -> None:

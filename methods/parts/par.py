@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import ABOVE_0, check
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ParConfig:
     """Factor on the distance to a reference reward inside of the sigmoid (above 0)."""
 
     def __post_init__(self) -> None:
-        require("method", sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"))
+        check(self, sharpness=ABOVE_0)
 
 
 class Par(Method):

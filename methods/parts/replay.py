@@ -7,7 +7,7 @@ Source: experience replay as baselines use it, e.g. arXiv 1902.10486.
 from dataclasses import dataclass
 
 from methods.base import Method, Need, ReplayPlan
-from methods.settings import require
+from methods.settings import WHOLE_FROM_1, check
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,7 @@ class ReplayConfig:
     """Share of replayed examples in the batches, on average, in (0, 1)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            items=(self.items >= 1, self.items, "a whole number from 1"),
-            share=(0 < self.share < 1, self.share, "a number in (0, 1)"),
-        )
+        check(self, items=WHOLE_FROM_1, share=(0 < self.share < 1, "a number in (0, 1)"))
 
 
 class Replay(Method):

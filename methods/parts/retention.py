@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from methods.base import AnchorKind, AnchorRule, Method, Need, Rollouts
 from methods.drift.log_ratio import drift, retention_reward
 from methods.lazy import Tensor, torch
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, UNIT, UNIT_OPEN, check, one_of
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,7 @@ class RetentionConfig:
     """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            weight=(self.weight >= 0, self.weight, "a number from 0"),
-            sharpness=(self.sharpness > 0, self.sharpness, "a number above 0"),
-            anchor=(self.anchor in get_args(AnchorKind), self.anchor, f"one of {', '.join(get_args(AnchorKind))}"),
-            anchor_momentum=(0 <= self.anchor_momentum < 1, self.anchor_momentum, "a number in [0, 1)"),
-        )
+        check(self, weight=FROM_0, sharpness=ABOVE_0, anchor=one_of(get_args(AnchorKind)), anchor_momentum=UNIT_OPEN)
 
 
 class RetentionShaper(Method):
@@ -80,7 +74,7 @@ class GatedRetentionConfig(RetentionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("method", threshold=(0 <= self.threshold <= 1, self.threshold, "a number in [0, 1]"))
+        check(self, threshold=UNIT)
 
 
 class GatedRetention(RetentionShaper):

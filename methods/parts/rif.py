@@ -14,7 +14,7 @@ from eval.score import score
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor
 from methods.model.config import Decoding
-from methods.settings import require
+from methods.settings import WHOLE_FROM_1, check
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import Example
@@ -33,11 +33,11 @@ class RifConfig:
 
     def __post_init__(self) -> None:
         least, most = self.least_correct, self.rollouts
-        require(
-            "method",
-            rollouts=(most >= 1, most, "a whole number from 1"),
-            least_correct=(1 <= least <= max(most, 1), least, "a whole number from 1 to rollouts"),
-            batch_size=(self.batch_size >= 1, self.batch_size, "a whole number from 1"),
+        check(
+            self,
+            rollouts=WHOLE_FROM_1,
+            least_correct=(1 <= least <= max(most, 1), "a whole number from 1 to rollouts"),
+            batch_size=WHOLE_FROM_1,
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.likeness import likeness_of, whole_likeness
-from methods.settings import require
+from methods.settings import ABOVE_0, FROM_0, WHOLE_FROM_1, check
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,7 @@ class SweetSpotConfig:
     """Amplification p: 1 is linear in the tier, more favours the inner tiers (above 0)."""
 
     def __post_init__(self) -> None:
-        require(
-            "method",
-            weight=(self.weight >= 0, self.weight, "a number from 0"),
-            tiers=(self.tiers >= 1, self.tiers, "a whole number from 1"),
-            power=(self.power > 0, self.power, "a number above 0"),
-        )
+        check(self, weight=FROM_0, tiers=WHOLE_FROM_1, power=ABOVE_0)
 
 
 class SweetSpot(Method):

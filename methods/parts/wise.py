@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from methods.base import Method, TaskContext
 from methods.lazy import Tensor, no_grad
 from methods.model.weights import copied_weights, trained_weights
-from methods.settings import require
+from methods.settings import UNIT, check
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class WiseConfig:
     """Share alpha of the newly learned weights, in [0, 1]: 1 keeps them, 0 goes back to the previous task's."""
 
     def __post_init__(self) -> None:
-        require("method", share=(0 <= self.share <= 1, self.share, "a number in [0, 1]"))
+        check(self, share=UNIT)
 
 
 class Wise(Method):

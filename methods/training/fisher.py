@@ -32,14 +32,8 @@ def diagonal_fisher(
 ) -> dict[str, Tensor]:
     """F_i = E[(d log p(y | x) / d theta_i)^2], y drawn from the policy; by parameter name, in float32.
 
-    Args:
-        policy: its weights are left as they are.
-        examples: to draw from.
-        labels: classes that prompts list.
-        style: words of the prompts.
-        max_new_tokens: longest completion.
-        items: examples that are used; one completion each.
-        seed: of the choice and of the completions.
+    One completion of each of ``items`` examples, of at most ``max_new_tokens``; ``seed`` is of the choice and of the
+    completions. The policy is left as it was.
     """
     chosen = list(islice(shuffled(examples, seed, "fisher"), items))
     weights = dict(trained_weights(policy.model))

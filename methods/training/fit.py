@@ -27,11 +27,9 @@ from methods.training.fisher import diagonal_fisher
 from methods.training.grpo_trainer import HookedGRPOTrainer, release
 from methods.training.optimizers import COMPENSATION, AppliedShare
 from methods.training.replay_memory import mixed
-from methods.training.resumable import Keeping, KeepStates
-from methods.training.sft_trainer import HookedSFTTrainer
-from methods.training.state import KIND, TrainingState, moments_of, put_method, put_moments
+from methods.training.state import KIND, Keeping, TrainingState, moments_of, put_method, put_moments
+from methods.training.trainers import HookedSFTTrainer, KeepStates
 from task_streams.errors import UserError
-from task_streams.types import Example
 
 StepRow = dict[str, float]
 
@@ -56,35 +54,24 @@ TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What a fit needs beside the task.
+    """What a fit needs beside the task."""
 
-    Attributes:
-        train: the training budget.
-        scratch: folder for scratch files.
-        workers: processes that decode and resize ahead; 0 = none.
-        keeping: what to do with the training's state now and then; None = it is not made.
-    """
-
-    train: TrainConfig
-    scratch: Path
-    workers: int = 0
-    keeping: Keeping | None = None
+    train: TrainConfig  # the training budget
+    scratch: Path  # folder for scratch files
+    workers: int = 0  # processes that decode and resize ahead; 0 = none
+    keeping: Keeping | None = None  # what to do with the training's state now and then; None = it is not made
 
 
 @dataclass(slots=True)
 class FitResult:
-    """What a training left.
+    """What a training left."""
 
-    Attributes:
-        steps: figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in
-            the first.
-        moments: what the optimizer hands on to the next task, by parameter name and kind: its moments where they are
-            carried, and the compensation of weights always.
-        afterwards: what came after the last update (an estimate that a method needs, say), by the same names.
-    """
-
+    # figures of every update; what it came to (``costs/meter.py``) among them, that of the preparation in the first
     steps: list[StepRow] = field(default_factory=list)
+    # what came after the last update (an estimate that a method needs, say), by the same names
     afterwards: Counts = field(default_factory=dict)
+    # what the optimizer hands on to the next task, by parameter name and kind: its moments where they are carried, and
+    # the compensation of weights always
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -112,7 +99,12 @@ def fit(
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
     """
     check_batch(method, context, settings.train)
-    context = with_settings(method, context, settings.train)
+    context = replace(
+        context,
+        max_completion_tokens=settings.train.max_completion_tokens,
+        prompts_per_update=settings.train.prompts_per_update,
+        thought=getattr(method.config, "thought", context.thought),
+    )
     result = FitResult()
     meter = context.policy.meter
     meter.taken()
@@ -121,8 +113,13 @@ def fit(
     callbacks.append(OptimizerCarry(context.policy.model, moments if start is None else None, carried, result))
     method.before_task(context)
     meter.look()
-    chosen = with_choice(method, context, settings.train)
-    mixture = with_memory(method, chosen)
+    chosen = method.choose_examples(context, context.task.train)
+    if len(chosen) < settings.train.prompts_per_update:
+        raise UserError(
+            f"method {method.name!r} chose {len(chosen)} of the {len(context.task.train)} training examples of task "
+            f"{context.task.name!r}; expected at least train.prompts_per_update, {settings.train.prompts_per_update}."
+        )
+    mixture = with_memory(method, replace(context, task=replace(context.task, train=tuple(chosen))))
     targets = method.targets(mixture)
     if settings.keeping is not None:
         batch = int(getattr(method.config, "updates_per_batch", 1))
@@ -130,7 +127,10 @@ def fit(
     trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
     if start is not None:
         put_method(start, method)  # behind what was made of the targets that the task began with
-        told(start, result, on_step)
+        for row in start.values["rows"]:  # the figures of the updates before it was stopped
+            result.steps.append(row)
+            if on_step is not None:
+                on_step(row)
         meter.taken()  # what was prepared again was counted in the first update
     trainer.remove_callback(PrinterCallback)
     trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
@@ -141,38 +141,21 @@ def fit(
     finally:
         release(context.policy.model)
         split_of(context.policy.model).rest()
-    method.after_task(replace(context, fisher=task_fisher(method, context, settings)))
-    result.afterwards = ranks.counts_of_all(meter.taken())
+    fisher = None
+    if "fisher" in method.needs:
+        with deterministic(settings.train.deterministic):
+            fisher = diagonal_fisher(
+                context.policy,
+                context.task.train,
+                context.task.trained,
+                context.style,
+                max_new_tokens=settings.train.max_completion_tokens,
+                items=method.fisher_items,
+                seed=context.seed,
+            )
+    method.after_task(replace(context, fisher=fisher))
+    result.afterwards = ranks.all_reduce_counts(meter.taken())
     return result
-
-
-def told(start: TrainingState, result: FitResult, on_step: Callable[[StepRow], None] | None) -> None:
-    """Tell again the figures of the updates before a training was stopped."""
-    for row in start.values["rows"]:
-        result.steps.append(row)
-        if on_step is not None:
-            on_step(row)
-
-
-def with_settings(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
-    """The context of a task with what hooks may want to know of the settings."""
-    return replace(
-        context,
-        max_completion_tokens=train.max_completion_tokens,
-        prompts_per_update=train.prompts_per_update,
-        thought=getattr(method.config, "thought", context.thought),
-    )
-
-
-def with_choice(method: Method, context: TaskContext, train: TrainConfig) -> TaskContext:
-    """The context of a task with the examples that the method chose to learn from."""
-    examples: Sequence[Example] = method.choose_examples(context, context.task.train)
-    if len(examples) < train.prompts_per_update:
-        raise UserError(
-            f"method {method.name!r} chose {len(examples)} of the {len(context.task.train)} training examples of task "
-            f"{context.task.name!r}; expected at least train.prompts_per_update, {train.prompts_per_update}."
-        )
-    return replace(context, task=replace(context.task, train=tuple(examples)))
 
 
 def with_memory(method: Method, context: TaskContext) -> TaskContext:
@@ -181,22 +164,6 @@ def with_memory(method: Method, context: TaskContext) -> TaskContext:
     if plan is None or plan.share == 0:
         return context
     return replace(context, task=mixed(context.task, context.memory, plan))
-
-
-def task_fisher(method: Method, context: TaskContext, settings: FitSettings) -> dict[str, Tensor] | None:
-    """The Fisher information of the task just learned, for a method that needs it."""
-    if "fisher" not in method.needs:
-        return None
-    with deterministic(settings.train.deterministic):
-        return diagonal_fisher(
-            context.policy,
-            context.task.train,
-            context.task.trained,
-            context.style,
-            max_new_tokens=settings.train.max_completion_tokens,
-            items=method.fisher_items,
-            seed=context.seed,
-        )
 
 
 def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
@@ -212,10 +179,10 @@ def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> Non
         raise UserError(
             f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
         )
-    if method.family == "reinforcement" and rows // train.accumulation < ranks.count():
+    if method.family == "reinforcement" and rows // train.accumulation < ranks.world_size():
         raise UserError(
             f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
-            f"{ranks.count()} for a part; expected at least one for each of the {ranks.count()} processes."
+            f"{ranks.world_size()} for a part; expected at least one for each of the {ranks.world_size()} processes."
         )
 
 
@@ -351,7 +318,7 @@ class StepRecorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
-        row = step_row(state.global_step, logs) | ranks.counts_of_all(self.meter.taken())
+        row = step_row(state.global_step, logs) | ranks.all_reduce_counts(self.meter.taken())
         if self.applied is not None:
             row[APPLIED] = self.applied
         self.result.steps.append(row)
@@ -378,13 +345,7 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
 class OptimizerCarry(TrainerCallback):
     """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
 
-    That of a split model is with the first process alone, which hands it out.
-
-    Args:
-        model: that is trained.
-        moments: of the previous task.
-        kinds: of state that cross a task boundary; None: all of them.
-        result: gets this task's.
+    Only ``kinds`` of state cross a task boundary; None: all. That of a split model is with rank 0, which hands it out.
     """
 
     def __init__(
@@ -398,10 +359,10 @@ class OptimizerCarry(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         own = self.moments
-        put_moments(ranks.of_first(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
+        put_moments(ranks.broadcast_tensors(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        keeps = ranks.is_first() or not is_sharded(self.model)
+        keeps = ranks.is_rank0() or not is_sharded(self.model)
         for key, value in moments_of(self.model, optimizer, self.kinds):
             if keeps:
                 self.result.moments[key] = value.to("cpu", copy=True)

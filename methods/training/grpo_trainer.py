@@ -1,19 +1,21 @@
-"""Where TRL's private methods are touched, with ``sft_trainer.py``; TRL is pinned, a contract test guards the seam.
+"""Where TRL's private methods are touched, with ``trainers.py``; TRL is pinned, a contract test guards the seam.
 
 ``HookedGRPOTrainer`` runs a method's hooks where TRL has none: shaped rewards and advantages after TRL's own
-scoring, extra loss terms inside its loss. Prompts with their images and clips are carried past TRL
-(``group_batch.py``), and computed once (``group_passes.py``); where a model does not allow that, completions and
-log-probabilities come from TRL's own functions.
+scoring, extra loss terms inside its loss. Prompts with their images and clips are carried past TRL and computed once
+(``group_passes.py``); where a model does not allow that, completions and log-probabilities come from TRL's own
+functions. TRL calls the overrides below one after the other with arguments of its own; what one of them must know of
+those before it is in one object, ``self.generation``.
 Deliberately absent: TRL's reference model (it is loaded by the *policy's* config name, which silently becomes the
 previous task's policy), so the reference is set here.
 
 Of several processes (``ranks.py``) each has all rows of a batch, as TRL makes it, and samples, scores and learns its
-own: ``batch_sharding.py`` takes them out, and weighs their loss so that the sum over processes is the loss of the
-batch.
+own: ``batch_sharding.py`` selects them and weighs their loss so that the sum over processes is the loss of the batch.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,22 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
-from methods.base import LossContext, Method, Rollouts, Whose
-from methods.compose import shaped_rewards
+from methods.base import Method, Rollouts, Whose
+from methods.compose import checked, shaped_rewards
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
 from methods.distributed.batch_sharding import loss_weight, own_part
 from methods.distributed.sharding import inside, is_sharded, whole
-from methods.generation.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.generation.group_batch import GroupBatch, Shown, encoded, regrouped
-from methods.generation.group_passes import GroupPasses
+from methods.generation.group_passes import (
+    FrozenPrefixes,
+    GroupBatch,
+    GroupPasses,
+    Shown,
+    encoded,
+    in_parts,
+    no_parts,
+    regrouped,
+)
 from methods.generation.rollout import Sampling
 from methods.generation.shared_prefix import SUPPORTED, obstacle
 from methods.generation.static_decode import StaticSteps
@@ -40,9 +49,7 @@ from methods.inputs.clip_batches import rows_have_clips
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
 from methods.model.snapshots import FullSnapshot, Snapshot
-from methods.shaping import checked
-from methods.training.loss_terms import extra_loss
-from methods.training.resumable import ResumableTrainer
+from methods.training.trainers import HookedTrainer
 from methods.training.views import StepViews
 from task_streams.errors import UserError
 from task_streams.types import Task
@@ -62,7 +69,26 @@ IMAGE_FIELDS = (
 )
 
 
-class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
+@dataclass(slots=True)
+class Generation:
+    """The rollouts that were generated last: what TRL's calls about them do not hand from one override to the next."""
+
+    rows: Tensor  # which rollouts the rows at hand are, [n]: all, and in the loss those of a micro-batch
+    batch: GroupBatch | None = None  # of all rollouts; None where TRL carries their images
+    own: slice = field(default_factory=lambda: slice(0, 0))  # rollouts that this process samples and scores
+    own_batch: GroupBatch | None = None  # of these
+    images: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
+    rewards: Tensor | None = None  # unshaped, [B*G, components]
+    texts: tuple[str, ...] = ()  # of all completions
+
+    def carried(self) -> tuple[GroupBatch, GroupBatch]:
+        """The batch of all rollouts, and that of this process's own, which are carried past TRL."""
+        if self.batch is None or self.own_batch is None:
+            raise RuntimeError("no batch of rollouts is at hand")
+        return self.batch, self.own_batch
+
+
+class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
     """TRL's GRPO trainer with a method's hooks, a given KL reference and a given anchor.
 
     Args:
@@ -109,17 +135,14 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             self.temperature,
             self._frozen(0 if is_sharded(arguments["model"]) else kept_prefixes),
             self._learns_once() and not is_sharded(arguments["model"]),
-            self._size() if is_sharded(arguments["model"]) else ranks.pass_size(self._size()),
+            self._size() if is_sharded(arguments["model"]) else math.ceil(self._size() / ranks.world_size()),
             StaticSteps() if graphs else None,
         )
-        self._batch: GroupBatch | None = None  # the rollouts at hand; None where TRL carries their images
-        self._pictures: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
-        self._own = slice(0, 0)  # those that this process samples and scores
-        self._own_batch: GroupBatch | None = None  # which are this batch
-        self._rollout = torch.arange(0)  # which of them the rows at hand are
+        self.generation = Generation(torch.arange(0))
         for frozen in (anchor, reference):
-            if isinstance(frozen, FullSnapshot):
-                self._give_fused_head(frozen.model)
+            if isinstance(frozen, FullSnapshot):  # lets it answer TRL's log-probability calls
+                frozen.model.__dict__.pop("forward", None)
+                add_fused_lm_head(frozen.model, temperature=self.temperature)
 
     def go_on(self, scratch: Path) -> None:
         """As a resumable trainer."""
@@ -140,13 +163,13 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         length, size = len(data), max(1, self._size() // int(self.num_generations or 1))
         batches = self.args.max_steps if self.args.max_steps > 0 else self.args.num_train_epochs * length / size
         often = batches * size >= 2 * length * self.num_iterations
-        return FrozenPrefixes(in_parts(length, size, self._part) if often and limit else no_parts, limit)
 
-    def _part(self, places: range) -> tuple[tuple[str, ...], Prompts]:
-        data: Any = self.train_dataset
-        rows = [data[place] for place in places]
-        device = self.accelerator.device
-        return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
+        def part(places: range) -> tuple[tuple[str, ...], Prompts]:
+            rows = [data[place] for place in places]
+            device = self.accelerator.device
+            return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
+
+        return FrozenPrefixes(in_parts(length, size, part) if often and limit else no_parts, limit)
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         """TRL's, which forgets where in its batch of rollouts it is, and that every pass draws an order."""
@@ -160,30 +183,35 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._order = super()._get_train_sampler(dataset)
         return self._order
 
-    def _give_fused_head(self, model: Any) -> None:
-        """Let a frozen model answer TRL's log-probability calls, at the sampling temperature."""
-        model.__dict__.pop("forward", None)
-        add_fused_lm_head(model, temperature=self.temperature)
-
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        self._raw_rewards = rewards  # [B*G, components]
-        self._texts = [completion[0]["content"] for completion in completions]
+        self.generation.rewards = rewards
+        self.generation.texts = tuple(completion[0]["content"] for completion in completions)
         return rewards
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, which shuffles rollouts before it deals them out; all are of one update, so groups stay together."""
+        """TRL's, which shuffles rollouts into micro-batches; all are of one update, so groups are put back together."""
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        dealt: Any = self._buffered_inputs
-        if self._batch is None or dealt is before or dealt is None or self._learns_once():
+        micro_batches: Any = self._buffered_inputs
+        fresh = micro_batches is not before and micro_batches is not None
+        if self.generation.batch is None or not fresh or self._learns_once():
             return inputs
-        groups: Any = regrouped(dealt)
+        groups: Any = regrouped(micro_batches)
         self._buffered_inputs = groups
         return groups[self._step % len(groups)]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = self._scored_by_trl(self._taken_up(inputs))
+        self.generation = self._begun(inputs)
+        if self.generation.batch is not None:
+            inputs = [{name: value for name, value in row.items() if name != "images"} for row in inputs]
+        kl = self.beta
+        try:
+            self.beta = 0.0  # TRL would ask a reference of its own
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            self.beta = kl
+        output["rollout"] = self.generation.rows  # TRL shuffles and splits it with the rest
         rollouts = self._rollouts(inputs, output)
         rewards = shaped_rewards(self.method, rollouts)
         self._log_step("reward_shaped", rewards.mean().item())
@@ -192,52 +220,44 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         output["advantages"] = checked(advantages, rollouts, self.method, "normalize_advantages")
         return output
 
-    def _taken_up(self, inputs: Any) -> Any:
-        """Rows without what is carried past TRL; the batch at hand is theirs."""
-        self._batch = self._own_batch = None
+    def _begun(self, inputs: Any) -> Generation:
+        """A generation for rows of the dataset; where the model allows it they are carried past TRL."""
         device = self.accelerator.device
-        self._rollout = torch.arange(len(inputs), device=device)
+        rows = torch.arange(len(inputs), device=device)
         if not rows_have_clips(inputs) and self._model_config.model_type not in SUPPORTED:
-            return inputs
-        self._batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
-        self._pictures = pictures(inputs) if self.use_vllm else None
-        self._own = ranks.share(len(inputs), int(self.num_generations or 1))
-        self._own_batch = self._batch.part(self._own)
-        return [{name: value for name, value in row.items() if name != "images"} for row in inputs]
-
-    def _scored_by_trl(self, inputs: Any) -> dict[str, Any]:
-        """TRL's own scoring, which does not ask a reference: it would be one of its own."""
-        kl = self.beta
-        try:
-            self.beta = 0.0
-            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        finally:
-            self.beta = kl
-        return {**output, "rollout": self._rollout}  # TRL shuffles and splits it with the rest
+            return Generation(rows)
+        batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
+        own = ranks.share(len(inputs), int(self.num_generations or 1))
+        return Generation(rows, batch, own, batch.part(own), pictures(inputs) if self.use_vllm else None)
 
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
         """The scored batch as the record that hooks receive, the same in every process."""
         actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
         if self.beta > 0:
-            output["ref_per_token_logps"] = anchor if self._anchor_is_reference() else self._reference_logps(output)
+            if self.kl_to_anchor or (self.anchor is not None and self.anchor is self.reference):
+                output["ref_per_token_logps"] = anchor
+            elif self.reference is None:
+                raise RuntimeError("no reference: the KL term is undefined")
+            else:
+                output["ref_per_token_logps"] = self._frozen_logps("reference", self.reference, output)
+        if self.generation.rewards is None:
+            raise RuntimeError("TRL has not scored the rollouts")
+        components = self.generation.rewards.unbind(dim=1)
         return Rollouts(
             task_index=self.task_index,
             group_size=int(self.num_generations or 0),
-            components=dict(zip(self.reward_func_names, self._raw_rewards.unbind(dim=1), strict=True)),
+            components=dict(zip(self.reward_func_names, components, strict=True)),
             mask=sampled_mask(output),
             actor_logps=actor,
             anchor_logps=anchor,
             keys=tuple(example["key"] for example in inputs),
             log=self._log_step,
-            completions=tuple(self._texts),
+            completions=self.generation.texts,
             targets=tuple(self.targets[example["key"]] for example in inputs),
             labels=self.labels,
             style=self.style,
-            views=StepViews(output, self.model, self._states, self._anew, self._encoded),
+            views=StepViews(output, self.model, self._states, self._anew, self._tokenizer),
         )
-
-    def _anchor_is_reference(self) -> bool:
-        return self.kl_to_anchor or (self.anchor is not None and self.anchor is self.reference)
 
     @torch.no_grad()
     def _logps(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -252,36 +272,35 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             actor = self._plain_logps(self.model, output)
         return actor, self._frozen_logps("anchor", self.anchor, output)
 
-    def _reference_logps(self, output: Mapping[str, Any]) -> Tensor:
-        if self.reference is None:
-            raise RuntimeError("no reference: the KL term is undefined")
-        return self._frozen_logps("reference", self.reference, output)
-
     @torch.no_grad()
     def _frozen_logps(self, name: str, frozen: Snapshot, output: Mapping[str, Any]) -> Tensor:
         with frozen.active() as model, self.accelerator.autocast():
-            if self._shares(model):
-                completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
-                batch = self._own_part()
-                return ranks.rows_of_all(
-                    inside(model, lambda: self.passes.frozen_scored(name, model, batch, completions, mask))
-                )
-            return self._plain_logps(model, output)
+            if not self._shares(model):
+                return self._plain_logps(model, output)
+            batch, completions, mask = self._own_rollouts(output["completion_ids"], sampled_mask(output))
+            own = inside(model, lambda: self.passes.frozen_scored(name, model, batch, completions, mask))
+            return ranks.all_gather_rows(own)
+
+    def _own_rollouts(self, completions: Tensor, mask: Tensor) -> tuple[GroupBatch, Tensor, Tensor]:
+        """Prompts, completions and mask of the rollouts that this process scores."""
+        _, batch = self.generation.carried()
+        return batch, completions[self.generation.own], mask[self.generation.own]
 
     def _scored(self, completions: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all completions under the policy, each process those that it sampled, [B*G, L]."""
-        batch, completions, mask = self._own_part(), completions[self._own], mask[self._own]
-        return ranks.rows_of_all(inside(self.model, lambda: self.passes.scored(self.model, batch, completions, mask)))
+        batch, completions, mask = self._own_rollouts(completions, mask)
+        own = inside(self.model, lambda: self.passes.scored(self.model, batch, completions, mask))
+        return ranks.all_gather_rows(own)
 
     @torch.no_grad()
-    def _anew(self, batch: Mapping[str, Any]) -> Tensor:
+    def _anew(self, output: Mapping[str, Any]) -> Tensor:
         """Log-probabilities of other completions of the rollouts' prompts under the policy, [B*G, L]."""
         if not self._shares(self.model):
-            return self._plain_logps(self.model, batch)
-        completions, mask = batch["completion_ids"][self._own], batch["completion_mask"][self._own]
+            return self._plain_logps(self.model, output)
+        batch, completions, mask = self._own_rollouts(output["completion_ids"], output["completion_mask"])
         with self.accelerator.autocast():
-            own = inside(self.model, lambda: self.passes.anew(self.model, self._own_part(), completions, mask))
-            return ranks.rows_of_all(own)
+            own = inside(self.model, lambda: self.passes.anew(self.model, batch, completions, mask))
+            return ranks.all_gather_rows(own)
 
     @torch.no_grad()
     def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
@@ -299,8 +318,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                     "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family, "
                     "and train.share_prefix=true."
                 )
-            batch = self._own_part()
-            completions, mask = output["completion_ids"][self._own], sampled_mask(output)[self._own]
+            batch, completions, mask = self._own_rollouts(output["completion_ids"], sampled_mask(output))
 
             def states() -> Tensor:
                 if whose == "policy":
@@ -309,7 +327,7 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                     prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
                 return self.passes.states(model, prefix, batch, completions, mask)
 
-            return ranks.rows_of_all(inside(model, states))
+            return ranks.all_gather_rows(inside(model, states))
 
     def _plain_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
         completions = output["completion_ids"]
@@ -323,14 +341,10 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         )
         return logps
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
-
     def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """TRL's tokenisation; the batch at hand was encoded before."""
-        if self._batch is None:
-            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
-        return self._batch.ids(), None, {}
+        batch = self.generation.batch
+        return super()._tokenize_prompts(prompts) if batch is None else (batch.ids(), None, {})
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
@@ -340,29 +354,28 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
         engine = self.use_vllm or self.use_transformers_continuous_batching
         if self._shares(model):
             with self.accelerator.autocast(), whole(model):
-                self.passes.begin(model, self._own_part())
+                _, batch = self.generation.carried()
+                self.passes.begin(model, batch)
                 if not engine:
-                    drawn = self.passes.sample(model, self._own_part(), self._sampling(len(prompt_ids)))
-                    return ranks.listed(drawn), None
+                    sampling = Sampling(
+                        int(self.max_completion_length or 0),
+                        self.temperature,
+                        self.top_p,
+                        tuple(self.eos_token_ids),
+                        never_sampled(self._model_config),
+                        (len(prompt_ids), self.generation.own),
+                    )
+                    drawn = self.passes.sample(model, batch, sampling)
+                    return ranks.all_gather(drawn), None
         if self.use_vllm:
-            images = images or self._pictures
-        elif self._batch is not None:
-            multimodal_fields = self._batch.repeated(self._rollout)
+            images = images or self.generation.images
+        elif self.generation.batch is not None:
+            multimodal_fields = self.generation.batch.repeated(self.generation.rows)
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
         meter_of(model).generated(sum(map(len, completions)))
         return completions, more
-
-    def _sampling(self, rollouts: int) -> Sampling:
-        return Sampling(
-            int(self.max_completion_length or 0),
-            self.temperature,
-            self.top_p,
-            tuple(self.eos_token_ids),
-            never_sampled(self._model_config),
-            (rollouts, self._own),
-        )
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -380,45 +393,31 @@ class HookedGRPOTrainer(ResumableTrainer, GRPOTrainer):
             with self.accelerator.autocast():
                 if not torch.is_grad_enabled():
                     return self._scored(completions, mask), None, None
-                batch, rollouts = self._at_hand(), self._rollout
+                (everyones, own), rows = self.generation.carried(), self.generation.rows
+                batch, rollouts = everyones, rows
                 if self._learns_once():  # of its own rollouts alone
-                    batch, rollouts = self._own_part(), rollouts - self._own.start
+                    batch, rollouts = own, rows - self.generation.own.start
                 logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
             return logps, entropies if compute_entropy else None, None
-        if self._batch is not None:
-            model = Shown(model, self._batch, self._rollout)
+        if self.generation.batch is not None:
+            model = Shown(model, self.generation.batch, self.generation.rows)
         return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
         )
 
     def _shares(self, model: Any) -> bool:
         """Whether prompts are computed once: the batch at hand is carried here, and the model allows it."""
-        return self.share_prefix and self._batch is not None and obstacle(model) is None
-
-    def _at_hand(self) -> GroupBatch:
-        if self._batch is None:
-            raise RuntimeError("no batch of rollouts is at hand")
-        return self._batch
-
-    def _own_part(self) -> GroupBatch:
-        if self._own_batch is None:
-            raise RuntimeError("no batch of rollouts is at hand")
-        return self._own_batch
+        return self.share_prefix and self.generation.batch is not None and obstacle(model) is None
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        own = own_part(inputs, self._own if self._learns_once() else None)
+        own = own_part(inputs, self.generation.own if self._learns_once() else None)
         share, weight = loss_weight(own, inputs, self.loss_type)
-        self._rollout = own["rollout"]
+        self.generation.rows = own["rollout"]
         meter_of(model).trained(own["completion_mask"].sum())
         with ranks.gathering(self.accelerator):
             loss: Tensor = super()._compute_loss(model, own)  # type: ignore[no-untyped-call]
-        context = LossContext(model, own, self.task_index, self.anchor, self._log_step)
-        with self.accelerator.autocast():
-            terms = extra_loss(self.method, context, share)
+        terms = self.extra_loss(model, own, share)
         return loss * weight if terms is None else loss * weight + terms / self.current_gradient_accumulation_steps
-
-    def _log_step(self, name: str, value: float) -> None:
-        self._metrics["train"][name].append(value)
 
 
 def sampled_mask(output: Mapping[str, Any]) -> Tensor:

@@ -26,11 +26,7 @@ Moved = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]  # a weight, the 
 
 
 class KahanAdamW(Optimizer):
-    """AdamW whose state and groups are those of torch's, with a compensation beside each weight.
-
-    Args:
-        groups: of torch's AdamW: ``lr``, ``betas``, ``eps`` and ``weight_decay`` are taken over.
-    """
+    """AdamW with a compensation beside each weight; state, groups and settings are those of torch's AdamW."""
 
     def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
         names = ("params", "lr", "betas", "eps", "weight_decay")
@@ -80,9 +76,6 @@ class AppliedShare:
 
     1 where nothing is lost; a compensation counts as reached. Looked at are up to ``SAMPLED`` numbers of each weight,
     evenly spaced; of split weights those of every process.
-
-    Args:
-        moved: the weights that the update at hand moves: each with the optimizer's state of it, and its group.
     """
 
     def __init__(self, moved: Callable[[], Sequence[Moved]]) -> None:
@@ -99,10 +92,16 @@ class AppliedShare:
         """The share, right after the update; None for an update of nothing (a rate of 0)."""
         sums = []
         for before, (weight, state, group) in zip(self.before, self.moved(), strict=True):
-            update = intended(before, state, group)
+            # what AdamW meant to add to these numbers, from its state after the step
+            mean, square = sample(state["exp_avg"]), sample(state["exp_avg_sq"])
+            if COMPENSATION not in state:  # torch-optimi's moments are free of their bias
+                first, second = (1 - beta ** float(state[COUNT]) for beta in group["betas"])
+                mean, square = mean / first, square / second
+            direction = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
+            update = -float(group["lr"]) * direction
             sums.append(torch.stack([update @ (held(weight, state) - before), update @ update]))
         self.before = []
-        along, meant = ranks.summed(torch.stack(sums).sum(dim=0).cpu()).tolist()
+        along, meant = ranks.all_reduce_sum(torch.stack(sums).sum(dim=0).cpu()).tolist()
         return along / meant if meant > 0 else None
 
 
@@ -110,16 +109,6 @@ def held(weight: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     """Some numbers of a weight, its compensation added, in float64, [n]."""
     values = sample(weight)
     return values + sample(state[COMPENSATION]) if COMPENSATION in state else values
-
-
-def intended(before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
-    """What AdamW means to add to these numbers, from its state after the step, in float64, [n]."""
-    mean, square = sample(state["exp_avg"]), sample(state["exp_avg_sq"])
-    if COMPENSATION not in state:  # torch-optimi's moments are free of their bias
-        first, second = (1 - beta ** float(state[COUNT]) for beta in group["betas"])
-        mean, square = mean / first, square / second
-    moved: Tensor = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
-    return -float(group["lr"]) * moved
 
 
 def sample(tensor: Tensor) -> Tensor:

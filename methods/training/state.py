@@ -7,7 +7,7 @@ pickle, and the generator of the order of examples, which goes by the seed and t
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,22 +27,24 @@ KIND = "|"  # between a weight's name and the kind of a moment
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Where a task's training stands.
+    """Where a task's training stands."""
 
-    Attributes:
-        step: updates that are done.
-        tensors: on the CPU, by kind and name.
-        values: JSON values by name.
-    """
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    values: Mapping[str, Any]
+    step: int  # updates that are done
+    tensors: Mapping[str, Tensor]  # on the CPU, by kind and name
+    values: Mapping[str, Any]  # JSON values by name
 
     def of(self, kind: str) -> dict[str, Tensor]:
         """Tensors of one kind by their own names."""
         prefix = kind + SEPARATOR
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How a training's state is kept while it goes on; of several processes rank 0 keeps it."""
+
+    every: int  # updates between two states
+    keep: Callable[[TrainingState], None]  # called with each state; must not take long
 
 
 def training_state(
@@ -144,6 +146,6 @@ def _kept(kind: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
     """Copies on the CPU, made one after the other, in the first process."""
     kept = {}
     for name, value in tensors:
-        if ranks.is_first():
+        if ranks.is_rank0():
             kept[f"{kind}{SEPARATOR}{name}"] = value.to("cpu", copy=True)
     return kept

@@ -54,9 +54,8 @@ def log_likelihood(model: Any, inputs: dict[str, Any]) -> Tensor:
 def mean_over_completions(values: Tensor, labels: Tensor) -> Tensor:
     """Mean of each completion's mean, a scalar: the same however a batch is split into micro-batches of one size.
 
-    Args:
-        values: one for each learned token, in the order of ``completion_logits``, [N].
-        labels: -100 where nothing is learned, [B, L].
+    Values are one for each learned token, in the order of ``completion_logits``, [N]; labels are -100 where nothing is
+    learned, [B, L].
     """
     learned = labels[:, 1:] != IGNORED
     rows = learned.nonzero()[:, 0]  # [N]

@@ -18,15 +18,7 @@ TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every tok
 
 
 class StepViews:
-    """The views of one step; of one process.
-
-    Args:
-        output: the scored batch, in TRL's layout.
-        model: the policy.
-        states: hidden states of a batch under the policy or its anchor.
-        logps: log-probabilities of a batch's completion tokens under the policy.
-        encode: token ids of texts.
-    """
+    """The views of one step, of one process; ``output`` is the scored batch in TRL's layout."""
 
     def __init__(
         self,
@@ -34,13 +26,13 @@ class StepViews:
         model: Any,
         states: Callable[[Whose, Mapping[str, Any]], Tensor],
         logps: Callable[[Mapping[str, Any]], Tensor],
-        encode: Callable[[Sequence[str]], list[list[int]]],
+        tokenizer: Any,
     ) -> None:
         self.output = output
         self.model = model
         self.states = states
         self.logps = logps
-        self.encode = encode
+        self.tokenizer = tokenizer
         self._hidden: dict[Whose, Tensor] = {}
 
     @property
@@ -66,7 +58,9 @@ class StepViews:
     @torch.no_grad()
     def continuation_logps(self, prefixes: Sequence[str], continuations: Sequence[str]) -> Tensor:
         """Mean log-probability of the tokens of a text that follows each row's prompt and a prefix, [B*G]."""
-        before, after = self.encode(prefixes), self.encode(continuations)
+        before, after = (
+            self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (prefixes, continuations)
+        )
         device = self.tokens.device
         rows = [[*first, *second] for first, second in zip(before, after, strict=True)]
         asked = [[0] * len(first) + [1] * len(second) for first, second in zip(before, after, strict=True)]

@@ -16,7 +16,7 @@ SMALL = ("train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0", "r
 FAILS = """
     def loss_terms(self, context):
         from methods.distributed import ranks
-        if ranks.place() == 1:
+        if ranks.rank() == 1:
             raise KeyError("lost")
         return {}
 """

@@ -20,8 +20,7 @@ from clrft.runner.run import run
 from clrft.runs.read import RunRecord, read_run
 from clrft.utils.progress import Silent
 from methods import METHODS
-from methods.base import Method
-from methods.shaping import overrides
+from methods.base import Method, overrides
 
 UPDATES = 2
 SMALL: dict[str, Any] = {

@@ -130,10 +130,10 @@ def test_counted_work_of_two_processes_is_that_of_a_real_run(tmp_path: Path) -> 
 
 def test_rollouts_are_shared_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows, group, count in ((32, 8, 2), (24, 8, 2), (8, 8, 4), (40, 8, 3), (6, 4, 4), (16, 2, 5)):
-        monkeypatch.setattr(ranks, "count", lambda count=count: count)
+        monkeypatch.setattr(ranks, "world_size", lambda count=count: count)
         shares: Counter[Share] = Counter()
         for place in range(count):
-            monkeypatch.setattr(ranks, "place", lambda place=place: place)
+            monkeypatch.setattr(ranks, "rank", lambda place=place: place)
             own = range(rows)[ranks.share(rows, group)]
             shares[Share(len(own), len({row // group for row in own}))] += 1
         assert Sharing(count).drawn(rows, group) == shares

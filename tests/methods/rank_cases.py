@@ -131,7 +131,7 @@ def answers(policy: Any, stream: TaskStream) -> Tensor:
         stage=2,
         task_of=dict.fromkeys(stream.labels, 1),
         batch_size=3,
-        spread=ranks.Batches() if ranks.count() > 1 else None,
+        spread=ranks.Batches() if ranks.world_size() > 1 else None,
     )
     return torch.tensor(list("\n".join(f"{one.key} {one.completion}" for one in answered).encode()))
 
@@ -154,7 +154,7 @@ def main() -> None:
         for name in [*(CASES if kind == "whole" else SPLIT), *LOW]:
             values = found(name, stream, kind, double=kind != "zero3")
             cases |= {f"{name}, {kind}|{key}": value for key, value in values.items()}
-    if ranks.is_first():
+    if ranks.is_rank0():
         save_file({key: value.contiguous() for key, value in cases.items()}, file)
     ranks.leave()
 

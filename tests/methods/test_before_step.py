@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from methods.algorithms.sft import Sft, SftConfig
 from methods.base import LossContext, Method, TaskContext
 from methods.compose import Composite
-from methods.guard import guarded_method
+from methods.guard import GuardedMethod
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit
@@ -30,10 +30,10 @@ class Part(Method):
 
 def learned(part: type[Method], policy: Policy, stream: TaskStream, folder: Path) -> Any:
     """Learn the first task by fine-tuning with a part; returns the part."""
-    own = guarded_method(part(None))
-    method = Composite(guarded_method(Sft(SftConfig())), [own])
+    own = GuardedMethod(part(None))
+    method = Composite(GuardedMethod(Sft(SftConfig())), [own])
     fit(method, TaskContext(stream.tasks[0], policy, None, seed=1), None, FitSettings(TRAIN, folder))
-    return own
+    return own.inner
 
 
 def test_a_gradient_that_is_masked_moves_nothing(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:

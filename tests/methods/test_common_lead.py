@@ -79,7 +79,7 @@ def test_logps_and_gradients_equal_the_plain_path(
     if checkpointed:
         text_first.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     output = scored(trainer)
-    assert common_lead(trainer._batch.prompts) > 10
+    assert common_lead(trainer.generation.batch.prompts) > 10
     order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
     real = output["completion_mask"][order].bool()
     (shared, _), (plain, _) = both_paths(trainer, output, order)

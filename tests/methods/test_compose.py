@@ -73,7 +73,7 @@ def test_each_gets_its_own_state_back_and_a_strange_one_is_refused() -> None:
     together = composite(Affine, Other)
     assert together.state_dict() == {"affine.x.y": 1, "other.x.y": 1}
     together.load_state_dict({"affine.x.y": 5, "other.x.y": 6})
-    assert [part.loaded for part in together.parts] == [{"x.y": 5}, {"x.y": 6}]  # type: ignore[attr-defined]
+    assert [part.inner.loaded for part in together.parts] == [{"x.y": 5}, {"x.y": 6}]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"no state nobody\.x"):
         together.load_state_dict({"nobody.x": 1})
 
@@ -92,6 +92,9 @@ def test_two_terms_of_one_name_are_refused_with_the_file() -> None:
         ("zero_shot", ["ewc"], "'zero_shot' is frozen"),
         ("sft", ["par"], "part 'par' joins reinforcement methods; 'sft' is supervised"),
         ("grpo", ["ewc", "ewc"], "'ewc' is listed more than once"),
+        ("grpo", ["derpp"], "part 'derpp' joins supervised methods; 'grpo' is reinforcement."),
+        ("grpo", ["lwf"], "part 'lwf' joins supervised methods; 'grpo' is reinforcement."),
+        ("sft", ["replay", "derpp"], "replay and derpp both keep a memory; expected one of them."),
     ],
 )
 def test_what_cannot_go_together_is_refused(learner: str, parts: list[str], reason: str) -> None:

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS
 from methods.base import LossContext, TaskContext
-from methods.compose import composition_problems
 from methods.model.policy import Policy
 from methods.parts.derpp import Derpp, DerppConfig, Stored, endless, logit_distance
 from methods.settings import TrainConfig
 from methods.training.replay_memory import remembered
-from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
@@ -123,17 +120,6 @@ def test_the_first_task_has_no_terms_and_a_weight_of_zero_no_pass(policy: Policy
     assert terms_of(method, policy) == {}
     off = second_task(policy, stream, logit_weight=0.0)
     assert terms_of(off, policy).keys() == {"derpp_labels"}
-
-
-def test_it_joins_supervised_methods_only() -> None:
-    problems = composition_problems(METHODS["grpo"], [Derpp])
-    assert problems == ["part 'derpp' joins supervised methods; 'grpo' is reinforcement."]
-
-
-def test_impossible_values_are_named_at_once() -> None:
-    with pytest.raises(UserError) as caught:
-        DerppConfig(items=0, logit_weight=-1.0, label_weight=-1.0, top=0)
-    assert len(caught.value.problems) == 4
 
 
 def test_stopped_between_two_tasks_is_never_stopped_and_accumulation_changes_nothing(

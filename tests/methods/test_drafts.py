@@ -8,7 +8,7 @@ import torch
 from methods.generation.answers import Session
 from methods.generation.rollout import Sampling, sample_after
 from methods.generation.shared_prefix import prefill
-from methods.generation.speculative_decoding import Drafts
+from methods.generation.speculative_decoding import NgramDrafter
 from methods.model.config import Decoding
 from methods.model.policy import Policy
 from task_streams.prompt import request
@@ -17,45 +17,45 @@ from tests.methods.test_frozen_prefixes import Asked
 
 
 def test_what_came_last_after_the_longest_known_context_is_guessed() -> None:
-    drafts = Drafts(longest=3)
-    assert drafts.guess([], 9) == drafts.guess([1], 9) == []
-    drafts.learn([1, 2, 3, 4])
-    drafts.learn([1, 2, 5])
-    assert drafts.guess([], 9) == [1, 2, 5]
-    assert drafts.guess([9, 3], 9) == [4]  # known after 3, nothing after 4
-    assert drafts.guess([1, 2], 1) == [5]  # room for one
-    drafts.learn([7, 1, 2, 3, 8])
-    assert drafts.guess([7, 1, 2, 3], 9) == [8]
-    assert drafts.guess([1, 2, 3], 9)[0] == 8  # after 2, 3 it was 8 last
-    assert Drafts(longest=0).guess([1, 2], 9) == []
+    drafter = NgramDrafter(longest=3)
+    assert drafter.draft([], 9) == drafter.draft([1], 9) == []
+    drafter.learn([1, 2, 3, 4])
+    drafter.learn([1, 2, 5])
+    assert drafter.draft([], 9) == [1, 2, 5]
+    assert drafter.draft([9, 3], 9) == [4]  # known after 3, nothing after 4
+    assert drafter.draft([1, 2], 1) == [5]  # room for one
+    drafter.learn([7, 1, 2, 3, 8])
+    assert drafter.draft([7, 1, 2, 3], 9) == [8]
+    assert drafter.draft([1, 2, 3], 9)[0] == 8  # after 2, 3 it was 8 last
+    assert NgramDrafter(longest=0).draft([1, 2], 9) == []
 
 
 def test_the_longest_context_that_is_known_wins() -> None:
-    drafts = Drafts()
-    drafts.learn([1, 2, 3, 4, 5])
-    drafts.learn([9, 9, 9, 4, 6])
-    assert drafts.guess([1, 2, 3, 4], 1) == [5]
-    assert drafts.guess([0, 0, 0, 4], 1) == [6]
+    drafter = NgramDrafter()
+    drafter.learn([1, 2, 3, 4, 5])
+    drafter.learn([9, 9, 9, 4, 6])
+    assert drafter.draft([1, 2, 3, 4], 1) == [5]
+    assert drafter.draft([0, 0, 0, 4], 1) == [6]
 
 
 def test_beyond_the_limit_known_contexts_are_renewed_and_none_is_new() -> None:
-    drafts = Drafts(largest=4)
-    drafts.learn([1, 2, 3])  # after nothing; after 1; after 1, 2 and after 2
-    assert len(drafts.next) == 4
-    drafts.learn([1, 4, 5, 6])
-    assert len(drafts.next) == 4
-    assert drafts.guess([1], 1) == [4]  # renewed
-    assert drafts.guess([4], 1) == []  # not learned
-    assert drafts.guess([9, 2], 1) == [3]
+    drafter = NgramDrafter(largest=4)
+    drafter.learn([1, 2, 3])  # after nothing; after 1; after 1, 2 and after 2
+    assert len(drafter.next) == 4
+    drafter.learn([1, 4, 5, 6])
+    assert len(drafter.next) == 4
+    assert drafter.draft([1], 1) == [4]  # renewed
+    assert drafter.draft([4], 1) == []  # not learned
+    assert drafter.draft([9, 2], 1) == [3]
 
 
 def test_guesses_are_as_long_as_they_tend_to_be_right() -> None:
-    drafts = Drafts(longest=8)
-    drafts.learn([5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+    drafter = NgramDrafter(longest=8)
+    drafter.learn([5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
     lengths = []
     for right in ([0, 0], [0, 1], [], [1], [8]):
-        drafts.judge(right)
-        lengths.append(len(drafts.guess([5], 20)))
+        drafter.accepted(right)
+        lengths.append(len(drafter.draft([5], 20)))
     # (8 + 1) / 2 = 4.5; (4.5 + 1 + 1) / 2 = 3.25; as before; (3.25 + 3) / 2 = 3.125; (3.125 + 17) / 2, at most 8
     assert lengths == [5, 4, 4, 4, 8]
 
@@ -87,14 +87,14 @@ def test_answers_are_those_of_transformers_generate_with_fewer_passes(
 def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: Policy, stream: TaskStream) -> None:
     _, prompts = Asked(policy, stream).prompts(list(range(8)))
     sampling = Sampling(20, 1.5, 1.0, tuple(policy.ends))
-    drafts = Drafts(longest=5)
+    drafter = NgramDrafter(longest=5)
     for start in range(40):  # nonsense: hardly a guess is right
-        drafts.learn([start, start + 1, start + 2, start * 7 % 40, 3])
+        drafter.learn([start, start + 1, start + 2, start * 7 % 40, 3])
     with torch.no_grad():
         torch.manual_seed(2)
         plain = sample_after(policy.model, prefill(policy.model, prompts).repeated(torch.arange(8)), sampling)
         torch.manual_seed(2)
         rows = prefill(policy.model, prompts).repeated(torch.arange(8))
-        guessed = sample_after(policy.model, rows, sampling, drafts)
+        guessed = sample_after(policy.model, rows, sampling, drafter)
     assert plain == guessed
     assert len({len(one) for one in plain}) > 1

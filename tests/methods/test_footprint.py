@@ -15,8 +15,7 @@ from clrft.base_model import default_model_path
 from clrft.memory.model_sizes import PUBLISHED, ModelSizes, known_sizes, local_config, model_sizes
 from clrft.memory.phases import MARGIN, STEP, Load, Pass, Phases, Setup
 from methods.costs.flops import shape_of
-from methods.generation.checkpointed import checkpointed_states
-from methods.generation.completion_logps import completion_states
+from methods.generation.completion_logps import checkpointed_states, completion_states
 from methods.generation.shared_prefix import prefill
 from methods.inputs.media import image_patches, token_types
 from methods.inputs.prompts import Prompts

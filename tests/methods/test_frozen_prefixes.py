@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from methods.generation.frozen_prefixes import FrozenPrefixes, in_parts, no_parts
-from methods.generation.group_batch import encoded
+from methods.generation.group_passes import FrozenPrefixes, encoded, in_parts, no_parts
 from methods.generation.shared_prefix import Prefix, prefill
 from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy

@@ -9,7 +9,7 @@ import torch
 
 from methods.algorithms.sft import SftConfig
 from methods.base import Method, Need, ReplayPlan, Rollouts, TaskContext
-from methods.guard import guarded_method, made_method
+from methods.guard import GuardedMethod, made_method
 from task_streams.errors import UserError
 from task_streams.types import Task
 
@@ -25,7 +25,7 @@ class Plain(Method):
 
 
 def with_hook(hook: str, call: Callable[..., Any]) -> Method:
-    return guarded_method(type("Own", (Plain,), {hook: call})(None))
+    return GuardedMethod(type("Own", (Plain,), {hook: call})(None))
 
 
 def rollouts() -> Rollouts:

@@ -2,8 +2,7 @@
 
 import torch
 
-from methods.generation.answers import Session
-from methods.generation.image_cache import ImageMemory
+from methods.generation.answers import ImageFeatures, Session
 from methods.inputs.media import image_patches
 from methods.model.config import Decoding
 from methods.model.policy import Policy
@@ -32,7 +31,7 @@ def test_features_are_the_towers_own_in_any_order_and_beyond_the_limit(policy: P
         expected = backbone.get_image_features(images.values, images.grids, return_dict=True).pooler_output
     size = expected[0].numel() * 4
     for limit, kept in ((10 * size, 4), (2 * size, 2), (0, 0)):
-        memory = ImageMemory(limit)
+        memory = ImageFeatures(limit)
         for order in ([0, 1], [3, 0, 2, 1], [2]):
             found = memory.features(backbone, [f"item {place}" for place in order], images.select(order))
             assert torch.allclose(found, torch.cat([expected[place] for place in order]), atol=1e-5)

@@ -196,6 +196,9 @@ def test_a_prefix_is_not_counted_but_conditions(policy: Policy, stream: TaskStre
     whole = views.continuation_logps([""] * rows, ["<think>I see three here</think>"] * rows)
     first = views.continuation_logps([""] * rows, ["<think>I see"] * rows)
     second = views.continuation_logps(["<think>I see"] * rows, [" three here</think>"] * rows)
-    lengths = [len(views.encode([text])[0]) for text in ("<think>I see", " three here</think>")]
+    lengths = [
+        len(views.tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in ("<think>I see", " three here</think>")
+    ]
     together = (first * lengths[0] + second * lengths[1]) / sum(lengths)
     assert torch.allclose(whole, together, atol=1e-4)

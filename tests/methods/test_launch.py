@@ -18,7 +18,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> str | None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return launch.split_asked()
+    return launch.requested_sharding()
 
 
 @pytest.mark.usefixtures("installed")
@@ -62,6 +62,6 @@ def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("installed")
 def test_a_number_of_processes_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(launch.SIZE, "two")
+    monkeypatch.setenv(launch.WORLD_SIZE, "two")
     with pytest.raises(UserError, match="got 'two', expected a whole number"):
         launch.launched()

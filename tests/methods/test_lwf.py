@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS
 from methods.base import LossContext
-from methods.compose import composition_problems
 from methods.model.policy import Policy
 from methods.parts.lwf import Lwf, LwfConfig, softened_distance
 from methods.settings import TrainConfig
 from methods.training.targets import IGNORED, target_inputs
-from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
@@ -87,17 +84,6 @@ def test_the_first_task_has_no_penalty_and_a_missing_anchor_is_an_error(policy: 
     assert penalty(policy, None, inputs, task=1) == {}
     with pytest.raises(RuntimeError, match="no anchor"):
         penalty(policy, None, inputs)
-
-
-def test_it_joins_supervised_methods_only() -> None:
-    problems = composition_problems(METHODS["grpo"], [Lwf])
-    assert problems == ["part 'lwf' joins supervised methods; 'grpo' is reinforcement."]
-
-
-def test_impossible_values_are_named_at_once() -> None:
-    with pytest.raises(UserError) as caught:
-        LwfConfig(strength=-1.0, temperature=0.0)
-    assert len(caught.value.problems) == 2
 
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from methods.base import ReplayPlan, TaskContext
 from methods.model.policy import Policy
+from methods.parts.replay import Replay, ReplayConfig
 from methods.training.fit import with_memory
 from methods.training.replay_memory import mixed, remembered
 from task_streams.types import TaskStream
@@ -65,3 +66,9 @@ def test_a_share_of_zero_leaves_the_memory_to_the_method(stream: TaskStream) -> 
     context = TaskContext(stream.tasks[1], small, None, 1, memory=remembered(stream.tasks[:1], 4, 5))
     assert with_memory(made("sft", "derpp")(), context) is context
     assert len(with_memory(made("sft", "replay")(), context).task.train) == 32
+
+
+def test_replay_asks_for_a_memory_and_its_share() -> None:
+    method = Replay(ReplayConfig(items=7, share=0.25))
+    assert method.needs == {"replay"}
+    assert method.replay == ReplayPlan(7, 0.25)

@@ -37,12 +37,16 @@ def prompt_lengths(policy: Policy, stream: TaskStream) -> set[int]:
     return {policy.prompt_length(request(example, task.trained)) for example in task.train}
 
 
+def text_lengths(policy: Policy, texts: list[str]) -> list[int]:
+    return [len(ids) for ids in policy.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
 def test_a_call_of_prompts_and_completions_is_counted_by_hand(policy: Policy, stream: TaskStream) -> None:
     examples = stream.tasks[0].train[:2]
     asked = [request(example, stream.labels) for example in examples]
     prompts = sum(policy.prompt_length(one) for one in asked)
     texts = ["<answer>one</answer>", "a"]
-    tokens = sum(policy.text_lengths(texts)) + 2  # two ends of sequence
+    tokens = sum(text_lengths(policy, texts)) + 2  # two ends of sequence
     policy.meter.taken()
     inputs = target_inputs(policy, asked, texts)
     assert policy.meter.taken() == dict.fromkeys(COUNTS, 0.0)  # encoding calls no model
@@ -67,7 +71,7 @@ def test_evaluation_is_counted(policy: Policy, stream: TaskStream) -> None:
     policy.meter.taken()
     texts = policy.generate(asked, Decoding(max_new_tokens=30))
     counts = policy.meter.taken()
-    assert counts["tokens_generated"] == sum(policy.text_lengths(texts)) + 3  # each with its end of sequence
+    assert counts["tokens_generated"] == sum(text_lengths(policy, texts)) + 3  # each with its end of sequence
     assert counts["prompt_tokens"] == sum(policy.prompt_length(one) for one in asked)
     assert counts["images"] == 3
 
@@ -75,7 +79,7 @@ def test_evaluation_is_counted(policy: Policy, stream: TaskStream) -> None:
 def test_supervised_updates_are_counted_by_hand(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     (length,) = prompt_lengths(policy, stream)
     task = stream.tasks[1]
-    texts = policy.text_lengths([target_text(example.target) for example in task.train])
+    texts = text_lengths(policy, [target_text(example.target) for example in task.train])
     steps = learn(policy, build_method("sft", SftConfig()), stream, tmp_path).steps
     for row in steps:
         assert row["prompt_tokens"] == row["prompt_tokens_computed"] == 4 * length

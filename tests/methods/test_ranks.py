@@ -99,10 +99,10 @@ def test_zero3_moves_weights_of_bfloat16_as_one_process_does(name: str, by_zero3
 
 def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def shares(processes: int, rows: int, group: int) -> list[tuple[int, int]]:
-        monkeypatch.setattr(ranks, "count", lambda: processes)
+        monkeypatch.setattr(ranks, "world_size", lambda: processes)
         parts = []
         for place in range(processes):
-            monkeypatch.setattr(ranks, "place", lambda place=place: place)
+            monkeypatch.setattr(ranks, "rank", lambda place=place: place)
             part = ranks.share(rows, group)
             parts.append((part.start, part.stop))
         return parts

@@ -15,8 +15,7 @@ from methods.model.policy import Policy
 from methods.settings import KAHAN, OPTIMIZERS, WIDE, TrainConfig
 from methods.training.fit import FitResult, FitSettings, fit
 from methods.training.replay_memory import remembered
-from methods.training.resumable import Keeping
-from methods.training.state import TrainingState
+from methods.training.state import Keeping, TrainingState
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import fresh_policy, made

@@ -49,11 +49,6 @@ def test_nothing_left_is_a_clear_error(policy: Policy, stream: TaskStream) -> No
         Rif(RifConfig(rollouts=2)).choose_examples(context, [impossible(one) for one in context.task.train[:2]])
 
 
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(UserError, match="least_correct"):
-        RifConfig(rollouts=2, least_correct=3)
-
-
 class TwoOnly(Method):
     """Learns from two examples."""
 

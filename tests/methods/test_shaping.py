@@ -7,10 +7,9 @@ from torch import Tensor
 from methods import METHODS
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import Rollouts
-from methods.compose import Composite, shaped_rewards
+from methods.compose import Composite, reranked_share, shaped_rewards
 from methods.parts.par import Par, ParConfig
 from methods.parts.retention import RetentionConfig, RetentionShaper
-from methods.shaping import reranked_share
 from tests.methods.hand_made import rollouts
 
 

@@ -11,8 +11,8 @@ from clrft.base_model import default_model_path
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import TaskContext
-from methods.generation.checkpointed import checkpointed_logps
-from methods.generation.group_batch import GroupBatch
+from methods.generation.completion_logps import checkpointed_logps
+from methods.generation.group_passes import GroupBatch
 from methods.generation.shared_prefix import Prefix, obstacle
 from methods.inputs.media import Patches
 from methods.inputs.prompts import Prompts
@@ -37,7 +37,7 @@ def both_paths(trainer: Any, output: dict[str, Any], order: torch.Tensor) -> lis
     """Log-probabilities and entropies of a shuffled batch: shared, then plain."""
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    trainer._rollout = order
+    trainer.generation.rows = order
     results = []
     for share in (True, False):
         trainer.share_prefix = share
@@ -92,7 +92,7 @@ def test_several_images_or_a_clip_a_row_change_nothing(
         checkpoint_layers(policy)
     trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, counts), True, tmp_path)
     output = scored(trainer)
-    prompts = trainer._batch.prompts
+    prompts = trainer.generation.batch.prompts
     if feed == "images":
         assert set(prompts.images.counts) == set(counts)
     else:
@@ -117,7 +117,7 @@ def test_parts_of_a_batch_keep_their_own_images_and_clips(
     completions, mask = output["completion_ids"], output["completion_mask"]
     real = mask.bool()
     trainer.passes.size = 6
-    shared = trainer.passes.anew(trainer.model, trainer._batch, completions, mask)
+    shared = trainer.passes.anew(trainer.model, trainer.generation.batch, completions, mask)
     plain, _, _ = trainer._get_per_token_logps_and_entropies(
         Unshared(trainer.model),
         torch.cat([output["prompt_ids"], completions], dim=1),
@@ -148,13 +148,13 @@ def test_prompts_of_different_lengths_are_padded_without_a_difference(
     # two more pad tokens on the left of every prompt, as beside a longer one
     for name, value in (("prompt_ids", pad), ("prompt_mask", 0)):
         output[name] = torch.nn.functional.pad(output[name], (2, 0), value=value)
-    prompts = trainer._batch.prompts
+    prompts = trainer.generation.batch.prompts
     ids, mask, types = (
         torch.nn.functional.pad(rows, (2, 0), value=value)
         for rows, value in ((prompts.ids, pad), (prompts.mask, 0), (prompts.token_types, 0))
     )
-    trainer._batch.prompts = dataclasses.replace(prompts, ids=ids, mask=mask, token_types=types)
-    trainer._batch.policy = None
+    trainer.generation.batch.prompts = dataclasses.replace(prompts, ids=ids, mask=mask, token_types=types)
+    trainer.generation.batch.policy = None
     order = torch.arange(len(output["prompt_ids"]))
     real = output["completion_mask"].bool()
     (shared, _), (plain, _) = both_paths(trainer, output, order)
@@ -195,7 +195,7 @@ def test_a_completion_of_one_token_can_be_learned_with_checkpoints(
 ) -> None:
     trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
     output = scored(trainer)
-    batch, tokens, mask = trainer._batch, output["completion_ids"][:, :1], output["completion_mask"][:, :1]
+    batch, tokens, mask = trainer.generation.batch, output["completion_ids"][:, :1], output["completion_mask"][:, :1]
     expected = trainer.passes.anew(policy.model, batch, tokens, mask)
     checkpoint_layers(policy)
     found, _ = checkpointed_logps(policy.model, batch.prompts, batch.rows, tokens, mask, 0.8)
@@ -225,7 +225,7 @@ def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStre
     assert batch.keys == (rows[0]["key"], rows[2]["key"], rows[4]["key"])
     assert batch.rows.tolist() == [0, 0, 1, 0, 2]
     assert len(batch.prompts.ids) == 3
-    first, second, third = (one.values for one in batch.prompts.images.rows())  # type: ignore[union-attr]
+    first, second, third = (batch.prompts.images.select([row]).values for row in range(3))  # type: ignore[union-attr]
     assert not torch.equal(first, second) and not torch.equal(second, third)
     assert len(batch.ids()) == 5
 

@@ -100,7 +100,7 @@ def independent_logps(model: Any, trainer: Any, output: dict[str, Any]) -> Tenso
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = token_types(ids, model.config)
-    fields = trainer._batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
+    fields = trainer.generation.batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]
@@ -241,7 +241,7 @@ def test_parts_of_an_update_keep_groups_together_and_learn_every_rollout_once(
     first = trainer._prepare_inputs(batch)
     made = trainer._buffered_inputs
     assert first is made[0] and [part["rollout"].tolist() for part in made] == [list(range(8)), list(range(8, 16))]
-    whole = trainer._batch
+    whole = trainer.generation.batch
     for part in made:  # every row has its own rollout's numbers
         rows = part["rollout"]
         assert part["prompt_ids"].tolist() == whole.prompts.ids[whole.rows[rows]].tolist()

@@ -22,7 +22,7 @@ from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
 from methods.training.dataset import target_dataset
 from methods.training.fit import FitSettings, build_trainer, shared_arguments
-from methods.training.sft_trainer import HookedSFTTrainer
+from methods.training.trainers import HookedSFTTrainer
 from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
@@ -68,8 +68,8 @@ def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> Non
     """What the model gets is the clip of each request and not, say, the first one's."""
     encoded = policy.encode(asked_about(about_clips(stream.tasks[1], "video", (4,))))
     patches = Patches(encoded["pixel_values_videos"], encoded["video_grid_thw"], (1,) * len(encoded["input_ids"]))
-    for one, alone in zip(patches.rows(), asked_about(about_clips(stream.tasks[1], "video", (4,))), strict=True):
-        assert torch.equal(one.values, policy.encode([alone])["pixel_values_videos"])
+    for row, alone in enumerate(asked_about(about_clips(stream.tasks[1], "video", (4,)))):
+        assert torch.equal(patches.select([row]).values, policy.encode([alone])["pixel_values_videos"])
 
 
 @pytest.mark.parametrize(("feed", "frames", "tokens"), [("images", 3, 48), ("video", 4, 32), ("video", 3, 32)])
@@ -121,7 +121,7 @@ def test_placeholders_are_filled_in_their_order(stream: TaskStream) -> None:
     assert parts == [{"type": "video"}, {"type": "text", "text": "and"}, {"type": "image"}]
 
 
-def test_rows_without_images_are_selected_and_joined() -> None:
+def test_rows_without_images_are_selected() -> None:
     # rows with 2, 0 and 1 clips, of 1, 2 and 1 patches
     grids = torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]])
     patches = Patches(torch.arange(4.0)[:, None], grids, (2, 0, 1), pace=torch.tensor([1.0, 2.0, 3.0]))
@@ -130,9 +130,6 @@ def test_rows_without_images_are_selected_and_joined() -> None:
     assert chosen.counts == (1, 0, 2)
     assert chosen.pace is not None
     assert chosen.pace.tolist() == [3, 1, 2]
-    again = Patches.joined(patches.rows())
-    assert torch.equal(again.values, patches.values)
-    assert again.counts == patches.counts
     assert model_fields(patches.select([1]), None) == {}
 
 
@@ -182,7 +179,7 @@ def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
-    fields = trainer._batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
+    fields = trainer.generation.batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
     with torch.no_grad():
         logits = policy.model(input_ids=ids, attention_mask=mask, **fields).logits
     length = output["completion_ids"].shape[1]

@@ -1,0 +1,250 @@
+"""Parts that hold or average weights (L2, EWC, CPO, WiSE): values by hand, and what survives a restart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from methods.model.policy import Policy
+from methods.model.weights import weighted_distance
+from methods.parts.cpo import Cpo, CpoConfig, most_moved
+from methods.parts.ewc import Ewc, EwcConfig
+from methods.parts.l2 import L2, L2Config, L2Init
+from methods.parts.wise import Wise, WiseConfig
+from task_streams.types import TaskStream
+from tests.methods.few_weights import context_of, policy_of, set_weights, terms_of
+from tests.methods.two_tasks import TwoTasks, assert_other_weights, assert_same_weights, fresh_policy, made, two_tasks
+
+
+def test_l2_is_half_the_strength_times_the_squared_distance() -> None:
+    policy, method = policy_of(a=[1.0, 2.0], b=[0.0]), L2(L2Config(strength=3.0))
+    method.before_task(context_of(policy, 2))
+    set_weights(policy, a=[1.5, 1.0], b=[2.0])
+    # 3 / 2 * (0.5^2 + 1^2 + 2^2) = 1.5 * 5.25
+    assert terms_of(method, policy, 2)["l2_penalty"].item() == pytest.approx(7.875)
+
+
+def test_the_gradient_of_l2_is_the_strength_times_the_distance() -> None:
+    policy, method = policy_of(a=[1.0, 2.0]), L2(L2Config(strength=3.0))
+    method.before_task(context_of(policy, 2))
+    set_weights(policy, a=[1.5, 1.0])
+    terms_of(method, policy, 2)["l2_penalty"].backward()
+    assert policy.model.a.grad.tolist() == pytest.approx([1.5, -3.0])
+
+
+def test_weights_that_are_not_trained_do_not_count() -> None:
+    policy = policy_of(a=[1.0], b=[1.0])
+    policy.model.b.requires_grad_(False)
+    assert weighted_distance(policy.model, {"a": torch.zeros(1)}, None).item() == 1.0
+
+
+def test_the_first_task_of_l2_has_no_penalty_and_that_of_l2_init_has_one() -> None:
+    for kind, expected in ((L2, {}), (L2Init, {"l2_init_penalty": 2.0})):
+        policy, method = policy_of(a=[1.0]), kind(L2Config())
+        method.before_task(context_of(policy, 1))
+        set_weights(policy, a=[3.0])
+        # 1 / 2 * 2^2
+        assert {name: term.item() for name, term in terms_of(method, policy, 1).items()} == expected
+
+
+def test_l2_holds_to_the_previous_task_and_l2_init_to_the_base_also_in_a_new_object() -> None:
+    held: dict[str, list[list[list[float]]]] = {}
+    for kind in (L2, L2Init):
+        policy, method = policy_of(a=[1.0]), kind(L2Config())
+        method.before_task(context_of(policy, 1))
+        set_weights(policy, a=[3.0])
+        method.after_task(context_of(policy, 1))
+        fresh = kind(L2Config())
+        fresh.load_state_dict(method.state_dict())
+        for one in (method, fresh):
+            one.before_task(context_of(policy, 2))
+            held.setdefault(kind.name, []).append([value.tolist() for value in (one.centre or {}).values()])
+    assert held == {"l2": [[[3.0]], [[3.0]]], "l2_init": [[[1.0]], [[1.0]]]}
+
+
+def test_l2_init_holds_an_adapter_to_its_first_weights(stream: TaskStream, tmp_path: Path) -> None:
+    run = two_tasks(made("grpo", "l2_init"), stream, tmp_path / "run", adapter="lora")
+    held = run.method.state_dict()
+    assert held and all(name.startswith("l2_init.") and ".default." in name for name in held)
+    assert all(value.abs().max() == 0 for name, value in held.items() if "lora_B" in name)
+
+
+def two_tasks_of_ewc(strength: float = 2.0, decay: float = 0.5) -> Ewc:
+    """After two tasks, with the Fisher information [4, 2] and [1, 0]."""
+    method, policy = Ewc(EwcConfig(strength=strength, decay=decay)), policy_of(a=[0.0, 0.0])
+    for task, fisher in ((1, [4.0, 2.0]), (2, [1.0, 0.0])):
+        method.before_task(context_of(policy, task))
+        method.after_task(context_of(policy, task, {"a": torch.tensor(fisher)}))
+    return method
+
+
+def test_the_fisher_information_runs_with_its_decay() -> None:
+    # 0.5 * [4, 2] + [1, 0]
+    assert two_tasks_of_ewc().fisher["a"].tolist() == [3.0, 1.0]
+
+
+def test_ewc_weighs_squared_distances_by_the_fisher_information() -> None:
+    method, policy = two_tasks_of_ewc(), policy_of(a=[1.0, 2.0])
+    method.before_task(context_of(policy, 3))
+    set_weights(policy, a=[1.5, 0.0])
+    # 2 / 2 * (3 * 0.5^2 + 1 * 2^2)
+    assert terms_of(method, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
+
+
+def test_the_first_task_of_ewc_has_no_penalty() -> None:
+    method, policy = Ewc(EwcConfig()), policy_of(a=[1.0])
+    method.before_task(context_of(policy, 1))
+    assert terms_of(method, policy, 1) == {}
+
+
+def test_missing_fisher_information_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no Fisher"):
+        Ewc(EwcConfig()).after_task(context_of(policy_of(a=[1.0]), 1))
+
+
+def test_a_new_ewc_has_the_same_penalty() -> None:
+    fresh, policy = Ewc(EwcConfig(strength=2.0, decay=0.5)), policy_of(a=[1.0, 2.0])
+    fresh.load_state_dict(two_tasks_of_ewc().state_dict())
+    fresh.before_task(context_of(policy, 3))
+    set_weights(policy, a=[1.5, 0.0])
+    assert terms_of(fresh, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
+
+
+def ten_weights(**changes: float) -> list[float]:
+    """Ten weights, 0 but for those named ``at3=0.5``."""
+    values = [0.0] * 10
+    for place, value in changes.items():
+        values[int(place.removeprefix("at"))] = value
+    return values
+
+
+def one_task_of_cpo() -> tuple[Cpo, Policy]:
+    """Task 1 moved weight 3 of ``a`` most; ``b`` not at all."""
+    method, policy = Cpo(CpoConfig(strength=10.0, share=0.1)), policy_of(a=ten_weights(), b=[1.0, 1.0])
+    method.before_task(context_of(policy, 1))
+    assert terms_of(method, policy, 1) == {}
+    set_weights(policy, a=ten_weights(at3=-0.5, at7=0.4))
+    method.after_task(context_of(policy, 1))
+    return method, policy
+
+
+def test_the_weights_that_moved_most_are_held_and_a_tensor_that_did_not_move_is_free() -> None:
+    method, _ = one_task_of_cpo()
+    assert {name: held.nonzero().flatten().tolist() for name, held in method.held.items()} == {"a": [3]}
+
+
+def test_cpo_is_the_mean_distance_of_the_held_weights() -> None:
+    method, policy = one_task_of_cpo()
+    method.before_task(context_of(policy, 2))
+    set_weights(policy, a=ten_weights(at3=-0.3, at7=3.0), b=[5.0, 5.0])
+    # weight 3 went from -0.5 to -0.3: 10 * 0.2
+    assert terms_of(method, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
+
+
+def test_each_task_adds_to_what_is_held_and_tensors_are_summed() -> None:
+    method, policy = one_task_of_cpo()
+    method.before_task(context_of(policy, 2))
+    set_weights(policy, a=ten_weights(at3=-0.5, at7=3.0), b=[1.0, 2.0])
+    method.after_task(context_of(policy, 2))
+    assert method.held["a"].nonzero().flatten().tolist() == [3, 7]
+    assert method.held["b"].tolist() == [False, True]
+    method.before_task(context_of(policy, 3))
+    set_weights(policy, a=ten_weights(at3=-0.6, at7=3.3), b=[9.0, 2.5])
+    # a: mean of 0.1 and 0.3 = 0.2; b: 0.5; 10 * (0.2 + 0.5)
+    penalty = terms_of(method, policy, 3)["cpo_penalty"]
+    assert penalty.item() == pytest.approx(7.0, rel=1e-5)
+    penalty.backward()
+    # 10 * sign / 2 on the two of a, 10 on the one of b
+    assert policy.model.a.grad.tolist() == pytest.approx(ten_weights(at3=-5.0, at7=5.0))
+    assert policy.model.b.grad.tolist() == [0.0, 10.0]
+
+
+def test_a_new_cpo_holds_the_same() -> None:
+    method, policy = one_task_of_cpo()
+    fresh = Cpo(CpoConfig(strength=10.0))
+    fresh.load_state_dict(method.state_dict())
+    fresh.before_task(context_of(policy, 2))
+    set_weights(policy, a=ten_weights(at3=-0.3))
+    assert terms_of(fresh, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
+
+
+def test_of_equal_changes_the_first_are_held_and_of_no_change_none() -> None:
+    assert most_moved(torch.tensor([1.0, 3.0, 3.0, 0.0]), 0.25).tolist() == [False, True, False, False]
+    assert most_moved(torch.tensor([[1.0, 3.0], [1.0, 1.0]]), 0.5).tolist() == [[True, True], [False, False]]
+    assert most_moved(torch.tensor([1.0, 0.0, 0.0, 0.0]), 0.75).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("task", "share", "expected"),
+    # 0.75 [1, 2] + 0.25 [3, 0]; the first task is kept as it is
+    [(2, 0.25, [1.5, 1.5]), (2, 1.0, [3.0, 0.0]), (2, 0.0, [1.0, 2.0]), (1, 0.25, [3.0, 0.0])],
+)
+def test_weights_end_between_those_before_and_after_the_task(task: int, share: float, expected: list[float]) -> None:
+    policy, method = policy_of(a=[1.0, 2.0]), Wise(WiseConfig(share))
+    method.before_task(context_of(policy, task))
+    set_weights(policy, a=[3.0, 0.0])
+    method.after_task(context_of(policy, task))
+    assert policy.model.a.tolist() == expected
+    assert policy.model.a.requires_grad
+
+
+def test_half_precision_is_averaged_in_float32() -> None:
+    policy, method = policy_of(a=[1.0]), Wise(WiseConfig(0.5))
+    policy.model.to(torch.bfloat16)
+    method.before_task(context_of(policy, 2))
+    set_weights(policy, a=[1.0078125])  # the next number that bfloat16 has after 1
+    method.after_task(context_of(policy, 2))
+    assert policy.model.a.dtype == torch.bfloat16
+    assert policy.model.a.item() in (1.0, 1.0078125)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_two_tasks_end_half_way_between_the_first_and_plain_training(
+    adapter: str, stream: TaskStream, tmp_path: Path
+) -> None:
+    plain = two_tasks(made("sft"), stream, tmp_path / "plain", adapter=adapter)
+    averaged = two_tasks(made("sft", "wise", share=0.5), stream, tmp_path / "averaged", adapter=adapter)
+    back = two_tasks(made("sft", "wise", share=0.0), stream, tmp_path / "back", adapter=adapter)
+    base = dict(fresh_policy(adapter).model.named_parameters())
+    first, full = back.weights(), plain.weights()  # nothing of task 2; all of it
+    for name, weight in averaged.weights().items():
+        assert torch.allclose(weight, (first[name] + full[name]) / 2, atol=1e-7), name
+    assert any(not torch.equal(weight, base[name]) for name, weight in first.items())  # task 1 was kept
+
+
+def ewc_begins_with_the_second_task(run: TwoTasks) -> None:
+    assert run.logged(1, "ewc_penalty") == [None, None]
+    first, second = run.logged(2, "ewc_penalty")
+    assert first == 0 and second is not None and second > 0  # the weights have not moved before the first update
+
+
+def cpo_holds_a_tenth_of_each_task(run: TwoTasks) -> None:
+    held = {name: value for name, value in run.method.state_dict().items() if value.numel() >= 100}
+    # two tasks hold between 10 % (the same weights) and 20 % (others) of every large tensor
+    assert all(0.09 < value.float().mean() <= 0.21 for value in held.values())
+
+
+@pytest.mark.parametrize(
+    ("learner", "part", "adapter", "settings", "also"),
+    [
+        ("sft", "l2", "none", {"strength": 50.0}, None),
+        ("sft", "l2_init", "none", {"strength": 50.0}, None),
+        ("sft", "ewc", "none", {"fisher_items": 2}, ewc_begins_with_the_second_task),
+        ("grpo", "ewc", "lora", {"fisher_items": 2}, ewc_begins_with_the_second_task),
+        ("grpo", "cpo", "none", {"strength": 100.0}, cpo_holds_a_tenth_of_each_task),
+        ("sft", "cpo", "lora", {"strength": 100.0}, cpo_holds_a_tenth_of_each_task),
+        ("sft", "wise", "none", {}, None),
+        ("sft", "replay", "none", {"items": 4}, None),
+        ("grpo", "replay", "none", {"items": 4}, None),
+    ],
+)
+def test_stopped_between_two_tasks_is_never_stopped(
+    learner: str, part: str, adapter: str, settings: Any, also: Any, stream: TaskStream, tmp_path: Path
+) -> None:
+    make = made(learner, part, **settings)
+    whole = two_tasks(make, stream, tmp_path / "whole", adapter=adapter)
+    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True, adapter=adapter))
+    assert_other_weights(whole, two_tasks(made(learner), stream, tmp_path / "without", adapter=adapter))
+    if also is not None:
+        also(whole)
