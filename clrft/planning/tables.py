@@ -7,9 +7,8 @@ from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
-from clrft.analysis.cost_tables import short
-from clrft.analysis.formatting import Rows
-from clrft.analysis.tables import rich_table
+from clrft.analysis.render import rich_table
+from clrft.analysis.table import Rows, short
 from clrft.memory.estimate import gib
 from clrft.planning.clock import PARTS
 from clrft.planning.hardware import FAST, LIKELY, SLOW
