@@ -393,8 +393,10 @@ def points_to_csv(study: DriftStudy) -> str:
 def spreads_to_csv(study: DriftStudy) -> str:
     """One row per stream, method, kind of group and task: the spread of every class order, and the trend over tasks."""
     rows = [
-        [one.stream, spread.group.label, SPREADS[spread.name], str(task)]
-        + [*_raw(spread.trend), *_by_order(study, one, orders)]
+        [
+            *(one.stream, spread.group.label, SPREADS[spread.name], str(task)),
+            *(*_raw(spread.trend), *_by_order(study, one, orders)),
+        ]
         for one in study.streams
         for spread in one.spreads
         for task, orders in spread.values.items()

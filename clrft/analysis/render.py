@@ -19,6 +19,7 @@ from clrft.analysis.groups import Group
 from clrft.analysis.table import MARKDOWN, REPORT, TERMINAL, Heading, Part, Sentence, Summary, Table
 
 _LABEL_WIDTH = 32  # longer labels are wrapped
+_WHOLE = ("method", "difference", "shaper", "but")  # columns of labels, beside the first
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -81,8 +82,8 @@ def rich_table(
     )
     texts = texts or [number == 0 or name == "but" for number, name in enumerate(header)]
     for number, (name, text) in enumerate(zip(header, texts, strict=True)):
-        narrow = text and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
-        table.add_column(escape(name), justify="left" if text else "right", overflow="fold", no_wrap=narrow)
+        whole = text and (number == 0 or name in _WHOLE) and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
+        table.add_column(escape(name), justify="left" if text else "right", overflow="fold", no_wrap=whole)
     parted = header[0] == "metric" or any(not row[0] for row in rows)
     last = rows[0][0] if rows else ""
     for row in rows:

@@ -12,12 +12,11 @@ import yaml
 from PIL import Image
 
 from clrft.analysis.compare import compare
+from clrft.analysis.render import latex, to_csv, to_latex
+from clrft.analysis.table import Cell, Column, Table
 from clrft.cli.main import main
-from clrft.report.export import to_csv
 from clrft.report.headline import answers
-from clrft.report.latex import escape, to_latex
 from clrft.report.page import policy
-from clrft.report.parts import Cell, Column, Table
 from clrft.report.vector import PAPER, contrast, recoloured
 from clrft.runs.read import RunRecord, read_run
 from tests.clrft.run_folders import write_run
@@ -122,7 +121,7 @@ def test_pictures_open_and_tables_have_the_numbers(report: Path) -> None:
 def test_csv_holds_numbers_and_latex_what_is_shown() -> None:
     columns = (Column("method", "text"), Column("forgetting", "summary"), Column("tasks"))
     rows = ((Cell("a_b"), Cell("50.0 ± 1.0", 0.5, 0.01), Cell("2", 2.0)), (Cell("x, y"), Cell("–"), Cell("–")))
-    table = Table("t", "100 % of A & B", columns, rows)
+    table = Table("100 % of A & B", columns, rows, "t")
     assert to_csv(table) == 'method,forgetting,forgetting std,tasks\na_b,0.5,0.01,2.0\n"x, y",,,\n'
     assert r"a\_b & 50.0 $\pm$ 1.0 & 2 \\" in to_latex(table)
     assert r"\caption{100 \% of A \& B}" in to_latex(table)
@@ -130,7 +129,7 @@ def test_csv_holds_numbers_and_latex_what_is_shown() -> None:
 
 
 def test_no_character_is_a_latex_command() -> None:
-    assert escape(r"\input{x}$_%#&~^") == r"\textbackslash{}input\{x\}\$\_\%\#\&\textasciitilde{}\textasciicircum{}"
+    assert latex(r"\input{x}$_%#&~^") == r"\textbackslash{}input\{x\}\$\_\%\#\&\textasciitilde{}\textasciicircum{}"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

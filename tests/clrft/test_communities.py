@@ -29,12 +29,12 @@ def test_a_table_has_the_columns_of_a_community_with_mean_and_spread(
     assert "# Metrics as CoIN" in text and "Source: arXiv 2403.08350." in text
     assert "| method | n | MFT | MFN | MAA | BWT |" in text
     # sft: MFT (90 + 80 + 85)/3 = 85 and 81.67: 83.3, s 2.36; BWT -16.67 and -13.33: -15, s 2.36.
-    assert "| sft | 2 | 83.3 ± 2.4 | 68.3 ± 0.0 |" in text and "| -15.0 ± 2.4 |" in text
+    assert "| sft | 2 | 83.3 ± 2.4 | 68.3 ± 0.0 |" in text and "| −15.0 ± 2.4 |" in text
     assert "- BWT: divided by T, not by T − 1" in text
     assert "- MAA: (1/T) Σ_i (1/i) Σ_{j≤i} R[i,j], our `avg_incremental_acc` (higher is better)" in text
     said = " ".join(capsys.readouterr().out.split())
     assert "digits_cil as CoIN (arXiv 2403.08350): mean ± standard deviation over n class orders, %" in said
-    assert "-15.0 ± 2.4" in said and str(out / "metrics_coin.csv") in said.replace(" ", "")
+    assert "−15.0 ± 2.4" in said and str(out / "metrics_coin.csv") in said.replace(" ", "")
 
 
 def test_the_csv_holds_fractions_and_our_names(tmp_path: Path) -> None:
