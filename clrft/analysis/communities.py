@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from clrft.analysis.compare import Comparison, Group, over_n, summarise
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import MARKDOWN, Cell, Column, Part, Sentence, Summary, Table, count_cell, summary_cell
+from clrft.analysis.table import Cell, Column, Part, Sentence, Summary, Table, count_cell, summary_cell
 from eval.communities import Community
 
 
 def community_parts(comparison: Comparison, community: Community) -> list[Part]:
     """One table for each stream, what its figures differ in from ours, and every column's definition."""
-    parts: list[Part] = [Sentence(f"Source: {community.source}.", places=(MARKDOWN,))]
+    parts: list[Part] = [Sentence(f"Source: {community.source}.", places=("markdown",))]
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
         rows = [
@@ -24,13 +24,13 @@ def community_parts(comparison: Comparison, community: Community) -> list[Part]:
         columns = [Column("method", "text"), Column("n"), *(Column(one.header) for one in community.columns)]
         parts.append(Table(f"{stream} as {community.title} ({community.source}): {over_n(groups)}, %", columns, rows))
         parts += [Sentence(text, "note") for text in _footnotes(groups, community)]
-    parts.append(Sentence("Definitions:", places=(MARKDOWN,)))
+    parts.append(Sentence("Definitions:", places=("markdown",)))
     for column in community.columns:
         ours = f"our `{column.by}`" if isinstance(column.by, str) else "not among our metrics"
         direction = "higher" if column.higher_is_better else "lower"
         text = f"{column.header}: {column.definition}, {ours} ({direction} is better)"
-        parts.append(Sentence(text, "note", (MARKDOWN,)))
-    return [*parts, *(Sentence(note, "note", (MARKDOWN,)) for note in comparison.notes)]
+        parts.append(Sentence(text, "note", ("markdown",)))
+    return [*parts, *(Sentence(note, "note", ("markdown",)) for note in comparison.notes)]
 
 
 def community_to_csv(comparison: Comparison, community: Community) -> str:

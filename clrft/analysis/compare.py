@@ -77,6 +77,11 @@ class Comparison:
             return name
         return f"{name}-{self.streams().index(stream) + 1}-{_NO_KEY.sub('-', stream)[:40]}"
 
+    def closing(self, without: Sequence[str]) -> list[Sentence]:
+        """Sentences that close a study of the runs: in what they differ, and what has nothing to show."""
+        texts = [*(f"the runs differ: {one}." for one in self.mixed), *without]
+        return [Sentence(text, "note") for text in texts]
+
     def heading(self, stream: str) -> list[Heading]:
         """A heading that names the stream where there are several."""
         return [Heading(stream)] if len(self.streams()) > 1 else []
@@ -114,11 +119,6 @@ class Study(Generic[Found]):
     def of_stream(self, stream: str) -> list[Found]:
         """What was found of one stream's groups."""
         return [one for one in self.groups if one.group.stream == stream]
-
-    def closing(self) -> list[Sentence]:
-        """In what the runs differ, and what has nothing to show."""
-        texts = [*(f"the runs differ: {one}." for one in self.comparison.mixed), *self.without]
-        return [Sentence(text, "note") for text in texts]
 
 
 def over_n(groups: Iterable[Group], figure: str = "mean ± standard deviation") -> str:

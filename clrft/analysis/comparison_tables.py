@@ -11,9 +11,6 @@ from clrft.analysis.compare import Comparison, Group, over_n
 from clrft.analysis.pairs import Paired, pair_parts
 from clrft.analysis.render import long_csv
 from clrft.analysis.table import (
-    MARKDOWN,
-    REPORT,
-    TERMINAL,
     Cell,
     Column,
     Part,
@@ -43,15 +40,15 @@ def comparison_parts(comparison: Comparison) -> list[Part]:
         groups, keys = comparison.of_stream(stream), headline(comparison, stream)
         main = (groups[0].final_metric, "forgetting")
         parts += [*comparison.heading(stream), means_table(comparison, stream)]
-        parts.append(orders_table(comparison, stream, [key for key in keys if key in main], (TERMINAL,)))
+        parts.append(orders_table(comparison, stream, [key for key in keys if key in main], ("terminal",)))
         parts.append(orders_table(comparison, stream, comparison.defined_metrics(stream)))
         parts.append(final_table(groups))
         title = "Paired differences over class orders, percentage points"
         for shown, full in ((main, False), (keys, True)):
             if pairs := shown_pairs(comparison, stream, shown):
                 parts += pair_parts(pairs, title, full)
-        parts.append(Sentence("Definitions:", places=(MARKDOWN,)))
-        parts += [Sentence(text, "note", (MARKDOWN,)) for text in _definitions(comparison, stream)]
+        parts.append(Sentence("Definitions:", places=("markdown",)))
+        parts += [Sentence(text, "note", ("markdown",)) for text in _definitions(comparison, stream)]
     return [*parts, *(Sentence(note, "note") for note in comparison.notes)]
 
 
@@ -66,7 +63,7 @@ def means_table(comparison: Comparison, stream: str) -> Table:
     groups, keys = comparison.of_stream(stream), headline(comparison, stream)
     columns = [Column("method", "text"), Column("orders", short="n")]
     for key in keys:
-        places = (MARKDOWN, REPORT) if key in _NOT_IN_TERMINAL else (TERMINAL, MARKDOWN, REPORT)
+        places = ("markdown", "report") if key in _NOT_IN_TERMINAL else ("terminal", "markdown", "report")
         columns.append(Column(titled(key), "summary", metric_of(key).definition, places=places))
     rows = [
         [Cell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]
@@ -76,7 +73,7 @@ def means_table(comparison: Comparison, stream: str) -> Table:
 
 
 def orders_table(
-    comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Place, ...] = (MARKDOWN, REPORT)
+    comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Place, ...] = ("markdown", "report")
 ) -> Table:
     """Some metrics of every method in every class order."""
     groups = comparison.of_stream(stream)
@@ -92,7 +89,7 @@ def orders_table(
             rows.append([Cell(named(key)), Cell(group.label), Cell(mean.text, mean.value, mean.spread), *each])
     columns = [Column("metric", "text"), Column("method", "text"), Column("mean", "summary")]
     columns += [Column(f"order {seed}") for seed in seeds]
-    title = f"{stream}: every {'metric in every ' if REPORT in places else ''}class order, percent"
+    title = f"{stream}: {'every metric in ' if 'report' in places else ''}every class order, percent"
     return Table(title, columns, rows, comparison.key("metrics", stream), folded=True, places=places)
 
 
@@ -106,7 +103,7 @@ def final_table(groups: Sequence[Group]) -> Table:
         rows.append([Cell(group.label), *cells])
     columns = [Column("method", "text"), *(Column(f"task {j}") for j in range(1, len(last[0]) + 1))]
     title = f"Final {groups[0].measure} by position of the task, %"
-    return Table(title, columns, rows, places=(TERMINAL, MARKDOWN))
+    return Table(title, columns, rows, places=("terminal", "markdown"))
 
 
 def headline(comparison: Comparison, stream: str) -> list[str]:

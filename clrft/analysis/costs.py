@@ -11,21 +11,7 @@ from dataclasses import dataclass
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import Figures, long_csv
-from clrft.analysis.table import (
-    DASH,
-    EVERYWHERE,
-    MARKDOWN,
-    REPORT,
-    TERMINAL,
-    Cell,
-    Column,
-    Part,
-    Sentence,
-    Table,
-    count_cell,
-    short,
-    summary_cell,
-)
+from clrft.analysis.table import DASH, EVERYWHERE, Cell, Column, Part, Sentence, Table, count_cell, short, summary_cell
 from clrft.runs.cost_names import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
 from clrft.runs.read import RunRecord
 from eval.metrics import Value, undefined
@@ -41,15 +27,15 @@ EXPLAINED = (
 # Figure, its unit, the column's name, its name in the terminal, and where it is shown.
 SHOWN = (
     ((TRAIN, "tokens_generated"), 1.0, "tokens generated", "generated", EVERYWHERE),
-    ((TRAIN, "tokens_trained"), 1.0, "tokens trained", "", (MARKDOWN, REPORT)),
-    ((TRAIN, "prompt_tokens"), 1.0, "prompt tokens", "", (MARKDOWN,)),
-    ((TRAIN, "prompt_tokens_computed"), 1.0, "prompt tokens computed", "", (MARKDOWN,)),
-    ((TRAIN, "images"), 1.0, "images", "", (MARKDOWN,)),
+    ((TRAIN, "tokens_trained"), 1.0, "tokens trained", "", ("markdown", "report")),
+    ((TRAIN, "prompt_tokens"), 1.0, "prompt tokens", "", ("markdown",)),
+    ((TRAIN, "prompt_tokens_computed"), 1.0, "prompt tokens computed", "", ("markdown",)),
+    ((TRAIN, "images"), 1.0, "images", "", ("markdown",)),
     ((TRAIN, "model_flops"), 1.0, "operations, training", "operations", EVERYWHERE),
     ((EVALUATE, "model_flops"), 1.0, "operations, tests", "test op.", EVERYWHERE),
     ((TRAIN, CPU), HOUR, "CPU hours, training", "CPU h", EVERYWHERE),
     ((TRAIN, GPU), HOUR, "GPU hours, training", "GPU h", EVERYWHERE),
-    ((TRAIN, WALL), HOUR, "wall hours, training", "", (MARKDOWN, REPORT)),
+    ((TRAIN, WALL), HOUR, "wall hours, training", "", ("markdown", "report")),
 )
 
 
@@ -128,10 +114,10 @@ def cost_of_run(run: RunRecord) -> RunCost:
 
 def cost_parts(report: Study[GroupCost]) -> list[Part]:
     """Everything that the terminal and Markdown show."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=(MARKDOWN,))]
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
     for stream in report.streams():
         parts += [cost_table(report, stream), _other_activities(report, stream)]
-    return [*parts, *report.closing()]
+    return [*parts, *report.comparison.closing(report.without)]
 
 
 def cost_table(report: Study[GroupCost], stream: str) -> Table:
@@ -139,9 +125,9 @@ def cost_table(report: Study[GroupCost], stream: str) -> Table:
     groups = report.of_stream(stream)
     shown = [one for one in SHOWN if any(one[0] in group.figures for group in groups)]
     on_gpu = any(figure == (TRAIN, GPU) for figure, *_ in shown)
-    columns = [Column("method", "text"), Column("n", places=(TERMINAL, MARKDOWN))]
+    columns = [Column("method", "text"), Column("n", places=("terminal", "markdown"))]
     for figure, _, name, narrow, places in shown:
-        left = (MARKDOWN, REPORT) if on_gpu and figure == (TRAIN, CPU) else places  # the terminal has room for one
+        left = ("markdown", "report") if on_gpu and figure == (TRAIN, CPU) else places  # the terminal has room for one
         columns.append(Column(name, "summary", short=narrow, places=left))
     columns += [Column("peak memory, MB", short="MB"), Column("last accuracy, %", "summary", short="last")]
     columns.append(Column("forgetting, points", "summary", short="forgotten"))
@@ -179,7 +165,7 @@ def _other_activities(report: Study[GroupCost], stream: str) -> Table:
             cells = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
             rows.append([Cell(one.group.name), Cell(activity), *cells])
     columns = [Column("method", "text"), Column("activity", "text"), *(Column(name) for name in names)]
-    return Table(f"{stream}: everything but training", columns, rows, places=(MARKDOWN,))
+    return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
 
 
 def _cell(summary: Summary | None, unit: float) -> Cell:

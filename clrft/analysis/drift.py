@@ -17,19 +17,7 @@ from numpy.typing import NDArray
 
 from clrft.analysis.compare import Comparison, Group
 from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import (
-    DASH,
-    MARKDOWN,
-    REPORT,
-    TERMINAL,
-    Cell,
-    Column,
-    Part,
-    Sentence,
-    Table,
-    count_cell,
-    number_cell,
-)
+from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
 from clrft.runs.read import RunRecord
 
 MEASURES = (
@@ -141,10 +129,10 @@ class StreamStudy:
     """Everything about the runs of one stream."""
 
     stream: str
-    groups: tuple[Group, ...]
-    points: tuple[Point, ...]
-    relations: tuple[Relation, ...]
-    spreads: tuple[Spread, ...]
+    groups: Sequence[Group]
+    points: Sequence[Point]
+    relations: Sequence[Relation]
+    spreads: Sequence[Spread]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +146,8 @@ class DriftStudy:
     """
 
     comparison: Comparison
-    streams: tuple[StreamStudy, ...]
-    without: tuple[str, ...]
+    streams: Sequence[StreamStudy]
+    without: Sequence[str]
 
 
 def drift_study(comparison: Comparison) -> DriftStudy:
@@ -173,11 +161,17 @@ def drift_study(comparison: Comparison) -> DriftStudy:
             without.append(f"{group.stream}: {group.label} has no drift: nothing was trained, or it was not measured.")
     streams = []
     for stream, groups in by_stream.items():
-        points = tuple(point_of(group, run) for group in groups for run in group.runs)
-        relations = tuple(relation(points, measure, outcome) for outcome in OUTCOMES for measure in MEASURES)
-        spreads = tuple(spread_of(group, name) for name in SPREADS for group in groups if not group.joint)
-        streams.append(StreamStudy(stream, tuple(groups), points, relations, spreads))
-    return DriftStudy(comparison, tuple(streams), tuple(without))
+        points = [_point(group, run) for group in groups for run in group.runs]
+        relations = []
+        for outcome in OUTCOMES:
+            for measure in MEASURES:
+                both = [point for point in points if measure in point.measures and outcome in point.outcomes]
+                rows = [(point.seed, point.measures[measure], point.outcomes[outcome]) for point in both]
+                curve = quadratic([(x, y) for _, x, y in rows])
+                relations.append(Relation(measure, outcome, correlation(rows), curve))
+        spreads = [_spread(group, name) for name in SPREADS for group in groups if not group.joint]
+        streams.append(StreamStudy(stream, groups, points, relations, spreads))
+    return DriftStudy(comparison, streams, without)
 
 
 def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
@@ -186,35 +180,22 @@ def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
     return {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
 
 
-def point_of(group: Group, run: RunRecord) -> Point:
-    """A run as a point."""
+def _point(group: Group, run: RunRecord) -> Point:
     stages = drift_by_stage(run).values()
     columns = {name: [one[name] for one in stages if one.get(name) is not None] for name in MEASURES}
-    outcomes = {name: run.metrics[name].value for name in OUTCOMES if name in run.metrics}
-    return Point(
-        group.label,
-        run.seed,
-        {name: statistics.fmean(values) for name, values in columns.items() if values},
-        {name: value for name, value in outcomes.items() if value is not None},
-    )
+    measures = {name: statistics.fmean(values) for name, values in columns.items() if values}
+    values = {name: run.metrics[name].value for name in OUTCOMES if name in run.metrics}
+    return Point(group.label, run.seed, measures, {name: x for name, x in values.items() if x is not None})
 
 
-def relation(points: Sequence[Point], measure: str, outcome: str) -> Relation:
-    """An outcome against a measure, over the runs that have both."""
-    both = [point for point in points if measure in point.measures and outcome in point.outcomes]
-    rows = [(point.seed, point.measures[measure], point.outcomes[outcome]) for point in both]
-    return Relation(measure, outcome, correlation(rows), quadratic([(x, y) for _, x, y in rows]))
-
-
-def spread_of(group: Group, name: str) -> Spread:
-    """A method's spread of drift by task, and its trend."""
+def _spread(group: Group, name: str) -> Spread:
     drifts = {run.seed: drift_by_stage(run) for run in group.runs}
-    tasks = sorted({stage for stages in drifts.values() for stage in stages})
-    values: dict[int, dict[int, float]] = {task: {} for task in tasks}
-    for seed, stages in drifts.items():
-        for task, figures in stages.items():
-            if figures.get(name) is not None:
-                values[task][seed] = figures[name]
+    values: dict[int, dict[int, float]] = {
+        task: {
+            seed: stages[task][name] for seed, stages in drifts.items() if stages.get(task, {}).get(name) is not None
+        }
+        for task in sorted({stage for stages in drifts.values() for stage in stages})
+    }
     rows = [(seed, float(task), one) for task, orders in values.items() for seed, one in orders.items()]
     return Spread(group, name, values, correlation(rows))
 
@@ -279,11 +260,10 @@ def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
 
 def drift_parts(study: DriftStudy) -> list[Part]:
     """Everything that the terminal and Markdown show."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=(MARKDOWN,))]
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
     for one in study.streams:
         parts += [relation_table(study, one), _method_table(one), spread_table(study, one)]
-    texts = [*(f"the runs differ: {one}." for one in study.comparison.mixed), *study.without]
-    return [*parts, *(Sentence(text, "note") for text in texts)]
+    return [*parts, *study.comparison.closing(study.without)]
 
 
 def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
@@ -299,7 +279,7 @@ def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
     ]
     columns = [Column("outcome", "text"), Column("measure", "text"), Column("runs")]
     columns += [Column("Spearman's rho", short="Spearman"), *_INTERVAL, Column("R² of the quadratic", short="R²")]
-    columns.append(Column("undefined because", "text", places=(MARKDOWN, REPORT)))
+    columns.append(Column("undefined because", "text", places=("markdown", "report")))
     title = f"{one.stream}: forgetting against drift over runs, rank correlation with its 95 % interval"
     return Table(title, columns, rows, study.comparison.key("drift-relations", one.stream), folded=True)
 
@@ -352,10 +332,10 @@ def _method_table(one: StreamStudy) -> Table:
         rows.append([Cell(group.label), count_cell(len(points)), *cells])
     columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
     title = f"{one.stream}: each method, mean over its runs"
-    return Table(title, [*columns, *(Column(name) for name in MEASURES)], rows, places=(TERMINAL, MARKDOWN))
+    return Table(title, [*columns, *(Column(name) for name in MEASURES)], rows, places=("terminal", "markdown"))
 
 
-_INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=(TERMINAL, MARKDOWN)))
+_INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=("terminal", "markdown")))
 
 
 def _correlation_cells(found: Correlation) -> list[Cell]:

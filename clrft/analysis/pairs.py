@@ -23,10 +23,9 @@ from clrft.analysis.paired_tests import (
 from clrft.analysis.render import csv_text, raw
 from clrft.analysis.table import (
     DASH,
-    MARKDOWN,
-    TERMINAL,
     Cell,
     Column,
+    Place,
     Sentence,
     Table,
     number_cell,
@@ -142,7 +141,7 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
         title: of the table.
         full: for Markdown, with the standard deviation; else for the terminal.
     """
-    place = MARKDOWN if full else TERMINAL
+    place: Place = "markdown" if full else "terminal"
     if len(pairs) > MOST_SHOWN * (len({pair.metric for pair in pairs}) if full else 1):
         text = f"{len(pairs)} paired differences are too many to be shown: all are in pairs.csv; "
         return [Sentence(f"{text}--baseline METHOD pairs the others with one method.", places=(place,))]
@@ -162,7 +161,7 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
         Column("metric", "text"),
         Column("difference", "text"),
         Column("mean"),
-        Column("std", places=(MARKDOWN,)),
+        Column("std", places=("markdown",)),
     ]
     columns += [Column(name) for name in ("t", "bootstrap", "p (Holm)", "more", "n")]
     return [Table(title, columns, rows, note=_caption(pairs), places=(place,))]

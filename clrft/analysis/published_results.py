@@ -17,8 +17,6 @@ from clrft.analysis.groups import Group, summarise
 from clrft.analysis.render import csv_text, raw
 from clrft.analysis.table import (
     DASH,
-    MARKDOWN,
-    TERMINAL,
     Cell,
     Column,
     Part,
@@ -345,14 +343,14 @@ def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[
     count = sum(bool(entry.measured) for entry in entries)
     title = f"{SOURCE}, percent, three class orders; runs of its streams and methods: {count} of {len(entries)} rows"
     chosen = [entry for entry in entries if entry.measured] or list(entries)
-    parts: list[Part] = [published_table(chosen, title, (TERMINAL,)), published_table(entries, title, (MARKDOWN,))]
+    parts: list[Part] = [published_table(chosen, title, ("terminal",)), published_table(entries, title, ("markdown",))]
     parts += [Sentence(text, "note") for text in difference_sentences(entries)]
     columns = [Column(name, "text") for name in ("sweep", "tables", "rows", "not as published in")]
     rows = [
         text_cells([one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))])
         for one in plans
     ]
-    return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=(TERMINAL, MARKDOWN))]
+    return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
 
 def published_table(entries: Iterable[Entry], title: str, places: tuple[Place, ...]) -> Table:

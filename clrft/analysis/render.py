@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from clrft.analysis.groups import Group
-from clrft.analysis.table import MARKDOWN, REPORT, TERMINAL, Heading, Part, Sentence, Summary, Table
+from clrft.analysis.table import Heading, Part, Sentence, Summary, Table
 
 _LABEL_WIDTH = 32  # longer labels are wrapped
 _WHOLE = ("method", "difference", "shaper", "but")  # columns of labels, beside the first
@@ -48,13 +48,13 @@ def to_terminal(parts: Iterable[Part]) -> RenderableType:
     for part in parts:
         if isinstance(part, Heading):
             shown.append(Text(part.text, style="bold"))
-        elif TERMINAL in part.places:
+        elif "terminal" in part.places:
             shown += [Text(part.text)] if isinstance(part, Sentence) else _terminal_table(part)
     return RichGroup(*shown)
 
 
 def _terminal_table(table: Table) -> list[RenderableType]:
-    table = table.for_place(TERMINAL)
+    table = table.for_place("terminal")
     texts = [[cell.text for cell in row] for row in table.rows]
     kinds = [column.kind == "text" for column in table.columns]
     shown = rich_table(table.title, [column.short or column.name for column in table.columns], texts, kinds)
@@ -99,7 +99,7 @@ def to_markdown(parts: Iterable[Part], title: str = "", level: int = 2) -> str:
     text = f"# {title}\n" if title else ""
     in_list = False
     for part in parts:
-        if not isinstance(part, Heading) and MARKDOWN not in part.places:
+        if not isinstance(part, Heading) and "markdown" not in part.places:
             continue
         listed = isinstance(part, Sentence) and part.weight in ("note", "missing")
         text += "" if listed and in_list else "\n"
@@ -114,7 +114,7 @@ def to_markdown(parts: Iterable[Part], title: str = "", level: int = 2) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     """Lines of a Markdown table and its note, with an empty one at the end."""
-    table = table.for_place(MARKDOWN)
+    table = table.for_place("markdown")
     rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
     rows = [[column.name for column in table.columns], rule, *([cell.text for cell in row] for row in table.rows)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -123,7 +123,7 @@ def markdown_table(table: Table) -> list[str]:
 
 def to_csv(table: Table) -> str:
     """A table as the report has it: numbers as they are (fractions), a summary's spread in a column of its own."""
-    table = table.for_place(REPORT)
+    table = table.for_place("report")
     header: list[str] = []
     for column in table.columns:
         header += [column.name, f"{column.name} std"] if column.kind == "summary" else [column.name]
@@ -139,7 +139,7 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """The table with booktabs as a ``table`` environment to be included as it is, its note below it."""
-    table = table.for_place(REPORT)
+    table = table.for_place("report")
     alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
     lines = [
         LATEX_HEAD,

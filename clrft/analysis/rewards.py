@@ -13,18 +13,7 @@ from typing import Literal, NamedTuple
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import (
-    DASH,
-    MARKDOWN,
-    TERMINAL,
-    Cell,
-    Column,
-    Part,
-    Sentence,
-    Table,
-    count_cell,
-    number_cell,
-)
+from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
 from eval.judgement import COMPONENTS
 from eval.metrics import Value, undefined
 
@@ -148,7 +137,7 @@ def _group_rewards(
 
 def reward_parts(report: Study[GroupRewards]) -> list[Part]:
     """Everything that the terminal and Markdown show of the rewards, but the closing sentences."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=(MARKDOWN,))] if report.groups else []
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.groups else []
     for stream in report.streams():
         groups = report.of_stream(stream)
         parts.append(_component_table(stream, groups))
@@ -165,7 +154,7 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
         columns = [Column(name, "text") for name in ("method", "task", "shaper")]
         columns += [Column("added"), Column("reranked pairs, %")]
         if rows:
-            parts.append(Table("What each shaper did", columns, rows, places=(TERMINAL, MARKDOWN)))
+            parts.append(Table("What each shaper did", columns, rows, places=("terminal", "markdown")))
     return parts
 
 
@@ -202,7 +191,7 @@ def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
     """What the rewards were made of, task by task."""
     components = list(dict.fromkeys(name for one in groups for name in one.components))
     columns = [Column("method", "text"), Column("orders", short="n"), Column("task", "text"), Column("updates")]
-    columns += [Column("batches", places=(MARKDOWN,)), *(Column(name) for name in components)]
+    columns += [Column("batches", places=("markdown",)), *(Column(name) for name in components)]
     columns += [Column("reward"), Column("shaped reward", short="shaped")]
     rows = []
     for one in groups:
@@ -213,7 +202,7 @@ def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
                 row.append(number_cell(figures[figure].mean if figure in figures else None, 3))
             rows.append(row)
     title = f"{stream}: rewards by task, {over_n((one.group for one in groups), 'mean')}"
-    return Table(title, columns, rows, places=(TERMINAL, MARKDOWN))
+    return Table(title, columns, rows, places=("terminal", "markdown"))
 
 
 def _count(summary: Summary) -> str:

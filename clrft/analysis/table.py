@@ -14,10 +14,7 @@ DASH = "–"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 Rows = list[list[str]]
 Place = Literal["terminal", "markdown", "report"]
-TERMINAL: Place = "terminal"
-MARKDOWN: Place = "markdown"
-REPORT: Place = "report"
-EVERYWHERE = (TERMINAL, MARKDOWN, REPORT)
+EVERYWHERE: tuple[Place, ...] = ("terminal", "markdown", "report")
 
 
 @dataclass(frozen=True, slots=True)

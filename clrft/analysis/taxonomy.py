@@ -13,20 +13,7 @@ import numpy as np
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import Figures, long_csv
-from clrft.analysis.table import (
-    MARKDOWN,
-    REPORT,
-    TERMINAL,
-    Cell,
-    Column,
-    Part,
-    Place,
-    Sentence,
-    Table,
-    count_cell,
-    number_cell,
-    summary_cell,
-)
+from clrft.analysis.table import Cell, Column, Part, Place, Sentence, Table, count_cell, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
@@ -158,11 +145,11 @@ def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage
 
 def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
     """Everything that the terminal and Markdown show: forgetting taken apart, answers to old tasks, tasks confused."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=(MARKDOWN,))]
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
     by_cause = ("forgetting_diag", *BY_CAUSE)
     for stream in report.streams():
         groups = report.of_stream(stream)
-        parts += [split_table(report, stream, keys, (TERMINAL,)) for keys in (by_cause, KINDS)]  # in two, to fit
+        parts += [split_table(report, stream, keys, ("terminal",)) for keys in (by_cause, KINDS)]  # in two, to fit
         parts += [split_table(report, stream), answers_table(report, stream, last=True), answers_table(report, stream)]
         if any(one.confusion is not None for one in groups):
             parts.append(confusion_table(report, stream))
@@ -174,14 +161,14 @@ def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
             if one.undivided is not None:
                 why.setdefault(f"task of the answer: undefined ({one.undivided})", []).append(one.group.label)
         parts += [Sentence(f"{sentence}: {', '.join(labels)}.", "note") for sentence, labels in why.items()]
-    return [*parts, *report.closing()]
+    return [*parts, *report.comparison.closing(report.without)]
 
 
 def split_table(
     report: Study[GroupTaxonomy],
     stream: str,
     keys: Sequence[str] = SPLIT,
-    places: tuple[Place, ...] = (MARKDOWN, REPORT),
+    places: tuple[Place, ...] = ("markdown", "report"),
 ) -> Table:
     """The parts of forgetting by their metrics."""
     groups = report.of_stream(stream)
@@ -189,7 +176,7 @@ def split_table(
         [Cell(one.group.name), count_cell(len(one.group.runs)), *(summary_cell(one.metrics[key]) for key in keys)]
         for one in groups
     ]
-    columns = [Column("method", "text"), Column("orders", short="n", places=(TERMINAL, MARKDOWN))]
+    columns = [Column("method", "text"), Column("orders", short="n", places=("terminal", "markdown"))]
     columns += [Column(metric_of(key).title, "summary", metric_of(key).definition, NARROW[key]) for key in keys]
     title = f"{stream}: forgetting taken apart, {over_n(one.group for one in groups)}, percentage points"
     return Table(title, columns, rows, report.comparison.key("parts", stream), folded=True, places=places)
@@ -205,10 +192,10 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
         for stage, shared in one.old.items()
         if not last or stage == len(one.group.runs[0].matrix)
     ]
-    columns = [Column("method", "text"), Column("after task", places=(MARKDOWN, REPORT))]
+    columns = [Column("method", "text"), Column("after task", places=("markdown", "report"))]
     columns += [Column(name, "summary") for name in outcomes.values()]
     title = f"{stream}: answers to items of old tasks{' after the last task' if last else ''}, percent"
-    places = (TERMINAL,) if last else (MARKDOWN, REPORT)
+    places = ("terminal",) if last else ("markdown", "report")
     return Table(title, columns, rows, report.comparison.key("answers", stream), folded=True, places=places)
 
 
@@ -229,7 +216,7 @@ def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
     columns = (Column("method", "text"), Column("item of task"), *(Column(name) for name in names))
     title = f"{stream}: answers after the last task by task of the item and of the answer, percent"
     key = report.comparison.key("confusion", stream)
-    return Table(title, columns, rows, key, folded=True, places=(MARKDOWN, REPORT))
+    return Table(title, columns, rows, key, folded=True, places=("markdown", "report"))
 
 
 def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:

@@ -37,7 +37,7 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
     report = reward_report(comparison)
     if not report.groups:
         raise UserError(*report.without, "Expected a run of a method that learns from rewards, e.g. grpo or rapo.")
-    parts = [*reward_parts(report), *report.closing()]
+    parts = [*reward_parts(report), *report.comparison.closing(report.without)]
     _print(console, parts, left_out, output)
     texts = {"rewards.md": to_markdown(parts, "Rewards"), "rewards.csv": rewards_to_csv(report)}
     pictures = pictures_of(

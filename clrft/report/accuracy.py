@@ -22,18 +22,7 @@ from clrft.analysis.figures import (
     styles,
 )
 from clrft.analysis.pairs import pairs_table
-from clrft.analysis.table import (
-    DASH,
-    Cell,
-    Column,
-    Sentence,
-    Table,
-    count_cell,
-    mean_cell,
-    percent,
-    show,
-    summary_cell,
-)
+from clrft.analysis.table import DASH, Cell, Column, Sentence, Table, count_cell, mean_cell, percent, show, summary_cell
 from clrft.report.parts import Block, Part, Picture, Section, Subject, missing
 from eval.matrix import FloatArray
 from eval.metrics import Value, accuracy_so_far, forgetting_by_stage, metric_of, undefined

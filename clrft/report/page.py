@@ -18,7 +18,7 @@ from matplotlib import colormaps, rc_context
 from clrft.analysis.figures import RC
 from clrft.analysis.outputs import ENDINGS, save_picture
 from clrft.analysis.render import to_csv, to_latex
-from clrft.analysis.table import REPORT, Heading, Sentence, Table
+from clrft.analysis.table import Heading, Sentence, Table
 from clrft.report.accuracy import (
     SHADES,
     ability_section,
@@ -105,7 +105,7 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=PackagedTemplates(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["shown"] = lambda table: table.for_place(REPORT)
+    environment.globals["shown"] = lambda table: table.for_place("report")
     runs = [run for group in subject.comparison.groups for run in group.runs]
     return environment.get_template("page.html").render(
         title=title,

@@ -19,7 +19,7 @@ from clrft.analysis.study_figures import (
     forgetting_figure,
     rewards_figure,
 )
-from clrft.analysis.table import REPORT, Sentence
+from clrft.analysis.table import Sentence
 from clrft.analysis.taxonomy import answers_table, confusion_table, split_table
 from clrft.report.parts import Part, Picture, Section, Subject, missing
 from clrft.utils.files import config_root
@@ -161,6 +161,6 @@ def published_section(subject: Subject) -> Section:
     if not known:
         why = f"no run here has the stream, number of tasks and method of one of the {len(rows)} published rows"
         return Section("ledger", title, (missing(f"None ({SOURCE}): {why}."),))
-    table = published_table(known, f"{SOURCE}, and what was measured here", (REPORT,))
+    table = published_table(known, f"{SOURCE}, and what was measured here", ("report",))
     notes = [Sentence(text, "note") for text in difference_sentences(known)]
     return Section("ledger", title, (table, *notes))

@@ -133,7 +133,7 @@ def test_points_relations_and_spreads_are_those_of_the_files(tmp_path: Path) -> 
     spread = next(s for s in one.spreads if (s.group.label, s.name) == ("grpo", "spread_prev"))
     assert spread.means() == pytest.approx({2: 0.04, 3: 0.06})
     assert spread.trend.rho == pytest.approx(1.0)
-    assert study.without == ("digits_cil: zero_shot has no drift: nothing was trained, or it was not measured.",)
+    assert study.without == ["digits_cil: zero_shot has no drift: nothing was trained, or it was not measured."]
 
 
 def test_results_that_are_not_those_of_the_stages_are_left_out(tmp_path: Path) -> None:

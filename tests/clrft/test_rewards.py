@@ -52,13 +52,13 @@ def report_of(folders: Sequence[Path]) -> Study[GroupRewards]:
 
 
 def markdown(report: Study[GroupRewards]) -> str:
-    return to_markdown([*reward_parts(report), *report.closing()])
+    return to_markdown([*reward_parts(report), *report.comparison.closing(report.without)])
 
 
 def shown(report: Study[GroupRewards], width: int) -> list[str]:
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(to_terminal([*reward_parts(report), *report.closing()]))
+        console.print(to_terminal([*reward_parts(report), *report.comparison.closing(report.without)]))
     return capture.get().splitlines()
 
 
