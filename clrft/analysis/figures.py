@@ -348,18 +348,14 @@ def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, Flo
         if steps == 0 or len(series) < len(group.runs):
             continue
         x.append(stage - 1 + np.arange(1, steps + 1) / steps)
-        y.append(np.array([_running_mean(np.array(one[:steps])) for one in series]))
+        # running means: of each value and up to _SMOOTH - 1 before it
+        y.append(np.array([[np.mean(one[max(0, i - _SMOOTH) : i]) for i in range(1, steps + 1)] for one in series]))
         x.append(np.array([np.nan]))  # a gap at the boundary: a new task is a new problem
         y.append(np.full((len(series), 1), np.nan))
     if not x:
         return None
     values = np.concatenate(y, axis=1)
     return np.concatenate(x), values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
-
-
-def _running_mean(values: FloatArray) -> FloatArray:
-    """Mean of each value and up to ``_SMOOTH - 1`` before it. [n]"""
-    return np.array([values[max(0, i + 1 - _SMOOTH) : i + 1].mean() for i in range(len(values))])
 
 
 def _stage_axis(axis: Axes, first: int, tasks: int) -> None:

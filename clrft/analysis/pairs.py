@@ -32,8 +32,8 @@ from clrft.analysis.table import (
     percent,
     signed,
     text_cells,
-    titled,
 )
+from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
 MOST_SHOWN = 120  # rows of a table that a reader can go through; CSV has all
@@ -190,7 +190,8 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         tests = pair.tests
         enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
         bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
-        row = [Cell(titled(pair.metric)), Cell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
+        title = metric_of(pair.metric).title + (f": {pair.metric.partition('/')[2]}" if "/" in pair.metric else "")
+        row = [Cell(title), Cell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
         row.append(number_cell(pair.std, scale=100))
         row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
         row += [number_cell(value, 3) for value in (tests.p, tests.holm)]

@@ -26,13 +26,14 @@ def compare_command(options: argparse.Namespace, console: Console) -> int:
     found = complete_runs(paths)
     check_writable(output)
 
-    from clrft.analysis.communities import community_parts, community_to_csv
-    from clrft.analysis.outputs import write_outputs
-    from clrft.analysis.render import to_markdown, to_terminal
     from clrft.report.comparison import write_and_print
 
     subject, written = write_and_print(found, options.baseline, output, console, options.mix)
     for community in map(COMMUNITIES.__getitem__, names):
+        from clrft.analysis.communities import community_parts, community_to_csv
+        from clrft.analysis.outputs import write_outputs
+        from clrft.analysis.render import to_markdown, to_terminal
+
         parts = community_parts(subject.comparison, community)
         console.print(to_terminal(parts))
         texts = {

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import colormaps, rc_context
 
@@ -46,16 +46,6 @@ PAGE = "index.html"
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
 DRAWN = {**RC, "svg.fonttype": "none", "svg.hashsalt": "clrft", "text.parse_math": False, "savefig.dpi": 144}
 PARTS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
-
-
-class PackagedTemplates(BaseLoader):
-    """The templates beside this file, also from an installed package."""
-
-    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:
-        path = files("clrft.report") / "page" / template
-        if not path.is_file():
-            raise TemplateNotFound(template)
-        return path.read_text(encoding="utf-8"), None, None
 
 
 def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
@@ -103,7 +93,11 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
     style = _packaged("style.css") + _colour_rules(drawings.values())
     script = _packaged("page.js")
     environment = Environment(
-        loader=PackagedTemplates(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("clrft.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals["shown"] = lambda table: table.for_place("report")
     runs = [run for group in subject.comparison.groups for run in group.runs]

@@ -1,5 +1,7 @@
 """What the studies of the runs found: the taxonomy of forgetting, drift and rewards, costs, published results."""
 
+from matplotlib.figure import Figure
+
 from clrft.analysis.costs import EXPLAINED, cost_report, cost_table
 from clrft.analysis.drift import DriftStudy, drift_study, point_table, relation_table, spread_table
 from clrft.analysis.figures import training_figure
@@ -19,7 +21,7 @@ from clrft.analysis.study_figures import (
     forgetting_figure,
     rewards_figure,
 )
-from clrft.analysis.table import Sentence
+from clrft.analysis.table import Sentence, Table
 from clrft.analysis.taxonomy import answers_table, confusion_table, split_table
 from clrft.report.parts import Part, Picture, Section, Subject, missing
 from clrft.utils.files import config_root
@@ -35,48 +37,47 @@ DRIFT_NOTES = {
 }
 
 
+def _drawn(figure: Figure | None, table: Table, title: str, described: str, otherwise: str) -> Part:
+    """A picture with the numbers behind it, or why there is none."""
+    return missing(otherwise) if figure is None else Picture(table.key, title, described, figure, table)
+
+
 def taxonomy_section(subject: Subject) -> Section:
     """What old items are answered with, whose classes are chosen, forgetting taken apart."""
+    report = subject.taxonomy
     parts: list[Part] = []
     for stream in subject.comparison.streams():
-        parts += [*subject.comparison.heading(stream), *_taxonomy_parts(subject, stream)]
-    parts += [missing(sentence) for sentence in subject.taxonomy.without]
-    return Section("kinds", "What kind of forgetting", tuple(parts))
-
-
-def _taxonomy_parts(subject: Subject, stream: str) -> list[Part]:
-    report = subject.taxonomy
-    groups = report.of_stream(stream)
-    if not groups:
-        return [missing(f"{stream}: kinds are not known, as no run's answers could be read.")]
-    parts: list[Part] = []
-    answers = answers_figure(groups, stream)
-    if answers is None:
-        parts.append(missing(f"{stream}: no method was asked old tasks after a later one."))
-    else:
-        title = f"{stream}: what items of old tasks are answered with, after each task"
-        described = "Stacked areas over tasks, one panel per method, a colour and a hatch per kind of answer, to 100 %."
-        table = answers_table(report, stream)
-        parts.append(Picture(table.key, title, described, answers, table))
-    parted = forgetting_figure(groups, stream)
-    if parted is None:
-        why = "neither the final class list was asked (evaluate.final_list) nor do the answers tell what was lost"
-        parts.append(missing(f"{stream}: forgetting is not taken apart, as {why}."))
-    else:
-        title = f"{stream}: forgetting taken apart, by cause and by what was lost"
-        described = "Stacked bars per method: what the longer class list takes and what the weights lost; what is lost."
-        table = split_table(report, stream)
-        parts.append(Picture(table.key, title, described, parted, table))
-    confused = confusion_figure(groups, stream)
-    if confused is None:
+        groups = report.of_stream(stream)
+        parts += subject.comparison.heading(stream)
+        if not groups:
+            parts.append(missing(f"{stream}: kinds are not known, as no run's answers could be read."))
+            continue
+        answers = _drawn(
+            answers_figure(groups, stream),
+            answers_table(report, stream),
+            f"{stream}: what items of old tasks are answered with, after each task",
+            "Stacked areas over tasks, one panel per method, a colour and a hatch per kind of answer, to 100 %.",
+            f"{stream}: no method was asked old tasks after a later one.",
+        )
+        split = _drawn(
+            forgetting_figure(groups, stream),
+            split_table(report, stream),
+            f"{stream}: forgetting taken apart, by cause and by what was lost",
+            "Stacked bars per method: what the longer class list takes and what the weights lost; what is lost.",
+            f"{stream}: forgetting is not taken apart, as neither the final class list was asked (evaluate.final_list) "
+            "nor do the answers tell what was lost.",
+        )
         why = next((one.undivided for one in groups if one.undivided), "no answers")
-        parts.append(missing(f"{stream}: tasks are not confused with each other here: {why}."))
-    else:
-        title = f"{stream}: whose classes are answered after the last task"
-        described = "A heatmap per method on one scale: task of the item downwards, task of the answer to the right."
-        table = confusion_table(report, stream)
-        parts.append(Picture(table.key, title, described, confused, table))
-    return parts
+        confusion = _drawn(
+            confusion_figure(groups, stream),
+            confusion_table(report, stream),
+            f"{stream}: whose classes are answered after the last task",
+            "A heatmap per method on one scale: task of the item downwards, task of the answer to the right.",
+            f"{stream}: tasks are not confused with each other here: {why}.",
+        )
+        parts += [answers, split, confusion]
+    parts += [missing(sentence) for sentence in report.without]
+    return Section("kinds", "What kind of forgetting", tuple(parts))
 
 
 def why_section(subject: Subject) -> Section:
