@@ -11,6 +11,7 @@ from clrft.analysis.compare import Comparison, Group, over_n
 from clrft.analysis.pairs import Paired, pair_parts
 from clrft.analysis.render import long_csv
 from clrft.analysis.table import (
+    EVERYWHERE,
     Cell,
     Column,
     Part,
@@ -63,7 +64,7 @@ def means_table(comparison: Comparison, stream: str) -> Table:
     groups, keys = comparison.of_stream(stream), headline(comparison, stream)
     columns = [Column("method", "text"), Column("orders", short="n")]
     for key in keys:
-        places = ("markdown", "report") if key in _NOT_IN_TERMINAL else ("terminal", "markdown", "report")
+        places: tuple[Place, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
         columns.append(Column(titled(key), "summary", metric_of(key).definition, places=places))
     rows = [
         [Cell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import Figures, long_csv
-from clrft.analysis.table import DASH, EVERYWHERE, Cell, Column, Part, Sentence, Table, count_cell, short, summary_cell
+from clrft.analysis.table import (
+    DASH,
+    EVERYWHERE,
+    Cell,
+    Column,
+    Part,
+    Place,
+    Sentence,
+    Table,
+    count_cell,
+    short,
+    summary_cell,
+)
 from clrft.runs.cost_names import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
 from clrft.runs.read import RunRecord
 from eval.metrics import Value, undefined
@@ -25,7 +37,7 @@ EXPLAINED = (
     "from different machines, or that shared one, do not compare; counts do."
 )
 # Figure, its unit, the column's name, its name in the terminal, and where it is shown.
-SHOWN = (
+SHOWN: tuple[tuple[Figure, float, str, str, tuple[Place, ...]], ...] = (
     ((TRAIN, "tokens_generated"), 1.0, "tokens generated", "generated", EVERYWHERE),
     ((TRAIN, "tokens_trained"), 1.0, "tokens trained", "", ("markdown", "report")),
     ((TRAIN, "prompt_tokens"), 1.0, "prompt tokens", "", ("markdown",)),
@@ -127,8 +139,9 @@ def cost_table(report: Study[GroupCost], stream: str) -> Table:
     on_gpu = any(figure == (TRAIN, GPU) for figure, *_ in shown)
     columns = [Column("method", "text"), Column("n", places=("terminal", "markdown"))]
     for figure, _, name, narrow, places in shown:
-        left = ("markdown", "report") if on_gpu and figure == (TRAIN, CPU) else places  # the terminal has room for one
-        columns.append(Column(name, "summary", short=narrow, places=left))
+        if on_gpu and figure == (TRAIN, CPU):  # the terminal has room for one of them
+            places = ("markdown", "report")
+        columns.append(Column(name, "summary", short=narrow, places=places))
     columns += [Column("peak memory, MB", short="MB"), Column("last accuracy, %", "summary", short="last")]
     columns.append(Column("forgetting, points", "summary", short="forgotten"))
     rows = [

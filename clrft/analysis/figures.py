@@ -132,12 +132,7 @@ def panels(count: int, across: int, width: float, height: float, **options: Any)
 
 
 def finish(
-    figure: Figure,
-    title: str,
-    axes: Iterable[Axes] = (),
-    characters: int = 130,
-    last: str = "",
-    **options: Any,
+    figure: Figure, title: str, axes: Iterable[Axes] = (), characters: int = 130, last: str = "", **options: Any
 ) -> Figure:
     """Give a figure its title, and a legend of all its axes below it.
 

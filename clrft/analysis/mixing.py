@@ -224,7 +224,7 @@ def _folders(runs: Sequence[RunRecord]) -> str:
 
 def _remedy(refused: Sequence[Mixed]) -> str:
     """What would allow the differences: facts by their kind, settings one by one."""
-    words = {}
+    words: dict[str, None] = {}
     for one in refused:
         kind = _bare(one.name).partition(".")[0]
         words[{"code": "versions"}.get(kind, kind) if one.name.startswith("manifest.") else one.name] = None

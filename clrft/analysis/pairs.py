@@ -21,18 +21,7 @@ from clrft.analysis.paired_tests import (
     with_holm,
 )
 from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import (
-    DASH,
-    Cell,
-    Column,
-    Place,
-    Sentence,
-    Table,
-    number_cell,
-    percent,
-    signed,
-    text_cells,
-)
+from clrft.analysis.table import DASH, Cell, Column, Place, Sentence, Table, number_cell, percent, signed, text_cells
 from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order

@@ -195,7 +195,7 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
     columns = [Column("method", "text"), Column("after task", places=("markdown", "report"))]
     columns += [Column(name, "summary") for name in outcomes.values()]
     title = f"{stream}: answers to items of old tasks{' after the last task' if last else ''}, percent"
-    places = ("terminal",) if last else ("markdown", "report")
+    places: tuple[Place, ...] = ("terminal",) if last else ("markdown", "report")
     return Table(title, columns, rows, report.comparison.key("answers", stream), folded=True, places=places)
 
 
