@@ -38,24 +38,21 @@ def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired
     return found
 
 
-def test_mean_and_sample_deviation_over_orders_with_every_value_beside() -> None:
-    summary = summarise({1: Value(0.5), 2: Value(0.6), 3: Value(0.7)})
-    assert summary.mean == pytest.approx(0.6)
-    assert summary.std == pytest.approx(0.1)  # sqrt((0.01 + 0 + 0.01) / 2)
-    assert [value.value for value in summary.values.values()] == [0.5, 0.6, 0.7]
-    assert show(summary) == "60.0 ± 10.0"
-
-
-def test_one_order_has_no_spread() -> None:
-    summary = summarise({1: Value(0.5)})
-    assert (summary.mean, summary.std) == (0.5, None)
-    assert show(summary) == "50.0"
-
-
-def test_a_metric_undefined_in_one_order_has_no_mean() -> None:
-    summary = summarise({1: Value(0.5), 2: Value(None, "not evaluated")})
-    assert (summary.mean, summary.std, summary.reason) == (None, None, "not evaluated (orders 2)")
-    assert show(summary) == "–"
+@pytest.mark.parametrize(
+    ("values", "mean", "std", "reason", "shown"),
+    [
+        ([Value(0.5), Value(0.6), Value(0.7)], 0.6, 0.1, None, "60.0 ± 10.0"),  # sqrt((0.01 + 0 + 0.01) / 2)
+        ([Value(0.5)], 0.5, None, None, "50.0"),  # one order has no spread
+        ([Value(0.5), Value(None, "not evaluated")], None, None, "not evaluated (orders 2)", "–"),
+    ],
+)
+def test_mean_and_sample_deviation_over_orders_with_every_value_beside(
+    values: list[Value], mean: float | None, std: float | None, reason: str | None, shown: str
+) -> None:
+    summary = summarise(dict(enumerate(values, start=1)))
+    assert [summary.mean, summary.std] == [None if one is None else pytest.approx(one) for one in (mean, std)]
+    assert (summary.reason, show(summary)) == (reason, shown)
+    assert list(summary.values.values()) == values
 
 
 def test_the_interval_is_students_t_by_hand() -> None:
