@@ -106,8 +106,7 @@ def killed_worker(lab: Lab) -> Trial:
 
 def holder(folder: Path) -> int:
     """The process that holds a run folder's lock."""
-    from clrft.utils.lease import look
-    from clrft.utils.lock_file import lock_path
+    from clrft.utils.locks import lock_path, look
 
     found = look(lock_path(folder))
     if found is None or found.holder is None:

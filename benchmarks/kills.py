@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.run_config import RunConfig, build_config
-from clrft.runner.fork_source import Source
+from clrft.runner.fork import Source
 from clrft.runner.run import run
 from clrft.runs.provenance import circumstances
 from clrft.utils.progress import Silent

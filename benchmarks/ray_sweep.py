@@ -28,7 +28,7 @@ from clrft.runs.provenance import code_identity, hardware, versions
 from clrft.sweep.executors import Place
 from clrft.sweep.run_sweep import run_sweep
 from clrft.utils.files import sha256_file
-from clrft.utils.lease import look
+from clrft.utils.locks import look
 from clrft.utils.progress import Bars
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from tests.clrft.clusters import Nodes, cluster_of

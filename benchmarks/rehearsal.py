@@ -28,7 +28,8 @@ from torch import Tensor
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config, config_of, merge
-from clrft.runner.run import looked_at, make_folder, open_folder, prepare
+from clrft.runner.prepare import looked_at, prepare
+from clrft.runner.run import make_folder, open_folder
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
 from clrft.runs.layout import stage_folder

@@ -1,4 +1,4 @@
-"""The packages' order holds: task_streams <- eval <- methods <- clrft, and no module imports in a circle."""
+"""The order of packages and of the folders in them holds, and no module imports in a circle."""
 
 import ast
 import tomllib
@@ -7,6 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ("task_streams", "eval", "methods", "clrft")
+# Folders of a package in the order in which they may import each other: later ones from earlier ones. The modules at a
+# package's top come first.
+FOLDERS = {
+    "task_streams": ("sources", "probes", "scenarios", "datasets"),
+    "methods": (
+        *("costs", "inputs", "distributed", "generation", "model", "training", "drift", "parts", "algorithms"),
+    ),
+    "clrft": (
+        *("utils", "base_model", "config", "runs", "tracking", "memory", "runner", "sweep"),
+        *("analysis", "report", "planning", "method_check", "cli"),
+    ),
+}
+LOOSE = 8  # modules at a package's top; eval is flat
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -110,6 +123,46 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_packages_import_only_from_those_to_their_left() -> None:
     assert wrong_arrows(ROOT) == []
+
+
+def folder_of(name: str, files: dict[str, Path]) -> str:
+    """The folder of a module inside its package; empty for what is at the package's top."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 2 or (len(parts) == 2 and files[name].name == "__init__.py") else ""
+
+
+def test_folders_import_only_from_those_before_them() -> None:
+    files, wrong = modules(ROOT), []
+    for name, targets in imports(ROOT).items():
+        package, own = name.split(".")[0], folder_of(name, files)
+        for target in targets:
+            other = folder_of(target, files)
+            if target.split(".")[0] != package or own == other or not other:
+                continue
+            order = FOLDERS[package]
+            if own and order.index(other) > order.index(own):
+                wrong.append(f"{name} imports {target}")
+    assert wrong == []
+
+
+def test_what_is_at_a_packages_top_is_below_the_folders_that_import_it() -> None:
+    files, above, below = modules(ROOT), set(), set()
+    for name, targets in imports(ROOT).items():
+        package, own = name.split(".")[0], folder_of(name, files)
+        for target in (one for one in targets if one.split(".")[0] == package):
+            other = folder_of(target, files)
+            if own and not other:
+                above.add((package, own))
+            if other and not own:
+                below.add((package, other))
+    assert above & below == set()  # else a folder and the top import each other
+
+
+def test_few_modules_are_at_a_packages_top() -> None:
+    files = modules(ROOT)
+    loose = [name for name, path in files.items() if not folder_of(name, files) and path.name != "__init__.py"]
+    counts = {package: sum(name.startswith(f"{package}.") for name in loose) for package in FOLDERS}
+    assert {package: count for package, count in counts.items() if count > LOOSE} == {}
 
 
 def test_no_module_imports_in_a_circle() -> None:

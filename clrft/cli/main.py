@@ -26,7 +26,7 @@ Command = Callable[[argparse.Namespace, Console], int]
 
 EXAMPLES = """examples:
   clrft run stream=digits_cil method=rapo seed=1993
-  clrft fork runs/single/digits_cil-sft-1993@task3 method=rapo
+  clrft run --from runs/single/digits_cil-sft-1993@task3 method=rapo
   clrft plan quickstart
   clrft sweep quickstart
   clrft status quickstart
@@ -44,6 +44,7 @@ LISTS = ("configs", "methods", "metrics", "models", "prompts", "seeds", "shapers
 HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
 RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
 OTHERS = "also a table in the columns of others, e.g. coin or pilot,gem; clrft list metrics names them"
+START = "go on from a finished task of another run, e.g. runs/single/digits_cil-sft-1993@task3"
 MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
 
 
@@ -152,6 +153,15 @@ def name_plugins(options: argparse.Namespace) -> None:
             setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
 
 
+class Version(argparse.Action):
+    """``--version``; the version is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"clrft {version('clrft')} ({Path(__file__).parents[1]})\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -160,6 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and where it is installed")
     parser.set_defaults(several=False)  # whether several processes can work on it
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     words = "e.g. train.learning_rate=1e-4; clrft show lists all"
@@ -171,13 +182,14 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("overrides", **overrides)
     one.add_argument("--plugin", **plugin)
     one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
+    one.add_argument("--from", dest="start", metavar="RUN@taskK", help=START)
     one.set_defaults(command=later("run", "run_one"), several=True)
 
-    fork = subparsers.add_parser("fork", help="go on from a finished task of a run with another method or setting")
-    fork.add_argument("point", metavar="RUN@taskK", help="a run's folder and a task, e.g. …/digits_cil-sft-1993@task3")
+    fork = subparsers.add_parser("fork", help="the former name of run --from")
+    fork.add_argument("start", metavar="RUN@taskK", help=START)
     fork.add_argument("overrides", **overrides)
     fork.add_argument("--plugin", **plugin)
-    fork.set_defaults(command=later("fork", "fork_command"), several=True)
+    fork.set_defaults(command=later("run", "fork_one"), several=True, resume=None)
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")

@@ -23,21 +23,33 @@ SELECTORS = ("stream", "method", "model", "seed")
 
 
 def run_one(options: argparse.Namespace, console: Console) -> int:
-    """``clrft run``: one cell, then its matrix and metrics."""
-    from clrft.runner.resume import saved_config
-
-    if options.resume is None:
+    """``clrft run``: one cell, from the base, from where it stopped or from a task of another run; then its figures."""
+    if options.resume is not None and options.start is not None:
+        raise UserError("--resume goes on with a run, and --from begins another; expected one of them.")
+    source = None
+    if options.resume is None and options.start is None:
         config = chosen_config(options.overrides)
-    else:
-        config = saved_config(Path(options.resume), parse_overrides(options.overrides))
+    # what trains is imported when all names, keys and values are known to be right
+    from clrft.runner.fork import planned, saved_config
     from clrft.runner.run_cell import run_alone
     from clrft.utils.progress import Bars
 
+    if options.resume is not None:
+        config = saved_config(Path(options.resume), parse_overrides(options.overrides))
+    elif options.start is not None:
+        source, config = planned(options.start, options.overrides)
     quiet_libraries()
     with Bars(console) as bars:
-        folder = run_alone(config, bars)
+        folder = run_alone(config, bars, source)
     end_run(config, folder, console)
     return 0
+
+
+def fork_one(options: argparse.Namespace, console: Console) -> int:
+    """``clrft fork``: the former name of ``clrft run --from``."""
+    line = f"clrft fork is now clrft run --from {options.start}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return run_one(options, console)
 
 
 def end_run(config: RunConfig, folder: Path, console: Console) -> None:

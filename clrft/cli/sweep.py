@@ -6,12 +6,17 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig, parse_overrides
+from clrft.config.sweeps import load_sweep
 from task_streams.errors import UserError
 
 
 def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sweep``: every cell that is not done, then the comparison and the report."""
-    from clrft.config.sweeps import load_sweep
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
+    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    folder = cells[0].folder.parent
+    # what trains is imported when all names, keys and values are known to be right
     from clrft.report.comparison import reported, write_and_print
     from clrft.runs.read import find_runs
     from clrft.sweep.executors import Place, check_place
@@ -19,11 +24,7 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     from clrft.tracking.store import prepare_store
     from clrft.utils.progress import Bars
 
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
     place = Place(options.on, options.threads)
-    cells = load_sweep(options.name, parse_overrides(options.overrides))
-    folder = cells[0].folder.parent
     check_place(place)
     if any(cell.run.mlflow for cell in cells):
         prepare_store(Path(cells[0].run.output))

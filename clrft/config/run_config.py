@@ -334,7 +334,9 @@ def load_named(group: str, name: str) -> Values:
 
 def load_method(words: str) -> Values:
     """A method, or several joined by ``+``: the first learns, the others are parts; a part alone joins sft or grpo."""
-    first, *others = words.split(JOIN)
+    first, *others = names = words.split(JOIN)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(*(f"method {words!r}: {name!r} is named more than once; expected it once." for name in twice))
     values = load_named("method", first)
     method = as_one(values.get("method"), words)
     part = method_class(str(method.get("name")))

@@ -24,7 +24,8 @@ from clrft.config.run_config import RunConfig, build_config
 from clrft.method_check.trace import Observer, Trace, digest
 from clrft.runner.checkpoint import StageRecord, read_learned
 from clrft.runner.partial_checkpoint import Unfinished
-from clrft.runner.run import learn, make_folder, open_folder, prepare
+from clrft.runner.prepare import prepare
+from clrft.runner.run import learn, make_folder, open_folder
 from clrft.runner.state import Run
 from clrft.runner.train import train_stage
 from clrft.runs.layout import stage_folder

@@ -26,8 +26,9 @@ from rich.console import Console
 from clrft.config.run_config import RunConfig
 from clrft.planning.clock import Pace
 from clrft.planning.throughput import TASKS, Pilot, pace_of, work_of
+from clrft.runner.prepare import prepare
 from clrft.runner.results import write_results
-from clrft.runner.run import finish_tracking, make_folder, open_folder, prepare, track_finished
+from clrft.runner.run import finish_tracking, make_folder, open_folder, track_finished
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runs.layout import METRICS_FILE, stage_folder

@@ -5,7 +5,7 @@ from functools import cache
 from clrft.config.run_config import RunConfig
 from clrft.memory.checkpoint_shape import weightless
 from clrft.memory.sharing import Sharing
-from clrft.runner.run import split_problems
+from clrft.runner.prepare import split_problems
 from clrft.runner.state import Run
 from clrft.utils.progress import Silent
 from methods import build_method

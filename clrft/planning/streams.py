@@ -15,7 +15,7 @@ from clrft.memory.estimate import Longest
 from clrft.planning.stream_statistics import Outline, TaskOutline, joined
 from clrft.planning.token_lengths import Looked, Ruler
 from clrft.planning.unavailable_data import absent, declared_outline
-from clrft.runner.run import cache_folder
+from clrft.runner.prepare import cache_folder
 from clrft.runner.stage import glyph_probe
 from methods.model.config import ModelConfig
 from task_streams import Workspace, build_stream

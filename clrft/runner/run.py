@@ -5,26 +5,21 @@ after its last finished task.
 """
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clrft.base_model import default_model_path
 from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import Longest
 from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
-from clrft.runner.fork_folder import check_has_forked, is_fork_point, plant, take_over
-from clrft.runner.fork_source import Source
+from clrft.runner.fork import Source, check_has_forked, is_fork_point, plant, take_over
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
-from clrft.runner.memory_check import affordable, check_memory, longest_among
 from clrft.runner.outcome import is_complete, is_done
 from clrft.runner.partial_checkpoint import clear_finished
-from clrft.runner.probes import check_probe_prompts, read_probes
+from clrft.runner.prepare import prepare
 from clrft.runner.results import write_results
 from clrft.runner.stage import drop_older_weights, learn_stage
 from clrft.runner.state import Run, stage_name
@@ -35,32 +30,11 @@ from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifes
 from clrft.runs.provenance import forget_peaks
 from clrft.tracking.runs import CellTracker, TaskTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
-from clrft.utils.files import check_writable, clean_partials, write_json_atomic
+from clrft.utils.files import clean_partials, write_json_atomic
 from clrft.utils.progress import Reporter
-from methods import build_method
-from methods.base import Method, TaskContext
 from methods.distributed import ranks
-from methods.distributed.sharding import shard
-from methods.generation.shared_prefix import obstacle
-from methods.generation.static_decode import graph_obstacle
-from methods.generation.vllm import vllm_obstacles
-from methods.inputs.encoding import encoded_requests
-from methods.inputs.media import preferred_feed
-from methods.model.anchor import Anchors, anchor_problems
 from methods.model.config import describe_model
-from methods.model.numerics import training_problems
-from methods.model.policy import load_policy, load_processor
-from methods.registry import method_class
-from methods.settings import AUTO, PLAIN
-from methods.training.fit import check_batch
-from task_streams import Workspace, build_stream
-from task_streams.errors import UserError
-from task_streams.probes.sets import ProbeSet, fingerprints_of
-from task_streams.prompt import request, target_text
-from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import Example, Feed, Question, TaskStream
-
-PROMPTS_LOOKED_AT = 4  # of each task, before any work
+from task_streams.probes.sets import fingerprints_of
 
 
 def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
@@ -124,202 +98,6 @@ def stopped_with_run(cell: CellTracker) -> Iterator[None]:
     except BaseException as failure:
         cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
         raise
-
-
-def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Run:
-    """Build stream, model and method, and check all that can be checked before any work."""
-    check_writable(config.folder.parent)
-    reporter.begin(config.cell, "reading data", None)
-    probes = read_probes(config.evaluate.probes)
-    path = config.model.path or str(default_model_path())
-    processor = load_processor(config.model, path)
-    feed = feed_of(config, processor, source)
-    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items), feed=feed)
-    stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
-    problems = check_stream(stream)
-    if problems:
-        raise UserError(*problems)
-    method = build_method(config.method_name, config.method, config.parts)
-    longest = longest_prompts(config, stream, probes, processor)
-    longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
-    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, source), processor)
-    policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
-    state = Run(config, stream, policy, method, reporter, probes=probes)
-    problems = [*engine_problems(state), *graph_problems(state)]
-    problems += [*training_problems(method, policy.numerics, policy.has_adapter), *anchor_problems(method, policy)]
-    problems += method.problems(policy, state.tasks)
-    split = ranks.weights_split()
-    problems += split_problems(state) if split else []
-    if problems:
-        raise UserError(*problems)
-    if split:
-        shard(policy.model, split)
-    check_probe_prompts(state)
-    if method.family != "frozen":
-        for task in state.tasks:
-            check_batch(method, TaskContext(task, policy, None, 0), config.train)
-    state.memory = {} if split else check_memory(state, longest)
-    if "reference" in method.needs and not policy.has_adapter:
-        state.reference = policy.snapshot(asked_only=True)
-    if "anchor" in method.needs:
-        state.anchors = Anchors(method.anchor_rule, policy, state.reference)
-    return state
-
-
-def engine_problems(state: Run) -> list[str]:
-    """Sentences about settings of the rollouts that cannot work here; tells where a setting has no effect."""
-    train, policy = state.config.train, state.policy
-    if state.method.family != "reinforcement":
-        return []
-    why = obstacle(policy.model)
-    if ranks.count() > 1 and (why is not None or not train.share_prefix):
-        reason = why or "train.share_prefix is false"
-        return [
-            f"{ranks.count()} processes cannot share the rollouts of {state.method.name!r}: {reason}; expected a model "
-            "of Qwen2-VL's family and train.share_prefix=true, or one process."
-        ]
-    if problems := vllm_obstacles(train, policy.device, ranks.count(), clips=state.stream.feed == "video"):
-        return problems
-    if train.share_prefix and why is not None:
-        state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
-    return []
-
-
-def graph_problems(state: Run) -> list[str]:
-    """Sentences about recorded decoding steps that are asked for and cannot be; they are decided here otherwise."""
-    train, policy = state.config.train, state.policy
-    why = graph_obstacle(policy.model, policy.device) if train.share_prefix else "train.share_prefix is false"
-    if train.cuda_graphs and why is not None:
-        return [f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be."]
-    split = ranks.weights_split() is not None  # they move
-    policy.recorded = why is None and not split and train.records(policy.device.type)
-    return []
-
-
-def split_problems(state: Run) -> list[str]:
-    """Sentences about a run whose weights cannot be split among processes."""
-    method, config = state.method, state.config.model
-    members = getattr(method, "members", (method,))
-    where = "weights that are split among processes (FSDP, DeepSpeed)"
-    problems = [
-        f"method {one.name!r} looks at weights, so it cannot be used with {where}; expected MULTI_GPU, where "
-        "every process has all of them, or another method."
-        for one in members
-        if not one.works_split
-    ]
-    if "anchor" in method.needs and method.anchor_rule.kind not in ("previous", "base"):
-        problems.append(f"method.anchor: {method.anchor_rule} has no {where}; expected previous or base.")
-    if state.policy.has_adapter:
-        problems.append(f"model.adapter: got {config.adapter}, expected none with {where}.")
-    if config.anchor_memory != "device":
-        problems.append(f"model.anchor_memory: got {config.anchor_memory}, expected device with {where}.")
-    if (why := obstacle(state.policy.model)) is not None:
-        problems.append(f"model.path: {where} need a model of Qwen2-VL's family: {why}.")
-    if state.config.train.cuda_graphs:
-        problems.append(f"train.cuda_graphs: got true, expected false with {where}, which move.")
-    return problems
-
-
-def cache_folder(config: RunConfig) -> Path:
-    """Folder, shared by all runs of an output folder, for what is kept of the data between runs."""
-    return Path(config.run.output) / ".cache"
-
-
-def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[ProbeSet], processor: Any) -> Longest:
-    """How long a run's longest prompts are, all classes listed.
-
-    Looked at are each task's longest questions; where only the size of an image makes the difference, a longer prompt
-    may come up later and is refused then, by ``Policy.encode``.
-
-    Raises:
-        UserError: a prompt exceeds the limit.
-    """
-    limit, batches = config.train.max_prompt_tokens, []
-    for example in looked_at(stream):
-        asked = request(example, stream.labels, config.stream.style)
-        batch = encoded_requests(processor, [asked], config.model.media, limit)
-        batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
-    examples = [len(task.train) for task in stream.tasks]
-    tested = [*(len(task.test) for task in stream.tasks), *(len(one.probes) for one in probes), config.evaluate.probe]
-    joint = method_class(config.method_name).joint
-    return replace(
-        longest_among(batches, processor), examples=sum(examples) if joint else max(examples), items=max(tested)
-    )
-
-
-def feed_of(config: RunConfig, processor: Any, source: Source | None) -> Feed:
-    """What ``stream.feed=auto`` stands for: what the run, or the one it is forked from, has begun with.
-
-    Else what the model prefers. Runs of before there was a choice say in their settings what they have.
-    """
-    begun = config.folder / "manifest.json"
-    if begun.exists():
-        known: Mapping[str, Any] = read_record(begun, None, MANIFEST, MANIFEST_OTHERS)
-    else:
-        known = source.manifest if source is not None else {}
-    return known.get("feed") or preferred_feed(processor)
-
-
-def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> str:
-    """The optimizer that ``train.optimizer`` stands for: what the run, or the one it is forked from, has begun with.
-
-    Else it is as memory allows. Runs of before there was a choice have rounded their weights.
-
-    Raises:
-        UserError: a fork asks for another one than its source had.
-    """
-    begun = config.folder / "manifest.json"
-    if begun.exists():
-        return str(read_record(begun, None, MANIFEST, MANIFEST_OTHERS)["model"].get("optimizer", PLAIN))
-    if source is None:
-        return affordable(config, longest)
-    known = str(source.manifest["model"].get("optimizer", PLAIN))
-    if config.train.optimizer not in (AUTO, known):
-        raise UserError(
-            f"train.optimizer: got {config.train.optimizer}, but the run that is forked holds its weights for {known}; "
-            f"expected {known} or {AUTO}."
-        )
-    return known
-
-
-def looked_at(stream: TaskStream) -> Iterator[Example]:
-    """The examples of a stream whose prompts are looked at before any work: each task's longest questions."""
-    for task in stream.tasks:
-        items = sorted((*task.train, *task.test), key=question_length, reverse=True)
-        yield from items[:PROMPTS_LOOKED_AT]
-
-
-def question_length(example: Example) -> int:
-    """Characters of an example's own question; 0 where all share one."""
-    return len(example.target.text) if isinstance(example.target, Question) else 0
-
-
-def check_answers(config: RunConfig, stream: TaskStream, method: Method, tokenizer: Any) -> int:
-    """Refuse a limit on completions that a right answer does not fit into: it could never be given.
-
-    Returns:
-        Tokens of the longest right answer, end of sequence included; 1 where answers may be cut.
-    """
-    train = config.train
-    if train.allow_cut_answers:
-        return 1
-    wording = method.config.thought if method.family == "supervised" else ""
-    answers = {
-        target_text(example.target, wording, task.style, task.seen): example.key
-        for task in stream.tasks
-        for example in (*task.train, *task.test)
-    }
-    encoded = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-    lengths = {answer: len(ids) for answer, ids in zip(answers, encoded, strict=True)}
-    longest = max(lengths, key=lengths.__getitem__)
-    limit, needed = train.max_completion_tokens, lengths[longest] + 1  # with the end of sequence
-    if needed > limit:
-        cut = sum(length + 1 > limit for length in lengths.values())
-        raise UserError(
-            f"train.max_completion_tokens: got {limit}, but {cut} of {len(lengths)} right answers are longer (that to "
-            f"{answers[longest]!r} has {needed} tokens); expected at least {needed}, or train.allow_cut_answers=true."
-        )
-    return needed
 
 
 def make_folder(state: Run) -> None:

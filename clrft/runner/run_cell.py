@@ -4,17 +4,18 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.console import Console
+
 from clrft.config.run_config import RunConfig
-from clrft.runner.fork_source import Source
+from clrft.runner.fork import Source
 from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_done, keep_failure, known_failure
 from clrft.runner.run import run
 from clrft.runs.layout import ERROR_FILE
 from clrft.utils import interrupt
 from clrft.utils.failures import explained
 from clrft.utils.files import check_writable
-from clrft.utils.lease import TIMING, Timing
-from clrft.utils.locks import Held, Locked, held
-from clrft.utils.progress import Reporter
+from clrft.utils.locks import TIMING, Held, Locked, Timing, held
+from clrft.utils.progress import Bars, Reporter
 from methods.distributed import ranks
 from task_streams.errors import UserError
 
@@ -38,30 +39,34 @@ class Watched:
         self.reporter.say(text)
 
 
-def run_alone(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
+def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Source | None = None) -> Path:
     """Run one cell as the only process on its folder, or with the other processes of the run; returns the folder.
 
     Args:
         config: the cell.
-        reporter: shows progress.
+        reporter: shows progress; None: bars on the terminal.
         source: the stage that it is forked from where it has no folder yet; None = it learns from the first task on.
 
     Raises:
         Locked: another process works on it.
         UserError: something about the input cannot work.
     """
+    if reporter is None:
+        with Bars(Console(stderr=True)) as bars:
+            return run_alone(config, bars, source)
+    shown: Reporter = reporter
     if ranks.by_first(lambda: is_done(config)):
-        return run(config, reporter)
+        return run(config, shown)
     with ExitStack() as stack:
 
         def take() -> None:
-            nonlocal reporter
+            nonlocal shown
             check_writable(config.folder.parent)
-            reporter = Watched(reporter, stack.enter_context(held(config.folder)))
+            shown = Watched(shown, stack.enter_context(held(config.folder)))
             forget_failure(config.folder)
 
         ranks.by_first(take)
-        folder = run(config, reporter, source)
+        folder = run(config, shown, source)
         ranks.by_first(lambda: forget_failure(config.folder))
     return folder
 

@@ -196,10 +196,11 @@ def rounded_warning(state: Run) -> OnStep:
         told = True
         numerics = state.policy.numerics
         weights = str(numerics.weights).removeprefix("torch.")
+        better = f"{WIDE} keeps" if numerics.optimizer == KAHAN else f"{WIDE} and {KAHAN} keep"
         state.reporter.say(
             f"warning: {state.config.cell}: {row[APPLIED]:.0%} of update {row['step']:.0f} reached the weights; the "
             f"rest was lost to rounding. They are held in {weights} and moved by train.optimizer={numerics.optimizer}; "
-            f"{WIDE} and {KAHAN} keep all of an update."
+            f"{better} all of an update."
         )
 
     return tell

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure
-from clrft.utils.lease import Timing
+from clrft.utils.locks import Timing
 
 Outcome = Failure | Elsewhere | None
 GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to

@@ -20,7 +20,7 @@ from clrft.runner.outcome import Failure
 from clrft.runner.run_cell import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Setup
 from clrft.utils import interrupt
-from clrft.utils.lease import TIMING, Timing
+from clrft.utils.locks import TIMING, Timing
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins
 

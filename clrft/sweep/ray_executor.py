@@ -6,26 +6,167 @@ its lock counts as left behind after three missed beats.
 """
 
 import contextlib
+import io
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrft.config.run_config import RunConfig
+from clrft.config.run_config import RunConfig, config_of
 from clrft.runner.outcome import Failure
+from clrft.runner.run_cell import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Outcome, Setup
-from clrft.sweep.ray_cell import Errand, Stopped, run_there
+from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import Node, asked_nodes, check_room, connected, nodes_of, on_node
-from clrft.sweep.ray_progress import board_of
 from clrft.sweep.ray_resources import Demand, demands_of
 from clrft.tracking.store import in_file, tracking_uri
 from clrft.tracking.sync import feed_or_tell, unworked
-from clrft.utils.lease import TIMING, Timing
+from clrft.utils import interrupt
+from clrft.utils.locks import TIMING, Timing
+from task_streams.errors import UserError
+
+FLUSH_SECONDS = 10.0  # for the board to take what was told last
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A cell to be run on a node.
+
+    Attributes:
+        number: of this attempt at a cell, under which it tells its progress.
+        cell: name of the run folder.
+        values: the settings, as ``RunConfig.to_dict`` tells them.
+        setup: as for every worker.
+        directory: where the sweep was started; relative paths count from it.
+        environment: variables that it has there and the node may not: where the tracking store is.
+        timing: when the lock of another process counts as left behind.
+    """
+
+    number: int
+    cell: str
+    values: Mapping[str, Any]
+    setup: Setup
+    directory: str
+    environment: Mapping[str, str]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A cell whose process was told to stop, by the sweep or by its node's end."""
+
+
+class BoardReporter:
+    """Sends a cell's progress to the board; a board whose process dies loses what nobody had taken."""
+
+    def __init__(self, board: Any, number: int) -> None:
+        self.board = board
+        self.number = number
+        self._last: Any = None
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.tell("begin", (cell, activity, total))
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.tell("advance", (cell, units, figures))
+
+    def say(self, text: str) -> None:
+        self.tell("say", (text,))
+
+    def tell(self, name: str, arguments: Sequence[Any]) -> None:
+        """Send an event; nothing is waited for."""
+        self._last = self.board.tell.remote(self.number, (name, arguments))
+
+    def flush(self) -> None:
+        """Wait until what was told has come to the board, so that it is shown before the cell's end."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._last, timeout=FLUSH_SECONDS)
+
+
+class Lines(io.TextIOBase):
+    """A stream whose lines are told: warnings of libraries and of the tracking store."""
+
+    def __init__(self, reporter: BoardReporter, cell: str) -> None:
+        self.reporter = reporter
+        self.cell = cell
+        self.begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.begun = (self.begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            self.reporter.say(f"{self.cell}: {line}")
+        return len(text)
+
+
+def run_there(errand: Errand, board: Any) -> Outcome | Stopped:
+    """Run a cell in this process of the cluster; returns what became of it."""
+    import ray
+
+    reporter = BoardReporter(board, errand.number)
+    reporter.tell("began", (ray.get_runtime_context().get_node_id(),))
+    try:
+        interrupt.watch()
+        with contextlib.redirect_stderr(Lines(reporter, errand.cell)):
+            return attempted(errand, reporter)
+    except KeyboardInterrupt:
+        return Stopped()
+    finally:
+        reporter.flush()
+
+
+def attempted(errand: Errand, reporter: BoardReporter) -> Outcome:
+    """Make the process like one of the sweep's own, and run the cell in it."""
+    os.environ.update(errand.environment)
+    try:
+        os.chdir(errand.directory)
+        prepare(errand.setup)
+        config = config_of(errand.values)
+    except UserError as error:
+        return Failure(errand.cell, str(error))
+    except OSError as error:
+        return Failure(errand.cell, f"{errand.directory}: {error.strerror or error}")
+    return run_cell(config, reporter, errand.setup.since, errand.timing)
+
+
+HEAD = "node:__internal_head__"  # what Ray counts the head node as
+Event = tuple[str, Sequence[Any]]  # name and arguments of a reporter's call
+
+
+class Board:
+    """Holds what cells tell until the sweep takes it; an actor of the cluster."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, Event]] = []
+
+    def tell(self, number: int, event: Event) -> None:
+        """Note an event of an attempt."""
+        self.events.append((number, event))
+
+    def take(self) -> list[tuple[int, Event]]:
+        """What was told since this was asked last."""
+        events, self.events = self.events, []
+        return events
+
+
+def board_of(ray: Any) -> Any:
+    """A new board on the head node, which the cluster lives and dies with.
+
+    It asks for a little of what the head alone has. A node that is asked for by name is passed over where it, or
+    another, has just joined: the node that places an actor may not know it yet. A board whose process dies is started
+    again, and what could not be told meanwhile is told then.
+
+    Args:
+        ray: the module, connected.
+    """
+    return ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1)(Board).remote()
+
 
 LOSSES = 3  # of one cell, after which it is what kills its processes
 LOST = replace(TIMING, silent=3 * TIMING.beat)  # for the lock of a process that Ray says is gone

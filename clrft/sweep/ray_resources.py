@@ -15,7 +15,7 @@ from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest, estimate, gib
 from clrft.memory.sizes import sizes_of_checkpoint
 from clrft.runner.memory_check import longest_among
-from clrft.runner.run import cache_folder, looked_at
+from clrft.runner.prepare import cache_folder, looked_at
 from clrft.utils.files import digest
 from methods.inputs.encoding import encoded_turns
 from methods.inputs.media import preferred_feed

@@ -14,8 +14,7 @@ from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
 from clrft.sweep.engine import Engine, Outcome
 from clrft.sweep.executors import HERE, Place, hired
 from clrft.utils.files import check_writable
-from clrft.utils.lease import file_system_now, look
-from clrft.utils.lock_file import lock_path
+from clrft.utils.locks import file_system_now, lock_path, look
 from clrft.utils.progress import Bars
 from task_streams.errors import UserError
 

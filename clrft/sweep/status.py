@@ -1,20 +1,204 @@
 """``clrft status``: what of a sweep is done, running, failed, stopped or waiting, and how long the rest takes."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from clrft.config.run_config import parse_overrides
+from clrft.config.records import NUMBER, by_name, read_record
+from clrft.config.run_config import RunConfig, parse_overrides
 from clrft.config.sweeps import load_sweep
-from clrft.sweep.cell_status import STATES, Standing, folders_of, standing_of_cell, standing_of_folder
-from clrft.utils.files import config_root
+from clrft.runner.outcome import failure_of, is_complete, is_done
+from clrft.runs.fork_history import origins_of
+from clrft.runs.integrity import stage_files
+from clrft.runs.layout import METRICS_FILE, UNFINISHED
+from clrft.runs.read import MARKS
+from clrft.utils.files import config_root, read_json
+from clrft.utils.locks import Found, lock_path, look
+from clrft.utils.plain import read_yaml
+from methods.registry import method_class
 from task_streams.errors import UserError, unknown_name
+
+State = Literal["done", "running", "failed", "stopped", "waiting"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "waiting")
+_LOCK = re.compile(r"\.(.+)\.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far one cell is.
+
+    Attributes:
+        folder: its run folder, there or not.
+        method: name of its method; empty if nothing tells.
+        stages: its stages, 0 = the base before any training; empty if nothing tells how many.
+        seconds: measured seconds of each finished stage.
+        state: done, running, failed, stopped (begun, and nobody is at it) or waiting.
+        detail: where it is, who is at it, or why it failed.
+        forked: the last stage that is another run's, learned there by another method maybe; -1 if there is none.
+    """
+
+    folder: Path
+    method: str
+    stages: tuple[int, ...]
+    seconds: Mapping[int, float]
+    state: State
+    detail: str
+    forked: int = -1
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """Stages to come, the one at work included."""
+        return tuple(stage for stage in self.stages if stage not in self.seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell in plain values."""
+        return {
+            "cell": self.folder.name,
+            "folder": str(self.folder),
+            "method": self.method,
+            "state": self.state,
+            "stages": len(self.stages) or None,
+            "stages_done": len(self.seconds),
+            "detail": self.detail,
+        }
+
+
+def standing_of_cell(config: RunConfig) -> Standing:
+    """A cell of a sweep."""
+    folder = config.folder
+    stages = stages_of(config.method_name, manifest_tasks(folder) or getattr(config.stream, "tasks", None))
+    try:
+        complete = is_complete(config)
+        lacking = "" if not complete or is_done(config) else "MLflow lacks it; the next sweep tells it"
+    except UserError as error:  # of other settings
+        return Standing(folder, config.method_label, stages, measured(folder), "failed", str(error))
+    return standing(folder, config.method_label, stages, complete, lacking)
+
+
+def standing_of_folder(folder: Path) -> Standing:
+    """A run folder as it lies there."""
+    label, name = "", ""
+    with contextlib.suppress(UserError):
+        section = read_yaml(folder / "config.yaml").get("method")
+        if isinstance(section, dict):
+            label, name = str(section.get("label", "")), str(section.get("name", ""))
+    return standing(folder, label, stages_of(name, manifest_tasks(folder)), (folder / METRICS_FILE).is_file(), "")
+
+
+def standing(folder: Path, method: str, stages: tuple[int, ...], complete: bool, lacking: str) -> Standing:
+    """A cell's state and detail."""
+    seconds = measured(folder)
+    lock = look(lock_path(folder))
+    state, detail = told(folder, stages, seconds, lock, complete)
+    return Standing(folder, method, stages, seconds, state, detail or lacking, forked_stage(folder))
+
+
+def told(
+    folder: Path, stages: tuple[int, ...], seconds: Mapping[int, float], lock: Found | None, complete: bool
+) -> tuple[State, str]:
+    """State and detail of a cell from its lock and its files."""
+    place = where(folder, stages, seconds)
+    if lock is not None and not lock.gone:
+        return "running", f"{place}, {lock.who}"
+    if complete:
+        return "done", ""
+    if reason := failure_of(folder):
+        return "failed", reason
+    if lock is not None:
+        return "stopped", f"{place}; {lock.gone}"
+    if any((folder / mark).exists() for mark in MARKS):
+        return "stopped", place
+    return "waiting", ""
+
+
+def where(folder: Path, stages: tuple[int, ...], seconds: Mapping[int, float]) -> str:
+    """The stage that a cell is in, and its last update that is on disk."""
+    ahead = [stage for stage in stages if stage not in seconds]
+    stage = ahead[0] if ahead else max(seconds, default=-1) + 1
+    last = max(stages, default=None)
+    if last is not None and not ahead:
+        return "every task done, results to be written"
+    task = f"task {stage} of {'?' if last is None else last}" if stage else "before task 1"
+    work = folder / UNFINISHED / f"task_{stage:02d}"
+    if (work / "trained").is_dir():
+        return f"{task}, trained, to be tested"
+    steps = sorted(path.name.removeprefix("step_") for path in work.glob("step_*"))
+    return f"{task}, update {int(steps[-1])}" if steps and steps[-1].isdigit() else task
+
+
+def measured(folder: Path) -> dict[int, float]:
+    """Seconds of each finished stage of a run."""
+    found = {}
+    for stage, path in stage_files(folder).items():
+        with contextlib.suppress(UserError):
+            found[stage] = sum(float(value) for value in seconds_of(path).values())
+    return found
+
+
+def seconds_of(path: Path) -> dict[str, float]:
+    """Seconds of a finished stage, by activity; UserError for a damaged record."""
+    return dict(read_record(path, None, {}, {"seconds": by_name(NUMBER)}).get("seconds", {}))
+
+
+def manifest_tasks(folder: Path) -> int | None:
+    """How many tasks a run's stream has; None if no manifest tells."""
+    with contextlib.suppress(UserError):
+        tasks = read_json(folder / "manifest.json").get("tasks")
+        return len(tasks) if isinstance(tasks, list) else None
+    return None
+
+
+def forked_stage(folder: Path) -> int:
+    """The last stage of a run that is another run's; -1 if it is no fork, or its manifest tells nothing."""
+    with contextlib.suppress(UserError):
+        origins = origins_of(folder, read_json(folder / "manifest.json"))
+        return origins[-1].stage if origins else -1
+    return -1
+
+
+def stages_of(method: str, tasks: int | None) -> tuple[int, ...]:
+    """Stages of a run: the base, then every task; a joint method learns all tasks as the last stage."""
+    if tasks is None:
+        return ()
+    joint = False
+    with contextlib.suppress(UserError):  # a method of the user's own, not loaded
+        joint = method_class(method).joint
+    return (0, tasks) if joint else tuple(range(tasks + 1))
+
+
+def folders_of(path: Path) -> list[Path]:
+    """Run folders in a folder, or the folder itself if it is one; also those that only a lock or a failure tells of.
+
+    Raises:
+        UserError: there are none.
+    """
+    if is_begun(path):
+        return [path]
+    names = {child.name for child in path.iterdir() if not child.name.startswith(".") and is_begun(child)}
+    names |= set(locked_names(path.iterdir()))
+    if not names:
+        raise UserError(f"{path} holds no run; expected a sweep's folder, a run's folder, or a sweep's name.")
+    return [path / name for name in sorted(names)]
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a run, whole or not, or what a failed one left."""
+    return any((folder / mark).exists() for mark in MARKS) or bool(failure_of(folder))
+
+
+def locked_names(paths: Iterable[Path]) -> list[str]:
+    """Names of the cells whose locks are among some paths; other hidden files of that ending name no holder."""
+    found = ((path, _LOCK.fullmatch(path.name)) for path in paths)
+    return [match[1] for path, match in found if match and (lock := look(path)) and lock.holder]
+
 
 SCHEMA = 1
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}

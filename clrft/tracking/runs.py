@@ -249,7 +249,7 @@ def task_mirror(cell: Mirror, mark: str, index: int, name: str) -> Mirror:
 def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Identity of data, code and hardware as tags of a cell's run."""
     named = ("stream", "method", "seed", "code", "data", "versions", "hardware", "model", "prompt_style")
-    fork = {"clrft.runner.fork": str(manifest["fork"]["label"])} if "fork" in manifest else {}
+    fork = {"clrft.fork": str(manifest["fork"]["label"])} if "fork" in manifest else {}
     return {f"clrft.{key}": json.dumps(manifest[key]).strip('"') for key in named if key in manifest} | fork
 
 

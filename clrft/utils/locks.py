@@ -1,25 +1,264 @@
 """Locks that outlive their process, on a local disk or one that machines share: one process works in a folder.
 
-A lock is a file beside what it guards (``clrft.utils.lock_file``); a thread touches it while the holder lives, and what
-is known of a holder tells whether it is gone (``clrft.utils.lease``).
+A lock is a file beside what it guards; a thread touches it while the holder lives. Process numbers are used again and
+clocks are set, so a holder is gone only if
+
+- on this host its process has ended, or another has its number (the start time tells),
+- this host was started anew since, and nothing has touched the lock for some beats,
+- or it is on another host and nothing has touched the lock for ``Timing.silent`` seconds by the file system's own
+  clock, nor while the taker watched for two beats.
 
 Taking over: who wants to replace a lock whose token is T first takes the lock ``<lock>.after-T`` in this same manner,
 and then replaces the lock only if it still holds T. The holder lets go of its lock in the same way. So of any number
 of takers one wins, and nobody takes away a lock that is not the one that was judged.
 
-Deliberately absent: fcntl's locks alone, which other machines may not see; waiting for a lock.
+Deliberately absent: fcntl's locks alone, which other machines may not see; waiting for a lock. ``filelock``'s leases
+were tried instead and lose two guarantees: what looks at a lock (``clrft status``, a sweep) can tell at once that its
+holder on another host is gone, where a lease only tells whoever watches it for its whole duration; and who knows that
+a holder was killed (Ray's executor) may wait less for that lock, where all must have one duration.
 """
 
 import contextlib
+import errno
+import json
 import os
+import secrets
+import socket
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from clrft.utils.lease import TIMING, Timing, age, look, still_silent
-from clrft.utils.lock_file import NEW, Holder, appear, lock_path, this_process, token_of, written
+from clrft.utils.process_identity import boot, lives, space, start_of
 from task_streams.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        process: its number.
+        host: name of its machine.
+        space: the kernel's name of the space that the number counts in (containers have their own); empty if unknown.
+        boot: identity of the machine's start; empty where the system tells none.
+        started: when the process began, in the kernel's ticks; empty where the system tells none.
+        taken: when it took the lock, UTC.
+        token: of this one taking.
+    """
+
+    process: int
+    host: str
+    space: str
+    boot: str
+    started: str
+    taken: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} (since {self.taken})"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How a lock's life is told, in seconds."""
+
+    beat: float = 20.0
+    """Between two touches by the holder."""
+    silent: float = 600.0
+    """Without a touch, after which a holder on another host counts as gone."""
+
+
+TIMING = Timing()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A lock as it lies there.
+
+    Attributes:
+        holder: who holds it; None for a file that tells nobody (damaged, or being written).
+        token: of the holder, or of the file itself.
+        touched: when it was touched last, by the file system's clock, ns.
+        gone: why its holder is gone, as half a sentence; empty while it may live.
+        certain: the holder's process was looked for; False when only its silence tells.
+    """
+
+    holder: Holder | None
+    token: str
+    touched: int
+    gone: str
+    certain: bool
+
+    @property
+    def who(self) -> str:
+        """The holder in words."""
+        return str(self.holder) if self.holder is not None else "a process that its lock does not name"
+
+
+def look(path: Path, timing: Timing = TIMING) -> Found | None:
+    """A lock as it is now; None if there is none."""
+    try:
+        text, facts = read(path)
+    except FileNotFoundError:
+        return None
+    holder, touched = parsed(text), facts.st_mtime_ns
+    token = holder.token if holder is not None else f"file{facts.st_ino}"
+    gone, certain = judged(path, holder, touched, timing)
+    return Found(holder, token, touched, gone, certain)
+
+
+def judged(path: Path, holder: Holder | None, touched: int, timing: Timing) -> tuple[str, bool]:
+    """Why a holder is gone (empty if it may live), and whether its process was looked for."""
+    limit = timing.silent
+    if holder is not None and holder.host == socket.gethostname():
+        if holder.boot == boot() and holder.space == space():
+            return process_gone(holder), True
+        if holder.boot != boot():  # or another machine of the same name: then it goes on touching
+            limit = min(limit, 3 * timing.beat)
+    silent = age(path, touched)
+    if silent < -timing.beat:  # the clock was set back since: the time is counted from now
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    return (f"its lock was not touched for {silent:.0f} s" if silent > limit else ""), False
+
+
+def process_gone(holder: Holder) -> str:
+    """Why a process of this machine is gone; empty if it lives."""
+    if not lives(holder.process):
+        return f"process {holder.process} has ended"
+    started = start_of(holder.process)
+    if holder.started and started and started != holder.started:
+        return f"process {holder.process} has ended, and another has its number"
+    return ""
+
+
+def still_silent(path: Path, found: Found, timing: Timing) -> bool:
+    """Watch a silent lock for two beats: a clock set forward makes a living holder look silent until its next."""
+    time.sleep(2 * timing.beat)
+    again = look(path, timing)
+    return again is not None and (again.token, again.touched) == (found.token, found.touched)
+
+
+def age(path: Path, touched: int) -> float:
+    """Seconds since a lock was touched, by the clock of the file system that it lies on."""
+    try:
+        now = file_system_now(path.parent)
+    except OSError:  # nothing can be written here; who only looks takes its own clock
+        now = time.time_ns()
+    return (now - touched) / 1e9
+
+
+def file_system_now(folder: Path) -> int:
+    """The time by the clock of the file system that a folder lies on, ns."""
+    descriptor, probe = tempfile.mkstemp(prefix=".clock-", dir=folder)
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
+        os.unlink(probe)
+
+
+NEW = ".new-"  # what stands behind a lock's name, before the token of who writes it
+
+
+def lock_path(folder: Path) -> Path:
+    """The lock of a run folder: hidden, beside it; where a link leads to it, beside the folder itself."""
+    place = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    return place.parent / f".{place.name}.lock"
+
+
+def this_process() -> Holder:
+    """This process as the holder of a lock that it takes now."""
+    taken_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    own = os.getpid()
+    return Holder(own, socket.gethostname(), space(), boot(), start_of(own), taken_at, secrets.token_hex(8))
+
+
+def appear(path: Path, own: Holder) -> bool:
+    """Make the lock appear whole, if none is there; returns whether it is one's own now."""
+    if path.exists():
+        return False
+    beside = written(path, own)
+    try:
+        os.link(beside, path)
+        return True
+    except FileExistsError:  # a network may ask twice, and the second time find what the first has made
+        return token_of(path) == own.token
+    except OSError:  # a file system without hard links
+        return exclusive(path, own)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def exclusive(path: Path, own: Holder) -> bool:
+    """Make the lock by opening it as a new file; for a moment it is there and empty."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(own)))
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
+
+
+def written(path: Path, own: Holder) -> Path:
+    """One's own lock, written under a name of its own beside the lock's."""
+    beside = path.with_name(f"{path.name}{NEW}{own.token}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(own)))
+        file.flush()
+        os.fsync(file.fileno())
+    return beside
+
+
+def read(path: Path) -> tuple[str, os.stat_result]:
+    """What a lock holds, and the facts of its file.
+
+    The file is opened for its facts too: a network's file system may keep old ones until it is.
+
+    Raises:
+        FileNotFoundError: there is none, or another machine has just removed it.
+        UserError: it is a link or a folder, which no process makes.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
+            return file.read(), os.fstat(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.") from error
+        if error.errno == errno.ESTALE:
+            raise FileNotFoundError(errno.ENOENT, "removed by another machine", str(path)) from error
+        raise
+
+
+def token_of(path: Path) -> str:
+    """Token of the lock that lies there; empty if none does."""
+    try:
+        text, facts = read(path)
+    except FileNotFoundError:
+        return ""
+    holder = parsed(text)
+    return holder.token if holder is not None else f"file{facts.st_ino}"
+
+
+def parsed(text: str) -> Holder | None:
+    """The holder that a lock's text names; None for a damaged one."""
+    try:
+        values = json.loads(text)
+        holder = Holder(**values)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    texts = (holder.host, holder.space, holder.boot, holder.started, holder.taken, holder.token)
+    sound = type(holder.process) is int and all(isinstance(one, str) for one in texts)
+    return holder if sound and holder.token.isalnum() else None
+
 
 AFTER = ".after-"  # what stands behind a lock's name while it changes hands, before the token of the lock judged
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from clrft.config.run_config import RunConfig, build_config
 from clrft.config.sweeps import load_sweep
-from clrft.runner.run import prepare, run
+from clrft.runner.prepare import prepare
+from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
 from task_streams.errors import UserError

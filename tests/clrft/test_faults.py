@@ -19,8 +19,7 @@ from clrft.runner.outcome import Failure, failure_of
 from clrft.runner.run_cell import attempt
 from clrft.tracking.store import Store, Unreachable
 from clrft.utils.failures import explained
-from clrft.utils.lock_file import lock_path
-from clrft.utils.locks import held
+from clrft.utils.locks import held, lock_path
 from clrft.utils.progress import Silent
 
 

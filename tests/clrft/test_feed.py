@@ -11,9 +11,9 @@ from clrft.analysis.compare import compare
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config
 from clrft.planning.streams import outline_of
-from clrft.runner.fork import planned
-from clrft.runner.resume import saved_config
-from clrft.runner.run import prepare, run
+from clrft.runner.fork import planned, saved_config
+from clrft.runner.prepare import prepare
+from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.files import write_json_atomic
 from clrft.utils.progress import Silent

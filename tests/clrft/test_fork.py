@@ -14,9 +14,8 @@ import pytest
 from benchmarks.kills import Kill, outcome, run_in_child
 from clrft.analysis.compare import compare
 from clrft.config.run_config import RunConfig, build_config
-from clrft.runner.fork import planned
+from clrft.runner.fork import planned, saved_config
 from clrft.runner.lineage import config_digest
-from clrft.runner.resume import saved_config
 from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.tracking.runs import manifest_tags
@@ -96,7 +95,7 @@ def test_the_lineage_of_a_fork_goes_through_the_run_it_was_forked_from(source: P
     (origin,) = manifest["fork"]["origins"]
     assert (origin["run"], origin["stage"], origin["identity"]) == (f"single/{source.name}", 1, theirs[1]["identity"])
     assert manifest["carry"]["method_state"] == "carried"
-    assert manifest_tags(manifest)["clrft.runner.fork"] == "sft@task1"
+    assert manifest_tags(manifest)["clrft.fork"] == "sft@task1"
     again = fork(f"{folder}@2", "train.updates=1")  # a fork of a fork: tasks of three runs
     label = json.loads((again / "manifest.json").read_text())["fork"]["label"]
     assert label == "sft@task1>sft@task2"

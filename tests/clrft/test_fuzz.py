@@ -26,8 +26,7 @@ from clrft.config.sweeps import load_sweep
 from clrft.runner.lineage import check_files
 from clrft.runs.read import find_runs, read_run
 from clrft.utils.files import check_inside, locked, read_json, whole_file
-from clrft.utils.lease import look
-from clrft.utils.lock_file import lock_path
+from clrft.utils.locks import lock_path, look
 from clrft.utils.plain import from_json, from_yaml
 from eval.matrix import AccuracyMatrix
 from methods.model.policy import load_policy

@@ -17,9 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.utils.lease import Timing, look
-from clrft.utils.lock_file import Holder, lock_path, this_process
-from clrft.utils.locks import Locked, guard, held, take
+from clrft.utils.locks import Holder, Locked, Timing, guard, held, lock_path, look, take, this_process
 from clrft.utils.process_identity import lives, start_of
 from task_streams.errors import UserError
 

@@ -10,7 +10,8 @@ from clrft.analysis.compare import compare
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.runner import memory_check as preflight
 from clrft.runner.fork import planned
-from clrft.runner.run import prepare, run
+from clrft.runner.prepare import prepare
+from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
 from methods.settings import AUTO, KAHAN, LOST_BELOW, PLAIN, WIDE

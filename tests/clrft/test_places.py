@@ -16,9 +16,7 @@ from clrft.sweep.engine import Setup
 from clrft.sweep.executors import default_jobs, gpus
 from clrft.sweep.local_workers import Workers, seeing
 from clrft.utils.files import clean_partials, machine, partial_of, write_first
-from clrft.utils.lease import look
-from clrft.utils.lock_file import lock_path
-from clrft.utils.locks import held
+from clrft.utils.locks import held, lock_path, look
 
 SMALL_WORDS = ["stream=digits_cil", "method=sft", "seed=1993", "stream.tasks=2", "stream.shots=4"]
 SMALL_WORDS += ["stream.test_per_class=1", "train.updates=2", "train.prompts_per_update=4"]

@@ -15,7 +15,8 @@ from clrft.memory.estimate import Longest, estimate, longest_allowed, most_promp
 from clrft.memory.hints import divisors, halves, remedies
 from clrft.memory.sizes import ModelSizes, sizes_of
 from clrft.runner.memory_check import check_memory, memory_there
-from clrft.runner.run import longest_prompts, prepare, run
+from clrft.runner.prepare import longest_prompts, prepare
+from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent

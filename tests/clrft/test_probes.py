@@ -8,8 +8,9 @@ import pytest
 
 from clrft.cli.main import main
 from clrft.config.run_config import build_config
+from clrft.runner.prepare import prepare
 from clrft.runner.probes import read_probes
-from clrft.runner.run import prepare, run
+from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
 from task_streams.errors import UserError

@@ -25,9 +25,9 @@ from clrft.config.sweeps import load_sweep
 from clrft.runs.layout import stage_folder
 from clrft.sweep import ray_cluster as ray_cluster
 from clrft.sweep.executors import Place, check_place
-from clrft.sweep.ray_progress import HEAD, board_of
+from clrft.sweep.ray_executor import HEAD, board_of
 from clrft.sweep.run_sweep import run_sweep
-from clrft.utils.lock_file import lock_path
+from clrft.utils.locks import lock_path
 from clrft.utils.process_identity import lives
 from clrft.utils.progress import Bars
 from task_streams.errors import UserError

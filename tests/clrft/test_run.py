@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from clrft.analysis.compare import compare
 from clrft.config.run_config import RunConfig, build_config
 from clrft.runner.checkpoint import read_learned
-from clrft.runner.run import prepare, run
+from clrft.runner.prepare import prepare
+from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
 from methods.base import Method
@@ -176,7 +177,7 @@ def test_decoding_is_recorded_where_a_gpu_allows_it_and_asking_for_it_elsewhere_
     with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but there is no GPU; expected false, or null"):
         prepare(small(tmp_path, method, cuda_graphs=True), Silent())
     assert not prepare(small(tmp_path, method), Silent()).policy.recorded
-    monkeypatch.setattr("clrft.runner.run.graph_obstacle", lambda *_: None)
+    monkeypatch.setattr("clrft.runner.prepare.graph_obstacle", lambda *_: None)
     records = TrainConfig.records
     monkeypatch.setattr(TrainConfig, "records", lambda train, _: records(train, "cuda"))
     with pytest.raises(UserError, match=r"train.cuda_graphs: got true, but train.share_prefix is false"):

@@ -12,8 +12,7 @@ from benchmarks.kills import outcome
 from clrft.analysis.compare import compare
 from clrft.config.retired import in_todays_words
 from clrft.config.run_config import RunConfig, build_config, with_defaults
-from clrft.runner.fork import planned
-from clrft.runner.resume import saved_config
+from clrft.runner.fork import planned, saved_config
 from clrft.runner.run import run
 from clrft.runs.differences import facts, settings
 from clrft.runs.manifest import comparable

@@ -15,8 +15,7 @@ import pytest
 from clrft.cli.main import main
 from clrft.config.run_config import build_config
 from clrft.runner.outcome import keep_failure, known_failure
-from clrft.utils.lease import file_system_now
-from clrft.utils.lock_file import lock_path
+from clrft.utils.locks import file_system_now, lock_path
 from clrft.utils.process_identity import lives
 from tests.clrft.counted import COUNTED, Lab, until
 

@@ -9,7 +9,8 @@ import pytest
 
 from clrft.config.run_config import build_config
 from clrft.runner.disk_check import needed_bytes
-from clrft.runner.run import prepare, run
+from clrft.runner.prepare import prepare
+from clrft.runner.run import run
 from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 

@@ -16,7 +16,7 @@ import yaml
 from clrft.cli.main import main
 from clrft.runner.outcome import keep_failure
 from clrft.sweep.status import duration
-from clrft.utils.lock_file import lock_path, this_process
+from clrft.utils.locks import lock_path, this_process
 from tests.clrft.run_folders import write_run
 
 

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.kills import Kill, config_of, outcome, run_in_child, trial
 from clrft.config.run_config import RunConfig
+from clrft.runner.fork import saved_config
 from clrft.runner.lineage import digest
 from clrft.runner.partial_checkpoint import Unfinished
-from clrft.runner.resume import saved_config
 from clrft.runner.run import run
 from clrft.utils.progress import Silent
 from methods.training.state import TrainingState

@@ -1,0 +1,169 @@
+"""What the pages say of the code is so: links, files, functions, imports and commands that they name exist."""
+
+import ast
+import csv
+import re
+import shlex
+import tomllib
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clrft.cli.main import parsed
+from clrft.cli.run import chosen_config
+from methods import METHODS
+from task_streams import STREAMS
+from tests.test_layers import ORDER
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+FOLDERS = (*ORDER, "configs", "scripts", "examples", "benchmarks", "tests")
+every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link can point to on a page: its headings in small letters, without punctuation, with hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def defined(path: Path) -> set[str]:
+    """Names that a module defines at its top, and the methods of its classes as ``Class.method``."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            names |= {f"{node.name}.{one.name}" for one in ast.walk(node) if isinstance(one, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def module(name: str) -> Path | None:
+    """File of a dotted module of ours."""
+    path = ROOT / name.replace(".", "/")
+    return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
+
+
+@every_page
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" not in link and not (target.is_file() and (not heading or heading in anchors(target))):
+            broken.append(link)
+    assert broken == []
+
+
+@every_page
+def test_files_and_folders_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # tells what was, too
+    named = re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", page.read_text(encoding="utf-8"))
+    assert [name for name in sorted(set(named)) if not (ROOT / name).exists()] == []
+
+
+def test_functions_on_the_architecture_page_are_in_the_files_beside_them() -> None:
+    rows = re.findall(r"\| `([\w/]+\.py)` \| `([\w.]+)` \|$", (ROOT / "docs/architecture.md").read_text(), re.M)
+    assert len(rows) > 10
+    assert [(path, name) for path, name in rows if name not in defined(ROOT / path)] == []
+
+
+def test_every_folder_of_the_packages_is_on_the_architecture_page() -> None:
+    told = set(re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs/architecture.md").read_text(), re.M))
+    there = {str(path.parent.relative_to(ROOT)) for name in ORDER for path in (ROOT / name).rglob("*.py")}
+    assert there - told == {"clrft"}
+
+
+@every_page
+def test_python_on_a_page_imports_what_exists(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ORDER:
+                path = module(str(node.module))
+                assert path is not None, node.module
+                assert {alias.name for alias in node.names} <= defined(path), node.module
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The ``clrft`` commands in a page's indented blocks, and in code spans that set something; without comments."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^ {4,}clrft ([a-z].*?)(?: && .*| \| .*)?$|`clrft ([a-z][^`\n]*=[^`\n]*)`", text, re.M)
+    return [shlex.split("".join(line), comments=True) for line in lines]
+
+
+@every_page
+def test_commands_on_a_page_are_commands(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for words in commands(page):
+        options = parsed(words)
+        if page.name == "README.md" and words[0] == "run" and not options.plugin:  # elsewhere with files of one's own
+            chosen_config(options.overrides)
+
+
+def test_the_readme_counts_streams_and_methods() -> None:
+    text = (ROOT / "README.md").read_text()
+    kinds = Counter(name.rpartition("_")[2] for name in STREAMS)
+    families = Counter(METHODS[name].family for name in METHODS)
+    for row, count in (
+        ("class-incremental", kinds["cil"]),
+        ("domain-incremental", kinds["dil"]),
+        ("task-incremental", kinds["til"]),
+        ("by group rollouts", families["reinforcement"]),
+        ("supervised, frozen", families["supervised"] + families["frozen"]),
+        ("parts that join them", families["part"]),
+    ):
+        assert f"| {row} | {count} |" in text
+
+
+def test_published_figures_are_those_of_the_table_and_measured_ones_those_of_the_results() -> None:
+    text = (ROOT / "REPRODUCIBILITY.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    with (ROOT / "clrft/analysis/paper/tables.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            main_result = int(row["table"]) <= 4
+            begins = f"| {row['dataset']}, {row['tasks']} |" if main_result else f"| {row['table']} | {row['method']} |"
+            figure = f"| {row['acc']} / {row['forget']} |" if row["forget"] else f"| {row['acc']} |"
+            assert any(line.startswith(begins) and figure in line for line in lines), row
+    measured = [re.split(r" *\| *", line)[1:8] for line in lines if "| none |" in line]
+    assert len(measured) > 50
+    for method, _, orders, last, learned, forgotten, command in measured:
+        table = (ROOT / "benchmarks/results" / command.strip("`").split()[-1] / "table.md").read_text()
+        found = re.search(rf"^\| {re.escape(method)} \| {orders} \| (.*?) \| (.*?) \| .*? \| (.*?) \|", table, re.M)
+        assert found is not None and found.groups() == (last, learned, forgotten), method
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1) == version
+
+
+def test_the_api_page_names_what_exists() -> None:
+    for name in re.findall(r"^::: (.+)$", (ROOT / "docs/api.md").read_text(), re.M):
+        owner, _, last = name.rpartition(".")
+        path = module(owner)
+        assert module(name) is not None or (path is not None and last in defined(path)), name
+
+
+def test_every_page_is_on_the_site() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == set(NAMES)
+
+
+def test_the_method_on_its_page_is_the_example() -> None:
+    assert (ROOT / "examples/root_ewc.py").read_text() in blocks(ROOT / "docs/own-method.md", "python")
