@@ -5,7 +5,7 @@ templates). Light to import.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from eval.metrics import Value, metric_of
@@ -117,7 +117,7 @@ class Sentence:
 
     text: str
     weight: Literal["answer", "text", "note", "missing"] = "text"
-    places: tuple[Place, ...] = field(default=EVERYWHERE)
+    places: tuple[Place, ...] = EVERYWHERE
 
 
 Part = Heading | Sentence | Table

@@ -126,6 +126,8 @@ def published_command(options: argparse.Namespace, console: Console) -> int:
     """
     found = find_runs([Path(path) for path in options.paths])
     output = Path(options.output) if options.output else None
+    if output is not None:
+        check_writable(output)
 
     from clrft.analysis.groups import grouped
     from clrft.analysis.published_results import planned, published_beside, published_parts, published_to_csv
@@ -134,7 +136,7 @@ def published_command(options: argparse.Namespace, console: Console) -> int:
     entries = published_beside(grouped(found.runs))
     plans = planned(sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml")))
     parts = published_parts(entries, plans)
-    _print(console, parts, found.left_out, output)
+    _print(console, parts, found.left_out)
     if output is None:
         return 0
     from clrft.analysis.outputs import write_outputs
@@ -155,7 +157,7 @@ def _compared(options: argparse.Namespace, mix: Sequence[str]) -> "tuple[Compari
     return compare(found.runs, mix=mix), found.left_out, output
 
 
-def _print(console: Console, parts: "Sequence[Part]", left_out: Sequence[LeftOut], output: Path | None) -> None:
+def _print(console: Console, parts: "Sequence[Part]", left_out: Sequence[LeftOut], output: Path | None = None) -> None:
     """Print what was found and which runs were left out, once the folder for its files is known to be writable."""
     from clrft.analysis.render import to_terminal
 
