@@ -98,33 +98,31 @@ def run_costs(name: str, folder: Path) -> dict[str, float]:
 
 def planned(name: str, run: dict[str, float]) -> dict[str, float]:
     """The same of the cell's plan; completions are as long as the run's, by its tokens that were generated."""
+    import torch
+
     from clrft.config.run_config import build_config, parse_overrides
-    from clrft.memory.checkpoint_shape import checkpoint_of
     from clrft.memory.sharing import Sharing
-    from clrft.planning.activities import dealt_work
-    from clrft.planning.cell import Cell, Lengths
-    from clrft.planning.operation_counts import Passes, Tally
-    from clrft.planning.streams import outline_of
+    from clrft.planning.stage_work import Cell, Lengths, stage_work
 
     method, processes, split, _ = CELLS[name]
     sharing = Sharing(processes, split)
     config = build_config("digits_cil", method, "tiny", SEED, parse_overrides(words_of(name)))
-    passes = Passes(checkpoint_of(config.model), 4, 4, config.model.gradient_checkpointing, parts=sharing.parts)
 
-    def works(train: float, test: float) -> list[dict[str, Any]]:
+    def cell_of(train: float, test: float) -> Cell:
         lengths = Lengths(train, test, test, test, 1.3, config.train.max_completion_tokens)
-        cell = Cell.of(config, outline_of(config), passes, lengths, sharing)
-        return [dict(dealt_work(cell, stage)) for stage in cell.stages]
+        return Cell.of(config, torch.device("cpu"), lengths, sharing)
+
+    once = cell_of(1.0, 1.0)
+    unit = [stage_work(once, stage) for stage in once.stages]
 
     def length(activity: str) -> float:
-        asked = sum(work[activity].all.completions for work in works(1.0, 1.0) if activity in work)
+        asked = sum(work[activity].all.completions for work in unit if activity in work)
         return run[f"{activity} tokens_generated"] / asked if asked else 1.0
 
-    each = works(length(TRAIN), length(EVALUATE))
+    cell = cell_of(length(TRAIN), length(EVALUATE))
     found: dict[str, float] = defaultdict(float)
-    stored = len(each) - 1  # stages whose weights are put together for the disk
-    apart = passes.gathered(3.0 * stored) if processes > 1 else Tally()
-    for work in each:
+    stored = len(cell.stages) - 1  # stages whose weights are put together for the disk
+    for work in (stage_work(cell, stage) for stage in cell.stages):
         for activity, one in work.items():
             for count in COUNTS:
                 found[count] += getattr(one.all, count)
@@ -133,7 +131,7 @@ def planned(name: str, run: dict[str, float]) -> dict[str, float]:
             if processes > 1:
                 found["exchanged_bytes"] += one.own.exchanged
     if processes > 1:
-        found["exchanged_bytes"] -= apart.exchanged
+        found["exchanged_bytes"] -= cell.gathered_weights(3.0 * stored).exchanged
     return {count: found[count] for count in run if run[count] and count not in GENERATED}
 
 

@@ -19,13 +19,13 @@ from transformers import (
 from benchmarks.anchor_memory import geometry_2b
 from benchmarks.engine.options import Options
 from clrft.base_model import default_model_path
-from clrft.base_model import tokenizer as vocabulary
 from methods.generation.static_decode import graph_obstacle
 from methods.inputs.vision import batch_images
 from methods.model.config import ModelConfig, choose_attention, choose_device
 from methods.model.numerics import numerics_of
 from methods.model.policy import Policy, load_policy, load_processor
 from methods.settings import KAHAN, PLAIN
+from scripts.base_model import tokenizer as vocabulary
 
 IMAGE_PIXELS = 224 * 224
 SEED = 5

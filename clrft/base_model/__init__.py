@@ -1,4 +1,4 @@
-"""The embedded base model: a tiny Qwen2-VL that knows printed glyphs, and the code that made it."""
+"""The embedded base model: a tiny Qwen2-VL that knows printed glyphs. ``scripts/base_model`` made it."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ Colour = tuple[int, int, int]
 
 INK, FAINT, PAPER, GROUND = (30, 30, 34), (128, 128, 136), (255, 255, 255), (236, 236, 240)
 TRAIN_BAR, TEST_BAR = (38, 110, 190), (226, 122, 20)
-OWN_BOX, OTHER_BOX, ANSWER = (226, 34, 60), (90, 200, 250), (18, 120, 60)
+OWN_BOX, OTHER_BOX, LABEL, ANSWER = (226, 34, 60), (90, 200, 250), (20, 60, 90), (18, 120, 60)
 
 PAGE_WIDTH, PAGE_HEIGHT = 1640, 2000  # inside of the margins, in pixels; a page is as high as it is filled
 MARGIN, GAP, BLOCK_GAP, BAR, CAPTION, HEADER = 20, 4, 24, 3, 24, 56
@@ -64,25 +64,23 @@ def sheets(stream: TaskStream, task: Task, per_class: int) -> Iterator[Image.Ima
 
 
 def _blocks(task: Task, per_class: int) -> Iterator[Block]:
+    """What is shown of each class; of a task of questions, its first ones."""
+    splits = ((task.train, TRAIN_BAR), (task.test, TEST_BAR))
     if task.kind == "question":
-        lines = [[_card(e, bar) for e in items[:per_class]] for items, bar in _splits(task)]
-        yield Block("", tuple(tuple(line) for line in lines))
+        yield Block("", tuple(tuple(_card(item, bar) for item in items[:per_class]) for items, bar in splits))
         return
     for name in task.classes:
-        chosen = [([e for e in items if _shows(e, name)][:per_class], bar) for items, bar in _splits(task)]
-        lines = [[_tile(e, name, task, bar) for e in items] for items, bar in chosen]
+        lines = []
+        for items, bar in splits:
+            chosen = [item for item in items if name in _classes(item)][:per_class]
+            lines.append(tuple(_tile(item, name, task, bar) for item in chosen))
         tall = any(tile.width > BOXED[0] for line in lines for tile in line)
-        yield Block(name, tuple(tuple(line) for line in lines) if tall else (tuple(t for line in lines for t in line),))
+        yield Block(name, tuple(lines) if tall else (lines[0] + lines[1],))
 
 
-def _splits(task: Task) -> tuple[tuple[tuple[Example, ...], Colour], tuple[tuple[Example, ...], Colour]]:
-    return (task.train, TRAIN_BAR), (task.test, TEST_BAR)
-
-
-def _shows(example: Example, name: str) -> bool:
-    if isinstance(example.target, tuple):
-        return any(box.category == name for box in example.target)
-    return example.target == name
+def _classes(example: Example) -> set[object]:
+    """The classes that an item shows."""
+    return {box.category for box in example.target} if isinstance(example.target, tuple) else {example.target}
 
 
 def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:
@@ -91,8 +89,7 @@ def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:
     if isinstance(media, Clip):
         last = len(media.frames) - 1
         places = sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})
-        frames = [media.frames[place] for place in places]
-        return _barred([_fitted(frame, FRAME) for frame in frames], bar)
+        return _barred([_fitted(media.frames[place], FRAME) for place in places], bar)
     if isinstance(example.target, tuple):
         listed = task.trained if bar == TRAIN_BAR else task.seen
         return _barred([_boxed(media, visible(example.target, listed), name)], bar)
@@ -109,31 +106,23 @@ def _decoded(example: Example) -> Image.Image | Clip:
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as large as it fits, in the middle of a ground."""
     small = image.width * 2 <= size[0] and image.height * 2 <= size[1]
-    inner = ImageOps.contain(image.convert("RGB"), size, Resampling.BICUBIC if small else Resampling.LANCZOS)
-    ground = Image.new("RGB", size, GROUND)
-    ground.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
-    return ground
+    return ImageOps.pad(image.convert("RGB"), size, Resampling.BICUBIC if small else Resampling.LANCZOS, GROUND)
 
 
 def _boxed(image: Image.Image, boxes: Sequence[Box], name: str) -> Image.Image:
-    """The image with its boxes; those of the named class last and thick."""
+    """The image with its boxes; those of the named class last and thick, the others with a small name inside."""
     inner = ImageOps.contain(image.convert("RGB"), BOXED, Resampling.LANCZOS)
-    pen = ImageDraw.Draw(inner)
+    pen, font = ImageDraw.Draw(inner), _font(9)
     for box in sorted(boxes, key=lambda box: box.category == name):
         own = box.category == name
         sides = (inner.width - 1, inner.height - 1) * 2
         corners = [corner * side / BOX_SCALE for corner, side in zip(box.corners, sides, strict=True)]
         pen.rectangle(corners, outline=OWN_BOX if own else OTHER_BOX, width=2 if own else 1)
         if not own:
-            _label(pen, (corners[0], corners[1]), box.category)
+            left, top = corners[:2]
+            pen.rectangle((left, top, left + font.getlength(box.category) + 3, top + 11), fill=LABEL)
+            pen.text((left + 2, top), box.category, PAPER, font)
     return _fitted(inner, BOXED)
-
-
-def _label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
-    """A small name on a dark ground inside of a box's upper left corner."""
-    font = _font(9)
-    pen.rectangle((at[0], at[1], at[0] + font.getlength(text) + 3, at[1] + 11), fill=(20, 60, 90))
-    pen.text((at[0] + 2, at[1]), text, PAPER, font)
 
 
 def _card(example: Example, bar: Colour) -> Image.Image:
@@ -170,10 +159,10 @@ def _paginated(blocks: Sequence[Block]) -> Iterator[list[list[Block]]]:
     """Pages of rows of blocks."""
     width = max(block.size[0] for block in blocks)
     columns = max(1, (PAGE_WIDTH + BLOCK_GAP) // (width + BLOCK_GAP))
-    rows = [list(blocks[start : start + columns]) for start in range(0, len(blocks), columns)]
     page: list[list[Block]] = []
     height = 0
-    for row in rows:
+    for start in range(0, len(blocks), columns):
+        row = list(blocks[start : start + columns])
         added = max(block.size[1] for block in row) + GAP
         if page and height + added > PAGE_HEIGHT:
             yield page
@@ -184,43 +173,32 @@ def _paginated(blocks: Sequence[Block]) -> Iterator[list[list[Block]]]:
 
 
 def _drawn(rows: list[list[Block]], head: str, facts: str) -> Image.Image:
-    """A page."""
+    """A page: its head with the legend, then the blocks, each with its name below its pictures."""
     column = max(block.size[0] for row in rows for block in row) + BLOCK_GAP
     heights = [max(block.size[1] for block in row) + GAP for row in rows]
     width = max(column * max(len(row) for row in rows) - BLOCK_GAP, 640) + 2 * MARGIN
     page = Image.new("RGB", (width, HEADER + sum(heights) + 2 * MARGIN), PAPER)
-    _head(page, head, facts)
+    pen, font = ImageDraw.Draw(page), _font(13)
+    pen.text((MARGIN, MARGIN - 6), _cut(head, _font(19, bold=True), width - 2 * MARGIN), INK, _font(19, bold=True))
+    pen.text((MARGIN, MARGIN + 22), facts, FAINT, font)
+    x = MARGIN + font.getlength(facts) + 28
+    for colour, text in ((TRAIN_BAR, "training"), (TEST_BAR, "test")):
+        pen.rectangle((x, MARGIN + 29, x + 18, MARGIN + 29 + BAR), fill=colour)
+        pen.text((x + 24, MARGIN + 22), text, FAINT, font)
+        x += 24 + font.getlength(text) + 20
     top = MARGIN + HEADER
     for row, height in zip(rows, heights, strict=True):
         for number, block in enumerate(row):
-            _place(page, block, MARGIN + number * column, top)
+            left, y = MARGIN + number * column, top
+            for line in block.lines:
+                for place, tile in enumerate(line):
+                    page.paste(tile, (left + sum(one.width + GAP for one in line[:place]), y))
+                y += max((tile.height for tile in line), default=0) + GAP
+            if block.name:
+                text = block.name if any(block.lines) else f"{block.name}: no items"
+                pen.text((left, y - 1), _cut(text, _font(14), block.size[0]), INK, _font(14))
         top += height
     return page
-
-
-def _head(page: Image.Image, head: str, facts: str) -> None:
-    pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN - 6), _cut(head, _font(19, bold=True), page.width - 2 * MARGIN), INK, _font(19, bold=True))
-    font = _font(13)
-    pen.text((MARGIN, MARGIN + 22), facts, FAINT, font)
-    left = MARGIN + font.getlength(facts) + 28
-    for colour, text in ((TRAIN_BAR, "training"), (TEST_BAR, "test")):
-        pen.rectangle((left, MARGIN + 29, left + 18, MARGIN + 29 + BAR), fill=colour)
-        pen.text((left + 24, MARGIN + 22), text, FAINT, font)
-        left += 24 + font.getlength(text) + 20
-
-
-def _place(page: Image.Image, block: Block, left: int, top: int) -> None:
-    """Put a block on a page, its name below its pictures."""
-    for line in block.lines:
-        x = left
-        for tile in line:
-            page.paste(tile, (x, top))
-            x += tile.width + GAP
-        top += max((tile.height for tile in line), default=0) + GAP
-    if block.name:
-        text = block.name if any(block.lines) else f"{block.name}: no items"
-        ImageDraw.Draw(page).text((left, top - 1), _cut(text, _font(14), block.size[0]), INK, _font(14))
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

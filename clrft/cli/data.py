@@ -44,7 +44,11 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     with Bars(console) as bars:
         stream, problems = examine(config, bars, damage)
     if stream is not None:
-        print_stream(stream, config, damage, console)
+        console.print(tasks_table(stream, config, damage))
+        if any(task.kind == "detection" for task in stream.tasks):
+            console.print(positives_table(stream))
+        for note in stream.notes:
+            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if problems:
         raise UserError(*problems)
     console.print(f"{config.stream_label}: no problems found", highlight=False, soft_wrap=True)
@@ -84,8 +88,10 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
         for task in stream.tasks:
             paths += write_pages(folder, task, list(sheets(stream, task, options.per_class)))
             bars.advance(config.stream_label)
-    if not options.output:
-        remove_older(folder, paths)
+    if not options.output:  # sheets of earlier settings of the same stream would pass for these
+        for path in folder.iterdir():
+            if _SHEET.fullmatch(path.name) and path not in paths:
+                path.unlink()
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -145,30 +151,14 @@ def examine(config: RunConfig, bars: Bars, damage: Damage) -> tuple[TaskStream |
         return stream, check_stream(stream)
     except UserError as error:
         problems = list(error.problems)
-    lenient = without_damaged(config)
-    if not damage or lenient is None:
-        return None, problems
+    if not damage or getattr(config.stream, "on_damaged", "skip") == "skip":
+        return None, problems  # damage is not why, or left out already
+    lenient = dataclasses.replace(config.stream, on_damaged="skip")
     try:
-        stream = built(lenient, bars, damage)
+        stream = built(dataclasses.replace(config, stream=lenient), bars, damage)
     except UserError as error:
         return None, list(dict.fromkeys([*problems, *error.problems]))
     return stream, [*problems, *check_stream(stream)]
-
-
-def without_damaged(config: RunConfig) -> RunConfig | None:
-    """The same stream with damaged items left out; None where they are already, or nothing can be damaged."""
-    if getattr(config.stream, "on_damaged", "skip") == "skip":
-        return None
-    return dataclasses.replace(config, stream=dataclasses.replace(config.stream, on_damaged="skip"))
-
-
-def print_stream(stream: TaskStream, config: RunConfig, damage: Damage, console: Console) -> None:
-    """The tasks of a stream as a table, and what was noted about it."""
-    console.print(tasks_table(stream, config, damage))
-    if any(task.kind == "detection" for task in stream.tasks):
-        console.print(positives_table(stream))
-    for note in stream.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def tasks_table(stream: TaskStream, config: RunConfig, damage: Damage) -> Table:
@@ -256,10 +246,3 @@ def write_pages(folder: Path, task: Task, pages: Sequence[Image]) -> list[Path]:
             beside.unlink(missing_ok=True)
         paths.append(path)
     return paths
-
-
-def remove_older(folder: Path, kept: Sequence[Path]) -> None:
-    """Remove sheets of earlier settings of the same stream, which would pass for these."""
-    for path in folder.iterdir():
-        if _SHEET.fullmatch(path.name) and path not in kept:
-            path.unlink()

@@ -258,7 +258,7 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(command=later("ui", "ui_command"))
 
-    base = subparsers.add_parser("base", help="the embedded model: rebuild and check it")
+    base = subparsers.add_parser("base", help="names the script that rebuilds and checks the embedded model")
     base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
     base.add_argument(
         "--out", help="folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"

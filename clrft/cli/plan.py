@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -9,13 +10,7 @@ from clrft.config.run_config import parse_overrides
 from clrft.config.sweeps import load_sweep
 from clrft.memory.sharing import Sharing
 from clrft.planning.hardware import THIS, hardware_of
-from clrft.planning.plan import longer, plan_of, target_of, this_target
-from clrft.planning.suggestions import cheaper
-from clrft.planning.tables import plan_to_json, plan_to_terminal
-from clrft.utils.quiet import quiet_libraries
 from task_streams.errors import UserError
-
-TWICE = 2.0
 
 
 def plan_command(options: argparse.Namespace, console: Console) -> int:
@@ -28,23 +23,29 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
     here = options.hardware == THIS
     if problems := option_problems(options, here):
         raise UserError(*problems)
-    sharing = Sharing(options.devices_per_cell, options.split)
-    jobs, completion = options.jobs, options.completion_tokens
-    target = None if here else target_of(hardware_of(options.hardware), jobs, completion, sharing)
+    hardware = None if here else hardware_of(options.hardware)
     cells = load_sweep(options.name, parse_overrides(options.overrides))
+    from clrft.planning.plan import plan_of, target_of, this_target
+    from clrft.planning.suggestions import suggestions
+    from clrft.planning.tables import plan_to_json, plan_to_terminal
+    from clrft.utils.quiet import quiet_libraries
+
     quiet_libraries()
-    if target is None:
+    if hardware is not None:
+        sharing = Sharing(options.devices_per_cell, options.split)
+        target = target_of(hardware, options.jobs, options.completion_tokens, sharing)
+    else:
         with Console(stderr=True).status("measuring a little of every kind of cell"):
-            target = this_target(cells, jobs)
+            target = this_target(cells, options.jobs)
     plan = plan_of(cells, target)
-    remedies = cheaper(plan)
-    twice = plan_of(cells, longer(target, TWICE))
+    suggested = suggestions(plan)
+    twice = plan_of(cells, replace(target, times=2.0))  # completions twice as long
     if options.json:
-        text = json.dumps(plan_to_json(plan, remedies, twice), indent=2, ensure_ascii=False)
+        text = json.dumps(plan_to_json(plan, suggested, twice), indent=2, ensure_ascii=False)
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
-        console.print(plan_to_terminal(plan, remedies, twice))
-    return 2 if plan.unfit or plan.refused else 0
+        console.print(plan_to_terminal(plan, suggested, twice))
+    return 2 if plan.unfit or plan.unshareable else 0
 
 
 def option_problems(options: argparse.Namespace, here: bool) -> list[str]:

@@ -7,14 +7,15 @@ from rich.console import Console
 
 from clrft.runs.read import find_runs
 from clrft.tracking.store import redacted_uri, tracking_uri
-from clrft.tracking.sync import fed_from, sync_root
+from clrft.tracking.sync import sync_root
 
 
 def sync_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sync``: tells what was added, run by run. Exit code 1 if a run is damaged."""
     found = find_runs(Path(path) for path in options.paths)
     folders = [run.folder for run in found.runs]
-    folders += [left.folder for left in found.left_out if left.fault == "incomplete" and fed_from(left.folder)]
+    unfinished = [left.folder for left in found.left_out if left.fault == "incomplete"]
+    folders += [one for one in unfinished if (one / "config.yaml").is_file() and (one / "manifest.json").is_file()]
     damaged = [left for left in found.left_out if left.fault == "damaged"]
 
     def say(text: str) -> None:

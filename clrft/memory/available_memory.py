@@ -1,46 +1,37 @@
-"""Memory that a process can still get: free on its GPU, or in the machine within the limits of its control group.
+"""Memory that a process can still get: free on its GPU, or in the machine within the limits of its control group."""
 
-Linux tells both in files; where there are none, nothing is said.
-"""
+from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import psutil
 
-MEMINFO = Path("/proc/meminfo")
+from methods.lazy import torch
+
 GROUP = Path("/sys/fs/cgroup")
 # Limit, use, and what of the use can be dropped, by version of control groups.
 FILES = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
-DROPPABLE = ("inactive_file", "total_inactive_file")
+DROPPABLE = ("total_inactive_file", "inactive_file")
 
 
-def capacity_bytes(device: torch.device) -> int | None:
-    """Bytes that a device has in all, for this process's control group; None if nothing tells."""
+def capacity_bytes(device: torch.device) -> int:
+    """Bytes that a device has in all, for this process's control group."""
     if device.type == "cuda":
-        _, total = torch.cuda.mem_get_info(device)
-        return int(total)
-    known = [one for one in (in_machine("MemTotal:"), group_limit()) if one is not None]
-    return min(known, default=None)
+        return int(torch.cuda.mem_get_info(device)[1])
+    total, limit = int(psutil.virtual_memory().total), group_limit()
+    return total if limit is None else min(total, limit)
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device, what torch has put aside there included; None if nothing tells."""
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be had on a device, what torch has put aside there included."""
     if device.type != "cuda":
-        known = [free for free in (in_machine("MemAvailable:"), free_in_group()) if free is not None]
-        return min(known, default=None)
+        available, left = int(psutil.virtual_memory().available), free_in_group()
+        return available if left is None else min(available, left)
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def in_machine(name: str, path: Path = MEMINFO) -> int | None:
-    """A figure of the machine's memory, in bytes: all of it, or what can be had without swapping."""
-    if not path.is_file():
-        return None
-    lines = (line.split() for line in path.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == name), None)
 
 
 def group_limit(root: Path = GROUP) -> int | None:
@@ -54,13 +45,11 @@ def group_limit(root: Path = GROUP) -> int | None:
 
 def free_in_group(root: Path = GROUP) -> int | None:
     """What is left of the control group's limit; None without a limit."""
-    for limit, used, stat in FILES:
-        if not all((root / name).is_file() for name in (limit, used, stat)):
-            continue
-        most = (root / limit).read_text().strip()
-        if most == "max":
-            return None
-        facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
-        droppable = next((int(facts[name]) for name in DROPPABLE[::-1] if name in facts), 0)
-        return max(0, int(most) - int((root / used).read_text()) + droppable)
+    most = group_limit(root)
+    for files in FILES:
+        _, used, stat = (root / name for name in files)
+        if most is not None and used.is_file() and stat.is_file():
+            facts = dict(line.split(maxsplit=1) for line in stat.read_text().splitlines())
+            droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
+            return max(0, most - int(used.read_text()) + droppable)
     return None

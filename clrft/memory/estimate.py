@@ -1,57 +1,47 @@
-"""From a run's settings to what it needs of its device's memory; nothing is loaded for it.
+"""From a run's settings to what each of its processes needs of its device's memory; nothing is loaded for it.
 
 Prompts are as long as those that were looked at, or, before any data are read, as long as ``train.max_prompt_tokens``
-allows.
+allows. Of several processes each has activations of its share of the rows. Where weights are split it keeps its part of
+weights, gradients, moments, anchor and reference, and beside them what is gathered: all of the policy while rollouts
+are sampled, all models in tests and drift, and elsewhere what is outside of the layers, the layer that is computed and
+the next one. Drift counts as a peak of its own there: every process measures all of it.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
-from clrft.memory.activations import Precision
 from clrft.memory.available_memory import capacity_bytes
-from clrft.memory.footprint import Footprint, peak_of_testing, peak_of_training
-from clrft.memory.sizes import ModelSizes, sizes_of_checkpoint
-from clrft.memory.workload import Load, Setup
+from clrft.memory.model_sizes import ModelSizes, model_sizes
+from clrft.memory.phases import Footprint, Load, Phases, Setup
+from clrft.memory.sharing import ALONE, Sharing
 from methods import build_method
 from methods.base import Method
+from methods.lazy import torch
 from methods.model.config import choose_attention, choose_device, choose_dtype
 from methods.model.numerics import keeps_all, looking_at_weights
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from methods.training.budget import rows_per_update
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
-
-
 SHOWN = 4  # parts that are named
 
 
 @dataclass(frozen=True, slots=True)
 class Longest:
-    """The longest of what a run's prompts have, each by itself.
+    """The longest of what a run's prompts have, each by itself."""
 
-    Attributes:
-        tokens: of a prompt, those of images and clips included.
-        patches: of the images and clips of a prompt.
-        images: of a prompt; the steps of a clip's time.
-        pixels: of an image as the model sees it.
-        answer: tokens of a right answer, end of sequence included.
-        examples: that a task learns from; None if that is not known.
-        items: that are tested together at most; None if that is not known.
-    """
-
-    tokens: int
-    patches: int
-    images: int
-    pixels: int
-    answer: int = 1
-    examples: int | None = None
-    items: int | None = None
+    tokens: int  # of a prompt, those of images and clips included
+    patches: int  # of the images and clips of a prompt
+    images: int  # of a prompt; the steps of a clip's time
+    pixels: int  # of an image as the model sees it
+    answer: int = 1  # tokens of a right answer, end of sequence included
+    examples: int | None = None  # that a task learns from; None if that is not known
+    items: int | None = None  # that are tested together at most; None if that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +69,31 @@ class Estimate:
         }
 
 
-def estimate(config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest) -> Estimate:
-    """What a run of these settings needs on a device.
+def estimate(
+    config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest, sharing: Sharing = ALONE
+) -> Estimate:
+    """What a process of a run of these settings needs of its device.
 
     Args:
         config: its settings.
         sizes: of its model.
-        device: where the model is.
+        device: of every process.
         longest: of its prompts.
+        sharing: its processes.
     """
     method = build_method(config.method_name, config.method, config.parts)
-    setup, load = setup_of(config, method, device), load_of(config, method, longest)
-    trains = method.family != "frozen"
-    return Estimate(peak_of_training(sizes, setup, load) if trains else None, peak_of_testing(sizes, setup, load))
+    setup, trains = setup_of(config, device, sharing), method.family != "frozen"
+    phases = Phases(sizes, setup, load_of(config, method, longest, sharing))
+    testing = phases.testing()
+    if sharing.processes > 1 and trains and config.evaluate.drift_prompts:
+        from methods.drift.items import GROUP_SIZE
+        from methods.drift.measure import PROMPTS
+
+        asked = min(PROMPTS, config.evaluate.drift_prompts)
+        at_hand = setup.reference and (method.joint or (setup.anchor and method.anchor_rule.kind == "previous"))
+        drift = phases.drift(asked, asked * GROUP_SIZE, at_hand)
+        testing = max(testing, drift, key=lambda phase: phase.total)
+    return Estimate(phases.training() if trains else None, testing)
 
 
 def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int | None) -> RunConfig:
@@ -122,55 +124,63 @@ def with_optimizer(config: RunConfig, optimizer: str) -> RunConfig:
     return replace(config, train=replace(config.train, optimizer=optimizer))
 
 
-def setup_of(config: RunConfig, method: Method, device: torch.device) -> Setup:
+def setup_of(config: RunConfig, device: torch.device, sharing: Sharing = ALONE) -> Setup:
     """How the model is held and trained; ``train.optimizer=auto`` stands for the one that needs most memory."""
-    model, on_gpu = config.model, device.type == "cuda"
+    method = build_method(config.method_name, config.method, config.parts)
+    model, on_gpu, lora = config.model, device.type == "cuda", config.model.adapter == "lora"
     compute = choose_dtype(model, device)
-    lora = model.adapter == "lora"
-    wide = config.train.optimizer in (AUTO, WIDE) and not lora
-    weights = torch.float32 if wide else compute
+    weights = torch.float32 if config.train.optimizer in (AUTO, WIDE) and not lora else compute
+    anchor = "anchor" in method.needs
     return Setup(
-        precision=Precision(
-            weight=weights.itemsize,
-            compute=compute.itemsize,
-            adapter=ADAPTER if lora else 0,
-            rank=model.lora_rank if lora else 0,
-            attention=choose_attention(model, device, compute),
-        ),
+        weight=weights.itemsize,
+        compute=compute.itemsize,
+        adapter=ADAPTER if lora else 0,
+        rank=model.lora_rank if lora else 0,
+        attention=choose_attention(model, device, compute),
         checkpointing=model.gradient_checkpointing,
-        autocast=weights != compute,
         compensated=config.train.optimizer == KAHAN and not lora and compute != torch.float32,
         gpu=on_gpu,
-        anchor="anchor" in method.needs,
+        anchor=anchor,
         # where the anchor is the base, one copy serves both
-        reference="reference" in method.needs and not ("anchor" in method.needs and method.anchor_rule.kind == "base"),
+        reference="reference" in method.needs and not (anchor and method.anchor_rule.kind == "base"),
         offloaded=on_gpu and model.anchor_memory == "cpu",
         fisher="fisher" in method.needs,
-        recorded=config.train.records(device.type),
+        recorded=config.train.records(device.type) and not sharing.split,  # split weights move
+        parts=sharing.parts,
     )
 
 
-def load_of(config: RunConfig, method: Method, longest: Longest) -> Load:
-    """What goes through the model at a time."""
-    train = config.train
-    rows = rows_per_update(method, train)
-    micro = math.ceil(rows / train.accumulation)
+def load_of(config: RunConfig, method: Method, longest: Longest, sharing: Sharing = ALONE) -> Load:
+    """What goes through the model at a time, of several processes that which has most."""
+    train, group = config.train, int(getattr(config.method, "group_size", 1))
     samples = method.family == "reinforcement"
-    shares = train.share_prefix
+    shared = samples and train.share_prefix
+    once = shared and train.accumulation == 1 and config.method.updates_per_batch == 1
+    rows, prompts = rows_per_update(method, train), train.prompts_per_update
+    together = math.ceil(rows / train.accumulation)  # rows of a micro-batch of all processes
+    micro = math.ceil(together / sharing.processes)
+    micro_prompts = most_prompts(micro, group) if shared else micro
+    if sharing.processes > 1 and samples:
+        own = max(sharing.drawn(rows, group))
+        learned = own if once else max(sharing.learned(together, train.accumulation, group))
+        micro = own.rows if together == rows else micro
+        rows, prompts, micro_prompts = own.rows, int(own.prompts), math.ceil(learned.prompts)
+    elif sharing.processes > 1:
+        rows = micro * train.accumulation
     return Load(
         rows=rows,
         micro_rows=micro,
-        prompts=train.prompts_per_update,
-        micro_prompts=most_prompts(micro, config.method.group_size) if samples and shares else micro,
+        prompts=prompts,
+        micro_prompts=micro_prompts,
         prompt=longest.tokens,
         completion=train.max_completion_tokens,
         patches=longest.patches,
         images=longest.images,
         samples=samples,
-        shared=samples and shares,
+        shared=shared,
         tested=min(config.evaluate.batch_size, longest.items or config.evaluate.batch_size),
-        once=samples and shares and train.accumulation == 1 and config.method.updates_per_batch == 1,
-        prefixes=train.kept_prefixes * 2**20,
+        once=once and not sharing.split,
+        prefixes=0 if sharing.split else train.kept_prefixes * 2**20,
         examples=longest.examples,
     )
 
@@ -183,12 +193,11 @@ def most_prompts(rows: int, group: int) -> int:
 
 def longest_allowed(config: RunConfig, sizes: ModelSizes) -> Longest:
     """The longest prompt that the settings allow: one image of the largest size, or nothing but image."""
-    tokens, merged = config.train.max_prompt_tokens, sizes.tower.merge**2
-    side = math.isqrt(sizes.tower.values // 6)  # three colours, two steps of time
-    patches = tokens * merged
+    tokens, area = config.train.max_prompt_tokens, sizes.tower.patch**2
+    patches = tokens * sizes.tower.merge**2
     if config.model.max_pixels is not None:
-        patches = min(patches, config.model.max_pixels // side**2)
-    return Longest(tokens, patches, 1, patches * side**2)
+        patches = min(patches, config.model.max_pixels // area)
+    return Longest(tokens, patches, 1, patches * area)
 
 
 def allowed_estimate(config: RunConfig) -> tuple[Estimate, torch.device] | None:
@@ -198,11 +207,10 @@ def allowed_estimate(config: RunConfig) -> tuple[Estimate, torch.device] | None:
         OSError: the checkpoint's config is not on this machine.
         UserError: the settings ask for what this machine does not have.
     """
-    device = choose_device(config.model)
-    sizes = sizes_of_checkpoint(config.model.path or str(default_model_path()), config.model.lora_targets)
+    sizes = model_sizes(config.model)
     if sizes is None:
         return None
-    longest = longest_allowed(config, sizes)
+    device, longest = choose_device(config.model), longest_allowed(config, sizes)
     config = decided(config, lambda one: estimate(one, sizes, device, longest).peak.total, capacity_bytes(device))
     return estimate(config, sizes, device, longest), device
 
@@ -228,4 +236,5 @@ def recorded(memory: Mapping[str, Any]) -> Footprint:
 
 def parts_told(peak: Footprint) -> str:
     """The largest parts, GiB each."""
-    return ", ".join(f"{name} {gib(size)}" for name, size in peak.largest()[:SHOWN])
+    largest = sorted(peak.parts.items(), key=lambda part: -part[1])[:SHOWN]
+    return ", ".join(f"{name} {gib(size)}" for name, size in largest)

@@ -1,15 +1,18 @@
 """Settings that a run would need less memory with, each with how much less: estimated anew, not guessed."""
 
+from __future__ import annotations
+
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest, estimate, gib
-from clrft.memory.sizes import ModelSizes
+from clrft.memory.model_sizes import ModelSizes
+from clrft.memory.sharing import ALONE, Sharing
 from methods import build_method
+from methods.lazy import torch
 from methods.settings import KAHAN, WIDE
 from methods.training.budget import rows_per_update
 
@@ -20,113 +23,94 @@ FEWEST_PIXELS = 4  # an image is made smaller by this much at most
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setting of a run, changed.
+    """A setting of a run, changed."""
 
-    Attributes:
-        word: as on the command line.
-        config: the settings with it.
-        longest: of the prompts with it.
-        note: what else it does; empty if nothing.
-    """
+    setting: str  # as on the command line
+    value: Any
+    config: RunConfig  # the settings with it
+    longest: Longest  # of the prompts with it
+    note: str = ""  # what else it does
 
-    word: str
-    config: RunConfig
-    longest: Longest
-    note: str = ""
-
-
-def remedies(
-    config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest, activity: str, available: int
-) -> list[str]:
-    """What to set so that training or testing needs less, the largest saving first."""
-
-    def needed(settings: RunConfig, prompts: Longest) -> int:
-        return estimate(settings, sizes, device, prompts).peaks()[activity].total
-
-    return less_by(config, sizes, longest, available, needed)
+    @property
+    def word(self) -> str:
+        """As on the command line."""
+        return f"{self.setting}={str(self.value).lower() if isinstance(self.value, bool) else self.value}"
 
 
-def less_by(
+def memory_hints(
     config: RunConfig,
     sizes: ModelSizes,
+    device: torch.device,
     longest: Longest,
+    activity: str,
     available: int,
-    needed: Callable[[RunConfig, Longest], int],
+    sharing: Sharing = ALONE,
+    allowed: Callable[[RunConfig], bool] = lambda _: True,
 ) -> list[str]:
-    """As ``remedies``, by what ``needed`` tells of settings and prompts: bytes.
+    """What to set so that training or testing needs less, the largest saving first.
 
     Of a setting with several values the first that is enough alone, or the one that saves most.
     """
+
+    def needed(settings: RunConfig, prompts: Longest) -> int:
+        if not allowed(settings):
+            return sys.maxsize
+        return estimate(settings, sizes, device, prompts, sharing).peaks()[activity].total
+
     before = needed(config, longest)
-    told: dict[str, tuple[int, str]] = {}
+    best: dict[str, tuple[int, str]] = {}
     for change in changes(config, longest, sizes):
         then = needed(change.config, change.longest)
-        setting, saved = change.word.partition("=")[0], before - then
-        known = told.get(setting, (0, ""))[0]
+        saved, known = before - then, best.get(change.setting, (0, ""))[0]
         if saved <= max(known, LEAST_SAVING * before) or before - known <= available:
             continue
         enough = ", which is enough" if then <= available else ""
-        told[setting] = (saved, f"{change.word} (saves {gib(saved)} GiB{enough}{change.note})")
-    return [words for _, words in sorted(told.values(), key=lambda one: -one[0])]
+        best[change.setting] = (saved, f"{change.word} (saves {gib(saved)} GiB{enough}{change.note})")
+    return [words for _, words in sorted(best.values(), key=lambda one: -one[0])]
 
 
 def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[Change]:
     """Settings that may help, each alone, the mildest value first."""
-    train, model, tested = config.train, config.model, config.evaluate.batch_size
-    for parts in divisors(rows_of(config), above=train.accumulation):
-        yield Change(f"train.accumulation={parts}", _with(config, "train", accumulation=parts), longest)
-    if train.optimizer == WIDE and model.adapter == "none":
-        yield Change(f"train.optimizer={KAHAN}", _with(config, "train", optimizer=KAHAN), longest)
-    if model.adapter == "none":
-        yield Change("model.adapter=lora", _with(config, "model", adapter="lora"), longest, "; another training")
-    if model.anchor_memory == "device":
-        yield Change("model.anchor_memory=cpu", _with(config, "model", anchor_memory="cpu"), longest)
-    if not model.gradient_checkpointing:
-        again = _with(config, "model", gradient_checkpointing=True)
-        yield Change("model.gradient_checkpointing=true", again, longest, "; slower")
-    if train.kept_prefixes:
-        yield Change("train.kept_prefixes=0", _with(config, "train", kept_prefixes=0), longest, "; slower")
-    if train.cuda_graphs is not False:
-        yield Change("train.cuda_graphs=false", _with(config, "train", cuda_graphs=False), longest, "; slower")
-    for rows in halves(tested, 1):
-        yield Change(f"evaluate.batch_size={rows}", _with(config, "evaluate", batch_size=rows), longest)
-    for prompts in halves(config.evaluate.drift_prompts, 1):
-        yield Change(f"evaluate.drift_prompts={prompts}", _with(config, "evaluate", drift_prompts=prompts), longest)
-    for tokens in halves(train.max_completion_tokens, longest.answer):
-        word = f"train.max_completion_tokens={tokens}"
-        yield Change(word, _with(config, "train", max_completion_tokens=tokens), longest)
-    yield from fewer_pixels(config, longest, sizes)
-    for group in halves(int(getattr(config.method, "group_size", 1)), LEAST_GROUP):
-        if rows_of(smaller := _with(config, "method", group_size=group)) % train.accumulation == 0:
-            yield Change(f"method.group_size={group}", smaller, longest, "; another training")
-
-
-def fewer_pixels(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[Change]:
-    """Smaller images: fewer patches, and fewer tokens of a prompt."""
-    for pixels in halves(longest.pixels, max(config.model.min_pixels or 1, longest.pixels // FEWEST_PIXELS)):
+    train, model, evaluate, full = config.train, config.model, config.evaluate, config.model.adapter == "none"
+    rows = rows_of(config)
+    choices: list[tuple[str, str, list[Any], str]] = [
+        ("train", "accumulation", [n for n in range(train.accumulation + 1, rows + 1) if rows % n == 0], ""),
+        ("train", "optimizer", [KAHAN] if train.optimizer == WIDE and full else [], ""),
+        ("model", "adapter", ["lora"] if full else [], "; another training"),
+        ("model", "anchor_memory", ["cpu"] if model.anchor_memory == "device" else [], ""),
+        ("model", "gradient_checkpointing", [] if model.gradient_checkpointing else [True], "; slower"),
+        ("train", "kept_prefixes", [0] if train.kept_prefixes else [], "; slower"),
+        ("train", "cuda_graphs", [] if train.cuda_graphs is False else [False], "; slower"),
+        ("evaluate", "batch_size", halves(evaluate.batch_size, 1), ""),
+        ("evaluate", "drift_prompts", halves(evaluate.drift_prompts, 1), ""),
+        ("train", "max_completion_tokens", halves(train.max_completion_tokens, longest.answer), ""),
+    ]
+    for section, name, values, note in choices:
+        for value in values:
+            yield Change(f"{section}.{name}", value, with_value(config, section, name, value), longest, note)
+    # Smaller images: fewer patches, and fewer tokens of a prompt.
+    for pixels in halves(longest.pixels, max(model.min_pixels or 1, longest.pixels // FEWEST_PIXELS)):
         patches = longest.patches * pixels // longest.pixels
         gone = (longest.patches - patches) // sizes.tower.merge**2
         shorter = replace(longest, patches=patches, pixels=pixels, tokens=longest.tokens - gone)
         if patches:
-            yield Change(f"model.max_pixels={pixels}", _with(config, "model", max_pixels=pixels), shorter)
+            yield Change("model.max_pixels", pixels, with_value(config, "model", "max_pixels", pixels), shorter)
+    for group in halves(int(getattr(config.method, "group_size", 1)), LEAST_GROUP):
+        smaller = with_value(config, "method", "group_size", group)
+        if rows_of(smaller) % train.accumulation == 0:
+            yield Change("method.group_size", group, smaller, longest, "; another training")
 
 
 def rows_of(config: RunConfig) -> int:
     """Completions of an update."""
-    method = build_method(config.method_name, config.method, config.parts)
-    return rows_per_update(method, config.train)
-
-
-def divisors(number: int, above: int) -> list[int]:
-    """Whole numbers that divide another, larger than a given one."""
-    return [one for one in range(above + 1, number + 1) if number % one == 0]
+    return rows_per_update(build_method(config.method_name, config.method, config.parts), config.train)
 
 
 def halves(number: int, least: int) -> list[int]:
     """A half of a number, a quarter and so on, not below the least."""
-    steps = [number >> step for step in range(1, number.bit_length())]
-    return [one for one in steps if one >= max(least, 1)]
+    return [number >> step for step in range(1, number.bit_length()) if number >> step >= max(least, 1)]
 
 
-def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
-    return replace(config, **{section: replace(getattr(config, section), **values)})
+def with_value(config: RunConfig, section: str, name: str, value: Any) -> RunConfig:
+    """A run's settings with another value."""
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})

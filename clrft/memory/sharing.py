@@ -1,13 +1,12 @@
-"""How a cell's work is dealt out among its processes, one for each of its devices: who has how much of it.
+"""How a cell's work is shared by its processes, one for each of its devices: who has how much of it.
 
 It follows ``methods/distributed``: ``ranks.py`` (rollouts, batches of tests), ``batch_sharding.py`` (rows that are
 learned from). What every process does by itself (drift, Fisher information) is counted as often as there are processes,
 and takes as long as it takes one.
 """
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -15,15 +14,10 @@ from statistics import fmean
 
 @dataclass(frozen=True, slots=True, order=True)
 class Share:
-    """What a process has of some rows.
+    """What a process has of some rows."""
 
-    Attributes:
-        rows: that it learns from, or samples.
-        prompts: different ones that it computes for them.
-    """
-
-    rows: int
-    prompts: float
+    rows: int  # that it learns from, or samples
+    prompts: float  # different ones that it computes for them
 
 
 Shares = Mapping[Share, int]  # and how many processes have such a one
@@ -31,15 +25,10 @@ Shares = Mapping[Share, int]  # and how many processes have such a one
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """The processes of a cell.
+    """The processes of a cell."""
 
-    Attributes:
-        processes: how many; each has a device.
-        split: each keeps a part of weights, gradients and moments (FSDP2); else every one has all of them.
-    """
-
-    processes: int = 1
-    split: bool = False
+    processes: int = 1  # each has a device
+    split: bool = False  # each keeps a part of weights, gradients and moments (FSDP2); else every one has all of them
 
     @property
     def parts(self) -> int:
@@ -48,10 +37,9 @@ class Sharing:
 
     def drawn(self, rows: int, group: int) -> Shares:
         """Rollouts of a batch that each samples and scores, groups adjacent: as ``ranks.share`` deals them out."""
-        units = rows // group if rows % group == 0 and rows // group >= self.processes else rows
-        size, count = rows // units, self.processes
-        ends = [units * place // count * size for place in range(count + 1)]
-        own = [range(start, end) for start, end in pairwise(ends)]
+        whole = rows % group == 0 and rows // group >= self.processes
+        size = group if whole else 1
+        own = [range(one.start * size, one.stop * size) for one in self._even(rows // size)]
         return Counter(Share(len(one), len({row // group for row in one})) for one in own if one)
 
     def learned(self, rows: int, parts: int, group: int) -> Shares:
@@ -66,19 +54,9 @@ class Sharing:
         """Rows of a supervised batch; a process without one computes a row from which nothing is learned."""
         return Counter(Share(len(own), max(1, len(own))) for own in self._even(rows))
 
-    def first(self, batches: Sequence[int]) -> Sequence[int]:
-        """Of a test's batches those of the first process, which has most of them."""
-        return batches[:: self.processes]
-
     def _even(self, rows: int) -> list[range]:
         ends = [rows * place // self.processes for place in range(self.processes + 1)]
         return [range(start, end) for start, end in pairwise(ends)]
 
 
 ALONE = Sharing()
-
-
-def in_batches(items: int, size: int) -> list[int]:
-    """Items in batches as ``evaluate`` makes them: as few as can be, all but the last of one size."""
-    each = math.ceil(items / math.ceil(items / size)) if items else 1
-    return [min(each, items - start) for start in range(0, items, each)]

@@ -10,12 +10,10 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import pairwise
@@ -24,8 +22,8 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig
-from clrft.planning.clock import Pace
-from clrft.planning.throughput import TASKS, Pilot, pace_of, work_of
+from clrft.planning.stage_work import stage_work
+from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
 from clrft.runner.prepare import prepare
 from clrft.runner.results import write_results
 from clrft.runner.run import finish_tracking, make_folder, open_folder, track_finished
@@ -40,24 +38,17 @@ from methods.training.fit import StepRow
 from task_streams.types import TaskStream, new_test_items
 
 UPDATES = 12  # of a training that is measured: one state is kept among them, as of every ten
-FOLDER = "pilot"  # name of the sweep in the folder that is removed
+FOLDER = "calibration"  # name of the sweep in the folder that is removed
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A sweep's pace on this machine.
+    """A sweep's throughput on this machine."""
 
-    Attributes:
-        paces: by kind of cell.
-        start: seconds from the command to the first cell.
-        closing: seconds of the comparison and the report.
-        took: seconds of the measurement.
-    """
-
-    paces: Mapping[tuple[str, ...], Pace]
-    start: float
-    closing: float
-    took: float
+    throughputs: Mapping[tuple[str, ...], Throughput]  # by kind of cell
+    start: float  # seconds from the command to the first cell
+    closing: float  # seconds of the comparison and the report
+    took: float  # seconds of the measurement
 
 
 def kind_of(config: RunConfig) -> tuple[str, ...]:
@@ -75,11 +66,17 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
     """
     began = time.perf_counter()
     kinds = {kind_of(cell): cell for cell in reversed(cells)}
-    with removed_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="clrft-plan-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
         tracked = "MLFLOW_TRACKING_URI" not in os.environ
-        pilots = {kind: pilot_config(config, folder, tracked) for kind, config in kinds.items()}
-        order = sorted(pilots, key=lambda kind: -work_of(pilots[kind], kinds[kind]))
-        store = store_seconds(folder) if any(pilot.run.mlflow for pilot in pilots.values()) else 0.0
+        runs = {kind: calibration_config(config, folder, tracked) for kind, config in kinds.items()}
+        store = 0.0
+        if any(config.run.mlflow for config in runs.values()):
+            from clrft.tracking.store import prepare_store
+
+            making = time.perf_counter()
+            prepare_store(folder)
+            store = time.perf_counter() - making
         plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
         with ProcessPoolExecutor(
             jobs,
@@ -87,25 +84,21 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
             initializer=prepare_worker,
             initargs=(Setup(threads, plugins, 0),),
         ) as pool:
-            waiting = {kind: pool.submit(run_pilot, pilots[kind], time.time()) for kind in order}
+            pieces = {kind: calibration_cell(config, kinds[kind]) for kind, config in runs.items()}
+            work = {
+                kind: sum(one.all.model_flops for stage in cell.stages for one in stage_work(cell, stage).values())
+                for kind, cell in pieces.items()
+            }
+            order = sorted(runs, key=lambda kind: -work[kind])
+            waiting = {kind: pool.submit(run_calibration, runs[kind], time.time()) for kind in order}
             results = {kind: future.result() for kind, future in waiting.items()}
         closing = closing_seconds(folder)
-    paces = {kind: pace_of(pilots[kind], kinds[kind], result) for kind, result in results.items()}
+    throughputs = {kind: throughput_of(runs[kind], kinds[kind], result) for kind, result in results.items()}
     start = store + 2 * min(result.waited for result in results.values())  # the sweep's own process, and a worker's
-    return Measured(paces, start, closing, time.perf_counter() - began)
+    return Measured(throughputs, start, closing, time.perf_counter() - began)
 
 
-@contextmanager
-def removed_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="clrft-plan-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def pilot_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:
+def calibration_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:
     """A cell's settings with a small budget, in a folder of its own; ``tracked``: if the settings ask for it."""
     tracked = tracked and config.run.mlflow
     batch = config.evaluate.batch_size
@@ -126,8 +119,8 @@ def cut(stream: TaskStream, test: int) -> TaskStream:
     return replace(stream, tasks=tuple(replace(task, test=kept) for task, kept in zip(tasks, tests, strict=True)))
 
 
-def run_pilot(config: RunConfig, asked: float) -> Pilot:
-    """Run a cell's pilot; ``asked``: the time when that was asked for."""
+def run_calibration(config: RunConfig, asked: float) -> CalibrationRun:
+    """Run a little of a cell; ``asked``: the time when that was asked for."""
     waited, began = time.time() - asked, time.perf_counter()
     state = prepare(config, Silent())
     state.stream = cut(state.stream, config.evaluate.batch_size)
@@ -148,7 +141,7 @@ def run_pilot(config: RunConfig, asked: float) -> Pilot:
         stage: json.loads((stage_folder(state.folder, stage) / METRICS_FILE).read_text(encoding="utf-8"))["cost"]
         for stage in state.stages
     }
-    return Pilot(waited, ready, stages, steps, costs)
+    return CalibrationRun(waited, ready, stages, steps, costs)
 
 
 def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[float]]:
@@ -166,17 +159,8 @@ def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[
     return time.perf_counter() - start, [after - before for before, after in pairwise(ends)]
 
 
-def store_seconds(folder: Path) -> float:
-    """Seconds to make a tracking store in a folder."""
-    from clrft.tracking.store import prepare_store
-
-    began = time.perf_counter()
-    prepare_store(folder)
-    return time.perf_counter() - began
-
-
 def closing_seconds(folder: Path) -> float:
-    """Seconds to compare and report the pilots."""
+    """Seconds to compare and report what was run."""
     from clrft.report.comparison import reported, write_and_print
     from clrft.runs.read import find_runs
 

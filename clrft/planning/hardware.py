@@ -8,7 +8,7 @@ devices may be left out of a file: then a cell can have one device.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,54 +20,34 @@ THIS = "this"
 TABLE = Path(__file__).resolve().parent / "hardware.yaml"
 MOST_DEVICES = 1024
 LIKELY, SLOW, FAST = range(3)
-ASSUMED = ("share", "reach", "launch", "start", "disk")
 STATED = ("memory", "flops", "bandwidth")
+ASSUMED = ("share", "reach", "launch", "start", "disk")
 LINK, LINKED = "link", "linked"  # what is stated and assumed of it
-_SEVERAL = re.compile(r"(?P<device>.+)x(?P<count>[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast one device is taken to be.
+    """How fast one device is taken to be."""
 
-    Attributes:
-        flops: operations a second of reading, scoring and learning.
-        bandwidth: bytes a second of decoding and of the optimizer.
-        launch: seconds to launch a layer's kernels.
-        start: seconds from a process to its first stage, beside reading the weights.
-        disk: bytes a second.
-        link: bytes a second from the other devices of a cell, and to them; without end where there are none.
-    """
-
-    flops: float
-    bandwidth: float
-    launch: float
-    start: float
-    disk: float
-    link: float = math.inf
+    flops: float  # operations a second of reading, scoring and learning
+    bandwidth: float  # bytes a second of decoding and of the optimizer
+    launch: float  # seconds to launch a layer's kernels
+    start: float  # seconds from a process to its first stage, beside reading the weights
+    disk: float  # bytes a second
+    link: float = math.inf  # bytes a second from the other devices of a cell, and to them
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Devices of one kind.
+    """Devices of one kind."""
 
-    Attributes:
-        name: as it was asked for.
-        title: of the device.
-        devices: how many.
-        memory: bytes of a device.
-        link: bytes a second between devices, each way; None where that is not stated.
-        speeds: most likely, slow, fast.
-        assumed: the efficiencies behind them, by name, in the same order.
-    """
-
-    name: str
-    title: str
+    name: str  # as it was asked for
+    title: str  # of the device
     devices: int
-    memory: int
-    link: float | None
-    speeds: tuple[Speed, Speed, Speed]
-    assumed: Mapping[str, tuple[float, float, float]]
+    memory: int  # bytes of a device
+    link: float | None  # bytes a second between devices, each way; None where that is not stated
+    speeds: tuple[Speed, Speed, Speed]  # most likely, slow, fast
+    assumed: Mapping[str, tuple[float, float, float]]  # the efficiencies behind them, by name, in the same order
 
 
 def hardware_of(name: str) -> Hardware:
@@ -76,28 +56,25 @@ def hardware_of(name: str) -> Hardware:
     Raises:
         UserError: unknown name, or a file that is not of the table's form.
     """
-    found = None if name in table(TABLE) else _SEVERAL.fullmatch(name)  # rtx4090 is one
-    device, count = (found["device"], int(found["count"])) if found else (name, 1)
+    several = None if name in table(TABLE) else re.fullmatch(r"(.+)x([0-9]+)", name)  # rtx4090 is one
+    device, count = (several[1], int(several[2])) if several else (name, 1)
+    known = table(TABLE)
     if device.endswith((".yaml", ".yml")):
-        own = table(Path(device))
-        if len(own) != 1:
-            raise UserError(f"{device}: has {len(own)} devices ({', '.join(own)}); expected one.")
-        device, known = next(iter(own)), own
-    else:
-        known = table(TABLE)
+        known = table(Path(device))
+        if len(known) != 1:
+            raise UserError(f"{device}: has {len(known)} devices ({', '.join(known)}); expected one.")
+        device = next(iter(known))
     if device not in known:
         hint = f" {THIS} is this machine; a number behind x is how many, e.g. h100x8; a path ends in .yaml."
         raise UserError(unknown_name("hardware", device, [*known, THIS]) + hint)
     if not 1 <= count <= MOST_DEVICES:
         raise UserError(f"hardware {name!r}: {count} devices; expected 1 to {MOST_DEVICES}.")
-    facts = known[device]
-    memory, link = int(facts["memory"] * 1e9), facts[LINK]
-    return Hardware(name, facts["title"], count, memory, link, _speeds(facts), facts["assumed"])
+    return replace(known[device], name=name, devices=count)
 
 
 @cache
-def table(path: Path) -> dict[str, dict[str, Any]]:
-    """Devices of a file by name, numbers as numbers, each with what is assumed for it.
+def table(path: Path) -> dict[str, Hardware]:
+    """One device of each kind in a file, by name, with what is assumed for it.
 
     Raises:
         UserError: everything that is wrong with it.
@@ -107,55 +84,45 @@ def table(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(devices, dict) or not isinstance(assumed, dict):
         raise UserError(f"{path}: expected the sections devices and assumed, as in {TABLE.name} of the package.")
     problems: list[str] = []
+
+    def number(where: str, value: Any) -> float:
+        """A number above 0; YAML 1.1 has ``989e12`` as text."""
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            found = 0.0
+        if not 0 < found < math.inf:
+            problems.append(f"{path}: {where} is {value!r}, expected a number above 0.")
+        return found
+
+    def triple(where: str, value: Any) -> tuple[float, float, float]:
+        if not isinstance(value, list) or len(value) != 3:
+            problems.append(f"{path}: {where} is {value!r}, expected three numbers: most likely, slow, fast.")
+            return (1.0, 1.0, 1.0)
+        return number(where, value[0]), number(where, value[1]), number(where, value[2])
+
     found = {}
-    for name, facts in devices.items():
-        facts = facts if isinstance(facts, dict) else {}
-        here = {**assumed, **facts}
-        known = (*STATED, LINK, *ASSUMED, LINKED)
-        problems += [
-            f"{path}: {name} has {key!r}, expected {', '.join(known)} or title."
-            for key in here
-            if key not in (*known, "title")
-        ]
-        numbers, ranges = ((*STATED, LINK), (*ASSUMED, LINKED)) if LINK in here else (STATED, ASSUMED)
-        stated = {key: _number(path, f"{name}.{key}", here.get(key), problems) for key in numbers}
-        triples = {key: _triple(path, f"{name}.{key}", here.get(key), problems) for key in ranges}
-        found[str(name)] = {"title": str(here.get("title", name)), LINK: None, **stated, "assumed": triples}
+    for name, own in devices.items():
+        facts = {**assumed, **(own if isinstance(own, dict) else {})}
+        names = (*STATED, LINK, *ASSUMED, LINKED, "title")
+        expected = f"{', '.join(names[:-1])} or title"
+        problems += [f"{path}: {name} has {key!r}, expected {expected}." for key in facts if key not in names]
+        linked = LINK in facts
+        stated = {key: number(f"{name}.{key}", facts.get(key)) for key in (*STATED, *([LINK] if linked else []))}
+        ranges = {key: triple(f"{name}.{key}", facts.get(key)) for key in (*ASSUMED, *([LINKED] if linked else []))}
+        likely, slow, fast = (
+            Speed(
+                flops=stated["flops"] * ranges["share"][place],
+                bandwidth=stated["bandwidth"] * ranges["reach"][place],
+                launch=ranges["launch"][place],
+                start=ranges["start"][place],
+                disk=ranges["disk"][place],
+                link=stated[LINK] * ranges[LINKED][place] if linked else math.inf,
+            )
+            for place in (LIKELY, SLOW, FAST)
+        )
+        title, memory, link = str(facts.get("title", name)), int(stated["memory"] * 1e9), stated.get(LINK)
+        found[str(name)] = Hardware(str(name), title, 1, memory, link, (likely, slow, fast), ranges)
     if problems:
         raise UserError(*problems)
     return found
-
-
-def _number(path: Path, name: str, value: Any, problems: list[str]) -> float:
-    """A number above 0; YAML 1.1 has ``989e12`` as text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < float("inf"):
-        problems.append(f"{path}: {name} is {value!r}, expected a number above 0.")
-    return number
-
-
-def _triple(path: Path, name: str, value: Any, problems: list[str]) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3:
-        problems.append(f"{path}: {name} is {value!r}, expected three numbers: most likely, slow, fast.")
-        return (1.0, 1.0, 1.0)
-    likely, slow, fast = (_number(path, name, one, problems) for one in value)
-    return likely, slow, fast
-
-
-def _speeds(facts: Mapping[str, Any]) -> tuple[Speed, Speed, Speed]:
-    assumed = facts["assumed"]
-    likely, slow, fast = (
-        Speed(
-            flops=facts["flops"] * assumed["share"][place],
-            bandwidth=facts["bandwidth"] * assumed["reach"][place],
-            launch=assumed["launch"][place],
-            start=assumed["start"][place],
-            disk=assumed["disk"][place],
-            link=facts[LINK] * assumed[LINKED][place] if facts[LINK] else math.inf,
-        )
-        for place in (LIKELY, SLOW, FAST)
-    )
-    return likely, slow, fast

@@ -1,101 +1,71 @@
 """The plan of a sweep: every cell's work, seconds, disk and memory, and what they add up to."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes
-from clrft.memory.checkpoint_shape import checkpoint_of
-from clrft.memory.estimate import Estimate, decided, with_optimizer
-from clrft.memory.peaks import memory_of
+from clrft.memory.estimate import Estimate, Longest, decided, estimate, with_optimizer
+from clrft.memory.model_sizes import known_sizes
 from clrft.memory.sharing import ALONE, Sharing
-from clrft.planning.activities import dealt_work
-from clrft.planning.assumed import assumed_lengths
 from clrft.planning.calibration import Measured, kind_of, measured
-from clrft.planning.cell import Cell, Lengths
-from clrft.planning.clock import Pace, Seconds, assumed_seconds, makespan, measured_seconds
 from clrft.planning.disk import SWEEP, Disk, disk_of
 from clrft.planning.hardware import LIKELY, THIS, Hardware
-from clrft.planning.operation_counts import Passes, Tally
-from clrft.planning.sharding_checks import sharing_problems
-from clrft.planning.streams import outline_of
-from clrft.planning.unavailable_data import absent
+from clrft.planning.operation_counts import OperationCounts, total_of
+from clrft.planning.stage_work import Cell, Lengths, stage_work
+from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
+from clrft.planning.throughput import Seconds, assumed_lengths, assumed_seconds, makespan, measured_seconds
+from clrft.runner.prepare import split_problems
+from clrft.runner.state import Run
 from clrft.sweep.executors import default_jobs, gpus
+from clrft.utils.progress import Silent
+from methods import build_method
 from methods.model.config import choose_device
+from methods.training.budget import rows_per_update
 from task_streams.errors import UserError
+from task_streams.types import TaskStream
 
 SHARE = 0.95  # of a device's memory that a run can have
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan is for.
+    """What a plan is for."""
 
-    Attributes:
-        name: of the hardware.
-        title: in words.
-        jobs: cells at a time.
-        device: kind of device.
-        memory: bytes of a device for one cell; None where nothing tells.
-        hardware: with its assumed speeds; None for this machine.
-        measured: this machine's pace; None for other hardware.
-        completion: tokens of a completion, as asked for.
-        times: completions are taken so many times as long.
-        sharing: the processes of a cell, one for each of its devices.
-    """
-
-    name: str
-    title: str
-    jobs: int
-    device: torch.device
-    memory: int | None
-    hardware: Hardware | None = None
-    measured: Measured | None = None
-    completion: int | None = None
-    times: float = 1.0
-    sharing: Sharing = ALONE
-
-    @property
-    def closing(self) -> float:
-        """Seconds before the first cell and after the last; unknown on other hardware, where they are little."""
-        return self.measured.start + self.measured.closing if self.measured is not None else 0.0
+    name: str  # of the hardware
+    title: str  # in words
+    jobs: int  # cells at a time
+    device: torch.device  # kind of device
+    memory: int | None  # bytes of a device for one cell; None where nothing tells
+    hardware: Hardware | None = None  # with its assumed speeds; None for this machine
+    measured: Measured | None = None  # on this machine; None for other hardware
+    completion: int | None = None  # tokens of a completion, as asked for
+    times: float = 1.0  # completions are taken so many times as long
+    sharing: Sharing = ALONE  # the processes of a cell, one for each of its devices
 
 
 @dataclass(frozen=True, slots=True)
 class CellPlan:
-    """A cell.
-
-    Attributes:
-        config: its settings.
-        lengths: tokens of its completions.
-        tasks: how many it goes through.
-        here: its data are on this machine; exact: its prompts were encoded.
-        work: by activity.
-        seconds: by part; most likely, slow, fast.
-        disk: what it leaves.
-        memory: what it needs of each of its devices.
-        refused: why its processes cannot share it; nothing where they can.
-    """
+    """A cell."""
 
     config: RunConfig
-    lengths: Lengths
-    tasks: int
-    here: bool
-    exact: bool
-    work: Mapping[str, Tally]
-    seconds: tuple[Seconds, Seconds, Seconds]
-    disk: Disk
-    memory: Estimate
-    refused: tuple[str, ...] = ()
+    lengths: Lengths  # tokens of its completions
+    statistics: StreamStatistics  # of its stream
+    work: dict[str, OperationCounts]  # by activity
+    seconds: tuple[Seconds, Seconds, Seconds]  # by part; most likely, slow, fast
+    disk: Disk  # what it leaves
+    memory: Estimate  # what it needs of each of its devices
+    problems: tuple[str, ...] = ()  # why its processes cannot share it
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> OperationCounts:
         """All of its work."""
-        return summed(self.work.values())
+        return total_of(self.work.values())
 
     def wall(self, place: int = LIKELY) -> float:
         """Seconds from its begin to its end."""
@@ -110,13 +80,15 @@ class Plan:
     cells: tuple[CellPlan, ...]
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> OperationCounts:
         """Work of all cells."""
-        return summed(cell.total for cell in self.cells)
+        return total_of(cell.total for cell in self.cells)
 
     def wall(self, place: int = LIKELY) -> float:
-        """Seconds from the command to its end."""
-        return makespan([cell.wall(place) for cell in self.cells], self.target.jobs) + self.target.closing
+        """Seconds from the command to its end; on other hardware without what comes before and after the cells."""
+        found = self.target.measured
+        beside = found.start + found.closing if found is not None else 0.0
+        return makespan([cell.wall(place) for cell in self.cells], self.target.jobs) + beside
 
     @property
     def kept(self) -> int:
@@ -140,19 +112,14 @@ class Plan:
         return [] if most is None else [cell for cell in self.cells if cell.memory.peak.total > most]
 
     @property
-    def refused(self) -> list[CellPlan]:
+    def unshareable(self) -> list[CellPlan]:
         """Cells that several processes cannot share."""
-        return [cell for cell in self.cells if cell.refused]
+        return [cell for cell in self.cells if cell.problems]
 
     @property
     def device_seconds(self) -> float:
         """Seconds of all devices of all cells together."""
         return sum(cell.wall() for cell in self.cells) * self.target.sharing.processes
-
-
-def summed(tallies: Iterable[Tally]) -> Tally:
-    """Work added up."""
-    return reduce(Tally.__add__, tallies, Tally())
 
 
 def target_of(
@@ -163,39 +130,30 @@ def target_of(
     Raises:
         UserError: it has not devices enough, or nothing is known of how they are linked.
     """
-    room = hardware.devices // sharing.processes
+    name, each, room = hardware.name, sharing.processes, hardware.devices // sharing.processes
+    devices = f"{hardware.devices} device{'s' if hardware.devices > 1 else ''}"
     problems = []
-    if sharing.processes > 1 and hardware.link is None:
+    if each > 1 and hardware.link is None:
         problems.append(
-            f"hardware {hardware.name!r} states no link between devices, so a cell can have one; expected link (bytes "
+            f"hardware {name!r} states no link between devices, so a cell can have one; expected link (bytes "
             "a second each way), and under assumed linked, as in hardware.yaml of the package."
         )
     if not room:
-        problems.append(
-            f"--devices-per-cell: got {sharing.processes}, but {hardware.name} has {counted(hardware.devices)}; "
-            f"expected 1 to {hardware.devices}."
-        )
+        problems.append(f"--devices-per-cell: got {each}, but {name} has {devices}; expected 1 to {hardware.devices}.")
     elif jobs is not None and jobs > room:
-        at_a_time = f"{counted(hardware.devices)}, {sharing.processes} for each cell"
-        problems.append(f"--jobs: got {jobs}, but {hardware.name} has {at_a_time}; expected 1 to {room}.")
+        problems.append(f"--jobs: got {jobs}, but {name} has {devices}, {each} for each cell; expected 1 to {room}.")
     if problems:
         raise UserError(*problems)
-    memory, title = int(SHARE * hardware.memory), f"{hardware.devices} x {hardware.title}"
     return Target(
-        name=hardware.name,
-        title=f"{title}, {hardware.memory / 1e9:.0f} GB each",
+        name=name,
+        title=f"{hardware.devices} x {hardware.title}, {hardware.memory / 1e9:.0f} GB each",
         jobs=jobs or room,
         device=torch.device("cuda"),
-        memory=memory,
+        memory=int(SHARE * hardware.memory),
         hardware=hardware,
         completion=completion,
         sharing=sharing,
     )
-
-
-def counted(devices: int) -> str:
-    """So many devices, in words."""
-    return f"{devices} device{'s' if devices > 1 else ''}"
 
 
 def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
@@ -206,7 +164,7 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
     """
     missing = dict.fromkeys(f"{cell.stream_label} ({absent(cell.stream)})" for cell in cells if absent(cell.stream))
     missing |= dict.fromkeys(
-        f"{cell.model.path} (a checkpoint)" for cell in cells if checkpoint_of(cell.model).processor is None
+        f"{cell.model.path} (a checkpoint)" for cell in cells if token_lengths(cell.model).processor is None
     )
     if missing:
         raise UserError(
@@ -219,7 +177,7 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
     free = available_bytes(device)
     found = measured(cells, jobs, max(1, cores // jobs) if jobs > 1 else 0)
     title = f"this machine, {cores} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    memory = None if free is None else free // jobs
+    memory = free // jobs
     return Target(THIS, title, jobs, device, memory, measured=found)
 
 
@@ -230,67 +188,70 @@ def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
     for config in cells:
         one = replace(config, seed=0) if absent(config.stream) else config  # no data, no class order
         if one not in known:
-            known[one] = cell_plan(settled(one, target), target)
+            chosen = decided(one, lambda settings: memory_of(settings, target).peak.total, target.memory)
+            known[one] = cell_plan(chosen, target)
         plans.append(replace(known[one], config=with_optimizer(config, known[one].config.train.optimizer)))
     return Plan(target, tuple(plans))
 
 
-def settled(config: RunConfig, target: Target) -> RunConfig:
-    """A cell's settings with the optimizer that its device has memory for."""
-    outline, checkpoint = outline_of(config), checkpoint_of(config.model)
-
-    def needed(one: RunConfig) -> int:
-        return memory_of(one, checkpoint, target.device, outline.longest, target.sharing).peak.total
-
-    return decided(config, needed, target.memory)
+def memory_of(
+    config: RunConfig, target: Target, sharing: Sharing | None = None, longest: Longest | None = None
+) -> Estimate:
+    """What a cell needs of each of its devices; of several processes, or longest prompts, that are given or its own."""
+    longest = longest or statistics_of(config).longest
+    return estimate(config, known_sizes(config.model), target.device, longest, sharing or target.sharing)
 
 
 def cell_plan(config: RunConfig, target: Target) -> CellPlan:
-    """The plan of one cell."""
-    outline, checkpoint = outline_of(config), checkpoint_of(config.model)
-    sharing = target.sharing
-    recorded = config.train.records(target.device.type) and not sharing.split
-    passes = Passes.of(config, checkpoint, target.device, recorded, sharing.parts)
-    pace = pace_of(config, target)
-    lengths = pace.lengths if pace else assumed_lengths(config, outline, target.completion, target.times)
-    cell = Cell.of(config, outline, passes, lengths, sharing)
-    dealt = {stage: dealt_work(cell, stage) for stage in cell.stages}
-    work = {stage: {name: one.all for name, one in tallies.items()} for stage, tallies in dealt.items()}
-    own = {stage: {name: one.own for name, one in tallies.items()} for stage, tallies in dealt.items()}
+    """The plan of one cell; its seconds are by the work of its busiest process."""
+    statistics, sharing = statistics_of(config), target.sharing
+    throughput = None if target.measured is None else target.measured.throughputs[kind_of(config)]
+    lengths = assumed_lengths(config, statistics, target.completion, target.times)
+    if throughput is not None:
+        lengths = throughput.lengths
+    cell = Cell.of(config, target.device, lengths, sharing)
+    shared = {stage: stage_work(cell, stage) for stage in cell.stages}
+    work = {stage: {name: one.all for name, one in counts.items()} for stage, counts in shared.items()}
+    own = {stage: {name: one.own for name, one in counts.items()} for stage, counts in shared.items()}
     disk = disk_of(cell, work)
-    names = dict.fromkeys(name for tallies in work.values() for name in tallies)
+    if throughput is not None:  # what was measured is one
+        likely = slow = fast = measured_seconds(own, throughput)
+    elif target.hardware is not None:
+        likely, slow, fast = (assumed_seconds(cell, own, disk, speed) for speed in target.hardware.speeds)
+    else:
+        raise RuntimeError("neither a hardware nor a measurement")
+    names = dict.fromkeys(name for counts in work.values() for name in counts)
     return CellPlan(
         config=config,
         lengths=lengths,
-        tasks=len(outline),
-        here=outline.here,
-        exact=outline.exact,
-        work={name: summed(tallies[name] for tallies in work.values() if name in tallies) for name in names},
-        seconds=seconds_of_cell(cell, own, disk, target, pace),
+        statistics=statistics,
+        work={name: total_of(counts[name] for counts in work.values() if name in counts) for name in names},
+        seconds=(likely, slow, fast),
         disk=disk,
-        memory=memory_of(config, checkpoint, target.device, outline.longest, sharing),
-        refused=tuple(sharing_problems(config, sharing)),
+        memory=memory_of(config, target),
+        problems=tuple(sharding_problems(config, sharing)),
     )
 
 
-def pace_of(config: RunConfig, target: Target) -> Pace | None:
-    """What was measured of cells of its kind."""
-    return None if target.measured is None else target.measured.paces[kind_of(config)]
-
-
-def seconds_of_cell(
-    cell: Cell, work: Mapping[int, Mapping[str, Tally]], disk: Disk, target: Target, pace: Pace | None
-) -> tuple[Seconds, Seconds, Seconds]:
-    """Seconds of a cell, by the work of its busiest process: most likely, slow, fast; what was measured is one."""
-    if pace is not None:
-        likely = measured_seconds(cell, work, pace)
-        return likely, likely, likely
-    if target.hardware is None:
-        raise RuntimeError("neither a hardware nor a measurement")
-    likely, slow, fast = (assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds)
-    return likely, slow, fast
-
-
-def longer(target: Target, times: float) -> Target:
-    """The same with completions so many times as long."""
-    return replace(target, times=times)
+def sharding_problems(config: RunConfig, sharing: Sharing) -> list[str]:
+    """Sentences about settings with which several processes cannot share a run, by the checks that such a run makes."""
+    if sharing.processes == 1:
+        return []
+    method = build_method(config.method_name, config.method, config.parts)
+    problems = []
+    if method.family == "reinforcement":
+        train, rows = config.train, rows_per_update(method, config.train)
+        if not train.share_prefix:
+            problems.append("train.share_prefix: got false, expected true: else processes cannot share rollouts.")
+        if train.rollouts != "own":
+            problems.append(f"train.rollouts: got {train.rollouts!r}, expected own: vLLM's are not dealt out.")
+        if rows // train.accumulation < sharing.processes:
+            problems.append(
+                f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
+                f"{sharing.processes} for a part; expected at least one for each of the {sharing.processes} processes."
+            )
+    if sharing.split:
+        model = SimpleNamespace(config=SimpleNamespace(model_type=known_sizes(config.model).family))
+        policy: Any = SimpleNamespace(has_adapter=config.model.adapter == "lora", model=model)
+        problems += split_problems(Run(config, TaskStream("none", "cil", 0, ()), policy, method, Silent()))
+    return problems

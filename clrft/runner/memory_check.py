@@ -1,6 +1,6 @@
 """Whether a run fits into memory, said before it is trained: what it needs, what is there, what to change.
 
-The estimate is that of ``clrft/memory/footprint.py`` for the longest prompts that were looked at.
+The estimate is that of ``clrft/memory/phases.py`` for the longest prompts that were looked at.
 Deliberately absent: other processes that grow later, other cells of a sweep beside this one, and CPU memory for a run
 on a GPU.
 """
@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 
-from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes, capacity_bytes
-from clrft.memory.checkpoint_shape import checkpoint_of
 from clrft.memory.estimate import Longest, decided, estimate, gib, parts_told, with_optimizer
-from clrft.memory.footprint import Footprint
-from clrft.memory.hints import remedies
-from clrft.memory.peaks import memory_of
+from clrft.memory.hints import memory_hints
+from clrft.memory.model_sizes import model_sizes
+from clrft.memory.phases import Footprint
 from clrft.memory.sharing import Sharing
-from clrft.memory.sizes import sizes_of, sizes_of_checkpoint
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device
@@ -32,14 +29,13 @@ GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: i
 
 def affordable(config: RunConfig, longest: Longest) -> str:
     """The optimizer that ``train.optimizer`` stands for on this device, with prompts as long as those looked at."""
-    path, device = config.model.path or str(default_model_path()), choose_device(config.model)
-    known = sizes_of_checkpoint(path, config.model.lora_targets) is not None  # else nothing tells the family's memory
-    if config.train.optimizer != AUTO or keeps_all(config.model) or not known:
+    sizes, device = model_sizes(config.model), choose_device(config.model)
+    if config.train.optimizer != AUTO or keeps_all(config.model) or sizes is None:  # nothing tells the family's memory
         return decided(config, lambda _: 0, None).train.optimizer
-    checkpoint, sharing = checkpoint_of(config.model), Sharing(ranks.count(), split=bool(ranks.weights_split()))
+    sharing = Sharing(ranks.count(), split=bool(ranks.weights_split()))
 
     def needed(one: RunConfig) -> int:
-        return memory_of(one, checkpoint, device, longest, sharing).peak.total
+        return estimate(one, sizes, device, longest, sharing).peak.total
 
     return decided(config, needed, capacity_bytes(device)).train.optimizer
 
@@ -60,7 +56,7 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
     """
     policy = state.policy
     config = with_optimizer(state.config, policy.numerics.optimizer)
-    sizes = sizes_of(policy.model, config.model.lora_targets)
+    sizes = model_sizes(config.model)
     if sizes is None:
         return {}
     found = estimate(config, sizes, policy.device, longest)
@@ -68,7 +64,7 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
         available = memory_there(policy.model, policy.device)
     if config.run.check_memory and available is not None:
         problems = [
-            refusal(name, peak, available, remedies(config, sizes, policy.device, longest, name, available))
+            refusal(name, peak, available, memory_hints(config, sizes, policy.device, longest, name, available))
             for name, peak in found.peaks().items()
             if peak.total > available
         ]
@@ -95,7 +91,7 @@ def memory_there(model: torch.nn.Module, device: torch.device) -> int | None:
     """Bytes that a run can have on a device, those that its model has already included."""
     free = available_bytes(device)
     held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return None if free is None else free + held
+    return free + held
 
 
 def refusal(activity: str, peak: Footprint, available: int, changes: list[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest, estimate, gib
-from clrft.memory.sizes import sizes_of_checkpoint
+from clrft.memory.model_sizes import model_sizes
 from clrft.runner.memory_check import longest_among
 from clrft.runner.prepare import cache_folder, looked_at
 from clrft.utils.files import digest
@@ -78,7 +78,7 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
     path = cell.model.path or str(default_model_path())
     check_checkpoint(path)
     try:
-        sizes = sizes_of_checkpoint(path, cell.model.lora_targets)
+        sizes = model_sizes(cell.model)
     except OSError as error:
         raise UserError(f"{cell.cell}: the checkpoint {path} has no config on this machine ({error}).") from error
     if sizes is None:

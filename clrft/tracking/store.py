@@ -11,9 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -66,7 +65,7 @@ class RunHandle:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     status: str
-    keys: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] = ()
 
 
 def quiet_environment() -> None:
@@ -148,13 +147,15 @@ class Store:
         self.calls = 0
         self._experiment = ""
         self._client_or_none: MlflowClient | None = None
-        self._closed = self._inside = False
+        self._closed = False
+        self._lock = self.root / ".mlflow.lock"  # keeps other processes out; in one, one thread speaks to the store
         quiet_environment()
         try:
             scheme = urlsplit(self.uri).scheme.partition("+")[0]
         except ValueError:
             raise UserError("MLFLOW_TRACKING_URI is no URI; expected e.g. http://host:5000.") from None
         self.remote = scheme in (*_SERVERS, *_DATABASE_SERVERS)
+        self.root.mkdir(parents=True, exist_ok=True)
         if scheme not in _DATABASE_SERVERS:  # of these the client itself would wait for the server
             self._client  # noqa: B018
         if not self.remote:
@@ -174,32 +175,27 @@ class Store:
 
         Whoever asks at once gets the same one.
         """
-        with self._one_at_a_time():
+        experiment = self.experiment()
+        with locked(self._lock):
             found = self.search({"clrft.identity": identity})
             for repeated in found[1:]:
                 self.discard(repeated.run_id)
             if found:
                 if found[0].status != "RUNNING":
                     self._call(self._client.update_run, found[0].run_id, status="RUNNING")
-                return found[0], False
+                return replace(found[0], status="RUNNING"), False
             own = cleaned_tags({**tags, "clrft.identity": identity})
-            run = self._call(self._client.create_run, self.experiment(), tags=own, run_name=name)
+            run = self._call(self._client.create_run, experiment, tags=own, run_name=name)
         return RunHandle(run.info.run_id, run.data.tags, {}, "RUNNING"), True
 
     def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
         """Runs that carry all these tags, oldest first."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        order = {"max_results": _LONGEST_PAGE, "order_by": ["attributes.start_time ASC"]}
         found: list[RunHandle] = []
         token = None
         while True:
-            page = self._call(
-                self._client.search_runs,
-                [self.experiment()],
-                query,
-                max_results=_LONGEST_PAGE,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
+            page = self._call(self._client.search_runs, [self.experiment()], query, page_token=token, **order)
             found += [
                 RunHandle(run.info.run_id, run.data.tags, run.data.params, run.info.status, tuple(run.data.metrics))
                 for run in page
@@ -224,29 +220,28 @@ class Store:
             found |= self.artifacts(run_id, folder)
         return found
 
-    def log_params(self, run: RunHandle, params: Mapping[str, str]) -> None:
-        """Write the parameters that the run doesn't hold yet; MLflow lets none change."""
-        from mlflow.entities import Param
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, str] | None = None,
+        points: Sequence[Point] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write parameters, of which MLflow lets none change, metric points, and tags, which replace their like.
 
-        missing = [Param(key, _clean_param(value)) for key, value in lacking_params(run, params).items()]
-        for chunk in _chunks(missing, PARAMS_PER_BATCH):
-            self._call(self._client.log_batch, run.run_id, params=chunk)
+        The same points written twice are one in a store with a database.
+        """
+        from mlflow.entities import Metric, Param, RunTag
 
-    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """Write metric points. The same ones written twice are one in a store with a database."""
-        from mlflow.entities import Metric
-
-        metrics = [Metric(key, float(value), time, step) for key, value, step, time in points]
-        for chunk in _chunks(metrics, METRICS_PER_BATCH):
-            self._call(self._client.log_batch, run_id, metrics=chunk)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Write tags; a tag that exists is replaced."""
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(key, value) for key, value in cleaned_tags(tags).items()]
-        for chunk in _chunks(entities, PARAMS_PER_BATCH):
-            self._call(self._client.log_batch, run_id, tags=chunk)
+        cleaned = {key: _shortened(redacted_uri(value), LONGEST_PARAM) for key, value in (params or {}).items()}
+        batches: list[tuple[str, Sequence[object], int]] = [
+            ("params", [Param(*one) for one in cleaned.items()], PARAMS_PER_BATCH),
+            ("metrics", [Metric(key, float(value), at, step) for key, value, step, at in points], METRICS_PER_BATCH),
+            ("tags", [RunTag(*one) for one in cleaned_tags(tags or {}).items()], PARAMS_PER_BATCH),
+        ]
+        for kind, entities, size in batches:
+            for start in range(0, len(entities), size):
+                self._call(self._client.log_batch, run_id, **{kind: entities[start : start + size]})
 
     def log_artifact(self, run_id: str, path: Path) -> None:
         """Copy a file or a folder under its own name to the run's artifacts; one of that name is replaced."""
@@ -270,8 +265,16 @@ class Store:
     def experiment(self) -> str:
         """MLflow's id of the experiment, which is made if it is missing."""
         if not self._experiment:
-            with self._one_at_a_time():
-                self._experiment = self._find_experiment()
+            with locked(self._lock):
+                found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
+                if found is not None:
+                    self._experiment = str(found.experiment_id)
+                else:
+                    local = "MLFLOW_TRACKING_URI" not in os.environ
+                    place = (self.root / "mlartifacts").as_uri() if local else None
+                    self._experiment = str(
+                        self._call(self._client.create_experiment, EXPERIMENT, artifact_location=place)
+                    )
         return self._experiment
 
     @property
@@ -285,28 +288,6 @@ class Store:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client_or_none = self._call(MlflowClient, self.uri)
         return self._client_or_none
-
-    def _find_experiment(self) -> str:
-        found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        local = "MLFLOW_TRACKING_URI" not in os.environ
-        artifacts = (self.root / "mlartifacts").as_uri() if local else None
-        return str(self._call(self._client.create_experiment, EXPERIMENT, artifact_location=artifacts))
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Keep other processes out; in a process, one thread speaks to the store."""
-        if self._inside:
-            yield
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root / ".mlflow.lock"):
-            self._inside = True
-            try:
-                yield
-            finally:
-                self._inside = False
 
     def _call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
@@ -325,7 +306,8 @@ class Store:
             if "database is locked" not in problem:
                 break
             time.sleep(0.1 * 2**attempt)
-        sentence = f"MLflow at {redacted_uri(self.uri)} did not take a call: {_first_lines(problem)} "
+        short = " ".join(problem.partition("[SQL:")[0].split())[:500]  # without statements
+        sentence = f"MLflow at {redacted_uri(self.uri)} did not take a call: {short} "
         if passing:
             raise Unreachable(f"{sentence}Training goes on; what MLflow lacks can be fed later (clrft sync).")
         raise UserError(
@@ -334,19 +316,21 @@ class Store:
         )
 
 
+class NoStore(Store):
+    """A store that is not there, and is not made: it holds nothing. Nothing may be written to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.uri, self.calls = root.resolve(), "", 0
+
+    def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
+        """No run."""
+        return []
+
+
 def _refused(error: Exception) -> bool:
     """Whether a server's answer is final: it was asked wrongly, or by somebody who may not."""
     status = getattr(error, "get_http_status_code", lambda: 500)()
     return (400 <= int(status) < 500 and int(status) not in _PASSING) or isinstance(error, ImportError)
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _clean_param(value: str) -> str:
-    return _shortened(redacted_uri(value), LONGEST_PARAM)
 
 
 def lacking_params(run: RunHandle, params: Mapping[str, str]) -> dict[str, str]:
@@ -362,7 +346,3 @@ def cleaned_tags(tags: Mapping[str, str]) -> dict[str, str]:
 def _shortened(text: str, limit: int) -> str:
     mark = f" … ({len(text)} characters)"
     return text if len(text) <= limit else text[: limit - len(mark)] + mark
-
-
-def _first_lines(text: str) -> str:
-    return " ".join(text.partition("[SQL:")[0].split())[:500]  # without statements

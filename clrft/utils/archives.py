@@ -6,6 +6,7 @@ them, and they are how archives escape their folder), encrypted members, more me
 more bytes than the disk has free. Deliberately absent: downloads.
 """
 
+import contextlib
 import lzma
 import shutil
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from clrft.utils.files import check_writable, whole_folder
 from clrft.utils.progress import Reporter
@@ -55,18 +56,14 @@ def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
         UserError: no archive, a damaged or hostile one, something of that name is there, or too little room; nothing
             is left.
     """
-    if folder.is_dir():
-        with opened(archive) as members:
-            tops = {PurePosixPath(member.name).parts[0] for member in members() if PurePosixPath(member.name).parts}
-        if len(tops) != 1:
-            raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
-        unpack_top(archive, folder, tops.pop(), reporter)
-    else:
+    if not folder.is_dir():
         unpack_new(archive, folder, reporter)
-
-
-def unpack_top(archive: Path, folder: Path, top: str, reporter: Reporter) -> None:
-    """Unpack the one top folder of an archive into a folder that exists."""
+        return
+    with opened(archive) as members:
+        tops = {PurePosixPath(member.name).parts[0] for member in members() if PurePosixPath(member.name).parts}
+    if len(tops) != 1:
+        raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
+    top = tops.pop()
     if (folder / top).exists() or (folder / top).is_symlink():
         raise UserError(f"{folder / top} exists already; expected nothing of that name.")
     with TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
@@ -87,7 +84,16 @@ def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
     check_room(folder.parent, size)
     reporter.begin(label, "unpacking", count)
     with whole_folder(folder) as partial, damage_named(archive):
-        extract(archive, partial, lambda: reporter.advance(label))
+        if is_tar(archive):
+            with tarfile.open(archive) as tar:
+                for info in one_by_one(tar):
+                    tar.extract(info, partial, filter="data", set_attrs=not info.isdir())
+                    reporter.advance(label)
+        else:
+            with zipfile.ZipFile(archive) as packed:
+                for member in packed.infolist():
+                    packed.extract(member, partial)
+                    reporter.advance(label)
 
 
 def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
@@ -143,20 +149,6 @@ def one_by_one(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield info
 
 
-def extract(archive: Path, folder: Path, advance: Callable[[], None]) -> None:
-    """Write every member below a folder."""
-    if is_tar(archive):
-        with tarfile.open(archive) as tar:
-            for info in one_by_one(tar):
-                tar.extract(info, folder, filter="data", set_attrs=not info.isdir())
-                advance()
-        return
-    with zipfile.ZipFile(archive) as packed:
-        for member in packed.infolist():
-            packed.extract(member, folder)
-            advance()
-
-
 def is_tar(archive: Path) -> bool:
     """Whether an archive is a tar; it is a zip otherwise.
 
@@ -165,22 +157,15 @@ def is_tar(archive: Path) -> bool:
     """
     try:
         with archive.open("rb") as file:
-            if _begins_tar(file):
-                return True
+            with contextlib.suppress(*DAMAGED):
+                if tarfile.is_tarfile(file):
+                    return True
+            file.seek(0)
             if zipfile.is_zipfile(file):
                 return False
     except OSError as error:
         raise UserError(f"can't read {archive} ({error.strerror or error}); expected a tar or zip archive.") from error
     raise UserError(f"{archive} is neither a tar (plain, gz, bz2 or xz) nor a zip archive, or is cut off.")
-
-
-def _begins_tar(file: IO[bytes]) -> bool:
-    try:
-        found = tarfile.is_tarfile(file)
-    except DAMAGED:
-        found = False
-    file.seek(0)
-    return found
 
 
 @contextmanager

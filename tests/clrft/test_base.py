@@ -9,12 +9,14 @@ from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
 
 from clrft.base_model import default_model_path
-from clrft.base_model.architecture import image_tokens, patches, tiny_model, tiny_processor
-from clrft.base_model.build import TOLERANCES, build_base, check_base, recorded_measures
-from clrft.base_model.measure import Answerer, printed_accuracy
-from clrft.base_model.pretrain import Schedule, completion_loss, pretrain, rope_positions
-from clrft.base_model.questions import Question, draw_questions, encode
-from clrft.base_model.tokenizer import TAGS, train_tokenizer
+from clrft.cli.main import main as clrft
+from scripts.base_model.__main__ import main as script
+from scripts.base_model.architecture import image_tokens, patches, tiny_model, tiny_processor
+from scripts.base_model.build import TOLERANCES, build_base, check_base, recorded_measures
+from scripts.base_model.measure import Answerer, printed_accuracy
+from scripts.base_model.pretrain import Schedule, completion_loss, pretrain, rope_positions
+from scripts.base_model.questions import Question, draw_questions, encode
+from scripts.base_model.tokenizer import TAGS, train_tokenizer
 from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS, LETTERS, glyph_examples
 from task_streams.prompt import prompt_messages, target_text
@@ -185,3 +187,13 @@ def test_a_build_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
 def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"recorded\.json is missing"):
         recorded_measures(tmp_path)
+
+
+def test_the_command_names_the_script_which_refuses_with_the_same_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert clrft(["base", "check"]) == 2
+    assert "run: python -m scripts.base_model check" in capsys.readouterr().err
+    assert script(["check", "--out", str(tmp_path / "none")]) == 2
+    assert script(["build", "--out", str(Path(__file__).parent)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err

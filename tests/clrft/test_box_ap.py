@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import build_config, parse_overrides
-from clrft.memory.checkpoint_shape import checkpoint_of
-from clrft.planning.activities import stage_work
 from clrft.planning.calibration import cut
-from clrft.planning.cell import Cell, Lengths
-from clrft.planning.operation_counts import Passes
-from clrft.planning.streams import outline_of
+from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.runs.cost_names import EVALUATE
 from clrft.runs.read import RunRecord, read_run
 from clrft.tracking.runs import cell_facts, task_facts
@@ -304,15 +301,13 @@ def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     words = [f"stream.root={tmp_path / 'coco'}", f"stream.tasks={TASKS}", f"stream.classes_per_task={NEW}"]
     words += ["stream.shots=2", "evaluate.probe=0", f"run.output={tmp_path}"]
     config = build_config("coco_cil", "zero_shot", "tiny", 136, parse_overrides(words))
-    outline = outline_of(config)
-    assert [task.test for task in outline.tasks] == [len(task.test) for task in stream.tasks]
-    passes = Passes(checkpoint_of(config.model), 4, 4, False)
-    cell = Cell.of(config, outline, passes, Lengths(10, 10, 10, 10, 1.3, 24))
+    cell = Cell.of(config, torch.device("cpu"), Lengths(10, 10, 10, 10, 1.3, 24))
+    assert [task.test for task in cell.statistics.tasks] == [len(task.test) for task in stream.tasks]
     for stage in range(1, TASKS + 1):
         learned = stream.tasks[:stage]
         images = len({example.key for task in learned for example in task.test})
         again = len(stream.tasks[stage - 1].test) if stage < TASKS else 0  # under the final list
-        work = stage_work(cell, stage)[EVALUATE]
+        work = stage_work(cell, stage)[EVALUATE].all
         assert work.items == images + again
         assert work.answers == sum(len(task.test) for task in learned) + again  # rows that are written
     first, second = cut(stream, 4).tasks

@@ -10,7 +10,7 @@ import pytest
 from clrft.analysis.compare import compare
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config
-from clrft.planning.streams import outline_of
+from clrft.planning.stream_statistics import statistics_of
 from clrft.runner.fork import planned, saved_config
 from clrft.runner.prepare import prepare
 from clrft.runner.run import run
@@ -118,12 +118,12 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_images(clips: Path, tmp_pa
 
 
 def test_a_plan_counts_clips_as_they_go_in(clips: Path, tmp_path: Path) -> None:
-    both = [outline_of(cell(clips, tmp_path, stream={"feed": feed})) for feed in ("auto", "images")]
-    steps = [[task.shown.grids for task in one.tasks] for one in both]
+    both = [statistics_of(cell(clips, tmp_path, stream={"feed": feed})) for feed in ("auto", "images")]
+    steps = [[[grid for own in task.grids for grid in own] for task in one.tasks] for one in both]
     for video, images in zip(*steps, strict=True):
         assert all(time >= 2 for time, _, _ in video) and all(time == 1 for time, _, _ in images)
     assert both[0].longest.tokens < both[1].longest.tokens
-    gone = [outline_of(cell(tmp_path / "gone", tmp_path, stream={"feed": feed})) for feed in ("auto", "images")]
+    gone = [statistics_of(cell(tmp_path / "gone", tmp_path, stream={"feed": feed})) for feed in ("auto", "images")]
     # 10 s at 5 a second are 16 frames at most: 8 steps of a video against 16 images, of 16 tokens each
     assert [one.longest.images for one in gone] == [8, 16]
     assert not any(one.here for one in gone)

@@ -13,20 +13,20 @@ from clrft.analysis.published_results import published_rows
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep
-from clrft.memory.checkpoint_shape import checkpoint_of
 from clrft.memory.estimate import estimate
-from clrft.memory.peaks import memory_of
+from clrft.memory.hints import with_value
+from clrft.memory.model_sizes import known_sizes
+from clrft.memory.phases import Setup
 from clrft.memory.sharing import ALONE, Share, Sharing
-from clrft.planning.activities import dealt_work, stage_work
-from clrft.planning.cell import Cell, Lengths
-from clrft.planning.clock import EXCHANGE, assumed_seconds, makespan, seconds_of
 from clrft.planning.disk import CELL, STAGE, Disk, disk_of
 from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
-from clrft.planning.operation_counts import Passes, Tally
-from clrft.planning.plan import Plan, plan_of, target_of, this_target
-from clrft.planning.sharding_checks import sharing_problems
-from clrft.planning.streams import outline_of
-from clrft.planning.suggestions import cheaper, with_value
+from clrft.planning.operation_counts import OperationCounts, Passes
+from clrft.planning.plan import Plan, plan_of, sharding_problems, target_of, this_target
+from clrft.planning.stage_work import Cell, Lengths
+from clrft.planning.stage_work import stage_work as shared_work
+from clrft.planning.stream_statistics import statistics_of
+from clrft.planning.suggestions import suggestions
+from clrft.planning.throughput import EXCHANGE, assumed_seconds, makespan, seconds_of
 from clrft.runner.run import run
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.runs.read import read_run
@@ -51,8 +51,11 @@ def config_of(method: str, *words: str) -> RunConfig:
 
 
 def cell_of(config: RunConfig, lengths: Lengths = FEW, sharing: Sharing = ALONE) -> Cell:
-    passes = Passes(checkpoint_of(config.model), 4, 4, config.model.gradient_checkpointing, parts=sharing.parts)
-    return Cell.of(config, outline_of(config), passes, lengths, sharing)
+    return Cell.of(config, torch.device("cpu"), lengths, sharing)
+
+
+def stage_work(cell: Cell, stage: int) -> dict[str, OperationCounts]:
+    return {activity: work.all for activity, work in shared_work(cell, stage).items()}
 
 
 def plan_on(name: str, *words: str, sweep: str = "quickstart", sharing: Sharing = ALONE) -> Plan:
@@ -96,9 +99,9 @@ def test_what_all_prompts_begin_with_is_counted_as_a_run_computes_it(tmp_path: P
     config = config_of("grpo", *LEADS, f"run.output={tmp_path}")
     record = read_run(run(config, Silent()))
     cell = cell_of(config)
-    first = cell.outline.tasks[0]
+    first = cell.statistics.tasks[0]
     apart = replace(first, lead=0.0, leads=(0.0,) * len(first.leads))
-    plain = replace(cell, outline=replace(cell.outline, tasks=(apart, *cell.outline.tasks[1:])))
+    plain = replace(cell, statistics=replace(cell.statistics, tasks=(apart, *cell.statistics.tasks[1:])))
     for stage in cell.stages:
         for activity, planned in stage_work(cell, stage).items():
             counts = record.task_metrics(stage)["cost"][activity]
@@ -125,7 +128,7 @@ def test_counted_work_of_two_processes_is_that_of_a_real_run(tmp_path: Path) -> 
             assert planned.model_flops == pytest.approx(counts["model_flops"], rel=0.2)
 
 
-def test_rollouts_are_dealt_out_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollouts_are_shared_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows, group, count in ((32, 8, 2), (24, 8, 2), (8, 8, 4), (40, 8, 3), (6, 4, 4), (16, 2, 5)):
         monkeypatch.setattr(ranks, "count", lambda count=count: count)
         shares: Counter[Share] = Counter()
@@ -140,10 +143,10 @@ def test_rollouts_are_dealt_out_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -
     assert Sharing(3).supervised(1) == {Share(0, 1): 2, Share(1, 1): 1}
 
 
-def test_work_is_dealt_out_or_done_by_every_process() -> None:
+def test_work_is_shared_or_done_by_every_process() -> None:
     """Tests of 12 items in batches of 5: 4, 4 and 4, two of three are the first process's; the probe, 8: 4 and 4."""
     config = config_of("sft+ewc", "evaluate.batch_size=5", "evaluate.final_list=false")
-    alone, two = (dealt_work(cell_of(config, sharing=one), 1) for one in (ALONE, Sharing(2)))
+    alone, two = (shared_work(cell_of(config, sharing=one), 1) for one in (ALONE, Sharing(2)))
     assert all(work.all == work.own for work in alone.values())
     assert (two[EVALUATE].all.items, two[EVALUATE].own.items) == (12 + 8, 8 + 4)
     assert two[EVALUATE].all == alone[EVALUATE].all
@@ -154,7 +157,7 @@ def test_work_is_dealt_out_or_done_by_every_process() -> None:
     assert two[TRAIN].own.tokens_trained == alone[TRAIN].own.tokens_trained / 2
     assert two[TRAIN].all.completions == 2 * alone[TRAIN].all.completions == 2 * 16
     # the gradients of 3 updates, summed: each process gets the other's half, and then the sums of its own
-    trained = checkpoint_of(config.model).trained
+    trained = known_sizes(config.model).trained
     assert two[TRAIN].own.exchanged == 3 * 4 * trained
     assert (two[TRAIN].own.updates, two[TRAIN].own.stepping) == (3, alone[TRAIN].own.stepping)
 
@@ -165,8 +168,8 @@ def test_split_weights_are_gathered_for_every_pass() -> None:
     Once for the stage's folder, with two moments: 3 * 3/4 W. Tests and drift: the policy alone, 3/4 W.
     """
     config = config_of("sft", "run.checkpoint_every=0")
-    work = dealt_work(cell_of(config, sharing=Sharing(4, split=True)), 1)
-    size = 4 * checkpoint_of(config.model).sizes.parameters
+    work = shared_work(cell_of(config, sharing=Sharing(4, split=True)), 1)
+    size = 4 * known_sizes(config.model).parameters
     assert work[TRAIN].own.exchanged == pytest.approx((3 * 3 + 3) * 3 / 4 * size)
     assert work[EVALUATE].own.exchanged == pytest.approx(3 / 4 * size)
     assert work[DRIFT].own.exchanged == 0
@@ -181,14 +184,13 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     """7B in bfloat16, W: of four processes each has a quarter of policy, moments, gradients, and of the copies."""
     asked = ["methods=[rapo]", "seeds=[136]", "train.optimizer=adamw_kahan", *ONE_STREAM]
     (config,) = load_sweep("detection_cil", parse_overrides(asked))
-    checkpoint, longest, gpu = checkpoint_of(config.model), outline_of(config).longest, torch.device("cuda")
-    size = 2 * checkpoint.sizes.parameters
+    sizes, longest, gpu = known_sizes(config.model), statistics_of(config).longest, torch.device("cuda")
+    size = 2 * sizes.parameters
 
     def parts(sharing: Sharing, name: str, *words: str) -> dict[str, int]:
         settings = load_sweep("detection_cil", parse_overrides([*asked, *words]))
-        return dict(memory_of(settings[0], checkpoint, gpu, longest, sharing).peaks()[name].parts)
+        return dict(estimate(settings[0], sizes, gpu, longest, sharing).peaks()[name].parts)
 
-    assert memory_of(config, checkpoint, gpu, longest, ALONE) == estimate(config, checkpoint.sizes, gpu, longest)
     quiet = "evaluate.drift_prompts=0"
     split, two = Sharing(4, split=True), Sharing(2)
     tests = parts(split, "testing", quiet)
@@ -211,7 +213,7 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     assert parts(split, "testing", quiet, "train.optimizer=adamw_float32")["anchor"] == pytest.approx(2 * size / 4)
     # of sft nothing is at hand: the policy it is compared with is loaded
     (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", *asked[1:]]))
-    found = memory_of(plain, checkpoint, gpu, longest, split)
+    found = estimate(plain, sizes, gpu, longest, split)
     assert found.testing.phase == "drift"
     assert found.testing.parts["another policy"] == size
 
@@ -233,7 +235,7 @@ def test_seconds_by_hand() -> None:
     bytes: 1 s.
     """
     speed = Speed(flops=2e12, bandwidth=3e9, launch=1e-3, start=0, disk=1e9)
-    work = Tally(reading=4e12, launched=100, decoding=1e9, moved=6e9, stepped=5000, stepping=3e9)
+    work = OperationCounts(reading=4e12, launched=100, decoding=1e9, moved=6e9, stepped=5000, stepping=3e9)
     assert seconds_of(work, speed) == pytest.approx(2 + 5 + 1)
     assert seconds_of(replace(work, stepped=0), speed) == pytest.approx(2 + 2 + 1)  # recorded as a graph
     # Two workers: 5 and 3, then 2 beside the 5; the last goes to who is free at 5.
@@ -243,11 +245,10 @@ def test_seconds_by_hand() -> None:
 
 def test_a_decoding_step_reads_all_weights_and_the_cache_of_its_rows() -> None:
     """2B: 28 layers, 2 key heads of 128; 8 rows of 100 + 20/2 tokens: 2 * 256 * 28 * 8 * 110 numbers of 2 bytes."""
-    checkpoint = checkpoint_of(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16"))
-    assert checkpoint.sizes.parameters == 2_208_985_600  # of the published checkpoint
-    wrote = Passes(checkpoint, 2, 2).written(8, 8, prompt=100, mean=20, longest=30, graphs=False)
-    weights = checkpoint.shape.language.weights + checkpoint.shape.head.weights
-    assert wrote.steps == 30
+    sizes = known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16"))
+    assert sizes.parameters == 2_208_985_600  # of the published checkpoint
+    wrote = Passes(sizes, Setup(2, 2)).written(8, prompt=100, mean=20, longest=30)
+    weights = sizes.shape.language.weights + sizes.shape.head.weights
     assert wrote.moved == 30 * 2 * (weights + 2 * 256 * 28 * 8 * 110)
     assert (wrote.stepped, wrote.tokens_generated, wrote.completions) == (30 * 28, 160, 8)
 
@@ -261,8 +262,8 @@ def test_disk_is_what_the_settings_keep() -> None:
         found = disk_of(cell, work)
         return found.kept, found.meanwhile
 
-    size = checkpoint_of(ModelConfig(dtype="float32")).sizes.parameters * 4
-    adapter = checkpoint_of(ModelConfig(dtype="float32", adapter="lora")).trained * 4
+    size = known_sizes(ModelConfig(dtype="float32")).parameters * 4
+    adapter = known_sizes(ModelConfig(dtype="float32", adapter="lora")).trained * 4
     rest = CELL + 3 * STAGE
     assert disk()[0] == pytest.approx(2 * size + rest, abs=80_000)  # tokenizers, answers and steps
     assert disk("train.carry_optimizer=true")[0] - disk()[0] == 2 * 2 * size
@@ -302,26 +303,26 @@ def test_streams_without_data_are_planned_from_what_is_published() -> None:
     Of 6,000 test images each task has 600; with 10 tasks 600 * 55 are asked in all.
     """
     (config,) = [cell for cell in load_sweep("image_cil", {}) if cell.cell == "imagenet_r_10x20-rapo-1993"]
-    outline = outline_of(config)
-    assert (len(outline), outline.here, outline.exact) == (10, False, False)
-    assert {(task.train, task.test) for task in outline.tasks} == {(100, 600)}
+    statistics = statistics_of(config)
+    assert (len(statistics.tasks), statistics.here, statistics.exact) == (10, False, False)
+    assert {(task.train, task.test) for task in statistics.tasks} == {(100, 600)}
     cell = cell_of(config)
     work = {stage: stage_work(cell, stage) for stage in cell.stages}
     assert [work[stage][TRAIN].updates for stage in range(1, 11)] == [24] * 10
     asked = sum(work[stage][EVALUATE].items for stage in cell.stages)
     assert asked == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
-    side = outline.tasks[0].shown.grids[0]
+    side = statistics.tasks[0].grids[0][0]
     assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
 
 
 def test_boxes_without_data_are_planned_with_images_that_several_tasks_share() -> None:
     """COCO, 5 tasks of 16 of 80 classes, 2.9 in each of 5,000 images: 1 - 0.8^2.9 = 0.4764 of them have one of 16."""
     (config,) = load_sweep("detection_cil", parse_overrides(["methods=[zero_shot]", "seeds=[136]", *ONE_STREAM]))
-    outline = outline_of(config)
-    assert [task.test for task in outline.tasks] == [2382] * 5
-    assert outline.tasks[0].new == 2382  # then 1 - 0.6^2.9 = 0.7727: 3863 in all, 1481 of them new
-    assert outline.tasks[1].new == 1481
-    assert outline.joint.test == sum(task.new for task in outline.tasks) == 5000
+    statistics = statistics_of(config)
+    assert [task.test for task in statistics.tasks] == [2382] * 5
+    assert statistics.tasks[0].new == 2382  # then 1 - 0.6^2.9 = 0.7727: 3863 in all, 1481 of them new
+    assert statistics.tasks[1].new == 1481
+    assert statistics.joint.test == sum(task.new for task in statistics.tasks) == 5000
 
 
 def test_every_setting_of_the_paper_can_be_planned() -> None:
@@ -330,7 +331,7 @@ def test_every_setting_of_the_paper_can_be_planned() -> None:
     plan = plan_of(cells, target_of(hardware_of("h200x8"), None, None))
     assert plan.wall(FAST) < plan.wall(LIKELY) < plan.wall(SLOW)
     assert {cell.config.model_label for cell in plan.unfit} == {"qwen2_vl_7b", "qwen2_5_vl_7b"}
-    assert not any(cell.here for cell in plan.cells)
+    assert not any(cell.statistics.here for cell in plan.cells)
 
 
 def test_a_plan_adds_up_and_gets_cheaper(capsys: pytest.CaptureFixture[str]) -> None:
@@ -365,7 +366,7 @@ def test_cells_that_share_devices_are_fewer_at_a_time() -> None:
     assert one.seconds[LIKELY][EVALUATE] < other.seconds[LIKELY][EVALUATE]
     assert one.seconds[LIKELY][DRIFT] == other.seconds[LIKELY][DRIFT]
     assert one.seconds[LIKELY][EXCHANGE] > 0 == other.seconds[LIKELY][EXCHANGE]
-    assert any(change.word == "--devices-per-cell 1" for change in cheaper(plan))
+    assert any(change.word == "--devices-per-cell 1" for change in suggestions(plan))
 
 
 def test_this_machine_is_measured(tmp_path: Path) -> None:
@@ -428,7 +429,7 @@ def test_a_model_that_does_not_fit_is_told_on_how_many_devices_it_does(capsys: p
 
 def test_what_processes_cannot_share_is_told_with_every_reason() -> None:
     def reasons(sharing: Sharing, method: str, *words: str) -> str:
-        return " ".join(sharing_problems(config_of(method, *words), sharing))
+        return " ".join(sharding_problems(config_of(method, *words), sharing))
 
     assert reasons(ALONE, "sft+ewc", "model.adapter=lora") == ""
     assert reasons(Sharing(2), "sft+ewc", "model.adapter=lora") == ""

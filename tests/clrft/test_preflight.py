@@ -5,23 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
-from clrft.memory.available_memory import available_bytes, free_in_group, in_machine
+from clrft.memory.available_memory import available_bytes, free_in_group
 from clrft.memory.estimate import Longest, estimate, longest_allowed, most_prompts
-from clrft.memory.hints import divisors, halves, remedies
-from clrft.memory.sizes import ModelSizes, sizes_of
+from clrft.memory.hints import changes, halves, memory_hints
+from clrft.memory.model_sizes import ModelSizes, known_sizes
 from clrft.runner.memory_check import check_memory, memory_there
 from clrft.runner.prepare import longest_prompts, prepare
 from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
+from methods.model.config import ModelConfig
 from task_streams.errors import UserError
-from tests.two_billion import sizes_of_2b
 
 SMALL = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
@@ -43,9 +44,7 @@ def prepared(output: Path, *words: str) -> tuple[Run, Longest]:
 
 
 def sizes_in(state: Run) -> ModelSizes:
-    sizes = sizes_of(state.policy.model)
-    assert sizes is not None
-    return sizes
+    return known_sizes(state.config.model)
 
 
 def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(tmp_path: Path) -> None:
@@ -152,10 +151,7 @@ def test_the_embedded_model_fits_into_the_memory_of_this_machine(tmp_path: Path)
     assert there is not None and there > 10 * estimate(state.config, sizes_in(state), CPU, longest).peak.total
 
 
-def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> None:
-    assert in_machine("MemAvailable:", tmp_path / "none") is None
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5 kB\n")
-    assert in_machine("MemAvailable:", tmp_path / "meminfo") == 5 * 1024
+def test_memory_that_is_there_is_within_the_limit_of_the_control_group(tmp_path: Path) -> None:
     assert free_in_group(tmp_path) is None
     for name, text in {
         "memory.max": "1000\n",
@@ -166,11 +162,14 @@ def test_memory_that_is_there_is_read_from_the_systems_files(tmp_path: Path) -> 
     assert free_in_group(tmp_path) == 1000 - 700 + 200
     (tmp_path / "memory.max").write_text("max\n")
     assert free_in_group(tmp_path) is None
-    assert available_bytes(CPU) is not None
+    assert 0 < available_bytes(CPU) <= psutil.virtual_memory().total
 
 
-def test_values_to_try_go_from_the_mildest() -> None:
-    assert divisors(12, above=2) == [3, 4, 6, 12]
+def test_values_to_try_go_from_the_mildest(tmp_path: Path) -> None:
+    config = small(tmp_path, "rapo", "method.group_size=3", "train.accumulation=2")
+    longest = Longest(400, 332, 1, 332 * 14 * 14)
+    tried = [one.word for one in changes(config, longest, known_sizes(config.model))]
+    assert tried[:4] == [f"train.accumulation={parts}" for parts in (3, 4, 6, 12)]  # of 12 rows
     assert halves(24, 5) == [12, 6]
     assert halves(1, 1) == []
 
@@ -187,7 +186,7 @@ def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, tmp_pa
 @pytest.fixture(scope="module")
 def two_billion() -> ModelSizes:
     """Qwen2-VL-2B-Instruct's sizes."""
-    return sizes_of_2b()
+    return known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct"))
 
 
 def test_a_part_of_a_batch_has_as_many_prompts_as_adjacent_groups_allow() -> None:
@@ -224,7 +223,7 @@ def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak(two_billion: Mode
     longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
     words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
-    named = remedies(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
+    named = memory_hints(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clrft.config.run_config import RunConfig, build_config
-from clrft.memory.checkpoint_shape import PUBLISHED, checkpoint_of
+from clrft.memory.model_sizes import PUBLISHED, known_sizes
 from clrft.planning.hardware import hardware_of
 from clrft.planning.plan import plan_of, target_of
-from clrft.planning.token_lengths import Ruler
+from clrft.planning.token_lengths import TokenLengths
 from clrft.runner.run import run
 from clrft.runs.read import RunRecord, read_run
 from clrft.utils.progress import Silent
@@ -78,7 +78,7 @@ def test_presets_show_an_image_in_as_many_tokens_as_qwen2_vl(name: str, beside: 
     settings = mine.to_dict()["model"] | {"path": theirs.model.path, "label": beside}
     assert settings == theirs.to_dict()["model"]
     assert json.dumps(mine.to_dict()["evaluate"]) == json.dumps(theirs.to_dict()["evaluate"])
-    shown = [Ruler(checkpoint_of(one.model), one.model) for one in (mine, theirs)]
+    shown = [TokenLengths(one.model) for one in (mine, theirs)]
     for size in ((500, 375), (64, 64), (1920, 1080)):
         grids = [ruler._grid(Image.new("RGB", size)) for ruler in shown]
         assert grids[0] == grids[1]
@@ -89,9 +89,9 @@ def test_sizes_are_those_of_the_published_weights(name: str, parameters: int) ->
     # half of total_size in the published model.safetensors.index.json, which counts bytes of bfloat16
     config = build_config("digits_cil", "rapo", name)
     assert config.model.path in PUBLISHED
-    made = checkpoint_of(config.model)
-    assert made.sizes.parameters == made.trained == parameters
-    assert (made.patch, made.sizes.tower.merge, made.sizes.tower.gated) == (14, 2, True)
+    made = known_sizes(config.model)
+    assert made.parameters == made.trained == parameters
+    assert (made.tower.patch, made.tower.merge, made.tower.gated) == (14, 2, True)
     assert (made.shape.vision_layers, made.shape.window_layers, made.shape.window) == (4, 28, 4)
 
 

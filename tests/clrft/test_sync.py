@@ -16,7 +16,6 @@ from mlflow import MlflowClient
 
 from clrft.cli.main import main
 from clrft.runs.read import read_run
-from clrft.tracking import queue as tracking_queue
 from clrft.tracking.queue import END_SECONDS, CallQueue
 from clrft.tracking.runs import Tracker, is_marked
 from clrft.tracking.store import Unreachable, tracking_uri
@@ -162,28 +161,14 @@ def test_ten_thousand_steps_are_taken_at_once_and_the_end_waits_a_bounded_time(
     start = time.monotonic()
     for step in range(1, 10_001):
         task.steps([{"step": step, **{f"m{k}": 1.0 for k in range(100)}}])
-    assert time.monotonic() - start < 60  # one answered call takes more than 1 ms; this is 1 000 of them, all waiting
+        task.flush()
+    assert time.monotonic() - start < 60  # one answered call takes more than 1 ms; these are 10 000
     assert tracker.queue is not None
-    assert len(tracker.queue) <= tracking_queue.QUEUED_CALLS
-    assert tracker.queue.dropped > 1000 * 0.7  # 1 000 batches of 1 000 points, 200 of them wait
+    assert len(tracker.queue) == 4  # the three runs to be opened, and one call for all steps
     start = time.monotonic()
     assert not tracker.drained(tmp_path / "short" / "cell")
     assert END_SECONDS - 0.5 < time.monotonic() - start < 10 * END_SECONDS
     assert said[-1] == f"MLflow lacks some of cell; clrft sync {tmp_path / 'short' / 'cell'} feeds it."
-
-
-def test_a_full_queue_drops_the_oldest_figures_and_nothing_else() -> None:
-    gate = threading.Event()
-    done: list[str] = []
-    queue = CallQueue("store", lambda: len(done), print, size=3)
-    queue.put(gate.wait)
-    while len(queue):  # until it is being made
-        time.sleep(0.01)
-    for name in ("open", "1", "2", "3", "finish"):
-        queue.put(lambda name=name: done.append(name), figures=name.isdigit())  # type: ignore[misc]
-    gate.set()
-    assert queue.drain()
-    assert (done, queue.dropped) == (["open", "3", "finish"], 2)
 
 
 def test_a_store_that_comes_back_gets_everything_in_order_and_is_told_of_once() -> None:
@@ -281,7 +266,9 @@ def test_an_unfinished_run_is_fed_as_far_as_it_is_and_closed(root: Path) -> None
     for name in ("metrics.json", "matrix.json"):
         (folder / name).unlink()
     tracker = Tracker(root, "short")
-    tracker.cell(folder.name, {}).task(3, "t3").steps(ROWS)
+    task = tracker.cell(folder.name, {}).task(3, "t3")
+    task.steps(ROWS)
+    task.flush()
     assert tracker.drained()  # and the process dies
     assert main(["sync", str(folder)]) == 0
     (cell,) = runs(root, "cell")

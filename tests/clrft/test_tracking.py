@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clrft.cli.ui import serve_ui
 from clrft.tracking.runs import Tracker, flattened
 from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
-from clrft.tracking.ui import serve_ui
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
@@ -39,41 +39,29 @@ def feed(root: Path, seed: int = 1993) -> None:
     tracker.finish([folder / "metrics.json"])
 
 
-def test_a_sweep_is_a_tree_of_closed_runs(root: Path) -> None:
+def test_a_sweep_comes_back_as_a_tree_of_closed_runs_with_parameters_metrics_tags_and_files(root: Path) -> None:
     feed(root)
-    (sweep,), (cell,), tasks = runs(root, "sweep"), runs(root, "cell"), runs(root, "task")
+    (sweep,), (cell,) = runs(root, "sweep"), runs(root, "cell")
+    tasks = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
     assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
     assert [task.data.tags["mlflow.parentRunId"] for task in tasks] == [cell.info.run_id] * 2
     names = {run.info.run_name for run in (sweep, cell, *tasks)}
     assert names == {"quickstart", "digits_cil-rapo-1993", "task 01 t1", "task 02 t2"}
     assert {run.info.status for run in (sweep, cell, *tasks)} == {"FINISHED"}
 
-
-def test_parameters_metrics_tags_and_files_come_back(root: Path) -> None:
-    feed(root)
-    (cell,), (task, _) = runs(root, "cell"), sorted(runs(root, "task"), key=lambda run: run.info.run_name)
     assert cell.data.params == {"seed": "1993", "train.lr": "0.0001"}
     assert cell.data.tags["data"] == "f1"
     assert cell.data.metrics["forgetting"] == 0.25
     assert "Σ" in cell.data.tags["clrft.definition.forgetting"]
-    assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
-    assert history(root, task, "kl") == [(1, 0.0)]  # None is left out, never 0
-    assert artifacts(root, task) == ["metrics.json", "predictions.jsonl"]
     assert artifacts(root, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
-
-
-def test_the_matrix_is_one_curve_per_task_over_stages(root: Path) -> None:
-    feed(root)
-    (cell,) = runs(root, "cell")
-    assert history(root, cell, "accuracy/task_01") == [(1, 0.5), (2, 0.25)]
+    assert "fwt" not in cell.data.metrics  # an undefined metric is a reason and no number
+    assert cell.data.tags["clrft.undefined.fwt"] == "not evaluated: R[j-1,j]: future tasks"
+    assert history(root, cell, "accuracy/task_01") == [(1, 0.5), (2, 0.25)]  # one curve per task over stages
     assert history(root, cell, "accuracy/task_02") == [(2, 1.0)]  # stage 1 was not evaluated
 
-
-def test_an_undefined_metric_is_a_reason_and_no_number(root: Path) -> None:
-    feed(root)
-    (cell,) = runs(root, "cell")
-    assert "fwt" not in cell.data.metrics
-    assert cell.data.tags["clrft.undefined.fwt"] == "not evaluated: R[j-1,j]: future tasks"
+    assert history(root, tasks[0], "reward") == [(1, 0.25), (2, 0.75)]
+    assert history(root, tasks[0], "kl") == [(1, 0.0)]  # None is left out, never 0
+    assert artifacts(root, tasks[0]) == ["metrics.json", "predictions.jsonl"]
 
 
 def test_feeding_twice_adds_nothing(root: Path) -> None:
@@ -91,15 +79,18 @@ def test_a_task_that_died_half_fed_with_other_figures_is_begun_again(root: Path)
     folder = write_run(root / "quickstart", "rapo", 1993, [[50]], steps=ROWS)  # type: ignore[list-item]
     dying = Tracker(root, "quickstart")
     died = dying.cell(folder.name, {}).task(1, "t1")
-    died.steps([{"step": step, "reward": 9.0} for step in range(1, 1002)])  # more than one batch: told at once
+    died.steps([{"step": step, "reward": 9.0} for step in range(1, 1002)])  # more than one batch
+    died.flush()  # as it is after some seconds
     assert dying.drained()
+    (before,) = runs(root, "task")
+    assert len(history(root, before, "reward")) == 1001
     cell = Tracker(root, "quickstart").cell(folder.name, {})
     again = cell.task(1, "t1")
     again.steps(ROWS)
     again.finish(folder / "task_01")
     assert cell.finish()
     (task,) = runs(root, "task")
-    assert task.info.run_id == again.run_id != died.run_id
+    assert task.info.run_id != before.info.run_id
     assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
 
 
@@ -108,13 +99,15 @@ def test_a_task_that_goes_on_inside_gets_the_rest_of_its_steps(root: Path) -> No
     dying = Tracker(root, "quickstart")
     died = dying.cell(folder.name, {}).task(1, "t1")
     died.steps(ROWS[:1])
-    died._flush()  # as it is after some seconds
+    died.flush()  # as it is after some seconds
     assert dying.drained()
+    (before,) = runs(root, "task")
+    assert history(root, before, "reward") == [(1, 0.25)]
     cell = Tracker(root, "quickstart").cell(folder.name, {})
     cell.task(1, "t1").finish(folder / "task_01")
     assert cell.finish()
     (task,) = runs(root, "task")
-    assert task.info.run_id == died.run_id
+    assert task.info.run_id == before.info.run_id
     assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
 
 
@@ -144,10 +137,9 @@ def test_an_interrupted_cell_is_closed_with_its_task_and_opened_again_by_a_resum
     for kind in ("sweep", "cell", "task"):
         assert [run.info.status for run in runs(root, kind)] == ["KILLED"]
     tracker = Tracker(root, "quickstart")
-    second = tracker.cell("cell", {"seed": 1})
+    tracker.cell("cell", {"seed": 1})
     assert tracker.drained()
-    assert second.run_id == first.run_id
-    assert [run.info.status for run in runs(root, "cell")] == ["RUNNING"]
+    assert [run.info.status for run in runs(root, "cell")] == ["RUNNING"]  # the same one
 
 
 def test_a_sweep_with_a_cell_that_failed_has_failed_until_the_cell_is_finished(root: Path) -> None:
@@ -231,7 +223,6 @@ def test_tracking_switched_off_touches_no_store(tmp_path: Path) -> None:
     task.finish(tmp_path)
     assert cell.finish()
     tracker.finish()
-    assert (tracker.run_id, cell.run_id, task.run_id) == ("", "", "")
     assert os.listdir(tmp_path) == ["quickstart"]
 
 
@@ -326,7 +317,7 @@ def test_preparing_prints_nothing_and_arms_no_usage_ping(
 
 def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from clrft.tracking.ui import serve_ui\n"
+        "import sys; from pathlib import Path; from clrft.cli.ui import serve_ui\n"
         "sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))\n"
     )
     port = free_port()

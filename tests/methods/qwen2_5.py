@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from clrft.base_model import default_model_path
-from clrft.base_model.architecture import tiny_processor
+from scripts.base_model.architecture import tiny_processor
 
 
 def write_qwen2_5_vl(folder: Path) -> Path:

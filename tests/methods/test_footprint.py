@@ -1,41 +1,29 @@
 """Estimated memory is what autograd, gradients and optimizer really hold, and what a hand works out for a 2B model."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from clrft.base_model import default_model_path
-from clrft.memory.activations import Pass, Precision, kept, text_end, text_layer, tower_ends, tower_layer
-from clrft.memory.footprint import (
-    MARGIN,
-    STEP,
-    autocast_copies,
-    cache,
-    optimizer_step,
-    peak_of_testing,
-    peak_of_training,
-    sampling,
-    scoring,
-    standing,
-    trained,
-    update,
-    weights,
-)
-from clrft.memory.sizes import ModelSizes, sizes_of, sizes_of_checkpoint
-from clrft.memory.workload import Load, Setup
+from clrft.memory.model_sizes import PUBLISHED, ModelSizes, known_sizes, local_config, model_sizes
+from clrft.memory.phases import MARGIN, STEP, Load, Pass, Phases, Setup
+from methods.costs.flops import shape_of
 from methods.generation.checkpointed import checkpointed_states
 from methods.generation.completion_logps import completion_states
 from methods.generation.shared_prefix import prefill
 from methods.inputs.media import image_patches, token_types
 from methods.inputs.prompts import Prompts
 from methods.model.config import ModelConfig
-from methods.model.policy import Policy, load_policy
+from methods.model.policy import Policy, load_policy, lora_config
 from task_streams.prompt import request
 from task_streams.types import TaskStream
-from tests.two_billion import sizes_of_2b
 
 PATCHES = 64  # of an image of the embedded model
 PROMPTS = 3
@@ -78,20 +66,10 @@ def each_once(batch: dict[str, Tensor], types: Tensor, group: int) -> tuple[Prom
     return every_row.select(torch.arange(PROMPTS) * group), places
 
 
-def precision_of(policy: Policy) -> Precision:
+def setup_of(policy: Policy, **others: Any) -> Setup:
     sizes = policy.numerics.weights.itemsize, policy.numerics.compute.itemsize
     rank = policy.config.lora_rank if policy.has_adapter else 0
-    return Precision(*sizes, 4 if rank else 0, rank, policy.attention)
-
-
-def of_tower(sizes: ModelSizes, precision: Precision, images: int) -> int:
-    layer = tower_layer(sizes.tower, precision, images * PATCHES, images)
-    return kept(layer, sizes.tower.layers, 0, False) + tower_ends(sizes.tower, precision, images * PATCHES)
-
-
-def of_text(sizes: ModelSizes, precision: Precision, one: Pass) -> int:
-    layer = text_layer(sizes.text, precision, one)
-    return kept(layer, sizes.text.layers, 0, False) + text_end(sizes.text, precision, one)
+    return Setup(*sizes, 4 if rank else 0, rank, policy.attention, **others)
 
 
 WAYS: list[dict[str, Any]] = [
@@ -112,12 +90,11 @@ def test_activations_are_those_that_autograd_keeps(
     settings = {name: value for name, value in way.items() if name != "optimizer"}
     config = ModelConfig(device="cpu", **settings)
     policy = load_policy(config, str(default_model_path()), optimizer=way.get("optimizer", "adamw"))
-    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
-    assert sizes is not None
+    model, phases = policy.model.train(), Phases(known_sizes(config), setup_of(policy), LOAD)
     batch, completions, mask = inputs(policy, stream, group, length)
     rows, prompt = batch["input_ids"].shape
     types = token_types(batch["input_ids"], model.config)
-    copies = autocast_copies(sizes, Setup(precision, autocast=policy.numerics.autocasts))
+    copies = phases.autocast_copies(phases.sizes.parameters)
 
     def plain() -> Any:
         return model(
@@ -131,7 +108,7 @@ def test_activations_are_those_that_autograd_keeps(
         )
 
     whole = Pass(rows, prompt + length, prompt + length)
-    expected = of_tower(sizes, precision, rows) + of_text(sizes, precision, whole) + copies
+    expected = phases.tower(rows, PATCHES, 1)[1] + phases.text(whole)[1] + copies
     with policy.computing():
         assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
 
@@ -140,51 +117,51 @@ def test_activations_are_those_that_autograd_keeps(
         return completion_states(model, prefill(model, prompts), places, completions, mask)
 
     passes = (Pass(PROMPTS, prompt, prompt), Pass(rows, length, prompt + length))
-    expected = of_tower(sizes, precision, PROMPTS) + sum(of_text(sizes, precision, one) for one in passes) + copies
+    expected = phases.tower(PROMPTS, PATCHES, 1)[1] + sum(phases.text(one)[1] for one in passes) + copies
     with policy.computing():
         assert kept_by_autograd(model, shared) == pytest.approx(expected, rel=0.1)
 
 
 def test_with_checkpointing_each_layer_keeps_its_input_alone(policy: Policy, stream: TaskStream) -> None:
-    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
-    assert sizes is not None
+    """Kept beside the inputs of 3 layers of the tower and 4 of the text: what stands before and behind them."""
+    model, phases = policy.model.train(), Phases(known_sizes(policy.config), setup_of(policy, checkpointing=True), LOAD)
     model.gradient_checkpointing_enable()
     batch, completions, mask = inputs(policy, stream, 4, 24)
     rows, prompt = batch["input_ids"].shape
-    one = Pass(rows, prompt + 24, prompt + 24)
     types = token_types(batch["input_ids"], model.config)
     batch |= {"mm_token_type_ids": torch.cat([types, torch.zeros_like(completions)], dim=1)}
     batch["input_ids"] = torch.cat([batch["input_ids"], completions], dim=1)
     batch["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
     found = kept_by_autograd(model, lambda: model(**batch, use_cache=False, logits_to_keep=1))
-    patches, width = rows * PATCHES, 4
-    tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
-    text = kept(0, 4, rows * (prompt + 24) * 128 * width, True) + text_end(sizes.text, precision, one)
-    assert found == pytest.approx(tower + text, rel=0.1)
+    expected = without_a_layer(phases.tower(rows, PATCHES, 1))
+    expected += without_a_layer(phases.text(Pass(rows, prompt + 24, prompt + 24)))
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def without_a_layer(kept: tuple[int, int]) -> int:
+    """What is kept until the backward pass computes a layer again."""
+    layer, all_of_them = kept
+    return all_of_them - layer
 
 
 def test_with_checkpointing_shared_prompts_keep_their_layers_inputs_once(policy: Policy, stream: TaskStream) -> None:
-    model, sizes, precision = policy.model.train(), sizes_of(policy.model), precision_of(policy)
-    assert sizes is not None
+    model, phases = policy.model.train(), Phases(known_sizes(policy.config), setup_of(policy, checkpointing=True), LOAD)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     batch, completions, mask = inputs(policy, stream, 8, 24)
     rows, prompt = batch["input_ids"].shape
     types = token_types(batch["input_ids"], model.config)
     prompts, places = each_once(batch, types, 8)
     found = kept_by_autograd(model, lambda: checkpointed_states(model, prompts, places, completions, mask))
-    patches, width = PROMPTS * PATCHES, 4
-    tower = kept(0, 3, patches * 96 * width, True) + tower_ends(sizes.tower, precision, patches)
-    texts = [Pass(PROMPTS, prompt, prompt), Pass(rows, 24, prompt + 24)]
-    states = sum(kept(0, 4, one.rows * one.tokens * 128 * width, True) for one in texts)
-    assert found == pytest.approx(tower + states + text_end(sizes.text, precision, texts[1]), rel=0.1)
+    prompts_alone = 4 * PROMPTS * prompt * 128 * 4  # inputs of 4 layers, 128 numbers of 4 bytes
+    expected = without_a_layer(phases.tower(PROMPTS, PATCHES, 1)) + prompts_alone
+    expected += without_a_layer(phases.text(Pass(rows, 24, prompt + 24)))
+    assert found == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("which", ["policy", "lora_policy"])
 def test_weights_gradients_and_moments_are_exact(which: str, request: pytest.FixtureRequest) -> None:
     policy = request.getfixturevalue(which)
-    model, sizes = policy.model, sizes_of(policy.model)
-    assert sizes is not None
-    setup = Setup(precision_of(policy))
+    model, phases = policy.model, Phases(known_sizes(policy.config), setup_of(policy), LOAD)
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned)
     for weight in learned:
@@ -195,28 +172,28 @@ def test_weights_gradients_and_moments_are_exact(which: str, request: pytest.Fix
     def size(tensors: Any) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    assert weights(sizes, setup)["weights"] == size(model.parameters())
-    assert trained(sizes, setup) == size(weight.grad for weight in learned)
-    assert standing(sizes, setup)["moments"] == size(moments)
+    assert phases.weights == size(model.parameters())
+    assert phases.trained == size(weight.grad for weight in learned)
+    assert phases.step().parts["moments"] == size(moments)
 
 
 def test_an_adapter_on_some_matrices_is_counted_by_their_names() -> None:
     targets = r".*language_model.*(q|v)_proj"
     config = ModelConfig(dtype="bfloat16", device="cpu", adapter="lora", lora_rank=4, lora_targets=targets)
     model = load_policy(config, str(default_model_path())).model
-    sizes = sizes_of(model, targets)
-    assert sizes is not None and sizes.tower_sides == 0
+    sizes = known_sizes(config)
+    assert sizes.tower_sides == 0
     assert 4 * sizes.text_sides == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 @pytest.fixture(scope="module")
 def two_billion() -> ModelSizes:
     """Qwen2-VL-2B-Instruct's sizes."""
-    return sizes_of_2b()
+    return known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct"))
 
 
-BF16 = Precision(2, 2)
-LORA = Precision(2, 2, adapter=4, rank=16)
+BF16 = Setup(2, 2)
+LORA = Setup(2, 2, adapter=4, rank=16)
 LOAD = Load(64, 64, 8, 8, prompt=400, completion=512, patches=256, images=1, samples=True, shared=True, tested=32)
 
 
@@ -232,7 +209,7 @@ def test_the_sizes_of_a_2b_model_by_hand(two_billion: ModelSizes) -> None:
 
 def test_what_stands_in_full_fine_tuning_of_2b_by_hand(two_billion: ModelSizes) -> None:
     # 2,208,985,600 weights of 2 bytes are 4.11 GiB; gradients as many; moments twice as many.
-    found = optimizer_step(two_billion, Setup(BF16, gpu=True, anchor=True, reference=True), LOAD)
+    found = Phases(two_billion, replace(BF16, gpu=True, anchor=True, reference=True), LOAD).step()
     expected = {"weights": 4.11, "moments": 8.23, "gradients": 4.11, "step": 4.11, "anchor": 4.11, "reference": 4.11}
     assert {name: size / GIB for name, size in found.parts.items()} == pytest.approx(expected, abs=0.01)
     assert found.total == int(MARGIN * sum(found.parts.values()))
@@ -240,80 +217,102 @@ def test_what_stands_in_full_fine_tuning_of_2b_by_hand(two_billion: ModelSizes) 
 
 def test_keys_and_values_of_2b_by_hand(two_billion: ModelSizes) -> None:
     # a token: 2 (keys, values) * 256 numbers * 2 bytes in each of 28 layers, one of them twice while it grows
-    assert cache(two_billion, Setup(BF16), rows=64, length=912) == 64 * 912 * 29 * 1024
+    assert Phases(two_billion, BF16, LOAD).cache(rows=64, length=912) == 64 * 912 * 29 * 1024
 
 
 def test_a_layers_activations_of_2b_by_hand() -> None:
     # A token in bfloat16, nothing looked at but itself. Norms: 2 * 1536 * (4 + 2); inputs: 2 * 1536 * 2;
     # gate, its activation, up, product: 4 * 8960 * 2; queries, output, keys, values by queries' heads: 4 * 1536 * 2;
     # the mask: 2.
-    sizes = sizes_of_checkpoint(str(default_model_path()))
-    assert sizes is not None
-    text = replace(sizes.text, width=1536, inner=8960, heads=12, key_heads=2, head_size=128)
+    sizes = known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct"))
     one = Pass(1, 1, 1)
-    assert text_layer(text, BF16, one) == 18_432 + 6_144 + 71_680 + 12_288 + 2
+    assert Phases(sizes, BF16, LOAD).text(one)[0] == 18_432 + 6_144 + 71_680 + 12_288 + 2
     # FlashAttention keeps keys and values by their own two heads: 2 * 1536 * 2 + 2 * 256 * 2, and no mask
     flash = replace(BF16, attention="flash_attention_2")
-    assert text_layer(text, flash, one) == 18_432 + 6_144 + 71_680 + 6_144 + 1_024
+    assert Phases(sizes, flash, LOAD).text(one)[0] == 18_432 + 6_144 + 71_680 + 6_144 + 1_024
 
 
 def test_an_adapter_has_small_moments_and_no_copies_of_the_model(two_billion: ModelSizes) -> None:
     # 16 * 1,826,304 = 29.2 million weights in float32: 0.109 GiB, twice that in moments
-    parts = optimizer_step(two_billion, Setup(LORA, anchor=True, reference=True), LOAD).parts
+    parts = Phases(two_billion, replace(LORA, anchor=True, reference=True), LOAD).step().parts
     assert parts["moments"] / GIB == pytest.approx(0.218, abs=0.001)
     assert parts["anchor"] / GIB == pytest.approx(0.109, abs=0.001)
     assert "reference" not in parts
 
 
 def test_snapshots_that_rest_on_the_cpu_are_there_one_at_a_time_and_when_asked(two_billion: ModelSizes) -> None:
-    setup = Setup(BF16, gpu=True, anchor=True, reference=True, offloaded=True)
+    setup = replace(BF16, gpu=True, anchor=True, reference=True, offloaded=True)
     copy = 2 * two_billion.parameters
-    assert scoring(two_billion, setup, LOAD).parts["anchor or reference"] == copy
-    for phase in (update(two_billion, setup, LOAD), sampling(two_billion, setup, LOAD)):
+    assert Phases(two_billion, setup, LOAD).scoring().parts["anchor or reference"] == copy
+    for phase in (Phases(two_billion, setup, LOAD).gradients(), Phases(two_billion, setup, LOAD).sampling()):
         assert not {"anchor", "reference", "anchor or reference"} & phase.parts.keys()
     # where what the policy computed for the loss is there as the anchor is asked, and in supervised losses
     for load in (replace(LOAD, once=True), replace(LOAD, samples=False, shared=False)):
-        assert update(two_billion, setup, load).parts["anchor or reference"] == copy
+        assert Phases(two_billion, setup, load).gradients().parts["anchor or reference"] == copy
 
 
 def test_what_uses_less_memory_needs_less(two_billion: ModelSizes) -> None:
-    setup = Setup(BF16, gpu=True)
-    most = peak_of_training(two_billion, setup, LOAD).total
+    setup = replace(BF16, gpu=True)
+    most = Phases(two_billion, setup, LOAD).training().total
     smaller = (replace(LOAD, micro_rows=8), replace(LOAD, completion=256), replace(LOAD, rows=32, micro_rows=32))
-    assert all(peak_of_training(two_billion, setup, load).total < most for load in smaller)
-    again = peak_of_training(two_billion, replace(setup, checkpointing=True), replace(LOAD, shared=False))
+    assert all(Phases(two_billion, setup, load).training().total < most for load in smaller)
+    again = Phases(two_billion, replace(setup, checkpointing=True), replace(LOAD, shared=False)).training()
     assert again.total < most
-    assert (
-        peak_of_testing(two_billion, setup, LOAD).total
-        > peak_of_testing(two_billion, setup, replace(LOAD, tested=4)).total
-    )
+    few = Phases(two_billion, setup, replace(LOAD, tested=4)).testing()
+    assert few.total < Phases(two_billion, setup, LOAD).testing().total
 
 
 def test_logits_are_bounded_whatever_the_batch(two_billion: ModelSizes) -> None:
     # 64 * 512 * 151,936 numbers would be 18.5 GiB in float32; a table has 2**25 at most, four times over: 0.5 GiB
-    assert update(two_billion, Setup(BF16), LOAD).parts["logits"] == 4 * 4 * 2**25
+    assert Phases(two_billion, BF16, LOAD).gradients().parts["logits"] == 4 * 4 * 2**25
 
 
 def test_prefixes_that_are_kept_are_those_of_a_tasks_examples(two_billion: ModelSizes) -> None:
-    setup = Setup(BF16, anchor=True, reference=True)
+    setup = replace(BF16, anchor=True, reference=True)
     load = replace(LOAD, prefixes=2**30, examples=4)
     # 4 examples of 400 tokens in two models, 29 KiB a token
-    assert update(two_billion, setup, load).parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
-    assert update(two_billion, setup, replace(load, examples=None)).parts["kept prefixes"] == 2**30
+    assert Phases(two_billion, setup, load).gradients().parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
+    assert Phases(two_billion, setup, replace(load, examples=None)).gradients().parts["kept prefixes"] == 2**30
 
 
 def test_a_small_adapter_leaves_the_optimizers_step_behind(two_billion: ModelSizes) -> None:
-    assert optimizer_step(two_billion, Setup(LORA), LOAD).phase == STEP
-    assert peak_of_training(two_billion, Setup(LORA), LOAD).phase != STEP
+    assert Phases(two_billion, LORA, LOAD).step().phase == STEP
+    assert Phases(two_billion, LORA, LOAD).training().phase != STEP
 
 
-def test_a_family_that_is_not_known_has_no_sizes() -> None:
-    class Other:
-        class config:
-            model_type = "other"
-
-    assert sizes_of(Other()) is None
+def test_a_family_that_is_not_known_has_no_sizes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "other"}')
+    assert model_sizes(ModelConfig(path=str(tmp_path))) is None
 
 
-def test_a_checkpoints_config_tells_what_its_model_does(policy: Policy) -> None:
-    assert sizes_of_checkpoint(str(default_model_path())) == sizes_of(policy.model)
+ADAPTERS: list[dict[str, Any]] = [
+    {},
+    {"adapter": "lora", "lora_rank": 4},
+    {"adapter": "lora", "lora_targets": r".*language_model.*(q|v)_proj"},
+]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=["full", "lora", "some"])
+@pytest.mark.parametrize("path", [str(default_model_path()), *PUBLISHED])
+def test_a_checkpoints_config_tells_what_its_model_has(path: str, adapter: dict[str, Any]) -> None:
+    """The real model, its weights without memory, beside what its config.json comes to."""
+    config = ModelConfig(path=path, **adapter)
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(
+            AutoConfig.for_model(**(local_config(path) or PUBLISHED[path]))
+        )
+        parameters = sum(weight.numel() for weight in model.parameters())
+        if adapter:
+            model = get_peft_model(model, lora_config(config)).get_base_model()
+    sizes = known_sizes(config)
+    assert sizes.parameters == parameters
+    assert sizes.trained == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert sizes.shape == shape_of(model)
+
+
+def test_a_config_of_the_hub_is_flat_and_leaves_out_what_is_usual(tmp_path: Path) -> None:
+    nested = PUBLISHED["Qwen/Qwen2-VL-7B-Instruct"]
+    flat = {**nested["text_config"], "model_type": "qwen2_vl", "vision_config": {"hidden_size": 3584}}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    own = known_sizes(ModelConfig(path=str(tmp_path)))
+    assert own == known_sizes(ModelConfig(path="Qwen/Qwen2-VL-7B-Instruct"))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from clrft.base_model.architecture import IMAGE_TOKENS
-from clrft.base_model.tokenizer import END_OF_TEXT, IMAGE_PAD, TURN_END, special_id
+from scripts.base_model.architecture import IMAGE_TOKENS
+from scripts.base_model.tokenizer import END_OF_TEXT, IMAGE_PAD, TURN_END, special_id
 from task_streams.probes.glyphs import DIGITS, LETTERS
 from task_streams.prompt import THOUGHTS, prompt_messages, target_text
 from task_streams.prompt_style import prompt_style

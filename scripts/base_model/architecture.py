@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-from clrft.base_model import tokenizer as vocabulary
+from scripts.base_model import tokenizer as vocabulary
 from task_streams.probes.glyphs import IMAGE_SIZE
 
 PATCH, MERGE, FRAMES = 8, 2, 2  # pixels of a patch side, patches merged per side, frames of a temporal patch

@@ -15,9 +15,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Tokenizer
 
-from clrft.base_model.architecture import IMAGE_TOKENS, image_tokens
-from clrft.base_model.augment import Distortion, distort, glyph_pool
-from clrft.base_model.questions import LABELS, TextBatch, draw_questions, encode
+from scripts.base_model.architecture import IMAGE_TOKENS, image_tokens
+from scripts.base_model.augment import Distortion, distort, glyph_pool
+from scripts.base_model.questions import LABELS, TextBatch, draw_questions, encode
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ from rich.progress import (
 )
 
 from clrft.base_model import default_model_path
-from clrft.base_model.architecture import tiny_model, tiny_processor
-from clrft.base_model.measure import DIGIT_COUNT, GLYPH_COUNT, Measures, measure
-from clrft.base_model.pretrain import Report, Schedule, pretrain
-from clrft.base_model.tokenizer import train_tokenizer
+from scripts.base_model.architecture import tiny_model, tiny_processor
+from scripts.base_model.measure import DIGIT_COUNT, GLYPH_COUNT, Measures, measure
+from scripts.base_model.pretrain import Report, Schedule, pretrain
+from scripts.base_model.tokenizer import train_tokenizer
 from task_streams.errors import UserError
 
 RECORD = "recorded.json"
@@ -67,7 +67,9 @@ def recorded_measures(folder: Path | None = None) -> dict[str, Any]:
     """
     path = (folder or default_model_path()) / RECORD
     if not path.is_file():
-        raise UserError(f"{path} is missing: expected the folder of a model made by `clrft base build`.")
+        raise UserError(
+            f"{path} is missing: expected the folder of a model made by `python -m scripts.base_model build`."
+        )
     measures: dict[str, Any] = json.loads(path.read_text())["measures"]
     return measures
 

@@ -1,0 +1,1 @@
+"""What is run in a checkout of the repository, and not installed."""
