@@ -83,15 +83,19 @@ def write_stage(folder: Path, stage: int, rng: np.random.Generator) -> None:
     (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps) if stage else "")
 
 
+def write_runs(sweep: Path, methods: int, orders: int, tasks: int, rng: np.random.Generator) -> None:
+    """Run folders with random results."""
+    for method in range(methods):
+        for seed in range(orders):
+            name = f"method_{method:02d}"
+            write_run(sweep / f"digits_cil-{name}-{seed}", name, seed, tasks, rng)
+
+
 def measure(tasks: int, repeats: int) -> dict[str, Any]:
     """Seconds of `clrft compare` over 200 runs."""
-    rng = np.random.default_rng(tasks)
     with tempfile.TemporaryDirectory() as place:
         sweep = Path(place) / "many"
-        for method in range(METHODS):
-            for seed in range(ORDERS):
-                name = f"method_{method:02d}"
-                write_run(sweep / f"digits_cil-{name}-{seed}", name, seed, tasks, rng)
+        write_runs(sweep, METHODS, ORDERS, tasks, np.random.default_rng(tasks))
         size = sum(path.stat().st_size for path in sweep.rglob("*") if path.is_file())
         times, processor = [], []
         for _ in range(repeats):

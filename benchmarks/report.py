@@ -19,7 +19,7 @@ import numpy as np
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from benchmarks.compare import write_run
+from benchmarks.compare import write_runs
 from clrft.cli.report import report_of
 from clrft.runs.provenance import hardware, versions
 from clrft.runs.read import find_runs
@@ -41,15 +41,6 @@ new PerformanceObserver(list => {
   }
 }).observe({type: 'paint', buffered: true});
 """
-
-
-def make_runs(sweep: Path) -> None:
-    """Run folders with random results."""
-    rng = np.random.default_rng(0)
-    for method in range(METHODS):
-        for seed in range(ORDERS):
-            name = f"method_{method:02d}"
-            write_run(sweep / f"digits_cil-{name}-{seed}", name, seed, TASKS, rng)
 
 
 def load(page: Path) -> dict[str, Any]:
@@ -81,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         sweep = options.runs or Path(place) / "many"
         if options.runs is None:
-            make_runs(sweep)
+            write_runs(sweep, METHODS, ORDERS, TASKS, np.random.default_rng(0))
         found = find_runs([sweep])
         began, processor = time.perf_counter(), time.process_time()
         page, *others = report_of(found, [sweep], Path(place) / "report", mix=["all"])

@@ -11,7 +11,8 @@ import sys
 from rich.console import Console
 
 import clrft
-from clrft.analysis.tables import to_terminal
+from clrft.analysis.comparison_tables import comparison_parts
+from clrft.analysis.render import to_terminal
 from clrft.utils.progress import Bars
 
 METHODS = ("sft", "grpo")
@@ -25,7 +26,7 @@ def main(words: list[str]) -> None:
     cells = [clrft.build_config("digits_cil", method, "tiny", 1993, *settings) for method in METHODS]
     with Bars(console) as bars:
         runs = [clrft.read_run(clrft.run(cell, bars)) for cell in cells]
-    console.print(to_terminal(clrft.compare(runs, baseline="sft")))
+    console.print(to_terminal(comparison_parts(clrft.compare(runs, baseline="sft"))))
     for run in runs:
         console.print(run.method)
         console.print(run.matrix.to_table())

@@ -1,23 +1,31 @@
 """Compare runs: mean and spread over class orders, every order's value, paired differences between methods.
 
 Runs that differ in what a comparison must hold equal are refused, unless the user allows it
-(``clrft.analysis.mixing``). Deliberately absent: tables and files (``clrft.analysis.tables``), pictures
+(``clrft.analysis.mixing``). Deliberately absent: tables (``clrft.analysis.comparison_tables``), pictures
 (``clrft.analysis.figures``), published figures (``clrft.analysis.published_results``).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from clrft.analysis.groups import Group, Summary, grouped, summarise, with_joint_row
+from clrft.analysis.groups import Group, grouped, summarise, with_joint_row
 from clrft.analysis.mixing import Mixed, check_words, sort_out
-from clrft.analysis.paired_tests import FEWEST, t_interval
+from clrft.analysis.paired_tests import FEWEST
 from clrft.analysis.pairs import Paired, is_named, pairs_of
-from clrft.analysis.updates import held_apart, lost_updates
+from clrft.analysis.table import Heading, Sentence, Summary
+from clrft.config.records import LEAST_APPLIED
 from clrft.runs.differences import FLOOR, unlike, unrecorded
 from clrft.runs.read import RunRecord, metric_rank
 from task_streams.errors import UserError, unknown_name
 
-__all__ = ["FLOOR", "Comparison", "Group", "Mixed", "Paired", "Summary", "compare", "summarise", "t_interval"]
+__all__ = ["FLOOR", "Comparison", "Group", "Mixed", "Paired", "Study", "Summary", "compare", "summarise"]
+
+# As in methods/settings.py, which takes seconds to import.
+AUTO, KEEPING = "auto", ("adamw_float32", "adamw_kahan")
+LOST_BELOW = 0.9  # share of an update that reached the weights
+_NO_KEY = re.compile(r"[^A-Za-z0-9._]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,72 @@ class Comparison:
     def defined_metrics(self, stream: str) -> list[str]:
         """Metrics that at least one method of a stream has, in the order of ``METRICS``."""
         keys = dict.fromkeys(key for group in self.of_stream(stream) for key in group.metrics)
-        has = [key for key in keys if any(_known(group, key) for group in self.of_stream(stream))]
+        has = [
+            key
+            for key in keys
+            for summaries in [[group.metrics[key] for group in self.of_stream(stream) if key in group.metrics]]
+            if any(value.value is not None for summary in summaries for value in summary.values.values())
+        ]
         return sorted(has, key=metric_rank)
+
+    def mixed_by_stream(self) -> dict[str, str]:
+        """What of each stream was mixed on request, for the column ``mixed`` of a CSV file; empty for nothing."""
+        return {stream: " ".join(self.mixed_in(stream)) for stream in self.streams()}
+
+    def key(self, name: str, stream: str) -> str:
+        """File name of a part of a stream, without ending; the stream is named where there are several."""
+        if len(self.streams()) == 1:
+            return name
+        return f"{name}-{self.streams().index(stream) + 1}-{_NO_KEY.sub('-', stream)[:40]}"
+
+    def closing(self, without: Sequence[str]) -> list[Sentence]:
+        """Sentences that close a study of the runs: in what they differ, and what has nothing to show."""
+        texts = [*(f"the runs differ: {one}." for one in self.mixed), *without]
+        return [Sentence(text, "note") for text in texts]
+
+    def heading(self, stream: str) -> list[Heading]:
+        """A heading that names the stream where there are several."""
+        return [Heading(stream)] if len(self.streams()) > 1 else []
+
+
+class OfGroup(Protocol):
+    """What a study found of one group."""
+
+    @property
+    def group(self) -> Group:
+        """The group."""
+
+
+Found = TypeVar("Found", bound=OfGroup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study(Generic[Found]):
+    """What was found of the groups of a comparison, e.g. their costs.
+
+    Attributes:
+        comparison: the runs, and in what they differ although a comparison holds it equal.
+        groups: of those that have something to show, in the order of the comparison.
+        without: a sentence for each group or run that has nothing to show.
+    """
+
+    comparison: Comparison
+    groups: tuple[Found, ...]
+    without: tuple[str, ...]
+
+    def streams(self) -> list[str]:
+        """Names of the streams, in order of appearance."""
+        return list(dict.fromkeys(one.group.stream for one in self.groups))
+
+    def of_stream(self, stream: str) -> list[Found]:
+        """What was found of one stream's groups."""
+        return [one for one in self.groups if one.group.stream == stream]
+
+
+def over_n(groups: Iterable[Group], figure: str = "mean ± standard deviation") -> str:
+    """Words for what a table's figures are over: the class orders, or the one there is."""
+    several = any(len(group.runs) > 1 for group in groups)
+    return f"{figure} over n class orders" if several else "one class order"
 
 
 def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequence[str] = ()) -> Comparison:
@@ -73,7 +145,11 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
     mix = [word for words in mix for word in words.split(",") if word]
     check_words(mix, records)
     groups = grouped(records)
-    problems = [*_twice(groups), *_lengths(groups)]
+    problems = _same_run_twice(groups)
+    for stream in _streams(groups):
+        sizes = sorted({len(run.matrix) for group in _of(groups, stream) for run in group.runs})
+        if len(sizes) > 1:
+            problems.append(f"runs of {stream} have {' and '.join(map(str, sizes))} tasks; compare them apart.")
     shown: list[Group] = []
     mixed: list[Mixed] = []
     for stream in _streams(groups):
@@ -94,7 +170,7 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
     return Comparison(tuple(shown), tuple(pairs), tuple(notes), tuple(mixed))
 
 
-def _twice(groups: Iterable[Group]) -> list[str]:
+def _same_run_twice(groups: Iterable[Group]) -> list[str]:
     problems = []
     for group in groups:
         by_seed: dict[int, list[str]] = {}
@@ -106,15 +182,6 @@ def _twice(groups: Iterable[Group]) -> list[str]:
             for seed, folders in by_seed.items()
             if len(folders) > 1
         ]
-    return problems
-
-
-def _lengths(groups: Sequence[Group]) -> list[str]:
-    problems = []
-    for stream in _streams(groups):
-        sizes = sorted({len(run.matrix) for group in _of(groups, stream) for run in group.runs})
-        if len(sizes) > 1:
-            problems.append(f"runs of {stream} have {' and '.join(map(str, sizes))} tasks; compare them apart.")
     return problems
 
 
@@ -145,7 +212,7 @@ def _notes(stream: str, groups: Sequence[Group]) -> list[str]:
     machines = {repr(run.manifest["hardware"]) for run in runs if run.manifest.get("hardware")}
     if len(machines) > 1:
         notes.append(f"{stream}: the runs come from {len(machines)} kinds of machine (manifest.hardware).")
-    notes += [f"{stream}: {note}" for note in (*lost_updates(groups), *held_apart(groups))]
+    notes += [f"{stream}: {note}" for note in (*_lost_updates(groups), *_optimizers_apart(groups))]
     most = max(len(group.runs) for group in groups)
     if 1 < most < FEWEST and len(groups) > 1:
         notes.append(
@@ -166,5 +233,29 @@ def _of(groups: Iterable[Group], stream: str) -> list[Group]:
     return [group for group in groups if group.stream == stream]
 
 
-def _known(group: Group, key: str) -> bool:
-    return key in group.metrics and any(value.value is not None for value in group.metrics[key].values.values())
+def _lost_updates(groups: Sequence[Group]) -> list[str]:
+    """What learned less than it meant to, since its weights were too coarse (``methods/model/numerics.py``)."""
+    found = []
+    for group in groups:
+        shares = [run.task_metrics(stage).get(LEAST_APPLIED) for run in group.runs for stage in run.stages()]
+        least = min((share for share in shares if share is not None), default=1.0)
+        if least < LOST_BELOW:
+            found.append(
+                f"as little as {least:.0%} of an update of {group.label} reached the weights, and the rest was lost to "
+                "rounding (update_applied in steps.jsonl), so that its figures are not those of the method."
+            )
+    return found
+
+
+def _optimizers_apart(groups: Sequence[Group]) -> list[str]:
+    """How ``train.optimizer=auto`` has the weights moved, where memory did not allow the same for all."""
+    kinds: dict[str, dict[str, None]] = {}
+    for group in (one for one in groups if one.method != FLOOR):
+        for run in group.runs:
+            optimizer = (run.manifest.get("model") or {}).get("optimizer")
+            if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in KEEPING:
+                kinds.setdefault(optimizer, {})[group.label] = None
+    if len(kinds) < 2:
+        return []
+    told = " and ".join(f"{', '.join(labels)} by {optimizer}" for optimizer, labels in kinds.items())
+    return [f"weights were moved in two ways, as memory allowed: {told}. Both keep all of an update."]

@@ -1,20 +1,54 @@
 """What runs cost: tokens, images, model operations and processor time by activity, per run and over class orders.
 
-Data for tables and pictures; every figure is a sum over a run's stages of what their ``metrics.json`` tells. A figure
-that one stage lacks is undefined for the run, with a reason; an activity that a run does not have costs nothing.
+Every figure is a sum over a run's stages of what their ``metrics.json`` tells. A figure that one stage lacks is
+undefined for the run, with a reason; an activity that a run does not have costs nothing. Tables show numbers with a
+prefix (``1.23 T`` operations) and hours, CSV holds counts and seconds.
 Deliberately absent: money, energy, and a comparison of runs from different machines: seconds are those of the machine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clrft.analysis.compare import Comparison, Group, Summary, summarise
-from clrft.analysis.study import Study
-from clrft.runs.cost_names import ACTIVITIES, FIGURES, MEMORY, TRAIN
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.render import Figures, long_csv
+from clrft.analysis.table import (
+    DASH,
+    EVERYWHERE,
+    Cell,
+    Column,
+    Part,
+    Place,
+    Sentence,
+    Table,
+    count_cell,
+    short,
+    summary_cell,
+)
+from clrft.runs.cost_names import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
 from clrft.runs.read import RunRecord
 from eval.metrics import Value, undefined
 
 Figure = tuple[str, str]  # activity and name
+HOUR = 3600.0
+EXPLAINED = (
+    "Per run, added up over its tasks. Prompt tokens are those of every row and pass, beside them those that went "
+    "through the model (a group's shared prompt once); operations are floating point operations of the model, forward "
+    "and backward; CPU hours are those of all threads, GPU hours the wall hours of a model on a GPU. Hours of runs "
+    "from different machines, or that shared one, do not compare; counts do."
+)
+# Figure, its unit, the column's name, its name in the terminal, and where it is shown.
+SHOWN: tuple[tuple[Figure, float, str, str, tuple[Place, ...]], ...] = (
+    ((TRAIN, "tokens_generated"), 1.0, "tokens generated", "generated", EVERYWHERE),
+    ((TRAIN, "tokens_trained"), 1.0, "tokens trained", "", ("markdown", "report")),
+    ((TRAIN, "prompt_tokens"), 1.0, "prompt tokens", "", ("markdown",)),
+    ((TRAIN, "prompt_tokens_computed"), 1.0, "prompt tokens computed", "", ("markdown",)),
+    ((TRAIN, "images"), 1.0, "images", "", ("markdown",)),
+    ((TRAIN, "model_flops"), 1.0, "operations, training", "operations", EVERYWHERE),
+    ((EVALUATE, "model_flops"), 1.0, "operations, tests", "test op.", EVERYWHERE),
+    ((TRAIN, CPU), HOUR, "CPU hours, training", "CPU h", EVERYWHERE),
+    ((TRAIN, GPU), HOUR, "GPU hours, training", "GPU h", EVERYWHERE),
+    ((TRAIN, WALL), HOUR, "wall hours, training", "", ("markdown", "report")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +74,13 @@ class GroupCost:
     figures: Mapping[Figure, Summary]
     memory: Mapping[str, float]
 
-    @property
-    def trains(self) -> bool:
-        """Whether the runs trained at all."""
-        return any(activity == TRAIN for activity, _ in self.figures)
-
     def mean(self, activity: str, name: str) -> float | None:
         """Mean of a figure over class orders; None where it is undefined or the activity is absent."""
         summary = self.figures.get((activity, name))
         return None if summary is None else summary.mean
 
 
-CostReport = Study[GroupCost]
-
-
-def cost_report(comparison: Comparison) -> CostReport:
+def cost_report(comparison: Comparison) -> Study[GroupCost]:
     """Costs of every group's runs.
 
     Raises:
@@ -64,7 +90,12 @@ def cost_report(comparison: Comparison) -> CostReport:
     for group in comparison.groups:
         costs = [cost_of_run(run) for run in group.runs]
         if any(cost.figures for cost in costs):
-            found.append(_over_orders(group, costs))
+            names = sorted({figure for cost in costs for figure in cost.figures}, key=_rank)
+            absent = undefined("not counted in this run")
+            figures = {
+                name: summarise({cost.run.seed: cost.figures.get(name, absent) for cost in costs}) for name in names
+            }
+            found.append(GroupCost(group, figures, _highest([cost.memory for cost in costs])))
         else:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
@@ -90,23 +121,84 @@ def cost_of_run(run: RunRecord) -> RunCost:
                 figures[activity, name] = undefined(f"not counted in stage {', '.join(map(str, missing))}")
             else:
                 figures[activity, name] = Value(float(sum(part[name] for part in had.values())))
-    peaks = [record.get("peak_memory_mb", {}) for record in records.values()]
-    memory = {
-        kind: max(peak[kind] for peak in peaks if kind in peak) for kind in MEMORY if any(kind in p for p in peaks)
-    }
-    return RunCost(run, figures, memory)
+    return RunCost(run, figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()]))
 
 
-def _over_orders(group: Group, costs: Sequence[RunCost]) -> GroupCost:
-    names = sorted({figure for cost in costs for figure in cost.figures}, key=_rank)
-    absent = undefined("not counted in this run")
-    figures = {name: summarise({cost.run.seed: cost.figures.get(name, absent) for cost in costs}) for name in names}
-    memory = {kind: max(c.memory[kind] for c in costs if kind in c.memory) for kind in MEMORY if _any(costs, kind)}
-    return GroupCost(group, figures, memory)
+def cost_parts(report: Study[GroupCost]) -> list[Part]:
+    """Everything that the terminal and Markdown show."""
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
+    for stream in report.streams():
+        parts += [cost_table(report, stream), _other_activities(report, stream)]
+    return [*parts, *report.comparison.closing(report.without)]
 
 
-def _any(costs: Sequence[RunCost], kind: str) -> bool:
-    return any(kind in cost.memory for cost in costs)
+def cost_table(report: Study[GroupCost], stream: str) -> Table:
+    """Per run: what was counted, hours, the highest memory, and quality."""
+    groups = report.of_stream(stream)
+    shown = [one for one in SHOWN if any(one[0] in group.figures for group in groups)]
+    on_gpu = any(figure == (TRAIN, GPU) for figure, *_ in shown)
+    columns = [Column("method", "text"), Column("n", places=("terminal", "markdown"))]
+    for figure, _, name, narrow, places in shown:
+        if on_gpu and figure == (TRAIN, CPU):  # the terminal has room for one of them
+            places = ("markdown", "report")
+        columns.append(Column(name, "summary", short=narrow, places=places))
+    columns += [Column("peak memory, MB", short="MB"), Column("last accuracy, %", "summary", short="last")]
+    columns.append(Column("forgetting, points", "summary", short="forgotten"))
+    rows = [
+        [Cell(one.group.name), count_cell(len(one.group.runs))]
+        + [_cell(one.figures.get(figure), unit) for figure, unit, *_ in shown]
+        + [_memory(one)]
+        + [summary_cell(one.group.metrics.get(key)) for key in (one.group.final_metric, "forgetting")]
+        for one in groups
+    ]
+    title = f"{stream}: cost per run, {over_n(one.group for one in groups)}, beside quality"
+    return Table(title, columns, rows, report.comparison.key("costs", stream))
+
+
+def costs_to_csv(report: Study[GroupCost]) -> str:
+    """One row per stream, method, activity and figure: mean, standard deviation, and every class order's value."""
+    rows: list[tuple[Group, list[str], Summary | Figures]] = [
+        (one.group, [*figure], summary) for one in report.groups for figure, summary in one.figures.items()
+    ]
+    rows += [
+        (one.group, ["", kind], Figures(len(one.group.runs), most, None, None, {}))
+        for one in report.groups
+        for kind, most in one.memory.items()
+    ]
+    return long_csv(["activity", "figure"], rows, report.comparison.mixed_by_stream())
+
+
+def _other_activities(report: Study[GroupCost], stream: str) -> Table:
+    """What was done beside training."""
+    names = ("generated", "prompt tokens", "images", "operations", "CPU h", "GPU h")
+    figures = ("tokens_generated", "prompt_tokens", "images", "model_flops", CPU, GPU)
+    rows = []
+    for one in report.of_stream(stream):
+        for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
+            cells = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
+            rows.append([Cell(one.group.name), Cell(activity), *cells])
+    columns = [Column("method", "text"), Column("activity", "text"), *(Column(name) for name in names)]
+    return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
+
+
+def _cell(summary: Summary | None, unit: float) -> Cell:
+    """A figure with its spread, in a unit."""
+    if summary is None or summary.mean is None:
+        return Cell(DASH)
+    spread = None if summary.std is None else summary.std / unit
+    text = short(summary.mean / unit) + (f" ± {short(spread)}" if spread else "")
+    return Cell(text, summary.mean / unit, spread)
+
+
+def _memory(one: GroupCost) -> Cell:
+    """The highest memory, of the process and of the GPU."""
+    text = " + ".join(f"{most:,.0f}" for most in one.memory.values())
+    return Cell(text or DASH, max(one.memory.values(), default=None))
+
+
+def _highest(peaks: list[Mapping[str, float]]) -> dict[str, float]:
+    """The highest memory of any, MB, by kind."""
+    return {kind: max(found) for kind in MEMORY if (found := [peak[kind] for peak in peaks if kind in peak])}
 
 
 def _rank(figure: Figure) -> tuple[int, int]:

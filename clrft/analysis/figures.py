@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +14,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from clrft.analysis.compare import FLOOR, Comparison, Group
-from clrft.analysis.tables import show
+from clrft.analysis.compare import FLOOR, Group
+from clrft.analysis.table import show
 from eval.matrix import AccuracyMatrix, FloatArray
 from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
 
 TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
 MOST_DRAWN = 12  # methods in one picture
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
-_INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
+INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
 RC: Any = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.edgecolor": "#999999",
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "text.color": _INK,
+    "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "figure.titlesize": 13,
@@ -67,35 +67,20 @@ _MARKERS = ("P", "X", "h", "<", ">", "p")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1)))
 
 
-def figures(groups: Sequence[Group], stream: str) -> dict[str, Figure]:
-    """All figures of one stream by file name without ending; ``training`` only when something was trained.
-
-    Args:
-        groups: the stream's methods, in the order in which they are shown.
-        stream: its name, for titles.
-    """
+@rc_context(RC)
+def comparison_figures(groups: Sequence[Group], stream: str) -> dict[str, Figure]:
+    """Figures of one stream's groups by file name without ending; ``training`` only when something was trained."""
     count, groups = len(groups), drawn(groups)
     if len(groups) < count:
         named = metric_of(groups[0].final_metric).title
         stream = f"{stream} ({len(groups)} of {count}, by {named}; table.md has all)"
-    with rc_context(RC):
-        made = {
-            "matrices": matrices_figure(groups, stream),
-            "curves": curves_figure(groups, stream),
-            "orders": orders_figure(groups, stream),
-        }
-        training = training_figure(groups, stream)
-        return made | ({"training": training} if training is not None else {})
-
-
-def of_stream(name: str, figure: Figure, stream: str, comparison: Comparison) -> tuple[str, Figure]:
-    """A picture of one stream with its file name without ending; it says below what was mixed.
-
-    The name holds the stream's where the comparison has several.
-    """
-    if mixed := comparison.mixed_in(stream):
-        figure.text(0.01, -0.02, f"the runs differ: {', '.join(mixed)}", color=MUTED, va="top")
-    return f"{name}-{stream}" if len(comparison.streams()) > 1 else name, figure
+    made = {
+        "matrices": matrices_figure(groups, stream),
+        "curves": curves_figure(groups, stream),
+        "orders": orders_figure(groups, stream),
+        "training": training_figure(groups, stream),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def drawn(groups: Sequence[Group]) -> list[Group]:
@@ -104,14 +89,11 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
         return list(groups)
     always = [group for group in groups if group.method == FLOOR or group.joint]
     others = [group for group in groups if group not in always]
-    best = sorted(others, key=_final_mean, reverse=True)[: max(1, MOST_DRAWN - len(always))]
+    means = {one.label: one.mean(one.final_metric) for one in others}
+    rank = {label: -1.0 if mean is None else mean for label, mean in means.items()}
+    best = sorted(others, key=lambda one: rank[one.label], reverse=True)[: max(1, MOST_DRAWN - len(always))]
     floors = [group for group in always if group.method == FLOOR]
     return [*floors, *best, *(group for group in always if group.joint)]
-
-
-def _final_mean(group: Group) -> float:
-    summary = group.metrics.get(group.final_metric)
-    return -1.0 if summary is None or summary.mean is None else summary.mean
 
 
 def styles(groups: Sequence[Group]) -> dict[str, Style]:
@@ -131,14 +113,52 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
     return chosen
 
 
+def panels(count: int, across: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
+    """A figure with room for so many panels, at most ``across`` beside each other, the places left over hidden.
+
+    Args:
+        count: panels.
+        across: most of them beside each other.
+        width: of the figure, inches.
+        height: likewise.
+        options: of ``Figure.subplots``.
+    """
+    down = -(-count // across)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(down, min(count, across), squeeze=False, **options)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes
+
+
+def finish(
+    figure: Figure, title: str, axes: Iterable[Axes] = (), characters: int = 130, last: str = "", **options: Any
+) -> Figure:
+    """Give a figure its title, and a legend of all its axes below it.
+
+    Args:
+        figure: drawn.
+        title: above it.
+        axes: whose marks and lines the legend names, each once; none: no legend.
+        characters: that fit beside each other in the legend.
+        last: a label that stands at its end.
+        options: of ``Figure.legend``.
+    """
+    named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    named |= {last: named.pop(last)} if last in named else {}
+    if named:
+        longest = max(map(len, named)) + 6  # with its line
+        columns = max(1, min(len(named), characters // longest))
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, **options)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     """Accuracy matrices side by side on one scale, each the mean over class orders."""
     rows = -(-len(groups) // 5)  # at most five beside each other
     columns = -(-len(groups) // rows)
-    figure = Figure(figsize=(max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_visible(False)
+    figure, axes = panels(len(groups), columns, max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4)
     for axis, group in zip(axes.flat, groups, strict=False):
         image = _draw_matrix(axis, group)
     for axis in axes[:, 0]:
@@ -146,9 +166,7 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.015, aspect=28)
     bar.set_label(f"{groups[0].measure} (%)")
     bar.outline.set_visible(False)
-    title = f"{stream}: {groups[0].measure} on each task after each task{over_orders(groups)}"
-    figure.suptitle(title, x=0.01, ha="left")
-    return figure
+    return finish(figure, f"{stream}: {groups[0].measure} on each task after each task{over_orders(groups)}")
 
 
 def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
@@ -171,10 +189,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     _stage_axis(right, min(2, tasks), tasks)  # before the second task there is nothing to forget
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
-    figure.suptitle(f"{stream}{over_orders(groups, ' ± standard deviation')}", x=0.01, ha="left")
-    return figure
+    return finish(figure, f"{stream}{over_orders(groups, ' ± standard deviation')}", [left])
 
 
 def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
@@ -187,8 +202,7 @@ def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
     floor = next((group.metrics[final].mean for group in groups if group.method == FLOOR), None)
     if floor is not None:
         left.axhline(100 * floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-    figure.suptitle(f"{stream}: every class order; bar = mean, thin line = one order", x=0.01, ha="left")
-    return figure
+    return finish(figure, f"{stream}: every class order; bar = mean, thin line = one order")
 
 
 def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
@@ -209,13 +223,20 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
         for group in groups:
             curve = curves[group.label, key]
             if curve is not None:
-                _draw_training(axis, group, look[group.label], *curve)
+                x, mean, std = curve
+                style = look[group.label]
+                axis.plot(x, mean, color=style.color, ls=style.dash, lw=1.8, label=group.label, zorder=3)
+                if std is not None:
+                    axis.fill_between(x, mean - std, mean + std, color=style.color, alpha=0.13, lw=0)
         axis.set_title(TRAINING[key])
-        _task_axis(axis, tasks)
-    named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=legend_columns(list(named)))
-    figure.suptitle(f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", x=0.01, ha="left")
-    return figure
+        for boundary in range(1, tasks):
+            axis.axvline(boundary, color="#bbbbbb", lw=0.9, zorder=1)
+        axis.set_xticks(np.arange(tasks) + 0.5, [str(task + 1) for task in range(tasks)])
+        axis.tick_params(axis="x", length=0)
+        axis.set_xlim(0, tasks)
+        axis.set_xlabel("training on task")
+        axis.grid(axis="y", color=GRID)
+    return finish(figure, f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", axes)
 
 
 def mean_matrix(group: Group) -> FloatArray:
@@ -241,7 +262,7 @@ def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
     if size <= 10:
         for (i, j), value in np.ndenumerate(percent):
             if not np.isnan(value):
-                color = _INK if value > 55 else "white"
+                color = INK if value > 55 else "white"
                 axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=13 - 0.5 * size)
     axis.set_xticks(range(size), [str(j + 1) for j in range(size)])
     axis.set_yticks(range(size), [str(i + 1) for i in range(size)])
@@ -322,7 +343,8 @@ def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, Flo
         if steps == 0 or len(series) < len(group.runs):
             continue
         x.append(stage - 1 + np.arange(1, steps + 1) / steps)
-        y.append(np.array([_running_mean(np.array(one[:steps])) for one in series]))
+        # running means: of each value and up to _SMOOTH - 1 before it
+        y.append(np.array([[np.mean(one[max(0, i - _SMOOTH) : i]) for i in range(1, steps + 1)] for one in series]))
         x.append(np.array([np.nan]))  # a gap at the boundary: a new task is a new problem
         y.append(np.full((len(series), 1), np.nan))
     if not x:
@@ -331,40 +353,11 @@ def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, Flo
     return np.concatenate(x), values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
 
 
-def _running_mean(values: FloatArray) -> FloatArray:
-    """Mean of each value and up to ``_SMOOTH - 1`` before it. [n]"""
-    return np.array([values[max(0, i + 1 - _SMOOTH) : i + 1].mean() for i in range(len(values))])
-
-
-def _draw_training(
-    axis: Axes, group: Group, style: Style, x: FloatArray, mean: FloatArray, std: FloatArray | None
-) -> None:
-    axis.plot(x, mean, color=style.color, ls=style.dash, lw=1.8, label=group.label, zorder=3)
-    if std is not None:
-        axis.fill_between(x, mean - std, mean + std, color=style.color, alpha=0.13, lw=0)
-
-
 def _stage_axis(axis: Axes, first: int, tasks: int) -> None:
     axis.set_xticks(range(first, tasks + 1))
     axis.set_xlim(first - 0.15, tasks + 0.15)
     axis.set_xlabel("after task")
     axis.grid(axis="y", color=GRID)
-
-
-def _task_axis(axis: Axes, tasks: int) -> None:
-    for boundary in range(1, tasks):
-        axis.axvline(boundary, color="#bbbbbb", lw=0.9, zorder=1)
-    axis.set_xticks(np.arange(tasks) + 0.5, [str(task + 1) for task in range(tasks)])
-    axis.tick_params(axis="x", length=0)
-    axis.set_xlim(0, tasks)
-    axis.set_xlabel("training on task")
-    axis.grid(axis="y", color=GRID)
-
-
-def legend_columns(labels: Sequence[str], characters: int = 130) -> int:
-    """Columns of a legend that fit under a figure."""
-    longest = max(map(len, labels), default=1) + 6  # with its line
-    return max(1, min(len(labels), characters // longest))
 
 
 def over_orders(groups: Sequence[Group], spread: str = "") -> str:

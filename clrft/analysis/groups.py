@@ -3,7 +3,7 @@
 Runs of one stream and method that differ in their settings are kept apart and named by what differs; a fork is always
 named by what it was forked from. A metric that is undefined in one order has no mean over orders. One order has no
 spread.
-Deliberately absent: which groups may stand beside each other (``mixing.py``), differences (``pairs.py``).
+Deliberately absent: which groups may be compared (``mixing.py``), differences (``pairs.py``).
 """
 
 import math
@@ -11,33 +11,16 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from clrft.analysis.table import Summary
 from clrft.runs.differences import FLOOR, FORK, NO_FORK, differing_settings, flatten, forks
 from clrft.runs.read import RunRecord
 from eval.matrix import ACCURACY, POOLED_BOX_AP
 from eval.metrics import Value, compute_metrics, undefined
 
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One metric of one method over class orders, as fractions.
-
-    Attributes:
-        values: value by seed of the class order.
-        mean: arithmetic mean; None when an order is undefined.
-        std: sample standard deviation (n - 1); None for one order or without a mean.
-        reason: why there is no mean.
-    """
-
-    values: dict[int, Value]
-    mean: float | None
-    std: float | None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +63,16 @@ class Group:
         """Whether the method trains on all tasks at once, so that it has a last row only."""
         return self.method.startswith("joint")
 
+    @property
+    def name(self) -> str:
+        """The label, the floor marked as such."""
+        return f"{self.label} (floor)" if self.method == FLOOR else self.label
+
+    def mean(self, key: str) -> float | None:
+        """Mean of a metric over class orders; None where it is undefined or absent."""
+        summary = self.metrics.get(key)
+        return None if summary is None else summary.mean
+
 
 def summarise(values: Mapping[int, Value]) -> Summary:
     """Mean and sample standard deviation over class orders; none when one of them is undefined."""
@@ -102,18 +95,17 @@ def with_joint_row(groups: Sequence[Group]) -> list[Group]:
     if len(joint) != 1:
         return list(groups)
     rows = {run.seed: run.matrix.value[-1] for run in joint[0].runs}
-    return [group if group.joint else _against_joint(group, rows) for group in groups]
-
-
-def _against_joint(group: Group, rows: Mapping[int, Any]) -> Group:
-    values = {}
-    for run in group.runs:
-        if run.seed in rows:
-            cells = {j: float(x) for j, x in enumerate(rows[run.seed], start=1) if not math.isnan(x)}
-            values[run.seed] = compute_metrics(run.matrix.with_joint(cells), ["intransigence"])["intransigence"]
-        else:
-            values[run.seed] = undefined("not evaluated: J_j: joint training in this order")
-    return replace(group, metrics=group.metrics | {"intransigence": summarise(values)})
+    absent = undefined("not evaluated: J_j: joint training in this order")
+    found = []
+    for group in groups:
+        values = {}
+        for run in () if group.joint else group.runs:
+            cells = {j: float(x) for j, x in enumerate(rows.get(run.seed, ()), start=1) if not math.isnan(x)}
+            with_joint = run.matrix.with_joint(cells)
+            known = run.seed in rows
+            values[run.seed] = compute_metrics(with_joint, ["intransigence"])["intransigence"] if known else absent
+        found.append(replace(group, metrics=group.metrics | {"intransigence": summarise(values)}) if values else group)
+    return found
 
 
 def grouped(records: Iterable[RunRecord]) -> list[Group]:
@@ -122,7 +114,13 @@ def grouped(records: Iterable[RunRecord]) -> list[Group]:
     for record in records:
         by_method.setdefault((record.stream, record.method), []).append(record)
     streams = list(dict.fromkeys(stream for stream, _ in by_method))
-    keys = sorted(by_method, key=lambda key: (streams.index(key[0]), *_method_rank(key[1])))
+
+    def rank(key: tuple[str, str]) -> tuple[int, bool, int, str]:
+        stream, method = key
+        place = _SHOWN_FIRST.index(method) if method in _SHOWN_FIRST else len(_SHOWN_FIRST)
+        return streams.index(stream), method.startswith("joint"), place, method
+
+    keys = sorted(by_method, key=rank)
     return [group for key in keys for group in _by_settings(*key, by_method[key])]
 
 
@@ -168,9 +166,3 @@ def labelled(method: str, settings: Mapping[str, str]) -> str:
     """A method's name with settings behind it."""
     described = ", ".join(f"{name}={value}" for name, value in settings.items())
     return f"{method} [{described}]" if settings else method
-
-
-def _method_rank(method: str) -> tuple[bool, int, str]:
-    """The floor first, then the known ladder, others by name, joint training last."""
-    place = _SHOWN_FIRST.index(method) if method in _SHOWN_FIRST else len(_SHOWN_FIRST)
-    return method.startswith("joint"), place, method

@@ -97,17 +97,24 @@ def _settings_apart(groups: Sequence[Group]) -> tuple[list[str], list[Mixed]]:
         repeats_seed = all(values[group.label][name] == str(run.seed) for group in having for run in group.runs)
         if repeats_seed or len({values[group.label][name] for group in having}) < 2:
             continue
-        apart = [
-            (one, other)
-            for at, one in enumerate(having)
-            for other in having[:at]
-            if values[one.label][name] != values[other.label][name] and not _is_told(name, one, other)
-        ]
-        unplanned = [couple for couple in apart if not _is_planned(*couple)]
+        unplanned: dict[str, Group] = {}
+        unlabelled = False
+        for at, one in enumerate(having):
+            for other in having[:at]:
+                told = {*one.settings, *other.settings}
+                # a label is enough for a difference that keeps groups apart, but not of data and evaluation
+                labelled_apart = name in told and not name.startswith(("stream.", "evaluate."))
+                if values[one.label][name] == values[other.label][name] or labelled_apart:
+                    continue
+                # a plan: all runs are of one sweep, or one of the groups was forked
+                places = {run.folder.resolve().parent for group in (one, other) for run in group.runs}
+                if FORK not in told and (len(places) > 1 or next(iter(places)).name == CATCH_ALL):
+                    unplanned |= {other.label: other, one.label: one}
+                unlabelled |= name not in told
         if unplanned:
-            runs = [(values[group.label][name], run) for group in _members(unplanned) for run in group.runs]
+            runs = [(values[group.label][name], run) for group in unplanned.values() for run in group.runs]
             found.append(Mixed(groups[0].stream, name, _by_value(runs)))
-        elif any(name not in {*one.settings, *other.settings} for one, other in apart):
+        elif unlabelled:
             shown.append(name)
     return shown, found
 
@@ -128,56 +135,32 @@ def _own_settings(group: Group) -> dict[str, str]:
     }
 
 
-def _is_told(name: str, one: Group, other: Group) -> bool:
-    """Whether labels tell a difference that keeps groups apart; of data and evaluation that is not enough."""
-    return name in {*one.settings, *other.settings} and not name.startswith(("stream.", "evaluate."))
-
-
-def _is_planned(one: Group, other: Group) -> bool:
-    """Whether all runs are of one sweep, or one of the groups was forked."""
-    places = {run.folder.resolve().parent for group in (one, other) for run in group.runs}
-    return FORK in {*one.settings, *other.settings} or (len(places) == 1 and next(iter(places)).name != CATCH_ALL)
-
-
 def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
     """Facts of the manifests that differ and follow from no setting that differs."""
     runs = [run for group in groups for run in group.runs]
     by_order = [[run for run in runs if run.seed == seed] for seed in sorted({run.seed for run in runs})]
-    known = {run.folder: (facts(run), settings(run)) for run in runs}
+    known = {run.folder: facts(run) for run in runs}
     found: dict[str, list[tuple[str, RunRecord]]] = {}
-    parts = [
-        ("measure", [runs]),
-        ("data.", by_order),
-        ("prompts.", by_order),
-        ("versions.", [runs]),
-        ("code.", [runs]),
-        ("model.", [runs]),
-        ("probes.", [runs]),
-    ]
-    parts.append(("plugins.", [list(group.runs) for group in groups]))
-    for kind, sets in parts:
+    parts = {"measure": [runs], "data.": by_order, "prompts.": by_order}
+    parts |= {kind: [runs] for kind in ("versions.", "code.", "model.", "probes.")}
+    parts["plugins."] = [list(group.runs) for group in groups]
+    for kind, sets in parts.items():
         for some in sets:
-            for name in dict.fromkeys(name for run in some for name in known[run.folder][0] if name.startswith(kind)):
-                told = [(value, run) for run in some if (value := known[run.folder][0].get(name)) is not None]
-                if len({value for value, _ in told}) > 1 and not _follows(kind, told, known):
+            for name in dict.fromkeys(name for run in some for name in known[run.folder] if name.startswith(kind)):
+                told = [(value, run) for run in some if (value := known[run.folder].get(name)) is not None]
+                if len({value for value, _ in told}) > 1 and not _follows(kind, told):
                     found.setdefault(f"manifest.{name}", []).extend(told)
     return [Mixed(groups[0].stream, name, _by_value(told)) for name, told in found.items()]
 
 
-def _follows(
-    kind: str,
-    told: Sequence[tuple[str, RunRecord]],
-    known: Mapping[Path, tuple[Mapping[str, str], Mapping[str, str]]],
-) -> bool:
+def _follows(kind: str, told: Sequence[tuple[str, RunRecord]]) -> bool:
     """Whether a fact differs only between runs whose settings, of the kind that it follows from, differ too."""
-    cause = CAUSES.get(kind)
-    if cause is None:
+    if kind not in CAUSES:
         return False
     values: dict[tuple[tuple[str, str], ...], set[str]] = {}
     for value, run in told:
-        own = known[run.folder][1]
-        key = tuple(sorted((n, v) for n, v in own.items() if n.startswith(cause) and n not in FREE))
-        values.setdefault(key, set()).add(value)
+        causes = {(n, v) for n, v in settings(run).items() if n.startswith(CAUSES[kind]) and n not in FREE}
+        values.setdefault(tuple(sorted(causes)), set()).add(value)
     return all(len(one) == 1 for one in values.values())
 
 
@@ -211,10 +194,6 @@ def _with_labels(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
     ]
 
 
-def _members(couples: Iterable[tuple[Group, Group]]) -> list[Group]:
-    return list({group.label: group for couple in couples for group in couple[::-1]}.values())
-
-
 def _by_value(told: Iterable[tuple[str, RunRecord]]) -> dict[str, tuple[RunRecord, ...]]:
     values: dict[str, dict[Path, RunRecord]] = {}
     for value, run in told:
@@ -227,23 +206,15 @@ def _together(found: Sequence[Mixed]) -> list[str]:
     parted: dict[tuple[tuple[Path, ...], ...], list[Mixed]] = {}
     for one in found:
         parted.setdefault(tuple(tuple(run.folder for run in runs) for runs in one.values.values()), []).append(one)
-    return [_sentence(some) for some in parted.values()]
-
-
-def _sentence(some: Sequence[Mixed]) -> str:
-    if len(some) == 1:
-        return str(some[0])
-    names = [one.name for one in some]
-    rows = zip(zip(*(one.values for one in some), strict=True), some[0].values.values(), strict=True)
-    sides = [
-        f"{', '.join(f'{name}={_short(value)}' for name, value in zip(names, values, strict=True))} in {_folders(runs)}"
-        for values, runs in rows
-    ]
-    return f"{some[0].stream}: {' and '.join(sides)}"
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 20 else f"{value[:12]}…"
+    sentences = []
+    for some in parted.values():
+        sides = []
+        for values, runs in zip(zip(*(one.values for one in some), strict=True), some[0].values.values(), strict=True):
+            short = [value if len(value) <= 20 else f"{value[:12]}…" for value in values]
+            told = ", ".join(f"{one.name}={value}" for one, value in zip(some, short, strict=True))
+            sides.append(f"{told} in {_folders(runs)}")
+        sentences.append(f"{some[0].stream}: {' and '.join(sides)}" if len(some) > 1 else str(some[0]))
+    return sentences
 
 
 def _folders(runs: Sequence[RunRecord]) -> str:
@@ -252,16 +223,13 @@ def _folders(runs: Sequence[RunRecord]) -> str:
 
 
 def _remedy(refused: Sequence[Mixed]) -> str:
-    words = ",".join(dict.fromkeys(_word(one.name) for one in refused))
+    """What would allow the differences: facts by their kind, settings one by one."""
+    words: dict[str, None] = {}
+    for one in refused:
+        kind = _bare(one.name).partition(".")[0]
+        words[{"code": "versions"}.get(kind, kind) if one.name.startswith("manifest.") else one.name] = None
+    named = ",".join(words)
     return (
         "expected runs that are alike in this: compare them apart, run them alike, or allow it by name, e.g. "
-        f"--mix {words} (--mix {ALL} allows everything); every output then says so."
+        f"--mix {named} (--mix {ALL} allows everything); every output then says so."
     )
-
-
-def _word(name: str) -> str:
-    """What allows a name: facts by their kind, settings one by one."""
-    if not name.startswith("manifest."):
-        return name
-    kind = _bare(name).partition(".")[0]
-    return "versions" if kind == "code" else kind

@@ -3,12 +3,13 @@
 The same runs give the same files: no picture holds a date.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from clrft.analysis.compare import Comparison
 from clrft.utils.files import whole_file, write_text_atomic
 
 _METADATA: Mapping[str, Mapping[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}}
@@ -18,7 +19,7 @@ ENDINGS = tuple(_METADATA)
 def write_outputs(
     out_dir: Path,
     texts: Mapping[str, str],
-    pictures: Iterable[tuple[str, Figure]],
+    pictures: Iterable[tuple[str, Figure]] = (),
     endings: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Write tables, then pictures; returns the files in that order.
@@ -39,6 +40,20 @@ def write_outputs(
             paths.append(out_dir / f"{name}.{ending}")
             save_picture(figure, paths[-1], bbox_inches="tight")
     return paths
+
+
+def pictures_of(
+    comparison: Comparison, streams: Iterable[str], draw: Callable[[str], Mapping[str, Figure]]
+) -> Iterator[tuple[str, Figure]]:
+    """The pictures of streams with their file names without ending; each says below what was mixed.
+
+    The name holds the stream's where the comparison has several.
+    """
+    for stream in streams:
+        for name, figure in draw(stream).items():
+            if mixed := comparison.mixed_in(stream):
+                figure.text(0.01, -0.02, f"the runs differ: {', '.join(mixed)}", color="#666666", va="top")
+            yield f"{name}-{stream}" if len(comparison.streams()) > 1 else name, figure
 
 
 def save_picture(figure: Figure, path: Path, **options: Any) -> None:

@@ -24,7 +24,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special  # scipy.stats takes a second to import
 
 LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 FEWEST = 6  # orders with which p below 0.05, and a 95 % interval by bootstrap, are possible: 2/2^6 = 0.03
@@ -111,20 +111,12 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """Interval of the mean of paired differences, mean ± t(n-1) s/√n; None for fewer than two."""
-    if len(differences) < 2:
-        return None
-    low, high = t_intervals(np.array([differences], dtype=np.float64))[0]
-    return float(low), float(high)
-
-
 def t_intervals(table: Array) -> Array:
     """Student's 95 % interval of the mean of each row, NaN for one order. [P, n] -> [P, 2]"""
     count = table.shape[1]
     if count < 2:
         return np.full((len(table), 2), np.nan)
-    half = stats.t.ppf(0.5 + LEVEL / 2, count - 1) * table.std(axis=1, ddof=1) / math.sqrt(count)
+    half = special.stdtrit(count - 1, 0.5 + LEVEL / 2) * table.std(axis=1, ddof=1) / math.sqrt(count)
     return np.asarray(table.mean(axis=1)[:, None] + half[:, None] * np.array([-1.0, 1.0]), dtype=np.float64)
 
 
@@ -200,7 +192,7 @@ def sign_flip_p(table: Array) -> Array:
 def orders_for_interval(effects: Array) -> NDArray[np.int64]:
     """Least n >= 2 with t(0.975, n−1)/√n < |mean|/s; 0 where even ``MOST_NEEDED`` are too few. [P] -> [P]"""
     numbers = np.arange(2, MOST_NEEDED + 1)
-    bounds = stats.t.ppf(0.5 + LEVEL / 2, numbers - 1) / np.sqrt(numbers)  # falls with n
+    bounds = special.stdtrit(numbers - 1, 0.5 + LEVEL / 2) / np.sqrt(numbers)  # falls with n
     place = np.searchsorted(-bounds, -effects, side="right")
     return np.where(place < len(numbers), place + 2, 0)
 
@@ -213,7 +205,7 @@ def orders_for_power(effects: Array) -> NDArray[np.int64]:
 
 def power(effects: Array, orders: NDArray[np.int64]) -> Array:
     """Chance that a two-sided paired t-test at 5 % finds a mean of so many standard deviations. [P], [P] -> [P]"""
-    bound = stats.t.ppf(1 - ALPHA / 2, orders - 1) ** 2
+    bound = special.stdtrit(orders - 1, 1 - ALPHA / 2) ** 2
     missed = special.ncfdtr(1, orders - 1, orders * effects**2, bound)
     return np.asarray(1 - np.nan_to_num(missed), dtype=np.float64)  # NaN where it is too small for the series
 
@@ -233,55 +225,39 @@ def _smallest_effects() -> Array:
 def _tests_of(table: Array) -> list[PairedTests]:
     """Tests of rows of one length. [P, n]"""
     count = table.shape[1]
-    flips = sign_flip_p(table) if count <= MOST_EXACT else np.full(len(table), np.nan)
-    numbers = (t_intervals(table), bootstrap_intervals(table), flips)
-    rows = zip(*(array.tolist() for array in numbers), *_needed(table), strict=True)
-    return [_one(count, *row) for row in rows]
-
-
-def _one(
-    count: int, student: list[float], boot: list[float], p: float, for_interval: Needed, for_power: Needed
-) -> PairedTests:
-    """The tests of one row; NaN becomes None."""
-    t_low, t_high, boot_low, boot_high, known_p = (None if math.isnan(x) else x for x in (*student, *boot, p))
-    return PairedTests(
-        t_low=t_low,
-        t_high=t_high,
-        boot_low=boot_low,
-        boot_high=boot_high,
-        boot_reason=_no_bootstrap(count) if boot_low is None else None,
-        coverage=1 - 2 / 2**count,
-        p=known_p,
-        smallest_p=2 / 2**count,
-        holm=None,
-        for_interval=for_interval,
-        for_power=for_power,
-    )
-
-
-def _no_bootstrap(count: int) -> str:
-    return "one order has no spread" if count < 2 else "all differences are equal"
-
-
-def _needed(table: Array) -> tuple[list[Needed], list[Needed]]:
-    """Orders needed by both definitions for each row."""
     mean = table.mean(axis=1)
-    std = table.std(axis=1, ddof=1) if table.shape[1] > 1 else np.full(len(table), np.nan)
-    scale = 1e-12 * np.abs(table).max(axis=1, initial=0.0)
-    reasons = [_unknown(m, s, tiny) for m, s, tiny in zip(mean, std, scale, strict=True)]
-    known = [place for place, reason in enumerate(reasons) if reason is None]
+    std = table.std(axis=1, ddof=1) if count > 1 else np.full(len(table), np.nan)
+    student, boot = t_intervals(table), bootstrap_intervals(table)
+    flips = sign_flip_p(table) if count <= MOST_EXACT else np.full(len(table), np.nan)
+    reasons = [_unknown(*row) for row in zip(mean, std, 1e-12 * np.abs(table).max(axis=1, initial=0.0), strict=True)]
+    known = [row for row, reason in enumerate(reasons) if reason is None]
     effects = np.abs(mean[known]) / std[known]
-    both = []
+    needed: list[list[Needed]] = []
     for orders in (orders_for_interval(effects), orders_for_power(effects)):
-        numbers = dict(zip(known, orders.tolist(), strict=True))
-        both.append([_as_needed(numbers.get(place), reason) for place, reason in enumerate(reasons)])
-    return both[0], both[1]
-
-
-def _as_needed(orders: int | None, reason: str | None) -> Needed:
-    if orders is None:
-        return Needed(None, reason)
-    return Needed(orders) if orders else Needed(None, f"more than {MOST_NEEDED} orders")
+        told = [Needed(None, reason) for reason in reasons]
+        for row, number in zip(known, orders.tolist(), strict=True):
+            told[row] = Needed(number) if number else Needed(None, f"more than {MOST_NEEDED} orders")
+        needed.append(told)
+    found = []
+    for row, numbers in enumerate(np.column_stack([student, boot, flips]).tolist()):
+        t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in numbers)
+        no_bootstrap = "one order has no spread" if count < 2 else "all differences are equal"
+        found.append(
+            PairedTests(
+                t_low=t_low,
+                t_high=t_high,
+                boot_low=boot_low,
+                boot_high=boot_high,
+                boot_reason=no_bootstrap if boot_low is None else None,
+                coverage=1 - 2 / 2**count,
+                p=p,
+                smallest_p=2 / 2**count,
+                holm=None,
+                for_interval=needed[0][row],
+                for_power=needed[1][row],
+            )
+        )
+    return found
 
 
 def _unknown(mean: float, std: float, scale: float) -> str | None:

@@ -1,18 +1,42 @@
-"""Paired differences of two methods over class orders, with their intervals and tests.
+"""Paired differences of two methods over class orders, with their intervals and tests, and tables of them.
 
-Tests of one metric in one stream are a family: p is corrected for all pairs of methods in it. Deliberately absent: the
-statistics (``clrft.analysis.paired_tests``) and tables of them (``clrft.analysis.pair_tables``).
+Tests of one metric in one stream are a family: p is corrected for all pairs of methods in it. Tables show percentage
+points, CSV fractions. Deliberately absent: the statistics (``clrft.analysis.paired_tests``), a verdict.
 """
 
 import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clrft.analysis.groups import Group
-from clrft.analysis.paired_tests import PairedTests, paired_tests, with_holm
+from clrft.analysis.paired_tests import (
+    ALPHA,
+    FEWEST,
+    MOST_ALL,
+    POWER,
+    RESAMPLES,
+    Needed,
+    PairedTests,
+    paired_tests,
+    with_holm,
+)
+from clrft.analysis.render import csv_text, raw
+from clrft.analysis.table import DASH, Cell, Column, Place, Sentence, Table, number_cell, percent, signed, text_cells
+from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
+MOST_SHOWN = 120  # rows of a table that a reader can go through; CSV has all
+CAPTION = (
+    "Student's t and bootstrap (BCa) are 95 % intervals of the mean difference; p: exact two-sided sign-flip test, in "
+    "brackets corrected by Holm for all pairs of the metric; more: class orders to add until the t-interval would "
+    f"exclude 0 / a t-test at {100 * ALPHA:.0f} % would have a power of {100 * POWER:.0f} %, if mean and deviation "
+    f"stayed as they are. The bootstrap counts all resamples up to {MOST_ALL} orders, else {RESAMPLES} seeded ones."
+)
+PAIRS_CSV = (
+    "stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95", "bootstrap_low_95",
+    "bootstrap_high_95", "bootstrap_undefined", "sign_flip_p", "smallest_p", "holm_p", "orders_for_interval",
+    "orders_for_interval_undefined", "orders_for_power_80", "orders_for_power_80_undefined", "mixed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +65,9 @@ class Paired:
         return len(self.differences)
 
     @property
-    def low(self) -> float | None:
-        """Lower end of Student's 95 % interval of the mean; None for one order."""
-        return self.tests.t_low
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of Student's 95 % interval of the mean; None for one order."""
-        return self.tests.t_high
+    def name(self) -> str:
+        """The two methods."""
+        return f"{self.first} − {self.second}"
 
 
 def pairs_of(groups: Sequence[Group], baseline: str | None) -> list[Paired]:
@@ -68,7 +87,11 @@ def pairs_of(groups: Sequence[Group], baseline: str | None) -> list[Paired]:
         for metric in first.metrics
         if (differences := differences_of(first, second, metric))
     ]
-    tests = _tested([(metric, list(differences.values())) for _, _, metric, differences in known])
+    tests = paired_tests([list(differences.values()) for *_, differences in known])
+    for family in dict.fromkeys(metric for _, _, metric, _ in known):
+        places = [place for place, (_, _, metric, _) in enumerate(known) if metric == family]
+        for place, test in zip(places, with_holm([tests[place] for place in places]), strict=True):
+            tests[place] = test
     return [
         Paired(
             stream=first.stream,
@@ -99,13 +122,113 @@ def is_named(group: Group, name: str) -> bool:
     return name in (group.label, group.method)
 
 
-def _tested(rows: Sequence[tuple[str, Sequence[float]]]) -> list[PairedTests]:
-    """Tests of rows of differences, each with its metric, corrected within the metric."""
-    tests = paired_tests([numbers for _, numbers in rows])
-    families: dict[str, list[int]] = defaultdict(list)
-    for place, (metric, _) in enumerate(rows):
-        families[metric].append(place)
-    for places in families.values():
-        for place, test in zip(places, with_holm([tests[place] for place in places]), strict=True):
-            tests[place] = test
-    return tests
+def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[Sentence | Table]:
+    """A table of paired differences with the meaning of its columns, or that there are too many to show.
+
+    Args:
+        pairs: those of a metric together.
+        title: of the table.
+        full: for Markdown, with the standard deviation; else for the terminal.
+    """
+    place: Place = "markdown" if full else "terminal"
+    if len(pairs) > MOST_SHOWN * (len({pair.metric for pair in pairs}) if full else 1):
+        text = f"{len(pairs)} paired differences are too many to be shown: all are in pairs.csv; "
+        return [Sentence(f"{text}--baseline METHOD pairs the others with one method.", places=(place,))]
+    rows = []
+    for pair in pairs:
+        tests = pair.tests
+        t, boot = (
+            DASH if low is None or high is None else f"{signed(low)} to {signed(high)}"
+            for low, high in ((tests.t_low, tests.t_high), (tests.boot_low, tests.boot_high))
+        )
+        p = DASH if tests.p is None else f"{_short(tests.p)} ({DASH if tests.holm is None else _short(tests.holm)})"
+        more = [_more(needed, pair.orders) for needed in (tests.for_interval, tests.for_power)]
+        told = DASH if more == [DASH, DASH] else " / ".join(more)
+        texts = [pair.metric, pair.name, signed(pair.mean), percent(pair.std), t, boot, p, told, str(pair.orders)]
+        rows.append(text_cells(texts))
+    columns = [
+        Column("metric", "text"),
+        Column("difference", "text"),
+        Column("mean"),
+        Column("std", places=("markdown",)),
+    ]
+    columns += [Column(name) for name in ("t", "bootstrap", "p (Holm)", "more", "n")]
+    return [Table(title, columns, rows, note=_caption(pairs), places=(place,))]
+
+
+def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = False) -> Table:
+    """Every difference with its interval, in percentage points, for the report."""
+    seeds = sorted({seed for pair in pairs for seed in pair.differences})
+    columns = (
+        Column("metric", "text"),
+        Column("difference", "text"),
+        Column("mean"),
+        Column("std"),
+        Column("low", explained="lower end of the 95 % interval by Student's t"),
+        Column("high", explained="upper end of the 95 % interval by Student's t"),
+        Column("bootstrap low", explained="lower end of the 95 % bootstrap interval; needs 6 class orders"),
+        Column("bootstrap high", explained="upper end of the 95 % bootstrap interval; needs 6 class orders"),
+        Column("p", explained="exact sign-flip test, two-sided"),
+        Column("p (Holm)", explained="corrected for all pairs of methods of this metric"),
+        Column("orders"),
+        Column("orders needed", explained="to find such a difference 4 times in 5, at 5 %"),
+        *(Column(f"order {seed}") for seed in seeds),
+    )
+    rows = []
+    for pair in pairs:
+        tests = pair.tests
+        enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
+        bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
+        title = metric_of(pair.metric).title + (f": {pair.metric.partition('/')[2]}" if "/" in pair.metric else "")
+        row = [Cell(title), Cell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
+        row.append(number_cell(pair.std, scale=100))
+        row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
+        row += [number_cell(value, 3) for value in (tests.p, tests.holm)]
+        row += [number_cell(value, 0) for value in (pair.orders, tests.for_power.orders)]
+        row += [number_cell(pair.differences.get(seed), scale=100, sign=True) for seed in seeds]
+        rows.append(row)
+    return Table(title, columns, rows, key, folded=folded)
+
+
+def pairs_to_csv(pairs: Sequence[Paired], mixed: Mapping[str, str]) -> str:
+    """One row per paired difference ``first`` - ``second``: intervals, tests, orders needed, and every order's.
+
+    Args:
+        pairs: of any streams.
+        mixed: by stream, what was mixed on request.
+    """
+    seeds = sorted({seed for pair in pairs for seed in pair.differences})
+    rows = []
+    for pair in pairs:
+        tests = pair.tests
+        row = [pair.stream, pair.metric, pair.first, pair.second, str(pair.orders), raw(pair.mean), raw(pair.std)]
+        row += [raw(end) for end in (tests.t_low, tests.t_high, tests.boot_low, tests.boot_high)]
+        row += [tests.boot_reason or "", *(raw(p) for p in (tests.p, tests.smallest_p, tests.holm))]
+        for needed in (tests.for_interval, tests.for_power):
+            row += [raw(needed.orders), needed.reason or ""]
+        rows.append([*row, mixed[pair.stream], *(raw(pair.differences.get(seed)) for seed in seeds)])
+    return csv_text([*PAIRS_CSV, *(f"order_{seed}" for seed in seeds)], rows)
+
+
+def _caption(pairs: Sequence[Paired]) -> str:
+    """What the columns mean, and what so few orders can't tell."""
+    fewest = min(pair.orders for pair in pairs)
+    if fewest >= FEWEST:
+        return CAPTION
+    tests = next(pair.tests for pair in pairs if pair.orders == fewest)
+    return (
+        f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {tests.smallest_p:.2g}, and at most "
+        f"{100 * tests.coverage:.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
+        "narrow to inform."
+    )
+
+
+def _short(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
+
+
+def _more(needed: Needed, orders: int) -> str:
+    more = needed.more_than(orders)
+    if more is not None:
+        return str(more)
+    return ">1000" if needed.reason is not None and needed.reason.startswith("more than") else DASH

@@ -3,20 +3,35 @@
 A run stands beside the published rows that are nearest to it among those of its stream, number of tasks and method.
 Every known way in which it is not as published is told with both sides: settings that differ from the published ones as
 the shipped presets hold them, what its manifest says, and what no setting tells. A sweep's rows are found likewise.
-Deliberately absent: tables (``clrft.analysis.published_tables``), and a measured figure without its differences.
+Tables show percent, CSV holds fractions. Deliberately absent: a measured figure without its differences.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from clrft.analysis.groups import Group, Summary, summarise
+from clrft.analysis.groups import Group, summarise
+from clrft.analysis.render import csv_text, raw
+from clrft.analysis.table import (
+    DASH,
+    Cell,
+    Column,
+    Part,
+    Place,
+    Sentence,
+    Summary,
+    Table,
+    count_cell,
+    mean_cell,
+    summary_cell,
+    text_cells,
+)
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep, sweep_file
 from clrft.runs.differences import FREE, facts, flatten
-from clrft.runs.read import RunRecord
 from eval.matrix import POOLED_BOX_AP
 from eval.metrics import undefined
 from task_streams.scenarios.order_seeds import order_seeds
@@ -61,6 +76,12 @@ PENALTIES = ("sft+l2", "sft+ewc", "sft+lwf")
 SUPERVISED = ("joint_sft", "sft")
 SERIES = ("DomainNet", "OfficeHome", "PascalSeries")
 CLIPS = ("UCF-101", "Kinetics-200")
+CSV = (
+    "source", "table", "dataset", "tasks", "method", "stream", "published_acc", "published_acc_std",
+    "published_forgetting", "published_forgetting_std", "label", "n", "acc", "acc_std", "forgetting", "forgetting_std",
+    "departures",
+)  # fmt: skip
+_SHOWN = 64  # characters of a value in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +127,15 @@ class Departure:
     here: str
 
     @property
-    def why(self) -> str:
-        """What it comes to, in a few words."""
-        return WHY[self.name.partition(".")[0]]
+    def kind(self) -> str:
+        """First part of the name."""
+        return self.name.partition(".")[0]
+
+    def __str__(self) -> str:
+        here, published = (
+            value if len(value) <= _SHOWN else f"{value[: _SHOWN - 1]}…" for value in (self.here, self.published)
+        )
+        return f"{self.name}: {here}, published: {published}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +176,25 @@ class Planned:
 @cache
 def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
     """The published figures, in the order of the paper."""
+    names = ("acc", "acc_std", "forget", "forget_std")
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(_published(row) for row in csv.DictReader(file))
+        return tuple(
+            Published(
+                source=row["source"],
+                table=int(row["table"]),
+                dataset=row["dataset"],
+                tasks=int(row["tasks"]),
+                method=row["method"],
+                run=row["run"],
+                model=row["model"],
+                settings=tuple(row["settings"].split()),
+                **{name: float(row[name]) / 100 if row[name] else None for name in names},  # type: ignore[arg-type]
+            )
+            for row in csv.DictReader(file)
+        )
 
 
-def ledger(groups: Sequence[Group]) -> list[Entry]:
+def published_beside(groups: Sequence[Group]) -> list[Entry]:
     """Every published row, with the groups of runs that are nearest to it."""
     beside: dict[Published, list[Measured]] = {}
     for group in groups:
@@ -273,12 +314,18 @@ def _compared(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _measured(row: Published, group: Group) -> Measured:
+    """Runs beside a row, with what their settings and manifests tell apart."""
     absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
     seeds = tuple(run.seed for run in group.runs)
     apart: list[Departure] = []
     for run in group.runs:
-        settings = _compared(flatten(run.config))
-        apart += [*_recorded(row, run), *departures(row, settings, seeds), *untold(row, settings)]
+        settings, measure = _compared(flatten(run.config)), facts(run)["measure"]
+        optimizer = (run.manifest.get("model") or {}).get("optimizer", "not recorded")
+        if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
+            apart.append(Departure("measure", POOLED_BOX_AP, measure))
+        if optimizer != PUBLISHED_OPTIMIZER:
+            apart.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
+        apart += [*departures(row, settings, seeds), *untold(row, settings)]
     return Measured(
         label=group.label,
         seeds=seeds,
@@ -288,28 +335,92 @@ def _measured(row: Published, group: Group) -> Measured:
     )
 
 
-def _recorded(row: Published, run: RunRecord) -> list[Departure]:
-    """In what a run's manifest is not as published."""
-    measure, optimizer = facts(run)["measure"], (run.manifest.get("model") or {}).get("optimizer", "not recorded")
-    found = []
-    if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
-        found.append(Departure("measure", POOLED_BOX_AP, measure))
-    if optimizer != PUBLISHED_OPTIMIZER:
-        found.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
-    return found
+def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[Part]:
+    """Every published row with what was measured of it, the differences, and what the sweeps would run.
+
+    The terminal shows the rows that something was measured of, or all if nothing was.
+    """
+    count = sum(bool(entry.measured) for entry in entries)
+    title = f"{SOURCE}, percent, three class orders; runs of its streams and methods: {count} of {len(entries)} rows"
+    chosen = [entry for entry in entries if entry.measured] or list(entries)
+    parts: list[Part] = [published_table(chosen, title, ("terminal",)), published_table(entries, title, ("markdown",))]
+    parts += [Sentence(text, "note") for text in difference_sentences(entries)]
+    columns = [Column(name, "text") for name in ("sweep", "tables", "rows", "not as published in")]
+    rows = [
+        text_cells([one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))])
+        for one in plans
+    ]
+    return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
 
-def _published(row: Mapping[str, str]) -> Published:
-    others = {name: float(row[name]) / 100 if row[name] else None for name in ("acc_std", "forget", "forget_std")}
-    return Published(
-        source=row["source"],
-        table=int(row["table"]),
-        dataset=row["dataset"],
-        tasks=int(row["tasks"]),
-        method=row["method"],
-        run=row["run"],
-        model=row["model"],
-        settings=tuple(row["settings"].split()),
-        acc=float(row["acc"]) / 100,
-        **others,
-    )
+def published_table(entries: Iterable[Entry], title: str, places: tuple[Place, ...]) -> Table:
+    """One row per published row and group of runs; a published row without runs has dashes."""
+    columns = [Column("table"), Column("data", "text"), Column("tasks"), Column("method", "text")]
+    columns += [Column("published accuracy, %", "summary", short="published acc")]
+    columns += [Column("published forgetting", "summary", short="published F")]
+    columns += [Column("measured accuracy, %", "summary", short="measured acc")]
+    columns += [Column("measured forgetting", "summary", short="measured F"), Column("orders", short="n")]
+    rows = []
+    for entry in entries:
+        one = entry.published
+        named = [count_cell(one.table), Cell(one.dataset), count_cell(one.tasks), Cell(one.method)]
+        for mean, spread in ((one.acc, one.acc_std), (one.forget, one.forget_std)):
+            named.append(Cell(DASH) if mean is None else mean_cell(mean, spread, 2))
+        for beside in entry.measured:
+            kinds = dict.fromkeys(departure.kind for departure in beside.departures)
+            measured = [summary_cell(beside.acc), summary_cell(beside.forget), count_cell(len(beside.seeds))]
+            rows.append([*named, *measured, Cell(", ".join(kinds))])
+        if not entry.measured:
+            rows.append([*named, Cell(DASH), Cell(DASH), count_cell(0), Cell(DASH)])
+    return Table(title, [*columns, Column("not as published in", "text")], rows, "ledger", places=places)
+
+
+def published_to_csv(entries: Sequence[Entry]) -> str:
+    """One row per published row and group of runs, as fractions; a published row without runs has one with gaps."""
+    rows = []
+    for entry in entries:
+        one = entry.published
+        named = [one.source, str(one.table), one.dataset, str(one.tasks), one.method, one.stream]
+        named += [raw(value) for value in (one.acc, one.acc_std, one.forget, one.forget_std)]
+        rows += [] if entry.measured else [[*named, *[""] * 7]]
+        for beside in entry.measured:
+            numbers = [raw(value) for part in (beside.acc, beside.forget) for value in (part.mean, part.std)]
+            told = "; ".join(map(str, beside.departures))
+            rows.append([*named, beside.label, str(len(beside.seeds)), *numbers, told])
+    return csv_text(CSV, rows)
+
+
+def tables_of(rows: Iterable[Published]) -> str:
+    """Which tables some rows are, or are of, and of which they hold none."""
+    held, whole = Counter(row.table for row in rows), Counter(row.table for row in published_rows())
+    kinds = {
+        "whole": [table for table in whole if held[table] == whole[table]],
+        "in part": [table for table in whole if 0 < held[table] < whole[table]],
+        "none of": [table for table in whole if not held[table]],
+    }
+    return "; ".join(f"{kind} {', '.join(map(str, some))}" for kind, some in kinds.items() if some)
+
+
+def difference_sentences(entries: Iterable[Entry]) -> list[str]:
+    """For all runs in one sentence each kind of difference, setting by setting."""
+    found: dict[tuple[Departure, ...], list[str]] = {}
+    for entry in entries:
+        for beside in entry.measured:
+            name = f"{entry.published.dataset} {entry.published.tasks} {beside.label}"
+            found.setdefault(beside.departures, []).append(name)
+    return [
+        f"{', '.join(names)}: {why}: {'; '.join(str(one) for one in apart if WHY[one.kind] == why)}."
+        for apart, names in found.items()
+        for why in dict.fromkeys(WHY[one.kind] for one in apart)
+    ]
+
+
+def _named(rows: Iterable[Published]) -> str:
+    """Data sets with the methods that they are run with."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        methods.setdefault(f"{row.dataset} {row.tasks}", []).append(row.method)
+    by_methods: dict[str, list[str]] = {}
+    for name, some in methods.items():
+        by_methods.setdefault(", ".join(some), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {some}" for some, names in by_methods.items())

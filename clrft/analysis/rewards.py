@@ -1,8 +1,8 @@
 """What the rewards of a run's rollouts were made of, task by task: read from its steps, averaged over class orders.
 
 A batch of rollouts counts once, however many updates were made on it: the figures stand in the row of its first
-update, and the means are over the rows that have them. What was not measured has no mean, never 0.
-Deliberately absent: tables (``clrft.analysis.reward_tables``) and the picture (``clrft.analysis.reward_figures``).
+update, and the means are over the rows that have them. What was not measured has no mean, never 0. Tables show rewards
+as they are, shares of reranked pairs in percent; CSV holds fractions.
 """
 
 import math
@@ -11,14 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from clrft.analysis.compare import Comparison, Group, Summary, summarise
-from clrft.analysis.study import Study
-from clrft.runs.read import RunRecord
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.render import long_csv
+from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
 from eval.judgement import COMPONENTS
 from eval.metrics import Value, undefined
 
 Kind = Literal["updates", "batches", "component", "reward", "added", "reranked", "shaped"]
 StepRow = Mapping[str, float]
+EXPLAINED = (
+    "Means over a task's updates: the unshaped components and their sum (reward), what each shaper added to it, and "
+    "the share of the pairs inside a group whose order it changed."
+)
 
 PARTS_OF_REWARDS = tuple(dict.fromkeys(name for names in COMPONENTS.values() for name in names))
 
@@ -68,11 +72,12 @@ class GroupRewards:
     shapers: tuple[str, ...]
     tasks: dict[int, dict[Figure, Summary]]
 
+    def task_name(self, task: int) -> str:
+        """A task's number; a joint run learns all at once."""
+        return "all" if self.group.joint else str(task)
 
-RewardReport = Study[GroupRewards]
 
-
-def reward_report(comparison: Comparison) -> RewardReport:
+def reward_report(comparison: Comparison) -> Study[GroupRewards]:
     """The rewards of a comparison's groups; runs without any are named.
 
     Raises:
@@ -81,7 +86,8 @@ def reward_report(comparison: Comparison) -> RewardReport:
     found: list[GroupRewards] = []
     without: list[str] = []
     for group in comparison.groups:
-        steps = {run.seed: trained_steps(run) for run in group.runs}
+        # of every stage after the base; of a joint run the last alone
+        steps = {run.seed: {stage: run.steps(stage) for stage in run.stages() if stage > 0} for run in group.runs}
         rows = [row for stages in steps.values() for stage in stages.values() for row in stage]
         if any(measured(row, REWARD.column) is not None for row in rows):
             found.append(_group_rewards(group, steps, rows))
@@ -91,16 +97,14 @@ def reward_report(comparison: Comparison) -> RewardReport:
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
-def trained_steps(run: RunRecord) -> dict[int, list[dict[str, float]]]:
-    """Rows of every stage after the base, by stage; of a joint run only the last."""
-    return {stage: run.steps(stage) for stage in run.stages() if stage > 0}
-
-
 def task_rewards(rows: Sequence[StepRow], figures: Iterable[Figure]) -> dict[Figure, Value]:
     """The figures of one task: means over the rows that have them, and counts."""
     batches = sum(measured(row, REWARD.column) is not None for row in rows)
-    counts = {UPDATES: Value(float(len(rows))), BATCHES: Value(float(batches))}
-    return counts | {figure: _mean(rows, figure.column) for figure in figures}
+    found = {UPDATES: Value(float(len(rows))), BATCHES: Value(float(batches))}
+    for figure in figures:
+        values = [value for row in rows if (value := measured(row, figure.column)) is not None]
+        found[figure] = Value(statistics.fmean(values)) if values else undefined("not measured")
+    return found
 
 
 def measured(row: StepRow, column: str) -> float | None:
@@ -109,18 +113,14 @@ def measured(row: StepRow, column: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def shapers_of(run: RunRecord) -> list[str]:
-    """Names of the run's methods, in their order: any of them may have shaped rewards."""
-    method = run.config.get("method") or {}
-    return [*str(method.get("name", run.method)).split("+"), *(method.get("parts") or {})]
-
-
 def _group_rewards(
     group: Group, steps: Mapping[int, Mapping[int, Sequence[StepRow]]], rows: Sequence[StepRow]
 ) -> GroupRewards:
     recorded = {column for row in rows for column in row}
     components = [name for name in PARTS_OF_REWARDS if Figure("component", name).column in recorded]
-    shapers = [name for name in dict.fromkeys(shapers_of(group.runs[0])) if Figure("added", name).column in recorded]
+    method = group.runs[0].config.get("method") or {}  # any of its names and parts may have shaped rewards
+    names = [*str(method.get("name", group.method)).split("+"), *(method.get("parts") or {})]
+    shapers = [name for name in dict.fromkeys(names) if Figure("added", name).column in recorded]
     figures = [REWARD, SHAPED, *(Figure("component", name) for name in components)]
     for name in shapers:
         figures += [Figure("added", name), Figure("reranked", name)]
@@ -135,6 +135,77 @@ def _group_rewards(
     return GroupRewards(group, tuple(components), tuple(shapers), tasks)
 
 
-def _mean(rows: Sequence[StepRow], column: str) -> Value:
-    values = [value for row in rows if (value := measured(row, column)) is not None]
-    return Value(statistics.fmean(values)) if values else undefined("not measured")
+def reward_parts(report: Study[GroupRewards]) -> list[Part]:
+    """Everything that the terminal and Markdown show of the rewards, but the closing sentences."""
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.groups else []
+    for stream in report.streams():
+        groups = report.of_stream(stream)
+        parts.append(_component_table(stream, groups))
+        rows = [
+            [
+                *(Cell(one.group.label), Cell(one.task_name(task)), Cell(name)),
+                number_cell(figures[Figure("added", name)].mean, 3, sign=True),
+                number_cell(figures[Figure("reranked", name)].mean, scale=100),
+            ]
+            for one in groups
+            for task, figures in one.tasks.items()
+            for name in one.shapers
+        ]
+        columns = [Column(name, "text") for name in ("method", "task", "shaper")]
+        columns += [Column("added"), Column("reranked pairs, %")]
+        if rows:
+            parts.append(Table("What each shaper did", columns, rows, places=("terminal", "markdown")))
+    return parts
+
+
+def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
+    """One row per method, task and figure of its rewards, for the report."""
+    rows = [
+        [
+            *(Cell(one.group.label), Cell(one.task_name(task)), Cell(f"{figure.kind} {figure.name}".strip())),
+            number_cell(figures[figure].mean, 3),
+        ]
+        for one in report.of_stream(stream)
+        for task, figures in one.tasks.items()
+        for figure in figures
+    ]
+    columns = (Column("method", "text"), Column("task", "text"), Column("figure", "text"), Column("mean"))
+    return Table(f"{stream}: rewards", columns, rows, report.comparison.key("rewards", stream), folded=True)
+
+
+def rewards_to_csv(report: Study[GroupRewards]) -> str:
+    """One row per stream, method, task and figure: mean, standard deviation, and the value of every class order.
+
+    ``kind`` is that of ``Figure``, ``name`` the component or the shaper.
+    """
+    rows = [
+        (one.group, [str(task), *figure], summary)
+        for one in report.groups
+        for task, figures in one.tasks.items()
+        for figure, summary in figures.items()
+    ]
+    return long_csv(["task", "kind", "name"], rows, report.comparison.mixed_by_stream())
+
+
+def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
+    """What the rewards were made of, task by task."""
+    components = list(dict.fromkeys(name for one in groups for name in one.components))
+    columns = [Column("method", "text"), Column("orders", short="n"), Column("task", "text"), Column("updates")]
+    columns += [Column("batches", places=("markdown",)), *(Column(name) for name in components)]
+    columns += [Column("reward"), Column("shaped reward", short="shaped")]
+    rows = []
+    for one in groups:
+        for task, figures in one.tasks.items():
+            row = [Cell(one.group.label), count_cell(len(one.group.runs)), Cell(one.task_name(task))]
+            row += [Cell(_count(figures[UPDATES])), Cell(_count(figures[BATCHES]))]
+            for figure in (*(Figure("component", name) for name in components), REWARD, SHAPED):
+                row.append(number_cell(figures[figure].mean if figure in figures else None, 3))
+            rows.append(row)
+    title = f"{stream}: rewards by task, {over_n((one.group for one in groups), 'mean')}"
+    return Table(title, columns, rows, places=("terminal", "markdown"))
+
+
+def _count(summary: Summary) -> str:
+    """A count that is mostly the same in every class order; otherwise the least and the most."""
+    counts = sorted({round(value.value) for value in summary.values.values() if value.value is not None})
+    return DASH if not counts else "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))

@@ -1,34 +1,50 @@
-"""What kind of forgetting, method by method: the kinds of every run's answers, over class orders.
+"""What kind of forgetting, method by method: what every run's answers were, over class orders.
 
 A run whose predictions are missing, damaged or not those of its matrix is named and left out, never averaged in.
-Deliberately absent: what a kind is (``eval.taxonomy``), tables (``clrft.analysis.taxonomy_tables``), pictures
-(``clrft.analysis.taxonomy_figures``).
+Tables show percent, CSV holds fractions. Deliberately absent: what a kind is (``eval.taxonomy``).
 """
 
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clrft.analysis.compare import Comparison, Group, Summary, summarise
-from clrft.analysis.study import Study
-from clrft.runs.read import RunRecord
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.render import Figures, long_csv
+from clrft.analysis.table import Cell, Column, Part, Place, Sentence, Table, count_cell, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
-from eval.metrics import Value, undefined
-from eval.taxonomy import KINDS, OUTCOME_TITLES, OUTCOMES, shares
+from eval.metrics import METRICS, Value, metric_of, undefined
+from eval.taxonomy import BESIDE, KINDS, OUTCOME_TITLES, OUTCOMES, shares
 from task_streams.errors import UserError
 
 Shares = Mapping[Failure, Summary]
 # Metrics that take forgetting apart: the whole, by what caused it, by what was lost.
 BY_CAUSE = ("forgetting_vocabulary", "forgetting_weights")
 SPLIT = ("forgetting_diag", *BY_CAUSE, *KINDS)
+NARROW = dict(  # titles in the terminal
+    zip(
+        SPLIT,
+        ("whole", "by the list", "by the weights", "superficial", "essential", "gained", "to newest, % of lost"),
+        strict=True,
+    )
+)
+LOST = ("format", "outside", "named", "essential", "newest")
+EXPLAINED = (
+    "Forgetting of the old tasks from right after learning them to the end (`forgetting_diag`), taken apart in two "
+    "ways. By cause: what the growing class list alone takes (`forgetting_vocabulary`), and what the later training "
+    "takes (`forgetting_weights`). By what was lost: items whose answer lost its form, or whose right class is still "
+    "named beside the answer (`forgetting_superficial`), all other lost items (`forgetting_essential`), less what was "
+    "`gained`. Last: the share of the lost items that were answered with a class of the newest task "
+    "(`lost_to_newest`)."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class GroupKinds:
+class GroupTaxonomy:
     """Kinds of forgetting of runs that differ in nothing but the class order.
 
     Attributes:
@@ -52,12 +68,9 @@ class GroupKinds:
     metrics: Mapping[str, Summary]
 
 
-KindReport = Study[GroupKinds]
-
-
-def kind_report(comparison: Comparison) -> KindReport:
+def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
     """The kinds of forgetting of a comparison's groups."""
-    found: list[GroupKinds] = []
+    found: list[GroupTaxonomy] = []
     without: list[str] = []
     for group in comparison.groups:
         runs: dict[int, RunKinds] = {}
@@ -65,29 +78,38 @@ def kind_report(comparison: Comparison) -> KindReport:
             try:
                 runs[run.seed] = run_kinds(run.folder, run.matrix, task_classes(run.manifest, len(run.matrix)))
             except UserError as error:
-                without.append(f"{run.folder}: its answers are left out: {shortened(error.problems)}")
+                first, more = " ".join(error.problems[:2]), len(error.problems) - 2
+                without.append(
+                    f"{run.folder}: its answers are left out: {first}" + (f" (and {more} more)" if more > 0 else "")
+                )
         if runs:
             kept = tuple(run for run in group.runs if run.seed in runs)
-            found.append(group_kinds(replace(group, runs=kept), runs))
+            found.append(group_taxonomy(replace(group, runs=kept), runs))
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
-def group_kinds(group: Group, runs: Mapping[int, RunKinds]) -> GroupKinds:
+def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
     """The kinds of a group's runs over class orders; ``runs``: by seed, one for each run."""
     shared = {seed: {cell: shares(counts) for cell, counts in one.cells.items()} for seed, one in runs.items()}
-    cells = {cell: over_orders({seed: one.get(cell) for seed, one in shared.items()}) for cell in _cells(runs.values())}
+    found = sorted({cell for one in runs.values() for cell in one.cells})
+    cells = {cell: over_orders({seed: one.get(cell) for seed, one in shared.items()}) for cell in found}
     stages = sorted({stage for stage, task in cells if task < stage})
     old = {stage: over_orders({seed: _mean_of_old(one, stage) for seed, one in shared.items()}) for stage in stages}
     reasons = [one.undivided for one in runs.values() if one.undivided is not None]
-    tables = [_row_shares(one.confusion) for one in runs.values() if one.confusion is not None]
-    return GroupKinds(
+    tables = []
+    for counts in (one.confusion for one in runs.values()):
+        if counts is not None:
+            with np.errstate(invalid="ignore"):  # NaN in a row without items
+                tables.append(np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float64))
+    values = {run.seed: {**run.metrics, **runs[run.seed].metrics} for run in group.runs}
+    return GroupTaxonomy(
         group=group,
         runs=runs,
         cells=cells,
         old=old,
         confusion=None if reasons else np.asarray(np.mean(tables, axis=0)),
         undivided=reasons[0] if reasons else None,
-        metrics=_split(group.runs, runs),
+        metrics={key: summarise({seed: one[key] for seed, one in values.items()}) for key in SPLIT},
     )
 
 
@@ -100,7 +122,7 @@ def over_orders(values: Mapping[int, Mapping[Failure, float] | None]) -> Shares:
     }
 
 
-def shown_outcomes(groups: Sequence[GroupKinds]) -> dict[Failure, str]:
+def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:
     """Outcomes that a stream's tables and figures show, with their titles: those that can come up in it."""
     if all(one.undivided is None for one in groups):
         return {outcome: OUTCOME_TITLES[outcome] for outcome in OUTCOMES if outcome != "wrong"}
@@ -112,18 +134,6 @@ def shown_outcomes(groups: Sequence[GroupKinds]) -> dict[Failure, str]:
     return {outcome: titles[outcome] for outcome in OUTCOMES if outcome in {*came_up, "none", "format"}}
 
 
-def shortened(sentences: Sequence[str], most: int = 2) -> str:
-    """The first sentences, and how many more there are."""
-    more = f" (and {len(sentences) - most} more)" if len(sentences) > most else ""
-    return " ".join(sentences[:most]) + more
-
-
-def _split(records: Sequence[RunRecord], runs: Mapping[int, RunKinds]) -> dict[str, Summary]:
-    """Metrics of ``SPLIT`` over class orders: those of the matrix, and those of the predictions."""
-    values = {record.seed: {**record.metrics, **runs[record.seed].metrics} for record in records}
-    return {key: summarise({seed: one[key] for seed, one in values.items()}) for key in SPLIT}
-
-
 def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float] | None:
     """Mean shares over the tasks before a stage's; None where one of them was not tested."""
     old = [cells.get((stage, task)) for task in range(1, stage)]
@@ -133,11 +143,126 @@ def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage
     return {outcome: statistics.fmean(one[outcome] for one in tested) for outcome in OUTCOMES}
 
 
-def _cells(runs: Iterable[RunKinds]) -> list[tuple[int, int]]:
-    return sorted({cell for run in runs for cell in run.cells})
+def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
+    """Everything that the terminal and Markdown show: forgetting taken apart, answers to old tasks, tasks confused."""
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
+    by_cause = ("forgetting_diag", *BY_CAUSE)
+    for stream in report.streams():
+        groups = report.of_stream(stream)
+        parts += [split_table(report, stream, keys, ("terminal",)) for keys in (by_cause, KINDS)]  # in two, to fit
+        parts += [split_table(report, stream), answers_table(report, stream, last=True), answers_table(report, stream)]
+        if any(one.confusion is not None for one in groups):
+            parts.append(confusion_table(report, stream))
+        why: dict[str, list[str]] = {}  # once for all methods that share a reason
+        for one in groups:
+            for key, summary in one.metrics.items():
+                if summary.reason is not None:
+                    why.setdefault(f"{METRICS[key].title}: undefined ({summary.reason})", []).append(one.group.label)
+            if one.undivided is not None:
+                why.setdefault(f"task of the answer: undefined ({one.undivided})", []).append(one.group.label)
+        parts += [Sentence(f"{sentence}: {', '.join(labels)}.", "note") for sentence, labels in why.items()]
+    return [*parts, *report.comparison.closing(report.without)]
 
 
-def _row_shares(counts: np.typing.NDArray[np.int64]) -> FloatArray:
-    """Counts as shares of their row, NaN in a row without items. [T, T+2]"""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float64)
+def split_table(
+    report: Study[GroupTaxonomy],
+    stream: str,
+    keys: Sequence[str] = SPLIT,
+    places: tuple[Place, ...] = ("markdown", "report"),
+) -> Table:
+    """The parts of forgetting by their metrics."""
+    groups = report.of_stream(stream)
+    rows = [
+        [Cell(one.group.name), count_cell(len(one.group.runs)), *(summary_cell(one.metrics[key]) for key in keys)]
+        for one in groups
+    ]
+    columns = [Column("method", "text"), Column("orders", short="n", places=("terminal", "markdown"))]
+    columns += [Column(metric_of(key).title, "summary", metric_of(key).definition, NARROW[key]) for key in keys]
+    title = f"{stream}: forgetting taken apart, {over_n(one.group for one in groups)}, percentage points"
+    return Table(title, columns, rows, report.comparison.key("parts", stream), folded=True, places=places)
+
+
+def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False) -> Table:
+    """Share of every kind of answer to the old tasks after each task, or in the terminal after the last."""
+    groups = report.of_stream(stream)
+    outcomes = shown_outcomes(groups)
+    rows = [
+        [Cell(one.group.name), count_cell(stage), *(summary_cell(shared[key]) for key in outcomes)]
+        for one in groups
+        for stage, shared in one.old.items()
+        if not last or stage == len(one.group.runs[0].matrix)
+    ]
+    columns = [Column("method", "text"), Column("after task", places=("markdown", "report"))]
+    columns += [Column(name, "summary") for name in outcomes.values()]
+    title = f"{stream}: answers to items of old tasks{' after the last task' if last else ''}, percent"
+    places: tuple[Place, ...] = ("terminal",) if last else ("markdown", "report")
+    return Table(title, columns, rows, report.comparison.key("answers", stream), folded=True, places=places)
+
+
+def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
+    """One row per method and task of the item: share of answers with a class of each task."""
+    groups = report.of_stream(stream)
+    rows = [
+        [
+            *(Cell(one.group.name), count_cell(task)),
+            *(number_cell(None if math.isnan(share) else float(share), scale=100) for share in row),
+        ]
+        for one in groups
+        if one.confusion is not None
+        for task, row in enumerate(one.confusion, start=1)
+    ]
+    size = len(groups[0].group.runs[0].matrix)
+    names = (*(f"task {task}" for task in range(1, size + 1)), "outside of the list", "no answer")
+    columns = (Column("method", "text"), Column("item of task"), *(Column(name) for name in names))
+    title = f"{stream}: answers after the last task by task of the item and of the answer, percent"
+    key = report.comparison.key("confusion", stream)
+    return Table(title, columns, rows, key, folded=True, places=("markdown", "report"))
+
+
+def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:
+    """One row per stream, method and figure: mean, standard deviation, and the value of every class order.
+
+    ``figure`` is ``forgetting`` (``name``: a metric), ``answers`` (``name``: an outcome's share of the items of a task
+    after a stage), ``old`` (likewise, mean over the old tasks), and in counts of every order: ``confusion`` (answers to
+    a task's items at the end; ``name``: the task of the chosen class) and ``lost`` (items of a task; ``name``:
+    format, outside, named and essential, the ways in which they were lost; newest, those answered with a class of the
+    newest task; and gained).
+    """
+    shares_first = [row for one in report.groups for row in _share_rows(one)]
+    rows: list[tuple[Group, list[str], Summary | Figures]] = [
+        *shares_first,
+        *(row for one in report.groups for row in _count_rows(one)),
+    ]
+    return long_csv(["figure", "stage", "task", "name"], rows, report.comparison.mixed_by_stream())
+
+
+def _share_rows(one: GroupTaxonomy) -> Iterator[tuple[Group, list[str], Summary]]:
+    def name(outcome: Failure) -> str:
+        return "right" if outcome == "none" else outcome
+
+    for key, summary in one.metrics.items():
+        yield one.group, ["forgetting", "", "", key], summary
+    for (stage, task), by_outcome in one.cells.items():
+        for outcome, summary in by_outcome.items():
+            yield one.group, ["answers", str(stage), str(task), name(outcome)], summary
+    for stage, by_outcome in one.old.items():
+        for outcome, summary in by_outcome.items():
+            yield one.group, ["old", str(stage), "", name(outcome)], summary
+
+
+def _count_rows(one: GroupTaxonomy) -> Iterator[tuple[Group, list[str], Figures]]:
+    tasks = len(one.group.runs[0].matrix)
+
+    def row(figure: str, task: int, name: str, counts: Mapping[int, int]) -> tuple[Group, list[str], Figures]:
+        return one.group, [figure, str(tasks), str(task), name], Figures(len(counts), None, None, None, counts)
+
+    tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
+    if tables:
+        for j in range(tasks):
+            for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
+                yield row("confusion", j + 1, name, {seed: int(table[j, column]) for seed, table in tables.items()})
+    for j in range(1, tasks):
+        changes = {seed: run.changes[j] for seed, run in one.runs.items() if j in run.changes}
+        for name in (*LOST, "gained") if changes else ():
+            field = name if name == "gained" else f"lost_{name}"
+            yield row("lost", j, name, {seed: int(getattr(change, field)) for seed, change in changes.items()})

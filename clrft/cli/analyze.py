@@ -1,38 +1,24 @@
-"""``clrft rewards``, ``kinds``, ``costs`` and ``drift``: what runs show. Imports nothing that trains."""
+"""``clrft analyze``: what runs show of rewards, kinds of forgetting, costs and drift, and beside published results.
+
+Imports nothing that trains, and nothing heavy before the runs are known to be there.
+"""
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
-from clrft.analysis.compare import Comparison, compare
-from clrft.analysis.cost_figures import write_costs
-from clrft.analysis.cost_tables import costs_to_terminal
-from clrft.analysis.costs import cost_report
-from clrft.analysis.drift_figures import write_drift
-from clrft.analysis.drift_study import drift_study
-from clrft.analysis.drift_tables import drift_to_terminal
-from clrft.analysis.mixing import ALL
-from clrft.analysis.reward_figures import write_rewards
-from clrft.analysis.reward_tables import rewards_to_terminal
-from clrft.analysis.rewards import reward_report
-from clrft.analysis.taxonomy import kind_report
-from clrft.analysis.taxonomy_figures import write_kinds
-from clrft.analysis.taxonomy_tables import kinds_to_terminal
-from clrft.runs.read import LeftOut, complete_runs
-from clrft.utils.files import check_writable, comparison_folder
+from clrft.runs.read import LeftOut, complete_runs, find_runs
+from clrft.utils.files import check_writable, comparison_folder, config_root
 from task_streams.errors import UserError
 
+if TYPE_CHECKING:
+    from clrft.analysis.compare import Comparison
+    from clrft.analysis.table import Part
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The runs that a command is to look at, and the folder that its files go to."""
-
-    comparison: Comparison
-    left_out: tuple[LeftOut, ...]
-    output: Path
+ALL = ("all",)  # each method's own: nothing is set against another
 
 
 def rewards_command(options: argparse.Namespace, console: Console) -> int:
@@ -41,24 +27,42 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: no runs, or none that has rewards.
     """
-    asked = _asked(options, [ALL])  # each method's own rewards: nothing is set against another
-    report = reward_report(asked.comparison)
+    comparison, left_out, output = _compared(options, ALL)
+
+    from clrft.analysis.outputs import pictures_of, write_outputs
+    from clrft.analysis.render import to_markdown
+    from clrft.analysis.rewards import reward_parts, reward_report, rewards_to_csv
+    from clrft.analysis.study_figures import rewards_figure
+
+    report = reward_report(comparison)
     if not report.groups:
         raise UserError(*report.without, "Expected a run of a method that learns from rewards, e.g. grpo or rapo.")
-    return _show(console, asked, rewards_to_terminal(report), lambda: write_rewards(report, asked.output))
+    parts = [*reward_parts(report), *report.comparison.closing(report.without)]
+    _print(console, parts, left_out, output)
+    texts = {"rewards.md": to_markdown(parts, "Rewards"), "rewards.csv": rewards_to_csv(report)}
+    pictures = pictures_of(
+        comparison, report.streams(), lambda one: {"rewards": rewards_figure(report.of_stream(one), one)}
+    )
+    return _say_written(console, write_outputs(output, texts, pictures))
 
 
-def kinds_command(options: argparse.Namespace, console: Console) -> int:
+def taxonomy_command(options: argparse.Namespace, console: Console) -> int:
     """Print and write what kinds of forgetting the runs in some folders show.
 
     Raises:
         UserError: no runs, or none whose predictions could be read.
     """
-    asked = _asked(options, [ALL])  # each method's own answers: nothing is set against another
-    report = kind_report(asked.comparison)
-    if not report.groups:
-        raise UserError(*report.without)
-    return _show(console, asked, kinds_to_terminal(report), lambda: write_kinds(report, asked.output))
+    comparison, left_out, output = _compared(options, ALL)
+
+    from clrft.analysis.taxonomy import taxonomy_parts
+    from clrft.report.comparison import write_taxonomy
+    from clrft.report.parts import Subject
+
+    subject = Subject(comparison)
+    if not subject.taxonomy.groups:
+        raise UserError(*subject.taxonomy.without)
+    _print(console, taxonomy_parts(subject.taxonomy), left_out, output)
+    return _say_written(console, write_taxonomy(subject, output))
 
 
 def costs_command(options: argparse.Namespace, console: Console) -> int:
@@ -67,11 +71,22 @@ def costs_command(options: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: no runs, runs that may not be compared, or none that counted what it cost.
     """
-    asked = _asked(options, options.mix)
-    report = cost_report(asked.comparison)
+    comparison, left_out, output = _compared(options, options.mix)
+
+    from clrft.analysis.costs import cost_parts, cost_report, costs_to_csv
+    from clrft.analysis.outputs import pictures_of, write_outputs
+    from clrft.analysis.render import to_markdown
+    from clrft.analysis.study_figures import costs_figure
+
+    report = cost_report(comparison)
     if not report.groups:
         raise UserError(*report.without, "Expected runs of this version, which count what they cost.")
-    return _show(console, asked, costs_to_terminal(report), lambda: write_costs(report, asked.output))
+    parts = cost_parts(report)
+    _print(console, parts, left_out, output)
+    texts = {"costs.md": to_markdown(parts, "Cost beside quality"), "costs.csv": costs_to_csv(report)}
+    drawn = {stream: costs_figure(report.of_stream(stream), stream) for stream in report.streams()}
+    made = {stream: {"costs": figure} for stream, figure in drawn.items() if figure is not None}
+    return _say_written(console, write_outputs(output, texts, pictures_of(comparison, made, made.__getitem__)))
 
 
 def drift_command(options: argparse.Namespace, console: Console) -> int:
@@ -80,26 +95,80 @@ def drift_command(options: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: no runs, runs that may not be compared, or none whose drift was measured.
     """
-    asked = _asked(options, options.mix)
-    study = drift_study(asked.comparison)
+    comparison, left_out, output = _compared(options, options.mix)
+
+    from clrft.analysis.drift import drift_parts, drift_study, points_to_csv, relations_to_csv, spreads_to_csv
+    from clrft.analysis.outputs import ENDINGS, pictures_of, write_outputs
+    from clrft.analysis.render import to_markdown
+    from clrft.analysis.study_figures import drift_figures
+
+    study = drift_study(comparison)
     if not study.streams:
         raise UserError(*study.without, "Expected a run of a method that trains, with evaluate.drift_prompts above 0.")
-    return _show(console, asked, drift_to_terminal(study), lambda: write_drift(study, asked.output))
+    parts = drift_parts(study)
+    _print(console, parts, left_out, output)
+    texts = {
+        "drift.md": to_markdown(parts, "Drift and forgetting"),
+        "drift.csv": relations_to_csv(study),
+        "drift_runs.csv": points_to_csv(study),
+        "drift_spread.csv": spreads_to_csv(study),
+    }
+    by_stream = {one.stream: one for one in study.streams}
+    pictures = pictures_of(comparison, by_stream, lambda stream: drift_figures(by_stream[stream]))
+    return _say_written(console, write_outputs(output, texts, pictures, ENDINGS))
 
 
-def _asked(options: argparse.Namespace, mix: Sequence[str]) -> _Asked:
+def published_command(options: argparse.Namespace, console: Console) -> int:
+    """Print published figures beside those of the runs in some folders; write them where an output is named.
+
+    Raises:
+        UserError: a folder without runs, or an output that can't be written.
+    """
+    found = find_runs([Path(path) for path in options.paths])
+    output = Path(options.output) if options.output else None
+    if output is not None:
+        check_writable(output)
+
+    from clrft.analysis.groups import grouped
+    from clrft.analysis.published_results import planned, published_beside, published_parts, published_to_csv
+    from clrft.analysis.render import to_markdown
+
+    entries = published_beside(grouped(found.runs))
+    plans = planned(sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml")))
+    parts = published_parts(entries, plans)
+    _print(console, parts, found.left_out)
+    if output is None:
+        return 0
+    from clrft.analysis.outputs import write_outputs
+
+    title = "Published figures beside measured ones"
+    texts = {"ledger.md": to_markdown(parts, title), "ledger.csv": published_to_csv(entries)}
+    return _say_written(console, write_outputs(output, texts))
+
+
+def _compared(options: argparse.Namespace, mix: Sequence[str]) -> "tuple[Comparison, tuple[LeftOut, ...], Path]":
+    """The comparison of the runs that a command is to look at, what was left out, and the folder for its files."""
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output)
     found = complete_runs(paths)
-    return _Asked(compare(found.runs, mix=mix), found.left_out, output)
+
+    from clrft.analysis.compare import compare
+
+    return compare(found.runs, mix=mix), found.left_out, output
 
 
-def _show(console: Console, asked: _Asked, table: RenderableType, write: Callable[[], Sequence[Path]]) -> int:
-    """Print a table and which runs were left out; write the files and print where they are."""
-    check_writable(asked.output)
-    console.print(table)
-    for left_out in asked.left_out:
-        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
-    for path in write():
+def _print(console: Console, parts: "Sequence[Part]", left_out: Sequence[LeftOut], output: Path | None = None) -> None:
+    """Print what was found and which runs were left out, once the folder for its files is known to be writable."""
+    from clrft.analysis.render import to_terminal
+
+    if output is not None:
+        check_writable(output)
+    console.print(to_terminal(parts))
+    for one in left_out:
+        console.print(f"left out: {one}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_written(console: Console, paths: Sequence[Path]) -> int:
+    for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -32,9 +32,9 @@ EXAMPLES = """examples:
   clrft status quickstart
   clrft compare runs/quickstart
   clrft report runs/quickstart
-  clrft rewards runs/quickstart
-  clrft kinds runs/quickstart
-  clrft costs runs/quickstart
+  clrft analyze rewards runs/quickstart
+  clrft analyze kinds runs/quickstart
+  clrft analyze costs runs/quickstart
   clrft show stream=digits_cil method=rapo train.learning_rate=3e-5
   clrft data check digits_cil
   clrft method check my_method.py
@@ -233,39 +233,12 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--output", help="folder of the page, its tables and figures (default: <first>/report)")
     report.set_defaults(command=later("report", "report_command"))
 
-    ledger = subparsers.add_parser("ledger", help="figures published with RaPO, beside runs of the same setting")
-    ledger.add_argument(
-        "paths", nargs="*", metavar="RUNS", help="run folders or sweep folders; none: the figures alone"
-    )
-    ledger.add_argument("-o", "--output", help="folder for ledger.md and ledger.csv (default: print only)")
-    ledger.set_defaults(command=later("ledger", "ledger_command"))
+    add_analyze(subparsers)
 
     sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
     sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
     sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
     sync.set_defaults(command=later("sync", "sync_command"))
-
-    rewards = subparsers.add_parser("rewards", help="what rewards were made of, by task, and what shapers reranked")
-    rewards.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    rewards.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    rewards.set_defaults(command=later("analyze", "rewards_command"))
-
-    kinds = subparsers.add_parser("kinds", help="what kind of forgetting: by list or weights, what was answered")
-    kinds.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    kinds.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    kinds.set_defaults(command=later("analyze", "kinds_command"))
-
-    costs = subparsers.add_parser("costs", help="tokens, operations, hours and memory beside quality")
-    costs.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    costs.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    costs.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    costs.set_defaults(command=later("analyze", "costs_command"))
-
-    drift = subparsers.add_parser("drift", help="how far policies moved, and whether that goes with forgetting")
-    drift.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    drift.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    drift.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    drift.set_defaults(command=later("analyze", "drift_command"))
 
     listing = subparsers.add_parser("list", help="what there is to choose from")
     listing.add_argument("what", choices=LISTS, help="which list")
@@ -293,6 +266,31 @@ def build_parser() -> argparse.ArgumentParser:
     base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
     base.set_defaults(command=later("base", "base_command"))
     return parser
+
+
+def add_analyze(subparsers: Any) -> None:
+    """``clrft analyze`` and what it looks at; each as a command of its own too, as it was called before."""
+    parser = subparsers.add_parser(
+        "analyze", help="what runs show of rewards, forgetting, costs, drift; published figures"
+    )
+    actions = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, command, mix, text in (
+        ("rewards", "rewards_command", False, "what rewards were made of, by task, and what shapers reranked"),
+        ("kinds", "taxonomy_command", False, "what kind of forgetting: by list or weights, what was answered"),
+        ("costs", "costs_command", True, "tokens, operations, hours and memory beside quality"),
+        ("drift", "drift_command", True, "how far policies moved, and whether that goes with forgetting"),
+        ("ledger", "published_command", False, "figures published with RaPO, beside runs of the same setting"),
+    ):
+        alone = name == "ledger"
+        paths = "run folders or sweep folders" + ("; none: the figures alone" if alone else "")
+        files = "ledger.md and ledger.csv (default: print only)" if alone else "tables and pictures"
+        output = f"folder for {files}" + ("" if alone else " (default: <first>/comparison)")
+        for one, former in ((actions.add_parser(name, help=text), ""), (subparsers.add_parser(name), name)):
+            one.add_argument("paths", nargs="*" if alone else "+", metavar="RUNS", help=paths)
+            one.add_argument("-o", "--output", help=output)
+            if mix:
+                one.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
+            one.set_defaults(command=later("analyze", command, former))
 
 
 def add_data(subparsers: Any, overrides: Any) -> None:
@@ -336,10 +334,15 @@ def add_method(subparsers: Any) -> None:
     check.set_defaults(command=later("method", "check_command"))
 
 
-def later(module: str, name: str) -> Command:
-    """A command whose module is imported when it is called, so that the others need not wait for it."""
+def later(module: str, name: str, former: str = "") -> Command:
+    """A command whose module is imported when it is called, so that the others need not wait for it.
+
+    One that is called by its former name says where it went.
+    """
 
     def command(options: argparse.Namespace, console: Console) -> int:
+        if former:
+            show_end(0, [f"clrft {former} is now clrft analyze {former}."])
         return int(getattr(import_module(f"clrft.cli.{module}"), name)(options, console))
 
     return command

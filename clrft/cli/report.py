@@ -6,9 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clrft.analysis.compare import compare
-from clrft.report.page import title_of, write_report
-from clrft.report.parts import Subject
 from clrft.runs.read import FoundRuns, complete_runs
 from clrft.utils.files import REPORT, check_writable, comparison_folder
 
@@ -21,16 +18,13 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
     """
     paths = [Path(path) for path in options.paths]
     output = comparison_folder(paths[0], options.output, REPORT)
-    named = [name for words in options.mix for name in words.split(",")]
     found = complete_runs(paths)
     check_writable(output)
-    page, *others = report_of(found, paths, output, options.baseline, named)
+    page, *others = report_of(found, paths, output, options.baseline, options.mix)
     for left_out in found.left_out:
         console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
-    size = page.stat().st_size / 1e6
-    text = (
-        f"report: {page.resolve()}   ({size:.1f} MB, opens in any browser; {len(others)} files of tables and pictures)"
-    )
+    size = f"{page.stat().st_size / 1e6:.1f} MB"
+    text = f"report: {page.resolve()}   ({size}, opens in any browser; {len(others)} files of tables and pictures)"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -39,4 +33,8 @@ def report_of(
     found: FoundRuns, paths: Sequence[Path], output: Path, baseline: str | None = None, mix: Sequence[str] = ()
 ) -> list[Path]:
     """Compare runs and write their report; returns its files, the page first."""
+    from clrft.analysis.compare import compare
+    from clrft.report.page import title_of, write_report
+    from clrft.report.parts import Subject
+
     return write_report(Subject(compare(found.runs, baseline, mix), found.left_out), title_of(paths), output)

@@ -35,7 +35,7 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
         note = ""
         try:
             found = find_runs([folder])
-            subject, paths = write_and_print(found, None, folder / "comparison", console, kinds=True)
+            subject, paths = write_and_print(found, None, folder / "comparison", console, taxonomy=True)
             written, note = reported(subject, folder)
             paths.append(written)
         finally:  # also where the cells must not be compared: the sweep has ended

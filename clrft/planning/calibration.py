@@ -167,6 +167,6 @@ def closing_seconds(folder: Path) -> float:
     began = time.perf_counter()
     runs = folder / FOLDER
     found = find_runs([runs])
-    subject, _ = write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], kinds=True)
+    subject, _ = write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], taxonomy=True)
     reported(subject, runs)
     return time.perf_counter() - began

@@ -8,8 +8,8 @@ from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
-from clrft.analysis.cost_tables import short
-from clrft.analysis.tables import rich_table
+from clrft.analysis.render import rich_table
+from clrft.analysis.table import short
 from clrft.memory.estimate import gib
 from clrft.planning.fit_advice import cannot_run, does_not_fit
 from clrft.planning.hardware import FAST, LIKELY, LINKED, SLOW, Hardware

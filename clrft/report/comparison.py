@@ -6,14 +6,15 @@ from pathlib import Path
 from rich.console import Console
 
 from clrft.analysis.compare import compare
-from clrft.analysis.figures import figures, of_stream
-from clrft.analysis.outputs import write_outputs
-from clrft.analysis.reward_tables import rewards_section
-from clrft.analysis.tables import pairs_to_csv, to_csv, to_markdown, to_terminal
-from clrft.analysis.taxonomy_figures import write_kinds
-from clrft.report.headline import headline_note
-from clrft.report.page import title_of, write_report
-from clrft.report.parts import Subject
+from clrft.analysis.comparison_tables import comparison_parts, to_csv
+from clrft.analysis.figures import comparison_figures
+from clrft.analysis.outputs import pictures_of, write_outputs
+from clrft.analysis.pairs import pairs_to_csv
+from clrft.analysis.render import to_markdown, to_terminal
+from clrft.analysis.rewards import reward_parts
+from clrft.analysis.table import Heading
+from clrft.analysis.taxonomy import taxonomy_parts, taxonomy_to_csv
+from clrft.report.parts import Subject, missing
 from clrft.runs.read import FoundRuns
 from clrft.utils.files import REPORT
 
@@ -24,18 +25,18 @@ def write_and_print(
     output: Path,
     console: Console,
     mix: Sequence[str] = (),
-    kinds: bool = False,
+    taxonomy: bool = False,
 ) -> tuple[Subject, list[Path]]:
     """Compare runs, print the comparison, write its tables and figures; returns what was compared, and the files.
 
-    ``kinds``: write those of forgetting too, where any answer can be read. A comparison of many runs leaves them out.
+    ``taxonomy``: write that of forgetting too, where any answer can be read. A comparison of many runs leaves it out.
     """
     subject = Subject(compare(found.runs, baseline, mix), found.left_out)
-    console.print(to_terminal(subject.comparison))
+    console.print(to_terminal(comparison_parts(subject.comparison)))
     for left_out in subject.left_out:
         console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
     written = write_comparison(subject, output)
-    return subject, written + (write_kinds(subject.kinds, output) if kinds and subject.kinds.groups else [])
+    return subject, written + (write_taxonomy(subject, output) if taxonomy and subject.taxonomy.groups else [])
 
 
 def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
@@ -45,21 +46,37 @@ def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
         subject: what was compared.
         out_dir: made if absent; older files of the same names are replaced.
     """
-    comparison = subject.comparison
+    comparison, parts = subject.comparison, [*comparison_parts(subject.comparison)]
+    if subject.rewards.groups:
+        parts += [Heading("Rewards"), *reward_parts(subject.rewards), *map(missing, subject.rewards.without)]
     texts = {
-        "table.md": to_markdown(comparison) + rewards_section(subject.rewards),
+        "table.md": to_markdown(parts, "Comparison"),
         "table.csv": to_csv(comparison),
-        "pairs.csv": pairs_to_csv(comparison),
+        "pairs.csv": pairs_to_csv(comparison.pairs, comparison.mixed_by_stream()),
     }
-    pictures = (
-        of_stream(name, figure, stream, comparison)
-        for stream in comparison.streams()
-        for name, figure in figures(comparison.of_stream(stream), stream).items()
-    )
+    streams = comparison.streams()
+    pictures = pictures_of(comparison, streams, lambda one: comparison_figures(comparison.of_stream(one), one))
+    return write_outputs(out_dir, texts, pictures)
+
+
+def write_taxonomy(subject: Subject, out_dir: Path) -> list[Path]:
+    """Write ``kinds.md``, ``kinds.csv`` and the pictures of every stream; returns the files."""
+    from clrft.analysis.study_figures import taxonomy_figures
+
+    report = subject.taxonomy
+    texts = {
+        "kinds.md": to_markdown(taxonomy_parts(report), "Kinds of forgetting"),
+        "kinds.csv": taxonomy_to_csv(report),
+    }
+    streams = report.streams()
+    pictures = pictures_of(report.comparison, streams, lambda one: taxonomy_figures(report.of_stream(one), one))
     return write_outputs(out_dir, texts, pictures)
 
 
 def reported(subject: Subject, folder: Path) -> tuple[Path, str]:
     """Write the report of a sweep that was compared; returns its folder, and the answer in Markdown."""
+    from clrft.report.headline import headline_note
+    from clrft.report.page import title_of, write_report
+
     write_report(subject, title_of([folder]), folder / REPORT)
-    return folder / REPORT, headline_note(subject)
+    return folder / REPORT, headline_note(subject.comparison)

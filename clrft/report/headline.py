@@ -7,51 +7,51 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clrft.analysis.compare import FLOOR, Group
-from clrft.analysis.formatting import DASH, named, titled
+from clrft.analysis.compare import FLOOR, Comparison, Group
+from clrft.analysis.comparison_tables import means_table, orders_table
 from clrft.analysis.paired_tests import ALPHA, PairedTests, paired_tests
 from clrft.analysis.pairs import differences_of
-from clrft.analysis.tables import headline, markdown_table, name_of
-from clrft.report.parts import Cell, Column, Part, Section, Sentence, Subject, Table, summary_cell
-from eval.metrics import metric_of
+from clrft.analysis.render import markdown_table
+from clrft.analysis.table import Sentence
+from clrft.report.parts import Part, Section, Subject
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"
 
 
 def headline_section(subject: Subject) -> Section:
     """One answer per stream, and its methods' means."""
+    comparison = subject.comparison
     parts: list[Part] = []
-    for stream in subject.streams:
-        groups = subject.groups(stream)
-        parts += subject.heading(stream)
-        answer, *more = answers(groups)
-        parts.append(Sentence(answer, "answer"))
-        parts += [Sentence(text) for text in more]
-        parts.append(means_table(subject, stream))
-        parts.append(every_metric_table(subject, stream))
-    parts += [Sentence(note, "note") for note in subject.comparison.notes]
+    for stream in comparison.streams():
+        answer, *more = answers(comparison.of_stream(stream))
+        parts += [*comparison.heading(stream), Sentence(answer, "answer"), *(Sentence(text) for text in more)]
+        parts += [means_table(comparison, stream), orders_table(comparison, stream, comparison.defined_metrics(stream))]
+    parts += [Sentence(note, "note") for note in comparison.notes]
     return Section("answer", "Which method forgets less?", tuple(parts))
 
 
-def headline_note(subject: Subject) -> str:
+def headline_note(comparison: Comparison) -> str:
     """The answers and the tables of means as Markdown, for places that show it."""
     lines: list[str] = []
-    for stream in subject.streams:
-        table = means_table(subject, stream)
-        rows = [[cell.text for cell in row] for row in table.rows]
-        lines += [f"**{stream}**: {' '.join(answers(subject.groups(stream)))}", ""]
-        lines += [f"{table.title}:", "", *markdown_table([column.name for column in table.columns], rows)]
+    for stream in comparison.streams():
+        table = means_table(comparison, stream)
+        lines += [f"**{stream}**: {' '.join(answers(comparison.of_stream(stream)))}", ""]
+        lines += [f"{table.title}:", "", *markdown_table(table)]
     return "\n".join(lines)
 
 
 def answers(groups: Sequence[Group]) -> list[str]:
     """The answer for one stream, then what a reader needs to judge it; at least one sentence."""
-    learners = sorted((one for one in groups if _is_learner(one)), key=_mean)
+    learners = [one for one in groups if one.method != FLOOR and not one.joint and one.mean(FORGETTING) is not None]
+    learners.sort(key=_forgetting)
     if not learners:
-        return [f"No answer: {_why_none(groups)}."]
+        reasons = [one.metrics[FORGETTING].reason for one in groups if not one.joint and FORGETTING in one.metrics]
+        reason = next((reason for reason in reasons if reason), None)
+        why = f"no method has a forgetting ({reason})" if reason else "no method here learned task by task"
+        return [f"No answer: {why}."]
     best, *others = learners
     if not others:
-        lone = f"{best.label} forgets {points(_mean(best))}"
+        lone = f"{best.label} forgets {points(_forgetting(best))}"
         return [f"{lone}; no other method that learns task by task is here to compare it with.", *_floor(groups)]
     rival, *behind = others
     found = differences(best, rival)
@@ -92,7 +92,7 @@ def differences(best: Group, other: Group) -> Difference | None:
 
 
 def _verdict(best: Group, rival: Group, found: Difference | None) -> str:
-    both = f"{number(_mean(best))} against {number(_mean(rival))} points"
+    both = f"{number(_forgetting(best))} against {number(_forgetting(rival))} points"
     if found is None:
         return f"Undecided: {best.label} forgets less than {rival.label}, {both}, but in no common class order."
     count = len(found.values)
@@ -137,56 +137,18 @@ def _against(best: Group, others: Sequence[Group]) -> str:
 
 
 def _learned(best: Group, rival: Group) -> str:
-    first, second = (one.metrics.get(LEARNING) for one in (best, rival))
-    if first is None or second is None or first.mean is None or second.mean is None:
+    first, second = best.mean(LEARNING), rival.mean(LEARNING)
+    if first is None or second is None:
         return "How well each task was learned is not known, so less forgetting may be less learning."
     return (
-        f"Learning accuracy: {best.label} {number(first.mean)}, {rival.label} {number(second.mean)} %. "
+        f"Learning accuracy: {best.label} {number(first)}, {rival.label} {number(second)} %. "
         "Who learns less has less to forget."
     )
 
 
 def _floor(groups: Sequence[Group]) -> list[str]:
-    found = [one for one in groups if one.method == FLOOR and _has(one)]
-    if not found:
-        return []
-    return [f"The frozen base loses {points(_mean(found[0]))} without learning: its prompts list ever more classes."]
-
-
-def means_table(subject: Subject, stream: str) -> Table:
-    """Mean ± standard deviation of the metrics one reads first."""
-    groups, keys = subject.groups(stream), headline(subject.comparison, stream)
-    columns = [Column("method", "text"), Column("orders")]
-    columns += [Column(titled(key), "summary", metric_of(key).definition) for key in keys]
-    rows = [
-        (
-            Cell(name_of(group)),
-            Cell(str(len(group.runs)), float(len(group.runs))),
-            *(summary_cell(group.metrics.get(key), key) for key in keys),
-        )
-        for group in groups
-    ]
-    spread = "mean ± sample standard deviation over class orders" if _orders(groups) > 1 else "one class order"
-    key = subject.key("headline", stream)
-    return Table(key, f"{stream}: {spread}, percent", tuple(columns), tuple(rows))
-
-
-def every_metric_table(subject: Subject, stream: str) -> Table:
-    """Every metric of every method in every class order."""
-    groups, keys = subject.groups(stream), subject.comparison.defined_metrics(stream)
-    seeds = sorted({run.seed for group in groups for run in group.runs})
-    columns = [Column("metric", "text"), Column("method", "text"), Column("mean", "summary")]
-    rows = []
-    for key in keys:
-        for group in groups:
-            cell = summary_cell(group.metrics.get(key), key)
-            shown = dict(cell.orders)
-            values = group.metrics[key].values if key in group.metrics else {}
-            each = [Cell(shown.get(str(seed), DASH), values[seed].value if seed in values else None) for seed in seeds]
-            rows.append((Cell(named(key)), Cell(group.label), Cell(cell.text, cell.value, cell.spread), *each))
-    orders = [Column(f"order {seed}") for seed in seeds]
-    title = f"{stream}: every metric in every class order, percent"
-    return Table(subject.key("metrics", stream), title, (*columns, *orders), tuple(rows), folded=True)
+    found = [points(_forgetting(one)) for one in groups if one.method == FLOOR and one.mean(FORGETTING) is not None]
+    return [f"The frozen base loses {lost} without learning: its prompts list ever more classes." for lost in found[:1]]
 
 
 def points(value: float) -> str:
@@ -199,26 +161,8 @@ def number(value: float, sign: bool = False) -> str:
     return f"{100 * value + 0.0:{'+' if sign else ''}.1f}".replace("-", "−")
 
 
-def _is_learner(group: Group) -> bool:
-    return group.method != FLOOR and not group.joint and _has(group)
-
-
-def _has(group: Group) -> bool:
-    return FORGETTING in group.metrics and group.metrics[FORGETTING].mean is not None
-
-
-def _mean(group: Group) -> float:
-    mean = group.metrics[FORGETTING].mean
+def _forgetting(group: Group) -> float:
+    mean = group.mean(FORGETTING)
     if mean is None:
         raise ValueError(f"{group.label} has no mean forgetting")
     return mean
-
-
-def _why_none(groups: Sequence[Group]) -> str:
-    reasons = [one.metrics[FORGETTING].reason for one in groups if not one.joint and FORGETTING in one.metrics]
-    found = next((reason for reason in reasons if reason), None)
-    return f"no method has a forgetting ({found})" if found else "no method here learned task by task"
-
-
-def _orders(groups: Sequence[Group]) -> int:
-    return max(len(group.runs) for group in groups)

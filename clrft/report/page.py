@@ -6,38 +6,46 @@ their hash, and images that are written into it. Deliberately absent: any depend
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import colormaps, rc_context
 
 from clrft.analysis.figures import RC
-from clrft.report.export import write_files
-from clrft.report.matrices import SHADES
-from clrft.report.parts import Block, Heading, Picture, Section, Sentence, Subject, Table
-from clrft.report.sections import SECTIONS
+from clrft.analysis.outputs import ENDINGS, save_picture
+from clrft.analysis.render import to_csv, to_latex
+from clrft.analysis.table import Heading, Sentence, Table
+from clrft.report.accuracy import (
+    SHADES,
+    ability_section,
+    curves_section,
+    matrices_section,
+    pairs_section,
+    plane_section,
+)
+from clrft.report.headline import headline_section
+from clrft.report.parts import Block, Picture, Section, Subject
+from clrft.report.provenance import definitions_section, left_out_section, origin_section, settings_section
+from clrft.report.samples import samples_section
+from clrft.report.studies import costs_section, published_section, taxonomy_section, why_section
 from clrft.report.vector import colours, inline_svg, recoloured
 from clrft.runs.provenance import versions
 from clrft.utils.files import write_text_atomic
 
+SECTIONS: tuple[Callable[[Subject], Section], ...] = (  # in the order in which one reads them
+    *(headline_section, matrices_section, curves_section, plane_section, pairs_section),
+    *(taxonomy_section, why_section, ability_section, costs_section, samples_section),
+    *(published_section, settings_section, origin_section, left_out_section, definitions_section),
+)
+TABLES, FIGURES = "tables", "figures"
 PAGE = "index.html"
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
 DRAWN = {**RC, "svg.fonttype": "none", "svg.hashsalt": "clrft", "text.parse_math": False, "savefig.dpi": 144}
-KINDS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
-
-
-class PackagedTemplates(BaseLoader):
-    """The templates beside this file, also from an installed package."""
-
-    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:
-        path = files("clrft.report") / "page" / template
-        if not path.is_file():
-            raise TemplateNotFound(template)
-        return path.read_text(encoding="utf-8"), None, None
+PARTS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
 
 
 def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
@@ -51,10 +59,27 @@ def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
         for picture in (picture for section in sections for picture in section.pictures):
             picture.figure.suptitle("")  # a caption stands beside it, here and in a paper
         html = page_html(subject, title, sections)
-        out_dir.mkdir(parents=True, exist_ok=True)
-        beside = write_files(sections, out_dir)
+        beside = _write_files(sections, out_dir)
     write_text_atomic(out_dir / PAGE, html)
     return [out_dir / PAGE, *beside]
+
+
+def _write_files(sections: Iterable[Section], out_dir: Path) -> list[Path]:
+    """Write every table as CSV and LaTeX, every picture as PDF and PNG; returns the files."""
+    paths = []
+    for name in (TABLES, FIGURES):
+        (out_dir / name).mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for table in section.tables:
+            for ending, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
+                paths.append(out_dir / TABLES / f"{table.key}.{ending}")
+                write_text_atomic(paths[-1], text)
+        for picture in section.pictures:
+            for ending in ENDINGS:
+                paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
+                save_picture(picture.figure, paths[-1])
+                picture.figure.set_layout_engine("none")  # laid out once
+    return paths
 
 
 def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
@@ -68,12 +93,17 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
     style = _packaged("style.css") + _colour_rules(drawings.values())
     script = _packaged("page.js")
     environment = Environment(
-        loader=PackagedTemplates(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("clrft.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.globals["shown"] = lambda table: table.for_place("report")
     runs = [run for group in subject.comparison.groups for run in group.runs]
     return environment.get_template("page.html").render(
         title=title,
-        sections=[(section, [(KINDS[type(part)], part) for part in section.parts]) for section in sections],
+        sections=[(section, [(PARTS[type(part)], part) for part in section.parts]) for section in sections],
         drawings=drawings,
         style=Markup(style),
         script=Markup(script),
@@ -82,7 +112,7 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
             "runs": len(runs),
             "methods": len({group.label for group in subject.comparison.groups}),
             "orders": len({run.seed for run in runs}),
-            "streams": len(subject.streams),
+            "streams": len(subject.comparison.streams()),
         },
         version=versions()["clrft"],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -2,22 +2,35 @@
 
 Chosen are items that the most methods answered rightly right after learning their task and wrongly at the end, a few
 of every task, all from one class order. They show what forgetting looks like, and say nothing about how much there is.
+Images come from the data that a run's own settings name: the stream is built again, and only if its fingerprints are
+still those of the run's manifest are images shown.
 """
 
+import base64
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from clrft.analysis.compare import FLOOR, Group
-from clrft.analysis.formatting import DASH
-from clrft.report.parts import Block, Column, Part, Section, Sentence, Subject, Table, text_cells
-from clrft.report.sample_images import images_of
+from PIL import Image
+
+from clrft.analysis.compare import FLOOR, Comparison, Group
+from clrft.analysis.table import DASH, Column, Sentence, Table, text_cells
+from clrft.config.typed import typed_section
+from clrft.report.parts import Block, Part, Section, Subject, missing
 from clrft.runs.read import RunRecord
+from clrft.utils.plain import section_of
 from eval.evaluate import Prediction
+from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
+from task_streams.scenarios.fingerprint import fingerprints
+from task_streams.sources.records import Damaged
+from task_streams.types import Clip, TaskStream
 
 MOST_ITEMS, MOST_METHODS, LONGEST = 12, 6, 220  # per stream; characters of a completion
+LARGEST, SMALL = 144, 48  # pixels of an image's longer side; smaller images are enlarged in whole steps
+MOST_BYTES = 600_000  # of all images of a stream
 
 Key = tuple[int, str]  # task, key of the item
 MEANING = {
@@ -41,24 +54,31 @@ class Item:
     answers: Mapping[str, tuple[Prediction, Prediction]]
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Data URIs with width and height by item; ``problem`` says why some or all are missing."""
+
+    images: Mapping[Key, tuple[str, int, int]] = field(default_factory=dict)
+    problem: str = ""
+
+
 def samples_section(subject: Subject) -> Section:
     """Cards of forgotten items."""
     parts: list[Part] = []
-    for stream in subject.streams:
-        parts += subject.heading(stream)
-        parts += _stream_parts(subject, stream)
+    for stream in subject.comparison.streams():
+        parts += [*subject.comparison.heading(stream), *_stream_parts(subject.comparison, stream)]
     return Section("samples", "What was forgotten", tuple(parts))
 
 
-def _stream_parts(subject: Subject, stream: str) -> list[Part]:
-    runs = chosen_runs(subject.groups(stream))
+def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
+    runs = chosen_runs(comparison.of_stream(stream))
     if not runs:
-        return [Sentence(f"{stream}: no method learned two tasks or more one by one.", "missing")]
+        return [missing(f"{stream}: no method learned two tasks or more one by one.")]
     seed = next(iter(runs.values())).seed
     try:
         items = forgotten_items(runs)
     except UserError as error:
-        return [Sentence(f"{stream}: not shown: {' '.join(error.problems)}", "missing")]
+        return [missing(f"{stream}: not shown: {' '.join(error.problems)}")]
     if not items:
         return [Sentence(f"{stream}: in class order {seed} no item was answered rightly first and wrongly at the end.")]
     found = images_of(next(iter(runs.values())), [(item.task, item.key) for item in items])
@@ -68,7 +88,7 @@ def _stream_parts(subject: Subject, stream: str) -> list[Part]:
         f"and wrongly after task {last}, at most {MOST_ITEMS}. They were chosen because they were forgotten."
     )
     parts: list[Part] = [Sentence(intro)]
-    parts += [Sentence(found.problem, "missing")] if found.problem else []
+    parts += [missing(found.problem)] if found.problem else []
     cards = [
         {
             "item": item,
@@ -78,8 +98,15 @@ def _stream_parts(subject: Subject, stream: str) -> list[Part]:
         for item in items
     ]
     parts.append(Block("samples", {"cards": cards, "last": last}))
-    parts.append(samples_table(subject, stream, items))
-    return parts
+    rows = [
+        text_cells([str(item.task), item.key, item.label, label, *_texts(first), *_texts(end)])
+        for item in items
+        for label, (first, end) in item.answers.items()
+    ]
+    names = ("task", "item", "right answer", "method", "after its task", "judged", "at the end", "judged at the end")
+    columns = [Column(name, "text") for name in names]
+    title = f"{stream}: the answers shown above, in full"
+    return [*parts, Table(title, columns, rows, comparison.key("samples", stream), folded=True)]
 
 
 def chosen_runs(groups: Sequence[Group]) -> dict[str, RunRecord]:
@@ -103,9 +130,12 @@ def forgotten_items(runs: Mapping[str, RunRecord]) -> list[Item]:
     after: dict[Key, dict[str, Prediction]] = {}
     for label, run in runs.items():
         last = len(run.matrix)
-        for stage in range(1, last):
-            _collect(before, label, run, stage, only=stage)
-        _collect(after, label, run, last)
+        for stage in range(1, last + 1):
+            for one in run.predictions(stage):
+                if stage == last:
+                    after.setdefault((one.task, one.key), {})[label] = one
+                elif one.task == stage:
+                    before.setdefault((one.task, one.key), {})[label] = one
     lost = Counter(
         place
         for place, by_label in before.items()
@@ -116,40 +146,15 @@ def forgotten_items(runs: Mapping[str, RunRecord]) -> list[Item]:
     each = -(-MOST_ITEMS // len(tasks)) if tasks else 0
     chosen: list[Key] = []
     for task in tasks:
-        own = sorted((place for place in lost if place[0] == task), key=lambda place: (-lost[place], _draw(place)))
-        chosen += own[:each]
-    return [_item(place, before[place], after.get(place, {})) for place in chosen[:MOST_ITEMS]]
-
-
-def samples_table(subject: Subject, stream: str, items: Sequence[Item]) -> Table:
-    """The same answers as a table."""
-    rows = [
-        text_cells([str(item.task), item.key, item.label, label, *_texts(first), *_texts(end)])
-        for item in items
-        for label, (first, end) in item.answers.items()
-    ]
-    names = ("task", "item", "right answer", "method", "after its task", "judged", "at the end", "judged at the end")
-    columns = tuple(Column(name, "text") for name in names)
-    title = f"{stream}: the answers shown above, in full"
-    return Table(subject.key("samples", stream), title, columns, tuple(rows), folded=True)
-
-
-def _collect(
-    found: dict[Key, dict[str, Prediction]], label: str, run: RunRecord, stage: int, only: int | None = None
-) -> None:
-    for prediction in run.predictions(stage):
-        if only is None or prediction.task == only:
-            found.setdefault((prediction.task, prediction.key), {})[label] = prediction
-
-
-def _item(place: Key, before: Mapping[str, Prediction], after: Mapping[str, Prediction]) -> Item:
-    both = {label: (first, after[label]) for label, first in before.items() if label in after}
-    return Item(*place, next(iter(before.values())).label, both)
-
-
-def _draw(place: Key) -> str:
-    """An order of items that has nothing to do with their names."""
-    return hashlib.sha256(place[1].encode()).hexdigest()
+        # of equally many, in an order that has nothing to do with their names
+        drawn = {place: hashlib.sha256(place[1].encode()).hexdigest() for place in lost if place[0] == task}
+        chosen += sorted(drawn, key=lambda place: (-lost[place], drawn[place]))[:each]
+    items = []
+    for place in chosen[:MOST_ITEMS]:
+        ends = after.get(place, {})
+        both = {label: (first, ends[label]) for label, first in before[place].items() if label in ends}
+        items.append(Item(*place, next(iter(before[place].values())).label, both))
+    return items
 
 
 def _texts(prediction: Prediction) -> tuple[str, str]:
@@ -164,3 +169,60 @@ def _shown(prediction: Prediction) -> dict[str, str | bool]:
         "correct": prediction.correct,
         "meaning": MEANING[prediction.failure],
     }
+
+
+def images_of(run: RunRecord, places: Sequence[Key]) -> Images:
+    """Images of test items of a run, by task and key."""
+    try:
+        stream = stream_of(run)
+    except (UserError, OSError) as error:
+        problems = " ".join(error.problems) if isinstance(error, UserError) else str(error)
+        return Images(problem=f"The images cannot be shown, as the data cannot be read any more: {problems}")
+    if fingerprints(stream) != run.manifest.get("data"):
+        return Images(problem="No images are shown, as the data are not those any more that the run was tested on.")
+    examples = {(task.index, item.key): item for task in stream.tasks for item in task.test}
+    shown: dict[Key, tuple[str, int, int]] = {}
+    missing = []
+    size = 0
+    for place in places:
+        try:
+            media = examples[place].media()
+            uri = data_uri(media.frames[len(media.frames) // 2] if isinstance(media, Clip) else media)
+        except (Damaged, UserError, OSError) as error:
+            missing.append(f"{place[1]} ({error})")
+            continue
+        size += len(uri[0])
+        if size > MOST_BYTES:
+            return Images(shown, f"More than {MOST_BYTES // 1000} kB of images; the others are left out.")
+        shown[place] = uri
+    return Images(shown, f"Images that cannot be read any more: {', '.join(missing)}." if missing else "")
+
+
+def stream_of(run: RunRecord) -> TaskStream:
+    """The stream of a run, built by its saved settings.
+
+    Raises:
+        UserError: the settings are damaged, or the data are not there.
+    """
+    values = dict(section_of(run.config, "stream"))
+    name = str(values.pop("name", ""))
+    values.pop("label", None)
+    if name not in STREAMS:
+        raise UserError(f"{run.folder}: no stream is called {name!r}.")
+    config = typed_section("stream", STREAMS[name].config, values)
+    kept = run.folder.resolve().parent.parent / ".cache"
+    return build_stream(name, config, run.seed, Workspace(kept) if kept.is_dir() else Workspace())
+
+
+def data_uri(image: Image.Image) -> tuple[str, int, int]:
+    """A small version of an image in WebP as text for ``src``, its width and its height."""
+    longer = max(image.size)
+    if longer <= SMALL:
+        times = LARGEST // (2 * longer) or 1
+        small = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    else:
+        small = image.copy()
+        small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.convert("RGB").save(file, format="webp", quality=82, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", small.width, small.height

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clrft.analysis.compare import Comparison, Paired, compare, summarise, t_interval
-from clrft.analysis.tables import pairs_to_csv, show, to_csv, to_markdown, to_terminal
+from clrft.analysis.compare import Comparison, Paired, compare, summarise
+from clrft.analysis.comparison_tables import comparison_parts, to_csv
+from clrft.analysis.paired_tests import paired_tests
+from clrft.analysis.pairs import pairs_to_csv
+from clrft.analysis.render import to_markdown, to_terminal
+from clrft.analysis.table import show
 from clrft.runs.read import RunRecord, read_run
 from eval.metrics import Value
 from task_streams.errors import UserError
@@ -34,38 +38,35 @@ def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired
     return found
 
 
-def test_mean_and_sample_deviation_over_orders_with_every_value_beside() -> None:
-    summary = summarise({1: Value(0.5), 2: Value(0.6), 3: Value(0.7)})
-    assert summary.mean == pytest.approx(0.6)
-    assert summary.std == pytest.approx(0.1)  # sqrt((0.01 + 0 + 0.01) / 2)
-    assert [value.value for value in summary.values.values()] == [0.5, 0.6, 0.7]
-    assert show(summary) == "60.0 ± 10.0"
-
-
-def test_one_order_has_no_spread() -> None:
-    summary = summarise({1: Value(0.5)})
-    assert (summary.mean, summary.std) == (0.5, None)
-    assert show(summary) == "50.0"
-
-
-def test_a_metric_undefined_in_one_order_has_no_mean() -> None:
-    summary = summarise({1: Value(0.5), 2: Value(None, "not evaluated")})
-    assert (summary.mean, summary.std, summary.reason) == (None, None, "not evaluated (orders 2)")
-    assert show(summary) == "–"
+@pytest.mark.parametrize(
+    ("values", "mean", "std", "reason", "shown"),
+    [
+        ([Value(0.5), Value(0.6), Value(0.7)], 0.6, 0.1, None, "60.0 ± 10.0"),  # sqrt((0.01 + 0 + 0.01) / 2)
+        ([Value(0.5)], 0.5, None, None, "50.0"),  # one order has no spread
+        ([Value(0.5), Value(None, "not evaluated")], None, None, "not evaluated (orders 2)", "–"),
+    ],
+)
+def test_mean_and_sample_deviation_over_orders_with_every_value_beside(
+    values: list[Value], mean: float | None, std: float | None, reason: str | None, shown: str
+) -> None:
+    summary = summarise(dict(enumerate(values, start=1)))
+    assert [summary.mean, summary.std] == [None if one is None else pytest.approx(one) for one in (mean, std)]
+    assert (summary.reason, show(summary)) == (reason, shown)
+    assert list(summary.values.values()) == values
 
 
 def test_the_interval_is_students_t_by_hand() -> None:
     # Differences 10, 15, 5: mean 10, s = 5, t(0.975, 2) = 4.302653, half = 4.302653 * 5 / sqrt(3) = 12.4207.
-    interval = t_interval([10, 15, 5])
-    assert interval == pytest.approx((10 - 12.4207, 10 + 12.4207), abs=1e-4)
-    assert t_interval([10]) is None
+    three, one = paired_tests([[10, 15, 5], [10]])
+    assert (three.t_low, three.t_high) == pytest.approx((10 - 12.4207, 10 + 12.4207), abs=1e-4)
+    assert (one.t_low, one.t_high) == (None, None)
 
 
 def test_methods_are_paired_over_class_orders(tmp_path: Path) -> None:
     found = pair(compare(three_methods(tmp_path / "s")), "last_acc", "grpo", "sft")
     assert found.differences == pytest.approx({1: 0.10, 2: 0.15, 3: 0.05})
     assert (found.mean, found.std) == pytest.approx((0.10, 0.05))
-    assert (found.low, found.high) == pytest.approx((0.10 - 0.124207, 0.10 + 0.124207), abs=1e-6)
+    assert (found.tests.t_low, found.tests.t_high) == pytest.approx((0.10 - 0.124207, 0.10 + 0.124207), abs=1e-6)
 
 
 def test_only_orders_that_both_methods_were_run_in_are_paired(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_only_orders_that_both_methods_were_run_in_are_paired(tmp_path: Path) ->
     comparison = compare([*records, run(tmp_path / "s", "grpo", 2, (60, 60)), run(tmp_path / "s", "grpo", 3, (9, 9))])
     found = pair(comparison, "last_acc", "grpo", "sft")
     assert found.differences == pytest.approx({2: 0.1})
-    assert (found.std, found.low, found.high) == (None, None, None)
+    assert (found.std, found.tests.t_low, found.tests.t_high) == (None, None, None)
     assert any("different class orders" in note for note in comparison.notes)
 
 
@@ -170,7 +171,7 @@ def test_streams_are_compared_apart(tmp_path: Path) -> None:
 
 
 def test_markdown_shows_percent_every_order_and_what_is_undefined(tmp_path: Path) -> None:
-    text = to_markdown(compare(three_methods(tmp_path / "s")))
+    text = to_markdown(comparison_parts(compare(three_methods(tmp_path / "s"))))
     assert "| last_acc | sft | 60.0 ± 10.0 | 50.0 | 60.0 | 70.0 |" in text
     assert "| zero_shot (floor) | 3 | 40.0 ± 0.0 |" in text
     # Mean +10, s 5: p and the bootstrap as in test_paired_tests; Holm: 3 pairs, p = 0.25 each, 3 x 0.25 = 0.75.
@@ -188,7 +189,7 @@ def test_csv_holds_fractions_and_leaves_the_unmeasured_empty(tmp_path: Path) -> 
     assert (float(sft["mean"]), float(sft["order_3"])) == pytest.approx((0.6, 0.7))
     assert (rows["sft", "fwt"]["mean"], rows["sft", "fwt"]["order_1"]) == ("", "")
     assert rows["sft", "fwt"]["undefined"] == "not evaluated: R[j-1,j]: future tasks"
-    pairs = list(csv.DictReader(io.StringIO(pairs_to_csv(comparison))))
+    pairs = list(csv.DictReader(io.StringIO(pairs_to_csv(comparison.pairs, comparison.mixed_by_stream()))))
     (row,) = [p for p in pairs if (p["metric"], p["first"], p["second"]) == ("last_acc", "grpo", "sft")]
     assert math.isclose(float(row["mean"]), 0.1)
 
@@ -196,7 +197,7 @@ def test_csv_holds_fractions_and_leaves_the_unmeasured_empty(tmp_path: Path) -> 
 def test_the_terminal_shows_the_floor_the_spread_and_the_pairs(tmp_path: Path) -> None:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(to_terminal(compare(three_methods(tmp_path / "s"))))
+        console.print(to_terminal(comparison_parts(compare(three_methods(tmp_path / "s")))))
     shown = capture.get()
     for piece in ("zero_shot (floor)", "60.0 ± 10.0", "grpo − sft", "order 2", "task 2"):
         assert piece in shown
@@ -207,5 +208,5 @@ def test_labels_with_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
     records = [run(tmp_path / "a", "sft", 1, (50, 50)), run(tmp_path / "b", "sft", 1, (60, 60), config=slow)]
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(to_terminal(compare(records)))
+        console.print(to_terminal(comparison_parts(compare(records))))
     assert "sft [train.learning_rate=1e-05]" in capture.get()

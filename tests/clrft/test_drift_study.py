@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from clrft.analysis.compare import compare
-from clrft.analysis.drift_figures import drift_figures
-from clrft.analysis.drift_study import DriftStudy, correlation, drift_study, quadratic
-from clrft.analysis.drift_tables import drift_to_markdown
+from clrft.analysis.drift import DriftStudy, correlation, drift_parts, drift_study, quadratic
+from clrft.analysis.render import to_markdown
+from clrft.analysis.study_figures import drift_figures
 from clrft.cli.main import main
 from clrft.runs.read import find_runs
 from eval.metrics import mean_kl
@@ -133,7 +133,7 @@ def test_points_relations_and_spreads_are_those_of_the_files(tmp_path: Path) -> 
     spread = next(s for s in one.spreads if (s.group.label, s.name) == ("grpo", "spread_prev"))
     assert spread.means() == pytest.approx({2: 0.04, 3: 0.06})
     assert spread.trend.rho == pytest.approx(1.0)
-    assert study.without == ("digits_cil: zero_shot has no drift: nothing was trained, or it was not measured.",)
+    assert study.without == ["digits_cil: zero_shot has no drift: nothing was trained, or it was not measured."]
 
 
 def test_results_that_are_not_those_of_the_stages_are_left_out(tmp_path: Path) -> None:
@@ -145,10 +145,11 @@ def test_results_that_are_not_those_of_the_stages_are_left_out(tmp_path: Path) -
 
 
 def test_tables_have_units_and_dashes(tmp_path: Path) -> None:
-    text = drift_to_markdown(study_of(written(tmp_path)))
+    text = to_markdown(drift_parts(study_of(written(tmp_path))))
     assert "| forgetting | kl_base_forward | 6 | +1.00 |" in text
     assert "| sft | 2 | 51.0 | – | 0.4150 |" in text
-    assert "| grpo | equal rewards | 40.00 | 60.00 | +1.00 |" in text
+    assert "| grpo | equal rewards | 2 | 0.04000 | +1.00 |" in text
+    assert "| grpo | equal rewards | 3 | 0.06000 | +1.00 |" in text
     assert "zero_shot has no drift" in text
 
 
@@ -166,7 +167,7 @@ def test_every_run_is_a_mark_and_the_curve_is_drawn(tmp_path: Path) -> None:
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = written(tmp_path)
-    assert main(["drift", str(sweep), "-o", str(tmp_path / "out")]) == 0
+    assert main(["analyze", "drift", str(sweep), "-o", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = {f"{name}.{ending}" for name in ("drift_forgetting", "drift_spread") for ending in ("png", "pdf")}
     assert names == {"drift.md", "drift.csv", "drift_runs.csv", "drift_spread.csv"} | pictures
@@ -179,6 +180,6 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path, capsys: pytest.C
 
 def test_runs_without_drift_are_refused_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "s", "zero_shot", 1, [[50, None], [40, 50]])
-    assert main(["drift", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 2
+    assert main(["analyze", "drift", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 2
     assert "evaluate.drift_prompts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from matplotlib import rcParams
 from PIL import Image
 
 from clrft.analysis.compare import compare
-from clrft.analysis.figures import curve_over_orders, figures, mean_matrix, styles
+from clrft.analysis.figures import comparison_figures, curve_over_orders, mean_matrix, styles
 from clrft.report.comparison import write_comparison
 from clrft.report.parts import Subject
 from clrft.runs.read import RunRecord, read_run
@@ -48,7 +48,7 @@ def test_one_order_has_no_band(tmp_path: Path) -> None:
 
 
 def test_the_curves_drawn_are_those_computed_in_percent(tmp_path: Path) -> None:
-    drawn = figures(compare(records(tmp_path / "s")).groups, "digits_cil")["curves"]
+    drawn = comparison_figures(compare(records(tmp_path / "s")).groups, "digits_cil")["curves"]
     lines = {str(line.get_label()): line for line in drawn.axes[0].get_lines()}
     np.testing.assert_allclose(np.asarray(lines["grpo"].get_ydata()), [80, 65])
     np.testing.assert_allclose(np.asarray(lines["zero_shot (frozen base)"].get_ydata()), [40, 30])
@@ -56,7 +56,7 @@ def test_the_curves_drawn_are_those_computed_in_percent(tmp_path: Path) -> None:
 
 
 def test_matrices_share_one_scale_from_zero_to_all_right(tmp_path: Path) -> None:
-    drawn = figures(compare(records(tmp_path / "s")).groups, "digits_cil")["matrices"]
+    drawn = comparison_figures(compare(records(tmp_path / "s")).groups, "digits_cil")["matrices"]
     assert {axis.images[0].get_clim() for axis in drawn.axes if axis.images} == {(0, 100)}
 
 
@@ -90,15 +90,15 @@ def test_of_several_streams_each_has_its_own_figures(tmp_path: Path) -> None:
 
 def test_training_curves_appear_only_for_what_was_recorded(tmp_path: Path) -> None:
     found = records(tmp_path / "s")
-    training = figures(compare(found).groups, "digits_cil")["training"]
+    training = comparison_figures(compare(found).groups, "digits_cil")["training"]
     assert [axis.get_title(loc="left") for axis in training.axes] == ["task reward", "KL to the base"]
-    assert "training" not in figures(compare(found[:1]).groups, "digits_cil")
+    assert "training" not in comparison_figures(compare(found[:1]).groups, "digits_cil")
 
 
 @pytest.mark.parametrize("size", [1, 12])
 def test_one_task_and_many_tasks_can_be_drawn(tmp_path: Path, size: int) -> None:
     rows = [[50 if j <= i else None for j in range(size)] for i in range(size)]
-    made = figures(compare([run(tmp_path / "s", "sft", 1, rows)]).groups, "digits_cil")
+    made = comparison_figures(compare([run(tmp_path / "s", "sft", 1, rows)]).groups, "digits_cil")
     for name, figure in made.items():
         figure.savefig(tmp_path / f"{name}.png")
     assert set(made) == {"matrices", "curves", "orders", "training"}

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from clrft.analysis.compare import compare
-from clrft.analysis.tables import pairs_to_csv, to_csv, to_markdown
+from clrft.analysis.comparison_tables import comparison_parts, to_csv
+from clrft.analysis.pairs import pairs_to_csv
+from clrft.analysis.render import to_markdown
 from clrft.cli.main import main
 from clrft.runs.read import RunRecord, read_run
 from task_streams.errors import UserError
@@ -40,8 +42,8 @@ def test_what_is_mixed_on_request_is_in_labels_and_in_every_output(tmp_path: Pat
     comparison = compare(records, mix=[word])
     assert [group.label for group in comparison.groups] == ["sft [train.updates=30]", "grpo [train.updates=60]"]
     assert any("mixed on request: digits_cil: train.updates is 30 in" in note for note in comparison.notes)
-    assert "mixed on request" in to_markdown(comparison)
-    for text in (to_csv(comparison), pairs_to_csv(comparison)):
+    assert "mixed on request" in to_markdown(comparison_parts(comparison))
+    for text in (to_csv(comparison), pairs_to_csv(comparison.pairs, comparison.mixed_by_stream())):
         assert ",train.updates," in text.splitlines()[1]
 
 

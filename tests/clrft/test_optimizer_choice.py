@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.analysis import updates
+from clrft.analysis import compare as comparing
 from clrft.analysis.compare import compare
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.runner import memory_check as preflight
@@ -80,4 +80,4 @@ def test_two_ways_that_keep_all_stand_side_by_side_with_a_note(tmp_path: Path, m
 
 
 def test_what_comparisons_know_of_optimizers_is_what_they_are_called() -> None:
-    assert (updates.AUTO, updates.KEEPING, updates.LOST_BELOW) == (AUTO, (WIDE, KAHAN), LOST_BELOW)
+    assert (comparing.AUTO, comparing.KEEPING, comparing.LOST_BELOW) == (AUTO, (WIDE, KAHAN), LOST_BELOW)

@@ -11,10 +11,21 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from clrft.analysis.compare import compare
-from clrft.analysis.reward_figures import rewards_figure
-from clrft.analysis.reward_tables import rewards_section, rewards_to_csv, rewards_to_markdown, rewards_to_terminal
-from clrft.analysis.rewards import BATCHES, REWARD, SHAPED, UPDATES, Figure, RewardReport, reward_report, task_rewards
+from clrft.analysis.compare import Study, compare
+from clrft.analysis.render import to_markdown, to_terminal
+from clrft.analysis.rewards import (
+    BATCHES,
+    REWARD,
+    SHAPED,
+    UPDATES,
+    Figure,
+    GroupRewards,
+    reward_parts,
+    reward_report,
+    rewards_to_csv,
+    task_rewards,
+)
+from clrft.analysis.study_figures import rewards_figure
 from clrft.cli.main import main
 from clrft.config.run_config import build_config
 from clrft.report.comparison import write_comparison
@@ -36,14 +47,18 @@ STEPS = [
 LEARNED = [[90, None], [60, 80]]
 
 
-def report_of(folders: Sequence[Path]) -> RewardReport:
+def report_of(folders: Sequence[Path]) -> Study[GroupRewards]:
     return reward_report(compare([read_run(folder) for folder in folders]))
 
 
-def shown(report: RewardReport, width: int) -> list[str]:
+def markdown(report: Study[GroupRewards]) -> str:
+    return to_markdown([*reward_parts(report), *report.comparison.closing(report.without)])
+
+
+def shown(report: Study[GroupRewards], width: int) -> list[str]:
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(rewards_to_terminal(report))
+        console.print(to_terminal([*reward_parts(report), *report.comparison.closing(report.without)]))
     return capture.get().splitlines()
 
 
@@ -76,8 +91,8 @@ def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Pat
     (row,) = [r for r in rows if (r["task"], r["kind"], r["name"]) == ("2", "component", "accuracy")]
     assert [float(row[key]) for key in ("n", "mean", "order_1", "order_2")] == pytest.approx([2, 0.375, 0.625, 0.125])
     line = "| grpo+par | 2 | 1 | 1–4 | 1–2 | 0.375 | 0.875 | 1.438 | – |"  # (1.375 + 1.5) / 2; no reward_shaped
-    assert line in rewards_to_markdown(report)
-    assert "| grpo+par | 1 | par | −0.875 | 5.0 |" in rewards_to_markdown(report)  # (-0.75 - 1) / 2; (10 % + 0) / 2
+    assert line in markdown(report)
+    assert "| grpo+par | 1 | par | −0.875 | 5.0 |" in markdown(report)  # (-0.75 - 1) / 2; (10 % + 0) / 2
 
 
 def test_a_figure_missing_in_one_order_is_a_dash_and_not_zero(tmp_path: Path) -> None:
@@ -86,7 +101,7 @@ def test_a_figure_missing_in_one_order_is_a_dash_and_not_zero(tmp_path: Path) ->
     folders.append(write_run(tmp_path, "grpo+par", 2, LEARNED, steps=bare))
     report = report_of(folders)
     assert report.groups[0].tasks[1][FORMAT].mean is None
-    assert "| 0.562 | – | 1.438 |" in rewards_to_markdown(report)  # (0.625 + 0.5) / 2; (1.375 + 1.5) / 2
+    assert "| 0.562 | – | 1.438 |" in markdown(report)  # (0.625 + 0.5) / 2; (1.375 + 1.5) / 2
     rows = list(csv.DictReader(io.StringIO(rewards_to_csv(report))))
     (row,) = [r for r in rows if (r["task"], r["name"]) == ("1", "format")]
     assert (row["mean"], row["order_1"], row["order_2"]) == ("", "0.75", "")
@@ -115,20 +130,20 @@ def test_runs_without_rewards_are_named(tmp_path: Path) -> None:
         "digits_cil: sft has no rewards: it learned from targets.",
     )
     assert report.without[1] in shown(report, 100)
-    assert report.without[0] in rewards_to_markdown(report)
+    assert report.without[0] in markdown(report)
 
 
 def test_a_joint_run_has_one_row_for_all_tasks(tmp_path: Path) -> None:
     report = report_of([write_run(tmp_path, "joint_grpo", 1, [[None, None], [60, 80]], steps=STEPS)])
-    assert "| joint_grpo | 1 | all | 4 | 2 | 0.625 | 0.750 | 1.375 | – |" in rewards_to_markdown(report)
+    assert "| joint_grpo | 1 | all | 4 | 2 | 0.625 | 0.750 | 1.375 | – |" in markdown(report)
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     steps = [{**STEPS[0], "gradient_novelty_added": 0.25, "gradient_novelty_reranked": 0.5}]
     lines = shown(report_of([write_run(tmp_path, "grpo+gradient_novelty+par", 1, LEARNED, steps=steps)]), 100)
-    (first,) = [line for line in lines if line.split()[:1] == ["grpo+gradient_novelty+par"]]
-    assert first.split()[1:] == ["1", "1", "1", "0.500", "1.000", "gradient_novelty", "+0.250", "50.0"]
-    assert lines[lines.index(first) + 1].split() == ["par", "−1.000", "0.0"]
+    rows = [line.split()[1:] for line in lines if line.split()[:1] == ["grpo+gradient_novelty+par"]]
+    assert rows[0] == ["1", "1", "1", "0.500", "1.000", "1.500", "–"]
+    assert rows[2:4] == [["1", "gradient_novelty", "+0.250", "50.0"], ["1", "par", "−1.000", "0.0"]]
 
 
 def test_the_bars_are_the_means_and_what_was_not_measured_has_none(tmp_path: Path) -> None:
@@ -145,29 +160,31 @@ def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_secti
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_run(tmp_path / "s", "grpo+par", 1, LEARNED, steps=STEPS)
-    assert main(["rewards", str(tmp_path / "s")]) == 0
+    assert main(["analyze", "rewards", str(tmp_path / "s")]) == 0
     out = tmp_path / "s" / "comparison"
     assert str(out / "rewards.csv") in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"rewards.md", "rewards.csv", "rewards.png"}
     with Image.open(out / "rewards.png") as image:
         assert image.width > 500
-    assert main(["rewards", str(folder), "-o", str(tmp_path / "elsewhere")]) == 0
+    assert main(["analyze", "rewards", str(folder), "-o", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "rewards.md").read_text() == (out / "rewards.md").read_text()
     comparison = compare([read_run(folder)])
     write_comparison(Subject(comparison), tmp_path / "c")
     text = (tmp_path / "c" / "table.md").read_text()
-    assert text.endswith(rewards_section(reward_report(comparison)))
+    assert text.endswith(to_markdown(reward_parts(reward_report(comparison))))
     assert "## Rewards" in text and "| grpo+par | 1 | par | −0.750 | 10.0 |" in text
 
 
 def test_a_comparison_without_rewards_has_no_section(tmp_path: Path) -> None:
-    assert rewards_section(report_of([write_run(tmp_path, "sft", 1, LEARNED)])) == ""
+    comparison = compare([read_run(write_run(tmp_path / "s", "sft", 1, LEARNED))])
+    write_comparison(Subject(comparison), tmp_path / "c")
+    assert "ewards" not in (tmp_path / "c" / "table.md").read_text()
 
 
 def test_a_damaged_file_of_steps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS) / "task_02" / "steps.jsonl"
     file.write_text('{"step": 1,')
-    assert main(["rewards", str(tmp_path)]) == 2
+    assert main(["analyze", "rewards", str(tmp_path)]) == 2
     assert f"cannot read {file}" in " ".join(capsys.readouterr().err.split())
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from clrft.analysis.compare import compare
-from clrft.analysis.figures import of_stream
+from clrft.analysis.compare import Comparison, compare
+from clrft.analysis.outputs import pictures_of
 from clrft.cli.main import main
 from clrft.runs.read import read_run
 from tests.clrft.run_folders import write_run
@@ -37,7 +37,7 @@ def differing(tmp_path: Path) -> list[Path]:
 
 
 def words(command: str, folders: list[Path], out: Path, *mix: str) -> list[str]:
-    return [command, *map(str, folders), "-o", str(out), *mix]
+    return ["analyze", command, *map(str, folders), "-o", str(out), *mix]
 
 
 @pytest.mark.parametrize("command", ["costs", "drift"])
@@ -75,8 +75,26 @@ def test_nothing_is_told_where_nothing_is_mixed(tmp_path: Path, capsys: pytest.C
 
 def test_a_picture_says_what_is_mixed_and_has_its_streams_name_where_there_are_several(tmp_path: Path) -> None:
     records = [read_run(folder) for folder in differing(tmp_path)]
-    name, picture = of_stream("costs", Figure(), "digits_cil", compare(records, mix=["all"]))
+
+    def drawn(comparison: Comparison, stream: str) -> tuple[str, Figure]:
+        (only,) = pictures_of(comparison, [stream], lambda _: {"costs": Figure()})
+        return only
+
+    name, picture = drawn(compare(records, mix=["all"]), "digits_cil")
     assert name == "costs" and [text.get_text() for text in picture.texts] == ["the runs differ: train.updates"]
     other: Any = read_run(write_run(tmp_path / "c", "grpo", 1, ROWS, stream="signs"))
-    name, picture = of_stream("costs", Figure(), "signs", compare([records[0], other]))
+    name, picture = drawn(compare([records[0], other]), "signs")
     assert name == "costs-signs" and not picture.texts
+
+
+@pytest.mark.parametrize("name", ["rewards", "kinds", "costs", "drift", "ledger"])
+def test_a_command_under_its_former_name_says_where_it_went_and_works(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "c", "grpo", 1, ROWS)  # without predictions, costs, drift and rewards
+    code = main(["analyze", name, str(tmp_path / "c")])
+    found = capsys.readouterr()
+    assert main([name, str(tmp_path / "c")]) == code
+    former = capsys.readouterr()
+    assert former.out == found.out
+    assert former.err == f"clrft {name} is now clrft analyze {name}.\n" + found.err

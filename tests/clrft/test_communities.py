@@ -20,6 +20,10 @@ def two_methods(sweep: Path) -> Path:
     return sweep
 
 
+def compared(out: Path, metrics: str, *words: Path | str) -> int:
+    return main(["compare", *map(str, words), "--metrics", metrics, "-o", str(out)])
+
+
 def test_a_table_has_the_columns_of_a_community_with_mean_and_spread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -29,12 +33,12 @@ def test_a_table_has_the_columns_of_a_community_with_mean_and_spread(
     assert "# Metrics as CoIN" in text and "Source: arXiv 2403.08350." in text
     assert "| method | n | MFT | MFN | MAA | BWT |" in text
     # sft: MFT (90 + 80 + 85)/3 = 85 and 81.67: 83.3, s 2.36; BWT -16.67 and -13.33: -15, s 2.36.
-    assert "| sft | 2 | 83.3 ± 2.4 | 68.3 ± 0.0 |" in text and "| -15.0 ± 2.4 |" in text
+    assert "| sft | 2 | 83.3 ± 2.4 | 68.3 ± 0.0 |" in text and "| −15.0 ± 2.4 |" in text
     assert "- BWT: divided by T, not by T − 1" in text
     assert "- MAA: (1/T) Σ_i (1/i) Σ_{j≤i} R[i,j], our `avg_incremental_acc` (higher is better)" in text
     said = " ".join(capsys.readouterr().out.split())
     assert "digits_cil as CoIN (arXiv 2403.08350): mean ± standard deviation over n class orders, %" in said
-    assert "-15.0 ± 2.4" in said and str(out / "metrics_coin.csv") in said.replace(" ", "")
+    assert "−15.0 ± 2.4" in said and str(out / "metrics_coin.csv") in said.replace(" ", "")
 
 
 def test_the_csv_holds_fractions_and_our_names(tmp_path: Path) -> None:
@@ -49,17 +53,7 @@ def test_the_csv_holds_fractions_and_our_names(tmp_path: Path) -> None:
 
 def test_several_communities_each_have_their_table(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [
-        "compare",
-        str(two_methods(tmp_path / "s")),
-        "--metrics",
-        "pilot,gem",
-        "--metrics",
-        "pilot",
-        "-o",
-        str(out),
-    ]
-    assert main(words) == 0
+    assert compared(out, "pilot,gem", two_methods(tmp_path / "s"), "--metrics", "pilot") == 0
     names = {f"metrics_{name}.{ending}" for name in ("pilot", "gem") for ending in OUTPUTS}
     assert {path.name for path in out.glob("metrics_*")} == names
     assert (
@@ -86,7 +80,7 @@ def test_unknown_communities_are_refused_before_any_work(tmp_path: Path, capsys:
 def test_a_dash_has_its_reason_below_the_table(tmp_path: Path) -> None:
     out, sweep = tmp_path / "out", two_methods(tmp_path / "s")
     write_run(sweep, "joint_sft", 1, [[None], [None, None], [90, 90, 90]])
-    assert main(["compare", str(sweep), "--metrics", "gem", "-o", str(out)]) == 0
+    assert compared(out, "gem", sweep) == 0
     text = (out / "metrics_gem.md").read_text(encoding="utf-8")
     assert "| joint_sft | 1 | 90.0 | – | – | – | – |" in text
     assert "- FWT, Forward: undefined for sft, grpo, joint_sft (not evaluated: R[j-1,j]: future tasks)." in text
@@ -103,7 +97,7 @@ def test_a_run_from_before_a_metric_gets_it_from_its_matrix(tmp_path: Path) -> N
     del stored["metrics"]["forgetting_chaudhry_all"]
     (folder / "metrics.json").write_text(json.dumps(stored))
     out = tmp_path / "out"
-    assert main(["compare", str(folder), "--metrics", "chaudhry", "-o", str(out)]) == 0
+    assert compared(out, "chaudhry", folder) == 0
     # As in tests/eval/test_communities.py: A_k (95 + 40 + 85)/3, F_k 2.5, from task 1 12.5.
     assert "| sft | 1 | 73.3 | 2.5 | 12.5 |" in (out / "metrics_chaudhry.md").read_text(encoding="utf-8")
 
@@ -113,18 +107,7 @@ def test_what_is_mixed_is_told_beside_the_columns_of_others(tmp_path: Path) -> N
         config = {"train": {"learning_rate": 1e-4, "updates": updates}}
         write_run(tmp_path / sweep, method, 1, [[90], [60, 80]], config=config)
     out = tmp_path / "out"
-    words = [
-        "compare",
-        str(tmp_path / "a"),
-        str(tmp_path / "b"),
-        "--mix",
-        "budget",
-        "--metrics",
-        "rapo",
-        "-o",
-        str(out),
-    ]
-    assert main(words) == 0
+    assert compared(out, "rapo", tmp_path / "a", tmp_path / "b", "--mix", "budget") == 0
     assert "- mixed on request: digits_cil: train.updates is 30 in" in (out / "metrics_rapo.md").read_text(
         encoding="utf-8"
     )

@@ -15,13 +15,17 @@ from clrft.analysis.published_results import (
     SETTINGS,
     Entry,
     Published,
-    ledger,
+    difference_sentences,
     planned,
     protocol,
+    published_beside,
     published_rows,
+    published_table,
+    published_to_csv,
+    tables_of,
     untold,
 )
-from clrft.analysis.published_tables import ledger_rows, ledger_to_csv, sentences, tables_of
+from clrft.analysis.table import EVERYWHERE
 from clrft.cli.main import main
 from clrft.runs.differences import flatten
 from clrft.runs.read import read_run
@@ -42,7 +46,12 @@ def entries_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = 
         write_run(tmp_path / "s", "rapo", s, ROWS, stream="imagenet_r_10x20", config=config, manifest={"model": model})
         for s in seeds
     ]
-    return [entry for entry in ledger(grouped([read_run(folder) for folder in folders])) if entry.measured]
+    return [entry for entry in published_beside(grouped([read_run(folder) for folder in folders])) if entry.measured]
+
+
+def texts_of(entries: list[Entry]) -> list[str]:
+    """First row of the table."""
+    return [cell.text for cell in published_table(entries, "", EVERYWHERE).rows[0]]
 
 
 def row_of(dataset: str, tasks: int, method: str) -> Published:
@@ -82,7 +91,7 @@ def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Pat
             write_run(tmp_path / sweep, "rapo", seed, some, stream="coco_5x16", config=config, **more)
             for seed in (136, 377, 639)
         ]
-        entries = [one for one in ledger(grouped([read_run(folder) for folder in folders])) if one.measured]
+        entries = [one for one in published_beside(grouped([read_run(folder) for folder in folders])) if one.measured]
         assert [entry.published.table for entry in entries] == [2, 5]
         return {one.name for one in entries[0].measured[0].departures}
 
@@ -139,7 +148,7 @@ def test_a_run_as_published_stands_beside_its_rows_with_what_no_setting_tells(tm
         (measured,) = entry.measured
         assert [one.name for one in measured.departures] == ALWAYS
         assert measured.acc.mean == pytest.approx(0.5)
-    assert ledger_rows(entries)[0][-2:] == ["3", "trainer, draw"]
+    assert texts_of(entries)[-2:] == ["3", "trainer, draw"]
 
 
 def test_a_setting_of_an_ablation_stands_beside_the_ablations_row_alone(tmp_path: Path) -> None:
@@ -175,9 +184,9 @@ def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
         "stream.prompt": ("rapo_paper", "suite"),
         "seeds": ("1990, 1993, 1996", "1, 2"),
     }
-    assert any("another model" in sentence for sentence in sentences(entries))
-    assert ledger_rows(entries)[0][-1] == "stream, model, train, seeds, trainer, draw"
-    first, _ = csv.DictReader(io.StringIO(ledger_to_csv(entries)))
+    assert any("another model" in sentence for sentence in difference_sentences(entries))
+    assert texts_of(entries)[-1] == "stream, model, train, seeds, trainer, draw"
+    first, _ = csv.DictReader(io.StringIO(published_to_csv(entries)))
     assert "train.learning_rate: 0.0001, published: 1e-06" in first["departures"]
 
 
@@ -186,7 +195,7 @@ def test_an_optimizer_is_a_difference_as_the_manifest_has_it(tmp_path: Path) -> 
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["model"] = {"optimizer": "adamw_float32", "dtype": "bfloat16", "weights": "float32"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    entry, _ = [one for one in ledger(grouped([read_run(folder)])) if one.measured]
+    entry, _ = [one for one in published_beside(grouped([read_run(folder)])) if one.measured]
     (apart,) = [one for one in entry.measured[0].departures if one.name == "model.optimizer"]
     assert (apart.published, apart.here) == ("adamw_kahan (adamw_bf16)", "adamw_float32")
 
@@ -211,7 +220,7 @@ def test_a_run_of_another_stream_or_length_stands_beside_nothing(tmp_path: Path)
     config = published_config(RAPO)
     short = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]], stream="imagenet_r_10x20", config=config)
     digits = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]])
-    found = ledger(grouped([read_run(short), read_run(digits)]))
+    found = published_beside(grouped([read_run(short), read_run(digits)]))
     assert len(found) == 180 and not any(entry.measured for entry in found)
 
 
@@ -232,7 +241,7 @@ def test_every_table_is_one_sweep(table: int) -> None:
 
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "s", "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config(RAPO))
-    assert main(["ledger", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 0
+    assert main(["analyze", "ledger", str(tmp_path / "s"), "-o", str(tmp_path / "out")]) == 0
     assert "85.92" in capsys.readouterr().out
     assert (
         "| 1 | ImageNet-R | 10 | RaPO | 85.92 ± 1.82 | 4.69 ± 1.71 | 50.0 | 0.0 | 1 | model, seeds, trainer, draw |"

@@ -12,10 +12,10 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from rich.console import Console
 
-from clrft.analysis.compare import compare
-from clrft.analysis.taxonomy import GroupKinds, KindReport, kind_report
-from clrft.analysis.taxonomy_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, kind_figures
-from clrft.analysis.taxonomy_tables import kinds_to_csv, kinds_to_markdown, kinds_to_terminal
+from clrft.analysis.compare import Study, compare
+from clrft.analysis.render import to_markdown, to_terminal
+from clrft.analysis.study_figures import OUTCOME_LOOKS, confusion_figure, forgetting_figure, taxonomy_figures
+from clrft.analysis.taxonomy import GroupTaxonomy, taxonomy_parts, taxonomy_report, taxonomy_to_csv
 from clrft.cli.main import main
 from clrft.config.run_config import build_config
 from clrft.runner.run import run
@@ -54,8 +54,8 @@ def says(name: str, thought: str = "it is hard to say") -> str:
     return target_text(name, thought)
 
 
-def of(record: RunRecord) -> GroupKinds:
-    (one,) = kind_report(compare([record])).groups
+def of(record: RunRecord) -> GroupTaxonomy:
+    (one,) = taxonomy_report(compare([record])).groups
     return one
 
 
@@ -212,8 +212,8 @@ def test_domains_share_their_classes_so_no_task_is_the_newest(tmp_path: Path) ->
     assert one.confusion is None and str(one.undivided).startswith("several tasks teach the same classes, e.g. ")
     assert values(record, *CAUSES, *LOSSES[:3]) == [0.0] * 6
     assert one.metrics["lost_to_newest"].reason == one.undivided
-    text = kinds_to_markdown(kind_report(compare([record])))
-    assert "| method | right | another class | format |" in text and "newest task's class" not in text
+    text = to_markdown(taxonomy_parts(taxonomy_report(compare([record]))))
+    assert "| method | after task | right | another class | format |" in text and "newest task's class" not in text
 
 
 def test_questions_are_lost_by_form_or_by_knowledge_and_name_no_task(tmp_path: Path) -> None:
@@ -223,15 +223,15 @@ def test_questions_are_lost_by_form_or_by_knowledge_and_name_no_task(tmp_path: P
     assert record.metrics["lost_to_newest"].reason == "answers to questions of their own are no classes"
 
 
-def two_orders(folder: Path) -> KindReport:
+def two_orders(folder: Path) -> Study[GroupTaxonomy]:
     """The mixture in one order, and in another the bias towards the newest task."""
     records = [run_of(mixture, animals(), folder, 1), run_of(newest_only, animals(), folder, 2)]
-    return kind_report(compare(records))
+    return taxonomy_report(compare(records))
 
 
 def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Path) -> None:
     report = two_orders(tmp_path)
-    rows = list(csv.DictReader(io.StringIO(kinds_to_csv(report))))
+    rows = list(csv.DictReader(io.StringIO(taxonomy_to_csv(report))))
 
     def row(**where: str) -> Mapping[str, str]:
         (found,) = [one for one in rows if all(one[key] == value for key, value in where.items())]
@@ -251,8 +251,8 @@ def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Pat
     (one,) = report.groups
     # (3/8 + 0)/2, (1/8 + 0)/2, (2/8 + 1)/2, (1/8 + 0)/2, likewise
     assert one.confusion is not None and one.confusion[0].tolist() == [0.1875, 0.0625, 0.625, 0.0625, 0.0625]
-    text = kinds_to_markdown(report)
-    assert "| task 1 | 18.8 | 6.2 | 62.5 | 6.2 | 6.2 |" in text
+    text = to_markdown(taxonomy_parts(report))
+    assert "| zero_shot (floor) | 1 | 18.8 | 6.2 | 62.5 | 6.2 | 6.2 |" in text
     # 5/8 and 1; 0; 5/8 and 1; 3/8 and 0; 3/8 and 1; 1/8 and 0; 1/3 and 1: means, and differences by the root of 2
     split = "81.2 ± 26.5 | 0.0 ± 0.0 | 81.2 ± 26.5 | 18.8 ± 26.5 | 68.8 ± 44.2 | 6.2 ± 8.8 | 66.7 ± 47.1"
     assert f"| zero_shot (floor) | 2 | {split} |" in text
@@ -261,11 +261,11 @@ def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Pat
 def test_the_tables_fit_a_terminal(tmp_path: Path) -> None:
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(kinds_to_terminal(two_orders(tmp_path)))
+        console.print(to_terminal(taxonomy_parts(two_orders(tmp_path))))
     lines = capture.get().splitlines()
     rows = [" ".join(line.split()[2:]) for line in lines if "zero_shot (floor)" in line]
     assert rows[0] == "2 81.2 ± 26.5 0.0 ± 0.0 81.2 ± 26.5"
-    assert rows[1] == "18.8 ± 26.5 68.8 ± 44.2 6.2 ± 8.8 66.7 ± 47.1"
+    assert rows[1] == "2 18.8 ± 26.5 68.8 ± 44.2 6.2 ± 8.8 66.7 ± 47.1"
     # right 2/8 and 0, same task 1/8 and 0, other old 1/8 and 0, newest 2/8 and 1, outside and format 1/8 and 0
     assert rows[2] == "12.5 ± 17.7 6.2 ± 8.8 6.2 ± 8.8 62.5 ± 53.0 6.2 ± 8.8 6.2 ± 8.8"
 
@@ -283,7 +283,7 @@ def test_pictures_show_the_numbers(tmp_path: Path) -> None:
     assert heat is not None and one.confusion is not None
     shown = np.asarray(heat.axes[0].images[0].get_array())
     assert np.allclose(np.delete(shown, TASKS, axis=1), 100 * one.confusion)
-    figures = kind_figures(report.groups, "s")
+    figures = taxonomy_figures(report.groups, "s")
     assert list(figures) == ["kinds_answers", "kinds_tasks", "kinds_forgetting"]
     areas = figures["kinds_answers"].axes[0].collections
     tops = [np.asarray(area.get_paths()[0].vertices)[:, 1].max() for area in areas]
@@ -316,7 +316,7 @@ def test_a_joint_run_shows_its_last_stage_and_has_nothing_to_forget(tmp_path: Pa
     one = of(read_run(renamed))
     assert list(one.old) == [TASKS] and set(one.cells) == {(TASKS, j) for j in range(1, TASKS + 1)}
     assert all(summary.mean is None for summary in one.metrics.values())
-    assert list(kind_figures([one], "s")) == ["kinds_answers", "kinds_tasks"]
+    assert list(taxonomy_figures([one], "s")) == ["kinds_answers", "kinds_tasks"]
 
 
 def _edit(path: Path, change: Callable[[dict[str, object]], dict[str, object]]) -> None:
@@ -342,15 +342,15 @@ def test_a_run_with_damaged_predictions_is_named_and_left_out(
     good, bad = run_of(mixture, animals(), tmp_path, 1), run_of(mixture, animals(), tmp_path, 2)
     file = bad.folder / "task_03" / "predictions.jsonl"
     file.write_text(damage(file.read_text()))
-    report = kind_report(compare([good, bad]))
+    report = taxonomy_report(compare([good, bad]))
     assert [run.seed for one in report.groups for run in one.group.runs] == [1]
     assert report.groups[0].metrics["gained"].mean == 1 / 8
     (sentence,) = report.without
     assert str(bad.folder) in sentence and reason in sentence
-    assert main(["kinds", str(bad.folder)]) == 2
+    assert main(["analyze", "kinds", str(bad.folder)]) == 2
     assert "predictions.jsonl was changed" in " ".join(capsys.readouterr().err.split())
     as_before_checksums(bad.folder / "task_03" / "metrics.json")
-    assert main(["kinds", str(bad.folder)]) == 2
+    assert main(["analyze", "kinds", str(bad.folder)]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
@@ -363,12 +363,12 @@ def as_before_checksums(path: Path) -> None:
 def test_the_command_writes_beside_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(mixture, animals(), tmp_path)
     sweep = next(path for path in tmp_path.rglob("manifest.json")).parent.parent
-    assert main(["kinds", str(sweep)]) == 0
+    assert main(["analyze", "kinds", str(sweep)]) == 0
     out = sweep / "comparison"
     names = {"kinds.md", "kinds.csv", "kinds_answers.png", "kinds_tasks.png", "kinds_forgetting.png"}
     assert {path.name for path in out.iterdir()} == names
     assert str(out / "kinds.csv") in capsys.readouterr().out
     with Image.open(out / "kinds_answers.png") as image:
         assert image.width > 500
-    assert main(["kinds", str(sweep), "-o", str(tmp_path / "elsewhere")]) == 0
+    assert main(["analyze", "kinds", str(sweep), "-o", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "kinds.md").read_text() == (out / "kinds.md").read_text()

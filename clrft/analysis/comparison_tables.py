@@ -1,0 +1,135 @@
+"""A comparison as tables: means, every class order, tasks, paired differences, definitions; CSV files of all of it.
+
+Deliberately absent: any number that ``clrft.analysis.compare`` did not compute.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from clrft.analysis.compare import Comparison, Group, over_n
+from clrft.analysis.pairs import Paired, pair_parts
+from clrft.analysis.render import long_csv
+from clrft.analysis.table import (
+    EVERYWHERE,
+    Cell,
+    Column,
+    Part,
+    Place,
+    Sentence,
+    Table,
+    count_cell,
+    in_unit,
+    named,
+    number_cell,
+    summary_cell,
+    titled,
+)
+from eval.metrics import metric_of
+
+HEADLINE = (
+    *("last_acc", "mean_final_acc", "learning_acc", "avg_incremental_acc", "forgetting", "min_acc", "general_delta"),
+)
+FINAL = ("last_acc", "mean_final_acc")  # only one of them is shown: Group.final_metric
+_NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
+
+
+def comparison_parts(comparison: Comparison) -> list[Part]:
+    """Everything that the terminal and Markdown show of a comparison."""
+    parts: list[Part] = []
+    for stream in comparison.streams():
+        groups, keys = comparison.of_stream(stream), headline(comparison, stream)
+        main = (groups[0].final_metric, "forgetting")
+        parts += [*comparison.heading(stream), means_table(comparison, stream)]
+        parts.append(orders_table(comparison, stream, [key for key in keys if key in main], ("terminal",)))
+        parts.append(orders_table(comparison, stream, comparison.defined_metrics(stream)))
+        parts.append(final_table(groups))
+        title = "Paired differences over class orders, percentage points"
+        for shown, full in ((main, False), (keys, True)):
+            if pairs := shown_pairs(comparison, stream, shown):
+                parts += pair_parts(pairs, title, full)
+        parts.append(Sentence("Definitions:", places=("markdown",)))
+        parts += [Sentence(text, "note", ("markdown",)) for text in _definitions(comparison, stream)]
+    return [*parts, *(Sentence(note, "note") for note in comparison.notes)]
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One row per stream, method and metric: mean, standard deviation, and the value of every class order."""
+    rows = [(group, [key], summary) for group in comparison.groups for key, summary in group.metrics.items()]
+    return long_csv(["metric"], rows, comparison.mixed_by_stream())
+
+
+def means_table(comparison: Comparison, stream: str) -> Table:
+    """Mean ± standard deviation of the metrics one reads first."""
+    groups, keys = comparison.of_stream(stream), headline(comparison, stream)
+    columns = [Column("method", "text"), Column("orders", short="n")]
+    for key in keys:
+        places: tuple[Place, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
+        columns.append(Column(titled(key), "summary", metric_of(key).definition, places=places))
+    rows = [
+        [Cell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]
+        for one in groups
+    ]
+    return Table(f"{stream}: {over_n(groups)}, percent", columns, rows, comparison.key("headline", stream))
+
+
+def orders_table(
+    comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Place, ...] = ("markdown", "report")
+) -> Table:
+    """Some metrics of every method in every class order."""
+    groups = comparison.of_stream(stream)
+    seeds = sorted({run.seed for group in groups for run in group.runs})
+    rows = []
+    for key in keys:
+        for group in groups:
+            mean = summary_cell(group.metrics.get(key), key)
+            values = (
+                {seed: value.value for seed, value in group.metrics[key].values.items()} if key in group.metrics else {}
+            )
+            each = [Cell(in_unit(key, values.get(seed)), values.get(seed)) for seed in seeds]
+            rows.append([Cell(named(key)), Cell(group.label), Cell(mean.text, mean.value, mean.spread), *each])
+    columns = [Column("metric", "text"), Column("method", "text"), Column("mean", "summary")]
+    columns += [Column(f"order {seed}") for seed in seeds]
+    title = f"{stream}: {'every metric in ' if 'report' in places else ''}every class order, percent"
+    return Table(title, columns, rows, comparison.key("metrics", stream), folded=True, places=places)
+
+
+def final_table(groups: Sequence[Group]) -> Table:
+    """Accuracy after the last task by position of the task, averaged over class orders."""
+    rows = []
+    for group in groups:
+        last = [run.matrix.value[-1] for run in group.runs]
+        means = [statistics.fmean(float(row[j]) for row in last) for j in range(len(last[0]))]
+        cells = [number_cell(None if math.isnan(mean) else mean, scale=100) for mean in means]
+        rows.append([Cell(group.label), *cells])
+    columns = [Column("method", "text"), *(Column(f"task {j}") for j in range(1, len(last[0]) + 1))]
+    title = f"Final {groups[0].measure} by position of the task, %"
+    return Table(title, columns, rows, places=("terminal", "markdown"))
+
+
+def headline(comparison: Comparison, stream: str) -> list[str]:
+    """Metrics of the first table, in its order, those that the stream has."""
+    defined = comparison.defined_metrics(stream)
+    names = [name for name in HEADLINE if name not in FINAL or name == comparison.of_stream(stream)[0].final_metric]
+    return [key for name in names for key in defined if key.partition("/")[0] == name]
+
+
+def shown_pairs(comparison: Comparison, stream: str, keys: Sequence[str]) -> list[Paired]:
+    """Paired differences of one stream in some metrics, those of a metric together, in the order of ``HEADLINE``."""
+    pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
+    return sorted(pairs, key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
+
+
+def _definitions(comparison: Comparison, stream: str) -> list[str]:
+    """Every metric's definition, and why others are undefined."""
+    defined, texts = comparison.defined_metrics(stream), []
+    for key in defined:
+        metric = metric_of(key)
+        direction = "higher" if metric.higher_is_better else "lower"
+        texts.append(f"`{key}`: {metric.title}, {metric.definition} ({direction} is better)")
+    absent: dict[str, str] = {}
+    for group in comparison.of_stream(stream):
+        for key, summary in group.metrics.items():
+            if key not in defined and summary.reason:
+                absent.setdefault(key, summary.reason)
+    return [*texts, *(f"`{key}`: undefined here ({reason})" for key, reason in absent.items())]

@@ -1,0 +1,399 @@
+"""Whether drift goes with forgetting, over runs: rank correlations, fitted curves, and spread of drift over tasks.
+
+A run is one point: how far its policy moved (``kl_base`` and so on, means over its stages) and how much it forgot.
+Intervals are by bootstrap over class orders, whose runs are drawn together: runs of one order share their tasks. So few
+orders give a coarse interval, and one order none. The curve is the quadratic of RL's Razor (arXiv 2509.04259); the
+spread inside groups of equal reward is RaPO's pilot study (arXiv 2605.09640). Deliberately absent: a verdict.
+"""
+
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clrft.analysis.compare import Comparison, Group
+from clrft.analysis.render import csv_text, raw
+from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
+from clrft.runs.read import RunRecord
+
+MEASURES = (
+    *("kl_base_forward", "kl_base_reverse", "kl_prev_forward", "kl_prev_reverse"),
+    *("drift_base", "drift_prev", "retention_base", "retention_prev"),
+)
+OUTCOMES = ("forgetting", "forgetting_weights")
+SPREADS = {"spread_prev": "equal rewards", "spread_prev_correct": "all right"}
+RESAMPLES, SEED, LEVEL = 2000, 20260509, 0.95
+FEWEST = 4  # points of a correlation, and of a curve with three coefficients
+
+EXPLAINED = (
+    "One point per run. KL and drift: nats per token, means over the run's tasks, on held-out items of each new task; "
+    "`forward` is the mean KL from the other policy on that policy's rollouts, `reverse` from the trained policy on "
+    "its own. Spearman's rank correlation over all runs, its 95 % interval by bootstrap over class orders (runs of one "
+    "order are drawn together; few orders make it coarse), and the correlation inside each order. R² is that of a "
+    "fitted quadratic. Spread: standard deviation of drift inside a group of rollouts of equal reward, mean over "
+    "groups."
+)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run.
+
+    Attributes:
+        label: of its group.
+        seed: of its class order.
+        measures: by name, means over the stages where they are defined; those that never are have none.
+        outcomes: metrics by name; those that are undefined have none.
+    """
+
+    label: str
+    seed: int
+    measures: Mapping[str, float]
+    outcomes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation of two columns, or why there is none.
+
+    Attributes:
+        n: points.
+        orders: class orders among them.
+        rho: over all points; None with ``reason``.
+        low, high: 95 % interval by bootstrap over class orders; None for one order.
+        by_order: rho among the points of each class order, where it is defined.
+        reason: why there is no rho.
+    """
+
+    n: int
+    orders: int
+    rho: float | None
+    low: float | None
+    high: float | None
+    by_order: Mapping[int, float]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Least squares ``y = a + b x + c x^2``, with the share of the variance that it explains."""
+
+    coefficients: tuple[float, float, float]
+    r2: float
+
+    def at(self, x: Array) -> Array:
+        """Its height at some places."""
+        a, b, c = self.coefficients
+        return a + b * x + c * x**2
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """An outcome against a measure of drift, over runs; the curve is None where too few points would bear it."""
+
+    measure: str
+    outcome: str
+    correlation: Correlation
+    curve: Curve | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Spread of drift inside groups of equal reward, task by task, for one method.
+
+    Attributes:
+        group: the runs.
+        name: ``spread_prev`` (equal rewards) or ``spread_prev_correct`` (all right).
+        values: by task and class order; what is undefined is missing.
+        trend: rank correlation of spread with the number of the task.
+    """
+
+    group: Group
+    name: str
+    values: Mapping[int, Mapping[int, float]]
+    trend: Correlation
+
+    def means(self) -> dict[int, float]:
+        """Mean over class orders by task, of those tasks that have any."""
+        return {task: statistics.fmean(orders.values()) for task, orders in self.values.items() if orders}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStudy:
+    """Everything about the runs of one stream."""
+
+    stream: str
+    groups: Sequence[Group]
+    points: Sequence[Point]
+    relations: Sequence[Relation]
+    spreads: Sequence[Spread]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftStudy:
+    """The study of all streams.
+
+    Attributes:
+        comparison: the runs, and in what they differ although a comparison holds it equal.
+        streams: of those in which drift was measured.
+        without: a sentence for each group whose drift was not measured.
+    """
+
+    comparison: Comparison
+    streams: Sequence[StreamStudy]
+    without: Sequence[str]
+
+
+def drift_study(comparison: Comparison) -> DriftStudy:
+    """The study of a comparison's groups; runs without a measured drift are named."""
+    by_stream: dict[str, list[Group]] = {}
+    without: list[str] = []
+    for group in comparison.groups:
+        if any(drift_by_stage(run) for run in group.runs):
+            by_stream.setdefault(group.stream, []).append(group)
+        else:
+            without.append(f"{group.stream}: {group.label} has no drift: nothing was trained, or it was not measured.")
+    streams = []
+    for stream, groups in by_stream.items():
+        points = [_point(group, run) for group in groups for run in group.runs]
+        relations = []
+        for outcome in OUTCOMES:
+            for measure in MEASURES:
+                both = [point for point in points if measure in point.measures and outcome in point.outcomes]
+                rows = [(point.seed, point.measures[measure], point.outcomes[outcome]) for point in both]
+                curve = quadratic([(x, y) for _, x, y in rows])
+                relations.append(Relation(measure, outcome, correlation(rows), curve))
+        spreads = [_spread(group, name) for name in SPREADS for group in groups if not group.joint]
+        streams.append(StreamStudy(stream, groups, points, relations, spreads))
+    return DriftStudy(comparison, streams, without)
+
+
+def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
+    """Figures of a run's drift probes, by stage."""
+    records = {stage: run.task_metrics(stage) for stage in run.stages()}
+    return {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
+
+
+def _point(group: Group, run: RunRecord) -> Point:
+    stages = drift_by_stage(run).values()
+    columns = {name: [one[name] for one in stages if one.get(name) is not None] for name in MEASURES}
+    measures = {name: statistics.fmean(values) for name, values in columns.items() if values}
+    values = {name: run.metrics[name].value for name in OUTCOMES if name in run.metrics}
+    return Point(group.label, run.seed, measures, {name: x for name, x in values.items() if x is not None})
+
+
+def _spread(group: Group, name: str) -> Spread:
+    drifts = {run.seed: drift_by_stage(run) for run in group.runs}
+    values: dict[int, dict[int, float]] = {
+        task: {
+            seed: stages[task][name] for seed, stages in drifts.items() if stages.get(task, {}).get(name) is not None
+        }
+        for task in sorted({stage for stages in drifts.values() for stage in stages})
+    }
+    rows = [(seed, float(task), one) for task, orders in values.items() for seed, one in orders.items()]
+    return Spread(group, name, values, correlation(rows))
+
+
+def correlation(rows: Sequence[tuple[int, float, float]]) -> Correlation:
+    """Spearman's correlation of the second and third column; the first is the class order."""
+    seeds = sorted({seed for seed, _, _ in rows})
+    parts = {seed: np.array([(x, y) for one, x, y in rows if one == seed]) for seed in seeds}
+    by_order = {seed: rho for seed, part in parts.items() if (rho := spearman(part)) is not None}
+    whole = spearman(np.concatenate(list(parts.values()))) if rows else None
+    if whole is None:
+        few = f"{len(rows)} points, expected at least {FEWEST}" if len(rows) < FEWEST else "a column does not vary"
+        return Correlation(len(rows), len(seeds), None, None, None, by_order, few)
+    low, high = interval(list(parts.values()))
+    return Correlation(len(rows), len(seeds), whole, low, high, by_order)
+
+
+def spearman(points: Array) -> float | None:
+    """Rank correlation of two columns, [n, 2]; None for too few points or a column that does not vary."""
+    from scipy import stats  # takes a second
+
+    if len(points) < FEWEST or (points == points[0]).all(axis=0).any():
+        return None
+    return float(stats.spearmanr(points[:, 0], points[:, 1]).statistic)
+
+
+def interval(parts: Sequence[Array]) -> tuple[float | None, float | None]:
+    """Percentile interval of the rank correlation over resampled class orders, each with all of its points."""
+    if len(parts) < 2:
+        return None, None
+    generator = np.random.RandomState(SEED)
+    draws = generator.randint(len(parts), size=(RESAMPLES, len(parts)))
+    found: dict[tuple[int, ...], float | None] = {}
+    values = []
+    for draw in draws:
+        key = tuple(sorted(draw.tolist()))
+        if key not in found:
+            found[key] = spearman(np.concatenate([parts[place] for place in key]))
+        if (rho := found[key]) is not None:
+            values.append(rho)
+    if not values:
+        return None, None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
+    """The fitted curve; None for too few different places, or heights that do not vary."""
+    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    if len(set(x.tolist())) < FEWEST or len(set(y.tolist())) < 2:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.RankWarning)
+        try:
+            c, b, a = np.polyfit(x, y, 2).tolist()
+        except np.exceptions.RankWarning:
+            return None
+    curve = Curve((a, b, c), 0.0)
+    r2 = 1 - float(((y - curve.at(x)) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    return Curve(curve.coefficients, r2)
+
+
+def drift_parts(study: DriftStudy) -> list[Part]:
+    """Everything that the terminal and Markdown show."""
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
+    for one in study.streams:
+        parts += [relation_table(study, one), _method_table(one), spread_table(study, one)]
+    return [*parts, *study.comparison.closing(study.without)]
+
+
+def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
+    """Rank correlations of every measure with every outcome."""
+    rows = [
+        [
+            *(Cell(found.outcome), Cell(found.measure), count_cell(found.correlation.n)),
+            *_correlation_cells(found.correlation),
+            number_cell(None if found.curve is None else found.curve.r2, 2),
+            Cell(found.correlation.reason or ""),
+        ]
+        for found in one.relations
+    ]
+    columns = [Column("outcome", "text"), Column("measure", "text"), Column("runs")]
+    columns += [Column("Spearman's rho", short="Spearman"), *_INTERVAL, Column("R² of the quadratic", short="R²")]
+    columns.append(Column("undefined because", "text", places=("markdown", "report")))
+    title = f"{one.stream}: forgetting against drift over runs, rank correlation with its 95 % interval"
+    return Table(title, columns, rows, study.comparison.key("drift-relations", one.stream), folded=True)
+
+
+def spread_table(study: DriftStudy, one: StreamStudy) -> Table:
+    """Spread of drift in groups of rollouts by method and task."""
+    rows = [
+        [
+            *(Cell(spread.group.label), Cell(SPREADS[spread.name]), count_cell(task), number_cell(mean, 5)),
+            *_correlation_cells(spread.trend),
+        ]
+        for spread in one.spreads
+        for task, mean in spread.means().items()
+    ]
+    columns = [Column("method", "text"), Column("groups", "text"), Column("after task", short="task")]
+    columns += [Column("spread, nats per token", short="spread"), Column("rho with the task", short="Spearman")]
+    title = f"{one.stream}: spread of drift in groups by task, and its rank correlation with the number of the task"
+    key = study.comparison.key("drift-spread", one.stream)
+    return Table(title, [*columns, *_INTERVAL], rows, key, folded=True)
+
+
+def point_table(study: DriftStudy, one: StreamStudy) -> Table:
+    """Every run's measures and outcomes, for the report."""
+    rows = [
+        [
+            *(Cell(point.label), count_cell(point.seed)),
+            *(number_cell(point.measures.get(name), 4) for name in MEASURES),
+            *(number_cell(point.outcomes.get(name), scale=100) for name in OUTCOMES),
+        ]
+        for point in one.points
+    ]
+    columns = [Column("method", "text"), Column("class order"), *(Column(name.replace("_", " ")) for name in MEASURES)]
+    columns += [Column(f"{name.replace('_', ' ')}, points") for name in OUTCOMES]
+    title = f"{one.stream}: KL and drift of every run, nats per token, means over its tasks"
+    return Table(title, columns, rows, study.comparison.key("drift-runs", one.stream), folded=True)
+
+
+def _method_table(one: StreamStudy) -> Table:
+    """Means of every method over its runs; a dash where one of them has none."""
+    rows = []
+    for group in one.groups:
+        points = [point for point in one.points if point.label == group.label]
+        means = {}
+        for name in (*OUTCOMES, *MEASURES):
+            values = [point.measures.get(name, point.outcomes.get(name)) for point in points]
+            known = [value for value in values if value is not None]
+            means[name] = sum(known) / len(known) if known and len(known) == len(values) else None
+        cells = [number_cell(means[name], scale=100) for name in OUTCOMES]
+        cells += [number_cell(means[name], 4) for name in MEASURES]
+        rows.append([Cell(group.label), count_cell(len(points)), *cells])
+    columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
+    title = f"{one.stream}: each method, mean over its runs"
+    return Table(title, [*columns, *(Column(name) for name in MEASURES)], rows, places=("terminal", "markdown"))
+
+
+_INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=("terminal", "markdown")))
+
+
+def _correlation_cells(found: Correlation) -> list[Cell]:
+    each = [number_cell(rho, 2, sign=True).text for _, rho in sorted(found.by_order.items())]
+    numbers = [number_cell(value, 2, sign=True) for value in (found.rho, found.low, found.high)]
+    return [*numbers, Cell(", ".join(each) or DASH)]
+
+
+def relations_to_csv(study: DriftStudy) -> str:
+    """One row per stream, outcome and measure."""
+    rows = []
+    for one in study.streams:
+        for relation in one.relations:
+            found, curve = relation.correlation, relation.curve
+            fitted = [""] * 4 if curve is None else [raw(value) for value in (*curve.coefficients, curve.r2)]
+            row = [one.stream, relation.outcome, relation.measure, *_raw(found), *fitted, found.reason or ""]
+            rows.append([*row, *_by_order(study, one, found.by_order)])
+    header = ["stream", "outcome", "measure", "n", "orders", "rho", "low_95", "high_95", "a", "b", "c", "r2"]
+    return csv_text([*header, "undefined", "mixed", *(f"order_{seed}" for seed in _seeds(study))], rows)
+
+
+def points_to_csv(study: DriftStudy) -> str:
+    """One row per run: every measure and outcome; empty where it is undefined."""
+    rows = [
+        [one.stream, point.label, str(point.seed)]
+        + [raw(point.measures.get(name)) for name in MEASURES]
+        + [raw(point.outcomes.get(name)) for name in OUTCOMES]
+        + [" ".join(study.comparison.mixed_in(one.stream))]
+        for one in study.streams
+        for point in one.points
+    ]
+    return csv_text(["stream", "label", "order", *MEASURES, *OUTCOMES, "mixed"], rows)
+
+
+def spreads_to_csv(study: DriftStudy) -> str:
+    """One row per stream, method, kind of group and task: the spread of every class order, and the trend over tasks."""
+    rows = [
+        [
+            *(one.stream, spread.group.label, SPREADS[spread.name], str(task)),
+            *(*_raw(spread.trend), *_by_order(study, one, orders)),
+        ]
+        for one in study.streams
+        for spread in one.spreads
+        for task, orders in spread.values.items()
+    ]
+    trend = [f"trend_{name}" for name in ("n", "orders", "rho", "low_95", "high_95")]
+    seeds = [f"order_{seed}" for seed in _seeds(study)]
+    return csv_text(["stream", "label", "groups", "task", *trend, "mixed", *seeds], rows)
+
+
+def _raw(found: Correlation) -> list[str]:
+    return [raw(value) for value in (found.n, found.orders, found.rho, found.low, found.high)]
+
+
+def _by_order(study: DriftStudy, one: StreamStudy, values: Mapping[int, float]) -> list[str]:
+    """What of the stream is mixed, then the value of every class order."""
+    return [" ".join(study.comparison.mixed_in(one.stream)), *(raw(values.get(seed)) for seed in _seeds(study))]
+
+
+def _seeds(study: DriftStudy) -> list[int]:
+    return sorted({point.seed for one in study.streams for point in one.points})

@@ -1,0 +1,213 @@
+"""Tables and sentences as text: for the terminal (rich), Markdown, CSV and LaTeX. The page's templates are HTML.
+
+Terminal, Markdown and LaTeX show percent where a table does; CSV holds fractions, to be computed with.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich import table as rich
+from rich.console import Group as RichGroup
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.text import Text
+
+from clrft.analysis.groups import Group
+from clrft.analysis.table import Heading, Part, Sentence, Summary, Table
+
+_LABEL_WIDTH = 32  # longer labels are wrapped
+_WHOLE = ("method", "difference", "shaper", "but")  # columns of labels, beside the first
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{"|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "—": "---", "…": r"\ldots{}", "\n": " "},
+    **{"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$", "→": r"$\to$", "Σ": r"$\Sigma$"},
+    **{"σ": r"$\sigma$", "τ": r"$\tau$", "ρ": r"$\rho$", "Δ": r"$\Delta$", "√": r"$\surd$", "∞": r"$\infty$"},
+    **{"₁": "$_1$", "₂": "$_2$"},
+}
+LATEX_HEAD = "% Needs \\usepackage{booktabs} and, for texts that are not English, UTF-8 input."
+
+
+class Figures(NamedTuple):
+    """What a row of a long CSV file holds: a mean with its spread, and the value of every class order by its seed."""
+
+    n: int
+    mean: float | None
+    std: float | None
+    reason: str | None
+    values: Mapping[int, float | None]
+
+
+def to_terminal(parts: Iterable[Part]) -> RenderableType:
+    """Parts one below the other."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, Heading):
+            shown.append(Text(part.text, style="bold"))
+        elif "terminal" in part.places:
+            shown += [Text(part.text)] if isinstance(part, Sentence) else _terminal_table(part)
+    return RichGroup(*shown)
+
+
+def _terminal_table(table: Table) -> list[RenderableType]:
+    table = table.for_place("terminal")
+    texts = [[cell.text for cell in row] for row in table.rows]
+    kinds = [column.kind == "text" for column in table.columns]
+    shown = rich_table(table.title, [column.short or column.name for column in table.columns], texts, kinds)
+    return [shown, *([Text(table.note, style="dim")] if table.note else [])]
+
+
+def rich_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[bool] = ()
+) -> rich.Table:
+    """A table for the terminal; a line parts the metrics or, where a first cell is empty, the rows above it.
+
+    Args:
+        title: above the table.
+        header: names of the columns.
+        rows: texts.
+        texts: which columns hold texts; by default the first, and one called ``but``.
+    """
+    table = rich.Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    texts = texts or [number == 0 or name == "but" for number, name in enumerate(header)]
+    for number, (name, text) in enumerate(zip(header, texts, strict=True)):
+        whole = text and (number == 0 or name in _WHOLE) and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
+        table.add_column(escape(name), justify="left" if text else "right", overflow="fold", no_wrap=whole)
+    parted = header[0] == "metric" or any(not row[0] for row in rows)
+    last = rows[0][0] if rows else ""
+    for row in rows:
+        if parted and row[0] and row[0] != last:
+            table.add_section()
+        last = row[0]
+        table.add_row(*map(escape, row))
+    return table
+
+
+def to_markdown(parts: Iterable[Part], title: str = "", level: int = 2) -> str:
+    """Parts below a title; notes as a list, headings of a level, captions of tables of the next."""
+    text = f"# {title}\n" if title else ""
+    in_list = False
+    for part in parts:
+        if not isinstance(part, Heading) and "markdown" not in part.places:
+            continue
+        listed = isinstance(part, Sentence) and part.weight in ("note", "missing")
+        text += "" if listed and in_list else "\n"
+        in_list = listed
+        if isinstance(part, Table):
+            text += "\n".join([f"#{'#' * level} {part.title}", "", *markdown_table(part)])
+        else:
+            mark = "#" * level + " " if isinstance(part, Heading) else "- " if listed else ""
+            text += f"{mark}{part.text}\n"
+    return text.rstrip() + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Lines of a Markdown table and its note, with an empty one at the end."""
+    table = table.for_place("markdown")
+    rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
+    rows = [[column.name for column in table.columns], rule, *([cell.text for cell in row] for row in table.rows)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [*lines, *(["", table.note] if table.note else []), ""]
+
+
+def to_csv(table: Table) -> str:
+    """A table as the report has it: numbers as they are (fractions), a summary's spread in a column of its own."""
+    table = table.for_place("report")
+    header: list[str] = []
+    for column in table.columns:
+        header += [column.name, f"{column.name} std"] if column.kind == "summary" else [column.name]
+    rows = []
+    for row in table.rows:
+        texts: list[str] = []
+        for column, cell in zip(table.columns, row, strict=True):
+            texts.append(cell.text if column.kind == "text" else raw(cell.value))
+            texts += [raw(cell.spread)] if column.kind == "summary" else []
+        rows.append(texts)
+    return csv_text(header, rows)
+
+
+def to_latex(table: Table) -> str:
+    """The table with booktabs as a ``table`` environment to be included as it is, its note below it."""
+    table = table.for_place("report")
+    alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    lines = [
+        LATEX_HEAD,
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(table.title)}}}",
+        rf"\label{{tab:{table.key}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        _latex_row([column.name for column in table.columns]),
+        r"\midrule",
+        *(_latex_row([cell.text for cell in row]) for row in table.rows),
+        r"\bottomrule",
+    ]
+    if table.note:
+        lines.append(rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\footnotesize {latex(table.note)}}} \\")
+    return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
+
+
+def latex(text: str) -> str:
+    """A text in which no character is a command."""
+    return "".join(_LATEX.get(character, character) for character in text if character >= " " or character == "\n")
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    cells = [latex(text) for text in texts]
+    if cells[0].startswith("["):
+        cells[0] = "{}" + cells[0]  # behind a line's end it would be read as an option
+    return " & ".join(cells) + r" \\"
+
+
+def long_csv(
+    names: Sequence[str],
+    rows: Iterable[tuple[Group, Sequence[str], Summary | Figures]],
+    mixed: Mapping[str, str],
+    first: Mapping[str, str] | None = None,
+) -> str:
+    """One row per stream, method and figure: mean, standard deviation, and the value of every class order.
+
+    Args:
+        names: of the columns between the method and its figures.
+        rows: group, texts of these columns, figures.
+        mixed: by stream, what was mixed on request.
+        first: columns before all others, the same in every row.
+    """
+    first, rows = first or {}, list(rows)
+    seeds = sorted({run.seed for group, _, _ in rows for run in group.runs})
+    header = [*first, "stream", "method", "label", *names, "n", "mean", "std", "undefined", "mixed"]
+    lines = []
+    for group, texts, one in rows:
+        if isinstance(one, Summary):
+            values = {seed: value.value for seed, value in one.values.items()}
+            one = Figures(len(values), one.mean, one.std, one.reason, values)
+        named = [*first.values(), group.stream, group.method, group.label, *texts]
+        numbers = [str(one.n), raw(one.mean), raw(one.std), one.reason or "", mixed[group.stream]]
+        lines.append([*named, *numbers, *(raw(one.values.get(seed)) for seed in seeds)])
+    return csv_text([*header, *(f"order_{seed}" for seed in seeds)], lines)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A header and rows as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def raw(value: float | None) -> str:
+    """A number as CSV holds it; empty where there is none."""
+    return "" if value is None else repr(value)

@@ -1,0 +1,200 @@
+"""A table, and what stands beside it: one form that the terminal, Markdown, CSV, LaTeX and the report's page show.
+
+Texts are plain texts, whoever wrote them: what shows them escapes them (``clrft.analysis.render``, the page's
+templates). Light to import.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from eval.metrics import Value, metric_of
+
+DASH = "–"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+Rows = list[list[str]]
+Place = Literal["terminal", "markdown", "report"]
+EVERYWHERE: tuple[Place, ...] = ("terminal", "markdown", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One metric of one method over class orders, as fractions.
+
+    Attributes:
+        values: value by seed of the class order.
+        mean: arithmetic mean; None when an order is undefined.
+        std: sample standard deviation (n - 1); None for one order or without a mean.
+        reason: why there is no mean.
+    """
+
+    values: Mapping[int, Value]
+    mean: float | None
+    std: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what is shown.
+        value: the number that it is sorted by and that CSV holds; None = the text itself.
+        spread: standard deviation beside the value, for CSV.
+        orders: every class order's value as shown, shown on demand.
+    """
+
+    text: str
+    value: float | None = None
+    spread: float | None = None
+    orders: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: its header.
+        kind: ``summary`` cells hold a mean with its spread, ``number`` cells a number, ``text`` cells a text.
+        explained: what the name means.
+        short: header in the terminal, where the name is too wide for it.
+        places: where the column is shown.
+    """
+
+    name: str
+    kind: Literal["text", "number", "summary"] = "number"
+    explained: str = ""
+    short: str = ""
+    places: tuple[Place, ...] = EVERYWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: caption.
+        columns: the first one names the rows.
+        rows: cells by row.
+        key: its file name without ending, and its place in the report; empty for a table that the report lacks.
+        note: a sentence below it.
+        folded: shown on demand on the page.
+        places: where the table is shown.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    key: str = ""
+    note: str = ""
+    folded: bool = False
+    places: tuple[Place, ...] = EVERYWHERE
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether cells have values of single class orders."""
+        return any(cell.orders for row in self.rows for cell in row)
+
+    def for_place(self, place: Place) -> "Table":
+        """The table with the columns that one place shows."""
+        kept = [number for number, column in enumerate(self.columns) if place in column.places]
+        columns = tuple(self.columns[number] for number in kept)
+        return replace(self, columns=columns, rows=tuple(tuple(row[number] for number in kept) for row in self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading, e.g. the stream that follows."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A paragraph; ``weight``: an answer, ordinary text, a note in small print, or that something is missing."""
+
+    text: str
+    weight: Literal["answer", "text", "note", "missing"] = "text"
+    places: tuple[Place, ...] = EVERYWHERE
+
+
+Part = Heading | Sentence | Table
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent."""
+    return DASH if value is None else _minus(f"{100 * value:.1f}")
+
+
+def signed(value: float | None) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return DASH if value is None else _minus(f"{100 * value:+.1f}")
+
+
+def short(value: float) -> str:
+    """A number in three digits with a prefix: ``1.23 T``; below a thousand as it is."""
+    place = 0
+    while abs(value) >= 999.5 and place + 1 < len(PREFIXES):
+        value, place = value / 1000, place + 1
+    return f"{value:.3g} {PREFIXES[place]}".strip()
+
+
+def in_unit(key: str, value: float | None) -> str:
+    """A metric's value in its unit: percent, or as it is."""
+    return percent(value) if value is None or metric_of(key).unit == "%" else _minus(f"{value:.4f}")
+
+
+def named(key: str) -> str:
+    """A metric's key, with its unit where that is not percent."""
+    unit = metric_of(key).unit
+    return key if unit == "%" else f"{key} ({unit})"
+
+
+def titled(key: str) -> str:
+    """A metric's title, with the probe behind it where the key names one."""
+    probe = key.partition("/")[2].replace("_", " ")
+    return metric_of(key).title + (f": {probe}" if probe else "")
+
+
+def show(summary: Summary | None, key: str = "last_acc") -> str:
+    """Mean ± standard deviation in a metric's unit, percent by default; a dash when undefined, no ± for one order."""
+    if summary is None or summary.mean is None:
+        return DASH
+    return in_unit(key, summary.mean) + ("" if summary.std is None else f" ± {in_unit(key, summary.std)}")
+
+
+def text_cells(texts: Sequence[str]) -> list[Cell]:
+    """Cells that hold texts."""
+    return [Cell(text) for text in texts]
+
+
+def number_cell(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> Cell:
+    """A number as shown, scaled (100 for percent); a dash where there is none."""
+    if value is None:
+        return Cell(DASH)
+    return Cell(_minus(f"{scale * value:{'+' if sign else ''}.{digits}f}"), float(value))
+
+
+def count_cell(value: int) -> Cell:
+    """A whole number."""
+    return Cell(str(value), float(value))
+
+
+def mean_cell(mean: float, spread: float | None, digits: int = 1) -> Cell:
+    """A mean with its standard deviation, both fractions, in percent."""
+    text = f"{100 * mean:.{digits}f}" + ("" if spread is None else f" ± {100 * spread:.{digits}f}")
+    return Cell(_minus(text), mean, spread)
+
+
+def summary_cell(summary: Summary | None, key: str = "last_acc") -> Cell:
+    """Mean ± standard deviation in a metric's unit, percent by default, with every class order's value."""
+    if summary is None:
+        return Cell(DASH)
+    orders = tuple((str(seed), in_unit(key, value.value)) for seed, value in summary.values.items())
+    return Cell(show(summary, key), summary.mean, summary.std, orders)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
