@@ -25,8 +25,7 @@ from clrft.config.run_config import RunConfig
 from clrft.planning.stage_work import stage_work
 from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
 from clrft.runner.prepare import prepare
-from clrft.runner.results import write_results
-from clrft.runner.run import finish_tracking, make_folder, open_folder, track_finished
+from clrft.runner.run import finish, make_folder, open_folder
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runs.layout import METRICS_FILE, stage_folder
@@ -134,8 +133,7 @@ def run_calibration(config: RunConfig, asked: float) -> CalibrationRun:
     for stage in state.stages:
         stages[stage], steps[stage] = timed_stage(state, stage, cell)
     ended = time.perf_counter()
-    write_results(state.folder, [task.name for task in state.stream.tasks], state.stages, config.evaluate.metrics)
-    finish_tracking(config, cell)
+    finish(state, cell)
     ready += time.perf_counter() - ended
     costs = {
         stage: json.loads((stage_folder(state.folder, stage) / METRICS_FILE).read_text(encoding="utf-8"))["cost"]
@@ -155,7 +153,7 @@ def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[
 
     start = time.perf_counter()
     learn_stage(state, stage, on_step)
-    track_finished(task, stage_folder(state.folder, stage), steps=False)
+    task.finish(stage_folder(state.folder, stage), learned_before=False)
     return time.perf_counter() - start, [after - before for before, after in pairwise(ends)]
 
 

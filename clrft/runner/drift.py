@@ -31,14 +31,15 @@ def measure_drift(state: Run, stage: int, record: StageRecord) -> None:
     if count == 0 or stage == 0 or state.method.family == "frozen":
         return
     start = time.perf_counter()
-    others = other_policies(state, stage)
+    others = policies_before(state, stage)
     asked = questions(state, stage, count)
     state.reporter.begin(
         state.config.cell, f"task {stage}/{len(state.stream)} drift", len(asked.items) * (1 + len(others))
     )
     with deterministic(state.config.train.deterministic), counted(state, record, "drift"):
         probe = measure(state.policy, others, asked, lambda prompts: state.reporter.advance(state.config.cell, prompts))
-    record.drift = summary(probe, {"prev": why_no_previous(state)})
+    missing = "joint training has no task before it" if state.method.joint else "before task 1 there is only the base"
+    record.drift = summary(probe, {"prev": missing})
     record.drift_groups = group_rows(probe)
     record.seconds["drift"] = time.perf_counter() - start
 
@@ -57,28 +58,19 @@ def questions(state: Run, stage: int, count: int) -> Asked:
     )
 
 
-def other_policies(state: Run, stage: int) -> dict[Other, Opened]:
-    """The policies before: the previous task's, unless there is none, and the base."""
-    base: dict[Other, Opened] = {"base": base_policy(state)}
-    if state.method.joint or stage == 1:
-        return base
-    return {"prev": previous_policy(state, stage), **base}
+def policies_before(state: Run, stage: int) -> dict[Other, Opened]:
+    """The policies that a stage's is compared with: the previous task's, unless there is none, and the base.
 
-
-def previous_policy(state: Run, stage: int) -> Opened:
-    """The policy that the task before left: the anchor, where it is that, or from the weights on disk."""
-    if state.anchor is not None and state.anchors is not None and state.anchors.rule.kind == "previous":
-        return partial(held, state.policy, state.anchor, "prev")
-    return partial(saved, state.policy, stage_folder(state.folder, stage - 1) / WEIGHTS_FOLDER, "prev")
-
-
-def base_policy(state: Run) -> Opened:
-    """The base: the reference of the KL term, where there is one, or as it is loaded."""
+    The previous one is the anchor where that is it, else it is read from the weights on disk; the base is the reference
+    of the KL term where there is one, else it is loaded.
+    """
     if isinstance(state.reference, FullSnapshot):
-        return partial(held, state.policy, state.reference, "base")
-    return partial(base_of, state.policy, state.config.model.path or str(default_model_path()))
-
-
-def why_no_previous(state: Run) -> str:
-    """Why there is no previous policy where there is none."""
-    return "joint training has no task before it" if state.method.joint else "before task 1 there is only the base"
+        base = partial(held, state.policy, state.reference, "base")
+    else:
+        base = partial(base_of, state.policy, state.config.model.path or str(default_model_path()))
+    if state.method.joint or stage == 1:
+        return {"base": base}
+    if state.anchor is not None and state.anchors is not None and state.anchors.rule.kind == "previous":
+        return {"prev": partial(held, state.policy, state.anchor, "prev"), "base": base}
+    weights = stage_folder(state.folder, stage - 1) / WEIGHTS_FOLDER
+    return {"prev": partial(saved, state.policy, weights, "prev"), "base": base}

@@ -28,7 +28,7 @@ from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import stage_folder
 from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
-from clrft.tracking.runs import CellTracker, TaskTracker, Tracker, manifest_tags, mark
+from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
 from clrft.utils.files import clean_partials, write_json_atomic
 from clrft.utils.progress import Reporter
@@ -48,23 +48,29 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
     Raises:
         UserError: something about the input cannot work; nothing was trained.
     """
-    if ranks.on_rank0(lambda: is_complete(config)):
-        reporter.say(f"{config.cell}: done already, in {config.folder}")
-        ranks.on_rank0(lambda: feed_tracking(config))
+    if ranks.on_rank0(lambda: was_finished(config, reporter)):
         return config.folder
     spare_libraries()
     forget_peaks()
     state = ranks.all_or_fail(lambda: prepare(config, reporter, source))
-    if source is not None:
-        ranks.on_rank0(lambda: plant_once(state, source))
     tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_rank0())
-    ranks.on_rank0(lambda: make_folder(state))
+    ranks.on_rank0(lambda: make_folder(state, source))
     manifest = ranks.all_or_fail(lambda: open_folder(state))
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
     with stopped_with_run(cell):
         learn(state, cell)
     ranks.on_rank0(lambda: finish(state, cell))
     return config.folder
+
+
+def was_finished(config: RunConfig, reporter: Reporter) -> bool:
+    """Whether an earlier process has finished the run; then the tracking store gets what it lacks of it."""
+    if not is_complete(config):
+        return False
+    reporter.say(f"{config.cell}: done already, in {config.folder}")
+    if not is_done(config):
+        feed_or_tell(config.folder)
+    return True
 
 
 @cache
@@ -77,19 +83,6 @@ def spare_libraries() -> None:
     gc.freeze()
 
 
-def finish(state: Run, cell: CellTracker) -> None:
-    """Write the results of a run whose every stage is done, and close it in the tracking store."""
-    names = [task.name for task in state.stream.tasks]
-    write_results(state.folder, names, state.stages, state.config.evaluate.metrics)
-    finish_tracking(state.config, cell)
-
-
-def plant_once(state: Run, source: Source) -> None:
-    """Make a fork's folder if there is none yet."""
-    if not (state.folder / "manifest.json").exists():
-        plant(state, source)
-
-
 @contextmanager
 def stopped_with_run(cell: CellTracker) -> Iterator[None]:
     """Close the tracked run with its end when the block fails; the failure itself goes on."""
@@ -100,11 +93,13 @@ def stopped_with_run(cell: CellTracker) -> Iterator[None]:
         raise
 
 
-def make_folder(state: Run) -> None:
-    """Make the run folder with its config and manifest, if they are not there yet."""
+def make_folder(state: Run, source: Source | None = None) -> None:
+    """Make the run folder with its config and manifest, or with a fork's first tasks, if there is none yet."""
+    path = state.folder / "manifest.json"
+    if source is not None and not path.exists():
+        plant(state, source)
     state.folder.mkdir(parents=True, exist_ok=True)
     clean_partials(state.folder)
-    path = state.folder / "manifest.json"
     if not path.exists():
         write_config(state.config, state.folder)
         write_json_atomic(path, manifest_of(state))
@@ -112,9 +107,8 @@ def make_folder(state: Run) -> None:
 
 def manifest_of(state: Run) -> dict[str, Any]:
     """The manifest of a run that begins now."""
-    manifest = run_manifest(
-        state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
-    )
+    model, probes = describe_model(state.policy), fingerprints_of(state.probes)
+    manifest = run_manifest(state.config, state.stream, model, state.method, probes)
     return {**manifest, "memory": state.memory}
 
 
@@ -142,10 +136,10 @@ def learn(state: Run, cell: CellTracker) -> None:
     for stage in state.stages:
         task = cell.task(stage, stage_name(state, stage))
         if done is not None and stage <= done:
-            track_finished(task, stage_folder(state.folder, stage), steps=True)
+            task.finish(stage_folder(state.folder, stage), learned_before=True)
             continue
         learn_stage(state, stage, lambda row, task=task: task.steps([row]))  # type: ignore[misc]
-        track_finished(task, stage_folder(state.folder, stage), steps=False)
+        task.finish(stage_folder(state.folder, stage), learned_before=False)
         ranks.on_rank0(lambda stage=stage: drop_older_weights(state, stage))  # type: ignore[misc]
 
 
@@ -161,19 +155,10 @@ def checked_stage(state: Run) -> int | None:
     return done
 
 
-def track_finished(task: TaskTracker, folder: Path, steps: bool) -> None:
-    """Give the tracking store what it lacks of a finished stage; ``steps``: an earlier process has learned it."""
-    task.finish(folder, learned_before=steps)
-
-
-def feed_tracking(config: RunConfig) -> None:
-    """Give the tracking store what it lacks of a finished run, from the run's files."""
-    if not is_done(config):
-        feed_or_tell(config.folder)
-
-
-def finish_tracking(config: RunConfig, cell: CellTracker) -> None:
-    """Close the tracked run with its results, and remember whether the store has all of it."""
+def finish(state: Run, cell: CellTracker) -> None:
+    """Write the results of a run whose every stage is done, and close it in the tracking store."""
+    names = [task.name for task in state.stream.tasks]
+    write_results(state.folder, names, state.stages, state.config.evaluate.metrics)
     complete = cell.finish()
-    if config.run.mlflow:
-        mark(config.folder, complete)
+    if state.config.run.mlflow:
+        mark(state.folder, complete)

@@ -3,7 +3,6 @@
 import shutil
 import time
 from dataclasses import replace
-from typing import Any
 
 from clrft.runner.checkpoint import StageRecord, stage_rng, write_record
 from clrft.runner.cost_timer import counted
@@ -12,10 +11,10 @@ from clrft.runner.lineage import identity_of, write_lineage
 from clrft.runner.partial_checkpoint import Unfinished
 from clrft.runner.probes import BUILT_IN, ask_probes
 from clrft.runner.state import Run, stage_name
-from clrft.runner.train import OnStep, learn_task, link_learned
-from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, WEIGHTS_FOLDER, stage_folder
+from clrft.runner.train import OnStep, learn_task
+from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, STEPS_FILE, TRAINING_FILE, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.provenance import peak_gpu_memory_mb, peak_memory_mb
-from clrft.utils.files import whole_folder
+from clrft.utils.files import link_or_copy, whole_folder
 from eval.evaluate import Prediction, accuracy, evaluate
 from eval.matrix import POOLED_BOX_AP
 from eval.task_accuracy import measure_of, pooled_ap, task_accuracy
@@ -38,37 +37,29 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
     record = StageRecord(stage, stage_name(state, stage))
     learns = stage > 0 and state.method.family != "frozen"
     work = learn_task(state, stage, record, on_step) if learns else None
-    with whole(*models_of(state)):
+    copies = {id(one): one for one in (state.reference, state.anchor) if isinstance(one, FullSnapshot)}
+    with whole(state.policy.model, *(one.model for one in copies.values())):
         measure_drift(state, stage, record)
         with counted(state, record, "evaluate"):
             evaluate_stage(state, stage, record)
-    record.peak_memory_mb = peak_memory()
+    gpu = peak_gpu_memory_mb()
+    record.peak_memory_mb = {"peak_memory_mb": peak_memory_mb(), **({} if gpu is None else {"peak_gpu_memory_mb": gpu})}
     ranks.on_rank0(lambda: write_stage(state, stage, record, work))
     state.parent = identity_of(state.folder, stage)
     if work is not None:
         ranks.on_rank0(work.clear)
 
 
-def models_of(state: Run) -> list[Any]:
-    """The models that a run has in memory, the policy's and those of its frozen copies."""
-    copies = {id(one): one for one in (state.reference, state.anchor) if isinstance(one, FullSnapshot)}
-    return [state.policy.model, *(one.model for one in copies.values())]
-
-
 def write_stage(state: Run, stage: int, record: StageRecord, work: Unfinished | None) -> None:
     """Write a stage's folder whole: what its training left, and what its test found."""
     with whole_folder(stage_folder(state.folder, stage)) as folder:
         if work is not None:
-            link_learned(work, folder)
+            # what the next task starts from is there already; copied where links cannot be
+            only_here = shutil.ignore_patterns(STEPS_FILE, TRAINING_FILE)  # written anew with the record
+            shutil.copytree(work.trained, folder, copy_function=link_or_copy, dirs_exist_ok=True, ignore=only_here)
         else:
             write_lineage(folder, stage, state.parent, state.config, state.data)
         write_record(folder, record)
-
-
-def peak_memory() -> dict[str, float]:
-    """Highest memory of the run so far, MB: resident, and allocated on the GPU where there is one."""
-    gpu = peak_gpu_memory_mb()
-    return {"peak_memory_mb": peak_memory_mb(), **({} if gpu is None else {"peak_gpu_memory_mb": gpu})}
 
 
 def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
@@ -76,7 +67,9 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     start = time.perf_counter()
     session = state.policy.session()
     due = due_tests(state, stage)
-    probe = glyph_probe(state.config.evaluate.probe, state.config.stream.style) if probe_due(state, stage) else None
+    probe = None
+    if state.config.evaluate.probe > 0 and probes_due(state, stage):
+        probe = glyph_probe(state.config.evaluate.probe, state.config.stream.style)
     again = final_list_task(state, stage)
     sets = state.probes if probes_due(state, stage) else ()
     items = sum(len(new) for _, new in due) + (len(probe.test) if probe else 0) + (len(again.test) if again else 0)
@@ -125,11 +118,6 @@ def final_list_task(state: Run, stage: int) -> Task | None:
 def lists_all(state: Run, stage: int) -> bool:
     """Whether the prompts of a stage list every class of the stream already, as in a series of domains."""
     return stage > 0 and state.stream.tasks[stage - 1].seen == state.stream.labels
-
-
-def probe_due(state: Run, stage: int) -> bool:
-    """Whether the built-in probe is asked at a stage."""
-    return state.config.evaluate.probe > 0 and probes_due(state, stage)
 
 
 def probes_due(state: Run, stage: int) -> bool:

@@ -24,14 +24,13 @@ from clrft.runner.cost_timer import Clock, cost_of
 from clrft.runner.lineage import check_left, write_lineage
 from clrft.runner.partial_checkpoint import Unfinished
 from clrft.runner.state import Run
-from clrft.runs.layout import STEPS_FILE, TRAINING_FILE
 from clrft.utils import interrupt
-from clrft.utils.files import Damaged, link_or_copy, whole_folder
+from clrft.utils.files import Damaged, whole_folder
 from methods.base import TaskContext
 from methods.costs.meter import added, sums
 from methods.distributed import ranks
 from methods.distributed.sharding import is_sharded, whole_weights
-from methods.settings import KAHAN, LOST_BELOW, WIDE, TrainConfig
+from methods.settings import KAHAN, LOST_BELOW, WIDE
 from methods.training.anchor_check import anchor_unchanged
 from methods.training.budget import planned_updates
 from methods.training.fit import APPLIED, FitResult, FitSettings, StepRow, fit, with_memory
@@ -54,7 +53,8 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
         else:
             with scratch_folder(work) as scratch:
                 state.moments = train_stage(state, stage, scratch, record, on_step, work).moments
-            end_anchor(state, stage)
+            if state.anchors is not None and stage != state.stages[-1]:
+                state.anchors.end()
             model = state.policy.model
             weights = whole_weights(model) if is_sharded(model) else None
             ranks.on_rank0(lambda: write_trained(state, stage, work, record, weights))
@@ -125,18 +125,6 @@ def put_back(state: Run, folder: Path, stage: int) -> None:
         read_anchor(folder, state.anchors, stage)
 
 
-def link_learned(work: Unfinished, target: Path) -> None:
-    """Let the files that the next task starts from appear in the task's folder too; copied where links cannot be."""
-    only_here = shutil.ignore_patterns(STEPS_FILE, TRAINING_FILE)  # written anew with the record
-    shutil.copytree(work.trained, target, copy_function=link_or_copy, dirs_exist_ok=True, ignore=only_here)
-
-
-def end_anchor(state: Run, stage: int) -> None:
-    """Bring the anchor of the next task up to date."""
-    if state.anchors is not None and stage != state.stages[-1]:
-        state.anchors.end()
-
-
 def train_stage(
     state: Run, stage: int, scratch: Path, record: StageRecord, on_step: OnStep, work: Unfinished | None = None
 ) -> FitResult:
@@ -160,7 +148,13 @@ def train_stage(
     begun = None if work is None else newest_state(work)
     clock = Clock.started(None if begun is None else begun.values)
     keeping = keeping_of(state, work, clock)
-    settings = FitSettings(stage_budget(state), scratch, loading_workers(state), keeping)
+    train, workers = config.train, config.train.workers
+    if state.method.joint:  # which gets the updates of all its tasks together
+        train = dataclasses.replace(train, updates=train.updates * len(state.stream))
+    if workers is None:  # that decode ahead of the training
+        from_files = isinstance(config.stream, SourceConfig) and state.policy.device.type == "cuda"
+        workers = FILE_WORKERS if from_files else 0
+    settings = FitSettings(train, scratch, workers, keeping)
     examples = len(with_memory(state.method, context).task.train)
     total = planned_updates(state.method, settings.train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
@@ -237,19 +231,6 @@ def memory(state: Run, task: Task) -> tuple[Example, ...]:
     if plan is None or "replay" not in state.method.needs or not earlier:
         return ()
     return remembered(earlier, plan.items, state.config.seed)
-
-
-def loading_workers(state: Run) -> int:
-    """Processes that decode ahead of the training: as set, else two for data in files and a model on a GPU."""
-    if state.config.train.workers is not None:
-        return state.config.train.workers
-    return FILE_WORKERS if isinstance(state.config.stream, SourceConfig) and state.policy.device.type == "cuda" else 0
-
-
-def stage_budget(state: Run) -> TrainConfig:
-    """The training budget of one stage: a joint run gets that of all its tasks together."""
-    train = state.config.train
-    return dataclasses.replace(train, updates=train.updates * len(state.stream)) if state.method.joint else train
 
 
 def step_figures(row: StepRow) -> str:
