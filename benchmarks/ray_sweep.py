@@ -25,7 +25,7 @@ from rich.console import Console
 from clrft.config.run_config import RunConfig
 from clrft.config.sweeps import load_sweep
 from clrft.runs.provenance import code_identity, hardware, versions
-from clrft.sweep.executors import Place
+from clrft.sweep.executors import ExecutorChoice
 from clrft.sweep.run_sweep import run_sweep
 from clrft.utils.files import sha256_file
 from clrft.utils.locks import look
@@ -76,13 +76,13 @@ class Recorded(Bars):
         super().finished(cell)
 
 
-def swept(place: Path, on: str, jobs: int | None) -> tuple[list[RunConfig], Recorded, float, list[str]]:
+def swept(executor: Path, on: str, jobs: int | None) -> tuple[list[RunConfig], Recorded, float, list[str]]:
     """Run the sweep; its cells, what was told, its seconds, and its failures."""
-    (place / "plan.yaml").write_text(PLAN)
-    cells = load_sweep(str(place / "plan.yaml"), {"run": {"output": str(place / "runs")}})
+    (executor / "plan.yaml").write_text(PLAN)
+    cells = load_sweep(str(executor / "plan.yaml"), {"run": {"output": str(executor / "runs")}})
     bars, start = Recorded(), time.perf_counter()
     with bars:
-        failures = run_sweep(cells, jobs, bars, Place(on, threads=1))
+        failures = run_sweep(cells, jobs, bars, ExecutorChoice(on, threads=1))
     return cells, bars, time.perf_counter() - start, [f"{one.cell}: {one.reason}" for one in failures]
 
 

@@ -48,24 +48,33 @@ from methods.training.state import KIND
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.prompt import request
 
-# Sweep: preset of a stream, preset of a model, and the stream in whose form the samples are, with its own settings.
-SAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
+# Sweep: preset of a stream, preset of a model, the stream in whose form the samples are, with its own settings, and
+# settings of the training that the samples ask for.
+SAMPLES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "image_cil": (
         "tinyimagenet_10x20",
         "qwen2_vl_2b",
         {"name": "table_cil", "train": "tinyimagenet/train_5shots.parquet", "test": "tinyimagenet/val_5each.parquet"},
+        {},
     ),
     "image_dil": (
         "pacs",
         "qwen2_vl_2b",
         {"name": "table_dil", "train": "pacs/train.parquet", "test": "pacs/test.parquet"},
+        {},
     ),
     "video_cil": (
         "ucf101_5",
         "qwen2_vl_2b",
         {"name": "clips_cil", "root": "clips_mini", "first_classes": 3, "classes_per_task": 2},
+        {},
     ),
-    "detection_cil": ("coco_5x16", "qwen2_vl_7b", {"name": "coco_cil", "root": "coco_mini"}),
+    "detection_cil": (
+        "coco_5x16",
+        "qwen2_vl_7b",
+        {"name": "coco_cil", "root": "coco_mini"},
+        {"allow_cut_answers": True, "prompts_per_update": 4, "accumulation": 4},
+    ),
 }
 PATHS = ("train", "test", "root")  # settings that name files of the samples
 METHODS = ("sft", "grpo", "rapo")
@@ -81,7 +90,7 @@ REACHES = 8192  # tokens of a prompt, as the limit where the tokenizer exceeds t
 
 def rehearsed(sweep: str, method: str, data: Path, output: Path, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     """A cell of a sweep with the embedded model and the samples of data."""
-    stream, model, own = SAMPLES[sweep]
+    stream, model, own, _ = SAMPLES[sweep]
     shipped = build_config(stream, method, model, 1993).to_dict()
     asked = {field.name for field in fields(STREAMS[own["name"]].config)}
     kept = {name: value for name, value in shipped["stream"].items() if name in asked}
@@ -146,9 +155,7 @@ def mean_of(rows: Sequence[StepRow], name: str) -> float | None:
 
 def compared(sweep: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """One method of a sweep in every way, beside float32."""
-    layers: list[dict[str, Any]] = []
-    if sweep == "detection_cil":
-        layers.append({"train": {"allow_cut_answers": True, "prompts_per_update": 4, "accumulation": 4}})
+    layers: list[dict[str, Any]] = [{"train": SAMPLES[sweep][3]}]
     layers += [{"train": {"epochs": None, "updates": options.updates}}] if options.updates else []
     with tempfile.TemporaryDirectory() as scratch:
         config = rehearsed(sweep, method, options.data, Path(scratch), layers)
@@ -186,13 +193,14 @@ def main() -> int:
     quiet_environment()
     quiet_libraries()
     known = read_json(options.output)["results"] if options.output and options.output.exists() else {}
+    words = ["python -m benchmarks.rehearsal", *("DATA" if one == str(options.data) else one for one in sys.argv[1:])]
     for sweep in options.sweeps:
         for method in options.methods:
-            known[f"{sweep} {method}"] = {"updates_asked": options.updates, **compared(sweep, method, options)}
+            # each with its own command and code: a file may hold the results of several calls
+            told = {"command": " ".join(words), **circumstances()}
+            known[f"{sweep} {method}"] = {**told, **compared(sweep, method, options)}
             if options.output:
-                words = ["python", *("DATA" if word == str(options.data) else word for word in sys.argv)]
-                body = {"command": " ".join(words), **circumstances(), "results": known}
-                options.output.write_text(json.dumps(body, indent=1) + "\n")
+                options.output.write_text(json.dumps({"results": known}, indent=1) + "\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.ray_sweep import Recorded
 from clrft.config.sweeps import load_sweep
 from clrft.runs.provenance import circumstances
-from clrft.sweep.executors import Place
+from clrft.sweep.executors import ExecutorChoice
 from clrft.sweep.run_sweep import run_sweep
 from clrft.utils.files import write_text_atomic
 from clrft.utils.quiet import quiet_environment, quiet_libraries
@@ -37,14 +37,14 @@ set:
 """
 
 
-def cells_per_second(place: Path, plan: str, jobs: int, on: str) -> float:
+def cells_per_second(executor: Path, plan: str, jobs: int, on: str) -> float:
     """Throughput of a sweep from nothing, from the first cell's first word to the last one's end."""
-    place.mkdir()
-    (place / "plan.yaml").write_text(plan)
-    cells = load_sweep(str(place / "plan.yaml"), {"run": {"output": str(place / "runs")}})
+    executor.mkdir()
+    (executor / "plan.yaml").write_text(plan)
+    cells = load_sweep(str(executor / "plan.yaml"), {"run": {"output": str(executor / "runs")}})
     bars = Recorded()
     with bars:
-        failures = run_sweep(cells, jobs, bars, Place(on, threads=1))
+        failures = run_sweep(cells, jobs, bars, ExecutorChoice(on, threads=1))
     if failures:
         raise RuntimeError(f"{failures[0].cell}: {failures[0].reason}")
     return len(cells) / bars.seconds

@@ -2,11 +2,12 @@
 
 config = clrft.build_config("digits_cil", "rapo", seed=1993)
 folder = clrft.run(config)
-print(clrft.read_run(folder).matrix.to_table())
+print(clrft.read_run(folder).matrix.to_markdown())
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from task_streams.registry import Registry
 
 if TYPE_CHECKING:
     from clrft.analysis.compare import compare
@@ -26,21 +27,22 @@ __all__ = [
     "read_run",
     "run",
 ]
-_WHERE = {
-    "RunConfig": "config.run_config",
-    "RunRecord": "runs.read",
-    "build_config": "config.run_config",
-    "compare": "analysis.compare",
-    "find_runs": "runs.read",
-    "load_sweep": "config.sweeps",
-    "parse_overrides": "config.run_config",
-    "read_run": "runs.read",
-    "run": "runner.run_cell:run_alone",
-}
+_API: Registry[Any] = Registry(
+    {
+        "RunConfig": "clrft.config.run_config:RunConfig",
+        "RunRecord": "clrft.runs.read:RunRecord",
+        "build_config": "clrft.config.run_config:build_config",
+        "compare": "clrft.analysis.compare:compare",
+        "find_runs": "clrft.runs.read:find_runs",
+        "load_sweep": "clrft.config.sweeps:load_sweep",
+        "parse_overrides": "clrft.config.run_config:parse_overrides",
+        "read_run": "clrft.runs.read:read_run",
+        "run": "clrft.runner.run_cell:run_alone",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _WHERE[name].partition(":")
-    return getattr(import_module(f"{__name__}.{module}"), attribute or name)
+    if name in _API:
+        return _API[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,7 +43,6 @@ OUTCOME_TITLES: Mapping[Failure, str] = {
 }
 # Columns of a confusion over tasks behind those of the tasks.
 BESIDE: tuple[Failure, ...] = ("outside_list", "format")
-BESIDE_TITLES = tuple(OUTCOME_TITLES[name] for name in BESIDE)
 
 IntArray = NDArray[np.int64]
 

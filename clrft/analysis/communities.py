@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from clrft.analysis.compare import Comparison, Group, over_n, summarise
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import Cell, Column, Part, Sentence, Summary, Table, count_cell, summary_cell
+from clrft.analysis.table import Column, Part, Sentence, Summary, Table, TableCell, count_cell, summary_cell
 from eval.communities import Community
 
 
@@ -18,7 +18,7 @@ def community_parts(comparison: Comparison, community: Community) -> list[Part]:
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
         rows = [
-            [Cell(one.name), count_cell(len(one.runs)), *map(summary_cell, _summaries(one, community))]
+            [TableCell(one.name), count_cell(len(one.runs)), *map(summary_cell, _summaries(one, community))]
             for one in groups
         ]
         columns = [Column("method", "text"), Column("n"), *(Column(one.header) for one in community.columns)]

@@ -12,12 +12,12 @@ from clrft.analysis.pairs import Paired, pair_parts
 from clrft.analysis.render import long_csv
 from clrft.analysis.table import (
     EVERYWHERE,
-    Cell,
     Column,
+    Medium,
     Part,
-    Place,
     Sentence,
     Table,
+    TableCell,
     count_cell,
     in_unit,
     named,
@@ -64,17 +64,17 @@ def means_table(comparison: Comparison, stream: str) -> Table:
     groups, keys = comparison.of_stream(stream), headline(comparison, stream)
     columns = [Column("method", "text"), Column("orders", short="n")]
     for key in keys:
-        places: tuple[Place, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
+        places: tuple[Medium, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
         columns.append(Column(titled(key), "summary", metric_of(key).definition, places=places))
     rows = [
-        [Cell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]
+        [TableCell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]
         for one in groups
     ]
     return Table(f"{stream}: {over_n(groups)}, percent", columns, rows, comparison.key("headline", stream))
 
 
 def orders_table(
-    comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Place, ...] = ("markdown", "report")
+    comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Medium, ...] = ("markdown", "report")
 ) -> Table:
     """Some metrics of every method in every class order."""
     groups = comparison.of_stream(stream)
@@ -86,8 +86,10 @@ def orders_table(
             values = (
                 {seed: value.value for seed, value in group.metrics[key].values.items()} if key in group.metrics else {}
             )
-            each = [Cell(in_unit(key, values.get(seed)), values.get(seed)) for seed in seeds]
-            rows.append([Cell(named(key)), Cell(group.label), Cell(mean.text, mean.value, mean.spread), *each])
+            each = [TableCell(in_unit(key, values.get(seed)), values.get(seed)) for seed in seeds]
+            rows.append(
+                [TableCell(named(key)), TableCell(group.label), TableCell(mean.text, mean.value, mean.spread), *each]
+            )
     columns = [Column("metric", "text"), Column("method", "text"), Column("mean", "summary")]
     columns += [Column(f"order {seed}") for seed in seeds]
     title = f"{stream}: {'every metric in ' if 'report' in places else ''}every class order, percent"
@@ -101,7 +103,7 @@ def final_table(groups: Sequence[Group]) -> Table:
         last = [run.matrix.value[-1] for run in group.runs]
         means = [statistics.fmean(float(row[j]) for row in last) for j in range(len(last[0]))]
         cells = [number_cell(None if math.isnan(mean) else mean, scale=100) for mean in means]
-        rows.append([Cell(group.label), *cells])
+        rows.append([TableCell(group.label), *cells])
     columns = [Column("method", "text"), *(Column(f"task {j}") for j in range(1, len(last[0]) + 1))]
     title = f"Final {groups[0].measure} by position of the task, %"
     return Table(title, columns, rows, places=("terminal", "markdown"))

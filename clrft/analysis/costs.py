@@ -14,12 +14,12 @@ from clrft.analysis.render import Figures, long_csv
 from clrft.analysis.table import (
     DASH,
     EVERYWHERE,
-    Cell,
     Column,
+    Medium,
     Part,
-    Place,
     Sentence,
     Table,
+    TableCell,
     count_cell,
     short,
     summary_cell,
@@ -37,7 +37,7 @@ EXPLAINED = (
     "from different machines, or that shared one, do not compare; counts do."
 )
 # Figure, its unit, the column's name, its name in the terminal, and where it is shown.
-SHOWN: tuple[tuple[Figure, float, str, str, tuple[Place, ...]], ...] = (
+SHOWN: tuple[tuple[Figure, float, str, str, tuple[Medium, ...]], ...] = (
     ((TRAIN, "tokens_generated"), 1.0, "tokens generated", "generated", EVERYWHERE),
     ((TRAIN, "tokens_trained"), 1.0, "tokens trained", "", ("markdown", "report")),
     ((TRAIN, "prompt_tokens"), 1.0, "prompt tokens", "", ("markdown",)),
@@ -145,7 +145,7 @@ def cost_table(report: Study[GroupCost], stream: str) -> Table:
     columns += [Column("peak memory, MB", short="MB"), Column("last accuracy, %", "summary", short="last")]
     columns.append(Column("forgetting, points", "summary", short="forgotten"))
     rows = [
-        [Cell(one.group.name), count_cell(len(one.group.runs))]
+        [TableCell(one.group.name), count_cell(len(one.group.runs))]
         + [_cell(one.figures.get(figure), unit) for figure, unit, *_ in shown]
         + [_memory(one)]
         + [summary_cell(one.group.metrics.get(key)) for key in (one.group.final_metric, "forgetting")]
@@ -176,24 +176,24 @@ def _other_activities(report: Study[GroupCost], stream: str) -> Table:
     for one in report.of_stream(stream):
         for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
             cells = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
-            rows.append([Cell(one.group.name), Cell(activity), *cells])
+            rows.append([TableCell(one.group.name), TableCell(activity), *cells])
     columns = [Column("method", "text"), Column("activity", "text"), *(Column(name) for name in names)]
     return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
 
 
-def _cell(summary: Summary | None, unit: float) -> Cell:
+def _cell(summary: Summary | None, unit: float) -> TableCell:
     """A figure with its spread, in a unit."""
     if summary is None or summary.mean is None:
-        return Cell(DASH)
+        return TableCell(DASH)
     spread = None if summary.std is None else summary.std / unit
     text = short(summary.mean / unit) + (f" ± {short(spread)}" if spread else "")
-    return Cell(text, summary.mean / unit, spread)
+    return TableCell(text, summary.mean / unit, spread)
 
 
-def _memory(one: GroupCost) -> Cell:
+def _memory(one: GroupCost) -> TableCell:
     """The highest memory, of the process and of the GPU."""
     text = " + ".join(f"{most:,.0f}" for most in one.memory.values())
-    return Cell(text or DASH, max(one.memory.values(), default=None))
+    return TableCell(text or DASH, max(one.memory.values(), default=None))
 
 
 def _highest(peaks: list[Mapping[str, float]]) -> dict[str, float]:

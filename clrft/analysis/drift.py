@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clrft.analysis.compare import Comparison, Group
 from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
+from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, count_cell, number_cell
 from clrft.runs.read import RunRecord
 
 MEASURES = (
@@ -270,10 +270,10 @@ def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
     """Rank correlations of every measure with every outcome."""
     rows = [
         [
-            *(Cell(found.outcome), Cell(found.measure), count_cell(found.correlation.n)),
+            *(TableCell(found.outcome), TableCell(found.measure), count_cell(found.correlation.n)),
             *_correlation_cells(found.correlation),
             number_cell(None if found.curve is None else found.curve.r2, 2),
-            Cell(found.correlation.reason or ""),
+            TableCell(found.correlation.reason or ""),
         ]
         for found in one.relations
     ]
@@ -285,27 +285,28 @@ def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
 
 
 def spread_table(study: DriftStudy, one: StreamStudy) -> Table:
-    """Spread of drift in groups of rollouts by method and task."""
+    """Spread of drift in groups of rollouts by method, a column for each task."""
+    means = [spread.means() for spread in one.spreads]
+    tasks = sorted(set().union(*means))
     rows = [
         [
-            *(Cell(spread.group.label), Cell(SPREADS[spread.name]), count_cell(task), number_cell(mean, 5)),
+            *(TableCell(spread.group.label), TableCell(SPREADS[spread.name])),
+            *(number_cell(each.get(task), scale=1000) for task in tasks),
             *_correlation_cells(spread.trend),
         ]
-        for spread in one.spreads
-        for task, mean in spread.means().items()
+        for spread, each in zip(one.spreads, means, strict=True)
     ]
-    columns = [Column("method", "text"), Column("groups", "text"), Column("after task", short="task")]
-    columns += [Column("spread, nats per token", short="spread"), Column("rho with the task", short="Spearman")]
-    title = f"{one.stream}: spread of drift in groups by task, and its rank correlation with the number of the task"
-    key = study.comparison.key("drift-spread", one.stream)
-    return Table(title, [*columns, *_INTERVAL], rows, key, folded=True)
+    columns = [Column("method", "text"), Column("groups", "text"), *(Column(f"task {task}") for task in tasks)]
+    columns += [Column("rho with the task", short="Spearman"), *_INTERVAL]
+    title = f"{one.stream}: spread of drift in groups by task, thousandths of a nat per token, and its rank correlation"
+    return Table(title, columns, rows, study.comparison.key("drift-spread", one.stream), folded=True)
 
 
 def point_table(study: DriftStudy, one: StreamStudy) -> Table:
     """Every run's measures and outcomes, for the report."""
     rows = [
         [
-            *(Cell(point.label), count_cell(point.seed)),
+            *(TableCell(point.label), count_cell(point.seed)),
             *(number_cell(point.measures.get(name), 4) for name in MEASURES),
             *(number_cell(point.outcomes.get(name), scale=100) for name in OUTCOMES),
         ]
@@ -329,7 +330,7 @@ def _method_table(one: StreamStudy) -> Table:
             means[name] = sum(known) / len(known) if known and len(known) == len(values) else None
         cells = [number_cell(means[name], scale=100) for name in OUTCOMES]
         cells += [number_cell(means[name], 4) for name in MEASURES]
-        rows.append([Cell(group.label), count_cell(len(points)), *cells])
+        rows.append([TableCell(group.label), count_cell(len(points)), *cells])
     columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
     title = f"{one.stream}: each method, mean over its runs"
     return Table(title, [*columns, *(Column(name) for name in MEASURES)], rows, places=("terminal", "markdown"))
@@ -338,10 +339,10 @@ def _method_table(one: StreamStudy) -> Table:
 _INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=("terminal", "markdown")))
 
 
-def _correlation_cells(found: Correlation) -> list[Cell]:
+def _correlation_cells(found: Correlation) -> list[TableCell]:
     each = [number_cell(rho, 2, sign=True).text for _, rho in sorted(found.by_order.items())]
     numbers = [number_cell(value, 2, sign=True) for value in (found.rho, found.low, found.high)]
-    return [*numbers, Cell(", ".join(each) or DASH)]
+    return [*numbers, TableCell(", ".join(each) or DASH)]
 
 
 def relations_to_csv(study: DriftStudy) -> str:

@@ -21,7 +21,18 @@ from clrft.analysis.paired_tests import (
     with_holm,
 )
 from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import DASH, Cell, Column, Place, Sentence, Table, number_cell, percent, signed, text_cells
+from clrft.analysis.table import (
+    DASH,
+    Column,
+    Medium,
+    Sentence,
+    Table,
+    TableCell,
+    number_cell,
+    percent,
+    signed,
+    text_cells,
+)
 from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
@@ -130,7 +141,7 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
         title: of the table.
         full: for Markdown, with the standard deviation; else for the terminal.
     """
-    place: Place = "markdown" if full else "terminal"
+    place: Medium = "markdown" if full else "terminal"
     if len(pairs) > MOST_SHOWN * (len({pair.metric for pair in pairs}) if full else 1):
         text = f"{len(pairs)} paired differences are too many to be shown: all are in pairs.csv; "
         return [Sentence(f"{text}--baseline METHOD pairs the others with one method.", places=(place,))]
@@ -180,7 +191,7 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
         bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
         title = metric_of(pair.metric).title + (f": {pair.metric.partition('/')[2]}" if "/" in pair.metric else "")
-        row = [Cell(title), Cell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
+        row = [TableCell(title), TableCell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
         row.append(number_cell(pair.std, scale=100))
         row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
         row += [number_cell(value, 3) for value in (tests.p, tests.holm)]

@@ -17,13 +17,13 @@ from clrft.analysis.groups import Group, summarise
 from clrft.analysis.render import csv_text, raw
 from clrft.analysis.table import (
     DASH,
-    Cell,
     Column,
+    Medium,
     Part,
-    Place,
     Sentence,
     Summary,
     Table,
+    TableCell,
     count_cell,
     mean_cell,
     summary_cell,
@@ -353,7 +353,7 @@ def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[
     return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
 
-def published_table(entries: Iterable[Entry], title: str, places: tuple[Place, ...]) -> Table:
+def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, ...]) -> Table:
     """One row per published row and group of runs; a published row without runs has dashes."""
     columns = [Column("table"), Column("data", "text"), Column("tasks"), Column("method", "text")]
     columns += [Column("published accuracy, %", "summary", short="published acc")]
@@ -363,15 +363,15 @@ def published_table(entries: Iterable[Entry], title: str, places: tuple[Place, .
     rows = []
     for entry in entries:
         one = entry.published
-        named = [count_cell(one.table), Cell(one.dataset), count_cell(one.tasks), Cell(one.method)]
+        named = [count_cell(one.table), TableCell(one.dataset), count_cell(one.tasks), TableCell(one.method)]
         for mean, spread in ((one.acc, one.acc_std), (one.forget, one.forget_std)):
-            named.append(Cell(DASH) if mean is None else mean_cell(mean, spread, 2))
+            named.append(TableCell(DASH) if mean is None else mean_cell(mean, spread, 2))
         for beside in entry.measured:
             kinds = dict.fromkeys(departure.kind for departure in beside.departures)
             measured = [summary_cell(beside.acc), summary_cell(beside.forget), count_cell(len(beside.seeds))]
-            rows.append([*named, *measured, Cell(", ".join(kinds))])
+            rows.append([*named, *measured, TableCell(", ".join(kinds))])
         if not entry.measured:
-            rows.append([*named, Cell(DASH), Cell(DASH), count_cell(0), Cell(DASH)])
+            rows.append([*named, TableCell(DASH), TableCell(DASH), count_cell(0), TableCell(DASH)])
     return Table(title, [*columns, Column("not as published in", "text")], rows, "ledger", places=places)
 
 

@@ -54,7 +54,7 @@ def to_terminal(parts: Iterable[Part]) -> RenderableType:
 
 
 def _terminal_table(table: Table) -> list[RenderableType]:
-    table = table.for_place("terminal")
+    table = table.for_medium("terminal")
     texts = [[cell.text for cell in row] for row in table.rows]
     kinds = [column.kind == "text" for column in table.columns]
     shown = rich_table(table.title, [column.short or column.name for column in table.columns], texts, kinds)
@@ -114,7 +114,7 @@ def to_markdown(parts: Iterable[Part], title: str = "", level: int = 2) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     """Lines of a Markdown table and its note, with an empty one at the end."""
-    table = table.for_place("markdown")
+    table = table.for_medium("markdown")
     rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
     rows = [[column.name for column in table.columns], rule, *([cell.text for cell in row] for row in table.rows)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -123,7 +123,7 @@ def markdown_table(table: Table) -> list[str]:
 
 def to_csv(table: Table) -> str:
     """A table as the report has it: numbers as they are (fractions), a summary's spread in a column of its own."""
-    table = table.for_place("report")
+    table = table.for_medium("report")
     header: list[str] = []
     for column in table.columns:
         header += [column.name, f"{column.name} std"] if column.kind == "summary" else [column.name]
@@ -139,7 +139,7 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """The table with booktabs as a ``table`` environment to be included as it is, its note below it."""
-    table = table.for_place("report")
+    table = table.for_medium("report")
     alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
     lines = [
         LATEX_HEAD,

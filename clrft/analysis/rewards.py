@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import DASH, Cell, Column, Part, Sentence, Table, count_cell, number_cell
+from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, count_cell, number_cell
 from eval.judgement import COMPONENTS
 from eval.metrics import Value, undefined
 
@@ -143,7 +143,7 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
         parts.append(_component_table(stream, groups))
         rows = [
             [
-                *(Cell(one.group.label), Cell(one.task_name(task)), Cell(name)),
+                *(TableCell(one.group.label), TableCell(one.task_name(task)), TableCell(name)),
                 number_cell(figures[Figure("added", name)].mean, 3, sign=True),
                 number_cell(figures[Figure("reranked", name)].mean, scale=100),
             ]
@@ -162,7 +162,11 @@ def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
     """One row per method, task and figure of its rewards, for the report."""
     rows = [
         [
-            *(Cell(one.group.label), Cell(one.task_name(task)), Cell(f"{figure.kind} {figure.name}".strip())),
+            *(
+                TableCell(one.group.label),
+                TableCell(one.task_name(task)),
+                TableCell(f"{figure.kind} {figure.name}".strip()),
+            ),
             number_cell(figures[figure].mean, 3),
         ]
         for one in report.of_stream(stream)
@@ -196,8 +200,8 @@ def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
     rows = []
     for one in groups:
         for task, figures in one.tasks.items():
-            row = [Cell(one.group.label), count_cell(len(one.group.runs)), Cell(one.task_name(task))]
-            row += [Cell(_count(figures[UPDATES])), Cell(_count(figures[BATCHES]))]
+            row = [TableCell(one.group.label), count_cell(len(one.group.runs)), TableCell(one.task_name(task))]
+            row += [TableCell(_count(figures[UPDATES])), TableCell(_count(figures[BATCHES]))]
             for figure in (*(Figure("component", name) for name in components), REWARD, SHAPED):
                 row.append(number_cell(figures[figure].mean if figure in figures else None, 3))
             rows.append(row)

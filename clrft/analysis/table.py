@@ -13,8 +13,8 @@ from eval.metrics import Value, metric_of
 DASH = "–"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 Rows = list[list[str]]
-Place = Literal["terminal", "markdown", "report"]
-EVERYWHERE: tuple[Place, ...] = ("terminal", "markdown", "report")
+Medium = Literal["terminal", "markdown", "report"]
+EVERYWHERE: tuple[Medium, ...] = ("terminal", "markdown", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One cell of a table.
 
     Attributes:
@@ -67,7 +67,7 @@ class Column:
     kind: Literal["text", "number", "summary"] = "number"
     explained: str = ""
     short: str = ""
-    places: tuple[Place, ...] = EVERYWHERE
+    places: tuple[Medium, ...] = EVERYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +86,18 @@ class Table:
 
     title: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     key: str = ""
     note: str = ""
     folded: bool = False
-    places: tuple[Place, ...] = EVERYWHERE
+    places: tuple[Medium, ...] = EVERYWHERE
 
     @property
     def has_orders(self) -> bool:
         """Whether cells have values of single class orders."""
         return any(cell.orders for row in self.rows for cell in row)
 
-    def for_place(self, place: Place) -> "Table":
+    def for_medium(self, place: Medium) -> "Table":
         """The table with the columns that one place shows."""
         kept = [number for number, column in enumerate(self.columns) if place in column.places]
         columns = tuple(self.columns[number] for number in kept)
@@ -117,7 +117,7 @@ class Sentence:
 
     text: str
     weight: Literal["answer", "text", "note", "missing"] = "text"
-    places: tuple[Place, ...] = EVERYWHERE
+    places: tuple[Medium, ...] = EVERYWHERE
 
 
 Part = Heading | Sentence | Table
@@ -165,35 +165,35 @@ def show(summary: Summary | None, key: str = "last_acc") -> str:
     return in_unit(key, summary.mean) + ("" if summary.std is None else f" ± {in_unit(key, summary.std)}")
 
 
-def text_cells(texts: Sequence[str]) -> list[Cell]:
+def text_cells(texts: Sequence[str]) -> list[TableCell]:
     """Cells that hold texts."""
-    return [Cell(text) for text in texts]
+    return [TableCell(text) for text in texts]
 
 
-def number_cell(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> Cell:
+def number_cell(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> TableCell:
     """A number as shown, scaled (100 for percent); a dash where there is none."""
     if value is None:
-        return Cell(DASH)
-    return Cell(_minus(f"{scale * value:{'+' if sign else ''}.{digits}f}"), float(value))
+        return TableCell(DASH)
+    return TableCell(_minus(f"{scale * value:{'+' if sign else ''}.{digits}f}"), float(value))
 
 
-def count_cell(value: int) -> Cell:
+def count_cell(value: int) -> TableCell:
     """A whole number."""
-    return Cell(str(value), float(value))
+    return TableCell(str(value), float(value))
 
 
-def mean_cell(mean: float, spread: float | None, digits: int = 1) -> Cell:
+def mean_cell(mean: float, spread: float | None, digits: int = 1) -> TableCell:
     """A mean with its standard deviation, both fractions, in percent."""
     text = f"{100 * mean:.{digits}f}" + ("" if spread is None else f" ± {100 * spread:.{digits}f}")
-    return Cell(_minus(text), mean, spread)
+    return TableCell(_minus(text), mean, spread)
 
 
-def summary_cell(summary: Summary | None, key: str = "last_acc") -> Cell:
+def summary_cell(summary: Summary | None, key: str = "last_acc") -> TableCell:
     """Mean ± standard deviation in a metric's unit, percent by default, with every class order's value."""
     if summary is None:
-        return Cell(DASH)
+        return TableCell(DASH)
     orders = tuple((str(seed), in_unit(key, value.value)) for seed, value in summary.values.items())
-    return Cell(show(summary, key), summary.mean, summary.std, orders)
+    return TableCell(show(summary, key), summary.mean, summary.std, orders)
 
 
 def _minus(text: str) -> str:

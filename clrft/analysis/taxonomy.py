@@ -13,7 +13,7 @@ import numpy as np
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import Figures, long_csv
-from clrft.analysis.table import Cell, Column, Part, Place, Sentence, Table, count_cell, number_cell, summary_cell
+from clrft.analysis.table import Column, Medium, Part, Sentence, Table, TableCell, count_cell, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
@@ -168,12 +168,12 @@ def split_table(
     report: Study[GroupTaxonomy],
     stream: str,
     keys: Sequence[str] = SPLIT,
-    places: tuple[Place, ...] = ("markdown", "report"),
+    places: tuple[Medium, ...] = ("markdown", "report"),
 ) -> Table:
     """The parts of forgetting by their metrics."""
     groups = report.of_stream(stream)
     rows = [
-        [Cell(one.group.name), count_cell(len(one.group.runs)), *(summary_cell(one.metrics[key]) for key in keys)]
+        [TableCell(one.group.name), count_cell(len(one.group.runs)), *(summary_cell(one.metrics[key]) for key in keys)]
         for one in groups
     ]
     columns = [Column("method", "text"), Column("orders", short="n", places=("terminal", "markdown"))]
@@ -187,7 +187,7 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
     groups = report.of_stream(stream)
     outcomes = shown_outcomes(groups)
     rows = [
-        [Cell(one.group.name), count_cell(stage), *(summary_cell(shared[key]) for key in outcomes)]
+        [TableCell(one.group.name), count_cell(stage), *(summary_cell(shared[key]) for key in outcomes)]
         for one in groups
         for stage, shared in one.old.items()
         if not last or stage == len(one.group.runs[0].matrix)
@@ -195,7 +195,7 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
     columns = [Column("method", "text"), Column("after task", places=("markdown", "report"))]
     columns += [Column(name, "summary") for name in outcomes.values()]
     title = f"{stream}: answers to items of old tasks{' after the last task' if last else ''}, percent"
-    places: tuple[Place, ...] = ("terminal",) if last else ("markdown", "report")
+    places: tuple[Medium, ...] = ("terminal",) if last else ("markdown", "report")
     return Table(title, columns, rows, report.comparison.key("answers", stream), folded=True, places=places)
 
 
@@ -204,7 +204,7 @@ def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
     groups = report.of_stream(stream)
     rows = [
         [
-            *(Cell(one.group.name), count_cell(task)),
+            *(TableCell(one.group.name), count_cell(task)),
             *(number_cell(None if math.isnan(share) else float(share), scale=100) for share in row),
         ]
         for one in groups

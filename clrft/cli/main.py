@@ -93,12 +93,12 @@ def show_end(code: int, sentences: Sequence[str]) -> None:
 
 def one_of_several(options: argparse.Namespace, console: Console, words: str) -> int:
     """Run a command as one of the processes of a run; all end with one code, and the first says why."""
-    from clrft.utils.process_watchdog import Company
+    from clrft.utils.process_watchdog import ProcessWatchdog
     from methods.distributed import ranks
 
     if not options.several:
         count = os.environ["WORLD_SIZE"]
-        text = f"{count} processes were launched for a command that is for one; expected clrft run or fork: {words}"
+        text = f"{count} processes were launched for a command that is for one; expected clrft run: {words}"
         show_end(2, () if console.quiet else (text,))
         return 2
     try:
@@ -106,7 +106,7 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
     except UserError as error:  # maybe on one machine alone, and nobody can be told yet
         show_end(2, [f"process {os.environ.get('RANK', '?')}: {one}" for one in error.problems])
         return 2
-    company = Company(store, lambda failure: show_end(failure.code, failure.shown()))
+    watchdog = ProcessWatchdog(store, lambda failure: show_end(failure.code, failure.shown()))
     try:
         code, sentences = outcome(options, console, words)
     except ranks.OtherFailed:
@@ -116,7 +116,7 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
         code, sentences = 1, (f"{type(error).__name__}: {error}",)
     if code != 0:
         interrupt.ignore()
-    first, code = ranks.is_rank0(), company.ended(code, sentences)
+    first, code = ranks.is_rank0(), watchdog.ended(code, sentences)
     if code == 0:
         ranks.leave()
         if first:
@@ -189,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
     fork.add_argument("start", metavar="RUN@taskK", help=START)
     fork.add_argument("overrides", **overrides)
     fork.add_argument("--plugin", **plugin)
-    fork.set_defaults(command=later("run", "fork_one"), several=True, resume=None)
+    fork.set_defaults(command=later("run", "run_one", "fork", "run --from"), several=True, resume=None)
 
     sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
     sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
@@ -290,7 +290,7 @@ def add_analyze(subparsers: Any) -> None:
             one.add_argument("-o", "--output", help=output)
             if mix:
                 one.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-            one.set_defaults(command=later("analyze", command, former))
+            one.set_defaults(command=later("analyze", command, former, f"analyze {name}"))
 
 
 def add_data(subparsers: Any, overrides: Any) -> None:
@@ -334,15 +334,19 @@ def add_method(subparsers: Any) -> None:
     check.set_defaults(command=later("method", "check_command"))
 
 
-def later(module: str, name: str, former: str = "") -> Command:
+def later(module: str, name: str, former: str = "", now: str = "") -> Command:
     """A command whose module is imported when it is called, so that the others need not wait for it.
 
-    One that is called by its former name says where it went.
+    Args:
+        module: in ``clrft.cli``.
+        name: of its function.
+        former: the command's former name, if it is called by that; then a line says where it went.
+        now: its name now.
     """
 
     def command(options: argparse.Namespace, console: Console) -> int:
         if former:
-            show_end(0, [f"clrft {former} is now clrft analyze {former}."])
+            show_end(0, [f"clrft {former} is now clrft {now}."])
         return int(getattr(import_module(f"clrft.cli.{module}"), name)(options, console))
 
     return command

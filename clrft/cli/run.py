@@ -45,13 +45,6 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def fork_one(options: argparse.Namespace, console: Console) -> int:
-    """``clrft fork``: the former name of ``clrft run --from``."""
-    line = f"clrft fork is now clrft run --from {options.start}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return run_one(options, console)
-
-
 def end_run(config: RunConfig, folder: Path, console: Console) -> None:
     """Close a run's sweep in MLflow and show its results; of several processes the first does."""
     from clrft.cli.sweep import close_sweep

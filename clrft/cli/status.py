@@ -5,12 +5,12 @@ import json
 
 from rich.console import Console
 
-from clrft.sweep.status import counts_line, estimate, estimate_line, standings, to_json, to_table
+from clrft.sweep.status import counts_line, estimate, estimate_line, statuses, to_json, to_table
 
 
 def status_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft status``: 1 if a cell failed."""
-    cells = standings(options.words)
+    cells = statuses(options.words)
     rest = estimate(cells)
     if options.json:
         text = json.dumps(to_json(cells, rest), indent=2, ensure_ascii=False)

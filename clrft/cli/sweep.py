@@ -19,17 +19,17 @@ def run_sweep_command(options: argparse.Namespace, console: Console) -> int:
     # what trains is imported when all names, keys and values are known to be right
     from clrft.report.comparison import reported, write_and_print
     from clrft.runs.read import find_runs
-    from clrft.sweep.executors import Place, check_place
+    from clrft.sweep.executors import ExecutorChoice, check_executor
     from clrft.sweep.run_sweep import run_sweep
     from clrft.tracking.store import prepare_store
     from clrft.utils.progress import Bars
 
-    place = Place(options.on, options.threads)
-    check_place(place)
+    executor = ExecutorChoice(options.on, options.threads)
+    check_executor(executor)
     if any(cell.run.mlflow for cell in cells):
         prepare_store(Path(cells[0].run.output))
     with Bars(console, len(cells)) as bars:
-        failures = run_sweep(cells, options.jobs, bars, place)
+        failures = run_sweep(cells, options.jobs, bars, executor)
     if len(failures) < len(cells):
         paths: list[Path] = []
         note = ""

@@ -31,7 +31,6 @@ class Kind:
 Kinds = Mapping[str, Kind]
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 WHOLE = Kind(f"a whole number from 0 to {LARGEST}", lambda value: type(value) is int and 0 <= value <= LARGEST)
 NUMBER = Kind("a finite number", lambda value: is_number(value))
 FRACTION = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)

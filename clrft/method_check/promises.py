@@ -30,7 +30,7 @@ from clrft.method_check.trial import (
     resume_elsewhere,
     saved_state,
 )
-from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runs.layout import stage_folder
 from methods.base import Method, overrides
 from methods.guard import made_method
@@ -234,7 +234,7 @@ def check_inside(kind: type[Method], trial: Trial, report: Report) -> None:
     """The last task gone on with after its first update, from its state on disk: the same bits."""
     with report.check("stopped inside a task = never stopped", trial.company) as found:
         folder = trial.config(WHOLE).folder
-        work = Unfinished(trial.folder / "inside", LAST, "", print)
+        work = PartialCheckpoint(trial.folder / "inside", LAST, "", print)
         whole = learned_again(trial, folder, 1, work)
         work.settle()
         again = learned_again(trial, folder, 1, work)

@@ -22,7 +22,7 @@ from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config
 from clrft.method_check.trace import Observer, Trace, digest
 from clrft.runner.checkpoint import StageRecord, read_learned
-from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.prepare import prepare
 from clrft.runner.run import learn, make_folder, open_folder
 from clrft.runner.state import Run
@@ -149,7 +149,7 @@ class Learned:
     state: dict[str, Any]
 
 
-def learned_again(trial: Trial, folder: Path, steps: int, work: Unfinished | None = None) -> Learned:
+def learned_again(trial: Trial, folder: Path, steps: int, work: PartialCheckpoint | None = None) -> Learned:
     """Task 2, learned from task 1's end with so many micro-batches per update, or from a state in ``work``."""
     config = trial.config("accumulated")
     config = dataclasses.replace(

@@ -22,7 +22,18 @@ from clrft.analysis.figures import (
     styles,
 )
 from clrft.analysis.pairs import pairs_table
-from clrft.analysis.table import DASH, Cell, Column, Sentence, Table, count_cell, mean_cell, percent, show, summary_cell
+from clrft.analysis.table import (
+    DASH,
+    Column,
+    Sentence,
+    Table,
+    TableCell,
+    count_cell,
+    mean_cell,
+    percent,
+    show,
+    summary_cell,
+)
 from clrft.report.parts import Block, Part, Picture, Section, Subject, missing
 from eval.matrix import FloatArray
 from eval.metrics import Value, accuracy_so_far, forgetting_by_stage, metric_of, undefined
@@ -87,13 +98,13 @@ def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
     }
 
 
-def _matrix_rows(group: Group) -> list[list[Cell]]:
+def _matrix_rows(group: Group) -> list[list[TableCell]]:
     """One row per stage and task: mean and standard deviation over class orders."""
     values: FloatArray = np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
     spreads = values.std(axis=0, ddof=1) if len(values) > 1 else None
     return [
         [
-            *(Cell(group.label), count_cell(stage), count_cell(task + 1)),
+            *(TableCell(group.label), count_cell(stage), count_cell(task + 1)),
             mean_cell(float(mean), None if spreads is None else float(spreads[stage, task])),
         ]
         for (stage, task), mean in np.ndenumerate(values.mean(axis=0))
@@ -139,13 +150,13 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
         curves = [curve_over_orders(group, curve) for curve in (accuracy_so_far, forgetting_by_stage)]
         for stage in range(len(group.runs[0].matrix)):
             cells = [
-                Cell(DASH)
+                TableCell(DASH)
                 if math.isnan(mean[stage])
                 else mean_cell(float(mean[stage]), None if std is None else float(std[stage]))
                 for mean, std in curves
             ]
             if any(cell.value is not None for cell in cells):
-                rows.append([Cell(group.label), count_cell(stage + 1), *cells])
+                rows.append([TableCell(group.label), count_cell(stage + 1), *cells])
     so_far = Column(f"{groups[0].measure_so_far} on the tasks so far, %", "summary")
     columns = [Column("method", "text"), Column("after task"), so_far, Column("forgetting, points", "summary")]
     return Table(f"{stream}: the curves' points", columns, rows, comparison.key("curves", stream), folded=True)
@@ -159,8 +170,8 @@ def _order_table(comparison: Comparison, stream: str) -> Table:
         for run in group.runs:
             found = [group.metrics[key].values.get(run.seed) if key in group.metrics else None for key in keys]
             values = [None if one is None else one.value for one in found]
-            cells = [Cell(percent(value), value) for value in values]
-            rows.append([Cell(group.label), count_cell(run.seed), *cells])
+            cells = [TableCell(percent(value), value) for value in values]
+            rows.append([TableCell(group.label), count_cell(run.seed), *cells])
     columns = [Column("method", "text"), Column("class order"), *(Column(f"{metric_of(key).title}, %") for key in keys)]
     return Table(f"{stream}: every class order", columns, rows, comparison.key("orders", stream), folded=True)
 
@@ -177,7 +188,7 @@ def plane_section(subject: Subject) -> Section:
             parts.append(missing(f"{stream}: not drawn, as {reason}."))
             continue
         rows = [
-            [Cell(one.label), summary_cell(one.metrics[LEARNING]), summary_cell(one.metrics[FORGETTING])]
+            [TableCell(one.label), summary_cell(one.metrics[LEARNING]), summary_cell(one.metrics[FORGETTING])]
             for one in shown
         ]
         columns = [Column("method", "text"), Column("learning accuracy, %", "summary")]
@@ -229,7 +240,7 @@ def _ability_table(comparison: Comparison, stream: str, probe: str) -> Table:
                 found = run.task_metrics(stages[at]).get("probe", {}).get(probe) if stages else None
                 values[run.seed] = undefined("not measured") if found is None else Value(float(found))
         both = [summary_cell(group.metrics.get(key)) for key in (CHANGE + probe, FORGETTING)]
-        rows.append([Cell(group.label), *(summary_cell(summarise(values)) for values in measured), *both])
+        rows.append([TableCell(group.label), *(summary_cell(summarise(values)) for values in measured), *both])
     names = ("before training, %", "after the last task, %", "change, points", "forgetting, points")
     columns = [Column("method", "text"), *(Column(name, "summary") for name in names)]
     title = f"{stream}: {probe.replace('_', ' ')}, a probe outside of the stream"

@@ -99,7 +99,7 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["shown"] = lambda table: table.for_place("report")
+    environment.globals["shown"] = lambda table: table.for_medium("report")
     runs = [run for group in subject.comparison.groups for run in group.runs]
     return environment.get_template("page.html").render(
         title=title,

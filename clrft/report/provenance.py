@@ -1,6 +1,6 @@
 """What the figures rest on: settings, runs with their versions and hardware, folders left out, definitions."""
 
-from clrft.analysis.table import DASH, Cell, Column, Sentence, Table, text_cells
+from clrft.analysis.table import DASH, Column, Sentence, Table, TableCell, text_cells
 from clrft.report.parts import Part, Section, Subject, missing
 from clrft.runs.differences import flatten, unlike
 from clrft.runs.read import RunRecord
@@ -69,7 +69,7 @@ def origin_section(subject: Subject) -> Section:
     return Section("origin", "Runs, versions and hardware", tuple(parts))
 
 
-def _run_row(run: RunRecord) -> list[Cell]:
+def _run_row(run: RunRecord) -> list[TableCell]:
     """A run with its commit, its device, and the last task's test fingerprint: enough to see who had the same data."""
     facts = [(run.manifest.get(part) or {}).get(name) for part, name in (("code", "commit"), ("model", "device"))]
     facts.append(next(reversed((run.manifest.get("data") or {}).values()), None))

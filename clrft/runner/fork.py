@@ -1,9 +1,9 @@
 """``clrft run --from RUN@taskK method=rapo``: go on from a finished task of a run with another method or setting.
 
-The fork is a run of its own beside the other, with the other's first tasks (``clrft/runner/fork.py``). Stream,
-model, class order and what a cell of the matrix means stay as they are, so that its matrix can be read as one; all else
-may be changed. Everything is checked before any work. Deliberately absent: forks of the base (``clrft run`` begins
-there) and of or by methods that do not learn task by task.
+The fork is a run of its own beside the other, with the other's first tasks. Stream, model, class order and what an
+entry of the matrix means stay as they are, so that its matrix can be read as one; all else may be changed. Everything
+is checked before any work. Here too is what goes on with a run by the name of its folder (``--resume``). Deliberately
+absent: forks of the base (``clrft run`` begins there) and of or by methods that do not learn task by task.
 """
 
 import dataclasses

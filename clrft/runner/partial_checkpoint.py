@@ -26,7 +26,7 @@ _STEP = re.compile(r"step_[0-9]{6,}")
 VALUES, TENSORS = "state.json", "state.safetensors"
 
 
-class Unfinished:
+class PartialCheckpoint:
     """The unfinished work of one stage.
 
     Args:

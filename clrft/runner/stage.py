@@ -8,7 +8,7 @@ from clrft.runner.checkpoint import StageRecord, stage_rng, write_record
 from clrft.runner.cost_timer import counted
 from clrft.runner.drift import measure_drift
 from clrft.runner.lineage import identity_of, write_lineage
-from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.probes import BUILT_IN, ask_probes
 from clrft.runner.state import Run, stage_name
 from clrft.runner.train import OnStep, learn_task
@@ -50,7 +50,7 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
         ranks.on_rank0(work.clear)
 
 
-def write_stage(state: Run, stage: int, record: StageRecord, work: Unfinished | None) -> None:
+def write_stage(state: Run, stage: int, record: StageRecord, work: PartialCheckpoint | None) -> None:
     """Write a stage's folder whole: what its training left, and what its test found."""
     with whole_folder(stage_folder(state.folder, stage)) as folder:
         if work is not None:

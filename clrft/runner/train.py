@@ -22,7 +22,7 @@ from clrft.runner.checkpoint import (
 )
 from clrft.runner.cost_timer import Clock, cost_of
 from clrft.runner.lineage import check_left, write_lineage
-from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.state import Run
 from clrft.utils import interrupt
 from clrft.utils.files import Damaged, whole_folder
@@ -43,9 +43,9 @@ FILE_WORKERS = 2
 OnStep = Callable[[StepRow], None]
 
 
-def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> Unfinished:
+def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> PartialCheckpoint:
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
-    work = Unfinished(state.folder, stage, state.parent, state.reporter.say)
+    work = PartialCheckpoint(state.folder, stage, state.parent, state.reporter.say)
     try:
         left = ranks.on_rank0(lambda: left_whole(state, work))
         if left is not None:
@@ -64,7 +64,7 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
 
 
 @contextmanager
-def scratch_folder(work: Unfinished) -> Iterator[Path]:
+def scratch_folder(work: PartialCheckpoint) -> Iterator[Path]:
     """A folder for scratch files: in the run's, or elsewhere for a process that writes nothing there."""
     if ranks.is_rank0():
         yield work.folder / "scratch"
@@ -73,7 +73,7 @@ def scratch_folder(work: Unfinished) -> Iterator[Path]:
         yield Path(folder)
 
 
-def left_whole(state: Run, work: Unfinished) -> LeftTraining | None:
+def left_whole(state: Run, work: PartialCheckpoint) -> LeftTraining | None:
     """The training that an earlier process left whole, or None; a damaged one is told and removed, and is done again.
 
     Raises:
@@ -91,7 +91,9 @@ def left_whole(state: Run, work: Unfinished) -> LeftTraining | None:
         return None
 
 
-def take_up(state: Run, stage: int, work: Unfinished, left: LeftTraining, record: StageRecord, on_step: OnStep) -> None:
+def take_up(
+    state: Run, stage: int, work: PartialCheckpoint, left: LeftTraining, record: StageRecord, on_step: OnStep
+) -> None:
     """Bring the run to where an earlier process was when it had trained and not yet tested."""
     put_back(state, work.trained, stage)
     record.steps, record.seconds["train"], record.cost["train"] = left
@@ -101,7 +103,7 @@ def take_up(state: Run, stage: int, work: Unfinished, left: LeftTraining, record
 
 
 def write_trained(
-    state: Run, stage: int, work: Unfinished, record: StageRecord, weights: dict[str, Tensor] | None
+    state: Run, stage: int, work: PartialCheckpoint, record: StageRecord, weights: dict[str, Tensor] | None
 ) -> None:
     """Write what the training left, so that it need not be done again if the test is cut short.
 
@@ -126,7 +128,7 @@ def put_back(state: Run, folder: Path, stage: int) -> None:
 
 
 def train_stage(
-    state: Run, stage: int, scratch: Path, record: StageRecord, on_step: OnStep, work: Unfinished | None = None
+    state: Run, stage: int, scratch: Path, record: StageRecord, on_step: OnStep, work: PartialCheckpoint | None = None
 ) -> FitResult:
     """Fit the stage's task, with its anchor and the moments that the stage before left.
 
@@ -199,7 +201,7 @@ def rounded_warning(state: Run) -> OnStep:
     return tell
 
 
-def newest_state(work: Unfinished) -> TrainingState | None:
+def newest_state(work: PartialCheckpoint) -> TrainingState | None:
     """The newest state that is whole: the first process looks for it, and all read it."""
     found: list[TrainingState] = []
 
@@ -212,7 +214,7 @@ def newest_state(work: Unfinished) -> TrainingState | None:
     return None if step is None else ranks.all_or_fail(lambda: found[0] if found else work.at(step))
 
 
-def keeping_of(state: Run, work: Unfinished | None, clock: Clock) -> Keeping | None:
+def keeping_of(state: Run, work: PartialCheckpoint | None, clock: Clock) -> Keeping | None:
     """How often the training's state is kept, and where."""
     every = state.config.run.checkpoint_every
     if work is None or every == 0:

@@ -14,7 +14,7 @@ MOST_JOBS = 8  # of this machine's cores, if nobody says how many
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExecutorChoice:
     """Where cells run.
 
     Attributes:
@@ -26,37 +26,37 @@ class Place:
     threads: int = 0
 
 
-HERE = Place()
+HERE = ExecutorChoice()
 
 
 @contextmanager
 def hired(
-    place: Place, cells: Sequence[RunConfig], jobs: int | None, since: int, say: Callable[[str], None]
+    executor: ExecutorChoice, cells: Sequence[RunConfig], jobs: int | None, since: int, say: Callable[[str], None]
 ) -> Iterator[Engine]:
     """Workers for some cells; stopped when the block fails, and let go when it ends.
 
     Args:
-        place: where.
+        executor: where.
         cells: what they will run.
-        jobs: cells at a time; None for as many as the place has room for.
+        jobs: cells at a time; None for as many as the executor has room for.
         since: when the sweep began, by the file system's clock, ns.
         say: tells the user a sentence.
 
     Raises:
-        UserError: the place cannot run these cells.
+        UserError: the executor cannot run these cells.
     """
     plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
-    if place.on:
+    if executor.on:
         from clrft.sweep.ray_executor import ray_engine
 
-        setup = Setup(place.threads or 1, plugins, since)
-        with ray_engine(place.on, cells, jobs, setup, say) as cluster, kept(cluster):
+        setup = Setup(executor.threads or 1, plugins, since)
+        with ray_engine(executor.on, cells, jobs, setup, say) as cluster, kept(cluster):
             yield cluster
         return
     devices = gpus(cells)
     count = jobs or default_jobs(cells, devices)
     shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
-    with kept(Workers(count, Setup(place.threads or shared, plugins, since), devices)) as workers:
+    with kept(Workers(count, Setup(executor.threads or shared, plugins, since), devices)) as workers:
         yield workers
 
 
@@ -86,16 +86,16 @@ def gpus(cells: Sequence[RunConfig]) -> tuple[str, ...]:
     return tuple(named or map(str, range(torch.cuda.device_count())))[: torch.cuda.device_count()]
 
 
-def check_place(place: Place) -> None:
-    """Refuse, before any work, a place that is not to be reached.
+def check_executor(executor: ExecutorChoice) -> None:
+    """Refuse, before any work, an executor that is not to be reached.
 
     Raises:
         UserError: Ray is not installed, nothing answers at the address, or what does is no cluster to be joined.
     """
-    if place.threads < 0:
-        raise UserError(f"--threads: got {place.threads}, expected a whole number from 1.")
-    if place.on:
+    if executor.threads < 0:
+        raise UserError(f"--threads: got {executor.threads}, expected a whole number from 1.")
+    if executor.on:
         from clrft.sweep.ray_cluster import check_address, check_cluster
 
-        check_address(place.on)
-        check_cluster(place.on)
+        check_address(executor.on)
+        check_cluster(executor.on)

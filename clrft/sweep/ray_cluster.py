@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.runs.provenance import source_hash
-from clrft.sweep.ray_resources import Demand
+from clrft.sweep.ray_resources import CellResources
 from clrft.utils.files import sha256_file
 from task_streams.errors import UserError
 
@@ -336,7 +336,7 @@ def differences(answer: Mapping[str, Any] | str, files: Mapping[str, str]) -> li
     return problems
 
 
-def check_room(nodes: Sequence[Node], demands: Mapping[str, Demand]) -> None:
+def check_room(nodes: Sequence[Node], demands: Mapping[str, CellResources]) -> None:
     """Refuse cells that no node could run, had it nothing else to do.
 
     Raises:
@@ -344,7 +344,8 @@ def check_room(nodes: Sequence[Node], demands: Mapping[str, Demand]) -> None:
     """
     has = "; ".join(
         dict.fromkeys(
-            str(Demand(*(int(node.resources.get(name, 0)) for name in ("CPU", "GPU", "memory")))) for node in nodes
+            str(CellResources(*(int(node.resources.get(name, 0)) for name in ("CPU", "GPU", "memory"))))
+            for node in nodes
         )
     )
     problems = {

@@ -23,7 +23,7 @@ from clrft.runner.run_cell import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Outcome, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import Node, asked_nodes, check_room, connected, nodes_of, on_node
-from clrft.sweep.ray_resources import Demand, demands_of
+from clrft.sweep.ray_resources import CellResources, demands_of
 from clrft.tracking.store import in_file, tracking_uri
 from clrft.tracking.sync import feed_or_tell, unworked
 from clrft.utils import interrupt
@@ -139,7 +139,7 @@ HEAD = "node:__internal_head__"  # what Ray counts the head node as
 Event = tuple[str, Sequence[Any]]  # name and arguments of a reporter's call
 
 
-class Board:
+class ProgressActor:
     """Holds what cells tell until the sweep takes it; an actor of the cluster."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ def board_of(ray: Any) -> Any:
     Args:
         ray: the module, connected.
     """
-    return ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1)(Board).remote()
+    return ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1)(ProgressActor).remote()
 
 
 LOSSES = 3  # of one cell, after which it is what kills its processes
@@ -242,7 +242,7 @@ class RayEngine:
         feeds: the cells are not tracked where they run; the sweep feeds the store from their folders.
     """
 
-    def __init__(self, ray: Any, demands: dict[str, Demand], setup: Setup, count: int, feeds: bool) -> None:
+    def __init__(self, ray: Any, demands: dict[str, CellResources], setup: Setup, count: int, feeds: bool) -> None:
         self.setup = setup
         self.count = count
         self._ray = ray

@@ -28,7 +28,7 @@ LIBRARIES = 2**29  # bytes of a process that holds Python, torch and the rest, a
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class CellResources:
     """What a cell asks for.
 
     Attributes:
@@ -51,7 +51,7 @@ class Demand:
         return all(asked <= there for asked, there in zip((self.cpus, self.gpus, self.memory), has, strict=True))
 
 
-def demands_of(cells: Sequence[RunConfig], threads: int, gpus: bool) -> dict[str, Demand]:
+def demands_of(cells: Sequence[RunConfig], threads: int, gpus: bool) -> dict[str, CellResources]:
     """What each cell asks for, by its name.
 
     Prompts are as long as those of the first class order that is met of a stream.
@@ -65,11 +65,11 @@ def demands_of(cells: Sequence[RunConfig], threads: int, gpus: bool) -> dict[str
         UserError: a stream or a processor cannot be read on this machine.
     """
     lengths: dict[str, Longest] = {}
-    demands: dict[str, Demand] = {}
+    demands: dict[str, CellResources] = {}
     for cell in cells:
         on_gpu = cell.model.device == "cuda" or (cell.model.device == "auto" and gpus)
         memory = 0 if on_gpu or not cell.run.check_memory else memory_of(cell, lengths)
-        demands[cell.cell] = Demand(threads, int(on_gpu), memory)
+        demands[cell.cell] = CellResources(threads, int(on_gpu), memory)
     return demands
 
 

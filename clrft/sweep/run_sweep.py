@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
 from clrft.sweep.engine import Engine, Outcome
-from clrft.sweep.executors import HERE, Place, hired
+from clrft.sweep.executors import HERE, ExecutorChoice, hired
 from clrft.utils.files import check_writable
 from clrft.utils.locks import file_system_now, lock_path, look
 from clrft.utils.progress import Bars
@@ -22,17 +22,19 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # between two looks at the cells that other processes run
 
 
-def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars, place: Place = HERE) -> list[Failure]:
+def run_sweep(
+    cells: Sequence[RunConfig], jobs: int | None, bars: Bars, executor: ExecutorChoice = HERE
+) -> list[Failure]:
     """Run every cell that is not done and that no other process runs; those are waited for. Returns the failures.
 
     Args:
         cells: of ``load_sweep``.
-        jobs: cells at a time; None for as many as the place has room for.
+        jobs: cells at a time; None for as many as the executor has room for.
         bars: shows the progress.
-        place: where the cells run.
+        executor: where the cells run.
 
     Raises:
-        UserError: the place cannot run them; nothing was begun.
+        UserError: the executor cannot run them; nothing was begun.
     """
     waiting = [cell for cell in cells if not is_done(cell)]
     for _ in range(len(cells) - len(waiting)):
@@ -43,7 +45,7 @@ def run_sweep(cells: Sequence[RunConfig], jobs: int | None, bars: Bars, place: P
     for folder in folders:
         check_writable(folder)
     since = min(file_system_now(folder) for folder in folders)
-    with hired(place, waiting, jobs, since, bars.say) as engine:
+    with hired(executor, waiting, jobs, since, bars.say) as engine:
         return Progress(waiting, engine, bars).watch()
 
 

@@ -32,7 +32,7 @@ _LOCK = re.compile(r"\.(.+)\.lock")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CellStatus:
     """How far one cell is.
 
     Attributes:
@@ -71,7 +71,7 @@ class Standing:
         }
 
 
-def standing_of_cell(config: RunConfig) -> Standing:
+def status_of_cell(config: RunConfig) -> CellStatus:
     """A cell of a sweep."""
     folder = config.folder
     stages = stages_of(config.method_name, manifest_tasks(folder) or getattr(config.stream, "tasks", None))
@@ -79,11 +79,11 @@ def standing_of_cell(config: RunConfig) -> Standing:
         complete = is_complete(config)
         lacking = "" if not complete or is_done(config) else "MLflow lacks it; the next sweep tells it"
     except UserError as error:  # of other settings
-        return Standing(folder, config.method_label, stages, measured(folder), "failed", str(error))
+        return CellStatus(folder, config.method_label, stages, measured(folder), "failed", str(error))
     return standing(folder, config.method_label, stages, complete, lacking)
 
 
-def standing_of_folder(folder: Path) -> Standing:
+def status_of_folder(folder: Path) -> CellStatus:
     """A run folder as it lies there."""
     label, name = "", ""
     with contextlib.suppress(UserError):
@@ -93,12 +93,12 @@ def standing_of_folder(folder: Path) -> Standing:
     return standing(folder, label, stages_of(name, manifest_tasks(folder)), (folder / METRICS_FILE).is_file(), "")
 
 
-def standing(folder: Path, method: str, stages: tuple[int, ...], complete: bool, lacking: str) -> Standing:
+def standing(folder: Path, method: str, stages: tuple[int, ...], complete: bool, lacking: str) -> CellStatus:
     """A cell's state and detail."""
     seconds = measured(folder)
     lock = look(lock_path(folder))
     state, detail = told(folder, stages, seconds, lock, complete)
-    return Standing(folder, method, stages, seconds, state, detail or lacking, forked_stage(folder))
+    return CellStatus(folder, method, stages, seconds, state, detail or lacking, forked_stage(folder))
 
 
 def told(
@@ -219,7 +219,7 @@ class Estimate:
     processes: int
 
 
-def standings(words: Sequence[str]) -> list[Standing]:
+def statuses(words: Sequence[str]) -> list[CellStatus]:
     """Every cell of sweeps and folders, each once.
 
     Args:
@@ -232,7 +232,7 @@ def standings(words: Sequence[str]) -> list[Standing]:
     settings = [word for word in words if word not in names]
     if not names:
         raise UserError("status: got no name, expected a sweep of clrft list sweeps or a folder of runs.")
-    cells: dict[Path, Standing] = {}
+    cells: dict[Path, CellStatus] = {}
     asked = [word for word in settings if not word.startswith("run.plugins=")]
     for name in names:
         for cell in standings_of(name, settings, asked):
@@ -240,16 +240,16 @@ def standings(words: Sequence[str]) -> list[Standing]:
     return list(cells.values())
 
 
-def standings_of(name: str, settings: Sequence[str], asked: Sequence[str]) -> list[Standing]:
+def standings_of(name: str, settings: Sequence[str], asked: Sequence[str]) -> list[CellStatus]:
     """The cells of one sweep or folder."""
     if is_sweep(name):
-        return [standing_of_cell(cell) for cell in load_sweep(name, parse_overrides(settings))]
+        return [status_of_cell(cell) for cell in load_sweep(name, parse_overrides(settings))]
     if not os.path.isdir(name):
         known = [path.stem for path in (config_root() / "sweeps").glob("*.yaml")]
         raise UserError(f"{unknown_name('sweep', name, known)} There is no folder {name} either.")
     if asked:
         raise UserError(f"{name} is a folder: it takes no {' '.join(asked)}; expected the name of a sweep with it.")
-    return [standing_of_folder(folder) for folder in folders_of(Path(name))]
+    return [status_of_folder(folder) for folder in folders_of(Path(name))]
 
 
 def is_sweep(name: str) -> bool:
@@ -257,7 +257,7 @@ def is_sweep(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or os.path.isfile(config_root() / "sweeps" / f"{name}.yaml")
 
 
-def estimate(cells: Sequence[Standing]) -> Estimate:
+def estimate(cells: Sequence[CellStatus]) -> Estimate:
     """Stages to come, each at the median time of its kind, shared by the processes at work.
 
     The median is over the method's finished stages, else over those of all methods; the test of the base before any
@@ -273,7 +273,7 @@ def estimate(cells: Sequence[Standing]) -> Estimate:
     return Estimate(seconds, len(stages), processes)
 
 
-def medians(cells: Sequence[Standing]) -> Mapping[tuple[str | None, bool], float]:
+def medians(cells: Sequence[CellStatus]) -> Mapping[tuple[str | None, bool], float]:
     """Median seconds of a stage by method (None: of all) and by whether it is the base's."""
     found: dict[tuple[str | None, bool], list[float]] = {}
     for cell in cells:
@@ -284,12 +284,12 @@ def medians(cells: Sequence[Standing]) -> Mapping[tuple[str | None, bool], float
     return {kind: median(times) for kind, times in found.items()}
 
 
-def counts(cells: Sequence[Standing]) -> dict[str, int]:
+def counts(cells: Sequence[CellStatus]) -> dict[str, int]:
     """How many cells are in each state."""
     return {state: sum(cell.state == state for cell in cells) for state in STATES}
 
 
-def to_json(cells: Sequence[Standing], rest: Estimate) -> dict[str, Any]:
+def to_json(cells: Sequence[CellStatus], rest: Estimate) -> dict[str, Any]:
     """Everything in plain values; ``seconds_left`` is null where nothing tells it."""
     return {
         "schema": SCHEMA,
@@ -301,7 +301,7 @@ def to_json(cells: Sequence[Standing], rest: Estimate) -> dict[str, Any]:
     }
 
 
-def to_table(cells: Sequence[Standing]) -> Table:
+def to_table(cells: Sequence[CellStatus]) -> Table:
     """A line for each cell."""
     table = Table("cell", "state", "tasks", "")
     for cell in cells:
@@ -312,7 +312,7 @@ def to_table(cells: Sequence[Standing]) -> Table:
     return table
 
 
-def counts_line(cells: Sequence[Standing]) -> str:
+def counts_line(cells: Sequence[CellStatus]) -> str:
     """The states that there are, counted."""
     return f"{len(cells)} cells: " + ", ".join(f"{number} {state}" for state, number in counts(cells).items() if number)
 

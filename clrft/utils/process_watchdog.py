@@ -43,7 +43,7 @@ class Failure:
         return self.words if self.place == 0 else tuple(f"process {self.place}: {one}" for one in self.words)
 
 
-class Company:
+class ProcessWatchdog:
     """The processes of a run.
 
     Args:

@@ -24,7 +24,7 @@ from clrft.config.run_config import build_config, config_of
 from clrft.config.sweeps import load_sweep
 from clrft.runs.layout import stage_folder
 from clrft.sweep import ray_cluster as ray_cluster
-from clrft.sweep.executors import Place, check_place
+from clrft.sweep.executors import ExecutorChoice, check_executor
 from clrft.sweep.ray_executor import HEAD, board_of
 from clrft.sweep.run_sweep import run_sweep
 from clrft.utils.locks import lock_path
@@ -38,14 +38,14 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not ins
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cluster")
 
 
 @pytest.fixture(scope="module")
-def nodes(place: Path) -> Iterator[Nodes]:
+def nodes(executor: Path) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COUNTED_IN", str(place))  # nodes have it from here
+        patch.setenv("COUNTED_IN", str(executor))  # nodes have it from here
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         with cluster_of(1, port=free_port()) as made:
             yield made
@@ -70,16 +70,16 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_what_cannot_run_a_sweep_is_refused_before_any_work(
-    nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]
+    nodes: Nodes, executor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = lab_in(place, [1, 2, 3])
+    one = lab_in(executor, [1, 2, 3])
     sweep = ["sweep", *one.words, "--on"]
     assert "--on: got 'rai', expected ray (on this machine), ray://HOST:PORT" in refused([*sweep, "rai"], capsys)
     closed = f"127.0.0.1:{free_port()}"
     assert f"--on: nothing answers at {closed} (Connection refused)" in refused([*sweep, f"ray://{closed}"], capsys)
     said = refused([*sweep, nodes.client, "--threads", "3"], capsys)
     assert "digits_cil-sft+counted-3: asks for CPUs: 3, GPUs: 0, 0." in said and "no node has as much (CPUs: 1," in said
-    path = os.pathsep.join([shadowed(place / "shadow", "trl", "9.9.9"), os.environ["PYTHONPATH"]])
+    path = os.pathsep.join([shadowed(executor / "shadow", "trl", "9.9.9"), os.environ["PYTHONPATH"]])
     other = nodes.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
     try:
         said = refused([*sweep, nodes.client], capsys)
@@ -90,10 +90,10 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     assert one.updates() == []
 
 
-def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, place: Path) -> None:
-    one = lab_in(place, [1, 2, 3])
-    at = Place(nodes.cluster.address)
-    check_place(at)  # as the command does, in a process of its own
+def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, executor: Path) -> None:
+    one = lab_in(executor, [1, 2, 3])
+    at = ExecutorChoice(nodes.cluster.address)
+    check_executor(at)  # as the command does, in a process of its own
     second = nodes.cluster.add_node(num_cpus=1)
     holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
     for hold in holds.values():
@@ -114,7 +114,7 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    own = {"run": {"output": str(place / "runs"), "plugins": [str(one.plugin)]}}
+    own = {"run": {"output": str(executor / "runs"), "plugins": [str(one.plugin)]}}
     console = Console(file=io.StringIO())
     with Bars(console) as bars:
         assert run_sweep(load_sweep(one.words[0], own), None, bars, at) == []
@@ -140,15 +140,15 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
         "train.prompts_per_update=4",
         "evaluate.probe=0",
         "run.mlflow=false",
-        f"run.output={place / 'alone'}",
+        f"run.output={executor / 'alone'}",
     ]
     assert main(["run", *same, *alone]) == 0
-    whole = place / "alone" / "single" / one.cell(seed).name
+    whole = executor / "alone" / "single" / one.cell(seed).name
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
 
 
-def test_ray_client_runs_a_sweep(nodes: Nodes, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = lab_in(place, [4])
+def test_ray_client_runs_a_sweep(nodes: Nodes, executor: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = lab_in(executor, [4])
     assert main(["sweep", *one.words, "--on", nodes.client]) == 0
     said = capsys.readouterr().out
     assert "Ray: one node, 1 CPUs" in said and "digits_cil-sft+counted-4  task 2/2 test" in said
@@ -156,14 +156,14 @@ def test_ray_client_runs_a_sweep(nodes: Nodes, place: Path, capsys: pytest.Captu
     assert (one.cell(4) / "matrix.json").exists() and not lock_path(one.cell(4)).exists()
 
 
-def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(nodes: Nodes, place: Path) -> None:
+def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(nodes: Nodes, executor: Path) -> None:
     with ray_cluster.connected(nodes.cluster.address) as ray:
         for turn in range(3):  # where what other nodes know of it decides, one in two goes wrong
             before = {node.key for node in ray_cluster.nodes_of(ray)}
             joined = nodes.cluster.add_node(num_cpus=1)
             try:
                 (new,) = [node for node in ray_cluster.nodes_of(ray) if node.key not in before]
-                (asked,) = ray_cluster.asked_nodes(ray, [new], [place], [])
+                (asked,) = ray_cluster.asked_nodes(ray, [new], [executor], [])
                 board = board_of(ray)
                 ray.get(board.tell.remote(turn, ("say", ("before",))))
             finally:

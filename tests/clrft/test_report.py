@@ -14,7 +14,7 @@ from PIL import Image
 
 from clrft.analysis.compare import compare
 from clrft.analysis.render import latex, to_csv, to_latex
-from clrft.analysis.table import Cell, Column, Table
+from clrft.analysis.table import Column, Table, TableCell
 from clrft.cli.main import main
 from clrft.report.headline import answers
 from clrft.report.page import policy
@@ -123,7 +123,10 @@ def test_pictures_open_and_tables_have_the_numbers(report: Path) -> None:
 
 def test_csv_holds_numbers_and_latex_what_is_shown() -> None:
     columns = (Column("method", "text"), Column("forgetting", "summary"), Column("tasks"))
-    rows = ((Cell("a_b"), Cell("50.0 ± 1.0", 0.5, 0.01), Cell("2", 2.0)), (Cell("x, y"), Cell("–"), Cell("–")))
+    rows = (
+        (TableCell("a_b"), TableCell("50.0 ± 1.0", 0.5, 0.01), TableCell("2", 2.0)),
+        (TableCell("x, y"), TableCell("–"), TableCell("–")),
+    )
     table = Table("100 % of A & B", columns, rows, "t")
     assert to_csv(table) == 'method,forgetting,forgetting std,tasks\na_b,0.5,0.01,2.0\n"x, y",,,\n'
     assert r"a\_b & 50.0 $\pm$ 1.0 & 2 \\" in to_latex(table)

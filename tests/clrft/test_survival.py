@@ -14,7 +14,7 @@ from benchmarks.kills import Kill, config_of, outcome, run_in_child, trial
 from clrft.config.run_config import RunConfig
 from clrft.runner.fork import saved_config
 from clrft.runner.lineage import digest
-from clrft.runner.partial_checkpoint import Unfinished
+from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.run import run
 from clrft.utils.progress import Silent
 from methods.training.state import TrainingState
@@ -213,7 +213,7 @@ def test_a_folder_does_not_decide_what_code_runs(tmp_path: Path, finished: RunCo
 
 def test_states_are_bounded_in_number_and_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
-    work = Unfinished(tmp_path, 3, "p", print)
+    work = PartialCheckpoint(tmp_path, 3, "p", print)
     for step in (1, 2, 3, 4):
         work.keep(TrainingState(step, {"weights:w": torch.ones(2)}, {}))
     work.settle()
@@ -222,7 +222,7 @@ def test_states_are_bounded_in_number_and_one_that_cannot_be_written_is_told(tmp
     assert newest is not None and newest.step == 4
     small = tmp_path / "not_a_folder"
     small.write_text("")
-    full = Unfinished(small, 1, "p", print)
+    full = PartialCheckpoint(small, 1, "p", print)
     full.keep(TrainingState(1, {"weights:w": torch.ones(2)}, {}))
     with pytest.raises(NotADirectoryError):
         full.settle()

@@ -14,7 +14,7 @@ from methods.generation import shared_prefix
 from methods.model.config import ModelConfig
 from methods.model.policy import load_policy
 from methods.settings import TrainConfig
-from methods.training import grpo_trainer as trl_seam
+from methods.training import grpo_trainer
 from methods.training.fit import FitSettings, fit
 from methods.training.replay_memory import remembered
 from task_streams.types import TaskStream
@@ -97,6 +97,6 @@ def test_gradients_do_not_depend_on_micro_batches(
 def test_nor_where_trl_shuffles_rollouts_that_share_no_prefix(
     words: str, stream: TaskStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (shared_prefix, trl_seam):
+    for module in (shared_prefix, grpo_trainer):
         monkeypatch.setattr(module, "SUPPORTED", ())
     assert_same(words, 2, "none", stream, tmp_path)

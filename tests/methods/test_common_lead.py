@@ -15,8 +15,8 @@ from methods.model.policy import Policy
 from task_streams.prompt import Request, request
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import assert_equal
+from tests.methods.test_grpo_trainer import scored
 from tests.methods.test_shared_prefix import both_paths, trainer_of
-from tests.methods.test_trl_seam import scored
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, build_trainer
 from task_streams.types import Feed, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_trl_seam import scored
+from tests.methods.test_grpo_trainer import scored
 
 
 @pytest.mark.parametrize(

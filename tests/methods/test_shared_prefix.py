@@ -22,7 +22,7 @@ from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, build_trainer, fit
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_trl_seam import scored
+from tests.methods.test_grpo_trainer import scored
 
 
 def trainer_of(policy: Policy, task: Task, share: bool, tmp_path: Path) -> Any:

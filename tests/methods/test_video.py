@@ -29,7 +29,7 @@ from task_streams.prompt import Request, request
 from task_streams.sources.records import Workspace
 from task_streams.types import Clip, Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_trl_seam import scored
+from tests.methods.test_grpo_trainer import scored
 from tests.shared_data import shared
 
 FEEDS: tuple[Feed, ...] = ("images", "video")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from clrft.utils import process_watchdog as company
+from clrft.utils import process_watchdog as watchdog
 from tests.clrft.faulty_methods import HEAD
 from tests.processes import ended, several
 
@@ -46,9 +46,9 @@ def test_what_is_for_one_process_is_refused_for_two() -> None:
 
 def test_a_process_that_is_done_leaves_no_thread_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python would end the process as killed by a signal, if one were inside of it."""
-    monkeypatch.setattr(company, "BEAT", 0.0)  # always in the store
+    monkeypatch.setattr(watchdog, "BEAT", 0.0)  # always in the store
     before = set(threading.enumerate())
-    done = company.Company(dist.TCPStore("127.0.0.1", 0, is_master=True), lambda failure: None)
+    done = watchdog.ProcessWatchdog(dist.TCPStore("127.0.0.1", 0, is_master=True), lambda failure: None)
     assert set(threading.enumerate()) > before
     assert done.ended(0, ()) == 0
     assert set(threading.enumerate()) == before
