@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clrft.memory.model_sizes import ModelSizes
-from methods.generation.completion_logps import LARGEST, in_one_row
+from methods.costs.pass_sizes import LARGEST, in_one_row
 
 EXACT = 4  # bytes of float32, in which norms and softmax are computed
 TEXT_MATRICES = 7  # of a layer: queries, keys, values, output; gate, up, down

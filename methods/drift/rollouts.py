@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from methods.costs.meter import meter_of
+from methods.costs.pass_sizes import LARGEST
 from methods.drift.items import exact_kl
-from methods.generation.completion_logps import LARGEST, completion_states
+from methods.generation.completion_logps import completion_states
 from methods.generation.rollout import Sampling, ended, right_padded, sample_after
 from methods.generation.shared_prefix import Prefix, plain, prefill
 from methods.inputs.media import never_sampled

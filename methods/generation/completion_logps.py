@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from methods.costs.meter import meter_of
+from methods.costs.pass_sizes import LARGEST, in_one_row
 from methods.generation.shared_prefix import (
     Prefix,
     advance,
@@ -34,9 +35,6 @@ from methods.generation.shared_prefix import (
     without_checkpoints,
 )
 from methods.inputs.prompts import Prompts
-
-LARGEST = 2**25  # numbers in a table of tokens times vocabulary: 128 MiB in float32
-MOST = 1.5  # times as many scores in a group's one row as in rows of their own, at which copying costs more
 
 
 def completion_logps(
@@ -79,15 +77,6 @@ def laid_out(rows: Tensor) -> tuple[Tensor, int]:
     order, counts = torch.unique_consecutive(rows, return_counts=True)
     group = len(rows) // len(order)
     return (order, group) if bool((counts == group).all()) else (rows, 1)
-
-
-def in_one_row(group: int, prompt: int, completion: int, attention: str) -> bool:
-    """Whether completions of so many tokens behind a prompt are computed in one row, by an attention of that name.
-
-    It must take any mask, and most of what it goes through must be there to be seen.
-    """
-    alone, together = prompt + completion, prompt + group * completion
-    return group > 1 and together <= MOST * alone and attention == "sdpa"
 
 
 def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: Tensor) -> Tensor:

@@ -6,14 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods.costs.pass_sizes import in_one_row
 from methods.generation import completion_logps as module
-from methods.generation.completion_logps import (
-    completion_logps,
-    completion_states,
-    in_one_row,
-    laid_out,
-    token_logps,
-)
+from methods.generation.completion_logps import completion_logps, completion_states, laid_out, token_logps
 from methods.generation.shared_prefix import prefill
 from methods.model.policy import Policy
 from task_streams.types import TaskStream
