@@ -148,8 +148,8 @@ def test_tables_have_units_and_dashes(tmp_path: Path) -> None:
     text = to_markdown(drift_parts(study_of(written(tmp_path))))
     assert "| forgetting | kl_base_forward | 6 | +1.00 |" in text
     assert "| sft | 2 | 51.0 | – | 0.4150 |" in text
-    assert "| grpo | equal rewards | 2 | 0.04000 | +1.00 |" in text
-    assert "| grpo | equal rewards | 3 | 0.06000 | +1.00 |" in text
+    assert "thousandths of a nat" in text and "| method | groups | task 2 | task 3 |" in text
+    assert "| grpo | equal rewards | 40.0 | 60.0 | +1.00 |" in text
     assert "zero_shot has no drift" in text
 
 

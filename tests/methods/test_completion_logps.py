@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods.costs import pass_sizes
 from methods.costs.pass_sizes import in_one_row
 from methods.generation import completion_logps as module
 from methods.generation.completion_logps import completion_logps, completion_states, laid_out, token_logps
@@ -44,7 +45,7 @@ def test_states_and_gradients_are_those_of_rows_of_their_own(
     monkeypatch.setattr(module, "_in_one_row", lambda *given: calls.append(1) or real(*given))  # type: ignore[func-returns-value]
     together = scored(policy, stream, rows)
     assert calls == [1]
-    monkeypatch.setattr(module, "MOST", 0.0)
+    monkeypatch.setattr(pass_sizes, "MOST", 0.0)
     alone = scored(policy, stream, rows)
     assert calls == [1]
     assert torch.allclose(together[0], alone[0], rtol=1e-5, atol=1e-5)
