@@ -1,60 +1,186 @@
-"""Settings that streams share: frozen dataclasses that OmegaConf reads as structured configs.
+"""Settings as frozen dataclasses: pydantic holds every value to the annotation of its field.
 
-A stream's own dataclass extends ``CilConfig`` or ``DilConfig`` and adds to ``problems``; all problems of a
-config are raised at once when it is made. ``int | None`` means: ``null`` takes everything there is.
+Constraints and one-line descriptions stand at the field (``Field(title=…)`` where the words for a constraint should be
+others); what fields say of each other stands in ``problems``. All that is wrong is raised at once. Then: the settings
+that streams share. ``int | None`` means: ``null`` takes everything there is.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
-from task_streams.errors import UserError, unknown_name
-from task_streams.prompt_style import LABEL_ORDERS, PromptStyle, prompt_style
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-DOMAIN_ORDERS = ("seeded", "given")
-ON_PROBLEM = ("error", "skip")
-MAX_SEED = 2**32 - 1
+from task_streams.errors import UserError, brief, unknown_name
+from task_streams.prompt_style import PromptStyle, prompt_style
+
+CONFIG = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+LARGEST = 2**63  # no setting is as large; NaN is not below it either
+MAX_SEED = 2**32 - 1  # what numpy.random.RandomState takes
+BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "and below"}
+TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+TYPES |= {"array": "a list", "object": "an object"}
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+PartialShare = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+def as_meant(given: Any, convert: ValidatorFunctionWrapHandler) -> Any:
+    """A value as its type; refused is what pydantic would convert although nobody can have meant it."""
+    made = convert(given)
+    pairs = zip(given, made, strict=True) if isinstance(made, list | tuple) else [(given, made)]
+    for before, after in pairs:
+        match after:
+            case bool():
+                meant = not isinstance(before, float)
+            case int():
+                meant = type(before) is int and abs(after) < LARGEST
+            case float():
+                meant = not isinstance(before, bool) and abs(after) < LARGEST
+            case str():
+                meant = "${" not in after and after != "???"  # stands for another value
+            case _:
+                meant = True
+        if not meant:
+            raise ValueError
+    return made
+
+
+@cache
+def validator(annotation: Any) -> TypeAdapter[Any]:
+    """What validates one field; most fields share theirs with others."""
+    return TypeAdapter(Annotated[annotation, WrapValidator(as_meant)], config=CONFIG)
+
+
+@cache
+def validators(schema: type) -> Mapping[str, TypeAdapter[Any]]:
+    """What validates each field of a dataclass."""
+    hints = get_type_hints(schema, include_extras=True)
+    return {field.name: validator(hints[field.name]) for field in dataclasses.fields(schema)}
+
+
+def expected(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "title" in schema:
+        return str(schema["title"])
+    if "anyOf" in schema:
+        return ", or ".join(map(expected, schema["anyOf"]))
+    if "enum" in schema:
+        names = list(map(str, schema["enum"]))
+        return " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+    kind = TYPES.get(schema["type"], schema["type"])
+    for keys, values in schema.get("patternProperties", {}).items():
+        return f"{kind}, each key {keys}, each value {expected(values)}"
+    values = schema.get("items") or schema.get("additionalProperties")
+    if isinstance(values, dict) and values:
+        return f"{kind}, each {expected(values)}"
+    return " ".join([kind, *(f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema)])
+
+
+def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Values as the types of a dataclass's fields, and a sentence for each that is unknown or not possible."""
+    accepted: dict[str, Any] = {}
+    problems: list[str] = []
+    known = validators(schema)
+    for name, value in values.items():
+        if name not in known:
+            problems.append(unknown_name("key", f"{section}{name}", [f"{section}{one}" for one in known]))
+            continue
+        try:
+            accepted[name] = known[name].validate_python(value)
+        except ValidationError:
+            allowed = known[name].json_schema()
+            choices = [choice for one in (allowed, *allowed.get("anyOf", ())) for choice in one.get("enum", ())]
+            nearest = get_close_matches(value, choices, n=1, cutoff=0.4) if isinstance(value, str) else []
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            problems.append(f"{section}{name}: got {brief(value)}, expected {expected(allowed)}.{hint}")
+    return accepted, problems
+
+
+def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
+    """One section's values as its dataclass.
+
+    Raises:
+        UserError: unknown keys, wrong types or impossible values, all of them.
+    """
+    accepted, problems = converted(schema, values, f"{section}.")
+    fields = dataclasses.fields(schema)
+    needed = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+    problems += [f"{section}.{name}: a value is needed." for name in needed if name not in values]
+    if all(name in accepted for name in needed):
+        try:
+            made = schema(**accepted)
+        except UserError as error:
+            for problem in error.problems:
+                if not problem.startswith(f"{section}."):
+                    named = problem.partition(":")[0] in validators(schema)
+                    problem = f"{section}.{problem}" if named else f"{section}: {problem}"
+                problems.append(problem)
+    if problems:
+        raise UserError(*problems)
+    return made
+
+
+def field_docs(schema: type) -> dict[str, str]:
+    """The one-line docstring of every field of a config dataclass, inherited fields included."""
+    docs = {field.name: "" for field in dataclasses.fields(schema)}
+    for base in filter(dataclasses.is_dataclass, reversed(schema.__mro__)):
+        told = TypeAdapter(list[base], config=CONFIG).json_schema()["$defs"][base.__name__]["properties"]  # type: ignore[valid-type]
+        docs |= {name: one["description"] for name, one in told.items() if "description" in one}
+    return docs
+
+
+class Settings:
+    """Base of settings, which are frozen dataclasses.
+
+    Raises:
+        UserError: with every value that its field does not allow, else with every problem between fields.
+    """
+
+    def __post_init__(self) -> None:
+        _, wrong = converted(type(self), vars(self))
+        if problems := wrong or self.problems():
+            raise UserError(*problems)
+
+    def problems(self) -> list[str]:
+        """One sentence for each field, or several together, whose values are possible alone but do not go together."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """What every stream can be asked for.
+class StreamConfig(Settings):
+    """What every stream can be asked for."""
 
-    Raises:
-        UserError: with every value that is out of range.
-    """
-
-    shots: int | None = 24
+    shots: Count | None = 24
     """Training examples per class and task, >= 1; null = all that are not held out for testing."""
-    test_per_class: int | None = 40
+    test_per_class: Count | None = 40
     """Held-out test examples per class and task, >= 1; null = the whole test split (or one fifth)."""
-    draw_seed: int = 42
+    draw_seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 42
     """Seed of the draw of training and test examples, 0 to 2**32-1; the same for every class order."""
     prompt: str = "suite"
     """Words of the prompt: suite, rapo_paper, rapo_released, or the path of a style of your own (.yaml)."""
-    label_order: str | None = None
+    label_order: Literal["sorted", "appearance"] | None = None
     """Order of classes in a prompt: sorted, appearance (position tells which are new); null = as the style has it."""
     think: bool = True
     """Whether the prompt asks for a <think> block before the <answer> block."""
 
     def __post_init__(self) -> None:
-        if problems := self.problems():
-            raise UserError(*problems)
+        super().__post_init__()
         if self.label_order is None:
             object.__setattr__(self, "label_order", self.style.label_order)  # so that it is on record
 
     def problems(self) -> list[str]:
-        """One sentence for each value that is out of range; streams add their own."""
-        found = [
-            *at_least_one("shots", self.shots),
-            *at_least_one("test_per_class", self.test_per_class),
-            *seed_problems("draw_seed", self.draw_seed),
-            *([] if self.label_order is None else choice_problems("label_order", self.label_order, LABEL_ORDERS)),
-        ]
         try:
             prompt_style(self.prompt, self.think)
         except UserError as error:
-            found += error.problems
-        return found
+            return list(error.problems)
+        return []
 
     @property
     def style(self) -> PromptStyle:
@@ -76,20 +202,12 @@ class StreamConfig:
 class CilConfig(StreamConfig):
     """A class-incremental stream: every task brings new classes."""
 
-    tasks: int = 5
+    tasks: Count = 5
     """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
-    classes_per_task: int = 2
+    classes_per_task: Count = 2
     """New classes in each task, >= 1."""
-    first_classes: int | None = None
+    first_classes: Count | None = None
     """Classes of the first task, >= 1; null = classes_per_task."""
-
-    def problems(self) -> list[str]:
-        return [
-            *super().problems(),
-            *at_least_one("tasks", self.tasks),
-            *at_least_one("classes_per_task", self.classes_per_task),
-            *at_least_one("first_classes", self.first_classes),
-        ]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -102,30 +220,20 @@ class CilConfig(StreamConfig):
 class DilConfig(StreamConfig):
     """A domain-incremental stream: every task brings the same classes in a new domain."""
 
-    domain_order: str = "seeded"
+    domain_order: Literal["seeded", "given"] = "seeded"
     """Order of the domains: seeded (from the order seed) or given (as the list of domains stands)."""
-
-    def problems(self) -> list[str]:
-        return super().problems() + choice_problems("domain_order", self.domain_order, DOMAIN_ORDERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(StreamConfig):
     """What every stream of the user's own copy of some data can be asked for."""
 
-    on_damaged: str = "error"
+    on_damaged: Literal["error", "skip"] = "error"
     """An item that cannot be decoded: error (stop before training) or skip (leave it out and record it)."""
-    on_copies: str = "error"
+    on_copies: Literal["error", "skip"] = "error"
     """Items of equal content in two splits, tasks or classes: error, or skip (keep one, tests first, note the rest)."""
     shots_list: str | None = None
     """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
-
-    def problems(self) -> list[str]:
-        return [
-            *super().problems(),
-            *choice_problems("on_damaged", self.on_damaged, ON_PROBLEM),
-            *choice_problems("on_copies", self.on_copies, ON_PROBLEM),
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,23 +249,8 @@ class SourceDilConfig(SourceConfig, DilConfig):
     """Names of the domains to use; empty = all there are, sorted by name."""
 
     def problems(self) -> list[str]:
-        twice = repeated(tuple(self.domains))
+        twice = repeated(self.domains)
         return super().problems() + [f"domain {name!r} is listed more than once" for name in twice]
-
-
-def at_least_one(name: str, value: int | None) -> list[str]:
-    """Problem of a count that must be 1 or more, or null where the field allows it."""
-    return [f"{name} is {value}; expected 1 or more"] if value is not None and value < 1 else []
-
-
-def seed_problems(name: str, value: int) -> list[str]:
-    """Problem of a seed outside of what ``numpy.random.RandomState`` takes."""
-    return [] if 0 <= value <= MAX_SEED else [f"{name} is {value}; expected 0 to {MAX_SEED}"]
-
-
-def choice_problems(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
-    """Problem of a value that is none of the choices."""
-    return [] if value in choices else [unknown_name(name, value, choices)]
 
 
 def repeated(values: tuple[str, ...]) -> list[str]:

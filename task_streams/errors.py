@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
+
+LONGEST_SHOWN = 80  # characters of a value in a sentence
+PLAIN = (str, int, float, bool, type(None))
 
 
 class UserError(Exception):
@@ -24,6 +28,14 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     nearest = get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}."
+
+
+def brief(value: Any) -> str:
+    """A value as it stands in a sentence: short, however large it is."""
+    parts = value if isinstance(value, dict | list) and len(value) <= LONGEST_SHOWN else [value]
+    written = all(isinstance(one, PLAIN) and not (isinstance(one, int) and abs(one) >= 10**100) for one in parts)
+    text = repr(value) if written else f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def shown(names: Sequence[str], limit: int = 20) -> str:

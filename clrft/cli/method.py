@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from clrft.config.typed import field_docs
 from clrft.method_check.new import KINDS, write_method
 from clrft.method_check.promises import (
     check_accumulation,
@@ -32,6 +31,7 @@ from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
 from methods.registry import known_methods, load_plugin, source_file
+from task_streams.config import converted, field_docs
 from task_streams.errors import UserError
 
 
@@ -130,9 +130,13 @@ def made_config(kind: type[Method]) -> Any:
         UserError: a field has no default, or its default is not valid.
     """
     try:
-        return kind.Config()
+        made = kind.Config()
     except TypeError as error:
         raise UserError(f"{kind.Config.__name__}: {error}; expected a default for every field.") from error
+    _, wrong = converted(kind.Config, vars(made))
+    if wrong:
+        raise UserError(*wrong)
+    return made
 
 
 def config_problem(kind: type[Method]) -> str:

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from clrft.cli.run import chosen_config
-from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
+from clrft.config.records import Manifest, read_record
 from clrft.config.run_config import GROUPS, RunConfig, Values, parse_overrides
-from clrft.config.typed import field_docs
 from clrft.utils.files import config_root
 from clrft.utils.plain import read_yaml
 from methods.registry import installed_methods, known_methods
 from task_streams import STREAMS
+from task_streams.config import field_docs
 from task_streams.errors import UserError, unknown_name
 
 
@@ -107,7 +107,7 @@ def memory_line(config: RunConfig) -> str:
     from clrft.memory.estimate import allowed_estimate, line, recorded
 
     path = config.folder / "manifest.json"
-    if path.is_file() and (memory := read_record(path, None, MANIFEST, MANIFEST_OTHERS).get("memory")):
+    if path.is_file() and (memory := read_record(path, None, Manifest).get("memory")):
         return line(recorded(memory), memory.get("available_bytes"))
     try:
         found = allowed_estimate(config)

@@ -9,18 +9,20 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from clrft.config.typed import typed_section
+from pydantic import NonNegativeInt, PositiveFloat
+
 from clrft.utils.files import config_root, safe_name
-from clrft.utils.plain import SECTIONS, from_yaml, plugins_of, read_yaml, section_of, sections_of, shown
+from clrft.utils.plain import SECTIONS, from_yaml, plugins_of, read_yaml, section_of, sections_of
 from eval.metrics import METRICS
 from methods.compose import composition_problems
 from methods.model.config import ModelConfig
 from methods.registry import installed_methods, known_methods, load_plugins, method_class
-from methods.settings import TrainConfig, require
+from methods.settings import TrainConfig
 from task_streams import STREAMS
-from task_streams.errors import UserError, unknown_name
+from task_streams.config import MAX_SEED, Count, PositiveShare, Settings, typed_section
+from task_streams.errors import UserError, brief, unknown_name
 
 Values = dict[str, Any]
 GROUPS = {"stream": "streams", "method": "methods", "model": "models"}
@@ -31,50 +33,38 @@ DEFAULT_LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """How every seen task is tested after each task."""
 
-    decoding: str = "greedy"
+    decoding: Literal["greedy", "sampled"] = "greedy"
     """greedy, or sampled (one sample at the temperature and top_p below, as published)."""
-    temperature: float = 0.6
+    temperature: PositiveFloat = 0.6
     """Temperature of sampled decoding (above 0)."""
-    top_p: float = 0.95
+    top_p: PositiveShare = 0.95
     """Nucleus of sampled decoding, in (0, 1]."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Test items answered in one batch (at least 1)."""
     future: bool = False
     """Also test the base and tasks not yet learned, which forward transfer needs."""
-    probe: int = 200
+    probe: NonNegativeInt = 200
     """Items of the general-ability probe outside the stream (0: no probe)."""
     final_list: bool = True
     """Ask each task once more right after it was learned, under the final class list: splits forgetting in two."""
-    drift_prompts: int = 16
+    drift_prompts: NonNegativeInt = 16
     """Test items of a new task whose rollouts tell how far its training moved the policy (0: not measured)."""
     probes: tuple[str, ...] = ()
     """Files of questions outside the stream (JSON lines), asked beside the built-in probe."""
-    probe_tokens: int = 256
+    probe_tokens: Count = 256
     """Longest answer to a question of the files in probes (at least 1)."""
     metrics: tuple[str, ...] = tuple(METRICS)
     """Metrics to compute, by key; all by default."""
 
-    def __post_init__(self) -> None:
-        require(
-            "evaluate",
-            decoding=(self.decoding in ("greedy", "sampled"), self.decoding, "greedy or sampled"),
-            temperature=(self.temperature > 0, self.temperature, "a number above 0"),
-            top_p=(0 < self.top_p <= 1, self.top_p, "a number above 0, at most 1"),
-            batch_size=(self.batch_size >= 1, self.batch_size, "a whole number from 1"),
-            probe=(self.probe >= 0, self.probe, "a whole number from 0"),
-            probe_tokens=(self.probe_tokens >= 1, self.probe_tokens, "a whole number from 1"),
-            drift_prompts=(self.drift_prompts >= 0, self.drift_prompts, "a whole number from 0"),
-        )
-        unknown = [unknown_name("metric", key, METRICS) for key in self.metrics if key not in METRICS]
-        if unknown:
-            raise UserError(*(f"evaluate.metrics: {problem}" for problem in unknown))
+    def problems(self) -> list[str]:
+        return [f"metrics: {unknown_name('metric', key, METRICS)}" for key in self.metrics if key not in METRICS]
 
 
 @dataclass(frozen=True)
-class RunSection:
+class RunSection(Settings):
     """Where a run is kept and what is kept of it."""
 
     output: str = "runs"
@@ -83,9 +73,9 @@ class RunSection:
     """Name of the sweep that the run belongs to; a folder under output."""
     mlflow: bool = True
     """Track the run in MLflow (MLFLOW_TRACKING_URI, else a SQLite store in output)."""
-    keep_weights: str = "all"
+    keep_weights: Literal["all", "last"] = "all"
     """Weights that stay on disk: all (of every task) or last."""
-    checkpoint_every: int = 10
+    checkpoint_every: NonNegativeInt = 10
     """Updates of a task between two states of its training on disk, from which a killed run goes on (0: none)."""
     check_memory: bool = True
     """Refuse a run whose estimate exceeds the memory that is there, before any training; false: try all the same."""
@@ -94,15 +84,9 @@ class RunSection:
     name_suffix: str = ""
     """Appended to the run folder's name, to tell settings of one stream, method and order apart."""
 
-    def __post_init__(self) -> None:
-        require(
-            "run",
-            keep_weights=(self.keep_weights in ("all", "last"), self.keep_weights, "all or last"),
-            checkpoint_every=(self.checkpoint_every >= 0, self.checkpoint_every, "a whole number from 0"),
-        )
-        safe_name(self.sweep)
-        if self.name_suffix:
-            safe_name(self.name_suffix)
+    def problems(self) -> list[str]:
+        suffix = {"name_suffix": self.name_suffix} if self.name_suffix else {}
+        return unsafe_names({"sweep": self.sweep, **suffix})
 
 
 @dataclass(frozen=True)
@@ -236,9 +220,9 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
             typed[name] = typed_section(name, schema, sections[name])
         except UserError as error:
             problems += error.problems
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        problems.append(f"seed: got {shown(seed)}, expected a whole number from 0 to {2**32 - 1}.")
-    problems += label_problems(labels)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        problems.append(f"seed: got {brief(seed)}, expected a whole number from 0 to {MAX_SEED}.")
+    problems += unsafe_names(labels, " Rename its file.")
     if problems:
         raise UserError(*problems)
     config = RunConfig(
@@ -289,14 +273,14 @@ def config_of(values: Mapping[str, Any]) -> RunConfig:
     return typed_config(plain, labels, seed)
 
 
-def label_problems(labels: Mapping[str, str]) -> list[str]:
-    """Sentences about labels that can't be part of a run folder's name."""
+def unsafe_names(names: Mapping[str, str], remedy: str = "") -> list[str]:
+    """Sentences for the names, by what they name, that cannot be part of a run folder's path."""
     problems = []
-    for group, label in labels.items():
+    for what, name in names.items():
         try:
-            safe_name(label)
+            safe_name(name)
         except UserError as error:
-            problems += [f"{group}: {problem} Rename its file." for problem in error.problems]
+            problems += [f"{what}: {problem}{remedy}" for problem in error.problems]
     return problems
 
 
@@ -359,7 +343,7 @@ def as_one(method: Any, words: str) -> Values:
     listed = method if isinstance(method, list) else [method]
     each = [{"name": one} if isinstance(one, str) else one for one in listed]
     if not each or not all(isinstance(one, dict) and "name" in one for one in each):
-        raise UserError(f"method {words!r}: got {shown(method)}, expected a name, or a list of names and settings.")
+        raise UserError(f"method {words!r}: got {brief(method)}, expected a name, or a list of names and settings.")
     first, *others = (dict(one) for one in each)
     if others:
         first["parts"] = {**section_of(first, "parts"), **{str(one.pop("name")): one for one in others}}
@@ -393,12 +377,12 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
     for word in arguments:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(f"got {shown(word)}, expected key=value (e.g. train.learning_rate=1e-4).")
+            problems.append(f"got {brief(word)}, expected key=value (e.g. train.learning_rate=1e-4).")
             continue
         try:
             value = _scalar(text)
         except ValueError as error:
-            problems.append(f"{key}: {shown(text)} cannot be read as a YAML value: {error}.")
+            problems.append(f"{key}: {brief(text)} cannot be read as a YAML value: {error}.")
             continue
         for part in reversed(key.split(".")):
             value = {part: value}

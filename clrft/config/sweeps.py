@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import MAPPING, SWEEP, SWEEP_OTHERS, check_fields, list_of
+from clrft.config.records import Parts, Plan, check_fields
 from clrft.config.run_config import RunConfig, Values, build_config, merge, parse_overrides
 from clrft.utils.files import config_root, safe_name
-from clrft.utils.plain import read_yaml, shown
-from task_streams.errors import UserError, unknown_name
+from clrft.utils.plain import read_yaml
+from task_streams.errors import UserError, brief, unknown_name
 from task_streams.scenarios.order_seeds import order_seeds
 
 AXES = ("seeds", "streams", "models", "methods")
@@ -36,12 +36,12 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
     plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
-    check_fields(f"sweep {name!r}", plan, {}, {"parts": list_of(MAPPING)})
+    check_fields(f"sweep {name!r}", plan, Parts)
     parts = [with_seeds(merge(plan, part)) for part in plan.pop("parts", [{}])]
     problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
     needed = ("streams", "methods", "seeds")
     problems += [
-        f"sweep {name!r}: {key} is {shown(part[key])}, expected a list, e.g. {key}=[{shown(part[key])}]."
+        f"sweep {name!r}: {key} is {brief(part[key])}, expected a list, e.g. {key}=[{brief(part[key])}]."
         for part in parts
         for key in (*needed, "models")
         if part.get(key) and not isinstance(part[key], list)
@@ -50,7 +50,7 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
     if problems:
         raise UserError(*dict.fromkeys(problems))
     for part in parts:
-        check_fields(f"sweep {name!r}", part, SWEEP, SWEEP_OTHERS)
+        check_fields(f"sweep {name!r}", part, Plan)
     check_number(name, parts)
     parts = [{**part, "seeds": part["seeds"][:orders]} for part in parts]
     cells = [cell for part in parts for cell in checked_cells(part, overrides)]

@@ -17,12 +17,12 @@ from PIL import Image
 
 from clrft.analysis.compare import FLOOR, Comparison, Group
 from clrft.analysis.table import DASH, Column, Sentence, Table, text_cells
-from clrft.config.typed import typed_section
 from clrft.report.parts import Block, Part, Section, Subject, missing
 from clrft.runs.read import RunRecord
 from clrft.utils.plain import section_of
 from eval.evaluate import Prediction
 from task_streams import STREAMS, Workspace, build_stream
+from task_streams.config import typed_section
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.records import Damaged

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clrft.config.records import LEAST_APPLIED, METHOD_STATE, TRAINING, TRAINING_OTHERS, read_record, read_steps
+from clrft.config.records import LEAST_APPLIED, MethodState, Training, read_record, read_steps
 from clrft.runs.layout import (
     ANCHOR_FILE,
     DRIFT_FILE,
@@ -163,7 +163,7 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
     Raises:
         UserError: the state is damaged, or of another method or task.
     """
-    state = read_record(folder / STATE_FILE, SCHEMA, METHOD_STATE)
+    state = read_record(folder / STATE_FILE, SCHEMA, MethodState)
     found = (state.get("method"), state.get("task"))
     if found != (method.name, stage):
         raise UserError(
@@ -222,7 +222,7 @@ def read_training(folder: Path) -> LeftTraining:
         Damaged: they are missing or were changed.
     """
     try:
-        training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
+        training = read_record(folder / TRAINING_FILE, SCHEMA, Training)
         found = sha256_file(folder / STEPS_FILE)
     except (UserError, OSError) as error:
         raise Damaged(str(error)) from error

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import LIST, MANIFEST, MANIFEST_OTHERS, METHOD_STATE, read_record, read_stage
+from clrft.config.records import Manifest, ManifestWithTasks, MethodState, read_record, read_stage
 from clrft.config.retired import CONFIG_FILE, in_todays_words, saved_settings
 from clrft.config.run_config import (
     LABELLED,
@@ -129,7 +129,7 @@ def read_source(folder: Path, stage: int) -> Source:
     Raises:
         UserError: it is no stage between the base and the last, not finished, or has no weights.
     """
-    manifest = read_record(folder / "manifest.json", None, {**MANIFEST, "tasks": LIST}, MANIFEST_OTHERS)
+    manifest = read_record(folder / "manifest.json", None, ManifestWithTasks)
     written = read_yaml(folder / CONFIG_FILE)
     config = with_defaults(in_todays_words(written))
     tasks = len(manifest["tasks"])
@@ -310,7 +310,7 @@ def check_same_fork(source: Source, config: RunConfig) -> None:
     file = config.folder / "manifest.json"
     if not file.exists():
         return
-    there, asked = origins_of(config.folder, read_record(file, None, MANIFEST, MANIFEST_OTHERS)), source.lineage()
+    there, asked = origins_of(config.folder, read_record(file, None, Manifest)), source.lineage()
     if [one.identity for one in there] != [one.identity for one in asked]:
         found = f"a fork of {there[-1].run}@task{there[-1].stage}" if there else "a run that is no fork"
         raise UserError(
@@ -324,7 +324,7 @@ FIRST_OF_WEIGHTS = "the policy after the first task, from the weights of task_01
 
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
     """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
-    state = read_record(source.stage_folder() / STATE_FILE, SCHEMA, METHOD_STATE)
+    state = read_record(source.stage_folder() / STATE_FILE, SCHEMA, MethodState)
     plugins = plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))])
     then = source.manifest.get("plugins") or {}
     if state["method"] != method.name or sorted(plugins.values()) != sorted(then.values()):

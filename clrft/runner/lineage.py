@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import LINEAGE, read_record
+from clrft.config.records import Lineage, read_record
 from clrft.config.retired import CONFIG_FILE
 from clrft.config.run_config import RunConfig
 from clrft.runs.fork_history import Origin
@@ -52,7 +52,7 @@ def learned_files(folder: Path) -> list[Path]:
 
 def identity_of(run: Path, stage: int) -> str:
     """Identity of a finished stage."""
-    return str(read_record(stage_folder(run, stage) / FILE, SCHEMA, LINEAGE)["identity"])
+    return str(read_record(stage_folder(run, stage) / FILE, SCHEMA, Lineage)["identity"])
 
 
 def check_lineage(
@@ -73,7 +73,7 @@ def check_lineage(
     parent = ROOT
     for stage in stages:
         file = stage_folder(run, stage) / FILE
-        facts = read_record(file, SCHEMA, LINEAGE)
+        facts = read_record(file, SCHEMA, Lineage)
         stated = facts.pop("identity", None)
         origin = next((one for one in origins if stage <= one.stage), None)  # whose stage it is; None: the run's own
         expected = {
@@ -104,7 +104,7 @@ def check_left(folder: Path, parent: str) -> None:
     Raises:
         UserError: which differs, what was found and what is expected.
     """
-    facts = read_record(folder / FILE, SCHEMA, LINEAGE)
+    facts = read_record(folder / FILE, SCHEMA, Lineage)
     advice = f"Remove {folder} to train this task again."
     if facts["parent"] != parent:
         raise UserError(f"{folder / FILE}: parent is {short(facts['parent'])}, expected {short(parent)}.", advice)
@@ -117,7 +117,7 @@ def check_stage(run: Path, stage: int, origin: Origin | None = None) -> None:
     Raises:
         UserError: names every file that is missing, changed or new.
     """
-    facts = read_record(stage_folder(run, stage) / FILE, SCHEMA, LINEAGE)
+    facts = read_record(stage_folder(run, stage) / FILE, SCHEMA, Lineage)
     check_files(stage_folder(run, stage), facts["files"], remedy(run, stage, origin))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clrft.config.records import STATE, read_record
+from clrft.config.records import Unfinished, read_record
 from clrft.runs.layout import UNFINISHED
 from clrft.utils.files import clean_partials, digest, remove, sha256_file, whole_folder, write_json_atomic
 from methods.training.state import TrainingState
@@ -123,7 +123,7 @@ class PartialCheckpoint:
             remove(old)
 
     def _read(self, folder: Path) -> TrainingState:
-        head = read_record(folder / VALUES, SCHEMA, STATE)
+        head = read_record(folder / VALUES, SCHEMA, Unfinished)
         stated = head.pop("digest")
         if stated != digest(head):
             raise UserError(f"{VALUES} has the digest {stated[:12]}, expected {digest(head)[:12]}; it was changed.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.base_model import default_model_path
-from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
+from clrft.config.records import Manifest, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import Longest
 from clrft.runner.fork import Source
@@ -196,7 +196,7 @@ def feed_of(config: RunConfig, processor: Any, source: Source | None) -> Feed:
     """
     begun = config.folder / "manifest.json"
     if begun.exists():
-        known: Mapping[str, Any] = read_record(begun, None, MANIFEST, MANIFEST_OTHERS)
+        known: Mapping[str, Any] = read_record(begun, None, Manifest)
     else:
         known = source.manifest if source is not None else {}
     return known.get("feed") or preferred_feed(processor)
@@ -212,7 +212,7 @@ def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> 
     """
     begun = config.folder / "manifest.json"
     if begun.exists():
-        return str(read_record(begun, None, MANIFEST, MANIFEST_OTHERS)["model"].get("optimizer", PLAIN))
+        return str(read_record(begun, None, Manifest)["model"].get("optimizer", PLAIN))
     if source is None:
         return affordable(config, longest)
     known = str(source.manifest["model"].get("optimizer", PLAIN))

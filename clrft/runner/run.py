@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
+from clrft.config.records import Manifest, read_record
 from clrft.config.run_config import RunConfig
 from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
@@ -116,7 +116,7 @@ def open_folder(state: Run) -> dict[str, Any]:
     """Check that the run folder is this run's, and take up what its manifest says; returns the manifest."""
     manifest = manifest_of(state)
     state.data = manifest["data"]
-    saved = read_record(state.folder / "manifest.json", None, MANIFEST, MANIFEST_OTHERS)
+    saved = read_record(state.folder / "manifest.json", None, Manifest)
     check_same_data(state.folder, saved, manifest)
     check_same_plugins(state.folder, saved, manifest)
     state.carry, state.origins = saved.get("carry", {}), origins_of(state.folder, saved)

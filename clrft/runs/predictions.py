@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from clrft.config.records import TEXT, WHOLE, or_null, read_rows
+from clrft.config.records import Answer, read_rows
 from eval.evaluate import Prediction
 from task_streams.errors import UserError
-
-FIELDS = {"stage": WHOLE, "task": WHOLE, "key": TEXT, "label": TEXT, "completion": TEXT, "answer": or_null(TEXT)}
 
 
 def predictions_file(folder: Path, stage: int) -> Path:
@@ -22,7 +20,7 @@ def read_predictions(folder: Path, stage: int) -> Iterator[Prediction]:
         UserError: the file is missing or damaged, or holds an answer made after another stage.
     """
     path = predictions_file(folder, stage)
-    for row in read_rows(path, FIELDS):
+    for row in read_rows(path, Answer):
         prediction = Prediction.from_json(row)
         if prediction.stage != stage:
             made = f"{path} holds an answer made after task {prediction.stage}"

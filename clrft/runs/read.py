@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clrft.config.records import (
-    MANIFEST,
-    MANIFEST_OTHERS,
-    MAPPING,
-    METRIC,
+    Manifest,
+    MetricRows,
+    Metrics,
     check_fields,
     read_record,
     read_stage,
@@ -115,7 +114,7 @@ def read_run(folder: Path) -> RunRecord:
     if fault is not None:
         raise UserError(str(fault))
     check_inside(folder)
-    manifest = read_record(folder / "manifest.json", SCHEMA, MANIFEST, MANIFEST_OTHERS)
+    manifest = read_record(folder / "manifest.json", SCHEMA, Manifest)
     for name in ("stream", "method"):
         safe_name(manifest[name])
     origins_of(folder, manifest)  # refuses a damaged one
@@ -216,9 +215,9 @@ def _missing(path: Path) -> str:
 
 def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
     """Metrics of the file, which must agree with the matrix; those that the file lacks are computed."""
-    rows = read_record(path, SCHEMA, {"metrics": MAPPING})["metrics"]
+    rows = read_record(path, SCHEMA, Metrics)["metrics"]
     try:
-        check_fields(path, rows, dict.fromkeys(rows, METRIC))
+        check_fields(path, rows, MetricRows)
         stored = {key: Value(row["value"], row["reason"]) for key, row in rows.items()}
     except ValueError as error:  # a number and a reason, or neither
         raise UserError(f"{path}: damaged metrics: {error}.") from error

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from clrft.config.records import NUMBER, by_name, read_record
+from clrft.config.records import Seconds, read_record
 from clrft.config.run_config import RunConfig, parse_overrides
 from clrft.config.sweeps import load_sweep
 from clrft.runner.outcome import failure_of, is_complete, is_done
@@ -145,7 +145,7 @@ def measured(folder: Path) -> dict[int, float]:
 
 def seconds_of(path: Path) -> dict[str, float]:
     """Seconds of a finished stage, by activity; UserError for a damaged record."""
-    return dict(read_record(path, None, {}, {"seconds": by_name(NUMBER)}).get("seconds", {}))
+    return dict(read_record(path, None, Seconds).get("seconds", {}))
 
 
 def manifest_tasks(folder: Path) -> int | None:

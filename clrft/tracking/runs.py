@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clrft.config.records import MARK, changed_files, is_number, read_record, read_stage, read_steps
+from clrft.config.records import Mark, changed_files, read_record, read_stage, read_steps
 from clrft.runs.read import read_run
 from clrft.tracking.mlflow_run import Facts, MlflowRun
 from clrft.tracking.queue import CallQueue
@@ -263,7 +263,9 @@ def task_facts(folder: Path) -> Facts:
     figures = {f"accuracy/task_{int(j):02d}": value for j, value in record["accuracy"].items()}
     figures["accuracy/pooled"] = record.get("pooled")
     figures |= {f"probe/{name}": value for name, value in record.get("probe", {}).items()}
-    figures |= {f"drift/{name}": value for name, value in record.get("drift", {}).items() if is_number(value)}
+    figures |= {
+        f"drift/{name}": value for name, value in record.get("drift", {}).items() if isinstance(value, int | float)
+    }
     figures |= {f"seconds/{name}": value for name, value in record.get("seconds", {}).items()}
     figures |= record.get("peak_memory_mb", {})
     points = _points(figures, _milliseconds(folder / METRICS_FILE))
@@ -296,20 +298,20 @@ def identity(folder: Path, make: bool = True) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():  # of two machines that make it at once, one's stays
         write_first(path, json.dumps({"schema": SCHEMA, "identity": uuid.uuid4().hex}, indent=2) + "\n")
-    return str(read_record(path, SCHEMA, MARK)["identity"])
+    return str(read_record(path, SCHEMA, Mark)["identity"])
 
 
 def mark(folder: Path, complete: bool = True) -> None:
     """Remember in a run folder whether the store has all of it."""
     with locked(folder / ".mlflow.lock"):
-        known = read_record(folder / "mlflow.json", SCHEMA, MARK)
+        known = read_record(folder / "mlflow.json", SCHEMA, Mark)
         write_json_atomic(folder / "mlflow.json", {**known, "complete": complete})
 
 
 def is_marked(folder: Path) -> bool:
     """Whether ``mark`` was called for a run folder."""
     path = folder / "mlflow.json"
-    return path.exists() and read_record(path, SCHEMA, MARK).get("complete") is True
+    return path.exists() and read_record(path, SCHEMA, Mark).get("complete") is True
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record, read_stage
+from clrft.config.records import Manifest, read_record, read_stage
 from clrft.tracking.mlflow_run import SETTINGS, Added, Facts, in_words
 from clrft.tracking.runs import (
     ERROR_FILE,
@@ -84,7 +84,7 @@ def feed_run(store: Store, folder: Path, dry: bool = False) -> Added:
     check_inside(folder)
     name, done = folder.resolve().name, (folder / METRICS_FILE).is_file()
     status: Status = "FINISHED" if done else "FAILED" if (folder / ERROR_FILE).is_file() else "KILLED"
-    tags = manifest_tags(read_record(folder / "manifest.json", None, MANIFEST, MANIFEST_OTHERS))
+    tags = manifest_tags(read_record(folder / "manifest.json", None, Manifest))
     sweep = sweep_run(store, identity(folder.parent, not dry), folder.resolve().parent.name)
     cell = cell_run(sweep, identity(folder, not dry), name, read_yaml(folder / "config.yaml"), tags)
     if not dry and sweep.look() is None:

@@ -14,15 +14,13 @@ from typing import Any
 
 import yaml
 
-from task_streams.errors import UserError
+from task_streams.errors import PLAIN, UserError, brief
 
 SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")  # of a configuration
 DEEPEST = 40  # levels of nesting
 MOST = 1_000_000  # values in one text, those behind aliases counted each time
-LONGEST_SHOWN = 80  # characters of a value in a sentence
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a character: it can't be written
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # also what no setting has; an answer may
-_PLAIN = (str, int, float, bool, type(None))
 _OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
 
 
@@ -71,7 +69,7 @@ def from_yaml(text: str) -> Any:
         ValueError,
         OverflowError,
     ) as error:  # of the loader: a tag and its text disagree
-        raise ValueError(f"a value is not what its tag says ({shown(str(error))})") from error
+        raise ValueError(f"a value is not what its tag says ({brief(str(error))})") from error
     check_plain(value, _CONTROL)
     return value
 
@@ -111,27 +109,14 @@ def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
         if isinstance(one, dict):
             keys = [key for key in one if not isinstance(key, str)]
             if keys:
-                raise ValueError(f"the key {shown(keys[0])} is no text")
+                raise ValueError(f"the key {brief(keys[0])} is no text")
             waiting += [(part, depth + 1) for part in (*one, *one.values())]
         elif isinstance(one, list):
             waiting += [(part, depth + 1) for part in one]
-        elif not isinstance(one, _PLAIN):
-            raise ValueError(f"{shown(one)} is no plain value")
+        elif not isinstance(one, PLAIN):
+            raise ValueError(f"{brief(one)} is no plain value")
         elif isinstance(one, str) and (found := unfit.search(one)):
-            raise ValueError(f"{shown(one)} has the character {found[0]!r}")
-
-
-def shown(value: Any) -> str:
-    """A value as it stands in a sentence: short, however large it is."""
-    text = repr(value) if isinstance(value, _PLAIN) and not _is_huge(value) else f"a {type(value).__name__}"
-    if isinstance(value, dict | list) and len(value) <= LONGEST_SHOWN and all(isinstance(one, _PLAIN) for one in value):
-        text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
-
-def _is_huge(value: Any) -> bool:
-    """Whether a number is too long to be written out."""
-    return isinstance(value, int) and abs(value) >= 10**100
+            raise ValueError(f"{brief(one)} has the character {found[0]!r}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -149,7 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # bad UTF-8 among them
         raise UserError(f"cannot read config file {str(path)!r}: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"config file {str(path)!r}: expected sections ({', '.join(SECTIONS)}), got {shown(values)}.")
+        raise UserError(f"config file {str(path)!r}: expected sections ({', '.join(SECTIONS)}), got {brief(values)}.")
     return values
 
 
@@ -161,7 +146,7 @@ def section_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     found = values.get(name)
     if found is not None and not isinstance(found, Mapping):
-        raise UserError(f"{name}: got {shown(found)}, expected settings by name (e.g. {name}: {{…}}).")
+        raise UserError(f"{name}: got {brief(found)}, expected settings by name (e.g. {name}: {{…}}).")
     return dict(found or {})
 
 
@@ -191,5 +176,5 @@ def plugins_of(values: Mapping[str, Any]) -> list[str]:
     """
     files = section_of(values, "run").get("plugins")
     if files is not None and not (isinstance(files, list | tuple) and all(isinstance(one, str) for one in files)):
-        raise UserError(f"run.plugins: got {shown(files)}, expected a list of Python files.")
+        raise UserError(f"run.plugins: got {brief(files)}, expected a list of Python files.")
     return list(files or ())

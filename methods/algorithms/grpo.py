@@ -4,41 +4,33 @@ Clipped policy loss with a k3 KL term to the base (not to the previous task), gr
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from methods.base import Method, Need
-from methods.settings import ABOVE_0, ABOVE_0_TO_1, FROM_0, WHOLE_FROM_1, check
+from task_streams.config import Count, PositiveShare, Settings
+
+MORE = "a whole number from 2: advantages compare completions of one prompt with each other"
+Group = Annotated[int, Field(ge=2, title=MORE)]
 
 
 @dataclass(frozen=True)
-class GrpoConfig:
+class GrpoConfig(Settings):
     """Settings of GRPO; defaults of RaPO (arXiv 2605.09640): G its paper's, the others its released code's."""
 
-    group_size: int = 8
+    group_size: Group = 8
     """Completions per prompt, G (at least 2)."""
-    kl: float = 2e-3
+    kl: NonNegativeFloat = 2e-3
     """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
-    clip: float = 0.2
+    clip: PositiveFloat = 0.2
     """Clipping range of the policy ratio (above 0)."""
-    updates_per_batch: int = 1
+    updates_per_batch: Count = 1
     """Optimizer steps on each batch of rollouts (at least 1): with one, no ratio leaves 1 and no clipping acts."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Sampling temperature of rollouts (above 0)."""
-    top_p: float = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus of rollout sampling, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        check(
-            self,
-            group_size=(
-                self.group_size >= 2,
-                "a whole number from 2: advantages compare completions of one prompt with each other",
-            ),
-            kl=FROM_0,
-            clip=ABOVE_0,
-            updates_per_batch=WHOLE_FROM_1,
-            temperature=ABOVE_0,
-            top_p=ABOVE_0_TO_1,
-        )
 
 
 class Grpo(Method):

@@ -12,18 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat, PositiveFloat
+
 from methods.advantage import centred
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import Rollouts
 from methods.lazy import Tensor
-from methods.settings import ABOVE_0, check
 
 
 @dataclass(frozen=True)
 class KlFreeConfig(GrpoConfig):
     """GRPO's settings, without a KL term unless one is asked for; those of Dr. GRPO."""
 
-    kl: float = 0.0
+    kl: NonNegativeFloat = 0.0
     """Coefficient of the k3 KL term to the base (0: no reference model is kept)."""
 
 
@@ -31,12 +32,8 @@ class KlFreeConfig(GrpoConfig):
 class TwoClipsConfig(KlFreeConfig):
     """Settings with one clipping range below 1, ``clip``, and another above."""
 
-    clip_high: float = 0.28
+    clip_high: PositiveFloat = 0.28
     """Clipping range above 1 (above 0)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, clip_high=ABOVE_0)
 
 
 class DrGrpo(Grpo):
@@ -84,9 +81,9 @@ class Dapo(Grpo):
 class GspoConfig(TwoClipsConfig):
     """Settings of GSPO."""
 
-    clip: float = 3e-4
+    clip: PositiveFloat = 3e-4
     """Clipping range of a sequence's ratio below 1 (above 0); a mean over its tokens, hence so small."""
-    clip_high: float = 4e-4
+    clip_high: PositiveFloat = 4e-4
     """Clipping range of a sequence's ratio above 1 (above 0)."""
 
 
@@ -108,14 +105,10 @@ class Gspo(Grpo):
 class SapoConfig(KlFreeConfig):
     """Settings of SAPO; ``clip`` has no effect."""
 
-    temperature_positive: float = 1.0
+    temperature_positive: PositiveFloat = 1.0
     """Sharpness of the soft gate on ratios where the advantage is positive (above 0)."""
-    temperature_negative: float = 1.05
+    temperature_negative: PositiveFloat = 1.05
     """Sharpness of the soft gate on ratios where the advantage is not positive (above 0)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, temperature_positive=ABOVE_0, temperature_negative=ABOVE_0)
 
 
 class Sapo(Grpo):

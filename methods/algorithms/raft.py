@@ -6,47 +6,35 @@ RAFT, arXiv 2304.06767. Right means: right as a whole and well-formed. Boxes are
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat
 
 from eval.score import score
 from methods.algorithms.sft import SftConfig
 from methods.base import Method, TaskContext
 from methods.model.config import Decoding
-from methods.settings import ABOVE_0, ABOVE_0_TO_1, WHOLE_FROM_0, WHOLE_FROM_1, check, one_of, or_null
+from task_streams.config import Count, PositiveShare
 from task_streams.errors import UserError
 from task_streams.prompt import request, target_text
-
-UNSOLVED = ("drop", "target")
 
 
 @dataclass(frozen=True)
 class RaftConfig(SftConfig):
     """Settings of iterated self-SFT."""
 
-    answers: int = 5
+    answers: Count = 5
     """Answers that are sampled for each example, n (at least 1)."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Sampling temperature (above 0)."""
-    top_p: float = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus of the sampling, in (0, 1]."""
-    refresh: int | None = None
+    refresh: NonNegativeInt | None = None
     """Updates after which is sampled anew (0: once per task; null: on every pass over the kept answers)."""
-    unsolved: str = "drop"
+    unsolved: Literal["drop", "target"] = "drop"
     """An example without a right answer is left out (drop) or learned from its label (target)."""
-    sampled_together: int = 40
+    sampled_together: Count = 40
     """Answers that are sampled in one batch (at least 1); changes memory and the draws."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(
-            self,
-            answers=WHOLE_FROM_1,
-            temperature=ABOVE_0,
-            top_p=ABOVE_0_TO_1,
-            refresh=or_null(WHOLE_FROM_0),
-            unsolved=one_of(UNSOLVED),
-            sampled_together=WHOLE_FROM_1,
-        )
 
 
 class Raft(Method):

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from methods.algorithms.grpo import GrpoConfig
+from pydantic import Field, NonNegativeFloat
+
+from methods.algorithms.grpo import Group, GrpoConfig
+from methods.algorithms.sft import Thought
 from methods.base import LossContext, Method, Need, Rollouts, TaskContext
 from methods.costs.flops import TRAINED_ADAPTER
 from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import trained_weights
-from methods.settings import UNIT, check
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
+from task_streams.config import Share
 from task_streams.prompt import THOUGHTS, Request, request, target_text
 from task_streams.types import Example
 
@@ -32,25 +35,18 @@ TEACHER = "teacher"
 class SdftConfig(GrpoConfig):
     """Settings of self-distillation; those of rollouts are GRPO's."""
 
-    group_size: int = 2
+    group_size: Group = 2
     """Replies that are sampled for each prompt (at least 2)."""
-    kl: float = 0.0
+    kl: NonNegativeFloat = 0.0
     """Coefficient of a k3 KL term to the base (0: none, as in the paper)."""
-    average: float = 0.01
+    average: Share = 0.01
     """Share alpha of the policy's weights that the teacher takes over at each update, in [0, 1]."""
-    thought: str = THOUGHTS[0]
+    thought: Thought = THOUGHTS[0]
     """Wording of the thought in the reply that the teacher is shown, with {label} in it."""
-    demonstration: str = " Here is an example of a good reply: {reply} Now give a reply of your own."
+    demonstration: Annotated[str, Field(pattern=r"\{reply\}", title="a text that contains {reply}")] = (
+        " Here is an example of a good reply: {reply} Now give a reply of your own."
+    )
     """What the teacher's prompt has behind the question, with {reply} in it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(
-            self,
-            average=UNIT,
-            thought=("{label}" in self.thought, "a wording that contains {label}"),
-            demonstration=("{reply}" in self.demonstration, "a text that contains {reply}"),
-        )
 
 
 class Sdft(Method):

@@ -4,21 +4,23 @@ The wording of the thought should be one that the base model itself uses: a fore
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from methods.base import Method
-from methods.settings import check
+from task_streams.config import Settings
 from task_streams.prompt import THOUGHTS
+
+Thought = Annotated[str, Field(pattern=r"\{label\}", title="a wording that contains {label}")]
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(Settings):
     """Settings of supervised fine-tuning."""
 
-    thought: str = THOUGHTS[0]
+    thought: Thought = THOUGHTS[0]
     """Wording of the thought in the targets, with {label} in it."""
-
-    def __post_init__(self) -> None:
-        check(self, thought=("{label}" in self.thought, "a wording that contains {label}"))
 
 
 class Sft(Method):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from methods.lazy import torch
-from methods.settings import WHOLE_FROM_1, check, one_of, or_null
+from task_streams.config import Count, Settings
 from task_streams.errors import UserError
-from task_streams.prompt import PLACES
-
-DTYPES = ("float32", "bfloat16", "float16")
-ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,52 +22,41 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Which checkpoint is trained, how it is held in memory, and what of it is trained."""
 
     path: str | None = None
     """Checkpoint folder or hub id of any AutoModelForImageTextToText; null for the embedded tiny model."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type to compute in: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
-    attention: str = "auto"
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto (FlashAttention-2 if it can run, else SDPA; recorded), flash_attention_2, sdpa or eager."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto (a GPU if there is one), cpu or cuda."""
-    adapter: str = "none"
+    adapter: Literal["none", "lora"] = "none"
     """none (full fine-tuning, vision tower included) or lora."""
-    lora_rank: int = 16
+    lora_rank: Count = 16
     """Rank of the adapter (at least 1)."""
-    lora_alpha: int = 32
+    lora_alpha: Count = 32
     """Scale of the adapter (at least 1)."""
     lora_targets: str = "all-linear"
     """Modules that get an adapter: all-linear, or a regular expression over module names."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    min_pixels: int | None = None
+    min_pixels: Count | None = None
     """Images are enlarged to at least this many pixels; null keeps the checkpoint's own limit."""
-    max_pixels: int | None = None
+    max_pixels: Count | None = None
     """Images are shrunk to at most this many pixels; null keeps the checkpoint's own limit."""
-    media: str = "first"
+    media: Literal["first", "last"] = "first"
     """Where images and clips stand in a prompt: first, or last, behind a class list that is then computed once."""
-    anchor_memory: str = "device"
+    anchor_memory: Literal["device", "cpu"] = "device"
     """Where full-weight anchor and reference rest between uses: device or cpu."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
         low, high = self.min_pixels, self.max_pixels
-        check(
-            self,
-            "model",
-            dtype=(self.dtype in ("auto", *DTYPES), f"auto or one of {', '.join(DTYPES)}"),
-            attention=one_of(ATTENTION),
-            device=(self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-            adapter=(self.adapter in ("none", "lora"), "none or lora"),
-            lora_rank=WHOLE_FROM_1,
-            lora_alpha=WHOLE_FROM_1,
-            min_pixels=or_null(WHOLE_FROM_1),
-            max_pixels=(high is None or high >= max(1, low or 1), "a whole number not below model.min_pixels, or null"),
-            media=(self.media in PLACES, " or ".join(PLACES)),
-            anchor_memory=(self.anchor_memory in ("device", "cpu"), "device or cpu"),
-        )
+        if low is None or high is None or low <= high:
+            return []
+        return [f"max_pixels: got {high}, expected a whole number not below model.min_pixels, or null."]
 
 
 def choose_device(config: ModelConfig) -> torch.device:

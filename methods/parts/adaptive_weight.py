@@ -13,35 +13,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat, PositiveFloat
+
 from methods.advantage import centred
 from methods.base import Method, Need, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
 from methods.parts.retention import retention_of
-from methods.settings import ABOVE_0, FROM_0, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class AdaptiveWeightConfig:
+class AdaptiveWeightConfig(Settings):
     """Settings of the learned weight."""
 
-    initial: float = 0.5
+    initial: NonNegativeFloat = 0.5
     """Weight lambda at first (0 to ``most``)."""
-    most: float = 2.0
+    most: PositiveFloat = 2.0
     """Upper bound of the weight (above 0)."""
-    rate: float = 0.05
+    rate: NonNegativeFloat = 0.05
     """How far one step can move the weight (0 or more)."""
-    sharpness: float = 20.0
+    sharpness: PositiveFloat = 20.0
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
 
-    def __post_init__(self) -> None:
-        check(
-            self,
-            most=ABOVE_0,
-            initial=(0 <= self.initial <= max(self.most, 0), "a number from 0 to most"),
-            rate=FROM_0,
-            sharpness=ABOVE_0,
-        )
+    def problems(self) -> list[str]:
+        return [] if self.initial <= self.most else [f"initial: got {self.initial}, expected a number from 0 to most."]
 
 
 class AdaptiveWeight(Method):

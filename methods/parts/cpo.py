@@ -10,23 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, no_grad, torch
 from methods.model.weights import copied_weights, trained_weights
-from methods.settings import FROM_0, check
+from task_streams.config import PositiveShare, Settings
 
 
 @dataclass(frozen=True)
-class CpoConfig:
+class CpoConfig(Settings):
     """Settings of CPO's penalty."""
 
-    strength: float = 10.0
+    strength: NonNegativeFloat = 10.0
     """Coefficient lambda (0 or more); the paper's range is 1 to 100."""
-    share: float = 0.1
+    share: PositiveShare = 0.1
     """Share of each tensor's weights that a task adds to those that are held, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=FROM_0, share=(0 < self.share <= 1, "a number in (0, 1]"))
 
 
 class Cpo(Method):

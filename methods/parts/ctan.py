@@ -8,12 +8,14 @@ code does where the two differ. A value given by name wins over the preset's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from methods.advantage import GROUP_EPSILON, RunningScale, group_advantages, guarded, scaled_advantages
 from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import ABOVE_0, FROM_0, UNIT_OPEN, WHOLE_FROM_1, Allowed, check, one_of, or_none
+from task_streams.config import Count, Momentum, Settings
 
 # Where paper and released code differ; "not stated" in the paper is marked.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -36,50 +38,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "group_epsilon": 1e-6,
     },
 }
-ALLOWED: dict[str, Allowed] = {
-    "preset": one_of(tuple(PRESETS)),
-    "scale_momentum": UNIT_OPEN,
-    "scale_init_above": FROM_0,
-    "scale_init_batches": WHOLE_FROM_1,
-    "ctan_from_task": Allowed("from 1", or_none(WHOLE_FROM_1).holds),
-    "boundary": Allowed("carry or last_batch", lambda value: value in (None, "carry", "last_batch")),
-    "scale_floor": or_none(FROM_0),
-    "guard": or_none(FROM_0),
-    "epsilon": or_none(ABOVE_0),
-    "group_epsilon": or_none(ABOVE_0),
-}
 WARMUP_MOMENTA = (0.9, 0.9495)  # the released code's first two steps of each task
 
 
 @dataclass(frozen=True)
-class CtanConfig:
+class CtanConfig(Settings):
     """Settings of the running scale; null stands for the preset's value."""
 
-    preset: str = "paper"
+    preset: Literal["paper", "released_code"] = "paper"
     """paper or released_code: which of the two decides where they differ."""
-    scale_momentum: float = 0.999
+    scale_momentum: Momentum = 0.999
     """Momentum beta of the running scale, in [0, 1)."""
-    scale_init_above: float = 0.01
+    scale_init_above: NonNegativeFloat = 0.01
     """The first batch whose reward deviation exceeds this initialises the scale (0 or more)."""
-    scale_init_batches: int = 1
+    scale_init_batches: Count = 1
     """Warm start: the scale is the plain mean of the first so many such batches' deviations (1 or more)."""
-    ctan_from_task: int | None = None
+    ctan_from_task: Count | None = None
     """First task whose advantages use the running scale (from 1)."""
     momentum_warmup: bool | None = None
     """Start each task with momenta 0.9, 0.9495 before the full one."""
-    boundary: str | None = None
+    boundary: Literal["carry", "last_batch"] | None = None
     """At a task boundary: carry (keep the scale) or last_batch (replace it by the last batch's deviation)."""
-    scale_floor: float | None = None
+    scale_floor: NonNegativeFloat | None = None
     """Lower bound of the running scale where it is used (0: none)."""
-    guard: float | None = None
+    guard: NonNegativeFloat | None = None
     """A group with any advantage beyond this falls back to its own deviation (0: no guard)."""
-    epsilon: float | None = None
+    epsilon: PositiveFloat | None = None
     """Added to the running scale in the division (above 0)."""
-    group_epsilon: float | None = None
+    group_epsilon: PositiveFloat | None = None
     """Added to a group's own deviation where that is divided by (above 0)."""
-
-    def __post_init__(self) -> None:
-        check(self, **ALLOWED)
 
     def resolved(self) -> dict[str, Any]:
         """The preset's values with those given by name on top."""

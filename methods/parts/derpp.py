@@ -12,30 +12,29 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, ClassVar
 
+from pydantic import NonNegativeFloat
+
 from methods.base import Family, LossContext, Method, Need, ReplayPlan, TaskContext
 from methods.lazy import Tensor, no_grad, torch
-from methods.settings import FROM_0, WHOLE_FROM_1, check
 from methods.training.targets import completion_logits, mean_over_completions, target_inputs
+from task_streams.config import Count, Settings
 from task_streams.prompt import request, target_text
 from task_streams.scenarios.draw import shuffled
 from task_streams.types import Example
 
 
 @dataclass(frozen=True)
-class DerppConfig:
+class DerppConfig(Settings):
     """Settings of DER++."""
 
-    items: int = 100
+    items: Count = 100
     """Examples of all earlier tasks together that are kept (at least 1)."""
-    logit_weight: float = 0.2
+    logit_weight: NonNegativeFloat = 0.2
     """Coefficient alpha of the squared distance to the stored logits (0 or more)."""
-    label_weight: float = 0.5
+    label_weight: NonNegativeFloat = 0.5
     """Coefficient beta of the cross-entropy on remembered labels (0 or more)."""
-    top: int = 64
+    top: Count = 64
     """Logits that are stored for each token, the largest (at least 1)."""
-
-    def __post_init__(self) -> None:
-        check(self, items=WHOLE_FROM_1, logit_weight=FROM_0, label_weight=FROM_0, top=WHOLE_FROM_1)
 
 
 @dataclass(frozen=True, slots=True)

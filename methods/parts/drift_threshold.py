@@ -9,24 +9,24 @@ drift. The paper does so "in the later tasks", which it does not number. All oth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from methods.base import Method, Need, Rollouts
 from methods.drift.log_ratio import mean_log_ratio
 from methods.lazy import Tensor, torch
-from methods.settings import WHOLE_FROM_2, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class DriftThresholdConfig:
+class DriftThresholdConfig(Settings):
     """Settings of the hard threshold."""
 
-    keep: str = "low"
+    keep: Literal["low", "high"] = "low"
     """Rollouts that keep their reward in an all-right group: low (KL up to the group's mean) or high (from it)."""
-    from_task: int = 2
+    from_task: Annotated[int, Field(ge=2)] = 2
     """First task whose rewards are changed (from 2: the first has no previous policy)."""
-
-    def __post_init__(self) -> None:
-        check(self, keep=(self.keep in ("low", "high"), "low or high"), from_task=WHOLE_FROM_2)
 
 
 class DriftThreshold(Method):

@@ -9,25 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from methods.base import LossContext, Method, Need, TaskContext
 from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
-from methods.settings import FROM_0, UNIT, WHOLE_FROM_1, check
+from task_streams.config import Count, Settings, Share
 
 
 @dataclass(frozen=True)
-class EwcConfig:
+class EwcConfig(Settings):
     """Settings of elastic weight consolidation."""
 
-    strength: float = 1000.0
+    strength: NonNegativeFloat = 1000.0
     """Coefficient lambda (0 or more)."""
-    decay: float = 0.9
+    decay: Share = 0.9
     """How much of the earlier tasks' Fisher information is kept at each task, gamma in [0, 1]."""
-    fisher_items: int = 64
+    fisher_items: Count = 64
     """Training examples from which a task's Fisher information is estimated (at least 1)."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=FROM_0, decay=UNIT, fisher_items=WHOLE_FROM_1)
 
 
 class Ewc(Method):

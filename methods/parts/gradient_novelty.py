@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.gradient_features import gradient_features
-from methods.settings import UNIT, check
+from task_streams.config import Settings, Share
 
 
 @dataclass(frozen=True)
-class GradientNoveltyConfig:
+class GradientNoveltyConfig(Settings):
     """Settings of gradient novelty."""
 
-    strength: float = 0.2
+    strength: Share = 0.2
     """How far the factor may be from 1, s in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=UNIT)
 
 
 class GradientNovelty(Method):

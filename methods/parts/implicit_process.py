@@ -15,23 +15,22 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, no_grad, torch
 from methods.parts.gradient_features import token_gradients
-from methods.settings import FROM_0, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class ImplicitProcessConfig:
+class ImplicitProcessConfig(Settings):
     """Settings of the implicit process reward."""
 
-    weight: float = 0.1
+    weight: NonNegativeFloat = 0.1
     """Weight of the process reward (0 or more)."""
-    rate: float = 0.5
+    rate: NonNegativeFloat = 0.5
     """Step of the process model on each batch of rollouts (0 or more); 1 moves a single pair apart by a half."""
-
-    def __post_init__(self) -> None:
-        check(self, weight=FROM_0, rate=FROM_0)
 
 
 class ImplicitProcess(Method):

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeFloat
+
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import FROM_0, check
+from task_streams.config import Settings
 from task_streams.errors import UserError
 from task_streams.prompt import answer_text
 
 
 @dataclass(frozen=True)
-class InformationGainConfig:
+class InformationGainConfig(Settings):
     """Settings of the information gain."""
 
-    weight: float = 0.5
+    weight: NonNegativeFloat = 0.5
     """Weight of the gain in probability, which lies between -1 and 1 (0 or more)."""
-
-    def __post_init__(self) -> None:
-        check(self, weight=FROM_0)
 
 
 class InformationGain(Method):

@@ -9,21 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor
 from methods.model.weights import copied_weights, trained_weights, weighted_distance
-from methods.settings import FROM_0, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class L2Config:
+class L2Config(Settings):
     """Settings of the L2 penalty."""
 
-    strength: float = 1.0
+    strength: NonNegativeFloat = 1.0
     """Coefficient lambda (0 or more)."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=FROM_0)
 
 
 class L2(Method):

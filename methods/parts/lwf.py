@@ -9,23 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import NonNegativeFloat, PositiveFloat
+
 from methods.base import Family, LossContext, Method, Need
 from methods.lazy import Tensor, torch
-from methods.settings import ABOVE_0, FROM_0, check
 from methods.training.targets import completion_logits, mean_over_completions
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class LwfConfig:
+class LwfConfig(Settings):
     """Settings of learning without forgetting; the paper's defaults."""
 
-    strength: float = 1.0
+    strength: NonNegativeFloat = 1.0
     """Coefficient lambda of the distillation (0 or more)."""
-    temperature: float = 2.0
+    temperature: PositiveFloat = 2.0
     """Temperature T that softens both policies' probabilities (above 0)."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=FROM_0, temperature=ABOVE_0)
 
 
 class Lwf(Method):

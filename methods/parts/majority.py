@@ -11,23 +11,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from pydantic import NonNegativeInt
+
 from eval.parse import parse_completion
 from methods.base import Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
-from methods.settings import WHOLE_FROM_0, check
+from task_streams.config import Settings
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 
 
 @dataclass(frozen=True)
-class MajorityConfig:
+class MajorityConfig(Settings):
     """Settings of the majority reward."""
 
-    labelled_tasks: int = 1
+    labelled_tasks: NonNegativeInt = 1
     """First tasks that keep the reward of their labels (0 or more); later ones are learned without."""
-
-    def __post_init__(self) -> None:
-        check(self, labelled_tasks=WHOLE_FROM_0)
 
 
 class Majority(Method):

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeFloat
+
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor
 from methods.parts.likeness import item_likeness, likeness_of
-from methods.settings import FROM_0, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class MatchingConfig:
+class MatchingConfig(Settings):
     """Settings of the matching reward."""
 
-    weight: float = 0.5
+    weight: NonNegativeFloat = 0.5
     """Credit of an answer whose items all match in full (0 or more)."""
-
-    def __post_init__(self) -> None:
-        check(self, weight=FROM_0)
 
 
 class Matching(Method):

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveFloat
+
 from methods.base import Method, Need, Rollouts
 from methods.lazy import Tensor
 from methods.parts.retention import retention_of
-from methods.settings import ABOVE_0, UNIT, check
+from task_streams.config import Settings, Share
 
 
 @dataclass(frozen=True)
-class MultiplicativeConfig:
+class MultiplicativeConfig(Settings):
     """Settings of multiplicative penalties."""
 
-    format_factor: float = 0.5
+    format_factor: Share = 0.5
     """Factor for a completion without any of the format, in [0, 1]; a part of the format costs a part of it."""
-    drift_factor: float = 0.5
+    drift_factor: Share = 0.5
     """Factor f that the greatest drift costs from task 2 on, in [0, 1]; 1: drift costs nothing, no anchor is kept."""
-    sharpness: float = 20.0
+    sharpness: PositiveFloat = 20.0
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
-
-    def __post_init__(self) -> None:
-        check(self, format_factor=UNIT, drift_factor=UNIT, sharpness=ABOVE_0)
 
 
 class Multiplicative(Method):

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from pydantic import NonNegativeFloat
+
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor, nn, no_grad, torch
 from methods.model.weights import trained_weights
-from methods.settings import FROM_0, WHOLE_FROM_1, check
+from task_streams.config import Count, Settings
 from task_streams.types import Task
 
 if TYPE_CHECKING:
@@ -36,16 +38,13 @@ _MASKS: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary(
 
 
 @dataclass(frozen=True)
-class OloraConfig:
+class OloraConfig(Settings):
     """Settings of O-LoRA."""
 
-    strength: float = 0.5
+    strength: NonNegativeFloat = 0.5
     """Coefficient lambda of the overlap with earlier tasks (0 or more)."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of each task's own adapter (at least 1); model.lora_rank must be this times the number of tasks."""
-
-    def __post_init__(self) -> None:
-        check(self, strength=FROM_0, rank=WHOLE_FROM_1)
 
 
 @dataclass(frozen=True, slots=True)

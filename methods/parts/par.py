@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveFloat
+
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
-from methods.settings import ABOVE_0, check
+from task_streams.config import Settings
 
 
 @dataclass(frozen=True)
-class ParConfig:
+class ParConfig(Settings):
     """Settings of preference as reward."""
 
-    sharpness: float = 1.0
+    sharpness: PositiveFloat = 1.0
     """Factor on the distance to a reference reward inside of the sigmoid (above 0)."""
-
-    def __post_init__(self) -> None:
-        check(self, sharpness=ABOVE_0)
 
 
 class Par(Method):

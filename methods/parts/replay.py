@@ -7,20 +7,17 @@ Source: experience replay as baselines use it, e.g. arXiv 1902.10486.
 from dataclasses import dataclass
 
 from methods.base import Method, Need, ReplayPlan
-from methods.settings import WHOLE_FROM_1, check
+from task_streams.config import Count, PartialShare, Settings
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Settings):
     """Settings of replay."""
 
-    items: int = 100
+    items: Count = 100
     """Examples of all earlier tasks together that are kept (at least 1)."""
-    share: float = 0.5
+    share: PartialShare = 0.5
     """Share of replayed examples in the batches, on average, in (0, 1)."""
-
-    def __post_init__(self) -> None:
-        check(self, items=WHOLE_FROM_1, share=(0 < self.share < 1, "a number in (0, 1)"))
 
 
 class Replay(Method):

@@ -9,29 +9,28 @@ it is on the mean of the task reward's components, and 0.75 asks of a class both
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any
+
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from methods.base import AnchorKind, AnchorRule, Method, Need, Rollouts
 from methods.drift.log_ratio import drift, retention_reward
 from methods.lazy import Tensor, torch
-from methods.settings import ABOVE_0, FROM_0, UNIT, UNIT_OPEN, check, one_of
+from task_streams.config import Momentum, Settings, Share
 
 
 @dataclass(frozen=True)
-class RetentionConfig:
+class RetentionConfig(Settings):
     """Settings of the retention reward."""
 
-    weight: float = 0.5
+    weight: NonNegativeFloat = 0.5
     """Weight lambda of the retention reward (0 or more)."""
-    sharpness: float = 20.0
+    sharpness: PositiveFloat = 20.0
     """Sharpness alpha in exp(-alpha * drift) (above 0), per nat."""
-    anchor: str = "previous"
+    anchor: AnchorKind = "previous"
     """Policy that drift is measured from: previous (task's), first (task's), average (of past tasks') or base."""
-    anchor_momentum: float = 0.9
+    anchor_momentum: Momentum = 0.9
     """Momentum m of the average, a <- m a + (1 - m) policy once per task, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        check(self, weight=FROM_0, sharpness=ABOVE_0, anchor=one_of(get_args(AnchorKind)), anchor_momentum=UNIT_OPEN)
 
 
 class RetentionShaper(Method):
@@ -52,7 +51,7 @@ class RetentionShaper(Method):
 
     @property
     def anchor_rule(self) -> AnchorRule:
-        return AnchorRule(cast(AnchorKind, self.config.anchor), self.config.anchor_momentum)
+        return AnchorRule(self.config.anchor, self.config.anchor_momentum)
 
     def describe(self) -> dict[str, Any]:
         return {"anchor": str(self.anchor_rule)}
@@ -69,12 +68,8 @@ class RetentionShaper(Method):
 class GatedRetentionConfig(RetentionConfig):
     """Settings of the gated retention reward."""
 
-    threshold: float = 0.75
+    threshold: Share = 0.75
     """Mean of the task reward's components from which on the retention reward counts, in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, threshold=UNIT)
 
 
 class GatedRetention(RetentionShaper):

@@ -14,31 +14,27 @@ from eval.score import score
 from methods.base import LossContext, Method, TaskContext
 from methods.lazy import Tensor
 from methods.model.config import Decoding
-from methods.settings import WHOLE_FROM_1, check
+from task_streams.config import Count, Settings
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import Example
 
 
 @dataclass(frozen=True)
-class RifConfig:
+class RifConfig(Settings):
     """Settings of rollout-based instance filtering."""
 
-    rollouts: int = 8
+    rollouts: Count = 8
     """Answers sampled for each training example before a task, K (at least 1)."""
-    least_correct: int = 1
+    least_correct: Count = 1
     """Right answers among them that keep an example (1 to ``rollouts``)."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples whose answers are sampled at once (at least 1); changes memory, and which answers are drawn."""
 
-    def __post_init__(self) -> None:
-        least, most = self.least_correct, self.rollouts
-        check(
-            self,
-            rollouts=WHOLE_FROM_1,
-            least_correct=(1 <= least <= max(most, 1), "a whole number from 1 to rollouts"),
-            batch_size=WHOLE_FROM_1,
-        )
+    def problems(self) -> list[str]:
+        if self.least_correct <= self.rollouts:
+            return []
+        return [f"least_correct: got {self.least_correct}, expected a whole number from 1 to rollouts."]
 
 
 class Rif(Method):

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeFloat, PositiveFloat
+
 from methods.base import Method, Rollouts
 from methods.lazy import Tensor, torch
 from methods.parts.likeness import likeness_of, whole_likeness
-from methods.settings import ABOVE_0, FROM_0, WHOLE_FROM_1, check
+from task_streams.config import Count, Settings
 
 
 @dataclass(frozen=True)
-class SweetSpotConfig:
+class SweetSpotConfig(Settings):
     """Settings of sweet spot learning."""
 
-    weight: float = 0.5
+    weight: NonNegativeFloat = 0.5
     """Credit of the innermost tier (0 or more)."""
-    tiers: int = 4
+    tiers: Count = 4
     """Tiers K (at least 1); with one, only exact answers earn credit."""
-    power: float = 2.0
+    power: PositiveFloat = 2.0
     """Amplification p: 1 is linear in the tier, more favours the inner tiers (above 0)."""
-
-    def __post_init__(self) -> None:
-        check(self, weight=FROM_0, tiers=WHOLE_FROM_1, power=ABOVE_0)
 
 
 class SweetSpot(Method):

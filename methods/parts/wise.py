@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from methods.base import Method, TaskContext
 from methods.lazy import Tensor, no_grad
 from methods.model.weights import copied_weights, trained_weights
-from methods.settings import UNIT, check
+from task_streams.config import Settings, Share
 
 
 @dataclass(frozen=True)
-class WiseConfig:
+class WiseConfig(Settings):
     """Settings of weight averaging."""
 
-    share: float = 0.5
+    share: Share = 0.5
     """Share alpha of the newly learned weights, in [0, 1]: 1 keeps them, 0 goes back to the previous task's."""
-
-    def __post_init__(self) -> None:
-        check(self, share=UNIT)
 
 
 class Wise(Method):

@@ -1,6 +1,6 @@
 """A stream by its name, built of its data."""
 
-from task_streams.config import StreamConfig, seed_problems
+from task_streams.config import MAX_SEED, StreamConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.prompt import in_style
 from task_streams.registry import STREAMS
@@ -24,7 +24,7 @@ def build_stream(name: str, config: StreamConfig, order_seed: int, workspace: Wo
     spec = STREAMS[name]
     if not isinstance(config, spec.config):
         raise TypeError(f"stream {name} takes {spec.config.__name__}, not {type(config).__name__}")
-    if problems := seed_problems("order_seed", order_seed):
-        raise UserError(*problems)
+    if not 0 <= order_seed <= MAX_SEED:
+        raise UserError(f"order_seed is {order_seed}; expected 0 to {MAX_SEED}")
     with rare_collection():
         return in_style(spec.build(config, order_seed, workspace), config.style)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from task_streams.config import SourceCilConfig
+from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream
@@ -82,9 +82,9 @@ class Cifar100CilConfig(SourceCilConfig):
 
     root: str = "data/cifar-100-binary"
     """Path of cifar-100-binary, or of the folder that holds it."""
-    tasks: int = 10
+    tasks: Count = 10
     """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
-    classes_per_task: int = 10
+    classes_per_task: Count = 10
     """New classes in each task, >= 1."""
 
 

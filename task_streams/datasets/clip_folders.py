@@ -7,9 +7,11 @@ Every video layout ends in ``clip_stream``. Deliberately absent: detection and c
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Final, Literal, get_args
 
-from task_streams.config import SourceCilConfig, at_least_one, choice_problems
+from pydantic import Field, NonNegativeInt, PositiveFloat
+
+from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream
@@ -19,7 +21,7 @@ from task_streams.sources.layout import existing_root, joined, subfolders, with_
 from task_streams.sources.records import Found, Split, Workspace
 from task_streams.types import Feed, TaskStream
 
-AUTO = "auto"
+AUTO: Final = "auto"
 FEEDS: tuple[Feed, ...] = get_args(Feed)
 SPLITS: Mapping[str, Split] = {"train": "train", "test": "test"}
 
@@ -30,26 +32,16 @@ class ClipCilConfig(SourceCilConfig):
 
     root: str
     """Path of the folder that holds the data."""
-    fps: float = 2.0
+    fps: PositiveFloat = 2.0
     """Frames per second sampled from a clip, > 0; lower for clips longer than max_frames / fps seconds."""
-    max_frames: int = 16
+    max_frames: Annotated[int, Field(ge=LEAST_FRAMES)] = 16
     """Most frames of a clip, >= 2, spread evenly over all of it."""
-    max_side: int | None = None
+    max_side: Count | None = None
     """Longest side of a frame in pixels, >= 1, to which larger ones are brought once; null = as filmed."""
-    feed: str = AUTO
+    feed: Literal["auto"] | Feed = AUTO
     """How a model gets a clip: images (one after the other), video (its own video input), or auto (video if it can)."""
-    cache_mb: int = 4096
+    cache_mb: NonNegativeInt = 4096
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""
-
-    def problems(self) -> list[str]:
-        return [
-            *super().problems(),
-            *([] if 0 < self.fps < float("inf") else [f"fps is {self.fps}; expected more than 0"]),
-            *([] if self.max_frames >= LEAST_FRAMES else [f"max_frames is {self.max_frames}; expected 2 or more"]),
-            *at_least_one("max_side", self.max_side),
-            *choice_problems("feed", self.feed, (AUTO, *FEEDS)),
-            *([] if self.cache_mb >= 0 else [f"cache_mb is {self.cache_mb}; expected 0 or more"]),
-        ]
 
     def decoder(self, workspace: Workspace) -> ClipDecoder:
         """The decoder that these settings ask for."""

@@ -10,9 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from task_streams.config import choice_problems
+from pydantic import Field
+
+from task_streams.config import Count
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import DetectionCilConfig, detection_cil
@@ -21,7 +23,6 @@ from task_streams.sources.layout import below, existing_root
 from task_streams.sources.records import FileSource, Workspace
 from task_streams.types import TaskStream
 
-ORDERS = ("names", "ids")
 NEEDED = ("images", "annotations", "categories")
 # Everything else in the file (polygons above all) is dropped while it is parsed.
 KEPT = {*NEEDED, "id", "name", "file_name", "width", "height", "image_id", "category_id", "bbox", "iscrowd"}
@@ -35,24 +36,20 @@ class CocoCilConfig(DetectionCilConfig):
 
     root: str = "data/coco"
     """Path of the folder that holds the folders of images and annotations/."""
-    tasks: int = 5
+    tasks: Count = 5
     """Number of tasks, >= 1; tasks x classes_per_task categories must exist."""
-    classes_per_task: int = 16
+    classes_per_task: Count = 16
     """New categories in each task, >= 1."""
-    order_over: str = "names"
+    order_over: Literal["names", "ids"] = "names"
     """What the class order permutes: the names sorted, or in the order of their ids (RaPO's released code)."""
     train_images: str = "train2017"
     """Folder of the training images below root; stands for {images} in the name of the annotations."""
     test_images: str = "val2017"
     """Folder of the test images below root, likewise."""
-    annotations: str = "annotations/instances_{images}.json"
+    annotations: Annotated[str, Field(pattern=r"\{images\}", title="a path with {images} in it")] = (
+        "annotations/instances_{images}.json"
+    )
     """Annotations of a folder of images, below root."""
-
-    def problems(self) -> list[str]:
-        found = super().problems() + choice_problems("order_over", self.order_over, ORDERS)
-        if "{images}" not in self.annotations:
-            found.append(f"annotations is {self.annotations!r}; expected a path with {{images}} in it")
-        return found
 
 
 def coco_cil(config: CocoCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from task_streams.config import SourceCilConfig
+from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import cil_stream
@@ -36,13 +36,13 @@ class Cub200Config(SourceCilConfig):
 
     root: str = "data/CUB_200_2011"
     """Path of the folder CUB_200_2011 as the archive unpacks."""
-    tasks: int = 10
+    tasks: Count = 10
     """Number of tasks, >= 1; tasks x classes_per_task of the 200 classes are used."""
-    classes_per_task: int = 20
+    classes_per_task: Count = 20
     """New classes in each task, >= 1."""
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training examples per class, >= 1; null = all (29 or 30)."""
-    test_per_class: int | None = None
+    test_per_class: Count | None = None
     """Test examples per class, >= 1; null = the whole test split (11 to 30)."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
-from task_streams.config import CilConfig, DilConfig, repeated
+from task_streams.config import CilConfig, Count, DilConfig, repeated
 from task_streams.errors import unknown_name
 from task_streams.probes.glyphs import DIGITS, IMAGE_SIZE
 from task_streams.registry import StreamSpec
@@ -30,18 +30,17 @@ class DigitsCilConfig(CilConfig):
 
     def problems(self) -> list[str]:
         found = super().problems()
-        if min(self.tasks, self.classes_per_task) > 0 and sum(self.sizes) > len(DIGITS):
-            found.append(too_many_classes("digits_cil", self.sizes, len(DIGITS)))
-        return found
+        too_many = sum(self.sizes) > len(DIGITS)
+        return [*found, too_many_classes("digits_cil", self.sizes, len(DIGITS))] if too_many else found
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsDilConfig(DilConfig):
     """Handwritten digits, all ten in each task, every task in another visual domain."""
 
-    shots: int | None = 12
+    shots: Count | None = 12
     """Training examples per class and task, >= 1; null = all that are not held out for testing."""
-    test_per_class: int | None = 20
+    test_per_class: Count | None = 20
     """Held-out test examples per class and task, >= 1; null = one fifth of a class's items."""
     domains: tuple[str, ...] = ("clean", "rotated", "noisy", "blurred", "thick")
     """Visual domains, at least one, each once; an underlying digit belongs to one domain only."""
@@ -49,7 +48,7 @@ class DigitsDilConfig(DilConfig):
     def problems(self) -> list[str]:
         found = super().problems()
         found += [unknown_name("domain", name, DOMAINS) for name in self.domains if name not in DOMAINS]
-        found += [f"domain {name!r} is listed more than once" for name in repeated(tuple(self.domains))]
+        found += [f"domain {name!r} is listed more than once" for name in repeated(self.domains)]
         return found if self.domains else [*found, "domains is empty; expected at least one"]
 
 

@@ -7,7 +7,7 @@ their folders; the numbers are only checked. Images that no list names are not u
 
 from dataclasses import dataclass
 
-from task_streams.config import SourceDilConfig
+from task_streams.config import Count, SourceDilConfig
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import dil_stream
 from task_streams.sources.layout import existing_root, unknown_domains
@@ -26,9 +26,9 @@ class DomainNetConfig(SourceDilConfig):
 
     root: str = "data/domainnet"
     """Path of the folder that holds the domains and their lists."""
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training examples per class and domain, >= 1; null = all of the training lists."""
-    test_per_class: int | None = 10
+    test_per_class: Count | None = 10
     """Test examples per class and domain, >= 1 (10: about 20,000 in all); null = the whole test lists (177,000)."""
 
     def problems(self) -> list[str]:

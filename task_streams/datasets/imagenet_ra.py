@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from task_streams.config import SourceCilConfig
+from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 from task_streams.registry import StreamSpec
@@ -31,13 +31,13 @@ LISTED = re.compile(r"(n\d{8})\s+\S")
 class ImageNetRaConfig(SourceCilConfig):
     """What ImageNet-R and ImageNet-A share; defaults are RaPO's protocol (arXiv 2605.09640)."""
 
-    tasks: int = 10
+    tasks: Count = 10
     """Number of tasks, >= 1; tasks x classes_per_task of the 200 classes are used."""
-    classes_per_task: int = 20
+    classes_per_task: Count = 20
     """New classes in each task, >= 1."""
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training examples per class, >= 1; null = all that are not held out; ImageNet-A has classes short of 5."""
-    test_per_class: int | None = None
+    test_per_class: Count | None = None
     """Test examples per class, >= 1; null = the whole test split (one fifth of the official archive)."""
 
 

@@ -8,7 +8,7 @@ by the seeded draw. ``ImageInfo.csv`` and other files beside the domains are not
 from dataclasses import dataclass
 from pathlib import Path
 
-from task_streams.config import SourceDilConfig
+from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import dil_stream
@@ -28,9 +28,9 @@ class OfficeHomeConfig(SourceDilConfig):
 
     root: str = "data/OfficeHome"
     """Path of the folder that holds the four domains."""
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training examples per class and domain, >= 1 (the smallest class has 15 images); null = all not held out."""
-    test_per_class: int | None = None
+    test_per_class: Count | None = None
     """Held-out test examples per class and domain, >= 1; null = one fifth."""
 
     def problems(self) -> list[str]:

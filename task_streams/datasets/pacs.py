@@ -9,7 +9,7 @@ are tested on (``<domain>_test_kfold.txt`` is the whole domain, and is not read)
 from dataclasses import dataclass
 from pathlib import Path
 
-from task_streams.config import SourceDilConfig
+from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import dil_stream
@@ -33,9 +33,9 @@ class PacsConfig(SourceDilConfig):
 
     root: str = "data/PACS"
     """Path of the folder that holds the four domains, and the official lists if there are any."""
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training examples per class and domain, >= 1; null = all not held out."""
-    test_per_class: int | None = None
+    test_per_class: Count | None = None
     """Test examples per class and domain, >= 1; null = the crossval lists (about 1,000), or one fifth without lists."""
 
     def problems(self) -> list[str]:

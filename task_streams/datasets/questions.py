@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from task_streams.config import SourceConfig, choice_problems, repeated
+from task_streams.config import Count, SourceConfig, repeated
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
@@ -24,9 +25,6 @@ from task_streams.sources.question_files import QuestionFile, read_questions
 from task_streams.sources.records import Split, Workspace
 from task_streams.types import Task, TaskStream
 
-RULES = ("exact", "relaxed_number", "auto")
-TASK_ORDERS = ("seeded", "given")
-REPEATED_IDS = ("error", "tell_apart")
 SPLITS: tuple[Split, ...] = ("train", "test")
 DEFAULT_FILES = "train.json:test.json"
 
@@ -39,19 +37,19 @@ class QuestionsConfig(SourceConfig):
     """Path of the folder that holds the questions and, unless ``images`` says otherwise, the images."""
     tasks: tuple[str, ...] = ()
     """Task folders in their learning order: NAME for NAME/{train,test}.json, or NAME=TRAIN:TEST (file names)."""
-    task_order: str = "given"
+    task_order: Literal["seeded", "given"] = "given"
     """Order of the tasks: given (as listed) or seeded (from the order seed)."""
     questions: str = ""
     """Folder of the task folders, below the root; empty = the root itself."""
     images: str = ""
     """Folder that image paths start at, below the root or absolute; empty = the root itself."""
-    rule: str = "exact"
+    rule: Literal["exact", "relaxed_number", "auto"] = "exact"
     """How answers are compared: exact, relaxed_number (5 % off is right), or auto (relaxed for numeric truths)."""
-    repeated_ids: str = "error"
+    repeated_ids: Literal["error", "tell_apart"] = "error"
     """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
-    shots: int | None = 200
+    shots: Count | None = 200
     """Training questions per task, >= 1; null = all."""
-    test_per_class: int | None = 200
+    test_per_class: Count | None = 200
     """Test questions per task (there are no classes), >= 1; null = all."""
 
     def problems(self) -> list[str]:
@@ -61,9 +59,6 @@ class QuestionsConfig(SourceConfig):
             *([] if self.tasks else ["tasks is empty; expected the names of the task folders, in their order"]),
             *(f"task {name!r} is listed more than once" for name in repeated(names)),
             *(problem for entry in self.tasks for problem in entry_problems(entry)),
-            *choice_problems("task_order", self.task_order, TASK_ORDERS),
-            *choice_problems("rule", self.rule, RULES),
-            *choice_problems("repeated_ids", self.repeated_ids, REPEATED_IDS),
         ]
 
 
@@ -82,7 +77,7 @@ class CoinConfig(QuestionsConfig):
     )
     questions: str = "Instructions_Original"
     images: str = "cl_dataset"
-    repeated_ids: str = "tell_apart"
+    repeated_ids: Literal["error", "tell_apart"] = "tell_apart"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +92,7 @@ class UcitConfig(QuestionsConfig):
     )
     questions: str = "instructions"
     images: str = "datasets"
-    repeated_ids: str = "tell_apart"
+    repeated_ids: Literal["error", "tell_apart"] = "tell_apart"
 
 
 @dataclass(frozen=True, slots=True)

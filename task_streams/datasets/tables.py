@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
@@ -26,15 +28,16 @@ if TYPE_CHECKING:
     from task_streams.sources.tables import Columns, Row
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
+Texts = Annotated[str | tuple[str, ...] | None, Field(title="text or a list of texts", strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(SourceConfig):
     """Which table, and what its columns hold."""
 
-    train: Any = None
+    train: Texts = None
     """Parquet file to train on: a path, a pattern such as data/train-*.parquet, or a list of them."""
-    test: Any = None
+    test: Texts = None
     """Parquet file to test on, given like train; null = hold test items out of train."""
     hub: str | None = None
     """Instead of train: id of a dataset on the Hugging Face hub, or a folder that the datasets library reads."""
@@ -52,7 +55,7 @@ class TableConfig(SourceConfig):
     """Column with class names, or with class numbers from 0."""
     key_column: str | None = None
     """Column with a name for each item, unique in its split; null = keys are made of class and image content."""
-    class_names: Any = None
+    class_names: Texts = None
     """Names of numbered classes: a list, or a .json (list) or text file (one a line); null = as kept in the table."""
 
     def problems(self) -> list[str]:
@@ -65,11 +68,6 @@ class TableConfig(SourceConfig):
             found.append(f"{', '.join(for_hub)} given without hub; expected only with a hub dataset")
         if self.test and self.hub:
             found.append("test given with hub; name the split with test_split instead")
-        for name in ("train", "test", "class_names"):
-            value = getattr(self, name)
-            texts = value if isinstance(value, list | tuple) else [] if value is None else [value]
-            if not all(isinstance(one, str) for one in texts):
-                found.append(f"{name} is {value!r}; expected text or a list of texts")
         return found
 
 

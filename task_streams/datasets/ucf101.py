@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream
 from task_streams.errors import shown, unknown_name
@@ -24,7 +25,6 @@ from task_streams.types import TaskStream
 CLIPS = "UCF-101"
 LISTS = "ucfTrainTestlist"
 MISSING = "missing"  # what ``Files`` says of a file that is not there
-SPLIT_NUMBERS = (1, 2, 3)
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip)"
 WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -33,12 +33,8 @@ WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
 class Ucf101CilConfig(ClipCilConfig):
     """UCF-101, new classes in each task."""
 
-    split: int = 1
+    split: Literal[1, 2, 3] = 1
     """Which of the official splits: 1, 2 or 3."""
-
-    def problems(self) -> list[str]:
-        wrong = [] if self.split in SPLIT_NUMBERS else [f"split is {self.split}; expected 1, 2 or 3"]
-        return super().problems() + wrong
 
 
 def ucf101_cil(config: Ucf101CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Literal, NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from task_streams.config import choice_problems, repeated
+from task_streams.config import Count, repeated
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import (
@@ -36,7 +36,6 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-OTHERS = ("error", "skip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +46,23 @@ class VocConfig(DetectionConfig):
     """Path of the folder with the sets, or of the one that holds VOCdevkit/."""
     classes: tuple[str, ...] = CLASSES
     """Names of the classes, as the XML has them."""
-    other_classes: str = "error"
+    other_classes: Literal["error", "skip"] = "error"
     """An object of a class that is not in classes: error, or skip (leave it out and record how many)."""
     difficult: bool = False
     """Whether objects that are marked difficult are kept."""
 
     def problems(self) -> list[str]:
-        twice = [f"class {name!r} is listed more than once" for name in repeated(tuple(self.classes))]
-        return super().problems() + twice + choice_problems("other_classes", self.other_classes, OTHERS)
+        twice = [f"class {name!r} is listed more than once" for name in repeated(self.classes)]
+        return super().problems() + twice
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocCilConfig(VocConfig, DetectionCilConfig):
     """Pascal VOC, new classes in each task."""
 
-    tasks: int = 2
+    tasks: Count = 2
     """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
-    classes_per_task: int = 10
+    classes_per_task: Count = 10
     """New classes in each task, >= 1."""
     train: tuple[str, ...] = ("VOC2007/trainval",)
     """Sets to train on, <year's folder>/<image set>."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from task_streams.config import DilConfig, SourceCilConfig, SourceConfig, choice_problems
+from task_streams.config import Count, DilConfig, SourceCilConfig, SourceConfig
 from task_streams.errors import UserError, shown
 from task_streams.labels import label_problems
 from task_streams.prompt import visible
@@ -32,29 +32,19 @@ from task_streams.sources.library import Library, all_problems
 from task_streams.sources.records import Found, Record, Split, Workspace
 from task_streams.types import Annotation, Example, Scenario, Task, TaskStream, listed
 
-ANNOTATIONS = ("seen", "new_only")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig(SourceConfig):
     """What every detection stream can be asked for."""
 
-    shots: int | None = 5
+    shots: Count | None = 5
     """Training images with each class of a task, at least, >= 1 (one counts for all its classes); null = all images."""
-    test_per_class: int | None = None
+    test_per_class: Count | None = None
     """Test images with each class, >= 1, drawn likewise over all tasks at once; null = all of the test split."""
-    annotation: str = "seen"
+    annotation: Annotation = "seen"
     """Classes that training prompts list and training boxes show: seen (all so far) or new_only (the task's own)."""
     allow_empty_classes: bool = False
     """Whether a class of a task may be in none of its training or test images; it is then recorded, else an error."""
-
-    def problems(self) -> list[str]:
-        return super().problems() + choice_problems("annotation", self.annotation, ANNOTATIONS)
-
-    @property
-    def policy(self) -> Annotation:
-        """The annotation policy."""
-        return "new_only" if self.annotation == "new_only" else "seen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +178,7 @@ def _stream(
             test = tuple(
                 e for e in tests[step.domain] if isinstance(e.target, tuple) and visible(e.target, step.classes)
             )
-            task = Task(number, step.name, step.classes, step.seen, train, test, "detection", config.policy)
+            task = Task(number, step.name, step.classes, step.seen, train, test, "detection", config.annotation)
             tasks.append(task)
         judged = _judge(tasks, config)
     facts = [note for table in tables for note in table.notes]

@@ -8,12 +8,12 @@ from accelerate.commands.config.config_args import ClusterConfig
 
 from clrft.config.run_config import build_config, merge, parse_overrides, typed_config
 from clrft.config.sweeps import load_sweep
-from clrft.config.typed import field_docs
 from clrft.utils.files import config_root
 from methods import METHODS
 from methods.model.config import ModelConfig
 from methods.settings import TrainConfig
 from task_streams import STREAMS
+from task_streams.config import field_docs
 from task_streams.errors import UserError
 
 
