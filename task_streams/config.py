@@ -83,6 +83,17 @@ def expected(schema: Mapping[str, Any]) -> str:
     return " ".join([kind, *(f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema)])
 
 
+def refusal(name: str, given: Any, schema: Mapping[str, Any]) -> str:
+    """What to say of a value that a JSON schema does not allow; with the nearest choice if there is one."""
+    words = expected(schema)
+    choices = [choice for one in (schema, *schema.get("anyOf", ())) for choice in one.get("enum", ())]
+    nearest = get_close_matches(given, choices, n=1, cutoff=0.7) if isinstance(given, str) else []
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    if "text" in words and any(isinstance(one, bool) for one in (given if isinstance(given, list) else [given])):
+        hint = " YAML reads Yes, No, On and Off as True and False: put such names in quotes."
+    return f"{name}: got {brief(given)}, expected {words}.{hint}"
+
+
 def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tuple[dict[str, Any], list[str]]:
     """Values as the types of a dataclass's fields, and a sentence for each that is unknown or not possible."""
     accepted: dict[str, Any] = {}
@@ -95,11 +106,7 @@ def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tup
         try:
             accepted[name] = known[name].validate_python(value)
         except ValidationError:
-            allowed = known[name].json_schema()
-            choices = [choice for one in (allowed, *allowed.get("anyOf", ())) for choice in one.get("enum", ())]
-            nearest = get_close_matches(value, choices, n=1, cutoff=0.4) if isinstance(value, str) else []
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            problems.append(f"{section}{name}: got {brief(value)}, expected {expected(allowed)}.{hint}")
+            problems.append(refusal(f"{section}{name}", value, known[name].json_schema()))
     return accepted, problems
 
 
@@ -109,19 +116,19 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
     Raises:
         UserError: unknown keys, wrong types or impossible values, all of them.
     """
-    accepted, problems = converted(schema, values, f"{section}.")
+    within = f"{section}." if section else ""
+    accepted, problems = converted(schema, values, within)
     fields = dataclasses.fields(schema)
     needed = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
-    problems += [f"{section}.{name}: a value is needed." for name in needed if name not in values]
+    problems += [f"{within}{name}: a value is needed." for name in needed if name not in values]
     if all(name in accepted for name in needed):
         try:
             made = schema(**accepted)
         except UserError as error:
             for problem in error.problems:
-                if not problem.startswith(f"{section}."):
-                    named = problem.partition(":")[0] in validators(schema)
-                    problem = f"{section}.{problem}" if named else f"{section}: {problem}"
-                problems.append(problem)
+                named = problem.partition(":")[0] in validators(schema)
+                known = not section or problem.startswith(within)
+                problems.append(problem if known else f"{section}{'.' if named else ': '}{problem}")
     if problems:
         raise UserError(*problems)
     return made
@@ -140,12 +147,13 @@ class Settings:
     """Base of settings, which are frozen dataclasses.
 
     Raises:
-        UserError: with every value that its field does not allow, else with every problem between fields.
+        UserError: with every value that its field does not allow, and every problem between the others.
     """
 
     def __post_init__(self) -> None:
-        _, wrong = converted(type(self), vars(self))
-        if problems := wrong or self.problems():
+        if converted(type(self), vars(self))[1]:
+            typed_section("", type(self), vars(self))  # says what is wrong with fields, and between the others
+        if problems := self.problems():
             raise UserError(*problems)
 
     def problems(self) -> list[str]:

@@ -17,7 +17,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("task_streams", "eval", "methods", "clrft")
 _REPORTED = (
     "clrft", "torch", "torchvision", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets",
-    "mlflow", "omegaconf", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "matplotlib",
+    "mlflow", "pydantic", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "matplotlib",
     "flash-attn", "vllm", "deepspeed",
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ class ClipCilConfig(SourceCilConfig):
     """Most frames of a clip, >= 2, spread evenly over all of it."""
     max_side: Count | None = None
     """Longest side of a frame in pixels, >= 1, to which larger ones are brought once; null = as filmed."""
-    feed: Literal["auto"] | Feed = AUTO
+    feed: Literal["auto", "images", "video"] = AUTO
     """How a model gets a clip: images (one after the other), video (its own video input), or auto (video if it can)."""
     cache_mb: NonNegativeInt = 4096
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""

@@ -110,7 +110,6 @@ class Benchmark:
     unscored: Mapping[str, str] = field(default_factory=dict)
 
 
-QUOTING = " YAML reads Yes, No, On and Off as True and False: put such names in quotes."
 CAPTION = "captions are scored by BLEU, METEOR, ROUGE-L and CIDEr, not by an exact match"
 OWN = Benchmark("questions_til")
 COIN = Benchmark(
@@ -187,7 +186,7 @@ def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, l
         elif not (base / name).is_dir():
             beside = _subfolders(base)
             known = unknown_name("task folder", name, beside) if beside else f"no task folder {name!r}, nor any other."
-            problems.append(f"{base}: {known}{QUOTING if name in ('True', 'False') else ''}")
+            problems.append(f"{base}: {known}")
         else:
             paths = [base / name / file for file in (chosen or DEFAULT_FILES).split(":")]
             problems += [_missing_file(name, path) for path in paths if not path.is_file()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StrictStr
 
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from task_streams.sources.tables import Columns, Row
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
-Texts = Annotated[str | tuple[str, ...] | None, Field(title="text or a list of texts", strict=True)]
+Texts = Annotated[str | tuple[StrictStr, ...] | None, Field(title="text or a list of texts, or null")]
 
 
 @dataclass(frozen=True, kw_only=True)

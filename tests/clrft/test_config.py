@@ -100,7 +100,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     assert "train.learning_rate: got -1" in text
     assert "Did you mean 'train.learning_rate'?" in text
     assert "method.group_size: got 1" in text
-    assert "train.updates: got 'many', expected int" in text
+    assert "train.updates: got 'many', expected a whole number from 1" in text
     assert "Did you mean 'forgetting'?" in text
     assert "11 classes asked" in text
     assert "Did you mean 'train'?" in text

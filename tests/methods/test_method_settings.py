@@ -1,10 +1,12 @@
 """Impossible settings of methods are refused, each by its name, all of them at once."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from methods import METHODS
+from task_streams.config import typed_section
 from task_streams.errors import UserError
 
 IMPOSSIBLE: list[tuple[str, dict[str, Any]]] = [
@@ -30,10 +32,12 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "settings"), IMPOSSIBLE)
 def test_every_impossible_value_is_named_at_once(name: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError) as caught:
-        METHODS[name].Config(**settings)
-    told = {problem.partition(": got ")[0] for problem in caught.value.problems}
-    assert told == {f"method.{field}" for field in settings}
+    config = METHODS[name].Config
+    for made in (partial(config, **settings), partial(typed_section, "x", config, settings)):
+        with pytest.raises(UserError) as caught:
+            made()
+        told = {problem.partition(": got ")[0].removeprefix("x.") for problem in caught.value.problems}
+        assert told == set(settings)
 
 
 def test_a_value_is_told_with_what_is_expected() -> None:

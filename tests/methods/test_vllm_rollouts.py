@@ -91,9 +91,9 @@ def test_a_server_is_named_by_its_address() -> None:
     arguments = vllm_arguments(TrainConfig(rollouts="vllm_server", vllm_server="http://127.0.0.1:9000"))
     assert (arguments["vllm_mode"], arguments["vllm_server_base_url"]) == ("server", "http://127.0.0.1:9000")
     assert vllm_arguments(TrainConfig()) == {}
-    with pytest.raises(UserError, match=r"train.vllm_server: got '127.0.0.1:9000', expected an address"):
+    with pytest.raises(UserError, match=r"vllm_server: got '127.0.0.1:9000', expected an address"):
         TrainConfig(vllm_server="127.0.0.1:9000")
-    with pytest.raises(UserError, match=r"train.rollouts: got 'vlm', expected one of own, vllm, vllm_server"):
+    with pytest.raises(UserError, match=r"rollouts: got 'vlm', expected one of own, vllm, vllm_server"):
         TrainConfig(rollouts="vlm")
 
 

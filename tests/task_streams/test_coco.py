@@ -105,7 +105,7 @@ def test_any_set_of_that_form_is_read_by_its_names(tmp_path: Path) -> None:
     write_coco(tmp_path, {"learn": ONE_OF_EACH, "try": ONE_OF_EACH})
     found = stream(tmp_path, train_images="learn", test_images="try")
     assert {e.key.split("/")[0] for task in found.tasks for e in task.train} == {"learn"}
-    with pytest.raises(UserError, match=r"annotations is 'a\.json'; expected a path with \{images\} in it"):
+    with pytest.raises(UserError, match=r"annotations: got 'a\.json', expected a path with \{images\} in it"):
         stream(tmp_path, annotations="a.json")
 
 

@@ -79,16 +79,16 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
 
 def test_eleven_classes_of_ten_are_refused_with_every_other_problem_before_any_loading() -> None:
     assert problems_of(lambda: DigitsCilConfig(tasks=11, classes_per_task=1, shots=0, label_order="sortd")) == (
-        "shots is 0; expected 1 or more",
-        "unknown label_order 'sortd'. Did you mean 'sorted'? Known: appearance, sorted.",
+        "shots: got 0, expected a whole number from 1, or null.",
+        "label_order: got 'sortd', expected sorted or appearance, or null. Did you mean 'sorted'?",
         "digits_cil: 11 classes asked (11 tasks), but there are 10; ask for fewer",
     )
 
 
 def test_negative_counts_are_refused_as_such() -> None:
     assert problems_of(lambda: DigitsCilConfig(tasks=-6, classes_per_task=-2)) == (
-        "tasks is -6; expected 1 or more",
-        "classes_per_task is -2; expected 1 or more",
+        "tasks: got -6, expected a whole number from 1.",
+        "classes_per_task: got -2, expected a whole number from 1.",
     )
 
 

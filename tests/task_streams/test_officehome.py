@@ -41,7 +41,7 @@ def test_domains_can_be_chosen_and_given_in_order(tmp_path: Path) -> None:
 
 def test_an_unknown_domain_is_refused_before_anything_is_read() -> None:
     assert problems_of(lambda: OfficeHomeConfig(domains=("Real", "Art"), shots=0)) == (
-        "shots is 0; expected 1 or more",
+        "shots: got 0, expected a whole number from 1, or null.",
         "unknown domain 'Real'. Did you mean 'Real_World'? Known: Art, Clipart, Product, Real_World.",
     )
 

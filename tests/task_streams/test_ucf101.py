@@ -205,16 +205,15 @@ def test_a_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
 
 
 def test_impossible_settings_are_all_named(tmp_path: Path) -> None:
-    assert problems_of(
-        lambda: config(tmp_path, split=4, fps=0.0, max_frames=1, max_side=0, feed="movie", cache_mb=-1)
-    ) == (
-        "fps is 0.0; expected more than 0",
-        "max_frames is 1; expected 2 or more",
-        "max_side is 0; expected 1 or more",
-        "unknown feed 'movie'. Did you mean 'video'? Known: auto, images, video.",
-        "cache_mb is -1; expected 0 or more",
-        "split is 4; expected 1, 2 or 3",
-    )
+    wrong = {"split": 4, "fps": 0.0, "max_frames": 1, "max_side": 0, "feed": "vdeo", "cache_mb": -1}
+    assert set(problems_of(lambda: config(tmp_path, **wrong))) == {
+        "fps: got 0.0, expected a number above 0.",
+        "max_frames: got 1, expected a whole number from 2.",
+        "max_side: got 0, expected a whole number from 1, or null.",
+        "feed: got 'vdeo', expected one of auto, images, video. Did you mean 'video'?",
+        "cache_mb: got -1, expected a whole number from 0.",
+        "split: got 4, expected one of 1, 2, 3.",
+    }
     for fps in (-2.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="expected more than 0"):
+        with pytest.raises(UserError, match="expected a number above 0"):
             config(tmp_path, fps=fps)

@@ -102,8 +102,8 @@ def test_settings_of_domains_and_sets_are_checked_at_once(tmp_path: Path) -> Non
     assert problems_of(
         lambda: dil(tmp_path, "photo", "a=../b", "c=/d", "photo=e", other_classes="ignore", classes=("dog", "dog"))
     ) == (
+        "other_classes: got 'ignore', expected error or skip.",
         "class 'dog' is listed more than once",
-        "unknown other_classes 'ignore'. Known: error, skip.",
         "domains: 'photo'; expected name=folder, the folder below root",
         "domains: 'a=../b'; expected name=folder, the folder below root",
         "domains: 'c=/d'; expected name=folder, the folder below root",
