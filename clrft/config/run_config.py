@@ -7,6 +7,7 @@ learning rate). Everything that is wrong is reported at once, before anything is
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -287,12 +288,27 @@ def unsafe_names(names: Mapping[str, str], remedy: str = "") -> list[str]:
 def load_group(group: str, name: str) -> Values:
     """The YAML of a stream, method or model by name or path; a registered name needs no YAML.
 
+    Several methods are joined by ``+``: the first learns, the others are parts; a part alone joins sft or grpo.
+
     Raises:
         UserError: no such name or file, or the file is not a mapping of sections.
     """
-    if group == "method":
-        return load_method(name)
-    return load_named(group, name)
+    if group != "method":
+        return load_named(group, name)
+    first, *others = names = name.split(JOIN)
+    if twice := sorted({one for one in names if names.count(one) > 1}):
+        raise UserError(*(f"method {name!r}: {one!r} is named more than once; expected it once." for one in twice))
+    values = load_named("method", first)
+    method = as_one(values.get("method"), name)
+    part = method_class(str(method.get("name")))
+    if part.family == "part":
+        learner = next(one for family, one in DEFAULT_LEARNERS.items() if family in part.joins)
+        method = {"name": learner, "parts": {method.pop("name"): method}}
+    for other in others:
+        method_class(other)
+        parts = section_of(method, "parts")
+        method = {**method, "parts": {**parts, other: parts.get(other, {})}}
+    return {**values, "method": method}
 
 
 def load_named(group: str, name: str) -> Values:
@@ -307,31 +323,12 @@ def load_named(group: str, name: str) -> Values:
     known = {path.stem for path in folder.glob("*.yaml")}
     if name in known:
         return read_yaml(folder / f"{name}.yaml")
-    ready = {"stream": set(STREAMS), "method": set(known_methods())}.get(group, set())
-    if name in ready:
+    known = known | {"stream": set(STREAMS), "method": set(known_methods())}.get(group, set())
+    if name not in known and group == "method":
+        known = known | set(installed_methods())  # which takes a while to find
+    if name in known:
         return {group: {"name": name}}
-    registered = ready | set(installed_methods() if group == "method" else ())  # which takes a while to find
-    if name in registered:
-        return {group: {"name": name}}
-    raise UserError(f"{unknown_name(group, name, known | registered)} A path that ends in .yaml is taken as a file.")
-
-
-def load_method(words: str) -> Values:
-    """A method, or several joined by ``+``: the first learns, the others are parts; a part alone joins sft or grpo."""
-    first, *others = names = words.split(JOIN)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(*(f"method {words!r}: {name!r} is named more than once; expected it once." for name in twice))
-    values = load_named("method", first)
-    method = as_one(values.get("method"), words)
-    part = method_class(str(method.get("name")))
-    if part.family == "part":
-        learner = next(name for family, name in DEFAULT_LEARNERS.items() if family in part.joins)
-        method = {"name": learner, "parts": {method.pop("name"): method}}
-    for name in others:
-        method_class(name)
-        parts = section_of(method, "parts")
-        method = {**method, "parts": {**parts, name: parts.get(name, {})}}
-    return {**values, "method": method}
+    raise UserError(f"{unknown_name(group, name, known)} A path that ends in .yaml is taken as a file.")
 
 
 def as_one(method: Any, words: str) -> Values:
@@ -367,7 +364,7 @@ def merge(*layers: Mapping[str, Any]) -> Values:
 
 
 def parse_overrides(arguments: Sequence[str]) -> Values:
-    """``section.key=value`` words to nested values; values are read as YAML.
+    """``section.key=value`` words to nested values; values are read as YAML, and ``1e-4`` as a number.
 
     Raises:
         UserError: a word without ``=``, or a value that is not YAML; all of them.
@@ -380,24 +377,16 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
             problems.append(f"got {brief(word)}, expected key=value (e.g. train.learning_rate=1e-4).")
             continue
         try:
-            value = _scalar(text)
+            value = from_yaml(text) if text else ""
         except ValueError as error:
             problems.append(f"{key}: {brief(text)} cannot be read as a YAML value: {error}.")
             continue
+        if isinstance(value, str):
+            with suppress(ValueError):  # what YAML 1.1 takes for a text
+                value = float(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         nested = merge(nested, value)
     if problems:
         raise UserError(*problems)
     return nested
-
-
-def _scalar(text: str) -> Any:
-    """A YAML value; unlike YAML 1.1, ``1e-4`` is a number."""
-    value = from_yaml(text) if text else ""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

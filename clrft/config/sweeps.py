@@ -3,7 +3,8 @@
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,45 +36,35 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
     Raises:
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
+    sweep = f"sweep {name!r}"
     plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
-    check_fields(f"sweep {name!r}", plan, Parts)
-    parts = [with_seeds(merge(plan, part)) for part in plan.pop("parts", [{}])]
-    problems = [unknown_name("sweep key", key, SWEEP_KEYS) for part in parts for key in part if key not in SWEEP_KEYS]
-    needed = ("streams", "methods", "seeds")
-    problems += [
-        f"sweep {name!r}: {key} is {brief(part[key])}, expected a list, e.g. {key}=[{brief(part[key])}]."
-        for part in parts
-        for key in (*needed, "models")
-        if part.get(key) and not isinstance(part[key], list)
-    ]
-    problems += [f"sweep {name!r}: {key} is needed." for part in parts for key in needed if not part.get(key)]
+    check_fields(sweep, plan, Parts)
+    parts = [merge(plan, part) for part in plan.pop("parts", [{}])]
+    problems: list[str] = []
+    for part in parts:
+        if isinstance(part.get("seeds"), str):
+            part["seeds"] = list(order_seeds(part["seeds"]))
+        problems += [unknown_name("sweep key", key, SWEEP_KEYS) for key in part if key not in SWEEP_KEYS]
+        problems += [
+            f"{sweep}: {key} is {brief(part[key])}, expected a list, e.g. {key}=[{brief(part[key])}]."
+            for key in AXES
+            if part.get(key) and not isinstance(part[key], list)
+        ]
+        problems += [f"{sweep}: {key} is needed." for key in ("streams", "methods", "seeds") if not part.get(key)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
+    asked = 0
     for part in parts:
-        check_fields(f"sweep {name!r}", part, Plan)
-    check_number(name, parts)
-    parts = [{**part, "seeds": part["seeds"][:orders]} for part in parts]
-    cells = [cell for part in parts for cell in checked_cells(part, overrides)]
-    check_folders(name, cells)
+        check_fields(sweep, part, Plan)
+        axes = [*((part.get(key) or [None]) for key in AXES), *(part.get("vary") or {}).values()]
+        asked += math.prod(map(len, axes))
+    if asked > MOST_CELLS:
+        raise UserError(f"{sweep}: asks for {asked} runs; expected at most {MOST_CELLS}.")
+    cells = [cell for part in parts for cell in checked_cells({**part, "seeds": part["seeds"][:orders]}, overrides)]
+    folders = Counter(str(cell.folder) for cell in cells)
+    if twice := sorted(folder for folder, times in folders.items() if times > 1):
+        raise UserError(*(f"{sweep}: {folder} is asked for twice; expected it once." for folder in twice))
     return cells
-
-
-def check_number(name: str, parts: Sequence[Values]) -> None:
-    """Refuse a sweep of more cells than anybody can have meant."""
-    axes = [[*((part.get(key) or [None]) for key in AXES), *(part.get("vary") or {}).values()] for part in parts]
-    cells = sum(math.prod(map(len, one)) for one in axes)
-    if cells > MOST_CELLS:
-        raise UserError(f"sweep {name!r}: asks for {cells} runs; expected at most {MOST_CELLS}.")
-
-
-def with_seeds(part: Values) -> Values:
-    """A plan whose seeds may have been named by a published preset, e.g. ``seeds: rapo_image``.
-
-    Raises:
-        UserError: no preset of that name.
-    """
-    seeds = part.get("seeds")
-    return {**part, "seeds": list(order_seeds(seeds))} if isinstance(seeds, str) else part
 
 
 def sweep_file(name: str) -> Values:
@@ -83,14 +74,6 @@ def sweep_file(name: str) -> Values:
     if not os.path.isfile(path):  # for a name of any length
         raise UserError(unknown_name("sweep", name, [known.stem for known in folder.glob("*.yaml")]))
     return {"sweep": path.stem, "models": ["tiny"], **read_yaml(path)}
-
-
-def check_folders(name: str, cells: Sequence[RunConfig]) -> None:
-    """Refuse a sweep in which two cells would share a run folder."""
-    folders = [cell.folder for cell in cells]
-    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
-    if twice:
-        raise UserError(*(f"sweep {name!r}: {folder} is asked for twice; expected it once." for folder in twice))
 
 
 def checked_cells(plan: Mapping[str, Any], overrides: Values) -> list[RunConfig]:
