@@ -1,6 +1,7 @@
 """A run that its device has no memory for is refused before any work, with what to set; what was found is recorded."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,29 @@ def small(output: Path, method: str = "rapo", *words: str) -> RunConfig:
     return build_config("digits_cil", method, "tiny", 1993, SMALL, own, parse_overrides(words))
 
 
-def prepared(output: Path, *words: str) -> tuple[Run, Longest]:
-    state = prepare(small(output, "rapo", *words), Silent())
-    return state, longest_prompts(state.config, state.stream, (), state.policy.processor)
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of RaPO before any training."""
+    return prepare(small(tmp_path_factory.mktemp("prepared")), Silent())
+
+
+@pytest.fixture(scope="module")
+def longest(state: Run) -> Longest:
+    """What is longest of its prompts."""
+    return longest_prompts(state.config, state.stream, (), state.policy.processor)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run of the frozen base."""
+    return run(small(tmp_path_factory.mktemp("finished"), "zero_shot"), Silent())
 
 
 def sizes_in(state: Run) -> ModelSizes:
     return known_sizes(state.config.model)
 
 
-def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path)
+def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(state: Run, longest: Longest) -> None:
     with pytest.raises(UserError) as caught:
         check_memory(state, longest, available=20 * MIB)
     training, testing = caught.value.problems
@@ -63,8 +76,7 @@ def ways(sentence: str) -> list[str]:
     return sentence.split("Set one or more of ")[1].split(". Or set")[0].replace("; slower", "").split("; ")
 
 
-def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path)
+def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough(state: Run, longest: Longest) -> None:
     needed = estimate(state.config, sizes_in(state), CPU, longest).peak.total
     with pytest.raises(UserError) as caught:
         check_memory(state, longest, available=needed - MIB)
@@ -75,19 +87,17 @@ def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough
     assert any(way.startswith("train.accumulation=2 ") for way in named)
 
 
-def test_a_setting_that_is_said_to_be_enough_is_enough(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path)
+def test_a_setting_that_is_said_to_be_enough_is_enough(state: Run, longest: Longest, tmp_path: Path) -> None:
     available = 60 * MIB
     with pytest.raises(UserError) as caught:
         check_memory(state, longest, available=available)
     enough = [way.split()[0] for way in ways(str(caught.value)) if "which is enough" in way]
     assert enough == ["train.accumulation=8"]
-    state.config = small(tmp_path, "rapo", *enough)
-    assert check_memory(state, longest, available=available)["training"]["bytes"] <= available
+    cut = replace(state, config=small(tmp_path, "rapo", *enough))
+    assert check_memory(cut, longest, available=available)["training"]["bytes"] <= available
 
 
-def test_no_setting_is_named_that_right_answers_do_not_fit_into(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path)
+def test_no_setting_is_named_that_right_answers_do_not_fit_into(state: Run, longest: Longest) -> None:
     with pytest.raises(UserError, match=r"train.max_completion_tokens=1 "):
         check_memory(state, replace(longest, answer=1), available=MIB)
     with pytest.raises(UserError) as caught:
@@ -95,13 +105,12 @@ def test_no_setting_is_named_that_right_answers_do_not_fit_into(tmp_path: Path) 
     assert "max_completion_tokens" not in str(caught.value)
 
 
-def test_the_check_can_be_switched_off(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path, "run.check_memory=false")
-    assert check_memory(state, longest, available=MIB)["available_bytes"] == MIB
+def test_the_check_can_be_switched_off(state: Run, longest: Longest, tmp_path: Path) -> None:
+    unchecked = replace(state, config=small(tmp_path, "rapo", "run.check_memory=false"))
+    assert check_memory(unchecked, longest, available=MIB)["available_bytes"] == MIB
 
 
-def test_the_prompts_that_were_looked_at_decide(tmp_path: Path) -> None:
-    _, longest = prepared(tmp_path)
+def test_the_prompts_that_were_looked_at_decide(longest: Longest) -> None:
     # one image of 8 x 8 patches of 8 x 8 pixels
     assert (longest.patches, longest.images, longest.pixels) == (64, 1, 64 * 64)
     assert 16 < longest.tokens < 100
@@ -132,21 +141,19 @@ def test_a_checkpoint_that_is_not_here_has_no_estimate(capsys: pytest.CaptureFix
     assert "no estimate without the checkpoint's config" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_longest_prompt_allowed_is_one_large_image(tmp_path: Path) -> None:
-    state, _ = prepared(tmp_path)
+def test_the_longest_prompt_allowed_is_one_large_image(state: Run, tmp_path: Path) -> None:
     config = small(tmp_path, "rapo", "train.max_prompt_tokens=100", "model.max_pixels=6400")
     # patches of 8 x 8 pixels: 100 in 6400; without a limit four to each token
     assert longest_allowed(config, sizes_in(state)).patches == 100
     assert longest_allowed(small(tmp_path, "rapo", "train.max_prompt_tokens=100"), sizes_in(state)).patches == 400
 
 
-def test_a_frozen_base_is_only_tested(tmp_path: Path) -> None:
-    state = prepare(small(tmp_path, "zero_shot"), Silent())
-    assert "training" not in state.memory and state.memory["testing"]["bytes"] > 0
+def test_a_frozen_base_is_only_tested(finished: Path) -> None:
+    memory = json.loads((finished / "manifest.json").read_text())["memory"]
+    assert "training" not in memory and memory["testing"]["bytes"] > 0
 
 
-def test_the_embedded_model_fits_into_the_memory_of_this_machine(tmp_path: Path) -> None:
-    state, longest = prepared(tmp_path)
+def test_the_embedded_model_fits_into_the_memory_of_this_machine(state: Run, longest: Longest) -> None:
     there = memory_there(state.policy.model, CPU)
     assert there is not None and there > 10 * estimate(state.config, sizes_in(state), CPU, longest).peak.total
 
@@ -175,8 +182,8 @@ def test_values_to_try_go_from_the_mildest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [{"training": {}}, {"available_bytes": "much"}, []])
-def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, tmp_path: Path) -> None:
-    folder = run(small(tmp_path, "zero_shot"), Silent())
+def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / finished.name))
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "memory": broken}))
     with pytest.raises(UserError, match="memory is"):
