@@ -13,6 +13,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic.json_schema import GenerateJsonSchema
 
 from task_streams.errors import UserError, brief, unknown_name
 from task_streams.prompt_style import PromptStyle, prompt_style
@@ -65,16 +66,23 @@ def validators(schema: type) -> Mapping[str, TypeAdapter[Any]]:
     return {field.name: validator(hints[field.name]) for field in dataclasses.fields(schema)}
 
 
+class JsonSchema(GenerateJsonSchema):
+    """JSON schemas of all types, also of those that no JSON has."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        return {}
+
+
 def expected(schema: Mapping[str, Any]) -> str:
     """What a JSON schema allows, in words."""
     if "title" in schema:
         return str(schema["title"])
     if "anyOf" in schema:
         return ", or ".join(map(expected, schema["anyOf"]))
-    if "enum" in schema:
-        names = list(map(str, schema["enum"]))
-        return " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
-    kind = TYPES.get(schema["type"], schema["type"])
+    if "enum" in schema or "const" in schema:
+        names = list(map(str, schema.get("enum", [schema.get("const")])))
+        return f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names)
+    kind = TYPES.get(schema.get("type", ""), str(schema.get("type", "another value")))
     for keys, values in schema.get("patternProperties", {}).items():
         return f"{kind}, each key {keys}, each value {expected(values)}"
     values = schema.get("items") or schema.get("additionalProperties")
@@ -83,9 +91,11 @@ def expected(schema: Mapping[str, Any]) -> str:
     return " ".join([kind, *(f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema)])
 
 
-def refusal(name: str, given: Any, schema: Mapping[str, Any]) -> str:
-    """What to say of a value that a JSON schema does not allow; with the nearest choice if there is one."""
-    words = expected(schema)
+def refusal(name: str, given: Any, adapter: TypeAdapter[Any], error: ValidationError) -> str:
+    """What to say of a value that is refused: a validator's own words, or the field's, and the nearest choice."""
+    schema = adapter.json_schema(schema_generator=JsonSchema)
+    own = [str(one["ctx"]["error"]) for one in error.errors(include_url=False) if one["type"] == "value_error"]
+    words = "".join(own) or expected(schema)
     choices = [choice for one in (schema, *schema.get("anyOf", ())) for choice in one.get("enum", ())]
     nearest = get_close_matches(given, choices, n=1, cutoff=0.7) if isinstance(given, str) else []
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -105,8 +115,8 @@ def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tup
             continue
         try:
             accepted[name] = known[name].validate_python(value)
-        except ValidationError:
-            problems.append(refusal(f"{section}{name}", value, known[name].json_schema()))
+        except ValidationError as error:
+            problems.append(refusal(f"{section}{name}", value, known[name], error))
     return accepted, problems
 
 
@@ -127,8 +137,8 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
         except UserError as error:
             for problem in error.problems:
                 named = problem.partition(":")[0] in validators(schema)
-                known = not section or problem.startswith(within)
-                problems.append(problem if known else f"{section}{'.' if named else ': '}{problem}")
+                placed = not section or problem.startswith(within)
+                problems.append(problem if placed else f"{section}{'.' if named else ': '}{problem}")
     if problems:
         raise UserError(*problems)
     return made
@@ -138,7 +148,8 @@ def field_docs(schema: type) -> dict[str, str]:
     """The one-line docstring of every field of a config dataclass, inherited fields included."""
     docs = {field.name: "" for field in dataclasses.fields(schema)}
     for base in filter(dataclasses.is_dataclass, reversed(schema.__mro__)):
-        told = TypeAdapter(list[base], config=CONFIG).json_schema()["$defs"][base.__name__]["properties"]  # type: ignore[valid-type]
+        adapter = TypeAdapter(list[base], config=CONFIG)  # type: ignore[valid-type]
+        told = adapter.json_schema(schema_generator=JsonSchema)["$defs"][base.__name__]["properties"]
         docs |= {name: one["description"] for name, one in told.items() if "description" in one}
     return docs
 

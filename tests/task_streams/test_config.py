@@ -2,15 +2,17 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, FrozenInstanceError, asdict, dataclass, fields
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from task_streams import STREAMS
-from task_streams.config import typed_section
+from task_streams.config import field_docs, typed_section
 from task_streams.datasets.digits import DigitsCilConfig, DigitsDilConfig
 from task_streams.errors import UserError
 
@@ -38,6 +40,12 @@ def test_values_become_what_their_fields_are_and_null_means_all() -> None:
     assert (config.domains, config.shots) == (("clean", "noisy"), None)
 
 
+def as_even(number: int) -> int:
+    if number % 2:
+        raise ValueError("an even number")
+    return number
+
+
 @dataclass(frozen=True)
 class Every:
     """A field of each type, in a dataclass as others write it."""
@@ -54,6 +62,12 @@ class Every:
     """A text."""
     texts: tuple[str, ...] = ()
     """Texts."""
+    even: Annotated[int, AfterValidator(as_even)] = 2
+    """A number whose own function looks at it."""
+    path: PurePath | None = None
+    """A path."""
+    call: Callable[[], None] | None = None
+    """What no file can say."""
 
 
 @pytest.mark.parametrize(
@@ -67,6 +81,7 @@ class Every:
         ("texts", [1, "a"], ("1", "a")),
         ("choice", "first", "first"),
         ("choice", None, None),
+        ("path", "a/b", PurePath("a/b")),
     ],
 )
 def test_a_value_becomes_one_of_its_fields_type(field: str, given: Any, made: Any) -> None:
@@ -96,6 +111,9 @@ def test_a_value_becomes_one_of_its_fields_type(field: str, given: Any, made: An
         ("text", ["a"], "text."),
         ("texts", "a", "a list, each text."),
         ("texts", {"a": 1}, "a list, each text."),
+        ("even", 3, "an even number."),
+        ("even", "x", "a whole number."),
+        ("call", 3, "another value, or null."),
     ],
 )
 def test_a_value_that_a_field_does_not_allow_is_refused(field: str, given: Any, expected: str) -> None:
@@ -103,6 +121,23 @@ def test_a_value_that_a_field_does_not_allow_is_refused(field: str, given: Any, 
         typed_section("x", Every, {field: given})
     (problem,) = caught.value.problems
     assert problem.startswith(f"x.{field}: got ") and problem.endswith(f", expected {expected}")
+
+
+def test_the_line_below_each_field_is_read_and_that_of_its_base() -> None:
+    @dataclass(frozen=True)
+    class More(Every):
+        whole: int = 2
+        more: float = 1.0
+        """More."""
+
+    docs = field_docs(More)
+    assert list(docs) == [one.name for one in fields(More)]
+    assert (docs["whole"], docs["choice"], docs["call"], docs["more"]) == (
+        "A number.",
+        "One of three.",
+        "What no file can say.",
+        "More.",
+    )
 
 
 def test_a_key_that_is_not_known_and_one_that_is_missing_are_named() -> None:
