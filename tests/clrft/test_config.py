@@ -178,6 +178,46 @@ def test_a_plugins_part_joins_a_learner_with_settings_of_its_own(tmp_path: Path)
         )
 
 
+EXTENDED = '''
+from dataclasses import dataclass
+from methods.algorithms.grpo import Grpo, GrpoConfig
+from task_streams.errors import UserError
+
+@dataclass(frozen=True)
+class Config(GrpoConfig):
+    """Settings."""
+    low: float = 0.0
+    """Lower bound."""
+    high: float = 1.0
+    """Upper bound."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.low > self.high:
+            raise UserError(f"low: got {self.low}, expected a number up to high.")
+
+class Mine(Grpo):
+    name = "config_extended"
+    Config = Config
+'''
+
+
+def test_a_plugins_settings_extend_ours_and_have_checks_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(EXTENDED)
+    own = {"run": {"plugins": [str(path)]}}
+    made = build_config("digits_cil", "config_extended", "tiny", 1, own, parse_overrides(["method.low=-1"]))
+    assert (made.method.low, made.method.group_size) == (-1.0, 8)
+    words = ["method.low=2", "method.high=true", "method.kl=-1"]
+    with pytest.raises(UserError) as caught:
+        build_config("digits_cil", "config_extended", "tiny", 1, own, parse_overrides(words))
+    assert set(caught.value.problems) == {
+        "method.low: got 2.0, expected a number up to high.",
+        "method.high: got True, expected a number.",
+        "method.kl: got -1, expected a number from 0.",
+    }
+
+
 def test_a_part_alone_joins_sft_and_a_yaml_may_list_methods(tmp_path: Path) -> None:
     alone = build_config("digits_cil", "ewc")
     assert (alone.method_name, [name for name, _ in alone.parts], alone.method_label) == ("sft", ["ewc"], "ewc")
