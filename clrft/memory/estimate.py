@@ -24,7 +24,7 @@ from methods.base import Method
 from methods.lazy import torch
 from methods.model.config import choose_attention, choose_device, choose_dtype
 from methods.model.numerics import keeps_all, looking_at_weights
-from methods.settings import AUTO, KAHAN, PLAIN, WIDE, Optimizer
+from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from methods.training.budget import rows_per_update
 
 ADAPTER = 4  # bytes: PEFT holds the weights of an adapter in float32, whatever the model's type
@@ -119,9 +119,9 @@ def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int
     return with_optimizer(config, KAHAN)
 
 
-def with_optimizer(config: RunConfig, optimizer: Optimizer) -> RunConfig:
+def with_optimizer(config: RunConfig, optimizer: str) -> RunConfig:
     """The settings with an optimizer by name."""
-    return replace(config, train=replace(config.train, optimizer=optimizer))
+    return replace(config, train=replace(config.train, optimizer=optimizer))  # type: ignore[arg-type]
 
 
 def setup_of(config: RunConfig, device: torch.device, sharing: Sharing = ALONE) -> Setup:
