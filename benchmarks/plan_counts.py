@@ -121,7 +121,6 @@ def planned(name: str, run: dict[str, float]) -> dict[str, float]:
 
     cell = cell_of(length(TRAIN), length(EVALUATE))
     found: dict[str, float] = defaultdict(float)
-    stored = len(cell.stages) - 1  # stages whose weights are put together for the disk
     for work in (stage_work(cell, stage) for stage in cell.stages):
         for activity, one in work.items():
             for count in COUNTS:
@@ -130,8 +129,6 @@ def planned(name: str, run: dict[str, float]) -> dict[str, float]:
                 found[f"{activity} {count}"] += getattr(one.all, count)
             if processes > 1:
                 found["exchanged_bytes"] += one.exchanged
-    if processes > 1:
-        found["exchanged_bytes"] -= cell.gathered(3.0 * stored)
     return {count: found[count] for count in run if run[count] and count not in GENERATED}
 
 

@@ -6,7 +6,7 @@ worst: the longest prompt and completion in every row, prompts padded so that at
 autograd saves in transformers' layers, numbers per position times bytes; a test counts the same with
 ``torch.autograd.graph.saved_tensors_hooks``.
 Deliberately absent: what a method's own hooks compute or keep beyond its ``needs``; statistics of norms and softmax,
-rotations, an adapter's inner numbers, token ids, pixels; tiles of TRL's fused head; libraries and kernels (``MARGIN``
+rotations, an adapter's inner numbers, token ids; tiles of TRL's fused head; libraries and kernels (``MARGIN``
 stands for them); images larger than those that were looked at.
 """
 
@@ -209,6 +209,7 @@ class Phases:
             "vision": vision,
             "backward": max(*(one for one, _ in passes), layer),
             "logits": self._logits(min(self.micro * self.completion, max(1, LARGEST // text.vocab_size))),
+            "images": self._pixels(self.prompts if self.shared else self.prompts + self.micro),
             "autocast copies": self.applied,
         }
         layers = sizes.outer + AT_ONCE * sizes.shape.language.weights // text.num_hidden_layers  # and as many gradients
@@ -286,6 +287,7 @@ class Phases:
             "cache": self.cache(*cached),
             "activations": max(self.text(prompts, self.prompt, self.prompt)[0], self.tower(prompts)[0]),
             "logits": self._logits(rows),
+            "images": self._pixels(rows),
             "autocast copies": self.applied,
         }
 
@@ -293,6 +295,10 @@ class Phases:
         """Logits of so many tokens: as they come, by temperature, their softmax, its gradient, in float32."""
         vocabulary: int = self.sizes.text.vocab_size
         return 4 * EXACT * tokens * vocabulary
+
+    def _pixels(self, rows: int) -> int:
+        """Patches of rows, or of prompts for all of their rows, as the processor makes them, in float32."""
+        return rows * self.longest.patches * self.sizes.values * EXACT
 
     def _passes(self) -> list[tuple[int, int, int]]:
         """A micro-batch through the language model: prompts once and completions after them, or rows as they are.

@@ -30,7 +30,7 @@ class Speed:
     """How fast one device is taken to be."""
 
     flops: float  # operations a second of reading, scoring and learning
-    bandwidth: float  # bytes a second of decoding and of the optimizer
+    bandwidth: float  # bytes a second of decoding
     launch: float  # seconds to launch a layer's kernels
     start: float  # seconds from a process to its first stage, beside reading the weights
     disk: float  # bytes a second

@@ -32,7 +32,6 @@ class OperationCounts:
     launched: float = 0.0  # layers that are launched by passes
     stepped: float = 0.0  # layers that are launched to write tokens, those of recorded steps in part
     moved: float = 0.0  # bytes that steps of decoding read
-    stepping: float = 0.0  # bytes that the optimizer reads and writes
 
     def __add__(self, other: "OperationCounts") -> "OperationCounts":
         return OperationCounts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))

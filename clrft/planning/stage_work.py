@@ -4,7 +4,8 @@ It follows ``methods/training/fit.py``, ``methods/generation/group_passes.py`` (
 (drift) and ``clrft/runner/stage.py`` (tests). Of several processes each has an even share of the rows of updates; whole
 batches of tests are dealt out; drift, Fisher information and what frozen models keep are done by every one. Of
 penalties and estimates those of the methods in ``COUNTED`` are in it; what other parts' hooks compute is not, which
-``uncounted`` tells. Deliberately absent: batches with fewer rows than the others.
+``uncounted`` tells. Deliberately absent: batches with fewer rows than the others; AdamW's step; split weights that are
+put together for the disk.
 """
 
 import math
@@ -111,12 +112,7 @@ def training(cell: Cell, stage: int) -> SharedCounts:
         prompt, mean = task.prompt, cell.lengths.test
         each = calls.prompts(1, prompt) + calls.written(1, prompt.tokens, mean, mean, recorded=False)
         own += (each + calls.whole(1, prompt, mean, learn=True, every=True)) * min(method.fisher_items, task.train)
-    # AdamW reads weight, gradient and two moments, and writes three of them; compensated, one more of each.
-    stepping = (9.0 if cell.held.compensated else 7.0) * cell.held.trained
-    own += OperationCounts(stepping=stepping) * updates
-    every = cell.config.run.checkpoint_every
-    states = 1 + (max(0, updates - 1) // every if every else 0)  # the last one for the stage's folder
-    exchanged = cell.gathered(times + 3 * states)  # weights and two moments
+    exchanged = cell.gathered(times)
     if cell.held.parts == 1:  # gradients are summed: first parts, then their sums
         exchanged = updates * 2 * (processes - 1) / processes * cell.held.trained
     # an update is one, however many work on it
@@ -218,9 +214,5 @@ def tests(cell: Cell, stage: int) -> SharedCounts:
             answers = cell.calls.written(size, prompt.tokens, mean, cell.lengths.longest(mean))
             work += (cell.calls.prompts(size, prompt, seen=seen) + answers + OperationCounts(items=size)) * batches
             every, most = every + batches, most + math.ceil(batches / cell.processes)
-    copies = 0  # frozen ones of all weights, beside the policy
-    if not cell.held.lora:
-        later = cell.held.anchor and stage > 1 and not method.joint
-        based = cell.held.anchor and method.anchor_rule.kind == "base"
-        copies = 1 if based else int("reference" in method.needs) + int(later)
-    return SharedCounts(work, most / max(1, every), cell.gathered(1 + copies))
+    models = 1 + cell.held.anchor + cell.held.reference
+    return SharedCounts(work, most / max(1, every), cell.gathered(models))

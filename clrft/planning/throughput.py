@@ -84,7 +84,7 @@ def seconds_of(counts: OperationCounts, speed: Speed) -> float:
     """
     passes = max((counts.passes + counts.again) / speed.flops, counts.launched * speed.launch)
     steps = max(counts.decoding / speed.flops, counts.moved / speed.bandwidth, counts.stepped * speed.launch)
-    return passes + steps + counts.stepping / speed.bandwidth
+    return passes + steps
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:
