@@ -94,11 +94,8 @@ def test_counted_work_is_that_of_a_real_run(tmp_path: Path, method: str, words: 
     assert_counted(cell, record)
     planned = [stage_work(cell, stage) for stage in cell.stages]
     costs = [record.task_metrics(stage)["cost"] for stage in cell.stages]
-    made, told = (
-        sum(one.tokens_generated for stage in planned for one in stage.values()),
-        sum(one["tokens_generated"] for stage in costs for one in stage.values()),
-    )
-    assert made == pytest.approx(told, rel=0.15)
+    told = sum(one["tokens_generated"] for stage in costs for one in stage.values())
+    assert sum(one.tokens_generated for stage in planned for one in stage.values()) == pytest.approx(told, rel=0.15)
     for stage in cell.stages[1:]:
         work, cost = stage_work(cell, stage)[TRAIN], record.task_metrics(stage)["cost"][TRAIN]
         assert work.updates == len(record.steps(stage))
@@ -262,15 +259,17 @@ def test_the_table_of_hardware_holds() -> None:
 
 
 def test_a_file_of_hardware_takes_the_place_of_the_table(tmp_path: Path) -> None:
-    text = TABLE.read_text(encoding="utf-8").partition("devices:")[0]
-    file = tmp_path / "mine.yaml"
+    text, file = TABLE.read_text(encoding="utf-8").partition("devices:")[0], tmp_path / "mine.yaml"
     file.write_text(text + "devices:\n  mine: {memory: 10, flops: 1e12, bandwidth: 1e11, share: [0.5, 0.4, 0.6]}\n")
     mine = hardware_of(f"{file}x2")
     assert (mine.devices, mine.memory, mine.speeds[LIKELY].flops) == (2, 10**10, 0.5e12)
-    file = tmp_path / "wrong.yaml"
-    file.write_text(text + "devices:\n  mine: {memory: none, flops: 1e12, bandwith: 1e11, share: 3}\n")
+    assert target_of(mine).jobs == 2  # it states no link, which cells of one device do not need
+    with pytest.raises(UserError, match="states no link between devices"):
+        target_of(mine, sharing=Sharing(2))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text + "devices:\n  mine: {memory: none, flops: 1e12, bandwith: 1e11, share: 3}\n")
     with pytest.raises(UserError) as error:
-        hardware_of(str(file))
+        hardware_of(str(wrong))
     assert len(error.value.problems) == 4  # memory, bandwidth, the unknown key, share
 
 
@@ -417,12 +416,3 @@ def test_what_processes_cannot_share_is_told_with_every_reason() -> None:
     told = reasons(split, "rapo", *words)
     assert all(name in told for name in ("model.adapter", "model.anchor_memory", "train.cuda_graphs", "method.anchor"))
     assert reasons(split, "rapo") == ""
-
-
-def test_a_file_without_a_link_is_for_cells_of_one_device(tmp_path: Path) -> None:
-    text = TABLE.read_text(encoding="utf-8").partition("devices:")[0].replace("  linked:", "  # linked:")
-    file = tmp_path / "mine.yaml"
-    file.write_text(text + "devices:\n  mine: {memory: 10, flops: 1e12, bandwidth: 1e11}\n", encoding="utf-8")
-    assert target_of(hardware_of(f"{file}x2")).jobs == 2
-    with pytest.raises(UserError, match="states no link between devices"):
-        target_of(hardware_of(f"{file}x2"), sharing=Sharing(2))
