@@ -4,6 +4,7 @@ The model is built without memory for its weights; none are read, nothing is dow
 ``methods/costs/flops.py``; of another one nothing is said.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def _built_sizes(path: str, rank: int, targets: str, published: bool) -> ModelSi
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # the libraries' own, of each other
         build: Any = AutoModelForImageTextToText.from_config
         model = build(AutoConfig.for_model(**known))
         parameters = sum(weight.numel() for weight in model.parameters())

@@ -87,20 +87,6 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
     return Measured(throughputs, start, closing, time.perf_counter() - began)
 
 
-def calibration_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:
-    """A cell's settings with a small budget, in a folder of its own; ``tracked``: if the settings ask for it."""
-    again = int(getattr(config.method, "updates_per_batch", 1))
-    updates, probe = again * math.ceil(UPDATES / again), min(config.evaluate.probe, config.evaluate.batch_size)
-    tracked = tracked and config.run.mlflow
-    run = replace(config.run, output=str(folder), sweep=FOLDER, mlflow=tracked, keep_weights="all")
-    return replace(
-        config,
-        train=replace(config.train, updates=updates, epochs=None),
-        evaluate=replace(config.evaluate, probe=probe, probes=()),
-        run=run,
-    )
-
-
 def cut(stream: TaskStream, test: int) -> TaskStream:
     """A stream's first tasks, tested on at most so many items each, new ones where there are any."""
     tasks = stream.tasks[:TASKS]
@@ -125,15 +111,21 @@ class Timer(Silent):
 
 
 def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) -> tuple[float, Throughput]:
-    """Run a little of a kind of cell.
+    """Run a kind of cell with a small budget, in a folder of its own; ``tracked``: if its settings ask for that.
 
     Returns:
         Seconds since ``asked``, the time when this was asked for: of a new process, its start. And what was measured.
     """
     waited, began, timer = time.time() - asked, time.perf_counter(), Timer()
-    config = calibration_config(kind, folder, tracked)
+    again, batch = int(getattr(kind.method, "updates_per_batch", 1)), kind.evaluate.batch_size
+    config = replace(
+        kind,
+        train=replace(kind.train, updates=again * math.ceil(UPDATES / again), epochs=None),
+        evaluate=replace(kind.evaluate, probe=min(kind.evaluate.probe, batch), probes=()),
+        run=replace(kind.run, output=str(folder), sweep=FOLDER, mlflow=tracked and kind.run.mlflow, keep_weights="all"),
+    )
     state = prepare(config, timer)
-    state.stream = cut(state.stream, config.evaluate.batch_size)
+    state.stream = cut(state.stream, batch)
     make_folder(state)
     tags, tracker = manifest_tags(open_folder(state)), Tracker(folder, FOLDER, enabled=config.run.mlflow)
     tracked_cell = tracker.cell(config.cell, config.to_dict(), tags)
