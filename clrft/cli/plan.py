@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clrft.config.run_config import parse_overrides
 from clrft.config.sweeps import load_sweep
-from clrft.memory.sharing import Sharing
+from clrft.memory.phases import Sharing
 from clrft.planning.hardware import THIS, hardware_of
 from task_streams.errors import UserError
 

@@ -27,29 +27,26 @@ def capacity_bytes(device: torch.device) -> int:
 
 def available_bytes(device: torch.device) -> int:
     """Bytes that can still be had on a device, what torch has put aside there included."""
-    if device.type != "cuda":
-        available, left = int(psutil.virtual_memory().available), free_in_group()
-        return available if left is None else min(available, left)
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "cuda":
+        aside = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + aside
+    available, left = int(psutil.virtual_memory().available), free_in_group()
+    return available if left is None else min(available, left)
 
 
 def group_limit(root: Path = GROUP) -> int | None:
     """The control group's limit, in a container say; None without one."""
-    for limit, *_ in FILES:
-        if (root / limit).is_file():
-            most = (root / limit).read_text().strip()
-            return None if most == "max" else int(most)
-    return None
+    file = next((root / limit for limit, *_ in FILES if (root / limit).is_file()), None)
+    most = "max" if file is None else file.read_text().strip()
+    return None if most == "max" else int(most)
 
 
 def free_in_group(root: Path = GROUP) -> int | None:
     """What is left of the control group's limit; None without a limit."""
     most = group_limit(root)
-    for files in FILES:
-        _, used, stat = (root / name for name in files)
-        if most is not None and used.is_file() and stat.is_file():
-            facts = dict(line.split(maxsplit=1) for line in stat.read_text().splitlines())
+    for _, used, stat in FILES:
+        if most is not None and (root / used).is_file() and (root / stat).is_file():
+            facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
             droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
-            return max(0, most - int(used.read_text()) + droppable)
+            return max(0, most - int((root / used).read_text()) + droppable)
     return None

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import Longest, estimate, gib
-from clrft.memory.model_sizes import ModelSizes
-from clrft.memory.sharing import ALONE, Sharing
+from clrft.memory.estimate import estimate, gib
+from clrft.memory.model_sizes import ModelSizes, known_sizes
+from clrft.memory.phases import ALONE, Longest, Sharing
 from methods import build_method
 from methods.lazy import torch
 from methods.settings import KAHAN, WIDE
@@ -26,15 +26,10 @@ class Change:
     """A setting of a run, changed."""
 
     setting: str  # as on the command line
-    value: Any
+    word: str  # with its value
     config: RunConfig  # the settings with it
     longest: Longest  # of the prompts with it
     note: str = ""  # what else it does
-
-    @property
-    def word(self) -> str:
-        """As on the command line."""
-        return f"{self.setting}={str(self.value).lower() if isinstance(self.value, bool) else self.value}"
 
 
 def memory_hints(
@@ -55,7 +50,8 @@ def memory_hints(
     def needed(settings: RunConfig, prompts: Longest) -> int:
         if not allowed(settings):
             return sys.maxsize
-        return estimate(settings, sizes, device, prompts, sharing).peaks()[activity].total
+        own = sizes if settings.model.adapter == config.model.adapter else known_sizes(settings.model)
+        return estimate(settings, own, device, prompts, sharing).peaks()[activity].total
 
     before = needed(config, longest)
     best: dict[str, tuple[int, str]] = {}
@@ -72,7 +68,10 @@ def memory_hints(
 def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[Change]:
     """Settings that may help, each alone, the mildest value first."""
     train, model, evaluate, full = config.train, config.model, config.evaluate, config.model.adapter == "none"
-    rows = rows_of(config)
+    rows = rows_per_update(build_method(config.method_name, config.method, config.parts), train)
+    group = int(getattr(config.method, "group_size", 1))
+    groups = [size for size in halves(group, LEAST_GROUP) if rows // group * size % train.accumulation == 0]
+    pixels = halves(longest.pixels, max(model.min_pixels or 1, longest.pixels // FEWEST_PIXELS))
     choices: list[tuple[str, str, list[Any], str]] = [
         ("train", "accumulation", [n for n in range(train.accumulation + 1, rows + 1) if rows % n == 0], ""),
         ("train", "optimizer", [KAHAN] if train.optimizer == WIDE and full else [], ""),
@@ -84,26 +83,23 @@ def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[
         ("evaluate", "batch_size", halves(evaluate.batch_size, 1), ""),
         ("evaluate", "drift_prompts", halves(evaluate.drift_prompts, 1), ""),
         ("train", "max_completion_tokens", halves(train.max_completion_tokens, longest.answer), ""),
+        ("model", "max_pixels", pixels, ""),
+        ("method", "group_size", groups, "; another training"),
     ]
     for section, name, values, note in choices:
         for value in values:
-            yield Change(f"{section}.{name}", value, with_value(config, section, name, value), longest, note)
-    # Smaller images: fewer patches, and fewer tokens of a prompt.
-    for pixels in halves(longest.pixels, max(model.min_pixels or 1, longest.pixels // FEWEST_PIXELS)):
-        patches = longest.patches * pixels // longest.pixels
-        gone = (longest.patches - patches) // sizes.tower.merge**2
-        shorter = replace(longest, patches=patches, pixels=pixels, tokens=longest.tokens - gone)
-        if patches:
-            yield Change("model.max_pixels", pixels, with_value(config, "model", "max_pixels", pixels), shorter)
-    for group in halves(int(getattr(config.method, "group_size", 1)), LEAST_GROUP):
-        smaller = with_value(config, "method", "group_size", group)
-        if rows_of(smaller) % train.accumulation == 0:
-            yield Change("method.group_size", group, smaller, longest, "; another training")
+            prompts = longest
+            if name == "max_pixels":  # smaller images: fewer patches, and fewer tokens of a prompt
+                patches = longest.patches * value // longest.pixels
+                gone = (longest.patches - patches) // sizes.shape.merge**2
+                prompts = replace(longest, patches=patches, pixels=value, tokens=longest.tokens - gone)
+            setting = f"{section}.{name}"
+            yield Change(setting, word(setting, value), with_value(config, section, name, value), prompts, note)
 
 
-def rows_of(config: RunConfig) -> int:
-    """Completions of an update."""
-    return rows_per_update(build_method(config.method_name, config.method, config.parts), config.train)
+def word(setting: str, value: Any) -> str:
+    """A setting with a value as on the command line."""
+    return f"{setting}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def halves(number: int, least: int) -> list[int]:

@@ -1,12 +1,11 @@
 """Real work of a sweep, a little of each kind of cell, measured on this machine.
 
 Of every kind (stream, method, model, settings; one class order) the base is tested, and two tasks are learned with a
-few updates and tested on a batch of items each, by the code that runs cells, at as many at a time as the sweep would;
-those with most work first, so that they run beside each other. It all goes to a folder, and to a tracking store in it,
-that is removed. Deliberately absent: a tracking store elsewhere, which is not to be written to.
+few updates and tested on a batch of items each, by the code that runs cells, at as many at a time as the sweep would.
+It all goes to a folder, and to a tracking store in it, that is removed. Deliberately absent: a tracking store
+elsewhere, which is not to be written to.
 """
 
-import json
 import math
 import multiprocessing
 import os
@@ -18,26 +17,33 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig
-from clrft.planning.stage_work import stage_work
-from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
+from clrft.planning.stage_work import Cell, Lengths, stage_work
+from clrft.planning.stream_statistics import statistics_of
+from clrft.planning.throughput import Throughput
 from clrft.runner.prepare import prepare
-from clrft.runner.run import finish, make_folder, open_folder
-from clrft.runner.stage import learn_stage
-from clrft.runner.state import Run, stage_name
-from clrft.runs.layout import METRICS_FILE, stage_folder
+from clrft.runner.run import finish, learn, make_folder, open_folder
+from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
+from clrft.runs.read import find_runs, read_run
 from clrft.sweep.engine import Setup
 from clrft.sweep.local_workers import prepare as prepare_worker
-from clrft.tracking.runs import CellTracker, Tracker, manifest_tags
+from clrft.tracking.runs import Tracker, manifest_tags
 from clrft.utils.progress import Silent
-from methods.training.fit import StepRow
+from methods.model.config import choose_device
+from methods.training.budget import rows_per_update
 from task_streams.types import TaskStream, new_test_items
 
 UPDATES = 12  # of a training that is measured: one state is kept among them, as of every ten
+TASKS = 2  # of a stream that a calibration goes through
+SPREAD = 1.3  # the longest of a batch's completions to their mean, where only the mean was counted
 FOLDER = "calibration"  # name of the sweep in the folder that is removed
+
+Costs = Mapping[str, Mapping[str, Any]]  # of a stage, by activity, as its record has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +62,16 @@ def kind_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
-    """Measure every kind of cell.
-
-    Args:
-        cells: of the sweep.
-        jobs: cells at a time.
-        threads: of each; 0 = as many as the libraries choose.
-    """
+    """Measure every kind of cell, so many at a time, each with so many threads; 0 = as the libraries choose."""
     began = time.perf_counter()
     kinds = {kind_of(cell): cell for cell in reversed(cells)}
     with tempfile.TemporaryDirectory(prefix="clrft-plan-", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        tracked = "MLFLOW_TRACKING_URI" not in os.environ
-        runs = {kind: calibration_config(config, folder, tracked) for kind, config in kinds.items()}
-        store = 0.0
-        if any(config.run.mlflow for config in runs.values()):
+        folder, tracked = Path(place), "MLFLOW_TRACKING_URI" not in os.environ
+        if tracked and any(config.run.mlflow for config in kinds.values()):
             from clrft.tracking.store import prepare_store
 
-            making = time.perf_counter()
             prepare_store(folder)
-            store = time.perf_counter() - making
+        store = time.perf_counter() - began
         plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
         with ProcessPoolExecutor(
             jobs,
@@ -83,32 +79,12 @@ def measured(cells: Sequence[RunConfig], jobs: int, threads: int) -> Measured:
             initializer=prepare_worker,
             initargs=(Setup(threads, plugins, 0),),
         ) as pool:
-            pieces = {kind: calibration_cell(config, kinds[kind]) for kind, config in runs.items()}
-            work = {
-                kind: sum(one.all.model_flops for stage in cell.stages for one in stage_work(cell, stage).values())
-                for kind, cell in pieces.items()
-            }
-            order = sorted(runs, key=lambda kind: -work[kind])
-            waiting = {kind: pool.submit(run_calibration, runs[kind], time.time()) for kind in order}
-            results = {kind: future.result() for kind, future in waiting.items()}
-        closing = closing_seconds(folder)
-    throughputs = {kind: throughput_of(runs[kind], kinds[kind], result) for kind, result in results.items()}
-    start = store + 2 * min(result.waited for result in results.values())  # the sweep's own process, and a worker's
+            asked = [pool.submit(run_calibration, one, folder, tracked, time.time()) for one in kinds.values()]
+            results = [future.result() for future in asked]
+        closing = closing_seconds(folder / FOLDER)
+    start = store + 2 * min(waited for waited, _ in results)  # the sweep's own process, and a worker's
+    throughputs = {kind: throughput for kind, (_, throughput) in zip(kinds, results, strict=True)}
     return Measured(throughputs, start, closing, time.perf_counter() - began)
-
-
-def calibration_config(config: RunConfig, folder: Path, tracked: bool) -> RunConfig:
-    """A cell's settings with a small budget, in a folder of its own; ``tracked``: if the settings ask for it."""
-    tracked = tracked and config.run.mlflow
-    batch = config.evaluate.batch_size
-    again = int(getattr(config.method, "updates_per_batch", 1))
-    updates = again * math.ceil(UPDATES / again)
-    return replace(
-        config,
-        train=replace(config.train, updates=updates, epochs=None),
-        evaluate=replace(config.evaluate, probe=min(config.evaluate.probe, batch), probes=()),
-        run=replace(config.run, output=str(folder), sweep=FOLDER, mlflow=tracked, keep_weights="all"),
-    )
 
 
 def cut(stream: TaskStream, test: int) -> TaskStream:
@@ -118,53 +94,80 @@ def cut(stream: TaskStream, test: int) -> TaskStream:
     return replace(stream, tasks=tuple(replace(task, test=kept) for task, kept in zip(tasks, tests, strict=True)))
 
 
-def run_calibration(config: RunConfig, asked: float) -> CalibrationRun:
-    """Run a little of a cell; ``asked``: the time when that was asked for."""
-    waited, began = time.time() - asked, time.perf_counter()
-    state = prepare(config, Silent())
-    state.stream = cut(state.stream, config.evaluate.batch_size)
+class Timer(Silent):
+    """Notes when the updates of a training end, the last one's."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.trains = False
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.trains = activity.endswith("train")
+        self.ends = [] if self.trains else self.ends
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        if self.trains:
+            self.ends.append(time.perf_counter())
+
+
+def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) -> tuple[float, Throughput]:
+    """Run a kind of cell with a small budget, in a folder of its own; ``tracked``: if its settings ask for that.
+
+    Returns:
+        Seconds since ``asked``, the time when this was asked for: of a new process, its start. And what was measured.
+    """
+    waited, began, timer = time.time() - asked, time.perf_counter(), Timer()
+    again, batch = int(getattr(kind.method, "updates_per_batch", 1)), kind.evaluate.batch_size
+    config = replace(
+        kind,
+        train=replace(kind.train, updates=again * math.ceil(UPDATES / again), epochs=None),
+        evaluate=replace(kind.evaluate, probe=min(kind.evaluate.probe, batch), probes=()),
+        run=replace(kind.run, output=str(folder), sweep=FOLDER, mlflow=tracked and kind.run.mlflow, keep_weights="all"),
+    )
+    state = prepare(config, timer)
+    state.stream = cut(state.stream, batch)
     make_folder(state)
-    manifest = open_folder(state)
-    tracker = Tracker(Path(config.run.output), FOLDER, enabled=config.run.mlflow)
-    cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
-    ready = time.perf_counter() - began
-    stages: dict[int, float] = {}
-    steps: dict[int, list[float]] = {}
-    for stage in state.stages:
-        stages[stage], steps[stage] = timed_stage(state, stage, cell)
-    ended = time.perf_counter()
-    finish(state, cell)
-    ready += time.perf_counter() - ended
-    costs = {
-        stage: json.loads((stage_folder(state.folder, stage) / METRICS_FILE).read_text(encoding="utf-8"))["cost"]
-        for stage in state.stages
-    }
-    return CalibrationRun(waited, ready, stages, steps, costs)
-
-
-def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[float]]:
-    """Seconds of a stage, and those between its updates."""
-    ends: list[float] = []
-    task = cell.task(stage, stage_name(state, stage))
-
-    def on_step(row: StepRow) -> None:
-        ends.append(time.perf_counter())
-        task.steps([row])
-
+    tags, tracker = manifest_tags(open_folder(state)), Tracker(folder, FOLDER, enabled=config.run.mlflow)
+    tracked_cell = tracker.cell(config.cell, config.to_dict(), tags)
     start = time.perf_counter()
-    learn_stage(state, stage, on_step)
-    task.finish(stage_folder(state.folder, stage), learned_before=False)
-    return time.perf_counter() - start, [after - before for before, after in pairwise(ends)]
+    learn(state, tracked_cell)
+    end = time.perf_counter()
+    finish(state, tracked_cell)
+    ready = time.perf_counter() - began - (end - start)
+    record = read_run(state.folder)
+    costs = {stage: record.task_metrics(stage)["cost"] for stage in state.stages}
+    cell, last = calibration_cell(kind, config, costs), state.stages[-1]
+    work, fixed = {name: one.all for name, one in stage_work(cell, last).items()}, 0.0
+    rates = {name: costs[last][name][WALL] / one.model_flops for name, one in work.items()}
+    if TRAIN in work:
+        stepping = fmean(after - before for before, after in pairwise(timer.ends)) * work[TRAIN].updates
+        rates[TRAIN] = stepping / work[TRAIN].model_flops
+        fixed = max(0.0, costs[last][TRAIN][WALL] - stepping)
+    beside = end - start - sum(cost[WALL] for stage in costs.values() for cost in stage.values())
+    return waited, Throughput(ready, fixed, max(0.0, beside) / len(costs), rates, cell.lengths)
 
 
-def closing_seconds(folder: Path) -> float:
+def calibration_cell(kind: RunConfig, config: RunConfig, costs: Mapping[int, Costs]) -> Cell:
+    """What is counted of a calibration, with completions as long as those that were generated."""
+    limit = config.train.max_completion_tokens
+    statistics = statistics_of(kind).cut(TASKS, config.evaluate.batch_size)
+    cell = Cell(config, choose_device(config.model), Lengths(1, 1, SPREAD, limit), statistics=statistics)
+    work = {stage: stage_work(cell, stage) for stage in cell.stages[1:]}  # items and rows, whatever the lengths are
+    items = sum(one[EVALUATE].all.items for one in work.values())
+    test = rollout = sum(float(costs[stage][EVALUATE]["tokens_generated"]) for stage in work) / items
+    if cell.method.family == "reinforcement":
+        updates = sum(one[TRAIN].all.updates for one in work.values())
+        trained = sum(float(costs[stage][TRAIN]["tokens_trained"]) for stage in work)
+        rollout = trained / (updates * rows_per_update(cell.method, config.train)) or test
+    cell.lengths = Lengths(rollout, test, SPREAD, limit)
+    return cell
+
+
+def closing_seconds(runs: Path) -> float:
     """Seconds to compare and report what was run."""
     from clrft.report.comparison import reported, write_and_print
-    from clrft.runs.read import find_runs
 
-    began = time.perf_counter()
-    runs = folder / FOLDER
-    found = find_runs([runs])
-    subject, _ = write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], taxonomy=True)
+    began, beside = time.perf_counter(), Console(file=StringIO())
+    subject, _ = write_and_print(find_runs([runs]), None, runs / "comparison", beside, ["all"], taxonomy=True)
     reported(subject, runs)
     return time.perf_counter() - began

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clrft.base_model import default_model_path
-from clrft.memory.estimate import ADAPTER
-from clrft.planning.operation_counts import OperationCounts
-from clrft.planning.stage_work import Cell
+from clrft.memory.phases import EXACT
+from clrft.planning.stage_work import Cell, SharedCounts
 from clrft.runner.disk_check import MOMENTS
 from clrft.runner.partial_checkpoint import KEPT
 from clrft.runs.cost_names import DRIFT, EVALUATE
 
-EXACT = 4  # bytes of float32, in which Fisher information is kept
 ANSWER = 150  # bytes of a row of predictions beside its completion
 GROUP = 420  # of a row of drift figures
 UPDATE = 600  # of a row of steps
@@ -38,35 +36,28 @@ class Disk:
     stage: int  # written at the end of a stage
 
 
-def disk_of(cell: Cell, work: Mapping[int, Mapping[str, OperationCounts]]) -> Disk:
+def disk_of(cell: Cell, work: Mapping[int, Mapping[str, SharedCounts]]) -> Disk:
     """What a cell leaves; ``work``: of its stages."""
-    config, method, sizes, setup = cell.config, cell.method, cell.passes.sizes, cell.passes.setup
-    trained = sizes.trained * (ADAPTER if sizes.adapter else setup.weight)
-    compensation = trained if setup.compensated else 0
+    config, method, held = cell.config, cell.method, cell.held
+    numbers, trained = held.sizes.trained, held.trained * held.parts
+    compensation = held.compensated * held.parts
     moments = MOMENTS * trained + compensation
+    folder = Path(config.model.path) if config.model.path else default_model_path()
+    beside = sum(file.stat().st_size for pattern in BESIDE for file in folder.glob(pattern))  # none if it is not here
+    saved = trained if held.lora else trained + (beside if folder.is_dir() else PROCESSOR)
     # Of a stage: weights, moments that are carried, what a method keeps beside them.
-    saved = trained if sizes.adapter else sizes.parameters * setup.weight + processor_bytes(config.model.path)
-    fisher = EXACT * sizes.trained if "fisher" in method.needs else 0
-    initial = trained if "l2_init" in {config.method_name, *(name for name, _ in config.parts)} else 0
-    stage = saved + (moments if config.train.carry_optimizer else compensation) + fisher + initial
+    stage = saved + (moments if config.train.carry_optimizer else compensation)
+    stage += EXACT * numbers * ("fisher" in method.needs)
+    stage += trained * ("l2_init" in {config.method_name, *(name for name, _ in config.parts)})
     learned, last = len(cell.stages) - 1 if cell.trains else 0, config.run.keep_weights == "last"
-    anchors = max(0, learned - 1) if "anchor" in method.needs and method.anchor_rule.kind in ("average", "first") else 0
+    anchors = max(0, learned - 1) if held.anchor and method.anchor_rule.kind in ("average", "first") else 0
     stages = min(learned, 1) * stage if last else learned * stage + anchors * saved
     # Predictions, steps and figures, in the run's folder and in MLflow's store.
     rows, copies, points = 0.0, 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0
     for counts in work.values():
-        groups = config.evaluate.drift_prompts * GROUP if DRIFT in counts else 0
-        updates = sum(one.updates for one in counts.values())
-        answers = counts[EVALUATE].answers * (ANSWER + TOKEN * cell.lengths.test)
-        rows += answers * copies + updates * (UPDATE + points) + groups + STAGE
+        rows += counts[EVALUATE].all.items * (ANSWER + TOKEN * cell.lengths.test) * copies + STAGE
+        rows += sum(one.all.updates for one in counts.values()) * (UPDATE + points)
+        rows += config.evaluate.drift_prompts * GROUP if DRIFT in counts else 0
     states = (KEPT + 1) * (trained + moments) if config.run.checkpoint_every and learned else 0
     both = stage if last and learned > 1 else 0  # the one before goes after this one came
     return Disk(round(stages + rows + CELL), states + both, stage if learned else 0)
-
-
-def processor_bytes(path: str | None) -> int:
-    """Files of a checkpoint's processor."""
-    folder = Path(path) if path else default_model_path()
-    if not folder.is_dir():
-        return PROCESSOR
-    return sum(file.stat().st_size for pattern in BESIDE for file in folder.glob(pattern))

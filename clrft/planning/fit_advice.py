@@ -7,9 +7,8 @@ from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import gib
 from clrft.memory.hints import changes, memory_hints
 from clrft.memory.model_sizes import known_sizes
-from clrft.memory.sharing import Sharing
+from clrft.memory.phases import Longest, Sharing
 from clrft.planning.plan import CellPlan, Plan, Target, memory_of, sharding_problems
-from clrft.planning.stream_statistics import statistics_of
 
 MOST_WAYS = 4  # that are named
 
@@ -60,67 +59,43 @@ def unfit_reason(cells: Sequence[CellPlan], target: Target) -> str:
 
 
 def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]:
-    """Of how many devices' memory cells would have enough, whole on each or split over them; for others with what."""
+    """On how many devices each, the fewest first, cells would fit; the largest of the others with one setting more."""
     hardware = target.hardware
     if hardware is None or hardware.link is None or hardware.devices == 1:
         return []
     counts = sorted({2**power for power in range(1, hardware.devices.bit_length())} | {hardware.devices})
-    sentences: list[str] = []
-    known: set[int] = set()
-    for split in (False, True):
-        found = {count: fitting(cells, target, Sharing(count, split)) for count in counts}
-        count = max(counts, key=lambda one: len(found[one]))  # the first of several, which has the fewest devices
-        if found[count] - known:
-            names = methods_of([cells[place] for place in sorted(found[count])])
-            which = "All" if len(found[count]) == len(cells) else f"{len(found[count])} ({names})"
-            sentences.append(f"{which} of them fit {sharing_text(Sharing(count, split))}.")
-            known |= found[count]
-    others = [cell for place, cell in enumerate(cells) if place not in known]
-    sentences += fits_with_a_setting(
-        others, target, [Sharing(count, split) for count in counts for split in (False, True)]
-    )
-    return sentences or [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
+    sharings = [Sharing(count, split) for count in counts for split in (False, True)]
+    left, sentences = list(cells), []
+    known: dict[tuple[RunConfig, Sharing], bool] = {}  # cells of several class orders are alike
 
+    def fits(config: RunConfig, sharing: Sharing, longest: Longest) -> bool:
+        one = replace(config, seed=0)
+        if (one, sharing) not in known:
+            enough = memory_of(one, target, sharing, longest).peak.total <= (target.memory or 0)
+            known[one, sharing] = enough and not sharding_problems(one, sharing)
+        return known[one, sharing]
 
-def fitting(cells: Sequence[CellPlan], target: Target, sharing: Sharing) -> set[int]:
-    """Places of the cells that would fit, and could be run, if so many devices shared each."""
-    known: dict[RunConfig, bool] = {}
-    for cell in cells:
-        alike = replace(cell.config, seed=0)
-        if alike not in known:
-            enough = memory_of(cell.config, target, sharing).peak.total <= (target.memory or 0)
-            known[alike] = enough and not sharding_problems(cell.config, sharing)
-    return {place for place, cell in enumerate(cells) if known[replace(cell.config, seed=0)]}
-
-
-def fits_with_a_setting(cells: Sequence[CellPlan], target: Target, sharings: Iterable[Sharing]) -> list[str]:
-    """On how many devices the largest of some cells would fit with which settings, each alone.
-
-    More devices are named where they ask for milder ones; settings that are enough as it is are not named again.
-    """
-    found: dict[str, dict[tuple[str, ...], str]] = {}
     for sharing in sharings:
-        allowed = [cell.config for cell in cells if not sharding_problems(cell.config, sharing)]
+        if fit := [cell for cell in left if fits(cell.config, sharing, cell.statistics.longest)]:
+            which = "All" if len(fit) == len(cells) else f"{len(fit)} ({methods_of(fit)})"
+            sentences.append(f"{which} of them fit {sharing_text(sharing)}.")
+            left = [cell for cell in left if cell not in fit]
+    for sharing in sharings:
+        allowed = [cell for cell in left if not sharding_problems(cell.config, sharing)]
         if not allowed:
             continue
-        worst = max(allowed, key=lambda config: memory_of(config, target, sharing).peak.total)
-        known = enough_settings(worst, target, target.sharing)
-        if ways := tuple(way for way in enough_settings(worst, target, sharing) if way not in known):
-            named = found.setdefault(f"{worst.stream_label} by {worst.method_label}", {})
-            words = ", ".join(ways[:MOST_WAYS])
-            named.setdefault(ways, f"{sharing_text(sharing)} with {f'one of {words}' if len(ways) > 1 else words}")
-    return [f"{name} fits {'; '.join(texts.values())}." for name, texts in found.items()]
-
-
-def enough_settings(config: RunConfig, target: Target, sharing: Sharing) -> list[str]:
-    """Settings each of which is enough alone for a cell that several devices share; of each the mildest value."""
-    found: dict[str, str] = {}
-    for change in changes(config, statistics_of(config).longest, known_sizes(config.model)):
-        if change.setting in found or sharding_problems(change.config, sharing):
-            continue
-        if memory_of(change.config, target, sharing, change.longest).peak.total <= (target.memory or 0):
-            found[change.setting] = change.word
-    return list(found.values())
+        worst = max(allowed, key=lambda cell: memory_of(cell.config, target, sharing).peak.total)
+        config, ways = worst.config, dict[str, str]()  # of each setting the mildest value that is enough
+        for change in changes(config, worst.statistics.longest, known_sizes(config.model)):
+            if fits(change.config, target.sharing, change.longest):
+                ways[change.setting] = ""  # as it is, which was said
+            elif change.setting not in ways and fits(change.config, sharing, change.longest):
+                ways[change.setting] = change.word
+        if named := [way for way in ways.values() if way][:MOST_WAYS]:
+            with_them = f"one of {', '.join(named)}" if len(named) > 1 else named[0]
+            name = f"{config.stream_label} by {config.method_label}"
+            return [*sentences, f"{name} fits {sharing_text(sharing)} with {with_them}."]
+    return sentences or [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
 
 
 def sharing_text(sharing: Sharing) -> str:
@@ -129,6 +104,6 @@ def sharing_text(sharing: Sharing) -> str:
     return f"{how} {sharing.processes} devices (--devices-per-cell {sharing.processes}{words})"
 
 
-def methods_of(cells: Sequence[CellPlan]) -> str:
+def methods_of(cells: Iterable[CellPlan]) -> str:
     """The methods of some cells."""
     return ", ".join(dict.fromkeys(cell.config.method_label for cell in cells))

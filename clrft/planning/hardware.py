@@ -30,7 +30,7 @@ class Speed:
     """How fast one device is taken to be."""
 
     flops: float  # operations a second of reading, scoring and learning
-    bandwidth: float  # bytes a second of decoding and of the optimizer
+    bandwidth: float  # bytes a second of decoding
     launch: float  # seconds to launch a layer's kernels
     start: float  # seconds from a process to its first stage, beside reading the weights
     disk: float  # bytes a second
@@ -104,25 +104,19 @@ def table(path: Path) -> dict[str, Hardware]:
     found = {}
     for name, own in devices.items():
         facts = {**assumed, **(own if isinstance(own, dict) else {})}
-        names = (*STATED, LINK, *ASSUMED, LINKED, "title")
-        expected = f"{', '.join(names[:-1])} or title"
-        problems += [f"{path}: {name} has {key!r}, expected {expected}." for key in facts if key not in names]
+        names = (*STATED, LINK, *ASSUMED, LINKED)
+        expected = f"{', '.join(names)} or title"
+        problems += [f"{path}: {name} has {key!r}, expected {expected}." for key in {*facts} - {*names, "title"}]
         linked = LINK in facts
         stated = {key: number(f"{name}.{key}", facts.get(key)) for key in (*STATED, *([LINK] if linked else []))}
         ranges = {key: triple(f"{name}.{key}", facts.get(key)) for key in (*ASSUMED, *([LINKED] if linked else []))}
+        link = [stated[LINK] * share for share in ranges[LINKED]] if linked else [math.inf] * 3
         likely, slow, fast = (
-            Speed(
-                flops=stated["flops"] * ranges["share"][place],
-                bandwidth=stated["bandwidth"] * ranges["reach"][place],
-                launch=ranges["launch"][place],
-                start=ranges["start"][place],
-                disk=ranges["disk"][place],
-                link=stated[LINK] * ranges[LINKED][place] if linked else math.inf,
-            )
-            for place in (LIKELY, SLOW, FAST)
+            Speed(stated["flops"] * share, stated["bandwidth"] * reach, *others)
+            for share, reach, *others in zip(*(ranges[key] for key in ASSUMED), link, strict=True)
         )
-        title, memory, link = str(facts.get("title", name)), int(stated["memory"] * 1e9), stated.get(LINK)
-        found[str(name)] = Hardware(str(name), title, 1, memory, link, (likely, slow, fast), ranges)
+        title, memory = str(facts.get("title", name)), int(stated["memory"] * 1e9)
+        found[str(name)] = Hardware(str(name), title, 1, memory, stated.get(LINK), (likely, slow, fast), ranges)
     if problems:
         raise UserError(*problems)
     return found

@@ -1,6 +1,7 @@
 """The plan of a sweep: every cell's work, seconds, disk and memory, and what they add up to."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -10,13 +11,13 @@ import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes
-from clrft.memory.estimate import Estimate, Longest, decided, estimate, with_optimizer
+from clrft.memory.estimate import Estimate, decided, estimate, with_optimizer
 from clrft.memory.model_sizes import known_sizes
-from clrft.memory.sharing import ALONE, Sharing
+from clrft.memory.phases import ALONE, Longest, Sharing
 from clrft.planning.calibration import Measured, kind_of, measured
 from clrft.planning.disk import SWEEP, Disk, disk_of
 from clrft.planning.hardware import LIKELY, THIS, Hardware
-from clrft.planning.operation_counts import OperationCounts, total_of
+from clrft.planning.operation_counts import OperationCounts
 from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
 from clrft.planning.throughput import Seconds, assumed_lengths, assumed_seconds, makespan, measured_seconds
@@ -56,16 +57,11 @@ class CellPlan:
     config: RunConfig
     lengths: Lengths  # tokens of its completions
     statistics: StreamStatistics  # of its stream
-    work: dict[str, OperationCounts]  # by activity
+    work: dict[str, OperationCounts]  # by activity, of all of its processes
     seconds: tuple[Seconds, Seconds, Seconds]  # by part; most likely, slow, fast
     disk: Disk  # what it leaves
     memory: Estimate  # what it needs of each of its devices
     problems: tuple[str, ...] = ()  # why its processes cannot share it
-
-    @property
-    def total(self) -> OperationCounts:
-        """All of its work."""
-        return total_of(self.work.values())
 
     def wall(self, place: int = LIKELY) -> float:
         """Seconds from its begin to its end."""
@@ -78,48 +74,16 @@ class Plan:
 
     target: Target
     cells: tuple[CellPlan, ...]
-
-    @property
-    def total(self) -> OperationCounts:
-        """Work of all cells."""
-        return total_of(cell.total for cell in self.cells)
+    kept: int  # bytes on disk when it has ended
+    most: int  # bytes on disk at most, meanwhile
+    unfit: list[CellPlan]  # that their device has no memory for
+    unshareable: list[CellPlan]  # that several processes cannot share
 
     def wall(self, place: int = LIKELY) -> float:
         """Seconds from the command to its end; on other hardware without what comes before and after the cells."""
         found = self.target.measured
         beside = found.start + found.closing if found is not None else 0.0
         return makespan([cell.wall(place) for cell in self.cells], self.target.jobs) + beside
-
-    @property
-    def kept(self) -> int:
-        """Bytes on disk when it has ended."""
-        return sum(cell.disk.kept for cell in self.cells) + SWEEP
-
-    @property
-    def most(self) -> int:
-        """Bytes on disk at most, meanwhile."""
-        return self.kept + sum(sorted(cell.disk.meanwhile for cell in self.cells)[-self.target.jobs :])
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the cell that needs most."""
-        return max(cell.memory.peak.total for cell in self.cells)
-
-    @property
-    def unfit(self) -> list[CellPlan]:
-        """Cells that their device has no memory for."""
-        most = self.target.memory
-        return [] if most is None else [cell for cell in self.cells if cell.memory.peak.total > most]
-
-    @property
-    def unshareable(self) -> list[CellPlan]:
-        """Cells that several processes cannot share."""
-        return [cell for cell in self.cells if cell.problems]
-
-    @property
-    def device_seconds(self) -> float:
-        """Seconds of all devices of all cells together."""
-        return sum(cell.wall() for cell in self.cells) * self.target.sharing.processes
 
 
 def target_of(
@@ -172,26 +136,27 @@ def this_target(cells: Sequence[RunConfig], jobs: int | None) -> Target:
             "or a known hardware, e.g. --hardware h100x8."
         )
     jobs = jobs or default_jobs(cells, gpus(cells))
-    cores = len(os.sched_getaffinity(0))
-    device = choose_device(cells[0].model)
-    free = available_bytes(device)
+    cores, device = len(os.sched_getaffinity(0)), choose_device(cells[0].model)
+    memory = available_bytes(device) // jobs
     found = measured(cells, jobs, max(1, cores // jobs) if jobs > 1 else 0)
     title = f"this machine, {cores} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    memory = free // jobs
     return Target(THIS, title, jobs, device, memory, measured=found)
 
 
-def plan_of(cells: Sequence[RunConfig], target: Target) -> Plan:
+def plan_of(configs: Sequence[RunConfig], target: Target) -> Plan:
     """The plan of some cells; ``train.optimizer=auto`` is decided for each."""
     known: dict[RunConfig, CellPlan] = {}
-    plans = []
-    for config in cells:
+    cells = []
+    for config in configs:
         one = replace(config, seed=0) if absent(config.stream) else config  # no data, no class order
         if one not in known:
             chosen = decided(one, lambda settings: memory_of(settings, target).peak.total, target.memory)
             known[one] = cell_plan(chosen, target)
-        plans.append(replace(known[one], config=with_optimizer(config, known[one].config.train.optimizer)))
-    return Plan(target, tuple(plans))
+        cells.append(replace(known[one], config=with_optimizer(config, known[one].config.train.optimizer)))
+    kept = sum(cell.disk.kept for cell in cells) + SWEEP
+    meanwhile = sum(sorted(cell.disk.meanwhile for cell in cells)[-target.jobs :])
+    unfit = [cell for cell in cells if target.memory is not None and cell.memory.peak.total > target.memory]
+    return Plan(target, tuple(cells), kept, kept + meanwhile, unfit, [cell for cell in cells if cell.problems])
 
 
 def memory_of(
@@ -206,31 +171,22 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     """The plan of one cell; its seconds are by the work of its busiest process."""
     statistics, sharing = statistics_of(config), target.sharing
     throughput = None if target.measured is None else target.measured.throughputs[kind_of(config)]
-    lengths = assumed_lengths(config, statistics, target.completion, target.times)
-    if throughput is not None:
-        lengths = throughput.lengths
-    cell = Cell.of(config, target.device, lengths, sharing)
-    shared = {stage: stage_work(cell, stage) for stage in cell.stages}
-    work = {stage: {name: one.all for name, one in counts.items()} for stage, counts in shared.items()}
-    own = {stage: {name: one.own for name, one in counts.items()} for stage, counts in shared.items()}
+    assumed = assumed_lengths(config, statistics, target.completion, target.times)
+    cell = Cell(config, target.device, assumed if throughput is None else throughput.lengths, sharing)
+    work = {stage: stage_work(cell, stage) for stage in cell.stages}
     disk = disk_of(cell, work)
     if throughput is not None:  # what was measured is one
-        likely = slow = fast = measured_seconds(own, throughput)
+        likely = slow = fast = measured_seconds(work, throughput)
     elif target.hardware is not None:
-        likely, slow, fast = (assumed_seconds(cell, own, disk, speed) for speed in target.hardware.speeds)
+        likely, slow, fast = (assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds)
     else:
         raise RuntimeError("neither a hardware nor a measurement")
-    names = dict.fromkeys(name for counts in work.values() for name in counts)
-    return CellPlan(
-        config=config,
-        lengths=lengths,
-        statistics=statistics,
-        work={name: total_of(counts[name] for counts in work.values() if name in counts) for name in names},
-        seconds=(likely, slow, fast),
-        disk=disk,
-        memory=memory_of(config, target),
-        problems=tuple(sharding_problems(config, sharing)),
-    )
+    total: dict[str, OperationCounts] = defaultdict(OperationCounts)
+    for stage in work.values():
+        for activity, counts in stage.items():
+            total[activity] += counts.all
+    problems, memory = tuple(sharding_problems(config, sharing)), memory_of(config, target)
+    return CellPlan(config, cell.lengths, statistics, dict(total), (likely, slow, fast), disk, memory, problems)
 
 
 def sharding_problems(config: RunConfig, sharing: Sharing) -> list[str]:

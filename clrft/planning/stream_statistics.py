@@ -2,39 +2,135 @@
 
 Where the data are on this machine the stream is built as a run builds it, and prompts of some of its items are encoded.
 Elsewhere they come from the settings, the published sizes and made-up names of classes, which the statistics say.
+Prompts are arranged as the settings have them (``model.media``), and with their length comes what all of them begin
+with: that is computed once for a batch (``methods/generation/shared_prefix.py``).
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import Longest
-from clrft.planning.token_lengths import Grid, PromptLengths, TokenLengths
+from clrft.memory.model_sizes import known_sizes, local_config
+from clrft.memory.phases import Longest
 from clrft.runner.prepare import cache_folder
 from clrft.runner.stage import glyph_probe
+from methods.inputs.encoding import encoded_turns
+from methods.inputs.media import preferred_feed, token_types
 from methods.model.config import ModelConfig
+from methods.model.policy import load_processor
 from task_streams import Workspace, build_stream
 from task_streams.config import CilConfig, StreamConfig
 from task_streams.datasets.clip_folders import AUTO
 from task_streams.datasets.published_sizes import DECLARED, Declared
 from task_streams.errors import UserError
-from task_streams.prompt import THOUGHTS, request, target_text
+from task_streams.prompt import THOUGHTS, Request, request, target_text, user_turn
 from task_streams.prompt_style import PromptStyle
 from task_streams.scenarios.draw import shuffled
-from task_streams.scenarios.split import joint_task
-from task_streams.types import Box, Example, Kind, Question, TaskStream, new_test_items
+from task_streams.types import Box, Clip, Kind, Media, Question, TaskStream, new_test_items
 
 LOOKED_AT = 8  # items of each split of a task that are encoded
 ITEM_SEED = 0  # of their draw
 NAME = "great example"  # a class name where names are not known
 QUESTION = f"What does the image show? Choose from: {', '.join((NAME,) * 4)}."  # one of its own
 ROOMS = ("root", "train")  # settings that say where a stream's data are
+LETTERS = 4  # of English text in a token of a large vocabulary
+FRAME = 24  # tokens of Qwen2-VL's chat template beside the question
+BEFORE = 14  # of them before it: the system's turn, and who asks
+AROUND = 2  # tokens around an image
+DEFAULT_LIMITS = (56 * 56, 14 * 14 * 4 * 1280)  # pixels of an image, of Qwen2-VL's own processor
+GRID_NAMES = ("image_grid_thw", "video_grid_thw")
+
+Grid = tuple[int, int, int]  # patches of an image or clip in time, height and width
+
+
+def patches_in(grids: Sequence[Grid]) -> int:
+    """Patches of some images and clips."""
+    return sum(time * height * width for time, height, width in grids)
+
+
+def images_in(grids: Sequence[Grid]) -> int:
+    """Images; of a clip the steps of its time."""
+    return sum(time for time, _, _ in grids)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLengths:
+    """Some prompts."""
+
+    tokens: float  # mean length, images included
+    longest: int  # length of the longest
+    grids: tuple[tuple[Grid, ...], ...]  # of the images of each, as the vision tower gets them
+    lead: float  # tokens of text that all of them begin with
+
+
+class TokenLengths:
+    """Lengths for one model.
+
+    Attributes:
+        processor: the checkpoint's, where it is on this machine.
+        patch: pixels along each side of a patch.
+        media: where images stand in a prompt.
+        feed: how clips go into the model where ``stream.feed`` leaves it open.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        path, sizes = config.path or str(default_model_path()), known_sizes(config)
+        self.processor: Any = None if local_config(path) is None else load_processor(config, path)
+        self.merge, self.patch, self.media = sizes.shape.merge, sizes.vision.patch_size, config.media
+        self.limits = (config.min_pixels or DEFAULT_LIMITS[0], config.max_pixels or DEFAULT_LIMITS[1])
+        self.feed = preferred_feed(self.processor) if self.processor is not None else "video"  # published: all take it
+
+    def text(self, text: str) -> int:
+        """Tokens of a text."""
+        if self.processor is None:
+            return -(-len(text) // LETTERS)
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompts(self, requests: Sequence[Request]) -> PromptLengths:
+        """The lengths of some questions, one or more, each encoded alone."""
+        asked = [request.arranged(self.media) for request in requests]
+        if self.processor is None:
+            grids = [tuple(self._grid(item) for item in one.media) for one in asked]
+            words = [
+                sum(self.text(part.get("text", "")) for turn in one.messages for part in turn["content"])
+                for one in asked
+            ]
+            tokens = [
+                FRAME + count + AROUND * len(own) + patches_in(own) // self.merge**2
+                for count, own in zip(words, grids, strict=True)
+            ]
+            lead = BEFORE + (min(words) if self.media == "last" else 0)
+        else:
+            batches = [encoded_turns(self.processor, [(one.messages, one.media)]) for one in asked]
+            grids = [
+                tuple(tuple(grid) for name in GRID_NAMES if name in batch for grid in batch[name].tolist())
+                for batch in batches
+            ]
+            ids = [batch["input_ids"] for batch in batches]
+            tokens = [one.shape[1] for one in ids]
+            kinds = [token_types(one, self.processor) for one in ids]
+            typed = [zip(one[0].tolist(), kind[0].tolist(), strict=True) for one, kind in zip(ids, kinds, strict=True)]
+            columns = zip(*typed, strict=False)  # to the end of the shortest
+            # text, as far as all begin alike
+            lead = sum(1 for _ in takewhile(lambda column: len({*column}) == 1 and column[0][1] == 0, columns))
+        return PromptLengths(fmean(tokens), max(tokens), tuple(grids), lead)
+
+    def _grid(self, item: Media) -> Grid:
+        frames = [item] if isinstance(item, Image.Image) else item.frames
+        steps = -(-len(frames) // 2)  # a clip's frames go in pairs, an image is one step
+        height, width = smart_resize(frames[0].height, frames[0].width, self.patch * self.merge, *self.limits)
+        return steps, height // self.patch, width // self.patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +140,8 @@ class TaskStatistics:
     train: int  # items to learn from
     test: int  # items that it is tested on
     new: int  # those of them that no task before it is tested on
-    prompt: float  # tokens of a prompt to learn from
-    lead: float  # tokens that all of these begin with
-    prompts: tuple[float, ...]  # tokens of a prompt of its test, under the class list of each stage from the first
-    leads: tuple[float, ...]  # tokens that all of these begin with
     target: float  # tokens that a supervised method trains towards, end of sequence included
-    grids: tuple[tuple[Grid, ...], ...]  # of the images of some of its items
-    lists_all: bool  # its class list is the stream's last
+    prompt: PromptLengths  # of some of its items, under its own class list
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +149,44 @@ class StreamStatistics:
     """A stream."""
 
     tasks: tuple[TaskStatistics, ...]  # in their order
-    joint: TaskStatistics  # all of them as one
-    longest: Longest  # of the prompts
-    here: bool  # its data are on this machine; else the numbers are estimates
-    exact: bool  # prompts were encoded by the model's processor
+    lists: tuple[int, ...]  # tokens of each one's class list; 0 for questions
+    media: str  # where images stand: last, then the class list is among what all prompts begin with
+    patch: int  # pixels along each side of a patch
+    here: bool = False  # its data are on this machine; else the numbers are estimates
+    exact: bool = False  # prompts were encoded by the model's processor
+
+    def prompt(self, task: int, place: int) -> PromptLengths:
+        """Prompts of a task, both by their place from 0, under the class list of another one."""
+        return longer(self.tasks[task].prompt, self.lists[place] - self.lists[task], self.media)
+
+    @property
+    def joint(self) -> TaskStatistics:
+        """All tasks as one, with the last class list."""
+        train, test = sum(task.train for task in self.tasks), sum(task.new for task in self.tasks)
+        target = sum(task.target * task.train for task in self.tasks) / train
+        grids = tuple(own for task in self.tasks for own in task.prompt.grids)
+        return TaskStatistics(train, test, test, target, replace(self.tasks[-1].prompt, grids=grids))
+
+    @property
+    def longest(self) -> Longest:
+        """The longest of what prompts have, each with the longest class list."""
+        grids = [own for task in self.tasks for own in task.prompt.grids]
+        patches, images = max(map(patches_in, grids)), max(map(images_in, grids))
+        behind_list = max(task.prompt.longest - own for task, own in zip(self.tasks, self.lists, strict=True))
+        examples, items = (max(numbers) for numbers in zip(*((one.train, one.test) for one in self.tasks), strict=True))
+        pixels = patches // max(images, 1) * self.patch**2
+        return Longest(behind_list + max(self.lists), patches, images, pixels, examples=examples, items=items)
 
     def cut(self, tasks: int, test: int) -> "StreamStatistics":
         """The first tasks alone, with at most so many test items each."""
-        kept = tuple(
-            replace(
-                task,
-                test=min(task.test, test),
-                new=min(task.new, test),
-                prompts=task.prompts[:tasks],
-                leads=task.leads[:tasks],
-                lists_all=task.lists_all or place == tasks,
-            )
-            for place, task in enumerate(self.tasks[:tasks], 1)
-        )
-        return replace(self, tasks=kept, joint=joined(kept, kept[-1].prompts[-1], kept[-1].leads[-1]))
+        kept = (replace(task, test=min(task.test, test), new=min(task.new, test)) for task in self.tasks[:tasks])
+        return replace(self, tasks=tuple(kept), lists=self.lists[:tasks])
 
 
-def joined(tasks: Sequence[TaskStatistics], prompt: float, lead: float) -> TaskStatistics:
-    """All tasks as one, with the length of its prompts and of what they begin with."""
-    train, test = sum(task.train for task in tasks), sum(task.new for task in tasks)
-    target = sum(task.target * task.train for task in tasks) / train
-    grids = tuple(one for task in tasks for one in task.grids)
-    return TaskStatistics(train, test, test, prompt, lead, (prompt,), (lead,), target, grids, lists_all=True)
+def longer(prompt: PromptLengths, tokens: int, media: str) -> PromptLengths:
+    """Prompts with a class list that is so many tokens longer."""
+    lead = prompt.lead + tokens * (media == "last")
+    return replace(prompt, tokens=prompt.tokens + tokens, longest=prompt.longest + tokens, lead=lead)
 
 
 def statistics_of(config: RunConfig) -> StreamStatistics:
@@ -115,60 +217,23 @@ def token_lengths(model: ModelConfig) -> TokenLengths:
 
 def counted_statistics(stream: TaskStream, lengths: TokenLengths, thought: str) -> StreamStatistics:
     """The statistics of a stream that was built."""
-
-    def some(items: Sequence[Example], labels: tuple[str, ...], style: PromptStyle) -> PromptLengths:
-        chosen = shuffled(items, ITEM_SEED, "plan")[:LOOKED_AT]
-        return lengths.prompts([request(item, labels, style) for item in chosen])
-
-    # What of a task's prompts its class list decides; nothing for questions.
-    lists = [
-        lengths.text("" if task.kind == "question" else task.style.ask(task.kind, task.seen)) for task in stream.tasks
-    ]
-    behind = lengths.media == "last"  # images: the class list is among what all prompts begin with
-    tasks, looked_at = [], []
-    for place, (task, new) in enumerate(zip(stream.tasks, new_test_items(stream.tasks), strict=True)):
-        test, train = (
-            some(items, labels, task.style) for items, labels in ((task.test, task.seen), (task.train, task.trained))
-        )
-        texts = [target_text(item.target, thought, task.style, task.trained) for item in task.train]
-        known = {text: lengths.text(text) + 1 for text in dict.fromkeys(texts)}
-        longer = [length - lists[place] for length in lists]
-        looked_at += [test, train]
-        tasks.append(
-            TaskStatistics(
-                train=len(task.train),
-                test=len(task.test),
-                new=len(new),
-                prompt=train.tokens,
-                lead=train.lead,
-                prompts=tuple(test.tokens + more for more in longer),
-                leads=tuple(test.lead + behind * more for more in longer),
-                target=fmean(known[text] for text in texts),
-                grids=test.grids,
-                lists_all=task.seen == stream.labels,
-            )
-        )
-    whole = joint_task(stream)
-    joint = some(whole.train, whole.trained, whole.style)
-    longest = Longest(
-        tokens=max(one.longest for one in looked_at) + max(lists) - min(lists),
-        patches=max(one.patches for one in looked_at),
-        images=max(one.images for one in looked_at),
-        pixels=max(one.patches // max(one.images, 1) for one in looked_at) * lengths.patch**2,
-        examples=max(task.train for task in tasks),
-        items=max(task.test for task in tasks),
-    )
-    together = joined(tasks, joint.tokens, joint.lead)
-    return StreamStatistics(tuple(tasks), together, longest, True, lengths.processor is not None)
+    tasks, lists = [], []
+    for task, new in zip(stream.tasks, new_test_items(stream.tasks), strict=True):
+        some = [item for items in (task.train, task.test) for item in shuffled(items, ITEM_SEED, "plan")[:LOOKED_AT]]
+        prompt = lengths.prompts([request(item, task.seen, task.style) for item in some])
+        texts = Counter(target_text(item.target, thought, task.style, task.trained) for item in task.train)
+        target = sum((lengths.text(text) + 1) * times for text, times in texts.items()) / len(task.train)
+        tasks.append(TaskStatistics(len(task.train), len(task.test), len(new), target, prompt))
+        lists.append(lengths.text("" if task.kind == "question" else task.style.ask(task.kind, task.seen)))
+    exact = lengths.processor is not None
+    return StreamStatistics(tuple(tasks), tuple(lists), lengths.media, lengths.patch, here=True, exact=exact)
 
 
 @cache
-def probe_statistics(model: ModelConfig, style: PromptStyle, items: int) -> TaskStatistics:
-    """The built-in probe as a task, which lists the classes of the items that are asked."""
+def probe_prompt(model: ModelConfig, style: PromptStyle, items: int) -> PromptLengths:
+    """A prompt of the built-in probe, which lists the classes of the items that are asked."""
     task = glyph_probe(max(1, items), style)
-    found = token_lengths(model).prompts([request(task.test[0], task.seen, style)])
-    asked, lead = (found.tokens,), (float(found.lead),)
-    return TaskStatistics(0, items, items, found.tokens, found.lead, asked, lead, 0.0, found.grids, lists_all=True)
+    return token_lengths(model).prompts([request(task.test[0], task.seen, style)])
 
 
 def absent(config: StreamConfig) -> str:
@@ -201,40 +266,24 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
     target: Any = Question(NAME, (NAME,)) if questions else NAME
     if kind == "detection":
         target = (Box(NAME, (123, 123, 456, 456)),) * max(1, round(size.boxes))
-    ends = [*accumulate(sizes)] if isinstance(config, CilConfig) else sizes
-    style = config.style
+    ends, style = [*accumulate(sizes)] if isinstance(config, CilConfig) else sizes, config.style
     texts = [style.ask_own(QUESTION) if questions else style.ask(kind, (NAME,) * end) for end in ends]
     seconds, fps = size.seconds, float(getattr(config, "fps", 2.0))
     frames = min(int(getattr(config, "max_frames", 16)), max(2, round(seconds * fps))) if seconds else 1
+    images = (Image.new("RGB", (size.width, size.height)),) * frames
     feed: Any = getattr(config, "feed", "images")
-    last = lengths.made_up(texts[-1], size.width, size.height, frames, lengths.feed if feed == AUTO else feed)
-    shorter = [lengths.text(texts[-1]) - lengths.text(text) for text in texts]
-    prompts = tuple(float(last.tokens - less) for less in shorter)
-    # What prompts begin with: of the class list, if it stands first; questions differ in their text.
-    first = lengths.media == "last"
-    own = lengths.text(texts[-1]) if first and questions else 0
-    leads = tuple(float(last.lead - own - (less if first and not questions else 0)) for less in shorter)
-    tests = test_items(config, size, sizes)
+    feed = lengths.feed if feed == AUTO else feed
+    media: tuple[Media, ...] = (Clip(images, fps, feed),) if feed == "video" else images
+    last = lengths.prompts([Request("made up", user_turn(texts[-1], media), media)])
+    lists = tuple(0 if questions else lengths.text(text) for text in texts)
+    if questions and lengths.media == "last":  # they differ in their text
+        last = replace(last, lead=last.lead - lengths.text(texts[-1]))
+    length = lengths.text(target_text(target, thought, style, (NAME,))) + 1.0
     tasks = tuple(
-        TaskStatistics(
-            train=count * config.shots,
-            test=test,
-            new=new,
-            prompt=prompt,
-            lead=lead,
-            prompts=prompts,
-            leads=leads,
-            target=lengths.text(target_text(target, thought, style, (NAME,))) + 1.0,
-            grids=last.grids,
-            lists_all=end == ends[-1],
-        )
-        for count, (test, new), prompt, lead, end in zip(sizes, tests, prompts, leads, ends, strict=True)
+        TaskStatistics(count * config.shots, test, new, length, longer(last, own - lists[-1], lengths.media))
+        for count, (test, new), own in zip(sizes, test_items(config, size, sizes), lists, strict=True)
     )
-    pixels = last.patches // max(last.images, 1) * lengths.patch**2
-    examples, items = max(task.train for task in tasks), max(task.test for task in tasks)
-    longest = Longest(last.longest, last.patches, last.images, pixels, examples=examples, items=items)
-    joint = joined(tasks, last.tokens, leads[-1])
-    return StreamStatistics(tasks, joint, longest, here=False, exact=False)
+    return StreamStatistics(tasks, lists, lengths.media, lengths.patch)
 
 
 def class_sizes(config: StreamConfig, size: Declared | None) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.hints import with_value
+from clrft.memory.hints import with_value, word
 from clrft.planning.calibration import kind_of
 from clrft.planning.plan import Plan, plan_of, target_of
 from task_streams.errors import UserError
@@ -44,14 +44,14 @@ def suggestions(plan: Plan) -> list[Suggestion]:
     """
     cells, target = [cell.config for cell in plan.cells], plan.target
     found: dict[str, Suggestion] = {}
-    for word, changed, note in changes(cells, target.device.type == "cuda"):
+    for change, changed, note in changes(cells, target.device.type == "cuda"):
         then = plan_of(changed, target)
         if len(then.unshareable) > len(plan.unshareable) * len(changed) / len(cells):
             continue  # processes cannot share cells with it
         if then.wall() < (1 - LEAST) * plan.wall() or then.kept < (1 - LEAST) * plan.kept:
-            more, setting = len(then.unfit) - len(plan.unfit), word.partition("=")[0]
+            more, setting = len(then.unfit) - len(plan.unfit), change.partition("=")[0]
             if setting not in found or found[setting].plan.wall() > (1 - MUCH) * plan.wall():
-                found[setting] = Suggestion(word, then, f"{more} more do not fit" if more > 0 else note)
+                found[setting] = Suggestion(change, then, f"{more} more do not fit" if more > 0 else note)
     if target.sharing.processes > 1 and target.hardware is not None:  # cells on one device each, if they fit
         then = plan_of(cells, target_of(target.hardware, None, target.completion))
         if not then.unfit and then.wall() < (1 - LEAST) * plan.wall():
@@ -68,16 +68,16 @@ def changes(cells: Sequence[RunConfig], on_gpu: bool) -> Iterator[tuple[str, lis
     for section, name, value, note in SETTINGS:
         if name == "batch_size" and not on_gpu:
             continue
-
-        def with_it(cell: RunConfig, section: str = section, name: str = name, value: Any = value) -> RunConfig:
+        changed = []
+        for cell in cells:
             now = getattr(getattr(cell, section), name, value)
-            less = name in ("test_per_class", "group_size") and now is not None and now <= value
-            more = name == "batch_size" and now >= value
-            return cell if less or more or now == value else with_value(cell, section, name, value)
-
-        try:
-            changed = [with_it(cell) for cell in cells]
-        except UserError:
-            continue  # the settings do not go together
-        if changed != list(cells):
-            yield f"{section}.{name}={str(value).lower() if isinstance(value, bool) else value}", changed, note
+            cheaper = now is not None and (
+                now >= value if name == "batch_size" else name in ("test_per_class", "group_size") and now <= value
+            )
+            try:
+                changed.append(cell if cheaper or now == value else with_value(cell, section, name, value))
+            except UserError:
+                break  # the settings do not go together
+        else:
+            if changed != list(cells):
+                yield word(f"{section}.{name}", value), changed, note

@@ -13,101 +13,49 @@ from clrft.analysis.table import short
 from clrft.memory.estimate import gib
 from clrft.planning.fit_advice import cannot_run, does_not_fit
 from clrft.planning.hardware import FAST, LIKELY, LINKED, SLOW, Hardware
-from clrft.planning.operation_counts import OperationCounts, total_of
+from clrft.planning.operation_counts import OperationCounts
 from clrft.planning.plan import CellPlan, Plan
 from clrft.planning.stage_work import uncounted
 from clrft.planning.suggestions import Suggestion
-from clrft.planning.throughput import BOUNDARY, EXCHANGE, START
-from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.planning.throughput import PARTS
+from clrft.runs.cost_names import COUNTS, EVALUATE, TRAIN
 from clrft.sweep.status import duration
 from methods.settings import KAHAN, WIDE
 
 SCHEMA = 1
-COUNTS = ("prompt_tokens", "prompt_tokens_computed", "tokens_generated", "tokens_trained", "images", "model_flops")
+WORK = ("cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs")
+COST = ("cells", "one worker", "train", "tests", "other", "GiB", "disk")
+STREAMS = ("cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk")
 CHEAPER = ["change", "wall time", "saved", "disk", "but"]
 TOLD = 0.005  # of the time; a part that is less is not named
-NAMES = {
-    TRAIN: "training",
-    EVALUATE: "tests",
-    DRIFT: "drift",
-    EXCHANGE: "exchange",
-    BOUNDARY: "boundaries",
-    START: "start",
-}
+NAMES = dict(zip(PARTS, ("training", "tests", "drift", "exchange", "boundaries", "start"), strict=True))
 
 
 def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> RenderableType:
     """What a sweep takes, what it rests on, and what would make it cheaper."""
-    sharing, jobs = plan.target.sharing, plan.target.jobs
+    target, sharing = plan.target, plan.target.sharing
     tasks = sum(len(cell.statistics.tasks) for cell in plan.cells)
     how = f", each {'split over' if sharing.split else 'shared by'} {sharing.processes} devices"
-    cells = f"{len(plan.cells)} cells, {tasks} tasks, {f'{jobs} at a time' if jobs > 1 else 'one at a time'}"
-    title = f"{plan.cells[0].config.run.sweep} on {plan.target.name} ({plan.target.title}): {cells}"
-    parts: list[RenderableType] = [Text(f"{title}{how if sharing.processes > 1 else ''}", style="bold")]
+    beside = f"{target.jobs} at a time" if target.jobs > 1 else "one at a time"
+    title = (
+        f"{plan.cells[0].config.run.sweep} on {target.name} ({target.title}): {len(plan.cells)} cells, {tasks} tasks"
+    )
+    parts: list[RenderableType] = [Text(f"{title}, {beside}{how if sharing.processes > 1 else ''}", style="bold")]
     parts.append(table(plan, "Work by method", method_of, WORK))
     parts.append(table(plan, "Cost by method: time, memory, disk that is kept", method_of, COST))
     if len({cell.config.stream_label for cell in plan.cells}) > 1:
         parts.append(table(plan, "By stream", lambda cell: cell.config.stream_label, STREAMS))
-    parts += [Text(sentence) for sentence in sentences(plan, twice)]
+    parts += map(Text, sentences(plan, twice))
     parts += [Text(f"does not fit: {reason}", style="bold red") for reason in does_not_fit(plan)]
     parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
-    if suggested:
-        rows = [
-            [
-                one.word,
-                duration(one.plan.wall()),
-                f"{1 - one.plan.wall() / plan.wall():.0%}",
-                size(one.plan.kept),
-                one.note,
-            ]
-            for one in suggested
-        ]
+    rows = []
+    for one in suggested:
+        saved = f"{1 - one.plan.wall() / plan.wall():.0%}"
+        rows.append([one.word, duration(one.plan.wall()), saved, f"{short(one.plan.kept)}B", one.note])
+    if rows:
         parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, rows))
     parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
     return RichGroup(*parts)
-
-
-def size(count: float) -> str:
-    """Bytes with a prefix, thousands."""
-    return f"{short(count)}B"
-
-
-Cells = Sequence[CellPlan]
-
-
-def spent(cells: Cells) -> float:
-    """Seconds of cells one after the other."""
-    return sum(cell.wall() for cell in cells)
-
-
-def share(cells: Cells, *parts: str) -> float:
-    """The share of their time that some parts take."""
-    return sum(cell.seconds[LIKELY].get(part, 0.0) for cell in cells for part in parts) / spent(cells)
-
-
-def counted(name: str) -> Callable[[Cells], str]:
-    """A column of a count."""
-    return lambda cells: short(getattr(total_of(cell.total for cell in cells), name))
-
-
-COLUMNS: dict[str, Callable[[Cells], str]] = {
-    "cells": lambda cells: str(len(cells)),
-    "tasks": lambda cells: short(sum(len(cell.statistics.tasks) for cell in cells)),
-    "updates": counted("updates"),
-    "prompt tokens": counted("prompt_tokens"),
-    "generated": counted("tokens_generated"),
-    "trained": counted("tokens_trained"),
-    "FLOPs": counted("model_flops"),
-    "one worker": lambda cells: duration(spent(cells)),
-    "train": lambda cells: f"{share(cells, TRAIN):.0%}",
-    "tests": lambda cells: f"{share(cells, EVALUATE):.0%}",
-    "other": lambda cells: f"{1 - share(cells, TRAIN, EVALUATE):.0%}",
-    "GiB": lambda cells: gib(max(cell.memory.peak.total for cell in cells)),  # of the largest
-    "disk": lambda cells: size(sum(cell.disk.kept for cell in cells)),
-}
-WORK = ("cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs")
-COST = ("cells", "one worker", "train", "tests", "other", "GiB", "disk")
-STREAMS = ("cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk")
 
 
 def method_of(cell: CellPlan) -> str:
@@ -118,30 +66,55 @@ def method_of(cell: CellPlan) -> str:
 
 def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequence[str]) -> RenderableType:
     """A row for each group of cells of one name, and one for all."""
-    found: dict[str, list[CellPlan]] = {}
+    groups: dict[str, list[CellPlan]] = {}
     for cell in plan.cells:
-        found.setdefault(name(cell), []).append(cell)
-    groups: list[tuple[str, Cells]] = [*found.items(), *([("all", plan.cells)] if len(found) > 1 else [])]
-    return rich_table(
-        title, ["", *columns], [[label, *(COLUMNS[one](cells) for one in columns)] for label, cells in groups]
-    )
+        groups.setdefault(name(cell), []).append(cell)
+    if len(groups) > 1:
+        groups["all"] = list(plan.cells)
+    rows = []
+    for label, cells in groups.items():
+        work, spent = total_of(cells), sum(cell.wall() for cell in cells)  # one after the other
+        train, tests = (sum(cell.seconds[LIKELY][part] for cell in cells) / spent for part in (TRAIN, EVALUATE))
+        row = {
+            "cells": str(len(cells)),
+            "tasks": short(sum(len(cell.statistics.tasks) for cell in cells)),
+            "updates": short(work.updates),
+            "prompt tokens": short(work.prompt_tokens),
+            "generated": short(work.tokens_generated),
+            "trained": short(work.tokens_trained),
+            "FLOPs": short(work.model_flops),
+            "one worker": duration(spent),
+            "train": f"{train:.0%}",
+            "tests": f"{tests:.0%}",
+            "other": f"{1 - train - tests:.0%}",
+            "GiB": gib(max(cell.memory.peak.total for cell in cells)),  # of the largest
+            "disk": f"{short(sum(cell.disk.kept for cell in cells))}B",
+        }
+        rows.append([label, *(row[column] for column in columns)])
+    return rich_table(title, ["", *columns], rows)
+
+
+def total_of(cells: Sequence[CellPlan]) -> OperationCounts:
+    """The work of some cells."""
+    return sum((work for cell in cells for work in cell.work.values()), OperationCounts())
 
 
 def sentences(plan: Plan, twice: Plan) -> list[str]:
     """Wall time with its parts, memory and disk."""
-    shared, parts = plan.target.sharing.processes > 1, {part: share(plan.cells, part) for part in NAMES}
+    values, shared, memory = figures(plan), plan.target.sharing.processes > 1, plan.target.memory
+    spent = sum(cell.wall() for cell in plan.cells)
+    parts = {part: sum(cell.seconds[LIKELY][part] for cell in plan.cells) / spent for part in PARTS}
     shares = ", ".join(f"{NAMES[part]} {taken:.0%}" for part, taken in parts.items() if taken > TOLD)
     found = [f"wall time: {wall_text(plan)}; {shares}."]
     if twice.wall() > plan.wall():
         found.append(f"with completions twice as long: {wall_text(twice)}.")
     if shared:
-        found.append(f"devices: {plan.device_seconds / 3600:,.0f} hours of one, all cells together.")
-    there = "" if plan.target.memory is None else f" of {gib(plan.target.memory)} GiB"
+        found.append(f"devices: {values['device_seconds'] / 3600:,.0f} hours of one, all cells together.")
+    there = "" if memory is None else f" of {gib(memory)} GiB"
     each = " on each of its devices" if shared else ""
-    found.append(
-        f"memory: {gib(plan.memory)} GiB{there} for the largest cell{each}, with the longest prompts and completions."
-    )
-    return [*found, f"disk: {size(plan.kept)} kept, {size(plan.most)} at most meanwhile."]
+    largest = f"memory: {gib(values['memory_bytes'])} GiB{there} for the largest cell{each}"
+    found.append(f"{largest}, with the longest prompts and completions.")
+    return [*found, f"disk: {short(plan.kept)}B kept, {short(plan.most)}B at most meanwhile."]
 
 
 def wall_text(plan: Plan) -> str:
@@ -165,7 +138,7 @@ def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> di
         },
         **figures(plan),
         "tasks": sum(len(cell.statistics.tasks) for cell in plan.cells),
-        "twice_as_long": {"wall_seconds": walls(twice)},
+        "twice_as_long": {"wall_seconds": figures(twice)["wall_seconds"]},
         "does_not_fit": does_not_fit(plan),
         "cannot_run": cannot_run(plan),
         "cheaper": [{"change": one.word, "but": one.note, **figures(one.plan)} for one in suggested],
@@ -186,20 +159,15 @@ def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> di
 
 
 def figures(plan: Plan) -> dict[str, Any]:
-    """What a plan comes to."""
+    """What a plan comes to; devices' seconds are those of all of them, all cells together."""
     return {
         "cells": len(plan.cells),
-        "counts": counts(plan.total),
-        "wall_seconds": walls(plan),
-        "device_seconds": plan.device_seconds,
-        "memory_bytes": plan.memory,
+        "counts": counts(total_of(plan.cells)),
+        "wall_seconds": {"likely": plan.wall(LIKELY), "slow": plan.wall(SLOW), "fast": plan.wall(FAST)},
+        "device_seconds": sum(cell.wall() for cell in plan.cells) * plan.target.sharing.processes,
+        "memory_bytes": max(cell.memory.peak.total for cell in plan.cells),
         "disk_bytes": {"kept": plan.kept, "most": plan.most},
     }
-
-
-def walls(plan: Plan) -> dict[str, float]:
-    """Wall seconds, and their range."""
-    return {name: plan.wall(place) for name, place in (("likely", LIKELY), ("slow", SLOW), ("fast", FAST))}
 
 
 def counts(work: OperationCounts) -> dict[str, float]:
@@ -211,11 +179,9 @@ def notes(plan: Plan) -> list[str]:
     """What a plan rests on, in sentences."""
     cells, target = plan.cells, plan.target
     found = []
-    away = dict.fromkeys(cell.config.stream_label for cell in cells if not cell.statistics.here)
-    if away:
+    if away := dict.fromkeys(cell.config.stream_label for cell in cells if not cell.statistics.here):
         found.append(f"Estimated, data not here: {', '.join(away)}; sizes as published, names of classes made up.")
-    rough = dict.fromkeys(str(cell.config.model.path) for cell in cells if not cell.statistics.exact)
-    if rough:
+    if rough := dict.fromkeys(str(cell.config.model.path) for cell in cells if not cell.statistics.exact):
         found.append(f"Prompt lengths are estimated for {', '.join(rough)}: 4 letters a token, images by their size.")
     if target.measured is not None:
         found.append(
@@ -224,9 +190,12 @@ def notes(plan: Plan) -> list[str]:
         )
     elif target.hardware is not None:
         found += assumed_notes(plan, target.hardware)
-    lengths = {cell.config.stream_label: cell.statistics.longest.tokens for cell in cells}
-    limits = {cell.config.stream_label: cell.config.train.max_prompt_tokens for cell in cells}
-    if over := [f"{name} ({tokens})" for name, tokens in lengths.items() if tokens > limits[name]]:
+    over = {
+        f"{cell.config.stream_label} ({cell.statistics.longest.tokens})": None
+        for cell in cells
+        if cell.statistics.longest.tokens > cell.config.train.max_prompt_tokens
+    }
+    if over:
         found.append(f"Longer than train.max_prompt_tokens, which a run refuses: {', '.join(over)} tokens.")
     chosen = Counter(cell.config.train.optimizer for cell in cells)
     if optimizers := [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]:
@@ -239,13 +208,13 @@ def notes(plan: Plan) -> list[str]:
 def assumed_notes(plan: Plan, hardware: Hardware) -> list[str]:
     """What is assumed of a hardware that was not measured; what several processes of a cell do, and their start."""
     share, reach, launch = (hardware.assumed[name] for name in ("share", "reach", "launch"))
-    means = sorted({round(cell.lengths.train) for cell in plan.cells if cell.config.method_name != "zero_shot"}) or [0]
+    means = [round(cell.lengths.train) for cell in plan.cells if cell.config.method_name != "zero_shot"] or [0]
     asked = "as asked for" if plan.target.completion else "assumed; --completion-tokens N sets it"
     found = [
         f"The speed of {hardware.title} is assumed: {share[0]:.0%} of peak operations "
         f"({share[1]:.0%} to {share[2]:.0%}), {reach[0]:.0%} of bandwidth ({reach[1]:.0%} to {reach[2]:.0%}), "
         f"{1e3 * launch[0]:.1f} ms to launch a layer ({1e3 * launch[1]:.1f} to {1e3 * launch[2]:.1f}).",
-        f"Rollouts of {means[0]} to {means[-1]} tokens ({asked}). Not in the hours: "
+        f"Rollouts of {min(means)} to {max(means)} tokens ({asked}). Not in the hours: "
         "decoding of images and clips by CPUs, the comparison and the report.",
     ]
     sharing = plan.target.sharing

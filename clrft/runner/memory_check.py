@@ -12,11 +12,10 @@ import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes, capacity_bytes
-from clrft.memory.estimate import Longest, decided, estimate, gib, parts_told, with_optimizer
+from clrft.memory.estimate import decided, estimate, gib, parts_told, with_optimizer
 from clrft.memory.hints import memory_hints
 from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Footprint
-from clrft.memory.sharing import Sharing
+from clrft.memory.phases import Footprint, Longest, Sharing
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device

@@ -8,7 +8,7 @@ from typing import Any
 from clrft.base_model import default_model_path
 from clrft.config.records import Manifest, read_record
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import Longest
+from clrft.memory.phases import Longest
 from clrft.runner.fork import Source
 from clrft.runner.memory_check import affordable, check_memory, longest_among
 from clrft.runner.probes import check_probe_prompts, read_probes

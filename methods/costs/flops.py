@@ -31,11 +31,14 @@ Grid = Sequence[int]  # patches in time, height and width of an image or clip
 class Work:
     """Operations of a call, and of its backward pass."""
 
-    forward: int
-    backward: int
+    forward: float
+    backward: float
 
     def __add__(self, other: Work) -> Work:
         return Work(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(self.forward * times, self.backward * times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Matrices:
     weights: int  # of all of them together
     gradients: int  # weights of those that are trained, plus weights of those whose input needs a gradient
 
-    def work(self, positions: int) -> Work:
+    def work(self, positions: float) -> Work:
         """Products with so many positions."""
         return Work(2 * self.weights * positions, 2 * self.gradients * positions)
 
@@ -77,7 +80,7 @@ class ModelShape:
         attention = Work(forward, 2 * forward if self.patches.gradients else 0)
         return self.patches.work(patches) + self.merged.work(patches // self.merge**2) + attention
 
-    def language_work(self, rows: int, tokens: int, context: int) -> Work:
+    def language_work(self, rows: float, tokens: float, context: float) -> Work:
         """The language model on ``tokens`` positions of each row, which look at ``context`` positions."""
         forward = 4 * rows * tokens * context * self.language_width * self.language_layers
         attention = Work(forward, 2 * forward if self.language.gradients else 0)
@@ -119,9 +122,7 @@ def matrices(layers: Iterable[tuple[str, Any]], reached: bool) -> Matrices:
     weights = gradients = 0
     trained_at: set[str] = set()  # inputs of trained matrices
     for name, layer in layers:
-        size = int(
-            getattr(layer.weight, "ds_numel", layer.weight.numel())
-        )  # of all of it, also where ZeRO-3 has a part
+        size = int(getattr(layer.weight, "ds_numel", layer.weight.numel()))  # all of it, where ZeRO-3 has a part too
         # the queries', keys' and values' matrices, and an adapter's, share an input
         trained, own = layer.weight.requires_grad, _SHARED_INPUT.sub("", name)
         needed = reached or bool(trained_at - {own}) or (trained and ".lora_B." in name)

@@ -35,8 +35,8 @@ class Meter:
     """Counts of one model and its copies since the last ``taken``."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        self._waiting: list[tuple[str, Tensor, int]] = []  # on the model's device
+        self._counts: dict[str, float] = dict.fromkeys(COUNTS, 0)
+        self._waiting: list[tuple[str, Tensor, float]] = []  # on the model's device
         self._paused = False
         self._model: Any = None
         self._shape: ModelShape | None = None
@@ -112,10 +112,10 @@ class Meter:
         finally:
             self._paused = False
 
-    def _add(self, name: str, value: int | Tensor, times: int = 1) -> None:
+    def _add(self, name: str, value: float | Tensor, times: float = 1) -> None:
         if self._paused:
             return
-        if not isinstance(value, int):
+        if not isinstance(value, int | float):
             self._waiting.append((name, value.detach(), times))
         else:
             self._counts[name] += value * times

@@ -301,15 +301,12 @@ def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     words = [f"stream.root={tmp_path / 'coco'}", f"stream.tasks={TASKS}", f"stream.classes_per_task={NEW}"]
     words += ["stream.shots=2", "evaluate.probe=0", f"run.output={tmp_path}"]
     config = build_config("coco_cil", "zero_shot", "tiny", 136, parse_overrides(words))
-    cell = Cell.of(config, torch.device("cpu"), Lengths(10, 10, 10, 10, 1.3, 24))
+    cell = Cell(config, torch.device("cpu"), Lengths(10, 10, 1.3, 24))
     assert [task.test for task in cell.statistics.tasks] == [len(task.test) for task in stream.tasks]
     for stage in range(1, TASKS + 1):
-        learned = stream.tasks[:stage]
-        images = len({example.key for task in learned for example in task.test})
+        images = len({example.key for task in stream.tasks[:stage] for example in task.test})
         again = len(stream.tasks[stage - 1].test) if stage < TASKS else 0  # under the final list
-        work = stage_work(cell, stage)[EVALUATE].all
-        assert work.items == images + again
-        assert work.answers == sum(len(task.test) for task in learned) + again  # rows that are written
+        assert stage_work(cell, stage)[EVALUATE].all.items == images + again
     first, second = cut(stream, 4).tasks
     assert (len(first.test), len(second.test)) == (4, 4)
     assert not {e.key for e in first.test} & {e.key for e in second.test}

@@ -43,26 +43,29 @@ def spent(flops: float, **more: float) -> dict[str, float]:
     return {"model_flops": flops, "tokens_generated": 10.0, WALL: 7200.0, CPU: 3600.0, **more}
 
 
-def report_of(tmp_path: Path) -> Study[GroupCost]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two orders of grpo with 3e12 and 5e12 operations, one order of sft with 1e12, and the floor."""
-    folders = [
-        with_costs(write_run(tmp_path, "grpo", seed, LEARNED), {1: {TRAIN: spent(first)}, 2: {TRAIN: spent(2e12)}})
-        for seed, first in ((1, 1e12), (2, 3e12))
-    ]
-    folders.append(
-        with_costs(write_run(tmp_path, "sft", 1, LEARNED), {1: {TRAIN: spent(4e11)}, 2: {TRAIN: spent(6e11)}})
-    )
-    floor = write_run(tmp_path, "zero_shot", 1, LEARNED)
-    folders.append(with_costs(floor, {1: {EVALUATE: spent(1e9)}, 2: {EVALUATE: spent(1e9)}}))
-    return cost_report(compare([read_run(folder) for folder in folders]))
+    root, train, tested = tmp_path_factory.mktemp("runs"), TRAIN, EVALUATE
+    for method, seed, activity, first, second in (
+        *(("grpo", 1, train, 1e12, 2e12), ("grpo", 2, train, 3e12, 2e12)),
+        *(("sft", 1, train, 4e11, 6e11), ("zero_shot", 1, tested, 1e9, 1e9)),
+    ):
+        folder = write_run(root, method, seed, LEARNED)
+        with_costs(folder, {1: {activity: spent(first)}, 2: {activity: spent(second)}})
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(runs: Path) -> Study[GroupCost]:
+    return cost_report(compare([read_run(file.parent) for file in sorted(runs.rglob("manifest.json"))]))
 
 
 def test_the_names_are_those_of_the_meter() -> None:
     assert COUNTS == meter.COUNTS
 
 
-def test_costs_are_sums_over_stages_and_means_over_orders(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
+def test_costs_are_sums_over_stages_and_means_over_orders(report: Study[GroupCost]) -> None:
     floor, sft, grpo = report.of_stream("digits_cil")
     flops = grpo.figures[TRAIN, "model_flops"]
     assert flops.mean == 4e12 and flops.std == pytest.approx(2**0.5 * 1e12)  # 3e12 and 5e12
@@ -85,8 +88,7 @@ def test_runs_that_counted_nothing_are_named(tmp_path: Path) -> None:
     assert report.groups == () and "sft: its runs did not count" in report.without[0]
 
 
-def test_tables_hold_the_numbers(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
+def test_tables_hold_the_numbers(report: Study[GroupCost]) -> None:
     text = to_markdown(cost_parts(report))
     assert "| grpo | 2 | 20 |" in text and "4 T ± 1.41 T" in text  # 10 generated tokens in each of two stages
     rows = {
@@ -104,17 +106,15 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
 
 
-def test_quality_is_drawn_against_every_cost_that_was_counted(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
+def test_quality_is_drawn_against_every_cost_that_was_counted(report: Study[GroupCost]) -> None:
     figure = costs_figure(report.of_stream("digits_cil"), "digits_cil")
     assert figure is not None and len(figure.axes) == 4  # two costs, two qualities; no GPU
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
     assert costs_figure(report.of_stream("digits_cil")[:1], "digits_cil") is None  # the floor alone
 
 
-def test_the_command_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report_of(tmp_path / "runs")
-    assert main(["analyze", "costs", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 0
+def test_the_command_writes_all_of_it(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "costs", str(runs), "-o", str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["costs.csv", "costs.md", "costs.png"]
     write_run(tmp_path / "old", "sft", 1, LEARNED)
     assert main(["analyze", "costs", str(tmp_path / "old")]) == 2

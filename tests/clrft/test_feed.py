@@ -119,7 +119,7 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_images(clips: Path, tmp_pa
 
 def test_a_plan_counts_clips_as_they_go_in(clips: Path, tmp_path: Path) -> None:
     both = [statistics_of(cell(clips, tmp_path, stream={"feed": feed})) for feed in ("auto", "images")]
-    steps = [[[grid for own in task.grids for grid in own] for task in one.tasks] for one in both]
+    steps = [[[grid for own in task.prompt.grids for grid in own] for task in one.tasks] for one in both]
     for video, images in zip(*steps, strict=True):
         assert all(time >= 2 for time, _, _ in video) and all(time == 1 for time, _, _ in images)
     assert both[0].longest.tokens < both[1].longest.tokens

@@ -13,9 +13,10 @@ import torch
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.memory.available_memory import available_bytes, free_in_group
-from clrft.memory.estimate import Longest, estimate, longest_allowed, most_prompts
+from clrft.memory.estimate import estimate, longest_allowed
 from clrft.memory.hints import changes, halves, memory_hints
 from clrft.memory.model_sizes import ModelSizes, known_sizes
+from clrft.memory.phases import Longest, most_prompts
 from clrft.runner.memory_check import check_memory, memory_there
 from clrft.runner.prepare import longest_prompts, prepare
 from clrft.runner.run import run
@@ -210,7 +211,7 @@ def documented() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", documented(), ids=lambda row: "-".join(row[:2]))
-def test_the_table_of_the_docs_is_what_the_code_says(row: list[str], two_billion: ModelSizes) -> None:
+def test_the_table_of_the_docs_is_what_the_code_says(row: list[str]) -> None:
     longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
     ways = [
         ("qwen2_vl_2b", "adamw_float32", "device"),
@@ -222,7 +223,7 @@ def test_the_table_of_the_docs_is_what_the_code_says(row: list[str], two_billion
         words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
         words += [f"train.optimizer={optimizer}", f"model.anchor_memory={memory}", "model.attention=sdpa"]
         config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
-        found = estimate(config, two_billion, torch.device("cuda"), longest).training
+        found = estimate(config, known_sizes(config.model), torch.device("cuda"), longest).training
         assert found is not None and f"{found.total / 2**30:.1f}" == told
 
 

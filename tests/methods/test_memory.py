@@ -42,8 +42,7 @@ def test_a_task_is_forgotten_example_by_example_and_none_comes_back(items: int, 
 
 def test_a_memory_larger_than_a_task_holds_all_of_it_once(stream: TaskStream) -> None:
     task = stream.tasks[0]
-    chosen = remembered([task], 1000, 5)
-    assert sorted(e.key for e in chosen) == sorted(e.key for e in task.train)
+    assert sorted(e.key for e in remembered([task], 1000, 5)) == sorted(e.key for e in task.train)
 
 
 def test_replayed_examples_have_their_share_of_the_task(stream: TaskStream) -> None:
@@ -55,10 +54,7 @@ def test_replayed_examples_have_their_share_of_the_task(stream: TaskStream) -> N
         assert len(replayed) == expected
     counts = Counter(e.key for e in mixed(task, memory, ReplayPlan(6, 0.5)).train if e.key not in own)
     assert sorted(counts.values()) == [2, 2, 3, 3, 3, 3]  # 16 rows of 6 examples
-
-
-def test_a_task_without_memory_stays_as_it_is(stream: TaskStream) -> None:
-    assert mixed(stream.tasks[0], (), ReplayPlan(6, 0.5)) is stream.tasks[0]
+    assert mixed(task, (), ReplayPlan(6, 0.5)) is task
 
 
 def test_a_share_of_zero_leaves_the_memory_to_the_method(stream: TaskStream) -> None:

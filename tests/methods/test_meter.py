@@ -99,16 +99,8 @@ def test_every_pass_of_rollouts_is_counted_by_hand(
         assert row["prompt_tokens"] == 5 * 4 * 4 * length
         # Shared, each prompt is computed once for each of the three models.
         assert row["prompt_tokens_computed"] == (3 * 4 * length if share else 5 * 4 * 4 * length)
-        assert row["images"] == (3 * 4 if share else 5 * 4 * 4)
+        assert row["images"] == (3 * 4 if share else 5 * 4 * 4) and row["model_flops"] > 0
         assert row["tokens_generated"] == row["tokens_trained"] == pytest.approx(16 * row["completion_length"])
-
-
-def test_sharing_computes_fewer_operations(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    method = build_method("grpo", GrpoConfig(group_size=4))
-    shared = learn(policy, method, stream, tmp_path).steps[0]
-    assert shared["model_flops"] > 0
-    # rollouts, the reference's log-probabilities and the update, 4 rollouts a prompt; policy and reference, once each
-    assert shared["prompt_tokens"] == 3 * 4 / 2 * shared["prompt_tokens_computed"]
 
 
 def test_prompts_that_frozen_models_keep_are_computed_in_the_first_update_alone(
@@ -167,11 +159,8 @@ def test_counting_changes_no_weight(stream: TaskStream, tmp_path: Path) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_model_that_nobody_watches_is_not_counted() -> None:
-    assert meter_of(torch.nn.Linear(1, 1)).counted == Meter().counted
+def test_what_is_not_counted_is_left_out() -> None:
+    assert meter_of(torch.nn.Linear(1, 1)).counted == Meter().counted  # nobody watches it
     assert "model_flops" not in Meter().taken()  # not counted, which is not 0
-
-
-def test_sums_leave_out_what_a_row_lacks() -> None:
     rows = [{"images": 1.0, "prompt_tokens": 2.0, "loss": 9.0}, {"images": 3.0, "loss": 9.0}]
     assert sums(rows) == {"images": 4.0}
