@@ -32,7 +32,7 @@ from methods.training.fit import FitSettings, build_trainer, rollout_arguments, 
 
 NAMES = ("stock", "grpo_plain", "grpo", "rapo_plain", "rapo")
 SEED = 3
-OUR_SCORING = ("_logps", "_frozen_logps")  # where our trainer scores before the loss
+OUR_SCORING = ("_asked",)  # where our trainer scores before the loss
 MANY = 10_000  # updates: more than are ever taken
 
 

@@ -37,7 +37,7 @@ from eval.evaluate import Prediction
 from eval.probe import ProbeAnswer
 from eval.task_accuracy import TaskAccuracy
 from methods.base import Method
-from methods.model.anchor import Anchors
+from methods.model.anchor import Anchors, told_by_policy
 from methods.model.policy import Policy
 from methods.training.fit import APPLIED, StepRow
 from task_streams.errors import UserError
@@ -196,7 +196,7 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
     Raises:
         UserError: it is missing, damaged, or of another policy.
     """
-    if anchors.told_by_policy(stage):
+    if told_by_policy(anchors.rule, stage):
         return
     file = folder / ANCHOR_FILE
     try:

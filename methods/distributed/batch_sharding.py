@@ -20,13 +20,16 @@ OVER_TOKENS = ("bnpo",)  # TRL's losses that are means over the batch's tokens
 OVER_UPDATE = ("cispo", "dapo", "vespo")  # sums over the count of all the update's tokens, which is known to all
 
 
-def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]:
+def own_part(
+    inputs: Mapping[str, Any], sampled: slice | None, loss_type: str
+) -> tuple[dict[str, Any], float, float | Tensor]:
     """The rows of a scored micro-batch, in TRL's layout, that this process learns from.
 
     ``sampled`` are the rollouts that this process has sampled, from which it learns; None: from any, equally many.
+    Returns them, their share of the micro-batch's rows, and the weight of their policy loss.
     """
     if ranks.world_size() == 1:
-        return dict(inputs)
+        return dict(inputs), 1.0, 1.0
     rows = len(inputs["completion_ids"])
     rollouts = inputs["rollout"]
     if sampled is None:
@@ -36,17 +39,13 @@ def own_part(inputs: Mapping[str, Any], sampled: slice | None) -> dict[str, Any]
     by_row = {
         name for name, value in inputs.items() if isinstance(value, Tensor) and value.dim() and len(value) == rows
     }
-    return {name: value[chosen] if name in by_row else value for name, value in inputs.items()}
-
-
-def loss_weight(own: Mapping[str, Any], inputs: Mapping[str, Any], loss_type: str) -> tuple[float, float | Tensor]:
-    """This process's share of a micro-batch's rows, and the weight of its policy loss."""
-    share = len(own["completion_ids"]) / len(inputs["completion_ids"])
-    if ranks.world_size() == 1 or loss_type in OVER_UPDATE:
-        return share, 1.0
+    own = {name: value[chosen] if name in by_row else value for name, value in inputs.items()}
+    share = len(chosen) / rows
+    if loss_type in OVER_UPDATE:
+        return own, share, 1.0
     if loss_type in OVER_TOKENS:
-        return share, own["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)
-    return share, share
+        return own, share, own["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)
+    return own, share, share
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import distribute_tensor
 
 from methods.distributed import ranks
 from methods.distributed.unsharded import COUNT, Unsharded
@@ -29,7 +29,8 @@ class Fsdp(Unsharded):
         for part in (*model.model.language_model.layers, *model.model.visual.blocks):
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        for part in self._parts():
+        self.parts: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        for part in self.parts:
             part.set_gradient_divide_factor(1.0)  # a process's loss is its part of the batch's: gradients are summed
             part.set_force_sum_reduction_for_comms(True)
         model.__dict__["computed_inside"] = lambda work: work()
@@ -38,10 +39,6 @@ class Fsdp(Unsharded):
             model.to_empty(device=device)
         with torch.no_grad():  # tell the layers whose parts they are, as the first forward pass does
             self.inside(lambda: None)
-
-    def _parts(self) -> list[Any]:
-        """The model and those of its modules that are split by themselves."""
-        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
 
     def inside(self, work: Callable[[], T]) -> T:
         result: T = self.model.computed_inside(work)
@@ -52,12 +49,12 @@ class Fsdp(Unsharded):
     @contextmanager
     def whole(self) -> Iterator[None]:
         self.model.set_reshard_after_forward(False)
-        for part in self._parts():
+        for part in self.parts:
             part.unshard()
         try:
             yield
         finally:
-            for part in self._parts():
+            for part in self.parts:
                 part.reshard()
             self.model.set_reshard_after_forward(True)
             self.model.set_reshard_after_forward(False, recurse=False)  # needed again at once by the backward pass
@@ -73,34 +70,20 @@ class Fsdp(Unsharded):
         return copy
 
     def gradient_norm(self) -> Tensor:
-        return whole_tensor(super().gradient_norm())
+        norm: Any = super().gradient_norm()
+        return norm.full_tensor()  # type: ignore[no-any-return]
 
     def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """As its base says, put together."""
-        own = super().moments(weight, optimizer)
-        return {kind: value if kind == COUNT else whole_tensor(value) for kind, value in own.items()}
+        own: dict[str, Any] = super().moments(weight, optimizer)
+        return {kind: value if kind == COUNT else value.full_tensor() for kind, value in own.items()}
 
     def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
-        split = {kind: value if kind == COUNT else _like(weight, value) for kind, value in values.items()}
+        split = {kind: value if kind == COUNT else split_like(weight, value) for kind, value in values.items()}
         super().put_moments(weight, split, optimizer)
 
 
-def is_part(value: Any) -> bool:
-    """Whether a tensor is split by FSDP2."""
-    return isinstance(value, DTensor)
-
-
-def whole_tensor(value: Any) -> Tensor:
-    """A split tensor put together."""
-    return value.full_tensor()  # type: ignore[no-any-return]
-
-
-def put(target: Any, value: Tensor) -> None:
-    """Give a split weight the values of a whole tensor."""
-    target.copy_(_like(target, value))
-
-
-def _like(target: Any, value: Tensor) -> Tensor:
+def split_like(target: Any, value: Tensor) -> Tensor:
     """A whole tensor, split as another one is."""
     here = value.to(target.device, target.dtype)
     return distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)

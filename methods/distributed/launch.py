@@ -68,8 +68,9 @@ def requested_sharding() -> str | None:
     Raises:
         UserError: it asks for a part of DeepSpeed that is not used here, or DeepSpeed is not installed.
     """
-    if not _is_on(DEEPSPEED):
-        return "fsdp" if _is_on(FSDP) else None
+    asked = [name for name in (DEEPSPEED, FSDP) if os.environ.get(name, "").lower() == "true"]
+    if DEEPSPEED not in asked:
+        return "fsdp" if asked else None
     stage = os.environ.get(STAGE, "")
     problems = [
         f"{setting} in accelerate's configuration: got {os.environ[name]}, expected none: {instead}."
@@ -89,7 +90,3 @@ def requested_sharding() -> str | None:
     if problems:
         raise UserError(*problems)
     return "zero3"
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() == "true"

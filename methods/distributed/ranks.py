@@ -166,11 +166,6 @@ def all_reduce_sum(value: Tensor) -> Tensor:
     return total
 
 
-def all_reduce_max(value: int) -> int:
-    """The largest of a whole number over all processes."""
-    return int(max(all_gather_json(value)))
-
-
 def all_reduce_counts(own: Mapping[str, float]) -> Counts:
     """Counts by name, summed over all processes; only names that every process has."""
     parts = all_gather_json(dict(own))
@@ -253,8 +248,7 @@ def broadcast_tensors(own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
     facts = [[name, list(value.shape), str(value.dtype).rpartition(".")[2]] for name, value in own.items()]
     for name, shape, kind in all_gather_json(facts)[0]:
         value = own[name] if is_rank0() else torch.empty(shape, dtype=getattr(torch, kind))
-        if world_size() > 1:
-            dist.broadcast(value, 0)
+        dist.broadcast(value, 0)
         yield name, value
 
 

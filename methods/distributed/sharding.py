@@ -7,12 +7,13 @@ code that calls parts of a model directly, as the passes over shared prompts do 
 adapters, which leave little to split.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from methods.costs.meter import meter_of
 from methods.distributed import fsdp, ranks, zero3
@@ -21,12 +22,12 @@ from methods.distributed.unsharded import Unsharded
 T = TypeVar("T")
 KEPT = "split_by"  # attribute of a model that says how it is split
 KINDS: dict[str, type[fsdp.Fsdp] | type[zero3.Zero3]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
+ZERO3_PART = "ds_tensor"  # attribute of a weight that ZeRO-3 splits: what of it is in this process
 
 
 def split_of(model: Any) -> Unsharded:
     """How a model's weights are split among processes, if they are."""
-    own: Unsharded | None = getattr(model, KEPT, None)
-    return Unsharded(model) if own is None else own
+    return getattr(model, KEPT, None) or Unsharded(model)
 
 
 def is_sharded(model: Any) -> bool:
@@ -53,20 +54,25 @@ def whole(*models: Any) -> Iterator[None]:
         yield
 
 
-def whole_tensor(value: Tensor) -> Tensor:
+def whole_tensor(value: Any) -> Tensor:
     """A tensor as it is, or gathered if it is split, which all processes must ask for."""
-    if fsdp.is_part(value):
-        return fsdp.whole_tensor(value)
-    return zero3.whole_tensor(value) if zero3.is_part(value) else value
+    if hasattr(value, ZERO3_PART):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([value]):
+            return value.detach().clone()  # type: ignore[no-any-return]
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
-def put(target: Tensor, value: Tensor) -> None:
+def put(target: Any, value: Tensor) -> None:
     """Give a weight, split or not, the values of a tensor that is whole in every process."""
-    if fsdp.is_part(target):
-        fsdp.put(target, value)
-    elif zero3.is_part(target):
-        zero3.put(target, value)
+    if isinstance(target, DTensor):
+        target.copy_(fsdp.split_like(target, value))
+    elif hasattr(target, ZERO3_PART):
+        own = getattr(target, ZERO3_PART)  # flat, and padded in the last process
+        part = value.flatten()[ranks.rank() * own.numel() :][: own.numel()]
+        own[: part.numel()].copy_(part)
     else:
         target.copy_(value)
 
@@ -81,28 +87,9 @@ def whole_weights(model: Any) -> dict[str, Tensor]:
     return kept
 
 
-def put_weights_of(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Give a split model whole weights by name.
-
-    Raises:
-        ValueError: they are not the model's.
-    """
-    own = dict(model.named_parameters())
-    if missing := sorted(own.keys() - weights.keys()):
-        raise ValueError(f"{len(missing)} weights are missing, e.g. {missing[0]}")
-    for name, weight in own.items():
-        put(weight, weights[name])
-
-
 def sharded_copy(model: Any) -> Any:
-    """A frozen copy of a split model, split alike.
-
-    Raises:
-        ValueError: the model is not split.
-    """
-    own = split_of(model)
-    if not isinstance(own, fsdp.Fsdp | zero3.Zero3):
-        raise ValueError("a model that is not split is copied as it is: methods/model/snapshots.py")
+    """A frozen copy of a split model, split alike."""
+    own: Any = split_of(model)
     split = own.copied()
     copy = split.model
     vars(copy)[KEPT] = split

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +12,11 @@ T = TypeVar("T")
 COUNT = "step"  # of AdamW's state: one number for all numbers of a weight; stays on the CPU
 
 
+@dataclass(eq=False)
 class Unsharded:
     """A model of which nothing is split; the base of those that are."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    model: Any
 
     def inside(self, work: Callable[[], T]) -> T:
         """Work that calls parts of the model, as a forward pass of its own."""

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers.initialization import no_init_weights
@@ -28,9 +27,10 @@ ONE_DEVICE = "0"  # number of the one that a process sees; DeepSpeed asks for it
 
 
 class Zero3(Unsharded):
-    """A model that ZeRO-3 splits among all processes, which hold the same one."""
+    """A model that ZeRO-3 splits among all processes, which hold the same one.
 
-    optimizer: "PartedOptimizer"  # of a training
+    In a training each process has its part of every gradient and moment too, in ``engine.optimizer``.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -81,30 +81,67 @@ class Zero3(Unsharded):
         self._leave()
         groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
         self.engine = _engine(self.model, optimizer)  # which takes the weights out of the groups
-        self.optimizer = PartedOptimizer(groups, self.engine)
-        accelerator.backward = self.optimizer.backward
-        accelerator.clip_grad_norm_ = self.optimizer.clip
+        accelerator.backward = self.backward
+        accelerator.clip_grad_norm_ = self.clip
         os.environ[LOCAL_RANK] = ONE_DEVICE  # asked for now and then; other libraries have taken it as unset by now
-        return self.optimizer
+        return PartedOptimizer(groups, self.engine)
 
     def rest(self) -> None:
         os.environ.pop(LOCAL_RANK, None)
         self._leave()
         self.engine = _engine(self.model)
 
+    def backward(self, loss: Tensor, **_: Any) -> None:
+        """Compute gradients, and add those of all processes to each one's part of them."""
+        self.engine.optimizer.clear_backward_seen_flag()
+        self.engine._backward_prologue()
+        self.engine.backward(loss * ranks.world_size(), scale_wrt_gas=False)  # DeepSpeed has the mean of the processes
+
+    @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        return self.optimizer.norm()
+        parts = [part for parts in self.engine.optimizer.averaged_gradients.values() for part in parts]
+        return ranks.all_reduce_sum(torch.stack([part.float().square().sum() for part in parts]).sum()).sqrt()
+
+    @torch.no_grad()
+    def clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
+        """As ``torch.nn.utils.clip_grad_norm_``, of all weights."""
+        norm = self.gradient_norm()
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for parts in self.engine.optimizer.averaged_gradients.values():
+            for part in parts:
+                part.mul_(factor)
+        return norm
 
     def moved(self, optimizer: Any) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
         """As its base says: this process's parts, which are flat."""
-        return self.optimizer.moved()
+        inner = self.engine.optimizer
+        return [
+            (flat, inner.optimizer.state[flat], optimizer.param_groups[inner.sub_group_to_group_id[number]])
+            for number, flat in enumerate(inner.fp32_partitioned_groups_flat)
+        ]
 
     def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """As its base says, put together."""
-        return self.optimizer.moments(weight)
+        _, own = self._part_of(weight)
+        whole = self.engine.optimizer.get_full_hp_param
+        return {kind: (value if kind == COUNT else whole(weight, kind)).clone() for kind, value in own.items()}
 
     def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
-        self.optimizer.put_moments(weight, values)
+        """As its base says; one count is that of all the weights of a group."""
+        flat, own = self._part_of(weight)
+        for kind, value in values.items():
+            if kind == COUNT:
+                own[kind] = value.clone()
+            else:
+                own.setdefault(kind, torch.zeros_like(flat, requires_grad=False))
+                self.engine.optimizer.set_full_hp_param(value.to(flat), weight, kind)
+
+    def _part_of(self, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """This process's part of the weights of a weight's group, flat, and the optimizer's state of it."""
+        inner = self.engine.optimizer
+        group, *_ = inner.grad_position[inner.get_param_id(weight)]
+        flat = inner.fp32_partitioned_groups_flat[group]
+        return flat, inner.optimizer.state[flat]
 
     def _leave(self) -> None:
         self.engine.destroy()
@@ -113,85 +150,24 @@ class Zero3(Unsharded):
 
 
 class PartedOptimizer(Optimizer):
-    """AdamW over split weights, as an optimizer of the weights themselves; DeepSpeed's engine has the same groups.
-
-    Each process has its part of every gradient and moment; rates are those of this optimizer's groups.
-    """
+    """AdamW over split weights, as an optimizer of the weights themselves, whose groups have the rates."""
 
     def __init__(self, groups: list[dict[str, Any]], engine: Any) -> None:
         super().__init__(groups, {})
         self.engine = engine
-        self.inner = engine.optimizer
-
-    def backward(self, loss: Tensor, **_: Any) -> None:
-        """Compute gradients, and add those of all processes to each one's part of them."""
-        self.inner.clear_backward_seen_flag()
-        self.engine._backward_prologue()
-        self.engine.backward(loss * ranks.world_size(), scale_wrt_gas=False)  # DeepSpeed has the mean of the processes
-
-    def gradients(self) -> list[Tensor]:
-        """This process's parts."""
-        return [part for parts in self.inner.averaged_gradients.values() for part in parts]
-
-    @torch.no_grad()
-    def norm(self) -> Tensor:
-        """Of the gradient of all weights."""
-        own = torch.stack([part.float().square().sum() for part in self.gradients()]).sum()
-        return ranks.all_reduce_sum(own).sqrt()
-
-    @torch.no_grad()
-    def clip(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
-        """As ``torch.nn.utils.clip_grad_norm_``, of all weights."""
-        norm = self.norm()
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for part in self.gradients():
-            part.mul_(factor)
-        return norm
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make an update of the gradients as they are."""
-        for own, group in zip(self.param_groups, self.inner.optimizer.param_groups, strict=True):
+        inner = self.engine.optimizer
+        for own, group in zip(self.param_groups, inner.optimizer.param_groups, strict=True):
             group.update({name: value for name, value in own.items() if name != "params"})
         self.engine.step()
-        if self.inner.overflow:
+        if inner.overflow:
             raise RuntimeError("DeepSpeed left an update out, whose gradients it found not to be finite")
-        self.inner.grad_partitions_flat_buffer.zero_()  # a weight that the next one does not use has no gradient then
+        inner.grad_partitions_flat_buffer.zero_()  # a weight that the next one does not use has no gradient then
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing: an update begins with gradients of its own."""
-
-    def moved(self) -> list[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]]:
-        """The flat parts of weights that are here, each with its state and group."""
-        inner = self.inner
-        return [
-            (flat, inner.optimizer.state[flat], self.param_groups[inner.sub_group_to_group_id[number]])
-            for number, flat in enumerate(inner.fp32_partitioned_groups_flat)
-        ]
-
-    def moments(self, weight: Any) -> dict[str, Tensor]:
-        """A weight's moments put together, by kind; {} before the first update."""
-        own = self._state(weight)
-        return {
-            kind: value.clone() if kind == COUNT else self.inner.get_full_hp_param(weight, kind).clone()
-            for kind, value in own.items()
-        }
-
-    def put_moments(self, weight: Any, values: Mapping[str, Tensor]) -> None:
-        """Give a weight the moments that ``moments`` tells; one count is that of all the weights of a group."""
-        own = self._state(weight)
-        for kind, value in values.items():
-            if kind == COUNT:
-                own[kind] = value.clone()
-            else:
-                own.setdefault(kind, torch.zeros_like(self._flat(weight), requires_grad=False))
-                self.inner.set_full_hp_param(value.to(self._flat(weight)), weight, kind)
-
-    def _flat(self, weight: Any) -> Any:
-        group, *_ = self.inner.grad_position[self.inner.get_param_id(weight)]
-        return self.inner.fp32_partitioned_groups_flat[group]
-
-    def _state(self, weight: Any) -> dict[str, Tensor]:
-        return self.inner.optimizer.state[self._flat(weight)]  # type: ignore[no-any-return]
 
 
 def settings(dtype: torch.dtype) -> dict[str, Any]:
@@ -233,24 +209,3 @@ def _one_device() -> Iterator[None]:
         del os.environ[LOCAL_RANK]
         if known is not None:
             os.environ[LOCAL_RANK] = known
-
-
-def is_part(value: Any) -> bool:
-    """Whether a tensor is a weight that ZeRO-3 splits."""
-    return hasattr(value, "ds_tensor")
-
-
-def whole_tensor(value: Any) -> Tensor:
-    """A split weight put together."""
-    from deepspeed.runtime.zero import GatheredParameters
-
-    with GatheredParameters([value]):
-        return value.detach().clone()  # type: ignore[no-any-return]
-
-
-def put(target: Any, value: Tensor) -> None:
-    """Give a split weight the values of a whole tensor."""
-    own = target.ds_tensor
-    start = dist.get_rank() * own.numel()
-    part = value.flatten()[start : start + own.numel()]
-    own[: part.numel()].copy_(part)

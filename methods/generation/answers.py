@@ -19,16 +19,12 @@ from task_streams.prompt import Request
 LIMIT = 2**28  # bytes of image features that are kept: 256 MiB
 
 
+@dataclass(slots=True)
 class ImageFeatures:
-    """Features of images by name; of one model, as it is now: make a new one when weights have changed.
+    """Features of images by name; of one model, as it is now: make a new one when weights have changed."""
 
-    Args:
-        limit: bytes that are kept; later images are computed whenever they are asked about.
-    """
-
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.room = limit
-        self.kept: dict[Hashable, Tensor] = {}
+    room: int = LIMIT  # bytes that are left; images beyond them are computed whenever they are asked about
+    kept: dict[Hashable, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def features(self, backbone: Any, names: Sequence[Hashable], images: Patches) -> Tensor:

@@ -14,6 +14,7 @@ backward pass instead of kept.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ from methods.generation.shared_prefix import (
     plain,
     positions_of,
     sees_all,
-    without_checkpoints,
 )
 from methods.inputs.prompts import Prompts
 
@@ -51,7 +51,7 @@ def completion_logps(
         temperature: the logits are divided by it.
     """
     hidden = completion_states(model, prefix, rows, completions, mask)
-    return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)
+    return token_logps(model, hidden, completions, mask, temperature)
 
 
 def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: T
     own = (owner[:, None] == owner) & (step[:, None] >= step)  # [G * T, G * T]
     prompts = prefix.mask[order].bool()[:, None, None].expand(-1, -1, group * length, -1)
     backbone = plain(model).model
-    with keeping_cache(backbone):
+    with keeping_cache(backbone.language_model):
         outputs = backbone(
             input_ids=tokens.reshape(count, -1),
             attention_mask={"full_attention": torch.cat([prompts, own.expand(count, 1, -1, -1)], dim=-1)},
@@ -98,30 +98,22 @@ def _in_one_row(model: Any, prefix: Prefix, order: Tensor, group: int, tokens: T
     return outputs.last_hidden_state.view(count * group, length, -1)  # type: ignore[no-any-return]
 
 
-def checkpointed_logps(
-    model: Any, prompts: Prompts, rows: Tensor, completions: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """As ``completion_logps``, of B prompts (none twice) by a model whose layers are checkpointed; with gradients."""
-    hidden = checkpointed_states(model, prompts, rows, completions, mask)
-    return token_logps(plain(model).get_output_embeddings(), hidden, completions, mask, temperature)
-
-
 def checkpointed_states(model: Any, prompts: Prompts, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state that predicts each completion token, [N, L, H]; arguments as in ``checkpointed_logps``."""
+    """As ``completion_states``, of B prompts (none twice) by a model whose layers are checkpointed; with gradients."""
     backbone = plain(model).model
-    positions = positions_of(backbone, prompts)  # [3, B, P]
-    before = LayerInput.of(backbone, embedded(backbone, prompts), prompts.mask, positions, None)
+    language = backbone.language_model
+    prompt, positions = embedded(backbone, prompts), positions_of(backbone, prompts)  # [B, P, H], [3, B, P]
+    before = layer_arguments(language, prompt, prompts.mask, positions)
     length = completions.shape[1]
     fed = max(1, length - 1)  # the last token predicts none, but layers want one
     steps = torch.arange(fed, device=mask.device)
     after_prompt = (positions[:, :, -1].amax(dim=0)[rows, None] + 1 + steps).expand(3, -1, -1)  # [3, N, L - 1]
-    tokens = backbone.get_input_embeddings()(completions[:, :fed])
+    behind = backbone.get_input_embeddings()(completions[:, :fed])
     seen = torch.cat([prompts.mask[rows], mask[:, :fed].to(prompts.mask.dtype)], dim=1)
-    after = LayerInput.of(backbone, tokens, seen, after_prompt, prompts.mask.shape[1])
-    prompt, behind = before.hidden, after.hidden
-    for layer in backbone.language_model.layers:
+    after = layer_arguments(language, behind, seen, after_prompt, prompts.mask.shape[1])
+    for layer in language.layers:
         prompt, behind = checkpoint(_layer, layer, prompt, behind, rows, before, after, use_reentrant=False)
-    last, hidden = backbone.language_model.norm(prompt[:, -1]), backbone.language_model.norm(behind)
+    last, hidden = language.norm(prompt[:, -1]), language.norm(behind)
     meter = meter_of(model)  # watches calls of the whole model, and this was none
     (count, width), written = prompts.ids.shape, behind.shape[1]
     meter.passed(count, width, width, prompts.mask, behind)
@@ -130,83 +122,62 @@ def checkpointed_states(model: Any, prompts: Prompts, rows: Tensor, completions:
     return torch.cat([last[rows, None], hidden], dim=1)[:, :length]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerInput:
-    """Tokens on their way through the layers: what each layer is given beside their hidden states."""
+def layer_arguments(
+    language: Any, hidden: Tensor, mask: Tensor, positions: Tensor, behind: int | None = None
+) -> dict[str, Any]:
+    """What each layer is given beside hidden states [N, T, H] of tokens behind so many of a prompt, or a prompt's own.
 
-    hidden: Tensor  # as the first layer gets them, [N, T, H]
-    mask: Any  # as attention takes it
-    rotation: tuple[Tensor, Tensor]  # cosines and sines of their positions
-
-    @classmethod
-    def of(cls, backbone: Any, hidden: Tensor, mask: Tensor, positions: Tensor, behind: int | None) -> "LayerInput":
-        """Tokens behind so many of a prompt, or a prompt's own; the mask is of all that they see."""
-        language = backbone.language_model
-        cache = None
-        if behind is not None:  # a cache of that length, of which only the length is looked at
-            nothing = hidden.new_zeros(1, 1, 1, 1).expand(len(hidden), 1, behind, 1)
-            cache = DynamicCache([(nothing, nothing)] * len(backbone.language_model.layers))
-        seen = create_causal_mask(
-            config=language.config, inputs_embeds=hidden, attention_mask=mask, past_key_values=cache
-        )
-        return cls(hidden, seen, language.rotary_emb(hidden, positions))
+    ``mask`` is of all that they see, ``positions`` M-RoPE, [3, N, T].
+    """
+    cache = None
+    if behind is not None:  # a cache of that length, of which only the length is looked at
+        nothing = hidden.new_zeros(1, 1, 1, 1).expand(len(hidden), 1, behind, 1)
+        cache = DynamicCache([(nothing, nothing)] * len(language.layers))
+    seen = create_causal_mask(config=language.config, inputs_embeds=hidden, attention_mask=mask, past_key_values=cache)
+    return {"attention_mask": seen, "position_embeddings": language.rotary_emb(hidden, positions)}
 
 
 @dataclass(slots=True)
 class CacheOfOneLayer:
     """Stands in for a cache while one layer runs: gives the keys and values before, and keeps those that are new."""
 
-    before: tuple[Tensor, Tensor] | None = None
-    new: tuple[Tensor, Tensor] | None = None
+    before: tuple[Tensor, ...] = ()
+    new: tuple[Tensor, ...] = ()
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, ...]:
         self.new = (keys, values)
-        if self.before is None:
-            return keys, values
-        return torch.cat([self.before[0], keys], dim=2), torch.cat([self.before[1], values], dim=2)
+        if not self.before:
+            return self.new
+        return tuple(torch.cat(pair, dim=2) for pair in zip(self.before, self.new, strict=True))
 
 
 def _layer(
-    layer: Any, prompt: Tensor, behind: Tensor, rows: Tensor, before: LayerInput, after: LayerInput
+    layer: Any, prompt: Tensor, behind: Tensor, rows: Tensor, before: dict[str, Any], after: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """One layer over the prompts, and over what follows them."""
-    with without_checkpoints([layer]):
-        new_cache = CacheOfOneLayer()
-        prompt = _run(layer, prompt, before, new_cache)
-        if new_cache.new is None:
-            raise RuntimeError("a layer has kept no keys and values")
-        keys, values = new_cache.new
-        return prompt, _run(layer, behind, after, CacheOfOneLayer((keys[rows], values[rows])))
-
-
-def _run(layer: Any, hidden: Tensor, given: LayerInput, cache: CacheOfOneLayer) -> Tensor:
-    return layer(  # type: ignore[no-any-return]
-        hidden,
-        attention_mask=given.mask,
-        position_embeddings=given.rotation,
-        past_key_values=cache,
-        use_cache=True,
-    )
+    cache = CacheOfOneLayer()
+    with keeping_cache(layer):
+        prompt = layer(prompt, past_key_values=cache, use_cache=True, **before)
+        keys, values = cache.new
+        cache.before = (keys[rows], values[rows])
+        behind = layer(behind, past_key_values=cache, use_cache=True, **after)
+    return prompt, behind
 
 
 def token_logps(
-    head: Any, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float, largest: int = LARGEST
+    model: Any, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float, largest: int = LARGEST
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every token [N, L], and the entropy where it was drawn, [N, L] each; 0 where the mask is.
 
     ``hidden`` has the states that predict the tokens, [N, L, H]; a table of tokens times vocabulary has at most
     ``largest`` numbers.
     """
-    real = mask.bool()
+    real, head = mask.bool(), plain(model).get_output_embeddings()
     size = max(1, largest // head.out_features)
     parts = list(zip(torch.split(hidden[real], size), torch.split(tokens[real], size), strict=True))
     again = len(parts) > 1 and torch.is_grad_enabled()
-    found = [
-        checkpoint(_table_part, head, states, chosen, temperature, use_reentrant=False)
-        if again
-        else _table_part(head, states, chosen, temperature)
-        for states, chosen in parts
-    ]
+    table = partial(checkpoint, _table_part, use_reentrant=False) if again else _table_part
+    found = [table(head, states, chosen, temperature) for states, chosen in parts]
     logps, entropies = (torch.cat(values) for values in zip(*found, strict=True))
     nothing = logps.new_zeros(tokens.shape)
     return nothing.masked_scatter(real, logps), nothing.masked_scatter(real, entropies)

@@ -69,30 +69,34 @@ class Writing:
         self.alive = list(range(count))  # rows that go on
         self.guesses: list[list[int]] = [[] for _ in range(count)]  # of each that goes on
         self.noise = Noise(count, rows.last.device, sampling.among)
-        self.read = torch.ones(
-            count, 0, device=rows.last.device, dtype=rows.mask.dtype
-        )  # completion tokens in the cache
+        self.read = rows.mask.new_ones(count, 0)  # completion tokens in the cache
 
     def drawn(self, logits: Tensor) -> Tensor:
         """A token at every place that the pass has read, [n, T, V] to [n, T]; those behind a wrong guess are void."""
         places = [len(self.completions[row]) for row in self.alive]
-        self.noise.forget(min(places))
         steps = []
         for offset in range(logits.shape[1]):
-            noise = self.noise.of(self.alive, [place + offset for place in places], logits.shape[2], self.sampling)
+            at = [place + offset for place in places]
+            noise = self.noise.of(self.alive, at, logits.shape[2], self.sampling, min(places))
             steps.append(draw(logits[:, offset], self.sampling, noise))
         return torch.stack(steps, dim=1)
 
     def take(self, tokens: list[list[int]]) -> None:
         """Add to every completion the tokens up to the first that was not guessed; rows that end are left."""
-        right = [self._taken(row, guess, new) for row, guess, new in zip(self.alive, self.guesses, tokens, strict=True)]
+        right, kept = [], []
+        for place, (row, guess, new) in enumerate(zip(self.alive, self.guesses, tokens, strict=True)):
+            same = next((at for at, token in enumerate(guess) if token != new[at]), len(guess))
+            taken = ended(new[: same + 1], self.sampling.stop)
+            right.append(len(taken) - 1)
+            written = self.completions[row]
+            written += taken
+            if written[-1] not in self.sampling.stop and len(written) < self.sampling.max_new_tokens:
+                kept.append(place)
         self.drafter.accepted([count for count, guess in zip(right, self.guesses, strict=True) if guess])
-        kept = [place for place, row in enumerate(self.alive) if not self._ended(row)]
         if self.read.shape[1]:
-            width = 1 + max(map(len, self.guesses))  # no later token looks at guesses that were wrong
-            valid = (
-                torch.arange(width, device=self.read.device) <= torch.tensor(right, device=self.read.device)[:, None]
-            )
+            width, device = 1 + max(map(len, self.guesses)), self.read.device
+            valid = torch.arange(width, device=device) <= torch.tensor(right, device=device)[:, None]
+            # no later token looks at guesses that were wrong
             self.read[:, -width:] *= valid.to(self.read.dtype)
         if len(kept) < len(self.alive) and kept:
             chosen = torch.tensor(kept, device=self.read.device)
@@ -112,18 +116,6 @@ class Writing:
         start = torch.tensor([len(one) - 1 for one in written], device=device)
         return right_padded(reads, 0, device), self.read, start
 
-    def _taken(self, row: int, guess: list[int], tokens: list[int]) -> int:
-        """How many guessed tokens were right."""
-        for place, token in enumerate(tokens[: len(guess) + 1]):
-            self.completions[row].append(token)
-            if self._ended(row) or place == len(guess) or token != guess[place]:
-                return place
-        raise RuntimeError("a pass has read fewer tokens than were guessed")
-
-    def _ended(self, row: int) -> bool:
-        written = self.completions[row]
-        return written[-1] in self.sampling.stop or len(written) == self.sampling.max_new_tokens
-
 
 class Noise:
     """The noise of every step, drawn for all rows whether they go on or not; once, and in the order of the steps.
@@ -138,30 +130,25 @@ class Noise:
         self.drawn = 0
         self.size = 0
 
-    def of(self, rows: list[int], steps: list[int], size: int, sampling: Sampling) -> Tensor | None:
-        """That of some rows, each at its own step, [n, V]; None where nothing is drawn."""
+    def of(self, rows: list[int], steps: list[int], size: int, sampling: Sampling, since: int) -> Tensor | None:
+        """That of some rows, each at its own step, [n, V]; None where nothing is drawn. Those before ``since`` go."""
         if sampling.temperature == 0:
             return None
+        self.steps = {step: noise for step, noise in self.steps.items() if step >= since}
         self.size = size
         while self.drawn <= max(steps):
-            self.steps[self.drawn] = self._draw()[self.own]
+            everyones = torch.empty(self.everyone, size, device=self.device).exponential_(1)
+            self.steps[self.drawn] = everyones[self.own]
             self.drawn += 1
         if min(steps) == max(steps):
             return self.steps[steps[0]][rows]
         return torch.stack([self.steps[step][row] for row, step in zip(rows, steps, strict=True)])
 
-    def _draw(self) -> Tensor:
-        return torch.empty(self.everyone, self.size, device=self.device).exponential_(1)
-
     def settle(self) -> None:
         """Draw as many steps as the process whose rows were the longest, so that all go on from one random state."""
         if self.size and self.own != slice(0, self.everyone):
-            for _ in range(ranks.all_reduce_max(self.drawn) - self.drawn):
-                self._draw()
-
-    def forget(self, before: int) -> None:
-        """Let go of the steps that no row comes to any more."""
-        self.steps = {step: noise for step, noise in self.steps.items() if step >= before}
+            for _ in range(max(ranks.all_gather_json(self.drawn)) - self.drawn):
+                torch.empty(self.everyone, self.size, device=self.device).exponential_(1)
 
 
 def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ Prompts (images or clips, and class list) run through the model once; completion
 Models with Qwen2-VL's M-RoPE are supported; ``obstacle`` says why another one is not.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +39,6 @@ class Prefix:
         """What follows it row by row, each row after the prompt that ``rows`` names, [N]; differentiable."""
         cache = DynamicCache([(keys[rows], values[rows]) for keys, values in self.layers])
         return Continuation(cache, self.last[rows], self.mask[rows], self.next_position[rows])
-
-    def detached(self) -> "Prefix":
-        """The same without gradients."""
-        layers = tuple((keys.detach(), values.detach()) for keys, values in self.layers)
-        return Prefix(layers, self.last.detach(), self.mask, self.next_position)
 
     def rows(self) -> list["Prefix"]:
         """Each prompt's own, without its padding; copies."""
@@ -112,14 +107,14 @@ def plain(model: Any) -> Any:
 
 
 def is_checkpointed(model: Any) -> bool:
-    """Whether the language model's activations are computed again in the backward pass (``checkpointed_logps``)."""
+    """Whether the language model's activations are computed again in the backward pass (``checkpointed_states``)."""
     return any(layer.gradient_checkpointing for layer in plain(model).model.language_model.layers)
 
 
 @contextmanager
-def without_checkpoints(modules: Iterable[Any]) -> Iterator[None]:
-    """Modules keep a cache, which checkpointed ones do not."""
-    marked = [module for module in modules if module.gradient_checkpointing]
+def keeping_cache(part: Any) -> Iterator[None]:
+    """The language model, or one of its layers, keeps a cache, which checkpointed ones do not."""
+    marked = [module for module in (part, *getattr(part, "layers", ())) if module.gradient_checkpointing]
     try:
         for module in marked:
             module.gradient_checkpointing = False
@@ -127,13 +122,6 @@ def without_checkpoints(modules: Iterable[Any]) -> Iterator[None]:
     finally:
         for module in marked:
             module.gradient_checkpointing = True
-
-
-@contextmanager
-def keeping_cache(backbone: Any) -> Iterator[None]:
-    """The language model keeps a cache, checkpointed or not."""
-    with without_checkpoints([backbone.language_model, *backbone.language_model.layers]):
-        yield
 
 
 def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
@@ -145,7 +133,7 @@ def positions_of(backbone: Any, prompts: Prompts) -> Tensor:
     known: dict[Any, int] = {}
     place = [known.setdefault(form, len(known)) for form in forms]
     rows = [place.index(number) for number in range(len(known))]
-    images, clips = (None if one is None else one.shapes(rows) for one in (prompts.images, prompts.clips))
+    images, clips = (None if one is None else one.select(rows) for one in (prompts.images, prompts.clips))
     fields = {name: value for name, value in model_fields(images, clips).items() if not name.startswith("pixel_values")}
     positions, _ = backbone.get_rope_index(
         prompts.ids[rows], attention_mask=prompts.mask[rows], mm_token_type_ids=prompts.token_types[rows], **fields
@@ -181,7 +169,7 @@ def prefill(model: Any, prompts: Prompts, images: Tensor | None = None) -> Prefi
     positions = positions_of(backbone, prompts)
     inputs = embedded(backbone, prompts, images)
     lead = common_lead(prompts)
-    with keeping_cache(backbone):
+    with keeping_cache(backbone.language_model):
         if (len(inputs) - 1) * lead >= SAVED:
             outputs, mask = _behind_lead(model, prompts.mask, inputs, positions, lead)
         else:
@@ -248,7 +236,7 @@ def advance(model: Any, rows: Continuation, tokens: Tensor, mask: Tensor, start:
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     first = rows.next_position if start is None else rows.next_position + start
     backbone = plain(model).model
-    with keeping_cache(backbone):
+    with keeping_cache(backbone.language_model):
         outputs = backbone(
             input_ids=tokens,
             attention_mask=torch.cat([rows.mask, mask.to(rows.mask.dtype)], dim=1),

@@ -44,16 +44,9 @@ class NgramDrafter:
         written, start = list(completion), len(completion)
         most = min(self.longest, math.ceil(self._reach), room)
         while len(written) - start < most:
-            token = self._after(written)
+            contexts = [tuple(written[-size:]) for size in CONTEXTS if size <= len(written)] or [()]
+            token = next((self.next[context] for context in contexts if context in self.next), None)
             if token is None:
                 break
             written.append(token)
         return written[start:]
-
-    def _after(self, written: Sequence[int]) -> int | None:
-        if not written:
-            return self.next.get(())
-        for context in CONTEXTS:
-            if context <= len(written) and (found := self.next.get(tuple(written[-context:]))) is not None:
-                return found
-        return None

@@ -124,32 +124,37 @@ class StaticStep:
         dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         cast = nullcontext() if self.low is None else self.low.in_place()
         with cast, torch.autocast(kind, dtype, enabled, cache_enabled=False):  # what it keeps the graph would lose
-            hidden = self.model.get_input_embeddings()(self.tokens)
-            turned = rotation(language.rotary_emb, self.positions, self.turns_in)
+            hidden, rotary = self.model.get_input_embeddings()(self.tokens), language.rotary_emb
+            half = self.positions[:, None] * rotary.inv_freq.float()
+            cosines = torch.cat([half, half], dim=-1).cos()
+            sines = torch.cat([-half.sin(), half.sin()], dim=-1)
+            turned = [(one * rotary.attention_scaling).to(self.turns_in)[:, None] for one in (cosines, sines)]
             for place, layer in enumerate(language.layers):
                 hidden = self._through(layer, place, hidden, turned)
             return normed(language.norm, hidden)
 
-    def _through(self, layer: Any, place: int, hidden: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
-        """A layer of the language model, [N, H] to [N, H]."""
+    def _through(self, layer: Any, place: int, hidden: Tensor, turned: Sequence[Tensor]) -> Tensor:
+        """A layer of the language model, [N, H] to [N, H]; cosines and sines that turn its heads, [N, 1, size] each."""
         attention, given = layer.self_attn, normed(layer.input_layernorm, hidden)
-        size = attention.head_dim
+        size, (cosines, sines) = attention.head_dim, turned
         queries, keys, values = (
             project(given).view(len(hidden), -1, size)
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        both = rotated(torch.cat([queries, keys], dim=1), turned)
+        heads = torch.cat([queries, keys], dim=1)
+        # RoPE: x cos + (the halves of x, exchanged) sin, the sine of the first half being negative
+        both = torch.addcmul(heads * cosines, heads.roll(size // 2, dims=-1), sines)
         queries, keys = torch.split(both.to(self.applies_in), [queries.shape[1], keys.shape[1]], dim=1)
+        # rows of heads, [N, heads, size], as [B, key heads, G, heads of each, size]
+        queries, keys, values = (
+            rows.view(self.shape.prompts, self.shape.group, self.hides.shape[1], -1, size).transpose(1, 2)
+            for rows in (queries, keys, values)
+        )
         for buffer, new in zip(self.own[place], (keys, values), strict=True):
-            buffer.addcmul_(self._by_group(new, 1), self.here)  # where nothing was written yet
-        seen = self._attended(self._by_group(queries, -1), place, attention.scaling)
+            buffer.addcmul_(new, self.here)  # where nothing was written yet
+        seen = self._attended(queries, place, attention.scaling)
         hidden = hidden + attention.o_proj(seen.transpose(1, 2).reshape(len(hidden), -1))
         return hidden + layer.mlp(normed(layer.post_attention_layernorm, hidden))  # type: ignore[no-any-return]
-
-    def _by_group(self, rows: Tensor, each: int) -> Tensor:
-        """Rows of heads, [N, heads, size], as [B, key heads, G, ``each`` key head's, size]."""
-        shape, few = self.shape, self.hides.shape[1]
-        return rows.view(shape.prompts, shape.group, few, each, rows.shape[-1]).transpose(1, 2)
 
     def _attended(self, queries: Tensor, place: int, scaling: float) -> Tensor:
         """Attention over the prompt, which a group looks at together, and each row's completion so far; exact.
@@ -189,20 +194,6 @@ class StaticStep:
 def normed(norm: Any, hidden: Tensor) -> Tensor:
     """A layer's norm in one kernel."""
     return rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def rotation(rotary: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines by which heads are turned at positions [N], [N, 1, size] each; see ``rotated``."""
-    half = positions[:, None] * rotary.inv_freq.float()
-    angles = torch.cat([half, half], dim=-1)
-    sines = torch.cat([-half.sin(), half.sin()], dim=-1)
-    return tuple((one * rotary.attention_scaling).to(dtype)[:, None] for one in (angles.cos(), sines))
-
-
-def rotated(heads: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
-    """RoPE: x cos + (the halves of x, exchanged) sin, the sine of the first half being negative, [N, heads, size]."""
-    cosines, sines = turned
-    return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, dims=-1), sines)
 
 
 @dataclass(slots=True)
@@ -259,32 +250,26 @@ def graph_obstacle(model: Any, device: torch.device) -> str | None:
 
 def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, sampling: Sampling) -> list[list[int]]:
     """One completion for each of N rows after the prompts that ``rows`` names; the tokens of ``sample_after``."""
-    with torch.no_grad():
-        order, group = laid_out(rows)
-        step, hidden = steps.begin(model, prefix, order, group, sampling.max_new_tokens), prefix.last[rows]
-        del prefix  # whose keys and values are in the buffers
-        return _sampled(steps, step, model, hidden, sampling)
-
-
-def _sampled(steps: StaticSteps, step: StaticStep, model: Any, hidden: Tensor, sampling: Sampling) -> list[list[int]]:
-    """Completions of rows whose first tokens hidden states predict, [N, H]; the step is at their beginning."""
-    count, device = hidden.shape[0], hidden.device
+    count, device = len(rows), rows.device
     noise, everyone = Noise(count, device, sampling.among), list(range(count))
     stop = torch.tensor(sampling.stop, device=device)
     over = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[Tensor] = []
     head = plain(model).get_output_embeddings()
-    for place in range(sampling.max_new_tokens):
-        logits = head(hidden)
-        noise.forget(place)
-        tokens = draw(logits, sampling, noise.of(everyone, [place] * count, logits.shape[1], sampling))
-        columns.append(tokens)
-        over |= torch.isin(tokens, stop)
-        if place + 1 == sampling.max_new_tokens or bool(over.all()):
-            break
-        if step.written == step.shape.limit:
-            step = steps.longer(model, step)
-        hidden = step(tokens)
+    with torch.no_grad():  # as a decorator it would hold on to the prefix
+        order, group = laid_out(rows)
+        step, hidden = steps.begin(model, prefix, order, group, sampling.max_new_tokens), prefix.last[rows]
+        del prefix  # whose keys and values are in the buffers
+        for place in range(sampling.max_new_tokens):
+            logits = head(hidden)
+            tokens = draw(logits, sampling, noise.of(everyone, [place] * count, logits.shape[1], sampling, place))
+            columns.append(tokens)
+            over |= torch.isin(tokens, stop)
+            if place + 1 == sampling.max_new_tokens or bool(over.all()):
+                break
+            if step.written == step.shape.limit:
+                step = steps.longer(model, step)
+            hidden = step(tokens)
     noise.settle()
     completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
     meter_of(model).generated(sum(map(len, completions)))

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, through TRL: TRL's arguments, the images of a batch, and why vLLM cannot be used.
+"""Rollouts by vLLM, through TRL: TRL's arguments, and why vLLM cannot be used.
 
 TRL gives vLLM the trained weights before the first rollout of every update, and weighs each completion by how likely
 the trained model has it against how likely vLLM had it (``vllm_importance_sampling_correction``). Log-probabilities for
@@ -6,7 +6,7 @@ drift, advantages and loss come from the trained model, as with the suite's own 
 Not run on a GPU yet: the seam is tested with an engine that stands in for vLLM.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,12 +38,6 @@ def never_drawn(tokens: Sequence[int], use_vllm: bool) -> dict[str, Any]:
     if use_vllm:
         return {"logit_bias": {token: NEVER for token in tokens}}
     return {"suppress_tokens": list(tokens)}
-
-
-def pictures(rows: Sequence[Mapping[str, Any]]) -> list[list[Any] | None] | None:
-    """Images of every rollout as TRL hands them to vLLM; None if no row has any."""
-    images = [list(row.get("images") or ()) or None for row in rows]
-    return images if any(images) else None
 
 
 def vllm_obstacles(train: TrainConfig, device: torch.device, processes: int, clips: bool) -> list[str]:

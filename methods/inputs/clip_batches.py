@@ -57,19 +57,13 @@ class ClipCollator:
             return_tensors="pt",
             add_special_tokens=False,
         )
-        joined = [torch.cat(pair, dim=1) for pair in _columns(prompts, completions)]
-        mask, ids, learned, types = flush_left(*joined)
+        nothing = torch.zeros_like
+        mask, ids, learned, types = flush_left(
+            torch.cat([prompts["attention_mask"], completions["attention_mask"]], dim=1),
+            torch.cat([prompts["input_ids"], completions["input_ids"]], dim=1),
+            torch.cat([nothing(prompts["attention_mask"]), completions["attention_mask"]], dim=1),
+            torch.cat([prompts["mm_token_type_ids"], nothing(completions["input_ids"])], dim=1),
+        )
         labels = ids.masked_fill(learned == 0, IGNORED)
         rest = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, "labels": labels}
         return model_fields(None, clip_patches(prompts, [len(row) for row in clips])) | rest
-
-
-def _columns(prompts: Any, completions: Any) -> list[tuple[Tensor, Tensor]]:
-    """Mask, tokens, what is learned and token types, each of prompts and completions."""
-    nothing = torch.zeros_like(completions["input_ids"])
-    return [
-        (prompts["attention_mask"], completions["attention_mask"]),
-        (prompts["input_ids"], completions["input_ids"]),
-        (torch.zeros_like(prompts["attention_mask"]), completions["attention_mask"]),
-        (prompts["mm_token_type_ids"], nothing),
-    ]

@@ -6,6 +6,7 @@ same, which a test holds.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,10 +82,8 @@ def by_parts(processor: Any, turns: Sequence[Turn]) -> dict[str, Tensor]:
     """The same of images, text by text."""
     images = processor.image_processor(images=[item for _, shown in turns for item in shown], return_tensors="pt")
     lengths = iter((images["image_grid_thw"].prod(dim=1) // processor.image_processor.merge_size**2).tolist())
-    texts = [
-        processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        for messages, _ in turns
-    ]
+    template = partial(processor.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    texts = [template(list(messages)) for messages, _ in turns]
     known = list(dict.fromkeys(texts))
     tokens: Mapping[str, list[int]] = dict(zip(known, processor.tokenizer(known)["input_ids"], strict=True))
     rows = [
@@ -104,11 +103,9 @@ def expanded(ids: Sequence[int], placeholder: int, lengths: Sequence[int]) -> Te
     Raises:
         RuntimeError: there are not as many placeholders as images.
     """
-    waiting = iter(lengths)
-    try:
-        counts = [next(waiting) if token == placeholder else 1 for token in ids]
-    except StopIteration:
-        raise RuntimeError("a prompt has more image placeholders than images") from None
-    if next(waiting, None) is not None:
-        raise RuntimeError("a prompt has fewer image placeholders than images")
-    return torch.repeat_interleave(torch.tensor(ids), torch.tensor(counts))
+    tokens = torch.tensor(ids)
+    here = tokens == placeholder
+    if (found := int(here.sum())) != len(lengths):
+        raise RuntimeError(f"a prompt has {'more' if found > len(lengths) else 'fewer'} image placeholders than images")
+    counts = torch.ones_like(tokens).masked_scatter(here, torch.tensor(lengths, dtype=tokens.dtype))
+    return torch.repeat_interleave(tokens, counts)

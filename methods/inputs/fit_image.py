@@ -22,23 +22,19 @@ class AreaFit:
 
     def __call__(self, image: Image) -> Image:
         """An RGB image, resized; itself where it fits already."""
-        if self.fits(image):
+        least, most = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        side = self.processor.patch_size * self.processor.merge_size
+        whole = image.width % side == 0 and image.height % side == 0
+        if whole and least <= image.width * image.height <= most:
             return image
         pixels = pil_to_tensor(image)[None]  # [1, 3, H, W], uint8
         resized = self.processor.resize(
             images=pixels,
             size=SizeDict(**dict(self.processor.size)),
             resample=self.processor.resample,
-            factor=self.processor.patch_size * self.processor.merge_size,
+            factor=side,
         )
         return to_pil_image(resized[0])  # type: ignore[no-any-return]
-
-    def fits(self, image: Image) -> bool:
-        """Whether the rule leaves an image as it is."""
-        least, most = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
-        side = self.processor.patch_size * self.processor.merge_size
-        whole = image.width % side == 0 and image.height % side == 0
-        return bool(whole and least <= image.width * image.height <= most)
 
 
 @dataclass(frozen=True, slots=True)

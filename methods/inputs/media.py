@@ -33,22 +33,12 @@ class Patches:
 
     def select(self, rows: Sequence[int]) -> "Patches":
         """Those of some of the rows, in their order."""
-        chosen = self.places(rows)
+        starts = [0, *accumulate(self.counts)]
+        chosen = [k for row in rows for k in range(starts[row], starts[row + 1])]
         patches = torch.split(self.values, self.grids.prod(dim=1).tolist())
         values = torch.cat([patches[k] for k in chosen]) if chosen else self.values[:0]
         pace = None if self.pace is None else self.pace[chosen]
         return Patches(values, self.grids[chosen], tuple(self.counts[row] for row in rows), pace)
-
-    def places(self, rows: Sequence[int]) -> list[int]:
-        """Which of the K those of some of the rows are."""
-        starts = [0, *accumulate(self.counts)]
-        return [k for row in rows for k in range(starts[row], starts[row + 1])]
-
-    def shapes(self, rows: Sequence[int]) -> "Patches":
-        """Those of some of the rows, without their values."""
-        chosen = self.places(rows)
-        pace = None if self.pace is None else self.pace[chosen]
-        return Patches(self.values[:0], self.grids[chosen], tuple(self.counts[row] for row in rows), pace)
 
     def forms(self) -> list[tuple[tuple[float, ...], ...]]:
         """What decides the positions of each row's own: grids, and pace where there is one."""
@@ -57,15 +47,15 @@ class Patches:
         return [tuple(next(each) for _ in range(count)) for count in self.counts]
 
 
-def image_patches(batch: Mapping[str, Any], counts: Sequence[int] | None) -> Patches | None:
-    """The images of a batch in a processor's or TRL's layout, None if there are none."""
-    if batch.get("pixel_values") is None or counts is None:
+def image_patches(batch: Mapping[str, Any], counts: Sequence[int]) -> Patches | None:
+    """The images of a batch in a processor's layout, None if there are none; ``counts``: how many each row has."""
+    if batch.get("pixel_values") is None:
         return None
     return Patches(batch["pixel_values"], batch["image_grid_thw"], tuple(counts))
 
 
 def clip_patches(batch: Mapping[str, Any], counts: Sequence[int]) -> Patches | None:
-    """The clips of a batch in a processor's layout, None if there are none."""
+    """As ``image_patches``, of clips."""
     if batch.get("pixel_values_videos") is None:
         return None
     pace = batch.get(CLIP_PACE)
@@ -90,15 +80,15 @@ def model_fields(images: Patches | None, clips: Patches | None) -> dict[str, Ten
 
 def with_media(messages: Sequence[Message], media: Sequence[Media]) -> list[Message]:
     """Chat messages with their image and video placeholders filled, in order."""
-    waiting = iter(media)
-
-    def filled(part: dict[str, Any]) -> dict[str, Any]:
-        if part["type"] not in ("image", "video"):
-            return part
-        item = next(waiting)
-        return {**part, part["type"]: list(item.frames) if isinstance(item, Clip) else item}
-
-    return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]
+    fillings = (list(item.frames) if isinstance(item, Clip) else item for item in media)
+    filled = []
+    for message in messages:
+        parts = [
+            {**part, part["type"]: next(fillings)} if part["type"] in ("image", "video") else part
+            for part in message["content"]
+        ]
+        filled.append({**message, "content": parts})
+    return filled
 
 
 def video_obstacle(processor: Any) -> str | None:

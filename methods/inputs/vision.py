@@ -80,27 +80,14 @@ class _Embedded(nn.Module):
         return functional.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-class BatchedAttention(_Batched, qwen2_vl.VisionAttention):
-    """Qwen2-VL's."""
-
-
-class BatchedAttention25(_Batched, qwen2_5_vl.Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's."""
-
-
-class EmbeddedPatches(_Embedded, qwen2_vl.PatchEmbed):
-    """Qwen2-VL's."""
-
-
-class EmbeddedPatches25(_Embedded, qwen2_5_vl.Qwen2_5_VisionPatchEmbed):
-    """Qwen2.5-VL's."""
-
-
+# transformers' modules, and what stands in for them: the same weights with another way to run
 BATCHED: dict[type, type] = {
-    qwen2_vl.VisionAttention: BatchedAttention,
-    qwen2_vl.PatchEmbed: EmbeddedPatches,
-    qwen2_5_vl.Qwen2_5_VLVisionAttention: BatchedAttention25,
-    qwen2_5_vl.Qwen2_5_VisionPatchEmbed: EmbeddedPatches25,
+    module: type(f"Batched{module.__name__}", (way, module), {})
+    for way, modules in (
+        (_Batched, (qwen2_vl.VisionAttention, qwen2_5_vl.Qwen2_5_VLVisionAttention)),
+        (_Embedded, (qwen2_vl.PatchEmbed, qwen2_5_vl.Qwen2_5_VisionPatchEmbed)),
+    )
+    for module in modules
 }
 
 

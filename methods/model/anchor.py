@@ -48,19 +48,15 @@ class Anchors:
         """The anchor of the task that begins now, the second or a later one; call it before the first update."""
         if self.rule.kind == "previous":
             return self.policy.snapshot(asked_only=True)
-        if self.kept is None:
-            self.keep()
-        if self.kept is None:
-            raise RuntimeError("no anchor was kept")
-        return self.kept
+        return self.kept or self.keep()
 
-    @torch.no_grad()
-    def keep(self) -> None:
+    def keep(self) -> Snapshot:
         """Let the policy as it is now be the anchor, or the beginning of the average."""
         self.kept = self.policy.snapshot(asked_only=True)
         if self.rule.kind == "average":
-            self.average = {name: weight.float() for name, weight in self.policy.model.named_parameters()}
-            self.average = {name: weight.detach().to("cpu", copy=True) for name, weight in self.average.items()}
+            now = self.policy.model.named_parameters()
+            self.average = {name: weight.detach().float().to("cpu", copy=True) for name, weight in now}
+        return self.kept
 
     @torch.no_grad()
     def end(self) -> None:
@@ -78,10 +74,6 @@ class Anchors:
         if self.kept is None or self.rule.kind == "base":
             return {}
         return self.average or self.kept.weights()
-
-    def told_by_policy(self, task: int) -> bool:
-        """Whether the anchor of the task after this one can be made from the weights that this one left."""
-        return told_by_policy(self.rule, task)
 
     @torch.no_grad()
     def restore(self, weights: Mapping[str, Tensor]) -> None:

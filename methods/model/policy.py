@@ -6,17 +6,19 @@ Deliberately absent: quantised loading, remote code, model families by path name
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from methods.costs.flops import TRAINED_ADAPTER
 from methods.costs.meter import Meter, sampled_tokens
 from methods.distributed.fsdp import hollow
-from methods.distributed.sharding import is_sharded, put_weights_of
+from methods.distributed.sharding import is_sharded, put
 from methods.generation.answers import Session, answered
 from methods.generation.rollout import Sampling
 from methods.generation.shared_prefix import obstacle
@@ -39,36 +41,25 @@ SAFE: Any = {"trust_remote_code": False, "use_safetensors": True}  # no code run
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
+@dataclass(eq=False)
 class Policy:
-    """A model that answers requests and can be trained.
+    """A model that answers requests and can be trained."""
 
-    Attributes:
-        model: the transformers model, wrapped by PEFT when it has an adapter.
-        processor: its processor, padding on the left.
-        config: the settings it was loaded with.
-        attention: the attention implementation that was chosen.
-        numerics: types of its weights and of what it computes, and how it is moved.
-        meter: counts what the model's calls come to.
-        max_prompt_tokens: longest prompt that is encoded; None = any.
-        share_prefix: answer by way of ``rollout.py`` where the model allows it, else by transformers' ``generate``.
-        recorded: decode with recorded steps, in training and in tests (``static_decode.py``).
-    """
+    model: Any  # the transformers model, wrapped by PEFT when it has an adapter
+    processor: Any  # its processor, padding on the left
+    config: ModelConfig  # the settings it was loaded with
+    attention: str  # the attention implementation that was chosen
+    given: InitVar[Numerics | None] = None  # becomes ``numerics``; None: all in the weights' own type
+    max_prompt_tokens: int | None = None  # longest prompt that is encoded; None: any
+    share_prefix: bool = True  # answer by way of ``rollout.py`` where the model allows it, else by ``generate``
+    recorded: bool = False  # decode with recorded steps, in training and in tests (``static_decode.py``)
+    meter: Meter = field(default_factory=Meter)  # counts what the model's calls come to
+    numerics: Numerics = field(init=False)  # types of its weights and of what it computes, and how it is moved
 
-    max_prompt_tokens: int | None = None
-    share_prefix: bool = True
-    recorded: bool = False
-
-    def __init__(
-        self, model: Any, processor: Any, config: ModelConfig, attention: str, numerics: Numerics | None = None
-    ) -> None:
-        self.model = model
-        self.processor = processor
-        self.config = config
-        self.attention = attention
-        own = next(model.parameters()).dtype
-        self.numerics = numerics or Numerics(PLAIN, own, own)
-        self.meter = Meter()
-        self.meter.watch(model.get_base_model() if self.has_adapter else model)
+    def __post_init__(self, given: Numerics | None) -> None:
+        own = next(self.model.parameters()).dtype
+        self.numerics = Numerics(PLAIN, own, own) if given is None else given
+        self.meter.watch(self.model.get_base_model() if self.has_adapter else self.model)
 
     @property
     def has_adapter(self) -> bool:
@@ -121,13 +112,8 @@ class Policy:
         """
         with self._answering(decoding.seed):
             if self.share_prefix and obstacle(self.model) is None:
-                sampling = Sampling(
-                    decoding.max_new_tokens,
-                    decoding.temperature,
-                    decoding.top_p,
-                    tuple(self.ends),
-                    never_sampled(self.model.config),
-                )
+                lasts = tuple(self.ends), never_sampled(self.model.config)
+                sampling = Sampling(decoding.max_new_tokens, decoding.temperature, decoding.top_p, *lasts)
                 completions: Any = answered(self.model, requests, self.prompts(requests), sampling, session)
             else:
                 inputs = self.encode(requests)
@@ -178,18 +164,16 @@ class Policy:
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights that ``save`` wrote for a policy of the same settings."""
-        from safetensors.torch import load_file
-
         if self.has_adapter:
-            from peft import set_peft_model_state_dict
-
             set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
             return
         saved = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=self.model.dtype, attn_implementation=self.attention, **SAFE
         )
         if is_sharded(self.model):
-            put_weights_of(self.model, dict(saved.named_parameters()))
+            values = dict(saved.named_parameters())
+            for name, weight in self.model.named_parameters():
+                put(weight, values[name])
         else:
             self.model.load_state_dict(saved.state_dict())
 
@@ -197,12 +181,8 @@ class Policy:
 def load_policy(config: ModelConfig, path: str, seed: int = 0, optimizer: str = PLAIN, processor: Any = None) -> Policy:
     """Load model and processor from a local folder or hub id ``path``, with the adapter the config asks for.
 
-    Args:
-        config: settings of the model.
-        path: local folder or hub id.
-        seed: of an adapter's first weights.
-        optimizer: that will move the weights, and decides in which type they are held (``numerics.py``).
-        processor: the checkpoint's, if it is loaded already (``load_processor``).
+    ``seed`` is of an adapter's first weights; the ``optimizer`` that will move the weights decides in which type they
+    are held (``numerics.py``); ``processor``: the checkpoint's, if it is loaded already.
 
     Raises:
         UserError: the folder does not exist or holds no processor, or the checkpoint cannot be loaded.
@@ -286,11 +266,10 @@ def lora_config(config: ModelConfig) -> LoraConfig:
 
 def generation_arguments(decoding: Decoding, model_config: Any) -> dict[str, Any]:
     """Decoding to the arguments of ``generate``; the tokens of images and clips are never sampled."""
-    arguments: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "do_sample": decoding.temperature > 0}
+    drawn = decoding.temperature > 0
+    values: tuple[Any, ...] = (decoding.temperature, decoding.top_p, 0) if drawn else (None, None, None)
+    arguments: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "do_sample": drawn}
+    arguments |= dict(zip(("temperature", "top_p", "top_k"), values, strict=True))
     if placeholders := never_sampled(model_config):
         arguments["suppress_tokens"] = list(placeholders)
-    if decoding.temperature > 0:
-        arguments |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    else:
-        arguments |= {"temperature": None, "top_p": None, "top_k": None}
     return arguments

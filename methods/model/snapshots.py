@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from methods.distributed.sharding import is_sharded, sharded_copy
 from methods.generation.low_precision import lower
 
 
+@dataclass(eq=False)
 class Snapshot:
     """A frozen policy whose log-probabilities can be asked for; full copy or adapter."""
 
@@ -28,13 +30,12 @@ class Snapshot:
         yield self.model
 
 
+@dataclass(eq=False)
 class FullSnapshot(Snapshot):
-    """A frozen copy of all weights, kept on the policy's device or in CPU memory between uses."""
+    """A frozen copy of all weights."""
 
-    def __init__(self, model: torch.nn.Module, home: torch.device, device: torch.device) -> None:
-        self.model = model
-        self.home = home
-        self.device = device
+    home: torch.device  # where it is kept between uses: the policy's device, or CPU memory
+    device: torch.device  # where it is called
 
     @classmethod
     def take(cls, model: Any, memory: str, lowered: torch.dtype | None = None) -> "FullSnapshot":
@@ -75,13 +76,6 @@ class FullSnapshot(Snapshot):
 class WithoutAdapter(Snapshot):
     """The base of a model with adapters: the model while none is in force."""
 
-    def __init__(self, model: PeftModel) -> None:
-        self.model = model
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """None of its own."""
-        return {}
-
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
         try:
@@ -91,12 +85,11 @@ class WithoutAdapter(Snapshot):
             _train_only(self.model, TRAINED_ADAPTER)
 
 
+@dataclass(eq=False)
 class AdapterSnapshot(Snapshot):
     """A frozen second adapter beside the trained one: costs an adapter, not a model."""
 
-    def __init__(self, model: PeftModel, name: str) -> None:
-        self.model = model
-        self.name = name
+    name: str  # of the adapter
 
     @classmethod
     def take(cls, model: PeftModel, name: str) -> "AdapterSnapshot":

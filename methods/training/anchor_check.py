@@ -45,9 +45,11 @@ def changed_weights(before: dict[str, int], anchor: Snapshot) -> list[str]:
 @torch.no_grad()
 def anchor_checksums(anchor: Snapshot) -> dict[str, int]:
     """The checksum of each of an anchor's tensors, by name; with an adapter, of the adapter alone."""
-    named = dict(anchor_weights(anchor))
-    sums = [checksum(weight) for weight in named.values()]
-    return dict(zip(named, torch.stack([one.cpu() for one in sums]).tolist() if sums else [], strict=True))
+    sums: dict[str, Tensor] = {}
+    for name, weight in anchor_weights(anchor):
+        bits = weight.detach().contiguous().reshape(-1).view(BITS[weight.element_size()])
+        sums[name] = torch.stack([part.sum(dtype=torch.int64) for part in torch.split(bits, CHUNK)]).sum()
+    return {name: int(total) for name, total in sums.items()}
 
 
 def anchor_weights(anchor: Snapshot) -> Iterator[tuple[str, Tensor]]:
@@ -55,9 +57,3 @@ def anchor_weights(anchor: Snapshot) -> Iterator[tuple[str, Tensor]]:
     for name, weight in anchor.model.state_dict().items():
         if not isinstance(anchor, AdapterSnapshot) or f".{anchor.name}." in f"{name}.":
             yield name, weight.to_local() if isinstance(weight, DTensor) else weight
-
-
-def checksum(tensor: Tensor) -> Tensor:
-    """Sum of a tensor's bits as whole numbers of its elements' size, a scalar of 64 bits."""
-    bits = tensor.detach().contiguous().reshape(-1).view(BITS[tensor.element_size()])
-    return torch.stack([part.sum(dtype=torch.int64) for part in torch.split(bits, CHUNK)]).sum()

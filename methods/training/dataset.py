@@ -8,40 +8,31 @@ from datasets import Dataset
 
 from eval.judgement import COMPONENTS, Score
 from eval.score import score
+from methods.inputs.fit_image import Prepared, as_it_is
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request, target_text
 from task_streams.types import Example, Task
 
 JUDGED = 65536  # scores that are kept: the components of one reward ask for the same completions
-
+UNCHANGED = Prepared("first", as_it_is)  # leaves resizing to the model's processor, and images before their text
 
 Prepare = Callable[[Request], Request]  # a question as a policy is asked it
 
 
-def as_it_is(asked: Request) -> Request:
-    """Leaves resizing to the model's processor, and images before their text."""
-    return asked
-
-
-def rollout_dataset(task: Task, prepare: Prepare = as_it_is) -> Dataset:
+def rollout_dataset(task: Task, prepare: Prepare = UNCHANGED) -> Dataset:
     """Rows of prompt, images, clips and key for group rollouts; one row per example."""
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        asked = _asked([task.train[i] for i in batch["row"]], task, prepare)
-        return {
-            "prompt": [one.messages for one in asked],
-            "images": [list(one.images) for one in asked],
-            "clips": [list(one.clips) for one in asked],
-            "key": [one.key for one in asked],
-        }
+        examples = [task.train[row] for row in batch["row"]]
+        return {**_asked(examples, task, prepare), "key": [example.key for example in examples]}
 
-    return _indexed(len(task.train)).with_transform(rows)
+    return Dataset.from_dict({"row": list(range(len(task.train)))}).with_transform(rows)
 
 
 def target_dataset(
     task: Task,
     thought: str,
-    prepare: Prepare = as_it_is,
+    prepare: Prepare = UNCHANGED,
     targets: Mapping[str, Sequence[str]] | None = None,
 ) -> Dataset:
     """Rows of prompt, completion, images and clips for supervised training.
@@ -51,31 +42,39 @@ def target_dataset(
     Raises:
         UserError: ``targets`` has no completion of any example.
     """
+    true = [(e, target_text(e.target, thought, task.style, task.trained)) for e in task.train if targets is None]
 
     def pairs() -> list[tuple[Example, str]]:
-        return [(example, text) for example in task.train for text in (targets or {}).get(example.key, ())]
-
-    def learned(row: int, now: list[tuple[Example, str]]) -> tuple[Example, str]:
-        if targets is not None:
-            return now[row % len(now)]  # there may be fewer than there were at first
-        example = task.train[row]
-        return example, target_text(example.target, thought, task.style, task.trained)
+        if targets is None:
+            return true
+        return [(example, text) for example in task.train for text in targets.get(example.key, ())]
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         now = pairs()
-        chosen = [learned(row, now) for row in batch["row"]]
-        asked = _asked([example for example, _ in chosen], task, prepare)
+        chosen = [now[row % len(now)] for row in batch["row"]]  # there may be fewer than there were at first
         return {
-            "prompt": [one.messages for one in asked],
+            **_asked([example for example, _ in chosen], task, prepare),
             "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for _, text in chosen],
-            "images": [list(one.images) for one in asked],
-            "clips": [list(one.clips) for one in asked],
         }
 
-    length = len(task.train) if targets is None else len(pairs())
+    length = len(pairs())
     if length == 0:
         raise UserError(f"task {task.name!r} has no completion to train towards; expected at least one.")
-    return _indexed(length).with_transform(rows)
+    return Dataset.from_dict({"row": list(range(length))}).with_transform(rows)
+
+
+def _asked(examples: Sequence[Example], task: Task, prepare: Prepare) -> dict[str, list[Any]]:
+    """The question about each example, by columns; a group shares its prompt, so its media are decoded once."""
+    asked: dict[str, Request] = {}
+    for example in examples:
+        if example.key not in asked:
+            asked[example.key] = prepare(request(example, task.trained, task.style))
+    each = [asked[example.key] for example in examples]
+    return {
+        "prompt": [one.messages for one in each],
+        "images": [list(one.images) for one in each],
+        "clips": [list(one.clips) for one in each],
+    }
 
 
 def reward_functions(task: Task) -> list[Any]:
@@ -95,16 +94,3 @@ def reward_functions(task: Task) -> list[Any]:
         return reward
 
     return [component(name) for name in COMPONENTS[task.kind]]
-
-
-def _asked(examples: Sequence[Example], task: Task, prepare: Prepare) -> list[Request]:
-    """The question about each example; a group shares its prompt, so its media are decoded once."""
-    asked: dict[str, Request] = {}
-    for example in examples:
-        if example.key not in asked:
-            asked[example.key] = prepare(request(example, task.trained, task.style))
-    return [asked[example.key] for example in examples]
-
-
-def _indexed(length: int) -> Dataset:
-    return Dataset.from_dict({"row": list(range(length))})

@@ -27,7 +27,7 @@ from methods.training.fisher import diagonal_fisher
 from methods.training.grpo_trainer import HookedGRPOTrainer, release
 from methods.training.optimizers import COMPENSATION, AppliedShare
 from methods.training.replay_memory import mixed
-from methods.training.state import KIND, Keeping, TrainingState, moments_of, put_method, put_moments
+from methods.training.state import KIND, METHOD, Keeping, TrainingState, moments_of, put_moments
 from methods.training.trainers import HookedSFTTrainer, KeepStates
 from task_streams.errors import UserError
 
@@ -84,16 +84,12 @@ def fit(
     on_step: Callable[[StepRow], None] | None = None,
     start: TrainingState | None = None,
 ) -> FitResult:
-    """Train ``context.policy`` on one task.
+    """Train ``context.policy`` on one task, the method's hooks called in the contract's order.
 
-    Args:
-        method: its hooks are called here, in the contract's order.
-        context: task, policy, anchor and seed.
-        reference: the base, for the KL term; not needed with an adapter, without which the model is the base.
-        settings: training budget.
-        moments: what the optimizer of the previous task handed on, or None to start anew.
-        on_step: called with the figures of every update, also of those before ``start``.
-        start: where a training of this task was stopped; the policy has the weights that the task began with.
+    ``reference``: the base, for the KL term; not needed with an adapter, without which the model is the base.
+    ``moments``: what the optimizer of the previous task handed on, or None to start anew. ``on_step``: called with the
+    figures of every update, also of those before ``start``, where a training of this task was stopped; the policy has
+    the weights that the task began with.
 
     Raises:
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
@@ -126,7 +122,8 @@ def fit(
         callbacks.append(KeepStates(settings.keeping.every, batch, targets))
     trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
     if start is not None:
-        put_method(start, method)  # behind what was made of the targets that the task began with
+        if own := {**start.values["method"], **start.of(METHOD)}:
+            method.load_state_dict(own)  # behind what was made of the targets that the task began with
         for row in start.values["rows"]:  # the figures of the updates before it was stopped
             result.steps.append(row)
             if on_step is not None:
@@ -273,25 +270,17 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
     }
 
 
+@dataclass(eq=False)
 class StepRecorder(TrainerCallback):
     """Keep every update's figures under our names, and tell the method and the caller."""
 
+    method: Method
+    task_index: int
+    result: FitResult
+    on_step: Callable[[StepRow], None] | None
+    meter: Meter
     share: AppliedShare | None = None
     applied: float | None = None
-
-    def __init__(
-        self,
-        method: Method,
-        task_index: int,
-        result: FitResult,
-        on_step: Callable[[StepRow], None] | None,
-        meter: Meter,
-    ) -> None:
-        self.method = method
-        self.task_index = task_index
-        self.result = result
-        self.on_step = on_step
-        self.meter = meter
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
@@ -342,23 +331,21 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
     return row
 
 
+@dataclass(eq=False)
 class OptimizerCarry(TrainerCallback):
     """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
 
-    Only ``kinds`` of state cross a task boundary; None: all. That of a split model is with rank 0, which hands it out.
+    That of a split model is with rank 0, which hands it out.
     """
 
-    def __init__(
-        self, model: Any, moments: Mapping[str, Tensor] | None, kinds: Sequence[str] | None, result: FitResult
-    ) -> None:
-        self.model = model
-        before = (moments or {}).items()
-        self.moments = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
-        self.kinds = kinds
-        self.result = result
+    model: Any
+    moments: Mapping[str, Tensor] | None  # what the previous task's left
+    kinds: Sequence[str] | None  # of state that cross a task boundary; None: all
+    result: FitResult
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        own = self.moments
+        before, kinds = (self.moments or {}).items(), self.kinds
+        own = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
         put_moments(ranks.broadcast_tensors(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
 
     def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:

@@ -13,10 +13,11 @@ own: ``batch_sharding.py`` selects them and weighs their loss so that the sum ov
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -29,22 +30,13 @@ from methods.base import Method, Rollouts, Whose
 from methods.compose import checked, shaped_rewards
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
-from methods.distributed.batch_sharding import loss_weight, own_part
+from methods.distributed.batch_sharding import own_part
 from methods.distributed.sharding import inside, is_sharded, whole
-from methods.generation.group_passes import (
-    FrozenPrefixes,
-    GroupBatch,
-    GroupPasses,
-    Shown,
-    encoded,
-    in_parts,
-    no_parts,
-    regrouped,
-)
+from methods.generation.group_passes import FrozenPrefixes, GroupBatch, GroupPasses, encoded, regrouped, showing
 from methods.generation.rollout import Sampling
 from methods.generation.shared_prefix import SUPPORTED, obstacle
 from methods.generation.static_decode import StaticSteps
-from methods.generation.vllm import never_drawn, pictures
+from methods.generation.vllm import never_drawn
 from methods.inputs.clip_batches import rows_have_clips
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
@@ -54,19 +46,8 @@ from methods.training.views import StepViews
 from task_streams.errors import UserError
 from task_streams.types import Task
 
-# Image fields of TRL's scored batch that its log-probability function takes.
-IMAGE_FIELDS = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "num_tiles",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
+# What TRL's log-probability function takes: of its scored batch those are fields of images.
+LOGP_FIELDS = tuple(signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
 
 
 @dataclass(slots=True)
@@ -78,7 +59,7 @@ class Generation:
     own: slice = field(default_factory=lambda: slice(0, 0))  # rollouts that this process samples and scores
     own_batch: GroupBatch | None = None  # of these
     images: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
-    rewards: Tensor | None = None  # unshaped, [B*G, components]
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # unshaped, [B*G, components]
     texts: tuple[str, ...] = ()  # of all completions
 
     def carried(self) -> tuple[GroupBatch, GroupBatch]:
@@ -89,17 +70,10 @@ class Generation:
 
 
 class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
-    """TRL's GRPO trainer with a method's hooks, a given KL reference and a given anchor.
+    """TRL's GRPO trainer with a method's hooks, a given KL reference, with its coefficient, and a given anchor.
 
-    Args:
-        method: whose hooks are called.
-        task: what is learned, with every example that a row can ask about.
-        anchor: the previous task's snapshot, or None.
-        reference: snapshot of the base for the KL term; None without one.
-        kl: coefficient of the KL term.
-        share_prefix: compute a group's prompt once where the model allows it.
-        kept_prefixes: bytes of what prompts leave behind in frozen models that are kept while the task is learned.
-        graphs: decode with a step that is recorded as a CUDA graph.
+    The task has every example that a row can ask about. ``kept_prefixes``: bytes of what its prompts leave behind in
+    frozen models that are kept while it is learned. ``graphs``: decode with a step that is recorded as a CUDA graph.
     """
 
     def __init__(
@@ -131,11 +105,16 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         self.beta = kl
         self.kl_to_anchor = kl > 0 and anchor is not None and method.kl_target == "anchor"
         self.share_prefix = share_prefix
+        args: Any = self.args
+        # each batch of rollouts is learned from once, and in one go
+        self.once = bool(self.num_iterations == args.gradient_accumulation_steps == args.steps_per_generation == 1)
+        self.size = int(args.per_device_train_batch_size)  # rollouts in a micro-batch
+        sharded = is_sharded(arguments["model"])
         self.passes = GroupPasses(
             self.temperature,
-            self._frozen(0 if is_sharded(arguments["model"]) else kept_prefixes),
-            self._learns_once() and not is_sharded(arguments["model"]),
-            self._size() if is_sharded(arguments["model"]) else math.ceil(self._size() / ranks.world_size()),
+            self._frozen(0 if sharded else kept_prefixes),
+            self.once and not sharded,
+            self.size if sharded else math.ceil(self.size / ranks.world_size()),
             StaticSteps() if graphs else None,
         )
         self.generation = Generation(torch.arange(0))
@@ -144,36 +123,25 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
                 frozen.model.__dict__.pop("forward", None)
                 add_fused_lm_head(frozen.model, temperature=self.temperature)
 
-    def go_on(self, scratch: Path) -> None:
-        """As a resumable trainer."""
-        self.passes.frozen.again = self.start is not None
-        super().go_on(scratch)
-
-    def _learns_once(self) -> bool:
-        """Whether each batch of rollouts is learned from once, and in one go."""
-        args: Any = self.args
-        return bool(self.num_iterations == args.gradient_accumulation_steps == args.steps_per_generation == 1)
-
-    def _size(self) -> int:
-        return int(self.args.per_device_train_batch_size)
-
     def _frozen(self, limit: int) -> FrozenPrefixes:
         """What the task's prompts leave behind in frozen models; computed ahead where each is asked for twice or so."""
         data: Any = self.train_dataset
-        length, size = len(data), max(1, self._size() // int(self.num_generations or 1))
+        length, size = len(data), max(1, self.size // int(self.num_generations or 1))
         batches = self.args.max_steps if self.args.max_steps > 0 else self.args.num_train_epochs * length / size
         often = batches * size >= 2 * length * self.num_iterations
 
-        def part(places: range) -> tuple[tuple[str, ...], Prompts]:
-            rows = [data[place] for place in places]
-            device = self.accelerator.device
-            return tuple(row["key"] for row in rows), encoded(rows, self.processing_class, self._model_config, device)
+        def parts() -> Iterator[tuple[tuple[str, ...], Prompts]]:
+            for start in range(0, length if often and limit else 0, size):
+                rows = [data[place] for place in range(start, min(start + size, length))]
+                prompts = encoded(rows, self.processing_class, self._model_config, self.accelerator.device)
+                yield tuple(row["key"] for row in rows), prompts
 
-        return FrozenPrefixes(in_parts(length, size, part) if often and limit else no_parts, limit)
+        return FrozenPrefixes(parts, limit)
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         """TRL's, which forgets where in its batch of rollouts it is, and that every pass draws an order."""
         passes, batches = super()._init_training_state(*arguments)
+        self.passes.frozen.again = self.start is not None
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
         for _ in range(passes):
             next(iter(self._order), None)
@@ -195,15 +163,21 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         micro_batches: Any = self._buffered_inputs
         fresh = micro_batches is not before and micro_batches is not None
-        if self.generation.batch is None or not fresh or self._learns_once():
+        if self.generation.batch is None or not fresh or self.once:
             return inputs
         groups: Any = regrouped(micro_batches)
         self._buffered_inputs = groups
         return groups[self._step % len(groups)]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        self.generation = self._begun(inputs)
-        if self.generation.batch is not None:
+        device = self.accelerator.device
+        rows = torch.arange(len(inputs), device=device)
+        self.generation = Generation(rows)
+        if rows_have_clips(inputs) or self._model_config.model_type in SUPPORTED:  # then they are carried past TRL
+            batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
+            own = ranks.share(len(inputs), int(self.num_generations or 1))
+            images = [list(row.get("images") or ()) or None for row in inputs]
+            self.generation = Generation(rows, batch, own, batch.part(own), images if any(images) else None)
             inputs = [{name: value for name, value in row.items() if name != "images"} for row in inputs]
         kl = self.beta
         try:
@@ -220,28 +194,15 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         output["advantages"] = checked(advantages, rollouts, self.method, "normalize_advantages")
         return output
 
-    def _begun(self, inputs: Any) -> Generation:
-        """A generation for rows of the dataset; where the model allows it they are carried past TRL."""
-        device = self.accelerator.device
-        rows = torch.arange(len(inputs), device=device)
-        if not rows_have_clips(inputs) and self._model_config.model_type not in SUPPORTED:
-            return Generation(rows)
-        batch = GroupBatch.of(inputs, self.processing_class, self._model_config, device)
-        own = ranks.share(len(inputs), int(self.num_generations or 1))
-        return Generation(rows, batch, own, batch.part(own), pictures(inputs) if self.use_vllm else None)
-
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
         """The scored batch as the record that hooks receive, the same in every process."""
-        actor, anchor = self._logps(output) if self.anchor is not None else (None, None)
+        actor = anchor = None
+        if self.anchor is not None:
+            actor = self._asked("policy", output, self.passes.scored)
+            anchor = self._asked("anchor", output)
         if self.beta > 0:
-            if self.kl_to_anchor or (self.anchor is not None and self.anchor is self.reference):
-                output["ref_per_token_logps"] = anchor
-            elif self.reference is None:
-                raise RuntimeError("no reference: the KL term is undefined")
-            else:
-                output["ref_per_token_logps"] = self._frozen_logps("reference", self.reference, output)
-        if self.generation.rewards is None:
-            raise RuntimeError("TRL has not scored the rollouts")
+            with_anchor = self.kl_to_anchor or (self.anchor is not None and self.anchor is self.reference)
+            output["ref_per_token_logps"] = anchor if with_anchor else self._asked("reference", output)
         components = self.generation.rewards.unbind(dim=1)
         return Rollouts(
             task_index=self.task_index,
@@ -256,95 +217,65 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             targets=tuple(self.targets[example["key"]] for example in inputs),
             labels=self.labels,
             style=self.style,
-            views=StepViews(output, self.model, self._states, self._anew, self._tokenizer),
+            views=StepViews(
+                output,
+                output["completion_ids"],
+                self.model,
+                self._states,
+                partial(self._asked, "policy"),
+                self._tokenizer,
+            ),
         )
 
     @torch.no_grad()
-    def _logps(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of all completions under the policy and under the anchor, [B*G, L] each."""
-        if self.anchor is None:
-            raise RuntimeError("no anchor: its log-probabilities are undefined")
+    def _asked(self, whose: str, output: Mapping[str, Any], ask: Callable[..., Tensor] | None = None) -> Tensor:
+        """What the ``policy``, the ``anchor`` or the ``reference`` says about completions of all rollouts' prompts.
+
+        ``ask`` is one of ``passes``, where these are possible; None: their log-probabilities, [B*G, L].
+        """
+        frozen = {"anchor": self.anchor, "reference": self.reference}.get(whose)
+        if frozen is None and whose != "policy":
+            raise RuntimeError(f"no {whose}: what it says is undefined")
         completions, mask = output["completion_ids"], sampled_mask(output)
-        if self._shares(self.model):
-            with self.accelerator.autocast():
-                actor = self._scored(completions, mask)
-        else:
-            actor = self._plain_logps(self.model, output)
-        return actor, self._frozen_logps("anchor", self.anchor, output)
+        with nullcontext(self.model) if frozen is None else frozen.active() as model, self.accelerator.autocast():
+            if self._shares(model):
+                return self._shared(model, ask or partial(self.passes.told, whose), completions, mask)
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([output["prompt_ids"], completions], dim=1),
+                torch.cat([output["prompt_mask"], mask], dim=1),
+                completions.size(1),
+                batch_size=self.size,
+                **{name: output[name] for name in LOGP_FIELDS if name in output},
+            )
+            return logps
 
-    @torch.no_grad()
-    def _frozen_logps(self, name: str, frozen: Snapshot, output: Mapping[str, Any]) -> Tensor:
-        with frozen.active() as model, self.accelerator.autocast():
-            if not self._shares(model):
-                return self._plain_logps(model, output)
-            batch, completions, mask = self._own_rollouts(output["completion_ids"], sampled_mask(output))
-            own = inside(model, lambda: self.passes.frozen_scored(name, model, batch, completions, mask))
-            return ranks.all_gather_rows(own)
+    def _shared(self, model: Any, ask: Callable[..., Tensor], completions: Tensor, mask: Tensor) -> Tensor:
+        """What a model that is in force says about all completions, each process about its own rollouts'."""
+        (_, batch), own = self.generation.carried(), self.generation.own
+        return ranks.all_gather_rows(inside(model, lambda: ask(model, batch, completions[own], mask[own])))
 
-    def _own_rollouts(self, completions: Tensor, mask: Tensor) -> tuple[GroupBatch, Tensor, Tensor]:
-        """Prompts, completions and mask of the rollouts that this process scores."""
-        _, batch = self.generation.carried()
-        return batch, completions[self.generation.own], mask[self.generation.own]
-
-    def _scored(self, completions: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of all completions under the policy, each process those that it sampled, [B*G, L]."""
-        batch, completions, mask = self._own_rollouts(completions, mask)
-        own = inside(self.model, lambda: self.passes.scored(self.model, batch, completions, mask))
-        return ranks.all_gather_rows(own)
-
-    @torch.no_grad()
-    def _anew(self, output: Mapping[str, Any]) -> Tensor:
-        """Log-probabilities of other completions of the rollouts' prompts under the policy, [B*G, L]."""
-        if not self._shares(self.model):
-            return self._plain_logps(self.model, output)
-        batch, completions, mask = self._own_rollouts(output["completion_ids"], output["completion_mask"])
-        with self.accelerator.autocast():
-            own = inside(self.model, lambda: self.passes.anew(self.model, batch, completions, mask))
-            return ranks.all_gather_rows(own)
-
-    @torch.no_grad()
     def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
         """The hidden states that predict the rollouts' tokens, [B*G, L, H].
 
         Raises:
             UserError: the model's pass cannot be watched.
         """
-        if whose == "anchor" and self.anchor is None:
-            raise RuntimeError("no anchor: its hidden states are undefined")
-        owner = nullcontext(self.model) if whose == "policy" or self.anchor is None else self.anchor.active()
-        with owner as model, self.accelerator.autocast():
-            if not self._shares(model):
-                raise UserError(
-                    "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family, "
-                    "and train.share_prefix=true."
-                )
-            batch, completions, mask = self._own_rollouts(output["completion_ids"], sampled_mask(output))
-
-            def states() -> Tensor:
-                if whose == "policy":
-                    prefix = self.passes.sampled(batch)
-                else:
-                    prefix = self.passes.frozen.of("anchor", model, batch.keys, batch.prompts)
-                return self.passes.states(model, prefix, batch, completions, mask)
-
-            return ranks.all_gather_rows(inside(model, states))
-
-    def _plain_logps(self, model: Any, output: Mapping[str, Any]) -> Tensor:
-        completions = output["completion_ids"]
-        logps, _, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([output["prompt_ids"], completions], dim=1),
-            torch.cat([output["prompt_mask"], sampled_mask(output)], dim=1),
-            completions.size(1),
-            batch_size=self._size(),
-            **{field: output[field] for field in IMAGE_FIELDS if field in output},
-        )
-        return logps
+        if not self._shares(self.model):
+            raise UserError(
+                "hidden states of rollouts cannot be read from this model; expected a model of Qwen2-VL's family, "
+                "and train.share_prefix=true."
+            )
+        return self._asked(whose, output, partial(self.passes.told, whose, states=True))
 
     def _tokenize_prompts(self, prompts: Any) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """TRL's tokenisation; the batch at hand was encoded before."""
         batch = self.generation.batch
-        return super()._tokenize_prompts(prompts) if batch is None else (batch.ids(), None, {})
+        if batch is None:
+            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
+        pairs = zip(batch.prompts.ids, batch.prompts.mask, strict=True)
+        each = [ids[mask.bool()].tolist() for ids, mask in pairs]  # without padding
+        return [list(each[place]) for place in batch.rows.tolist()], None, {}
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
@@ -365,8 +296,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
                         never_sampled(self._model_config),
                         (len(prompt_ids), self.generation.own),
                     )
-                    drawn = self.passes.sample(model, batch, sampling)
-                    return ranks.all_gather(drawn), None
+                    return ranks.all_gather(self.passes.sample(model, batch, sampling)), None
         if self.use_vllm:
             images = images or self.generation.images
         elif self.generation.batch is not None:
@@ -392,15 +322,14 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
             with self.accelerator.autocast():
                 if not torch.is_grad_enabled():
-                    return self._scored(completions, mask), None, None
-                (everyones, own), rows = self.generation.carried(), self.generation.rows
-                batch, rollouts = everyones, rows
-                if self._learns_once():  # of its own rollouts alone
-                    batch, rollouts = own, rows - self.generation.own.start
+                    return self._shared(model, self.passes.scored, completions, mask), None, None
+                (batch, own), rollouts = self.generation.carried(), self.generation.rows
+                if self.once:  # of its own rollouts alone
+                    batch, rollouts = own, rollouts - self.generation.own.start
                 logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
             return logps, entropies if compute_entropy else None, None
         if self.generation.batch is not None:
-            model = Shown(model, self.generation.batch, self.generation.rows)
+            model = showing(model, self.generation.batch, self.generation.rows)
         return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **fields
         )
@@ -410,8 +339,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         return self.share_prefix and self.generation.batch is not None and obstacle(model) is None
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        own = own_part(inputs, self.generation.own if self._learns_once() else None)
-        share, weight = loss_weight(own, inputs, self.loss_type)
+        own, share, weight = own_part(inputs, self.generation.own if self.once else None, self.loss_type)
         self.generation.rows = own["rollout"]
         meter_of(model).trained(own["completion_mask"].sum())
         with ranks.gathering(self.accelerator):

@@ -8,6 +8,7 @@ task boundary with the weights, whatever becomes of the moments.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from methods.distributed import ranks
 from methods.distributed.unsharded import COUNT
 
 COMPENSATION = "kahan_comp"  # kind of an optimizer's state, beside exp_avg, exp_avg_sq and step
+MOMENTS = ("exp_avg", "exp_avg_sq", COMPENSATION)  # kinds that are as large as the weight
 SAMPLED = 1024  # numbers of each weight that are looked at
 
 Moved = tuple[Tensor, Mapping[str, Tensor], Mapping[str, Any]]  # a weight, the optimizer's state of it, its group
@@ -36,14 +38,21 @@ class KahanAdamW(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make an update of the gradients as they are."""
         for group in self.param_groups:
-            with_gradients = [weight for weight in group["params"] if weight.grad is not None]
-            states = [self._begun(weight) for weight in with_gradients]
-            for count in {int(state[COUNT]) for state in states}:  # one, but for weights that updates left out
-                due = [(w, s) for w, s in zip(with_gradients, states, strict=True) if int(s[COUNT]) == count]
+            # weights and their states by updates so far: one number, but for weights that updates left out
+            by_count: dict[int, list[tuple[Any, dict[str, Tensor]]]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    state = self.state[weight]  # what it has of a task before, its compensation at least, stays
+                    state.setdefault(COUNT, torch.tensor(0.0))
+                    for kind in MOMENTS:
+                        if kind not in state:
+                            state[kind] = torch.zeros_like(weight)
+                    by_count.setdefault(int(state[COUNT]), []).append((weight, state))
+            for count, due in by_count.items():
                 adamw(
                     [_local(weight) for weight, _ in due],
                     [_local(weight.grad) for weight, _ in due],
-                    *([_local(state[kind]) for _, state in due] for kind in ("exp_avg", "exp_avg_sq", COMPENSATION)),
+                    *([_local(state[kind]) for _, state in due] for kind in MOMENTS),
                     lr=float(group["lr"]),
                     beta1=group["betas"][0],
                     beta2=group["betas"][1],
@@ -56,21 +65,13 @@ class KahanAdamW(Optimizer):
                 for _, state in due:
                     state[COUNT] = torch.tensor(float(count + 1))
 
-    def _begun(self, weight: Tensor) -> dict[str, Tensor]:
-        """A weight's state; what it has of a task before, its compensation at least, stays."""
-        state: dict[str, Tensor] = self.state[weight]
-        state.setdefault(COUNT, torch.tensor(0.0))
-        for kind in ("exp_avg", "exp_avg_sq", COMPENSATION):
-            if kind not in state:
-                state[kind] = torch.zeros_like(weight)
-        return state
 
-
-def _local(value: Tensor) -> Tensor:
+def _local(value: Any) -> Tensor:
     """This process's part of a tensor."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+@dataclass(slots=True)
 class AppliedShare:
     """The share of each update that reached the weights: ``<w' - w, u> / <u, u>`` with AdamW's update u in float64.
 
@@ -78,9 +79,8 @@ class AppliedShare:
     evenly spaced; of split weights those of every process.
     """
 
-    def __init__(self, moved: Callable[[], Sequence[Moved]]) -> None:
-        self.moved = moved
-        self.before: list[Tensor] = []
+    moved: Callable[[], Sequence[Moved]]  # the weights that the update at hand moves
+    before: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
     def begin(self) -> None:

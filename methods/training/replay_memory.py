@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from methods.base import ReplayPlan
 from task_streams.scenarios.draw import shuffled
@@ -16,18 +17,13 @@ def remembered(earlier: Sequence[Task], items: int, seed: int) -> tuple[Example,
     """
     chosen: list[Example] = []
     for position, task in enumerate(earlier):
+        groups: dict[str, list[Example]] = {}  # by class; boxes and questions are one class
+        for example in shuffled(task.train, seed, f"memory {task.index}"):
+            groups.setdefault(example.target if isinstance(example.target, str) else "", []).append(example)
+        turns = zip_longest(*(group for _, group in sorted(groups.items())))  # one of each class in turn
         share = items // len(earlier) + (position < items % len(earlier))
-        chosen += _in_turn(task, seed)[:share]
+        chosen += [example for turn in turns for example in turn if example is not None][:share]
     return tuple(chosen)
-
-
-def _in_turn(task: Task, seed: int) -> list[Example]:
-    """A task's training examples, one of each class in turn; boxes and questions as one class."""
-    groups: dict[str, list[Example]] = {}
-    for example in shuffled(task.train, seed, f"memory {task.index}"):
-        groups.setdefault(example.target if isinstance(example.target, str) else "", []).append(example)
-    longest = max(len(group) for group in groups.values())
-    return [group[turn] for turn in range(longest) for _, group in sorted(groups.items()) if turn < len(group)]
 
 
 def mixed(task: Task, memory: Sequence[Example], plan: ReplayPlan) -> Task:

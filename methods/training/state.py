@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.distributed import ranks
-from methods.distributed.sharding import put, split_of, whole_tensor
+from methods.distributed.sharding import split_of, whole_tensor
 from methods.model.weights import trained_weights
 
 WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"
@@ -70,34 +70,6 @@ def training_state(
         "rows": [dict(row) for row in rows],
     }
     return TrainingState(step, tensors, values)
-
-
-def put_weights(state: TrainingState, model: nn.Module) -> None:
-    """Give a model the weights of a state.
-
-    Raises:
-        ValueError: the state has other weights than the model trains.
-    """
-    saved, own = state.of(WEIGHTS), dict(trained_weights(model))
-    if saved.keys() != own.keys():
-        raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
-    for name, weight in own.items():
-        put(weight, saved[name])
-
-
-def put_optimizer(state: TrainingState, model: nn.Module, optimizer: Any, schedule: Any) -> None:
-    """Give an optimizer the moments and rates of a state, and a schedule its place."""
-    put_moments(state.of(MOMENTS).items(), model, optimizer)
-    for group, rate in zip(optimizer.param_groups, state.values["rates"], strict=True):
-        group["lr"] = rate
-    schedule.load_state_dict({**state.values["schedule"], "lr_lambdas": [None] * len(state.values["rates"])})
-
-
-def put_method(state: TrainingState, method: Method) -> None:
-    """Give a method its state back, over what ``before_task`` made."""
-    own = {**state.values["method"], **state.of(METHOD)}
-    if own:
-        method.load_state_dict(own)
 
 
 def moments_of(model: nn.Module, optimizer: Any, kinds: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -18,11 +18,12 @@ from methods.base import LossContext, Method
 from methods.costs.meter import IGNORED, meter_of
 from methods.distributed import ranks
 from methods.distributed.batch_sharding import SHARE, OwnRows
-from methods.distributed.sharding import is_sharded, split_of, whole_tensor
+from methods.distributed.sharding import is_sharded, put, split_of, whole_tensor
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.model.snapshots import Snapshot
+from methods.model.weights import trained_weights
 from methods.training.optimizers import KahanAdamW
-from methods.training.state import Keeping, TrainingState, put_optimizer, put_random, put_weights, training_state
+from methods.training.state import MOMENTS, WEIGHTS, Keeping, TrainingState, put_moments, put_random, training_state
 
 
 class KeepStates(TrainerCallback):
@@ -123,11 +124,21 @@ class HookedTrainer:
                 self.keeping.keep(state)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        put_weights(self.start, self.accelerator.unwrap_model(model or self.model))
+        saved = self.start.of(WEIGHTS)
+        own = dict(trained_weights(self.accelerator.unwrap_model(model or self.model)))
+        if saved.keys() != own.keys():
+            raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
+        for name, weight in own.items():
+            put(weight, saved[name])
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            put_optimizer(self.start, self.accelerator.unwrap_model(self.model), self.optimizer, self.lr_scheduler)
+        if checkpoint is None:
+            return
+        model, values = self.accelerator.unwrap_model(self.model), self.start.values
+        put_moments(self.start.of(MOMENTS).items(), model, self.optimizer)
+        for group, rate in zip(self.optimizer.param_groups, values["rates"], strict=True):
+            group["lr"] = rate
+        self.lr_scheduler.load_state_dict({**values["schedule"], "lr_lambdas": [None] * len(values["rates"])})
 
     def _load_scaler(self: Any, checkpoint: str | None) -> None:
         """bfloat16 needs none."""

@@ -5,6 +5,7 @@ gradients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,28 +18,17 @@ from methods.generation.shared_prefix import plain
 TYPE_FIELDS = ("mm_token_type_ids", "token_type_ids")  # one value for every token of prompt and completion
 
 
+@dataclass(slots=True)
 class StepViews:
-    """The views of one step, of one process; ``output`` is the scored batch in TRL's layout."""
+    """The views of one step, of one process."""
 
-    def __init__(
-        self,
-        output: Mapping[str, Any],
-        model: Any,
-        states: Callable[[Whose, Mapping[str, Any]], Tensor],
-        logps: Callable[[Mapping[str, Any]], Tensor],
-        tokenizer: Any,
-    ) -> None:
-        self.output = output
-        self.model = model
-        self.states = states
-        self.logps = logps
-        self.tokenizer = tokenizer
-        self._hidden: dict[Whose, Tensor] = {}
-
-    @property
-    def tokens(self) -> Tensor:
-        """Completion tokens, right-padded, [B*G, L]."""
-        return self.output["completion_ids"]  # type: ignore[no-any-return]
+    output: Mapping[str, Any]  # the scored batch in TRL's layout
+    tokens: Tensor  # completion tokens, right-padded, [B*G, L]
+    model: Any  # the policy
+    states: Callable[[Whose, Mapping[str, Any]], Tensor]  # hidden states of the batch's completions
+    logps: Callable[[Mapping[str, Any]], Tensor]  # log-probabilities of a batch's completions under the policy
+    tokenizer: Any
+    _hidden: dict[Whose, Tensor] = field(default_factory=dict)
 
     @property
     def head(self) -> Tensor:

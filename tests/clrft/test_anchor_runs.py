@@ -62,14 +62,20 @@ def first_drift(folder: Path, task: int) -> float:
         return json.loads(next(rows))["drift"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("anchor", ["average", "first", "base"])
-def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped_by_every_rule(anchor: str, tmp_path: Path) -> None:
-    config = small(tmp_path, anchor)
+@pytest.mark.parametrize(
+    ("anchor", "model", "off"),
+    # small adapter products are not bit-reproducible on a CPU
+    [("average", {}, 0.0), ("first", {}, 0.0), ("base", {}, 0.0), ("first", LORA, 1e-6)],
+)
+def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped_by_every_rule(
+    anchor: str, model: dict[str, Any], off: float, tmp_path: Path
+) -> None:
+    config = small(tmp_path, anchor, model)
     folder = run(config, Silent())
-    weights, matrix = learned(folder, 3), read_run(folder).matrix
+    weights, drift, matrix = learned(folder, 3), first_drift(folder, 3), read_run(folder).matrix
     state = (folder / "task_03" / "method_state.json").read_text()
     # only an anchor behind the policy differs from it before the first update
-    assert first_drift(folder, 3) > 1e-4
+    assert drift > (1e-6 if model else 1e-4)
     assert (first_drift(folder, 2) > 1e-4) == (anchor == "base")
     assert "drift" not in (folder / "task_01" / "steps.jsonl").read_text()  # the first task has no anchor
     kept = [path.parent.name for path in sorted(folder.glob("task_*/anchor.safetensors"))]
@@ -81,27 +87,11 @@ def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped_by_every_rule(anch
         assert all(torch.allclose(found[name], expected[name], rtol=1e-6, atol=1e-8) for name in one)
     stop_after(folder, 2)
     run(config, Silent())
-    again = learned(folder, 3)
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert (folder / "task_03" / "method_state.json").read_text() == state
-    assert read_run(folder).matrix.value.tobytes() == matrix.value.tobytes()
-
-
-def test_adapters_too(tmp_path: Path) -> None:
-    config = small(tmp_path, "first", LORA)
-    folder = run(config, Silent())
-    weights = learned(folder, 3)
-    one, found = learned(folder, 1), kept_anchor(folder, 2)
-    assert found.keys() == one.keys()
-    assert all(torch.equal(found[name], one[name]) for name in one)
-    drift = first_drift(folder, 3)
-    assert drift > 1e-6
-    stop_after(folder, 2)
-    run(config, Silent())
-    assert first_drift(folder, 3) == pytest.approx(drift, rel=1e-4)
-    # small adapter products are not bit-reproducible on a CPU
-    again = learned(folder, 3)
-    assert all(torch.allclose(weights[name], again[name], atol=1e-6) for name in weights)
+    assert first_drift(folder, 3) == pytest.approx(drift, rel=1e-4 if model else 0)
+    assert all(torch.allclose(weights[name], one, rtol=0, atol=off) for name, one in learned(folder, 3).items())
+    if not model:
+        assert (folder / "task_03" / "method_state.json").read_text() == state
+        assert read_run(folder).matrix.value.tobytes() == matrix.value.tobytes()
 
 
 def test_a_kept_anchor_goes_with_older_weights(tmp_path: Path) -> None:
@@ -118,9 +108,10 @@ def test_an_average_of_adapters_is_refused_before_any_work(tmp_path: Path) -> No
 
 
 def test_the_base_is_kept_once_as_anchor_and_reference(tmp_path: Path) -> None:
-    state = prepare(small(tmp_path, "base"), Silent())
-    assert state.anchors is not None and state.reference is not None
-    assert state.anchors.begin().model is state.reference.model
+    for anchor in ("base", "first"):
+        state = prepare(small(tmp_path, anchor), Silent())
+        assert state.anchors is not None and state.reference is not None
+        assert (state.anchors.begin().model is state.reference.model) == (anchor == "base")
 
 
 PLUGIN = '''

@@ -48,7 +48,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"accumulation": 2, "epochs": 1.0, "prompts_per_update": 6, "updates": 1},
     ),
     "sft with a penalty": ("sft+ewc", {}, {}),
-    "grpo": ("grpo", GROUP, {}),
     "grpo accumulated, one group for all": ("grpo", GROUP, {"accumulation": 2, "prompts_per_update": 1}),
     "rapo": ("rapo", GROUP, {"carry_optimizer": True}),
     "rapo accumulated, two updates on a batch": ("rapo", {**GROUP, "updates_per_batch": 2}, {"accumulation": 2}),

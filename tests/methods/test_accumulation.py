@@ -19,20 +19,22 @@ from methods.training.fit import FitSettings, fit
 from methods.training.replay_memory import remembered
 from task_streams.types import TaskStream
 
-# Methods, updates on each batch of rollouts, adapter. Every way in which an update finds its rows has a case: sequence
-# and token losses, log-probabilities of anchor and base, targets, replayed examples, hooks with passes of their own.
+# Methods, updates on a batch of rollouts, adapter, whether prefixes are shared (else TRL shuffles the rollouts). Every
+# way in which an update finds its rows has a case: sequence and token losses, log-probabilities of anchor and base,
+# targets, replayed examples, hooks with passes of their own.
 CASES = [
-    ("sft+lwf+replay", 1, "none"),
-    ("sft+derpp", 1, "lora"),
-    ("raft", 1, "none"),
-    ("grpo+ewc+replay", 2, "none"),
-    ("rapo", 3, "lora"),
-    ("dapo", 2, "none"),
-    ("gspo", 2, "none"),
-    ("anchored_kl", 2, "lora"),
-    ("grpo+latent_retention", 2, "none"),
-    ("sdft", 2, "none"),
-    ("sdft+replay", 3, "lora"),
+    ("sft+lwf+replay", 1, "none", True),
+    ("sft+derpp", 1, "lora", True),
+    ("raft", 1, "none", True),
+    ("grpo+ewc+replay", 2, "none", True),
+    ("rapo", 3, "lora", True),
+    ("dapo", 2, "none", True),
+    ("gspo", 2, "none", True),
+    ("anchored_kl", 2, "lora", True),
+    ("grpo+latent_retention", 2, "none", True),
+    ("sdft+replay", 3, "lora", True),
+    ("rapo", 2, "none", False),
+    ("sdft", 2, "none", False),
 ]
 
 
@@ -74,8 +76,20 @@ def gradients(
     return found
 
 
-def assert_same(words: str, updates_per_batch: int, adapter: str, stream: TaskStream, folder: Path) -> None:
-    whole, parts = (gradients(words, updates_per_batch, adapter, n, stream, folder) for n in (1, 4))
+@pytest.mark.parametrize(("words", "updates_per_batch", "adapter", "shares"), CASES)
+def test_gradients_do_not_depend_on_micro_batches(
+    words: str,
+    updates_per_batch: int,
+    adapter: str,
+    shares: bool,
+    stream: TaskStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not shares:
+        for module in (shared_prefix, grpo_trainer):
+            monkeypatch.setattr(module, "SUPPORTED", ())
+    whole, parts = (gradients(words, updates_per_batch, adapter, n, stream, tmp_path) for n in (1, 4))
     assert len(whole) == len(parts) == updates_per_batch
     for step, (one, other) in enumerate(zip(whole, parts, strict=True)):
         assert one.keys() == other.keys()
@@ -84,19 +98,3 @@ def assert_same(words: str, updates_per_batch: int, adapter: str, stream: TaskSt
         assert size > 0 or step > 0  # all ratios may be clipped by then
         # later updates begin with weights that differ by rounding, which the optimizer's first steps enlarge
         assert apart <= (1e-5 if step == 0 else 1e-2) * size
-
-
-@pytest.mark.parametrize(("words", "updates_per_batch", "adapter"), CASES)
-def test_gradients_do_not_depend_on_micro_batches(
-    words: str, updates_per_batch: int, adapter: str, stream: TaskStream, tmp_path: Path
-) -> None:
-    assert_same(words, updates_per_batch, adapter, stream, tmp_path)
-
-
-@pytest.mark.parametrize("words", ["rapo", "sdft"])
-def test_nor_where_trl_shuffles_rollouts_that_share_no_prefix(
-    words: str, stream: TaskStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (shared_prefix, grpo_trainer):
-        monkeypatch.setattr(module, "SUPPORTED", ())
-    assert_same(words, 2, "none", stream, tmp_path)

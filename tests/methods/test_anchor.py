@@ -85,41 +85,6 @@ def test_the_base_stays_what_the_model_was_before_any_training(
     assert anchors.unlike_policy() == {}  # a restart loads the base anyway
 
 
-def test_one_copy_is_anchor_and_reference_where_both_are_the_base(policy: Policy) -> None:
-    reference = policy.snapshot()
-    assert Anchors(AnchorRule("base"), policy, reference).begin().model is reference.model
-    assert Anchors(AnchorRule("first"), policy, reference).begin().model is not reference.model
-
-
-@pytest.mark.parametrize(
-    ("kind", "rule", "expected"),
-    [
-        ("policy", AnchorRule("first"), 1.0),
-        ("policy", AnchorRule("average", 0.25), 4.0),  # 0.25 * 1 + 0.75 * 5
-        ("lora_policy", AnchorRule("first"), 1.0),
-    ],
-    ids=str,
-)
-def test_the_anchor_comes_back_after_a_restart(
-    kind: str, rule: AnchorRule, expected: float, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    trained: Policy = request.getfixturevalue(kind)
-    anchors = Anchors(rule, trained)
-    leave(trained, 1.0)
-    anchors.end()
-    write_anchor(tmp_path, anchors)
-    assert list(tmp_path.iterdir()) == []  # the first task's weights tell its anchor
-    anchors.begin()
-    leave(trained, 5.0)
-    anchors.end()
-    write_anchor(tmp_path, anchors)
-    fresh = load_policy(trained.config, str(default_model_path()))
-    leave(fresh, 5.0)
-    again = Anchors(rule, fresh)
-    read_anchor(tmp_path, again, 2)
-    assert held(again.begin()) == held(anchors.begin()) == expected
-
-
 def test_a_missing_or_strange_anchor_is_refused(policy: Policy, lora_policy: Policy, tmp_path: Path) -> None:
     anchors = Anchors(AnchorRule("first"), policy)
     with pytest.raises(UserError, match=r"anchor.safetensors does not hold the anchor that task 3 needs \(.*No such"):

@@ -1,19 +1,23 @@
-"""Guesses change no answer; they save passes where answers repeat."""
+"""Completions are those of transformers' generate from the same noise; guesses save passes where answers repeat."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.generation.answers import Session
-from methods.generation.rollout import Sampling, sample_after
+from methods.generation.rollout import Sampling, draw, sample_after
 from methods.generation.shared_prefix import prefill
 from methods.generation.speculative_decoding import NgramDrafter
 from methods.model.config import Decoding
 from methods.model.policy import Policy
 from task_streams.prompt import request
-from task_streams.types import TaskStream
+from task_streams.types import Feed, TaskStream
+from tests.methods.clip_tasks import about_clips
 from tests.methods.test_frozen_prefixes import Asked
+from tests.methods.trainers import scored, trainer_of
 
 
 def test_what_came_last_after_the_longest_known_context_is_guessed() -> None:
@@ -98,3 +102,53 @@ def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: P
         guessed = sample_after(policy.model, rows, sampling, drafter)
     assert plain == guessed
     assert len({len(one) for one in plain}) > 1
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "feed", "counts"),
+    [
+        (1.0, 1.0, "images", (1,)),
+        (1.3, 0.8, "images", (1,)),
+        (1.0, 1.0, "images", (3,)),
+        (1.3, 0.8, "images", (2, 3, 1)),
+        (1.0, 1.0, "video", (4, 2)),
+    ],
+)
+def test_the_tokens_are_those_of_generate(
+    temperature: float,
+    top_p: float,
+    feed: Feed,
+    counts: tuple[int, ...],
+    policy: Policy,
+    stream: TaskStream,
+    tmp_path: Path,
+) -> None:
+    task, method = (
+        about_clips(stream.tasks[2], feed, counts),
+        Grpo(GrpoConfig(temperature=temperature, top_p=top_p, kl=0.0)),
+    )
+    outputs = [
+        scored(trainer_of(method, policy, task, tmp_path, prompts_per_update=6, share_prefix=share), seed=9)
+        for share in (True, False)
+    ]
+    shared, plain = outputs
+    assert torch.equal(shared["completion_ids"], plain["completion_ids"])
+    assert torch.equal(shared["completion_mask"], plain["completion_mask"])
+    lengths = shared["completion_mask"].sum(dim=1)
+    assert lengths.min() < lengths.max()  # some rows finished before others
+
+
+def test_suppressed_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([[5.0, 0.0, 0.0]]).repeat(50, 1)
+    noise = torch.empty(50, 3).exponential_(1)
+    tokens = draw(logits, Sampling(1, 1.0, 1.0, (2,), suppressed=(0,)), noise)
+    assert set(tokens.tolist()) <= {1, 2}
+
+
+def test_drawing_follows_the_probabilities() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]]).repeat(4000, 1)
+    noise = torch.empty(4000, 2).exponential_(1)
+    share = draw(logits, Sampling(1, 1.0, 1.0, ()), noise).float().mean().item()
+    # p = 3/4; the deviation of a mean of 4000 is sqrt(.75 * .25 / 4000) = 0.0068; five of them
+    assert share == pytest.approx(0.75, abs=0.034)

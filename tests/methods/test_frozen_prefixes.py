@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.generation.group_passes import FrozenPrefixes, encoded, in_parts, no_parts
+from methods.generation.group_passes import FrozenPrefixes, encoded
 from methods.generation.shared_prefix import Prefix, prefill
 from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
@@ -30,7 +30,7 @@ class Asked:
         return tuple(str(row["key"]) for row in rows), prompts
 
     def memory(self, limit: int) -> FrozenPrefixes:
-        return FrozenPrefixes(in_parts(8, 3, lambda places: self.prompts(list(places))), limit)
+        return FrozenPrefixes(lambda: map(self.prompts, ([0, 1, 2], [3, 4, 5], [6, 7])), limit)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_models_have_prefixes_of_their_own(asked: Asked, policy: Policy) -> None
 
 def test_nothing_is_computed_ahead_where_it_does_not_pay(asked: Asked, policy: Policy) -> None:
     keys, prompts = asked.prompts([0, 1])
-    memory = FrozenPrefixes(no_parts, 2**30)
+    memory = FrozenPrefixes(tuple, 2**30)
     policy.meter.taken()
     memory.of("anchor", policy.model, keys, prompts)
     assert policy.meter.taken()["images"] == 2

@@ -47,17 +47,6 @@ def rollouts() -> Rollouts:
         ("shape_rewards", torch.ones(2, 2), r"returned shape \(2, 2\), expected \(4,\)"),
         ("shape_rewards", None, r"returned NoneType, expected a tensor of shape \(4,\)"),
         ("normalize_advantages", torch.tensor([0.0, 1.0, torch.inf, torch.nan]), "returned 2 of 4 values that are not"),
-    ],
-)
-def test_values_that_cannot_be_used_are_refused(hook: str, result: Any, reason: str) -> None:
-    method = with_hook(hook, lambda self, rewards, rollouts: result)
-    with pytest.raises(UserError, match=rf"method 'plain' \(.*test_guard.*\), {hook}: {reason}"):
-        getattr(method, hook)(torch.ones(4), rollouts())
-
-
-@pytest.mark.parametrize(
-    ("hook", "result", "reason"),
-    [
         ("loss_terms", None, "returned NoneType, expected scalars by name"),
         ("loss_terms", {"x": torch.ones(2)}, r"term 'x' is shape \(2,\), expected a scalar"),
         ("loss_terms", {"x": 1.0}, "term 'x' is float, expected a scalar"),
@@ -66,12 +55,18 @@ def test_values_that_cannot_be_used_are_refused(hook: str, result: Any, reason: 
         ("state_dict", {"x": float("nan")}, "'x' cannot be kept"),
         ("state_dict", {1: 2}, "its key 1 is no string"),
         ("state_dict", [1], "returned list, expected a flat dict"),
+        ("problems", None, "returned None, expected a list of sentences"),
+        ("problems", "one sentence", "returned 'one sentence', expected a list of sentences"),
+        ("problems", [3], r"returned \[3\], expected a list of sentences"),
     ],
 )
-def test_terms_and_states_that_cannot_be_used_are_refused(hook: str, result: Any, reason: str) -> None:
-    method = with_hook(hook, lambda self, *context: result)
-    with pytest.raises(UserError, match=reason):
-        getattr(method, hook)(*([None] if hook == "loss_terms" else []))
+def test_what_cannot_be_used_is_refused(hook: str, result: Any, reason: str) -> None:
+    arguments = {"loss_terms": [None], "state_dict": [], "problems": [None, [TASK]]}.get(
+        hook, [torch.ones(4), rollouts()]
+    )
+    method = with_hook(hook, lambda self, *given: result)
+    with pytest.raises(UserError, match=rf"method 'plain' \(.*test_guard.*\), {hook}: {reason}"):
+        getattr(method, hook)(*arguments)
 
 
 def test_an_error_names_the_line_of_the_methods_file() -> None:
@@ -126,10 +121,3 @@ def test_a_hook_sees_only_what_its_method_declares(declared: frozenset[Need]) ->
     assert (context.fisher is not None) == ("fisher" in declared)
     assert context.memory == ()
     assert replace(context, anchor=None, fisher=None) == replace(given, anchor=None, fisher=None, memory=())
-
-
-@pytest.mark.parametrize("result", [None, "one sentence", [3]])
-def test_problems_are_a_list_of_sentences(result: Any) -> None:
-    method = with_hook("problems", lambda self, policy, tasks: result)
-    with pytest.raises(UserError, match=r"problems: returned .*, expected a list of sentences"):
-        method.problems(None, [TASK])  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from task_streams.errors import UserError
 ZERO3 = {launch.DEEPSPEED: "true", launch.STAGE: "3", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (launch.FSDP, launch.DEEPSPEED, launch.STAGE, *launch.DECIDED):
         monkeypatch.delenv(name, raising=False)
@@ -21,7 +21,6 @@ def asked(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> str |
     return launch.requested_sharding()
 
 
-@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     ("environment", "kind"),
     [({}, None), ({launch.FSDP: "TRUE"}, "fsdp"), ({launch.FSDP: "false"}, None), (ZERO3, "zero3")],
@@ -32,7 +31,6 @@ def test_a_split_is_what_the_configuration_asks_for(
     assert asked(monkeypatch, environment) == kind
 
 
-@pytest.mark.usefixtures("installed")
 def test_all_of_deepspeed_that_is_not_used_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as error:
         asked(
@@ -53,14 +51,12 @@ def test_all_of_deepspeed_that_is_not_used_is_told_at_once(monkeypatch: pytest.M
         assert words in told
 
 
-@pytest.mark.usefixtures("installed")
 def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"clrft\[deepspeed\]"):
         asked(monkeypatch, ZERO3)
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_number_of_processes_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(launch.WORLD_SIZE, "two")
     with pytest.raises(UserError, match="got 'two', expected a whole number"):

@@ -18,14 +18,6 @@ def requests_of(stream: TaskStream, count: int = 4) -> list:
     return [request(example, stream.labels) for example in stream.tasks[0].test[:count]]
 
 
-def test_greedy_answers_do_not_depend_on_the_batch(policy: Policy, stream: TaskStream) -> None:
-    asked = requests_of(stream)
-    together = policy.generate(asked, Decoding(24))
-    alone = [policy.generate([one], Decoding(24))[0] for one in asked]
-    assert together == alone
-    assert all(text.startswith("<think>") for text in together)
-
-
 def test_sampled_answers_follow_the_seed_and_leave_the_global_generator_alone(
     policy: Policy, stream: TaskStream
 ) -> None:
@@ -37,14 +29,6 @@ def test_sampled_answers_follow_the_seed_and_leave_the_global_generator_alone(
     assert torch.equal(torch.rand(1), expected)
     assert policy.generate(asked, Decoding(24, temperature=1.5, seed=1)) == first
     assert policy.generate(asked, Decoding(24, temperature=1.5, seed=2)) != first
-
-
-def test_a_prompt_counts_its_image_tokens(policy: Policy, stream: TaskStream) -> None:
-    asked = requests_of(stream, 1)[0]
-    text = policy.processor.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)
-    words = len(policy.processor.tokenizer(text)["input_ids"])
-    # 64 x 64 pixels / patch 8 / merge 2 = 4 x 4 = 16 image tokens in the place of one placeholder
-    assert policy.prompt_length(asked) == words + 15
 
 
 def test_a_snapshot_stays_when_the_policy_moves(policy: Policy) -> None:
@@ -98,15 +82,6 @@ def test_auto_attention_is_sdpa_on_a_cpu_and_flash_attention_says_why_not() -> N
     assert choose_attention(ModelConfig(), device, torch.float32) == "sdpa"
     with pytest.raises(UserError, match="flash_attention_2"):
         choose_attention(ModelConfig(attention="flash_attention_2"), device, torch.float32)
-
-
-def test_pixel_limits_reach_the_processor(stream: TaskStream) -> None:
-    config = ModelConfig(dtype="float32", device="cpu", min_pixels=32 * 32, max_pixels=32 * 32)
-    small = load_policy(config, str(default_model_path()))
-    # 32 x 32 pixels give 2 x 2 = 4 image tokens instead of 16
-    normal = load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
-    asked = requests_of(stream, 1)[0]
-    assert normal.prompt_length(asked) - small.prompt_length(asked) == 12
 
 
 def test_what_was_loaded_is_described(policy: Policy, lora_policy: Policy) -> None:

@@ -96,7 +96,7 @@ def test_off_policy_the_losses_are_their_papers_formulas(
     settings = {"mask_truncated": False} if name == "dapo" else {}
     trainer = trainer_of(made(name, **settings), policy, stream, tmp_path)
     batch = scored(trainer)
-    logps = trainer._anew(batch)
+    logps = trainer._asked("policy", batch)
     generator = torch.Generator().manual_seed(1)
     log_ratio = 0.4 * torch.randn(logps.shape, generator=generator)  # some ratios inside the clip, some beyond
     batch["old_per_token_logps"] = logps - log_ratio

@@ -14,6 +14,8 @@ from methods.distributed import ranks
 from tests.methods.rank_cases import CASES, LOW, SPLIT, found, fresh_low, small_stream
 from tests.processes import ended, several
 
+zero3 = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
+
 
 def several_found(folder: Path, kinds: Sequence[str], seconds: float) -> dict[str, Tensor]:
     """Every case, by two processes."""
@@ -67,7 +69,7 @@ def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor])
     compare(name, by_one(name.rpartition(", ")[0]), by_two, 1e-6)
 
 
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
+@zero3
 @pytest.mark.parametrize("name", SPLIT)
 def test_zero3_learns_what_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
     compare(f"{name}, zero3", by_one(name, double=False), by_zero3, 5e-6)  # in float32; an update is 1e-5
@@ -91,7 +93,7 @@ def test_two_processes_move_weights_of_bfloat16_as_one_does(name: str, kind: str
     compare_movement(f"{name}, {kind}", by_two)
 
 
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
+@zero3
 @pytest.mark.parametrize("name", LOW)
 def test_zero3_moves_weights_of_bfloat16_as_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
     compare_movement(f"{name}, zero3", by_zero3)

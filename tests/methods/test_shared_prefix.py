@@ -1,59 +1,44 @@
-"""The shared prefix against TRL's plain path: same numbers, same gradients."""
+"""The shared prefix, and what all prompts begin with, against TRL's plain path: same numbers, same gradients."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from clrft.base_model import default_model_path
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import TaskContext
-from methods.generation.completion_logps import checkpointed_logps
+from methods.generation import shared_prefix
+from methods.generation.completion_logps import checkpointed_states, token_logps
 from methods.generation.group_passes import GroupBatch
-from methods.generation.shared_prefix import Prefix, obstacle
-from methods.inputs.media import Patches
+from methods.generation.shared_prefix import Prefix, common_lead, obstacle, prefill
 from methods.inputs.prompts import Prompts
-from methods.model.config import ModelConfig
+from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
 from methods.settings import TrainConfig
-from methods.training.fit import FitSettings, build_trainer, fit
+from methods.training.fit import FitSettings, fit
+from task_streams.prompt import Request, request
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_grpo_trainer import scored
+from tests.methods.test_frozen_prefixes import assert_equal
+from tests.methods.trainers import (
+    assert_same_gradients,
+    both_paths,
+    checkpoint_layers,
+    scored,
+    trained,
+    trainer_of,
+    whole_rows,
+)
 
 
-def trainer_of(policy: Policy, task: Task, share: bool, tmp_path: Path) -> Any:
-    train = TrainConfig(updates=1, prompts_per_update=4, share_prefix=share)
-    context = TaskContext(task, policy, None, seed=3)
-    settings = FitSettings(train, scratch=tmp_path)
-    trainer = build_trainer(Grpo(GrpoConfig(temperature=0.8)), context, policy.snapshot(), settings, [])
-    return trainer
-
-
-def both_paths(trainer: Any, output: dict[str, Any], order: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-    """Log-probabilities and entropies of a shuffled batch: shared, then plain."""
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    trainer.generation.rows = order
-    results = []
-    for share in (True, False):
-        trainer.share_prefix = share
-        assert trainer._shares(trainer.model) == share
-        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids[order], mask[order], output["completion_ids"].shape[1], compute_entropy=True
-        )
-        results.append((logps, entropies))
-    return results
-
-
-def checkpoint_layers(policy: Policy) -> None:
-    """As a trainer switches it on."""
-    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if policy.has_adapter:
-        policy.model.enable_input_require_grads()
+def grpo_trainer(policy: Policy, task: Task, folder: Path) -> Any:
+    return trainer_of(Grpo(GrpoConfig(temperature=0.8)), policy, task, folder)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -64,21 +49,9 @@ def test_logps_entropies_and_gradients_equal_the_plain_path(
     policy: Policy = request.getfixturevalue(kind)
     if checkpointed:
         checkpoint_layers(policy)
-    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
-    output = scored(trainer)
-    order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
-    real = output["completion_mask"][order].bool()
-    (shared, shared_entropy), (plain, plain_entropy) = both_paths(trainer, output, order)
-    assert torch.allclose(shared[real], plain[real], rtol=1e-5, atol=1e-5)
-    assert torch.allclose(shared_entropy[real], plain_entropy[real], rtol=1e-4, atol=1e-5)
-    weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
-    mine = torch.autograd.grad(shared[real].sum(), weights, allow_unused=True)
-    theirs = torch.autograd.grad(plain[real].sum(), weights, allow_unused=True)
-    used = [(a, b) for a, b in zip(mine, theirs, strict=True) if b is not None]
-    assert len(used) > 0
-    for a, b in used:
-        assert a is not None
-        assert (a - b).norm() <= 1e-5 * max(float(b.norm()), 1.0)
+    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
+    (shared, _), (plain, _) = both_paths(trainer, scored(trainer))
+    assert_same_gradients(shared, plain, trained(policy))
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -90,87 +63,57 @@ def test_several_images_or_a_clip_a_row_change_nothing(
 ) -> None:
     if checkpointed:
         checkpoint_layers(policy)
-    trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, counts), True, tmp_path)
+    trainer = grpo_trainer(policy, about_clips(stream.tasks[2], feed, counts), tmp_path)
     output = scored(trainer)
     prompts = trainer.generation.batch.prompts
     if feed == "images":
         assert set(prompts.images.counts) == set(counts)
     else:
         assert set(prompts.clips.grids[:, 0].tolist()) == {(count + 1) // 2 for count in counts}
-    order = torch.randperm(len(output["prompt_ids"]), generator=torch.Generator().manual_seed(0))
-    real = output["completion_mask"][order].bool()
-    (shared, shared_entropy), (plain, plain_entropy) = both_paths(trainer, output, order)
-    assert torch.allclose(shared[real], plain[real], rtol=1e-5, atol=1e-5)
-    assert torch.allclose(shared_entropy[real], plain_entropy[real], rtol=1e-4, atol=1e-5)
-    weights = list(policy.model.model.visual.parameters())
-    mine, theirs = (torch.autograd.grad(logps[real].sum(), weights) for logps in (shared, plain))
-    for a, b in zip(mine, theirs, strict=True):
-        assert (a - b).norm() <= 1e-5 * max(float(b.norm()), 1.0)
+    (shared, _), (plain, _) = both_paths(trainer, output)
+    assert_same_gradients(shared, plain, list(policy.model.model.visual.parameters()))
 
 
 @pytest.mark.parametrize("feed", ["images", "video"])
 def test_parts_of_a_batch_keep_their_own_images_and_clips(
     feed: Feed, policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
-    trainer = trainer_of(policy, about_clips(stream.tasks[2], feed, (1, 3, 2)), True, tmp_path)
+    trainer = grpo_trainer(policy, about_clips(stream.tasks[2], feed, (1, 3, 2)), tmp_path)
     output = scored(trainer)
     completions, mask = output["completion_ids"], output["completion_mask"]
-    real = mask.bool()
     trainer.passes.size = 6
-    shared = trainer.passes.anew(trainer.model, trainer.generation.batch, completions, mask)
-    plain, _, _ = trainer._get_per_token_logps_and_entropies(
-        Unshared(trainer.model),
-        torch.cat([output["prompt_ids"], completions], dim=1),
-        torch.cat([output["prompt_mask"], mask], dim=1),
-        completions.shape[1],
-        6,
-    )
+    shared = trainer.passes.told("policy", trainer.model, trainer.generation.batch, completions, mask)
+    unknown = partial(trainer.model)  # the policy, as a model that the trainer does not know
+    plain, _, _ = trainer._get_per_token_logps_and_entropies(unknown, *whole_rows(output), completions.shape[1], 6)
     for parts, (whole, _) in zip((shared, plain), both_paths(trainer, output, torch.arange(len(mask))), strict=True):
-        assert torch.allclose(parts[real], whole[real], rtol=1e-5, atol=1e-5)
-
-
-class Unshared:
-    """The policy, as a model that the trainer does not know."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self.model(**inputs)
+        assert torch.allclose(parts[mask.bool()], whole, rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_of_different_lengths_are_padded_without_a_difference(
     policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
-    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
-    output = scored(trainer)
-    pad = policy.processor.tokenizer.pad_token_id
+    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
+    output, batch = scored(trainer), trainer.generation.batch
+    padding = policy.processor.tokenizer.pad_token_id
     # two more pad tokens on the left of every prompt, as beside a longer one
-    for name, value in (("prompt_ids", pad), ("prompt_mask", 0)):
-        output[name] = torch.nn.functional.pad(output[name], (2, 0), value=value)
-    prompts = trainer.generation.batch.prompts
-    ids, mask, types = (
-        torch.nn.functional.pad(rows, (2, 0), value=value)
-        for rows, value in ((prompts.ids, pad), (prompts.mask, 0), (prompts.token_types, 0))
-    )
-    trainer.generation.batch.prompts = dataclasses.replace(prompts, ids=ids, mask=mask, token_types=types)
-    trainer.generation.batch.policy = None
-    order = torch.arange(len(output["prompt_ids"]))
-    real = output["completion_mask"].bool()
-    (shared, _), (plain, _) = both_paths(trainer, output, order)
-    assert torch.allclose(shared[real], plain[real], rtol=1e-5, atol=1e-5)
+    output["prompt_ids"] = pad(output["prompt_ids"], (2, 0), value=padding)
+    output["prompt_mask"] = pad(output["prompt_mask"], (2, 0))
+    ids = pad(batch.prompts.ids, (2, 0), value=padding)
+    mask, types = (pad(rows, (2, 0)) for rows in (batch.prompts.mask, batch.prompts.token_types))
+    batch.prompts = dataclasses.replace(batch.prompts, ids=ids, mask=mask, token_types=types)
+    batch.policy = None
+    both_paths(trainer, output)
 
 
-def twenty_updates(
-    stream: TaskStream, folder: Path, adapter: str, budget: dict[str, Any]
+def ten_updates(
+    stream: TaskStream, folder: Path, adapter: str, checkpointing: bool = False, **budget: Any
 ) -> tuple[Policy, list[float]]:
-    """The policy after 20 updates of RaPO from the embedded model, and the rewards on the way."""
-    checkpointing = budget.pop("gradient_checkpointing", False)
+    """The policy after ten updates of RaPO from the embedded model, and the rewards on the way."""
     config = ModelConfig(
         dtype="float32", device="cpu", adapter=adapter, lora_rank=4, gradient_checkpointing=checkpointing
     )
     policy = load_policy(config, str(default_model_path()))
-    train = TrainConfig(updates=20, prompts_per_update=2, **budget)
+    train = TrainConfig(updates=10, prompts_per_update=2, **budget)
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
     reference = None if policy.has_adapter else policy.snapshot()
     result = fit(Rapo(RapoConfig(group_size=4)), context, reference, FitSettings(train, folder))
@@ -178,13 +121,13 @@ def twenty_updates(
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_twenty_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp_path: Path) -> None:
-    plain, expected = twenty_updates(stream, tmp_path, adapter, {"share_prefix": False})
-    ways: list[dict[str, Any]] = [{}, {"gradient_checkpointing": True}]
+def test_ten_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp_path: Path) -> None:
+    plain, expected = ten_updates(stream, tmp_path, adapter, share_prefix=False)
+    ways: list[dict[str, Any]] = [{}, {"checkpointing": True}]
     if adapter == "none":
         ways += [{"kept_prefixes": 0}, {"accumulation": 2}]
-    for budget in ways:
-        policy, rewards = twenty_updates(stream, tmp_path, adapter, dict(budget))
+    for way in ways:
+        policy, rewards = ten_updates(stream, tmp_path, adapter, **way)
         assert rewards == pytest.approx(expected, abs=1e-4)
         for mine, theirs in zip(policy.model.parameters(), plain.model.parameters(), strict=True):
             assert torch.allclose(mine, theirs, atol=1e-4)
@@ -193,33 +136,18 @@ def test_twenty_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp
 def test_a_completion_of_one_token_can_be_learned_with_checkpoints(
     policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
-    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
+    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
     output = scored(trainer)
     batch, tokens, mask = trainer.generation.batch, output["completion_ids"][:, :1], output["completion_mask"][:, :1]
-    expected = trainer.passes.anew(policy.model, batch, tokens, mask)
+    expected = trainer.passes.told("policy", policy.model, batch, tokens, mask)
     checkpoint_layers(policy)
-    found, _ = checkpointed_logps(policy.model, batch.prompts, batch.rows, tokens, mask, 0.8)
+    hidden = checkpointed_states(policy.model, batch.prompts, batch.rows, tokens, mask)
+    found, _ = token_logps(policy.model, hidden, tokens, mask, 0.8)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_chosen_prompts_keep_their_own_images() -> None:
-    # two prompts; images of 1 and 2 patches, each patch holds its prompt's number
-    prompts = Prompts(
-        ids=torch.tensor([[7], [8]]),
-        mask=torch.ones(2, 1),
-        token_types=torch.zeros(2, 1),
-        images=Patches(torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[1, 1, 1], [1, 1, 2]]), (1, 1)),
-        clips=None,
-    )
-    chosen = prompts.select(torch.tensor([1, 0, 1]))
-    assert chosen.ids.tolist() == [[8], [7], [8]]
-    assert chosen.images is not None
-    assert chosen.images.values.tolist() == [[1.0], [1.0], [0.0], [1.0], [1.0]]
-    assert chosen.images.grids.tolist() == [[1, 1, 2], [1, 1, 1], [1, 1, 2]]
-
-
 def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    trainer = trainer_of(policy, stream.tasks[2], True, tmp_path)
+    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
     rows = [trainer.train_dataset[place] for place in (3, 3, 0, 3, 5)]
     batch = GroupBatch.of(rows, policy.processor, policy.model.config, policy.device)
     assert batch.keys == (rows[0]["key"], rows[2]["key"], rows[4]["key"])
@@ -227,7 +155,6 @@ def test_rows_of_one_example_share_their_prompt(policy: Policy, stream: TaskStre
     assert len(batch.prompts.ids) == 3
     first, second, third = (batch.prompts.images.select([row]).values for row in range(3))  # type: ignore[union-attr]
     assert not torch.equal(first, second) and not torch.equal(second, third)
-    assert len(batch.ids()) == 5
 
 
 def test_prefixes_apart_and_joined_again_are_as_they_were() -> None:
@@ -251,3 +178,70 @@ def test_what_cannot_be_shared_says_why(policy: Policy) -> None:
     assert obstacle(policy.model) is None
     policy.model.config.model_type = "llava"
     assert str(obstacle(policy.model)) == "model type 'llava' is not one of qwen2_vl, qwen2_5_vl"
+
+
+@pytest.fixture
+def text_first(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """The embedded model, asked with images behind the text; whatever is shared is computed once."""
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
+    policy.config = dataclasses.replace(policy.config, media="last")
+    return policy
+
+
+def questions(stream: TaskStream) -> list[Request]:
+    """Six, under two lists of classes: after what they share they differ in length."""
+    lists = (stream.labels, stream.labels[:3])
+    return [request(one, lists[place % 2]) for place, one in enumerate(stream.tasks[1].train[:6])]
+
+
+def test_the_lead_is_the_text_that_all_begin_with() -> None:
+    ids = torch.tensor([[0, 1, 2, 9, 3, 4], [1, 2, 9, 9, 3, 4], [0, 0, 1, 2, 3, 4]])
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    text = torch.zeros_like(ids)
+    # without padding: 1 2 9 3 4, 1 2 9 9 3 4 and 1 2 3 4
+    assert common_lead(Prompts(ids, mask, text, None, None)) == 2
+    # the first two alone share 9 too; were it an image's, it would not count
+    two = Prompts(ids[:2], mask[:2], text[:2], None, None)
+    assert common_lead(two) == 3
+    assert common_lead(dataclasses.replace(two, token_types=(ids[:2] == 9).long())) == 2
+    # of equal prompts the last token is left
+    assert common_lead(Prompts(ids[[1, 1]], mask[[1, 1]], text[[1, 1]], None, None)) == 5
+
+
+@torch.no_grad()
+def test_each_prompt_leaves_behind_what_it_does_alone(text_first: Policy, stream: TaskStream) -> None:
+    prompts = text_first.prompts(questions(stream))
+    lead = common_lead(prompts)
+    assert lead > 10
+    text_first.meter.taken()
+    together = prefill(text_first.model, prompts)
+    counts = text_first.meter.taken()
+    assert counts["prompt_tokens_computed"] == float(prompts.mask.sum()) - 5 * lead  # of the six
+    assert counts["prompt_tokens"] == 0  # nothing was asked
+    assert not together.mask.equal(prompts.mask)  # padding stands behind the lead
+    for row, own in enumerate(together.rows()):
+        assert_equal(own, prefill(text_first.model, prompts.select(torch.tensor([row]))).rows()[0])
+
+
+def test_answers_are_those_of_generate(text_first: Policy, stream: TaskStream) -> None:
+    asked = questions(stream)
+    for decoding in (Decoding(20), Decoding(20, temperature=0.9, seed=4)):
+        text_first.share_prefix = True
+        shared = text_first.generate(asked, decoding)
+        text_first.share_prefix = False
+        assert shared == text_first.generate(asked, decoding)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_behind_a_common_lead_logps_and_gradients_equal_the_plain_path(
+    checkpointed: bool, text_first: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    trainer = grpo_trainer(text_first, stream.tasks[2], tmp_path)
+    (turn,) = trainer.train_dataset[0]["prompt"]
+    assert [part["type"] for part in turn["content"]] == ["text", "image"]  # training asks as the policy is asked
+    if checkpointed:
+        checkpoint_layers(text_first)
+    output = scored(trainer)
+    assert common_lead(trainer.generation.batch.prompts) > 10
+    (shared, _), (plain, _) = both_paths(trainer, output)
+    assert_same_gradients(shared, plain, trained(text_first))

@@ -13,17 +13,27 @@ from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
 from task_streams.types import TaskStream
 from tests.methods.test_frozen_prefixes import Asked
-from tests.methods.test_shared_prefix import checkpoint_layers
 from tests.methods.test_vision import tiny_2_5
+from tests.methods.trainers import checkpoint_layers
 
 GROUPED = [0, 0, 0, 1, 1, 1, 2, 2, 2]
 MIXED = [2, 0, 0, 1, 2, 2]
 DEVICES = [False, pytest.param(True, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
 
-def prefix_of(policy: Policy, prompts: Prompts) -> Prefix:
+def prefix_of(policy: Policy, stream: TaskStream, places: list[int]) -> Prefix:
+    """What some prompts leave behind, of two lengths."""
     with torch.no_grad():
-        return prefill(policy.model, prompts)
+        return prefill(policy.model, Asked(policy, stream).prompts(places)[1])
+
+
+def drawn(steps: StaticSteps, model: Any, prefix: Prefix, rows: torch.Tensor, sampling: Sampling) -> list[list[int]]:
+    """Completions decoded in buffers, which are those of the growing cache."""
+    torch.manual_seed(3)
+    expected = sample_after(model, prefix.repeated(rows), sampling)
+    torch.manual_seed(3)
+    assert sample_static(steps, model, prefix, rows, sampling) == expected
+    return expected
 
 
 @pytest.mark.parametrize("recorded", DEVICES)
@@ -36,39 +46,30 @@ def test_the_tokens_are_those_of_the_growing_cache(
     policy: Policy = request.getfixturevalue(kind)
     policy.model.to("cuda" if recorded else "cpu")
     sampling = Sampling(20, temperature, 0.9, tuple(policy.ends))
-    asked, steps = Asked(policy, stream), StaticSteps(recorded)
-    after = torch.tensor(rows, device=policy.device)
+    steps, after = StaticSteps(recorded), torch.tensor(rows, device=policy.device)
     # later batches have shorter prompts, and fewer: they lie in the same buffers
     for places, some in (([0, 1, 2], after), ([1, 3, 5], after), ([3, 1], after[(after < 2).nonzero()[:, 0]])):
-        prefix = prefix_of(policy, asked.prompts(places)[1])
-        torch.manual_seed(3)
-        expected = sample_after(policy.model, prefix.repeated(some), sampling)
-        torch.manual_seed(3)
-        assert sample_static(steps, policy.model, prefix, some, sampling) == expected
+        drawn(steps, policy.model, prefix_of(policy, stream, places), some, sampling)
 
 
 @pytest.mark.parametrize("recorded", DEVICES)
 def test_weights_that_change_where_they_are_are_used(recorded: bool, policy: Policy, stream: TaskStream) -> None:
     policy.model.to("cuda" if recorded else "cpu")
     sampling, rows = Sampling(20, 0.0, 1.0, tuple(policy.ends)), torch.arange(3, device=policy.device)
-    steps, drawn = StaticSteps(recorded), []
+    steps, found = StaticSteps(recorded), []
     for _ in range(2):
-        prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1, 2])[1])
-        drawn.append(sample_static(steps, policy.model, prefix, rows, sampling))
-        assert drawn[-1] == sample_after(policy.model, prefix.repeated(rows), sampling)
+        found.append(drawn(steps, policy.model, prefix_of(policy, stream, [0, 1, 2]), rows, sampling))
         with torch.no_grad():
             for weight in policy.model.parameters():
                 weight.mul_(1.3)
-    assert drawn[0] != drawn[1]
+    assert found[0] != found[1]
 
 
 def test_a_checkpointed_model_in_training_keeps_its_cache(policy: Policy, stream: TaskStream) -> None:
     checkpoint_layers(policy)
     policy.model.train()
-    sampling, rows = Sampling(8, 0.0, 1.0, tuple(policy.ends)), torch.arange(2)
-    prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
-    expected = sample_after(policy.model, prefix.repeated(rows), sampling)
-    assert sample_static(StaticSteps(False), policy.model, prefix, rows, sampling) == expected
+    sampling = Sampling(8, 0.0, 1.0, tuple(policy.ends))
+    drawn(StaticSteps(False), policy.model, prefix_of(policy, stream, [0, 1]), torch.arange(2), sampling)
 
 
 @pytest.mark.parametrize("recorded", DEVICES)
@@ -77,14 +78,12 @@ def test_weights_are_cast_as_in_the_growing_cache(recorded: bool, policy: Policy
     policy.model.to(device)
     sampling, rows = Sampling(8, 0.0, 1.0, tuple(policy.ends)), torch.tensor([0, 0, 1, 1], device=device)
     with torch.autocast(device, torch.bfloat16):
-        prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
-        expected = sample_after(policy.model, prefix.repeated(rows), sampling)
-        assert sample_static(StaticSteps(recorded), policy.model, prefix, rows, sampling) == expected
+        drawn(StaticSteps(recorded), policy.model, prefix_of(policy, stream, [0, 1]), rows, sampling)
 
 
 def test_the_meter_counts_steps_as_it_counts_those_of_the_growing_cache(policy: Policy, stream: TaskStream) -> None:
     sampling, rows = Sampling(8, 0.0, 1.0, ()), torch.arange(2)  # nothing ends a completion
-    prefix = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1])
+    prefix = prefix_of(policy, stream, [0, 1])
     policy.meter.taken()
     sample_after(policy.model, prefix.repeated(rows), sampling)
     expected = policy.meter.taken()
@@ -94,8 +93,8 @@ def test_the_meter_counts_steps_as_it_counts_those_of_the_growing_cache(policy: 
 
 
 def test_a_step_is_kept_for_batches_that_it_has_room_for(policy: Policy, stream: TaskStream) -> None:
-    asked, steps = Asked(policy, stream), StaticSteps(False)
-    short, long = (prefix_of(policy, asked.prompts(places)[1]) for places in ([1, 3], [0, 1]))
+    steps = StaticSteps(False)
+    short, long = (prefix_of(policy, stream, places) for places in ([1, 3], [0, 1]))
     two, one = torch.arange(2), torch.arange(1)
     step = steps.begin(policy.model, short, two, 2, 20)
     assert step.shape.longest % ROOM == 0
@@ -115,32 +114,22 @@ def test_completions_longer_than_there_is_room_for_go_on_with_more(
     monkeypatch.setattr(static_decode, "FIRST", 8)
     policy.model.to("cuda" if recorded else "cpu")
     sampling, rows = Sampling(limit, 1.3, 0.9, ()), torch.tensor([0, 0, 1, 1], device=policy.device)
-    prefix, steps = prefix_of(policy, Asked(policy, stream).prompts([0, 1])[1]), StaticSteps(recorded)
+    prefix, steps = prefix_of(policy, stream, [0, 1]), StaticSteps(recorded)
     for _ in range(2):  # the longer step is kept for the next batch
-        torch.manual_seed(3)
-        expected = sample_after(policy.model, prefix.repeated(rows), sampling)
-        torch.manual_seed(3)
-        assert sample_static(steps, policy.model, prefix, rows, sampling) == expected
+        drawn(steps, policy.model, prefix, rows, sampling)
     assert steps.begin(policy.model, prefix, torch.arange(2), 2, limit).shape.limit == {16: 16, 17: 16, 40: 64}[limit]
-
-
-def texts(model: Any) -> Prefix:
-    """What two prompts of text, of five and eight tokens, leave behind in a model."""
-    tokens = torch.randint(7, 50, (2, 8), generator=torch.Generator().manual_seed(2))
-    mask = torch.ones_like(tokens)
-    mask[0, :3] = 0
-    with torch.no_grad():
-        return prefill(model, Prompts(tokens, mask, torch.zeros_like(tokens), None, None))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_qwen2_5_vl_is_decoded_the_same_way(temperature: float) -> None:
-    model, sampling, rows = tiny_2_5(), Sampling(12, temperature, 1.0, ()), torch.tensor([0, 0, 1, 1])
-    prefix = texts(model)
-    torch.manual_seed(3)
-    expected = sample_after(model, prefix.repeated(rows), sampling)
-    torch.manual_seed(3)
-    assert sample_static(StaticSteps(False), model, prefix, rows, sampling) == expected
+    model = tiny_2_5()
+    # two prompts of text, of five and eight tokens
+    tokens = torch.randint(7, 50, (2, 8), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(tokens)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        prefix = prefill(model, Prompts(tokens, mask, torch.zeros_like(tokens), None, None))
+    drawn(StaticSteps(False), model, prefix, torch.tensor([0, 0, 1, 1]), Sampling(12, temperature, 1.0, ()))
 
 
 def test_steps_are_not_recorded_where_they_would_not_be_the_models(policy: Policy) -> None:

@@ -54,12 +54,6 @@ def test_only_the_completion_and_its_end_are_learned(policy: Policy, stream: Tas
         assert torch.equal(ids[labels != IGNORED], learned)
 
 
-def test_the_likelihood_has_gradients(policy: Policy, stream: TaskStream) -> None:
-    requests, texts = asked(stream)
-    log_likelihood(policy.model, target_inputs(policy, requests, texts)).backward()
-    assert any(w.grad is not None and w.grad.abs().max() > 0 for w in policy.model.parameters())
-
-
 def test_every_completion_counts_the_same_however_long_it_is() -> None:
     labels = torch.tensor([[IGNORED, IGNORED, 4, 5], [IGNORED, 6, IGNORED, IGNORED]])
     # tokens of the first completion: 1 and 3, mean 2; of the second: 5; mean of 2 and 5

@@ -6,30 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from trl.trainer.sft_config import SFTConfig
 
 from clrft.base_model import default_model_path
-from methods import METHODS
 from methods.algorithms.rapo import Rapo, RapoConfig
-from methods.base import Method, TaskContext
+from methods.algorithms.sft import Sft, SftConfig
 from methods.generation.answers import Session
 from methods.generation.shared_prefix import positions_of
 from methods.generation.static_decode import StaticSteps
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.inputs.media import Patches, clip_arguments, model_fields, preferred_feed, video_obstacle, with_media
+from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
-from methods.settings import TrainConfig
 from methods.training.dataset import target_dataset
-from methods.training.fit import FitSettings, build_trainer, shared_arguments
-from methods.training.trainers import HookedSFTTrainer
 from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
 from task_streams.sources.records import Workspace
 from task_streams.types import Clip, Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_grpo_trainer import scored
+from tests.methods.trainers import own_logps, scored, trainer_of
 from tests.shared_data import shared
 
 FEEDS: tuple[Feed, ...] = ("images", "video")
@@ -40,27 +36,14 @@ def asked_about(task: Task) -> list[Request]:
     return [request(example, task.seen) for example in task.test]
 
 
-def trainer_for(task: Task, policy: Policy, tmp_path: Path, method: Method, **train: Any) -> Any:
-    budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4, "warmup": 0} | train))
-    context = TaskContext(task, policy, policy.snapshot(), seed=3)
-    reference = None if policy.has_adapter else policy.snapshot()
-    return build_trainer(method, context, reference, FitSettings(budget, tmp_path), [])
-
-
 def fresh_policy(**changes: Any) -> Policy:
     return load_policy(ModelConfig(dtype="float32", device="cpu", **changes), str(default_model_path()))
 
 
-@pytest.mark.parametrize("feed", FEEDS)
-def test_answers_about_clips_do_not_depend_on_the_batch(feed: Feed, policy: Policy, stream: TaskStream) -> None:
-    asked = asked_about(about_clips(stream.tasks[1], feed, (4, 2, 3)))
-    assert policy.generate(asked, Decoding(24)) == [policy.generate([one], Decoding(24))[0] for one in asked]
-
-
 def test_images_clips_and_clips_as_images_may_share_a_batch(policy: Policy, stream: TaskStream) -> None:
     task = stream.tasks[1]
-    kinds = (about_clips(task, "video", (4,)), task, about_clips(task, "images", (3,)))
-    asked = [asked_about(kind)[i] for i, kind in enumerate(kinds)]
+    kinds = (about_clips(task, "video", (4, 2, 3)), task, about_clips(task, "images", (3, 1)))
+    asked = [asked_about(kinds[place % 3])[place] for place in range(6)]
     assert policy.generate(asked, Decoding(24)) == [policy.generate([one], Decoding(24))[0] for one in asked]
 
 
@@ -72,16 +55,22 @@ def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> Non
         assert torch.equal(patches.select([row]).values, policy.encode([alone])["pixel_values_videos"])
 
 
-@pytest.mark.parametrize(("feed", "frames", "tokens"), [("images", 3, 48), ("video", 4, 32), ("video", 3, 32)])
-def test_a_prompt_counts_the_tokens_of_its_clip(
-    feed: Feed, frames: int, tokens: int, policy: Policy, stream: TaskStream
+@pytest.mark.parametrize(
+    ("feed", "frames", "tokens", "saved"),
+    [("images", 1, 16, 12), ("images", 3, 48, 36), ("video", 4, 32, 24), ("video", 3, 32, 24)],
+)
+def test_a_prompt_counts_the_tokens_of_images_and_clips_within_the_pixel_limits(
+    feed: Feed, frames: int, tokens: int, saved: int, policy: Policy, stream: TaskStream
 ) -> None:
-    # a frame of 64 x 64 pixels has 4 x 4 = 16 tokens; a video takes frames in pairs: 4 frames, or 3 and one repeated,
-    # have 2 x 16; each placeholder stood for one of them
+    # 64 x 64 pixels have, by patches of 8 merged two by two, 4 x 4 = 16 tokens; a video takes frames in pairs: 4, or 3
+    # and one repeated, have 2 x 16; each placeholder stood for one of them
     asked = asked_about(about_clips(stream.tasks[1], feed, (frames,)))[0]
     text = policy.processor.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)
     words = len(policy.processor.tokenizer(text)["input_ids"])
     assert policy.prompt_length(asked) == words + tokens - (frames if feed == "images" else 1)
+    # 32 x 32 pixels have 2 x 2 = 4 tokens instead of 16: an image saves 12, a pair of frames too
+    small = fresh_policy(min_pixels=32 * 32, max_pixels=32 * 32)
+    assert policy.prompt_length(asked) - small.prompt_length(asked) == saved
 
 
 def test_the_frame_rate_is_told_and_no_frame_is_left_out(policy: Policy, stream: TaskStream) -> None:
@@ -89,15 +78,6 @@ def test_the_frame_rate_is_told_and_no_frame_is_left_out(policy: Policy, stream:
     told = clip_arguments(policy.processor, [clip])
     assert told["do_sample_frames"] is False
     assert told["video_metadata"] == [{"total_num_frames": 6, "fps": 2.0, "frames_indices": [0, 1, 2, 3, 4, 5]}]
-
-
-def test_pixel_limits_hold_for_frames_too(stream: TaskStream) -> None:
-    small = fresh_policy(min_pixels=32 * 32, max_pixels=32 * 32)
-    for feed, frames in (("images", 3), ("video", 3)):
-        asked = asked_about(about_clips(stream.tasks[1], feed, (frames,)))[0]  # type: ignore[arg-type]
-        # 32 x 32 pixels have 2 x 2 = 4 tokens instead of 16: three images save 36, two pairs of frames 24
-        saved = fresh_policy().prompt_length(asked) - small.prompt_length(asked)
-        assert saved == (36 if feed == "images" else 24)
 
 
 def test_a_model_without_video_prefers_images_and_refuses_videos(policy: Policy, stream: TaskStream) -> None:
@@ -121,15 +101,18 @@ def test_placeholders_are_filled_in_their_order(stream: TaskStream) -> None:
     assert parts == [{"type": "video"}, {"type": "text", "text": "and"}, {"type": "image"}]
 
 
-def test_rows_without_images_are_selected() -> None:
+def test_rows_are_selected_with_their_own_images_or_none() -> None:
     # rows with 2, 0 and 1 clips, of 1, 2 and 1 patches
     grids = torch.tensor([[1, 1, 1], [1, 1, 2], [1, 1, 1]])
     patches = Patches(torch.arange(4.0)[:, None], grids, (2, 0, 1), pace=torch.tensor([1.0, 2.0, 3.0]))
-    chosen = patches.select([2, 1, 0])
-    assert chosen.values.flatten().tolist() == [3, 0, 1, 2]
-    assert chosen.counts == (1, 0, 2)
-    assert chosen.pace is not None
-    assert chosen.pace.tolist() == [3, 1, 2]
+    rows = torch.tensor([[7], [8], [9]])
+    chosen = Prompts(rows, rows, rows, None, patches).select(torch.tensor([2, 1, 0, 2]))
+    assert chosen.ids.flatten().tolist() == [9, 8, 7, 9]
+    assert chosen.clips is not None and chosen.clips.pace is not None
+    assert chosen.clips.values.flatten().tolist() == [3, 0, 1, 2, 3]
+    assert chosen.clips.grids[:, 2].tolist() == [1, 1, 2, 1]
+    assert chosen.clips.counts == (1, 0, 2, 1)
+    assert chosen.clips.pace.tolist() == [3, 1, 2, 3]
     assert model_fields(patches.select([1]), None) == {}
 
 
@@ -173,20 +156,13 @@ def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
 ) -> None:
     policy = video_policy(kind, media, qwen2_5)
     task = about_clips(stream.tasks[1], "video", counts)
-    trainer = trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)), share_prefix=share)
+    method, anchor = Rapo(RapoConfig(group_size=4)), policy.snapshot()
+    trainer = trainer_of(method, policy, task, tmp_path, anchor, share_prefix=share)
     output = scored(trainer)
-    found, anchored = trainer._logps(output)
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    types = torch.where(ids == policy.model.config.video_token_id, 2, 0)
-    fields = trainer.generation.batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
-    with torch.no_grad():
-        logits = policy.model(input_ids=ids, attention_mask=mask, **fields).logits
-    length = output["completion_ids"].shape[1]
-    expected = logits[:, -length - 1 : -1].log_softmax(dim=-1).gather(2, output["completion_ids"].unsqueeze(2))
-    real = output["completion_mask"].bool()
-    for logps in (found, anchored, output["ref_per_token_logps"]):
-        assert torch.allclose(logps[real], expected.squeeze(2)[real], atol=1e-5)
+    found = [trainer._asked(whose, output) for whose in ("policy", "anchor")]
+    expected, real = own_logps(policy.model, trainer, output), output["completion_mask"].bool()
+    for logps in (*found, output["ref_per_token_logps"]):
+        assert torch.allclose(logps[real], expected[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("feed", FEEDS)
@@ -194,26 +170,24 @@ def test_updates_on_clips_do_not_depend_on_accumulation_or_sharing(
     feed: Feed, stream: TaskStream, tmp_path: Path
 ) -> None:
     ends = []
-    for accumulation, share in ((1, True), (2, True), (2, False)):
+    for accumulation, share in ((1, False), (2, True)):
         policy = fresh_policy()
         before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
         task = about_clips(stream.tasks[1], feed, (4, 2, 3))
-        budget = {"updates": 2, "accumulation": accumulation, "share_prefix": share}
-        trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)), **budget).train()
+        budget = {"updates": 2, "accumulation": accumulation, "share_prefix": share, "warmup": 0}
+        method, anchor = Rapo(RapoConfig(group_size=4)), policy.snapshot()
+        trainer_of(method, policy, task, tmp_path, anchor, **budget).train()
         ends.append(dict(policy.model.named_parameters()))
         assert any(not torch.equal(before[name], weight) for name, weight in ends[-1].items() if "visual" in name)
-    for other in ends[1:]:
-        for name, weight in ends[0].items():
-            assert torch.allclose(weight, other[name], atol=1e-4), name
+    for name, weight in ends[0].items():
+        assert torch.allclose(weight, ends[1][name], atol=1e-4), name
 
 
-def test_gradient_checkpointing_and_adapters_take_clips_too(stream: TaskStream, tmp_path: Path) -> None:
-    for changes in ({"gradient_checkpointing": True}, {"adapter": "lora", "lora_rank": 4}):
-        policy = fresh_policy(**changes)
-        task = about_clips(stream.tasks[1], "video", (4, 2))
-        trainer = trainer_for(task, policy, tmp_path, Rapo(RapoConfig(group_size=4)))
-        result = trainer.train()
-        assert torch.isfinite(torch.tensor(result.training_loss))
+def test_adapters_and_gradient_checkpointing_take_clips_too(stream: TaskStream, tmp_path: Path) -> None:
+    policy = fresh_policy(gradient_checkpointing=True, adapter="lora", lora_rank=4)
+    task = about_clips(stream.tasks[1], "video", (4, 2))
+    trainer = trainer_of(Rapo(RapoConfig(group_size=4)), policy, task, tmp_path, policy.snapshot())
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
 def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: TaskStream) -> None:
@@ -233,25 +207,12 @@ def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: T
         assert batch["attention_mask"][i].sum() == length + len(learned)
 
 
-def supervised(task: Task, policy: Policy, tmp_path: Path, updates: int) -> HookedSFTTrainer:
-    method = METHODS["sft"](METHODS["sft"].Config())
-    budget = TrainConfig(updates=updates, prompts_per_update=4, warmup=0, learning_rate=1e-3)
-    arguments = shared_arguments(method, policy, 3, FitSettings(budget, tmp_path))
-    return HookedSFTTrainer(
-        method=method,
-        task_index=2,
-        args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
-        train_dataset=target_dataset(task, THOUGHT),
-        model=policy.model,
-        processing_class=policy.processor,
-    )
-
-
 @pytest.mark.parametrize(("feed", "counts"), [("images", (1, 3, 2)), ("video", (4, 2, 3))])
 def test_supervised_training_on_clips_lowers_the_loss(
     feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
-    trainer = supervised(about_clips(stream.tasks[1], feed, counts), policy, tmp_path, updates=8)
+    task, method = about_clips(stream.tasks[1], feed, counts), Sft(SftConfig(thought=THOUGHT))
+    trainer = trainer_of(method, policy, task, tmp_path, updates=8, warmup=0, learning_rate=1e-3)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 8

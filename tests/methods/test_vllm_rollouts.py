@@ -10,17 +10,16 @@ import pytest
 import torch
 from trl.trainer import grpo_trainer
 
-from clrft.base_model import default_model_path
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import TaskContext
 from methods.generation.group_passes import GroupPasses
 from methods.generation.vllm import never_drawn, vllm_arguments, vllm_obstacles
-from methods.model.config import ModelConfig
-from methods.model.policy import Policy, load_policy
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
+from tests.methods.two_tasks import fresh_policy
 
 UPDATES, GROUP, PROMPTS = 2, 4, 3
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -48,7 +47,7 @@ class Standing:
 
 
 def learned(stream: TaskStream, folder: Path, rollouts: str, accumulation: int) -> Policy:
-    policy = load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
+    policy = fresh_policy()
     train = TrainConfig(updates=UPDATES, prompts_per_update=PROMPTS, accumulation=accumulation, rollouts=rollouts)
     context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
     fit(Rapo(RapoConfig(group_size=GROUP)), context, policy.snapshot(), FitSettings(train, folder))

@@ -1,0 +1,96 @@
+"""A trainer, a batch of rollouts that it has scored, and what the model itself says about them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.base import Method, TaskContext
+from methods.inputs.media import token_types
+from methods.model.policy import Policy
+from methods.settings import TrainConfig
+from methods.training.fit import FitSettings, build_trainer
+from task_streams.types import Task
+
+
+def trainer_of(
+    method: Method, policy: Policy, task: Task, folder: Path, anchor: Any = None, base: Any = None, **train: Any
+) -> Any:
+    """The trainer of one update of four prompts, if nothing else is said; the base is the policy as it is now."""
+    budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4} | train))
+    if base is None and "reference" in method.needs and not policy.has_adapter:
+        base = policy.snapshot()
+    return build_trainer(method, TaskContext(task, policy, anchor, seed=3), base, FitSettings(budget, folder), [])
+
+
+def scored(trainer: Any, seed: int = 5) -> dict[str, Any]:
+    """One generation batch, sampled and scored."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    torch.manual_seed(seed)
+    return dict(trainer._generate_and_score_completions(batch))
+
+
+def whole_rows(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Prompts and completions, and their mask, [N, P + L] each."""
+    ids, mask = (torch.cat([output[f"prompt_{kind}"], output[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask"))
+    return ids, mask
+
+
+def own_logps(model: Any, trainer: Any, output: dict[str, Any]) -> Tensor:
+    """Log-probabilities of the completions by the model's plain forward, [N, L]."""
+    ids, mask = whole_rows(output)
+    types = token_types(ids, model.config)
+    fields = trainer.generation.batch.repeated(torch.arange(len(ids))) | {"mm_token_type_ids": types}
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, **fields).logits
+    length = output["completion_ids"].shape[1]
+    logps = logits[:, -length - 1 : -1].log_softmax(dim=-1)
+    return logps.gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
+
+
+def both_paths(trainer: Any, output: dict[str, Any], order: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Log-probabilities and entropies of the real tokens of a batch, shuffled if no order is given: shared, then plain.
+
+    The two are the same, which is tested here.
+    """
+    ids, mask = whole_rows(output)
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)) if order is None else order
+    trainer.generation.rows = order
+    real, results = output["completion_mask"][order].bool(), []
+    for share in (True, False):
+        trainer.share_prefix = share
+        assert trainer._shares(trainer.model) == share
+        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids[order], mask[order], real.shape[1], compute_entropy=True
+        )
+        results.append((logps[real], entropies[real]))
+    (shared, shared_entropy), (plain, plain_entropy) = results
+    assert torch.allclose(shared, plain, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(shared_entropy, plain_entropy, rtol=1e-4, atol=1e-5)
+    return results
+
+
+def assert_same_gradients(one: Tensor, other: Tensor, weights: Sequence[Tensor]) -> None:
+    """The gradients of two sums are the same, and some weights have one."""
+    mine, theirs = (torch.autograd.grad(values.sum(), weights, allow_unused=True) for values in (one, other))
+    used = [(a, b) for a, b in zip(mine, theirs, strict=True) if b is not None]
+    assert used
+    for a, b in used:
+        assert a is not None
+        assert (a - b).norm() <= 1e-5 * max(float(b.norm()), 1.0)
+
+
+def checkpoint_layers(policy: Policy) -> None:
+    """As a trainer switches it on."""
+    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if policy.has_adapter:
+        policy.model.enable_input_require_grads()
+
+
+def trained(policy: Policy) -> list[Tensor]:
+    """Weights that are trained."""
+    return [weight for weight in policy.model.parameters() if weight.requires_grad]
