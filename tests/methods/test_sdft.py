@@ -14,7 +14,7 @@ from methods.settings import TrainConfig
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
-from tests.methods.two_tasks import assert_other_weights, assert_same_weights, fresh_policy, made, two_tasks
+from tests.methods.two_tasks import assert_other_weights, fresh_policy, made, never_stopped, two_tasks
 
 
 def test_the_divergence_is_taken_under_the_student() -> None:
@@ -112,11 +112,8 @@ def test_the_loss_pulls_towards_the_teacher(policy: Policy, stream: TaskStream) 
 
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:
-    make = made("sdft")
-    whole = two_tasks(make, stream, tmp_path / "whole")
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True))
-    base = fresh_policy()
-    assert_other_weights(whole, replace(whole, policy=base))
+    whole = never_stopped(made("sdft"), stream, tmp_path)
+    assert_other_weights(whole, replace(whole, policy=fresh_policy()))
     assert all(value is not None and value > 0 for value in whole.logged(2, "sdft_loss"))
 
 
