@@ -17,16 +17,13 @@ from task_streams.types import TaskStream
 from tests.methods.two_tasks import TRAIN, assert_other_weights, made, never_stopped, two_tasks, without_part
 
 
-def test_the_distance_is_the_softened_divergence_times_the_temperature_squared() -> None:
-    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2)
+def test_the_distance_is_the_softened_divergence_times_the_temperature_squared_and_so_is_its_gradient() -> None:
+    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2, requires_grad=True)
     # T = 2: teacher softmax([0, ln 3]) = [1/4, 3/4], student [1/2, 1/2]
     # KL = 1/4 ln(1/2) + 3/4 ln(3/2) = 0.130812; times 4
-    assert softened_distance(logits, taught, 2.0).tolist() == pytest.approx([0.523248], abs=1e-6)
-
-
-def test_the_gradient_is_the_temperature_times_the_difference_of_probabilities() -> None:
-    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2, requires_grad=True)
-    softened_distance(logits, taught, 2.0).sum().backward()
+    distance = softened_distance(logits, taught, 2.0)
+    assert distance.tolist() == pytest.approx([0.523248], abs=1e-6)
+    distance.sum().backward()
     # d/dz T^2 KL = T (softmax(z / T) - softmax(z_teacher / T)) = 2 ([1/2, 1/2] - [1/4, 3/4])
     assert logits.grad is not None
     assert logits.grad.tolist() == [pytest.approx([0.5, -0.5])]

@@ -23,15 +23,6 @@ def test_the_divergence_is_taken_under_the_student() -> None:
     assert reverse_divergence(logits, goal).tolist() == pytest.approx([0.130812], abs=1e-6)
 
 
-def test_the_shown_reply_stands_behind_the_question(stream: TaskStream) -> None:
-    asked = request(stream.tasks[0].train[0], stream.labels)
-    shown = with_text(asked, " more")
-    assert shown.messages[0]["content"][-1]["text"] == asked.messages[0]["content"][-1]["text"] + " more"
-    assert shown.messages[0]["content"][:-1] == asked.messages[0]["content"][:-1]
-    assert shown.media == asked.media
-    assert not asked.messages[0]["content"][-1]["text"].endswith(" more")
-
-
 def started(policy: Policy, stream: TaskStream, **settings: float) -> tuple[Sdft, TaskContext]:
     method, context = Sdft(SdftConfig(**settings)), TaskContext(stream.tasks[0], policy, None, seed=1)  # type: ignore[arg-type]
     method.before_task(context)
@@ -66,6 +57,11 @@ def test_the_teacher_sees_the_right_reply_and_the_student_does_not(policy: Polic
     right = target_text(example.target)
     assert decode(hidden["input_ids"][0]).count(right) == 0
     assert decode(shown["input_ids"][0]).count(right) == 1
+    asked = request(example, context.task.trained)
+    behind = with_text(asked, " more")
+    *media, words = behind.messages[0]["content"]
+    assert (media, behind.media) == (asked.messages[0]["content"][:-1], asked.media)
+    assert words["text"] == asked.messages[0]["content"][-1]["text"] + " more"
     learned = [one["labels"][one["labels"] != -100].tolist() for one in (hidden, shown)]
     assert learned[0] == learned[1]
 
