@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clrft.base_model import default_model_path
-from eval.score import score_classification
+from eval.score import score
 from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
 from task_streams.datasets.digits import digits
@@ -66,8 +66,8 @@ def class_accuracies(policy: Policy, domain: Domain, per_class: int) -> dict[str
         completions += policy.generate(requests, Decoding(max_new_tokens=32))
     right: dict[str, Sequence[bool]] = {label: [] for label in LABELS}
     for example, completion in zip(items, completions, strict=True):
-        score = score_classification(completion, example.label, LABELS)
-        right[example.label] = [*right[example.label], score.correct]
+        judged = score(completion, example.label, LABELS)
+        right[example.label] = [*right[example.label], judged.correct]
     return {label: sum(scores) / len(scores) for label, scores in right.items()}
 
 

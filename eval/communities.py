@@ -6,13 +6,24 @@ Deliberately absent: what no accuracy matrix holds (Mammoth's Task-IL, PILOT's N
 and Chaudhry's intransigence, which is of the last task alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from eval.matrix import AccuracyMatrix, FloatArray
-from eval.metrics import METRICS, Missing, Value, compute_metrics, diagonal, need, need_two_tasks, or_undefined
+from eval.metrics import (
+    METRICS,
+    Formula,
+    Missing,
+    Value,
+    before_learning,
+    compute_metrics,
+    diagonal,
+    evaluated,
+    final_row,
+    need,
+    need_two_tasks,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +39,14 @@ class Column:
     """
 
     header: str
-    by: str | Callable[[AccuracyMatrix], Value]
+    by: str | Formula
     definition: str
     higher_is_better: bool
     note: str = ""
 
     def value(self, matrix: AccuracyMatrix) -> Value:
         """The metric of one run, as a fraction."""
-        if isinstance(self.by, str):
-            return compute_metrics(matrix, [self.by])[self.by]
-        return self.by(matrix)
+        return compute_metrics(matrix, [self.by])[self.by] if isinstance(self.by, str) else evaluated(self.by, matrix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +68,16 @@ class Community:
     columns: tuple[Column, ...]
 
 
-def _own(
-    definition: str, higher_is_better: bool, note: str
-) -> Callable[[Callable[[AccuracyMatrix], float]], Callable[..., Column]]:
-    """Turn a formula that is no metric of ours into what makes its column, of a header and maybe another note."""
-
-    def wrap(formula: Callable[[AccuracyMatrix], float]) -> Callable[..., Column]:
-        def column(header: str, note: str = note) -> Column:
-            return Column(header, or_undefined(formula), definition, higher_is_better, note)
-
-        return column
-
-    return wrap
-
-
 def _ours(header: str, key: str, note: str = "") -> Column:
     """A column that is a metric of ours."""
     return Column(header, key, METRICS[key].definition, METRICS[key].higher_is_better, note)
 
 
-_WITH_LAST = "divided by T, not by T − 1: the last task, whose change is 0, counts; bwt · (T − 1)/T"
-
-
-@_own("(1/T) Σ_j (R[T,j] − R[j,j])", True, _WITH_LAST)
 def _bwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
-    return float((need(matrix.value[-1], "R[T,j] of every task") - diagonal(matrix)).mean())
+    return float((final_row(matrix) - diagonal(matrix)).mean())
 
 
-@_own(
-    "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
-    True,
-    "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",
-)
 def _fwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
     fwt = compute_metrics(matrix, ["fwt"])["fwt"]
     if fwt.value is None:
@@ -99,12 +85,6 @@ def _fwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
     return fwt.value * (len(matrix) - 1) / len(matrix)
 
 
-@_own(
-    "(1/(T−1)) Σ_{j<T} (max_{j−1≤i≤T} R[i,j] − R[T,j])",
-    False,
-    "R[j−1,j], from before task j was learned, may be the best; where it was not tested "
-    "(evaluate.future=false) it counts as 0, which leaves forgetting",
-)
 def _mammoth_forgetting(matrix: AccuracyMatrix) -> float:
     # Mammoth's rows hold the tasks so far and the next one; what they lack is 0 there and below every accuracy. So is
     # R[j-1,j] here where it was not tested.
@@ -117,53 +97,26 @@ def _mammoth_forgetting(matrix: AccuracyMatrix) -> float:
     return float(np.mean(drops))
 
 
-@_own("2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]", True, "late stages weigh more than in avg_incremental_acc")
-def _accuracy_of_cells(matrix: AccuracyMatrix) -> float:
-    return float(need(matrix.value[np.tril_indices(len(matrix))], "R[i,j] of every j <= i").mean())
-
-
-@_own(
-    "(1/(T−1)) Σ_{j≤T−2} (max_{j≤i≤T−2} R[i,j] − R[T,j])",
-    False,
-    "off by one: task T − 1 and stage T − 1 are left out, yet T − 1 tasks are divided by",
-)
 def _continuum_forgetting(matrix: AccuracyMatrix) -> float:
     size = _three_tasks(matrix)
-    final = need(matrix.value[-1], "R[T,j] of every task")
+    last = final_row(matrix)
     best = [need(matrix.value[j:-2, j], "R[i,j] of every j <= i").max() for j in range(size - 2)]
-    return float((np.array(best) - final[:-2]).sum() / (size - 1))
+    return float((np.array(best) - last[:-2]).sum() / (size - 1))
 
 
-@_own(
-    "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
-    True,
-    "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
-)
 def _continuum_backward_transfer(matrix: AccuracyMatrix) -> float:
     size = _three_tasks(matrix)
     return float(_changes(matrix, skip=2).sum() / (size * (size - 1) / 2))
 
 
-@_own("2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]", True, "accuracy on old tasks, no transfer to future ones")
 def _continuum_forward_transfer(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float(need(matrix.value[np.tril_indices(len(matrix), -1)], "R[i,j] of every j < i").mean())
 
 
-@_own("2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])", True, "over all stages, not the last one as bwt")
-def _mean_change_of_pairs(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float(_changes(matrix, skip=1).mean())
-
-
-@_own("(1/(T−1)) Σ_{j≥2} R[j−1,j]", True, "fwt without b_j")
-def _accuracy_before_learning(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float(need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks").mean())
-
-
 def _changes(matrix: AccuracyMatrix, skip: int) -> FloatArray:
     """R[i,j] - R[j,j] of every pair i >= j + skip. [pairs]"""
+    need_two_tasks(matrix)
     rows, columns = np.tril_indices(len(matrix), -skip)
     cells = need(matrix.value[rows, columns], "R[i,j] of every j < i")
     return cells - diagonal(matrix)[columns]
@@ -175,12 +128,20 @@ def _three_tasks(matrix: AccuracyMatrix) -> int:
     return len(matrix)
 
 
+_ALL_TASKS = "(1/T) Σ_j (R[T,j] − R[j,j])"
+_WITH_LAST = "divided by T, not by T − 1: the last task, whose change is 0, counts; bwt · (T − 1)/T"
 _LATER = "named so in later work on CoIN's tasks"
 _SEEN = "of all items that were tested at a stage; here of the tasks so far"
 _CONTINUUM = (
     _ours("accuracy", "last_acc", _SEEN),
     _ours("average_incremental_accuracy", "avg_incremental_acc_micro", _SEEN),
-    _accuracy_of_cells("accuracy_A"),
+    Column(
+        "accuracy_A",
+        lambda m: need(m.value[np.tril_indices(len(m))], "R[i,j] of every j <= i").mean(),
+        "2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]",
+        True,
+        "late stages weigh more than in avg_incremental_acc",
+    ),
 )
 
 _ALL = (
@@ -193,7 +154,7 @@ _ALL = (
             _ours("MFT", "learning_acc", _LATER),
             _ours("MFN", "mean_final_acc", _LATER),
             _ours("MAA", "avg_incremental_acc"),
-            _bwt_over_all_tasks("BWT"),
+            Column("BWT", _bwt_over_all_tasks, _ALL_TASKS, True, _WITH_LAST),
         ),
     ),
     Community(
@@ -216,7 +177,14 @@ _ALL = (
         (
             _ours("Accuracy", "mean_final_acc"),
             _ours("Backward Transfer", "bwt"),
-            _mammoth_forgetting("Forgetting"),
+            Column(
+                "Forgetting",
+                _mammoth_forgetting,
+                "(1/(T−1)) Σ_{j<T} (max_{j−1≤i≤T} R[i,j] − R[T,j])",
+                False,
+                "R[j−1,j], from before task j was learned, may be the best; where it was not tested "
+                "(evaluate.future=false) it counts as 0, which leaves forgetting",
+            ),
             _ours(
                 "Forward Transfer",
                 "fwt",
@@ -268,9 +236,27 @@ _ALL = (
         "figures as fractions; its repository has other formulas since (continuum_master)",
         (
             *_CONTINUUM,
-            _continuum_backward_transfer("backward_transfer"),
-            _continuum_forward_transfer("forward_transfer"),
-            _continuum_forgetting("forgetting"),
+            Column(
+                "backward_transfer",
+                _continuum_backward_transfer,
+                "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
+                True,
+                "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
+            ),
+            Column(
+                "forward_transfer",
+                _continuum_forward_transfer,
+                "2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]",
+                True,
+                "accuracy on old tasks, no transfer to future ones",
+            ),
+            Column(
+                "forgetting",
+                _continuum_forgetting,
+                "(1/(T−1)) Σ_{j≤T−2} (max_{j≤i≤T−2} R[i,j] − R[T,j])",
+                False,
+                "off by one: task T − 1 and stage T − 1 are left out, yet T − 1 tasks are divided by",
+            ),
         ),
     ),
     Community(
@@ -280,8 +266,20 @@ _ALL = (
         "figures as fractions; no release has these formulas",
         (
             *_CONTINUUM,
-            _mean_change_of_pairs("backward_transfer"),
-            _accuracy_before_learning("forward_transfer"),
+            Column(
+                "backward_transfer",
+                lambda m: _changes(m, skip=1).mean(),
+                "2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])",
+                True,
+                "over all stages, not the last one as bwt",
+            ),
+            Column(
+                "forward_transfer",
+                lambda m: before_learning(m).mean(),
+                "(1/(T−1)) Σ_{j≥2} R[j−1,j]",
+                True,
+                "fwt without b_j",
+            ),
             _ours("forgetting", "forgetting_chaudhry"),
         ),
     ),
@@ -294,8 +292,14 @@ _ALL = (
             _ours("ACC", "mean_final_acc"),
             _ours("BWT", "bwt"),
             _ours("FWT", "fwt", "b_j is the base's accuracy; there an untrained network's"),
-            _bwt_over_all_tasks("Backward", f"the released code: {_WITH_LAST}"),
-            _fwt_over_all_tasks("Forward"),
+            Column("Backward", _bwt_over_all_tasks, _ALL_TASKS, True, f"the released code: {_WITH_LAST}"),
+            Column(
+                "Forward",
+                _fwt_over_all_tasks,
+                "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
+                True,
+                "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",
+            ),
         ),
     ),
     Community(

@@ -13,7 +13,7 @@ numbers, no area) are passed over.
 
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ def score_detection(completion: str, boxes: Sequence[Box], labels: Sequence[str]
     predicted = None if parsed.answer is None else parse_boxes(parsed.answer)
     if predicted is None:
         return Score(False, {"iou": 0.0, "category": 0.0, "format": 0.5 if parsed.format_ok else 0.0})
-    named = _as_listed(predicted, labels)
+    listed = {normalise_label(name): name for name in labels}  # categories are named as the prompt listed them
+    named = [Box(listed.get(normalise_label(box.category), box.category), box.corners) for box in predicted]
     iou, found = match_boxes(visible(boxes, labels), named)
     components = {"iou": iou, "category": found, "format": float(parsed.format_ok)}
     categories = [box.category for box in named]
@@ -49,7 +50,7 @@ def score_detection(completion: str, boxes: Sequence[Box], labels: Sequence[str]
 def parse_boxes(text: str) -> list[Box] | None:
     """Boxes of an answer, None when it is no JSON list; entries that are no box are passed over."""
     try:
-        rows = json.loads(text, parse_constant=_refuse)
+        rows = json.loads(text, parse_constant=int)  # which refuses NaN and Infinity: they are no JSON
     except (ValueError, RecursionError):  # not JSON, a number of too many digits, or nested too deep
         return None
     if not isinstance(rows, list):
@@ -61,10 +62,9 @@ def match_boxes(right: Sequence[Box], predicted: Sequence[Box]) -> tuple[float, 
     """IoU and category reward of predicted boxes, 0 to 1; both 1 when there are no boxes on either side."""
     from scipy.optimize import linear_sum_assignment
 
-    if not right or not predicted:
-        return (1.0, 1.0) if not right and not predicted else (0.0, 0.0)
-    overlaps = pairwise_iou(right, predicted)
-    overlaps[~_same_category(right, predicted)] = 0.0
+    if not right and not predicted:
+        return 1.0, 1.0
+    overlaps = pairwise_iou(right, predicted) * same_category(right, predicted)
     matched = overlaps[linear_sum_assignment(overlaps, maximize=True)]  # [min(R, P)]
     most = max(len(right), len(predicted))
     return float(matched.sum()) / most, int((matched >= MATCHED).sum()) / most
@@ -72,26 +72,18 @@ def match_boxes(right: Sequence[Box], predicted: Sequence[Box]) -> tuple[float, 
 
 def pairwise_iou(right: Sequence[Box], predicted: Sequence[Box]) -> NDArray[np.float64]:
     """Intersection over union of every pair of boxes, whatever their categories. [R, P]"""
-    first = np.array([box.corners for box in right], dtype=np.float64)[:, None]  # [R, 1, 4]
-    second = np.array([box.corners for box in predicted], dtype=np.float64)[None]  # [1, P, 4]
+    first = np.array([box.corners for box in right], dtype=np.float64).reshape(-1, 1, 4)
+    second = np.array([box.corners for box in predicted], dtype=np.float64).reshape(1, -1, 4)
     start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
     shared = np.clip(end - start, 0.0, None).prod(-1)
-    return np.asarray(shared / (_area(first) + _area(second) - shared))
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
+    return np.asarray(shared / (areas[0] + areas[1] - shared))
 
 
-def _area(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((corners[..., 2:] - corners[..., :2]).prod(-1))
-
-
-def _same_category(right: Sequence[Box], predicted: Sequence[Box]) -> NDArray[np.bool_]:
-    named = [[normalise_label(box.category) for box in boxes] for boxes in (right, predicted)]
-    return np.array([[first == second for second in named[1]] for first in named[0]])
-
-
-def _as_listed(predicted: Sequence[Box], labels: Sequence[str]) -> list[Box]:
-    """Boxes under the names of their categories as the prompt listed them, where it did."""
-    listed = {normalise_label(name): name for name in labels}
-    return [Box(listed.get(normalise_label(box.category), box.category), box.corners) for box in predicted]
+def same_category(right: Sequence[Box], predicted: Sequence[Box]) -> NDArray[np.bool_]:
+    """Whether two boxes are of the same category, of every pair. [R, P]"""
+    first, second = ([normalise_label(box.category) for box in boxes] for boxes in (right, predicted))
+    return np.array([[one == other for other in second] for one in first], dtype=bool).reshape(len(first), len(second))
 
 
 def _box(row: Any) -> Box | None:
@@ -104,7 +96,3 @@ def _box(row: Any) -> Box | None:
     x1, y1, x2, y2 = (round(min(max(value, 0), BOX_SCALE)) for value in corners)
     category = row["category"].strip().encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
     return Box(category, (x1, y1, x2, y2)) if x1 < x2 and y1 < y2 else None
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

@@ -6,7 +6,7 @@ Deliberately absent: how a policy generates (``methods``), and where predictions
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
@@ -119,14 +119,7 @@ def evaluate(
     """
     if not task.test:
         raise UserError(f"task {task.index} ({task.name}) has no test items; an accuracy needs at least one.")
-    answered: dict[int, str] = {}
-    for number, (places, requests) in enumerate(_prepared(task, seen, batch_size, fit)):
-        if spread is None or spread.mine(number):
-            answered |= zip(places, generate(requests), strict=True)
-        if on_batch is not None:
-            on_batch(len(places))
-    if spread is not None:
-        answered = spread.everyones(answered)
+    answered = completions_by_place(generate, _prepared(task, seen, batch_size, fit), on_batch, spread)
     predictions = []
     for place, example in enumerate(task.test):
         judged = score(answered[place], example.target, seen, task.style)
@@ -144,9 +137,20 @@ def evaluate(
     return predictions
 
 
-def counts(predictions: Sequence[Prediction]) -> tuple[int, int]:
-    """Number of right predictions, number of predictions."""
-    return sum(prediction.correct for prediction in predictions), len(predictions)
+def completions_by_place(
+    generate: Generate,
+    batches: Iterable[tuple[Sequence[int], Iterable[Request]]],
+    on_batch: Callable[[int], None] | None,
+    spread: Spread | None,
+) -> dict[int, str]:
+    """Completions of batches by place of the item; what each batch asks is looked at only where it is answered."""
+    answered: dict[int, str] = {}
+    for number, (places, requests) in enumerate(batches):
+        if spread is None or spread.mine(number):
+            answered |= zip(places, generate(list(requests)), strict=True)
+        if on_batch is not None:
+            on_batch(len(places))
+    return answered if spread is None else spread.everyones(answered)
 
 
 def accuracy(predictions: Sequence[Prediction]) -> float:
@@ -155,17 +159,15 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     Raises:
         ValueError: there are none.
     """
-    correct, total = counts(predictions)
-    if total == 0:
+    if not predictions:
         raise ValueError("the accuracy of no predictions is undefined")
-    return correct / total
+    return sum(prediction.correct for prediction in predictions) / len(predictions)
 
 
 def _prepared(task: Task, seen: Sequence[str], size: int, fit: Fit | None) -> Iterator[tuple[list[int], list[Request]]]:
     """Batches as places of test items and their requests; threads prepare the next few while the caller uses these."""
     if size < 1:
         raise ValueError(f"batch_size {size}: expected at least 1")
-
     items = task.test
 
     def prepare(place: int) -> Request:

@@ -85,13 +85,10 @@ class AccuracyMatrix:
             IndexError: a stage or task out of 1..T.
             ValueError: an empty test set, or not 0 <= correct <= total.
         """
-        correct, total, value = self.correct.copy(), self.total.copy(), self.value.copy()
         for task, (right, items) in cells.items():
             if items < 1 or not 0 <= right <= items:
                 raise ValueError(f"stage {stage}, task {task}: {right} right of {items} items")
-            cell = self._index(stage), self._index(task)
-            correct[cell], total[cell], value[cell] = right, items, right / items
-        return replace(self, correct=correct, total=total, value=value)
+        return self._with_cells(stage, {task: (right, items, right / items) for task, (right, items) in cells.items()})
 
     def with_values(self, stage: int, cells: Mapping[int, float]) -> "AccuracyMatrix":
         """A copy in which the cells of a stage hold values without counts, e.g. box AP, as fractions.
@@ -100,27 +97,28 @@ class AccuracyMatrix:
             IndexError: a stage or task out of 1..T.
             ValueError: a value out of 0..1.
         """
+        return self._with_cells(stage, {task: (math.nan, math.nan, value) for task, value in cells.items()})
+
+    def _with_cells(self, stage: int, cells: Mapping[int, tuple[float, float, float]]) -> "AccuracyMatrix":
+        """A copy in which the cells of a stage are these: task index to (correct, total, value)."""
         correct, total, value = self.correct.copy(), self.total.copy(), self.value.copy()
-        for task, fraction in cells.items():
+        for task, parts in cells.items():
             cell = self._index(stage), self._index(task)
-            correct[cell], total[cell], value[cell] = math.nan, math.nan, _fraction(fraction)
+            correct[cell], total[cell], value[cell] = *parts[:2], _fraction(parts[2])
         return replace(self, correct=correct, total=total, value=value)
 
-    def with_base(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
-        """A copy that knows the base model's accuracies b_j; ``cells``: task index to fraction."""
-        return replace(self, base=self._row(self.base, cells))
+    def with_rows(self, **rows: Mapping[int, float]) -> "AccuracyMatrix":
+        """A copy that knows more of ``base``, ``joint``, ``final_list`` or ``pooled``: task (or stage) to fraction.
 
-    def with_joint(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
-        """A copy that knows the accuracies J_j after joint training; ``cells``: task index to fraction."""
-        return replace(self, joint=self._row(self.joint, cells))
-
-    def with_final_list(self, cells: Mapping[int, float]) -> "AccuracyMatrix":
-        """A copy that knows the accuracies V_j under the final class list; ``cells``: task index to fraction."""
-        return replace(self, final_list=self._row(self.final_list, cells))
-
-    def with_pooled(self, stages: Mapping[int, float]) -> "AccuracyMatrix":
-        """A copy that knows the AP pooled over the tasks so far; ``stages``: index of the stage to fraction."""
-        return replace(self, pooled=self._row(self.pooled, stages))
+        Raises:
+            IndexError: a task or stage out of 1..T.
+            ValueError: a value out of 0..1.
+        """
+        changed = {name: getattr(self, name).copy() for name in rows}
+        for name, cells in rows.items():
+            for position, fraction in cells.items():
+                changed[name][self._index(position)] = _fraction(fraction)
+        return replace(self, **changed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; null = not evaluated."""
@@ -158,45 +156,38 @@ class AccuracyMatrix:
 
     def to_markdown(self) -> str:
         """Table in percent: rows = after task i, columns = task j and what is pooled, a dash = not evaluated."""
-        names = [*self.tasks, *self._pooled_name]
-        lines = [["after", *names], ["---", *["---:"] * len(names)], *self._text_rows("–")]
+        pooled, rows = self._shown()
+        names = [*self.tasks, *pooled]
+        lines = [["after", *names], ["---", *["---:"] * len(names)], *rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
     def to_table(self) -> Table:
         """The same table for the terminal; columns are numbers of tasks, whose names stand in the rows."""
+        pooled, rows = self._shown()
         table = Table(title=f"{self.measure[0].upper()}{self.measure[1:]} (%)")
         table.add_column("after task")
-        for column in (*map(str, range(1, len(self) + 1)), *self._pooled_name):
+        for column in (*map(str, range(1, len(self) + 1)), *pooled):
             table.add_column(column, justify="right", no_wrap=True)
-        for name, *cells in self._text_rows("–"):
+        for name, *cells in rows:
             place = f"{self.tasks.index(name) + 1} " if name in self.tasks else ""
             table.add_row(Text(place + name), *cells)
         return table
 
-    def _text_rows(self, missing: str) -> list[list[str]]:
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        """Name of a table's last column, where anything was pooled, and its rows: a name, then cells in percent."""
+        pooled = [] if np.isnan(self.pooled).all() else ["pooled"]
         named = [*zip(self.tasks, self.value, self.pooled, strict=True)]
         if not np.isnan(self.base).all():
             named.insert(0, ("(base)", self.base, math.nan))
         if not np.isnan(self.joint).all():
             named.append(("(joint)", self.joint, math.nan))
-        rows = [(name, (*row, pooled) if self._pooled_name else row) for name, row, pooled in named]
-        return [[name, *(missing if math.isnan(x) else f"{100 * x:.1f}" for x in row)] for name, row in rows]
-
-    @property
-    def _pooled_name(self) -> list[str]:
-        """Name of a table's last column, where anything was pooled."""
-        return [] if np.isnan(self.pooled).all() else ["pooled"]
+        rows = [(name, (*row, last) if pooled else row) for name, row, last in named]
+        return pooled, [[name, *("–" if math.isnan(x) else f"{100 * x:.1f}" for x in row)] for name, row in rows]
 
     def _index(self, position: int) -> int:
         if not 1 <= position <= len(self):
             raise IndexError(f"{position} is out of 1..{len(self)}")
         return position - 1
-
-    def _row(self, row: FloatArray, cells: Mapping[int, float]) -> FloatArray:
-        new = row.copy()
-        for position, fraction in cells.items():
-            new[self._index(position)] = _fraction(fraction)
-        return new
 
 
 _ROWS = ("base", "joint", "final_list", "pooled")

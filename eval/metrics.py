@@ -53,8 +53,8 @@ class Metric:
         title: short human name.
         definition: formula on one line.
         higher_is_better: direction.
-        compute: the metric as a function of the matrix; None for what is measured outside the stream or read from
-            single predictions.
+        compute: the metric as a function of the matrix, which raises ``Missing``; None for what is measured outside the
+            stream or read from single predictions.
         unit: ``%`` of what is a fraction in files, or the unit of what stands in files as it is shown.
     """
 
@@ -62,25 +62,20 @@ class Metric:
     title: str
     definition: str
     higher_is_better: bool
-    compute: Callable[[AccuracyMatrix], Value] | None
+    compute: Formula | None = None
     unit: str = "%"
 
 
 class Missing(Exception):
-    """Cells that a metric needs were not evaluated; turned into an undefined value by ``or_undefined``."""
+    """Cells that a metric needs were not evaluated; turned into an undefined value by ``evaluated``."""
 
 
-def or_undefined(formula: Formula) -> Callable[[AccuracyMatrix], Value]:
-    """A formula that may find cells missing, as a function that then gives an undefined value."""
-
-    def compute(matrix: AccuracyMatrix) -> Value:
-        try:
-            return Value(float(formula(matrix)))
-        except Missing as missing:
-            return undefined(str(missing))
-
-    compute.__doc__ = formula.__doc__
-    return compute
+def evaluated(formula: Formula, matrix: AccuracyMatrix) -> Value:
+    """The result of a formula, undefined where it finds cells missing."""
+    try:
+        return Value(float(formula(matrix)))
+    except Missing as missing:
+        return undefined(str(missing))
 
 
 def need(cells: FloatArray, what: str) -> FloatArray:
@@ -101,6 +96,17 @@ def diagonal(matrix: AccuracyMatrix) -> FloatArray:
     return need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
 
 
+def final_row(matrix: AccuracyMatrix) -> FloatArray:
+    """R[T,j] of every task. [T]"""
+    return need(matrix.value[-1], "R[T,j] of every task")
+
+
+def before_learning(matrix: AccuracyMatrix) -> FloatArray:
+    """R[j-1,j] of every task but the first. [T-1]"""
+    need_two_tasks(matrix)
+    return need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
+
+
 def _final_list(matrix: AccuracyMatrix) -> FloatArray:
     """V_j of every task; that of the last is R[T,T] and not needed."""
     need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
@@ -111,15 +117,12 @@ def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
     """Accuracies R[j..T, j] of every task but the last."""
     need_two_tasks(matrix)
     columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
-    for column in columns:
-        need(column, "R[i,j] of every task j < T at every stage i >= j")
-    return columns
+    return [need(column, "R[i,j] of every task j < T at every stage i >= j") for column in columns]
 
 
 def _transfer(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
-    final = need(matrix.value[-1], "R[T,j] of every task")
-    return float((final - diagonal(matrix))[:-1].mean())
+    return float((final_row(matrix) - diagonal(matrix))[:-1].mean())
 
 
 def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
@@ -185,129 +188,33 @@ def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
     return curve
 
 
-METRICS: dict[str, Metric] = {}
-
-
-def _add(
-    key: str,
-    title: str,
-    definition: str,
-    higher_is_better: bool,
-    compute: Callable[[AccuracyMatrix], Value] | None = None,
-    unit: str = "%",
-) -> None:
-    METRICS[key] = Metric(key, title, definition, higher_is_better, compute, unit)
-
-
-def _metric(key: str, title: str, definition: str, higher_is_better: bool) -> Callable[[Formula], Formula]:
-    """Enter a formula among ``METRICS``."""
-
-    def enter(formula: Formula) -> Formula:
-        _add(key, title, definition, higher_is_better, or_undefined(formula))
-        return formula
-
-    return enter
-
-
-@_metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True)
 def _last_acc(matrix: AccuracyMatrix) -> float:
-    need(matrix.value[-1], "R[T,j] of every task")
+    final_row(matrix)
     return float(need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
 
 
-@_metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True)
-def _mean_final_acc(matrix: AccuracyMatrix) -> float:
-    return float(need(matrix.value[-1], "R[T,j] of every task").mean())
-
-
-@_metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True)
-def _learning_acc(matrix: AccuracyMatrix) -> float:
-    return float(diagonal(matrix).mean())
-
-
-@_metric("avg_incremental_acc", "average incremental accuracy", "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]", True)
-def _avg_incremental_acc(matrix: AccuracyMatrix) -> float:
-    return float(np.mean(need(seen_accuracy(matrix), "R[i,j] of every j <= i")))
-
-
-@_metric(
-    "avg_incremental_acc_micro",
-    "average incremental accuracy, micro",
-    f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
-    True,
-)
 def _avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
     need(seen_accuracy(matrix), "R[i,j] of every j <= i")
     return float(np.mean(need(stage_accuracy(matrix), _NOT_POOLED)))
 
 
-@_metric("forgetting", "forgetting", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])", False)
-def _forgetting(matrix: AccuracyMatrix) -> float:
-    return float(np.mean([column.max() - column[-1] for column in _columns(matrix)]))
-
-
-@_metric(
-    "forgetting_chaudhry", "forgetting (Chaudhry 2018)", "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])", False
-)
-def _forgetting_chaudhry(matrix: AccuracyMatrix) -> float:
-    return float(np.mean([column[:-1].max() - column[-1] for column in _columns(matrix)]))
-
-
-@_metric(
-    "forgetting_chaudhry_all",
-    "forgetting (Chaudhry 2018, from task 1)",
-    "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
-    False,
-)
 def _forgetting_chaudhry_all(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     earlier = need(matrix.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks")
-    final = need(matrix.value[-1], "R[T,j] of every task")
-    return float((earlier.max(axis=0) - final[:-1]).mean())
+    return float((earlier.max(axis=0) - final_row(matrix)[:-1]).mean())
 
 
-@_metric("forgetting_diag", "forgetting (diagonal)", "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])", False)
-def _forgetting_diag(matrix: AccuracyMatrix) -> float:
-    return -_transfer(matrix)
-
-
-@_metric("forgetting_vocabulary", "forgetting by the class list", "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)", False)
-def _forgetting_vocabulary(matrix: AccuracyMatrix) -> float:
+def _forgetting_by_list(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
     return float((diagonal(matrix) - _final_list(matrix))[:-1].mean())
 
 
-@_metric("forgetting_weights", "forgetting by the weights", "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])", False)
-def _forgetting_weights(matrix: AccuracyMatrix) -> float:
+def _forgetting_by_weights(matrix: AccuracyMatrix) -> float:
     need_two_tasks(matrix)
-    final = need(matrix.value[-1], "R[T,j] of every task")
+    final = final_row(matrix)
     return float((_final_list(matrix) - final)[:-1].mean())
 
 
-_add("forgetting_superficial", "superficial forgetting", "(1/(T−1)) Σ_{j<T} S_j / n_j", False)
-_add("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False)
-_add("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True)
-_add("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False)
-
-
-@_metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True)
-def _bwt(matrix: AccuracyMatrix) -> float:
-    return _transfer(matrix)
-
-
-@_metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True)
-def _fwt(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    before = need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
-    return float((before - need(matrix.base[1:], "b_j: the base model")).mean())
-
-
-@_metric(
-    "relative_forgetting",
-    "relative forgetting",
-    "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j]) / max_{j≤i≤T} R[i,j]",
-    False,
-)
 def _relative_forgetting(matrix: AccuracyMatrix) -> float:
     columns = _columns(matrix)
     never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
@@ -316,19 +223,98 @@ def _relative_forgetting(matrix: AccuracyMatrix) -> float:
     return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
 
 
-@_metric("intransigence", "intransigence", "(1/T) Σ_j (J_j − R[j,j])", False)
-def _intransigence(matrix: AccuracyMatrix) -> float:
-    return float((need(matrix.joint, "J_j: joint training") - diagonal(matrix)).mean())
-
-
-@_metric("min_acc", "worst task", "min_j R[T,j]", True)
-def _min_acc(matrix: AccuracyMatrix) -> float:
-    return float(need(matrix.value[-1], "R[T,j] of every task").min())
-
-
-_add("general_delta", "general ability change", "probe accuracy after task T − before task 1", True)
-_add("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, unit=NATS)
-_add("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, unit=NATS)
+_TABLE = (
+    Metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True, _last_acc),
+    Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, lambda m: final_row(m).mean()),
+    Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, lambda m: diagonal(m).mean()),
+    Metric(
+        "avg_incremental_acc",
+        "average incremental accuracy",
+        "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]",
+        True,
+        lambda m: need(seen_accuracy(m), "R[i,j] of every j <= i").mean(),
+    ),
+    Metric(
+        "avg_incremental_acc_micro",
+        "average incremental accuracy, micro",
+        f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
+        True,
+        _avg_incremental_acc_micro,
+    ),
+    Metric(
+        "forgetting",
+        "forgetting",
+        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])",
+        False,
+        lambda m: np.mean([column.max() - column[-1] for column in _columns(m)]),
+    ),
+    Metric(
+        "forgetting_chaudhry",
+        "forgetting (Chaudhry 2018)",
+        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])",
+        False,
+        lambda m: np.mean([column[:-1].max() - column[-1] for column in _columns(m)]),
+    ),
+    Metric(
+        "forgetting_chaudhry_all",
+        "forgetting (Chaudhry 2018, from task 1)",
+        "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
+        False,
+        _forgetting_chaudhry_all,
+    ),
+    Metric(
+        "forgetting_diag",
+        "forgetting (diagonal)",
+        "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])",
+        False,
+        lambda m: -_transfer(m),
+    ),
+    Metric(
+        "forgetting_vocabulary",
+        "forgetting by the class list",
+        "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)",
+        False,
+        _forgetting_by_list,
+    ),
+    Metric(
+        "forgetting_weights",
+        "forgetting by the weights",
+        "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])",
+        False,
+        _forgetting_by_weights,
+    ),
+    Metric("forgetting_superficial", "superficial forgetting", "(1/(T−1)) Σ_{j<T} S_j / n_j", False),
+    Metric("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False),
+    Metric("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True),
+    Metric("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False),
+    Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, _transfer),
+    Metric(
+        "fwt",
+        "forward transfer",
+        "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)",
+        True,
+        lambda m: (before_learning(m) - need(m.base[1:], "b_j: the base model")).mean(),
+    ),
+    Metric(
+        "relative_forgetting",
+        "relative forgetting",
+        "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j]) / max_{j≤i≤T} R[i,j]",
+        False,
+        _relative_forgetting,
+    ),
+    Metric(
+        "intransigence",
+        "intransigence",
+        "(1/T) Σ_j (J_j − R[j,j])",
+        False,
+        lambda m: (need(m.joint, "J_j: joint training") - diagonal(m)).mean(),
+    ),
+    Metric("min_acc", "worst task", "min_j R[T,j]", True, lambda m: final_row(m).min()),
+    Metric("general_delta", "general ability change", "probe accuracy after task T − before task 1", True),
+    Metric("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, unit=NATS),
+    Metric("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, unit=NATS),
+)
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
 
 
 def metric_of(key: str) -> Metric:
@@ -365,7 +351,7 @@ def compute_metrics(
     for key in (key for key in METRICS if key in names):
         compute = METRICS[key].compute
         if compute is not None:
-            values[key] = compute(matrix)
+            values[key] = evaluated(compute, matrix)
         elif key in DRIFTS:
             values |= mean_kl(key, {})
         elif key != "general_delta":

@@ -13,16 +13,16 @@ A reply that no rule reads has no answer and is wrong. Deliberately absent: part
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.checks import failed_checks
-from eval.evaluate import Generate, Spread
+from eval.evaluate import Generate, Spread, completions_by_place
 from eval.score import matches
 from task_streams.answers import normalise_answer, option_letter
 from task_streams.probes.sets import Probe, ProbeSet, Row, Style, probe_request
-from task_streams.prompt import Fit
+from task_streams.prompt import Fit, Request
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
@@ -83,17 +83,17 @@ def ask(
         on_batch: called after each batch with the number of questions in it.
         spread: other processes that answer some of the batches; None: all are answered here.
     """
-    place_of = {probe.key: place for place, probe in enumerate(asked.probes)}
-    completions: dict[int, str] = {}
-    for number, batch in enumerate(_batches(asked.probes, batch_size)):
-        if spread is None or spread.mine(number):
-            requests = [probe_request(probe) for probe in batch]
-            texts = generate([one.fitted(fit) if fit else one for one in requests])
-            completions |= zip((place_of[probe.key] for probe in batch), texts, strict=True)
-        if on_batch is not None:
-            on_batch(len(batch))
-    if spread is not None:
-        completions = spread.everyones(completions)
+    with_images = [place for place, probe in enumerate(asked.probes) if probe.paths]
+    without = [place for place, probe in enumerate(asked.probes) if not probe.paths]
+
+    def prepare(place: int) -> Request:
+        question = probe_request(asked.probes[place])
+        return question.fitted(fit) if fit else question
+
+    parts = [
+        some[start : start + batch_size] for some in (with_images, without) for start in range(0, len(some), batch_size)
+    ]
+    completions = completions_by_place(generate, [(part, map(prepare, part)) for part in parts], on_batch, spread)
     return [answered(probe, completions[place], stage) for place, probe in enumerate(asked.probes)]
 
 
@@ -153,10 +153,3 @@ def chosen_letter(reply: str, options: Sequence[str]) -> str | None:
         return named[-1]
     mentioned = {one or other for one, other in _MENTIONED.findall(reply)} & set(letters)
     return mentioned.pop() if len(mentioned) == 1 else None
-
-
-def _batches(probes: Sequence[Probe], size: int) -> Iterator[Sequence[Probe]]:
-    for with_images in (True, False):
-        some = [probe for probe in probes if bool(probe.paths) == with_images]
-        for start in range(0, len(some), size):
-            yield some[start : start + size]

@@ -22,33 +22,24 @@ TOLERANCE = Decimal("0.05")  # of the truth
 
 
 def score(completion: str, target: Target, labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
-    """Score one completion against its target; ``labels`` are the classes that the prompt listed."""
-    if isinstance(target, str):
-        return score_classification(completion, target, labels, style)
+    """Score one completion against its target; ``labels`` are the classes that the prompt listed.
+
+    A class is right when it is named, a question when the answer matches any accepted one.
+    """
     if isinstance(target, tuple):
         return score_detection(completion, target, labels, style)
-    return score_question(completion, target, style)
-
-
-def score_classification(completion: str, label: str, seen: Sequence[str], style: PromptStyle = SUITE) -> Score:
-    """Score one completion against its class; ``seen`` are the classes that the prompt listed."""
     parsed = parse_completion(completion, style)
+    form = float(parsed.format_ok)
     if parsed.answer is None:
-        return Score(False, {"accuracy": 0.0, "format": float(parsed.format_ok)})
+        return Score(False, {"accuracy": 0.0, "format": form})
+    if isinstance(target, Question):
+        correct = any(matches(parsed.answer, truth, target.rule) for truth in target.answers)
+        return Score(correct, {"accuracy": float(correct), "format": form}, parsed.answer)
     given = normalise_label(parsed.answer)
-    choice = next((name for name in seen if normalise_label(name) == given), None)
-    correct = given == normalise_label(label)
-    components = {"accuracy": float(correct), "format": float(parsed.format_ok)}
+    choice = next((name for name in labels if normalise_label(name) == given), None)
+    correct = given == normalise_label(target)
+    components = {"accuracy": float(correct), "format": form}
     return Score(correct, components, parsed.answer, choice, outside=choice is None)
-
-
-def score_question(completion: str, question: Question, style: PromptStyle = SUITE) -> Score:
-    """Score one answer to a question: right when it matches any accepted answer."""
-    parsed = parse_completion(completion, style)
-    if parsed.answer is None:
-        return Score(False, {"accuracy": 0.0, "format": float(parsed.format_ok)})
-    correct = any(matches(parsed.answer, truth, question.rule) for truth in question.answers)
-    return Score(correct, {"accuracy": float(correct), "format": float(parsed.format_ok)}, parsed.answer)
 
 
 def matches(answer: str, truth: str, rule: Rule) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.detection import parse_boxes
-from eval.evaluate import Prediction, counts
+from eval.evaluate import Prediction
 from eval.matrix import ACCURACY, BOX_AP, POOLED_BOX_AP
 from task_streams.labels import normalise_label
 from task_streams.types import Box, Task, TaskStream
@@ -66,12 +66,12 @@ def task_accuracy(task: Task, predictions: Sequence[Prediction]) -> TaskAccuracy
         ValueError: there are no predictions.
     """
     if task.kind == "detection":
-        value = average_precision(predictions, task.classes)
-        return TaskAccuracy(value, also={"average_precision_50": average_precision_50(predictions, task.classes)})
-    correct, total = counts(predictions)
-    if total == 0:
+        at_half = average_precision(predictions, task.classes, (0.5,))
+        return TaskAccuracy(average_precision(predictions, task.classes), also={"average_precision_50": at_half})
+    if not predictions:
         raise ValueError(f"task {task.name}: the accuracy of no predictions is undefined")
-    return TaskAccuracy(correct / total, correct, total)
+    correct = sum(prediction.correct for prediction in predictions)
+    return TaskAccuracy(correct / len(predictions), correct, len(predictions))
 
 
 def pooled_ap(predictions: Iterable[Prediction], seen: Sequence[str]) -> float:
@@ -88,43 +88,36 @@ def pooled_ap(predictions: Iterable[Prediction], seen: Sequence[str]) -> float:
     return average_precision([images[key] for key in sorted(images)], seen)
 
 
-def average_precision(predictions: Sequence[Prediction], categories: Sequence[str]) -> float:
-    """AP, 0 to 1: mean over IoU 0.50 to 0.95 in steps of 0.05 and over the categories that are in these images.
+def average_precision(
+    predictions: Sequence[Prediction], categories: Sequence[str], thresholds: Sequence[float] = COCO_THRESHOLDS
+) -> float:
+    """AP, 0 to 1: mean over thresholds of IoU and over the categories that are in these images.
 
     Args:
         predictions: of one stage, one per image; ``label`` and ``answer`` are boxes as JSON.
         categories: those to take the mean over, e.g. a task's own; boxes of others are passed over.
+        thresholds: least IoU that counts; COCO's are 0.50 to 0.95 in steps of 0.05.
 
     Raises:
         ValueError: none of the categories is in any of the images, or a label is no list of boxes.
     """
-    return _mean_precision(predictions, categories, COCO_THRESHOLDS)
+    from pycocotools.cocoeval import COCOeval
 
-
-def average_precision_50(predictions: Sequence[Prediction], categories: Sequence[str]) -> float:
-    """AP at IoU 0.50 alone, 0 to 1; otherwise as ``average_precision``."""
-    return _mean_precision(predictions, categories, (0.5,))
-
-
-def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str], thresholds: Sequence[float]) -> float:
-    names = {normalise_label(name): number for number, name in enumerate(categories, start=1)}
     right, found = [], []
-    for image, prediction in enumerate(predictions, start=1):
+    for prediction in predictions:
         boxes = parse_boxes(prediction.label)
         if boxes is None:
             raise ValueError(f"{prediction.key}: its label is no list of boxes but {prediction.label[:80]!r}")
-        right.append(_rows(boxes, image, names))
-        found.append(_rows(parse_boxes(prediction.answer or "[]") or [], image, names))
-    if not any(right):
-        raise ValueError(
-            f"the AP over {', '.join(categories) or 'no categories'} is undefined: "
-            f"none of them is in any of the {len(predictions)} images"
-        )
-    images = range(1, len(predictions) + 1)
-    from pycocotools.cocoeval import COCOeval
-
+        right.append(boxes)
+        found.append(parse_boxes(prediction.answer or "[]") or [])
     with redirect_stdout(StringIO()):  # pycocotools prints at every step
-        judge = COCOeval(_dataset(right, images, names), _dataset(found, images, names), "bbox")
+        truth, answers = (_dataset(images, categories) for images in (right, found))
+        if not truth.anns:
+            raise ValueError(
+                f"the AP over {', '.join(categories) or 'no categories'} is undefined: "
+                f"none of them is in any of the {len(predictions)} images"
+            )
+        judge = COCOeval(truth, answers, "bbox")
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
         judge.params.maxDets = [MOST_BOXES]
         judge.params.iouThrs = np.array(thresholds)
@@ -134,26 +127,24 @@ def _mean_precision(predictions: Sequence[Prediction], categories: Sequence[str]
     return float(precision[precision > -1].mean())
 
 
-def _rows(boxes: Sequence[Box], image: int, names: dict[str, int]) -> list[dict[str, Any]]:
-    """Boxes of one image as COCO annotations, those of other categories left out."""
-    rows = []
-    for box in boxes:
-        if (number := names.get(normalise_label(box.category))) is not None:
-            x1, y1, x2, y2 = box.corners
-            shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            rows.append({"image_id": image, "category_id": number, "score": CONFIDENCE, **shape})
-    return rows
-
-
-def _dataset(rows: Sequence[Sequence[dict[str, Any]]], images: range, names: dict[str, int]) -> "COCO":
+def _dataset(images: Sequence[Sequence[Box]], categories: Sequence[str]) -> "COCO":
+    """The boxes of each image as COCO's annotations, those of other categories left out."""
     from pycocotools.coco import COCO
 
+    names = {normalise_label(name): number for number, name in enumerate(categories, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for image, boxes in enumerate(images, start=1):
+        for box in boxes:
+            if (number := names.get(normalise_label(box.category))) is not None:
+                x1, y1, x2, y2 = box.corners
+                shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+                place = {"id": len(annotations) + 1, "image_id": image, "category_id": number}  # id 0 means unmatched
+                annotations.append({**place, "score": CONFIDENCE, **shape})
     coco = COCO()
-    annotations = [row for of_image in rows for row in of_image]
     coco.dataset = {
-        "images": [{"id": image} for image in images],
+        "images": [{"id": image} for image in range(1, len(images) + 1)],
         "categories": [{"id": number} for number in names.values()],
-        "annotations": [{"id": i, **row} for i, row in enumerate(annotations, start=1)],  # 0 means unmatched
+        "annotations": annotations,
     }
     coco.createIndex()
     return coco

@@ -111,15 +111,6 @@ def undivided(classes: Sequence[Sequence[str]], measure: str = "accuracy") -> st
     return f"several tasks teach the same classes, e.g. {several!r}" if several is not None else None
 
 
-def class_tasks(classes: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Index (from 1) of the task that teaches each class; the first of several."""
-    found: dict[str, int] = {}
-    for index, part in enumerate(classes, start=1):
-        for name in part:
-            found.setdefault(name, index)
-    return found
-
-
 def confusion(predictions: Iterable[Prediction], classes: Sequence[Sequence[str]]) -> IntArray:
     """Answers by task of the right class (row) and of the chosen class (column), the last columns ``BESIDE``.
 
@@ -129,15 +120,16 @@ def confusion(predictions: Iterable[Prediction], classes: Sequence[Sequence[str]
         UserError: a prediction's right or chosen class is none of the stream's.
     """
     size = len(classes)
-    task_of = {normalise_label(name): index for name, index in class_tasks(classes).items()}
+    task_of = {normalise_label(name): index for index, part in enumerate(classes) for name in part}
     counts = np.zeros((size, size + len(BESIDE)), dtype=np.int64)
     for prediction in predictions:
-        row = _task(task_of, prediction.label, prediction)
-        if prediction.failure in BESIDE:
-            column = size + 1 + BESIDE.index(prediction.failure)
-        else:
-            column = _task(task_of, prediction.answer or "", prediction)
-        counts[row - 1, column - 1] += 1
+        beside = prediction.failure in BESIDE
+        places = []
+        for name in (prediction.label,) if beside else (prediction.label, prediction.answer or ""):
+            if normalise_label(name) not in task_of:
+                raise UserError(f"damaged prediction {prediction.key!r}: {name!r} is no class of the stream.")
+            places.append(task_of[normalise_label(name)])
+        counts[places[0], size + BESIDE.index(prediction.failure) if beside else places[1]] += 1
     return counts
 
 
@@ -154,10 +146,13 @@ def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: C
             "expected the same items, and at least one."
         )
     lost = [prediction for prediction in after if earlier[prediction.key] and not prediction.correct]
-    names = names_of(classes)
+    # Finds class names in a normalised text, of two at one place the longer.
+    names = sorted((normalise_label(name) for name in classes), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)")
     kinds: list[str] = []
     for prediction in lost:
-        named = "named" if names_right_class(prediction, names) else "essential"
+        beside = pattern.findall(normalise_label(without_answer(prediction.completion))) if names else []
+        named = "named" if normalise_label(prediction.label) in beside else "essential"
         kinds.append(prediction.failure if prediction.failure in BESIDE else named)
     return Change(
         items=len(after),
@@ -168,18 +163,6 @@ def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: C
         lost_newest=sum(prediction.failure == "newest_task" for prediction in lost),
         gained=sum(prediction.correct and not earlier[prediction.key] for prediction in after),
     )
-
-
-def names_of(classes: Collection[str]) -> re.Pattern[str] | None:
-    """Pattern that finds class names in a normalised text, of two at one place the longer; None without classes."""
-    names = sorted((normalise_label(name) for name in classes), key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)") if names else None
-
-
-def names_right_class(prediction: Prediction, names: re.Pattern[str] | None) -> bool:
-    """Whether a completion names the right class beside its answer; ``names`` is that of ``names_of``."""
-    rest = normalise_label(without_answer(prediction.completion))
-    return names is not None and normalise_label(prediction.label) in names.findall(rest)
 
 
 def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None = None) -> dict[str, Value]:
@@ -203,12 +186,12 @@ def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None 
         share = undefined("nothing was lost")
     else:
         share = Value(sum(part.lost_newest for part in parts) / lost)
-    return {
-        "forgetting_superficial": _mean([part.lost_superficial / part.items for part in parts]),
-        "forgetting_essential": _mean([part.lost_essential / part.items for part in parts]),
-        "gained": _mean([part.gained / part.items for part in parts]),
-        "lost_to_newest": share,
-    }
+    rates = [
+        (part.lost_superficial / part.items, part.lost_essential / part.items, part.gained / part.items)
+        for part in parts
+    ]
+    means = [Value(sum(column) / len(parts)) for column in zip(*rates, strict=True)]
+    return dict(zip(KINDS, [*means, share], strict=True))
 
 
 def undefined_kinds(reason: str) -> dict[str, Value]:
@@ -217,14 +200,3 @@ def undefined_kinds(reason: str) -> dict[str, Value]:
 
 
 KINDS = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")  # keys of METRICS
-
-
-def _task(task_of: Mapping[str, int], name: str, prediction: Prediction) -> int:
-    given = normalise_label(name)
-    if given not in task_of:
-        raise UserError(f"damaged prediction {prediction.key!r}: {name!r} is no class of the stream.")
-    return task_of[given]
-
-
-def _mean(values: Sequence[float]) -> Value:
-    return Value(sum(values) / len(values))

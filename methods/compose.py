@@ -62,13 +62,14 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
     return problems
 
 
-def anchor_problems(members: Sequence[Method]) -> list[str]:
-    """Sentences about members that need different anchors: there is one for all."""
-    rules = {one.name: str(one.anchor_rule) for one in members if "anchor" in one.needs}
-    if len(set(rules.values())) < 2:
-        return []
-    each = " and ".join(f"{name!r} {rule}" for name, rule in rules.items())
-    return [f"the anchor of {each}; expected the same for all that need one: set method.anchor where there is one."]
+def _in_turn(hook: str) -> Any:
+    """A hook that every member has called, in their order."""
+
+    def call(together: Composite, *arguments: Any) -> None:
+        for one in together.members:
+            getattr(one, hook)(*arguments)
+
+    return call
 
 
 class Composite(Method):
@@ -79,16 +80,27 @@ class Composite(Method):
 
     Raises:
         UserError: they cannot go together.
+
+    Attributes:
+        members: the learner and its parts.
     """
 
     def __init__(self, learner: Method, parts: Sequence[Method]) -> None:
-        problems = composition_problems(class_of(learner), [class_of(part) for part in parts])
-        looks_back = {part.name: sorted(part.needs & {"anchor", "fisher", "replay"}) for part in parts}
-        problems = problems or [
-            f"part {name!r} needs {' and '.join(needs)} of earlier tasks; {learner.name!r} learns all tasks at once."
-            for name, needs in looks_back.items()
-            if learner.joint and needs
-        ] + anchor_problems([learner, *parts])
+        self.members = (learner, *parts)
+        if problems := composition_problems(class_of(learner), [class_of(part) for part in parts]):
+            raise UserError(*problems)
+        for part in parts if learner.joint else ():
+            if looks_back := sorted(part.needs & {"anchor", "fisher", "replay"}):
+                needs = " and ".join(looks_back)
+                problems.append(
+                    f"part {part.name!r} needs {needs} of earlier tasks; {learner.name!r} learns all tasks at once."
+                )
+        rules = {one.name: str(one.anchor_rule) for one in self.members if "anchor" in one.needs}
+        if len(set(rules.values())) > 1:  # there is one for all
+            each = " and ".join(f"{name!r} {rule}" for name, rule in rules.items())
+            problems.append(
+                f"the anchor of {each}; expected the same for all that need one: set method.anchor where there is one."
+            )
         if problems:
             raise UserError(*problems)
         super().__init__(learner.config)
@@ -99,10 +111,10 @@ class Composite(Method):
         self.joint = learner.joint
         self.source = "; ".join(dict.fromkeys(one.source for one in self.members if one.source))
 
-    @property
-    def members(self) -> tuple[Method, ...]:
-        """The learner and its parts."""
-        return (self.learner, *self.parts)
+    before_task = _in_turn("before_task")
+    before_step = _in_turn("before_step")
+    after_step = _in_turn("after_step")
+    after_task = _in_turn("after_task")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -131,10 +143,6 @@ class Composite(Method):
     def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         return [problem for one in self.members for problem in one.problems(policy, tasks)]
 
-    def before_task(self, context: TaskContext) -> None:
-        for one in self.members:
-            one.before_task(context)
-
     def choose_examples(self, context: TaskContext, examples: Sequence[Example]) -> Sequence[Example]:
         for one in self.members:
             examples = one.choose_examples(context, examples)
@@ -159,18 +167,6 @@ class Composite(Method):
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         scaling = [one for one in self.members if overrides(class_of(one), "normalize_advantages")]
         return (scaling or [self.learner])[0].normalize_advantages(rewards, rollouts)
-
-    def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
-        for one in self.members:
-            one.before_step(model, task_index, step)
-
-    def after_step(self, task_index: int, step: int) -> None:
-        for one in self.members:
-            one.after_step(task_index, step)
-
-    def after_task(self, context: TaskContext) -> None:
-        for one in self.members:
-            one.after_task(context)
 
     def state_dict(self) -> dict[str, Any]:
         return {f"{one.name}{SEPARATOR}{key}": value for one in self.members for key, value in one.state_dict().items()}
@@ -212,16 +208,13 @@ def shaped_by(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) ->
 
 def reranked_share(before: Tensor, after: Tensor, group_size: int) -> float:
     """Share of the pairs inside a group that are in another order after than before; values 1e-6 apart are equal."""
+    orders = []
+    for values in (before, after):
+        groups = values.view(-1, group_size)
+        apart = groups[:, :, None] - groups[:, None, :]  # [B, G, G]
+        orders.append(torch.where(apart.abs() > 1e-6, apart.sign(), 0.0))
     pairs = torch.triu(torch.ones(group_size, group_size, dtype=torch.bool, device=before.device), diagonal=1)
-    changed = order_in_groups(before, group_size) != order_in_groups(after, group_size)  # [B, G, G]
-    return changed[:, pairs].float().mean().item()
-
-
-def order_in_groups(values: Tensor, group_size: int) -> Tensor:
-    """For every pair inside a group 1, 0 or -1: the first is greater, equal or less, [B*G] to [B, G, G]."""
-    groups = values.view(-1, group_size)
-    apart = groups[:, :, None] - groups[:, None, :]
-    return torch.where(apart.abs() > 1e-6, apart.sign(), 0.0)
+    return (orders[0] != orders[1])[:, pairs].float().mean().item()
 
 
 def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:

@@ -13,31 +13,17 @@ from dataclasses import replace
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from methods.base import AnchorRule, KlTarget, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext, overrides
+from methods.base import AnchorRule, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext, overrides
 from methods.lazy import Tensor, torch
 from methods.registry import is_plugin, source_file
 from task_streams.errors import UserError, unknown_name
-from task_streams.types import Example, Task
+from task_streams.types import Task
 
 if TYPE_CHECKING:
     from methods.model.policy import Policy
 
-HOOKS = (
-    "problems",
-    "before_task",
-    "choose_examples",
-    "targets",
-    "shape_rewards",
-    "normalize_advantages",
-    "loss_terms",
-    "before_step",
-    "after_step",
-    "after_task",
-    "state_dict",
-    "load_state_dict",
-    "describe",
-)
-PROPERTIES = ("needs", "anchor_rule", "fisher_items", "replay", "loss_arguments", "kl_target")
+HOOKS = [name for name, value in vars(Method).items() if callable(value) and not name.startswith("_")]
+PROPERTIES = [name for name, value in vars(Method).items() if isinstance(value, property)]
 
 
 class GuardedMethod(Method):
@@ -63,47 +49,14 @@ class GuardedMethod(Method):
         self.name, self.family, self.joint, self.source = inner.name, inner.family, inner.joint, inner.source
         self.needs_first_task, self.works_split = inner.needs_first_task, inner.works_split
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.inner.needs
-
-    @property
-    def anchor_rule(self) -> AnchorRule:
-        return self.inner.anchor_rule
-
-    @property
-    def fisher_items(self) -> int:
-        return self.inner.fisher_items
-
-    @property
-    def replay(self) -> ReplayPlan | None:
-        return self.inner.replay
-
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return self.inner.loss_arguments
-
-    @property
-    def kl_target(self) -> KlTarget:
-        return self.inner.kl_target
-
     def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
-        found = self._called("problems", self.inner.problems, policy, tasks)
+        found = self._called("problems", policy, tasks)
         if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
             self._refuse("problems", f"returned {found!r}, expected a list of sentences ([] for none).")
         return found
 
-    def before_task(self, context: TaskContext) -> None:
-        self._called("before_task", self.inner.before_task, context)
-
-    def choose_examples(self, context: TaskContext, examples: Sequence[Example]) -> Sequence[Example]:
-        return self._called("choose_examples", self.inner.choose_examples, context, examples)  # type: ignore[no-any-return]
-
-    def targets(self, context: TaskContext) -> Mapping[str, Sequence[str]] | None:
-        return self._called("targets", self.inner.targets, context)  # type: ignore[no-any-return]
-
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
-        terms = self._called("loss_terms", self.inner.loss_terms, context)
+        terms = self._called("loss_terms", context)
         if not isinstance(terms, Mapping):
             expected = "expected scalars by name (a dict; {} for none)."
             self._refuse("loss_terms", f"returned {type(terms).__name__}, {expected}")
@@ -116,26 +69,18 @@ class GuardedMethod(Method):
         return terms  # type: ignore[return-value]
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        shaped = self._called("shape_rewards", self.inner.shape_rewards, rewards, rollouts)
-        return self._one_each("shape_rewards", shaped, rewards)
+        return self._one_each("shape_rewards", rewards, rollouts)
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        advantages = self._called("normalize_advantages", self.inner.normalize_advantages, rewards, rollouts)
-        return self._one_each("normalize_advantages", advantages, rewards)
+        return self._one_each("normalize_advantages", rewards, rollouts)
 
     def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
-        self._called("before_step", self.inner.before_step, model, task_index, step)
+        self._called("before_step", model, task_index, step)
         if overrides(type(self.inner), "before_step") and not gradients_finite(model):
             self._refuse("before_step", "left gradients that are not finite.")
 
-    def after_step(self, task_index: int, step: int) -> None:
-        self._called("after_step", self.inner.after_step, task_index, step)
-
-    def after_task(self, context: TaskContext) -> None:
-        self._called("after_task", self.inner.after_task, context)
-
     def state_dict(self) -> dict[str, Any]:
-        state = self._called("state_dict", self.inner.state_dict)
+        state = self._called("state_dict")
         if not isinstance(state, dict):
             expected = "expected a flat dict of tensors and JSON values."
             self._refuse("state_dict", f"returned {type(state).__name__}, {expected}")
@@ -150,14 +95,9 @@ class GuardedMethod(Method):
                 self._refuse("state_dict", f"{name!r} cannot be kept ({error}); expected a tensor or a JSON value.")
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._called("load_state_dict", self.inner.load_state_dict, state)
-
-    def describe(self) -> dict[str, Any]:
-        return self._called("describe", self.inner.describe)  # type: ignore[no-any-return]
-
-    def _called(self, hook: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _called(self, hook: str, *arguments: Any) -> Any:
         """What a hook returns; each argument shows only what the method declares."""
+        call = getattr(self.inner, hook)
         try:
             shown = [_declared_view(one, self.inner) for one in arguments]
             return call(*shown) if self.observe is None else self.observe(hook, call, shown)
@@ -167,8 +107,9 @@ class GuardedMethod(Method):
             reason = f"{type(error).__name__}: {error}"
             raise UserError(fault(type(self.inner), hook, reason, error)) from error
 
-    def _one_each(self, hook: str, values: Any, rewards: Tensor) -> Tensor:
-        """Rewards or advantages [B*G] that the method itself has made, checked."""
+    def _one_each(self, hook: str, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """Rewards or advantages [B*G], checked if the method itself makes them."""
+        values = self._called(hook, rewards, rollouts)
         if not overrides(type(self.inner), hook):
             return values  # type: ignore[no-any-return]
         expected = tuple(rewards.shape)
@@ -182,6 +123,22 @@ class GuardedMethod(Method):
 
     def _refuse(self, hook: str, reason: str) -> NoReturn:
         raise UserError(fault(type(self.inner), hook, reason))
+
+
+def _declared(name: str) -> property:
+    """What the method behind the checks declares."""
+    return property(lambda guarded: getattr(guarded.inner, name))
+
+
+def _unchecked(hook: str) -> Callable[..., Any]:
+    """A hook whose result needs no check of its own."""
+    return lambda guarded, *arguments: guarded._called(hook, *arguments)
+
+
+for _name in PROPERTIES:
+    setattr(GuardedMethod, _name, _declared(_name))
+for _name in set(HOOKS) - vars(GuardedMethod).keys():
+    setattr(GuardedMethod, _name, _unchecked(_name))
 
 
 def made_method(kind: type[Method], config: Any) -> GuardedMethod:

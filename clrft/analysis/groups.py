@@ -101,7 +101,7 @@ def with_joint_row(groups: Sequence[Group]) -> list[Group]:
         values = {}
         for run in () if group.joint else group.runs:
             cells = {j: float(x) for j, x in enumerate(rows.get(run.seed, ()), start=1) if not math.isnan(x)}
-            with_joint = run.matrix.with_joint(cells)
+            with_joint = run.matrix.with_rows(joint=cells)
             known = run.seed in rows
             values[run.seed] = compute_metrics(with_joint, ["intransigence"])["intransigence"] if known else absent
         found.append(replace(group, metrics=group.metrics | {"intransigence": summarise(values)}) if values else group)

@@ -24,11 +24,10 @@ from clrft.method_check.trial import (
     Trial,
     learned_again,
     learned_files,
-    observed_run,
-    plain_run,
     refusals,
     resume_elsewhere,
     saved_state,
+    two_tasks,
 )
 from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runs.layout import stage_folder
@@ -71,7 +70,7 @@ def check_run(kind: type[Method], trial: Trial, report: Report) -> Trace | None:
     """Two tasks under observation: hooks in order, anchor untouched, no earlier data. None if the run failed."""
     trace = Trace()
     with report.check("two tasks, hooks in order", trial.company) as found:
-        observed_run(trial, trial.config(WHOLE), trace)
+        two_tasks(trial, WHOLE, trace)
         found[:] = order_found(kind, trial, trace)
     ended = report.results[-1].outcome == "ok" or (LAST, "state_dict") in trace.calls
     with report.check("anchor not changed", trial.company) as found:
@@ -108,15 +107,11 @@ def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
 def order_text(trace: Trace) -> str:
     """The calls of the last task in short: what is repeated at every update once, with its number."""
     calls = [hook for task, hook in trace.calls if task == LAST]
-    updates = calls.count("after_step")
-    shown: list[str] = []
-    for hook in calls:
-        if hook not in shown:
-            shown.append(hook)
+    shown = list(dict.fromkeys(calls))
     inner = [hook for hook in shown if hook in BEHIND_STEP]
-    before = shown[: shown.index(inner[0])] if inner else shown
-    after = [hook for hook in shown if hook not in (*inner, *before)]
-    return " > ".join([*before, f"{updates} x ({' > '.join(inner)})", *after])
+    first = shown.index(inner[0]) if inner else len(shown)
+    after = [hook for hook in shown[first:] if hook not in inner]
+    return " > ".join([*shown[:first], f"{calls.count('after_step')} x ({' > '.join(inner)})", *after])
 
 
 def data_found(kind: type[Method], trace: Trace) -> list[str]:
@@ -137,7 +132,7 @@ def check_determinism(kind: type[Method], trial: Trial, report: Report) -> bool:
     """A second run, not observed: the same bits. Returns whether it can be gone on with."""
     done = False
     with report.check("deterministic: two runs, same bits", trial.company) as found:
-        first, second = trial.config(WHOLE).folder, plain_run(trial, AGAIN)
+        first, second = trial.config(WHOLE).folder, two_tasks(trial, AGAIN)
         stages = (LAST,) if kind.joint else range(1, LAST + 1)
         differing = differing_files(first, second, stages)
         weights = next(seal for name, seal in learned_files(first, LAST).items() if name.startswith("weights/"))
@@ -255,7 +250,10 @@ def differing_entry(state: dict[str, Any], other: dict[str, Any]) -> str:
     for name in sorted(state.keys() | other.keys()):
         mine, theirs = state.get(name), other.get(name)
         if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
-            same = mine.shape == theirs.shape and close(mine.float(), theirs.float())
+            same = mine.shape == theirs.shape
+            if same and mine.numel():  # to 1 % of the greatest value in them
+                apart, most = (mine.float() - theirs.float()).abs().max(), mine.float().abs().max()
+                same = bool(apart <= TOLERANCE + 1e-2 * most)
         elif isinstance(mine, int | float) and isinstance(theirs, int | float):
             same = abs(mine - theirs) <= TOLERANCE + 1e-2 * abs(mine)
         else:
@@ -263,13 +261,6 @@ def differing_entry(state: dict[str, Any], other: dict[str, Any]) -> str:
         if not same:
             return name
     return ""
-
-
-def close(mine: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors agree to 1 % of the greatest value in them."""
-    if mine.numel() == 0:
-        return True
-    return bool((mine - theirs).abs().max() <= TOLERANCE + 1e-2 * mine.abs().max())
 
 
 def check_adapter(kind: type[Method], trial: Trial, report: Report) -> None:
@@ -282,13 +273,13 @@ def check_adapter(kind: type[Method], trial: Trial, report: Report) -> None:
         if overrides(kind, "problems") and (against := refusals(with_adapter)):
             found[:] = ["not applicable", f"it refuses one: {' '.join(against)}"]
             return
-        plain_run(with_adapter, "lora")
+        two_tasks(with_adapter, "lora")
 
 
 def check_needs(kind: type[Method], traces: dict[Trial, Trace], report: Report) -> None:
     """What is read is declared, and what is declared is read, in at least one company."""
     with report.check("declared needs are honest") as found:
-        declared = made_method(kind, kind.Config()).needs
+        method = made_method(kind, kind.Config())
         reads: dict[str, set[str]] = {}
         for trace in traces.values():
             for need, hooks in trace.reads.items():
@@ -296,11 +287,13 @@ def check_needs(kind: type[Method], traces: dict[Trial, Trace], report: Report) 
         problems = [
             f"{', '.join(sorted(hooks))} uses {need} without declaring it in `needs`: it is never given"
             for need, hooks in sorted(reads.items())
-            if need not in declared and need != "views"
+            if need not in method.needs and need != "views"
         ]
         problems += [
             f"declares {need} but never reads it"
-            for need in sorted(declared & {"anchor", "fisher"} - reads.keys())
-            if need != "anchor" or not ("views" in reads or made_method(kind, kind.Config()).kl_target == "anchor")
+            for need in sorted(method.needs & {"anchor", "fisher"} - reads.keys())
+            if need != "anchor" or not ("views" in reads or method.kl_target == "anchor")
         ]
-        found[:] = ["failed", "; ".join(problems) + "."] if problems else ["ok", ", ".join(sorted(declared)) or "none"]
+        found[:] = (
+            ["failed", "; ".join(problems) + "."] if problems else ["ok", ", ".join(sorted(method.needs)) or "none"]
+        )

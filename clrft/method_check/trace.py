@@ -94,10 +94,8 @@ class Observer:
         if anchor is not None and changed_weights(before, anchor):
             trace.mutated.append(hook)
         if hook == "before_task":
-            attributes = {name: digest(value) for name, value in vars(self.method).items() if name != "config"}
-            trace.attributes = {
-                name: found for name, found in attributes.items() if found
-            }  # those that can be compared
+            own = {name: digest(value) for name, value in vars(self.method).items() if name != "config"}
+            trace.attributes = {name: found for name, found in own.items() if found}  # those that can be compared
         if hook == "after_task":
             self.training = False
         return result

@@ -99,26 +99,16 @@ def refusals(trial: Trial) -> list[str]:
     return method.problems(policy, Run(config, stream, policy, method, Silent()).tasks)
 
 
-def observed_run(trial: Trial, config: RunConfig, trace: Trace) -> None:
-    """Run, or go on with, two tasks under observation; the trace holds what was seen, also if the run fails."""
+def two_tasks(trial: Trial, run: str, trace: Trace | None = None) -> Path:
+    """Run two tasks, or go on with them; ``trace`` gets what is observed of the method, also if the run fails."""
+    config = trial.config(run)
     state = prepare(config, Silent())
-    Observer(state, member(state, trial.name), trace)
-    learn_all(state)
-
-
-def plain_run(trial: Trial, run: str) -> Path:
-    """Run two tasks."""
-    state = prepare(trial.config(run), Silent())
-    learn_all(state)
-    return state.folder
-
-
-def learn_all(state: Run) -> None:
-    """Every stage that is not on disk yet."""
+    if trace is not None:
+        Observer(state, member(state, trial.name), trace)
     make_folder(state)
     open_folder(state)
-    config = state.config
     learn(state, Tracker(Path(config.run.output), config.run.sweep, enabled=False).cell(config.cell, {}, {}))
+    return state.folder
 
 
 def learned_files(folder: Path, stage: int) -> dict[str, str]:
@@ -197,12 +187,12 @@ def resumed(trial: Trial, run: str) -> Resumed:
         state = prepare(config, Silent())
         method = member(state, trial.name)
         read_learned(stage_folder(config.folder, LAST - 1), state.policy, state.method, LAST - 1)
-        entries = method.state_dict()
         held = {
-            key: digest(one if isinstance(one, Tensor) else json.loads(json.dumps(one))) for key, one in entries.items()
+            key: digest(one if isinstance(one, Tensor) else json.loads(json.dumps(one)))
+            for key, one in method.state_dict().items()
         }
         trace = Trace()
-        observed_run(trial, config, trace)
+        two_tasks(trial, run, trace)
     except UserError as error:
         return Resumed({}, {}, False, str(error))
     return Resumed(held, trace.attributes, any(hook == "load_state_dict" for _, hook in trace.calls))

@@ -14,11 +14,8 @@ class AnchoredKl(Grpo):
 
     name = "anchored_kl"
     source = "control"
+    kl_target: KlTarget = "anchor"
 
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"anchor", "reference"} if self.config.kl > 0 else ())
-
-    @property
-    def kl_target(self) -> KlTarget:
-        return "anchor"

@@ -84,7 +84,7 @@ class Sdft(Method):
         return torch.zeros_like(rewards)
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
-        if self.context is None or self.teacher is None:
+        if self.teacher is None:
             raise RuntimeError("before_task was not called")
         taught = [self.replies[place] for place in context.inputs["rollout"].tolist()]
         examples, texts = [self.examples[key] for key, _ in taught], [text for _, text in taught]
@@ -96,18 +96,15 @@ class Sdft(Method):
 
     def _inputs(self, examples: Sequence[Example], texts: Sequence[str], shown: bool) -> dict[str, Any]:
         """Replies behind their prompts, with a right reply shown in them or not."""
-        task = self.context
-        if task is None:
+        context = self.context
+        if context is None:
             raise RuntimeError("before_task was not called")
-        asked = [request(example, task.task.trained, task.style) for example in examples]
-        if shown:
-            labels = task.task.trained
-            right = [target_text(example.target, self.config.thought, task.style, labels) for example in examples]
-            asked = [
-                with_text(one, self.config.demonstration.replace("{reply}", reply))
-                for one, reply in zip(asked, right, strict=True)
-            ]
-        return target_inputs(task.policy, asked, texts)
+        labels, style, asked = context.task.trained, context.style, []
+        for example in examples:
+            right = target_text(example.target, self.config.thought, style, labels)
+            behind = self.config.demonstration.replace("{reply}", right) if shown else ""
+            asked.append(with_text(request(example, labels, style), behind))
+        return target_inputs(context.policy, asked, texts)
 
     @no_grad
     def after_step(self, task_index: int, step: int) -> None:

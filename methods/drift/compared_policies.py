@@ -25,16 +25,15 @@ from methods.training.grpo_trainer import release
 PROBE_ADAPTER = "probe"
 
 
-def itself(policy: Policy) -> Party:
-    """The policy that was trained."""
-    return Party("policy", lambda: called(policy, policy.model))
+def party(policy: Policy, model: Any, name: str) -> Party:
+    """A model of a policy's kind, computing as it does; the policy's own, or another."""
 
+    @contextmanager
+    def use() -> Iterator[Any]:
+        with policy.computing():
+            yield model
 
-@contextmanager
-def called(policy: Policy, model: Any) -> Iterator[Any]:
-    """A model of a policy's kind, computing as it does."""
-    with policy.computing():
-        yield model
+    return Party(name, use)
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def held(policy: Policy, snapshot: Snapshot, name: str) -> Iterator[Party]:
         return
     with snapshot.active() as model:
         release(model)  # a trainer's patch; the next trainer makes its own
-        yield Party(name, lambda: called(policy, model))
+        yield party(policy, model, name)
 
 
 @contextmanager
@@ -54,16 +53,16 @@ def base_of(policy: Policy, path: str) -> Iterator[Party]:
     if policy.has_adapter:
         yield Party("base", WithoutAdapter(policy.model).active)
         return
-    with loaded(policy, path, "base") as party:
-        yield party
+    with loaded(policy, path, "base") as base:
+        yield base
 
 
 @contextmanager
 def saved(policy: Policy, folder: Path, name: str) -> Iterator[Party]:
     """What ``Policy.save`` wrote of an earlier policy of the same settings."""
     if not policy.has_adapter:
-        with loaded(policy, str(folder), name) as party:
-            yield party
+        with loaded(policy, str(folder), name) as earlier:
+            yield earlier
         return
     model = policy.model
     try:
@@ -88,7 +87,7 @@ def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
         lower(model, policy.numerics.compute)
     model.to(policy.device)
     model.eval()
-    yield Party(name, lambda: called(policy, model))
+    yield party(policy, model, name)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
     figures["reward"] = probe.rewards.mean().item()
     undefined: dict[str, str] = {}
     for other in OTHERS:
-        names = figure_names(other)
+        # KL as means over tokens, the rest over rollouts
+        names = f"kl_{other}_reverse", f"kl_{other}_forward", f"drift_{other}", f"retention_{other}"
         figures |= dict.fromkeys(names)
         if other in probe.against:
             found = probe.against[other]
@@ -92,25 +93,16 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
         equal = [row for row in range(len(rewards)) if bool((rewards[row] == rewards[row, 0]).all())]
         right = [row for row in equal if float(rewards[row, 0]) == probe.full]
         for name, rows in zip(SPREADS, (equal, right), strict=True):
-            groups = [drifts[row] for row in rows]
-            figures |= {name: spread(groups), f"{name}_groups": len(groups)}
-            if not groups:
+            # mean over groups of the sample standard deviation of drift inside a group
+            deviations = [drifts[row].double().std().item() for row in rows]
+            figures |= {name: fmean(deviations) if deviations else None, f"{name}_groups": len(deviations)}
+            if not deviations:
                 undefined[name] = (
                     "no group of equal rewards" if name == SPREADS[0] else "no group all of which is right"
                 )
     else:
         undefined |= {name: reasons["prev"] for name in (*SPREADS, *(f"{name}_groups" for name in SPREADS))}
     return {**figures, "undefined": undefined}
-
-
-def figure_names(other: Other) -> tuple[str, ...]:
-    """Names of what is measured against another policy: KL as means over tokens, the rest over rollouts."""
-    return f"kl_{other}_reverse", f"kl_{other}_forward", f"drift_{other}", f"retention_{other}"
-
-
-def spread(groups: Sequence[Tensor]) -> float | None:
-    """Mean over groups of the sample standard deviation of drift inside a group; None without groups."""
-    return fmean(group.double().std().item() for group in groups) if groups else None
 
 
 def group_rows(probe: Probe) -> list[dict[str, Any]]:

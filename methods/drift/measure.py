@@ -1,6 +1,6 @@
 """Ask a policy and the policies before it about held-out items of a task: from questions to a ``Probe``."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eval.judgement import COMPONENTS
 from eval.score import score
-from methods.drift.compared_policies import itself, untouched
+from methods.drift.compared_policies import party, untouched
 from methods.drift.items import GROUP_SIZE, OTHERS_SIZE, Against, Other, Probe
 from methods.drift.log_ratio import drift
 from methods.drift.rollouts import Party, Passes, PlainPasses, Seen, SharedPasses, Tokens, seen
@@ -50,10 +50,15 @@ def measure(
         asked: items, prompts and seed.
         on_prompts: called with the number of prompts answered, once for the policy and once for each other.
     """
-    me = itself(policy)
+    me = party(policy, policy.model, "policy")
     against: dict[Other, Against] = {}
     with untouched(policy, asked.seed):
-        parts = list(batches(policy, asked))
+        shared = asked.share and obstacle(policy.model) is None
+        parts: list[Passes] = []  # each over a few prompts
+        for start in range(0, len(asked.items), PROMPTS):
+            items = asked.items[start : start + PROMPTS]
+            requests = tuple(request(item, asked.labels, asked.style) for item in items)
+            parts.append(SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests))
         own = [sampled(passes, me, asked, place, GROUP_SIZE) for place, passes in enumerate(parts)]
         on_prompts(len(asked.items))
         for name, opened in others.items():
@@ -78,19 +83,10 @@ def measure(
     return Probe(keys, rewards, float(len(COMPONENTS[asked.kind])), against)
 
 
-def batches(policy: Policy, asked: Asked) -> Iterator[Passes]:
-    """The passes over a few prompts at a time."""
-    shared = asked.share and obstacle(policy.model) is None
-    for start in range(0, len(asked.items), PROMPTS):
-        items = asked.items[start : start + PROMPTS]
-        requests = tuple(request(item, asked.labels, asked.style) for item in items)
-        yield SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests)
-
-
-def sampled(passes: Passes, party: Party, asked: Asked, place: int, copies: int) -> Tokens:
+def sampled(passes: Passes, maker: Party, asked: Asked, place: int, copies: int) -> Tokens:
     """A policy's completions of one batch, ``copies`` of each prompt."""
     torch.manual_seed(asked.seed + place)
-    return passes.sample(party, asked.max_new_tokens, copies)
+    return passes.sample(maker, asked.max_new_tokens, copies)
 
 
 def drift_of(rollouts: Seen) -> Tensor:

@@ -135,7 +135,18 @@ class PlainPasses:
         for start in range(0, len(requests), part):
             rows = completions[start : start + part]
             inputs, tokens, real = followed(self.policy.encode(requests[start : start + part]), rows)
-            yield tokens[real], [logits_of(party, inputs, tokens.shape[1])[real].log_softmax(-1) for party in parties]
+            length, logps = tokens.shape[1], []
+            for party in parties:
+                with party.use() as model:
+                    keeps = "logits_to_keep" in signature(plain(model).forward).parameters
+                    kept = {"logits_to_keep": length + 1} if keeps else {}
+                    clear_rope_state(model)
+                    logits = model(**inputs, use_cache=False, **kept).logits
+                    clear_rope_state(model)
+                # those from which the completions' tokens are predicted, [n, L, V]
+                logps.append(logits[:, -length - 1 : -1].float()[real].log_softmax(-1))
+                del logits  # before the next party makes its own
+            yield tokens[real], logps
 
     def _rows(self, copies: int) -> list[Request]:
         return [one for one in self.requests for _ in range(copies)]
@@ -152,16 +163,6 @@ def followed(inputs: Any, completions: Tokens) -> tuple[dict[str, Tensor], Tenso
         for name, value in inputs.items()
     }
     return joined, tokens, mask.bool()
-
-
-def logits_of(party: Party, inputs: dict[str, Tensor], length: int) -> Tensor:
-    """Logits from which the last ``length`` tokens of every row are predicted, [n, L, V]."""
-    with party.use() as model:
-        kept = {"logits_to_keep": length + 1} if "logits_to_keep" in signature(plain(model).forward).parameters else {}
-        clear_rope_state(model)
-        logits = model(**inputs, use_cache=False, **kept).logits
-        clear_rope_state(model)
-    return logits[:, -length - 1 : -1].float()  # type: ignore[no-any-return]
 
 
 Passes = SharedPasses | PlainPasses

@@ -48,16 +48,13 @@ class AdaptiveWeight(Method):
     joins = frozenset({"reinforcement"})
     Config = AdaptiveWeightConfig
     source = "arXiv 2310.19007"
+    needs: frozenset[Need] = frozenset({"anchor"})
 
     config: AdaptiveWeightConfig
 
     def __init__(self, config: AdaptiveWeightConfig) -> None:
         super().__init__(config)
         self.weight = config.initial
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         if rollouts.task_index == 1:

@@ -55,20 +55,17 @@ class Derpp(Method):
     Config = DerppConfig
     needs_first_task = "it keeps logits of each task's examples as the task left them"
     source = "arXiv 2004.07211"
+    needs: frozenset[Need] = frozenset({"replay"})
 
     config: DerppConfig
+    context: TaskContext
 
     def __init__(self, config: DerppConfig) -> None:
         super().__init__(config)
         self.stored: dict[str, Stored] = {}  # by item key
         self.listed: tuple[str, ...] = ()  # by the prompts of the task before
-        self.context: TaskContext | None = None
         self.draws: dict[str, Iterator[Example]] = {}
         self.drawn = {"logits": 0, "labels": 0}  # examples of the memory, in this task
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"replay"})
 
     @property
     def replay(self) -> ReplayPlan:
@@ -95,7 +92,7 @@ class Derpp(Method):
             terms["derpp_logits"] = self.config.logit_weight * mean_over_completions(distances, inputs["labels"])
         if self.config.label_weight > 0:
             examples = self._next("labels", rows)
-            inputs = self._inputs(examples, [self._task.task.seen] * rows)
+            inputs = self._inputs(examples, [self.context.task.seen] * rows)
             logits, labels = completion_logits(context.model, inputs)
             losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
             terms["derpp_labels"] = self.config.label_weight * mean_over_completions(losses, inputs["labels"])
@@ -109,22 +106,16 @@ class Derpp(Method):
         self.drawn[use] += count
         return list(islice(self.draws[use], count))
 
-    @property
-    def _task(self) -> TaskContext:
-        if self.context is None:
-            raise RuntimeError("before_task was not called")
-        return self.context
-
     def _inputs(self, examples: Sequence[Example], listed: Sequence[Sequence[str]]) -> dict[str, Any]:
         """Examples with their targets as model inputs, each prompt with its own list of classes."""
-        task = self._task
-        asked = [request(e, labels, task.style) for e, labels in zip(examples, listed, strict=True)]
-        texts = [target_text(e.target, task.thought, task.style, o) for e, o in zip(examples, listed, strict=True)]
-        return target_inputs(task.policy, asked, texts)
+        style, thought = self.context.style, self.context.thought
+        asked = [request(e, labels, style) for e, labels in zip(examples, listed, strict=True)]
+        texts = [target_text(e.target, thought, style, labels) for e, labels in zip(examples, listed, strict=True)]
+        return target_inputs(self.context.policy, asked, texts)
 
     @no_grad
     def _fresh(self, example: Example) -> Stored:
-        policy = self._task.policy
+        policy = self.context.policy
         was_training = policy.model.training
         policy.model.eval()
         with policy.computing():

@@ -38,12 +38,9 @@ class DriftThreshold(Method):
     works_split = True
     Config = DriftThresholdConfig
     source = "arXiv 2605.09640"
+    needs: frozenset[Need] = frozenset({"anchor"})
 
     config: DriftThresholdConfig
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         if rollouts.task_index < self.config.from_task:

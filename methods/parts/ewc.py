@@ -36,6 +36,7 @@ class Ewc(Method):
     family = "part"
     Config = EwcConfig
     source = "arXiv 1612.00796, 1805.06370"
+    needs: frozenset[Need] = frozenset({"fisher"})
 
     config: EwcConfig
 
@@ -43,10 +44,6 @@ class Ewc(Method):
         super().__init__(config)
         self.fisher: dict[str, Tensor] = {}
         self.centre: dict[str, Tensor] = {}
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"fisher"})
 
     @property
     def fisher_items(self) -> int:

@@ -44,19 +44,15 @@ class InformationGain(Method):
             raise UserError("information_gain: the prompts ask for no thought; expected stream.think=true.")
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        if rollouts.views is None:
+        views = rollouts.views
+        if views is None:
             raise RuntimeError("no views: the probability of an answer is undefined")
         thoughts = [parse_completion(text, rollouts.style).thought for text in rollouts.completions]
         answers = [f"{answer_text(target, rollouts.labels, rollouts.style)}</answer>" for target in rollouts.targets]
-        views = rollouts.views
-        after = views.continuation_logps([opening(thought or "") for thought in thoughts], answers).exp()
-        before = views.continuation_logps([opening("")] * len(thoughts), answers).exp()
+        opening = "<think>{}</think><answer>"
+        after = views.continuation_logps([opening.format(thought or "") for thought in thoughts], answers).exp()
+        before = views.continuation_logps([opening.format("")] * len(thoughts), answers).exp()
         readable = torch.tensor([thought is not None for thought in thoughts], device=after.device)
         gain = torch.where(readable, after - before, 0.0)  # in probability of the right answer, [B*G]
         rollouts.log("information_gain", gain.mean().item())
         return rewards + self.config.weight * gain
-
-
-def opening(thought: str) -> str:
-    """A reply up to where its answer begins."""
-    return f"<think>{thought}</think><answer>"

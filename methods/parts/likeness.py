@@ -6,18 +6,17 @@ Items are boxes, or the words of a class name or of an answer. An answer that ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.detection import match_boxes, pairwise_iou, parse_boxes
+from eval.detection import match_boxes, pairwise_iou, parse_boxes, same_category
 from eval.parse import parse_completion
 from methods.base import Rollouts
 from methods.lazy import Tensor, torch
 from task_streams.labels import normalise_label
 from task_streams.prompt import visible
-from task_streams.types import Box, Question, Target
+from task_streams.types import Question, Target
 
 Likeness = Callable[[str, Target, Sequence[str]], float]  # of an answer to what is right; classes of the prompt
 
@@ -42,11 +41,12 @@ def whole_likeness(answer: str, target: Target, labels: Sequence[str]) -> float:
 def item_likeness(answer: str, target: Target, labels: Sequence[str]) -> float:
     """Credit of the best one-to-one match of predicted and true items, over the greater number of items."""
     if isinstance(target, tuple):
-        predicted = parse_boxes(answer)
+        right, predicted = visible(target, labels), parse_boxes(answer)
         if predicted is None:
             return 0.0
-        return matched_share(box_credit(visible(target, labels), predicted))
-    return max(matched_share(word_credit(right, answer)) for right in accepted(target))
+        # half for the category, half for the IoU, nothing without the category, [boxes right, boxes predicted]
+        return matched_share(same_category(right, predicted) * (0.5 + 0.5 * pairwise_iou(right, predicted)))
+    return max(matched_share(word_credit(name, answer)) for name in accepted(target))
 
 
 def accepted(target: str | Question) -> tuple[str, ...]:
@@ -75,15 +75,6 @@ def word_credit(right: str, given: str) -> NDArray[np.float64]:
     rows, columns = normalise_label(right).split(), normalise_label(given).split()
     values = [[name_likeness(row, column) for column in columns] for row in rows]
     return np.array(values, dtype=np.float64).reshape(len(rows), len(columns))
-
-
-def box_credit(right: Sequence[Box], given: Sequence[Box]) -> NDArray[np.float64]:
-    """Half for the category, half for the IoU, nothing without the category, [boxes right, boxes given]."""
-    if not right or not given:
-        return np.zeros((len(right), len(given)))
-    names = [np.array([normalise_label(box.category) for box in boxes]) for boxes in (right, given)]
-    same: NDArray[Any] = names[0][:, None] == names[1][None, :]
-    return np.asarray(same * (0.5 + 0.5 * pairwise_iou(right, given)))
 
 
 def matched_share(credit: NDArray[np.float64]) -> float:

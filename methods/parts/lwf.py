@@ -35,12 +35,9 @@ class Lwf(Method):
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised"})
     Config = LwfConfig
     source = "arXiv 1606.09282"
+    needs: frozenset[Need] = frozenset({"anchor"})
 
     config: LwfConfig
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         if context.task_index == 1:

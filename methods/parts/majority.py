@@ -48,19 +48,14 @@ class Majority(Method):
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         if rollouts.task_index <= self.config.labelled_tasks:
             return rewards
-        agreement = majority_agreement(rollouts)
+        parsed = [parse_completion(text, rollouts.style).answer for text in rollouts.completions]
+        answers = [None if answer is None else normalise_label(answer) for answer in parsed]
+        agrees: list[float] = []  # 1 for rollouts that give the most frequent answer of their group, else 0
+        for start in range(0, len(answers), rollouts.group_size):
+            group = answers[start : start + rollouts.group_size]
+            votes = Counter(answer for answer in group if answer is not None)
+            winner = max(votes, key=votes.__getitem__) if votes else None
+            agrees += [float(answer is not None and answer == winner) for answer in group]
+        agreement = torch.tensor(agrees, device=rollouts.mask.device)  # [B*G]
         rollouts.log("majority_share", agreement.mean().item())
         return rewards - rollouts.components["accuracy"] + agreement
-
-
-def majority_agreement(rollouts: Rollouts) -> Tensor:
-    """1 for rollouts that give the most frequent answer of their group, else 0, [B*G]."""
-    parsed = [parse_completion(text, rollouts.style).answer for text in rollouts.completions]
-    answers = [None if answer is None else normalise_label(answer) for answer in parsed]
-    agreement: list[float] = []
-    for start in range(0, len(answers), rollouts.group_size):
-        group = answers[start : start + rollouts.group_size]
-        votes = Counter(answer for answer in group if answer is not None)
-        winner = max(votes, key=votes.__getitem__) if votes else None
-        agreement += [float(answer is not None and answer == winner) for answer in group]
-    return torch.tensor(agreement, device=rollouts.mask.device)

@@ -28,12 +28,9 @@ class Replay(Method):
     works_split = True
     Config = ReplayConfig
     source = "arXiv 1902.10486"
+    needs: frozenset[Need] = frozenset({"replay"})
 
     config: ReplayConfig
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"replay"})
 
     @property
     def replay(self) -> ReplayPlan:

@@ -42,12 +42,9 @@ class RetentionShaper(Method):
     works_split = True
     Config = RetentionConfig
     source = "arXiv 2605.09640"
+    needs: frozenset[Need] = frozenset({"anchor"})
 
     config: RetentionConfig
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor"})
 
     @property
     def anchor_rule(self) -> AnchorRule:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from eval.judgement import Score
-from eval.score import score_classification
+from eval.score import score
 from task_streams.datasets.digits import digits
 from task_streams.probes.glyphs import DIGITS, LETTERS, glyph_examples
 from task_streams.prompt import prompt_messages, request
@@ -80,7 +80,7 @@ class Answerer:
             texts = self._generate(batch, labels, style, samples)
             for index, example in enumerate(batch):
                 replies = texts[index * count : (index + 1) * count]
-                yield [score_classification(text, example.label, labels, style) for text in replies]
+                yield [score(text, example.label, labels, style) for text in replies]
 
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Example], labels: Sequence[str], style: PromptStyle, samples: int) -> list[str]:

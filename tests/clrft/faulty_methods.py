@@ -56,13 +56,14 @@ FAULTS = {
 """,
     ),
     "forgets": (
-        "reinforcement",
+        "supervised",
         """
     def after_step(self, task_index, step):
         self.calls += 1
 
-    def shape_rewards(self, rewards, rollouts):
-        return rewards + self.calls * (rollouts.mask.sum(dim=1) % 3)
+    def loss_terms(self, context):
+        weight = next(one for one in context.model.parameters() if one.requires_grad)
+        return {"pull": self.calls * weight.square().mean()}
 """,
     ),
     "forks": (

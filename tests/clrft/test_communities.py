@@ -9,8 +9,6 @@ import pytest
 from clrft.cli.main import main
 from tests.clrft.run_folders import write_run
 
-OUTPUTS = ("md", "csv")
-
 
 def two_methods(sweep: Path) -> Path:
     """BWT of three tasks over 3, sft: (-40 - 10 + 0)/3 and (-30 - 10 + 0)/3; grpo: (-10 + 0 + 0)/3 twice."""
@@ -24,11 +22,11 @@ def compared(out: Path, metrics: str, *words: Path | str) -> int:
     return main(["compare", *map(str, words), "--metrics", metrics, "-o", str(out)])
 
 
-def test_a_table_has_the_columns_of_a_community_with_mean_and_spread(
+def test_a_table_has_the_columns_of_a_community_with_mean_and_spread_and_its_csv_fractions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["compare", str(two_methods(tmp_path / "s")), "--metrics", "coin", "-o", str(out)]) == 0
+    assert compared(out, "coin", two_methods(tmp_path / "s")) == 0
     text = (out / "metrics_coin.md").read_text(encoding="utf-8")
     assert "# Metrics as CoIN" in text and "Source: arXiv 2403.08350." in text
     assert "| method | n | MFT | MFN | MAA | BWT |" in text
@@ -39,11 +37,6 @@ def test_a_table_has_the_columns_of_a_community_with_mean_and_spread(
     said = " ".join(capsys.readouterr().out.split())
     assert "digits_cil as CoIN (arXiv 2403.08350): mean ± standard deviation over n class orders, %" in said
     assert "−15.0 ± 2.4" in said and str(out / "metrics_coin.csv") in said.replace(" ", "")
-
-
-def test_the_csv_holds_fractions_and_our_names(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert main(["compare", str(two_methods(tmp_path / "s")), "--metrics", "coin", "-o", str(out)]) == 0
     rows = {(row["method"], row["metric"]): row for row in csv.DictReader((out / "metrics_coin.csv").open())}
     bwt = rows["sft", "BWT"]
     assert float(bwt["mean"]) == pytest.approx(-0.15)
@@ -51,26 +44,22 @@ def test_the_csv_holds_fractions_and_our_names(tmp_path: Path) -> None:
     assert (bwt["ours"], rows["sft", "MFT"]["ours"]) == ("", "learning_acc")
 
 
-def test_several_communities_each_have_their_table(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert compared(out, "pilot,gem", two_methods(tmp_path / "s"), "--metrics", "pilot") == 0
-    names = {f"metrics_{name}.{ending}" for name in ("pilot", "gem") for ending in OUTPUTS}
-    assert {path.name for path in out.glob("metrics_*")} == names
-    assert (
-        "| method | n | CNN top1 | Average Accuracy (CNN) | Forgetting (CNN) |"
-        in (out / "metrics_pilot.md").read_text()
-    )
-
-
-def test_nobody_elses_columns_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert main(["compare", str(two_methods(tmp_path / "s")), "-o", str(out)]) == 0
+def test_several_communities_each_have_their_table_and_none_unless_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sweep = tmp_path / "out", two_methods(tmp_path / "s")
+    assert main(["compare", str(sweep), "-o", str(out)]) == 0
     assert not list(out.glob("metrics_*")) and "as CoIN" not in capsys.readouterr().out
+    assert compared(out, "pilot,gem", sweep, "--metrics", "pilot") == 0
+    names = {f"metrics_{name}.{ending}" for name in ("pilot", "gem") for ending in ("md", "csv")}
+    assert {path.name for path in out.glob("metrics_*")} == names
+    header = "| method | n | CNN top1 | Average Accuracy (CNN) | Forgetting (CNN) |"
+    assert header in (out / "metrics_pilot.md").read_text()
 
 
 def test_unknown_communities_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["compare", str(two_methods(tmp_path / "s")), "--metrics", "coim,mamoth", "-o", str(out)]) == 2
+    assert compared(out, "coim,mamoth", two_methods(tmp_path / "s")) == 2
     said = capsys.readouterr().err
     assert "unknown community 'coim'. Did you mean 'coin'? Known: avalanche, chaudhry, coin," in said
     assert "unknown community 'mamoth'. Did you mean 'mammoth'?" in said

@@ -1,5 +1,6 @@
 """The conformance suite on real plugin files: a sound method passes, and every fault is named."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,24 +8,18 @@ import torch
 
 from clrft.cli.main import main
 from clrft.cli.method import check_method, misspelt, subjects
-from clrft.config.run_config import build_config
 from clrft.method_check import promises as method_promises
-from clrft.method_check.promises import check_accumulation
+from clrft.method_check.promises import check_accumulation, check_adapter, check_model
 from clrft.method_check.report import Report
-from clrft.method_check.trial import Learned, Trial
-from clrft.runner.run import run
-from clrft.runs.read import find_runs
-from clrft.utils.progress import Silent
+from clrft.method_check.trial import Learned, Resumed, Trial, resumed
 from methods import METHODS, registry
 from methods.base import Method
-from task_streams.errors import UserError
+from methods.registry import method_class
 from tests.clrft.faulty_methods import faulty
 
-SMALL = {
-    "stream": {"tasks": 2, "shots": 8, "test_per_class": 2},
-    "train": {"updates": 2, "prompts_per_update": 4},
-    "evaluate": {"probe": 0, "drift_prompts": 0},
-}
+RUN, MODEL = "two tasks, hooks in order", "takes the embedded model"
+BOUNDARY, INSIDE = "stopped at a boundary = never stopped", "stopped inside a task = never stopped"
+ACCUMULATED = "same result for 1, 2 and 4 accumulation steps"
 
 
 @pytest.fixture(autouse=True)
@@ -43,59 +38,63 @@ def checked(path: Path) -> Report:
     return check_method(name, plugins)
 
 
-def failures(path: Path) -> dict[str, str]:
-    return {one.check: one.reason for one in checked(path).results if one.outcome == "failed"}
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped runs go on here; a new process is tried with a method of the suite and with one of a plugin file."""
+
+    def here(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
+        return {trial.words: resumed(trial, run) for trial in trials}
+
+    monkeypatch.setattr(method_promises, "resume_elsewhere", here)
 
 
 def test_a_sound_method_passes_every_check() -> None:
     report = check_method("l2", ())
     assert not [one for one in report.results if one.outcome == "failed"]
     done = {(one.check, one.company): one for one in report.results}
-    assert done["stopped at a boundary = never stopped", "grpo"].reason == "same bits"
+    assert done[BOUNDARY, "grpo"].reason == "same bits"
     order = "before_task > choose_examples > 2 x (loss_terms > before_step > after_step) > after_task > state_dict"
-    assert done["two tasks, hooks in order", "sft"].reason == order
+    assert done[RUN, "sft"].reason == order
 
 
-@pytest.mark.parametrize(
-    ("name", "hook", "reason"),
-    [
-        ("raises", "after_step", "KeyError: 'lost'"),
-        ("gives_nan", "shape_rewards", "values that are not finite"),
-        ("wrong_shape", "shape_rewards", "returned shape (4, 8), expected (32,)"),
-    ],
-)
-def test_a_fault_in_a_hook_is_named_with_file_hook_and_reason(name: str, hook: str, reason: str, plugins: Path) -> None:
+NOT_FINITE = "{path}", "the gradient of update 1 is not finite"
+# What is said of a fault by the checks that fail; whether those are all.
+FAULTS: dict[str, tuple[dict[str, tuple[str, ...]], bool]] = {
+    "raises": ({RUN: ("{path}", ", after_step: KeyError: 'lost'")}, False),
+    "gives_nan": ({RUN: ("{path}", ", shape_rewards: ", "values that are not finite")}, False),
+    "wrong_shape": ({RUN: ("{path}", ", shape_rewards: ", "returned shape (4, 8), expected (32,)")}, False),
+    "mutates_anchor": (
+        {
+            RUN: ("the anchor's weights were changed during the task (1 of",),
+            "anchor not changed": ("{path}: loss_terms changed the anchor's weights",),
+        },
+        False,
+    ),
+    "forgets": ({BOUNDARY: ("{path}", "calls is not what it was at the boundary"), INSIDE: ("{path}",)}, True),
+    "forks": ({RUN: NOT_FINITE}, False),  # the root of 0: the value is 0, the derivative 1 / 0 * 0
+    "forks_alone": ({ACCUMULATED: NOT_FINITE}, True),  # 4 rows in 4 micro-batches: one row has a spread of 0
+    "takes_nothing": ({MODEL: ("so nothing was tried: It takes 3 tasks.",)}, True),
+    "looks_back": (
+        {
+            "learns from the task's own data": ("task 2 decoded 1 earlier tasks' examples",),
+            ACCUMULATED: ("a mean over the rows",),
+            "declared needs are honest": ("before_task uses anchor without declaring it",),
+        },
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_is_named_with_its_reason(name: str, plugins: Path, request: pytest.FixtureRequest) -> None:
+    if name != "forgets":
+        request.getfixturevalue("in_this_process")
+    expected, all_of_them = FAULTS[name]
     path = faulty(name, plugins)
-    said = failures(path)["two tasks, hooks in order"]
-    assert str(path) in said and f", {hook}: " in said and reason in said
-
-
-def test_a_method_that_changes_the_anchor_is_named_with_the_hook(plugins: Path) -> None:
-    path = faulty("mutates_anchor", plugins)
-    said = failures(path)
-    assert f"{path}: loss_terms changed the anchor's weights" in said["anchor not changed"]
-    assert "the anchor's weights were changed during the task (1 of" in said["two tasks, hooks in order"]
-
-
-def test_a_method_that_forgets_its_state_is_named_with_what_is_lost(plugins: Path) -> None:
-    path = faulty("forgets", plugins)
-    said = failures(path)
-    assert list(said) == ["stopped at a boundary = never stopped", "stopped inside a task = never stopped"]
-    assert str(path) in said["stopped at a boundary = never stopped"]
-    assert "calls is not what it was at the boundary" in said["stopped at a boundary = never stopped"]
-
-
-def test_a_gradient_that_is_not_finite_is_found_though_the_term_is(plugins: Path) -> None:
-    path = faulty("forks", plugins)  # the root of 0: the value is 0, the derivative 1 / 0 * 0
-    said = failures(path)["two tasks, hooks in order"]
-    assert str(path) in said and "the gradient of update 1 is not finite" in said
-
-
-def test_a_gradient_that_is_not_finite_in_small_batches_alone_is_found(plugins: Path) -> None:
-    path = faulty("forks_alone", plugins)  # 4 rows in 4 micro-batches: one row has a spread of 0
-    said = failures(path)
-    assert list(said) == ["same result for 1, 2 and 4 accumulation steps"]
-    assert "the gradient of update 1 is not finite" in said["same result for 1, 2 and 4 accumulation steps"]
+    said = {one.check: one.reason for one in checked(path).results if one.outcome == "failed"}
+    assert not all_of_them or list(said) == list(expected)
+    for check, phrases in expected.items():
+        assert all(phrase.format(path=path) in said[check] for phrase in phrases), said[check]
 
 
 @pytest.mark.parametrize("lost", ["gradients", "weights"])
@@ -112,59 +111,27 @@ def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatc
     assert [one.outcome for one in report.results] == ["failed"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_method_for_adapters_is_checked_with_one(plugins: Path) -> None:
     report = checked(faulty("adapters_only", plugins))
     assert report.passed
     found = {one.check: one for one in report.results}
-    said = found["takes the embedded model"].reason
+    said = found[MODEL].reason
     assert said.startswith("with model.adapter=lora") and "It holds adapters apart; expected" in said
-    assert found["stopped at a boundary = never stopped"].reason == "same bits"
-    assert found["same result for 1, 2 and 4 accumulation steps"].outcome == "ok"
+    assert found[BOUNDARY].reason == "same bits"
+    assert found[ACCUMULATED].outcome == "ok"
     # rank 16 * (inputs + outputs) of all linear layers of the embedded model: 16 * 15616
-    assert "of 249856 weights" in found["same result for 1, 2 and 4 accumulation steps"].reason
+    assert "of 249856 weights" in found[ACCUMULATED].reason
 
 
-def test_a_method_that_refuses_adapters_is_checked_without_one(plugins: Path) -> None:
-    report = checked(faulty("no_adapters", plugins))
-    assert report.passed
-    found = {one.check: one for one in report.results}
-    assert found["takes the embedded model"].reason == ""
-    assert found["learns with a LoRA adapter"].outcome == "not applicable"
-    assert "It moves all weights; expected" in found["learns with a LoRA adapter"].reason
-
-
-def test_a_method_that_refuses_every_model_does_not_pass(plugins: Path) -> None:
-    said = failures(faulty("takes_nothing", plugins))
-    assert list(said) == ["takes the embedded model"]
-    assert said["takes the embedded model"].endswith("so nothing was tried: It takes 3 tasks.")
-
-
-def test_looking_back_undeclared_needs_and_sums_over_rows_are_found(plugins: Path) -> None:
-    said = failures(faulty("looks_back", plugins))
-    assert "task 2 decoded 1 earlier tasks' examples" in said["learns from the task's own data"]
-    assert "before_task uses anchor without declaring it" in said["declared needs are honest"]
-    assert "a mean over the rows" in said["same result for 1, 2 and 4 accumulation steps"]
-    assert len(said) == 3
-
-
-def test_a_changed_anchor_stops_a_run_and_nothing_of_the_task_counts(plugins: Path, tmp_path: Path) -> None:
-    own = {"run": {"output": str(tmp_path), "mlflow": False, "plugins": [str(faulty("mutates_anchor", plugins))]}}
-    config = build_config("digits_cil", "sft+mutates_anchor", "tiny", 1993, SMALL, own)
-    with pytest.raises(UserError, match=r"method 'mutates_anchor' \(.*mutates_anchor.py\): the anchor's weights"):
-        run(config, Silent())
-    assert (config.folder / "task_01").is_dir()
-    assert not (config.folder / "task_02").exists()
-
-
-def test_in_a_sweep_the_other_cells_go_on(plugins: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = faulty("raises", plugins)
-    sweep = f"streams: [digits_cil]\nmethods: [sft, sft+raises]\nseeds: [1990]\nset: {SMALL}\n"
-    (tmp_path / "mini.yaml").write_text(sweep)
-    words = ["sweep", str(tmp_path / "mini.yaml"), "--plugin", str(path), "run.mlflow=false", "--jobs", "1"]
-    assert main([*words, f"run.output={tmp_path / 'runs'}"]) == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"digits_cil-sft+raises-1990: method 'raises' ({path}, line" in said
-    assert [one.method for one in find_runs([tmp_path / "runs" / "mini"]).runs] == ["sft"]
+def test_a_method_that_refuses_adapters_is_checked_without_one(plugins: Path, tmp_path: Path) -> None:
+    ((name, files),) = subjects(str(faulty("no_adapters", plugins)))
+    kind, trial, report = method_class(name), Trial(name, f"sft+{name}", files, tmp_path), Report(lambda text: None)
+    assert check_model(kind, trial, report) == trial
+    check_adapter(kind, trial, report)
+    model, adapter = report.results
+    assert (model.outcome, model.reason, adapter.outcome) == ("ok", "", "not applicable") and report.passed
+    assert "It moves all weights; expected" in adapter.reason
 
 
 def test_a_file_that_is_missing_is_refused_and_one_that_fails_is_named(

@@ -4,90 +4,68 @@ import numpy as np
 import pytest
 
 from eval.evaluate import Prediction
-from eval.task_accuracy import average_precision, average_precision_50
+from eval.task_accuracy import average_precision
 from tests.coco_judge import Rows, coco_stats
 
 LEFT, RIGHT = (0, 0, 400, 400), (500, 500, 900, 900)
 
 
 def prediction(right: Rows, found: Rows | None, key: str = "a.jpg") -> Prediction:
-    label, answer = (_text(rows) for rows in (right, found or ()))
-    return Prediction(1, 1, key, label, "", None if found is None else answer, False, "wrong")
+    label, answer = (
+        None if rows is None else json.dumps([{"category": name, "bbox": list(corners)} for name, corners in rows])
+        for rows in (right, found)
+    )
+    return Prediction(1, 1, key, label or "", "", answer, False, "wrong")
 
 
-def _text(rows: Rows) -> str:
-    return json.dumps([{"category": name, "bbox": list(corners)} for name, corners in rows])
-
-
-def test_perfect_answers_have_an_ap_of_one() -> None:
-    rows = [[("dog", LEFT), ("cat", RIGHT)], [("dog", RIGHT)], []]
-    found = [prediction(row, row, str(i)) for i, row in enumerate(rows)]
-    assert average_precision(found, ["dog", "cat"]) == pytest.approx(1.0)
-    assert average_precision_50(found, ["dog", "cat"]) == pytest.approx(1.0)
-
-
-def test_one_of_two_boxes_found() -> None:
+# Boxes that are right, and those found, of each image; the categories asked about; AP over ten IoU, AP at IoU 0.50.
+HAND: dict[str, tuple[list[tuple[Rows, Rows | None]], list[str], float, float]] = {
+    "perfect": ([([("dog", LEFT), ("cat", RIGHT)],) * 2, ([("dog", RIGHT)],) * 2, ([], [])], ["dog", "cat"], 1.0, 1.0),
     # precision 1 up to recall 0.5: 51 of the 101 recalls 0, 0.01, …, 1
-    found = [prediction([("dog", LEFT), ("dog", RIGHT)], [("dog", LEFT)])]
-    assert average_precision(found, ["dog"]) == pytest.approx(51 / 101)
-
-
-def test_a_false_box_costs_precision_when_it_is_listed_before_the_right_one() -> None:
+    "one of two": ([([("dog", LEFT), ("dog", RIGHT)], [("dog", LEFT)])], ["dog"], 51 / 101, 51 / 101),
     # confidence is the same for all, so boxes rank as listed: precision 0/1, then 1/2 at recall 1
-    right: Rows = [("dog", LEFT)]
-    assert average_precision([prediction(right, [("dog", RIGHT), ("dog", LEFT)])], ["dog"]) == pytest.approx(0.5)
+    "a false box first": ([([("dog", LEFT)], [("dog", RIGHT), ("dog", LEFT)])], ["dog"], 0.5, 0.5),
     # listed after it, recall 1 is reached at precision 1
-    assert average_precision([prediction(right, [("dog", LEFT), ("dog", RIGHT)])], ["dog"]) == pytest.approx(1.0)
-    # the same over two images, in the order of the predictions
-    images = [prediction([], [("dog", RIGHT)], "z"), prediction(right, right, "a")]
-    assert average_precision(images, ["dog"]) == pytest.approx(0.5)
-
-
-def test_a_loose_box_counts_up_to_its_iou() -> None:
+    "a false box last": ([([("dog", LEFT)], [("dog", LEFT), ("dog", RIGHT)])], ["dog"], 1.0, 1.0),
+    # the same over two images, in the order of the predictions, not of their keys
+    "a false image first": ([([], [("dog", RIGHT)]), ([("dog", LEFT)],) * 2], ["dog"], 0.5, 0.5),
     # 100 x 72 of 100 x 100: IoU 0.72 passes 0.50, 0.55, 0.60, 0.65, 0.70 of ten thresholds
-    found = [prediction([("dog", (0, 0, 100, 100))], [("dog", (0, 0, 100, 72))])]
-    assert average_precision(found, ["dog"]) == pytest.approx(0.5)
-    assert average_precision_50(found, ["dog"]) == pytest.approx(1.0)
-
-
-def test_the_mean_is_over_the_asked_categories_that_are_there() -> None:
+    "a loose box": ([([("dog", (0, 0, 100, 100))], [("dog", (0, 0, 100, 72))])], ["dog"], 0.5, 1.0),
     # dog 1, cat 0 (in the image, not found); bird is not in the image: left out, whatever is predicted; cow not asked
-    found = [prediction([("dog", LEFT), ("cat", RIGHT), ("cow", LEFT)], [("dog", LEFT), ("bird", RIGHT)])]
-    assert average_precision(found, ["dog", "cat", "bird"]) == pytest.approx(0.5)
+    "asked and there": (
+        [([("dog", LEFT), ("cat", RIGHT), ("cow", LEFT)], [("dog", LEFT), ("bird", RIGHT)])],
+        ["dog", "cat", "bird"], 0.5, 0.5,
+    ),
+    "no answer": ([([("dog", LEFT)], None)], ["dog"], 0.0, 0.0),
+    "compared as labels are": ([([("hot_dog", LEFT)], [("Hot Dog", LEFT)])], ["hot-dog"], 1.0, 1.0),
+    # 99 false boxes, then the right one: precision 1/100 at recall 1; behind 100 false ones it is not looked at
+    "the hundredth box": ([([("dog", LEFT)], [*[("dog", RIGHT)] * 99, ("dog", LEFT)])], ["dog"], 0.01, 0.01),
+    "beyond a hundred": ([([("dog", LEFT)], [*[("dog", RIGHT)] * 100, ("dog", LEFT)])], ["dog"], 0.0, 0.0),
+}  # fmt: skip
 
 
-def test_no_answer_finds_nothing() -> None:
-    assert average_precision([prediction([("dog", LEFT)], None)], ["dog"]) == 0.0
+@pytest.mark.parametrize(("images", "categories", "expected", "at_half"), HAND.values(), ids=HAND)
+def test_average_precision_by_hand(
+    images: list[tuple[Rows, Rows | None]],
+    categories: list[str],
+    expected: float,
+    at_half: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = [prediction(*image, key) for image, key in zip(images, "zya", strict=False)]
+    assert average_precision(found, categories) == pytest.approx(expected, abs=1e-12)
+    assert average_precision(found, categories, (0.5,)) == pytest.approx(at_half, abs=1e-12)
+    assert capsys.readouterr() == ("", "")  # pycocotools is kept quiet
 
 
-def test_an_ap_of_categories_that_are_nowhere_is_undefined() -> None:
+def test_an_ap_of_categories_that_are_nowhere_and_of_a_label_that_is_no_list_of_boxes_is_undefined() -> None:
     with pytest.raises(ValueError, match="the AP over cat is undefined: none of them is in any of the 1 images"):
         average_precision([prediction([("dog", LEFT)], [("cat", LEFT)])], ["cat"])
     with pytest.raises(ValueError, match="in any of the 0 images"):
         average_precision([], ["cat"])
-
-
-def test_a_label_that_is_no_list_of_boxes_is_refused() -> None:
     damaged = Prediction(1, 1, "a.jpg", "dog", "", None, False, "wrong")
     with pytest.raises(ValueError, match=r"a\.jpg: its label is no list of boxes but 'dog'"):
         average_precision([damaged], ["dog"])
-
-
-def test_a_hundred_boxes_of_a_category_count_in_an_image_as_in_cocos_protocol() -> None:
-    # 99 false boxes, then the right one: precision 1/100 at recall 1; behind 100 false ones it is not looked at
-    found = [[*[("dog", RIGHT)] * false, ("dog", LEFT)] for false in (99, 100)]
-    values = [average_precision([prediction([("dog", LEFT)], rows)], ["dog"]) for rows in found]
-    assert values == pytest.approx([0.01, 0.0], abs=1e-12)
-
-
-def test_categories_are_compared_as_labels_are() -> None:
-    found = [prediction([("hot_dog", LEFT)], [("Hot Dog", LEFT)])]
-    assert average_precision(found, ["hot-dog"]) == pytest.approx(1.0)
-
-
-def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    average_precision([prediction([("dog", LEFT)], [("dog", LEFT)])], ["dog"])
-    assert capsys.readouterr() == ("", "")
 
 
 def test_agrees_with_pycocotools_in_pixels_on_hand_made_predictions() -> None:
@@ -98,7 +76,7 @@ def test_agrees_with_pycocotools_in_pixels_on_hand_made_predictions() -> None:
     stats = coco_stats([right for right, _ in rows], [found for _, found in rows], names)
     assert 0.05 < stats[0] < 0.95
     assert average_precision(ours, names) == pytest.approx(stats[0], abs=1e-9)
-    assert average_precision_50(ours, names) == pytest.approx(stats[1], abs=1e-9)
+    assert average_precision(ours, names, (0.5,)) == pytest.approx(stats[1], abs=1e-9)
 
 
 def _noisy(random: np.random.RandomState) -> tuple[Rows, Rows]:

@@ -10,12 +10,11 @@ import pytest
 from eval.communities import COMMUNITIES
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value
-from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, of_percent
+from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, UNEQUAL, of_percent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
-FUTURE = of_percent([[90, 70, 20], [60, 50, 40], [95, 40, 85]]).with_base({1: 0.1, 2: 0.2, 3: 0.25})
-UNEQUAL = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (9, 10)}).with_row(2, {1: (5, 10), 2: (90, 90)})
+FUTURE = of_percent([[90, 70, 20], [60, 50, 40], [95, 40, 85]]).with_rows(base={1: 0.1, 2: 0.2, 3: 0.25})
 JOINT_ONLY = AccuracyMatrix.empty(["a", "b", "c"]).with_row(3, {1: (9, 10), 2: (8, 10), 3: (7, 10)})
 
 Rows = list[list[float]]
@@ -31,57 +30,54 @@ def percent(matrix: AccuracyMatrix, name: str, header: str) -> float:
     return 100 * value.value
 
 
-MATRICES = {"golden": GOLDEN, "future": FUTURE, "three forgettings": THREE_FORGETTINGS, "unequal sizes": UNEQUAL}
-
-
 @pytest.mark.parametrize(
     ("matrix", "name", "header", "expected"),
     [
-        ("golden", "mcitlib", "MFT", 85.0),  # (90 + 80 + 85) / 3
-        ("golden", "mcitlib", "MFN", 205 / 3),  # (50 + 70 + 85) / 3
-        ("golden", "mcitlib", "MAA", (90 + 70 + 205 / 3) / 3),
-        ("golden", "mcitlib", "BWT", -25.0),  # ((50 - 90) + (70 - 80)) / 2
-        ("golden", "coin", "BWT", -50 / 3),  # ((50 - 90) + (70 - 80) + (85 - 85)) / 3
-        ("golden", "gem", "BWT", -25.0),
-        ("golden", "gem", "Backward", -50 / 3),
-        ("golden", "chaudhry", "F_k", 25.0),  # ((90 - 50) + (80 - 70)) / 2
-        ("golden", "continuum_master", "forgetting", 25.0),
-        ("golden", "continuum", "forgetting", 20.0),  # task 1 alone, its best of stage 1 alone: (90 - 50) / 2
-        ("golden", "continuum_master", "backward_transfer", -80 / 3),  # ((60 - 90) + (50 - 90) + (70 - 80)) / 3 pairs
-        ("golden", "continuum", "backward_transfer", -40 / 3),  # of the three pairs only stage 3, task 1: (50 - 90) / 3
-        ("golden", "continuum", "forward_transfer", 60.0),  # (60 + 50 + 70) / 3: all below the diagonal
-        ("golden", "continuum", "accuracy_A", 72.5),  # (90 + 60 + 80 + 50 + 70 + 85) / 6
-        ("golden", "continuum", "average_incremental_accuracy", (90 + 70 + 205 / 3) / 3),  # = 76.11
+        (GOLDEN, "mcitlib", "MFT", 85.0),  # (90 + 80 + 85) / 3
+        (GOLDEN, "mcitlib", "MFN", 205 / 3),  # (50 + 70 + 85) / 3
+        (GOLDEN, "mcitlib", "MAA", (90 + 70 + 205 / 3) / 3),
+        (GOLDEN, "mcitlib", "BWT", -25.0),  # ((50 - 90) + (70 - 80)) / 2
+        (GOLDEN, "coin", "BWT", -50 / 3),  # ((50 - 90) + (70 - 80) + (85 - 85)) / 3
+        (GOLDEN, "gem", "BWT", -25.0),
+        (GOLDEN, "gem", "Backward", -50 / 3),
+        (GOLDEN, "chaudhry", "F_k", 25.0),  # ((90 - 50) + (80 - 70)) / 2
+        (GOLDEN, "continuum_master", "forgetting", 25.0),
+        (GOLDEN, "continuum", "forgetting", 20.0),  # task 1 alone, its best of stage 1 alone: (90 - 50) / 2
+        (GOLDEN, "continuum_master", "backward_transfer", -80 / 3),  # ((60 - 90) + (50 - 90) + (70 - 80)) / 3 pairs
+        (GOLDEN, "continuum", "backward_transfer", -40 / 3),  # of the three pairs only stage 3, task 1: (50 - 90) / 3
+        (GOLDEN, "continuum", "forward_transfer", 60.0),  # (60 + 50 + 70) / 3: all below the diagonal
+        (GOLDEN, "continuum", "accuracy_A", 72.5),  # (90 + 60 + 80 + 50 + 70 + 85) / 6
+        (GOLDEN, "continuum", "average_incremental_accuracy", (90 + 70 + 205 / 3) / 3),  # = 76.11
         # future tasks were tested
-        ("future", "rapo", "F", 5.0),  # ((95 - 95) + (50 - 40)) / 2
-        ("future", "pilot", "Forgetting (CNN)", 5.0),
-        ("future", "chaudhry", "F_k", 2.5),  # ((90 - 95) + (50 - 40)) / 2
-        ("future", "chaudhry", "F_k from task 1", 12.5),  # ((90 - 95) + (70 - 40)) / 2: the 70 is from before task 2
-        ("future", "mammoth", "Forgetting", 15.0),  # ((95 - 95) + (70 - 40)) / 2: the last row is among the maxima too
-        ("future", "gem", "FWT", 32.5),  # ((70 - 20) + (40 - 25)) / 2
-        ("future", "gem", "Forward", 65 / 3),  # (0 + (70 - 20) + (40 - 25)) / 3
-        ("future", "continuum_master", "forward_transfer", 55.0),  # (70 + 40) / 2, without the base
-        ("future", "continuum", "forward_transfer", 65.0),  # (60 + 95 + 40) / 3: the old tasks
+        (FUTURE, "rapo", "F", 5.0),  # ((95 - 95) + (50 - 40)) / 2
+        (FUTURE, "pilot", "Forgetting (CNN)", 5.0),
+        (FUTURE, "chaudhry", "F_k", 2.5),  # ((90 - 95) + (50 - 40)) / 2
+        (FUTURE, "chaudhry", "F_k from task 1", 12.5),  # ((90 - 95) + (70 - 40)) / 2: the 70 is from before task 2
+        (FUTURE, "mammoth", "Forgetting", 15.0),  # ((95 - 95) + (70 - 40)) / 2: the last row is among the maxima too
+        (FUTURE, "gem", "FWT", 32.5),  # ((70 - 20) + (40 - 25)) / 2
+        (FUTURE, "gem", "Forward", 65 / 3),  # (0 + (70 - 20) + (40 - 25)) / 3
+        (FUTURE, "continuum_master", "forward_transfer", 55.0),  # (70 + 40) / 2, without the base
+        (FUTURE, "continuum", "forward_transfer", 65.0),  # (60 + 95 + 40) / 3: the old tasks
         # the forgettings of others differ
-        ("three forgettings", "rapo", "F", 10.0),  # from the best: ((75 - 75) + (80 - 60)) / 2
-        ("three forgettings", "chaudhry", "F_k", 7.5),  # from the best before the end: ((70 - 75) + (80 - 60)) / 2
-        ("three forgettings", "avalanche", "StreamForgetting", -2.5),  # from the first: ((50 - 75) + (80 - 60)) / 2
-        ("three forgettings", "avalanche", "StreamBWT", 2.5),
+        (THREE_FORGETTINGS, "rapo", "F", 10.0),  # from the best: ((75 - 75) + (80 - 60)) / 2
+        (THREE_FORGETTINGS, "chaudhry", "F_k", 7.5),  # from the best before the end: ((70 - 75) + (80 - 60)) / 2
+        (THREE_FORGETTINGS, "avalanche", "StreamForgetting", -2.5),  # from the first: ((50 - 75) + (80 - 60)) / 2
+        (THREE_FORGETTINGS, "avalanche", "StreamBWT", 2.5),
         # who averages over items and who over tasks
-        ("unequal sizes", "rapo", "A", 95.0),  # over items: (5 + 90) / (10 + 90)
-        ("unequal sizes", "pilot", "CNN top1", 95.0),
-        ("unequal sizes", "avalanche", "Top1_Acc_Stream", 95.0),
-        ("unequal sizes", "continuum", "accuracy", 95.0),
-        ("unequal sizes", "mcitlib", "MFN", 75.0),  # over tasks: (50 + 100) / 2
-        ("unequal sizes", "mammoth", "Accuracy", 75.0),
-        ("unequal sizes", "gem", "ACC", 75.0),
-        ("unequal sizes", "chaudhry", "A_k", 75.0),
-        ("unequal sizes", "pilot", "Average Accuracy (CNN)", 92.5),  # (90 + 95) / 2
-        ("unequal sizes", "coin", "MAA", 82.5),  # (90 + 75) / 2
+        (UNEQUAL, "rapo", "A", 95.0),  # over items: (5 + 90) / (10 + 90)
+        (UNEQUAL, "pilot", "CNN top1", 95.0),
+        (UNEQUAL, "avalanche", "Top1_Acc_Stream", 95.0),
+        (UNEQUAL, "continuum", "accuracy", 95.0),
+        (UNEQUAL, "mcitlib", "MFN", 75.0),  # over tasks: (50 + 100) / 2
+        (UNEQUAL, "mammoth", "Accuracy", 75.0),
+        (UNEQUAL, "gem", "ACC", 75.0),
+        (UNEQUAL, "chaudhry", "A_k", 75.0),
+        (UNEQUAL, "pilot", "Average Accuracy (CNN)", 92.5),  # (90 + 95) / 2
+        (UNEQUAL, "coin", "MAA", 82.5),  # (90 + 75) / 2
     ],
 )
-def test_matrices_by_the_names_of_others(matrix: str, name: str, header: str, expected: float) -> None:
-    assert percent(MATRICES[matrix], name, header) == pytest.approx(expected, abs=1e-9)
+def test_matrices_by_the_names_of_others(matrix: AccuracyMatrix, name: str, header: str, expected: float) -> None:
+    assert percent(matrix, name, header) == pytest.approx(expected, abs=1e-9)
 
 
 def test_mammoths_best_accuracy_is_from_one_stage_before_a_task_at_the_earliest() -> None:
@@ -89,9 +85,7 @@ def test_mammoths_best_accuracy_is_from_one_stage_before_a_task_at_the_earliest(
     matrix = of_percent([[80, 10, 90, 5], [80, 40, 60, 5], [80, 40, 70, 5], [80, 40, 50, 30]])
     assert percent(matrix, "mammoth", "Forgetting") == pytest.approx(20 / 3)
     assert percent(matrix, "chaudhry", "F_k from task 1") == pytest.approx(40 / 3)  # (0 + 0 + (90 - 50)) / 3
-
-
-def test_mammoths_zeros_change_nothing_where_no_future_task_was_tested() -> None:
+    # and its zeros change nothing where no future task was tested
     assert percent(GOLDEN, "mammoth", "Forgetting") == percent(GOLDEN, "rapo", "F")
 
 
@@ -184,7 +178,7 @@ def test_columns_agree_with_the_formulas_of_others_on_random_matrices() -> None:
     for _ in range(300):
         size = int(rng.integers(3, 8))
         rows, base = rng.random((size, size)), rng.random(size)
-        matrix = AccuracyMatrix.empty([str(j) for j in range(size)]).with_base(dict(enumerate(base, start=1)))
+        matrix = AccuracyMatrix.empty([str(j) for j in range(size)]).with_rows(base=dict(enumerate(base, start=1)))
         for stage, row in enumerate(rows, start=1):
             matrix = matrix.with_values(stage, dict(enumerate(row, start=1)))
         ours = padded_pilot(rows.tolist(), base.tolist())

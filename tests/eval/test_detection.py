@@ -109,20 +109,16 @@ def test_nothing_there_and_nothing_predicted_is_right_but_only_if_it_parses() ->
         assert (judged.correct, judged.answer) == (False, None)
         assert judged.components == {"iou": 0.0, "category": 0.0, "format": 0.5}
     assert score_detection("nothing", (), LABELS).reward == 0.0
-    assert parts(reply([row("dog", 0, 0, 9, 9)]), ()) == (0.0, 0.0, 1.0)
-    assert parts(reply([]), (DOG,)) == (0.0, 0.0, 1.0)
+    assert parts(reply([row("dog", 0, 0, 9, 9)]), ()) == parts(reply([]), (DOG,)) == (0.0, 0.0, 1.0)
 
 
-def test_wrong_tags_cost_the_format_alone() -> None:
+def test_wrong_tags_cost_the_format_alone_and_without_a_thought_the_answer_alone_is_the_right_form() -> None:
     answer = json.dumps([row("dog", 0, 0, 400, 400)])
     assert parts(f"so: <answer>{answer}</answer>", (DOG,)) == (1.0, 1.0, 0.0)
     assert parts(f"so: <answer>{answer[:-1]}</answer>", (DOG,)) == (0.0, 0.0, 0.0)
     assert parts(reply([row("dog", 0, 0, 400, 400)], "your reasoning"), (DOG,)) == (1.0, 1.0, 0.0)
-
-
-def test_without_a_thought_the_answer_alone_is_the_right_form() -> None:
-    completion = f"<answer>{json.dumps([row('dog', 0, 0, 400, 400)])}</answer>"
-    assert score_detection(completion, (DOG,), LABELS, prompt_style("suite", think=False)).reward == 3.0
+    silent = prompt_style("suite", think=False)
+    assert score_detection(f"<answer>{answer}</answer>", (DOG,), LABELS, silent).reward == 3.0
 
 
 @pytest.mark.parametrize(
@@ -170,12 +166,9 @@ def test_entries_that_are_no_box_are_passed_over(entry: Any) -> None:
     assert parts(completion, (DOG,)) == (1.0, 1.0, 1.0)
 
 
-def test_corners_are_clipped_and_rounded_however_large_they_are() -> None:
+def test_corners_are_clipped_and_rounded_and_the_answer_can_be_written_whatever_the_category() -> None:
     found = parse_boxes(f'[{{"category": "dog", "bbox": [-7, 0.4, 1e999, {"9" * 400}]}}]')
     assert found == [Box("dog", (0, 0, 1000, 1000))]
-
-
-def test_the_answer_can_be_written_whatever_the_category() -> None:
     judged = score_detection(reply('[{"category": "\\ud800", "bbox": [0, 0, 9, 9]}]'), (DOG,), LABELS)
     assert judged.outside
     assert json.loads((judged.answer or "").encode().decode()) == [row("?", 0, 0, 9, 9)]

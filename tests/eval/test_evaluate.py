@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.evaluate import WINDOW, Generate, Prediction, accuracy, counts, evaluate
+from eval.evaluate import WINDOW, Generate, Prediction, accuracy, evaluate
 from task_streams.errors import UserError
 from task_streams.prompt import Request, target_text
 from task_streams.types import Example, Task
@@ -48,7 +48,7 @@ def test_predictions_keep_item_completion_answer_and_reason() -> None:
     first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
     assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
     assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
-    assert (counts([first, second]), accuracy([first, second])) == ((1, 2), 0.5)
+    assert accuracy([first, second]) == 0.5
 
 
 def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() -> None:
@@ -93,43 +93,30 @@ def test_questions_of_about_one_length_share_a_batch_and_predictions_keep_their_
     assert [prediction.correct for prediction in found] == [side > 100 for side in sides]
 
 
-def test_images_reach_the_policy_in_the_size_that_the_model_sees() -> None:
-    sizes: list[tuple[int, int]] = []
-    generate = telling(sizes, lambda requests: requests[0].images[0].size)
+def test_the_policy_gets_images_in_the_models_size_and_the_given_classes_in_the_given_order() -> None:
+    asked: list[tuple[tuple[int, int], str]] = []
+    generate = telling(asked, lambda some: (some[0].images[0].size, some[0].messages[0]["content"][1]["text"]))
 
     def halved(image: Image.Image) -> Image.Image:
         return image.resize((image.width // 2, image.height // 2))
 
-    evaluate(generate, make_task(["one"]), SEEN, stage=1, task_of=TASK_OF, fit=halved)
-    assert sizes == [(2, 2)]
+    evaluate(generate, make_task(["one"]), ("two", "one"), stage=1, task_of=TASK_OF | {"eight": 1}, fit=halved)
+    ((size, question),) = asked
+    assert size == (2, 2) and "Choose from: two, one." in question
 
 
-def test_the_prompt_lists_the_given_classes_in_the_given_order() -> None:
-    questions: list[str] = []
-    generate = telling(questions, lambda requests: requests[0].messages[0]["content"][1]["text"])
-    evaluate(generate, make_task(["one"]), ("two", "one"), stage=1, task_of=TASK_OF | {"eight": 1})
-    assert "Choose from: two, one." in questions[0]
-
-
-def test_an_empty_test_set_is_an_error() -> None:
+def test_nothing_to_ask_and_a_lost_completion_are_errors() -> None:
     with pytest.raises(UserError, match=r"task 1 .* has no test items"):
         evaluate(always_eight, make_task([]), SEEN, stage=1, task_of=TASK_OF)
     with pytest.raises(ValueError, match="no predictions"):
         accuracy([])
-
-
-def test_a_policy_that_loses_a_completion_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         evaluate(lambda requests: [], make_task(["one"]), SEEN, stage=1, task_of=TASK_OF)
 
 
-def test_a_prediction_survives_its_row() -> None:
+def test_a_prediction_survives_its_row_and_a_damaged_row_is_named() -> None:
     prediction = Prediction(2, 1, "i/0", "one", "?", None, False, "format")
     assert Prediction.from_json(prediction.to_json()) == prediction
-
-
-@pytest.mark.parametrize("change", [{"failure": "tired"}, {"correct": 1}, {"extra": 1}])
-def test_a_damaged_row_is_named(change: dict[str, object]) -> None:
-    row = Prediction(2, 1, "i/0", "one", "?", None, False, "format").to_json()
-    with pytest.raises(UserError, match="damaged prediction"):
-        Prediction.from_json(row | change)
+    for change in ({"failure": "tired"}, {"correct": 1}, {"extra": 1}):
+        with pytest.raises(UserError, match="damaged prediction"):
+            Prediction.from_json(prediction.to_json() | change)

@@ -13,7 +13,7 @@ from task_streams.errors import UserError
 
 def two_tasks() -> AccuracyMatrix:
     matrix = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (3, 4)})
-    return matrix.with_row(2, {1: (1, 4), 2: (2, 2)}).with_base({1: 0.5})
+    return matrix.with_row(2, {1: (1, 4), 2: (2, 2)}).with_rows(base={1: 0.5})
 
 
 def test_cells_hold_counts_and_their_ratio_and_the_rest_is_nan() -> None:
@@ -40,20 +40,18 @@ def test_values_without_counts_are_kept_as_such() -> None:
 
 
 def test_the_matrix_survives_its_file_form() -> None:
-    matrix = two_tasks().with_values(1, {2: 0.125}).with_joint({1: 1.0, 2: 0.9}).with_final_list({1: 0.25})
-    matrix = matrix.with_pooled({2: 0.5})
+    matrix = two_tasks().with_values(1, {2: 0.125})
+    matrix = matrix.with_rows(joint={1: 1.0, 2: 0.9}, final_list={1: 0.25}, pooled={2: 0.5})
     text = json.dumps(matrix.to_json(), allow_nan=False)
     again = AccuracyMatrix.from_json(json.loads(text))
     assert again.to_json() == matrix.to_json()
     np.testing.assert_array_equal(again.value, matrix.value)
     assert matrix.to_json()["correct"] == [[3, None], [1, 2]]
-
-
-def test_rows_may_be_left_out_of_the_file() -> None:
-    data = two_tasks().to_json()
-    del data["base"], data["joint"], data["final_list"], data["pooled"]
-    read = AccuracyMatrix.from_json(data)
-    assert np.isnan([read.base, read.pooled]).all()
+    short = {
+        name: part for name, part in matrix.to_json().items() if name not in ("base", "joint", "final_list", "pooled")
+    }
+    read = AccuracyMatrix.from_json(short)  # rows may be left out
+    assert np.isnan([read.base, read.joint, read.final_list, read.pooled]).all()
 
 
 @pytest.mark.parametrize(
@@ -86,19 +84,19 @@ def test_what_is_no_matrix_is_refused(data: object) -> None:
 
 def test_impossible_cells_are_refused() -> None:
     empty = AccuracyMatrix.empty(["a"])
-    with pytest.raises(ValueError, match="0 right of 0 items"):
-        empty.with_row(1, {1: (0, 0)})
-    with pytest.raises(ValueError, match="5 right of 4"):
-        empty.with_row(1, {1: (5, 4)})
-    with pytest.raises(IndexError, match=r"2 is out of 1\.\.1"):
-        empty.with_row(1, {2: (1, 1)})
-    with pytest.raises(IndexError):
-        empty.with_row(0, {1: (1, 1)})
+    for cells, problem in (((0, 0), "0 right of 0 items"), ((5, 4), "5 right of 4")):
+        with pytest.raises(ValueError, match=problem):
+            empty.with_row(1, {1: cells})
+    for stage, task in ((1, 2), (0, 1)):
+        with pytest.raises(IndexError, match=r"(2|0) is out of 1\.\.1"):
+            empty.with_row(stage, {task: (1, 1)})
     with pytest.raises(ValueError, match="no fraction"):
         empty.with_values(1, {1: 68.3})
+    with pytest.raises(ValueError, match="no fraction"):
+        empty.with_rows(base={1: -0.5})
 
 
-def test_tables_show_percent_and_a_dash_where_nothing_was_evaluated() -> None:
+def test_tables_show_percent_a_dash_where_nothing_was_evaluated_and_a_column_for_what_is_pooled() -> None:
     assert two_tasks().to_markdown().splitlines() == [
         "| after | a | b |",
         "| --- | ---: | ---: |",
@@ -106,16 +104,8 @@ def test_tables_show_percent_and_a_dash_where_nothing_was_evaluated() -> None:
         "| a | 75.0 | – |",
         "| b | 25.0 | 100.0 |",
     ]
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(two_tasks().to_table())
-    assert "100.0" in capture.get()
-    assert "nan" not in capture.get()
-
-
-def test_tables_have_a_column_for_what_is_pooled() -> None:
-    matrix = two_tasks().with_pooled({2: 0.375})
-    assert matrix.to_markdown().splitlines() == [
+    pooled = two_tasks().with_rows(pooled={2: 0.375})
+    assert pooled.to_markdown().splitlines() == [
         "| after | a | b | pooled |",
         "| --- | ---: | ---: | ---: |",
         "| (base) | 50.0 | – | – |",
@@ -124,5 +114,6 @@ def test_tables_have_a_column_for_what_is_pooled() -> None:
     ]
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(matrix.to_table())
-    assert "pooled" in capture.get() and "37.5" in capture.get()
+        console.print(two_tasks().to_table(), pooled.to_table())
+    assert "100.0" in capture.get() and "nan" not in capture.get()
+    assert capture.get().count("pooled") == 1 and "37.5" in capture.get()

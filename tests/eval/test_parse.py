@@ -42,14 +42,16 @@ def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion:
     assert not parse_completion(completion).format_ok
 
 
-@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning"])
-def test_the_prompts_own_placeholder_is_no_thought(thought: str) -> None:
-    assert not parse_completion(f"<think>{thought}</think><answer>three</answer>").format_ok
+@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning", "", " \n "])
+def test_the_prompts_own_placeholder_and_an_empty_block_are_no_thought(thought: str) -> None:
+    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
 
 
-def test_the_answer_is_read_even_from_a_malformed_completion() -> None:
+def test_the_answer_is_read_even_from_a_malformed_completion_unless_it_is_unclosed() -> None:
     parsed = parse_completion("well <answer>three</answer>")
     assert (parsed.answer, parsed.format_ok) == ("three", False)
+    assert parse_completion("<think>a</think><answer>three").answer is None
 
 
 @pytest.mark.parametrize(
@@ -63,16 +65,6 @@ def test_the_answer_is_read_even_from_a_malformed_completion() -> None:
 def test_two_answer_blocks_are_no_answer_also_if_they_agree(completion: str) -> None:
     parsed = parse_completion(completion)
     assert (parsed.answer, parsed.format_ok) == (None, False)
-
-
-@pytest.mark.parametrize("thought", ["", " \n "])
-def test_an_empty_think_block_is_no_thought(thought: str) -> None:
-    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
-    assert (parsed.answer, parsed.format_ok) == ("three", False)
-
-
-def test_an_unclosed_answer_is_no_answer() -> None:
-    assert parse_completion("<think>a</think><answer>three").answer is None
 
 
 def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:

@@ -1,56 +1,30 @@
 import pytest
 
-from eval.score import failure_kind, score, score_question
+from eval.score import failure_kind, score
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
 from task_streams.prompt_style import prompt_style
 from task_streams.types import Question, Rule
 
 
 def right(answer: str, *truths: str, rule: Rule = "exact") -> bool:
-    return score_question(f"<think>t</think><answer>{answer}</answer>", Question("?", truths, rule)).correct
+    return score(f"<think>t</think><answer>{answer}</answer>", Question("?", truths, rule), ()).correct
 
 
-@pytest.mark.parametrize(
-    ("answer", "truth"),
-    [
-        ("Yes.", "yes"),
-        ("  POLAR_bear ", "polar bear"),
-        ("t-shirt", "T shirt"),
-        ("no !", "No"),
-        ("1000", "1,000"),
-        ("3.0", "3"),
-        ("3.", "3"),
-        ("1e3", "1000"),
-        ("−5", "-5"),
-        ("?", "?"),
-        ("50%", "50%"),
-    ],
-)
+EQUAL = [
+    ("Yes.", "yes"), ("  POLAR_bear ", "polar bear"), ("t-shirt", "T shirt"), ("no !", "No"), ("1000", "1,000"),
+    ("3.0", "3"), ("3.", "3"), ("1e3", "1000"), ("−5", "-5"), ("?", "?"), ("50%", "50%"),
+]  # fmt: skip
+OTHER = [
+    ("the cat", "cat"), ("cat or dog", "cat"), ("two", "2"), ("-5", "5"), ("3.5", "35"), ("3", "3.01"), ("0.5", "50%"),
+    ("5 cm", "5"), ("", "-"), ("", "?"), ("inf", "nan"), ("1,00", "100"), ("21", "20"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "truth"), EQUAL + OTHER)
 def test_exact_answers_differ_in_case_separators_final_punctuation_and_spelling_of_a_number_only(
     answer: str, truth: str
 ) -> None:
-    assert right(answer, truth)
-
-
-@pytest.mark.parametrize(
-    ("answer", "truth"),
-    [
-        ("the cat", "cat"),
-        ("cat or dog", "cat"),
-        ("two", "2"),
-        ("-5", "5"),
-        ("3.5", "35"),
-        ("3", "3.01"),
-        ("0.5", "50%"),
-        ("5 cm", "5"),
-        ("", "-"),
-        ("", "?"),
-        ("inf", "nan"),
-        ("1,00", "100"),
-    ],
-)
-def test_everything_else_is_another_answer(answer: str, truth: str) -> None:
-    assert not right(answer, truth)
+    assert right(answer, truth) == ((answer, truth) in EQUAL)
 
 
 def test_any_accepted_answer_is_right() -> None:
@@ -87,6 +61,7 @@ def test_words_that_begin_with_a_letter_are_no_option(answer: str) -> None:
         ("50%", "0.52", True),  # 0.02 off, 5 % of 0.52 is 0.026
         ("50", "50%", False),  # 50 is not about 0.5
         ("5 %.", "5%", True),
+        ("21", "20", True),
         ("0", "0", True),
         ("0.0", "0", True),
         ("0.0001", "0", False),  # 5 % of 0 is 0
@@ -103,24 +78,15 @@ def test_relaxed_numbers_may_be_five_percent_of_the_truth_off(answer: str, truth
     assert right(answer, truth, rule="relaxed_number") is expected
 
 
-def test_a_relaxed_tolerance_does_not_leak_into_exact_answers() -> None:
-    assert right("21", "20", rule="relaxed_number")
-    assert not right("21", "20")
-
-
 def test_the_components_are_accuracy_and_format() -> None:
     asked = Question("How many?", ("2",))
-    whole = score_question("<think>two</think><answer>2</answer>", asked)
+    whole = score("<think>two</think><answer>2</answer>", asked, ())
     assert (whole.correct, whole.components, whole.answer) == (True, {"accuracy": 1.0, "format": 1.0}, "2")
-    unwrapped = score_question("so <answer>2</answer>", asked)
+    unwrapped = score("so <answer>2</answer>", asked, ())
     assert unwrapped.components == {"accuracy": 1.0, "format": 0.0}
-    silent = score_question("2", asked)
+    silent = score("2", asked, ())
     assert (silent.correct, silent.answer, silent.components) == (False, None, {"accuracy": 0.0, "format": 0.0})
-    assert score_question("<answer>2</answer>", asked, prompt_style("suite", think=False)).reward == 2.0
-
-
-def test_a_wrong_answer_is_wrong_and_a_missing_one_a_failure_of_format() -> None:
-    asked = Question("How many?", ("2",))
+    assert score("<answer>2</answer>", asked, (), prompt_style("suite", think=False)).reward == 2.0
     wrong = score("<think>t</think><answer>3</answer>", asked, ())
     assert failure_kind(wrong, asked, {}, 1) == "wrong"
     assert failure_kind(score("three", asked, ()), asked, {}, 1) == "format"
@@ -135,11 +101,9 @@ def test_numbers_are_finite_and_whole_texts() -> None:
     assert str(parse_quantity("12.5 %")) == "0.125"
 
 
-def test_an_answer_made_of_punctuation_keeps_it() -> None:
+def test_an_answer_made_of_punctuation_keeps_it_and_letters_of_options() -> None:
     assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
 
-
-def test_letters_of_options() -> None:
     assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
 
 

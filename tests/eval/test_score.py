@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.score import Failure, failure_kind, score_classification
+from eval.score import Failure, failure_kind, score
 from task_streams.prompt_style import prompt_style
 
 SEEN = ("eight", "five", "great_white", "one", "three", "two")
@@ -26,43 +26,34 @@ def reply(answer: str) -> str:
     ],
 )
 def test_reward_is_correct_plus_format(completion: str, correct: bool, format_ok: bool, reward: float) -> None:
-    score = score_classification(completion, "three", SEEN)
-    assert (score.correct, score.format_ok, score.reward) == (correct, format_ok, reward)
+    judged = score(completion, "three", SEEN)
+    assert (judged.correct, judged.format_ok, judged.reward) == (correct, format_ok, reward)
 
 
 def test_without_thinking_the_answer_alone_earns_the_format_reward() -> None:
-    assert (
-        score_classification("<answer>three</answer>", "three", SEEN, prompt_style("suite", think=False)).reward == 2.0
-    )
+    assert score("<answer>three</answer>", "three", SEEN, prompt_style("suite", think=False)).reward == 2.0
 
 
 def test_the_choice_is_the_listed_name_of_what_was_answered() -> None:
-    assert score_classification(reply("Great White"), "three", SEEN).choice == "great_white"
+    assert score(reply("Great White"), "three", SEEN).choice == "great_white"
+
+
+ONE_TASK = dict.fromkeys(TASK_OF, 1)  # domain-incremental: all tasks teach the same classes
 
 
 @pytest.mark.parametrize(
-    ("completion", "kind"),
+    ("completion", "label", "task_of", "kind"),
     [
-        (reply("three"), "none"),
-        ("three", "format"),
-        (reply("nine"), "outside_list"),
-        (reply("Great-White"), "same_task"),  # three is of task 2 too
-        (reply("five"), "newest_task"),  # stage 3 taught it
-        (reply("one"), "other_task"),  # task 1, old and not the item's own
-        ("<answer>one</answer>", "other_task"),  # malformed, but the answer is readable
+        (reply("three"), "three", TASK_OF, "none"),
+        ("three", "three", TASK_OF, "format"),
+        (reply("nine"), "three", TASK_OF, "outside_list"),
+        (reply("Great-White"), "three", TASK_OF, "same_task"),  # three is of task 2 too
+        (reply("five"), "three", TASK_OF, "newest_task"),  # stage 3 taught it
+        (reply("one"), "three", TASK_OF, "other_task"),  # task 1, old and not the item's own
+        ("<answer>one</answer>", "three", TASK_OF, "other_task"),  # malformed, but the answer is readable
+        (reply("eight"), "five", TASK_OF, "same_task"),  # the newest task's class on its own items
+        (reply("one"), "three", ONE_TASK, "same_task"),
     ],
 )
-def test_a_wrong_prediction_has_one_reason(completion: str, kind: Failure) -> None:
-    score = score_classification(completion, "three", SEEN)
-    assert failure_kind(score, "three", TASK_OF, stage=3) == kind
-
-
-def test_a_wrong_class_of_the_newest_task_on_its_own_items_is_of_the_same_task() -> None:
-    score = score_classification(reply("eight"), "five", SEEN)
-    assert failure_kind(score, "five", TASK_OF, stage=3) == "same_task"
-
-
-def test_when_all_tasks_teach_the_same_classes_every_mix_up_is_of_the_same_task() -> None:
-    # Domain-incremental: task_of is 1 for every class, at stage 3 too.
-    score = score_classification(reply("one"), "three", SEEN)
-    assert failure_kind(score, "three", dict.fromkeys(TASK_OF, 1), stage=3) == "same_task"
+def test_a_wrong_prediction_has_one_reason(completion: str, label: str, task_of: dict[str, int], kind: Failure) -> None:
+    assert failure_kind(score(completion, label, SEEN), label, task_of, stage=3) == kind

@@ -8,7 +8,7 @@ import pytest
 from eval.evaluate import Prediction
 from eval.judgement import Failure
 from eval.matrix import AccuracyMatrix
-from eval.metrics import METRICS, compute_metrics
+from eval.metrics import compute_metrics
 from eval.score import failure_kind, score
 from eval.taxonomy import (
     KINDS,
@@ -17,10 +17,7 @@ from eval.taxonomy import (
     Change,
     change,
     change_metrics,
-    class_tasks,
     confusion,
-    names_of,
-    names_right_class,
     outcomes,
     shares,
     undivided,
@@ -28,15 +25,15 @@ from eval.taxonomy import (
 from task_streams.errors import UserError
 
 CLASSES = (("whale", "shark"), ("killer whale", "ray"), ("eel", "cod"))
-NAMES = tuple(name for part in CLASSES for name in part)
+TASK_OF = {name: index for index, part in enumerate(CLASSES, start=1) for name in part}
+NAMES = tuple(TASK_OF)
 
 
 def answer(completion: str, label: str = "whale", key: str = "1", stage: int = 3) -> Prediction:
     """A completion judged as the evaluator judges it, at the end of the stream."""
-    task_of = class_tasks(CLASSES)
     judged = score(completion, label, NAMES)
-    failure = failure_kind(judged, label, task_of, stage)
-    return Prediction(stage, task_of[label], key, label, completion, judged.answer, judged.correct, failure)
+    failure = failure_kind(judged, label, TASK_OF, stage)
+    return Prediction(stage, TASK_OF[label], key, label, completion, judged.answer, judged.correct, failure)
 
 
 def reply(chosen: str, thought: str = "hm") -> str:
@@ -46,19 +43,12 @@ def reply(chosen: str, thought: str = "hm") -> str:
 RIGHT = reply("whale")
 
 
-def lost_as(completion: str) -> Change:
-    return change([answer(RIGHT)], [answer(completion)], NAMES)
-
-
-def test_every_outcome_of_a_judged_answer_has_a_place_and_a_title() -> None:
+def test_every_outcome_has_a_place_and_a_title_and_shares_of_a_cell_sum_to_one() -> None:
     given = [RIGHT, reply("shark"), reply("ray"), reply("eel"), reply("crab"), "hm"]
     assert outcomes(map(answer, given)) == {
         "none": 1, "same_task": 1, "wrong": 0, "other_task": 1, "newest_task": 1, "outside_list": 1, "format": 1
     }  # fmt: skip
     assert set(OUTCOMES) == set(OUTCOME_TITLES) and len(OUTCOMES) == 7
-
-
-def test_shares_of_a_cell_sum_to_one_and_those_of_nothing_are_undefined() -> None:
     found = shares(outcomes([answer(RIGHT), answer("hm"), answer("hm"), answer(reply("eel"))]))
     assert (found["none"], found["format"], found["newest_task"], sum(found.values())) == (0.25, 0.5, 0.25, 1.0)
     with pytest.raises(ValueError, match="undefined"):
@@ -70,9 +60,6 @@ def test_confusion_counts_answers_by_task_of_the_item_and_of_the_chosen_class() 
     given += [answer(reply("ray"), "ray"), answer(reply("shark"), "eel")]
     # columns: task 1, 2, 3, outside of the list, no answer
     assert confusion(given, CLASSES).tolist() == [[1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
-
-
-def test_a_class_that_the_stream_has_not_is_named() -> None:
     strange = Prediction(3, 1, "k", "crab", "", None, False, "format")
     with pytest.raises(UserError, match="'k': 'crab' is no class of the stream"):
         confusion([strange], CLASSES)
@@ -110,7 +97,7 @@ def test_tasks_are_told_by_the_class_of_an_answer_only_where_each_class_has_one_
 def test_a_lost_item_is_superficial_where_the_form_is_gone_or_the_right_class_is_named(
     completion: str, kind: str
 ) -> None:
-    lost = lost_as(completion)
+    lost = change([answer(RIGHT)], [answer(completion)], NAMES)
     parts = {part: getattr(lost, part) for part in ("lost_format", "lost_outside", "lost_named", "lost_essential")}
     assert parts == {**dict.fromkeys(parts, 0), kind: 1}
     assert (lost.lost, lost.lost_superficial) == (1, int(kind != "lost_essential"))
@@ -121,19 +108,15 @@ def test_only_what_was_right_is_lost_and_only_what_was_wrong_is_gained() -> None
     before = [answer(text, key=str(n)) for n, text in enumerate([RIGHT, RIGHT, reply("eel"), reply("eel")])]
     after = [answer(text, key=str(n)) for n, text in enumerate([RIGHT, reply("eel"), RIGHT, "hm"])]
     assert change(before, list(reversed(after)), NAMES) == Change(4, 0, 0, 0, 1, 1, 1)  # paired by key, in any order
+    for other in ([answer(RIGHT, key="2")], [answer(RIGHT), answer(RIGHT)], []):
+        with pytest.raises(UserError, match="expected the same items"):
+            change([answer(RIGHT)], other, NAMES)
 
 
 def test_the_right_answer_to_a_question_is_not_looked_for_in_the_text() -> None:
     before = Prediction(1, 1, "q", "a", "<answer>a</answer>", "a", True, "none")
     after = Prediction(2, 1, "q", "a", "<think>a dog</think><answer>b</answer>", "b", False, "wrong")
     assert change([before], [after], ()).lost_essential == 1
-    assert not names_right_class(after, names_of(()))
-
-
-def test_two_stages_with_other_items_are_refused() -> None:
-    for after in ([answer(RIGHT, key="2")], [answer(RIGHT), answer(RIGHT)], []):
-        with pytest.raises(UserError, match="expected the same items"):
-            change([answer(RIGHT)], after, NAMES)
 
 
 def test_the_metrics_are_means_over_old_tasks_and_the_share_is_over_items() -> None:
@@ -154,6 +137,8 @@ def test_what_cannot_be_told_is_undefined_with_its_reason() -> None:
     assert {value.reason for value in change_metrics({}, 1).values()} == {"needs at least two tasks"}
     missing = change_metrics(nothing, 3)["gained"].reason
     assert missing == "not evaluated: the items of every task j < T right after learning it and after task T"
+    values = compute_metrics(AccuracyMatrix.empty(["a"]), KINDS)
+    assert {value.reason for value in values.values()} == {"not in the matrix: it is read from single predictions"}
 
 
 def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> None:
@@ -181,9 +166,3 @@ def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> 
         whole = compute_metrics(matrix, ["forgetting_diag"])["forgetting_diag"].value
         parts = found["forgetting_superficial"] + found["forgetting_essential"] - found["gained"]
         assert parts == pytest.approx(whole, abs=1e-12)
-
-
-def test_the_kinds_are_metrics_that_no_matrix_tells() -> None:
-    values = compute_metrics(AccuracyMatrix.empty(["a"]), KINDS)
-    assert {value.reason for value in values.values()} == {"not in the matrix: it is read from single predictions"}
-    assert all(METRICS[key].compute is None for key in KINDS)

@@ -11,7 +11,7 @@ def test_the_running_scale_moves_by_one_thousandth() -> None:
     assert scale.value == 0.5  # the first batch initialises it
     scale = scale.observed(1.0, 0.999)
     assert scale.value == pytest.approx(0.5005, abs=1e-12)  # 0.999 * 0.5 + 0.001 * 1.0
-    carried = RunningScale().at(0.5005 - 0.0000)
+    carried = RunningScale().at(0.5005)
     # 0.999 * 0.5005 = 0.4999995
     assert carried.observed(0.0, 0.999).value == pytest.approx(0.4999995, abs=1e-12)
 
@@ -34,16 +34,11 @@ def test_a_warm_start_is_the_plain_mean_of_the_first_batches_that_vary() -> None
     scale = scale.observed(0.0, 0.9)
     assert scale.value == pytest.approx(0.27, abs=1e-12)  # the momentum has taken over: 0.9 * 0.3
     assert scale.observed(0.5, 0.9).value == pytest.approx(0.293, abs=1e-12)  # 0.9 * 0.27 + 0.1 * 0.5
-
-
-def test_a_warm_start_of_one_batch_is_that_batch_to_the_bit() -> None:
+    # one of one batch is that batch to the bit
     scale = RunningScale(init_batches=1).observed(0.1, 0.999)
     assert scale.value == 0.1
     assert scale.observed(0.3, 0.999).value == 0.999 * 0.1 + (1 - 0.999) * 0.3
-
-
-def test_a_value_that_was_set_ends_the_warm_start() -> None:
-    # 0.9 * 0.5 + 0.1 * 1.0
+    # a value that was set ends it: 0.9 * 0.5 + 0.1 * 1.0
     assert RunningScale(init_batches=4).observed(0.2, 0.9).at(0.5).observed(1.0, 0.9).value == pytest.approx(0.55)
 
 
@@ -56,9 +51,7 @@ def test_scaled_advantages_divide_the_centred_rewards() -> None:
     # mean 1.5: +0.5, +0.5, -0.5, -0.5 over 0.5
     rewards = torch.tensor([2.0, 2.0, 1.0, 1.0])
     assert scaled_advantages(rewards, 4, 0.5, 0.0).tolist() == [1.0, 1.0, -1.0, -1.0]
-
-
-def test_groups_are_centred_on_their_own_mean() -> None:
+    # groups are centred on their own mean
     rewards = torch.tensor([2.0, 0.0, 5.0, 7.0])
     assert centred(rewards, 2).tolist() == [1.0, -1.0, -1.0, 1.0]
 
@@ -67,10 +60,7 @@ def test_group_advantages_use_the_sample_deviation() -> None:
     # [2, 0]: mean 1, sample deviation sqrt(((1)^2 + (-1)^2) / 1) = sqrt 2
     expected = 1 / (2**0.5 + 1e-4)
     assert group_advantages(torch.tensor([2.0, 0.0]), 2).tolist() == pytest.approx([expected, -expected])
-
-
-def test_a_group_of_equal_rewards_gives_zeros() -> None:
-    rewards = torch.full((4,), 1.25)
+    rewards = torch.full((4,), 1.25)  # equal ones give zeros
     assert group_advantages(rewards, 4).tolist() == [0.0] * 4
     assert scaled_advantages(rewards, 4, 0.5, 0.0).tolist() == [0.0] * 4
 

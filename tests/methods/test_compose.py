@@ -102,12 +102,6 @@ def test_what_cannot_go_together_is_refused(learner: str, parts: list[str], reas
     assert reason in problem
 
 
-def test_two_memories_are_refused() -> None:
-    second = type("Second", (METHODS["replay"],), {"name": "second"})
-    (problem,) = composition_problems(METHODS["sft"], [METHODS["replay"], second])
-    assert problem == "replay and second both keep a memory; expected one of them."
-
-
 def with_anchor(name: str, rule: AnchorRule) -> type[Method]:
     needs = property(lambda self: frozenset({"anchor"}))
     made = {"name": name, "family": "part", "Config": L2Config, "needs": needs, "anchor_rule": property(lambda _: rule)}

@@ -12,12 +12,11 @@ from torch import Tensor
 from methods.base import LossContext, TaskContext
 from methods.model.policy import Policy
 from methods.parts.derpp import Derpp, DerppConfig, Stored, endless, logit_distance
-from methods.settings import TrainConfig
 from methods.training.replay_memory import remembered
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
-from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
+from tests.methods.two_tasks import TRAIN, assert_other_weights, made, never_stopped, two_tasks, without_part
 
 ITEMS = 3
 
@@ -126,12 +125,10 @@ def test_stopped_between_two_tasks_is_never_stopped_and_accumulation_changes_not
     stream: TaskStream, tmp_path: Path
 ) -> None:
     make = made("sft", "derpp", items=4)
-    whole = two_tasks(make, stream, tmp_path / "whole")
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True))
-    assert_other_weights(whole, two_tasks(made("sft"), stream, tmp_path / "without"))
+    whole = never_stopped(make, stream, tmp_path)
+    assert_other_weights(whole, without_part("sft", stream, tmp_path))
     assert whole.logged(1, "derpp_logits") == [None, None]
-    split_train = replace(TrainConfig(updates=2, prompts_per_update=4, warmup=0), accumulation=2)
-    split = two_tasks(make, stream, tmp_path / "split", train=split_train)
+    split = two_tasks(make, stream, tmp_path / "split", train=replace(TRAIN, accumulation=2))
     for name in ("derpp_logits", "derpp_labels"):
         assert split.logged(2, name)[1] == pytest.approx(whole.logged(2, name)[1], rel=2e-2, abs=1e-6)
 

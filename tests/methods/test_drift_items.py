@@ -18,10 +18,7 @@ def test_kl_is_that_of_torchs_distributions() -> None:
     )
     assert torch.allclose(exact_kl(first, second), expected, atol=1e-6)
     assert exact_kl(first, first).tolist() == [0.0] * 5
-
-
-def test_kl_by_hand_also_where_a_token_is_impossible() -> None:
-    # p = (1/2, 1/2, 0), q = (1/4, 1/2, 1/4): 1/2 log 2 + 1/2 log 1 + 0
+    # by hand, where a token is impossible: p = (1/2, 1/2, 0), q = (1/4, 1/2, 1/4): 1/2 log 2 + 1/2 log 1 + 0
     first, second = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.5, 0.25]).log()
     assert exact_kl(first, second).item() == pytest.approx(0.5 * math.log(2))
 
@@ -82,9 +79,7 @@ def test_the_draw_is_balanced_seeded_and_bounded(stream: TaskStream) -> None:
     assert drawn_items(list(reversed(examples)), 15, 42) == chosen
     assert {one.key for one in drawn_items(examples, 15, 43)} != {one.key for one in chosen}
     assert len(drawn_items(examples, 100, 42)) == 40
-
-
-def test_a_draw_smaller_than_the_classes_is_not_of_the_first_names() -> None:
+    # one smaller than the classes is not of the first names
     examples = [Example(f"item/{i}", f"class {i:03d}", lambda: None, str(i)) for i in range(100)]  # type: ignore[arg-type, return-value]
     chosen = sorted(int(one.key[5:]) for one in drawn_items(examples, 8, 42))
     assert max(chosen) > 50
@@ -102,31 +97,18 @@ def test_drift_is_the_mean_log_ratio_over_generated_tokens() -> None:
     assert drifts.tolist() == pytest.approx([0.2])
     # exp(-20 * 0.2) = exp(-4) = 0.018316
     assert retention_reward(drifts, 20.0).tolist() == pytest.approx([0.018316], abs=1e-6)
-
-
-def test_the_clamp_comes_after_the_mean() -> None:
-    # ratios 0.4 and -0.2: mean 0.1. Clamping each token first would give 0.2.
+    # the clamp comes after the mean: ratios 0.4 and -0.2 have the mean 0.1, clamping each token first would give 0.2
     drifts = drift(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.4, -1.8]]), torch.ones(1, 2))
     assert drifts.tolist() == pytest.approx([0.1])
-
-
-def test_a_less_confident_policy_has_no_drift_and_full_retention() -> None:
+    # a less confident policy has no drift and full retention
     drifts = drift(torch.tensor([[-3.0, -2.0]]), torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2))
-    assert drifts.tolist() == [0.0]
-    assert retention_reward(drifts, 20.0).tolist() == [1.0]
+    assert (drifts.tolist(), retention_reward(drifts, 20.0).tolist()) == ([0.0], [1.0])
 
 
-def test_padding_may_hold_anything() -> None:
-    actor = torch.tensor([[-1.0, math.nan]])
-    anchor = torch.tensor([[-1.3, -math.inf]])
-    assert drift(actor, anchor, torch.tensor([[1, 0]])).tolist() == pytest.approx([0.3])
-
-
-def test_no_gradient_flows_through_the_retention_reward() -> None:
-    actor = torch.tensor([[-1.0]], requires_grad=True)
-    assert not retention_reward(drift(actor, torch.tensor([[-2.0]]), torch.ones(1, 1)), 20.0).requires_grad
-
-
-def test_a_completion_without_tokens_is_refused() -> None:
+def test_padding_may_hold_anything_no_gradient_flows_and_a_completion_without_tokens_is_refused() -> None:
+    actor, anchor = torch.tensor([[-1.0, math.nan]], requires_grad=True), torch.tensor([[-1.3, -math.inf]])
+    drifts = drift(actor, anchor, torch.tensor([[1, 0]]))
+    assert drifts.tolist() == pytest.approx([0.3])
+    assert not retention_reward(drifts, 20.0).requires_grad
     with pytest.raises(ValueError, match="without tokens"):
         drift(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))

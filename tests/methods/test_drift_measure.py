@@ -11,7 +11,7 @@ import torch
 
 from clrft.base_model import default_model_path
 from eval.judgement import COMPONENTS
-from methods.drift.compared_policies import base_of, held, itself, saved
+from methods.drift.compared_policies import base_of, held, party, saved
 from methods.drift.items import Other, Probe, drawn_items, summary
 from methods.drift.measure import Asked, measure
 from methods.drift.rollouts import Party, SharedPasses, seen
@@ -28,12 +28,14 @@ def asked(task: Task, share: bool = True, items: int = 3) -> Asked:
     return Asked(drawn_items(task.test, items, 42), task.seen, task.kind, task.style, 24, 7, share)
 
 
-def moved(policy: Policy, by: float = 0.02) -> None:
-    """Change what is trained."""
+def moved(policy: Policy, by: float = 0.02) -> Others:
+    """Change what is trained; returns the policy as it was before."""
+    snapshot = policy.snapshot()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _, weight in trained_weights(policy.model):
             weight += by * torch.randn(weight.shape, generator=generator)
+    return {"prev": partial(held, policy, snapshot, "prev")}
 
 
 def base(policy: Policy) -> Callable[[], AbstractContextManager[Party]]:
@@ -65,9 +67,7 @@ def test_a_policy_is_no_distance_from_itself(kind: str, request: pytest.FixtureR
 @pytest.mark.parametrize("kind", ["policy", "lora_policy"])
 def test_shared_prompts_and_plain_passes_agree(kind: str, request: pytest.FixtureRequest, stream: TaskStream) -> None:
     policy: Policy = request.getfixturevalue(kind)
-    snapshot = policy.snapshot()
-    moved(policy)
-    others: Others = {"prev": partial(held, policy, snapshot, "prev"), "base": base(policy)}
+    others: Others = {**moved(policy), "base": base(policy)}
     shared, plain = (measure(policy, others, asked(stream.tasks[2], share)) for share in (True, False))
     assert_alike(shared, plain)
     assert shared.against["prev"].reverse.mean() > 1e-5
@@ -80,9 +80,7 @@ def test_several_images_and_clips_agree_too(
     feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream
 ) -> None:
     task = about_clips(stream.tasks[1], feed, counts)
-    snapshot = policy.snapshot()
-    moved(policy)
-    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
+    others = moved(policy)
     assert_alike(measure(policy, others, asked(task)), measure(policy, others, asked(task, share=False)))
 
 
@@ -91,7 +89,7 @@ def test_numbers_are_those_of_torchs_distributions(policy: Policy, stream: TaskS
     questions = [request(item, task.seen) for item in task.test[:2]]
     snapshot = policy.snapshot()
     moved(policy)
-    passes, me = SharedPasses.of(policy, questions), itself(policy)
+    passes, me = SharedPasses.of(policy, questions), party(policy, policy.model, "policy")
     with torch.no_grad(), held(policy, snapshot, "prev") as other:
         completions = passes.sample(me, 6, copies=1)
         found = seen(passes, me, other, completions)
@@ -122,14 +120,13 @@ def test_weights_on_disk_tell_the_same_as_a_snapshot_and_nothing_is_touched(
     policy: Policy = request.getfixturevalue(kind)
     moved(policy, 0.01)
     policy.save(tmp_path / "weights")
-    snapshot = policy.snapshot()
-    moved(policy)
+    there = moved(policy)
     policy.model.train()
     before = {name: (weight.clone(), weight.requires_grad) for name, weight in policy.model.named_parameters()}
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     from_disk = measure(policy, {"prev": partial(saved, policy, tmp_path / "weights", "prev")}, asked(stream.tasks[1]))
-    held_there = measure(policy, {"prev": partial(held, policy, snapshot, "prev")}, asked(stream.tasks[1]))
+    held_there = measure(policy, there, asked(stream.tasks[1]))
     assert from_disk.rewards.tolist() == held_there.rewards.tolist()
     for field in ("drift", "reverse", "forward"):
         assert torch.equal(getattr(from_disk.against["prev"], field), getattr(held_there.against["prev"], field))
@@ -139,15 +136,6 @@ def test_weights_on_disk_tell_the_same_as_a_snapshot_and_nothing_is_touched(
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, (weight, _) in before.items())
     assert all(after[name].requires_grad == trained for name, (_, trained) in before.items())
-
-
-def test_a_model_whose_prefix_cannot_be_shared_takes_the_plain_path(policy: Policy, stream: TaskStream) -> None:
-    snapshot = policy.snapshot()
-    moved(policy)
-    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
-    expected = measure(policy, others, asked(stream.tasks[1]))
-    policy.model.config.model_type = "another"
-    assert_alike(measure(policy, others, asked(stream.tasks[1])), expected)
 
 
 @pytest.mark.parametrize("kind", ["detection", "question"])
@@ -164,15 +152,16 @@ def test_boxes_and_questions_are_asked_and_scored_by_their_own_rules(
     assert ((found.rewards >= 0) & (found.rewards <= found.full)).all() and len(found.rewards) == 16
 
 
-def test_few_tokens_at_a_time_change_nothing(
+def test_few_tokens_at_a_time_and_a_prefix_that_cannot_be_shared_change_nothing(
     policy: Policy, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot = policy.snapshot()
-    moved(policy)
-    others: Others = {"prev": partial(held, policy, snapshot, "prev")}
+    others = moved(policy)
     whole = measure(policy, others, asked(stream.tasks[1]))
     vocabulary = policy.model.config.get_text_config().vocab_size
     monkeypatch.setattr("methods.drift.rollouts.LARGEST", 5 * vocabulary)
     assert_alike(measure(policy, others, asked(stream.tasks[1])), whole)
     plain = dataclasses.replace(asked(stream.tasks[1]), share=False, max_new_tokens=3)
     assert summary(measure(policy, others, plain), {"base": "not asked"})["kl_prev_reverse"] is not None
+    policy.model.config.model_type = "another"  # whose prefix cannot be shared: the plain path
+    monkeypatch.undo()
+    assert_alike(measure(policy, others, asked(stream.tasks[1])), whole)

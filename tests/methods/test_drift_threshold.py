@@ -26,29 +26,26 @@ def test_the_reward_of_one_side_of_the_mean_is_zeroed_in_groups_that_are_all_rig
     assert logged["drift"] == pytest.approx(0.15)
 
 
+RIGHT = {"accuracy": [1.0, 1.0], "format": [1.0, 1.0]}
+
+
 @pytest.mark.parametrize("keep", ["low", "high"])
-def test_equal_drifts_and_the_first_task_leave_the_rewards(keep: str) -> None:
+def test_equal_drifts_and_the_first_task_leave_the_rewards_and_an_anchor_is_needed(keep: str) -> None:
     method = DriftThreshold(DriftThresholdConfig(keep=keep))
-    parts = {"accuracy": [1.0, 1.0], "format": [1.0, 1.0]}
-    assert shaped(method, rollouts(parts, group_size=2, drifts=[0.25, 0.25])[0]) == [2.0, 2.0]
-    assert shaped(method, rollouts(parts, group_size=2, task=1)[0]) == [2.0, 2.0]
+    assert shaped(method, rollouts(RIGHT, group_size=2, drifts=[0.25, 0.25])[0]) == [2.0, 2.0]
+    assert shaped(method, rollouts(RIGHT, group_size=2, task=1)[0]) == [2.0, 2.0]
     with pytest.raises(RuntimeError, match="no anchor"):
-        shaped(method, rollouts(parts, group_size=2, task=2)[0])
+        shaped(method, rollouts(RIGHT, group_size=2, task=2)[0])
 
 
-def test_kl_below_zero_is_told_apart_too() -> None:
-    """Mean log-ratios -1/2, -1/4, -1/4, 0, their mean -1/4; clamped at zero, all would be the same."""
-    parts = {"accuracy": [1.0] * 4, "format": [1.0] * 4}
-    made, logged = rollouts(parts, group_size=4, drifts=[-0.5, -0.25, -0.25, 0.0])
-    assert shaped(DriftThreshold(DriftThresholdConfig(keep="high")), made) == [0.0, 2.0, 2.0, 2.0]
+def test_kl_below_zero_is_told_apart_too_and_a_later_task_may_be_the_first_one() -> None:
+    # mean log-ratios -1/2 and 0, their mean -1/4; clamped at zero, both would be the same
+    made, logged = rollouts(RIGHT, group_size=2, drifts=[-0.5, 0.0])
+    assert shaped(DriftThreshold(DriftThresholdConfig(keep="high")), made) == [0.0, 2.0]
     assert logged["drift"] == 0.0  # RaPO's is clamped
-
-
-def test_a_later_task_may_be_the_first_one() -> None:
-    parts, drifts = {"accuracy": [1.0, 1.0], "format": [1.0, 1.0]}, [0.1, 0.3]
     method = DriftThreshold(DriftThresholdConfig(from_task=4))
-    assert shaped(method, rollouts(parts, group_size=2, task=3, drifts=drifts)[0]) == [2.0, 2.0]
-    assert shaped(method, rollouts(parts, group_size=2, task=4, drifts=drifts)[0]) == [2.0, 0.0]
+    assert shaped(method, rollouts(RIGHT, group_size=2, task=3, drifts=[0.1, 0.3])[0]) == [2.0, 2.0]
+    assert shaped(method, rollouts(RIGHT, group_size=2, task=4, drifts=[0.1, 0.3])[0]) == [2.0, 0.0]
 
 
 @pytest.mark.parametrize("keep", ["low", "high"])

@@ -25,6 +25,7 @@ from task_streams.prompt import request
 from task_streams.prompt_style import prompt_style
 from task_streams.types import TaskStream
 from tests.methods.hand_made import HandMade, reply, rollouts
+from tests.methods.two_tasks import fresh_policy
 
 
 def pair(drifts: tuple[float, float] = (0.0, 0.1), task: int = 2) -> tuple[Rollouts, dict[str, float]]:
@@ -101,14 +102,11 @@ def test_the_weight_follows_the_agreement_of_the_gradients(drifts: tuple[float, 
     assert again.weight == method.weight
 
 
-def test_the_weight_stays_within_its_bounds() -> None:
+def test_the_weight_stays_within_its_bounds_and_groups_without_a_difference_agree_on_nothing() -> None:
     made, _ = pair((0.1, 0.0))
     method = AdaptiveWeight(AdaptiveWeightConfig(initial=0.02))
     method.shape_rewards(made.task_reward, made)
     assert method.weight == 0.0
-
-
-def test_groups_without_a_difference_agree_on_nothing() -> None:
     assert gradient_agreement(torch.ones(2, 2), torch.ones(2), torch.tensor([1.0, 0.0]), 2) == 0.0
 
 
@@ -134,30 +132,35 @@ def test_a_first_batch_without_good_and_bad_rollouts_teaches_the_process_model_n
     assert method.state_dict() == {}
 
 
-class Seen:
-    """Keeps the rollouts that a step hands to the hooks."""
-
-    def __init__(self, policy: Policy, stream: TaskStream, folder: Path, accumulation: int = 1) -> None:
-        method = METHODS["rapo"](METHODS["rapo"].Config(kl=0.0))
-        kept: list[Rollouts] = []
-        shape = method.shape_rewards
-        method.shape_rewards = lambda rewards, step: kept.append(step) or shape(rewards, step)  # type: ignore
-        context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-        train = TrainConfig(updates=1, prompts_per_update=4, accumulation=accumulation)
-        trainer: Any = build_trainer(method, context, None, FitSettings(train, folder), [])
-        trainer.current_gradient_accumulation_steps = accumulation
-        trainer.model.train()
-        torch.manual_seed(5)
-        trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
-        self.step = kept[0]
+def step_of(policy: Policy, stream: TaskStream, folder: Path, accumulation: int = 1) -> Rollouts:
+    """The rollouts that a step hands to the hooks."""
+    method = METHODS["rapo"](METHODS["rapo"].Config(kl=0.0))
+    kept: list[Rollouts] = []
+    shape = method.shape_rewards
+    method.shape_rewards = lambda rewards, step: kept.append(step) or shape(rewards, step)  # type: ignore
+    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
+    train = TrainConfig(updates=1, prompts_per_update=4, accumulation=accumulation)
+    trainer: Any = build_trainer(method, context, None, FitSettings(train, folder), [])
+    trainer.current_gradient_accumulation_steps = accumulation
+    trainer.model.train()
+    torch.manual_seed(5)
+    trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    return kept[0]
 
 
-@pytest.mark.parametrize("adapter", [False, True])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.fixture(scope="module")
+def seen(stream: TaskStream, tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Rollouts]:
+    """A policy, which is not trained, and one step of it."""
+    policy = fresh_policy()
+    return policy, step_of(policy, stream, tmp_path_factory.mktemp("seen"))
+
+
+@pytest.mark.parametrize(("adapter", "accumulation"), [("none", 1), ("none", 2), ("lora", 1), ("lora", 2)])
 def test_hidden_states_are_those_that_predict_the_tokens(
-    adapter: bool, accumulation: int, policy: Policy, lora_policy: Policy, stream: TaskStream, tmp_path: Path
+    adapter: str, accumulation: int, seen: tuple[Policy, Rollouts], stream: TaskStream, tmp_path: Path
 ) -> None:
-    step = Seen(lora_policy if adapter else policy, stream, tmp_path, accumulation).step
+    own = (adapter, accumulation) == ("none", 1)
+    step = seen[1] if own else step_of(fresh_policy(adapter), stream, tmp_path, accumulation)
     views: Any = step.views
     logits = views.hidden("policy") @ views.head.T
     logps = logits.log_softmax(dim=-1).gather(2, views.tokens[:, :, None]).squeeze(2) * step.mask
@@ -165,8 +168,8 @@ def test_hidden_states_are_those_that_predict_the_tokens(
     assert torch.allclose(views.hidden("policy"), views.hidden("anchor"), atol=1e-5)  # the anchor is the policy here
 
 
-def test_a_feature_is_what_autograd_finds(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    step = Seen(policy, stream, tmp_path).step
+def test_a_feature_is_what_autograd_finds(seen: tuple[Policy, Rollouts]) -> None:
+    _, step = seen
     views: Any = step.views
     states = views.hidden("policy")[3, : int(step.mask[3].sum())].clone().requires_grad_()
     tokens = views.tokens[3, : len(states)]
@@ -176,9 +179,9 @@ def test_a_feature_is_what_autograd_finds(policy: Policy, stream: TaskStream, tm
 
 
 def test_the_likelihood_of_a_text_is_that_of_a_pass_of_its_own(
-    policy: Policy, stream: TaskStream, tmp_path: Path
+    seen: tuple[Policy, Rollouts], stream: TaskStream
 ) -> None:
-    step = Seen(policy, stream, tmp_path).step
+    policy, step = seen
     text = "<think>it looks like three</think><answer>three</answer>"
     found = step.views.continuation_logps([""] * len(step.keys), [text] * len(step.keys))  # type: ignore[union-attr]
     examples = {example.key: example for example in stream.tasks[1].train}
@@ -188,17 +191,15 @@ def test_the_likelihood_of_a_text_is_that_of_a_pass_of_its_own(
         logits, labels = completion_logits(policy.model, target_inputs(policy, [asked], [text]))
         logps = logits.log_softmax(dim=-1).gather(1, labels[:, None])[:-1]  # without the end of sequence
         assert found[row].item() == pytest.approx(logps.mean().item(), abs=1e-4)
+    policy.model.train()
 
 
-def test_a_prefix_is_not_counted_but_conditions(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    views: Any = Seen(policy, stream, tmp_path).step.views
-    rows = len(views.tokens)
-    whole = views.continuation_logps([""] * rows, ["<think>I see three here</think>"] * rows)
-    first = views.continuation_logps([""] * rows, ["<think>I see"] * rows)
-    second = views.continuation_logps(["<think>I see"] * rows, [" three here</think>"] * rows)
-    lengths = [
-        len(views.tokenizer(text, add_special_tokens=False)["input_ids"])
-        for text in ("<think>I see", " three here</think>")
-    ]
+def test_a_prefix_is_not_counted_but_conditions(seen: tuple[Policy, Rollouts]) -> None:
+    views: Any = seen[1].views
+    rows, prefix, rest = len(views.tokens), "<think>I see", " three here</think>"
+    whole = views.continuation_logps([""] * rows, [prefix + rest] * rows)
+    first = views.continuation_logps([""] * rows, [prefix] * rows)
+    second = views.continuation_logps([prefix] * rows, [rest] * rows)
+    lengths = [len(views.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prefix, rest)]
     together = (first * lengths[0] + second * lengths[1]) / sum(lengths)
     assert torch.allclose(whole, together, atol=1e-4)

@@ -1,6 +1,7 @@
 """Learning without forgetting: the distance by hand, its gradient, and two tasks."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,25 +11,19 @@ from torch import Tensor
 from methods.base import LossContext
 from methods.model.policy import Policy
 from methods.parts.lwf import Lwf, LwfConfig, softened_distance
-from methods.settings import TrainConfig
 from methods.training.targets import IGNORED, target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
-from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
-
-ACCUMULATED = TrainConfig(updates=2, prompts_per_update=4, warmup=0, accumulation=2)
+from tests.methods.two_tasks import TRAIN, assert_other_weights, made, never_stopped, two_tasks, without_part
 
 
-def test_the_distance_is_the_softened_divergence_times_the_temperature_squared() -> None:
-    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2)
+def test_the_distance_is_the_softened_divergence_times_the_temperature_squared_and_so_is_its_gradient() -> None:
+    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2, requires_grad=True)
     # T = 2: teacher softmax([0, ln 3]) = [1/4, 3/4], student [1/2, 1/2]
     # KL = 1/4 ln(1/2) + 3/4 ln(3/2) = 0.130812; times 4
-    assert softened_distance(logits, taught, 2.0).tolist() == pytest.approx([0.523248], abs=1e-6)
-
-
-def test_the_gradient_is_the_temperature_times_the_difference_of_probabilities() -> None:
-    taught, logits = torch.tensor([[0.0, 2 * math.log(3)]]), torch.zeros(1, 2, requires_grad=True)
-    softened_distance(logits, taught, 2.0).sum().backward()
+    distance = softened_distance(logits, taught, 2.0)
+    assert distance.tolist() == pytest.approx([0.523248], abs=1e-6)
+    distance.sum().backward()
     # d/dz T^2 KL = T (softmax(z / T) - softmax(z_teacher / T)) = 2 ([1/2, 1/2] - [1/4, 3/4])
     assert logits.grad is not None
     assert logits.grad.tolist() == [pytest.approx([0.5, -0.5])]
@@ -88,13 +83,12 @@ def test_the_first_task_has_no_penalty_and_a_missing_anchor_is_an_error(policy: 
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:
     make = made("sft", "lwf", strength=10.0)
-    whole = two_tasks(make, stream, tmp_path / "whole")
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True))
-    assert_other_weights(whole, two_tasks(made("sft"), stream, tmp_path / "without"))
+    whole = never_stopped(make, stream, tmp_path)
+    assert_other_weights(whole, without_part("sft", stream, tmp_path))
     assert whole.logged(1, "lwf_penalty") == [None, None]
     first, second = whole.logged(2, "lwf_penalty")
     assert first == pytest.approx(0.0, abs=1e-6) and second is not None and second > 1e-4
-    split = two_tasks(make, stream, tmp_path / "split", train=ACCUMULATED)
+    split = two_tasks(make, stream, tmp_path / "split", train=replace(TRAIN, accumulation=2))
     assert split.logged(2, "lwf_penalty")[1] == pytest.approx(second, rel=1e-2)
 
 

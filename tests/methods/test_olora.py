@@ -23,7 +23,7 @@ from methods.training.fit import FitResult, FitSettings, fit
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, terms_of
-from tests.methods.two_tasks import TRAIN, assert_other_weights, assert_same_weights, made, two_tasks
+from tests.methods.two_tasks import TRAIN, assert_other_weights, made, never_stopped, without_part
 
 RANK = 2  # of each task; both tasks together have the rank of the adapter in ``two_tasks``, 4
 STRONG = replace(TRAIN, learning_rate=1e-2, weight_decay=0.5)
@@ -81,18 +81,14 @@ def test_the_penalty_sums_all_entries_of_a_block() -> None:
     assert penalty(policy, task=2, rank=2).item() == 0.5 * (1 + 2 + 3 + 4)
 
 
-def test_the_penalty_sees_the_weights_as_they_are_now() -> None:
+def test_the_penalty_sees_the_weights_as_they_are_now_and_the_first_task_has_none() -> None:
     policy, method = linear_policy([[1.0, 0.0], [0.0, 1.0]]), method_of(1)
+    method.before_task(context_of(policy, 1))
+    assert terms_of(method, policy, 1) == {}
     method.before_task(context_of(policy, 2))
     assert terms_of(method, policy, 2)["olora_penalty"].item() == 0
     factors_a(policy)[0].data[1] = torch.tensor([-3.0, 1.0])
     assert terms_of(method, policy, 2)["olora_penalty"].item() == 0.5 * 3
-
-
-def test_the_first_task_has_no_penalty() -> None:
-    policy, method = linear_policy([[1.0, 0.0], [0.0, 1.0]]), method_of(1)
-    method.before_task(context_of(policy, 1))
-    assert terms_of(method, policy, 1) == {}
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.Conv2d(3, 2, 2), nn.Embedding(5, 3)])
@@ -116,22 +112,16 @@ def test_only_the_own_block_of_every_kind_of_layer_learns(layer: nn.Module) -> N
         assert (by_row[1] - old[1]).abs().min() > 0.05
 
 
-def test_between_steps_gradients_are_whole() -> None:
-    policy, method = linear_policy([[1.0, 0.0], [0.0, 1.0]]), method_of(1)
+def test_between_steps_gradients_are_whole_and_a_failed_step_does_not_bind_the_next_method() -> None:
+    policy, method, fresh = linear_policy([[1.0, 0.0], [0.0, 1.0]]), method_of(1), method_of(1)
+    (weight,) = factors_a(policy)
     method.before_task(context_of(policy, 1))
     terms_of(method, policy, 1)
     method.after_step(1, 1)
-    (weight,) = factors_a(policy)
     assert torch.autograd.grad(weight.sum(), [weight])[0].tolist() == [[1, 1], [1, 1]]
-
-
-def test_what_a_failed_step_leaves_does_not_bind_the_next_method() -> None:
-    policy, failed, fresh = linear_policy([[1.0, 0.0], [0.0, 1.0]]), method_of(1), method_of(1)
-    failed.before_task(context_of(policy, 1))
-    terms_of(failed, policy, 1)  # and no end of the step
+    terms_of(method, policy, 1)  # and no end of the step
     fresh.before_task(context_of(policy, 2))
     terms_of(fresh, policy, 2)
-    (weight,) = factors_a(policy)
     weight.sum().backward()
     assert weight.grad is not None and weight.grad.tolist() == [[0, 0], [1, 1]]
 
@@ -243,8 +233,7 @@ def test_a_task_is_learned_as_with_an_adapter_of_its_own(stream: TaskStream, tmp
 @pytest.mark.parametrize("learner", ["sft", "grpo"])
 def test_stopped_between_two_tasks_is_never_stopped(learner: str, stream: TaskStream, tmp_path: Path) -> None:
     make = made(learner, "olora", rank=RANK)
-    whole = two_tasks(make, stream, tmp_path / "whole", adapter="lora")
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True, adapter="lora"))
-    assert_other_weights(whole, two_tasks(made(learner), stream, tmp_path / "without", adapter="lora"))
+    whole = never_stopped(make, stream, tmp_path, "lora")
+    assert_other_weights(whole, without_part(learner, stream, tmp_path, "lora"))
     assert whole.logged(1, "olora_penalty") == [None, None]
     assert all(value is not None and value > 0 for value in whole.logged(2, "olora_penalty"))

@@ -15,7 +15,7 @@ from methods.training.dataset import target_dataset
 from task_streams.errors import UserError
 from task_streams.prompt import target_text
 from task_streams.types import TaskStream
-from tests.methods.two_tasks import assert_other_weights, assert_same_weights, made, two_tasks
+from tests.methods.two_tasks import assert_other_weights, made, never_stopped, two_tasks
 
 
 def context_of(policy: Policy, stream: TaskStream, examples: int = 6) -> TaskContext:
@@ -57,11 +57,8 @@ def test_rows_are_the_kept_answers_and_follow_what_is_kept_later(policy: Policy,
     kept.clear()
     kept[second] = ["four"]
     assert texts() == ["four", "four", "four"]  # as many rows as there were
-
-
-def test_an_empty_choice_is_refused(policy: Policy, stream: TaskStream) -> None:
     with pytest.raises(UserError, match="no completion to train towards"):
-        target_dataset(context_of(policy, stream).task, "{label}", targets={})
+        target_dataset(task, "{label}", targets={})
 
 
 def test_without_a_right_answer_the_remedy_is_named_or_labels_are_learned(policy: Policy, stream: TaskStream) -> None:
@@ -73,25 +70,25 @@ def test_without_a_right_answer_the_remedy_is_named_or_labels_are_learned(policy
     assert kept == {example.key: [target_text(example.target)] for example in context.task.train}
 
 
-def test_answers_are_sampled_anew_after_so_many_updates(policy: Policy, stream: TaskStream) -> None:
+def test_answers_are_sampled_anew_after_so_many_updates_until_the_task_is_over(
+    policy: Policy, stream: TaskStream
+) -> None:
     context, method = context_of(policy, stream), Raft(RaftConfig(answers=2, temperature=2.0, refresh=3))
-    kept = method.targets(context)
+    kept = method.targets(context)  # the mapping that the training reads
     first = dict(kept)
     method.after_step(2, 1)
     method.after_step(2, 2)
     assert kept == first
     method.after_step(2, 3)
-    assert kept != first  # the mapping that the training reads
+    assert kept != first
     method.after_task(context)
     second = dict(kept)
     method.after_step(2, 6)
-    assert kept == second  # the task is over
-
-
-def test_the_default_is_once_per_pass_over_the_kept_answers(policy: Policy, stream: TaskStream) -> None:
-    context, method = context_of(policy, stream), Raft(RaftConfig(answers=3))
-    rows = sum(len(texts) for texts in method.targets(context).values())
-    assert method.every == -(-rows // 4)  # four prompts per update
+    assert kept == second
+    # the default is once per pass over the kept answers, four prompts per update; 0 is once per task
+    default = Raft(RaftConfig(answers=3))
+    rows = sum(len(texts) for texts in default.targets(context).values())
+    assert default.every == -(-rows // 4)
     once = Raft(RaftConfig(answers=3, refresh=0))
     kept = once.targets(context)
     before = dict(kept)
@@ -102,10 +99,9 @@ def test_the_default_is_once_per_pass_over_the_kept_answers(policy: Policy, stre
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:
     train = TrainConfig(updates=3, prompts_per_update=4, warmup=0)  # the third batch is read after the first update
-    make = made("raft", learner_settings={"answers": 2, "temperature": 2.0, "refresh": 1})
-    whole = two_tasks(make, stream, tmp_path / "whole", train=train)
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True, train=train))
-    once = made("raft", learner_settings={"answers": 2, "temperature": 2.0, "refresh": 0})
+    make = made("raft", learner_settings={"answers": 1, "temperature": 2.0, "refresh": 1})
+    whole = never_stopped(make, stream, tmp_path, train=train)
+    once = made("raft", learner_settings={"answers": 1, "temperature": 2.0, "refresh": 0})
     assert_other_weights(whole, two_tasks(once, stream, tmp_path / "once", train=train))
 
 

@@ -30,22 +30,15 @@ def step(method: Method, task: int, rewards: list[float], drift: float | None = 
     return method.normalize_advantages(method.shape_rewards(made.task_reward, made), made)
 
 
-def test_the_first_task_has_the_task_reward_alone() -> None:
+def test_the_weighted_retention_reward_is_added_from_the_second_task_on_and_needs_an_anchor() -> None:
     made, logged = rollouts(1, [1.0, 0.0], drift=0.1)
     assert Rapo(RapoConfig()).shape_rewards(made.task_reward, made).tolist() == [2.0, 1.0]
     assert "drift" not in logged
-
-
-def test_later_tasks_add_the_weighted_retention_reward() -> None:
     made, logged = rollouts(2, [1.0, 0.0], drift=0.1)
     bonus = 0.5 * math.exp(-20 * 0.1)  # lambda exp(-alpha D)
     shaped = Rapo(RapoConfig()).shape_rewards(made.task_reward, made)
     assert shaped.tolist() == pytest.approx([2 + bonus, 1 + bonus], abs=1e-6)
-    assert logged["drift"] == pytest.approx(0.1)
-    assert logged["retention_reward"] == pytest.approx(math.exp(-2), abs=1e-6)
-
-
-def test_a_missing_anchor_is_an_error_not_a_fallback() -> None:
+    assert logged == pytest.approx({"drift": 0.1, "retention_reward": math.exp(-2)}, abs=1e-6)
     made, _ = rollouts(2, [1.0, 0.0])
     with pytest.raises(RuntimeError, match="no anchor"):
         Rapo(RapoConfig()).shape_rewards(made.task_reward, made)
@@ -140,9 +133,9 @@ def released_advantages(tasks: list[list[list[float]]], group: int) -> list[list
     return found
 
 
-def test_the_preset_of_the_released_code_is_its_normaliser_on_200_random_streams() -> None:
+def test_the_preset_of_the_released_code_is_its_normaliser_on_random_streams() -> None:
     generator, wild = torch.Generator().manual_seed(3), 0
-    for number in range(200):
+    for number in range(60):
         method, group = Rapo(RapoConfig(preset="released_code", retention=False)), 4
         spread = (0.0, 0.02, 1.0)[number % 3]  # rewards that are equal, nearly so, and anything
         tasks = []
@@ -161,7 +154,7 @@ def test_the_preset_of_the_released_code_is_its_normaliser_on_200_random_streams
                 assert found.tolist() == pytest.approx(next(expected), abs=1e-6), (number, index)
                 apart = centred(torch.tensor(rewards), group).abs().max().item()
                 wild += index > 1 and apart / method.ctan.scale.value > 5
-    assert wild > 20  # the guard was asked for
+    assert wild > 6  # the guard was asked for
 
 
 def test_a_state_of_another_momentum_is_refused() -> None:

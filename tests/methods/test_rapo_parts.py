@@ -1,5 +1,6 @@
 """RaPO's parts: ``rapo`` is ``grpo+retention+ctan`` to the last bit, and they join other group-rollout learners."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,23 +8,27 @@ import pytest
 from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import Method
-from methods.settings import TrainConfig
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import TwoTasks, assert_other_weights, assert_same_weights, two_tasks
 
-TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0)
-GROUP = {"group_size": 4}
+_runs: dict[tuple[str, int], TwoTasks] = {}
 
 
-def learned(
-    words: str, stream: TaskStream, folder: Path, stop: bool = False, train: TrainConfig = TRAIN, **settings: object
-) -> TwoTasks:
+def maker(words: str, updates_per_batch: int = 1) -> Callable[[], Method]:
     def make() -> Method:
         learner, *parts = words.split("+")
-        config = METHODS[learner].Config(**{**GROUP, **settings})  # type: ignore[arg-type]
+        config = METHODS[learner].Config(group_size=4, updates_per_batch=updates_per_batch)
         return build_method(learner, config, [(part, METHODS[part].Config()) for part in parts])
 
-    return two_tasks(make, stream, folder / words, stop=stop, train=train)
+    return make
+
+
+def learned(words: str, stream: TaskStream, folder: Path, updates_per_batch: int = 1) -> TwoTasks:
+    """A run, which several tests look at."""
+    key = words, updates_per_batch
+    if key not in _runs:
+        _runs[key] = two_tasks(maker(*key), stream, folder / words)
+    return _runs[key]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +44,9 @@ def test_rapo_is_grpo_with_its_parts_to_the_last_bit(name: str, parts: str, stre
 
 
 def test_a_composition_goes_on_from_files_with_its_scale(stream: TaskStream, tmp_path: Path) -> None:
-    whole = learned("grpo+retention+ctan", stream, tmp_path / "whole")
-    assert_same_weights(whole, learned("grpo+retention+ctan", stream, tmp_path / "parts", stop=True))
+    words = "grpo+retention+ctan"
+    whole = learned(words, stream, tmp_path)
+    assert_same_weights(whole, two_tasks(maker(words), stream, tmp_path / "parts", stop=True))
     assert whole.method.state_dict()["ctan.scale"] > 0
 
 

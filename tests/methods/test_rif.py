@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from methods import METHODS, build_method
 from methods.base import Method, TaskContext
+from methods.compose import Composite
 from methods.model.policy import Policy
 from methods.parts.rif import Rif, RifConfig, correct_answers
 from methods.settings import TrainConfig
@@ -33,18 +35,14 @@ def test_examples_without_one_right_answer_are_left_out_in_order(policy: Policy,
     assert method.kept == len(chosen) / 9
 
 
-def test_the_choice_is_the_same_every_time_and_leaves_the_random_state(policy: Policy, stream: TaskStream) -> None:
-    import torch
-
+def test_the_choice_is_the_same_every_time_leaves_the_random_state_and_may_not_be_empty(
+    policy: Policy, stream: TaskStream
+) -> None:
     context = context_of(policy, stream)
     state = torch.get_rng_state()
     first = Rif(RifConfig(rollouts=2)).choose_examples(context, context.task.train)
     assert torch.equal(state, torch.get_rng_state())
     assert first == Rif(RifConfig(rollouts=2)).choose_examples(context, context.task.train)
-
-
-def test_nothing_left_is_a_clear_error(policy: Policy, stream: TaskStream) -> None:
-    context = context_of(policy, stream)
     with pytest.raises(UserError, match=r"none of the 2 training examples .* raise method.parts.rif.rollouts"):
         Rif(RifConfig(rollouts=2)).choose_examples(context, [impossible(one) for one in context.task.train[:2]])
 
@@ -61,8 +59,6 @@ class TwoOnly(Method):
 
 
 def test_the_trainer_sees_the_chosen_examples_alone(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    from methods.compose import Composite
-
     seen: set[str] = set()
 
     class Watching(METHODS["grpo"]):  # type: ignore

@@ -14,22 +14,13 @@ from methods.settings import TrainConfig
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
-from tests.methods.two_tasks import assert_other_weights, assert_same_weights, fresh_policy, made, two_tasks
+from tests.methods.two_tasks import assert_other_weights, fresh_policy, made, never_stopped, two_tasks
 
 
 def test_the_divergence_is_taken_under_the_student() -> None:
     logits, goal = torch.tensor([[0.0, math.log(3)]]), torch.zeros(1, 2)
     # student [1/4, 3/4], teacher [1/2, 1/2]: 1/4 ln(1/2) + 3/4 ln(3/2) = 0.130812
     assert reverse_divergence(logits, goal).tolist() == pytest.approx([0.130812], abs=1e-6)
-
-
-def test_the_shown_reply_stands_behind_the_question(stream: TaskStream) -> None:
-    asked = request(stream.tasks[0].train[0], stream.labels)
-    shown = with_text(asked, " more")
-    assert shown.messages[0]["content"][-1]["text"] == asked.messages[0]["content"][-1]["text"] + " more"
-    assert shown.messages[0]["content"][:-1] == asked.messages[0]["content"][:-1]
-    assert shown.media == asked.media
-    assert not asked.messages[0]["content"][-1]["text"].endswith(" more")
 
 
 def started(policy: Policy, stream: TaskStream, **settings: float) -> tuple[Sdft, TaskContext]:
@@ -66,6 +57,11 @@ def test_the_teacher_sees_the_right_reply_and_the_student_does_not(policy: Polic
     right = target_text(example.target)
     assert decode(hidden["input_ids"][0]).count(right) == 0
     assert decode(shown["input_ids"][0]).count(right) == 1
+    asked = request(example, context.task.trained)
+    behind = with_text(asked, " more")
+    *media, words = behind.messages[0]["content"]
+    assert (media, behind.media) == (asked.messages[0]["content"][:-1], asked.media)
+    assert words["text"] == asked.messages[0]["content"][-1]["text"] + " more"
     learned = [one["labels"][one["labels"] != -100].tolist() for one in (hidden, shown)]
     assert learned[0] == learned[1]
 
@@ -112,11 +108,8 @@ def test_the_loss_pulls_towards_the_teacher(policy: Policy, stream: TaskStream) 
 
 
 def test_stopped_between_two_tasks_is_never_stopped(stream: TaskStream, tmp_path: Path) -> None:
-    make = made("sdft")
-    whole = two_tasks(make, stream, tmp_path / "whole")
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True))
-    base = fresh_policy()
-    assert_other_weights(whole, replace(whole, policy=base))
+    whole = never_stopped(made("sdft"), stream, tmp_path)
+    assert_other_weights(whole, replace(whole, policy=fresh_policy()))
     assert all(value is not None and value > 0 for value in whole.logged(2, "sdft_loss"))
 
 

@@ -59,20 +59,16 @@ def test_par_is_the_mean_preference_over_the_other_rollouts() -> None:
     made, _ = rollouts({"accuracy": [1.0, 0.0, 0.0]}, group_size=3)
     # sigmoid(1) = 0.731059 over both others; sigmoid(-1) = 0.268941 and sigmoid(0) = 0.5, mean 0.384471
     assert shaped(Par(ParConfig()), made) == pytest.approx([0.731059, 0.384471, 0.384471], abs=1e-6)
-
-
-def test_par_compares_within_groups_only_and_is_bounded() -> None:
+    # within groups only, and bounded
     made, _ = rollouts({"accuracy": [100.0, 0.0, 5.0, 5.0]}, group_size=2)
     assert shaped(Par(ParConfig()), made) == pytest.approx([1.0, 0.0, 0.5, 0.5])
 
 
-def test_multiplicative_takes_the_format_as_a_factor() -> None:
+def test_multiplicative_takes_format_and_drift_as_factors() -> None:
     parts = {"accuracy": [1.0, 1.0, 0.0], "format": [1.0, 0.0, 1.0]}
     made, _ = rollouts(parts, group_size=3, task=1)
     assert shaped(Multiplicative(MultiplicativeConfig()), made) == [1.0, 0.5, 0.0]
-
-
-def test_multiplicative_takes_drift_as_a_factor_from_task_two_on() -> None:
+    # and drift from task 2 on
     parts = {"accuracy": [1.0, 1.0], "format": [1.0, 0.5]}
     made, _ = rollouts(parts, group_size=2, drifts=[0.0, 0.1])
     # 1 * 1 * 1; and 1 * (0.5 + 0.5 * 0.5) * (0.5 + 0.5 e^-2) = 0.75 * 0.567668
@@ -90,12 +86,9 @@ def test_sweet_spot_amplifies_the_inner_tiers() -> None:
     assert shaped(SweetSpot(SweetSpotConfig(tiers=1)), made) == [1.5, 0.0, 0.0, 0.0]
 
 
-def test_edit_distances_are_the_least_number_of_edits() -> None:
+def test_edits_are_the_least_and_a_questions_best_accepted_answer_counts() -> None:
     pairs = [("kitten", "sitting"), ("three", "tea"), ("", "abc"), ("same", "same")]
     assert [edit_distance(*pair) for pair in pairs] == [3, 3, 3, 0]
-
-
-def test_a_questions_best_accepted_answer_counts() -> None:
     asked = Question("How many?", ("twelve", "12"))
     assert whole_likeness("12", asked, ()) == 1.0
     assert whole_likeness("13", asked, ()) == 0.5
@@ -138,15 +131,11 @@ def test_majority_puts_agreement_in_the_place_of_the_label() -> None:
     # majorities: eight (2 of 3 votes), x (2 of 3); reward = format + agreement, whatever the label
     assert shaped(Majority(MajorityConfig()), made) == [2.0, 2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 2.0]
     assert logged["majority_share"] == 0.5
-
-
-def test_a_tie_goes_to_the_first_answer_and_no_votes_earn_nothing() -> None:
+    # a tie goes to the first answer, and no votes earn nothing
     parts = {"accuracy": [0.0] * 4, "format": [0.0] * 4}
     made, _ = rollouts(parts, group_size=2, answers=[reply("a"), reply("b"), "none", "none"])
     assert shaped(Majority(MajorityConfig()), made) == [1.0, 0.0, 0.0, 0.0]
-
-
-def test_the_first_tasks_keep_their_labels() -> None:
+    # the first tasks keep their labels
     parts = {"accuracy": [0.0, 1.0], "format": [1.0, 1.0]}
     made, _ = rollouts(parts, group_size=2, task=1, answers=[reply("a"), reply("a")])
     assert shaped(Majority(MajorityConfig()), made) == [1.0, 2.0]
@@ -162,14 +151,10 @@ def test_a_shaper_builds_upon_what_the_one_before_it_made() -> None:
 
 
 @pytest.mark.parametrize("method", SHAPERS, ids=lambda method: method.name)
-def test_every_shaper_joins_reinforcement_only(method: type[Method]) -> None:
+def test_every_shaper_joins_reinforcement_only_and_keeps_the_shape_and_the_given_rewards(method: type[Method]) -> None:
     build_method("grpo", METHODS["grpo"].Config(), [(method.name, method.Config())])
     with pytest.raises(UserError, match="joins reinforcement methods"):
         build_method("sft", METHODS["sft"].Config(), [(method.name, method.Config())])
-
-
-@pytest.mark.parametrize("method", SHAPERS, ids=lambda method: method.name)
-def test_every_shaper_keeps_the_shape_and_the_given_rewards(method: type[Method]) -> None:
     answers = [reply("three"), reply("eight"), "none", reply("three")]
     parts = {"accuracy": [1.0, 0.0, 0.0, 1.0], "format": [1.0, 1.0, 0.0, 1.0]}
     made, _ = rollouts(parts, group_size=2, drifts=[0.0, 0.1, 0.2, 0.3], answers=answers)

@@ -14,22 +14,25 @@ from methods.parts.l2 import L2, L2Config, L2Init
 from methods.parts.wise import Wise, WiseConfig
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, policy_of, set_weights, terms_of
-from tests.methods.two_tasks import TwoTasks, assert_other_weights, assert_same_weights, fresh_policy, made, two_tasks
+from tests.methods.two_tasks import (
+    TwoTasks,
+    assert_other_weights,
+    fresh_policy,
+    made,
+    never_stopped,
+    two_tasks,
+    without_part,
+)
 
 
 def test_l2_is_half_the_strength_times_the_squared_distance() -> None:
     policy, method = policy_of(a=[1.0, 2.0], b=[0.0]), L2(L2Config(strength=3.0))
     method.before_task(context_of(policy, 2))
     set_weights(policy, a=[1.5, 1.0], b=[2.0])
-    # 3 / 2 * (0.5^2 + 1^2 + 2^2) = 1.5 * 5.25
-    assert terms_of(method, policy, 2)["l2_penalty"].item() == pytest.approx(7.875)
-
-
-def test_the_gradient_of_l2_is_the_strength_times_the_distance() -> None:
-    policy, method = policy_of(a=[1.0, 2.0]), L2(L2Config(strength=3.0))
-    method.before_task(context_of(policy, 2))
-    set_weights(policy, a=[1.5, 1.0])
-    terms_of(method, policy, 2)["l2_penalty"].backward()
+    penalty = terms_of(method, policy, 2)["l2_penalty"]
+    # 3 / 2 * (0.5^2 + 1^2 + 2^2) = 1.5 * 5.25, and its gradient is 3 times the distance
+    assert penalty.item() == pytest.approx(7.875)
+    penalty.backward()
     assert policy.model.a.grad.tolist() == pytest.approx([1.5, -3.0])
 
 
@@ -70,45 +73,23 @@ def test_l2_init_holds_an_adapter_to_its_first_weights(stream: TaskStream, tmp_p
     assert all(value.abs().max() == 0 for name, value in held.items() if "lora_B" in name)
 
 
-def two_tasks_of_ewc(strength: float = 2.0, decay: float = 0.5) -> Ewc:
-    """After two tasks, with the Fisher information [4, 2] and [1, 0]."""
-    method, policy = Ewc(EwcConfig(strength=strength, decay=decay)), policy_of(a=[0.0, 0.0])
+def test_ewc_weighs_squared_distances_by_a_running_fisher_information_also_in_a_new_object() -> None:
+    config, policy = EwcConfig(strength=2.0, decay=0.5), policy_of(a=[0.0, 0.0])
+    method, fresh = Ewc(config), Ewc(config)
+    with pytest.raises(RuntimeError, match="no Fisher"):
+        method.after_task(context_of(policy, 1))
     for task, fisher in ((1, [4.0, 2.0]), (2, [1.0, 0.0])):
         method.before_task(context_of(policy, task))
+        assert task > 1 or terms_of(method, policy, 1) == {}  # the first task has no penalty
         method.after_task(context_of(policy, task, {"a": torch.tensor(fisher)}))
-    return method
-
-
-def test_the_fisher_information_runs_with_its_decay() -> None:
-    # 0.5 * [4, 2] + [1, 0]
-    assert two_tasks_of_ewc().fisher["a"].tolist() == [3.0, 1.0]
-
-
-def test_ewc_weighs_squared_distances_by_the_fisher_information() -> None:
-    method, policy = two_tasks_of_ewc(), policy_of(a=[1.0, 2.0])
-    method.before_task(context_of(policy, 3))
-    set_weights(policy, a=[1.5, 0.0])
-    # 2 / 2 * (3 * 0.5^2 + 1 * 2^2)
-    assert terms_of(method, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
-
-
-def test_the_first_task_of_ewc_has_no_penalty() -> None:
-    method, policy = Ewc(EwcConfig()), policy_of(a=[1.0])
-    method.before_task(context_of(policy, 1))
-    assert terms_of(method, policy, 1) == {}
-
-
-def test_missing_fisher_information_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="no Fisher"):
-        Ewc(EwcConfig()).after_task(context_of(policy_of(a=[1.0]), 1))
-
-
-def test_a_new_ewc_has_the_same_penalty() -> None:
-    fresh, policy = Ewc(EwcConfig(strength=2.0, decay=0.5)), policy_of(a=[1.0, 2.0])
-    fresh.load_state_dict(two_tasks_of_ewc().state_dict())
-    fresh.before_task(context_of(policy, 3))
-    set_weights(policy, a=[1.5, 0.0])
-    assert terms_of(fresh, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
+    assert method.fisher["a"].tolist() == [3.0, 1.0]  # 0.5 * [4, 2] + [1, 0]
+    fresh.load_state_dict(method.state_dict())
+    for one in (method, fresh):
+        set_weights(policy, a=[1.0, 2.0])
+        one.before_task(context_of(policy, 3))
+        set_weights(policy, a=[1.5, 0.0])
+        # 2 / 2 * (3 * 0.5^2 + 1 * 2^2)
+        assert terms_of(one, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
 
 
 def ten_weights(**changes: float) -> list[float]:
@@ -129,17 +110,18 @@ def one_task_of_cpo() -> tuple[Cpo, Policy]:
     return method, policy
 
 
-def test_the_weights_that_moved_most_are_held_and_a_tensor_that_did_not_move_is_free() -> None:
-    method, _ = one_task_of_cpo()
-    assert {name: held.nonzero().flatten().tolist() for name, held in method.held.items()} == {"a": [3]}
-
-
-def test_cpo_is_the_mean_distance_of_the_held_weights() -> None:
+def test_cpo_is_the_mean_distance_of_the_weights_that_moved_most_also_in_a_new_object() -> None:
     method, policy = one_task_of_cpo()
-    method.before_task(context_of(policy, 2))
-    set_weights(policy, a=ten_weights(at3=-0.3, at7=3.0), b=[5.0, 5.0])
-    # weight 3 went from -0.5 to -0.3: 10 * 0.2
-    assert terms_of(method, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
+    # a tensor that did not move is free
+    assert {name: held.nonzero().flatten().tolist() for name, held in method.held.items()} == {"a": [3]}
+    fresh = Cpo(CpoConfig(strength=10.0))
+    fresh.load_state_dict(method.state_dict())
+    for one in (method, fresh):
+        set_weights(policy, a=ten_weights(at3=-0.5, at7=0.4), b=[1.0, 1.0])
+        one.before_task(context_of(policy, 2))
+        set_weights(policy, a=ten_weights(at3=-0.3, at7=3.0), b=[5.0, 5.0])
+        # weight 3 went from -0.5 to -0.3: 10 * 0.2
+        assert terms_of(one, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
 
 
 def test_each_task_adds_to_what_is_held_and_tensors_are_summed() -> None:
@@ -158,15 +140,6 @@ def test_each_task_adds_to_what_is_held_and_tensors_are_summed() -> None:
     # 10 * sign / 2 on the two of a, 10 on the one of b
     assert policy.model.a.grad.tolist() == pytest.approx(ten_weights(at3=-5.0, at7=5.0))
     assert policy.model.b.grad.tolist() == [0.0, 10.0]
-
-
-def test_a_new_cpo_holds_the_same() -> None:
-    method, policy = one_task_of_cpo()
-    fresh = Cpo(CpoConfig(strength=10.0))
-    fresh.load_state_dict(method.state_dict())
-    fresh.before_task(context_of(policy, 2))
-    set_weights(policy, a=ten_weights(at3=-0.3))
-    assert terms_of(fresh, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
 
 
 def test_of_equal_changes_the_first_are_held_and_of_no_change_none() -> None:
@@ -203,7 +176,7 @@ def test_half_precision_is_averaged_in_float32() -> None:
 def test_two_tasks_end_half_way_between_the_first_and_plain_training(
     adapter: str, stream: TaskStream, tmp_path: Path
 ) -> None:
-    plain = two_tasks(made("sft"), stream, tmp_path / "plain", adapter=adapter)
+    plain = without_part("sft", stream, tmp_path, adapter)
     averaged = two_tasks(made("sft", "wise", share=0.5), stream, tmp_path / "averaged", adapter=adapter)
     back = two_tasks(made("sft", "wise", share=0.0), stream, tmp_path / "back", adapter=adapter)
     base = dict(fresh_policy(adapter).model.named_parameters())
@@ -242,9 +215,7 @@ def cpo_holds_a_tenth_of_each_task(run: TwoTasks) -> None:
 def test_stopped_between_two_tasks_is_never_stopped(
     learner: str, part: str, adapter: str, settings: Any, also: Any, stream: TaskStream, tmp_path: Path
 ) -> None:
-    make = made(learner, part, **settings)
-    whole = two_tasks(make, stream, tmp_path / "whole", adapter=adapter)
-    assert_same_weights(whole, two_tasks(make, stream, tmp_path / "parts", stop=True, adapter=adapter))
-    assert_other_weights(whole, two_tasks(made(learner), stream, tmp_path / "without", adapter=adapter))
+    whole = never_stopped(made(learner, part, **settings), stream, tmp_path, adapter)
+    assert_other_weights(whole, without_part(learner, stream, tmp_path, adapter))
     if also is not None:
         also(whole)

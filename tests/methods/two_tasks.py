@@ -86,6 +86,28 @@ def two_tasks(
     return TwoTasks(policy, method, results)
 
 
+_plain: dict[tuple[str, str], TwoTasks] = {}
+
+
+def without_part(learner: str, stream: TaskStream, folder: Path, adapter: str = "none") -> TwoTasks:
+    """Two tasks of a learner alone, with its defaults; run once for all tests."""
+    if (learner, adapter) not in _plain:
+        _plain[learner, adapter] = two_tasks(made(learner), stream, folder / "without", adapter=adapter)
+    return _plain[learner, adapter]
+
+
+def never_stopped(
+    make: Callable[[], Method], stream: TaskStream, folder: Path, adapter: str = "none", train: TrainConfig = TRAIN
+) -> TwoTasks:
+    """Two tasks, which end with the same weights where the second one starts from files."""
+    whole, parts = (
+        two_tasks(make, stream, folder / f"stop_{stop}", stop=stop, adapter=adapter, train=train)
+        for stop in (False, True)
+    )
+    assert_same_weights(whole, parts)
+    return whole
+
+
 def assert_same_weights(one: TwoTasks, other: TwoTasks) -> None:
     """Both ended with the same weights, bit by bit."""
     theirs = other.weights()
