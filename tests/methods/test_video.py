@@ -23,7 +23,7 @@ from methods.settings import TrainConfig
 from methods.training.dataset import target_dataset
 from methods.training.fit import FitSettings, build_trainer, shared_arguments
 from methods.training.trainers import HookedSFTTrainer
-from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
+from task_streams.datasets.clip_folders import CIL, ClipCilConfig
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
 from task_streams.sources.records import Workspace
@@ -270,7 +270,7 @@ def test_real_clips_are_answered(feed: Feed, policy: Policy) -> None:
     config = ClipCilConfig(
         root=str(shared("clips_mini")), tasks=2, classes_per_task=2, shots=2, test_per_class=2, feed=feed, fps=6
     )
-    task = clips_cil(config, 1993, Workspace()).tasks[0]
+    task = CIL.build(config, 1993, Workspace()).tasks[0]
     clip = task.test[0].media()
     assert isinstance(clip, Clip)
     assert len(clip.frames) in (4, 5)  # 16 frames at 24 to 30 a second are 0.53 to 0.67 s
