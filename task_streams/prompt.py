@@ -51,11 +51,10 @@ class Request:
 
     def arranged(self, place: str) -> "Request":
         """The same question with images and clips at one of ``PLACES`` in every turn; their order stays."""
-
-        def behind(part: dict[str, Any]) -> bool:
-            return bool(part["type"] == "text") == (place == "first")
-
-        turns = [{**turn, "content": sorted(turn["content"], key=behind)} for turn in self.messages]
+        turns = []
+        for turn in self.messages:
+            parts = sorted(turn["content"], key=lambda part: (part["type"] == "text") == (place == "first"))
+            turns.append({**turn, "content": parts})
         return replace(self, messages=turns)
 
 

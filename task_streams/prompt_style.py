@@ -109,11 +109,6 @@ def built_in_styles() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-@cache
-def _built_in(path: Path, think: bool) -> PromptStyle:
-    return _read(path, think)
-
-
 def _read(path: Path, think: bool) -> PromptStyle:
     where = f"prompt style {str(path)!r}"
     try:
@@ -136,6 +131,9 @@ def _read(path: Path, think: bool) -> PromptStyle:
     )
 
 
+_built_in = cache(_read)  # a file of one's own may change, one of the suite's does not
+
+
 def _problems(values: Any, section: str) -> list[str]:
     """Sentences about a style file; ``section``: the wordings that are asked for."""
     if not isinstance(values, dict):
@@ -152,32 +150,33 @@ def _problems(values: Any, section: str) -> list[str]:
     copied = values.get("placeholders", [])
     if not isinstance(copied, list) or not all(isinstance(one, str) and normalise_label(one) for one in copied):
         problems.append(f"placeholders is {copied!r}, expected a list of texts.")
+    texts: dict[tuple[str, str], Any] = {}
     for name in (name for name in SECTIONS if name in values):
-        problems += _section_problems(name, values[name])
+        wordings = values[name]
+        if not isinstance(wordings, dict) or not wordings:
+            problems.append(f"{name}: expected a text for {', '.join(BLANKS)}, or for some of them.")
+        else:
+            texts |= {(name, kind): text for kind, text in wordings.items()}
+    for (name, kind), text in texts.items():
+        where = f"{name}.{kind}"
+        if kind not in BLANKS:
+            problems.append(unknown_name("key", where, [f"{name}.{one}" for one in BLANKS]))
+        elif not isinstance(text, str):
+            problems.append(f"{where}: expected a text.")
+        else:
+            problems += [f"{where}: {problem}" for problem in _wording_problems(text, BLANKS[kind], name == "think")]
     return problems
 
 
-def _section_problems(section: str, wordings: Any) -> list[str]:
-    """Sentences about the wordings of one section."""
-    if not isinstance(wordings, dict) or not wordings:
-        return [f"{section}: expected a text for {', '.join(BLANKS)}, or for some of them."]
-    problems = []
-    for kind, text in wordings.items():
-        where = f"{section}.{kind}"
-        if kind not in BLANKS:
-            problems.append(unknown_name("key", where, [f"{section}.{one}" for one in BLANKS]))
-            continue
-        if not isinstance(text, str):
-            problems.append(f"{where}: expected a text.")
-            continue
-        blanks = [f"{{{name}}}" for name in BLANKS[kind]]
-        found = dict.fromkeys(f"{{{name}}}" for name in _BLANK.findall(text))
-        problems += [f"{where}: {unknown_name('placeholder', one, blanks)}" for one in found if one not in blanks]
-        if blanks[0] not in found:
-            problems.append(f"{where}: {blanks[0]} is missing.")
-        if "<answer>" not in text or ("<think>" in text) != (section == "think"):
-            asked = "<think> and <answer>" if section == "think" else "<answer> and no <think>"
-            problems.append(f"{where}: expected a text that asks for {asked}, as replies are read.")
+def _wording_problems(text: str, names: Sequence[str], think: bool) -> list[str]:
+    """Sentences about a text with blanks of these names, of which the first must be there."""
+    blanks = [f"{{{name}}}" for name in names]
+    found = dict.fromkeys(f"{{{name}}}" for name in _BLANK.findall(text))
+    problems = [unknown_name("placeholder", one, blanks) for one in found if one not in blanks]
+    problems += [] if blanks[0] in found else [f"{blanks[0]} is missing."]
+    if "<answer>" not in text or ("<think>" in text) != think:
+        asked = "<think> and <answer>" if think else "<answer> and no <think>"
+        problems.append(f"expected a text that asks for {asked}, as replies are read.")
     return problems
 
 

@@ -7,9 +7,11 @@ Keys are the numbers that the archives give the items by their order, e.g. ``tra
 other names; items are read by seeking. Absent on purpose: the pickled Python archives.
 """
 
-from collections.abc import Iterator, Sequence
+import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,14 +19,13 @@ from PIL import Image
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.layout import existing_root, lines
 from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Split, Workspace
 from task_streams.types import TaskStream
 
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE  # bytes
-AT_ONCE = 1000  # items of which labels are read together
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -48,10 +49,6 @@ class Archive:
     test: str
     labels: int
     pickled: str
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, self.test, self.names)
 
 
 CIFAR100 = Archive(
@@ -97,22 +94,18 @@ class Cifar10CilConfig(SourceCilConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class PlaneSource:
+class PlaneSource(FileSource):
     """The pixels of one item in a binary file, planes of red, green and blue; its stamp is that of the file."""
 
-    file: FileSource
     start: int
 
     @property
     def name(self) -> str:
-        return f"{self.file.name}@{self.start}"
-
-    def stamp(self) -> str:
-        return self.file.stamp()
+        return f"{os.fspath(self.path)}@{self.start}"
 
     def read(self) -> bytes:
         try:
-            with open(self.file.path, "rb") as file:
+            with open(self.path, "rb") as file:
                 file.seek(self.start)
                 data = file.read(PIXELS)
         except OSError as error:
@@ -133,69 +126,67 @@ class PlaneDecoder:
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
 
 
-def cifar100_cil(config: Cifar100CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-100."""
-    found = read_archive(config.root, CIFAR100)
-    return cil_stream("cifar100_cil", found, config, order_seed, workspace, PlaneDecoder())
-
-
-def cifar10_cil(config: Cifar10CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CIFAR-10."""
-    found = read_archive(config.root, CIFAR10)
-    return cil_stream("cifar10_cil", found, config, order_seed, workspace, PlaneDecoder())
+def archive_stream(name: str, archive: Archive, config: Any, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Class-incremental stream of an archive."""
+    found = read_archive(config.root, archive)
+    return labelled_stream(name, found, config, order_seed, workspace, PlaneDecoder())
 
 
 def read_archive(root: str, archive: Archive) -> Found:
-    """Every item of an archive.
+    """Every item of an archive, whose files are in the root or in the archive's folder in it.
 
     Raises:
         UserError: files are missing; says so too when the pickled archive is there instead.
     """
-    folder = _folder(root, archive)
-    names = [line for _, line in lines(folder / archive.names)]
-    problems: list[str] = []
-    records: list[Record] = []
-    splits: tuple[tuple[Split, Sequence[str]], ...] = (("train", archive.train), ("test", (archive.test,)))
-    for split, files in splits:
-        found = [(file, label) for file in files for label in enumerate(_labels(folder / file, archive, problems))]
-        strange = [f"{file} item {place}: {label}" for file, (place, label) in found if label >= len(names)]
-        problems += [f"{archive.title}: labels outside of 0 to {len(names) - 1}: {shown(strange)}"] if strange else []
-        sources = {file: FileSource(str(folder / file)) for file in files}
-        for number, (file, (place, label)) in enumerate(found):
-            if label < len(names):
-                source = PlaneSource(sources[file], place * (archive.labels + PIXELS) + archive.labels)
-                records.append(Record(f"{split}/{number:05d}", names[label], source, split))
-    return Found(tuple(records), (), tuple(problems), tuple(sorted(names)))
-
-
-def _folder(root: str, archive: Archive) -> Path:
-    """The folder that holds the files: the root, or the archive's folder in it."""
     given = Path(root).expanduser()
     nested = given / archive.folder
-    layout = f"{', '.join(archive.files)} ({archive.title}, binary version)"
+    needed = (*archive.train, archive.test, archive.names)
+    layout = f"{', '.join(needed)} ({archive.title}, binary version)"
     markers = [place / name for place in (given, given / archive.pickled) for name in ("meta", "batches.meta")]
     if any(marker.is_file() for marker in markers) and not nested.is_dir():
         raise UserError(
             f"root {root!r}: expected a folder with {layout}; found the pickled Python version, which is never read "
             f"because unpickling runs code. Get {archive.download} from {PAGE}"
         )
-    folder = nested if nested.is_dir() else given
-    return existing_root(str(folder), layout, f"{PAGE} ({archive.download})", archive.files)
+    where = f"{PAGE} ({archive.download})"
+    folder = existing_root(str(nested if nested.is_dir() else given), layout, where, needed)
+    names = [line for _, line in lines(folder / archive.names)]
+    problems: list[str] = []
+    records: list[Record] = []
+    splits: dict[Split, tuple[str, ...]] = {"train": archive.train, "test": (archive.test,)}
+    for split, files in splits.items():
+        strange: list[str] = []
+        count = 0
+        for file in files:
+            path = str(folder / file)
+            for place, label in enumerate(_labels(folder / file, archive, problems)):
+                if label < len(names):
+                    start = place * (archive.labels + PIXELS) + archive.labels
+                    key = f"{split}/{count:05d}"
+                    records.append(Record(key, names[label], PlaneSource(path, start), split))
+                else:
+                    strange.append(f"{file} item {place}: {label}")
+                count += 1
+        problems += [f"{archive.title}: labels outside of 0 to {len(names) - 1}: {shown(strange)}"] if strange else []
+    return Found(tuple(records), (), tuple(problems), tuple(sorted(names)))
 
 
-def _labels(path: Path, archive: Archive, problems: list[str]) -> Iterator[int]:
+def _labels(path: Path, archive: Archive, problems: list[str]) -> list[int]:
     """Label of every whole item of a file."""
     step = archive.labels + PIXELS
     size = path.stat().st_size
     if size % step or not size:
         problems.append(f"{path}: {size} bytes; expected a multiple of {step} (unpack {archive.download} again)")
-    with open(path, "rb") as file:
-        while whole := len(data := file.read(step * AT_ONCE)) // step:
-            items = np.frombuffer(data[: whole * step], np.uint8).reshape(whole, step)
-            yield from items[:, archive.labels - 1].tolist()
+    items = size // step
+    if not items:
+        return []
+    found = np.memmap(path, np.uint8, "r", shape=(items, step))[:, archive.labels - 1]
+    labels: list[int] = found.tolist()
+    return labels
 
 
 CITATION = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 LICENCE = "none stated"
-CIL = StreamSpec(Cifar100CilConfig, cifar100_cil, "CIFAR-100 (binary), new classes in each task", LICENCE, CITATION)
-CIL_10 = StreamSpec(Cifar10CilConfig, cifar10_cil, "CIFAR-10 (binary), new classes in each task", LICENCE, CITATION)
+BUILD, BUILD_10 = partial(archive_stream, "cifar100_cil", CIFAR100), partial(archive_stream, "cifar10_cil", CIFAR10)
+CIL = StreamSpec(Cifar100CilConfig, BUILD, "CIFAR-100 (binary), new classes in each task", LICENCE, CITATION)
+CIL_10 = StreamSpec(Cifar10CilConfig, BUILD_10, "CIFAR-10 (binary), new classes in each task", LICENCE, CITATION)

@@ -1,29 +1,27 @@
 """Streams of labelled clips, and the one from your own folder of clips: one folder per class.
 
 Layouts: ``root/<class>/*`` or ``root/{train,test}/<class>/*``. Entries that are no clips are counted in the notes.
-Every video layout ends in ``clip_stream``. Deliberately absent: detection and captions in video, domains.
+Every video layout is built by ``clip_stream``. Deliberately absent: detection and captions in video, domains.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from functools import partial
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from task_streams.config import Count, SourceCilConfig
-from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream
-from task_streams.sources.class_folders import class_folders
-from task_streams.sources.clips import LEAST_FRAMES, SUFFIXES, ClipCache, ClipDecoder
-from task_streams.sources.layout import existing_root, joined, subfolders, with_all_classes
-from task_streams.sources.records import Found, Split, Workspace
+from task_streams.scenarios.classification import labelled_stream
+from task_streams.sources.class_folders import class_tree
+from task_streams.sources.clips import LEAST_FRAMES, ClipCache, ClipDecoder
+from task_streams.sources.layout import existing_root, with_all_classes
+from task_streams.sources.records import Found, Workspace
 from task_streams.types import Feed, TaskStream
 
 AUTO: Final = "auto"
 FEEDS: tuple[Feed, ...] = get_args(Feed)
-SPLITS: Mapping[str, Split] = {"train": "train", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,46 +48,24 @@ class ClipCilConfig(SourceCilConfig):
         return ClipDecoder(self.fps, self.max_frames, self.max_side, feed, cache)
 
 
-def clip_stream(name: str, found: Found, config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of the clips that a layout found; raises as ``classification.cil_stream``."""
+def clip_stream(
+    name: str, find: Callable[[Any], Found], config: ClipCilConfig, order_seed: int, workspace: Workspace
+) -> TaskStream:
+    """Stream of the clips that ``find`` finds for some settings; raises as ``labelled_stream``."""
     decoder = config.decoder(workspace)
-    return replace(cil_stream(name, found, config, order_seed, workspace, decoder), feed=decoder.feed)
+    stream = labelled_stream(name, find(config), config, order_seed, workspace, decoder)
+    return replace(stream, feed=decoder.feed)
 
 
-def clip_tree(root: Path, splits: Mapping[str, Split] = SPLITS) -> Found:
-    """Clips of ``root/<class>/`` or of ``root/<split>/<class>/``, of each kind of split the first folder that is there.
-
-    Raises:
-        UserError: one split without the other, or no clip at all.
-    """
-    names = [folder.name for folder in subfolders(root)]
-    there: dict[Split, str] = {}
-    for folder, split in splits.items():
-        if folder in names:
-            there.setdefault(split, folder)
-    if len(there) == 1:
-        raise UserError(f"{root}: found {next(iter(there.values()))}/ alone; expected train and test clips, or neither")
-    beside = [name for name in names if there and name not in there.values()]
-    notes = [f"{shown(beside)} beside {' and '.join(there.values())} left out"] if beside else []
-    folders: list[tuple[Path, Split]] = [(root / folder, split) for split, folder in there.items()] or [(root, "")]
-    found = joined(class_folders(root, base, split, suffixes=SUFFIXES) for base, split in folders)
-    if not found.records and not found.problems:
-        raise UserError(
-            f"{root}: expected <class>/<clip> with a clip's name ending in {', '.join(SUFFIXES)}; "
-            f"found {shown(names, limit=5) or 'no folders'}, and no clip in there"
-        )
-    return replace(with_all_classes(found), notes=(*notes, *found.notes))
-
-
-def clips_cil(config: ClipCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a folder of clips."""
+def clips(config: ClipCilConfig) -> Found:
+    """Clips of a folder of one's own; raises as ``existing_root`` and ``class_tree``."""
     root = existing_root(config.root, "<class>/<clip> or {train,test}/<class>/<clip>")
-    return clip_stream("clips_cil", clip_tree(root), config, order_seed, workspace)
+    return with_all_classes(class_tree(root, root, clips=True))
 
 
 CIL = StreamSpec(
     ClipCilConfig,
-    clips_cil,
+    partial(clip_stream, "clips_cil", clips),
     "your own folder of labelled clips, new classes in each task",
     "that of the clips",
     "none: a folder of your own",

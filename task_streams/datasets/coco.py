@@ -69,7 +69,26 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
         UserError: a path leads out of the root, or the annotations are no COCO JSON.
     """
     path = below(root, annotations)
-    table = cached(workspace, f"{path} {images}", FileSource(path).stamp(), root, lambda: _parse(root, path, images))
+
+    def parse() -> BoxTable:
+        """Everything is checked, every fault is counted by its kind."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
+        lists = [data.get(name) for name in NEEDED] if isinstance(data, dict) else [None]
+        if not all(isinstance(rows, list) for rows in lists):
+            found = shown(sorted(data), 8) if isinstance(data, dict) else type(data).__name__
+            raise UserError(f"{path}: expected COCO annotations, with the lists {', '.join(NEEDED)}; found {found}")
+        listed, annotated, categories = ([row if isinstance(row, dict) else {} for row in rows or []] for rows in lists)
+        boxes = BoxCollector()
+        names = _category_names(categories, boxes)
+        sizes = _image_sizes(listed, images, boxes)
+        _add_boxes(annotated, sorted(names), sizes, boxes)
+        return boxes.table(root, images, [names[number] for number in sorted(names)])
+
+    table = cached(workspace, f"{path} {images}", FileSource(path).stamp(), root, parse)
     problems = list(table.problems)
     folders = sorted({key.rpartition("/")[0] for key in table.keys} | {images})
     there = {f"{folder}/{name}" for folder in folders for name in file_names(root, folder, problems)}
@@ -78,41 +97,17 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
     return replace(table, problems=tuple(problems))
 
 
-def _parse(root: Path, path: Path, images: str) -> BoxTable:
-    """The table of an annotation file: everything is checked, every fault is counted by its kind."""
-    data = _json(path)
-    boxes = BoxCollector()
-    names = _category_names(data["categories"], boxes)
-    sizes = _image_sizes(data["images"], images, boxes)
-    _add_boxes(data["annotations"], sorted(names), sizes, boxes)
-    return boxes.table(root, images, [names[number] for number in sorted(names)])
-
-
-def _json(path: Path) -> dict[str, Rows]:
-    """The tables of an annotation file, with the fields that are needed."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
-    tables = {name: data.get(name) for name in NEEDED} if isinstance(data, dict) else {}
-    if not tables or not all(isinstance(rows, list) for rows in tables.values()):
-        found = shown(sorted(data), 8) if isinstance(data, dict) else type(data).__name__
-        raise UserError(f"{path}: expected COCO annotations, with the lists {', '.join(NEEDED)}; found {found}")
-    return {name: [row if isinstance(row, dict) else {} for row in rows or []] for name, rows in tables.items()}
-
-
 def _category_names(rows: Rows, boxes: BoxCollector) -> dict[int, str]:
     """Name of each category by its id."""
     names: dict[int, str] = {}
     for row in rows:
         number, name = row.get("id"), row.get("name")
         if type(number) is not int or not isinstance(name, str):
-            boxes.fault("categories without a whole number as id or a name", f"id {number!r}, name {name!r}")
+            boxes.faults["categories without a whole number as id or a name"].append(f"id {number!r}, name {name!r}")
         elif number in names:
-            boxes.fault("categories whose id is taken", f"id {number} ({names[number]}, {name})")
+            boxes.faults["categories whose id is taken"].append(f"id {number} ({names[number]}, {name})")
         elif name in names.values():
-            boxes.fault("categories whose name is taken", f"{name} (id {number})")
+            boxes.faults["categories whose name is taken"].append(f"{name} (id {number})")
         else:
             names[number] = name
     return names
@@ -125,17 +120,17 @@ def _image_sizes(rows: Rows, images: str, boxes: BoxCollector) -> dict[int, tupl
         number, name, width, height = (row.get(field) for field in ("id", "file_name", "width", "height"))
         key = f"{images}/{name}"
         if type(number) is not int or not isinstance(name, str) or not stays_inside(name):
-            kind = "images without a whole number as id or a file name below the folder"
-            boxes.fault(kind, f"{number!r} {name!r}")
+            fault = "images without a whole number as id or a file name below the folder"
+            boxes.faults[fault].append(f"{number!r} {name!r}")
         elif not is_number(width) or not is_number(height) or min(width, height) < 1:
-            boxes.fault("images without width and height", f"{name} ({width!r} x {height!r})")
+            boxes.faults["images without width and height"].append(f"{name} ({width!r} x {height!r})")
         elif number in sizes:
-            boxes.fault("images whose id is taken", f"id {number} ({sizes[number][0]}, {key})")
+            boxes.faults["images whose id is taken"].append(f"id {number} ({sizes[number][0]}, {key})")
         elif key in boxes.boxes:
-            boxes.fault("images that are listed twice", name)
+            boxes.faults["images that are listed twice"].append(name)
         else:
             sizes[number] = (key, width, height)
-            boxes.add_image(key)
+            boxes.boxes[key] = []
     return sizes
 
 
@@ -149,16 +144,16 @@ def _add_boxes(
         number, image, category, box = (row.get(field) for field in ("id", "image_id", "category_id", "bbox"))
         name = f"annotation {number!r}"
         if type(number) is not int:
-            boxes.fault("annotations without a whole number as id", name)
+            boxes.faults["annotations without a whole number as id"].append(name)
             continue
         if number in taken:
-            boxes.fault("annotations whose id is taken", name)
+            boxes.faults["annotations whose id is taken"].append(name)
         elif type(image) is not int or image not in sizes:
-            boxes.fault("annotations of an image that is not listed", f"{name} (image {image!r})")
+            boxes.faults["annotations of an image that is not listed"].append(f"{name} (image {image!r})")
         elif type(category) is not int or category not in position:
-            boxes.fault("annotations of a category that is not listed", f"{name} (category {category!r})")
+            boxes.faults["annotations of a category that is not listed"].append(f"{name} (category {category!r})")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            boxes.fault("annotations whose bbox is no x, y, width, height", name)
+            boxes.faults["annotations whose bbox is no x, y, width, height"].append(name)
         elif row.get("iscrowd"):
             boxes.left_out["crowds"] += 1
         else:

@@ -7,16 +7,15 @@ named by what follows the number of its folder, as in RaPO's lists. Parts, attri
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.layout import existing_root, shared_names, with_all_classes
 from task_streams.sources.listed_files import listed_files, numbered
-from task_streams.sources.records import FileSource, Found, Record, Split, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import FileSource, Found, Record, Split
 
 LISTS = {
     "images.txt": "path",
@@ -46,18 +45,13 @@ class Cub200Config(SourceCilConfig):
     """Test examples per class, >= 1; null = the whole test split (11 to 30)."""
 
 
-def cub200_cil(config: Cub200Config, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of CUB-200-2011."""
-    root = existing_root(config.root, LAYOUT, WHERE, ("images", *LISTS))
-    return cil_stream("cub200_cil", cub200(root, config.on_damaged), config, order_seed, workspace)
-
-
-def cub200(root: Path, on_damaged: str = "error") -> Found:
-    """Both splits of a resolved root.
+def cub200(config: Cub200Config) -> Found:
+    """Both splits.
 
     Raises:
-        UserError: a list cannot be read.
+        UserError: the root is none, or a list cannot be read.
     """
+    root = existing_root(config.root, LAYOUT, WHERE, ("images", *LISTS))
     tables, problems = {}, []
     for name, value in LISTS.items():
         tables[name], found_problems = numbered(root / name, value)
@@ -83,14 +77,14 @@ def cub200(root: Path, on_damaged: str = "error") -> Found:
         label, split = names.get(labels.get(image, "")), SPLITS.get(splits.get(image, ""))
         if label and split:
             records.append(Record(f"images/{path}", label, FileSource(root / "images" / path), split))
-    found = listed_files(root, records, "images.txt", on_damaged)
-    found = replace(found, problems=(*problems, *found.problems), classes=tuple(sorted(set(names.values()))))
-    return with_all_classes(found)
+    found = listed_files(root, records, "images.txt", config.on_damaged)
+    problems += found.problems
+    return with_all_classes(replace(found, problems=tuple(problems), classes=tuple(sorted(set(names.values())))))
 
 
 CIL = StreamSpec(
     Cub200Config,
-    cub200_cil,
+    partial(image_stream, "cub200_cil", cub200),
     "CUB-200-2011 (200 species of birds) from its original archive, new classes in each task",
     "non-commercial research and education",
     "Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001",

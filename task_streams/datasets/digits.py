@@ -52,16 +52,13 @@ class DigitsDilConfig(DilConfig):
         return found if self.domains else [*found, "domains is empty; expected at least one"]
 
 
-def digits_cil(config: DigitsCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of the digits."""
-    return build_cil("digits_cil", Pool(digits()), sizes=config.sizes, order_seed=order_seed, **config.draw_settings)
-
-
-def digits_dil(config: DigitsDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of the digits; an underlying digit is in one domain only."""
+def digits_stream(config: DigitsCilConfig | DigitsDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Stream of the digits; in one of several domains an underlying digit is in one domain only."""
+    settings = {"order_seed": order_seed, **config.draw_settings}
+    if isinstance(config, DigitsCilConfig):
+        return build_cil("digits_cil", Pool(digits()), sizes=config.sizes, **settings)
     pools = {name: Pool(digits(DOMAINS[name])) for name in config.domains}
-    seeded = config.domain_order == "seeded"
-    return build_dil("digits_dil", pools, order_seed=order_seed, seeded_order=seeded, **config.draw_settings)
+    return build_dil("digits_dil", pools, seeded_order=config.domain_order == "seeded", **settings)
 
 
 @cache
@@ -100,10 +97,10 @@ def _arrays() -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
 
 LICENCE = "CC BY 4.0"
 CITATION = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, doi:10.24432/C50P49"
-CIL = StreamSpec(DigitsCilConfig, digits_cil, "handwritten digits, new classes in each task", LICENCE, CITATION)
+CIL = StreamSpec(DigitsCilConfig, digits_stream, "handwritten digits, new classes in each task", LICENCE, CITATION)
 DIL = StreamSpec(
     DigitsDilConfig,
-    digits_dil,
+    digits_stream,
     "handwritten digits, all ten in each task, a new visual domain each time",
     LICENCE,
     CITATION,

@@ -6,14 +6,14 @@ their folders; the numbers are only checked. Images that no list names are not u
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from task_streams.config import Count, SourceDilConfig
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import dil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.layout import existing_root, unknown_domains
 from task_streams.sources.listed_files import listed_domains
-from task_streams.sources.records import Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import Found
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 LAYOUT = "<domain>/<class>/<image>, <domain>_train.txt and <domain>_test.txt for each domain"
@@ -35,19 +35,17 @@ class DomainNetConfig(SourceDilConfig):
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
-def domainnet_dil(config: DomainNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of DomainNet."""
+def domainnet(config: DomainNetConfig) -> Found:
+    """Items of every domain's two lists; raises as ``existing_root`` and ``listed_domains``."""
     lists = {domain: (f"{domain}_train.txt", f"{domain}_test.txt") for domain in config.domains or DOMAINS}
     root = existing_root(config.root, LAYOUT, WHERE, [name for domain in lists for name in (domain, *lists[domain])])
-    found = listed_domains(
-        root, {domain: (root / a, root / b) for domain, (a, b) in lists.items()}, "", config.on_damaged
-    )
-    return dil_stream("domainnet_dil", found, config, order_seed, workspace)
+    paths = {domain: (root / train, root / test) for domain, (train, test) in lists.items()}
+    return listed_domains(root, paths, "", config.on_damaged)
 
 
 DIL = StreamSpec(
     DomainNetConfig,
-    domainnet_dil,
+    partial(image_stream, "domainnet_dil", domainnet),
     "DomainNet (345 classes, 6 domains) from its original archives and lists, a new domain in each task",
     "non-commercial research; the images remain with their owners (fair use notice of the page)",
     "Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",

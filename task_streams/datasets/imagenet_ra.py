@@ -7,22 +7,25 @@ those of RaPO's lists in both (``wnids/*.tsv``), so a class order is the same fo
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import SPLITS, class_tree
 from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
-from task_streams.sources.records import Found, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import Found
 
 LAYOUT = "<wnid>/<image> (official archive) or {train,test}/<class>/<image> (class-incremental release)"
+WHERE = {
+    "imagenet_r": "https://github.com/hendrycks/imagenet-r (imagenet-r.tar)",
+    "imagenet_a": "https://github.com/hendrycks/natural-adv-examples (imagenet-a.tar)",
+}
 NAMES = Path(__file__).parent / "wnids"
 LISTED = re.compile(r"(n\d{8})\s+\S")
 
@@ -57,42 +60,20 @@ class ImageNetAConfig(ImageNetRaConfig):
     """Path of the folder that holds <wnid>/ or {train,test}/<class>/."""
 
 
-def imagenet_r_cil(config: ImageNetRConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of ImageNet-R."""
-    root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/imagenet-r (imagenet-r.tar)")
-    found = imagenet_ra(root, wnid_names("imagenet_r"), _held_out(config))
-    return cil_stream("imagenet_r_cil", found, config, order_seed, workspace)
-
-
-def imagenet_a_cil(config: ImageNetAConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of ImageNet-A."""
-    root = existing_root(config.root, LAYOUT, "https://github.com/hendrycks/natural-adv-examples (imagenet-a.tar)")
-    found = imagenet_ra(root, wnid_names("imagenet_a"), _held_out(config))
-    return cil_stream("imagenet_a_cil", found, config, order_seed, workspace)
-
-
-def _held_out(config: ImageNetRaConfig) -> str:
-    """The note on how test items come about where the archive has none."""
-    how = f"are held out by the seeded draw (draw_seed {config.draw_seed})"
-    return f"the archive has no test split: test items {'are all that the list leaves' if config.shots_list else how}"
-
-
 def wnid_names(dataset: str) -> dict[str, str]:
     """Class name of each of the 200 wnids of ``imagenet_r`` or ``imagenet_a``."""
     return dict(line.split("\t") for _, line in lines(NAMES / f"{dataset}.tsv"))
 
 
-def imagenet_ra(root: Path, names: Mapping[str, str], held_out: str = "") -> Found:
-    """All images of a resolved root, in either layout.
-
-    Args:
-        root: holds class folders, or train and test.
-        names: class name of each wnid.
-        held_out: the note on an archive without a test split; empty = none.
+def imagenet_ra(config: ImageNetRConfig | ImageNetAConfig) -> Found:
+    """All images of either dataset, in either layout.
 
     Raises:
-        UserError: no image at all, one split without the other, or no folder that is a class.
+        UserError: no root, no image at all, one split without the other, or no folder that is a class.
     """
+    dataset = "imagenet_r" if isinstance(config, ImageNetRConfig) else "imagenet_a"
+    root = existing_root(config.root, LAYOUT, WHERE[dataset])
+    names = wnid_names(dataset)
     forms = {normalise_label(name): name for name in names.values()}
 
     def label_of(folder: str) -> str:
@@ -118,25 +99,29 @@ def imagenet_ra(root: Path, names: Mapping[str, str], held_out: str = "") -> Fou
         found = class_tree(root, root, label_of=label_of)
     except UserError as error:
         raise UserError(*error.problems, *problems) from error
-    readme = root / "README.txt"  # of the official archive: lists the wnids
-    text = lines(readme) if not splits and readme.is_file() else []
-    wnids = [match[1] for _, line in text if (match := LISTED.match(line))]
-    problems += [f"README.txt: {wnid} is none of the {len(names)} classes" for wnid in wnids if wnid not in names]
-    classes = tuple(sorted({*found.classes, *(names[wnid] for wnid in wnids if wnid in names)}))
-    notes = found.notes if splits or not held_out else (held_out, *found.notes)
-    return with_all_classes(Found(found.records, notes, (*problems, *found.problems), classes))
+    notes, classes = found.notes, set(found.classes)
+    if not splits:
+        how = f"are held out by the seeded draw (draw_seed {config.draw_seed})"
+        how = "are all that the list leaves" if config.shots_list else how
+        notes = (f"the archive has no test split: test items {how}", *notes)
+        readme = root / "README.txt"  # of the official archive: lists the wnids
+        rows = lines(readme) if readme.is_file() else []
+        wnids = [match[1] for _, line in rows if (match := LISTED.match(line))]
+        problems += [f"README.txt: {wnid} is none of the {len(names)} classes" for wnid in wnids if wnid not in names]
+        classes.update(names[wnid] for wnid in wnids if wnid in names)
+    return with_all_classes(Found(found.records, notes, (*problems, *found.problems), tuple(sorted(classes))))
 
 
 CIL_R = StreamSpec(
     ImageNetRConfig,
-    imagenet_r_cil,
+    partial(image_stream, "imagenet_r_cil", imagenet_ra),
     "ImageNet-R (art, sketches, toys … of 200 classes), new classes in each task",
     "none stated; the images remain with their owners",
     "Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
 )
 CIL_A = StreamSpec(
     ImageNetAConfig,
-    imagenet_a_cil,
+    partial(image_stream, "imagenet_a_cil", imagenet_ra),
     "ImageNet-A (natural adversarial images of 200 classes), new classes in each task",
     "MIT for the repository; the images remain with their owners",
     "Hendrycks et al., Natural Adversarial Examples, CVPR 2021",

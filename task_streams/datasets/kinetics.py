@@ -14,17 +14,18 @@ The validation clips are the test clips, as usual. Deliberately absent: download
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream, clip_tree
+from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
+from task_streams.sources.class_folders import class_tree
 from task_streams.sources.clips import SUFFIXES
-from task_streams.sources.layout import entries, existing_root, joined, lines, link_problem
-from task_streams.sources.records import FileSource, Found, Record, Split, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.layout import entries, existing_root, joined, lines, link_problem, with_all_classes
+from task_streams.sources.records import FileSource, Found, Record, Split
 
 PAGE = "https://github.com/cvdfoundation/kinetics-dataset"
 LAYOUT = "{train,val}.csv and clips <youtube id>_<start>_<end>.mp4, or {train,val}/<class>/<clip>, or <class>/<clip>"
@@ -45,51 +46,40 @@ class Kinetics200CilConfig(ClipCilConfig):
     """Kinetics-200 (or any copy of Kinetics), new classes in each task."""
 
 
-def kinetics200_cil(config: Kinetics200CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of Kinetics."""
-    root = existing_root(config.root, LAYOUT, PAGE)
-    return clip_stream("kinetics200_cil", find_clips(root, config.on_copies), config, order_seed, workspace)
-
-
-def find_clips(root: Path, on_copies: str = "error") -> Found:
-    """Clips of the lists, or of the class folders where there are no lists, below a resolved root.
+def kinetics(config: Kinetics200CilConfig) -> Found:
+    """Clips of the lists, or of the class folders where there are no lists.
 
     A clip that is listed twice is a problem (``on_copies=error``), or its first row counts (``skip``).
 
     Raises:
-        UserError: one list without the other, or no clips at all.
+        UserError: no root, one list without the other, or no clips at all.
     """
+    root = existing_root(config.root, LAYOUT, PAGE)
     lists: dict[Split, Path] = {}
     for split, names in LISTS.items():
         places = [folder / f"{name}.csv" for folder in (root, root / "annotations") for name in names]
         if path := next((path for path in places if path.is_file()), None):
             lists[split] = path
     if not lists:
-        return clip_tree(root, FOLDERS)
+        return with_all_classes(class_tree(root, root, splits=FOLDERS, clips=True))
     if len(lists) == 1:
         raise UserError(f"{root}: found {next(iter(lists.values())).name} alone; expected train.csv and val.csv")
-    disk, links = _clips_on_disk(root)
-    taken: set[str] = set()
-    parts = [_listed(root, path, split, on_copies, disk, taken) for split, path in lists.items()]
-    return joined([Found((), (), tuple(links)), *parts])
-
-
-def _clips_on_disk(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Path of every clip by its name without the ending, and problems of links that lead out of the root."""
-    clips: dict[str, str] = {}
-    problems: list[str] = []
+    disk: dict[str, str] = {}  # path of every clip by its name without the ending
+    links: list[str] = []
     folders = [str(root)]
     for _ in range(DEPTH):
         inner: list[str] = []
         for entry in (entry for folder in folders for entry in entries(folder)):
             if entry.is_symlink() and (problem := link_problem(root, entry.path)):
-                problems.append(problem)
+                links.append(problem)
             elif entry.is_dir():
                 inner.append(entry.path)
             elif entry.name.lower().endswith(SUFFIXES):
-                clips.setdefault(entry.name.rpartition(".")[0], entry.path)
+                disk.setdefault(entry.name.rpartition(".")[0], entry.path)
         folders = inner
-    return clips, problems
+    taken: set[str] = set()
+    parts = [_listed(root, path, split, config.on_copies, disk, taken) for split, path in lists.items()]
+    return joined([Found((), (), tuple(links)), *parts])
 
 
 def _listed(root: Path, path: Path, split: Split, on_copies: str, disk: Mapping[str, str], taken: set[str]) -> Found:
@@ -97,12 +87,27 @@ def _listed(root: Path, path: Path, split: Split, on_copies: str, disk: Mapping[
 
     ``disk``: path of every clip by its name. ``taken``: clips that a list has named; those of this one are added.
     """
+    subset = path.with_name("train_ytid_list.txt" if split == "train" else "val_ytid_list.txt")
+    wanted = {line for _, line in lines(subset)} if subset.is_file() else None
+    rows = [(number, next(csv.reader([line]))) for number, line in lines(path)]
+    header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        expected = f"expected the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}"
+        return Found((), (), (f"{path.name}: {expected}",))
     problems: list[str] = []
     notes: list[str] = []
     named: Counter[str] = Counter()  # listed clips of each class
     records: list[Record] = []
     twice: list[str] = []
-    for label, clip in _rows(path, split, problems):
+    for number, row in rows[1:]:
+        label, video, start, end = (row[i].strip() if i < len(row) else "" for i in map(header.index, COLUMNS))
+        if not label or not video or not start.isdecimal() or not end.isdecimal():
+            found = f"expected {','.join(COLUMNS)}; found {','.join(row)!r}"
+            problems.append(f"{path.name}, line {number}: {found}")
+            continue
+        clip = f"{video}_{int(start):06d}_{int(end):06d}"
+        if wanted is not None and video not in wanted:
+            continue
         if clip in taken:
             twice.append(clip)
             continue
@@ -122,28 +127,9 @@ def _listed(root: Path, path: Path, split: Split, on_copies: str, disk: Mapping[
     return Found(tuple(records), tuple(notes), tuple(problems), tuple(sorted(named)))
 
 
-def _rows(path: Path, split: Split, problems: list[str]) -> Iterator[tuple[str, str]]:
-    """Label and clip of every good row of the wanted videos; the others are problems."""
-    subset = path.with_name("train_ytid_list.txt" if split == "train" else "val_ytid_list.txt")
-    wanted = {line for _, line in lines(subset)} if subset.is_file() else None
-    rows = [(number, next(csv.reader([line]))) for number, line in lines(path)]
-    header = [name.strip().lower() for name in rows[0][1]] if rows else []
-    if missing := [name for name in COLUMNS if name not in header]:
-        problems.append(f"{path.name}: expected the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-        return
-    places = [header.index(name) for name in COLUMNS]
-    for number, row in rows[1:]:
-        label, video, start, end = (row[i].strip() if i < len(row) else "" for i in places)
-        if not label or not video or not start.isdecimal() or not end.isdecimal():
-            found = f"expected {','.join(COLUMNS)}; found {','.join(row)!r}"
-            problems.append(f"{path.name}, line {number}: {found}")
-        elif wanted is None or video in wanted:
-            yield label, f"{video}_{int(start):06d}_{int(end):06d}"
-
-
 CIL = StreamSpec(
     Kinetics200CilConfig,
-    kinetics200_cil,
+    partial(clip_stream, "kinetics200_cil", kinetics),
     "Kinetics-200, clips of 200 human actions, new classes in each task",
     "lists CC BY 4.0; the clips are from YouTube, their uploaders hold the rights",
     "Kay et al.: The Kinetics Human Action Video Dataset, arXiv:1705.06950, 2017; the subset of 200 classes: "

@@ -6,16 +6,16 @@ by the seeded draw. ``ImageInfo.csv`` and other files beside the domains are not
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import dil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, joined, unknown_domains, with_all_classes
-from task_streams.sources.records import Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import Found
 
 DOMAINS = ("Art", "Clipart", "Product", "Real_World")
 LAYOUT = "<domain>/<class>/<image>, domains Art, Clipart, Product and Real World (or Real_World)"
@@ -37,28 +37,29 @@ class OfficeHomeConfig(SourceDilConfig):
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
-def officehome_dil(config: OfficeHomeConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of OfficeHome."""
-    domains = config.domains or DOMAINS
-    folders = {name: _folder(Path(config.root).expanduser(), name) for name in domains}
+def officehome(config: OfficeHomeConfig) -> Found:
+    """Images of each domain, whichever way its folder is spelled in this copy."""
+    given = Path(config.root).expanduser()
+    folders: dict[str, str] = {}
+    for domain in config.domains or DOMAINS:
+        spaced = domain.replace("_", " ")
+        there = [name for name in dict.fromkeys((spaced, domain)) if (given / name).is_dir()]
+        if len(there) > 1:
+            raise UserError(f"root {str(given)!r}: found both {there[0]!r} and {there[1]!r}; keep one of them")
+        folders[domain] = there[0] if there else spaced
     root = existing_root(config.root, LAYOUT, WHERE, tuple(folders.values()))
-    parts = [with_all_classes(class_folders(root, root / folders[name], domain=name), name) for name in domains]
-    if empty := [folders[name] for name, part in zip(domains, parts, strict=True) if not part.classes]:
+    parts = {
+        domain: with_all_classes(class_folders(root, root / folder, domain=domain), domain)
+        for domain, folder in folders.items()
+    }
+    if empty := [folders[domain] for domain, part in parts.items() if not part.classes]:
         raise UserError(*(f"{root / folder}: expected <class>/<image>; found no folders" for folder in empty))
-    return dil_stream("officehome_dil", joined(parts), config, order_seed, workspace)
-
-
-def _folder(root: Path, domain: str) -> str:
-    """Name of a domain's folder in this copy."""
-    there = [name for name in (domain.replace("_", " "), domain) if (root / name).is_dir()]
-    if len(set(there)) > 1:
-        raise UserError(f"root {str(root)!r}: found both {there[0]!r} and {there[1]!r}; keep one of them")
-    return (there or [domain.replace("_", " ")])[0]
+    return joined(parts.values())
 
 
 DIL = StreamSpec(
     OfficeHomeConfig,
-    officehome_dil,
+    partial(image_stream, "officehome_dil", officehome),
     "OfficeHome (65 classes, 4 domains) from its original folders, a new domain in each task",
     "non-commercial research and education",
     "Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017",

@@ -7,17 +7,17 @@ are tested on (``<domain>_test_kfold.txt`` is the whole domain, and is not read)
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import dil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, joined, unknown_domains, with_all_classes
 from task_streams.sources.listed_files import listed_domains
-from task_streams.sources.records import Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import Found
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 TRAIN, TEST = "{}_train_kfold.txt", "{}_crossval_kfold.txt"
@@ -42,37 +42,30 @@ class PacsConfig(SourceDilConfig):
         return super().problems() + unknown_domains(self.domains, DOMAINS)
 
 
-def pacs_dil(config: PacsConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of PACS."""
+def pacs(config: PacsConfig) -> Found:
+    """Items of the official lists of all domains, or of the folders where there are no lists.
+
+    Raises:
+        UserError: the root is none, some of the lists are missing, or one cannot be read.
+    """
     domains = config.domains or DOMAINS
     given = Path(config.root).expanduser()
     images = next((folder for folder in IMAGE_FOLDERS if all((given / folder / name).is_dir() for name in domains)), "")
     root = existing_root(config.root, LAYOUT, WHERE, [images + name for name in domains])
-    lists = _list_folder(root, domains)
-    if lists is None:
-        parts = {domain: class_folders(root, root / images / domain, domain=domain) for domain in domains}
-        found = joined(with_all_classes(part, domain) for domain, part in parts.items())
-    else:
-        pairs = {domain: (lists / TRAIN.format(domain), lists / TEST.format(domain)) for domain in domains}
-        found = listed_domains(root, pairs, images, config.on_damaged)
-    return dil_stream("pacs_dil", found, config, order_seed, workspace)
-
-
-def _list_folder(root: Path, domains: tuple[str, ...]) -> Path | None:
-    """The folder with the official lists of all domains; None when there are no lists."""
-    names = [name.format(domain) for domain in domains for name in (TRAIN, TEST)]
     for folder in (root / name for name in LIST_FOLDERS):
-        missing = [name for name in names if not (folder / name).is_file()]
+        lists = {domain: (folder / TRAIN.format(domain), folder / TEST.format(domain)) for domain in domains}
+        missing = [path.name for pair in lists.values() for path in pair if not path.is_file()]
         if not missing:
-            return folder
-        if len(missing) < len(names):
+            return listed_domains(root, lists, images, config.on_damaged)
+        if len(missing) < 2 * len(domains):
             raise UserError(f"{folder}: expected the lists of all domains, or none; missing: {', '.join(missing)}")
-    return None
+    parts = {domain: class_folders(root, root / images / domain, domain=domain) for domain in domains}
+    return joined(with_all_classes(part, domain) for domain, part in parts.items())
 
 
 DIL = StreamSpec(
     PacsConfig,
-    pacs_dil,
+    partial(image_stream, "pacs_dil", pacs),
     "PACS (7 classes, 4 domains) from its folders and official lists, a new domain in each task",
     "none stated; published for research",
     "Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017",

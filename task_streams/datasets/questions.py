@@ -19,11 +19,11 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
 from task_streams.scenarios.shots import listed_records
 from task_streams.scenarios.split import class_order
-from task_streams.sources.layout import joined
+from task_streams.sources.layout import joined, subfolders
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.question_files import QuestionFile, read_questions
 from task_streams.sources.records import Split, Workspace
-from task_streams.types import Task, TaskStream
+from task_streams.types import TaskStream
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 DEFAULT_FILES = "train.json:test.json"
@@ -134,20 +134,16 @@ def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, w
     read = {name: [read_questions(file) for file in pair] for name, pair in files.items()}
     found = joined(part for parts in read.values() for part in parts)
     reader = QuestionReader(Library(workspace, config.on_damaged), next(iter(files.values()))[0].images)
+    order = class_order(tuple(files), order_seed) if config.task_order == "seeded" else tuple(files)
     with all_problems(found, reader.library):
         records, shots = found.records, config.shots
         if config.shots_list is not None:
             records, shots = listed_records(config.shots_list, records), None
-        sound = [name for name, parts in read.items() if not any(part.problems for part in parts)]
-        drawn = draw_questions(sound, records, config, shots, reader)
-    order = class_order(tuple(files), order_seed) if config.task_order == "seeded" else tuple(files)
-    tasks = tuple(
-        Task(i, name, (), (), drawn[name].train, drawn[name].test, kind="question")
-        for i, name in enumerate(order, start=1)
-    )
+        sound = [name for name in order if not any(part.problems for part in read[name])]
+        tasks, notes = draw_questions(sound, records, config, shots, reader)
     left_out = [f"{name} is left out: {reason}" for name, reason in benchmark.unscored.items()]
-    notes = [*found.notes, *left_out, *(note for name in order for note in drawn[name].notes)]
-    notes += [*reader.shared_images(tasks), *reader.library.notes]
+    shared = reader.shared_images(tasks)
+    notes = [*found.notes, *left_out, *notes, *shared, *reader.library.notes]
     return TaskStream(benchmark.name, "til", order_seed, tasks, tuple(notes))
 
 
@@ -173,7 +169,7 @@ def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, l
     expected = f"{benchmark.name} expects {config.questions or '.'}/<task>/*.json and images in {config.images or '.'}/"
     wanted = dict.fromkeys((root, base, images)) if root.is_dir() else [root]
     if missing := [folder for folder in wanted if not folder.is_dir()]:
-        there = shown(_subfolders(root), 8) or "no folders" if root.is_dir() else "nothing"
+        there = shown([entry.name for entry in subfolders(root)], 8) or "no folders" if root.is_dir() else "nothing"
         folders = shown([str(folder) for folder in missing])
         raise UserError(f"no folder {folders}: {expected}; found {there} in {root}. Data: {benchmark.origin}")
     images = images.resolve()
@@ -181,31 +177,26 @@ def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, l
     files: dict[str, list[QuestionFile]] = {}
     for entry in config.tasks:
         name, _, chosen = entry.partition("=")
+        folder = base / name
         if name in benchmark.unscored:
             problems.append(f"task {name!r} has no score in {benchmark.name}: {benchmark.unscored[name]}; leave it out")
-        elif not (base / name).is_dir():
-            beside = _subfolders(base)
+        elif not folder.is_dir():
+            beside = [entry.name for entry in subfolders(base)]
             known = unknown_name("task folder", name, beside) if beside else f"no task folder {name!r}, nor any other."
             problems.append(f"{base}: {known}")
         else:
-            paths = [base / name / file for file in (chosen or DEFAULT_FILES).split(":")]
-            problems += [_missing_file(name, path) for path in paths if not path.is_file()]
-            files[name] = [
-                QuestionFile(name, split, path, images, config.rule, config.repeated_ids == "tell_apart")
-                for split, path in zip(SPLITS, paths, strict=True)
-            ]
+            files[name] = []
+            for split, file in zip(SPLITS, (chosen or DEFAULT_FILES).split(":"), strict=True):
+                path = folder / file
+                if not path.is_file():
+                    there = shown(sorted(path.name for path in folder.glob("*.json")), 8) or "no JSON files"
+                    remedy = f"Name others as {name}=TRAIN:TEST"
+                    problems.append(f"task {name}: no file {path}; found {there}. {remedy}")
+                apart = config.repeated_ids == "tell_apart"
+                files[name].append(QuestionFile(name, split, path, images, config.rule, apart))
     if problems:
         raise UserError(*problems)
     return files
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _missing_file(task: str, path: Path) -> str:
-    there = shown(sorted(entry.name for entry in path.parent.glob("*.json")), 8) or "no JSON files"
-    return f"task {task}: no file {path}; found {there}. Name others as {task}=TRAIN:TEST"
 
 
 MIXED = "that of each dataset"

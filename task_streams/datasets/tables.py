@@ -9,7 +9,6 @@ Absent on purpose: labels in several columns, and images that a table merely has
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +18,13 @@ from pydantic import Field, StrictStr
 from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream, dil_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.layout import shared_names
 from task_streams.sources.records import Found, Record, Split, Workspace
 from task_streams.types import TaskStream
 
 if TYPE_CHECKING:
-    from task_streams.sources.tables import Columns, Row
+    from task_streams.sources.tables import Columns, Stored
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
 Texts = Annotated[str | tuple[StrictStr, ...] | None, Field(title="text or a list of texts, or null")]
@@ -87,118 +86,87 @@ class TableDilConfig(TableConfig, SourceDilConfig):
     """Column with the domain of each row."""
 
 
-def table_cil(config: TableCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of a table."""
-    return cil_stream("table_cil", _read_tables(config, "", workspace), config, order_seed, workspace)
-
-
-def table_dil(config: TableDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of a table."""
-    return dil_stream("table_dil", _read_tables(config, config.domain_column, workspace), config, order_seed, workspace)
-
-
-def _read_tables(config: TableConfig, domain_column: str, workspace: Workspace) -> Found:
-    """Every row of the tables of a config; none has a split when test items are held out."""
+def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Stream of a table; every row of it is an item, and none has a split when test items are held out."""
     # here, because the import of pyarrow takes a second
-    from task_streams.sources.tables import Columns, hub_table, parquet_tables, rows, store, work_folder
+    from task_streams.sources.tables import Columns, hub_table, parquet_tables, stored, work_folder
 
-    columns = Columns(config.image_column, config.label_column, domain_column, config.key_column or "")
-    names = _given_names(config.class_names)
+    name, domain = ("table_dil", config.domain_column) if isinstance(config, TableDilConfig) else ("table_cil", "")
+    columns = Columns(config.image_column, config.label_column, domain, config.key_column or "")
+    given = _given_names(config.class_names)
     if config.hub:
         scratch = work_folder(workspace.cache)
         splits = [config.train_split] + ([config.test_split] if config.test_split else [])
-        found = [[hub_table(config.hub, config.config_name, split, config.revision, scratch)] for split in splits]
+        tables = [[hub_table(config.hub, config.config_name, split, config.revision, scratch)] for split in splits]
     else:
-        given = [[value] if isinstance(value, str) else list(value or ()) for value in (config.train, config.test)]
-        found = [parquet_tables(name, paths) for name, paths in zip(("train", "test"), given, strict=True)]
-    test = [table for tables in found[1:] for table in tables]
+        files = {"train": config.train, "test": config.test}
+        listed = {field: [value] if isinstance(value, str) else list(value or ()) for field, value in files.items()}
+        tables = [parquet_tables(field, patterns) for field, patterns in listed.items()]
+    train, test = tables[0], [table for more in tables[1:] for table in more]
     train_split: Split = "train" if test else ""
-    parts: list[_Part] = []
+    parts: list[tuple[Split, Stored]] = []
     problems: list[str] = []
-    for split, table in [(train_split, table) for table in found[0]] + [("test", table) for table in test]:
+    for split, table in [(train_split, table) for table in train] + [("test", table) for table in test]:
         try:
-            parts.append(_Part(split, table.title, columns, names, *rows(store(table, columns, workspace.cache))))
+            parts.append((split, stored(table, columns, workspace.cache)))
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*dict.fromkeys(problems))
     records: list[Record] = []
     count: Counter[str] = Counter()
-    for record in (record for part in parts for record in part.records()):
-        count[record.key] += 1
-        if not columns.key and count[record.key] > 1:  # same image, same class, so any may be the first
-            record = replace(record, key=f"{record.key}~{count[record.key]}")
-        records.append(record)
-    problems = [problem for part in parts for problem in part.problems()]
+    for split, part in parts:
+        whole, wrong = _records(split, part, columns, given)
+        problems += wrong
+        for record in whole:
+            count[record.key] += 1
+            if not columns.key and count[record.key] > 1:  # same image, same class, so any may be the first
+                record = replace(record, key=f"{record.key}~{count[record.key]}")
+            records.append(record)
     twice = sorted(key for key, times in count.items() if times > 1)
     if columns.key and twice:
         problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
-    return Found(tuple(records), (), tuple(problems))
+    return labelled_stream(name, Found(tuple(records), (), tuple(problems)), config, order_seed, workspace)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The rows of one table on their way to records."""
-
-    split: Split
-    title: str
-    columns: "Columns"
-    given_names: tuple[str, ...]
-    rows: "list[Row]"
-    numbered: bool
-    kept_names: list[str]
-
-    @property
-    def names(self) -> Sequence[str]:
-        return self.given_names or self.kept_names
-
-    def label(self, row: "Row") -> str:
-        """Class name of a row; empty when it has none."""
-        if not row.label or not self.numbered:
-            return row.label or ""
-        return self.names[int(row.label)] if 0 <= int(row.label) < len(self.names) else ""
-
-    def records(self) -> Iterator[Record]:
-        """A record of every row that has a class, and all else that is asked for except an image."""
-        from task_streams.sources.tables import RowSource
-
-        for number, row in enumerate(self.rows, start=1):
-            if self.complaint(row):
-                continue
-            label, domain, digest = self.label(row), row.domain or "", row.digest or ""
-            name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(self.title).name}")
-            places = (self.split, name) if row.key else (self.split, domain, label, name)
-            source = RowSource(row.file, row.batch, row.row, digest)
-            yield Record("/".join(filter(None, places)), label, source, self.split, domain, digest)
-
-    def complaint(self, row: "Row") -> str:
-        """What a row lacks; empty when it is whole."""
+def _records(
+    split: Split, table: "Stored", columns: "Columns", given: tuple[str, ...]
+) -> tuple[list[Record], list[str]]:
+    """A record of every row that has all that is asked for but an image, and what is wrong with labels and rows."""
+    names = given or table.names
+    column = f"{table.title}: column {columns.label!r}"
+    problems = []
+    if table.numbered and not names:
+        problems.append(f"{column} holds class numbers without names; give class_names, a list or a file")
+    elif table.numbered:
+        shared = shared_names({str(number): name for number, name in enumerate(names)})
+        problems += [f"{'class_names' if given else column}: {problem}" for problem in shared]
+    elif given:
+        problems.append(f"{column} holds class names already; expected no class_names")
+    records: list[Record] = []
+    lacking: dict[str, list[str]] = {}
+    for number, row in enumerate(table.rows, start=1):
+        label, domain, digest = row.label or "", row.domain or "", row.source.digest
+        if table.numbered and label:
+            label = names[int(label)] if 0 <= int(label) < len(names) else ""
+        complaint = ""
         if not row.label:
-            return "no label"
-        if not self.label(row):
-            return f"a label outside of 0 to {len(self.names) - 1}" if self.names else ""
-        if self.columns.domain and not row.domain:
-            return "no domain"
-        return f"no {self.columns.key}" if self.columns.key and not row.key else ""
-
-    def problems(self) -> list[str]:
-        """Sentences about labels without names and about rows that lack something."""
-        column = f"{self.title}: column {self.columns.label!r}"
-        found = []
-        if self.numbered and not self.names:
-            return [f"{column} holds class numbers without names; give class_names, a list or a file"]
-        if self.given_names and not self.numbered:
-            found.append(f"{column} holds class names already; expected no class_names")
-        if self.numbered:
-            origin = "class_names" if self.given_names else column
-            found += [
-                f"{origin}: {problem}" for problem in shared_names({str(i): name for i, name in enumerate(self.names)})
-            ]
-        lacking: dict[str, list[str]] = {}
-        for number, row in enumerate(self.rows, start=1):
-            if complaint := self.complaint(row):
-                lacking.setdefault(complaint, []).append(row.key or f"row {number}")
-        return found + [f"{self.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
+            complaint = "no label"
+        elif not label:
+            complaint = f"a label outside of 0 to {len(names) - 1}" if names else ""
+        elif columns.domain and not domain:
+            complaint = "no domain"
+        elif columns.key and not row.key:
+            complaint = f"no {columns.key}"
+        if complaint:
+            lacking.setdefault(complaint, []).append(row.key or f"row {number}")
+            continue
+        name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(table.title).name}")
+        places = (split, name) if row.key else (split, domain, label, name)
+        records.append(Record("/".join(filter(None, places)), label, row.source, split, domain, digest))
+    if names or not table.numbered:
+        problems += [f"{table.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
+    return records, problems
 
 
 def _given_names(value: Any) -> tuple[str, ...]:
@@ -218,8 +186,12 @@ def _given_names(value: Any) -> tuple[str, ...]:
 LICENCE = "that of the table"
 CITATION = "none: a table of your own; for a hub dataset its card says"
 CIL = StreamSpec(
-    TableCilConfig, table_cil, "a parquet file or hub dataset, new classes in each task", LICENCE, CITATION
+    TableCilConfig, table_stream, "a parquet file or hub dataset, new classes in each task", LICENCE, CITATION
 )
 DIL = StreamSpec(
-    TableDilConfig, table_dil, "a parquet file or hub dataset by domain, a new domain in each task", LICENCE, CITATION
+    TableDilConfig,
+    table_stream,
+    "a parquet file or hub dataset by domain, a new domain in each task",
+    LICENCE,
+    CITATION,
 )

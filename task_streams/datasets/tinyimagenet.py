@@ -6,22 +6,22 @@ named by the first synonym of its wnid in ``words.txt``, as in RaPO's lists. Bou
 """
 
 import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import cil_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import class_folders
-from task_streams.sources.layout import existing_root, joined, lines, shared_names, subfolders, with_all_classes
+from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
 from task_streams.sources.listed_files import listed_files, repeated_in
-from task_streams.sources.records import FileSource, Found, Record, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import FileSource, Found, Record
 
 LAYOUT = "wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt"
 WHERE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip (Stanford CS231n)"
 NEEDS = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
+ANNOTATIONS = "val/val_annotations.txt"
 WNID = re.compile(r"n\d{8}")
 
 
@@ -41,75 +41,54 @@ class TinyImageNetConfig(SourceCilConfig):
     """Test examples per class, >= 1; null = all 50 of the validation split."""
 
 
-def tinyimagenet_cil(config: TinyImageNetConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of TinyImageNet."""
-    root = existing_root(config.root, LAYOUT, WHERE, NEEDS)
-    return cil_stream("tinyimagenet_cil", tinyimagenet(root, config.on_damaged), config, order_seed, workspace)
+def tinyimagenet(config: TinyImageNetConfig) -> Found:
+    """Both labelled splits; a class is named by the first synonym of its wnid, with underscores for spaces.
 
-
-def tinyimagenet(root: Path, on_damaged: str = "error") -> Found:
-    """Both labelled splits of a resolved root.
+    Test items are those of ``val_annotations.txt``: file, wnid and a box in each line, tab-separated.
 
     Raises:
-        UserError: a list cannot be read.
+        UserError: the root is none, or a list cannot be read.
     """
+    root = existing_root(config.root, LAYOUT, WHERE, NEEDS)
     wnids = [line for _, line in lines(root / "wnids.txt")]
-    names = class_names(root / "words.txt", wnids)
+    synonyms = dict(line.partition("\t")[::2] for _, line in lines(root / "words.txt"))
+    first = {wnid: synonyms.get(wnid, "").split(",")[0].strip() for wnid in wnids}
+    names = {wnid: name.replace(" ", "_") for wnid, name in first.items() if name}
     train = class_folders(root, root / "train", "train", label_of=lambda wnid: names.get(wnid, ""), inner="images")
-    found = joined([train, _validation(root, names, on_damaged)])
+    records, unknown, rows = [], [], []
+    for number, line in lines(root / ANNOTATIONS):
+        file, wnid, *_ = [*line.split("\t"), ""]
+        key = f"val/images/{file}"
+        if not wnid or "/" in file:
+            rows.append(f"line {number} {line[:80]!r}")
+        elif wnid not in names:
+            unknown.append(f"{wnid} (line {number})")
+        else:
+            records.append(Record(key, names[wnid], FileSource(root / key), "test"))
+    test = listed_files(root, records, ANNOTATIONS, config.on_damaged)
     strange = [folder.name for folder in subfolders(root / "train") if folder.name not in wnids]
+    left_out = f"train: {len(strange)} folders that wnids.txt does not list left out: {shown(strange)}"
     odd = [wnid for wnid in wnids if not WNID.fullmatch(wnid)]
     nameless = [wnid for wnid in wnids if wnid not in names and wnid not in odd]
     twice = repeated_in(wnids)
-    left_out = f"train: {len(strange)} folders that wnids.txt does not list left out: {shown(strange)}"
-    notes = [left_out] if strange else []
     problems = [
         *([f"wnids.txt: expected one wnid a line, e.g. n02124075; found {shown(odd, limit=5)}"] if odd else []),
         *([f"words.txt: no name for {len(nameless)} wnids of wnids.txt: {shown(nameless)}"] if nameless else []),
         *([f"wnids.txt: {len(twice)} wnids are listed more than once: {shown(twice)}"] if twice else []),
         *shared_names(names),
-        *found.problems,
+        *train.problems,
+        *([f"{ANNOTATIONS}: expected '<file> <wnid> …' with tabs between; found {shown(rows, 5)}"] if rows else []),
+        *([f"{ANNOTATIONS}: wnids that wnids.txt does not list: {shown(unknown, 5)}"] if unknown else []),
+        *test.problems,
     ]
+    notes = (*([left_out] if strange else []), *train.notes, *test.notes)
     classes = tuple(sorted(set(names.values())))
-    return with_all_classes(Found(found.records, (*notes, *found.notes), tuple(problems), classes))
-
-
-def class_names(words: Path, wnids: list[str]) -> dict[str, str]:
-    """Class name of each wnid that ``words.txt`` names: its first synonym, with underscores for spaces.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    synonyms = dict(line.partition("\t")[::2] for _, line in lines(words))
-    first = {wnid: synonyms.get(wnid, "").split(",")[0].strip() for wnid in wnids}
-    return {wnid: name.replace(" ", "_") for wnid, name in first.items() if name}
-
-
-def _validation(root: Path, names: dict[str, str], on_damaged: str) -> Found:
-    """Test items by ``val_annotations.txt``: file, wnid and a box in each line, tab-separated."""
-    name = "val/val_annotations.txt"
-    records, unknown, odd = [], [], []
-    for number, line in lines(root / name):
-        file, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
-        if not wnid or "/" in file:
-            odd.append(f"line {number} {line[:80]!r}")
-        elif wnid not in names:
-            unknown.append(f"{wnid} (line {number})")
-        else:
-            key = f"val/images/{file}"
-            records.append(Record(key, names[wnid], FileSource(root / key), "test"))
-    found = listed_files(root, records, name, on_damaged)
-    problems = [
-        *([f"{name}: expected '<file> <wnid> …' with tabs between; found {shown(odd, 5)}"] if odd else []),
-        *([f"{name}: wnids that wnids.txt does not list: {shown(unknown, 5)}"] if unknown else []),
-    ]
-    return replace(found, problems=(*problems, *found.problems))
+    return with_all_classes(Found(train.records + test.records, notes, tuple(problems), classes))
 
 
 CIL = StreamSpec(
     TinyImageNetConfig,
-    tinyimagenet_cil,
+    partial(image_stream, "tinyimagenet_cil", tinyimagenet),
     "TinyImageNet (200 classes, 64 x 64 pixels) from its original archive, new classes in each task",
     "that of ImageNet: non-commercial research and education",
     "Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231n, 2015",

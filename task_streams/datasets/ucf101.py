@@ -11,7 +11,7 @@ names are split at capitals (``Apply_Eye_Makeup``), as in RaPO's released lists.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream
@@ -19,11 +19,11 @@ from task_streams.errors import shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.sources.layout import existing_root, lines
 from task_streams.sources.listed_files import Files, repeated_in
-from task_streams.sources.records import FileSource, Found, Record, Split, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import FileSource, Found, Record, Split
 
 CLIPS = "UCF-101"
 LISTS = "ucfTrainTestlist"
+CLASSES = "classInd.txt"
 MISSING = "missing"  # what ``Files`` says of a file that is not there
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip)"
 WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -37,33 +37,39 @@ class Ucf101CilConfig(ClipCilConfig):
     """Which of the official splits: 1, 2 or 3."""
 
 
-def ucf101_cil(config: Ucf101CilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of UCF-101."""
-    root = existing_root(config.root, f"{CLIPS}/<Class>/*.avi and {LISTS}/*.txt", PAGE, (CLIPS, LISTS))
-    return clip_stream("ucf101_cil", find_clips(root, config.split), config, order_seed, workspace)
-
-
-def find_clips(root: Path, split: int) -> Found:
-    """Every clip that the lists of a split name.
+def ucf101(config: Ucf101CilConfig) -> Found:
+    """Every clip that the lists of the split name.
 
     Raises:
-        UserError: a list cannot be read.
+        UserError: the root is none, or a list cannot be read.
     """
-    classes, problems = _classes(root / LISTS / "classInd.txt")
+    root = existing_root(config.root, f"{CLIPS}/<Class>/*.avi and {LISTS}/*.txt", PAGE, (CLIPS, LISTS))
+    classes: dict[int, str] = {}  # class folders by their label from 1
+    problems: list[str] = []
+    for number, line in lines(root / LISTS / CLASSES):
+        label, _, folder = line.partition(" ")
+        if not label.isdecimal() or not folder or " " in folder:
+            problems.append(f"{CLASSES}, line {number}: expected '<label> <Class>'; found {line!r}")
+        elif int(label) in classes or folder in classes.values():
+            problems.append(f"{CLASSES}, line {number}: {line!r} names a label or class a second time")
+        else:
+            classes[int(label)] = folder
+    if not classes:
+        problems.append(f"{CLASSES}: no classes in it; expected '<label> <Class>' in each line")
     records: list[Record] = []
-    parts: tuple[tuple[Split, str], ...] = (("train", f"trainlist0{split}.txt"), ("test", f"testlist0{split}.txt"))
-    for part, name in parts:
+    lists: dict[Split, str] = {"train": f"trainlist0{config.split}.txt", "test": f"testlist0{config.split}.txt"}
+    for split, name in lists.items():
         rows = lines(root / LISTS / name)
         problems += [] if rows else [f"{name}: an empty list"]
         for number, line in rows:
-            if problem := _line_problem(line, part, classes):
+            if problem := _line_problem(line, split, classes):
                 problems.append(f"{name}, line {number}: {problem}")
                 continue
             path = line.split(" ")[0]
             label = class_name(path.partition("/")[0])
-            records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), part))
+            records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), split))
     if twice := repeated_in(record.key for record in records):
-        problems.append(f"{LISTS}: split {split} lists {len(twice)} clips more than once: {shown(twice)}")
+        problems.append(f"{LISTS}: split {config.split} lists {len(twice)} clips more than once: {shown(twice)}")
     files = Files(root)
     faults = [fault for record in records if (fault := files.fault(record.key))]
     problems += sorted({fault for fault in faults if fault != MISSING})
@@ -75,23 +81,6 @@ def find_clips(root: Path, split: int) -> Found:
 def class_name(folder: str) -> str:
     """Name of a class as prompts list it: ``ApplyEyeMakeup`` to ``Apply_Eye_Makeup``."""
     return WORD_START.sub("_", folder)
-
-
-def _classes(path: Path) -> tuple[dict[int, str], list[str]]:
-    """Class folders by their label from 1, and what is wrong with the file."""
-    classes: dict[int, str] = {}
-    problems = []
-    for number, line in lines(path):
-        label, _, folder = line.partition(" ")
-        if not label.isdecimal() or not folder or " " in folder:
-            problems.append(f"{path.name}, line {number}: expected '<label> <Class>'; found {line!r}")
-        elif int(label) in classes or folder in classes.values():
-            problems.append(f"{path.name}, line {number}: {line!r} names a label or class a second time")
-        else:
-            classes[int(label)] = folder
-    if not classes:
-        problems.append(f"{path.name}: no classes in it; expected '<label> <Class>' in each line")
-    return classes, problems
 
 
 def _line_problem(line: str, split: Split, classes: Mapping[int, str]) -> str:
@@ -114,7 +103,7 @@ def _line_problem(line: str, split: Split, classes: Mapping[int, str]) -> str:
 
 CIL = StreamSpec(
     Ucf101CilConfig,
-    ucf101_cil,
+    partial(clip_stream, "ucf101_cil", ucf101),
     "UCF-101, clips of 101 human actions, new classes in each task",
     "for research; the clips are from YouTube, their uploaders hold the rights",
     "Soomro, Zamir, Shah: UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild, "

@@ -9,6 +9,7 @@ fetched. Deliberately absent: segmentation, parts of persons, actions.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -99,27 +100,19 @@ class VocDilConfig(VocConfig, DetectionDilConfig):
         ]
 
 
-def voc_cil(config: VocCilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of VOC sets."""
-    base = _devkit(config.root)
-    train, test = _splits(base, config.train, config.test, config, workspace)
-    return detection_cil("voc_cil", train, test, config, order_seed, workspace)
-
-
-def voc_dil(config: VocDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Domain-incremental stream of VOC-layout sets."""
-    base = _devkit(config.root)
+def voc_stream(config: VocCilConfig | VocDilConfig, order_seed: int, workspace: Workspace) -> TaskStream:
+    """Stream of VOC sets: new classes in each task, or a new set (domain) in each."""
+    base = existing_root(config.root, LAYOUT, ORIGIN)
+    base = base / "VOCdevkit" if (base / "VOCdevkit").is_dir() else base
+    if isinstance(config, VocCilConfig):
+        train, test = _splits(base, config.train, config.test, config, workspace)
+        return detection_cil("voc_cil", train, test, config, order_seed, workspace)
     domains = {}
     for value in config.domains:
         name, _, folder = value.partition("=")
         sets = ((f"{folder}/{config.train_set}",), (f"{folder}/{config.test_set}",))
         domains[name] = _splits(base, *sets, config, workspace)
     return detection_dil("voc_dil", domains, config, order_seed, workspace)
-
-
-def _devkit(given: str) -> Path:
-    root = existing_root(given, LAYOUT, ORIGIN)
-    return root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
 
 
 def _splits(
@@ -134,24 +127,12 @@ def _splits(
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """One image that a set lists: its name, annotations, and key (path below the base); None for what is missing."""
 
     name: str
     xml: Path | None
     key: str | None
-
-    def stamp(self) -> str:
-        return f"{self.key} {self.name} {FileSource(self.xml).stamp() if self.xml else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which objects are taken: of which classes, whether others are left out or a fault, and difficult ones too."""
-
-    classes: tuple[str, ...]
-    skip_others: bool
-    difficult: bool
 
 
 def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Workspace) -> BoxTable:
@@ -161,35 +142,36 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
         UserError: a folder or a list of a set is missing.
     """
     items, problems = _items(base, sets)
-    wanted = Wanted(tuple(config.classes), config.other_classes == "skip", config.difficult)
-    stamp = sha256("\n".join(item.stamp() for item in items).encode()).hexdigest()
+    stamps = (f"{item.key} {item.name} {FileSource(item.xml).stamp() if item.xml else ''}" for item in items)
+    stamp = sha256("\n".join(stamps).encode()).hexdigest()
 
     def parse() -> BoxTable:
         boxes = BoxCollector()
         for item in items:
             if item.key is None:
-                boxes.fault("listed images that are missing in JPEGImages", item.name)
+                boxes.faults["listed images that are missing in JPEGImages"].append(item.name)
             elif item.xml is None:
-                boxes.fault("listed images without a file in Annotations", item.name)
+                boxes.faults["listed images without a file in Annotations"].append(item.name)
             elif item.key in boxes.boxes:
-                boxes.fault("images that are listed twice", item.name)
+                boxes.faults["images that are listed twice"].append(item.name)
             else:
-                boxes.add_image(item.key)
+                boxes.boxes[item.key] = []
                 try:
-                    _add_objects(boxes, item.key, item.name, parse_xml(item.xml), wanted)
+                    _add_objects(boxes, item.key, item.name, parse_xml(item.xml), config)
                 except Damaged as fault:
-                    boxes.fault("annotations that cannot be read", f"{item.name}.xml ({fault})")
-        return boxes.table(base, ", ".join(sets), wanted.classes)
+                    boxes.faults["annotations that cannot be read"].append(f"{item.name}.xml ({fault})")
+        return boxes.table(base, ", ".join(sets), config.classes)
 
+    wanted = f"{list(config.classes)} {config.other_classes} {config.difficult}"
     table = cached(workspace, f"{base} {list(sets)} {wanted}", stamp, base, parse)
     return replace(table, problems=(*problems, *table.problems))
 
 
-def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
+def _items(base: Path, sets: Sequence[str]) -> tuple[list[Item], list[str]]:
     """What the sets list, and links that lead out of the root."""
     missing: list[str] = []
     problems: list[str] = []
-    items: list[_Item] = []
+    items: list[Item] = []
     for path in map(PurePosixPath, sets):
         folder = below(base, str(path.parent))
         file = folder / "ImageSets" / "Main" / f"{path.name}.txt"
@@ -207,7 +189,7 @@ def _items(base: Path, sets: Sequence[str]) -> tuple[list[_Item], list[str]]:
         for _, name in lines(file):
             key = f"{path.parent}/JPEGImages/{images[name]}" if name in images else None
             xml = folder / "Annotations" / f"{name}.xml" if f"{name}.xml" in texts else None
-            items.append(_Item(f"{path.parent}/{name}", xml, key))
+            items.append(Item(f"{path.parent}/{name}", xml, key))
     if missing:
         raise UserError(*dict.fromkeys(missing))
     return items, list(dict.fromkeys(problems))
@@ -219,9 +201,13 @@ def parse_xml(path: Path) -> Element:
     Raises:
         Damaged: it cannot be read, is no XML, no annotation, or has a document type.
     """
+
+    def refuse(*declaration: object) -> NoReturn:
+        raise Damaged("a document type; refused, it could expand without end")
+
     builder = TreeBuilder()
     parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
@@ -235,38 +221,36 @@ def parse_xml(path: Path) -> Element:
     return root
 
 
-def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, wanted: Wanted) -> None:
+def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, config: VocConfig) -> None:
     """Put the objects of an annotation into the boxes of its image."""
-    width, height = (_number(annotation.findtext(f"size/{side}")) for side in ("width", "height"))
+    width, height = _numbers(annotation, "size/width", "size/height")
     if width is None or height is None or min(width, height) < 1:
         raise Damaged("no size with width and height above 0")
     for number, row in enumerate(annotation.iterfind("object"), start=1):
         category = (row.findtext("name") or "").strip()
-        corners = [_number(row.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-        if category not in wanted.classes and wanted.skip_others:
+        x1, y1, x2, y2 = _numbers(row, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
+        if category not in config.classes and config.other_classes == "skip":
             boxes.left_out["of other classes"] += 1
-        elif category not in wanted.classes:
-            unknown = unknown_name("class", category, wanted.classes)
-            boxes.fault(f"objects of an {unknown} Rename it, or set other_classes=skip. In", name)
-        elif None in corners:
-            boxes.fault("objects without the four numbers of a bndbox", f"{name}, object {number}")
-        elif (row.findtext("difficult") or "").strip() == "1" and not wanted.difficult:
+        elif category not in config.classes:
+            unknown = unknown_name("class", category, config.classes)
+            boxes.faults[f"objects of an {unknown} Rename it, or set other_classes=skip. In"].append(name)
+        elif x1 is None or y1 is None or x2 is None or y2 is None:
+            boxes.faults["objects without the four numbers of a bndbox"].append(f"{name}, object {number}")
+        elif (row.findtext("difficult") or "").strip() == "1" and not config.difficult:
             boxes.left_out["marked difficult"] += 1
         else:
-            x1, y1, x2, y2 = (corner or 0.0 for corner in corners)
-            boxes.add_box(key, wanted.classes.index(category), (x1 - 1, y1 - 1, x2, y2), width, height)
+            boxes.add_box(key, config.classes.index(category), (x1 - 1, y1 - 1, x2, y2), width, height)
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if is_number(value) else None
-
-
-def _refuse_doctype(*declaration: object) -> NoReturn:
-    raise Damaged("a document type; refused, it could expand without end")
+def _numbers(element: Element, *paths: str) -> list[float | None]:
+    """Numbers in the elements of some paths; None for what is no number or not there."""
+    found: list[float | None] = []
+    for path in paths:
+        value = None
+        with suppress(ValueError):
+            value = float(element.findtext(path) or "")
+        found.append(value if is_number(value) else None)
+    return found
 
 
 PARTS = ("Annotations", "JPEGImages", "ImageSets/Main")
@@ -275,8 +259,8 @@ ORIGIN = "the Pascal VOC challenges 2007 and 2012 (http://host.robots.ox.ac.uk/p
 LICENCE = "images under Flickr's terms; annotations as the challenge gives them"
 CITATION = "Everingham et al., The Pascal Visual Object Classes (VOC) Challenge, IJCV 2010"
 CIL = StreamSpec(
-    VocCilConfig, voc_cil, "Pascal VOC 2007/2012: boxes of 20 classes, new ones in each task", LICENCE, CITATION
+    VocCilConfig, voc_stream, "Pascal VOC 2007/2012: boxes of 20 classes, new ones in each task", LICENCE, CITATION
 )
 DIL = StreamSpec(
-    VocDilConfig, voc_dil, "a series of sets in VOC's layout, a new domain in each task", LICENCE, CITATION
+    VocDilConfig, voc_stream, "a series of sets in VOC's layout, a new domain in each task", LICENCE, CITATION
 )

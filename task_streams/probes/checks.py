@@ -74,18 +74,17 @@ def read_checks(names: Any, arguments: Any) -> tuple[tuple[Check, ...], list[str
     checks = []
     for name, values in zip(names, given, strict=True):
         present = {key: value for key, value in values.items() if value is not None}  # published rows name all, as null
-        problems += _problems(name, present)
         checks.append(Check(name, present))
+        if name not in CHECKS:
+            problems.append(unknown_name("check", name, CHECKS).rstrip("."))
+            continue
+        expected = CHECKS[name]
+        problems += [
+            f"{name}: {unknown_name('argument', key, expected)[:-1]}" for key in present if key not in expected
+        ]
+        wrong = [f"{key} {WORDS[kind]}" for key, kind in expected.items() if not _fits(present.get(key), kind)]
+        problems += [f"{name}: expected {shown(wrong)}"] if wrong else []
     return tuple(checks), problems
-
-
-def _problems(name: str, given: Mapping[str, Any]) -> list[str]:
-    if name not in CHECKS:
-        return [unknown_name("check", name, CHECKS).rstrip(".")]
-    expected = CHECKS[name]
-    problems = [f"{name}: {unknown_name('argument', key, expected)[:-1]}" for key in given if key not in expected]
-    wrong = [f"{key} {WORDS[kind]}" for key, kind in expected.items() if not _fits(given.get(key), kind)]
-    return problems + ([f"{name}: expected {shown(wrong)}"] if wrong else [])
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -80,10 +80,6 @@ def _distorted(bitmap: Bitmap, rng: np.random.Generator) -> Bitmap:
     return np.asarray(moved, dtype=np.uint8)
 
 
-def _decoded(bitmap: Bitmap) -> Image.Image:
-    return Image.fromarray(bitmap).convert("RGB")
-
-
 def glyph_examples(
     count: int,
     seed: int,
@@ -104,5 +100,6 @@ def glyph_examples(
         bitmap = _distorted(render_glyph(label, font), rng)
         content = hashlib.sha256(bitmap.tobytes()).hexdigest()
         key = f"glyphs/{seed}/{index:04d}"
-        examples.append(Example(key, label, partial(_decoded, bitmap), content, domain=font))
+        media = partial(Image.fromarray, np.stack([bitmap] * 3, axis=-1))  # [64, 64, 3]
+        examples.append(Example(key, label, media, content, domain=font))
     return tuple(examples)

@@ -18,8 +18,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from PIL.Image import Image
-
 from task_streams.answers import option_letter, resolved_rule
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.probes.checks import Check, read_checks
@@ -64,11 +62,6 @@ class Row:
     rule: Rule = "exact"
     checks: tuple[Check, ...] = ()
 
-    def facts(self) -> list[Any]:
-        """All of it but the images' paths as plain values, for fingerprints."""
-        checks = [[check.name, dict(check.arguments)] for check in self.checks]
-        return [self.key, self.style, self.text, list(self.options), list(self.answers), self.rule, checks]
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -82,13 +75,6 @@ class Probe:
     def style(self) -> Style:
         """How it is asked and scored."""
         return self.row.style
-
-    def images(self) -> tuple[Image, ...]:
-        """Its images, decoded; a ``UserError`` where one has changed since the set was read and cannot be decoded."""
-        try:
-            return tuple(decode_image(FileSource(path).read()) for path in self.paths)
-        except Damaged as fault:
-            raise UserError(f"probe item {self.key!r}: {', '.join(self.paths)}: {fault}") from fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +116,9 @@ def read_probe_set(path: Path) -> ProbeSet:
             faults += [f"id {row.key!r} is that of line {earlier} too"] if earlier != number else []
             paths, contents = _read_images(path.parent.resolve(), row.images, faults)
             probes.append(Probe(row.key, row, paths))
-            digest.update(json.dumps([row.facts(), contents], ensure_ascii=False).encode() + b"\n")
+            checks = [[check.name, dict(check.arguments)] for check in row.checks]
+            facts = [row.key, row.style, row.text, row.options, row.answers, row.rule, checks]
+            digest.update(json.dumps([facts, contents], ensure_ascii=False).encode() + b"\n")
         for fault in faults:
             problems.setdefault(fault, []).append(str(number))
     if not probes and not problems:
@@ -259,10 +247,17 @@ def fingerprints_of(sets: Sequence[ProbeSet]) -> dict[str, str]:
 
 
 def probe_request(probe: Probe) -> Request:
-    """The question of a probe set in the set's own words, without the suite's form of a reply; images decoded."""
+    """The question of a probe set in the set's own words, without the suite's form of a reply; images decoded.
+
+    Raises:
+        UserError: an image has changed since the set was read and cannot be decoded.
+    """
     text = probe.row.text
     if probe.row.options:
         listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.row.options)]
         text = "\n".join([text, *listed, "", CHOICE_FORM])
-    images = probe.images()
+    try:
+        images = tuple(decode_image(FileSource(path).read()) for path in probe.paths)
+    except Damaged as fault:
+        raise UserError(f"probe item {probe.key!r}: {', '.join(probe.paths)}: {fault}") from fault
     return Request(probe.key, user_turn(text, images), images)

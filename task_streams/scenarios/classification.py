@@ -1,10 +1,10 @@
 """Streams of labelled images or clips: what a layout found, as tasks. Every classification layout ends here."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
+from task_streams.config import SourceCilConfig, SourceDilConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
@@ -15,87 +15,57 @@ from task_streams.sources.records import Decoder, Found, Record, Workspace
 from task_streams.types import TaskStream
 
 
-def cil_stream(
+def image_stream(
+    name: str, find: Callable[[Any], Found], config: Any, order_seed: int, workspace: Workspace
+) -> TaskStream:
+    """Stream of the image files that ``find`` finds for some settings; raises as ``labelled_stream``."""
+    return labelled_stream(name, find(config), config, order_seed, workspace)
+
+
+def labelled_stream(
     name: str,
     found: Found,
-    config: SourceCilConfig,
+    config: SourceCilConfig | SourceDilConfig,
     order_seed: int,
     workspace: Workspace,
     decoder: Decoder | None = None,
 ) -> TaskStream:
-    """Class-incremental stream of what a layout found.
+    """Stream of what a layout found: of new classes in each task, or with ``SourceDilConfig`` of one domain in each.
+
+    With a list of shots its items are all that is left to train on.
 
     Raises:
-        UserError: problems of the layout, damaged items, too few classes, a list that does not resolve.
+        UserError: problems of the layout, damaged items, too few classes, an unknown domain, a list that does not
+            resolve.
     """
     library = Library(workspace, config.on_damaged, decoder or ImageDecoder())
     with all_problems(found, library):
-        records, settings = _training_items(found.records, config)
-        stream = build_cil(
-            name,
-            _pool(records),
-            sizes=config.sizes,
-            order_seed=order_seed,
-            admit=library.admit,
-            distinct=config.on_copies == "skip",
-            notes=found.notes,
-            **settings,
-        )
-    return replace(stream, notes=(*stream.notes, *_unused_notes(config, records, stream), *library.notes))
-
-
-def dil_stream(
-    name: str,
-    found: Found,
-    config: SourceDilConfig,
-    order_seed: int,
-    workspace: Workspace,
-    decoder: Decoder | None = None,
-) -> TaskStream:
-    """Domain-incremental stream of what a layout found, one task per domain of its records.
-
-    Raises:
-        UserError: problems of the layout, damaged items, an unknown domain, a list that does not resolve.
-    """
-    library = Library(workspace, config.on_damaged, decoder or ImageDecoder())
-    with all_problems(found, library):
-        records, settings = _training_items(found.records, config)
-        there = sorted({record.domain for record in records})
-        if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
-            raise UserError(*unknown)
-        stream = build_dil(
-            name,
-            {
+        records, settings = found.records, config.draw_settings
+        if config.shots_list is not None:
+            records, settings = listed_records(config.shots_list, records), {**settings, "shots": None}
+        settings |= {"admit": library.admit, "distinct": config.on_copies == "skip", "notes": found.notes}
+        if isinstance(config, SourceDilConfig):
+            there = sorted({record.domain for record in records})
+            if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
+                raise UserError(*unknown)
+            pools = {
                 domain: _pool(record for record in records if record.domain == domain)
                 for domain in config.domains or there
-            },
-            order_seed=order_seed,
-            seeded_order=config.domain_order == "seeded",
-            admit=library.admit,
-            distinct=config.on_copies == "skip",
-            notes=found.notes,
-            **settings,
-        )
-    return replace(stream, notes=(*stream.notes, *_unused_notes(config, records, stream), *library.notes))
-
-
-def _unused_notes(config: SourceConfig, records: Iterable[Record], stream: TaskStream) -> list[str]:
-    """How many items of a list of shots are of classes or domains that the stream does not use."""
-    if config.shots_list is None:
-        return []
-    trained = [record for record in records if record.split == "train"]
-    if stream.scenario == "dil":
-        used = {task.name for task in stream.tasks}
-        return unused_listed(len(trained), sum(record.domain not in used for record in trained), "domains")
-    return unused_listed(len(trained), sum(record.label not in stream.labels for record in trained), "classes")
-
-
-def _training_items(records: tuple[Record, ...], config: SourceConfig) -> tuple[tuple[Record, ...], dict[str, Any]]:
-    """Records and draw settings; with a list of shots its items are all that is left to train on."""
-    settings = config.draw_settings
-    if config.shots_list is None:
-        return records, settings
-    return listed_records(config.shots_list, records), {**settings, "shots": None}
+            }
+            seeded = config.domain_order == "seeded"
+            stream = build_dil(name, pools, order_seed=order_seed, seeded_order=seeded, **settings)
+        else:
+            stream = build_cil(name, _pool(records), sizes=config.sizes, order_seed=order_seed, **settings)
+    unused: list[str] = []
+    if config.shots_list is not None:
+        trained = [record for record in records if record.split == "train"]
+        if isinstance(config, SourceDilConfig):
+            domains = {task.name for task in stream.tasks}
+            unused = unused_listed(len(trained), sum(record.domain not in domains for record in trained), "domains")
+        else:
+            others = sum(record.label not in stream.labels for record in trained)
+            unused = unused_listed(len(trained), others, "classes")
+    return replace(stream, notes=(*stream.notes, *unused, *library.notes))
 
 
 def _pool(records: Iterable[Record]) -> Pool:

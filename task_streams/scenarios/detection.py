@@ -103,24 +103,19 @@ def detection_cil(
         raise UserError(*train.problems, *test.problems, *problems)
     order = [over[i] for i in np.random.RandomState(order_seed).permutation(len(over))][: sum(config.sizes)]
     ends = np.cumsum(config.sizes)
-    plan = [tuple(order[end - size : end]) for end, size in zip(ends, config.sizes, strict=True)]
-    newest = _newest_task(train, {label: number for number, classes in enumerate(plan) for label in classes})
+    task_of = {label: int(np.searchsorted(ends, place, "right")) for place, label in enumerate(order)}
+    tasks = np.array([task_of.get(label, -1) for label in train.classes], dtype=np.int32)
+    # Task of the newest of each image's classes, -1 for an image with none of them; every image has a box. [N]
+    newest = np.maximum.reduceat(tasks[train.category], train.first[:-1]) if train.keys else tasks[:0]
     steps = []
-    for number, (classes, end) in enumerate(zip(plan, ends, strict=True)):
+    for number, (size, end) in enumerate(zip(config.sizes, ends, strict=True)):
+        classes = tuple(order[end - size : end])
         seen = listed(order[:end], config.draw_settings["label_order"])
         steps.append(Step(task_name(classes), classes, seen, train, np.flatnonzero(newest == number), test))
     unused = len(train.classes) - len(order)
     others = len(train.keys) - sum(len(step.train_images) for step in steps)
     notes = [f"{len(order)} of {len(over)} classes are used; {others} training images show others only"]
     return _stream(name, "cil", order_seed, steps, config, workspace, notes if unused else [])
-
-
-def _newest_task(table: BoxTable, task_of: Mapping[str, int]) -> IntArray:
-    """Task of the newest of each image's classes; -1 for an image with none of them. [N]"""
-    lookup = np.array([task_of.get(name, -1) for name in table.classes], dtype=np.int32)
-    if not table.keys:
-        return np.zeros(0, dtype=np.int32)
-    return np.maximum.reduceat(lookup[table.category], table.first[:-1])  # every image has a box
 
 
 def detection_dil(
@@ -165,9 +160,10 @@ def _stream(
     tables = list({id(table): table for step in steps for table in (step.train, step.test)}.values())
     found = Found((), problems=tuple(problem for table in tables for problem in table.problems))
     tasks: list[Task] = []
+    distinct = config.on_copies == "skip"
     with all_problems(found, library):
         used = {label for step in steps for label in step.classes}
-        draw = ImageDraw(library.admit, used, config.draw_seed, config.on_copies == "skip")
+        draw = ImageDraw(library.admit, used, config.draw_seed, distinct)
         steps, shots, unused = _cut_to_list(steps, config)
         tests = {  # before anything is trained on, so a change of shots keeps the test images
             domain: draw.take(table, table.images_of(*used), used, config.test_per_class, "test", domain)
@@ -181,8 +177,10 @@ def _stream(
             task = Task(number, step.name, step.classes, step.seen, train, test, "detection", config.annotation)
             tasks.append(task)
         judged = _judge(tasks, config)
+    done = "images left out, copies of others" if distinct else "images are copies of others, and kept"
+    copies = [f"{len(draw.copies)} {done}: {shown(draw.copies)}"] if draw.copies else []
     facts = [note for table in tables for note in table.notes]
-    notes = (*facts, *notes, *unused, *draw.notes, *judged, *library.notes)
+    notes = (*facts, *notes, *unused, *copies, *judged, *library.notes)
     return TaskStream(name, scenario, order_seed, tuple(tasks), notes)
 
 
@@ -274,24 +272,16 @@ class ImageDraw:
                 return tuple(admitted[image] for image in sorted(chosen))
             records = [table.record(image, self.used, split, domain) for image in fresh]
             for image, example in zip(fresh, self.admit(records), strict=True):
-                if example is None or self._is_copy(example):
+                if example is None:
+                    refused.add(image)
+                    continue
+                kept = self.drawn.setdefault(example.content, example)
+                if kept is not example:
+                    self.copies.append(f"{example.key} = {kept.key}")
+                if kept is not example and self.distinct:
                     refused.add(image)
                 else:
                     admitted[image] = example
-
-    def _is_copy(self, example: Example) -> bool:
-        """Whether an image is to be left out as a copy."""
-        kept = self.drawn.setdefault(example.content, example)
-        if kept is example:
-            return False
-        self.copies.append(f"{example.key} = {kept.key}")
-        return self.distinct
-
-    @property
-    def notes(self) -> list[str]:
-        """Which images are copies of others, and whether they were left out."""
-        done = "images left out, copies of others" if self.distinct else "images are copies of others, and kept"
-        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
 
 
 @dataclass(frozen=True, slots=True)

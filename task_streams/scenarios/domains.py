@@ -1,4 +1,4 @@
-"""Visual domains: named functions from image to image, for streams that learn one domain after the other.
+"""Visual domains: ways to change an image, for streams that learn one domain after the other.
 
 A domain's strength is a constant here, chosen so that the embedded base model starts between 25 % and 75 %
 on handwritten digits in that domain; ``benchmarks/domain_accuracy.py`` measures it. Randomness comes from a
@@ -6,16 +6,17 @@ seed made of the item's key and the domain's name, so an item looks the same in 
 Made for bright strokes on a dark ground; images are RGB and keep their size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from PIL.Image import Resampling, Transform
+from PIL.ImageFilter import GaussianBlur, MaxFilter, MinFilter
 
 from task_streams.scenarios.draw import random_state
 
-Transformation = Callable[[Image.Image, float, np.random.RandomState], Image.Image]
+Change = Literal["none", "turn", "noise", "blur", "thicken", "thin", "slant", "cover", "fade", "shrink", "binarise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,17 @@ class Domain:
 
     Attributes:
         name: name of the domain, and of its task.
-        transformation: (image, strength, random generator) to image.
-        strength: in the transformation's own unit.
+        change: what is done.
+        strength: in the change's own unit.
     """
 
     name: str
-    transformation: Transformation
+    change: Change
     strength: float
 
     def apply(self, image: Image.Image, key: str) -> Image.Image:
         """The image of item ``key`` as this domain shows it; the given image is left as it is."""
-        return self.transformation(image, self.strength, random_state(0, f"{self.name} {key}"))
+        return changed(image, self.change, self.strength, random_state(0, f"{self.name} {key}"))
 
     @property
     def identity(self) -> str:
@@ -42,86 +43,58 @@ class Domain:
         return f"{self.name}={self.strength}"
 
 
-def unchanged(image: Image.Image, strength: float, rng: np.random.RandomState) -> Image.Image:
-    """The image as it is."""
-    return image.copy()
-
-
-def rotate(image: Image.Image, degrees: float, rng: np.random.RandomState) -> Image.Image:
-    """Turned counter-clockwise by ``degrees``, give or take 5."""
-    return image.rotate(degrees + rng.uniform(-5, 5), Resampling.BICUBIC)
-
-
-def add_noise(image: Image.Image, deviation: float, rng: np.random.RandomState) -> Image.Image:
-    """Grey Gaussian noise of the given standard deviation (0 to 255), the same in all channels."""
-    pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
-    noise = rng.normal(0.0, deviation, (*pixels.shape[:2], 1))
-    return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
-
-
-def blur(image: Image.Image, radius: float, rng: np.random.RandomState) -> Image.Image:
-    """Gaussian blur of ``radius`` pixels."""
-    return image.filter(ImageFilter.GaussianBlur(radius))
-
-
-def thicken(image: Image.Image, pixels: float, rng: np.random.RandomState) -> Image.Image:
-    """Bright strokes grown by ``pixels`` on each side (a whole number)."""
-    return image.filter(ImageFilter.MaxFilter(2 * int(pixels) + 1))
-
-
-def thin(image: Image.Image, pixels: float, rng: np.random.RandomState) -> Image.Image:
-    """Bright strokes eaten by ``pixels`` on each side (a whole number)."""
-    return image.filter(ImageFilter.MinFilter(2 * int(pixels) + 1))
-
-
-def shear(image: Image.Image, slope: float, rng: np.random.RandomState) -> Image.Image:
-    """Slanted: rows are moved sideways by ``slope`` pixels for each pixel from the middle."""
-    coefficients = (1, slope, -slope * image.height / 2, 0, 1, 0)
-    return image.transform(image.size, Transform.AFFINE, coefficients, Resampling.BICUBIC)
-
-
-def occlude(image: Image.Image, share: float, rng: np.random.RandomState) -> Image.Image:
-    """A grey square over ``share`` of the side, at a random place."""
-    side = round(share * image.width)
-    left, top = (int(rng.randint(0, extent - side + 1)) for extent in image.size)
-    covered = image.copy()
-    covered.paste((128, 128, 128), (left, top, left + side, top + side))
-    return covered
-
-
-def fade(image: Image.Image, contrast: float, rng: np.random.RandomState) -> Image.Image:
-    """Contrast reduced to the share ``contrast`` around mid-grey."""
-    pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
-    return Image.fromarray(np.rint(128 + contrast * (pixels - 128)).astype(np.uint8))
-
-
-def shrink(image: Image.Image, share: float, rng: np.random.RandomState) -> Image.Image:
-    """Shrunk to ``share`` of the side and put at a random place on black."""
-    size = (round(share * image.width), round(share * image.height))
-    left, top = (int(rng.randint(0, outer - inner + 1)) for outer, inner in zip(image.size, size, strict=True))
-    ground = Image.new(image.mode, image.size)
-    ground.paste(image.resize(size, Resampling.BICUBIC), (left, top))
-    return ground
-
-
-def binarise(image: Image.Image, threshold: float, rng: np.random.RandomState) -> Image.Image:
-    """Black and white only, cut at ``threshold`` (0 to 255)."""
-    return image.point(lambda value: 255 if value > threshold else 0)
+def changed(image: Image.Image, change: Change, by: float, rng: np.random.RandomState) -> Image.Image:
+    """A changed copy of an image."""
+    match change:
+        case "turn":  # counter-clockwise by degrees, give or take 5
+            return image.rotate(by + rng.uniform(-5, 5), Resampling.BICUBIC)
+        case "noise":  # grey Gaussian noise of a standard deviation (0 to 255), the same in all channels
+            pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
+            noise = rng.normal(0.0, by, (*pixels.shape[:2], 1))
+            return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
+        case "blur":  # Gaussian, of a radius in pixels
+            return image.filter(GaussianBlur(by))
+        case "thicken":  # bright strokes grown by so many whole pixels on each side
+            return image.filter(MaxFilter(2 * int(by) + 1))
+        case "thin":  # bright strokes eaten, likewise
+            return image.filter(MinFilter(2 * int(by) + 1))
+        case "slant":  # rows are moved sideways by so many pixels for each pixel from the middle
+            coefficients = (1, by, -by * image.height / 2, 0, 1, 0)
+            return image.transform(image.size, Transform.AFFINE, coefficients, Resampling.BICUBIC)
+        case "cover":  # a grey square over a share of the side, at a random place
+            side = round(by * image.width)
+            left, top = (int(rng.randint(0, extent - side + 1)) for extent in image.size)
+            covered = image.copy()
+            covered.paste((128, 128, 128), (left, top, left + side, top + side))
+            return covered
+        case "fade":  # contrast reduced to a share, around mid-grey
+            pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
+            return Image.fromarray(np.rint(128 + by * (pixels - 128)).astype(np.uint8))
+        case "shrink":  # to a share of the side, at a random place on black
+            size = (round(by * image.width), round(by * image.height))
+            left, top = (int(rng.randint(0, outer - inner + 1)) for outer, inner in zip(image.size, size, strict=True))
+            ground = Image.new(image.mode, image.size)
+            ground.paste(image.resize(size, Resampling.BICUBIC), (left, top))
+            return ground
+        case "binarise":  # black and white only, cut at a brightness (0 to 255)
+            return image.point(lambda value: 255 if value > by else 0)
+        case "none":
+            return image.copy()
 
 
 _ALL = (
-    Domain("clean", unchanged, 0.0),
-    Domain("rotated", rotate, -40.0),
-    Domain("tilted", rotate, 30.0),
-    Domain("noisy", add_noise, 75.0),
-    Domain("blurred", blur, 7.0),
-    Domain("thick", thicken, 4.0),
-    Domain("thin", thin, 2.0),
-    Domain("slanted", shear, 0.5),
-    Domain("occluded", occlude, 0.35),
-    Domain("faded", fade, 0.5),
-    Domain("small", shrink, 0.6),
-    Domain("stark", binarise, 96.0),
+    Domain("clean", "none", 0.0),
+    Domain("rotated", "turn", -40.0),
+    Domain("tilted", "turn", 30.0),
+    Domain("noisy", "noise", 75.0),
+    Domain("blurred", "blur", 7.0),
+    Domain("thick", "thicken", 4.0),
+    Domain("thin", "thin", 2.0),
+    Domain("slanted", "slant", 0.5),
+    Domain("occluded", "cover", 0.35),
+    Domain("faded", "fade", 0.5),
+    Domain("small", "shrink", 0.6),
+    Domain("stark", "binarise", 96.0),
 )
 
 DOMAINS: dict[str, Domain] = {domain.name: domain for domain in _ALL}

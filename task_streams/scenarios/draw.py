@@ -8,35 +8,20 @@ numbers fixed over versions. Test items are drawn first, so a change of ``shots`
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from task_streams.errors import UserError, shown
+from task_streams.sources.records import Record
 from task_streams.types import Example
 
 HOLD_OUT_SHARE = 5  # with test_per_class = None, one item in five is held out when a source has no test split
 
-AnItem = TypeVar("AnItem", bound="Item")
-
-
-class Item(Protocol):
-    """What is drawn: a record that is not read yet, or an example."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def label(self) -> str: ...
-
-
-# Records to examples, None for each that is left out; reads only what is drawn.
+Item = Record | Example  # what is drawn: a record that is not read yet, or an example
+AnItem = TypeVar("AnItem", bound=Item)
+# Records to examples, None for each that is left out; reads only what is drawn. ``list`` admits examples as they are.
 Admit = Callable[[Sequence[Any]], Sequence[Example | None]]
-
-
-def as_they_are(examples: Sequence[Any]) -> Sequence[Example | None]:
-    """Admits examples that a source has made already."""
-    return examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,45 +115,19 @@ class Taker:
             batches = {label: order[: wanted[label] - len(chosen[label])] for label, order in rest.items()}
             if not any(batches.values()):
                 return {label: tuple(examples) for label, examples in chosen.items()}, rest
-            admitted = iter(self.admit([item for batch in batches.values() for item in batch]))
-            for label, batch in batches.items():
-                rest[label] = rest[label][len(batch) :]
-                examples = [next(admitted) for _ in batch]
-                chosen[label] += [example for example in examples if example is not None and self._is_new(example)]
-
-    def _is_new(self, example: Example) -> bool:
-        kept = self.taken.setdefault(example.content, example)
-        if kept is example:
-            return True
-        pair = f"{example.key} ({example.target}) = {kept.key} ({kept.target})"
-        self.copies.append(pair)
-        self.conflicts += [pair] if example.target != kept.target else []
-        return not self.distinct
-
-    @property
-    def notes(self) -> list[str]:
-        """Which items are copies of others, and whether they were left out."""
-        done = "items left out, copies of others" if self.distinct else "items are copies of others, and kept"
-        return [f"{len(self.copies)} {done}: {shown(self.copies)}"] if self.copies else []
-
-    @property
-    def problems(self) -> list[str]:
-        """Which items are copies of items of another class: the order of taking can't say which class is right."""
-        remedy = "mend the classes, or set on_copies=skip to keep the first of each"
-        what = f"{len(self.conflicts)} items have the content of an item of another class"
-        return [f"{what}: {shown(self.conflicts)}; {remedy}"] if self.conflicts else []
-
-
-def draw(
-    pool: Pool,
-    shots: int | None,
-    test_per_class: int | None,
-    seed: int,
-    admit: Admit = as_they_are,
-    distinct: bool = False,
-) -> Drawn:
-    """Training and test examples of every class of one pool; as ``draw_pools``."""
-    return draw_pools({"": pool}, shots, test_per_class, seed, admit, distinct)[""]
+            rest = {label: order[len(batches[label]) :] for label, order in rest.items()}
+            labels = [label for label, batch in batches.items() for _ in batch]
+            admitted = self.admit([item for batch in batches.values() for item in batch])
+            for label, example in zip(labels, admitted, strict=True):
+                if example is None:
+                    continue
+                kept = self.taken.setdefault(example.content, example)
+                if kept is not example:
+                    pair = f"{example.key} ({example.target}) = {kept.key} ({kept.target})"
+                    self.copies.append(pair)
+                    self.conflicts += [pair] if example.target != kept.target else []
+                if kept is example or not self.distinct:
+                    chosen[label].append(example)
 
 
 def draw_pools(
@@ -176,7 +135,7 @@ def draw_pools(
     shots: int | None,
     test_per_class: int | None,
     seed: int,
-    admit: Admit = as_they_are,
+    admit: Admit = list,
     distinct: bool = False,
 ) -> dict[str, Drawn]:
     """Training and test examples of every class of several pools, such as domains.
@@ -199,37 +158,40 @@ def draw_pools(
     }
     tests, rests = {}, {}
     for name, pool in sorted(pools.items()):
-        orders = _seeded_orders(pool.train, seed)
+        seeded: list[dict[str, Sequence[Item]]] = [
+            {label: shuffled(items, seed, label) for label, items in by_label(split).items()}
+            for split in (pool.train, pool.test or ())
+        ]
+        orders, own = seeded
         if pool.test is None:
             held_out = {label: _held_out(len(order), shots, test_per_class) for label, order in orders.items()}
             tests[name], rests[name] = takers[name].take(orders, held_out)
         else:
-            tests[name], _ = takers[name].take(_seeded_orders(pool.test, seed), test_per_class)
-            rests[name] = orders
+            tests[name], rests[name] = takers[name].take(own, test_per_class)[0], orders
     trains = {name: takers[name].take(rest, shots)[0] for name, rest in rests.items()}
     problems, drawn = [], {}
     for name, pool in pools.items():
-        wrong = [] if distinct or pool.test is not None else takers[name].problems
-        notes = takers[name].notes
+        wrong, notes = [], []
+        if copies := takers[name].copies:
+            done = "left out, copies of others" if takers[name].distinct else "are copies of others, and kept"
+            notes.append(f"{len(copies)} items {done}: {shown(copies)}")
+        conflicts = takers[name].conflicts
+        if conflicts and pool.test is None and not distinct:  # the order of taking can't say which class is right
+            what = f"{len(conflicts)} items have the content of an item of another class: {shown(conflicts)}"
+            wrong.append(f"{what}; mend the classes, or set on_copies=skip to keep the first of each")
         labels = sorted({item.label for item in pool.items})
         for split, examples, wanted in (("training", trains[name], shots), ("test", tests[name], test_per_class)):
             if empty := [label for label in labels if not examples.get(label)]:
                 wrong.append(f"no {split} examples for {len(empty)} classes: {shown(empty)}")
             counts = {label: len(items) for label, items in examples.items()}
-            short = [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]
-            notes += (
-                [f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}"] if short else []
-            )
+            if short := [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]:
+                notes.append(f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}")
         problems += [f"{name}: {problem}" if name else problem for problem in wrong]
         train, test = ({k: v for k, v in some[name].items() if v} for some in (trains, tests))
         drawn[name] = Drawn(train, test, tuple(notes))
     if problems:
         raise UserError(*problems)
     return drawn
-
-
-def _seeded_orders(items: Iterable[Item], seed: int) -> dict[str, Sequence[Item]]:
-    return {label: shuffled(members, seed, label) for label, members in by_label(items).items()}
 
 
 def _held_out(items: int, shots: int | None, test_per_class: int | None) -> int:

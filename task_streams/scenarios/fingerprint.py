@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from task_streams.errors import shown
 from task_streams.prompt import question_about
@@ -65,33 +65,39 @@ def check_stream(stream: TaskStream) -> list[str]:
             if others := sorted(boxes - set(boxed)):
                 what = f"{split} boxes of classes not taught yet, or never"
                 problems.append(f"task {task.name}: {what}: {shown(others)}")
+    items: list[tuple[str, str, Example]] = []  # with its place, e.g. ``three+eight train``, and its split
+    shared: set[Example] = set()  # test images with boxes, of the tasks so far, which stand there once
+    for task in stream.tasks:
+        tests = [item for item in task.test if item not in shared]
+        items += [(f"{task.name} train", "train", item) for item in task.train]
+        items += [(f"{task.name} test", "test", item) for item in tests]
+        shared.update(item for item in tests if isinstance(item.target, tuple))
     places: dict[str, list[str]] = {}
-    for place, _, example in _items(stream):
+    for place, _, example in items:
         places.setdefault(example.key, []).append(place)
     if twice := [f"{key} ({' and '.join(found)})" for key, found in places.items() if len(found) > 1]:
         problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
-    return problems + _repeated_content(stream)
+    return problems + _repeated_content(items)
 
 
-def _repeated_content(stream: TaskStream) -> list[str]:
+def _repeated_content(items: Sequence[tuple[str, str, Example]]) -> list[str]:
     """Content in training and test, in one split of two tasks, or of two classes; each copy is told once."""
-    trained: dict[str, tuple[str, Example]] = {}
-    tested: dict[str, tuple[str, Example]] = {}
-    leaks: list[str] = []
+    first: dict[str, dict[str, tuple[str, Example]]] = {"train": {}, "test": {}}
     again: dict[str, list[str]] = {"train": [], "test": []}
     conflicts: list[str] = []
-    items = _items(stream)
     for place, split, example in items:
-        earlier, first = (trained if split == "train" else tested).setdefault(example.content, (place, example))
-        if first.key == example.key:
+        earlier, other = first[split].setdefault(example.content, (place, example))
+        if other.key == example.key:
             continue  # itself, or a repeated key, which is reported as such
         if earlier != place:
-            again[split].append(_pair(place, example, earlier, first))
-        elif _class(example) != _class(first):
-            conflicts.append(_pair(place, example, earlier, first))
-    for place, split, example in items:
-        if split == "test" and example.content in trained:
-            leaks.append(_pair(place, example, *trained[example.content]))
+            again[split].append(_pair(place, example, earlier, other))
+        elif isinstance(example.target, str) and example.target != other.target:
+            conflicts.append(_pair(place, example, earlier, other))
+    leaks = [
+        _pair(place, example, *first["train"][example.content])
+        for place, split, example in items
+        if split == "test" and example.content in first["train"]
+    ]
     faults = {
         "test items are trained on": leaks,
         "items are trained on in two tasks": again["train"],
@@ -103,23 +109,6 @@ def _repeated_content(stream: TaskStream) -> list[str]:
 
 def _pair(place: str, example: Example, earlier: str, first: Example) -> str:
     """A copy and what it is a copy of, with their classes where these differ."""
-    classes = _class(example), _class(first)
+    classes = [item.target if isinstance(item.target, str) else "" for item in (example, first)]
     named = [f", {label}" if classes[0] != classes[1] else "" for label in classes]
     return f"{example.key} ({place}{named[0]}) = {first.key} ({earlier}{named[1]})"
-
-
-def _class(example: Example) -> str:
-    """The class of an image or clip; empty for boxes and questions."""
-    return example.target if isinstance(example.target, str) else ""
-
-
-def _items(stream: TaskStream) -> list[tuple[str, str, Example]]:
-    """Every example with its place, e.g. ``three+eight train``, and its split; shared test images once."""
-    found = []
-    shared: set[Example] = set()  # test images with boxes, of the tasks so far
-    for task in stream.tasks:
-        tests = [item for item in task.test if item not in shared]
-        found += [(f"{task.name} train", "train", item) for item in task.train]
-        found += [(f"{task.name} test", "test", item) for item in tests]
-        shared.update(item for item in tests if isinstance(item.target, tuple))
-    return found

@@ -6,7 +6,7 @@ questions may be about one image, in training and in testing; how many do is not
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from task_streams.config import SourceConfig
 from task_streams.errors import UserError, shown
 from task_streams.scenarios.draw import Taker, shuffled
 from task_streams.sources.library import Library
-from task_streams.sources.records import Record, Split
+from task_streams.sources.records import Record
 from task_streams.types import Example, Question, Task, target_value
 
 
@@ -51,37 +51,27 @@ class QuestionReader:
 
     def shared_images(self, tasks: Sequence[Task]) -> list[str]:
         """How many test questions are about an image that training asks something else about."""
+        texts = {e.key: e.target.text for t in tasks for e in (*t.train, *t.test) if isinstance(e.target, Question)}
         trained: dict[str, set[str]] = {}
         for example in (example for task in tasks for example in task.train):
-            trained.setdefault(self.contents[example.key], set()).add(_text(example))
-        counts = {
-            task.name: sum(bool(trained.get(self.contents[e.key], set()) - {_text(e)}) for e in task.test)
-            for task in tasks
-        }
-        shared = [f"{name} {count}" for name, count in counts.items() if count]
-        return (
-            [f"test questions about images that are trained on with another question: {shown(shared)}"]
-            if shared
-            else []
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnTask:
-    """Questions of one task, and what is worth recording about their draw."""
-
-    train: tuple[Example, ...]
-    test: tuple[Example, ...]
-    notes: tuple[str, ...]
+            trained.setdefault(self.contents[example.key], set()).add(texts[example.key])
+        shared = []
+        for task in tasks:
+            others = (trained.get(self.contents[e.key], set()) - {texts[e.key]} for e in task.test)
+            if count := sum(map(bool, others)):
+                shared.append(f"{task.name} {count}")
+        sentence = f"test questions about images that are trained on with another question: {shown(shared)}"
+        return [sentence] if shared else []
 
 
 def draw_questions(
-    names: Iterable[str], records: Sequence[Record], config: SourceConfig, shots: int | None, reader: QuestionReader
-) -> dict[str, DrawnTask]:
-    """Training and test questions of each task; a task's draw depends on its own files and the draw seed only.
+    names: Sequence[str], records: Sequence[Record], config: SourceConfig, shots: int | None, reader: QuestionReader
+) -> tuple[tuple[Task, ...], list[str]]:
+    """The tasks of these names, in their order, and what is worth recording about their draws.
 
-    Test questions are taken first, so that other shots keep them. Where copies are skipped, a question that several
-    tasks ask is kept in one: of a test set before training sets, of the first task by name.
+    A task's draw depends on its own files and the draw seed only. Test questions are taken first, so that other shots
+    keep them. Where copies are skipped, a question that several tasks ask is kept in one: of a test set before training
+    sets, of the first task by name.
 
     Raises:
         UserError: tasks are left with no training or no test questions.
@@ -91,34 +81,28 @@ def draw_questions(
         if record.domain in by_task:
             by_task[record.domain].append(record)
     taker = Taker(reader.admit, config.on_copies == "skip")
-
-    def take(split: Split, wanted: int | None) -> dict[str, tuple[Example, ...]]:
-        taken: dict[str, tuple[Example, ...]] = {}
+    wanted = {"test": config.test_per_class, "train": shots}
+    drawn: dict[str, dict[str, tuple[Example, ...]]] = {}
+    for split in wanted:
+        drawn[split] = {}
         for name, own in by_task.items():
             order = shuffled([record for record in own if record.split == split], config.draw_seed, name)
-            taken |= taker.take({name: order}, wanted)[0]
-        return taken
-
-    tests, trains = take("test", config.test_per_class), take("train", shots)
-    drawn = {}
-    for name, own in by_task.items():
-        notes = [
-            f"{name}: {len(kept)} {split} questions, fewer than {wanted}"
-            for split, kept, wanted in (("test", tests[name], config.test_per_class), ("train", trains[name], shots))
-            if wanted is not None and len(kept) < wanted
-        ]
-        used = {example.key for example in (*trains[name], *tests[name])}
-        if copies := sorted(r.key for r in own if r.key in reader.contents and r.key not in used):
+            drawn[split] |= taker.take({name: order}, wanted[split])[0]
+    notes: list[str] = []
+    for name in names:
+        for split, least in wanted.items():
+            if len(kept := drawn[split][name]) < (least or 0):
+                notes.append(f"{name}: {len(kept)} {split} questions, fewer than {least}")
+        used = {example.key for kept in drawn.values() for example in kept[name]}
+        if copies := sorted(r.key for r in by_task[name] if r.key in reader.contents and r.key not in used):
             what = f"{len(copies)} questions left out, asked about the same image before"
             notes.append(f"{name}: {what}: {shown(copies)}")
-        drawn[name] = DrawnTask(trains[name], tests[name], tuple(notes))
-    empty = [f"task {name}: no training questions" for name, task in drawn.items() if not task.train]
-    empty += [f"task {name}: no test questions" for name, task in drawn.items() if not task.test]
+    empty = [f"task {name}: no training questions" for name, kept in drawn["train"].items() if not kept]
+    empty += [f"task {name}: no test questions" for name, kept in drawn["test"].items() if not kept]
     if empty:
         raise UserError(*empty)
-    return drawn
-
-
-def _text(example: Example) -> str:
-    """Text of an example's question."""
-    return example.target.text if isinstance(example.target, Question) else ""
+    tasks = (
+        Task(number, name, (), (), drawn["train"][name], drawn["test"][name], kind="question")
+        for number, name in enumerate(names, start=1)
+    )
+    return tuple(tasks), notes

@@ -130,7 +130,7 @@ def _row(text: str) -> dict[str, str]:
         raise UserError(f"expected a row {FORMS}; found {text[:80]!r}")
     if unknown := [unknown_name("field", name, FIELDS) for name in row if name not in FIELDS]:
         raise UserError(*unknown)
-    if "key" in row and len(row) == 1:
+    if list(row) == ["key"]:
         return row
     given = ", ".join(sorted(row))
     row.setdefault("file_name", row.get("relative_path", "").rpartition("/")[2])
@@ -165,9 +165,9 @@ def listed_images(path: str, tables: Sequence[BoxTable]) -> list[set[int]]:
     problems = [] if rows else [f"{path}: expected one training image a row; found an empty list"]
     for number, line in rows:
         row = _json(line)
-        images = row.get("images") if isinstance(row, dict) else None
-        key = images[0] if isinstance(images, list) and len(images) == 1 else None
-        key = row.get("key", key) if isinstance(row, dict) else None
+        named = row if isinstance(row, dict) else {}
+        images = named.get("images")
+        key = named.get("key", images[0] if isinstance(images, list) and len(images) == 1 else None)
         problem = ""
         if not isinstance(key, str):
             problem = f'expected {{"key": "…"}} or {{"images": ["…"]}}; found {line[:80]!r}'

@@ -11,7 +11,7 @@ import numpy as np
 
 from task_streams.errors import UserError, shown
 from task_streams.labels import label_problems
-from task_streams.scenarios.draw import Admit, Drawn, Item, Pool, as_they_are, draw, draw_pools, random_state
+from task_streams.scenarios.draw import Admit, Drawn, Item, Pool, draw_pools, random_state
 from task_streams.types import LabelOrder, Task, TaskStream, listed, new_test_items
 
 NAME_LIMIT = 40  # characters of a task name made of class names
@@ -41,7 +41,7 @@ def build_cil(
     test_per_class: int | None,
     draw_seed: int = 42,
     label_order: LabelOrder = "sorted",
-    admit: Admit = as_they_are,
+    admit: Admit = list,
     distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:
@@ -63,7 +63,8 @@ def build_cil(
         raise UserError(*problems)
     order = class_order(tuple(labels), order_seed)
     used = set(order[: sum(sizes)])  # others are not drawn, so they are not read either
-    drawn = draw(pool.only(lambda item: item.label in used), shots, test_per_class, draw_seed, admit, distinct)
+    pools = {"": pool.only(lambda item: item.label in used)}
+    drawn = draw_pools(pools, shots, test_per_class, draw_seed, admit, distinct)[""]
     tasks: list[Task] = []
     end = 0
     for size in sizes:
@@ -85,7 +86,7 @@ def build_dil(
     label_order: LabelOrder = "sorted",
     seeded_order: bool = True,
     disjoint: bool = True,
-    admit: Admit = as_they_are,
+    admit: Admit = list,
     distinct: bool = False,
     notes: Sequence[str] = (),
 ) -> TaskStream:

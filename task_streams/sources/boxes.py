@@ -8,8 +8,9 @@ counts are left out: they belong to no class, so to no task; they are recorded b
 import json
 import os
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -55,14 +56,10 @@ class BoxTable:
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
-    @property
-    def image(self) -> IntArray:
-        """Position of each box's image. [M]"""
-        return np.repeat(np.arange(len(self.keys), dtype=np.int32), np.diff(self.first))
-
     def images_of(self, *names: str) -> IntArray:
         """Positions of the images with any of some classes, ascending."""
-        return np.unique(self.image[np.isin(self.category, [self.classes.index(name) for name in names])])
+        image = np.repeat(np.arange(len(self.keys), dtype=np.int32), np.diff(self.first))  # of each box [M]
+        return np.unique(image[np.isin(self.category, [self.classes.index(name) for name in names])])
 
     def classes_in(self, image: int) -> set[str]:
         """Classes in one image."""
@@ -82,34 +79,29 @@ class BoxCollector:
     """Collects images and boxes of one split, and what is worth recording or wrong about them.
 
     Attributes:
-        boxes: rows (class, x1, y1, x2, y2) of each image by its key.
-        faults: rows that are wrong, by what is wrong with them.
+        boxes: rows (class, x1, y1, x2, y2) of each image by its key; an image without boxes has none.
+        faults: rows that are wrong, by what is wrong with them (in the plural); they must stop the run.
         left_out: number of boxes by the reason for which they were left out.
         reaching: number of boxes that were cut at the edge of their image.
     """
 
-    boxes: dict[str, list[tuple[int, int, int, int, int]]] = field(default_factory=dict)
-    faults: dict[str, list[str]] = field(default_factory=dict)
+    boxes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     left_out: Counter[str] = field(default_factory=Counter)
     reaching: int = 0
 
-    def add_image(self, key: str) -> None:
-        """An image; one without boxes too."""
-        self.boxes.setdefault(key, [])
-
     def add_box(self, key: str, category: int, pixels: Corners, width: float, height: float) -> None:
-        """A box of an image that was added, by its corners in pixels from 0, the far ones exclusive."""
+        """A box of an image that is in ``boxes``, by its corners in pixels from 0, the far ones exclusive."""
         x1, y1, x2, y2 = pixels
-        corners = thousandths(pixels, width, height)
         self.reaching += min(x1, y1) < -REACH or x2 > width + REACH or y2 > height + REACH
+        corners = [
+            min(max(round(value / size * BOX_SCALE), 0), BOX_SCALE)
+            for value, size in zip(pixels, (width, height, width, height), strict=True)
+        ]
         if corners[0] < corners[2] and corners[1] < corners[3]:
             self.boxes[key].append((category, *corners))
         else:
             self.left_out["without area in their image"] += 1
-
-    def fault(self, kind: str, row: str) -> None:
-        """Something that must stop the run: what is wrong (in the plural), and with which row."""
-        self.faults.setdefault(kind, []).append(row)
 
     def table(self, folder: Path, name: str, classes: Sequence[str]) -> BoxTable:
         """All of it; ``name`` of the split goes before the notes."""
@@ -125,15 +117,6 @@ class BoxCollector:
         problems = tuple(f"{name}: {len(rows)} {kind}: {shown(rows, 5)}" for kind, rows in self.faults.items())
         named = tuple(f"{name}: {note}" for note in notes)
         return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], tuple(classes), named, problems)
-
-
-def thousandths(pixels: Corners, width: float, height: float) -> tuple[int, int, int, int]:
-    """Corners in pixels as whole thousandths of width and height, cut at 0 and 1000."""
-    x1, y1, x2, y2 = (
-        min(max(round(value / size * BOX_SCALE), 0), BOX_SCALE)
-        for value, size in zip(pixels, (width, height, width, height), strict=True)
-    )
-    return x1, y1, x2, y2
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -167,29 +150,17 @@ def cached(workspace: Workspace, name: str, stamp: str, folder: Path, parse: Cal
     if workspace.cache is None:
         return parse()
     path = workspace.cache / f"boxes-{sha256(name.encode()).hexdigest()[:16]}.npz"
-    if (kept := _load(path, f"{FORMAT} {stamp}", folder)) is not None:
-        return kept
-    table = parse()
-    if not table.problems:
-        _save(path, f"{FORMAT} {stamp}", table)
-    return table
-
-
-def _load(path: Path, stamp: str, folder: Path) -> BoxTable | None:
-    """The table in a file, None when there is none of that stamp (or what is left of a damaged one)."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            head = json.loads(arrays["head"].tobytes())
-            if head["stamp"] != stamp:
-                return None
+    stamp = f"{FORMAT} {stamp}"
+    unusable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # absent or damaged: it is made anew
+    with suppress(*unusable), np.load(path, allow_pickle=False) as arrays:
+        head = json.loads(arrays["head"].tobytes())
+        if head["stamp"] == stamp:
             first, category, corners = (arrays[name] for name in ("first", "category", "corners"))
             keys, classes, notes = (tuple(head[name]) for name in ("keys", "classes", "notes"))
             return BoxTable(folder, keys, first, category, corners, classes, notes)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # it is made anew
-
-
-def _save(path: Path, stamp: str, table: BoxTable) -> None:
+    table = parse()
+    if table.problems:
+        return table
     plain = {"stamp": stamp, "keys": table.keys, "classes": table.classes, "notes": table.notes}
     head = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -200,3 +171,4 @@ def _save(path: Path, stamp: str, table: BoxTable) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: what was parsed cannot be kept in the cache; {error.strerror or error}") from error
+    return table

@@ -4,16 +4,17 @@ Folders are listed, no item is opened or asked for its size: a tree of 100,000 i
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from task_streams.errors import UserError, shown
+from task_streams.sources import clips as clip_files
 from task_streams.sources.images import SUFFIXES
 from task_streams.sources.layout import entries, is_folder, joined, link_problem, subfolders
 from task_streams.sources.records import FileSource, Found, Record, Split
 
-SPLITS: tuple[Split, ...] = ("train", "test")
+SPLITS: Mapping[str, Split] = {"train": "train", "test": "test"}
 
 
 def class_folders(
@@ -64,22 +65,41 @@ def class_folders(
     return Found(tuple(records), tuple(notes), tuple(problems), tuple(sorted(classes)))
 
 
-def class_tree(root: Path, base: Path, domain: str = "", label_of: Callable[[str], str] = str) -> Found:
-    """Images of ``base/<class>/`` or of ``base/{train,test}/<class>/``; ``label_of`` is that of ``class_folders``.
+def class_tree(
+    root: Path,
+    base: Path,
+    domain: str = "",
+    label_of: Callable[[str], str] = str,
+    splits: Mapping[str, Split] = SPLITS,
+    clips: bool = False,
+) -> Found:
+    """Images (or clips) of ``base/<class>/``, or of ``base/<split>/<class>/``; other arguments as ``class_folders``.
+
+    ``splits`` are what the folders of the splits are called; of several names the first that is there is used.
 
     Raises:
-        UserError: one split without the other, or no image at all.
+        UserError: one split without the other, or no item at all.
     """
+    suffixes = clip_files.SUFFIXES if clips else SUFFIXES
     names = [folder.name for folder in subfolders(base)]
-    splits = [name for name in SPLITS if name in names]
-    if len(splits) == 1:
-        raise UserError(f"{base}: found {splits[0]}/ alone; expected both train/ and test/, or neither")
-    beside = [name for name in names if splits and name not in splits]
-    notes = [f"{domain or 'root'}: {shown(beside)} beside train and test left out"] if beside else []
-    found = joined(class_folders(root, base / split, split, domain, label_of) for split in splits or [""])
+    there: dict[Split, str] = {}
+    for folder, split in splits.items():
+        if folder in names:
+            there.setdefault(split, folder)
+    if len(there) == 1:
+        expected = "train and test clips" if clips else "both train/ and test/"
+        raise UserError(f"{base}: found {next(iter(there.values()))}/ alone; expected {expected}, or neither")
+    beside = [name for name in names if there and name not in there.values()]
+    where = "" if clips else f"{domain or 'root'}: "
+    notes = [f"{where}{shown(beside)} beside {' and '.join(there.values())} left out"] if beside else []
+    bases: dict[Split, Path] = {split: base / folder for split, folder in there.items()} or {"": base}
+    found = joined(
+        class_folders(root, folder, split, domain, label_of, suffixes=suffixes) for split, folder in bases.items()
+    )
     if not found.records and not found.problems:
+        item, whose = ("clip", "a clip's") if clips else ("image", "an image")
         raise UserError(
-            f"{base}: expected <class>/<image> with an image name ending in {', '.join(SUFFIXES)}; "
-            f"found {shown(names, limit=5) or 'no folders'}, and no image in there"
+            f"{base}: expected <class>/<{item}> with {whose} name ending in {', '.join(suffixes)}; "
+            f"found {shown(names, limit=5) or 'no folders'}, and no {item} in there"
         )
     return replace(found, notes=(*notes, *found.notes))

@@ -75,10 +75,6 @@ class ClipCache:
         """The cache in a workspace's folder, None without a folder or room."""
         return cls(workspace_cache / CACHE_FOLDER, mebibytes * 2**20) if workspace_cache and mebibytes else None
 
-    def key(self, source: Source, decoder: str) -> str:
-        """Name of a clip's file: of its source, as it is now, and the decoder's identity."""
-        return hashlib.sha256("\0".join((source.name, source.stamp(), decoder)).encode()).hexdigest()
-
     def load(self, key: str) -> tuple[Frames, float] | None:
         """Frames and their rate, None if they are not there (or not whole)."""
         path = self.folder / f"{key}{CACHE_SUFFIX}"
@@ -167,19 +163,14 @@ class ClipDecoder:
 
     def __call__(self, source: Source) -> Clip:
         """The sampled clip."""
-        if self.cache is None:
-            frames, fps = self._decoded(source)
-            return Clip(frames, fps, self.feed)
-        key = self.cache.key(source, self.identity)
-        kept = self.cache.load(key)
-        if kept is None:
-            kept = self._decoded(source)
-            self.cache.store(key, *kept)
-        return Clip(*kept, self.feed)
-
-    def _decoded(self, source: Source) -> tuple[Frames, float]:
-        frames, rate = sampled_frames(source.read(), Fraction(str(self.fps)), self.max_frames)
-        return tuple(within(frame, self.max_side) for frame in frames), float(rate)
+        key = hashlib.sha256("\0".join((source.name, source.stamp(), self.identity)).encode()).hexdigest()
+        if self.cache and (kept := self.cache.load(key)):
+            return Clip(*kept, self.feed)
+        sampled, rate = sampled_frames(source.read(), Fraction(str(self.fps)), self.max_frames)
+        frames = tuple(within(frame, self.max_side) for frame in sampled)
+        if self.cache:
+            self.cache.store(key, frames, float(rate))
+        return Clip(frames, float(rate), self.feed)
 
 
 def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Image.Image], Fraction]:

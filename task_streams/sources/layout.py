@@ -43,11 +43,15 @@ def existing_root(root: str, layout: str, where_to_get: str = "", needs: Sequenc
 
 def _root_complaint(path: Path, needs: Sequence[str]) -> str:
     """What stands where a root is expected; empty when it is as expected."""
+    if path.exists() and not path.is_dir():
+        packed = path.name.lower().endswith(ARCHIVES)
+        return "a packed archive; give the folder that it unpacks to" if packed else "a file there"
+    folder, where = (path, "in there") if path.is_dir() else (path.parent, "beside it")
+    names = [entry.name for entry in entries(folder)] if folder.is_dir() else []
+    archives = [name for name in names if name.lower().endswith(ARCHIVES)]
+    packed_there = f", and still packed {where}: {shown(archives, limit=3)}" if archives else ""
     if not path.is_dir():
-        if path.exists():
-            return "a packed archive; give the folder that it unpacks to" if _packed(path.name) else "a file there"
-        return "nothing there" + (_archives(path.parent, "beside it") if path.parent.is_dir() else "")
-    names = [entry.name for entry in entries(path)]
+        return f"nothing there{packed_there}"
     missing = [name for name in needs if not (path / name).exists()]
     if not needs and len(names) == 1 and names[0] == path.name:
         return f"{names[0]} in {names[0]}: set root to {path / names[0]}"
@@ -57,16 +61,7 @@ def _root_complaint(path: Path, needs: Sequence[str]) -> str:
     # unpacking often nests everything one level deeper
     inner = [entry.path for entry in subfolders(path) if all(Path(entry.path, name).exists() for name in needs)]
     hint = f"; all of it is in {inner[0]}: set root to that" if needs and inner else ""
-    return f"{shown(names, limit=5) or 'an empty folder'}{lacks}{_archives(path, 'in there')}{hint}"
-
-
-def _archives(folder: Path, where: str) -> str:
-    packed = [entry.name for entry in entries(folder) if _packed(entry.name)]
-    return f", and still packed {where}: {shown(packed, limit=3)}" if packed else ""
-
-
-def _packed(name: str) -> bool:
-    return name.lower().endswith(ARCHIVES)
+    return f"{shown(names, limit=5) or 'an empty folder'}{lacks}{packed_there}{hint}"
 
 
 def below(root: Path, relative: str) -> Path:

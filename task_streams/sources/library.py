@@ -84,24 +84,12 @@ class Index:
             yield self._database
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise UserError(_unusable(self.path, error)) from error
-
-
-def _unusable(path: Path, error: Exception) -> str:
-    """Sentence for an index that cannot be used, and the remedy."""
-    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-        return f"{path}: the index is held by another process ({error}); end it, or give another cache folder"
-    if isinstance(error, OSError) or "readonly" in str(error) or "unable to open" in str(error):
-        return f"{path}: the index cannot be written ({error}); give a cache folder that can be written to"
-    return f"{path}: the index cannot be used ({error}); remove the file, it is built anew"
-
-
-def stamp_of(source: Source) -> str:
-    """Stamp of a source; empty when there is nothing to read, which no index knows: reading it will say why."""
-    try:
-        return source.stamp()
-    except Damaged:
-        return ""
+            what, remedy = "cannot be used", "remove the file, it is built anew"
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                what, remedy = "is held by another process", "end it, or give another cache folder"
+            elif isinstance(error, OSError) or "readonly" in str(error) or "unable to open" in str(error):
+                what, remedy = "cannot be written", "give a cache folder that can be written to"
+            raise UserError(f"{self.path}: the index {what} ({error}); {remedy}") from error
 
 
 @dataclass(slots=True)
@@ -136,7 +124,22 @@ class Library:
         examples: list[Example | None] = []
         for start in range(0, len(records), BATCH):
             batch = records[start : start + BATCH]
-            contents = self._contents(batch)
+            stamps = []  # before reading: a change meanwhile is not missed
+            for record in batch:
+                try:
+                    stamps.append(record.source.stamp())
+                except Damaged:  # nothing to read, which no index knows: reading it will say why
+                    stamps.append("")
+            contents = self._index.contents(self.decoder.identity, [record.source for record in batch], stamps)
+            fresh = [place for place, content in enumerate(contents) if content is None]
+            verified = self._workers.map(self._verified, [batch[place] for place in fresh])
+            for place, (content, fault) in zip(fresh, verified, strict=True):
+                contents[place] = content
+                if content is None:
+                    self.damaged[batch[place].key] = fault
+                    self.workspace.damaged(batch[place])
+            good = [(batch[place].source, stamps[place], content) for place in fresh if (content := contents[place])]
+            self._index.remember(self.decoder.identity, [item for item in good if item[1]])
             examples += [
                 Example(r.key, r.target, partial(self.decoder, r.source), content, r.domain) if content else None
                 for r, content in zip(batch, contents, strict=True)
@@ -144,33 +147,23 @@ class Library:
             self.workspace.advance(len(batch))
         return examples
 
-    def _contents(self, batch: Sequence[Record]) -> list[str]:
-        """Content of each record, from the index or by reading it; empty for a damaged one."""
-        stamps = [stamp_of(record.source) for record in batch]  # before reading: a change meanwhile is not missed
-        known = self._index.contents(self.decoder.identity, [record.source for record in batch], stamps)
-        contents = [content or "" for content in known]
-        fresh = [place for place, content in enumerate(contents) if not content]
-        verified = self._workers.map(self._verified, [batch[place] for place in fresh])
-        for place, (content, fault) in zip(fresh, verified, strict=True):
-            contents[place] = content
-            if not content:
-                self.damaged[batch[place].key] = fault
-                self.workspace.damaged(batch[place])
-        good = [(batch[place].source, stamps[place], contents[place]) for place in fresh if contents[place]]
-        self._index.remember(self.decoder.identity, [item for item in good if item[1]])
-        return contents
-
-    def _verified(self, record: Record) -> tuple[str, str]:
-        """Content of an item that can be decoded to its end, or why it cannot."""
+    def _verified(self, record: Record) -> tuple[str | None, str]:
+        """Content of an item that can be decoded to its end; None and why, where it cannot."""
         try:
-            if not isinstance(self.decoder, ImageDecoder):
+            if isinstance(self.decoder, ImageDecoder):
+                data = record.source.read()  # once: what is hashed is what is decoded
+                decode_image(data)
+            else:
                 self.decoder(record.source)
-                return record.content or hashlib.sha256(record.source.read()).hexdigest(), ""
-            data = record.source.read()  # once: what is hashed is what is decoded
-            decode_image(data)
+                data = b"" if record.content else record.source.read()
             return record.content or hashlib.sha256(data).hexdigest(), ""
         except Damaged as fault:
-            return "", str(fault)
+            return None, str(fault)
+
+    def _faults(self) -> list[str]:
+        """Every damaged item with its reason; beyond the limit the rest is counted."""
+        faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
+        return faults if len(faults) <= NAMED else [*faults[:NAMED], f"and {len(faults) - NAMED} more"]
 
     @property
     def problems(self) -> list[str]:
@@ -186,11 +179,6 @@ class Library:
         if not self.damaged or self.on_damaged == "error":
             return []
         return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults())}"]
-
-    def _faults(self) -> list[str]:
-        """Every item with its reason; beyond the limit the rest is counted."""
-        faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
-        return faults if len(faults) <= NAMED else [*faults[:NAMED], f"and {len(faults) - NAMED} more"]
 
 
 @contextmanager

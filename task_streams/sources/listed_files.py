@@ -5,6 +5,7 @@ A folder is listed once, so that a file costs no system call of its own.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,11 +67,7 @@ def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged:
 
 def repeated_in(values: Iterable[str]) -> list[str]:
     """Values that occur more than once, sorted, each named once."""
-    once: set[str] = set()
-    more: set[str] = set()
-    for value in values:
-        (more if value in once else once).add(value)
-    return sorted(more)
+    return sorted(value for value, times in Counter(values).items() if times > 1)
 
 
 def numbered(path: Path, value: str) -> tuple[dict[str, str], list[str]]:
@@ -103,13 +100,20 @@ def listed_domains(
     for domain, paths in lists.items():
         splits: tuple[tuple[Split, Path], ...] = (("train", paths[0]), ("test", paths[1]))
         train, test = (_listed_images(root, path, split, domain, images, on_damaged, numbers) for split, path in splits)
-        trained = {record.key for record in train.records}
-        twice = sorted({record.key for record in test.records if record.key in trained})
+        twice = sorted({record.key for record in train.records} & {record.key for record in test.records})
         leak = [f"{domain}: {len(twice)} files are in both lists: {shown(twice)}"] if twice else []
         both = joined([train, test, Found((), (), tuple(leak))])
         both = replace(both, classes=tuple(sorted({record.label for record in both.records})))
         parts.append(with_all_classes(both, domain))
-    return joined([Found((), (), tuple(_number_problems(numbers))), *parts])
+    classes: dict[str, list[str]] = {}
+    numbers_of: dict[str, list[str]] = {}
+    for number, name in sorted(numbers):
+        classes.setdefault(number, []).append(name)
+        numbers_of.setdefault(name, []).append(number)
+    several = [f"{number} = {', '.join(found)}" for number, found in sorted(classes.items()) if len(found) > 1]
+    several += [f"{', '.join(found)} = {name}" for name, found in sorted(numbers_of.items()) if len(found) > 1]
+    problem = f"expected one class for each class number of the lists; found {shown(several)}"
+    return joined([Found((), (), (problem,) if several else ()), *parts])
 
 
 def _listed_images(
@@ -133,15 +137,3 @@ def _listed_images(
     problems = [f"{expected}; found {len(odd)} others: {shown(odd, limit=5)}"] if odd else []
     problems += [] if records or odd else [f"{expected}; found an empty list"]
     return replace(found, problems=(*problems, *found.problems))
-
-
-def _number_problems(numbers: set[tuple[str, str]]) -> list[str]:
-    """Problems of class numbers that stand for several classes, and of classes that have several numbers."""
-    classes: dict[str, list[str]] = {}
-    numbers_of: dict[str, list[str]] = {}
-    for number, name in sorted(numbers):
-        classes.setdefault(number, []).append(name)
-        numbers_of.setdefault(name, []).append(number)
-    several = [f"{number} = {', '.join(found)}" for number, found in sorted(classes.items()) if len(found) > 1]
-    several += [f"{', '.join(found)} = {name}" for name, found in sorted(numbers_of.items()) if len(found) > 1]
-    return [f"expected one class for each class number of the lists; found {shown(several)}"] if several else []

@@ -50,48 +50,40 @@ class QuestionFile:
     rule: str
     tell_apart: bool
 
-    @property
-    def place(self) -> str:
-        """The file as problems name it."""
-        return f"{self.task}/{self.path.name}"
-
 
 def read_questions(file: QuestionFile) -> Found:
     """Every item of a question file; what is wrong with it is among the problems."""
+    place = f"{file.task}/{file.path.name}"
+    fault = ""
+    rows: Any = None
     try:
-        rows = _rows(file.path)
-    except BadRow as fault:
-        return Found((), (), (f"{file.place}: {fault}",))
+        rows = json.loads(file.path.read_bytes())
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError) as error:
+        fault = f"damaged, or no JSON ({error})"
+    if not fault and not isinstance(rows, list):
+        fault = f"expected a JSON list of rows, found {type(rows).__name__}"
+    elif not fault and not rows:
+        fault = "an empty list, expected rows"
+    if fault:
+        return Found((), (), (f"{place}: {fault}",))
     bad: dict[str, list[str]] = {}
     without_image = 0
-    found: list[Record] = []
+    groups: dict[str, list[Record]] = {}
     for number, row in enumerate(rows, start=1):
         try:
             items = list(_row_records(file, row))
-        except BadRow as fault:
-            bad.setdefault(str(fault), []).append(f"{number} (id {_id(row)!r})" if _id(row) else str(number))
+        except BadRow as wrong:
+            bad.setdefault(str(wrong), []).append(f"{number} (id {_id(row)!r})" if _id(row) else str(number))
             continue
         without_image += not items
-        found += items
-    problems = tuple(f"{file.place}: {fault}: row {shown(places, NAMED)}" for fault, places in bad.items())
-    notes = (f"{file.place}: {without_image} rows without an image left out",) if without_image else ()
-    unique = _unique(file, found)
+        for record in items:
+            groups.setdefault(record.key, []).append(record)
+    problems = tuple(f"{place}: {wrong}: row {shown(places, NAMED)}" for wrong, places in bad.items())
+    notes = (f"{place}: {without_image} rows without an image left out",) if without_image else ()
+    unique = _unique(file, place, groups)
     return Found(unique.records, notes + unique.notes, problems + unique.problems)
-
-
-def _rows(path: Path) -> list[Any]:
-    """The rows of a JSON list."""
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadRow(f"cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise BadRow(f"damaged, or no JSON ({error})") from error
-    if not isinstance(rows, list):
-        raise BadRow(f"expected a JSON list of rows, found {type(rows).__name__}")
-    if not rows:
-        raise BadRow("an empty list, expected rows")
-    return rows
 
 
 def _row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
@@ -100,7 +92,14 @@ def _row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
         raise BadRow(f"expected an object, found {type(row).__name__}")
     if not (identity := _id(row)):
         raise BadRow("no 'id' or 'question_id' that is a text or a whole number")
-    pairs = [(_question(asked), _answers(answer)) for asked, answer in _pairs(row)]
+    pairs = []
+    for asked, answer in _pairs(row):
+        text = _PLACEHOLDER.sub("", asked).strip() if isinstance(asked, str) else ""
+        if not text:
+            raise BadRow("an empty question")
+        if not is_text(text):
+            raise BadRow("a question with half of a surrogate pair, which is no text")
+        pairs.append((text, _answers(answer)))
     image = row.get("image")
     if image is None or image == "":
         return
@@ -139,15 +138,6 @@ def _pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _question(asked: Any) -> str:
-    """Text of a question without placeholders of its image."""
-    if not isinstance(asked, str) or not (text := _PLACEHOLDER.sub("", asked).strip()):
-        raise BadRow("an empty question")
-    if not is_text(text):
-        raise BadRow("a question with half of a surrogate pair, which is no text")
-    return text
-
-
 def _answers(answer: Any) -> tuple[str, ...]:
     """Accepted answers, each once."""
     values = answer if isinstance(answer, list) else [answer]
@@ -165,16 +155,13 @@ def _answers(answer: Any) -> tuple[str, ...]:
     return answers
 
 
-def _unique(file: QuestionFile, found: list[Record]) -> Found:
+def _unique(file: QuestionFile, place: str, groups: Mapping[str, list[Record]]) -> Found:
     """Records with keys of their own; rows that share an id are refused, or told apart by their content."""
-    groups: dict[str, list[Record]] = {}
-    for record in found:
-        groups.setdefault(record.key, []).append(record)
     shared = [key for key, records in groups.items() if len(records) > 1]
     if shared and not file.tell_apart:
         ids = [f"{key.removeprefix(f'{file.task}/{file.split}/')} ({len(groups[key])} rows)" for key in shared]
         remedy = "give each row its own, or set repeated_ids=tell_apart"
-        problem = f"{file.place}: {len(ids)} ids name several rows; {remedy}: {shown(ids, NAMED)}"
+        problem = f"{place}: {len(ids)} ids name several rows; {remedy}: {shown(ids, NAMED)}"
         return Found(tuple(records[0] for records in groups.values()), (), (problem,))
     kept: list[Record] = []
     copies = 0
@@ -182,16 +169,13 @@ def _unique(file: QuestionFile, found: list[Record]) -> Found:
         if len(records) == 1:
             kept.append(records[0])
             continue
-        apart = {_content(file, record): record for record in records}  # equal rows of one id are one item
+        apart: dict[str, Record] = {}  # equal rows of one id are one item
+        for record in records:  # by a short name of what a row says, equal on every machine
+            image = Path(record.source.name).relative_to(file.images).as_posix()
+            content = json.dumps([image, target_value(record.target)])
+            apart[hashlib.sha256(content.encode()).hexdigest()[:12]] = record
         kept += [replace(record, key=f"{key}-{content}") for content, record in apart.items()]
         copies += len(records) - len(apart)
     left_out = f", {copies} equal rows left out" if copies else ""
-    note = f"{file.place}: {len(shared)} ids name several rows, told apart by their content{left_out}"
+    note = f"{place}: {len(shared)} ids name several rows, told apart by their content{left_out}"
     return Found(tuple(kept), (note,) if shared else ())
-
-
-def _content(file: QuestionFile, record: Record) -> str:
-    """Short name of what a row says, equal on every machine."""
-    image = Path(record.source.name).relative_to(file.images).as_posix()
-    content = json.dumps([image, target_value(record.target)])
-    return hashlib.sha256(content.encode()).hexdigest()[:12]

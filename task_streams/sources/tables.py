@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import cache, lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
+import pyarrow.types as kinds
 
 from task_streams.errors import UserError, unknown_name
 from task_streams.sources.records import Damaged
@@ -39,6 +41,9 @@ OPEN_FILES = 64
 READ_AHEAD = 1 << 20  # bytes; with it a row group is not read as a whole
 NO_IMAGE = "no image bytes in its cell"
 
+# Of an opened table: types of its columns, names of numbered classes by column, and its rows, ``ROWS`` at a time.
+Opened = tuple[pa.Schema, dict[str, list[str]], Iterable[pa.RecordBatch]]
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -49,13 +54,6 @@ class Columns:
     domain: str = ""
     key: str = ""
 
-    @property
-    def named(self) -> dict[str, str]:
-        """Column by what it holds, of those that the table has."""
-        return {
-            kind: name for kind, name in zip(SCHEMA.names[0:1] + SCHEMA.names[2:], astuple(self), strict=True) if name
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -64,27 +62,12 @@ class Table:
     Attributes:
         title: what messages call it.
         identity: changes whenever the rows may have changed.
-        schema: opens the table; types of its columns and, by column, names of numbered classes.
-        batches: its rows, ``ROWS`` at a time.
+        opened: opens it.
     """
 
     title: str
     identity: str
-    schema: Callable[[], tuple[pa.Schema, dict[str, list[str]]]]
-    batches: Callable[[], Iterable[pa.RecordBatch]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a stored table; what is null in the table is None."""
-
-    file: str
-    batch: int
-    row: int
-    digest: str | None
-    label: str | None
-    domain: str | None
-    key: str | None
+    opened: Callable[[], Opened]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +101,35 @@ class RowSource:
             raise Damaged(f"{self.file}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a stored table; what is null in the table is None."""
+
+    source: RowSource
+    label: str | None
+    domain: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored table.
+
+    Attributes:
+        title: what messages call it.
+        file: path of the copy.
+        rows: without their images.
+        numbered: whether its labels are numbers.
+        names: names of those, as the table keeps them.
+    """
+
+    title: str
+    file: str
+    rows: list[Row]
+    numbered: bool
+    names: list[str]
+
+
 @lru_cache(OPEN_FILES)
 def _opened(file: str, process: int) -> tuple[Any, threading.Lock]:
     """The reader of a stored table, opened once in each process, and the lock of the one thread that uses it."""
@@ -133,10 +145,17 @@ def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
     found: set[str] = set()
     problems = []
     for pattern in patterns:
-        path = os.path.abspath(os.path.expanduser(pattern))
-        files = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)  # a file may have * in its name
+        path = Path(os.path.abspath(os.path.expanduser(pattern)))
+        files = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # * may be part of a name
         files = [file for file in files if os.path.isfile(file)]
-        problems += [] if files else [_no_file(field, pattern)]
+        if not files and path.is_dir():
+            expected = f"expected a parquet file; found a folder. Name its files, e.g. {pattern}/*.parquet"
+            problems.append(f"{field} {pattern!r}: {expected}")
+        elif not files:
+            beside = [file.name for file in path.parent.glob("*.parquet")] if path.parent.is_dir() else []
+            hint = f" {unknown_name('file', path.name, beside)}" if beside else ""
+            expected = "expected a parquet file, or a pattern that matches some; found nothing there."
+            problems.append(f"{field} {pattern!r}: {expected}{hint}")
         found.update(files)
     if problems:
         raise UserError(*problems)
@@ -144,34 +163,24 @@ def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
     for file in sorted(found):
         status = os.stat(file)
         identity = json.dumps([file, status.st_size, status.st_mtime_ns])
-        tables.append(Table(file, identity, partial(_parquet_schema, file), partial(_parquet_batches, file)))
+        tables.append(Table(file, identity, partial(_open_parquet, file)))
     return tables
 
 
-def _no_file(field: str, pattern: str) -> str:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        return f"{field} {pattern!r}: expected a parquet file; found a folder. Name its files, e.g. {pattern}/*.parquet"
-    beside = [file.name for file in path.parent.glob("*.parquet")] if path.parent.is_dir() else []
-    hint = f" {unknown_name('file', path.name, beside)}" if beside else ""
-    return f"{field} {pattern!r}: expected a parquet file, or a pattern that matches some; found nothing there.{hint}"
+def _open_parquet(path: str) -> Opened:
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
+            yield from file.iter_batches(ROWS)
 
-
-def _parquet_schema(path: str) -> tuple[pa.Schema, dict[str, list[str]]]:
     schema = pq.read_schema(path)
     kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return schema, _class_names(kept.get("info", {}).get("features", {}))
+    return schema, _class_names(kept.get("info", {}).get("features", {})), batches()
 
 
 def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     """Names of numbered classes by column, from the features that the ``datasets`` library keeps with a table."""
     plain = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
     return {column: list(feature["names"]) for column, feature in plain.items() if feature.get("_type") == "ClassLabel"}
-
-
-def _parquet_batches(path: str) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
-        yield from file.iter_batches(ROWS)
 
 
 def hub_table(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Table:
@@ -189,114 +198,67 @@ def hub_table(dataset: str, config_name: str | None, split: str, revision: str |
     local = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in local]
     identity = json.dumps(["hub", dataset, config_name, split, revision, stamps])
-    loaded = partial(_loaded, str(folder) if local else dataset, config_name, split, revision, scratch)
-    return Table(
-        f"hub {dataset!r}, split {split!r}", identity, partial(_hub_schema, loaded), partial(_hub_batches, loaded)
-    )
+    source = str(folder) if local else dataset
+    opened = partial(_open_hub, source, config_name, split=split, revision=revision, cache_dir=str(scratch))
+    return Table(f"hub {dataset!r}, split {split!r}", identity, opened)
 
 
-def _loaded(dataset: str, config_name: str | None, split: str, revision: str | None, scratch: Path) -> Any:
-    """The split as an iterable dataset of undecoded rows."""
+def _open_hub(source: str, config_name: str | None, **where: Any) -> Opened:
+    """The split as undecoded rows."""
     from datasets import Image, load_dataset  # here, because the import takes a second
 
     try:
-        found = load_dataset(
-            dataset, config_name, split=split, revision=revision, streaming=True, cache_dir=str(scratch)
-        )
+        dataset = load_dataset(source, config_name, streaming=True, **where)
     except (OSError, ValueError) as error:
-        raise UserError(f"hub {dataset!r}: cannot be opened ({error})") from error
-    for column, feature in (found.features or {}).items():
+        raise UserError(f"hub {source!r}: cannot be opened ({error})") from error
+    for column, feature in (dataset.features or {}).items():
         if isinstance(feature, Image):
-            found = found.cast_column(column, Image(decode=False))
-    return found
-
-
-def _hub_schema(loaded: Any) -> tuple[pa.Schema, dict[str, list[str]]]:
-    dataset = loaded()
+            dataset = dataset.cast_column(column, Image(decode=False))
+    tables = dataset.with_format("arrow").iter(batch_size=ROWS)
+    batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
     if dataset.features is not None:
-        return dataset.features.arrow_schema, _class_names(dataset.features.to_dict())
-    first = next(iter(_hub_batches(loaded)), None)
-    return (pa.schema([]) if first is None else first.schema), {}
+        return dataset.features.arrow_schema, _class_names(dataset.features.to_dict()), batches
+    first = next(batches, None)
+    return (pa.schema([]), {}, []) if first is None else (first.schema, {}, chain([first], batches))
 
 
-def _hub_batches(loaded: Any) -> Iterator[pa.RecordBatch]:
-    for table in loaded().with_format("arrow").iter(batch_size=ROWS):
-        yield from table.combine_chunks().to_batches()
-
-
-def store(table: Table, columns: Columns, cache_folder: Path | None) -> str:
-    """Path of the stored copy of a table, made if there is none; without a cache it goes when the process ends.
+def stored(table: Table, columns: Columns, cache_folder: Path | None) -> Stored:
+    """The stored copy of a table, made if there is none; without a cache it goes when the process ends.
 
     Raises:
-        UserError: the table cannot be read, columns are missing or of a wrong type, or the copy cannot be written.
+        UserError: the table cannot be read, columns are missing or of a wrong type, the copy cannot be written, or it
+            is damaged.
     """
     identity = hashlib.sha256(json.dumps([table.identity, *astuple(columns)]).encode()).hexdigest()
-    file = work_folder(cache_folder) / f"{identity[:32]}.arrow"
-    if not file.exists():
-        with reading(table.title):
-            schema, names = table.schema()
-        if problems := _column_problems(table.title, schema, columns):
-            raise UserError(*problems)
-        numbered = not _is_text(schema.field(columns.label).type)
-        facts = json.dumps({"numbered": numbered, "names": names.get(columns.label, [])})
-        _write(table, columns, file, SCHEMA.with_metadata({"facts": facts}), names.get(columns.domain, []))
-    return str(file)
-
-
-def rows(file: str) -> tuple[list[Row], bool, list[str]]:
-    """Rows of a stored table without their images, whether its labels are numbers, and the names of those.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    path = work_folder(cache_folder) / f"{identity[:32]}.arrow"
+    if not path.exists():
+        _write(table, columns, path)
+    file = str(path)
     with reading(file, "; remove the file, it is made anew"):
         reader = pa.ipc.open_file(pa.memory_map(file))
         facts = json.loads(reader.schema.metadata[b"facts"])
-        found = []
+        rows = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             plain = zip(*(batch.column(name).to_pylist() for name in SCHEMA.names[1:]), strict=True)
             for place, (digest, *texts) in enumerate(plain):
-                found.append(Row(file, number, place, digest.hex() if digest else None, *texts))
-    return found, facts["numbered"], facts["names"]
+                rows.append(Row(RowSource(file, number, place, digest.hex() if digest else ""), *texts))
+    return Stored(table.title, file, rows, facts["numbered"], facts["names"])
 
 
-def _column_problems(title: str, schema: pa.Schema, columns: Columns) -> list[str]:
-    """Columns that a table does not have, or that hold something else than they should."""
-    problems = []
-    for kind, name in columns.named.items():
-        if name not in schema.names:
-            problems.append(f"{title}: {kind}_column: {unknown_name('column', name, schema.names)}")
-        elif kind == "image" and not _holds_bytes(schema.field(name).type):
-            what = "image bytes, or a struct with a field of bytes"
-            problems.append(f"{title}: column {name!r} holds {schema.field(name).type}; expected {what}")
-        elif kind != "image" and not (_is_text(holds := schema.field(name).type) or _is_number(holds)):
-            problems.append(f"{title}: column {name!r} holds {schema.field(name).type}; expected text or whole numbers")
-    return problems
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _write(table: Table, columns: Columns, file: Path, schema: pa.Schema, domain_names: list[str]) -> None:
+def _write(table: Table, columns: Columns, file: Path) -> None:
     """Write the copy beside its place, then put it there whole."""
+    with reading(table.title):
+        schema, names, batches = table.opened()
+    if problems := _column_problems(table.title, schema, columns):
+        raise UserError(*problems)
+    facts = {"numbered": not _is_text(schema.field(columns.label).type), "names": names.get(columns.label, [])}
+    kept = SCHEMA.with_metadata({"facts": json.dumps(facts)})
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in _stored_batches(table, columns, schema, domain_names):
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, kept) as writer:
+            for batch in _stored_batches(table.title, batches, columns, names.get(columns.domain, []), kept):
                 writer.write_batch(batch)
         os.replace(part, file)
     except (OSError, pa.ArrowException) as error:
@@ -307,36 +269,59 @@ def _write(table: Table, columns: Columns, file: Path, schema: pa.Schema, domain
             part.unlink()
 
 
+def _column_problems(title: str, schema: pa.Schema, columns: Columns) -> list[str]:
+    """Columns that a table does not have, or that hold something else than they should."""
+    problems = []
+    for kind, name in zip(("image", "label", "domain", "key"), astuple(columns), strict=True):
+        if not name:
+            continue
+        if name not in schema.names:
+            problems.append(f"{title}: {kind}_column: {unknown_name('column', name, schema.names)}")
+            continue
+        holds = schema.field(name).type
+        if kind == "image" and not _holds_bytes(holds):
+            what = "image bytes, or a struct with a field of bytes"
+            problems.append(f"{title}: column {name!r} holds {holds}; expected {what}")
+        elif kind != "image" and not (_is_text(holds) or kinds.is_integer(holds) or kinds.is_floating(holds)):
+            problems.append(f"{title}: column {name!r} holds {holds}; expected text or whole numbers")
+    return problems
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if kinds.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
 def _stored_batches(
-    table: Table, columns: Columns, schema: pa.Schema, domain_names: list[str]
+    title: str, batches: Iterable[Any], columns: Columns, domain_names: list[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Rows as they are stored; what goes wrong in here is the table's fault, not that of the place of the copy."""
-    with reading(table.title):
-        for batch in table.batches():
-            yield _stored_batch(batch, columns, schema, domain_names)
+    with reading(title):
+        for batch in batches:
+            images = batch.column(columns.image)
+            images = pc.struct_field(images, "bytes") if kinds.is_struct(images.type) else images
+            images = pc.cast(images, pa.binary())
+            digests = [hashlib.sha256(image.as_buffer()).digest() if image.is_valid else None for image in images]
+            texts = [pa.nulls(batch.num_rows, pa.string())] * 3
+            for place, name in enumerate((columns.label, columns.domain, columns.key)):
+                if name:
+                    column = batch.column(name)
+                    if kinds.is_floating(column.type):  # whole numbers that a null has made floats
+                        column = pc.cast(column, pa.int64())
+                    texts[place] = pc.cast(column, pa.string())
+            if domain_names:
+                named = [None if value is None else domain_names[int(value)] for value in texts[1].to_pylist()]
+                texts[1] = pa.array(named)
+            yield pa.record_batch([images, pa.array(digests, pa.binary(32)), *texts], schema=schema)
 
 
-def _stored_batch(batch: Any, columns: Columns, schema: pa.Schema, domain_names: list[str]) -> pa.RecordBatch:
-    images = batch.column(columns.image)
-    if pa.types.is_struct(images.type):
-        images = pc.struct_field(images, "bytes")
-    images = pc.cast(images, pa.binary())
-    digests = [hashlib.sha256(image.as_buffer()).digest() if image.is_valid else None for image in images]
-    domains = _text(batch, columns.domain)
-    if domain_names:
-        domains = pa.array([None if value is None else domain_names[int(value)] for value in domains.to_pylist()])
-    texts = [_text(batch, columns.label), domains, _text(batch, columns.key)]
-    return pa.record_batch([images, pa.array(digests, pa.binary(32)), *texts], schema=schema)
-
-
-def _text(batch: Any, name: str) -> Any:
-    """A column as text; nulls where there is no such column. Whole numbers that a null has made floats come back."""
-    if not name:
-        return pa.nulls(batch.num_rows, pa.string())
-    column = batch.column(name)
-    if pa.types.is_floating(column.type):
-        column = pc.cast(column, pa.int64())
-    return pc.cast(column, pa.string())
+_temporary = cache(partial(tempfile.TemporaryDirectory, prefix="clrft-tables-"))  # removed when the process ends
 
 
 @contextmanager
@@ -355,8 +340,3 @@ def reading(title: str, remedy: str = "") -> Iterator[None]:
 def work_folder(cache_folder: Path | None) -> Path:
     """Folder of the stored tables; without a cache a temporary one, which is removed when the process ends."""
     return (cache_folder or Path(_temporary().name)) / FOLDER
-
-
-@cache
-def _temporary() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="clrft-tables-")

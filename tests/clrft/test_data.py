@@ -33,41 +33,6 @@ def row(text: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│ \n").split("│")]
 
 
-def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
-    assert main(words("check", tmp_path)) == 0
-    out, errors = said(capsys)
-    assert errors == ""
-    root = str(tmp_path / "images")
-    config = FolderCilConfig(root=root, tasks=2, classes_per_task=2, shots=3, test_per_class=2)
-    stream = build_stream("folder_cil", config, 1993)
-    # 2 classes of 3 training and 2 test images; 4 classes in all
-    expected = ["2", "6", "4", "0", "0", fingerprints(stream)["task_01/train"][:12]]
-    assert row(out, stream.tasks[0].name) == [f"1 {stream.tasks[0].name}", *expected]
-    assert row(out, "total")[:6] == ["total", "4", "12", "8", "0", "0"]
-    assert fingerprints(stream)["task_02/test"][:12] in out
-    assert "folder_cil: no problems found" in out
-
-
-def test_the_seed_changes_the_order_of_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
-    titles = set()
-    for seed in (0, 1):
-        assert main(words("check", tmp_path, f"seed={seed}")) == 0
-        titles.add(row(said(capsys)[0], "1 ")[0])
-    assert len(titles) == 2
-
-
-def test_short_classes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
-    for i in range(2):  # 2 of the 4 that stay are held out, so 2 of 3 are left to train on
-        (tmp_path / f"images/dog/00{i}.png").unlink()
-    assert main(words("check", tmp_path)) == 0
-    assert row(said(capsys)[0], "total")[4] == "1"
-
-
 def test_damage_is_counted_where_it_is_and_reported_with_leakage_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,94 +56,12 @@ def test_damage_is_counted_where_it_is_and_reported_with_leakage_at_once(
     assert "no problems" not in out
 
 
-def test_damage_that_is_skipped_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
-    (tmp_path / "images/ant/000.png").write_bytes(b"")
-    more = ("stream.on_damaged=skip", "stream.shots=null")
-    assert main(words("check", tmp_path, *more)) == 0
-    out, _ = said(capsys)
-    assert "note: 1 damaged items skipped: ant/000.png" in out
-    assert row(out, "total")[5] == "1"
-
-
-def test_a_stream_that_cannot_be_built_has_problems_but_no_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_tree(tmp_path / "images", ("ice_bear", "Ice-Bear"), 2)
-    assert main(words("check", tmp_path)) == 2
-    out, errors = said(capsys)
-    assert "all read 'ice bear'" in errors
-    assert "4 classes asked" in errors
-    assert "│" not in out
-
-
-@pytest.mark.parametrize("action", ["check", "show"])
-def test_names_and_keys_are_checked_as_in_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
-) -> None:
-    output = f"run.output={tmp_path}"
-    for given, sentence in (
-        (["digits_cli"], "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
-        (["digits_cil", "stream.task=3"], "Did you mean 'stream.tasks'?"),
-        (["digits_cil", "method=rapo"], "method: expected seed=, stream.KEY= or run.output= here"),
-        (["digits_cil", "train.epochs=1"], "train: expected seed=, stream.KEY= or run.output= here"),
-        (["digits_cil", "seed=-1"], "seed: got -1"),
-        (["folder_cil", f"stream.root={tmp_path / 'none'}"], "found nothing there"),
-        (["none.yaml"], "no config file 'none.yaml'"),
-    ):
-        assert main(["data", action, *given, output]) == 2
-        assert sentence in said(capsys)[1]
-
-
 def test_a_yaml_file_of_the_users_own_is_a_stream_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("stream: {name: digits_cil, tasks: 1, classes_per_task: 3}\n")
     for name in (str(path), f"stream={path}"):
         assert main(["data", "check", name, f"run.output={tmp_path}"]) == 0
         assert "mine: no problems found" in said(capsys)[0]
-
-
-@pytest.mark.parametrize("action", ["check", "show"])
-def test_an_output_folder_that_cannot_be_written_is_named_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
-) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    assert main(["data", action, "digits_cil", f"run.output={blocker}"]) == 2
-    assert "can't write to the folder" in said(capsys)[1]
-
-
-def test_show_draws_a_sheet_for_each_task_and_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
-    assert main(words("show", tmp_path, "--per-class", "2")) == 0
-    folder = tmp_path / "runs" / "data" / "folder_cil"
-    paths = [folder / "task_01.png", folder / "task_02.png"]
-    assert said(capsys)[0].splitlines()[-2:] == [str(path) for path in paths]
-    assert sorted(folder.iterdir()) == paths
-    with Image.open(paths[0]) as page:
-        page.load()
-        assert page.mode == "RGB"
-
-
-def test_show_writes_where_it_is_told_and_removes_sheets_of_earlier_settings_from_its_own_folder_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own, told = tmp_path / "data" / "digits_cil", tmp_path / "told"
-    for folder in (own, told):
-        folder.mkdir(parents=True)
-        (folder / "task_09.png").write_bytes(b"old")
-        (folder / "mine.png").write_bytes(b"mine")
-    base = ["data", "show", "digits_cil", "stream.tasks=1", f"run.output={tmp_path}", "--per-class=1"]
-    assert main(base) == 0
-    assert main([*base, "-o", str(told)]) == 0
-    assert sorted(path.name for path in own.iterdir()) == ["mine.png", "task_01.png"]
-    assert sorted(path.name for path in told.iterdir()) == ["mine.png", "task_01.png", "task_09.png"]
-
-
-@pytest.mark.parametrize("count", ["0", "13"])
-def test_a_number_of_items_out_of_range_is_refused(capsys: pytest.CaptureFixture[str], count: str) -> None:
-    assert main(["data", "show", "digits_cil", "--per-class", count]) == 2
-    assert f"--per-class: got {count}, expected a whole number from 1 to 12" in said(capsys)[1]
 
 
 def test_questions_are_checked_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,3 +91,91 @@ def test_positives_of_the_real_detection_sample_are_tabled(tmp_path: Path, capsy
     assert row(out, "toilet")[1] == "toilet" or row(out[out.index("positives") :], "toilet")[1] == "toilet"
     assert main(["data", "show", *given, "--per-class", "1"]) == 0
     assert (tmp_path / "data/coco_cil/task_02.png").is_file()
+
+
+def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "images", CLASSES, 6)
+    assert main(words("check", tmp_path)) == 0
+    out, errors = said(capsys)
+    assert errors == ""
+    root = str(tmp_path / "images")
+    config = FolderCilConfig(root=root, tasks=2, classes_per_task=2, shots=3, test_per_class=2)
+    stream = build_stream("folder_cil", config, 1993)
+    # 2 classes of 3 training and 2 test images; 4 classes in all
+    expected = ["2", "6", "4", "0", "0", fingerprints(stream)["task_01/train"][:12]]
+    assert row(out, stream.tasks[0].name) == [f"1 {stream.tasks[0].name}", *expected]
+    assert row(out, "total")[:6] == ["total", "4", "12", "8", "0", "0"]
+    assert fingerprints(stream)["task_02/test"][:12] in out
+    assert "folder_cil: no problems found" in out
+    assert main(words("check", tmp_path, "seed=0")) == 0
+    assert row(said(capsys)[0], "1 ")[0] != row(out, "1 ")[0]  # another order of the classes
+
+
+def test_short_classes_and_damage_that_is_skipped_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "images", CLASSES, 6)
+    for i in range(2):  # 2 of the 4 that stay are held out, so 2 of 3 are left to train on
+        (tmp_path / f"images/dog/00{i}.png").unlink()
+    assert main(words("check", tmp_path)) == 0
+    assert row(said(capsys)[0], "total")[4] == "1"
+    (tmp_path / "images/ant/000.png").write_bytes(b"")
+    assert main(words("check", tmp_path, "stream.on_damaged=skip", "stream.shots=null")) == 0
+    out, _ = said(capsys)
+    assert "note: 1 damaged items skipped: ant/000.png" in out
+    assert row(out, "total")[5] == "1"
+
+
+def test_a_stream_that_cannot_be_built_has_problems_but_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "images", ("ice_bear", "Ice-Bear"), 2)
+    assert main(words("check", tmp_path)) == 2
+    out, errors = said(capsys)
+    assert "all read 'ice bear'" in errors and "4 classes asked" in errors
+    assert "│" not in out
+
+
+@pytest.mark.parametrize("action", ["check", "show"])
+def test_names_keys_and_the_output_folder_are_checked_as_in_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    output, blocker = f"run.output={tmp_path}", tmp_path / "file"
+    blocker.write_text("")
+    for given, sentence in (
+        (["digits_cli", output], "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
+        (["digits_cil", "stream.task=3", output], "Did you mean 'stream.tasks'?"),
+        (["digits_cil", "method=rapo", output], "method: expected seed=, stream.KEY= or run.output= here"),
+        (["digits_cil", "train.epochs=1", output], "train: expected seed=, stream.KEY= or run.output= here"),
+        (["digits_cil", "seed=-1", output], "seed: got -1"),
+        (["folder_cil", f"stream.root={tmp_path / 'none'}", output], "found nothing there"),
+        (["none.yaml", output], "no config file 'none.yaml'"),
+        (["digits_cil", f"run.output={blocker}"], "can't write to the folder"),
+    ):
+        assert main(["data", action, *given]) == 2
+        assert sentence in said(capsys)[1]
+
+
+def test_show_draws_a_sheet_for_each_task_and_removes_those_of_earlier_settings_from_its_own_folder_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "images", CLASSES, 6)
+    own, told = tmp_path / "runs" / "data" / "folder_cil", tmp_path / "told"
+    for folder in (own, told):
+        folder.mkdir(parents=True)
+        (folder / "task_09.png").write_bytes(b"old")
+        (folder / "mine.png").write_bytes(b"mine")
+    assert main(words("show", tmp_path, "--per-class", "2")) == 0
+    paths = [own / "task_01.png", own / "task_02.png"]
+    assert said(capsys)[0].splitlines()[-2:] == [str(path) for path in paths]
+    assert sorted(own.iterdir()) == [own / "mine.png", *paths]
+    with Image.open(paths[0]) as page:
+        page.load()
+        assert page.mode == "RGB"
+    assert main(words("show", tmp_path, "-o", str(told))) == 0
+    assert sorted(path.name for path in told.iterdir()) == ["mine.png", "task_01.png", "task_02.png", "task_09.png"]
+    for count in ("0", "13"):
+        assert main(["data", "show", "digits_cil", "--per-class", count]) == 2
+        assert f"--per-class: got {count}, expected a whole number from 1 to 12" in said(capsys)[1]

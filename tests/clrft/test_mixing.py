@@ -47,55 +47,12 @@ def test_what_is_mixed_on_request_is_in_labels_and_in_every_output(tmp_path: Pat
         assert ",train.updates," in text.splitlines()[1]
 
 
-def test_within_one_sweep_what_its_plan_varies_is_named(tmp_path: Path) -> None:
-    sweep = tmp_path / "methods"
-    records = [run(sweep, name, config=budget(30)) for name in ("zero_shot", "sft", "rapo")]
-    records.append(run(sweep, "grpo", config=budget(60)))
-    assert labels(records) == ["zero_shot", "sft", "grpo [train.updates=60]", "rapo"]
-
-
-def test_the_folder_of_single_runs_is_no_plan(tmp_path: Path) -> None:
-    sweep = tmp_path / "single"
-    with pytest.raises(UserError, match=r"train\.updates"):
-        compare([run(sweep, "sft", config=budget(30)), run(sweep, "grpo", config=budget(60))])
-
-
-def test_the_frozen_base_has_no_budget(tmp_path: Path) -> None:
-    records = [run(tmp_path / "a", "zero_shot", config=budget(30)), run(tmp_path / "b", "sft", config=budget(60))]
-    assert labels(records) == ["zero_shot", "sft"]
-
-
-def test_groups_of_one_method_that_training_tells_apart_need_no_word(tmp_path: Path) -> None:
-    records = [run(tmp_path / str(n), "sft", config=budget(n)) for n in (30, 60)]
-    assert labels(records) == ["sft [train.updates=30]", "sft [train.updates=60]"]
-
-
-def test_another_evaluation_is_refused_even_where_a_label_would_tell(tmp_path: Path) -> None:
-    records = [run(tmp_path / way, "sft", config={"evaluate": {"decoding": way}}) for way in ("greedy", "sampled")]
-    with pytest.raises(UserError, match=r"evaluate\.decoding"):
-        compare(records)
-    assert len(labels(records, ["evaluate"])) == 2
-
-
-def test_another_evaluation_in_one_sweep_is_its_plan(tmp_path: Path) -> None:
-    config = {"evaluate": {"decoding": "sampled"}}
-    records = [run(tmp_path / "s", "sft", config={"evaluate": {"decoding": "greedy"}})]
-    records.append(run(tmp_path / "s", "grpo", config=config))
-    assert labels(records) == ["sft [evaluate.decoding=greedy]", "grpo [evaluate.decoding=sampled]"]
-
-
 def test_data_are_compared_within_a_class_order(tmp_path: Path) -> None:
     records = [run(tmp_path / "s", "sft", 1), run(tmp_path / "s", "sft", 2)]
     assert labels(records) == ["sft"]  # their data differ, as their orders do
     other = run(tmp_path / "s", "grpo", 2, manifest={"data": {"sha256": "other"}})
     with pytest.raises(UserError, match=r"manifest\.data\.sha256 is order 2 in .*sft-2 and other in .*grpo-2"):
         compare([*records, other])
-
-
-def test_data_that_follow_from_a_setting_of_the_plan_are_told_by_it(tmp_path: Path) -> None:
-    few = {"stream": {"name": "digits_cil", "shots": 2}}
-    records = [run(tmp_path / "s", "sft"), run(tmp_path / "s", "grpo", config=few, manifest={"data": {"sha256": "x"}})]
-    assert labels(records) == ["sft [stream.shots=5]", "grpo [stream.shots=2]"]
 
 
 @pytest.mark.parametrize(
@@ -121,44 +78,12 @@ def worded(prompt: str | None, order: str = "sorted") -> dict[str, Any]:
     return {"stream": {"name": "digits_cil", "label_order": order} | ({"prompt": prompt} if prompt else {})}
 
 
-@pytest.mark.parametrize("before", ["suite", None])
-def test_other_prompt_styles_are_refused_and_mixed_on_request(tmp_path: Path, before: str | None) -> None:
-    prints = [{"prompts": {"task_01": "a"}}, {"prompts": {"task_01": "b", "style": "c"}}]
-    records = [run(tmp_path / "a", "sft", config=worded(before), manifest=prints[0])]
-    records.append(run(tmp_path / "b", "grpo", config=worded("rapo_paper"), manifest=prints[1]))
-    with pytest.raises(UserError, match=r"stream\.prompt is suite in .*sft-1 and rapo_paper in .*grpo-1"):
-        compare(records)
-    assert labels(records, ["stream.prompt"]) == ["sft [stream.prompt=suite]", "grpo [stream.prompt=rapo_paper]"]
-
-
-def test_runs_of_before_there_were_styles_stand_beside_those_of_the_suites(tmp_path: Path) -> None:
-    records = [run(tmp_path / str(name), "sft", seed, config=worded(name)) for seed, name in ((1, None), (2, "suite"))]
-    assert labels(records) == ["sft"]
-
-
 def test_a_style_file_that_was_changed_between_two_runs_is_another_style(tmp_path: Path) -> None:
     prints = [{"prompts": {"task_01": "a", "style": style}} for style in ("b", "c")]
     records = [run(tmp_path / str(n), "sft", config=worded("my.yaml"), manifest=p) for n, p in enumerate(prints)]
     records[1] = run(tmp_path / "more", "grpo", config=worded("my.yaml"), manifest=prints[1])
     with pytest.raises(UserError, match=r"manifest\.prompts\.style is b in .* and c in "):
         compare(records)
-
-
-def test_versions_are_compared_over_class_orders_too(tmp_path: Path) -> None:
-    newer = run(tmp_path / "s", "sft", 2, manifest={"versions": {"torch": "3", "numpy": "2"}})
-    with pytest.raises(UserError, match=r"torch is 2 in .* and 3 in"):
-        compare([run(tmp_path / "s", "sft", 1), newer])
-
-
-def test_what_a_manifest_does_not_record_is_named(tmp_path: Path) -> None:
-    records = [run(tmp_path / "s", "sft"), run(tmp_path / "s", "grpo", manifest={"prompts": {"task_01": "a"}})]
-    assert any("1 of 2 runs do not record their prompts" in note for note in compare(records).notes)
-
-
-def test_an_unknown_word_gets_the_nearest(tmp_path: Path) -> None:
-    records = [run(tmp_path / "s", "sft")]
-    with pytest.raises(UserError, match=r"unknown setting 'version'. Did you mean 'versions'\?"):
-        compare(records, mix=["version"])
 
 
 def test_the_command_refuses_and_mixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,3 +96,78 @@ def test_the_command_refuses_and_mixes(tmp_path: Path, capsys: pytest.CaptureFix
     assert list((tmp_path / "a" / "comparison").iterdir()) == []
     assert main([*words, "--mix", "train.updates,versions"]) == 0
     assert "mixed on request" in (tmp_path / "a" / "comparison" / "table.md").read_text()
+
+
+def evaluated(way: str) -> dict[str, Any]:
+    return {"evaluate": {"decoding": way}}
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        # within one sweep what its plan varies is named, be it training, evaluation, or a setting that data follow from
+        (
+            [("s", name, 30) for name in ("zero_shot", "sft", "rapo")] + [("s", "grpo", 60)],
+            ["zero_shot", "sft", "grpo [train.updates=60]", "rapo"],
+        ),
+        # the frozen base has no budget
+        ([("a", "zero_shot", 30), ("b", "sft", 60)], ["zero_shot", "sft"]),
+        # groups of one method that training tells apart need no word
+        ([("30", "sft", 30), ("60", "sft", 60)], ["sft [train.updates=30]", "sft [train.updates=60]"]),
+    ],
+)
+def test_what_a_plan_varies_or_a_label_tells_is_named(
+    tmp_path: Path, runs: list[tuple[str, str, int]], expected: list[str]
+) -> None:
+    assert (
+        labels([run(tmp_path / sweep, method, config=budget(updates)) for sweep, method, updates in runs]) == expected
+    )
+
+
+def test_the_folder_of_single_runs_is_no_plan(tmp_path: Path) -> None:
+    sweep = tmp_path / "single"
+    with pytest.raises(UserError, match=r"train\.updates"):
+        compare([run(sweep, "sft", config=budget(30)), run(sweep, "grpo", config=budget(60))])
+
+
+def test_another_evaluation_is_refused_even_where_a_label_would_tell_unless_it_is_the_plans(tmp_path: Path) -> None:
+    records = [run(tmp_path / way, "sft", config=evaluated(way)) for way in ("greedy", "sampled")]
+    with pytest.raises(UserError, match=r"evaluate\.decoding"):
+        compare(records)
+    assert len(labels(records, ["evaluate"])) == 2
+    plan = [("sft", "greedy"), ("grpo", "sampled")]
+    records = [run(tmp_path / "s", method, config=evaluated(way)) for method, way in plan]
+    assert labels(records) == ["sft [evaluate.decoding=greedy]", "grpo [evaluate.decoding=sampled]"]
+
+
+def test_data_that_follow_from_a_setting_of_the_plan_are_told_by_it(tmp_path: Path) -> None:
+    few = {"stream": {"name": "digits_cil", "shots": 2}}
+    records = [run(tmp_path / "s", "sft"), run(tmp_path / "s", "grpo", config=few, manifest={"data": {"sha256": "x"}})]
+    assert labels(records) == ["sft [stream.shots=5]", "grpo [stream.shots=2]"]
+
+
+@pytest.mark.parametrize("before", ["suite", None])
+def test_other_prompt_styles_are_refused_and_mixed_on_request(tmp_path: Path, before: str | None) -> None:
+    prints = [{"prompts": {"task_01": "a"}}, {"prompts": {"task_01": "b", "style": "c"}}]
+    records = [run(tmp_path / "a", "sft", config=worded(before), manifest=prints[0])]
+    records.append(run(tmp_path / "b", "grpo", config=worded("rapo_paper"), manifest=prints[1]))
+    with pytest.raises(UserError, match=r"stream\.prompt is suite in .*sft-1 and rapo_paper in .*grpo-1"):
+        compare(records)
+    assert labels(records, ["stream.prompt"]) == ["sft [stream.prompt=suite]", "grpo [stream.prompt=rapo_paper]"]
+    # runs of before there were styles stand beside those of the suite's
+    beside = [
+        run(tmp_path / f"c{seed}", "sft", seed, config=worded(name)) for seed, name in ((1, before), (2, "suite"))
+    ]
+    assert labels(beside) == ["sft"]
+
+
+def test_versions_are_compared_over_class_orders_too_and_what_is_not_recorded_or_not_known_is_named(
+    tmp_path: Path,
+) -> None:
+    newer = run(tmp_path / "s", "sft", 2, manifest={"versions": {"torch": "3", "numpy": "2"}})
+    with pytest.raises(UserError, match=r"torch is 2 in .* and 3 in"):
+        compare([run(tmp_path / "s", "sft", 1), newer])
+    records = [run(tmp_path / "t", "sft"), run(tmp_path / "t", "grpo", manifest={"prompts": {"task_01": "a"}})]
+    assert any("1 of 2 runs do not record their prompts" in note for note in compare(records).notes)
+    with pytest.raises(UserError, match=r"unknown setting 'version'. Did you mean 'versions'\?"):
+        compare(records, mix=["version"])

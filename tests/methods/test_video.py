@@ -19,7 +19,7 @@ from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
 from methods.training.dataset import target_dataset
-from task_streams.datasets.clip_folders import ClipCilConfig, clips_cil
+from task_streams.datasets.clip_folders import CIL, ClipCilConfig
 from task_streams.errors import UserError
 from task_streams.prompt import Request, request
 from task_streams.sources.records import Workspace
@@ -231,7 +231,7 @@ def test_real_clips_are_answered(feed: Feed, policy: Policy) -> None:
     config = ClipCilConfig(
         root=str(shared("clips_mini")), tasks=2, classes_per_task=2, shots=2, test_per_class=2, feed=feed, fps=6
     )
-    task = clips_cil(config, 1993, Workspace()).tasks[0]
+    task = CIL.build(config, 1993, Workspace()).tasks[0]
     clip = task.test[0].media()
     assert isinstance(clip, Clip)
     assert len(clip.frames) in (4, 5)  # 16 frames at 24 to 30 a second are 0.53 to 0.67 s

@@ -33,6 +33,12 @@ def write_lines(path: Path, lines: Iterable[str], end: str = "\n") -> None:
     path.write_bytes("".join(f"{line}{end}" for line in lines).encode())
 
 
+def add_lines(path: Path, *lines: str) -> None:
+    """Add these lines to a text file."""
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def cut(path: Path) -> None:
     """Keep the first half of a file, as a broken download does."""
     data = path.read_bytes()

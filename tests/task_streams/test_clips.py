@@ -6,6 +6,7 @@ import pickle
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +30,6 @@ def numbers(clip: Clip) -> list[int]:
     return [number_of(frame) for frame in clip.frames]
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.mkv"])
-def test_frames_come_at_the_set_rate_over_the_whole_clip(tmp_path: Path, name: str) -> None:
-    # 30 frames at 10 a second last 3 s: at 2 a second the frames on display at 0, 0.5, 1, 1.5, 2, 2.5 s
-    clip = decoded(write_clip(tmp_path / name, 30), fps=2)
-    assert numbers(clip) == [0, 5, 10, 15, 20, 25]
-    assert clip.fps == 2.0
-    assert {(frame.mode, frame.size) for frame in clip.frames} == {("RGB", (32, 32))}
-
-
-def test_a_long_clip_has_the_most_frames_allowed_evenly_spread(tmp_path: Path) -> None:
-    # 3 s and at most 4 frames: one every 0.75 s, at 0, 0.75, 1.5, 2.25 s; frame 7 is on display from 0.7 to 0.8 s
-    clip = decoded(write_clip(tmp_path / "clip.mp4", 30), fps=2, max_frames=4)
-    assert numbers(clip) == [0, 7, 15, 22]
-    assert clip.fps == pytest.approx(4 / 3)
-
-
-def test_a_short_clip_has_two_frames(tmp_path: Path) -> None:
-    # 0.3 s: two frames are one every 0.15 s, at 0 and 0.15 s
-    assert numbers(decoded(write_clip(tmp_path / "short.mp4", 3), fps=2)) == [0, 1]
-    assert numbers(decoded(write_clip(tmp_path / "still.mp4", 1), fps=2)) == [0, 0]
-
-
 def test_a_variable_frame_rate_is_sampled_by_time(tmp_path: Path) -> None:
     # the last gap is 0.9 s, so the clip lasts 2.9 s; on display at 0: 0, 0.5: 2 (from 0.2), 1: 3, 1.5: 4 (from 1.1),
     # 2: 5, 2.5: 5
@@ -69,21 +48,6 @@ def test_times_are_sorted_and_made_up_from_the_rate_where_there_are_none() -> No
     assert display_times([None, None, Fraction(9)], Fraction(4)) == [0, Fraction(1, 4), Fraction(1, 2)]
     with pytest.raises(Damaged, match="without time stamps in a video without a frame rate"):
         display_times([None], None)
-
-
-def test_a_first_frame_that_is_not_at_zero_is_the_start() -> None:
-    # 5.0, 5.1, ... 5.9: 1 s long, sampled at 5.0 and 5.5
-    assert sampled_indices([5 + Fraction(i, 10) for i in range(10)], Fraction(2), 16) == ([0, 5], Fraction(2))
-
-
-def test_there_are_always_two_frames_or_more_and_never_too_many() -> None:
-    for count in (1, 2, 3, 7, 100):
-        for fps in (Fraction(1, 7), Fraction(2), Fraction(2997, 100)):
-            for most in (2, 3, 16):
-                indices, _ = sampled_indices([Fraction(i, 24) for i in range(count)], fps, most)
-                assert 2 <= len(indices) <= most
-                assert indices == sorted(indices)
-                assert indices[0] == 0
 
 
 def test_a_clip_too_large_to_be_held_gives_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,11 +71,6 @@ def test_large_frames_are_made_smaller_in_proportion_and_small_ones_left(tmp_pat
     path = write_clip(tmp_path / "clip.mp4", [flat(1, (64, 48))] * 3)
     assert decoded(path, max_side=32).frames[0].size == (32, 24)
     assert decoded(path, max_side=100).frames[0].size == (64, 48)
-
-
-def test_the_identity_names_what_frames_depend_on_and_nothing_else() -> None:
-    assert ClipDecoder(fps=2.5).identity == "clip 1 fps=5/2 max_frames=16 max_side=None"
-    assert ClipDecoder(feed="video").identity == ClipDecoder(feed="images").identity
 
 
 def damage(path: Path) -> str:
@@ -153,22 +112,6 @@ def test_a_playlist_does_not_lead_to_another_file(tmp_path: Path) -> None:
         assert damage(tmp_path / name).startswith("no readable video")
 
 
-def test_real_clips_of_each_kind_are_sampled() -> None:
-    # 164 frames at 25 a second are 6.56 s: ceil(6.56 * 2) = 14 frames; the file stores them out of order
-    ucf = decoded(shared("ucf101_mini") / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi")
-    assert (len(ucf.frames), ucf.fps, ucf.frames[0].size) == (14, 2.0, (320, 240))
-    # 280 frames at 28 a second are 10 s: 16 frames, 1.6 a second
-    kinetics = decoded(shared("clips_other") / "kinetics/arm_wrestling/demo.mp4")
-    assert (len(kinetics.frames), kinetics.fps, kinetics.frames[0].size) == (16, 1.6, (340, 256))
-    assert len(decoded(shared("clips_other") / "kinetics/flipping_pancake/flipping_a_pancake.mkv").frames) == 16
-
-
-def test_a_real_clip_cut_off_is_damaged(tmp_path: Path) -> None:
-    whole = (shared("ucf101_mini") / "UCF-101/BaseballPitch/v_BaseballPitch_g01_c01.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: int(0.9 * len(whole))])
-    assert damage(tmp_path / "cut.avi") == "the file breaks off inside of a frame"
-
-
 ROOM = 10 * 2**20
 
 
@@ -193,57 +136,6 @@ def noisy(path: Path) -> Path:
 
 def files(cache: ClipCache) -> list[str]:
     return sorted(path.name for path in cache.folder.iterdir())
-
-
-def test_a_cached_clip_equals_a_fresh_one_and_is_not_decoded_again(tmp_path: Path) -> None:
-    source = Watched(noisy(tmp_path / "clip.mp4"))
-    fresh = ClipDecoder(fps=3)(source)
-    decoder = ClipDecoder(fps=3, cache=ClipCache(tmp_path / "clips", ROOM))
-    first, second = decoder(source), decoder(source)
-    assert first == second == fresh
-    assert [frame.tobytes() for frame in second.frames] == [frame.tobytes() for frame in fresh.frames]
-    assert source.reads == 2  # without the cache, and the first time with it
-
-
-def test_the_feed_of_a_cached_clip_is_that_of_the_decoder(tmp_path: Path) -> None:
-    source = FileSource(write_clip(tmp_path / "clip.mp4", 10))
-    cache = ClipCache(tmp_path / "clips", ROOM)
-    assert ClipDecoder(feed="images", cache=cache)(source).feed == "images"
-    assert ClipDecoder(feed="video", cache=cache)(source).feed == "video"
-    assert len(files(cache)) == 1
-
-
-def test_another_file_or_other_settings_are_decoded_anew(tmp_path: Path) -> None:
-    source = FileSource(write_clip(tmp_path / "clip.mp4", 10))
-    cache = ClipCache(tmp_path / "clips", ROOM)
-    before = ClipDecoder(cache=cache)(source)
-    assert len(ClipDecoder(fps=5, cache=cache)(source).frames) == 5
-    write_clip(tmp_path / "clip.mp4", 20)
-    assert len(ClipDecoder(cache=cache)(source).frames) == 2 * len(before.frames)
-    (tmp_path / "clip.mp4").unlink()
-    with pytest.raises(Damaged, match="No such file"):
-        ClipDecoder(cache=cache)(source)
-
-
-def test_what_was_used_the_longest_ago_goes_first(tmp_path: Path) -> None:
-    roomy = ClipCache(tmp_path / "clips", ROOM)
-    frames, fps = ClipDecoder()._decoded(FileSource(noisy(tmp_path / "clip.mp4")))
-    roomy.store("a", frames, fps)
-    roomy.store("b", frames, fps)
-    for age, name in ((300, "a"), (200, "b")):
-        os.utime(roomy.folder / f"{name}.zip", (time.time() - age,) * 2)
-    size = (roomy.folder / "a.zip").stat().st_size
-    tight = ClipCache(roomy.folder, int(2.5 * size))
-    assert tight.load("a") is not None  # used just now, so b is the oldest
-    tight.store("c", frames, fps)
-    assert files(tight) == ["a.zip", "c.zip"]
-
-
-def test_a_clip_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
-    cache = ClipCache(tmp_path / "clips", 1000)
-    clip = ClipDecoder(cache=cache)(FileSource(noisy(tmp_path / "clip.mp4")))
-    assert len(clip.frames) == 4
-    assert not cache.folder.exists()
 
 
 def test_a_damaged_entry_is_written_again(tmp_path: Path) -> None:
@@ -304,12 +196,95 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None
         decoder(FileSource(write_clip(tmp_path / "clip.mp4", 10)))
 
 
-def test_without_a_folder_or_without_room_there_is_no_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "settings", "expected"),
+    [
+        # 30 frames at 10 a second last 3 s: at 2 a second the frames on display at 0, 0.5, 1, 1.5, 2, 2.5 s
+        ("clip.mp4", 30, {}, [0, 5, 10, 15, 20, 25]),
+        ("clip.avi", 30, {}, [0, 5, 10, 15, 20, 25]),
+        ("clip.mkv", 30, {}, [0, 5, 10, 15, 20, 25]),
+        # at most 4 frames: one every 0.75 s, at 0, 0.75, 1.5, 2.25 s; frame 7 is on display from 0.7 to 0.8 s
+        ("clip.mp4", 30, {"max_frames": 4}, [0, 7, 15, 22]),
+        # 0.3 s: two frames are one every 0.15 s, at 0 and 0.15 s
+        ("clip.mp4", 3, {}, [0, 1]),
+        ("clip.mp4", 1, {}, [0, 0]),
+    ],
+)
+def test_frames_come_at_the_set_rate_over_the_whole_clip_two_at_least_and_no_more_than_asked(
+    tmp_path: Path, name: str, count: int, settings: dict[str, int], expected: list[int]
+) -> None:
+    clip = decoded(write_clip(tmp_path / name, count), fps=2, **settings)
+    assert numbers(clip) == expected
+    seconds = {30: 3, 3: 0.3, 1: 1}[count]  # a single frame lasts 2 / fps
+    assert clip.fps == pytest.approx(len(expected) / seconds)
+    assert {(frame.mode, frame.size) for frame in clip.frames} == {("RGB", (32, 32))}
+
+
+def test_sampling_begins_at_the_first_frame_and_has_its_bounds_for_any_clip() -> None:
+    # 5.0, 5.1, ... 5.9: 1 s long, sampled at 5.0 and 5.5
+    assert sampled_indices([5 + Fraction(i, 10) for i in range(10)], Fraction(2), 16) == ([0, 5], Fraction(2))
+    for count, fps, most in product((1, 2, 3, 7, 100), (Fraction(1, 7), Fraction(2), Fraction(2997, 100)), (2, 3, 16)):
+        indices, _ = sampled_indices([Fraction(i, 24) for i in range(count)], fps, most)
+        assert 2 <= len(indices) <= most
+        assert indices == sorted(indices)
+        assert indices[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "fps", "size"),
+    [
+        # 164 frames at 25 a second are 6.56 s: ceil(6.56 * 2) = 14 frames; the file stores them out of order
+        ("ucf101_mini/UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 14, 2.0, (320, 240)),
+        # 280 frames at 28 a second are 10 s: 16 frames, 1.6 a second
+        ("clips_other/kinetics/arm_wrestling/demo.mp4", 16, 1.6, (340, 256)),
+    ],
+)
+def test_real_clips_are_sampled(name: str, frames: int, fps: float, size: tuple[int, int]) -> None:
+    clip = decoded(shared(name))
+    assert (len(clip.frames), clip.fps, clip.frames[0].size) == (frames, fps, size)
+
+
+def test_a_real_clip_cut_off_is_damaged(tmp_path: Path) -> None:
+    whole = (shared("ucf101_mini") / "UCF-101/BaseballPitch/v_BaseballPitch_g01_c01.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: int(0.9 * len(whole))])
+    assert damage(tmp_path / "cut.avi") == "the file breaks off inside of a frame"
+
+
+def test_a_cached_clip_equals_a_fresh_one_and_is_decoded_anew_for_another_file_or_settings_only(tmp_path: Path) -> None:
+    source, cache = Watched(noisy(tmp_path / "clip.mp4")), ClipCache(tmp_path / "clips", ROOM)
+    fresh = ClipDecoder()(source)
+    first, second = ClipDecoder(cache=cache)(source), ClipDecoder(cache=cache)(source)
+    assert first == second == fresh
+    assert [frame.tobytes() for frame in second.frames] == [frame.tobytes() for frame in fresh.frames]
+    assert ClipDecoder(feed="video", cache=cache)(source).feed == "video"
+    assert source.reads == 2  # without the cache, and the first time with it
+    assert len(ClipDecoder(fps=5, cache=cache)(source).frames) == 10
+    write_clip(tmp_path / "clip.mp4", 10)
+    assert len(ClipDecoder(cache=cache)(source).frames) == 2  # of 1 s
+    (tmp_path / "clip.mp4").unlink()
+    with pytest.raises(Damaged, match="No such file"):
+        ClipDecoder(cache=cache)(source)
+
+
+def test_what_was_used_the_longest_ago_goes_first_and_what_is_too_large_is_not_kept(tmp_path: Path) -> None:
+    clip = decoded(noisy(tmp_path / "clip.mp4"))
+    roomy = ClipCache(tmp_path / "clips", ROOM)
+    roomy.store("a", clip.frames, clip.fps)
+    roomy.store("b", clip.frames, clip.fps)
+    for age, name in ((300, "a"), (200, "b")):
+        os.utime(roomy.folder / f"{name}.zip", (time.time() - age,) * 2)
+    size = (roomy.folder / "a.zip").stat().st_size
+    ClipCache(roomy.folder, size - 1).store("c", clip.frames, clip.fps)
+    assert files(roomy) == ["a.zip", "b.zip"]
+    tight = ClipCache(roomy.folder, int(2.5 * size))
+    assert tight.load("a") is not None  # used just now, so b is the oldest
+    tight.store("c", clip.frames, clip.fps)
+    assert files(tight) == ["a.zip", "c.zip"]
+
+
+def test_a_cache_needs_a_folder_and_room_and_travels_to_workers(tmp_path: Path) -> None:
     assert ClipCache.below(None, 4096) is None
     assert ClipCache.below(tmp_path, 0) is None
     assert ClipCache.below(tmp_path, 2) == ClipCache(tmp_path / "clips", 2 * 2**20)
-
-
-def test_a_decoder_with_a_cache_travels_to_workers(tmp_path: Path) -> None:
     decoder = ClipDecoder(cache=ClipCache(tmp_path, ROOM))
     assert pickle.loads(pickle.dumps(decoder)) == decoder

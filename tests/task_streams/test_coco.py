@@ -29,16 +29,6 @@ ONE_OF_EACH = [whole(name) for name in EVERY]
 stream = partial(built, "coco_cil", tasks=2, classes_per_task=2, shots=2)
 
 
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
 def write(root: Path) -> Path:
     write_coco(root, {"train2017": ONE_OF_EACH, "val2017": ONE_OF_EACH})
     return root / "annotations" / "instances_train2017.json"
@@ -80,68 +70,6 @@ def test_boxes_are_cut_at_the_edge_and_left_out_when_nothing_remains(tmp_path: P
     # the dog, and the cat at 220 of 200 pixels in two images
     assert "train2017: 3 boxes reach out of their image by more than 1 pixel and are cut at its edge" in notes
     assert "train2017: 1 images without boxes left out: train2017/000001.png" in notes
-
-
-def test_crowds_and_images_without_boxes_are_left_out_and_recorded(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    write_coco(tmp_path, {"train2017": [*ONE_OF_EACH, [*whole("dog"), *whole("cat")], []], "val2017": ONE_OF_EACH})
-    change(path, lambda data: data["annotations"][4].update(iscrowd=1))
-    assert [box.category for box in split_boxes(tmp_path)["train2017/000004.png"]] == ["cat"]
-    notes = stream(tmp_path).notes
-    assert "train2017: 1 boxes left out: crowds" in notes
-    assert "train2017: 1 images without boxes left out: train2017/000005.png" in notes
-
-
-def test_the_class_order_is_over_names_or_over_ids(tmp_path: Path) -> None:
-    # RandomState(0).permutation(4) = [2, 3, 1, 0]; by id: cat 17, dog 18, zebra 24, apple 53
-    write(tmp_path)
-    by_name = [label for task in stream(tmp_path).tasks for label in task.classes]
-    by_id = [label for task in stream(tmp_path, order_over="ids").tasks for label in task.classes]
-    assert by_name == ["dog", "zebra", "cat", "apple"]
-    assert by_id == ["zebra", "apple", "dog", "cat"]
-
-
-def test_any_set_of_that_form_is_read_by_its_names(tmp_path: Path) -> None:
-    write_coco(tmp_path, {"learn": ONE_OF_EACH, "try": ONE_OF_EACH})
-    found = stream(tmp_path, train_images="learn", test_images="try")
-    assert {e.key.split("/")[0] for task in found.tasks for e in task.train} == {"learn"}
-    with pytest.raises(UserError, match=r"annotations: got 'a\.json', expected a path with \{images\} in it"):
-        stream(tmp_path, annotations="a.json")
-
-
-def test_what_was_parsed_is_kept_until_the_annotations_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, kept = tmp_path / "root", Workspace(tmp_path / "cache")
-    path = write(root)
-    first = stream(root, workspace=kept)
-    files = sorted(p.name for p in (tmp_path / "cache").glob("boxes-*.npz"))
-    assert len(files) == 2
-    monkeypatch.setattr("task_streams.datasets.coco._json", lambda path: pytest.fail(f"{path} is parsed again"))
-    assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
-    assert stream(root, workspace=kept).notes == first.notes
-    monkeypatch.undo()
-    change(path, lambda data: data["annotations"][0].update(bbox=[0, 0, 200, 100]))
-    assert fingerprints(stream(root, workspace=kept)) != fingerprints(first)
-    (tmp_path / "cache" / files[0]).write_bytes(b"PK damaged")
-    (tmp_path / "cache" / files[1]).write_bytes(b"")
-    assert fingerprints(stream(root, workspace=kept)) == fingerprints(stream(root))
-
-
-def test_nothing_is_unpickled_from_the_cache(tmp_path: Path) -> None:
-    root, kept = tmp_path / "root", Workspace(tmp_path / "cache")
-    write(root)
-    first = stream(root, workspace=kept)
-    for path in (tmp_path / "cache").glob("boxes-*.npz"):
-        with path.open("wb") as file:
-            np.savez(file, head=np.array([Trap(tmp_path / "sprung")], dtype=object))
-    assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "root")
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"cache/boxes-.*\.npz: what was parsed cannot be kept in the cache"):
-        stream(tmp_path / "root", workspace=Workspace(tmp_path / "cache"))
 
 
 def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None:
@@ -194,28 +122,6 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         "2 annotations without a whole number as id: annotation '106', annotation None",
         "1 images are missing: train2017/lost.png",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("[]", "found list"),
-        ('{"images": [], "annotations": {}}', "the lists images, annotations, categories; found annotations, images"),
-        ('{"images": [', "expected COCO annotations as JSON"),
-        ("[" * 100_000, "expected COCO annotations as JSON"),
-    ],
-)
-def test_what_is_no_coco_json_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    write(tmp_path).write_text(text)
-    with pytest.raises(UserError, match=f"instances_train2017.json: .*{found}"):
-        stream(tmp_path)
-
-
-def test_splits_with_other_categories_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    change(path, lambda data: data["categories"].append({"id": 90, "name": "toothbrush"}))
-    with pytest.raises(UserError, match="coco_cil: training and test split list other classes: toothbrush"):
-        stream(tmp_path)
 
 
 def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path) -> None:
@@ -292,22 +198,6 @@ def matrix(found: TaskStream, policy: Callable[[Task, str], str]) -> list[list[f
     return [[cell(stage, task) for task in found.tasks[: stage.index]] for stage in found.tasks]
 
 
-def test_a_perfect_policy_has_an_ap_of_one_and_the_full_reward(tmp_path: Path) -> None:
-    found = scripted(tmp_path)
-    targets = {e.key: e.target for task in found.tasks for e in task.test}
-
-    def policy(stage: Task, key: str) -> str:
-        completion = target_text(targets[key], labels=stage.seen)
-        assert score(completion, targets[key], stage.seen).reward == 3.0
-        return completion
-
-    assert matrix(found, policy) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
-
-
-def test_a_policy_that_never_parses_has_nothing(tmp_path: Path) -> None:
-    assert matrix(scripted(tmp_path), lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]
-
-
 def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand(tmp_path: Path) -> None:
     # The last class of the stage (zebra, then apple), always at 500..1000.
     # Stage 1, task 1 (all six images, a dog in all but the second): every image gets a zebra. zebra: the first image's
@@ -327,3 +217,90 @@ def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand
     last = found.tasks[1]
     rewards = [score(policy(last, e.key), e.target, last.seen).reward for e in last.test]
     assert rewards == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_crowds_are_left_out_and_recorded(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    write_coco(tmp_path, {"train2017": [*ONE_OF_EACH, [*whole("dog"), *whole("cat")]], "val2017": ONE_OF_EACH})
+    change(path, lambda data: data["annotations"][4].update(iscrowd=1))
+    assert [box.category for box in split_boxes(tmp_path)["train2017/000004.png"]] == ["cat"]
+    assert "train2017: 1 boxes left out: crowds" in stream(tmp_path).notes
+
+
+def test_any_set_of_that_form_is_read_by_its_names_with_a_class_order_over_names_or_ids(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"learn": ONE_OF_EACH, "try": ONE_OF_EACH})
+    folders = {"train_images": "learn", "test_images": "try"}
+    by_name, by_id = stream(tmp_path, **folders), stream(tmp_path, order_over="ids", **folders)
+    # RandomState(0).permutation(4) = [2, 3, 1, 0]; by id: cat 17, dog 18, zebra 24, apple 53
+    assert [label for task in by_name.tasks for label in task.classes] == ["dog", "zebra", "cat", "apple"]
+    assert [label for task in by_id.tasks for label in task.classes] == ["zebra", "apple", "dog", "cat"]
+    assert {e.key.split("/")[0] for task in by_name.tasks for e in task.train} == {"learn"}
+    with pytest.raises(UserError, match=r"annotations: got 'a\.json', expected a path with \{images\} in it"):
+        stream(tmp_path, annotations="a.json")
+
+
+def test_what_was_parsed_is_kept_until_the_annotations_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, kept = tmp_path / "root", Workspace(tmp_path / "cache")
+    path = write(root)
+    first = stream(root, workspace=kept)
+    files = sorted((tmp_path / "cache").glob("boxes-*.npz"))
+    assert len(files) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("task_streams.datasets.coco._category_names", lambda *given: pytest.fail("parsed again"))
+        assert fingerprints(stream(root, workspace=kept)) == fingerprints(first)
+        assert stream(root, workspace=kept).notes == first.notes
+    change(path, lambda data: data["annotations"][0].update(bbox=[0, 0, 200, 100]))
+    changed = fingerprints(stream(root, workspace=kept))
+    assert changed != fingerprints(first)
+    files[0].write_bytes(b"PK damaged")
+    with files[1].open("wb") as file:  # nothing is unpickled: the path would be touched
+        np.savez(file, head=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    assert fingerprints(stream(root, workspace=kept)) == changed
+    assert not (tmp_path / "sprung").exists()
+    with pytest.raises(UserError, match=r"annotations/boxes-.*\.npz: what was parsed cannot be kept in the cache"):
+        stream(root, workspace=Workspace(path / "annotations"))
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "found list"),
+        ('{"images": [], "annotations": {}}', "the lists images, annotations, categories; found annotations, images"),
+        ('{"images": [', "expected COCO annotations as JSON"),
+        ("[" * 100_000, "expected COCO annotations as JSON"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 17, "name": "cat"}]}',
+            "coco_cil: training and test split list other classes: apple, dog, zebra",
+        ),
+    ],
+)
+def test_what_is_no_coco_json_or_lists_other_classes_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    path = write(tmp_path)
+    path.write_text(text)
+    told = " ".join(problems_of(lambda: stream(tmp_path)))
+    assert found in told and (str(path) in told or "coco_cil" in told)
+
+
+def test_a_perfect_policy_has_an_ap_of_one_and_the_full_reward_and_one_that_never_parses_nothing(
+    tmp_path: Path,
+) -> None:
+    found = scripted(tmp_path)
+    targets = {e.key: e.target for task in found.tasks for e in task.test}
+
+    def perfect(stage: Task, key: str) -> str:
+        completion = target_text(targets[key], labels=stage.seen)
+        assert score(completion, targets[key], stage.seen).reward == 3.0
+        return completion
+
+    assert matrix(found, perfect) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
+    assert matrix(found, lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]

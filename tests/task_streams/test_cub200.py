@@ -3,7 +3,7 @@ from pathlib import Path
 
 from task_streams.scenarios.fingerprint import check_stream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import add_lines, problems_of, write_image, write_images, write_lines
 from tests.task_streams.streams import built
 
 FOLDERS = {"1": "001.Black_footed_Albatross", "4": "004.Groove_billed_Ani", "22": "022.Chuck_will_Widow"}
@@ -20,11 +20,6 @@ def write_archive(root: Path) -> Path:
     write_lines(root / "train_test_split.txt", [f"{n} {int(train)}" for n, (_, _, train) in rows.items()])
     write_lines(root / "classes.txt", [f"{c} {name}" for c, name in FOLDERS.items()])
     return root
-
-
-def add(root: Path, name: str, *lines: str) -> None:
-    with (root / name).open("a") as file:
-        file.writelines(f"{line}\n" for line in lines)
 
 
 stream = partial(built, "cub200_cil", tasks=3, classes_per_task=1, shots=2)
@@ -52,10 +47,10 @@ def test_the_real_sample_has_12_classes_of_3_and_2_images_short_of_5_shots() -> 
 def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_path: Path) -> None:
     root = write_archive(tmp_path)
     write_image(root / "images/001.Black_footed_Albatross/x.jpg")
-    add(root, "images.txt", "500 001.Black_footed_Albatross/x.jpg", "10 001.Black_footed_Albatross/x.jpg", "510")
-    add(root, "image_class_labels.txt", "600 1", "20 9")
-    add(root, "train_test_split.txt", "700 1", "30 2")
-    add(root, "classes.txt", "5 Crested_Auklet")
+    add_lines(root / "images.txt", "500 001.Black_footed_Albatross/x.jpg", "10 001.Black_footed_Albatross/x.jpg", "510")
+    add_lines(root / "image_class_labels.txt", "600 1", "20 9")
+    add_lines(root / "train_test_split.txt", "700 1", "30 2")
+    add_lines(root / "classes.txt", "5 Crested_Auklet")
     found = problems_of(lambda: stream(root))
     assert found[:11] == (
         "images.txt: expected '<id> <path>' a line; found line 15 '510'",
@@ -72,23 +67,19 @@ def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_
     )
 
 
-def test_paths_that_climb_out_or_are_missing_are_named(tmp_path: Path) -> None:
+def test_paths_that_climb_out_or_are_missing_and_classes_of_one_name_or_without_images_are_named(
+    tmp_path: Path,
+) -> None:
     root = write_archive(tmp_path / "root")
     write_image(tmp_path / "outside.jpg")
-    add(root, "images.txt", "500 ../../outside.jpg", "510 001.Black_footed_Albatross/none.jpg")
-    add(root, "image_class_labels.txt", "500 1", "510 1")
-    add(root, "train_test_split.txt", "500 1", "510 0")
-    assert problems_of(lambda: stream(root)) == (
-        f"images.txt: images/../../outside.jpg: leads out of {root}; refused",
-        "images.txt: 1 files that it names are missing: images/001.Black_footed_Albatross/none.jpg",
-    )
-
-
-def test_two_classes_of_one_name_and_a_class_without_images_are_named(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    add(root, "classes.txt", "30 030.Chuck_will_Widow", "31 031.Fish_Crow")
+    add_lines(root / "images.txt", "500 ../../outside.jpg", "510 001.Black_footed_Albatross/none.jpg")
+    add_lines(root / "image_class_labels.txt", "500 1", "510 1")
+    add_lines(root / "train_test_split.txt", "500 1", "510 0")
+    add_lines(root / "classes.txt", "30 030.Chuck_will_Widow", "31 031.Fish_Crow")
     assert problems_of(lambda: stream(root)) == (
         "classes 22, 30 are all named 'Chuck_will_Widow'; expected a name of its own for each",
+        f"images.txt: images/../../outside.jpg: leads out of {root}; refused",
+        "images.txt: 1 files that it names are missing: images/001.Black_footed_Albatross/none.jpg",
         "no training items of 1 of the 4 classes: Fish_Crow",
         "no test items of 1 of the 4 classes: Fish_Crow",
     )

@@ -87,38 +87,6 @@ def test_a_balanced_draw_gives_every_class_its_share() -> None:
     assert balanced(orders, images.__getitem__, 9, set()) == {0, 1, 2, 3, 4}
 
 
-def test_the_draw_gives_every_class_its_shots_and_records_who_is_short(tmp_path: Path) -> None:
-    train = [both("dog")] * 6 + [both("zebra")] * 6 + [both("cat")] * 6 + [both("apple")]
-    write(tmp_path, train)
-    found = stream(tmp_path, shots=3)
-    assert [(row.category, row.train_images) for task in found.tasks for row in positives(task)] == [
-        ("dog", 3),
-        ("zebra", 3),
-        ("cat", 3),
-        ("apple", 1),
-    ]
-    assert "task cat+apple: fewer than 3 training images with apple (1)" in found.notes
-    assert check_stream(found) == []
-
-
-def test_the_draw_depends_on_its_seed_not_on_the_class_order(tmp_path: Path) -> None:
-    write(tmp_path, [both(name) for name in EVERY * 8])
-    drawn = [stream(tmp_path, order, draw_seed=seed) for order, seed in ((0, 42), (0, 42), (3, 42), (0, 1))]
-    chosen = [sorted(e.key for task in found.tasks for e in task.train) for found in drawn]
-    assert fingerprints(drawn[0]) == fingerprints(drawn[1])
-    assert drawn[2].tasks[0].classes != drawn[0].tasks[0].classes
-    assert chosen[0] == chosen[2] != chosen[3]
-
-
-def test_test_images_are_all_by_default_or_drawn_by_the_same_rule(tmp_path: Path) -> None:
-    write(tmp_path, [both(name) for name in EVERY], [both(name) for name in EVERY * 4])
-    assert [len(task.test) for task in stream(tmp_path).tasks] == [8, 8]
-    some = stream(tmp_path, test_per_class=3)
-    assert [row.test_images for task in some.tasks for row in positives(task)] == [3, 3, 3, 3]
-    more = stream(tmp_path, test_per_class=3, shots=1)
-    assert [task.test for task in some.tasks] == [task.test for task in more.tasks]
-
-
 def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_its_classes(tmp_path: Path) -> None:
     images = [both("dog", "cat")] * 3 + [both(name) for name in EVERY * 4]
     write(tmp_path, [both(name) for name in EVERY], images)
@@ -132,34 +100,6 @@ def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_i
         assert sorted(drawn) == sorted(
             {e.key for task in stream(tmp_path, test_per_class=4).tasks for e in task.test}
         )  # whatever the class order
-
-
-def test_positives_count_images_and_boxes(tmp_path: Path) -> None:
-    write(tmp_path, [both("dog", "dog", "zebra"), both("dog"), both("cat", "apple", "dog")])
-    found = stream(tmp_path, shots=None)
-    assert positives(found.tasks[0]) == [Positives("dog", 2, 3, 1, 1), Positives("zebra", 1, 1, 1, 1)]
-    assert positives(found.tasks[1], ["dog"]) == [Positives("dog", 1, 1, 0, 0)]
-    note = "task dog+zebra: images/boxes in training and in test: dog 2/3 1/1, zebra 1/1 1/1"
-    assert note in found.notes
-
-
-def test_classes_without_positives_are_all_named_unless_allowed(tmp_path: Path) -> None:
-    write(tmp_path, [both("dog"), both("cat")], [both("zebra"), both("cat"), both("apple")])
-    found_problems = problems_of(lambda: stream(tmp_path))
-    assert found_problems == (
-        "task dog+zebra: no training images with 1 classes: zebra",
-        "task dog+zebra: no test images with 1 classes: dog",
-        "task cat+apple: no training images with 1 classes: apple",
-        "use other classes or more images, or set allow_empty_classes=true",
-    )
-    notes = stream(tmp_path, allow_empty_classes=True).notes
-    assert found_problems[0] in notes and found_problems[2] in notes
-
-
-def test_a_task_without_any_image_is_refused_also_when_classes_may_be_empty(tmp_path: Path) -> None:
-    write(tmp_path, [both("dog"), both("zebra")])
-    with pytest.raises(UserError, match=r"^task cat\+apple: no training images$"):
-        stream(tmp_path, allow_empty_classes=True)
 
 
 def test_boxes_of_classes_that_are_not_used_are_not_in_the_stream(tmp_path: Path) -> None:
@@ -195,27 +135,6 @@ def test_a_truncated_jpeg_stops_the_run_or_is_replaced_by_the_next(tmp_path: Pat
     assert any(note.startswith(f"1 damaged items skipped: {victim} (") for note in mended.notes)
 
 
-def test_copies_are_reported_or_left_out(tmp_path: Path) -> None:
-    write(tmp_path, [both(name) for name in EVERY * 3])
-    (tmp_path / "train2017" / "000002.png").write_bytes((tmp_path / "val2017" / "000002.png").read_bytes())
-    problem = (
-        "1 test items are trained on: val2017/000002.png (dog+zebra test) = train2017/000002.png (dog+zebra train)"
-    )
-    assert check_stream(stream(tmp_path, shots=3)) == [problem]
-    found = stream(tmp_path, shots=3, on_copies="skip")
-    assert check_stream(found) == []
-    assert "1 images left out, copies of others: train2017/000002.png = val2017/000002.png" in found.notes
-
-
-def test_a_list_of_training_images_replaces_the_draw(tmp_path: Path) -> None:
-    write(tmp_path, [both(name) for name in EVERY * 4])
-    rows = [{"key": "train2017/000000.png"}, {"images": ["train2017/000005.png"], "answer": "[]", "task_id": 2}]
-    rows += [{"key": f"train2017/{i:06d}.png"} for i in (6, 7)]
-    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = stream(tmp_path, shots_list=str(tmp_path / "list.jsonl"))
-    assert [keys(task.train) for task in found.tasks] == [[6, 7], [0, 5]]
-
-
 def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
     write(tmp_path, [*(both(name) for name in EVERY), []])
     path = tmp_path / "list.jsonl"
@@ -244,17 +163,65 @@ def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
         stream(tmp_path, shots_list=str(tmp_path / "none.jsonl"))
 
 
-def test_listed_images_of_classes_that_are_not_used_are_counted(tmp_path: Path) -> None:
-    write(tmp_path, [both(name) for name in EVERY * 2])
-    (tmp_path / "list.jsonl").write_text("".join(f'{{"key": "train2017/{i:06d}.png"}}\n' for i in (0, 2, 3)))
-    found = stream(tmp_path, tasks=1, shots_list=str(tmp_path / "list.jsonl"))
-    assert keys(found.tasks[0].train) == [2, 3]  # dog and zebra; 0 is an apple
-    assert "1 of 3 listed items are of classes that are not used" in found.notes
+def test_the_draw_gives_every_class_its_shots_and_depends_on_its_seed_not_on_the_class_order(tmp_path: Path) -> None:
+    write(tmp_path, [both(name) for name in EVERY * 6] + [both("cat")], [both(name) for name in EVERY * 4])
+    drawn = [stream(tmp_path, order, draw_seed=seed, shots=3) for order, seed in ((0, 42), (0, 42), (3, 42), (0, 1))]
+    assert [row.train_images for task in drawn[0].tasks for row in positives(task)] == [3, 3, 3, 3]
+    chosen = [sorted(e.key for task in found.tasks for e in task.train) for found in drawn]
+    assert fingerprints(drawn[0]) == fingerprints(drawn[1])
+    assert drawn[2].tasks[0].classes != drawn[0].tasks[0].classes
+    assert chosen[0] == chosen[2] != chosen[3]
+    assert [len(task.test) for task in drawn[0].tasks] == [8, 8]  # all test images by default
+    some, more = (stream(tmp_path, test_per_class=3, shots=shots) for shots in (3, 1))
+    assert [row.test_images for task in some.tasks for row in positives(task)] == [3, 3, 3, 3]
+    assert [task.test for task in some.tasks] == [task.test for task in more.tasks]
 
 
-def test_copies_that_are_trained_on_in_one_task_are_kept_and_noted(tmp_path: Path) -> None:
+def test_positives_are_counted_and_classes_without_or_with_too_few_are_named(tmp_path: Path) -> None:
+    write(tmp_path, [both("dog", "dog", "zebra"), both("dog"), both("cat", "apple", "dog")])
+    found = stream(tmp_path, shots=None)
+    assert positives(found.tasks[0]) == [Positives("dog", 2, 3, 1, 1), Positives("zebra", 1, 1, 1, 1)]
+    assert positives(found.tasks[1], ["dog"]) == [Positives("dog", 1, 1, 0, 0)]
+    assert "task dog+zebra: images/boxes in training and in test: dog 2/3 1/1, zebra 1/1 1/1" in found.notes
+    assert "task dog+zebra: fewer than 2 training images with zebra (1)" in stream(tmp_path).notes
+    write(tmp_path / "lack", [both("dog"), both("cat")], [both("zebra"), both("cat"), both("apple")])
+    lacking = problems_of(lambda: stream(tmp_path / "lack"))
+    assert lacking == (
+        "task dog+zebra: no training images with 1 classes: zebra",
+        "task dog+zebra: no test images with 1 classes: dog",
+        "task cat+apple: no training images with 1 classes: apple",
+        "use other classes or more images, or set allow_empty_classes=true",
+    )
+    notes = stream(tmp_path / "lack", allow_empty_classes=True).notes
+    assert lacking[0] in notes and lacking[2] in notes
+    write(tmp_path / "none", [both("dog"), both("zebra")])
+    empty = problems_of(lambda: stream(tmp_path / "none", allow_empty_classes=True))
+    assert empty == ("task cat+apple: no training images",)
+
+
+def test_copies_are_reported_or_left_out_and_inside_of_one_task_kept_and_noted(tmp_path: Path) -> None:
     write(tmp_path, [both(name) for name in EVERY * 3])
     (tmp_path / "train2017" / "000006.png").write_bytes((tmp_path / "train2017" / "000002.png").read_bytes())
     found = stream(tmp_path, shots=None)
     assert check_stream(found) == []
     assert "1 images are copies of others, and kept: train2017/000006.png = train2017/000002.png" in found.notes
+    write(tmp_path, [both(name) for name in EVERY * 3])
+    (tmp_path / "train2017" / "000002.png").write_bytes((tmp_path / "val2017" / "000002.png").read_bytes())
+    pair = "val2017/000002.png (dog+zebra test) = train2017/000002.png (dog+zebra train)"
+    assert check_stream(stream(tmp_path, shots=3)) == [f"1 test items are trained on: {pair}"]
+    found = stream(tmp_path, shots=3, on_copies="skip")
+    assert check_stream(found) == []
+    assert "1 images left out, copies of others: train2017/000002.png = val2017/000002.png" in found.notes
+
+
+def test_a_list_of_training_images_replaces_the_draw_and_counts_what_is_not_used(tmp_path: Path) -> None:
+    write(tmp_path, [both(name) for name in EVERY * 4])
+    rows = [{"key": "train2017/000000.png"}, {"images": ["train2017/000005.png"], "answer": "[]", "task_id": 2}]
+    rows += [{"key": f"train2017/{i:06d}.png"} for i in (6, 7)]
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = stream(tmp_path, shots_list=str(path))
+    assert [keys(task.train) for task in found.tasks] == [[6, 7], [0, 5]]
+    found = stream(tmp_path, tasks=1, shots_list=str(path))
+    assert [keys(task.train) for task in found.tasks] == [[6, 7]]  # dog and zebra; 0 is an apple and 5 a cat
+    assert "2 of 4 listed items are of classes that are not used" in found.notes

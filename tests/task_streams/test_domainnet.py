@@ -3,7 +3,7 @@ from pathlib import Path
 
 from task_streams.datasets.domainnet import DOMAINS
 from task_streams.scenarios.fingerprint import check_stream
-from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import add_lines, problems_of, write_image, write_images, write_lines
 from tests.task_streams.streams import built
 
 CLASSES = ("The_Eiffel_Tower", "aircraft_carrier", "t-shirt")
@@ -20,42 +20,18 @@ def write_archive(root: Path, domains: tuple[str, ...] = DOMAINS) -> Path:
     return root
 
 
-def add(root: Path, name: str, *lines: str) -> None:
-    with (root / name).open("a") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
 stream = partial(built, "domainnet_dil", shots=2)
-
-
-def test_each_domain_becomes_a_task_and_the_lists_are_its_splits(tmp_path: Path) -> None:
-    made = stream(write_archive(tmp_path))
-    # RandomState(0).permutation(6) = [5, 2, 1, 3, 0, 4] over the sorted domains.
-    assert [task.name for task in made.tasks] == ["sketch", "painting", "infograph", "quickdraw", "clipart", "real"]
-    assert all(task.seen == CLASSES for task in made.tasks)
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(6, 6)] * 6
-    # Images 3 and 4 of each class are in the test list.
-    assert {e.key[-10:-4] for task in made.tasks for e in task.test} == {"000003", "000004"}
-    assert check_stream(made) == []
-    assert (
-        made.notes[0]
-        == "sketch: 3 classes have fewer than 10 test examples: The_Eiffel_Tower 2, aircraft_carrier 2, t-shirt 2"
-    )
-
-
-def test_some_of_the_domains_are_enough_when_they_are_named(tmp_path: Path) -> None:
-    root = write_archive(tmp_path, ("real", "sketch"))
-    made = stream(root, domains=("sketch", "real"), domain_order="given", test_per_class=None)
-    assert ([task.name for task in made.tasks], made.notes) == (["sketch", "real"], ())
 
 
 def test_every_fault_of_the_lists_is_reported_at_once(tmp_path: Path) -> None:
     root = write_archive(tmp_path, ("real", "sketch"))
     write_image(tmp_path / "outside.jpg")
     train = (root / "real_train.txt").read_text().splitlines()
-    add(root, "real_train.txt", "real/bat/none.jpg 7", "/etc/x.jpg 0", "real/../outside.jpg 0", "sketch/bat/x.jpg 7")
-    add(root, "real_train.txt", train[0], "real/bat/x.jpg")
-    add(root, "sketch_test.txt", "sketch/t-shirt/sketch_301_000000.jpg 302")
+    add_lines(
+        root / "real_train.txt", "real/bat/none.jpg 7", "/etc/x.jpg 0", "real/../outside.jpg 0", "sketch/bat/x.jpg 7"
+    )
+    add_lines(root / "real_train.txt", train[0], "real/bat/x.jpg")
+    add_lines(root / "sketch_test.txt", "sketch/t-shirt/sketch_301_000000.jpg 302")
     (root / "sketch" / "aircraft_carrier" / "sketch_000_000001.jpg").unlink()
     assert problems_of(lambda: stream(root, domains=("real", "sketch"))) == (
         "expected one class for each class number of the lists; found 301, 302 = t-shirt",
@@ -69,15 +45,6 @@ def test_every_fault_of_the_lists_is_reported_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_missing_images_are_left_out_and_recorded_on_request(tmp_path: Path) -> None:
-    root = write_archive(tmp_path, ("real",))
-    (root / "real/t-shirt/real_301_000004.jpg").unlink()
-    made = stream(root, domains=("real",), on_damaged="skip", test_per_class=None)
-    assert made.notes == (
-        "real_test.txt: 1 files that it names are missing: real/t-shirt/real_301_000004.jpg; left out",
-    )
-
-
 def test_a_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
     root = write_archive(tmp_path / "root", ("real",))
     (root / "real" / "t-shirt").rename(tmp_path / "t-shirt")
@@ -85,4 +52,28 @@ def test_a_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path) -> N
     assert problems_of(lambda: stream(root, domains=("real",)))[:2] == (
         f"real_train.txt: real/t-shirt: leads out of {root}; refused",
         f"real_test.txt: real/t-shirt: leads out of {root}; refused",
+    )
+
+
+def test_each_domain_becomes_a_task_and_the_lists_are_its_splits(tmp_path: Path) -> None:
+    made = stream(write_archive(tmp_path))
+    # RandomState(0).permutation(6) = [5, 2, 1, 3, 0, 4] over the sorted domains.
+    assert [task.name for task in made.tasks] == ["sketch", "painting", "infograph", "quickdraw", "clipart", "real"]
+    assert all(task.seen == CLASSES for task in made.tasks)
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(6, 6)] * 6
+    # Images 3 and 4 of each class are in the test list.
+    assert {e.key[-10:-4] for task in made.tasks for e in task.test} == {"000003", "000004"}
+    assert check_stream(made) == []
+    short = "3 classes have fewer than 10 test examples: The_Eiffel_Tower 2, aircraft_carrier 2, t-shirt 2"
+    assert made.notes[0] == f"sketch: {short}"
+
+
+def test_some_domains_are_enough_when_they_are_named_and_missing_images_left_out_on_request(tmp_path: Path) -> None:
+    root = write_archive(tmp_path, ("real", "sketch"))
+    made = stream(root, domains=("sketch", "real"), domain_order="given", test_per_class=None)
+    assert ([task.name for task in made.tasks], made.notes) == (["sketch", "real"], ())
+    (root / "real/t-shirt/real_301_000004.jpg").unlink()
+    made = stream(root, domains=("real",), on_damaged="skip", test_per_class=None)
+    assert made.notes == (
+        "real_test.txt: 1 files that it names are missing: real/t-shirt/real_301_000004.jpg; left out",
     )

@@ -5,20 +5,6 @@ from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS, HELD_OUT_FONTS, LETTERS, TRAIN_FONTS, glyph_examples, render_glyph
 
 
-def test_the_same_seed_gives_the_same_glyphs_and_another_seed_others() -> None:
-    first, again, other = (glyph_examples(12, seed) for seed in (7, 7, 8))
-    assert [example.content for example in first] == [example.content for example in again]
-    assert not {example.content for example in first} & {example.content for example in other}
-    assert np.array_equal(np.asarray(first[3].media()), np.asarray(again[3].media()))
-
-
-def test_labels_come_in_turn_and_keys_are_unique() -> None:
-    examples = glyph_examples(12, 0, labels=DIGITS)
-    # ten labels in turn: items 10 and 11 show the first two again
-    assert [example.label for example in examples] == [*DIGITS, "zero", "one"]
-    assert len({example.key for example in examples}) == 12
-
-
 def test_the_probe_uses_only_fonts_that_pretraining_never_sees() -> None:
     assert not set(HELD_OUT_FONTS) & set(TRAIN_FONTS)
     assert {example.domain for example in glyph_examples(60, 0)} == set(HELD_OUT_FONTS)
@@ -41,11 +27,6 @@ def test_a_glyph_is_centred_white_on_black_with_the_asked_height() -> None:
     assert bitmap[0, 0] == 0
 
 
-def test_an_example_decodes_to_an_rgb_image_of_64_pixels() -> None:
-    image = glyph_examples(1, 0)[0].media()
-    assert (image.mode, image.size) == ("RGB", (64, 64))
-
-
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
@@ -57,3 +38,14 @@ def test_an_example_decodes_to_an_rgb_image_of_64_pixels() -> None:
 def test_a_mistake_names_what_is_expected(call, hint) -> None:
     with pytest.raises(UserError, match=hint):
         call()
+
+
+def test_the_same_seed_gives_the_same_glyphs_and_another_seed_others() -> None:
+    first, again, other = (glyph_examples(12, seed, labels=DIGITS) for seed in (7, 7, 8))
+    assert [example.content for example in first] == [example.content for example in again]
+    assert not {example.content for example in first} & {example.content for example in other}
+    assert np.array_equal(np.asarray(image := first[3].media()), np.asarray(again[3].media()))
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    # ten labels in turn: items 10 and 11 show the first two again
+    assert [example.label for example in first] == [*DIGITS, "zero", "one"]
+    assert len({example.key for example in first}) == 12

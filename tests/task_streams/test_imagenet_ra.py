@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from task_streams import build_stream
-from task_streams.datasets.imagenet_ra import ImageNetRConfig, wnid_names
+from task_streams.datasets.imagenet_ra import wnid_names
 from task_streams.scenarios.fingerprint import check_stream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of, write_images, write_lines
@@ -41,51 +40,6 @@ def test_the_names_of_all_200_wnids_are_those_of_rapos_label_map(name: str) -> N
     assert wnid_names(name) == {entry["aliases"][0]: entry["class_name"] for entry in found["entries"]}
 
 
-def test_the_official_archive_is_held_out_from_and_says_so(tmp_path: Path) -> None:
-    made = stream(write_official(tmp_path))
-    # RandomState(0).permutation(3) = [2, 1, 0] over African_chameleon, jack-o'-lantern, jeep.
-    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 1)] * 3  # one fifth of 5
-    assert made.notes == (HELD_OUT,)
-    assert check_stream(made) == []
-    keys = {e.key for task in stream(tmp_path, shots=None).tasks for e in (*task.train, *task.test)}
-    assert "n03590841/0.9_newt _ newt_0.9.jpeg" in keys
-    assert "n03590841/0.000003_yellow lady's slipper _ newt_0.9.jpg" in keys
-
-
-def test_the_class_incremental_release_keeps_its_splits(tmp_path: Path) -> None:
-    made = stream(write_release(tmp_path))
-    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 2)] * 3
-    assert all(e.key.startswith("train/") for task in made.tasks for e in task.train)
-    assert made.notes == ()
-
-
-@pytest.mark.parametrize(
-    "folders",
-    [{wnid: wnid for wnid in WNIDS}, {wnid: name.replace("_", " ").lower() for wnid, name in WNIDS.items()}],
-    ids=["wnids", "other spelling"],
-)
-def test_splits_with_wnid_folders_or_another_spelling_give_the_same_classes(
-    tmp_path: Path, folders: dict[str, str]
-) -> None:
-    made = stream(write_release(tmp_path, folders))
-    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
-
-
-def test_imagenet_r_has_names_of_its_own(tmp_path: Path) -> None:
-    write_images(tmp_path, [f"{wnid}/{i}.jpg" for wnid in ("n02814860", "n01677366") for i in range(3)])
-    config = ImageNetRConfig(root=str(tmp_path), tasks=2, classes_per_task=1, shots=1)
-    assert build_stream("imagenet_r_cil", config, 0).labels == ("iguana", "lighthouse")
-
-
-def test_classes_short_of_shots_are_recorded(tmp_path: Path) -> None:
-    root = write_official(tmp_path)
-    for path in sorted((root / "n03594945").iterdir())[:2]:
-        path.unlink()  # 3 images are left: 1 held out, 2 to train on
-    assert stream(root, shots=4).notes == (HELD_OUT, "1 classes have fewer than 4 training examples: jeep 2")
-
-
 def test_folders_that_are_no_class_or_the_same_class_are_named_at_once(tmp_path: Path) -> None:
     root = write_official(tmp_path)
     write_images(root, ["jeeps/0.jpg", "n00000000/0.jpg", "jeep/0.jpg"])
@@ -100,25 +54,51 @@ def test_folders_that_are_no_class_or_the_same_class_are_named_at_once(tmp_path:
     )
 
 
-def test_a_wnid_that_the_readme_lists_needs_images(tmp_path: Path) -> None:
-    root = write_official(tmp_path)
-    write_lines(root / "README.txt", ["n01498041 stingray", "n01443537 goldfish", *WNIDS])
-    assert problems_of(lambda: stream(root)) == (
+def test_the_official_archive_is_held_out_from_and_says_so(tmp_path: Path) -> None:
+    made = stream(write_official(tmp_path))
+    # RandomState(0).permutation(3) = [2, 1, 0] over African_chameleon, jack-o'-lantern, jeep.
+    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 1)] * 3  # one fifth of 5
+    assert (check_stream(made), made.notes) == ([], (HELD_OUT,))
+    keys = {e.key for task in stream(tmp_path, shots=None).tasks for e in (*task.train, *task.test)}
+    assert "n03590841/0.9_newt _ newt_0.9.jpeg" in keys
+    assert "n03590841/0.000003_yellow lady's slipper _ newt_0.9.jpg" in keys
+    for path in sorted((tmp_path / "n03594945").iterdir())[:2]:
+        path.unlink()  # 3 images are left: 1 held out, 2 to train on
+    assert stream(tmp_path, shots=4).notes == (HELD_OUT, "1 classes have fewer than 4 training examples: jeep 2")
+    write_lines(tmp_path / "README.txt", ["n01498041 stingray", "n01443537 goldfish", *WNIDS])
+    assert problems_of(lambda: stream(tmp_path)) == (
         "README.txt: n01443537 is none of the 200 classes",
         "no items of 1 of the 4 classes: stingray",
     )
 
 
-def test_a_class_without_test_images_is_named(tmp_path: Path) -> None:
-    root = write_release(tmp_path)
-    for path in (root / "test" / "jeep").iterdir():
+@pytest.mark.parametrize(
+    "folders",
+    [WNIDS, {wnid: wnid for wnid in WNIDS}, {wnid: name.replace("_", " ").lower() for wnid, name in WNIDS.items()}],
+    ids=["names", "wnids", "other spelling"],
+)
+def test_the_class_incremental_release_keeps_its_splits_however_its_folders_are_named(
+    tmp_path: Path, folders: dict[str, str]
+) -> None:
+    made = stream(write_release(tmp_path, folders))
+    assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
+    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 2)] * 3
+    assert all(e.key.startswith("train/") for task in made.tasks for e in task.train)
+    assert made.notes == ()
+    for path in (tmp_path / "test" / folders["n03594945"]).iterdir():
         path.unlink()
-    assert problems_of(lambda: stream(root))[0] == "no test items of 1 of the 3 classes: jeep"
+    assert problems_of(lambda: stream(tmp_path))[0] == "no test items of 1 of the 3 classes: jeep"
+
+
+def test_imagenet_r_has_names_of_its_own(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{wnid}/{i}.jpg" for wnid in ("n02814860", "n01677366") for i in range(3)])
+    made = built("imagenet_r_cil", tmp_path, tasks=2, classes_per_task=1, shots=1)
+    assert made.labels == ("iguana", "lighthouse")
 
 
 def test_a_root_of_something_else_and_half_of_a_release_are_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "pets", ["cat/0.jpg", "dog/0.jpg"])
+    write_images(tmp_path, ["pets/cat/0.jpg", "pets/dog/0.jpg", "one/train/jeep/0.jpg"])
     assert problems_of(lambda: stream(tmp_path / "pets"))[0].startswith("folder 'cat' is none of the 200 classes")
-    write_images(tmp_path / "one", ["train/jeep/0.jpg"])
     told = "found train/ alone; expected both train/ and test/, or neither"
     assert told in problems_of(lambda: stream(tmp_path / "one"))[0]

@@ -1,5 +1,4 @@
 import warnings
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -66,59 +65,11 @@ def test_grey_of_16_bits_keeps_its_high_byte() -> None:
     assert (shown[:, :, 1] == shown[:, :, 0]).all()
 
 
-def see_through_palette() -> bytes:
-    image = Image.new("P", (2, 1), 0)
-    image.putpalette([0, 0, 0, *RED])
-    image.putpixel((1, 0), 1)
-    return encoded(image, "PNG", transparency=0)
-
-
-def see_through_rgba() -> bytes:
-    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    image.putpixel((1, 0), (*RED, 255))
-    return encoded(image, "PNG")
-
-
-def see_through_grey() -> bytes:
-    image = Image.new("RGB", (2, 1))
-    image.putpixel((1, 0), RED)
-    return encoded(image, "PNG", transparency=(0, 0, 0))
-
-
-@pytest.mark.parametrize("make", [see_through_palette, see_through_rgba, see_through_grey])
-def test_what_is_transparent_is_laid_on_white(make: Callable[[], bytes]) -> None:
-    image = decode_image(make())
-    assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, RED]
-
-
-def test_half_transparent_black_on_white_is_grey() -> None:
-    image = decode_image(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 51)), "PNG"))
-    assert image.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
-
-
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_a_file_that_ends_too_early_is_damaged_although_its_head_is_whole(form: str) -> None:
     data = encoded(noise(), form)
     with pytest.raises(Damaged):
         decode_image(data[: len(data) * 3 // 4])
-
-
-def test_an_empty_file_and_one_that_is_no_image_say_so() -> None:
-    with pytest.raises(Damaged, match=r"^the file is empty$"):
-        decode_image(b"")
-    with pytest.raises(Damaged, match=r"^no BMP, GIF, JPEG, PNG or WEBP image in its 16 bytes$"):
-        decode_image(b"<html>404</html>")
-
-
-def test_a_format_that_starts_another_program_is_not_tried() -> None:
-    with pytest.raises(Damaged, match="no BMP, GIF, JPEG, PNG or WEBP image"):
-        decode_image(encoded(noise(8), "EPS"))
-
-
-def test_a_decompression_bomb_is_refused() -> None:
-    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
-    with pytest.raises(Damaged, match="decompression bomb"):
-        decode_image(encoded(Image.new("1", (side, side)), "PNG"))
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
@@ -154,6 +105,46 @@ def test_damaged_bytes_raise_nothing_but_damaged() -> None:
             except Damaged:
                 refused += 1
     assert 0 < refused < 400
+
+
+def see_through(mode: str, background: Any, **options: Any) -> bytes:
+    """A transparent pixel, then a red one."""
+    image = Image.new(mode, (2, 1), background)
+    if mode == "P":
+        image.putpalette([0, 0, 0, *RED])
+    image.putpixel((1, 0), {"P": 1, "RGBA": (*RED, 255), "RGB": RED}[mode])  # type: ignore[arg-type]
+    return encoded(image, "PNG", **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "background", "options"),
+    [("P", 0, {"transparency": 0}), ("RGBA", (0, 0, 0, 0), {}), ("RGB", (0, 0, 0), {"transparency": (0, 0, 0)})],
+)
+def test_what_is_transparent_is_laid_on_white(mode: str, background: Any, options: dict[str, Any]) -> None:
+    image = decode_image(see_through(mode, background, **options))
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, RED]
+    half = decode_image(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 51)), "PNG"))
+    assert half.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"^the file is empty$"),
+        (b"<html>404</html>", r"^no BMP, GIF, JPEG, PNG or WEBP image in its 16 bytes$"),
+        # a format that starts another program is not tried
+        (encoded(noise(8), "EPS"), "no BMP, GIF, JPEG, PNG or WEBP image"),
+    ],
+)
+def test_what_is_no_image_says_so(data: bytes, said: str) -> None:
+    with pytest.raises(Damaged, match=said):
+        decode_image(data)
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
+    with pytest.raises(Damaged, match="decompression bomb"):
+        decode_image(encoded(Image.new("1", (side, side)), "PNG"))
 
 
 def test_the_decoder_reads_a_source(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.sources.layout import below, existing_root, lines, subfolders
 from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import built
 
 
 def test_a_root_may_start_at_home_and_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,15 +60,6 @@ ROOTS = {
 }
 
 
-@pytest.mark.parametrize("name", ROOTS)
-def test_a_missing_root_says_what_is_expected_and_where_to_get_it(tmp_path: Path, name: str) -> None:
-    layout, page = ROOTS[name]
-    config: Any = STREAMS[name].config
-    (problem,) = problems_of(lambda: build_stream(name, config(root=str(tmp_path / "none")), 0))
-    assert problem.startswith(f"root '{tmp_path}/none': expected a folder with ") and layout in problem
-    assert "; found nothing there" in problem and page in problem and ("Where to get it: " in problem) == bool(page)
-
-
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "out/x", "out"])
 def test_paths_that_leave_the_root_are_refused(tmp_path: Path, path: str) -> None:
     root = tmp_path / "root"
@@ -104,3 +94,11 @@ def test_lines_have_numbers_and_no_ends_whatever_the_platform(tmp_path: Path) ->
     assert lines(tmp_path / "list.txt") == [(1, "a 1"), (3, "b\u2028c")]
     with pytest.raises(UserError, match="expected a readable text file"):
         lines(tmp_path)
+
+
+def test_a_missing_root_says_what_is_expected_and_where_to_get_it(tmp_path: Path) -> None:
+    root = tmp_path / "none"
+    for name, (layout, page) in ROOTS.items():
+        (problem,) = problems_of(lambda name=name: built(name, root))
+        assert problem.startswith(f"root '{root}': expected a folder with ") and layout in problem
+        assert "; found nothing there" in problem and page in problem and ("Where to get it: " in problem) == bool(page)

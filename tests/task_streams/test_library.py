@@ -6,6 +6,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,44 +16,15 @@ from PIL import Image
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
-from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection, stamp_of
+from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
 from task_streams.sources.records import Damaged, FileSource, Found, Source
 from tests.task_streams.image_trees import problems_of
 from tests.task_streams.sources import Shelf, ShelfSource, png
 from tests.task_streams.streams import write_tree
 
-BUILD = """
-import sys
-from pathlib import Path
-from task_streams import STREAMS, Workspace, build_stream
-from task_streams.scenarios.fingerprint import fingerprints
-
-config = STREAMS["folder_cil"].config(root=sys.argv[1], tasks=2, classes_per_task=2, shots=None, test_per_class=None)
-print(fingerprints(build_stream("folder_cil", config, 0, Workspace(Path(sys.argv[2])))))
-"""
-
 
 def coloured(count: int) -> Shelf:
     return Shelf({f"{'ab'[i % 2]}/{i:04d}": png((i % 256, i // 256, 0)) for i in range(count)})
-
-
-def test_an_example_has_the_hash_of_its_bytes_and_decodes_on_demand(tmp_path: Path) -> None:
-    shelf = coloured(3)
-    (example, *_) = Library(Workspace(tmp_path)).admit(shelf.records())
-    assert example is not None
-    assert (example.key, example.label) == ("a/0000", "a")
-    assert example.content == hashlib.sha256(shelf.items["a/0000"]).hexdigest()
-    assert isinstance(image := example.media(), Image.Image) and image.size == (2, 2)
-
-
-def test_each_item_is_read_once_and_never_again_while_its_stamp_stays(tmp_path: Path) -> None:
-    shelf = coloured(2 * BATCH + 3)
-    first = Library(Workspace(tmp_path)).admit(shelf.records())
-    assert set(shelf.reads.values()) == {1} and len(shelf.reads) == len(shelf.items)
-    shelf.reads.clear()
-    again = Library(Workspace(tmp_path)).admit(shelf.records())
-    assert again == first
-    assert shelf.reads == {}
 
 
 def test_files_that_the_index_knows_are_not_even_opened(tmp_path: Path) -> None:
@@ -68,113 +41,6 @@ def test_files_that_the_index_knows_are_not_even_opened(tmp_path: Path) -> None:
         build_stream("folder_cil", config, 0)
 
 
-def test_an_item_with_another_stamp_is_read_again(tmp_path: Path) -> None:
-    shelf = coloured(3)
-    Library(Workspace(tmp_path)).admit(shelf.records())
-    shelf.items["b/0001"], shelf.stamps["b/0001"] = png((9, 9, 9)), "2"
-    shelf.reads.clear()
-    examples = Library(Workspace(tmp_path)).admit(shelf.records())
-    assert shelf.reads == {"b/0001": 1}
-    assert examples[1] is not None
-    assert examples[1].content == hashlib.sha256(png((9, 9, 9))).hexdigest()
-
-
-def test_a_change_while_an_item_is_read_is_noticed_by_the_next_build(tmp_path: Path) -> None:
-    shelf = coloured(1)
-
-    class Changing:
-        """Changes the item right after it was read."""
-
-        identity = "changing"
-
-        def __call__(self, source: Source) -> Image.Image:
-            source.read()
-            shelf.stamps["a/0000"] = "2"
-            return Image.new("RGB", (1, 1))
-
-    Library(Workspace(tmp_path), decoder=Changing()).admit(shelf.records())
-    shelf.reads.clear()
-    Library(Workspace(tmp_path), decoder=Changing()).admit(shelf.records())
-    assert shelf.reads["a/0000"] > 0
-
-
-def test_a_fault_is_never_remembered(tmp_path: Path) -> None:
-    shelf = coloured(2)
-    whole, shelf.items["a/0000"] = shelf.items["a/0000"], b""
-    broken = Library(Workspace(tmp_path))
-    assert broken.admit(shelf.records())[0] is None
-    assert broken.problems == [
-        "1 items cannot be decoded; repair or remove them, or set on_damaged=skip",
-        "a/0000 (the file is empty)",
-    ]
-    shelf.items["a/0000"] = whole  # mended, with the stamp that it had
-    mended = Library(Workspace(tmp_path))
-    assert None not in mended.admit(shelf.records())
-    assert mended.problems == []
-
-
-def test_an_item_that_vanished_is_damaged_although_the_index_knows_it(tmp_path: Path) -> None:
-    shelf = coloured(2)
-    records = shelf.records()
-    Library(Workspace(tmp_path)).admit(records)
-    del shelf.items["a/0000"]
-    library = Library(Workspace(tmp_path), on_damaged="skip")
-    assert [example is None for example in library.admit(records)] == [True, False]
-    assert library.notes == ["1 damaged items skipped: a/0000 (not on the shelf)"]
-    assert library.problems == []
-
-
-def test_a_content_that_the_source_knows_is_kept_and_the_item_decoded_all_the_same(tmp_path: Path) -> None:
-    shelf = coloured(2)
-    shelf.items["b/0001"] = b"no image"
-    known = [type(r)(r.key, r.target, r.source, content=f"known {r.key}") for r in shelf.records()]
-    good, damaged = Library(Workspace(tmp_path)).admit(known)
-    assert good is not None and good.content == "known a/0000"
-    assert damaged is None
-
-
-def test_progress_counts_every_item_known_or_not(tmp_path: Path) -> None:
-    shelf = coloured(BATCH + 7)
-    for _ in range(2):
-        seen: list[int] = []
-        Library(Workspace(tmp_path, seen.append)).admit(shelf.records())
-        assert seen == [BATCH, 7]
-
-
-def test_errors_of_a_decoder_that_are_no_damage_come_through(tmp_path: Path) -> None:
-    class Wrong:
-        identity = "wrong"
-
-        def __call__(self, source: Source) -> Image.Image:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        Library(Workspace(tmp_path), decoder=Wrong()).admit(coloured(2).records())
-
-
-def test_problems_of_layout_items_and_stream_are_raised_together_each_once() -> None:
-    shelf = Shelf({"a/1": b"x"})
-    library = Library(Workspace())
-    with pytest.raises(UserError) as caught, all_problems(Found((), (), ("layout", "both")), library):
-        library.admit(shelf.records())
-        raise UserError("both", "stream")
-    assert caught.value.problems == (
-        "layout",
-        "both",
-        "1 items cannot be decoded; repair or remove them, or set on_damaged=skip",
-        "a/1 (no BMP, GIF, JPEG, PNG or WEBP image in its 1 bytes)",
-        "stream",
-    )
-
-
-def test_nothing_is_admitted_after_the_library_was_closed() -> None:
-    library = Library(Workspace())
-    with all_problems(Found(()), library):
-        library.admit(coloured(1).records())
-    with pytest.raises(RuntimeError):
-        library.admit(coloured(1).records())
-
-
 def test_examples_of_files_can_be_sent_to_another_process(tmp_path: Path) -> None:
     write_tree(tmp_path, "abcd", 4)
     config = STREAMS["folder_cil"].config(root=str(tmp_path), tasks=2, shots=1, test_per_class=1)  # type: ignore[call-arg]
@@ -182,23 +48,6 @@ def test_examples_of_files_can_be_sent_to_another_process(tmp_path: Path) -> Non
     again = pickle.loads(pickle.dumps(stream))
     assert again == stream
     assert again.tasks[0].train[0].media().size == (8, 8)
-
-
-def test_processes_that_build_at_once_get_the_same_stream_and_leave_a_whole_index(tmp_path: Path) -> None:
-    root, cache = tmp_path / "root", tmp_path / "cache"
-    write_tree(root, "abcd", 60)
-    command = [sys.executable, "-c", BUILD, str(root), str(cache)]
-    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [builder.communicate(timeout=120)[0] for builder in builders]
-    assert [builder.returncode for builder in builders] == [0, 0]
-    assert printed[0] == printed[1] != ""
-    with sqlite3.connect(cache / FILE) as database:
-        assert database.execute("SELECT count(*) FROM items_1").fetchone() == (240,)  # 4 classes of 60
-
-
-def test_a_file_that_is_a_folder_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(Damaged, match="Is a directory"):
-        FileSource(tmp_path).read()
 
 
 def test_the_search_for_cycles_is_as_usual_after_a_build_that_failed_too() -> None:
@@ -214,6 +63,8 @@ SOURCES = [ShelfSource(INDEXED, name) for name in INDEXED.items]
 
 WRITER = """
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from task_streams.sources.library import Index
 from task_streams.sources.records import FileSource
@@ -224,43 +75,6 @@ for turn in range(40):
     index.remember("d", [(FileSource(path), "s", f"{path}") for path in paths])
     assert all(index.contents("d", [FileSource(path) for path in paths], ["s"] * 100))
 """
-
-
-def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder(tmp_path: Path) -> None:
-    index = Index(tmp_path)
-    index.remember("image", [(source, "1", f"content of {source.name}") for source in SOURCES[:2]])
-    index.close()
-    again = Index(tmp_path)
-    assert again.contents("image", SOURCES[:3], ["1", "2", "1"]) == ["content of item 0", None, None]
-    assert again.contents("clip", SOURCES[:1], ["1"]) == [None]
-
-
-def test_a_new_content_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    index = Index(tmp_path)
-    for stamp, content in (("1", "old"), ("2", "new")):
-        index.remember("image", [(SOURCES[0], stamp, content)])
-    assert index.contents("image", SOURCES[:1] * 2, ["1", "2"]) == [None, "new"]
-
-
-def test_more_items_than_a_query_takes_are_found(tmp_path: Path) -> None:
-    index = Index(tmp_path)
-    index.remember("image", [(source, "1", source.name) for source in SOURCES])
-    assert index.contents("image", SOURCES, ["1"] * 2500) == [source.name for source in SOURCES]
-
-
-def test_without_a_cache_folder_nothing_is_kept_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    index = Index(None)
-    index.remember("image", [(SOURCES[0], "1", "x")])
-    assert index.contents("image", SOURCES[:1], ["1"]) == [None]
-    index.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_file_has_no_stamp_that_an_index_could_know(tmp_path: Path) -> None:
-    missing = FileSource(tmp_path / "none.png")
-    assert stamp_of(missing) == ""
-    assert Index(tmp_path).contents("image", [missing], [""]) == [None]
 
 
 def test_a_damaged_index_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -320,3 +134,119 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         # 3 writers x 40 turns x 50 items of their own, and the 50 that all of them write.
         assert database.execute("SELECT count(*) FROM items_1").fetchone() == (6050,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_each_item_is_hashed_and_read_once_and_again_only_under_another_stamp(tmp_path: Path) -> None:
+    shelf = coloured(2 * BATCH + 3)
+    seen: list[int] = []
+    first = Library(Workspace(tmp_path, seen.append)).admit(shelf.records())
+    assert set(shelf.reads.values()) == {1} and len(shelf.reads) == len(shelf.items)
+    example = first[0]
+    assert example is not None
+    assert (example.key, example.label) == ("a/0000", "a")
+    assert example.content == hashlib.sha256(shelf.items["a/0000"]).hexdigest()
+    assert isinstance(image := example.media(), Image.Image) and image.size == (2, 2)
+    shelf.reads.clear()
+    assert Library(Workspace(tmp_path, seen.append)).admit(shelf.records()) == first
+    assert shelf.reads == {}
+    assert seen == [BATCH, BATCH, 3] * 2  # progress counts every item, known or not
+    shelf.items["b/0001"], shelf.stamps["b/0001"] = png((9, 9, 9)), "2"
+    changed = Library(Workspace(tmp_path)).admit(shelf.records())[1]
+    assert shelf.reads == {"b/0001": 1}
+    assert changed is not None and changed.content == hashlib.sha256(png((9, 9, 9))).hexdigest()
+
+
+def test_a_fault_is_never_remembered_and_what_vanished_is_damaged_although_it_is_known(tmp_path: Path) -> None:
+    shelf = coloured(2)
+    whole, shelf.items["a/0000"] = shelf.items["a/0000"], b""
+    broken = Library(Workspace(tmp_path))
+    assert broken.admit(shelf.records())[0] is None
+    assert broken.problems == [
+        "1 items cannot be decoded; repair or remove them, or set on_damaged=skip",
+        "a/0000 (the file is empty)",
+    ]
+    shelf.items["a/0000"] = whole  # mended, with the stamp that it had
+    mended, records = Library(Workspace(tmp_path)), shelf.records()
+    assert None not in mended.admit(records)
+    assert mended.problems == []
+    del shelf.items["a/0000"]
+    skipping = Library(Workspace(tmp_path), on_damaged="skip")
+    assert [example is None for example in skipping.admit(records)] == [True, False]
+    assert skipping.notes == ["1 damaged items skipped: a/0000 (not on the shelf)"]
+    assert skipping.problems == []
+    with pytest.raises(Damaged, match="Is a directory"):
+        FileSource(tmp_path).read()
+
+
+def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    index.remember("image", [(source, "1", source.name) for source in SOURCES])  # more than a query takes
+    index.remember("image", [(SOURCES[0], "2", "new")])
+    index.close()
+    again = Index(tmp_path)
+    assert again.contents("image", SOURCES, ["1"] * 2500) == [None, *(source.name for source in SOURCES[1:])]
+    assert again.contents("image", SOURCES[:1], ["2"]) == ["new"]
+    assert again.contents("clip", SOURCES[:1], ["2"]) == [None]
+    missing = FileSource(tmp_path / "none.png")
+    assert again.contents("image", [missing], [""]) == [None]
+
+
+def test_without_a_cache_folder_nothing_is_kept_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = Index(None)
+    index.remember("image", [(SOURCES[0], "1", "x")])
+    assert index.contents("image", SOURCES[:1], ["1"]) == [None]
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Acting:
+    """A decoder that does something right after it has read an item."""
+
+    act: Callable[[], object]
+    identity: str = "acting"
+
+    def __call__(self, source: Source) -> Image.Image:
+        source.read()
+        self.act()
+        return Image.new("RGB", (1, 1))
+
+
+def test_a_change_while_an_item_is_read_is_noticed_by_the_next_build(tmp_path: Path) -> None:
+    shelf = coloured(1)
+    for _ in range(2):
+        shelf.reads.clear()
+        decoder = Acting(lambda: shelf.stamps.update({"a/0000": "2"}))
+        Library(Workspace(tmp_path), decoder=decoder).admit(shelf.records())
+        assert shelf.reads["a/0000"] > 0
+
+
+def test_errors_of_a_decoder_that_are_no_damage_come_through(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        Library(Workspace(tmp_path), decoder=Acting(lambda: 1 / 0)).admit(coloured(2).records())
+
+
+def test_a_content_that_the_source_knows_is_kept_and_the_item_decoded_all_the_same(tmp_path: Path) -> None:
+    shelf = coloured(2)
+    shelf.items["b/0001"] = b"no image"
+    known = [replace(record, content=f"known {record.key}") for record in shelf.records()]
+    good, damaged = Library(Workspace(tmp_path)).admit(known)
+    assert good is not None and good.content == "known a/0000"
+    assert damaged is None
+
+
+def test_problems_of_layout_items_and_stream_are_raised_together_each_once_and_nothing_admitted_then() -> None:
+    shelf = Shelf({"a/1": b"x"})
+    library = Library(Workspace())
+    with pytest.raises(UserError) as caught, all_problems(Found((), (), ("layout", "both")), library):
+        library.admit(shelf.records())
+        raise UserError("both", "stream")
+    assert caught.value.problems == (
+        "layout",
+        "both",
+        "1 items cannot be decoded; repair or remove them, or set on_damaged=skip",
+        "a/1 (no BMP, GIF, JPEG, PNG or WEBP image in its 1 bytes)",
+        "stream",
+    )
+    with pytest.raises(RuntimeError):
+        library.admit(shelf.records())

@@ -51,16 +51,7 @@ def test_with_the_official_lists_the_crossval_items_are_tested_on(tmp_path: Path
     assert check_stream(made) == []
 
 
-def test_some_of_the_lists_are_worse_than_none(tmp_path: Path) -> None:
-    root = write_tree(tmp_path)
-    write_lists(root)
-    (root / "photo_crossval_kfold.txt").unlink()
-    assert problems_of(lambda: stream(root)) == (
-        f"{root}: expected the lists of all domains, or none; missing: photo_crossval_kfold.txt",
-    )
-
-
-def test_faults_of_the_lists_are_named(tmp_path: Path) -> None:
+def test_missing_lists_and_faults_of_lists_are_named(tmp_path: Path) -> None:
     root = write_tree(tmp_path)
     write_lists(root)
     write_lines(root / "photo_crossval_kfold.txt", ["photo/dog/pic_004.jpg 2", "photo/dog/none.jpg 1"])
@@ -70,11 +61,12 @@ def test_faults_of_the_lists_are_named(tmp_path: Path) -> None:
         "photo: no test items of 1 of the 2 classes: elephant",
         "photo: no test examples for 1 classes: elephant",
     )
-
-
-def test_a_root_without_the_domains_says_what_is_expected(tmp_path: Path) -> None:
-    write_images(tmp_path, ["Photo/dog/1.jpg"])
-    with pytest.raises(UserError, match=r"domains art_painting, cartoon, photo and sketch; found Photo\. Where"):
-        stream(tmp_path)
+    (root / "photo_crossval_kfold.txt").unlink()
+    assert problems_of(lambda: stream(root)) == (
+        f"{root}: expected the lists of all domains, or none; missing: photo_crossval_kfold.txt",
+    )
     with pytest.raises(UserError, match=r"unknown domain 'photos'\. Did you mean 'photo'\?"):
         PacsConfig(domains=("photos",))
+    (root / "photo").rename(root / "Photo")
+    with pytest.raises(UserError, match=r"domains art_painting, cartoon, photo and sketch; found .*Photo.*\. Where"):
+        stream(root)

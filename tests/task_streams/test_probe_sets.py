@@ -92,26 +92,31 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path)
 def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     write_probes(folder)
-    (tmp_path / "outside.png").write_bytes((folder / "images/three.png").read_bytes())
+    whole = (folder / "images/three.png").read_bytes()
+    (tmp_path / "outside.png").write_bytes(whole)
     (folder / "images/link.png").symlink_to(tmp_path / "outside.png")
-    (folder / "images/cut.png").write_bytes((folder / "images/three.png").read_bytes()[:40])
-    told = problems_of(
-        folder,
-        {"id": 1, "image": "images/link.png", "question": "?", "answer": "yes"},
-        {"id": 2, "image": "images/cut.png", "question": "?", "answer": "yes"},
-    )
+    (folder / "images/cut.png").write_bytes(whole[:40])
+    rows = [
+        {"id": i, "image": f"images/{name}.png", "question": "?", "answer": "yes"}
+        for i, name in enumerate(("link", "cut"))
+    ]
+    told = problems_of(folder, *rows)
     assert "leads out" in told[0] and "images/cut.png" in told[1]
 
 
-@pytest.mark.parametrize("text", ["", "\n\n"])
-def test_an_empty_set_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "none.jsonl").write_text(text)
-    with pytest.raises(UserError, match="is empty"):
-        read_probe_set(tmp_path / "none.jsonl")
-
-
-def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected a file of JSON lines"):
-        read_probe_set(tmp_path / "set.json")
-    with pytest.raises(UserError, match=r"none\.jsonl"):
-        read_probe_set(tmp_path / "none.jsonl")
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("none.jsonl", "", "is empty"),
+        ("none.jsonl", "\n\n", "is empty"),
+        ("set.json", None, "expected a file of JSON lines"),
+        ("none.jsonl", None, r"none\.jsonl"),
+    ],
+)
+def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(
+    name: str, text: str | None, said: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_probe_set(tmp_path / name)

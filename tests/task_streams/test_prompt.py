@@ -17,21 +17,6 @@ def test_the_question_lists_the_labels_and_the_reply_format() -> None:
     )
 
 
-def test_a_prompt_is_one_user_turn_with_the_image_first() -> None:
-    (message,) = prompt_messages(("one", "two"))
-    assert message["role"] == "user"
-    assert [part["type"] for part in message["content"]] == ["image", "text"]
-    assert message["content"][1]["text"] == SUITE.ask("classification", ("one", "two"))
-
-
-def test_a_request_carries_key_and_decoded_image() -> None:
-    (example,) = make_examples("a", 1)
-    asked = request(example, ("a", "b"), SILENT)
-    assert asked.key == "item/a/000"
-    assert asked.messages == prompt_messages(("a", "b"), SILENT)
-    assert [image.size for image in asked.images] == [(4, 4)]
-
-
 def test_prompts_of_a_stream_never_name_a_future_class() -> None:
     names = ("apple", "bread", "cheese", "dates")
     pool = Pool(make_examples(names, 4))
@@ -55,3 +40,15 @@ def test_images_stand_before_the_text_or_behind_it() -> None:
     assert asked.arranged("last").messages == [{"role": "user", "content": [text, image, clip]}]
     assert asked.arranged("first").messages == [{"role": "user", "content": [image, clip, text]}]
     assert asked.arranged("last").arranged("first").messages == asked.arranged("first").messages
+
+
+def test_a_request_is_one_user_turn_with_the_image_first_and_carries_it_decoded() -> None:
+    (example,) = make_examples("a", 1)
+    asked = request(example, ("a", "b"), SILENT)
+    assert asked.key == "item/a/000"
+    assert asked.messages == prompt_messages(("a", "b"), SILENT)
+    (message,) = asked.messages
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+    assert message["content"][1]["text"] == SILENT.ask("classification", ("a", "b"))
+    assert [image.size for image in asked.images] == [(4, 4)]

@@ -144,39 +144,6 @@ def config(root: Path, prompt: str, **more: Any) -> FolderCilConfig:
     )
 
 
-def test_classes_are_listed_normalised_in_the_order_in_which_the_stream_brings_them(tmp_path: Path) -> None:
-    write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
-    # RandomState(1).permutation(4) = [3, 2, 0, 1] over the sorted names: Dog, Cat-fish, Ant_Lion, Bee
-    stream = build_stream("folder_cil", config(tmp_path, "rapo_released"), 1)
-    texts = []
-    for task in stream.tasks:
-        for labels, items in ((task.trained, task.train), (task.seen, task.test)):
-            texts += [request(item, labels, task.style).messages[0]["content"][-1]["text"] for item in items[:1]]
-    lines = [text.split("\n")[2] for text in texts]
-    assert lines == ["dog, cat fish"] * 2 + ["dog, cat fish, ant lion, bee"] * 2
-    assert target_text("Cat-fish", style=stream.tasks[0].style).endswith("<answer>cat fish</answer>")
-    assert stream.tasks[0].classes == ("Dog", "Cat-fish")  # data, and what is written down, keep their names
-
-
-def test_the_suite_lists_names_as_they_are_and_sorted(tmp_path: Path) -> None:
-    write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
-    (_, task) = build_stream("folder_cil", config(tmp_path, "suite"), 1).tasks
-    text = request(task.test[0], task.seen, task.style).messages[0]["content"][-1]["text"]
-    assert "Choose from: Ant_Lion, Bee, Cat-fish, Dog. Reply" in text
-
-
-def test_a_setting_of_the_label_order_wins_over_the_styles() -> None:
-    kind = STREAMS["digits_cil"].config
-    assert [kind(prompt=name).label_order for name in ("suite", "rapo_paper")] == ["sorted", "appearance"]
-    assert kind(prompt="rapo_paper", label_order="sorted").label_order == "sorted"
-
-
-def test_classes_that_the_list_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
-    write_tree(tmp_path, ("Ant_Lion", "ant-lion", "Bee", "Dog"), 4)
-    (problem,) = problems_of(lambda: build_stream("folder_cil", config(tmp_path, "rapo_paper"), 1))
-    assert problem == "classes 'Ant_Lion', 'ant-lion' all read 'ant lion' in an answer; rename all but one of them"
-
-
 # Of the code before there were styles.
 BEFORE = {
     True: {
@@ -215,42 +182,6 @@ def test_a_fingerprint_follows_all_that_a_style_says_and_not_its_files_name(tmp_
     assert prompt_style(own(tmp_path, name="other.yaml")).digest == style.digest
     for old, new in (("[because]", "[hence]"), ("normalised", "as_named"), ("appearance", "sorted"), ("it<", "so<")):
         assert prompt_style(own(tmp_path, OWN.replace(old, new))).digest != style.digest
-
-
-def test_a_style_without_words_for_what_a_stream_asks_is_refused(tmp_path: Path) -> None:
-    def stream(kind: Kind, target: Target) -> TaskStream:
-        example = Example("key", target, black, "")
-        return TaskStream("s", "til", 0, (Task(1, "t", (), (), (example,), (example,), kind),))
-
-    asks = stream("question", Question("How many?", ("2",)))
-    with pytest.raises(UserError, match=r"'rapo_paper' has no wording for question; it has classification, detection"):
-        in_style(asks, prompt_style("rapo_paper"))
-    assert request(asks.tasks[0].test[0], ()).messages[0]["content"][-1]["text"].startswith("How many? Reply as ")
-    boxes = stream("detection", (Box("cat", (0, 0, 9, 9)),))
-    with pytest.raises(UserError, match=r"'mine' has no wording for detection; it has classification"):
-        in_style(boxes, prompt_style(own(tmp_path)))
-
-
-def test_building_a_stream_refuses_such_a_style(tmp_path: Path) -> None:
-    boxes = (
-        'labels: as_named\nlabel_order: sorted\nthink: {detection: "{labels}? <think> </think><answer> </answer>"}\n'
-    )
-    with pytest.raises(UserError, match="no wording for classification; it has detection"):
-        digits(own(tmp_path, boxes))
-
-
-def test_a_mistyped_name_gets_the_nearest() -> None:
-    (problem,) = problems_of(lambda: STREAMS["digits_cil"].config(prompt="rapo_papr"))
-    assert problem == (
-        "unknown prompt style 'rapo_papr'. Did you mean 'rapo_paper'? Known: rapo_paper, rapo_released, suite. "
-        "A path that ends in .yaml is taken as a file."
-    )
-
-
-def test_a_users_own_file_is_a_style(tmp_path: Path) -> None:
-    (task, _) = digits(own(tmp_path), label_order=None).tasks
-    text = request(task.test[0], ("Two_b", "a"), task.style).messages[0]["content"][-1]["text"]
-    assert text == "Which image? two b, a <think>because</think><answer>it</answer>"
 
 
 def test_the_form_in_the_docs_is_a_style(tmp_path: Path) -> None:
@@ -293,20 +224,63 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path: Path, old: st
     assert all(problem.startswith(f"prompt style '{path}': ") for problem in problems)
 
 
-def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
-    path = own(tmp_path, OWN.replace("normalised", "lower").replace("{labels} <", "<").replace("[because]", "{}"))
-    assert len(problems_of(lambda: prompt_style(path))) == 4  # labels, placeholders, and {labels} in two wordings
+def test_classes_are_listed_as_the_style_has_them_in_the_order_in_which_the_stream_brings_them(tmp_path: Path) -> None:
+    write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
+
+    def lists(prompt: str) -> tuple[TaskStream, list[str]]:
+        stream = build_stream("folder_cil", config(tmp_path, prompt), 1)
+        asked = [
+            (task, labels, item)
+            for task in stream.tasks
+            for labels, item in ((task.trained, task.train[0]), (task.seen, task.test[0]))
+        ]
+        return stream, [
+            request(item, labels, task.style).messages[0]["content"][-1]["text"] for task, labels, item in asked
+        ]
+
+    # RandomState(1).permutation(4) = [3, 2, 0, 1] over the sorted names: Dog, Cat-fish, Ant_Lion, Bee
+    stream, texts = lists("rapo_released")
+    assert [text.split("\n")[2] for text in texts] == ["dog, cat fish"] * 2 + ["dog, cat fish, ant lion, bee"] * 2
+    assert target_text("Cat-fish", style=stream.tasks[0].style).endswith("<answer>cat fish</answer>")
+    assert stream.tasks[0].classes == ("Dog", "Cat-fish")  # data, and what is written down, keep their names
+    assert "Choose from: Ant_Lion, Bee, Cat-fish, Dog. Reply" in lists("suite")[1][-1]
+    kind = STREAMS["digits_cil"].config
+    assert [kind(prompt=name).label_order for name in ("suite", "rapo_paper")] == ["sorted", "appearance"]
+    assert kind(prompt="rapo_paper", label_order="sorted").label_order == "sorted"  # a setting wins over the style's
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_style_without_words_for_what_a_stream_asks_is_refused(tmp_path: Path) -> None:
+    def stream(kind: Kind, target: Target) -> TaskStream:
+        example = Example("key", target, black, "")
+        return TaskStream("s", "til", 0, (Task(1, "t", (), (), (example,), (example,), kind),))
+
+    asks = stream("question", Question("How many?", ("2",)))
+    with pytest.raises(UserError, match=r"'rapo_paper' has no wording for question; it has classification, detection"):
+        in_style(asks, prompt_style("rapo_paper"))
+    assert request(asks.tasks[0].test[0], ()).messages[0]["content"][-1]["text"].startswith("How many? Reply as ")
+    boxes = stream("detection", (Box("cat", (0, 0, 9, 9)),))
+    with pytest.raises(UserError, match=r"'mine' has no wording for detection; it has classification"):
+        in_style(boxes, prompt_style(own(tmp_path)))
+    only_boxes = OWN.replace("classification", "detection").replace("{media}", "image")
+    with pytest.raises(UserError, match="no wording for classification; it has detection"):
+        digits(own(tmp_path, only_boxes))
+
+
+def test_a_style_goes_by_its_name_or_is_a_users_own_file(tmp_path: Path) -> None:
+    (task, _) = digits(own(tmp_path), label_order=None).tasks
+    text = request(task.test[0], ("Two_b", "a"), task.style).messages[0]["content"][-1]["text"]
+    assert text == "Which image? two b, a <think>because</think><answer>it</answer>"
+    assert problems_of(lambda: STREAMS["digits_cil"].config(prompt="rapo_papr")) == (
+        "unknown prompt style 'rapo_papr'. Did you mean 'rapo_paper'? Known: rapo_paper, rapo_released, suite. "
+        "A path that ends in .yaml is taken as a file.",
+    )
     (tmp_path / "folder.yaml").mkdir()
     for path in (tmp_path / "absent.yaml", tmp_path / "folder.yaml"):
-        with pytest.raises(UserError, match=f"prompt style '{path}': cannot be read \\("):
-            prompt_style(str(path))
-
-
-def test_a_style_without_answer_only_is_refused_where_no_thought_is_asked_for(tmp_path: Path) -> None:
+        (problem,) = problems_of(lambda path=path: prompt_style(str(path)))
+        assert problem.startswith(f"prompt style '{path}': cannot be read (")
     path = own(tmp_path, "\n".join(OWN.split("\n")[:4]))
     assert prompt_style(path).think
     (problem,) = problems_of(lambda: prompt_style(path, think=False))
     assert problem.endswith("answer_only is missing; stream.think=false takes its wordings.")
+    path = own(tmp_path, OWN.replace("normalised", "lower").replace("{labels} <", "<").replace("[because]", "{}"))
+    assert len(problems_of(lambda: prompt_style(path))) == 4  # labels, placeholders, and {labels} in two wordings

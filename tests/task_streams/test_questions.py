@@ -86,12 +86,6 @@ def test_every_folder_becomes_a_task_in_the_order_given(tmp_path: Path) -> None:
     assert text.startswith(f"What is item {number} of VQA?\n{SUFFIX} Reply as <think>")
 
 
-def test_conversations_lose_their_placeholder_only(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA")
-    asked = {e.target.text for e in build(config(tmp_path, "GQA")).tasks[0].train if isinstance(e.target, Question)}
-    assert all(text.startswith("What is item") and text.endswith(SUFFIX) for text in asked)
-
-
 def test_the_draw_depends_on_the_task_and_the_draw_seed_alone(tmp_path: Path) -> None:
     for name in ("GQA", "VQA"):
         write_task(tmp_path, name, 20)
@@ -114,14 +108,6 @@ def test_a_seeded_task_order_is_the_permutation_of_the_sorted_names(tmp_path: Pa
     assert [task.name for task in stream.tasks] == ["c", "b", "a"]
 
 
-def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA")
-    before = fingerprints(build(config(tmp_path, "GQA")))
-    path = tmp_path / "GQA" / "train.json"
-    write_rows(path, json.loads(path.read_text())[::-1])
-    assert fingerprints(build(config(tmp_path, "GQA"))) == before
-
-
 def test_files_of_other_names_are_named_in_the_task(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA")
     (tmp_path / "GQA" / "train.json").rename(tmp_path / "GQA" / "train_4w.json")
@@ -130,42 +116,6 @@ def test_files_of_other_names_are_named_in_the_task(tmp_path: Path) -> None:
     assert "train.json; found test_3000.json, train_4w.json. Name others as GQA=TRAIN:TEST" in said
     stream = build(config(tmp_path, "GQA=train_4w.json:test_3000.json"))
     assert stream.tasks[0].train[0].key.startswith("GQA/train/")
-
-
-def test_rows_of_either_form_stand_in_either_split(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA", train=[flat(7, "GQA/train/0.png", "Who?", "me")])
-    write_rows(tmp_path / "GQA" / "test.json", [talk(7, "GQA/test/1.png", "Who?", "you")])
-    task = build(config(tmp_path, "GQA")).tasks[0]
-    assert [(e.key, e.target.answers) for e in (*task.train, *task.test) if isinstance(e.target, Question)] == [
-        ("GQA/train/7", ("me",)),
-        ("GQA/test/7", ("you",)),
-    ]
-
-
-def test_turns_of_the_qwen_form_are_read(tmp_path: Path) -> None:
-    turns = [
-        {"from": "user", "value": "Picture 1: <img>./cl_dataset/GQA/0.png</img>\nWho?"},
-        {"from": "assistant", "value": "me"},
-    ]
-    write_task(tmp_path, "GQA", train=[{"id": "1", "image": "GQA/train/0.png", "conversations": turns}])
-    assert build(config(tmp_path, "GQA")).tasks[0].train[0].target == Question("Who?", ("me",))
-
-
-def test_each_pair_of_turns_is_an_item_of_its_own(tmp_path: Path) -> None:
-    row = talk("9", "GQA/train/0.png", "Who?", "me")
-    row["conversations"] += [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "here"}]
-    write_task(tmp_path, "GQA", train=[row])
-    train = build(config(tmp_path, "GQA")).tasks[0].train
-    assert sorted(e.key for e in train) == ["GQA/train/9/1", "GQA/train/9/2"]
-    assert len({e.content for e in train}) == 2
-
-
-def test_several_accepted_answers_and_numbers_are_kept_as_text(tmp_path: Path) -> None:
-    row = flat(1, "GQA/train/0.png", "How many?", [3, "three", "3", 3.5])
-    write_task(tmp_path, "GQA", train=[row])
-    target = build(config(tmp_path, "GQA")).tasks[0].train[0].target
-    assert isinstance(target, Question)
-    assert target.answers == ("3", "three", "3.5")
 
 
 def test_the_rule_is_the_one_asked_for(tmp_path: Path) -> None:
@@ -182,36 +132,6 @@ def test_the_rule_is_the_one_asked_for(tmp_path: Path) -> None:
     }
 
 
-def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
-    rows = [talk(i, None, "Why?", "so") for i in range(3)] + [talk(4, "GQA/train/0.png", "Who?", "me")]
-    write_task(tmp_path, "GQA", train=rows)
-    stream = build(config(tmp_path, "GQA"))
-    assert [e.key for e in stream.tasks[0].train] == ["GQA/train/4"]
-    assert "GQA/train.json: 3 rows without an image left out" in stream.notes
-    assert "GQA: 1 train questions, fewer than 3" in stream.notes
-
-
-def test_one_image_may_be_trained_and_tested_on_with_other_questions_and_is_counted(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA", 2)
-    path = tmp_path / "GQA" / "test.json"
-    write_rows(path, [flat("other", "GQA/train/0.png", "Another?", "yes"), *json.loads(path.read_text())])
-    stream = build(config(tmp_path, "GQA", shots=2, test_per_class=3))
-    assert check_stream(stream) == []
-    assert "test questions about images that are trained on with another question: GQA 1" in stream.notes
-
-
-def test_a_test_question_that_is_trained_on_is_found_or_left_out_of_training(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA", 3)
-    path = tmp_path / "GQA" / "test.json"
-    write_rows(path, [flat("leak", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1")])
-    found = check_stream(build(config(tmp_path, "GQA", test_per_class=1)))
-    assert found == ["1 test items are trained on: GQA/test/leak (GQA test) = GQA/train/1 (GQA train)"]
-    clean = build(config(tmp_path, "GQA", test_per_class=1, on_copies="skip"))
-    assert check_stream(clean) == []
-    assert {e.key for e in clean.tasks[0].train} == {"GQA/train/0", "GQA/train/2"}
-    assert "GQA: 1 questions left out, asked about the same image before: GQA/train/1" in clean.notes
-
-
 def test_ids_of_several_rows_are_refused_or_told_apart_by_content(tmp_path: Path) -> None:
     rows = [talk("5", "GQA/train/0.png", "Who?", "me"), talk("5", "GQA/train/1.png", "Who?", "you")]
     write_task(tmp_path, "GQA", train=[*rows, rows[0], talk("6", "GQA/train/2.png", "Who?", "she")])
@@ -225,37 +145,6 @@ def test_ids_of_several_rows_are_refused_or_told_apart_by_content(tmp_path: Path
     assert all(key.startswith("GQA/train/5-") for key in keys[:2])
     note = "GQA/train.json: 1 ids name several rows, told apart by their content, 1 equal rows left out"
     assert note in stream.notes
-
-
-BAD_ROWS: list[tuple[Any, str]] = [
-    (["a list"], "expected an object, found list"),
-    ({"image": "x.png", "text": "Who?", "answer": "me"}, "no 'id' or 'question_id'"),
-    ({"id": 1, "image": "x.png", "answer": "me"}, "neither 'conversations' nor 'text'"),
-    ({"id": 1, "image": "x.png", "text": "Who?"}, "no 'answer'"),
-    (flat(1, "x.png", "Who?", ""), "an empty answer"),
-    (flat(1, "x.png", "Who?", []), "an empty answer"),
-    (flat(1, "x.png", "Who?", float("nan")), "an answer that is no finite number"),
-    (flat(1, "x.png", "How many?", [1, float("inf")]), "an answer that is no finite number"),
-    (flat(1, "x.png", "Who?", "me</answer> you"), "an answer with '</answer>', which would end its own reply"),
-    (flat(1, "x.png", "Who?", None), "an answer that is neither text nor a number"),
-    ({"id": 1, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
-    (talk(1, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
-    (talk(1, "x.png", "Who?", "me", conversations=[{"from": "gpt", "value": "hi"}]), "by human and gpt in alternation"),
-    (talk(1, "x.png", "Who?", "me", conversations=[{"from": "human", "value": "hi"}]), "in alternation"),
-    (flat(1, "../x.png", "Who?", "me"), "'image' leads out of its folder: '../x.png'"),
-    (flat(1, "/etc/passwd", "Who?", "me"), "'image' leads out of its folder: '/etc/passwd'"),
-    ({"id": 1, "image": ["x.png", "y.png"], "text": "Who?", "answer": "me"}, "'image' is no path of one image"),
-]
-
-
-@pytest.mark.parametrize(("row", "fault"), BAD_ROWS)
-def test_a_bad_row_is_named_with_its_number_and_fault(tmp_path: Path, row: Any, fault: str) -> None:
-    good = talk("good", "GQA/train/0.png", "Who?", "me")
-    write_task(tmp_path, "GQA", train=[good, row])
-    said = problems(config(tmp_path, "GQA"))
-    assert said.startswith("GQA/train.json: ")
-    assert fault in said
-    assert ": row 2" in said
 
 
 def test_rows_of_one_fault_are_named_together_and_all_files_are_reported_at_once(tmp_path: Path) -> None:
@@ -300,11 +189,6 @@ def test_a_link_that_leads_out_of_the_images_is_refused(tmp_path: Path) -> None:
     assert "GQA/train/1 (a link that leads out of " in said
 
 
-def test_an_unknown_task_folder_gets_the_nearest_name(tmp_path: Path) -> None:
-    write_task(tmp_path, "ScienceQA")
-    assert "unknown task folder 'SciencQA'. Did you mean 'ScienceQA'?" in problems(config(tmp_path, "SciencQA"))
-
-
 def test_missing_folders_say_what_was_expected_what_was_found_and_where_the_data_are(tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     said = problems(UcitConfig(root=str(tmp_path)), "ucit_til")
@@ -314,11 +198,6 @@ def test_missing_folders_say_what_was_expected_what_was_found_and_where_the_data
     said = problems(CoinConfig(root=str(tmp_path / "none")), "coin_til")
     assert f"no folder {tmp_path}/none: coin_til expects Instructions_Original/<task>/*.json" in said
     assert "huggingface.co/datasets/Zacks-Chen/CoIN" in said
-
-
-def test_a_file_of_rows_without_images_leaves_nothing_to_learn(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA", train=[talk(1, None, "Why?", "so")])
-    assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
 
 
 @pytest.mark.parametrize("entry", ["", "a/b", "..", "a=", "a=x.json", "a=x.json:", "a=../x.json:y.json", "=x:y"])
@@ -363,21 +242,6 @@ def test_the_named_benchmarks_read_their_layout_and_leave_out_what_has_no_exact_
         assert f"task '{unscored[0]}' has no score in {name}: " in problems(named, name)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("row", "fault"),
-    [
-        (flat(1, "x.png", "Who \ud83d?", "me"), "a question with half of a surrogate pair"),
-        (flat(1, "x.png", "Who?", ["me", "\udc00"]), "an answer with half of a surrogate pair"),
-        (flat(1, "x\ud83d.png", "Who?", "me"), "'image' is no path of one image"),
-        (flat("\ud83d", "x.png", "Who?", "me"), "no 'id' or 'question_id'"),
-    ],
-)
-def test_halves_of_surrogate_pairs_are_refused(tmp_path: Path, row: Any, fault: str) -> None:
-    write_task(tmp_path, "GQA")
-    (tmp_path / "GQA" / "train.json").write_text(json.dumps([row]))  # as escapes, which JSON allows
-    assert f"GQA/train.json: {fault}" in problems(config(tmp_path, "GQA"))
-
-
 def test_a_list_names_questions_by_key(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA")
     listed = tmp_path / "list.jsonl"
@@ -405,14 +269,104 @@ def test_a_question_that_two_tasks_ask_is_reported_or_kept_in_one(tmp_path: Path
         assert "VQA: 1 questions left out, asked about the same image before: VQA/train/copy" in stream.notes
 
 
-def test_the_same_question_in_training_is_not_another_one(tmp_path: Path) -> None:
+def test_rows_of_every_form_are_read_and_each_pair_of_turns_is_an_item(tmp_path: Path) -> None:
+    turns = [
+        {"from": "user", "value": "Picture 1: <img>./cl_dataset/GQA/0.png</img>\nWho?"},
+        {"from": "assistant", "value": "me"},
+    ]
+    pairs = talk("9", "GQA/train/1.png", "Who?", "me")
+    pairs["conversations"] += [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "here"}]
+    rows = [
+        flat(7, "GQA/train/0.png", "How many?", [3, "three", "3", 3.5]),
+        {"id": "8", "image": "GQA/train/0.png", "conversations": turns},
+        pairs,
+        talk(10, None, "Why?", "so"),
+    ]
+    write_task(tmp_path, "GQA", train=rows)
+    write_rows(tmp_path / "GQA" / "test.json", [talk(7, "GQA/test/1.png", "Who?", "you")])
+    stream = build(config(tmp_path, "GQA", shots=5))
+    (task,) = stream.tasks
+    assert {e.key: e.target for e in (*task.train, *task.test)} == {
+        "GQA/train/7": Question(f"How many?\n{SUFFIX}", ("3", "three", "3.5")),
+        "GQA/train/8": Question("Who?", ("me",)),
+        "GQA/train/9/1": Question(f"Who?\n{SUFFIX}", ("me",)),
+        "GQA/train/9/2": Question("Where?", ("here",)),
+        "GQA/test/7": Question(f"Who?\n{SUFFIX}", ("you",)),
+    }
+    assert len({e.content for e in task.train}) == 4
+    assert "GQA/train.json: 1 rows without an image left out" in stream.notes
+    assert "GQA: 4 train questions, fewer than 5" in stream.notes
+    write_rows(tmp_path / "GQA" / "train.json", rows[::-1])
+    assert fingerprints(build(config(tmp_path, "GQA", shots=5))) == fingerprints(stream)
+    write_rows(tmp_path / "GQA" / "train.json", rows[3:])
+    assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
+
+
+def test_a_test_question_about_an_image_that_is_trained_on_is_counted_or_where_it_is_the_same_found(
+    tmp_path: Path,
+) -> None:
     write_task(tmp_path, "GQA", 3)
-    write_rows(tmp_path / "GQA" / "test.json", [flat("leak", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1")])
+    path = tmp_path / "GQA" / "test.json"
+    write_rows(path, [flat("other", "GQA/train/0.png", "Another?", "yes")])
     stream = build(config(tmp_path, "GQA", test_per_class=1))
-    assert not [note for note in stream.notes if "another question" in note]
+    assert check_stream(stream) == []
+    assert "test questions about images that are trained on with another question: GQA 1" in stream.notes
+    write_rows(path, [flat("leak", "GQA/train/1.png", "What is item 1 of GQA?", "thing 1")])
+    leaking = build(config(tmp_path, "GQA", test_per_class=1))
+    told = "1 test items are trained on: GQA/test/leak (GQA test) = GQA/train/1 (GQA train)"
+    assert check_stream(leaking) == [told]
+    assert not [note for note in leaking.notes if "another question" in note]
+    clean = build(config(tmp_path, "GQA", test_per_class=1, on_copies="skip"))
+    assert check_stream(clean) == []
+    assert {e.key for e in clean.tasks[0].train} == {"GQA/train/0", "GQA/train/2"}
+    assert "GQA: 1 questions left out, asked about the same image before: GQA/train/1" in clean.notes
 
 
-def test_names_that_yaml_reads_as_truth_values_are_to_be_quoted() -> None:
+BAD_ROWS: list[tuple[Any, str]] = [
+    (["a list"], "expected an object, found list"),
+    ({"image": "x.png", "text": "Who?", "answer": "me"}, "no 'id' or 'question_id' that is a text or a whole number"),
+    ({"id": 1, "image": "x.png", "answer": "me"}, "neither 'conversations' nor 'text'"),
+    ({"id": 2, "image": "x.png", "text": "Who?"}, "no 'answer'"),
+    (flat(3, "x.png", "Who?", ""), "an empty answer"),
+    (flat(4, "x.png", "Who?", []), "an empty answer"),
+    (flat(5, "x.png", "Who?", float("nan")), "an answer that is no finite number"),
+    (flat(6, "x.png", "How many?", [1, float("inf")]), "an answer that is no finite number"),
+    (flat(7, "x.png", "Who?", "me</answer> you"), "an answer with '</answer>', which would end its own reply"),
+    (flat(8, "x.png", "Who?", None), "an answer that is neither text nor a number"),
+    ({"id": 9, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
+    (talk(10, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
+    (talk(11, "x.png", "", "", conversations=[{"from": "gpt", "value": "hi"}]), "'conversations' is no list of turns"),
+    (talk(12, "x.png", "", "", conversations=[{"from": "human", "value": "a"}]), "'conversations' is no list of turns"),
+    (flat(13, "../x.png", "Who?", "me"), "'image' leads out of its folder: '../x.png'"),
+    (flat(14, "/etc/passwd", "Who?", "me"), "'image' leads out of its folder: '/etc/passwd'"),
+    ({"id": 15, "image": ["x.png", "y.png"], "text": "Who?", "answer": "me"}, "'image' is no path of one image"),
+    (flat(16, "x.png", "Who \ud83d?", "me"), "a question with half of a surrogate pair, which is no text"),
+    (flat(17, "x.png", "Who?", ["me", "\udc00"]), "an answer with half of a surrogate pair, which is no text"),
+    (flat(18, "x\ud83d.png", "Who?", "me"), "'image' is no path of one image"),
+    (flat("\ud83d", "x.png", "Who?", "me"), "no 'id' or 'question_id' that is a text or a whole number"),
+]
+ALTERNATION = ", {'from', 'value'}, by human and gpt in alternation"
+
+
+def test_every_bad_row_is_named_with_its_number_and_fault(tmp_path: Path) -> None:
+    write_task(tmp_path, "GQA")
+    rows = [talk("good", "GQA/train/0.png", "Who?", "me"), *(row for row, _ in BAD_ROWS)]
+    (tmp_path / "GQA" / "train.json").write_text(json.dumps(rows))  # with halves as escapes, which JSON allows
+    said = problems(config(tmp_path, "GQA")).split("\n")
+    expected: dict[str, list[str]] = {}
+    for number, (row, fault) in enumerate(BAD_ROWS, start=2):
+        identity = row.get("id", row.get("question_id")) if isinstance(row, dict) else None
+        named = f"{number} (id '{identity}')" if isinstance(identity, int) else str(number)
+        expected.setdefault(fault + ALTERNATION * ("turns" in fault), []).append(named)
+    assert said == [f"GQA/train.json: {fault}: row {', '.join(rows)}" for fault, rows in expected.items()]
+
+
+def test_an_unknown_task_folder_gets_the_nearest_name_and_one_that_yaml_takes_for_a_truth_value_quotes(
+    tmp_path: Path,
+) -> None:
+    for name in ("ScienceQA", "Yes"):
+        write_task(tmp_path, name)
+    assert "unknown task folder 'SciencQA'. Did you mean 'ScienceQA'?" in problems(config(tmp_path, "SciencQA"))
     with pytest.raises(UserError, match="Off as True and False: put such names in quotes"):
         typed_section("stream", QuestionsConfig, yaml.safe_load("tasks: [Yes]\nroot: x\n"))
     with pytest.raises(UserError) as caught:

@@ -13,15 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 
-from task_streams import STREAMS, Workspace, build_stream
+from task_streams import Workspace, build_stream
 from task_streams.datasets.tables import TableCilConfig, TableDilConfig
-from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Damaged
-from task_streams.sources.tables import Columns, RowSource, parquet_tables, rows, store
+from task_streams.sources.tables import Columns, RowSource, parquet_tables, stored
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.image_trees import problems_of
@@ -71,21 +69,6 @@ def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None
         assert example.key == f"{example.label}/{example.content[:16]}"
 
 
-def test_two_files_are_a_training_and_a_test_split(tmp_path: Path) -> None:
-    stream = cil(train=write(tmp_path / "x.parquet"), test=write(tmp_path / "y.parquet", table(first=100)))
-    for task in stream.tasks:
-        assert all(example.key.startswith("train/") for example in task.train)
-        assert all(example.key.startswith("test/") for example in task.test)
-
-
-def test_the_yaml_of_a_users_own_table_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "x.parquet")
-    write(tmp_path / "y.parquet", table(first=100))
-    config = TableCilConfig(**yaml.safe_load("{train: x.parquet, test: y.parquet, tasks: 2, classes_per_task: 2}"))
-    assert len(build_stream("table_cil", config, 0, Workspace(tmp_path / "cache"))) == 2
-
-
 def test_keys_stay_when_rows_are_reordered_or_spread_over_files(tmp_path: Path) -> None:
     whole = table()
     one = cil(train=write(tmp_path / "one.parquet", whole))
@@ -112,17 +95,6 @@ def test_images_may_be_structs_of_bytes_and_path(tmp_path: Path) -> None:
     structs = pa.array([{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(plain["image"].to_pylist())])
     path = write(tmp_path / "x.parquet", plain.set_column(0, "image", structs))
     assert fingerprints(cil(train=path)) == fingerprints(cil(train=write(tmp_path / "plain.parquet")))
-
-
-@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.float64()])
-def test_class_numbers_get_the_names_that_are_given(tmp_path: Path, kind: pa.DataType) -> None:
-    numbers = pa.array([CLASSES.index(label) for label in table()["label"].to_pylist()]).cast(kind)
-    path = write(tmp_path / "x.parquet", table().set_column(1, "label", numbers))
-    (tmp_path / "names.json").write_text(json.dumps(CLASSES))
-    (tmp_path / "names.txt").write_text("\r\n".join(CLASSES) + "\r\n")
-    plain = fingerprints(cil(train=write(tmp_path / "plain.parquet")))
-    for names in (list(CLASSES), str(tmp_path / "names.json"), str(tmp_path / "names.txt")):
-        assert fingerprints(cil(train=path, class_names=names)) == plain
 
 
 def test_class_names_and_images_of_the_datasets_library_are_known_by_themselves(tmp_path: Path) -> None:
@@ -170,12 +142,6 @@ def test_domains_of_a_column_become_tasks(tmp_path: Path) -> None:
     assert check_stream(stream) == []
 
 
-def test_a_domain_column_is_needed_for_a_domain_stream(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet", table(domian=["x"] * 24))
-    with pytest.raises(UserError, match=r"domain_column: unknown column 'domain'\. Did you mean 'domian'\?"):
-        build_stream("table_dil", TableDilConfig(train=path), 0)
-
-
 def test_copies_in_a_table_get_keys_of_their_own_and_are_left_out(tmp_path: Path) -> None:
     whole = table()
     path = write(tmp_path / "x.parquet", pa.concat_tables([whole, whole.slice(0, 1)]))
@@ -200,23 +166,6 @@ def test_missing_files_are_all_named_with_the_nearest(tmp_path: Path) -> None:
     assert folder.endswith(f"found a folder. Name its files, e.g. {tmp_path}/*.parquet")
 
 
-def test_missing_columns_are_all_named_with_the_nearest(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet")
-    assert problems(train=path, image_column="img", label_column="lable", key_column="id") == (
-        f"{path}: image_column: unknown column 'img'. Did you mean 'image'? Known: image, label.",
-        f"{path}: label_column: unknown column 'lable'. Did you mean 'label'? Known: image, label.",
-        f"{path}: key_column: unknown column 'id'. Known: image, label.",
-    )
-
-
-def test_columns_of_a_wrong_type_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet", table(flag=[True] * 24))
-    assert problems(train=path, image_column="label", label_column="flag") == (
-        f"{path}: column 'label' holds string; expected image bytes, or a struct with a field of bytes",
-        f"{path}: column 'flag' holds bool; expected text or whole numbers",
-    )
-
-
 def test_a_file_that_is_no_parquet_or_is_cut_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet")
     data = bytearray(Path(path).read_bytes())
@@ -226,38 +175,6 @@ def test_a_file_that_is_no_parquet_or_is_cut_is_refused_by_name(tmp_path: Path) 
         (problem,) = problems(train=path, cache=tmp_path / "cache")
         assert problem.startswith(f"{path}: cannot be read (")
     assert list((tmp_path / "cache").rglob("*.arrow")) == []
-
-
-def test_rows_without_a_label_a_key_or_a_domain_are_counted_and_named(tmp_path: Path) -> None:
-    labels: list[str | None] = list(table()["label"].to_pylist())
-    labels[3], labels[20] = None, ""
-    names = [f"img{i}" for i in range(23)] + [None]
-    written = table(name=names, domain=["x"] * 5 + [None] + ["x"] * 18).set_column(1, "label", pa.array(labels))
-    path = write(tmp_path / "x.parquet", written)
-    assert problems_of(
-        lambda: build_stream("table_dil", TableDilConfig(train=path, key_column="name", shots=1, test_per_class=1), 0)
-    ) == (
-        f"{path}: 2 rows have no label: img3, img20",
-        f"{path}: 1 rows have no domain: img5",
-        f"{path}: 1 rows have no name: row 24",
-    )
-
-
-def test_class_numbers_without_names_or_out_of_range_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet", table().set_column(1, "label", pa.array([0, 1, 2, -1] * 6)))
-    (unnamed, *_) = problems(train=path)
-    assert unnamed == f"{path}: column 'label' holds class numbers without names; give class_names, a list or a file"
-    (strange, *_) = problems(train=path, class_names=["a", "b"], tasks=1)
-    assert strange == (
-        f"{path}: 12 rows have a label outside of 0 to 1: "
-        "row 3, row 4, row 7, row 8, row 11, row 12, row 15, row 16, row 19, row 20, row 23, row 24"
-    )
-    named = write(tmp_path / "named.parquet")
-    assert problems(train=named, class_names=["a"]) == (
-        f"{named}: column 'label' holds class names already; expected no class_names",
-    )
-    (missing,) = problems(train=path, class_names=str(tmp_path / "none.txt"))
-    assert "expected a list, or a file of names" in missing
 
 
 def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> None:
@@ -279,11 +196,6 @@ def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> N
     assert len(examples(stream)) == 22
 
 
-def test_keys_that_are_used_twice_are_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.parquet", table(name=["same"] * 2 + [f"img{i}" for i in range(22)]))
-    assert "1 keys are used more than once: same" in problems(train=path, key_column="name")
-
-
 def test_a_source_must_be_given_once_and_settings_must_belong_to_it() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "neither train nor hub given; expected train (parquet) or hub"),
@@ -296,18 +208,6 @@ def test_a_source_must_be_given_once_and_settings_must_belong_to_it() -> None:
         assert problems_of(partial(TableCilConfig, **settings)) == (problem,)
 
 
-def test_a_second_build_copies_and_decodes_nothing_and_a_changed_file_is_copied_anew(tmp_path: Path) -> None:
-    path, cache = write(tmp_path / "x.parquet"), tmp_path / "cache"
-    first = cil(train=path, cache=cache)
-    (copy,) = (cache / "tables").iterdir()
-    made = copy.stat().st_mtime_ns
-    assert fingerprints(cil(train=path, cache=cache)) == fingerprints(first)
-    assert copy.stat().st_mtime_ns == made
-    write(tmp_path / "x.parquet", table(7))
-    assert fingerprints(cil(train=path, cache=cache)) != fingerprints(first)
-    assert len(list((cache / "tables").iterdir())) == 2
-
-
 def test_a_moved_table_is_copied_again_but_its_images_are_known_by_content(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cil(train=write(tmp_path / "x.parquet"), cache=cache)
@@ -317,23 +217,14 @@ def test_a_moved_table_is_copied_again_but_its_images_are_known_by_content(tmp_p
     assert (source.name, source.stamp()) == (f"sha256:{examples(stream)[0].content}", "content")
 
 
-def test_a_damaged_copy_is_named_with_the_remedy(tmp_path: Path) -> None:
-    path, cache = write(tmp_path / "x.parquet"), tmp_path / "cache"
-    cil(train=path, cache=cache)
-    (copy,) = (cache / "tables").iterdir()
-    copy.write_bytes(copy.read_bytes()[:200])
-    (problem,) = problems(train=path, cache=cache)
-    assert problem.startswith(f"{copy}: cannot be read (") and problem.endswith("remove the file, it is made anew")
-
-
 def test_row_groups_of_any_size_are_stored_row_by_row(tmp_path: Path) -> None:
     plain = table(50)
     path = write(tmp_path / "x.parquet", plain, row_group_size=77)
     (found,) = parquet_tables("train", [path])
-    kept, numbered, names = rows(store(found, Columns("image", "label"), tmp_path / "cache"))
-    assert (len(kept), numbered, names) == (200, False, [])
-    for row, expected in zip(kept, plain.to_pylist(), strict=True):
-        assert RowSource(row.file, row.batch, row.row, row.digest or "").read() == expected["image"]
+    kept = stored(found, Columns("image", "label"), tmp_path / "cache")
+    assert (len(kept.rows), kept.numbered, kept.names) == (200, False, [])
+    for row, expected in zip(kept.rows, plain.to_pylist(), strict=True):
+        assert row.source.read() == expected["image"]
 
 
 def read_sizes(sources: Sequence[RowSource]) -> list[int]:
@@ -385,52 +276,6 @@ def test_real_tables_are_read(tmp_path: Path, name: str, classes: int) -> None:
     assert all(example.media().mode == "RGB" for example in examples(stream)[:20])  # type: ignore[union-attr]
 
 
-def test_the_real_domains_of_pacs_and_of_omniglot_become_tasks(tmp_path: Path) -> None:
-    expected = {
-        "pacs": ["art_painting", "cartoon", "photo", "sketch"],
-        "omniglot": ["Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"],
-    }
-    for name, domains in expected.items():
-        folder = shared(name)
-        config = TableDilConfig(
-            train=f"{folder}/train.parquet", test=f"{folder}/test.parquet", shots=2, test_per_class=1
-        )
-        stream = build_stream("table_dil", config, 0, Workspace(tmp_path))
-        assert sorted(task.name for task in stream.tasks) == domains
-        assert check_stream(stream) == []
-
-
-def test_the_real_tinyimagenet_table_gives_every_item_by_its_file_name(tmp_path: Path) -> None:
-    folder = shared("tinyimagenet")
-    files = {"train": f"{folder}/train_5shots.parquet", "test": f"{folder}/val_5each.parquet"}
-    settings = {"tasks": 10, "classes_per_task": 20, "shots": 5, "test_per_class": None, "key_column": "file_name"}
-    stream = build_stream("table_cil", STREAMS["table_cil"].config(**files, **settings), 1993, Workspace(tmp_path))  # type: ignore[arg-type]
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(100, 100)] * 10
-    keys = {example.key for task in stream.tasks for example in task.train}
-    assert keys == {f"train/{name}" for name in pq.read_table(files["train"])["file_name"].to_pylist()}
-
-
-def test_class_names_that_come_twice_are_refused(tmp_path: Path) -> None:
-    numbers = pa.array([CLASSES.index(label) for label in table()["label"].to_pylist()])
-    numbered = table().set_column(1, "label", numbers)
-    path = write(tmp_path / "x.parquet", numbered)
-    told = "classes 1, 3 are all named 'crane'; expected a name of its own for each"
-    assert problems(train=path, class_names=["ant", "crane", "cat", "crane"])[0] == f"class_names: {told}"
-    features = {"label": {"_type": "ClassLabel", "names": ["ant", "crane", "cat", "crane"]}}
-    kept = numbered.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    path = write(tmp_path / "kept.parquet", kept)
-    assert problems(train=path)[0] == f"{path}: column 'label': {told}"
-
-
-def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_table(tmp_path: Path) -> None:
-    path, cache = write(tmp_path / "x.parquet"), tmp_path / "cache"
-    cache.mkdir()
-    (cache / "tables").write_text("a file where a folder should be")
-    (problem,) = problems(train=path, cache=cache)
-    assert problem.startswith(f"{cache / 'tables'}: no copy of {path} can be written there (")
-    assert "cannot be read" not in problem
-
-
 def test_listed_items_of_domains_that_are_not_used_are_counted(tmp_path: Path) -> None:
     written = table(domain=["art", "photo", "photo"] * 8, name=[f"img{i}" for i in range(24)])
     listed = tmp_path / "list.jsonl"
@@ -440,3 +285,121 @@ def test_listed_items_of_domains_that_are_not_used_are_counted(tmp_path: Path) -
     )
     stream = build_stream("table_dil", config, 0, Workspace())
     assert "2 of 6 listed items are of domains that are not used" in stream.notes
+
+
+def with_numbers(numbers: Sequence[int], kind: pa.DataType | None = None) -> pa.Table:
+    """The table with class numbers in place of the names."""
+    return table().set_column(1, "label", pa.array(numbers).cast(kind or pa.int64()))
+
+
+NUMBERS = [CLASSES.index(label) for label in table()["label"].to_pylist()]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.float64()])
+def test_class_numbers_get_the_names_that_are_given(tmp_path: Path, kind: pa.DataType) -> None:
+    path = write(tmp_path / "x.parquet", with_numbers(NUMBERS, kind))
+    (tmp_path / "names.json").write_text(json.dumps(CLASSES))
+    (tmp_path / "names.txt").write_text("\r\n".join(CLASSES) + "\r\n")
+    plain = fingerprints(cil(train=write(tmp_path / "plain.parquet")))
+    for names in (list(CLASSES), str(tmp_path / "names.json"), str(tmp_path / "names.txt")):
+        assert fingerprints(cil(train=path, class_names=names)) == plain
+
+
+def test_class_numbers_without_names_of_their_own_or_out_of_range_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", with_numbers([0, 1, 2, -1] * 6))
+    column = f"{path}: column 'label' holds class numbers without names; give class_names, a list or a file"
+    rows = ", ".join(f"row {number}" for number in range(1, 25) if number % 4 in (3, 0))
+    assert problems(train=path)[0] == column
+    assert problems(train=path, class_names=["a", "b"], tasks=1)[0] == (
+        f"{path}: 12 rows have a label outside of 0 to 1: {rows}"
+    )
+    named = write(tmp_path / "named.parquet")
+    assert problems(train=named, class_names=["a"]) == (
+        f"{named}: column 'label' holds class names already; expected no class_names",
+    )
+    (missing,) = problems(train=path, class_names=str(tmp_path / "none.txt"))
+    assert "expected a list, or a file of names" in missing
+    twice = ["ant", "crane", "cat", "crane"]
+    told = "classes 1, 3 are all named 'crane'; expected a name of its own for each"
+    path = write(tmp_path / "y.parquet", with_numbers(NUMBERS))
+    assert problems(train=path, class_names=twice)[0] == f"class_names: {told}"
+    kept = json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": twice}}}})
+    path = write(tmp_path / "kept.parquet", with_numbers(NUMBERS).replace_schema_metadata({"huggingface": kept}))
+    assert problems(train=path)[0] == f"{path}: column 'label': {told}"
+
+
+def test_columns_that_are_missing_or_of_a_wrong_type_are_all_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", table(flag=[True] * 24, domian=["x"] * 24))
+    known = "Known: domian, flag, image, label."
+    assert problems(train=path, image_column="img", label_column="lable", key_column="id") == (
+        f"{path}: image_column: unknown column 'img'. Did you mean 'image'? {known}",
+        f"{path}: label_column: unknown column 'lable'. Did you mean 'label'? {known}",
+        f"{path}: key_column: unknown column 'id'. {known}",
+    )
+    assert problems(train=path, image_column="label", label_column="flag") == (
+        f"{path}: column 'label' holds string; expected image bytes, or a struct with a field of bytes",
+        f"{path}: column 'flag' holds bool; expected text or whole numbers",
+    )
+    assert problems_of(lambda: build_stream("table_dil", TableDilConfig(train=path), 0)) == (
+        f"{path}: domain_column: unknown column 'domain'. Did you mean 'domian'? {known}",
+    )
+
+
+def test_rows_without_a_label_a_key_or_a_domain_and_keys_that_come_twice_are_named(tmp_path: Path) -> None:
+    labels: list[str | None] = list(table()["label"].to_pylist())
+    labels[3], labels[20] = None, ""
+    names = [f"img{i}" for i in range(23)] + [None]
+    written = table(name=names, domain=["x"] * 5 + [None] + ["x"] * 18).set_column(1, "label", pa.array(labels))
+    path = write(tmp_path / "x.parquet", written)
+    config = TableDilConfig(train=path, key_column="name", shots=1, test_per_class=1)
+    assert problems_of(lambda: build_stream("table_dil", config, 0)) == (
+        f"{path}: 2 rows have no label: img3, img20",
+        f"{path}: 1 rows have no domain: img5",
+        f"{path}: 1 rows have no name: row 24",
+    )
+    path = write(tmp_path / "y.parquet", table(name=["same"] * 2 + [f"img{i}" for i in range(22)]))
+    assert "1 keys are used more than once: same" in problems(train=path, key_column="name")
+
+
+def test_the_copy_of_a_table_is_used_again_until_the_file_changes_and_a_fault_of_it_is_named(tmp_path: Path) -> None:
+    path, cache = write(tmp_path / "x.parquet"), tmp_path / "cache"
+    first = cil(train=path, cache=cache)
+    (copy,) = (cache / "tables").iterdir()
+    made = copy.stat().st_mtime_ns
+    assert fingerprints(cil(train=path, cache=cache)) == fingerprints(first)
+    assert copy.stat().st_mtime_ns == made
+    copy.write_bytes(copy.read_bytes()[:200])
+    (problem,) = problems(train=path, cache=cache)
+    assert problem.startswith(f"{copy}: cannot be read (") and problem.endswith("remove the file, it is made anew")
+    write(tmp_path / "x.parquet", table(7))
+    assert fingerprints(cil(train=path, cache=cache)) != fingerprints(first)
+    assert len(list((cache / "tables").iterdir())) == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tables").write_text("a file where a folder should be")
+    (problem,) = problems(train=path, cache=tmp_path / "other")  # not blamed on the table
+    assert problem.startswith(f"{tmp_path / 'other' / 'tables'}: no copy of {path} can be written there (")
+
+
+@pytest.mark.parametrize(
+    ("name", "domains"),
+    [
+        ("pacs", ["art_painting", "cartoon", "photo", "sketch"]),
+        ("omniglot", ["Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"]),
+    ],
+)
+def test_real_domains_become_tasks(tmp_path: Path, name: str, domains: list[str]) -> None:
+    files = {split: f"{shared(name)}/{split}.parquet" for split in ("train", "test")}
+    config = TableDilConfig(**files, shots=2, test_per_class=1)
+    stream = build_stream("table_dil", config, 0, Workspace(tmp_path))
+    assert sorted(task.name for task in stream.tasks) == domains
+    assert check_stream(stream) == []
+
+
+def test_the_real_tinyimagenet_table_gives_every_item_by_its_file_name(tmp_path: Path) -> None:
+    folder = shared("tinyimagenet")
+    train, test = f"{folder}/train_5shots.parquet", f"{folder}/val_5each.parquet"
+    settings: dict[str, Any] = {"tasks": 10, "classes_per_task": 20, "shots": 5, "test_per_class": None}
+    stream = cil(tmp_path, train=train, test=test, key_column="file_name", **settings)
+    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(100, 100)] * 10
+    keys = {example.key for task in stream.tasks for example in task.train}
+    assert keys == {f"train/{name}" for name in pq.read_table(train)["file_name"].to_pylist()}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from task_streams.datasets.tinyimagenet import TinyImageNetConfig, class_names
+from task_streams.datasets.tinyimagenet import TinyImageNetConfig, tinyimagenet
 from task_streams.scenarios.fingerprint import check_stream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of, write_image, write_images, write_lines
+from tests.task_streams.image_trees import add_lines, problems_of, write_image, write_images, write_lines
 from tests.task_streams.streams import built
 
 WORDS = {
@@ -53,12 +53,18 @@ def test_the_original_archive_becomes_a_stream_with_the_validation_split_as_test
     assert (check_stream(made), made.notes) == ([], ())
 
 
-def test_all_200_class_names_are_those_of_rapos_label_map() -> None:
+def test_all_200_class_names_are_those_of_rapos_label_map(tmp_path: Path) -> None:
     entries = json.loads((shared("rapo_lists") / "image_cls_cil/label_maps/tinyimagenet.json").read_text())["entries"]
     expected = {entry["source_name"]: entry["class_name"] for entry in entries}
-    words = shared("tinyimagenet") / "tiny-imagenet-200" / "words.txt"
+    root = write_archive(tmp_path)
+    (root / "words.txt").write_bytes((shared("tinyimagenet") / "tiny-imagenet-200" / "words.txt").read_bytes())
+    write_lines(root / "wnids.txt", expected)
+    for wnid in expected:  # nothing is read but names
+        (root / "train" / wnid / "images").mkdir(parents=True, exist_ok=True)
+        (root / "train" / wnid / "images" / "0.JPEG").touch()
+    records = tinyimagenet(TinyImageNetConfig(root=str(root))).records
     assert len(expected) == 200
-    assert class_names(words, list(expected)) == expected
+    assert {r.key.split("/")[1]: r.label for r in records if r.split == "train"} == expected
 
 
 def test_the_real_sample_has_20_classes_of_5_and_3_images() -> None:
@@ -79,27 +85,12 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) 
     assert stream(root) == plain
 
 
-def test_annotations_that_name_a_missing_file_are_named_or_left_out_on_request(tmp_path: Path) -> None:
-    root = write_archive(tmp_path, val=3)
-    (root / "val/images/val_3.JPEG").unlink()
-    (root / "val/images/val_6.JPEG").unlink()
-    sentence = (
-        "val/val_annotations.txt: 2 files that it names are missing: val/images/val_3.JPEG, val/images/val_6.JPEG"
-    )
-    assert problems_of(lambda: stream(root)) == (sentence,)
-    assert stream(root, on_damaged="skip").notes == (f"{sentence}; left out",)
-
-
 def test_everything_wrong_with_the_lists_is_reported_at_once(tmp_path: Path) -> None:
     root = write_archive(tmp_path)
-    with (root / "wnids.txt").open("a") as wnids:
-        wnids.write("n02124075\ncat\nn09999999\nn07749582\n")
-    with (root / "words.txt").open("a") as words:
-        words.write("n07749582\tlemon\n")
-    with (root / "val/val_annotations.txt").open("a") as annotations:
-        annotations.write(
-            "val_0.JPEG\tn02124075\t0\t0\t1\t1\nval_1.JPEG\nval_2.JPEG\tn01443537\t0\t0\t1\t1\n../x\tn02124075\n"
-        )
+    add_lines(root / "wnids.txt", "n02124075", "cat", "n09999999", "n07749582")
+    add_lines(root / "words.txt", "n07749582\tlemon")
+    wrong = ("val_1.JPEG", "val_2.JPEG\tn01443537\t0\t0\t1\t1", "../x\tn02124075")
+    add_lines(root / "val/val_annotations.txt", "val_0.JPEG\tn02124075\t0\t0\t1\t1", *wrong)
     assert problems_of(lambda: stream(root)) == (
         "wnids.txt: expected one wnid a line, e.g. n02124075; found cat",
         "words.txt: no name for 1 wnids of wnids.txt: n09999999",
@@ -110,15 +101,6 @@ def test_everything_wrong_with_the_lists_is_reported_at_once(tmp_path: Path) -> 
         "val/val_annotations.txt: names 1 files more than once: val/images/val_0.JPEG",
         "no training items of 1 of the 5 classes: lemon",
         "no test items of 1 of the 5 classes: lemon",
-    )
-
-
-def test_two_wnids_of_one_name_are_not_merged(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
-    text = (root / "words.txt").read_text().replace("Egyptian cat", "rocking chair, cat")
-    (root / "words.txt").write_text(text)
-    assert problems_of(lambda: stream(root))[0] == (
-        "classes n02124075, n04099969 are all named 'rocking_chair'; expected a name of its own for each"
     )
 
 
@@ -134,15 +116,27 @@ def test_links_out_of_the_root_are_refused_and_not_read(tmp_path: Path) -> None:
     )
 
 
-def test_folders_that_wnids_txt_does_not_list_are_left_out_and_recorded(tmp_path: Path) -> None:
-    root = write_archive(tmp_path)
+def test_missing_files_and_folders_that_are_not_listed_are_left_out_and_recorded(tmp_path: Path) -> None:
+    root = write_archive(tmp_path, val=3)
     write_images(root, ["train/n01443537/images/n01443537_0.JPEG"])
-    made = stream(root)
-    assert made.notes == ("train: 1 folders that wnids.txt does not list left out: n01443537",)
+    for name in ("val_3", "val_6"):
+        (root / f"val/images/{name}.JPEG").unlink()
+    lost = "val/val_annotations.txt: 2 files that it names are missing: val/images/val_3.JPEG, val/images/val_6.JPEG"
+    assert problems_of(lambda: stream(root)) == (lost,)
+    made = stream(root, on_damaged="skip")
+    assert made.notes == (
+        "train: 1 folders that wnids.txt does not list left out: n01443537",
+        f"{lost}; left out",
+    )
     assert set(made.labels) == set(NAMES)
+    config = TinyImageNetConfig()  # the defaults are RaPO's protocol
+    assert (config.sizes, config.shots, config.test_per_class, config.draw_seed) == ((20,) * 10, 5, None, 42)
 
 
-def test_defaults_are_rapos_protocol() -> None:
-    config = TinyImageNetConfig()
-    assert (config.sizes, config.shots, config.test_per_class) == ((20,) * 10, 5, None)
-    assert (config.draw_seed, config.label_order) == (42, "sorted")
+def test_two_wnids_of_one_name_are_not_merged(tmp_path: Path) -> None:
+    root = write_archive(tmp_path)
+    text = (root / "words.txt").read_text().replace("Egyptian cat", "rocking chair, cat")
+    (root / "words.txt").write_text(text)
+    assert problems_of(lambda: stream(root))[0] == (
+        "classes n02124075, n04099969 are all named 'rocking_chair'; expected a name of its own for each"
+    )

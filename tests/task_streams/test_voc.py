@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from task_streams.datasets.voc import CLASSES, VocCilConfig, VocDilConfig, parse_xml, read_sets, voc_cil, voc_dil
+from task_streams.datasets.voc import CLASSES, VocCilConfig, VocDilConfig, parse_xml, read_sets, voc_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Damaged, Workspace
@@ -20,12 +20,12 @@ SETS: dict[str, Any] = {"train": ("VOC2007/trainval",), "test": ("VOC2007/test",
 
 def cil(root: Path, order_seed: int = 0, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
     settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "classes": EVERY, **SETS} | changes
-    return voc_cil(VocCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
+    return voc_stream(VocCilConfig(root=str(root), **settings), order_seed, workspace or Workspace())
 
 
 def dil(root: Path, *domains: str, **changes: Any) -> TaskStream:
     settings: dict[str, Any] = {"classes": EVERY, "test_set": "test", "train_set": "trainval"} | changes
-    return voc_dil(VocDilConfig(root=str(root), domains=domains, **settings), 0, Workspace())
+    return voc_stream(VocDilConfig(root=str(root), domains=domains, **settings), 0, Workspace())
 
 
 def write(root: Path) -> Path:
@@ -64,13 +64,6 @@ def test_sets_become_tasks_with_or_without_the_folder_that_holds_them(tmp_path: 
     assert len(CLASSES) == 20 and tuple(sorted(CLASSES)) == CLASSES
 
 
-def test_several_years_are_trained_on_together(tmp_path: Path) -> None:
-    write(tmp_path)
-    write_voc(tmp_path / "VOC2012", {"trainval": {"2008_000001": whole("dog")}}, first=500)
-    found = cil(tmp_path, train=("VOC2007/trainval", "VOC2012/trainval"))
-    assert "VOC2012/JPEGImages/2008_000001.png" in [e.key for e in found.tasks[0].train]
-
-
 def test_domains_become_tasks_with_all_classes(tmp_path: Path) -> None:
     for number, name in enumerate(("photo", "clipart1k")):
         write_voc(tmp_path / name, {"trainval": TRAIN, "test": TEST}, first=100 * number)
@@ -84,18 +77,6 @@ def test_domains_become_tasks_with_all_classes(tmp_path: Path) -> None:
     assert check_stream(found) == []
     # RandomState(0).permutation(2) = [1, 0] over clipart, photo
     assert [task.name for task in dil(tmp_path, "photo=photo", "clipart=clipart1k").tasks] == ["photo", "clipart"]
-
-
-def test_a_class_that_a_domain_lacks_is_an_error_unless_allowed(tmp_path: Path) -> None:
-    write_voc(tmp_path / "photo", {"trainval": TRAIN, "test": TEST})
-    write_voc(tmp_path / "comic", {"trainval": {"1": whole("dog")}, "test": {"2": whole("dog")}}, first=100)
-    found_problems = problems_of(lambda: dil(tmp_path, "photo=photo", "comic=comic"))
-    assert found_problems[:2] == (
-        "task comic: no training images with 3 classes: bird, cat, sheep",
-        "task comic: no test images with 3 classes: bird, cat, sheep",
-    )
-    allowed = dil(tmp_path, "photo=photo", "comic=comic", allow_empty_classes=True)
-    assert found_problems[0] in allowed.notes
 
 
 def test_settings_of_domains_and_sets_are_checked_at_once(tmp_path: Path) -> None:
@@ -117,34 +98,6 @@ def test_settings_of_domains_and_sets_are_checked_at_once(tmp_path: Path) -> Non
     write(tmp_path)
     with pytest.raises(UserError, match="voc_dil: no domains; expected at least one"):
         dil(tmp_path)
-
-
-def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path) -> None:
-    folder = write(tmp_path)
-    (folder / "Annotations" / "000002.xml").write_text(voc_xml(whole("dog"), difficult=True))
-    with pytest.raises(UserError, match="task dog\\+sheep: no training images with 1 classes: dog"):
-        cil(tmp_path)
-    notes = cil(tmp_path, allow_empty_classes=True).notes
-    assert "VOC2007/trainval: 1 boxes left out: marked difficult" in notes
-    assert target(tmp_path, "000002", difficult=True) == (Box("dog", (100, 100, 300, 300)),)
-
-
-def test_xml_without_boxes_is_recorded_by_name(tmp_path: Path) -> None:
-    folder = write(tmp_path)
-    (folder / "Annotations" / "000002.xml").write_text(voc_xml([]))
-    notes = cil(tmp_path, allow_empty_classes=True).notes
-    assert "VOC2007/trainval: 1 images without boxes left out: VOC2007/JPEGImages/000002.png" in notes
-
-
-def test_an_unknown_class_is_named_with_the_nearest_or_skipped(tmp_path: Path) -> None:
-    folder = write(tmp_path)
-    (folder / "Annotations" / "000003.xml").write_text(voc_xml([*whole("sheeep"), *whole("sheep")]))
-    assert problems_of(lambda: cil(tmp_path)) == (
-        "VOC2007/trainval: 1 objects of an unknown class 'sheeep'. Did you mean 'sheep'? Known: bird, cat, dog, sheep. "
-        "Rename it, or set other_classes=skip. In: VOC2007/000003",
-    )
-    notes = cil(tmp_path, other_classes="skip").notes
-    assert "VOC2007/trainval: 1 boxes left out: of other classes" in notes
 
 
 def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None:
@@ -181,27 +134,12 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
     ]
 
 
-def test_an_image_in_training_and_test_sets_is_refused(tmp_path: Path) -> None:
-    folder = write(tmp_path)
-    (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join([*TEST, "000001"]))
-    with pytest.raises(UserError, match=r"1 images are in both VOC2007/trainval and VOC2007/test: VOC2007/.*000001"):
-        cil(tmp_path)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_document_type_is_refused_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c SYSTEM "file:///etc/passwd">]><annotation>&b;&c;</annotation>'
     (tmp_path / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding))
     with pytest.raises(Damaged, match="a document type; refused"):
         parse_xml(tmp_path / "a.xml")
-
-
-def test_a_missing_folder_or_set_says_what_is_expected_and_found(tmp_path: Path) -> None:
-    write(tmp_path)
-    with pytest.raises(UserError, match=r"unknown image set 'tests'\. Did you mean 'test'\? Known: test, trainval\."):
-        cil(tmp_path, test=("VOC2007/tests",))
-    with pytest.raises(UserError, match=r"VOC2012: expected Annotations, JPEGImages, ImageSets/Main; .*no such folder"):
-        cil(tmp_path, train=("VOC2012/trainval",))
 
 
 def test_a_link_that_leads_out_of_the_root_is_refused(tmp_path: Path) -> None:
@@ -243,8 +181,51 @@ def test_the_real_sample_of_voc() -> None:
     assert any(note.endswith("2 boxes left out: marked difficult") for note in found.notes)
 
 
+def test_objects_that_are_difficult_or_of_other_classes_and_images_without_any_are_recorded(tmp_path: Path) -> None:
+    folder = write(tmp_path) / "Annotations"
+    (folder / "000001.xml").write_text(voc_xml([]))
+    (folder / "000002.xml").write_text(voc_xml(whole("dog"), difficult=True))
+    (folder / "000003.xml").write_text(voc_xml([*whole("sheeep"), *whole("sheep")]))
+    assert problems_of(lambda: cil(tmp_path, allow_empty_classes=True)) == (
+        "VOC2007/trainval: 1 objects of an unknown class 'sheeep'. Did you mean 'sheep'? Known: bird, cat, dog, sheep. "
+        "Rename it, or set other_classes=skip. In: VOC2007/000003",
+    )
+    assert problems_of(lambda: cil(tmp_path, other_classes="skip"))[:2] == (
+        "task dog+sheep: no training images with 1 classes: dog",
+        "task cat+bird: no training images with 1 classes: cat",
+    )
+    notes = cil(tmp_path, other_classes="skip", allow_empty_classes=True).notes
+    assert "VOC2007/trainval: 1 boxes left out: marked difficult" in notes
+    assert "VOC2007/trainval: 1 boxes left out: of other classes" in notes
+    told = "2 images without boxes left out: VOC2007/JPEGImages/000001.png, VOC2007/JPEGImages/000002.png"
+    assert f"VOC2007/trainval: {told}" in notes
+    kept = target(tmp_path, "000002", difficult=True, other_classes="skip")
+    assert kept == (Box("dog", (100, 100, 300, 300)),)
+
+
+def test_several_years_are_trained_on_together_and_sets_must_be_there_and_share_no_image(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    write_voc(tmp_path / "VOC2012", {"trainval": {"2008_000001": whole("dog")}}, first=500)
+    found = cil(tmp_path, train=("VOC2007/trainval", "VOC2012/trainval"))
+    assert "VOC2012/JPEGImages/2008_000001.png" in [e.key for e in found.tasks[0].train]
+    for changes, said in (
+        ({"test": ("VOC2007/tests",)}, "unknown image set 'tests'. Did you mean 'test'? Known: test, trainval."),
+        ({"train": ("VOC2010/trainval",)}, "VOC2010: expected Annotations, JPEGImages, ImageSets/Main; missing"),
+    ):
+        (problem,) = problems_of(lambda changes=changes: cil(tmp_path, **changes))
+        assert said in problem
+    assert problem.endswith("found no such folder")
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join([*TEST, "000001"]))
+    both = "1 images are in both VOC2007/trainval and VOC2007/test: VOC2007/JPEGImages/000001.png"
+    assert both in problems_of(lambda: cil(tmp_path))
+
+
 def test_the_real_years_as_domains() -> None:
     root = shared("voc_mini")
-    settings: dict[str, Any] = {"train_set": "train", "classes": CLASSES, "allow_empty_classes": True}
-    found = dil(root, "early=VOC2007", "late=VOC2012", domain_order="given", **settings)
+    settings: dict[str, Any] = {"train_set": "train", "classes": CLASSES, "domain_order": "given"}
+    domains = ("early=VOC2007", "late=VOC2012")
+    lacking = problems_of(lambda: dil(root, *domains, **settings))
+    assert lacking[0].startswith("task early: no training images with 1")
+    found = dil(root, *domains, allow_empty_classes=True, **settings)
+    assert lacking[0] in found.notes
     assert [(task.name, len(task.train), len(task.test)) for task in found.tasks] == [("early", 2, 2), ("late", 2, 2)]
