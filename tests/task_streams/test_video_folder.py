@@ -13,7 +13,7 @@ from task_streams.sources.records import Workspace
 from task_streams.types import Clip, Feed, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip, write_sound
-from tests.task_streams.image_trees import cut, problems_of, write_lines
+from tests.task_streams.image_trees import problems_of, write_lines
 
 CLASSES = ("arm wave", "bow", "clap", "dive")
 
@@ -106,7 +106,8 @@ def test_unreadable_clips_and_a_class_without_any_are_all_named_at_once(root: Pa
     (root / "bow" / "0.mp4").write_bytes(b"")
     (root / "bow" / "1.mp4").write_text("no clip")
     write_sound(root / "clap" / "2.mp4")
-    cut(root / "dive" / "3.mp4")
+    torn = root / "dive" / "3.mp4"
+    torn.write_bytes(torn.read_bytes()[:-200])
     assert problems_of(lambda: built(root, shots=None, test_per_class=1)) == (
         "no items of 1 of the 5 classes: empty",
         "4 items cannot be decoded; repair or remove them, or set on_damaged=skip",
