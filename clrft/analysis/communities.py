@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from clrft.analysis.compare import Comparison, Group, over_n, summarise
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import Column, Part, Sentence, Summary, Table, TableCell, count_cell, summary_cell
+from clrft.analysis.table import Column, Part, Sentence, Summary, Table, cells, summary_cell
 from eval.communities import Community
 
 
@@ -17,10 +17,7 @@ def community_parts(comparison: Comparison, community: Community) -> list[Part]:
     parts: list[Part] = [Sentence(f"Source: {community.source}.", places=("markdown",))]
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
-        rows = [
-            [TableCell(one.name), count_cell(len(one.runs)), *map(summary_cell, _summaries(one, community))]
-            for one in groups
-        ]
+        rows = [cells(one.name, len(one.runs), *map(summary_cell, _summaries(one, community))) for one in groups]
         columns = [Column("method", "text"), Column("n"), *(Column(one.header) for one in community.columns)]
         parts.append(Table(f"{stream} as {community.title} ({community.source}): {over_n(groups)}, %", columns, rows))
         parts += [Sentence(text, "note") for text in _footnotes(groups, community)]

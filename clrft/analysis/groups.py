@@ -73,6 +73,11 @@ class Group:
         summary = self.metrics.get(key)
         return None if summary is None else summary.mean
 
+    def values(self, key: str) -> dict[int, float]:
+        """Values of a metric by seed of the class order, of those in which it is defined."""
+        values = self.metrics[key].values if key in self.metrics else {}
+        return {seed: value.value for seed, value in values.items() if value.value is not None}
+
 
 def summarise(values: Mapping[int, Value]) -> Summary:
     """Mean and sample standard deviation over class orders; none when one of them is undefined."""
@@ -138,7 +143,14 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     }
     order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
     order.sort(key=lambda values: (FORK in told[values], bool(told[values])))  # what differs in nothing comes first
-    return [_group(stream, method, told[values], parts[values]) for values in order]
+    absent = undefined("not measured in this run")
+    groups = []
+    for values in order:
+        runs = tuple(sorted(parts[values], key=lambda record: record.seed))
+        keys = dict.fromkeys(key for run in runs for key in run.metrics)
+        metrics = {key: summarise({run.seed: run.metrics.get(key, absent) for run in runs}) for key in keys}
+        groups.append(Group(stream, method, labelled(method, told[values]), told[values], runs, metrics))
+    return groups
 
 
 def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, str]:
@@ -152,14 +164,6 @@ def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, s
     if 0 not in apart or max(apart) > 1 or min((count for _, count in counts), default=0) < 2:
         return {}
     return dict(zip(names, common, strict=True))
-
-
-def _group(stream: str, method: str, settings: dict[str, str], records: Sequence[RunRecord]) -> Group:
-    runs = sorted(records, key=lambda record: record.seed)
-    keys = dict.fromkeys(key for run in runs for key in run.metrics)
-    absent = undefined("not measured in this run")
-    metrics = {key: summarise({run.seed: run.metrics.get(key, absent) for run in runs}) for key in keys}
-    return Group(stream, method, labelled(method, settings), settings, tuple(runs), metrics)
 
 
 def labelled(method: str, settings: Mapping[str, str]) -> str:

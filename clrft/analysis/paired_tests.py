@@ -111,15 +111,6 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def t_intervals(table: Array) -> Array:
-    """Student's 95 % interval of the mean of each row, NaN for one order. [P, n] -> [P, 2]"""
-    count = table.shape[1]
-    if count < 2:
-        return np.full((len(table), 2), np.nan)
-    half = special.stdtrit(count - 1, 0.5 + LEVEL / 2) * table.std(axis=1, ddof=1) / math.sqrt(count)
-    return np.asarray(table.mean(axis=1)[:, None] + half[:, None] * np.array([-1.0, 1.0]), dtype=np.float64)
-
-
 def bootstrap_intervals(table: Array) -> Array:
     """BCa 95 % interval of the mean of each row, NaN where all its values are equal. [P, n] -> [P, 2]
 
@@ -227,20 +218,27 @@ def _tests_of(table: Array) -> list[PairedTests]:
     count = table.shape[1]
     mean = table.mean(axis=1)
     std = table.std(axis=1, ddof=1) if count > 1 else np.full(len(table), np.nan)
-    student, boot = t_intervals(table), bootstrap_intervals(table)
+    half = special.stdtrit(count - 1, 0.5 + LEVEL / 2) * std / math.sqrt(count)
     flips = sign_flip_p(table) if count <= MOST_EXACT else np.full(len(table), np.nan)
-    reasons = [_unknown(*row) for row in zip(mean, std, 1e-12 * np.abs(table).max(axis=1, initial=0.0), strict=True)]
-    known = [row for row, reason in enumerate(reasons) if reason is None]
-    effects = np.abs(mean[known]) / std[known]
-    needed: list[list[Needed]] = []
-    for orders in (orders_for_interval(effects), orders_for_power(effects)):
-        told = [Needed(None, reason) for reason in reasons]
-        for row, number in zip(known, orders.tolist(), strict=True):
-            told[row] = Needed(number) if number else Needed(None, f"more than {MOST_NEEDED} orders")
-        needed.append(told)
+    scale = 1e-12 * np.abs(table).max(axis=1, initial=0.0)
+    unknown = np.select(
+        [np.isnan(std), np.abs(mean) <= scale, std <= scale],
+        ["one order has no spread", "the mean difference is 0", "all differences are equal"],
+        "",
+    ).tolist()
+    with np.errstate(divide="ignore", invalid="ignore"):  # of those rows nothing is told
+        effects = np.abs(mean) / std
+    needed = [
+        [
+            Needed(None, why) if why else Needed(number) if number else Needed(None, f"more than {MOST_NEEDED} orders")
+            for number, why in zip(orders(effects).tolist(), unknown, strict=True)
+        ]
+        for orders in (orders_for_interval, orders_for_power)
+    ]
+    numbers = np.column_stack([mean - half, mean + half, bootstrap_intervals(table), flips]).tolist()
     found = []
-    for row, numbers in enumerate(np.column_stack([student, boot, flips]).tolist()):
-        t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in numbers)
+    for row, for_interval, for_power in zip(numbers, *needed, strict=True):
+        t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in row)
         no_bootstrap = "one order has no spread" if count < 2 else "all differences are equal"
         found.append(
             PairedTests(
@@ -253,17 +251,8 @@ def _tests_of(table: Array) -> list[PairedTests]:
                 p=p,
                 smallest_p=2 / 2**count,
                 holm=None,
-                for_interval=needed[0][row],
-                for_power=needed[1][row],
+                for_interval=for_interval,
+                for_power=for_power,
             )
         )
     return found
-
-
-def _unknown(mean: float, std: float, scale: float) -> str | None:
-    """Why nothing can be said of a mean with this deviation; None if something can."""
-    if math.isnan(std):
-        return "one order has no spread"
-    if abs(mean) <= scale:
-        return "the mean difference is 0"
-    return "all differences are equal" if std <= scale else None

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from clrft.analysis.groups import Group, summarise
-from clrft.analysis.render import csv_text, raw
+from clrft.analysis.render import csv_text
 from clrft.analysis.table import (
     DASH,
     Column,
@@ -23,11 +23,10 @@ from clrft.analysis.table import (
     Sentence,
     Summary,
     Table,
-    TableCell,
-    count_cell,
-    mean_cell,
+    cells,
+    number_cell,
     summary_cell,
-    text_cells,
+    text_columns,
 )
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep, sweep_file
@@ -132,9 +131,8 @@ class Departure:
         return self.name.partition(".")[0]
 
     def __str__(self) -> str:
-        here, published = (
-            value if len(value) <= _SHOWN else f"{value[: _SHOWN - 1]}…" for value in (self.here, self.published)
-        )
+        values = (self.here, self.published)
+        here, published = (text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…" for text in values)
         return f"{self.name}: {here}, published: {published}"
 
 
@@ -144,13 +142,11 @@ class Measured:
 
     Attributes:
         label: of the group of runs.
-        seeds: class orders that were run.
         acc, forget: over these orders.
         departures: in what they are not as published; empty for the same setting.
     """
 
     label: str
-    seeds: tuple[int, ...]
     acc: Summary
     forget: Summary
     departures: tuple[Departure, ...]
@@ -234,12 +230,12 @@ def planned(names: Sequence[str]) -> list[Planned]:
         parts = [plan, *(plan.get("parts") or ())]
         if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
             continue
-        cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        by_labels: dict[tuple[str, ...], list[dict[str, str]]] = {}
         for cell in load_sweep(name, {}, orders=1):
-            cells.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
+            by_labels.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
         held: dict[Published, dict[str, str]] = {}
         for row in published_rows():
-            fitting = [one for one in cells.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
+            fitting = [one for one in by_labels.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
             held |= {row: fitting[0]} if fitting else {}
         apart = (one for row, cell in held.items() for one in (*departures(row, cell), *untold(row, cell)))
         found.append(Planned(name, tuple(held), tuple(dict.fromkeys(apart))))
@@ -293,14 +289,10 @@ def untold(row: Published, settings: Mapping[str, str]) -> list[Departure]:
     return found
 
 
+@cache
 def protocol(row: Published) -> RunConfig:
     """The published setting of a row, as far as settings can tell."""
-    return _protocol(row.stream, row.run, row.model, row.settings)
-
-
-@cache
-def _protocol(stream: str, method: str, model: str, settings: tuple[str, ...]) -> RunConfig:
-    return build_config(stream, method, model, 1993, PUBLISHED_TESTS, parse_overrides(settings))
+    return build_config(row.stream, row.run, row.model, 1993, PUBLISHED_TESTS, parse_overrides(row.settings))
 
 
 def _flat(config: RunConfig) -> dict[str, str]:
@@ -328,7 +320,6 @@ def _measured(row: Published, group: Group) -> Measured:
         apart += [*departures(row, settings, seeds), *untold(row, settings)]
     return Measured(
         label=group.label,
-        seeds=seeds,
         acc=group.metrics.get(group.final_metric, absent),
         forget=group.metrics.get("forgetting", absent),
         departures=tuple(dict.fromkeys(apart)),
@@ -345,10 +336,9 @@ def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[
     chosen = [entry for entry in entries if entry.measured] or list(entries)
     parts: list[Part] = [published_table(chosen, title, ("terminal",)), published_table(entries, title, ("markdown",))]
     parts += [Sentence(text, "note") for text in difference_sentences(entries)]
-    columns = [Column(name, "text") for name in ("sweep", "tables", "rows", "not as published in")]
+    columns = text_columns("sweep", "tables", "rows", "not as published in")
     rows = [
-        text_cells([one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))])
-        for one in plans
+        cells(one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))) for one in plans
     ]
     return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
@@ -363,15 +353,15 @@ def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, 
     rows = []
     for entry in entries:
         one = entry.published
-        named = [count_cell(one.table), TableCell(one.dataset), count_cell(one.tasks), TableCell(one.method)]
+        named = cells(one.table, one.dataset, one.tasks, one.method)
         for mean, spread in ((one.acc, one.acc_std), (one.forget, one.forget_std)):
-            named.append(TableCell(DASH) if mean is None else mean_cell(mean, spread, 2))
+            named.append(number_cell(mean, 2, scale=100, spread=spread))
         for beside in entry.measured:
-            kinds = dict.fromkeys(departure.kind for departure in beside.departures)
-            measured = [summary_cell(beside.acc), summary_cell(beside.forget), count_cell(len(beside.seeds))]
-            rows.append([*named, *measured, TableCell(", ".join(kinds))])
+            kinds = ", ".join(dict.fromkeys(departure.kind for departure in beside.departures))
+            measured = (summary_cell(beside.acc), summary_cell(beside.forget), len(beside.acc.values), kinds)
+            rows.append(cells(*named, *measured))
         if not entry.measured:
-            rows.append([*named, TableCell(DASH), TableCell(DASH), count_cell(0), TableCell(DASH)])
+            rows.append(cells(*named, DASH, DASH, 0, DASH))
     return Table(title, [*columns, Column("not as published in", "text")], rows, "ledger", places=places)
 
 
@@ -380,13 +370,13 @@ def published_to_csv(entries: Sequence[Entry]) -> str:
     rows = []
     for entry in entries:
         one = entry.published
-        named = [one.source, str(one.table), one.dataset, str(one.tasks), one.method, one.stream]
-        named += [raw(value) for value in (one.acc, one.acc_std, one.forget, one.forget_std)]
-        rows += [] if entry.measured else [[*named, *[""] * 7]]
+        named = [one.source, one.table, one.dataset, one.tasks, one.method, one.stream]
+        named += [one.acc, one.acc_std, one.forget, one.forget_std]
+        rows += [] if entry.measured else [[*named, *[None] * 7]]
         for beside in entry.measured:
-            numbers = [raw(value) for part in (beside.acc, beside.forget) for value in (part.mean, part.std)]
+            figures = [beside.acc.mean, beside.acc.std, beside.forget.mean, beside.forget.std]
             told = "; ".join(map(str, beside.departures))
-            rows.append([*named, beside.label, str(len(beside.seeds)), *numbers, told])
+            rows.append([*named, beside.label, len(beside.acc.values), *figures, told])
     return csv_text(CSV, rows)
 
 

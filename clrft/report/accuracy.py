@@ -16,24 +16,12 @@ from clrft.analysis.figures import (
     curves_figure,
     finish,
     matrices_figure,
-    mean_matrix,
     orders_figure,
     over_orders,
     styles,
 )
 from clrft.analysis.pairs import pairs_table
-from clrft.analysis.table import (
-    DASH,
-    Column,
-    Sentence,
-    Table,
-    TableCell,
-    count_cell,
-    mean_cell,
-    percent,
-    show,
-    summary_cell,
-)
+from clrft.analysis.table import DASH, Column, Sentence, Table, cells, number_cell, show, summary_cell
 from clrft.report.parts import Block, Part, Picture, Section, Subject, missing
 from eval.matrix import FloatArray
 from eval.metrics import Value, accuracy_so_far, forgetting_by_stage, metric_of, undefined
@@ -56,9 +44,17 @@ def matrices_section(subject: Subject) -> Section:
         key, measure = comparison.key("matrices", stream), groups[0].measure
         title = f"{stream}: {measure} on each task after each task{over_orders(groups)}"
         columns = [Column("method", "text"), Column("after task"), Column("on task"), Column("accuracy, %", "summary")]
-        rows = [row for group in groups for row in _matrix_rows(group)]
+        rows = []
+        for group in groups:
+            each = _with_base(group)
+            spreads = each.std(axis=0, ddof=1) if len(each) > 1 else None
+            for (stage, task), mean in np.ndenumerate(each.mean(axis=0)):
+                if not math.isnan(mean):
+                    spread = None if spreads is None else spreads[stage, task]
+                    cell = number_cell(float(mean), scale=100, spread=spread)
+                    rows.append(cells(group.label, stage, task + 1, cell))
         table = Table(f"{stream}: cells of the matrices; after task 0: the base", columns, rows, key, folded=True)
-        has_base = not all(np.isnan(_mean_base(group)).all() for group in groups)
+        has_base = not all(np.isnan(_with_base(group).mean(axis=0)[0]).all() for group in groups)
         values = {
             "maps": [_heatmap(group, has_base) for group in groups],
             "title": title,
@@ -72,21 +68,19 @@ def matrices_section(subject: Subject) -> Section:
     return Section("matrices", "Accuracy matrices", tuple(parts))
 
 
-def _mean_base(group: Group) -> FloatArray:
-    """Mean accuracy of the base on every task over class orders, NaN where an order lacks it. [T]"""
-    rows: FloatArray = np.array([run.matrix.base for run in group.runs])
-    return np.asarray(rows.mean(axis=0), dtype=np.float64)
+def _with_base(group: Group) -> FloatArray:
+    """Accuracy of every class order, that of the base in a row of 0; NaN where it was not tested. [N, T + 1, T]"""
+    return np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
 
 
 def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
     """What the template shows of one method's matrix; with a row of 0, the base, where it was tested."""
-    shares = np.vstack([_mean_base(group), mean_matrix(group)])
-    size = shares.shape[1]
     rows = []
-    for stage, row in enumerate(shares):
+    for stage, row in enumerate(_with_base(group).mean(axis=0)):
         # text of a cell and its step on the colour scale; None where nothing was evaluated
-        cells = [(DASH, None) if math.isnan(x) else (f"{100 * x:.0f}", round(100 * x * SHADES / 100)) for x in row]
-        rows += [(stage, cells)] if stage or has_base else []
+        shown = [(DASH, None) if math.isnan(x) else (f"{100 * x:.0f}", round(100 * x * SHADES / 100)) for x in row]
+        rows += [(stage, shown)] if stage or has_base else []
+    size = len(group.runs[0].matrix)
     return {
         "label": group.label,
         "orders": len(group.runs),
@@ -96,20 +90,6 @@ def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
         "tasks": range(1, size + 1),
         "rows": rows,
     }
-
-
-def _matrix_rows(group: Group) -> list[list[TableCell]]:
-    """One row per stage and task: mean and standard deviation over class orders."""
-    values: FloatArray = np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
-    spreads = values.std(axis=0, ddof=1) if len(values) > 1 else None
-    return [
-        [
-            *(TableCell(group.label), count_cell(stage), count_cell(task + 1)),
-            mean_cell(float(mean), None if spreads is None else float(spreads[stage, task])),
-        ]
-        for (stage, task), mean in np.ndenumerate(values.mean(axis=0))
-        if not math.isnan(mean)
-    ]
 
 
 def curves_section(subject: Subject) -> Section:
@@ -149,14 +129,11 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
     for group in groups:
         curves = [curve_over_orders(group, curve) for curve in (accuracy_so_far, forgetting_by_stage)]
         for stage in range(len(group.runs[0].matrix)):
-            cells = [
-                TableCell(DASH)
-                if math.isnan(mean[stage])
-                else mean_cell(float(mean[stage]), None if std is None else float(std[stage]))
-                for mean, std in curves
+            points = [
+                number_cell(mean[stage], scale=100, spread=None if std is None else std[stage]) for mean, std in curves
             ]
-            if any(cell.value is not None for cell in cells):
-                rows.append([TableCell(group.label), count_cell(stage + 1), *cells])
+            if any(cell.value is not None for cell in points):
+                rows.append(cells(group.label, stage + 1, *points))
     so_far = Column(f"{groups[0].measure_so_far} on the tasks so far, %", "summary")
     columns = [Column("method", "text"), Column("after task"), so_far, Column("forgetting, points", "summary")]
     return Table(f"{stream}: the curves' points", columns, rows, comparison.key("curves", stream), folded=True)
@@ -165,13 +142,12 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
 def _order_table(comparison: Comparison, stream: str) -> Table:
     """Final result and forgetting by class order."""
     groups = comparison.of_stream(stream)
-    keys, rows = (groups[0].final_metric, FORGETTING), []
-    for group in groups:
-        for run in group.runs:
-            found = [group.metrics[key].values.get(run.seed) if key in group.metrics else None for key in keys]
-            values = [None if one is None else one.value for one in found]
-            cells = [TableCell(percent(value), value) for value in values]
-            rows.append([TableCell(group.label), count_cell(run.seed), *cells])
+    keys = (groups[0].final_metric, FORGETTING)
+    rows = [
+        cells(group.label, run.seed, *(number_cell(group.values(key).get(run.seed), scale=100) for key in keys))
+        for group in groups
+        for run in group.runs
+    ]
     columns = [Column("method", "text"), Column("class order"), *(Column(f"{metric_of(key).title}, %") for key in keys)]
     return Table(f"{stream}: every class order", columns, rows, comparison.key("orders", stream), folded=True)
 
@@ -187,10 +163,7 @@ def plane_section(subject: Subject) -> Section:
             reason = "no method has both learning accuracy and forgetting"
             parts.append(missing(f"{stream}: not drawn, as {reason}."))
             continue
-        rows = [
-            [TableCell(one.label), summary_cell(one.metrics[LEARNING]), summary_cell(one.metrics[FORGETTING])]
-            for one in shown
-        ]
+        rows = [cells(one.label, *(summary_cell(one.metrics[key]) for key in (LEARNING, FORGETTING))) for one in shown]
         columns = [Column("method", "text"), Column("learning accuracy, %", "summary")]
         columns.append(Column("forgetting, points", "summary"))
         key = comparison.key("plane", stream)
@@ -240,7 +213,7 @@ def _ability_table(comparison: Comparison, stream: str, probe: str) -> Table:
                 found = run.task_metrics(stages[at]).get("probe", {}).get(probe) if stages else None
                 values[run.seed] = undefined("not measured") if found is None else Value(float(found))
         both = [summary_cell(group.metrics.get(key)) for key in (CHANGE + probe, FORGETTING)]
-        rows.append([TableCell(group.label), *(summary_cell(summarise(values)) for values in measured), *both])
+        rows.append(cells(group.label, *(summary_cell(summarise(values)) for values in measured), *both))
     names = ("before training, %", "after the last task, %", "change, points", "forgetting, points")
     columns = [Column("method", "text"), *(Column(name, "summary") for name in names)]
     title = f"{stream}: {probe.replace('_', ' ')}, a probe outside of the stream"
@@ -281,12 +254,8 @@ def scatter_figure(groups: Sequence[Group], up: str, up_title: str) -> Figure:
 
 def _points(group: Group, across: str, up: str) -> list[tuple[float, float]]:
     """Both metrics of every class order that has both, in percent."""
-    xs, ys = (group.metrics[key].values if key in group.metrics else {} for key in (across, up))
-    return [
-        (100 * x, 100 * y)
-        for seed in xs.keys() & ys.keys()
-        if (x := xs[seed].value) is not None and (y := ys[seed].value) is not None
-    ]
+    xs, ys = group.values(across), group.values(up)
+    return [(100 * xs[seed], 100 * ys[seed]) for seed in xs.keys() & ys.keys()]
 
 
 def pairs_section(subject: Subject) -> Section:

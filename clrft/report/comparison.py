@@ -12,7 +12,7 @@ from clrft.analysis.outputs import pictures_of, write_outputs
 from clrft.analysis.pairs import pairs_to_csv
 from clrft.analysis.render import to_markdown, to_terminal
 from clrft.analysis.rewards import reward_parts
-from clrft.analysis.table import Heading
+from clrft.analysis.table import Sentence
 from clrft.analysis.taxonomy import taxonomy_parts, taxonomy_to_csv
 from clrft.report.parts import Subject, missing
 from clrft.runs.read import FoundRuns
@@ -48,7 +48,11 @@ def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
     """
     comparison, parts = subject.comparison, [*comparison_parts(subject.comparison)]
     if subject.rewards.groups:
-        parts += [Heading("Rewards"), *reward_parts(subject.rewards), *map(missing, subject.rewards.without)]
+        parts += [
+            Sentence("Rewards", "heading"),
+            *reward_parts(subject.rewards),
+            *map(missing, subject.rewards.without),
+        ]
     texts = {
         "table.md": to_markdown(parts, "Comparison"),
         "table.csv": to_csv(comparison),

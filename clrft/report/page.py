@@ -18,7 +18,7 @@ from matplotlib import colormaps, rc_context
 from clrft.analysis.figures import RC
 from clrft.analysis.outputs import ENDINGS, save_picture
 from clrft.analysis.render import to_csv, to_latex
-from clrft.analysis.table import Heading, Sentence, Table
+from clrft.analysis.table import Sentence, Table
 from clrft.report.accuracy import (
     SHADES,
     ability_section,
@@ -45,7 +45,7 @@ TABLES, FIGURES = "tables", "figures"
 PAGE = "index.html"
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
 DRAWN = {**RC, "svg.fonttype": "none", "svg.hashsalt": "clrft", "text.parse_math": False, "savefig.dpi": 144}
-PARTS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
+PARTS = {Table: "table", Picture: "picture", Sentence: "sentence", Block: "block"}
 
 
 def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:

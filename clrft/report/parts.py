@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from clrft.analysis.compare import Comparison, Study
 from clrft.analysis.rewards import GroupRewards, reward_report
-from clrft.analysis.table import Heading, Sentence, Table
+from clrft.analysis.table import Sentence, Table
 from clrft.analysis.taxonomy import GroupTaxonomy, taxonomy_report
 from clrft.runs.read import LeftOut
 
@@ -53,7 +53,7 @@ class Block:
     picture: Picture | None = None
 
 
-Part = Table | Picture | Heading | Sentence | Block
+Part = Table | Picture | Sentence | Block
 
 
 @dataclass(frozen=True, slots=True)
