@@ -54,15 +54,10 @@ SHOWN: tuple[tuple[Figure, float, str, str, tuple[Medium, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What one run cost.
+    """What one run cost."""
 
-    Attributes:
-        figures: by activity and name; those of ``FIGURES`` that were counted in every stage, others with the reason.
-        memory: highest memory of the process at any stage, MB, by kind.
-    """
-
-    figures: Mapping[Figure, Value]
-    memory: Mapping[str, float]
+    figures: Mapping[Figure, Value]  # undefined, with the reason, if not counted in every stage
+    memory: Mapping[str, float]  # highest of the process at any stage, MB, by kind
 
 
 @dataclass(frozen=True, slots=True)

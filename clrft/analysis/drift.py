@@ -44,38 +44,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run.
+    """One run: its measures (means over the stages where they are defined) and outcomes by name, if defined."""
 
-    Attributes:
-        label: of its group.
-        seed: of its class order.
-        values: measures (means over the stages where they are defined) and outcomes by name; none that is undefined.
-    """
-
-    label: str
-    seed: int
+    label: str  # of its group
+    seed: int  # of its class order
     values: Mapping[str, float]
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation of two columns, or why there is none.
+    """Spearman's rank correlation of two columns, or why there is none."""
 
-    Attributes:
-        n: points.
-        orders: class orders among them.
-        rho: over all points; None with ``reason``.
-        low, high: 95 % interval by bootstrap over class orders; None for one order.
-        by_order: rho among the points of each class order, where it is defined.
-        reason: why there is no rho.
-    """
-
-    n: int
-    orders: int
-    rho: float | None
-    low: float | None
+    n: int  # points
+    orders: int  # class orders among them
+    rho: float | None  # over all points; None with ``reason``
+    low: float | None  # 95 % interval by bootstrap over class orders; None for one order
     high: float | None
-    by_order: Mapping[int, float]
-    reason: str | None = None
+    by_order: Mapping[int, float]  # rho among the points of each class order, where it is defined
+    reason: str | None = None  # why there is no rho
 
 
 class Curve(NamedTuple):
@@ -99,19 +84,12 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Spread of drift inside groups of equal reward, task by task, for one method.
-
-    Attributes:
-        group: the runs.
-        name: ``spread_prev`` (equal rewards) or ``spread_prev_correct`` (all right).
-        values: by task and class order; what is undefined is missing.
-        trend: rank correlation of spread with the number of the task.
-    """
+    """Spread of drift inside groups of equal reward, task by task, for one method."""
 
     group: Group
-    name: str
-    values: Mapping[int, Mapping[int, float]]
-    trend: Correlation
+    name: str  # ``spread_prev`` (equal rewards) or ``spread_prev_correct`` (all right)
+    values: Mapping[int, Mapping[int, float]]  # by task and class order; what is undefined is missing
+    trend: Correlation  # rank correlation of spread with the number of the task
 
     def means(self) -> dict[int, float]:
         """Mean over class orders by task, of those tasks that have any."""
@@ -131,17 +109,11 @@ class StreamStudy:
 
 @dataclass(frozen=True, slots=True)
 class DriftStudy:
-    """The study of all streams.
-
-    Attributes:
-        comparison: the runs, and in what they differ although a comparison holds it equal.
-        streams: of those in which drift was measured.
-        without: a sentence for each group whose drift was not measured.
-    """
+    """The study of all streams."""
 
     comparison: Comparison
-    streams: Sequence[StreamStudy]
-    without: Sequence[str]
+    streams: Sequence[StreamStudy]  # of those in which drift was measured
+    without: Sequence[str]  # a sentence for each group whose drift was not measured
 
 
 def drift_study(comparison: Comparison) -> DriftStudy:

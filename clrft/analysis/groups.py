@@ -25,23 +25,14 @@ _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that differ in nothing but the class order.
+    """Runs that differ in nothing but the class order."""
 
-    Attributes:
-        stream: name of the stream.
-        method: name of the method.
-        label: the method, with the settings that tell it from other groups of the same method.
-        settings: those settings, dotted name to value.
-        runs: one per class order, by seed.
-        metrics: every metric over the orders.
-    """
-
-    stream: str
-    method: str
-    label: str
-    settings: dict[str, str]
-    runs: tuple[RunRecord, ...]
-    metrics: dict[str, Summary]
+    stream: str  # name of the stream
+    method: str  # name of the method
+    label: str  # the method, with the settings that tell it from other groups of the same method
+    settings: dict[str, str]  # those settings, dotted name to value
+    runs: tuple[RunRecord, ...]  # one per class order, by seed
+    metrics: dict[str, Summary]  # every metric over the orders
 
     @property
     def measure(self) -> str:

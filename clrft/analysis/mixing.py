@@ -37,16 +37,11 @@ _NAMED = 3  # runs that a sentence names
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A setting or fact in which runs of one stream differ.
-
-    Attributes:
-        name: dotted; a fact of the manifest begins with ``manifest.``.
-        values: runs by value, at least two of them.
-    """
+    """A setting or fact in which runs of one stream differ."""
 
     stream: str
-    name: str
-    values: Mapping[str, tuple[RunRecord, ...]]
+    name: str  # dotted; a fact of the manifest begins with ``manifest.``
+    values: Mapping[str, tuple[RunRecord, ...]]  # runs by value, at least two of them
 
     def __str__(self) -> str:
         told = " and ".join(f"{value} in {_folders(runs)}" for value, runs in self.values.items())

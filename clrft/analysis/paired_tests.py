@@ -44,38 +44,23 @@ class Needed:
     orders: int | None
     reason: str | None = None
 
-    def more_than(self, orders: int) -> int | None:
-        """How many more than those there are; None where it can't be told."""
-        return None if self.orders is None else max(0, self.orders - orders)
-
 
 @dataclass(frozen=True, slots=True)
 class PairedTests:
-    """What one row of paired differences tells.
+    """What one row of paired differences tells."""
 
-    Attributes:
-        t_low, t_high: Student's 95 % interval of the mean; None for one order.
-        boot_low, boot_high: bootstrap 95 % interval of the mean; None with ``boot_reason``.
-        boot_reason: why there is no bootstrap interval.
-        coverage: the largest share of such bootstrap intervals that can hold the centre, 1 − 2/2^n.
-        p: two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders.
-        smallest_p: the smallest p that so many orders without ties could give.
-        holm: p corrected by Holm for all tests of its family; None where there is no p.
-        for_interval: orders for Student's interval to exclude 0.
-        for_power: orders for a power of 80 % at 5 %.
-    """
-
-    t_low: float | None
+    t_low: float | None  # Student's 95 % interval of the mean; None for one order
     t_high: float | None
-    boot_low: float | None
+    boot_low: float | None  # bootstrap 95 % interval of the mean; None with ``boot_reason``
     boot_high: float | None
-    boot_reason: str | None
-    coverage: float
-    p: float | None
-    smallest_p: float
-    holm: float | None
-    for_interval: Needed
-    for_power: Needed
+    boot_reason: str | None  # why there is no bootstrap interval
+    p: float | None  # two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders
+    smallest_p: (
+        float  # that so many orders without ties could give, 2/2^n; also what the bootstrap's coverage lacks of 1
+    )
+    holm: float | None  # p corrected by Holm for all tests of its family; None where there is no p
+    for_interval: Needed  # orders for Student's interval to exclude 0
+    for_power: Needed  # orders for a power of 80 % at 5 %
 
 
 def paired_tests(rows: Sequence[Sequence[float]]) -> list[PairedTests]:
@@ -247,7 +232,6 @@ def _tests_of(table: Array) -> list[PairedTests]:
                 boot_low=boot_low,
                 boot_high=boot_high,
                 boot_reason=no_bootstrap if boot_low is None else None,
-                coverage=1 - 2 / 2**count,
                 p=p,
                 smallest_p=2 / 2**count,
                 holm=None,

@@ -41,22 +41,15 @@ PAIRS_CSV = (
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Difference ``first`` - ``second`` of one metric over the class orders that both were run in.
-
-    Attributes:
-        differences: by seed of the class order.
-        mean: mean difference.
-        std: sample standard deviation of the differences; None for one order.
-        tests: intervals of the mean, p, and how many orders would be needed.
-    """
+    """Difference ``first`` - ``second`` of one metric over the class orders that both were run in."""
 
     stream: str
     metric: str
     first: str
     second: str
-    differences: Differences
+    differences: Differences  # by seed of the class order
     mean: float
-    std: float | None
+    std: float | None  # sample standard deviation of the differences; None for one order
     tests: PairedTests
 
     @property
@@ -206,16 +199,15 @@ def _caption(pairs: Sequence[Paired]) -> str:
     fewest = min(pair.orders for pair in pairs)
     if fewest >= FEWEST:
         return CAPTION
-    tests = next(pair.tests for pair in pairs if pair.orders == fewest)
+    least = next(pair.tests.smallest_p for pair in pairs if pair.orders == fewest)
     return (
-        f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {tests.smallest_p:.2g}, and at most "
-        f"{100 * tests.coverage:.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
+        f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {least:.2g}, and at most "
+        f"{100 * (1 - least):.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
         "narrow to inform."
     )
 
 
 def _more(needed: Needed, orders: int) -> str:
-    more = needed.more_than(orders)
-    if more is not None:
-        return str(more)
+    if needed.orders is not None:
+        return str(max(0, needed.orders - orders))
     return ">1000" if needed.reason is not None and needed.reason.startswith("more than") else DASH

@@ -85,30 +85,19 @@ _SHOWN = 64  # characters of a value in a sentence
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One row of a published table, as fractions; None where the paper has no figure.
+    """One row of a published table, as fractions; None where the paper has no figure."""
 
-    Attributes:
-        source: paper and table.
-        table: number of the table.
-        dataset, tasks, method: as the paper names them; of an ablation with what is varied.
-        run: the same method as ``method=`` takes it.
-        model: preset of the base model.
-        settings: in what the row's setting is not the protocol's, words as on the command line.
-        acc, acc_std: last accuracy (box AP for objects) and its standard deviation over three class orders.
-        forget, forget_std: forgetting, likewise.
-    """
-
-    source: str
-    table: int
-    dataset: str
+    source: str  # paper and table
+    table: int  # number of the table
+    dataset: str  # as the paper names them; of an ablation with what is varied
     tasks: int
     method: str
-    run: str
-    model: str
-    settings: tuple[str, ...]
-    acc: float
+    run: str  # the same method as ``method=`` takes it
+    model: str  # preset of the base model
+    settings: tuple[str, ...]  # in what the row's setting is not the protocol's, words as on the command line
+    acc: float  # last accuracy (box AP for objects) and its standard deviation over three class orders
     acc_std: float | None
-    forget: float | None
+    forget: float | None  # forgetting, likewise
     forget_std: float | None
 
     @property
@@ -138,18 +127,12 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Runs of a published row's stream and method.
+    """Runs of a published row's stream and method."""
 
-    Attributes:
-        label: of the group of runs.
-        acc, forget: over these orders.
-        departures: in what they are not as published; empty for the same setting.
-    """
-
-    label: str
+    label: str  # of the group of runs
     acc: Summary
     forget: Summary
-    departures: tuple[Departure, ...]
+    departures: tuple[Departure, ...]  # in what they are not as published; empty for the same setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,19 +54,12 @@ UPDATES, BATCHES, REWARD, SHAPED = Figure("updates"), Figure("batches"), Figure(
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """Rewards of runs that differ in nothing but the class order.
-
-    Attributes:
-        group: the runs.
-        components: unshaped components, in the order in which they are logged.
-        shapers: methods that shaped the rewards, in their order.
-        tasks: figures over class orders, by position of the task; a joint run has one entry, its last stage.
-    """
+    """Rewards of runs that differ in nothing but the class order."""
 
     group: Group
-    components: tuple[str, ...]
-    shapers: tuple[str, ...]
-    tasks: dict[int, dict[Figure, Summary]]
+    components: tuple[str, ...]  # unshaped, in the order in which they are logged
+    shapers: tuple[str, ...]  # methods that shaped the rewards, in their order
+    tasks: dict[int, dict[Figure, Summary]]  # by position of the task; a joint run has one entry, its last stage
 
     def task_name(self, task: int) -> str:
         """A task's number; a joint run learns all at once."""

@@ -40,25 +40,17 @@ EXPLAINED = (
 class GroupTaxonomy:
     """Kinds of forgetting of runs that differ in nothing but the class order.
 
-    Attributes:
-        group: the runs, those left out that could not be read; its ``metrics`` are still over all of them.
-        runs: kinds of every run, by seed of its class order.
-        cells: share of every outcome by (stage, task), over class orders; the shares of a cell sum to 1.
-        old: mean of these shares over the old tasks j < i, by stage i > 1; of joint training the last stage only.
-        confusion: shares of a task's items (row) answered with a class of each task (column), then outside of the
-            list, then without an answer, after the last stage; mean over class orders. None where the class of an
-            answer does not tell its task. [T, T+2]
-        undivided: why it does not; None where it does.
-        metrics: the metrics of ``SPLIT``.
+    ``confusion`` holds, after the last stage and as a mean over class orders, the share of a task's items (row) that
+    were answered with a class of each task (column), then outside of the list, then without an answer. [T, T+2]
     """
 
-    group: Group
-    runs: Mapping[int, RunKinds]
-    cells: Mapping[tuple[int, int], Shares]
-    old: Mapping[int, Shares]
-    confusion: FloatArray | None
-    undivided: str | None
-    metrics: Mapping[str, Summary]
+    group: Group  # without the runs that could not be read; its ``metrics`` are still over all of them
+    runs: Mapping[int, RunKinds]  # by seed of the class order
+    cells: Mapping[tuple[int, int], Shares]  # by (stage, task), over class orders
+    old: Mapping[int, Shares]  # mean over the old tasks j < i, by stage i > 1; of joint training the last stage only
+    confusion: FloatArray | None  # None where the class of an answer does not tell its task
+    undivided: str | None  # why it does not
+    metrics: Mapping[str, Summary]  # those of ``SPLIT``
 
 
 def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
