@@ -64,11 +64,7 @@ class PairedTests:
 
 
 def paired_tests(rows: Sequence[Sequence[float]]) -> list[PairedTests]:
-    """The tests of each row of differences; rows of one length are reckoned together, with the same resamples.
-
-    Args:
-        rows: differences of two methods, one per class order, at least one each.
-    """
+    """The tests of each row of differences, at least one each; rows of one length have the same resamples."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_length[len(row)].append(place)

@@ -111,12 +111,9 @@ def is_named(group: Group, name: str) -> bool:
 
 
 def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[Sentence | Table]:
-    """A table of paired differences with the meaning of its columns, or that there are too many to show.
+    """A table of paired differences, those of a metric together, or that there are too many to show.
 
-    Args:
-        pairs: those of a metric together.
-        title: of the table.
-        full: for Markdown, with the standard deviation; else for the terminal.
+    ``full``: for Markdown, with the standard deviation; else for the terminal.
     """
     place: Medium = "markdown" if full else "terminal"
     if len(pairs) > MOST_SHOWN * (len({pair.metric for pair in pairs}) if full else 1):
@@ -172,12 +169,7 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
 
 
 def pairs_to_csv(pairs: Sequence[Paired], mixed: Mapping[str, str]) -> str:
-    """One row per paired difference ``first`` - ``second``: intervals, tests, orders needed, and every order's.
-
-    Args:
-        pairs: of any streams.
-        mixed: by stream, what was mixed on request.
-    """
+    """One row per paired difference: intervals, tests, orders needed, every order's; ``mixed`` by stream."""
     seeds = sorted({seed for pair in pairs for seed in pair.differences})
     rows = []
     for pair in pairs:

@@ -226,13 +226,7 @@ def planned(names: Sequence[str]) -> list[Planned]:
 
 
 def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
-    """Settings in which a run is not as published.
-
-    Args:
-        row: the published row.
-        settings: the run's, by dotted name.
-        seeds: class orders that were run; none to leave them aside.
-    """
+    """In which settings, by dotted name, a run is not as published, and in which class orders if any are given."""
     expected = _flat(protocol(row))
     found = [
         Departure(name, expected[name], settings.get(name, "not recorded"))

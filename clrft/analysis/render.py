@@ -6,7 +6,7 @@ Terminal, Markdown and LaTeX show percent where a table does; CSV holds fraction
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich import table as rich
@@ -64,20 +64,10 @@ def rich_table(
 ) -> rich.Table:
     """A table for the terminal; a line parts the metrics or, where a first cell is empty, the rows above it.
 
-    Args:
-        title: above the table.
-        header: names of the columns.
-        rows: texts.
-        texts: which columns hold texts; by default the first, and one called ``but``.
+    ``texts``: which columns hold texts; by default the first, and one called ``but``.
     """
-    table = rich.Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    look: Any = {"title_justify": "left", "title_style": "bold", "pad_edge": False, "collapse_padding": True}
+    table = rich.Table(title=title, box=box.SIMPLE_HEAD, **look)
     texts = texts or [number == 0 or name == "but" for number, name in enumerate(header)]
     for number, (name, text) in enumerate(zip(header, texts, strict=True)):
         whole = text and (number == 0 or name in _WHOLE) and all(len(row[number]) <= _LABEL_WIDTH for row in rows)

@@ -40,19 +40,11 @@ def write_and_print(
 
 
 def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
-    """Write tables and figures of a comparison; returns the files in the order in which one reads them.
-
-    Args:
-        subject: what was compared.
-        out_dir: made if absent; older files of the same names are replaced.
-    """
-    comparison, parts = subject.comparison, [*comparison_parts(subject.comparison)]
+    """Write tables and figures of a comparison; returns the files in the order in which one reads them."""
+    comparison, parts = subject.comparison, comparison_parts(subject.comparison)
     if subject.rewards.groups:
-        parts += [
-            Sentence("Rewards", "heading"),
-            *reward_parts(subject.rewards),
-            *map(missing, subject.rewards.without),
-        ]
+        parts += [Sentence("Rewards", "heading"), *reward_parts(subject.rewards)]
+        parts += map(missing, subject.rewards.without)
     texts = {
         "table.md": to_markdown(parts, "Comparison"),
         "table.csv": to_csv(comparison),

@@ -19,27 +19,17 @@ from clrft.analysis.figures import RC
 from clrft.analysis.outputs import ENDINGS, save_picture
 from clrft.analysis.render import to_csv, to_latex
 from clrft.analysis.table import Sentence, Table
-from clrft.report.accuracy import (
-    SHADES,
-    ability_section,
-    curves_section,
-    matrices_section,
-    pairs_section,
-    plane_section,
-)
-from clrft.report.headline import headline_section
+from clrft.report import accuracy, headline, provenance, samples, studies
 from clrft.report.parts import Block, Picture, Section, Subject
-from clrft.report.provenance import definitions_section, left_out_section, origin_section, settings_section
-from clrft.report.samples import samples_section
-from clrft.report.studies import costs_section, published_section, taxonomy_section, why_section
 from clrft.report.vector import colours, inline_svg, recoloured
 from clrft.runs.provenance import versions
 from clrft.utils.files import write_text_atomic
 
 SECTIONS: tuple[Callable[[Subject], Section], ...] = (  # in the order in which one reads them
-    *(headline_section, matrices_section, curves_section, plane_section, pairs_section),
-    *(taxonomy_section, why_section, ability_section, costs_section, samples_section),
-    *(published_section, settings_section, origin_section, left_out_section, definitions_section),
+    *(headline.headline_section, accuracy.matrices_section, accuracy.curves_section, accuracy.plane_section),
+    *(accuracy.pairs_section, studies.taxonomy_section, studies.why_section, accuracy.ability_section),
+    *(studies.costs_section, samples.samples_section, studies.published_section, provenance.settings_section),
+    *(provenance.origin_section, provenance.left_out_section, provenance.definitions_section),
 )
 TABLES, FIGURES = "tables", "figures"
 PAGE = "index.html"
@@ -131,9 +121,9 @@ def _colour_rules(drawings: Iterable[str]) -> str:
     """Rules for the colour scale of matrices, and for the colours of drawings on a dark page."""
     scale = colormaps["cividis"]
     rules = []
-    for step in range(SHADES + 1):
-        red, green, blue = (round(255 * part) for part in scale(step / SHADES)[:3])
-        ink = "#222222" if step > 0.55 * SHADES else "#ffffff"
+    for step in range(accuracy.SHADES + 1):
+        red, green, blue = (round(255 * part) for part in scale(step / accuracy.SHADES)[:3])
+        ink = "#222222" if step > 0.55 * accuracy.SHADES else "#ffffff"
         rules.append(f".shade-{step}{{background:#{red:02x}{green:02x}{blue:02x};color:{ink}}}")
     for colour in colours(drawings):  # without an ancestor: what <use> repeats has none
         for attribute in ("fill", "stroke"):

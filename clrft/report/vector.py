@@ -22,12 +22,9 @@ LEAST_CONTRAST = 4.5
 
 
 def inline_svg(figure: Figure, key: str, described: str) -> Markup:
-    """The figure as an ``svg`` element.
+    """The figure, drawn with ``svg.fonttype`` none so that text stays text, as an ``svg`` element.
 
-    Args:
-        figure: drawn with ``svg.fonttype`` none, so that its text stays text.
-        key: unique in the page.
-        described: its text alternative.
+    ``key`` is unique in the page, ``described`` the text alternative.
     """
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
