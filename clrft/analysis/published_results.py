@@ -135,12 +135,7 @@ class Measured:
     departures: tuple[Departure, ...]  # in what they are not as published; empty for the same setting
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A published row and what was measured of it."""
-
-    published: Published
-    measured: tuple[Measured, ...]
+Beside = Mapping[Published, Sequence[Measured]]  # published rows, and what was measured of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,31 +150,27 @@ class Planned:
 @cache
 def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
     """The published figures, in the order of the paper."""
-    names = ("acc", "acc_std", "forget", "forget_std")
+    texts, figures = ("source", "dataset", "method", "run", "model"), ("acc", "acc_std", "forget", "forget_std")
     with path.open(encoding="utf-8", newline="") as file:
         return tuple(
             Published(
-                source=row["source"],
                 table=int(row["table"]),
-                dataset=row["dataset"],
                 tasks=int(row["tasks"]),
-                method=row["method"],
-                run=row["run"],
-                model=row["model"],
                 settings=tuple(row["settings"].split()),
-                **{name: float(row[name]) / 100 if row[name] else None for name in names},  # type: ignore[arg-type]
+                **{name: row[name] for name in texts},
+                **{name: float(row[name]) / 100 if row[name] else None for name in figures},  # type: ignore[arg-type]
             )
             for row in csv.DictReader(file)
         )
 
 
-def published_beside(groups: Sequence[Group]) -> list[Entry]:
+def published_beside(groups: Sequence[Group]) -> dict[Published, list[Measured]]:
     """Every published row, with the groups of runs that are nearest to it."""
-    beside: dict[Published, list[Measured]] = {}
+    beside: dict[Published, list[Measured]] = {row: [] for row in published_rows()}
     for group in groups:
         for row in nearest_rows(group):
-            beside.setdefault(row, []).append(_measured(row, group))
-    return [Entry(row, tuple(beside.get(row, ()))) for row in published_rows()]
+            beside[row].append(_measured(row, group))
+    return beside
 
 
 def nearest_rows(group: Group) -> list[Published]:
@@ -241,29 +232,24 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
 
 def untold(row: Published, settings: Mapping[str, str]) -> list[Departure]:
     """In what no run of this suite is as published, or not known to be, whatever its settings tell."""
-    found, told = [], settings.get
-    if row.run.partition("+")[0] in SUPERVISED:
-        found.append(Departure("batches", "full ones alone in the released code (96 of 100 images)", "all images"))
-    else:
-        found.append(Departure("trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"))
-        if told("method.preset") != "released_code":
-            loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
-            found.append(Departure("trainer.loss", loss, "GRPO's, clip 0.2"))
-    if row.run in PENALTIES:
-        found.append(Departure("method.strength", "not stated", "this project's default"))
-    if row.dataset in SERIES:
-        found.append(Departure("seeds.domains", "orders not stated", "orders by the seeds of the images"))
-    elif row.dataset == "COCO":
-        found.append(Departure("draw", "over all tasks at once", "of each task by itself"))
-    if told("stream.shots_list", "None") == "None":
-        found.append(Departure("draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"))
-    if row.dataset in CLIPS:
-        found.append(Departure("stream.frames", "number not stated", f"at most {told('stream.max_frames')}"))
-    if told("method.anchor") == "average":
-        found.append(Departure("method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"))
-    if told("stream.think") == "False":
-        found.append(Departure("stream.words", "not stated without reasoning", "the prompt without what asks for it"))
-    return found
+    told = settings.get
+    rewarded = row.run.partition("+")[0] not in SUPERVISED
+    unlisted, averaged = told("stream.shots_list", "None") == "None", told("method.anchor") == "average"
+    thinks = told("stream.think") != "False"
+    loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
+    kinds = (
+        (not rewarded, "batches", "full ones alone in the released code (96 of 100 images)", "all images"),
+        (rewarded, "trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"),
+        (rewarded and told("method.preset") != "released_code", "trainer.loss", loss, "GRPO's, clip 0.2"),
+        (row.run in PENALTIES, "method.strength", "not stated", "this project's default"),
+        (row.dataset in SERIES, "seeds.domains", "orders not stated", "orders by the seeds of the images"),
+        (row.dataset == "COCO", "draw", "over all tasks at once", "of each task by itself"),
+        (unlisted, "draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"),
+        (row.dataset in CLIPS, "stream.frames", "number not stated", f"at most {told('stream.max_frames')}"),
+        (averaged, "method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"),
+        (not thinks, "stream.words", "not stated without reasoning", "the prompt without what asks for it"),
+    )
+    return [Departure(name, published, here) for holds, name, published, here in kinds if holds]
 
 
 @cache
@@ -303,16 +289,18 @@ def _measured(row: Published, group: Group) -> Measured:
     )
 
 
-def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[Part]:
+def published_parts(beside: Beside, plans: Sequence[Planned]) -> list[Part]:
     """Every published row with what was measured of it, the differences, and what the sweeps would run.
 
     The terminal shows the rows that something was measured of, or all if nothing was.
     """
-    count = sum(bool(entry.measured) for entry in entries)
-    title = f"{SOURCE}, percent, three class orders; runs of its streams and methods: {count} of {len(entries)} rows"
-    chosen = [entry for entry in entries if entry.measured] or list(entries)
-    parts: list[Part] = [published_table(chosen, title, ("terminal",)), published_table(entries, title, ("markdown",))]
-    parts += [Sentence(text, "note") for text in difference_sentences(entries)]
+    known = {row: some for row, some in beside.items() if some}
+    title = (
+        f"{SOURCE}, percent, three class orders; runs of its streams and methods: {len(known)} of {len(beside)} rows"
+    )
+    parts: list[Part] = [published_table(known or beside, title, ("terminal",))]
+    parts.append(published_table(beside, title, ("markdown",)))
+    parts += [Sentence(text, "note") for text in difference_sentences(beside)]
     columns = text_columns("sweep", "tables", "rows", "not as published in")
     rows = [
         cells(one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))) for one in plans
@@ -320,7 +308,7 @@ def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[
     return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
 
-def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, ...]) -> Table:
+def published_table(beside: Beside, title: str, places: tuple[Medium, ...]) -> Table:
     """One row per published row and group of runs; a published row without runs has dashes."""
     columns = [Column("table"), Column("data", "text"), Column("tasks"), Column("method", "text")]
     columns += [Column("published accuracy, %", "summary", short="published acc")]
@@ -328,32 +316,29 @@ def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, 
     columns += [Column("measured accuracy, %", "summary", short="measured acc")]
     columns += [Column("measured forgetting", "summary", short="measured F"), Column("orders", short="n")]
     rows = []
-    for entry in entries:
-        one = entry.published
-        named = cells(one.table, one.dataset, one.tasks, one.method)
-        for mean, spread in ((one.acc, one.acc_std), (one.forget, one.forget_std)):
+    for row, measured in beside.items():
+        named = cells(row.table, row.dataset, row.tasks, row.method)
+        for mean, spread in ((row.acc, row.acc_std), (row.forget, row.forget_std)):
             named.append(number_cell(mean, 2, scale=100, spread=spread))
-        for beside in entry.measured:
-            kinds = ", ".join(dict.fromkeys(departure.kind for departure in beside.departures))
-            measured = (summary_cell(beside.acc), summary_cell(beside.forget), len(beside.acc.values), kinds)
-            rows.append(cells(*named, *measured))
-        if not entry.measured:
+        for one in measured:
+            kinds = ", ".join(dict.fromkeys(departure.kind for departure in one.departures))
+            rows.append(cells(*named, summary_cell(one.acc), summary_cell(one.forget), len(one.acc.values), kinds))
+        if not measured:
             rows.append(cells(*named, DASH, DASH, 0, DASH))
     return Table(title, [*columns, Column("not as published in", "text")], rows, "ledger", places=places)
 
 
-def published_to_csv(entries: Sequence[Entry]) -> str:
+def published_to_csv(beside: Beside) -> str:
     """One row per published row and group of runs, as fractions; a published row without runs has one with gaps."""
-    rows = []
-    for entry in entries:
-        one = entry.published
-        named = [one.source, one.table, one.dataset, one.tasks, one.method, one.stream]
-        named += [one.acc, one.acc_std, one.forget, one.forget_std]
-        rows += [] if entry.measured else [[*named, *[None] * 7]]
-        for beside in entry.measured:
-            figures = [beside.acc.mean, beside.acc.std, beside.forget.mean, beside.forget.std]
-            told = "; ".join(map(str, beside.departures))
-            rows.append([*named, beside.label, len(beside.acc.values), *figures, told])
+    rows: list[list[object]] = []
+    for row, measured in beside.items():
+        named = [row.source, row.table, row.dataset, row.tasks, row.method, row.stream]
+        named += [row.acc, row.acc_std, row.forget, row.forget_std]
+        for one in measured:
+            figures = [one.acc.mean, one.acc.std, one.forget.mean, one.forget.std]
+            told = "; ".join(map(str, one.departures))
+            rows.append([*named, one.label, len(one.acc.values), *figures, told])
+        rows += [] if measured else [[*named, *[None] * 7]]
     return csv_text(CSV, rows)
 
 
@@ -368,13 +353,12 @@ def tables_of(rows: Iterable[Published]) -> str:
     return "; ".join(f"{kind} {', '.join(map(str, some))}" for kind, some in kinds.items() if some)
 
 
-def difference_sentences(entries: Iterable[Entry]) -> list[str]:
+def difference_sentences(beside: Beside) -> list[str]:
     """For all runs in one sentence each kind of difference, setting by setting."""
     found: dict[tuple[Departure, ...], list[str]] = {}
-    for entry in entries:
-        for beside in entry.measured:
-            name = f"{entry.published.dataset} {entry.published.tasks} {beside.label}"
-            found.setdefault(beside.departures, []).append(name)
+    for row, measured in beside.items():
+        for one in measured:
+            found.setdefault(one.departures, []).append(f"{row.dataset} {row.tasks} {one.label}")
     return [
         f"{', '.join(names)}: {why}: {'; '.join(str(one) for one in apart if WHY[one.kind] == why)}."
         for apart, names in found.items()

@@ -136,8 +136,8 @@ def published_section(subject: Subject) -> Section:
     streams = {read_yaml(path)["stream"]["name"] for path in files}
     groups = subject.comparison.groups
     groups = tuple(one for one in groups if section_of(one.runs[0].config, "stream").get("name") in streams)
-    entries = published.published_beside(groups) if groups else []  # a row's settings take a while to look up
-    known = [entry for entry in entries if entry.measured]
+    beside = published.published_beside(groups) if groups else {}  # a row's settings take a while to look up
+    known = {row: measured for row, measured in beside.items() if measured}
     title, source = "Published figures beside measured ones", published.SOURCE
     if not known:
         why = f"no run here has the stream, number of tasks and method of one of the {len(rows)} published rows"
