@@ -66,8 +66,7 @@ class Group:
 
     def values(self, key: str) -> dict[int, float]:
         """Values of a metric by seed of the class order, of those in which it is defined."""
-        values = self.metrics[key].values if key in self.metrics else {}
-        return {seed: value.value for seed, value in values.items() if value.value is not None}
+        return self.metrics[key].known() if key in self.metrics else {}
 
 
 def summarise(values: Mapping[int, Value]) -> Summary:

@@ -183,7 +183,7 @@ def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
             row = cells(one.group.label, len(one.group.runs), one.task_name(task))
             for figure in (UPDATES, BATCHES):
                 # mostly the same in every class order; otherwise the least and the most
-                found = {round(value.value) for value in figures[figure].values.values() if value.value is not None}
+                found = set(map(round, figures[figure].known().values()))
                 ends = [min(found), max(found)][: len(found)] if found else []
                 row += cells("–".join(map(str, ends)) or DASH)
             row += [number_cell(figures[figure].mean if figure in figures else None, 3) for figure in means]

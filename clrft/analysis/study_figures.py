@@ -34,7 +34,6 @@ from clrft.analysis.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupReward
 from clrft.analysis.taxonomy import GroupTaxonomy, shown_outcomes
 from clrft.runs.cost_names import CPU, GPU, TRAIN
 from eval.judgement import Failure
-from eval.matrix import FloatArray
 from eval.metrics import metric_of
 from eval.taxonomy import BESIDE
 
@@ -102,15 +101,15 @@ def rewards_figure(groups: Sequence[GroupRewards], stream: str) -> Picture:
 def _draw_rewards(axis: Axes, one: GroupRewards, colors: Mapping[Figure, str]) -> None:
     above, below = np.zeros(len(one.tasks)), np.zeros(len(one.tasks))
     for figure in [Figure("component", name) for name in one.components] + [Figure("added", x) for x in one.shapers]:
-        known, heights = _means(one, figure)
-        bottoms = np.where(heights >= 0, above[known], below[known])
+        heights = np.array([figures[figure].mean for figures in one.tasks.values()], dtype=np.float64)
+        bottoms, known = np.where(heights >= 0, above, below), np.flatnonzero(~np.isnan(heights))
         label = figure.name if figure.kind == "component" else f"added by {figure.name}"
-        axis.bar(known, heights, 0.72, bottoms, color=colors[figure], ec="white", lw=0.8, label=label, zorder=2)
-        above[known] += np.maximum(heights, 0)
-        below[known] += np.minimum(heights, 0)
-    known, totals = _means(one, SHAPED)
-    if known:
-        axis.plot(known, totals, color=INK, ls="", marker="_", ms=15, mew=2, label=_SUM)
+        look: Any = {"color": colors[figure], "ec": "white", "lw": 0.8, "label": label, "zorder": 2}
+        axis.bar(known, heights[known], 0.72, bottoms[known], **look)  # what was not measured is not drawn
+        above, below = above + np.fmax(heights, 0), below + np.fmin(heights, 0)
+    totals = np.array([figures[SHAPED].mean for figures in one.tasks.values()], dtype=np.float64)
+    if not np.isnan(totals).all():
+        axis.plot(range(len(totals)), totals, color=INK, ls="", marker="_", ms=15, mew=2, label=_SUM)
     axis.axhline(0, color="#999999", lw=0.9, zorder=3)
     axis.set_xticks(range(len(one.tasks)), [one.task_name(task) for task in one.tasks])
     axis.tick_params(axis="x", length=0)
@@ -119,12 +118,6 @@ def _draw_rewards(axis: Axes, one: GroupRewards, colors: Mapping[Figure, str]) -
     axis.set_xlabel("training on task")
     axis.set_title(one.group.label, fontsize=11.5 if len(one.group.label) < 24 else 8.5)
     axis.grid(axis="y", color=GRID)
-
-
-def _means(one: GroupRewards, figure: Figure) -> tuple[list[int], FloatArray]:
-    """Places of the tasks in which a figure was measured, as only these are drawn, and its means."""
-    means = [figures[figure].mean for figures in one.tasks.values()]
-    return [x for x, mean in enumerate(means) if mean is not None], np.array([x for x in means if x is not None])
 
 
 def taxonomy_figures(groups: Sequence[GroupTaxonomy], stream: str) -> dict[str, Picture]:
@@ -206,8 +199,7 @@ def _draw_answers(axis: Axes, one: GroupTaxonomy, outcomes: Mapping[Failure, str
     stages = list(one.old)
     bottom = np.zeros(len(stages))
     for outcome, title in outcomes.items():
-        means = [one.old[stage][outcome].mean for stage in stages]
-        heights = 100 * np.array([np.nan if mean is None else mean for mean in means])
+        heights = 100 * np.array([one.old[stage][outcome].mean for stage in stages], dtype=np.float64)
         color, hatch = OUTCOME_LOOKS[outcome]
         look: Any = {"fc": color, "ec": "white", "hatch": hatch, "lw": 0.6, "label": title, "zorder": 2}
         if len(stages) > 1:
@@ -228,14 +220,12 @@ def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
     places = np.arange(len(shown))
     ahead, behind = np.zeros(len(shown)), np.zeros(len(shown))
     for key, label, color, hatch, sign in PARTS[title]:
-        means = [one.metrics[key].mean for one in shown]
-        widths = sign * 100 * np.array([np.nan if mean is None else mean for mean in means])
+        widths = sign * 100 * np.array([one.metrics[key].mean for one in shown], dtype=np.float64)
         left = np.where(widths >= 0, ahead, behind)
         axis.barh(places, widths, 0.62, left, fc=color, ec="white", hatch=hatch, lw=0.8, label=label, zorder=2)
         ahead, behind = ahead + np.maximum(widths, 0), behind + np.minimum(widths, 0)
     for place, one in zip(places, shown, strict=True):
-        values = [value.value for value in one.metrics["forgetting_diag"].values.values()]
-        orders = [100 * value for value in values if value is not None]
+        orders = [100 * value for value in one.metrics["forgetting_diag"].known().values()]
         axis.plot(orders, [place + 0.42] * len(orders), ls="", marker="o", ms=2.6, color=MUTED, zorder=3)
         whole = float(np.mean(orders))
         mark = axis.plot([whole], [place], ls="", marker="|", ms=19, mew=2.4, color=INK, zorder=4)[0]
@@ -289,20 +279,11 @@ def _draw_cost(
             continue
         spent = one.figures.get((TRAIN, name))
         if spent is not None and spent.mean:
-            axis.errorbar(
-                spent.mean / unit,
-                100 * summary.mean,
-                xerr=None if not spent.std else spent.std / unit,
-                yerr=None if summary.std is None else 100 * summary.std,
-                color=style.color,
-                marker=style.marker or "o",
-                ms=12 if style.marker == "*" else 8,
-                mec="white",
-                lw=0,
-                elinewidth=1.3,
-                label=one.group.label,
-                zorder=3,
-            )
+            xerr = None if not spent.std else spent.std / unit
+            yerr = None if summary.std is None else 100 * summary.std
+            mark: Any = {"marker": style.marker or "o", "ms": 12 if style.marker == "*" else 8, "mec": "white", "lw": 0}
+            mark |= {"color": style.color, "elinewidth": 1.3, "label": one.group.label, "zorder": 3}
+            axis.errorbar(spent.mean / unit, 100 * summary.mean, yerr, xerr, **mark)
         elif one.group.method == FLOOR:
             label = f"{one.group.label} (frozen base, no training)"
             axis.axhline(100 * summary.mean, color=MUTED, lw=1.2, ls=(0, (4, 3)), label=label, zorder=1)

@@ -33,6 +33,10 @@ class Summary:
     std: float | None
     reason: str | None = None
 
+    def known(self) -> dict[int, float]:
+        """The values that are defined, by seed of the class order."""
+        return {seed: value.value for seed, value in self.values.items() if value.value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class TableCell:

@@ -212,9 +212,9 @@ def scatter_figure(groups: Sequence[Group], up: str, up_title: str) -> Figure:
         axis.plot(*zip(*points, strict=True), ls="", marker=marker, ms=5, color=color, alpha=0.45, mew=0, zorder=2)
         x, y = group.metrics[FORGETTING], group.metrics[up]
         if x.mean is not None and y.mean is not None:
-            spread: Any = {name: 100 * one.std for name, one in (("xerr", x), ("yerr", y)) if one.std is not None}
+            xerr, yerr = (None if one.std is None else 100 * one.std for one in (x, y))
             mark: Any = {"fmt": marker, "ms": 13 if marker == "*" else 9, "color": color, "mec": "white", "mew": 0.9}
-            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **mark, elinewidth=1, label=group.label, zorder=3)
+            axis.errorbar(100 * x.mean, 100 * y.mean, yerr, xerr, **mark, elinewidth=1, label=group.label, zorder=3)
     axis.set_xlabel("forgetting (points)")
     axis.set_ylabel(up_title)
     axis.grid(color=figures.GRID)
