@@ -32,6 +32,7 @@ MOST_ALL = 7  # orders up to which every resample is counted
 RESAMPLES, SEED = 1999, 20260509
 MOST_EXACT = 16  # orders whose patterns of signs are counted out
 MOST_NEEDED = 1000  # a difference that would need more orders is told as such
+TOO_MANY = f"more than {MOST_NEEDED} orders"
 _CELLS = 4_000_000  # numbers held at once
 
 Array = NDArray[np.float64]
@@ -55,9 +56,7 @@ class PairedTests:
     boot_high: float | None
     boot_reason: str | None  # why there is no bootstrap interval
     p: float | None  # two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders
-    smallest_p: (
-        float  # that so many orders without ties could give, 2/2^n; also what the bootstrap's coverage lacks of 1
-    )
+    smallest_p: float  # that so many orders could give, 2/2^n; 1 less this is the most that a bootstrap can cover
     holm: float | None  # p corrected by Holm for all tests of its family; None where there is no p
     for_interval: Needed  # orders for Student's interval to exclude 0
     for_power: Needed  # orders for a power of 80 % at 5 %
@@ -84,12 +83,10 @@ def with_holm(tests: Sequence[PairedTests]) -> list[PairedTests]:
 
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): the k-th smallest of m values times m − k + 1, never falling, at most 1."""
-    corrected = [0.0] * len(values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = highest
-    return corrected
+    order, corrected = np.argsort(values), np.zeros(len(values))
+    times = np.arange(len(values), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(times * np.asarray(values, dtype=np.float64)[order]))
+    return [float(value) for value in corrected]
 
 
 def bootstrap_intervals(table: Array) -> Array:
@@ -211,7 +208,7 @@ def _tests_of(table: Array) -> list[PairedTests]:
         effects = np.abs(mean) / std
     needed = [
         [
-            Needed(None, why) if why else Needed(number) if number else Needed(None, f"more than {MOST_NEEDED} orders")
+            Needed(None, why) if why else Needed(number) if number else Needed(None, TOO_MANY)
             for number, why in zip(orders(effects).tolist(), unknown, strict=True)
         ]
         for orders in (orders_for_interval, orders_for_power)
@@ -220,19 +217,7 @@ def _tests_of(table: Array) -> list[PairedTests]:
     found = []
     for row, for_interval, for_power in zip(numbers, *needed, strict=True):
         t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in row)
-        no_bootstrap = "one order has no spread" if count < 2 else "all differences are equal"
-        found.append(
-            PairedTests(
-                t_low=t_low,
-                t_high=t_high,
-                boot_low=boot_low,
-                boot_high=boot_high,
-                boot_reason=no_bootstrap if boot_low is None else None,
-                p=p,
-                smallest_p=2 / 2**count,
-                holm=None,
-                for_interval=for_interval,
-                for_power=for_power,
-            )
-        )
+        why = None if boot_low is not None else "one order has no spread" if count < 2 else "all differences are equal"
+        more = (for_interval, for_power)
+        found.append(PairedTests(t_low, t_high, boot_low, boot_high, why, p, 2 / 2**count, None, *more))
     return found

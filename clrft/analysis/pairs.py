@@ -15,6 +15,7 @@ from clrft.analysis.paired_tests import (
     MOST_ALL,
     POWER,
     RESAMPLES,
+    TOO_MANY,
     Needed,
     PairedTests,
     paired_tests,
@@ -90,19 +91,12 @@ def paired(couples: Sequence[tuple[Group, Group]], metrics: Sequence[str] = ()) 
         places = [place for place, (_, _, metric, _) in enumerate(known) if metric == family]
         for place, test in zip(places, with_holm([tests[place] for place in places]), strict=True):
             tests[place] = test
-    return [
-        Paired(
-            stream=first.stream,
-            metric=metric,
-            first=first.label,
-            second=second.label,
-            differences=differences,
-            mean=statistics.fmean(differences.values()),
-            std=statistics.stdev(differences.values()) if len(differences) > 1 else None,
-            tests=test,
-        )
-        for (first, second, metric, differences), test in zip(known, tests, strict=True)
-    ]
+    found = []
+    for (first, second, metric, differences), test in zip(known, tests, strict=True):
+        values = list(differences.values())
+        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        found.append(Paired(first.stream, metric, first.label, second.label, differences, mean, std, test))
+    return found
 
 
 def is_named(group: Group, name: str) -> bool:
@@ -191,7 +185,7 @@ def _caption(pairs: Sequence[Paired]) -> str:
     fewest = min(pair.orders for pair in pairs)
     if fewest >= FEWEST:
         return CAPTION
-    least = next(pair.tests.smallest_p for pair in pairs if pair.orders == fewest)
+    least = 2 / 2**fewest
     return (
         f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {least:.2g}, and at most "
         f"{100 * (1 - least):.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
@@ -202,4 +196,4 @@ def _caption(pairs: Sequence[Paired]) -> str:
 def _more(needed: Needed, orders: int) -> str:
     if needed.orders is not None:
         return str(max(0, needed.orders - orders))
-    return ">1000" if needed.reason is not None and needed.reason.startswith("more than") else DASH
+    return ">1000" if needed.reason == TOO_MANY else DASH

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from clrft.analysis.groups import Group, summarise
 from clrft.analysis.render import csv_text
@@ -150,18 +151,15 @@ class Planned:
 @cache
 def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
     """The published figures, in the order of the paper."""
-    texts, figures = ("source", "dataset", "method", "run", "model"), ("acc", "acc_std", "forget", "forget_std")
+    rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            Published(
-                table=int(row["table"]),
-                tasks=int(row["tasks"]),
-                settings=tuple(row["settings"].split()),
-                **{name: row[name] for name in texts},
-                **{name: float(row[name]) / 100 if row[name] else None for name in figures},  # type: ignore[arg-type]
-            )
-            for row in csv.DictReader(file)
-        )
+        for row in csv.DictReader(file):
+            fields: dict[str, Any] = {**row, "table": int(row["table"]), "tasks": int(row["tasks"])}
+            fields["settings"] = tuple(row["settings"].split())
+            for name in ("acc", "acc_std", "forget", "forget_std"):
+                fields[name] = float(row[name]) / 100 if row[name] else None
+            rows.append(Published(**fields))
+    return tuple(rows)
 
 
 def published_beside(groups: Sequence[Group]) -> dict[Published, list[Measured]]:

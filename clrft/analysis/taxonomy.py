@@ -216,9 +216,8 @@ def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:
                 rows.append((one.group, [figure, stage, task, "right" if outcome == "none" else outcome], summary))
     for one in report.groups:
         tasks = len(one.group.runs[0].matrix)
-        for figure, task, name, counts in _counts(one, tasks):
-            figures = Figures(len(counts), None, None, None, counts)
-            rows.append((one.group, [figure, tasks, task, name], figures))
+        for kind, place, name, counts in _counts(one, tasks):
+            rows.append((one.group, [kind, tasks, place, name], Figures(len(counts), None, None, None, counts)))
     return long_csv(["figure", "stage", "task", "name"], rows, report.comparison.mixed_by_stream())
 
 
