@@ -5,6 +5,7 @@ Runs that differ in what a comparison must hold equal are refused, unless the us
 (``clrft.analysis.figures``), published figures (``clrft.analysis.published_results``).
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,17 +95,11 @@ Found = TypeVar("Found", bound=OfGroup)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(Generic[Found]):
-    """What was found of the groups of a comparison, e.g. their costs.
-
-    Attributes:
-        comparison: the runs, and in what they differ although a comparison holds it equal.
-        groups: of those that have something to show, in the order of the comparison.
-        without: a sentence for each group or run that has nothing to show.
-    """
+    """What was found of the groups of a comparison, e.g. their costs."""
 
     comparison: Comparison
-    groups: tuple[Found, ...]
-    without: tuple[str, ...]
+    groups: tuple[Found, ...]  # of those that have something to show, in the order of the comparison
+    without: tuple[str, ...]  # a sentence for each group or run that has nothing to show
 
     def streams(self) -> list[str]:
         """Names of the streams, in order of appearance."""
@@ -177,15 +172,11 @@ def _by_stream(groups: Iterable[Group]) -> dict[str, list[Group]]:
 def _same_run_twice(groups: Iterable[Group]) -> list[str]:
     problems = []
     for group in groups:
-        by_seed: dict[int, list[str]] = {}
-        for run in group.runs:
-            by_seed.setdefault(run.seed, []).append(str(run.folder))
-        problems += [
-            f"{group.stream}, {group.label}, order {seed} was given {len(folders)} times with the same "
-            f"settings: {', '.join(folders)}. Name one of them."
-            for seed, folders in by_seed.items()
-            if len(folders) > 1
-        ]
+        for seed, runs in itertools.groupby(group.runs, key=lambda run: run.seed):
+            folders = [str(run.folder) for run in runs]
+            if len(folders) > 1:
+                twice = f"{group.stream}, {group.label}, order {seed} was given {len(folders)} times"
+                problems.append(f"{twice} with the same settings: {', '.join(folders)}. Name one of them.")
     return problems
 
 

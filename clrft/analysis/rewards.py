@@ -30,15 +30,13 @@ PARTS_OF_REWARDS = tuple(dict.fromkeys(name for names in COMPONENTS.values() for
 class Figure(NamedTuple):
     """One figure of a task's rewards.
 
-    Attributes:
-        kind: ``updates`` and ``batches`` (of rollouts) are counts; ``component``: mean of an unshaped component;
-            ``reward``: their sum; ``added``: mean change that a method made; ``reranked``: share of the pairs inside a
-            group whose order it changed; ``shaped``: what the advantages were made from.
-        name: of the component or method; empty for the others.
+    Updates and batches (of rollouts) are counts; ``component``: mean of an unshaped component; ``reward``: their sum;
+    ``added``: mean change that a method made; ``reranked``: share of the pairs inside a group whose order it changed;
+    ``shaped``: what the advantages were made from.
     """
 
     kind: Kind
-    name: str = ""
+    name: str = ""  # of the component or method
 
     @property
     def column(self) -> str:

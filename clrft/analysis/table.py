@@ -19,19 +19,12 @@ EVERYWHERE: tuple[Medium, ...] = ("terminal", "markdown", "report")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One metric of one method over class orders, as fractions.
+    """One metric of one method over class orders, as fractions."""
 
-    Attributes:
-        values: value by seed of the class order.
-        mean: arithmetic mean; None when an order is undefined.
-        std: sample standard deviation (n - 1); None for one order or without a mean.
-        reason: why there is no mean.
-    """
-
-    values: Mapping[int, Value]
-    mean: float | None
-    std: float | None
-    reason: str | None = None
+    values: Mapping[int, Value]  # value by seed of the class order
+    mean: float | None  # arithmetic mean; None when an order is undefined
+    std: float | None  # sample standard deviation (n - 1); None for one order or without a mean
+    reason: str | None = None  # why there is no mean
 
     def known(self) -> dict[int, float]:
         """The values that are defined, by seed of the class order."""
@@ -40,61 +33,36 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One cell of a table.
+    """One cell of a table."""
 
-    Attributes:
-        text: what is shown.
-        value: the number that it is sorted by and that CSV holds; None = the text itself.
-        spread: standard deviation beside the value, for CSV.
-        orders: every class order's value as shown, shown on demand.
-    """
-
-    text: str
-    value: float | None = None
-    spread: float | None = None
-    orders: tuple[tuple[str, str], ...] = ()
+    text: str  # what is shown
+    value: float | None = None  # the number that it is sorted by and that CSV holds; None = the text itself
+    spread: float | None = None  # standard deviation beside the value, for CSV
+    orders: tuple[tuple[str, str], ...] = ()  # every class order's value as shown, shown on demand
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column.
+    """One column; cells of the kind ``summary`` hold a mean with its spread."""
 
-    Attributes:
-        name: its header.
-        kind: ``summary`` cells hold a mean with its spread, ``number`` cells a number, ``text`` cells a text.
-        explained: what the name means.
-        short: header in the terminal, where the name is too wide for it.
-        places: where the column is shown.
-    """
-
-    name: str
+    name: str  # its header
     kind: Literal["text", "number", "summary"] = "number"
-    explained: str = ""
-    short: str = ""
-    places: tuple[Medium, ...] = EVERYWHERE
+    explained: str = ""  # what the name means
+    short: str = ""  # header in the terminal, where the name is too wide for it
+    places: tuple[Medium, ...] = EVERYWHERE  # where the column is shown
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: caption.
-        columns: the first one names the rows.
-        rows: cells by row.
-        key: its file name without ending, and its place in the report; empty for a table that the report lacks.
-        note: a sentence below it.
-        folded: shown on demand on the page.
-        places: where the table is shown.
-    """
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[TableCell]]
-    key: str = ""
-    note: str = ""
-    folded: bool = False
-    places: tuple[Medium, ...] = EVERYWHERE
+    title: str  # caption
+    columns: Sequence[Column]  # the first one names the rows
+    rows: Sequence[Sequence[TableCell]]  # cells by row
+    key: str = ""  # its file name without ending, and its place in the report; empty for a table that the report lacks
+    note: str = ""  # a sentence below it
+    folded: bool = False  # shown on demand on the page
+    places: tuple[Medium, ...] = EVERYWHERE  # where the table is shown
 
     @property
     def has_orders(self) -> bool:

@@ -6,7 +6,7 @@ Styles become attributes, ids are made unique in the page, and fonts are the pag
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT = re.compile(r"(?:(?P<weight>bold|\d{3}) )?(?:italic )?(?P<size>[\d.]+)px")
-_COLOUR = re.compile(r"#[0-9a-f]{6}")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 PAPER = (0x14, 0x17, 0x1C)  # of a dark page
 LEAST_CONTRAST = 4.5
@@ -54,11 +53,6 @@ def inline_svg(figure: Figure, key: str, described: str) -> Markup:
     ElementTree.register_namespace("", SVG)
     text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
     return Markup(text.replace("\n", ""))
-
-
-def colours(svgs: Iterable[str]) -> list[str]:
-    """The colours that some figures are drawn in, ``#rrggbb``."""
-    return sorted({colour for svg in svgs for colour in _COLOUR.findall(svg)})
 
 
 def recoloured(colour: str) -> str:
