@@ -9,7 +9,8 @@ Deliberately absent: money, energy, and a comparison of runs from different mach
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n
+from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import Figures, long_csv
 from clrft.analysis.table import (
     DASH,
@@ -81,17 +82,14 @@ def cost_report(comparison: Comparison) -> Study[GroupCost]:
         UserError: a stage's figures cannot be read.
     """
     found, without = [], []
-    absent = undefined("not counted in this run")
     for group in comparison.groups:
         costs = {run.seed: cost_of_run(run) for run in group.runs}
-        counted = {figure for cost in costs.values() for figure in cost.figures}
+        counted = summarise_all({seed: cost.figures for seed, cost in costs.items()}, "not counted in this run")
         if not counted:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
             continue
         names = sorted(counted, key=lambda one: (ACTIVITIES.index(one[0]), [*FIGURES, one[1]].index(one[1])))
-        figures = {
-            name: summarise({seed: cost.figures.get(name, absent) for seed, cost in costs.items()}) for name in names
-        }
+        figures = {name: counted[name] for name in names}
         found.append(GroupCost(group, figures, _highest([cost.memory for cost in costs.values()])))
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 

@@ -9,8 +9,9 @@ Deliberately absent: which groups may be compared (``mixing.py``), differences (
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from clrft.runs.read import RunRecord
 from eval.matrix import ACCURACY, POOLED_BOX_AP
 from eval.metrics import Value, compute_metrics, undefined
 
+Key = TypeVar("Key", bound=Hashable)
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
 
 
@@ -81,6 +83,13 @@ def summarise(values: Mapping[int, Value]) -> Summary:
     return Summary(dict(values), statistics.fmean(numbers), std)
 
 
+def summarise_all(values: Mapping[int, Mapping[Key, Value]], absent: str) -> dict[Key, Summary]:
+    """Every figure over class orders; where one of them lacks it, it is undefined there for the reason ``absent``."""
+    lacks = undefined(absent)
+    keys = dict.fromkeys(key for one in values.values() for key in one)
+    return {key: summarise({seed: one.get(key, lacks) for seed, one in values.items()}) for key in keys}
+
+
 def with_joint_row(groups: Sequence[Group]) -> list[Group]:
     """Groups whose intransigence is measured against the stream's joint runs of the same class order.
 
@@ -133,12 +142,10 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     }
     order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
     order.sort(key=lambda values: (FORK in told[values], bool(told[values])))  # what differs in nothing comes first
-    absent = undefined("not measured in this run")
     groups = []
     for values in order:
         runs = tuple(sorted(parts[values], key=lambda record: record.seed))
-        keys = dict.fromkeys(key for run in runs for key in run.metrics)
-        metrics = {key: summarise({run.seed: run.metrics.get(key, absent) for run in runs}) for key in keys}
+        metrics = summarise_all({run.seed: run.metrics for run in runs}, "not measured in this run")
         groups.append(Group(stream, method, labelled(method, told[values]), told[values], runs, metrics))
     return groups
 

@@ -9,30 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clrft.analysis.groups import Group
-from clrft.analysis.paired_tests import (
-    ALPHA,
-    FEWEST,
-    MOST_ALL,
-    POWER,
-    RESAMPLES,
-    TOO_MANY,
-    Needed,
-    PairedTests,
-    paired_tests,
-    with_holm,
-)
+from clrft.analysis.paired_tests import CAPTION, FEWEST, TOO_MANY, Needed, PairedTests, paired_tests, with_holm
 from clrft.analysis.render import csv_text
 from clrft.analysis.table import DASH, Column, Medium, Sentence, Table, cells, number_cell, percent, text_columns
 from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
 MOST_SHOWN = 120  # rows of a table that a reader can go through; CSV has all
-CAPTION = (
-    "Student's t and bootstrap (BCa) are 95 % intervals of the mean difference; p: exact two-sided sign-flip test, in "
-    "brackets corrected by Holm for all pairs of the metric; more: class orders to add until the t-interval would "
-    f"exclude 0 / a t-test at {100 * ALPHA:.0f} % would have a power of {100 * POWER:.0f} %, if mean and deviation "
-    f"stayed as they are. The bootstrap counts all resamples up to {MOST_ALL} orders, else {RESAMPLES} seeded ones."
-)
 PAIRS_CSV = (
     "stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95", "bootstrap_low_95",
     "bootstrap_high_95", "bootstrap_undefined", "sign_flip_p", "smallest_p", "holm_p", "orders_for_interval",

@@ -177,7 +177,7 @@ def nearest_rows(group: Group) -> list[Published]:
     Of these the plainest: with the fewest settings of its own, and of the base model of the main results.
     """
     run = group.runs[0]
-    stream, settings = run.config.get("stream") or {}, _compared(flatten(run.config))
+    stream, settings = run.config.get("stream") or {}, _flat(run.config)
     rows = [
         row
         for row in published_rows()
@@ -204,7 +204,9 @@ def planned(names: Sequence[str]) -> list[Planned]:
             continue
         by_labels: dict[tuple[str, ...], list[dict[str, str]]] = {}
         for cell in load_sweep(name, {}, orders=1):
-            by_labels.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
+            by_labels.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(
+                _flat(cell.to_dict())
+            )
         held: dict[Published, dict[str, str]] = {}
         for row in published_rows():
             fitting = [one for one in by_labels.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
@@ -216,7 +218,7 @@ def planned(names: Sequence[str]) -> list[Planned]:
 
 def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
     """In which settings, by dotted name, a run is not as published, and in which class orders if any are given."""
-    expected = _flat(protocol(row))
+    expected = _flat(protocol(row).to_dict())
     found = [
         Departure(name, expected[name], settings.get(name, "not recorded"))
         for name in expected
@@ -256,14 +258,10 @@ def protocol(row: Published) -> RunConfig:
     return build_config(row.stream, row.run, row.model, 1993, PUBLISHED_TESTS, parse_overrides(row.settings))
 
 
-def _flat(config: RunConfig) -> dict[str, str]:
-    return _compared(flatten(config.to_dict()))
-
-
-def _compared(settings: Mapping[str, str]) -> dict[str, str]:
+def _flat(config: Mapping[str, Any]) -> dict[str, str]:
     """Settings that are compared: names, places and what is tested beside the stream are not."""
     aside = ("run.", "seed", "stream.label", "method.label", "model.label", "evaluate.probe")
-    return {name: value for name, value in settings.items() if not name.startswith(aside)}
+    return {name: value for name, value in flatten(config).items() if not name.startswith(aside)}
 
 
 def _measured(row: Published, group: Group) -> Measured:
@@ -272,7 +270,7 @@ def _measured(row: Published, group: Group) -> Measured:
     seeds = tuple(run.seed for run in group.runs)
     apart: list[Departure] = []
     for run in group.runs:
-        settings, measure = _compared(flatten(run.config)), facts(run)["measure"]
+        settings, measure = _flat(run.config), facts(run)["measure"]
         optimizer = (run.manifest.get("model") or {}).get("optimizer", "not recorded")
         if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
             apart.append(Departure("measure", POOLED_BOX_AP, measure))

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n
+from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import long_csv
 from clrft.analysis.table import DASH, Column, Part, Sentence, Table, cells, number_cell, text_columns
 from eval.judgement import COMPONENTS
@@ -113,10 +114,7 @@ def _group_rewards(
     tasks = {}
     for stage in sorted({stage for by_stage in steps.values() for stage in by_stage}):
         values = {seed: task_rewards(by_stage.get(stage, ()), figures) for seed, by_stage in steps.items()}
-        tasks[stage] = {
-            figure: summarise({seed: one[figure] for seed, one in values.items()})
-            for figure in (UPDATES, BATCHES, *figures)
-        }
+        tasks[stage] = summarise_all(values, "not measured")
     return GroupRewards(group, tuple(components), tuple(shapers), tasks)
 
 

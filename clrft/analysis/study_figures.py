@@ -17,19 +17,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 from clrft.analysis.compare import FLOOR
 from clrft.analysis.costs import HOUR, GroupCost
 from clrft.analysis.drift import SPREADS, Relation, StreamStudy
-from clrft.analysis.figures import (
-    GRID,
-    INK,
-    MUTED,
-    RC,
-    Style,
-    colour_bar,
-    finish,
-    heatmap,
-    over_orders,
-    panels,
-    styles,
-)
+from clrft.analysis.figures import GRID, INK, MUTED, RC, Style, colour_bar, finish, heatmap, over_orders, panels, styles
 from clrft.analysis.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards
 from clrft.analysis.taxonomy import GroupTaxonomy, shown_outcomes
 from clrft.runs.cost_names import CPU, GPU, TRAIN

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import Figures, long_csv
 from clrft.analysis.table import Column, Medium, Part, Sentence, Table, cells, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
-from eval.metrics import METRICS, Value, metric_of, undefined
+from eval.metrics import METRICS, Value, metric_of
 from eval.taxonomy import BESIDE, KINDS, OUTCOME_TITLES, OUTCOMES, shares
 from task_streams.errors import UserError
 
@@ -75,14 +76,14 @@ def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
     """The kinds of a group's runs over class orders; ``runs``: by seed, one for each run."""
     shared = {seed: {cell: shares(counts) for cell, counts in one.cells.items()} for seed, one in runs.items()}
     found = sorted({cell for one in runs.values() for cell in one.cells})
-    by_cell = {cell: _over_orders({seed: one.get(cell) for seed, one in shared.items()}) for cell in found}
+    by_cell = {cell: _over_orders({seed: one.get(cell, {}) for seed, one in shared.items()}) for cell in found}
     stages = sorted({stage for stage, task in by_cell if task < stage})
     old = {stage: _over_orders({seed: _mean_of_old(one, stage) for seed, one in shared.items()}) for stage in stages}
     why = next((one.undivided for one in runs.values() if one.undivided is not None), None)
     counts = [one.confusion for one in runs.values() if one.confusion is not None]
     with np.errstate(invalid="ignore"):  # NaN in a row without items
         tables = [table / table.sum(axis=1, keepdims=True) for table in counts]
-    values = {run.seed: {**run.metrics, **runs[run.seed].metrics} for run in group.runs}
+    metrics = {run.seed: {**run.metrics, **runs[run.seed].metrics} for run in group.runs}
     return GroupTaxonomy(
         group=group,
         runs=runs,
@@ -90,17 +91,14 @@ def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
         old=old,
         confusion=np.asarray(np.mean(tables, axis=0)) if why is None else None,
         undivided=why,
-        metrics={key: summarise({seed: one[key] for seed, one in values.items()}) for key in SPLIT},
+        metrics={key: summarise({seed: one[key] for seed, one in metrics.items()}) for key in SPLIT},
     )
 
 
-def _over_orders(values: Mapping[int, Mapping[Failure, float] | None]) -> Shares:
+def _over_orders(values: Mapping[int, Mapping[Failure, float]]) -> Shares:
     """Share of every outcome over class orders; an order without the cell leaves it without a mean."""
-    absent = undefined("not evaluated")
-    return {
-        outcome: summarise({seed: absent if one is None else Value(one[outcome]) for seed, one in values.items()})
-        for outcome in OUTCOMES
-    }
+    each = {seed: {outcome: Value(share) for outcome, share in one.items()} for seed, one in values.items()}
+    return summarise_all(each, "not evaluated")
 
 
 def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:
@@ -115,13 +113,10 @@ def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:
     return {outcome: titles[outcome] for outcome in OUTCOMES if outcome in {*came_up, "none", "format"}}
 
 
-def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float] | None:
-    """Mean shares over the tasks before a stage's; None where one of them was not tested."""
-    old = [cells.get((stage, task)) for task in range(1, stage)]
-    tested = [one for one in old if one is not None]
-    if len(tested) < len(old):
-        return None
-    return {outcome: statistics.fmean(one[outcome] for one in tested) for outcome in OUTCOMES}
+def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float]:
+    """Mean shares over the tasks before a stage's; none where one of them was not tested."""
+    old = [cells.get((stage, task), {}) for task in range(1, stage)]
+    return {outcome: statistics.fmean(one[outcome] for one in old) for outcome in OUTCOMES} if all(old) else {}
 
 
 def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:

@@ -66,15 +66,15 @@ def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
     runs = chosen_runs(comparison.of_stream(stream))
     if not runs:
         return [missing(f"{stream}: no method learned two tasks or more one by one.")]
-    seed = next(iter(runs.values())).seed
+    first_run = next(iter(runs.values()))
+    seed, last = first_run.seed, len(first_run.matrix)
     try:
         items = forgotten_items(runs)
     except UserError as error:
         return [missing(f"{stream}: not shown: {' '.join(error.problems)}")]
     if not items:
         return [Sentence(f"{stream}: in class order {seed} no item was answered rightly first and wrongly at the end.")]
-    images, problem = images_of(next(iter(runs.values())), [(item.task, item.key) for item in items])
-    last = len(next(iter(runs.values())).matrix)
+    images, problem = images_of(first_run, [(item.task, item.key) for item in items])
     intro = (
         f"{stream}, class order {seed}: items that the most methods answered rightly right after learning their task "
         f"and wrongly after task {last}, at most {MOST_ITEMS}. They were chosen because they were forgotten."
@@ -89,14 +89,11 @@ def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
     ]
     parts: list[Part] = [Sentence(intro), *([missing(problem)] if problem else [])]
     parts.append(Block("samples", {"cards": cards, "last": last}))
-    rows = [
-        cells(
-            *(str(item.task), item.key, item.label, label),
-            *(first.completion, MEANING[first.failure], end.completion, MEANING[end.failure]),
-        )
-        for item in items
-        for label, (first, end) in item.answers.items()
-    ]
+    rows = []
+    for item in items:
+        for label, both in item.answers.items():
+            said = [text for one in both for text in (one.completion, MEANING[one.failure])]
+            rows.append(cells(str(item.task), item.key, item.label, label, *said))
     columns = text_columns("task", "item", "right answer", "method")
     columns += text_columns("after its task", "judged", "at the end", "judged at the end")
     title = f"{stream}: the answers shown above, in full"
@@ -106,10 +103,8 @@ def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
 def chosen_runs(groups: Sequence[Group]) -> dict[str, RunRecord]:
     """One run per method that learned task by task, all of the class order that most of them have, by label."""
     learners = [one for one in groups if one.method != FLOOR and not one.joint and len(one.runs[0].matrix) > 1]
-    if not learners:
-        return {}
     counts = Counter(run.seed for group in learners for run in group.runs)
-    seed = min(counts, key=lambda seed: (-counts[seed], seed))
+    seed = min(counts, key=lambda seed: (-counts[seed], seed), default=None)
     runs = {group.label: run for group in learners for run in group.runs if run.seed == seed}
     return dict(list(runs.items())[:MOST_METHODS])
 

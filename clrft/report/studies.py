@@ -11,13 +11,15 @@ from clrft.report.parts import Part, Picture, Section, Subject, missing
 from clrft.utils.files import config_root
 from clrft.utils.plain import read_yaml, section_of
 
-DRIFT_TITLES = {
-    "drift_forgetting": "forgetting against drift, one mark per run",
-    "drift_spread": "spread of drift inside groups of rollouts of equal reward",
-}
-DRIFT_NOTES = {
-    "drift_forgetting": "Dashed: a fitted quadratic. Intervals of rank correlations are by bootstrap over orders.",
-    "drift_spread": "Standard deviation of drift inside a group, mean over groups and class orders.",
+DRIFTS = {  # title and note of the pictures
+    "drift_forgetting": (
+        "forgetting against drift, one mark per run",
+        "Dashed: a fitted quadratic. Intervals of rank correlations are by bootstrap over orders.",
+    ),
+    "drift_spread": (
+        "spread of drift inside groups of rollouts of equal reward",
+        "Standard deviation of drift inside a group, mean over groups and class orders.",
+    ),
 }
 
 
@@ -99,11 +101,9 @@ def _drift_parts(study: drift.DriftStudy, stream: str) -> list[Part]:
     tables = {"drift_forgetting": drift.relation_table(study, found), "drift_spread": drift.spread_table(study, found)}
     parts: list[Part] = []
     for name, figure in study_figures.drift_figures(found).items():
-        key = study.comparison.key(name.replace("_", "-"), stream)
-        title = f"{stream}: {DRIFT_TITLES[name]}"
-        described = f"Charts of {DRIFT_TITLES[name]}, a colour and a marker per method. "
-        described += "The table behind has the numbers."
-        parts.append(Picture(key, title, described, figure, tables[name], DRIFT_NOTES[name]))
+        key, (title, note) = study.comparison.key(name.replace("_", "-"), stream), DRIFTS[name]
+        described = f"Charts of {title}, a colour and a marker per method. The table behind has the numbers."
+        parts.append(Picture(key, f"{stream}: {title}", described, figure, tables[name], note))
     return [*parts, drift.point_table(study, found)]
 
 
