@@ -76,12 +76,6 @@ def test_all_files_are_written_and_the_global_style_is_left_alone(tmp_path: Path
     assert dict(rcParams) == before
 
 
-def test_of_several_streams_each_has_its_own_figures(tmp_path: Path) -> None:
-    found = records(tmp_path / "s") + records(tmp_path / "s", "digits_dil")
-    names = {path.name for path in write_comparison(Subject(compare(found)), tmp_path / "out")}
-    assert {"curves-digits_cil.png", "curves-digits_dil.png"} <= names
-
-
 @pytest.mark.parametrize("size", [1, 12])
 def test_one_task_and_many_tasks_can_be_drawn(tmp_path: Path, size: int) -> None:
     rows = [[50 if j <= i else None for j in range(size)] for i in range(size)]

@@ -2,7 +2,6 @@
 somebody wrote into the data.
 """
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -156,8 +155,3 @@ def test_the_page_is_no_wider_than_the_window(page: webdriver.Chrome, width: int
     wide: Any = page.execute_script("return document.documentElement.scrollWidth")
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= width
-
-
-def test_the_page_prints(page: webdriver.Chrome) -> None:
-    printed = page.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
-    assert base64.b64decode(printed["data"]).startswith(b"%PDF")

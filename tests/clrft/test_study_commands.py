@@ -80,14 +80,17 @@ def test_a_picture_says_what_is_mixed_and_has_its_streams_name_where_there_are_s
     assert name == "costs-signs" and not picture.texts
 
 
-@pytest.mark.parametrize("name", ["rewards", "kinds", "costs", "drift", "ledger"])
-def test_a_command_under_its_former_name_says_where_it_went_and_works(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_command_under_its_former_name_says_where_it_went_and_does_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path / "c", "grpo", 1, ROWS)  # without predictions, costs, drift and rewards
-    code = main(["analyze", name, str(tmp_path / "c")])
-    found = capsys.readouterr()
-    assert main([name, str(tmp_path / "c")]) == code
-    former = capsys.readouterr()
-    assert former.out == found.out
-    assert former.err == f"clrft {name} is now clrft analyze {name}.\n" + found.err
+    folder = write_run(tmp_path / "c", "grpo", 1, ROWS)  # without predictions, costs, drift and rewards
+    for name, path in (
+        ("rewards", folder),
+        *((name, tmp_path / "none") for name in ("kinds", "costs", "drift", "ledger")),
+    ):
+        assert main(["analyze", name, str(path)]) == 2
+        found = capsys.readouterr()
+        assert main([name, str(path)]) == 2
+        former = capsys.readouterr()
+        assert former.out == found.out
+        assert former.err == f"clrft {name} is now clrft analyze {name}.\n" + found.err
