@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,8 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
         return list(groups)
     always = [group for group in groups if group.method == FLOOR or group.joint]
     others = [group for group in groups if group not in always]
-    means = {one.label: one.mean(one.final_metric) for one in others}
-    rank = {label: -1.0 if mean is None else mean for label, mean in means.items()}
-    best = sorted(others, key=lambda one: rank[one.label], reverse=True)[: max(1, MOST_DRAWN - len(always))]
+    others.sort(key=lambda one: -1.0 if (mean := one.mean(one.final_metric)) is None else mean, reverse=True)
+    best = others[: max(1, MOST_DRAWN - len(always))]
     floors = [group for group in always if group.method == FLOOR]
     return [*floors, *best, *(group for group in always if group.joint)]
 
@@ -101,13 +101,9 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
     """Style by label: a known method keeps its own in every figure; settings of one method differ by dash."""
     chosen: dict[str, Style] = {}
     methods = list(dict.fromkeys(group.method for group in groups))
-    strangers = [method for method in methods if method not in _KNOWN]
+    others = zip(itertools.cycle(_OTHERS), itertools.cycle(_MARKERS), strict=True)
     for method in methods:
-        if method in _KNOWN:
-            first = _KNOWN[method]
-        else:
-            place = strangers.index(method)
-            first = Style(_OTHERS[place % len(_OTHERS)], _MARKERS[place % len(_MARKERS)], "-")
+        first = _KNOWN[method] if method in _KNOWN else Style(*next(others), "-")
         for number, group in enumerate(group for group in groups if group.method == method):
             dash = _DASHES[number % len(_DASHES)] if number else first.dash
             chosen[group.label] = Style(first.color, first.marker, dash)

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
-from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import Figures, long_csv
 from clrft.analysis.table import Column, Medium, Part, Sentence, Table, cells, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
-from eval.metrics import METRICS, Value, metric_of
+from eval.metrics import METRICS, Value, metric_of, undefined
 from eval.taxonomy import BESIDE, KINDS, OUTCOME_TITLES, OUTCOMES, shares
 from task_streams.errors import UserError
 
@@ -97,8 +96,11 @@ def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
 
 def _over_orders(values: Mapping[int, Mapping[Failure, float]]) -> Shares:
     """Share of every outcome over class orders; an order without the cell leaves it without a mean."""
-    each = {seed: {outcome: Value(share) for outcome, share in one.items()} for seed, one in values.items()}
-    return summarise_all(each, "not evaluated")
+    absent = undefined("not evaluated")
+    return {
+        outcome: summarise({seed: Value(one[outcome]) if one else absent for seed, one in values.items()})
+        for outcome in OUTCOMES
+    }
 
 
 def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:

@@ -60,10 +60,8 @@ def write_taxonomy(subject: Subject, out_dir: Path) -> list[Path]:
     from clrft.analysis.study_figures import taxonomy_figures
 
     report = subject.taxonomy
-    texts = {
-        "kinds.md": to_markdown(taxonomy_parts(report), "Kinds of forgetting"),
-        "kinds.csv": taxonomy_to_csv(report),
-    }
+    text = to_markdown(taxonomy_parts(report), "Kinds of forgetting")
+    texts = {"kinds.md": text, "kinds.csv": taxonomy_to_csv(report)}
     streams = report.streams()
     pictures = pictures_of(report.comparison, streams, lambda one: taxonomy_figures(report.of_stream(one), one))
     return write_outputs(out_dir, texts, pictures)

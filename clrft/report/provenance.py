@@ -40,9 +40,8 @@ def settings_section(subject: Subject) -> Section:
         if also := unlike([run for group in groups for run in group.runs]):
             parts.append(missing(f"{stream}: runs of one class order differ in {', '.join(also)}."))
         same = [cells(name, flat[0][name]) for name in names if name not in differing]
-        key = comparison.key("shared-settings", stream)
-        title = f"{stream}: settings that all share"
-        parts.append(Table(title, text_columns("setting", "value"), same, key, folded=True))
+        title, columns = f"{stream}: settings that all share", text_columns("setting", "value")
+        parts.append(Table(title, columns, same, comparison.key("shared-settings", stream), folded=True))
     return Section("settings", "Settings that differ", tuple(parts))
 
 
@@ -67,12 +66,9 @@ def origin_section(subject: Subject) -> Section:
         style = run.manifest.get("prompt_style", SUITE.name)
         runs_rows.append(cells(run.folder.name, run.stream, run.method, str(run.seed), style, *texts))
     columns = text_columns("folder", "stream", "method", "class order", "prompt", "commit", "device", "data")
-    parts: list[Part] = [
-        Table("Every run", columns, runs_rows, "runs"),
-        Table(
-            "Versions, code, hardware and model", text_columns("fact", "value", "runs"), rows, "versions", folded=True
-        ),
-    ]
+    parts: list[Part] = [Table("Every run", columns, runs_rows, "runs")]
+    columns = text_columns("fact", "value", "runs")
+    parts.append(Table("Versions, code, hardware and model", columns, rows, "versions", folded=True))
     if not rows:
         parts.append(missing("The manifests record no versions, code or hardware."))
     return Section("origin", "Runs, versions and hardware", tuple(parts))
