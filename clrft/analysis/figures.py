@@ -199,9 +199,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     for axis, curve, first in ((left, accuracy_so_far, 1), (right, forgetting_by_stage, min(2, tasks))):
         for group in groups:
             _draw_curve(axis, group, look[group.label], curve)
-        axis.set_xticks(range(first, tasks + 1))
-        axis.set_xlim(first - 0.15, tasks + 0.15)
-        axis.set_xlabel("after task")
+        axis.set(xticks=range(first, tasks + 1), xlim=(first - 0.15, tasks + 0.15), xlabel="after task")
         axis.grid(axis="y", color=GRID)
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
@@ -240,13 +238,11 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
             axis.plot(x, mean, color=look[label].color, ls=look[label].dash, lw=1.8, label=label, zorder=3)
             if std is not None:
                 axis.fill_between(x, mean - std, mean + std, color=look[label].color, alpha=0.13, lw=0)
-        axis.set_title(TRAINING[key])
         for boundary in range(1, tasks):
             axis.axvline(boundary, color="#bbbbbb", lw=0.9, zorder=1)
         axis.set_xticks(np.arange(tasks) + 0.5, [str(task + 1) for task in range(tasks)])
         axis.tick_params(axis="x", length=0)
-        axis.set_xlim(0, tasks)
-        axis.set_xlabel("training on task")
+        axis.set(title=TRAINING[key], xlim=(0, tasks), xlabel="training on task")
         axis.grid(axis="y", color=GRID)
     return finish(figure, f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", axes)
 
@@ -296,8 +292,7 @@ def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> N
     if long:
         for tick in axis.get_xticklabels():
             tick.set_horizontalalignment("right")
-    axis.set_xlim(-0.6, len(shown) - 0.4)
-    axis.set_title(title)
+    axis.set(xlim=(-0.6, len(shown) - 0.4), title=title)
     low, high = axis.get_ylim()
     axis.set_ylim(min(0.0, low), high + 0.04 * (high - low))
     axis.grid(axis="y", color=GRID)

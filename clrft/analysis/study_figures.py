@@ -102,8 +102,7 @@ def _draw_rewards(axis: Axes, one: GroupRewards, colors: Mapping[Figure, str]) -
     axis.set_xticks(range(len(one.tasks)), [one.task_name(task) for task in one.tasks])
     axis.tick_params(axis="x", length=0)
     middle, half = (len(one.tasks) - 1) / 2, max(len(one.tasks), _LEAST) / 2
-    axis.set_xlim(middle - half, middle + half)
-    axis.set_xlabel("training on task")
+    axis.set(xlim=(middle - half, middle + half), xlabel="training on task")
     axis.set_title(one.group.label, fontsize=11.5 if len(one.group.label) < 24 else 8.5)
     axis.grid(axis="y", color=GRID)
 
@@ -196,10 +195,8 @@ def _draw_answers(axis: Axes, one: GroupTaxonomy, outcomes: Mapping[Failure, str
             axis.bar(stages, heights, 0.7, bottom, **look)
         bottom = bottom + heights
     tasks = len(one.group.runs[0].matrix)
-    axis.set_xticks(range(2, tasks + 1))
-    axis.set_xlim((2, tasks) if len(stages) > 1 else (tasks - 1, tasks + 1))
-    axis.set_ylim(0, 100)
-    axis.set_xlabel("after task")
+    ends = (2, tasks) if len(stages) > 1 else (tasks - 1, tasks + 1)
+    axis.set(xticks=range(2, tasks + 1), xlim=ends, ylim=(0, 100), xlabel="after task")
     axis.set_title(one.group.name, fontsize=_title_size(one))
 
 
@@ -225,8 +222,7 @@ def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
     axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
     axis.margins(x=0.12)
-    axis.set_xlabel("points")
-    axis.set_title(title)
+    axis.set(xlabel="points", title=title)
     axis.grid(axis="x", color=GRID)
 
 
@@ -309,12 +305,10 @@ def _spread_figure(study: StreamStudy) -> Picture:
                 means, label = spread.means(), spread.group.label
                 mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
                 axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
-        axis.set_title(f"groups of rollouts: {title}")
-        axis.set_xlabel("after task")
+        axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(axis="y", color=GRID)
-    axes[0, 0].set_ylabel("spread (nats per token)")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
     title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
     return finish(figure, title, axes.flat, 100)
 

@@ -215,8 +215,7 @@ def scatter_figure(groups: Sequence[Group], up: str, up_title: str) -> Figure:
             xerr, yerr = (None if one.std is None else 100 * one.std for one in (x, y))
             mark: Any = {"fmt": marker, "ms": 13 if marker == "*" else 9, "color": color, "mec": "white", "mew": 0.9}
             axis.errorbar(100 * x.mean, 100 * y.mean, yerr, xerr, **mark, elinewidth=1, label=group.label, zorder=3)
-    axis.set_xlabel("forgetting (points)")
-    axis.set_ylabel(up_title)
+    axis.set(xlabel="forgetting (points)", ylabel=up_title)
     axis.grid(color=figures.GRID)
     axis.margins(0.09)
     return figures.finish(figure, "", [axis], 95)
@@ -276,9 +275,9 @@ def intervals_figure(pairs: Sequence[Paired]) -> Figure:
         axis.plot([100 * pair.mean], [row], marker="D" if decided else "o", ms=8, color=color, mec="white", zorder=4)
     axis.axvline(0, color=figures.MUTED, lw=1, zorder=1)
     axis.set_yticks(range(len(pairs)), [pair.name for pair in pairs])
-    axis.set_ylim(len(pairs) - 0.5, -0.5)
     axis.grid(axis="x", color=figures.GRID)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("difference in forgetting (points); diamond: the interval is clear of zero")
+    told = "difference in forgetting (points); diamond: the interval is clear of zero"
+    axis.set(ylim=(len(pairs) - 0.5, -0.5), xlabel=told)
     return figure
