@@ -85,6 +85,8 @@ def test_pictures_open_and_tables_have_the_numbers(report: Path) -> None:
     (grpo,) = [row for row in rows if row["method"] == "grpo"]
     assert float(grpo["forgetting"]) == pytest.approx(0.5)
     assert float(grpo["forgetting std"]) == pytest.approx(0.70711, abs=1e-5)
+    caption = r"\caption{digits\_cil: paired differences over class orders, percentage points, 95 \% interval}"
+    assert caption in (report / "tables" / "pairs.tex").read_text(encoding="utf-8")
 
 
 def test_csv_holds_numbers_and_latex_what_is_shown_in_which_no_character_is_a_command() -> None:
