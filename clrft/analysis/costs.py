@@ -54,14 +54,6 @@ SHOWN: tuple[tuple[Figure, float, str, str, tuple[Medium, ...]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class RunCost:
-    """What one run cost."""
-
-    figures: Mapping[Figure, Value]  # undefined, with the reason, if not counted in every stage
-    memory: Mapping[str, float]  # highest of the process at any stage, MB, by kind
-
-
-@dataclass(frozen=True, slots=True)
 class GroupCost:
     """What a method cost over class orders: every figure of its runs, and the highest memory of any."""
 
@@ -84,18 +76,20 @@ def cost_report(comparison: Comparison) -> Study[GroupCost]:
     found, without = [], []
     for group in comparison.groups:
         costs = {run.seed: cost_of_run(run) for run in group.runs}
-        counted = summarise_all({seed: cost.figures for seed, cost in costs.items()}, "not counted in this run")
+        counted = summarise_all({seed: figures for seed, (figures, _) in costs.items()}, "not counted in this run")
         if not counted:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
             continue
         names = sorted(counted, key=lambda one: (ACTIVITIES.index(one[0]), [*FIGURES, one[1]].index(one[1])))
-        figures = {name: counted[name] for name in names}
-        found.append(GroupCost(group, figures, _highest([cost.memory for cost in costs.values()])))
+        memory = _highest([memory for _, memory in costs.values()])
+        found.append(GroupCost(group, {name: counted[name] for name in names}, memory))
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
-def cost_of_run(run: RunRecord) -> RunCost:
-    """What a run cost, stage by stage added up.
+def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], dict[str, float]]:
+    """What a run cost, stage by stage added up, and the highest memory of the process at any of them, MB, by kind.
+
+    A figure that was not counted in every stage is undefined.
 
     Raises:
         UserError: a stage's figures cannot be read.
@@ -114,7 +108,7 @@ def cost_of_run(run: RunRecord) -> RunCost:
                 figures[activity, name] = undefined(f"not counted in stage {', '.join(map(str, missing))}")
             else:
                 figures[activity, name] = Value(float(sum(part[name] for part in had.values())))
-    return RunCost(figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()]))
+    return figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()])
 
 
 def cost_parts(report: Study[GroupCost]) -> list[Part]:
