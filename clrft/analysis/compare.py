@@ -5,8 +5,9 @@ Runs that differ in what a comparison must hold equal are refused, unless the us
 (``clrft.analysis.figures``), published figures (``clrft.analysis.published_results``).
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ from clrft.analysis.groups import Group, grouped, summarise, with_joint_row
 from clrft.analysis.mixing import Mixed, check_words, sort_out
 from clrft.analysis.paired_tests import FEWEST
 from clrft.analysis.pairs import Paired, is_named, pairs_of
-from clrft.analysis.table import Heading, Sentence, Summary
+from clrft.analysis.table import Sentence, Summary
 from clrft.config.records import LEAST_APPLIED
 from clrft.runs.differences import FLOOR, unlike, unrecorded
 from clrft.runs.read import RunRecord, metric_rank
@@ -46,11 +47,11 @@ class Comparison:
 
     def streams(self) -> list[str]:
         """Names of the streams, in order of appearance."""
-        return list(dict.fromkeys(group.stream for group in self.groups))
+        return list(_by_stream(self.groups))
 
     def of_stream(self, stream: str) -> list[Group]:
         """Groups of one stream."""
-        return [group for group in self.groups if group.stream == stream]
+        return _by_stream(self.groups).get(stream, [])
 
     def mixed_in(self, stream: str) -> list[str]:
         """Names of what is mixed in one stream."""
@@ -58,13 +59,7 @@ class Comparison:
 
     def defined_metrics(self, stream: str) -> list[str]:
         """Metrics that at least one method of a stream has, in the order of ``METRICS``."""
-        keys = dict.fromkeys(key for group in self.of_stream(stream) for key in group.metrics)
-        has = [
-            key
-            for key in keys
-            for summaries in [[group.metrics[key] for group in self.of_stream(stream) if key in group.metrics]]
-            if any(value.value is not None for summary in summaries for value in summary.values.values())
-        ]
+        has = {key for group in self.of_stream(stream) for key in group.metrics if group.values(key)}
         return sorted(has, key=metric_rank)
 
     def mixed_by_stream(self) -> dict[str, str]:
@@ -82,9 +77,9 @@ class Comparison:
         texts = [*(f"the runs differ: {one}." for one in self.mixed), *without]
         return [Sentence(text, "note") for text in texts]
 
-    def heading(self, stream: str) -> list[Heading]:
+    def heading(self, stream: str) -> list[Sentence]:
         """A heading that names the stream where there are several."""
-        return [Heading(stream)] if len(self.streams()) > 1 else []
+        return [Sentence(stream, "heading")] if len(self.streams()) > 1 else []
 
 
 class OfGroup(Protocol):
@@ -100,17 +95,11 @@ Found = TypeVar("Found", bound=OfGroup)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(Generic[Found]):
-    """What was found of the groups of a comparison, e.g. their costs.
-
-    Attributes:
-        comparison: the runs, and in what they differ although a comparison holds it equal.
-        groups: of those that have something to show, in the order of the comparison.
-        without: a sentence for each group or run that has nothing to show.
-    """
+    """What was found of the groups of a comparison, e.g. their costs."""
 
     comparison: Comparison
-    groups: tuple[Found, ...]
-    without: tuple[str, ...]
+    groups: tuple[Found, ...]  # of those that have something to show, in the order of the comparison
+    without: tuple[str, ...]  # a sentence for each group or run that has nothing to show
 
     def streams(self) -> list[str]:
         """Names of the streams, in order of appearance."""
@@ -144,93 +133,91 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
         raise UserError("nothing to compare: no complete run was found.")
     mix = [word for words in mix for word in words.split(",") if word]
     check_words(mix, records)
-    groups = grouped(records)
-    problems = _same_run_twice(groups)
-    for stream in _streams(groups):
-        sizes = sorted({len(run.matrix) for group in _of(groups, stream) for run in group.runs})
+    problems: list[str] = []
+    shown: dict[str, list[Group]] = {}
+    mixed: list[Mixed] = []
+    for stream, groups in _by_stream(grouped(records)).items():
+        problems += _same_run_twice(groups)
+        sizes = sorted({len(run.matrix) for group in groups for run in group.runs})
         if len(sizes) > 1:
             problems.append(f"runs of {stream} have {' and '.join(map(str, sizes))} tasks; compare them apart.")
-    shown: list[Group] = []
-    mixed: list[Mixed] = []
-    for stream in _streams(groups):
         try:
-            named, found = sort_out(_of(groups, stream), mix)
+            labelled, found = sort_out(groups, mix)
         except UserError as error:
             problems += [problem for problem in error.problems if problem not in problems]
         else:
-            shown += with_joint_row(named)
+            shown[stream] = with_joint_row(labelled)
             mixed += found
     if baseline is not None and not problems:
         problems += _check_baseline(shown, baseline)
     if problems:
         raise UserError(*problems)
-    pairs = [pair for stream in _streams(shown) for pair in pairs_of(_of(shown, stream), baseline)]
     notes = [f"mixed on request: {one}." for one in mixed]
-    notes += [note for stream in _streams(shown) for note in _notes(stream, _of(shown, stream))]
-    return Comparison(tuple(shown), tuple(pairs), tuple(notes), tuple(mixed))
+    notes += [note for stream, groups in shown.items() for note in _notes(stream, groups)]
+    return Comparison(
+        groups=tuple(group for groups in shown.values() for group in groups),
+        pairs=tuple(pair for groups in shown.values() for pair in pairs_of(groups, baseline)),
+        notes=tuple(notes),
+        mixed=tuple(mixed),
+    )
+
+
+def _by_stream(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    streams: dict[str, list[Group]] = {}
+    for group in groups:
+        streams.setdefault(group.stream, []).append(group)
+    return streams
 
 
 def _same_run_twice(groups: Iterable[Group]) -> list[str]:
     problems = []
     for group in groups:
-        by_seed: dict[int, list[str]] = {}
-        for run in group.runs:
-            by_seed.setdefault(run.seed, []).append(str(run.folder))
-        problems += [
-            f"{group.stream}, {group.label}, order {seed} was given {len(folders)} times with the same "
-            f"settings: {', '.join(folders)}. Name one of them."
-            for seed, folders in by_seed.items()
-            if len(folders) > 1
-        ]
+        for seed, runs in itertools.groupby(group.runs, key=lambda run: run.seed):
+            folders = [str(run.folder) for run in runs]
+            if len(folders) > 1:
+                twice = f"{group.stream}, {group.label}, order {seed} was given {len(folders)} times"
+                problems.append(f"{twice} with the same settings: {', '.join(folders)}. Name one of them.")
     return problems
 
 
-def _check_baseline(groups: Sequence[Group], baseline: str) -> list[str]:
+def _check_baseline(shown: Mapping[str, Sequence[Group]], baseline: str) -> list[str]:
     problems = []
-    for stream in _streams(groups):
-        fitting = [group.label for group in _of(groups, stream) if is_named(group, baseline)]
+    for stream, groups in shown.items():
+        fitting = [group.label for group in groups if is_named(group, baseline)]
         if not fitting:
-            names = {group.label for group in _of(groups, stream)}
-            problems.append(f"{stream}: {unknown_name('baseline', baseline, names)}")
+            problems.append(f"{stream}: {unknown_name('baseline', baseline, {group.label for group in groups})}")
         elif len(fitting) > 1 and baseline not in fitting:
             problems.append(f"{stream}: baseline {baseline!r} could be any of {', '.join(fitting)}. Name one.")
     return problems
 
 
 def _notes(stream: str, groups: Sequence[Group]) -> list[str]:
-    notes = [] if any(group.method == FLOOR for group in groups) else [f"{stream}: no {FLOOR} run, so no floor."]
+    """What a reader of one stream's figures needs to know, with the stream's name before it."""
+    notes = [] if any(group.method == FLOOR for group in groups) else [f"no {FLOOR} run, so no floor."]
     if len({tuple(run.seed for run in group.runs) for group in groups}) > 1:
         orders = "; ".join(f"{g.label}: {', '.join(str(run.seed) for run in g.runs)}" for g in groups)
-        notes.append(f"{stream}: the methods were run in different class orders ({orders}).")
+        notes.append(f"the methods were run in different class orders ({orders}).")
     runs = [run for group in groups for run in group.runs]
     if also := unlike(runs):
-        notes.append(f"{stream}: the runs also differ in {', '.join(also)}, which change no result by themselves.")
+        notes.append(f"the runs also differ in {', '.join(also)}, which change no result by themselves.")
     notes += [
-        f"{stream}: {count} of {len(runs)} runs do not record their {kind}, so that it was not compared for them."
+        f"{count} of {len(runs)} runs do not record their {kind}, so that it was not compared for them."
         for kind, count in unrecorded(runs).items()
     ]
     machines = {repr(run.manifest["hardware"]) for run in runs if run.manifest.get("hardware")}
     if len(machines) > 1:
-        notes.append(f"{stream}: the runs come from {len(machines)} kinds of machine (manifest.hardware).")
-    notes += [f"{stream}: {note}" for note in (*_lost_updates(groups), *_optimizers_apart(groups))]
+        notes.append(f"the runs come from {len(machines)} kinds of machine (manifest.hardware).")
+    notes += [*_lost_updates(groups), *_optimizers_apart(groups)]
     most = max(len(group.runs) for group in groups)
     if 1 < most < FEWEST and len(groups) > 1:
         notes.append(
-            f"{stream}: {most} class orders cannot reach p < 0.05 by the exact test (the smallest p is "
-            f"{2.0 ** (1 - most):.2g}), nor a 95 % interval by bootstrap; {FEWEST} can."
+            f"{most} class orders cannot reach p < 0.05 by the exact test (the smallest p is {2.0 ** (1 - most):.2g}), "
+            f"nor a 95 % interval by bootstrap; {FEWEST} can."
         )
     joint = [group.label for group in groups if group.joint]
     if len(joint) == 1:
-        notes.append(f"{stream}: intransigence is measured against {joint[0]}.")
-    return notes
-
-
-def _streams(groups: Iterable[Group]) -> list[str]:
-    return list(dict.fromkeys(group.stream for group in groups))
-
-
-def _of(groups: Iterable[Group], stream: str) -> list[Group]:
-    return [group for group in groups if group.stream == stream]
+        notes.append(f"intransigence is measured against {joint[0]}.")
+    return [f"{stream}: {note}" for note in notes]
 
 
 def _lost_updates(groups: Sequence[Group]) -> list[str]:

@@ -1,14 +1,14 @@
 """A comparison as tables: means, every class order, tasks, paired differences, definitions; CSV files of all of it.
 
-Deliberately absent: any number that ``clrft.analysis.compare`` did not compute.
+Also in the columns of other suites and papers (``eval.communities``), from the runs' matrices, so that every finished
+run has them. Deliberately absent: any other number that ``clrft.analysis.compare`` did not compute.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 
-from clrft.analysis.compare import Comparison, Group, over_n
-from clrft.analysis.pairs import Paired, pair_parts
+from clrft.analysis.compare import Comparison, Group, Summary, over_n, summarise
+from clrft.analysis.pairs import pair_parts
 from clrft.analysis.render import long_csv
 from clrft.analysis.table import (
     EVERYWHERE,
@@ -18,13 +18,13 @@ from clrft.analysis.table import (
     Sentence,
     Table,
     TableCell,
-    count_cell,
+    cells,
     in_unit,
-    named,
     number_cell,
     summary_cell,
-    titled,
+    text_columns,
 )
+from eval.communities import Community
 from eval.metrics import metric_of
 
 HEADLINE = (
@@ -46,8 +46,10 @@ def comparison_parts(comparison: Comparison) -> list[Part]:
         parts.append(final_table(groups))
         title = "Paired differences over class orders, percentage points"
         for shown, full in ((main, False), (keys, True)):
-            if pairs := shown_pairs(comparison, stream, shown):
-                parts += pair_parts(pairs, title, full)
+            # those of a metric together, in the order of the table of means
+            pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in shown]
+            pairs.sort(key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
+            parts += pair_parts(pairs, title, full) if pairs else []
         parts.append(Sentence("Definitions:", places=("markdown",)))
         parts += [Sentence(text, "note", ("markdown",)) for text in _definitions(comparison, stream)]
     return [*parts, *(Sentence(note, "note") for note in comparison.notes)]
@@ -65,10 +67,11 @@ def means_table(comparison: Comparison, stream: str) -> Table:
     columns = [Column("method", "text"), Column("orders", short="n")]
     for key in keys:
         places: tuple[Medium, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
-        columns.append(Column(titled(key), "summary", metric_of(key).definition, places=places))
+        metric, probe = metric_of(key), key.partition("/")[2].replace("_", " ")
+        title = f"{metric.title}: {probe}" if probe else metric.title
+        columns.append(Column(title, "summary", metric.definition, places=places))
     rows = [
-        [TableCell(one.name), count_cell(len(one.runs)), *(summary_cell(one.metrics.get(key), key) for key in keys)]
-        for one in groups
+        cells(one.name, len(one.runs), *(summary_cell(one.metrics.get(key), key) for key in keys)) for one in groups
     ]
     return Table(f"{stream}: {over_n(groups)}, percent", columns, rows, comparison.key("headline", stream))
 
@@ -81,17 +84,13 @@ def orders_table(
     seeds = sorted({run.seed for group in groups for run in group.runs})
     rows = []
     for key in keys:
+        unit = metric_of(key).unit
         for group in groups:
             mean = summary_cell(group.metrics.get(key), key)
-            values = (
-                {seed: value.value for seed, value in group.metrics[key].values.items()} if key in group.metrics else {}
-            )
-            each = [TableCell(in_unit(key, values.get(seed)), values.get(seed)) for seed in seeds]
-            rows.append(
-                [TableCell(named(key)), TableCell(group.label), TableCell(mean.text, mean.value, mean.spread), *each]
-            )
-    columns = [Column("metric", "text"), Column("method", "text"), Column("mean", "summary")]
-    columns += [Column(f"order {seed}") for seed in seeds]
+            each = [TableCell(in_unit(key, value), value) for value in map(group.values(key).get, seeds)]
+            name = key if unit == "%" else f"{key} ({unit})"
+            rows.append(cells(name, group.label, TableCell(mean.text, mean.value, mean.spread), *each))
+    columns = [*text_columns("metric", "method"), Column("mean", "summary"), *(Column(f"order {x}") for x in seeds)]
     title = f"{stream}: {'every metric in ' if 'report' in places else ''}every class order, percent"
     return Table(title, columns, rows, comparison.key("metrics", stream), folded=True, places=places)
 
@@ -101,9 +100,8 @@ def final_table(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         last = [run.matrix.value[-1] for run in group.runs]
-        means = [statistics.fmean(float(row[j]) for row in last) for j in range(len(last[0]))]
-        cells = [number_cell(None if math.isnan(mean) else mean, scale=100) for mean in means]
-        rows.append([TableCell(group.label), *cells])
+        means = [statistics.fmean(row[j] for row in last) for j in range(len(last[0]))]
+        rows.append(cells(group.label, *(number_cell(mean, scale=100) for mean in means)))
     columns = [Column("method", "text"), *(Column(f"task {j}") for j in range(1, len(last[0]) + 1))]
     title = f"Final {groups[0].measure} by position of the task, %"
     return Table(title, columns, rows, places=("terminal", "markdown"))
@@ -114,12 +112,6 @@ def headline(comparison: Comparison, stream: str) -> list[str]:
     defined = comparison.defined_metrics(stream)
     names = [name for name in HEADLINE if name not in FINAL or name == comparison.of_stream(stream)[0].final_metric]
     return [key for name in names for key in defined if key.partition("/")[0] == name]
-
-
-def shown_pairs(comparison: Comparison, stream: str, keys: Sequence[str]) -> list[Paired]:
-    """Paired differences of one stream in some metrics, those of a metric together, in the order of ``HEADLINE``."""
-    pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
-    return sorted(pairs, key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
 
 
 def _definitions(comparison: Comparison, stream: str) -> list[str]:
@@ -135,3 +127,52 @@ def _definitions(comparison: Comparison, stream: str) -> list[str]:
             if key not in defined and summary.reason:
                 absent.setdefault(key, summary.reason)
     return [*texts, *(f"`{key}`: undefined here ({reason})" for key, reason in absent.items())]
+
+
+def community_parts(comparison: Comparison, community: Community) -> list[Part]:
+    """One table for each stream, what its figures differ in from ours, and every column's definition."""
+    parts: list[Part] = [Sentence(f"Source: {community.source}.", places=("markdown",))]
+    for stream in comparison.streams():
+        groups = comparison.of_stream(stream)
+        rows = [cells(one.name, len(one.runs), *map(summary_cell, _summaries(one, community))) for one in groups]
+        columns = [Column("method", "text"), Column("n"), *(Column(one.header) for one in community.columns)]
+        parts.append(Table(f"{stream} as {community.title} ({community.source}): {over_n(groups)}, %", columns, rows))
+        parts += [Sentence(text, "note") for text in _footnotes(groups, community)]
+    parts.append(Sentence("Definitions:", places=("markdown",)))
+    for column in community.columns:
+        ours = f"our `{column.by}`" if isinstance(column.by, str) else "not among our metrics"
+        direction = "higher" if column.higher_is_better else "lower"
+        text = f"{column.header}: {column.definition}, {ours} ({direction} is better)"
+        parts.append(Sentence(text, "note", ("markdown",)))
+    return [*parts, *(Sentence(note, "note", ("markdown",)) for note in comparison.notes)]
+
+
+def community_to_csv(comparison: Comparison, community: Community) -> str:
+    """One row per stream, method and column, as fractions: mean, standard deviation, value of every class order."""
+    rows = [
+        (group, [column.header, column.by if isinstance(column.by, str) else ""], summary)
+        for group in comparison.groups
+        for column, summary in zip(community.columns, _summaries(group, community), strict=True)
+    ]
+    return long_csv(["metric", "ours"], rows, comparison.mixed_by_stream(), {"community": community.name})
+
+
+def _summaries(group: Group, community: Community) -> list[Summary]:
+    """Every column of a community over a group's class orders."""
+    return [summarise({run.seed: column.value(run.matrix) for run in group.runs}) for column in community.columns]
+
+
+def _footnotes(groups: Sequence[Group], community: Community) -> list[str]:
+    """How figures are written there, what differs from our metrics, and why there are dashes."""
+    undefined: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        for column, summary in zip(community.columns, _summaries(group, community), strict=True):
+            if summary.reason:
+                undefined.setdefault((column.header, summary.reason), []).append(group.label)
+    told = [(column.header, column.note) for column in community.columns if column.note]
+    told += [(header, f"undefined for {', '.join(labels)} ({why})") for (header, why), labels in undefined.items()]
+    headers: dict[str, list[str]] = {}
+    for header, text in told:
+        headers.setdefault(text, []).append(header)
+    lines = [f"{', '.join(names)}: {text}." for text, names in headers.items()]
+    return [f"{community.title}: {community.convention}.", *lines]

@@ -9,7 +9,8 @@ Deliberately absent: money, energy, and a comparison of runs from different mach
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n
+from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import Figures, long_csv
 from clrft.analysis.table import (
     DASH,
@@ -20,9 +21,10 @@ from clrft.analysis.table import (
     Sentence,
     Table,
     TableCell,
-    count_cell,
+    cells,
     short,
     summary_cell,
+    text_columns,
 )
 from clrft.runs.cost_names import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
 from clrft.runs.read import RunRecord
@@ -52,21 +54,6 @@ SHOWN: tuple[tuple[Figure, float, str, str, tuple[Medium, ...]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class RunCost:
-    """What one run cost.
-
-    Attributes:
-        run: the run.
-        figures: by activity and name; those of ``FIGURES`` that were counted in every stage, others with the reason.
-        memory: highest memory of the process at any stage, MB, by kind.
-    """
-
-    run: RunRecord
-    figures: Mapping[Figure, Value]
-    memory: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class GroupCost:
     """What a method cost over class orders: every figure of its runs, and the highest memory of any."""
 
@@ -88,21 +75,21 @@ def cost_report(comparison: Comparison) -> Study[GroupCost]:
     """
     found, without = [], []
     for group in comparison.groups:
-        costs = [cost_of_run(run) for run in group.runs]
-        if any(cost.figures for cost in costs):
-            names = sorted({figure for cost in costs for figure in cost.figures}, key=_rank)
-            absent = undefined("not counted in this run")
-            figures = {
-                name: summarise({cost.run.seed: cost.figures.get(name, absent) for cost in costs}) for name in names
-            }
-            found.append(GroupCost(group, figures, _highest([cost.memory for cost in costs])))
-        else:
+        costs = {run.seed: cost_of_run(run) for run in group.runs}
+        counted = summarise_all({seed: figures for seed, (figures, _) in costs.items()}, "not counted in this run")
+        if not counted:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
+            continue
+        names = sorted(counted, key=lambda one: (ACTIVITIES.index(one[0]), [*FIGURES, one[1]].index(one[1])))
+        memory = _highest([memory for _, memory in costs.values()])
+        found.append(GroupCost(group, {name: counted[name] for name in names}, memory))
     return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
 
 
-def cost_of_run(run: RunRecord) -> RunCost:
-    """What a run cost, stage by stage added up.
+def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], dict[str, float]]:
+    """What a run cost, stage by stage added up, and the highest memory of the process at any of them, MB, by kind.
+
+    A figure that was not counted in every stage is undefined.
 
     Raises:
         UserError: a stage's figures cannot be read.
@@ -121,7 +108,7 @@ def cost_of_run(run: RunRecord) -> RunCost:
                 figures[activity, name] = undefined(f"not counted in stage {', '.join(map(str, missing))}")
             else:
                 figures[activity, name] = Value(float(sum(part[name] for part in had.values())))
-    return RunCost(run, figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()]))
+    return figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()])
 
 
 def cost_parts(report: Study[GroupCost]) -> list[Part]:
@@ -144,13 +131,14 @@ def cost_table(report: Study[GroupCost], stream: str) -> Table:
         columns.append(Column(name, "summary", short=narrow, places=places))
     columns += [Column("peak memory, MB", short="MB"), Column("last accuracy, %", "summary", short="last")]
     columns.append(Column("forgetting, points", "summary", short="forgotten"))
-    rows = [
-        [TableCell(one.group.name), count_cell(len(one.group.runs))]
-        + [_cell(one.figures.get(figure), unit) for figure, unit, *_ in shown]
-        + [_memory(one)]
-        + [summary_cell(one.group.metrics.get(key)) for key in (one.group.final_metric, "forgetting")]
-        for one in groups
-    ]
+    rows = []
+    for one in groups:
+        memory = TableCell(
+            " + ".join(f"{most:,.0f}" for most in one.memory.values()) or DASH, max(one.memory.values(), default=None)
+        )
+        counted = [_cell(one.figures.get(figure), unit) for figure, unit, *_ in shown]
+        quality = [summary_cell(one.group.metrics.get(key)) for key in (one.group.final_metric, "forgetting")]
+        rows.append(cells(one.group.name, len(one.group.runs), *counted, memory, *quality))
     title = f"{stream}: cost per run, {over_n(one.group for one in groups)}, beside quality"
     return Table(title, columns, rows, report.comparison.key("costs", stream))
 
@@ -175,9 +163,9 @@ def _other_activities(report: Study[GroupCost], stream: str) -> Table:
     rows = []
     for one in report.of_stream(stream):
         for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
-            cells = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
-            rows.append([TableCell(one.group.name), TableCell(activity), *cells])
-    columns = [Column("method", "text"), Column("activity", "text"), *(Column(name) for name in names)]
+            spent = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
+            rows.append(cells(one.group.name, activity, *spent))
+    columns = [*text_columns("method", "activity"), *map(Column, names)]
     return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
 
 
@@ -190,17 +178,6 @@ def _cell(summary: Summary | None, unit: float) -> TableCell:
     return TableCell(text, summary.mean / unit, spread)
 
 
-def _memory(one: GroupCost) -> TableCell:
-    """The highest memory, of the process and of the GPU."""
-    text = " + ".join(f"{most:,.0f}" for most in one.memory.values())
-    return TableCell(text or DASH, max(one.memory.values(), default=None))
-
-
 def _highest(peaks: list[Mapping[str, float]]) -> dict[str, float]:
     """The highest memory of any, MB, by kind."""
     return {kind: max(found) for kind in MEMORY if (found := [peak[kind] for peak in peaks if kind in peak])}
-
-
-def _rank(figure: Figure) -> tuple[int, int]:
-    activity, name = figure
-    return ACTIVITIES.index(activity), FIGURES.index(name) if name in FIGURES else len(FIGURES)

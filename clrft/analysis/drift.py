@@ -10,14 +10,15 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clrft.analysis.compare import Comparison, Group
-from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, count_cell, number_cell
+from clrft.analysis.render import csv_text
+from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, cells, number_cell, text_columns
 from clrft.runs.read import RunRecord
 
 MEASURES = (
@@ -43,54 +44,32 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run.
+    """One run: its measures (means over the stages where they are defined) and outcomes by name, if defined."""
 
-    Attributes:
-        label: of its group.
-        seed: of its class order.
-        measures: by name, means over the stages where they are defined; those that never are have none.
-        outcomes: metrics by name; those that are undefined have none.
-    """
-
-    label: str
-    seed: int
-    measures: Mapping[str, float]
-    outcomes: Mapping[str, float]
+    label: str  # of its group
+    seed: int  # of its class order
+    values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Correlation:
-    """Spearman's rank correlation of two columns, or why there is none.
+class Correlation(NamedTuple):
+    """Spearman's rank correlation of two columns, or why there is none."""
 
-    Attributes:
-        n: points.
-        orders: class orders among them.
-        rho: over all points; None with ``reason``.
-        low, high: 95 % interval by bootstrap over class orders; None for one order.
-        by_order: rho among the points of each class order, where it is defined.
-        reason: why there is no rho.
-    """
-
-    n: int
-    orders: int
-    rho: float | None
-    low: float | None
+    n: int  # points
+    orders: int  # class orders among them
+    rho: float | None  # over all points; None with ``reason``
+    low: float | None  # 95 % interval by bootstrap over class orders; None for one order
     high: float | None
-    by_order: Mapping[int, float]
-    reason: str | None = None
+    by_order: Mapping[int, float]  # rho among the points of each class order, where it is defined
+    reason: str | None = None  # why there is no rho
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(NamedTuple):
     """Least squares ``y = a + b x + c x^2``, with the share of the variance that it explains."""
 
-    coefficients: tuple[float, float, float]
+    a: float
+    b: float
+    c: float
     r2: float
-
-    def at(self, x: Array) -> Array:
-        """Its height at some places."""
-        a, b, c = self.coefficients
-        return a + b * x + c * x**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +84,12 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Spread of drift inside groups of equal reward, task by task, for one method.
-
-    Attributes:
-        group: the runs.
-        name: ``spread_prev`` (equal rewards) or ``spread_prev_correct`` (all right).
-        values: by task and class order; what is undefined is missing.
-        trend: rank correlation of spread with the number of the task.
-    """
+    """Spread of drift inside groups of equal reward, task by task, for one method."""
 
     group: Group
-    name: str
-    values: Mapping[int, Mapping[int, float]]
-    trend: Correlation
+    name: str  # ``spread_prev`` (equal rewards) or ``spread_prev_correct`` (all right)
+    values: Mapping[int, Mapping[int, float]]  # by task and class order; what is undefined is missing
+    trend: Correlation  # rank correlation of spread with the number of the task
 
     def means(self) -> dict[int, float]:
         """Mean over class orders by task, of those tasks that have any."""
@@ -137,17 +109,11 @@ class StreamStudy:
 
 @dataclass(frozen=True, slots=True)
 class DriftStudy:
-    """The study of all streams.
-
-    Attributes:
-        comparison: the runs, and in what they differ although a comparison holds it equal.
-        streams: of those in which drift was measured.
-        without: a sentence for each group whose drift was not measured.
-    """
+    """The study of all streams."""
 
     comparison: Comparison
-    streams: Sequence[StreamStudy]
-    without: Sequence[str]
+    streams: Sequence[StreamStudy]  # of those in which drift was measured
+    without: Sequence[str]  # a sentence for each group whose drift was not measured
 
 
 def drift_study(comparison: Comparison) -> DriftStudy:
@@ -165,8 +131,8 @@ def drift_study(comparison: Comparison) -> DriftStudy:
         relations = []
         for outcome in OUTCOMES:
             for measure in MEASURES:
-                both = [point for point in points if measure in point.measures and outcome in point.outcomes]
-                rows = [(point.seed, point.measures[measure], point.outcomes[outcome]) for point in both]
+                both = [point for point in points if {measure, outcome} <= point.values.keys()]
+                rows = [(point.seed, point.values[measure], point.values[outcome]) for point in both]
                 curve = quadratic([(x, y) for _, x, y in rows])
                 relations.append(Relation(measure, outcome, correlation(rows), curve))
         spreads = [_spread(group, name) for name in SPREADS for group in groups if not group.joint]
@@ -182,10 +148,14 @@ def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
 
 def _point(group: Group, run: RunRecord) -> Point:
     stages = drift_by_stage(run).values()
-    columns = {name: [one[name] for one in stages if one.get(name) is not None] for name in MEASURES}
-    measures = {name: statistics.fmean(values) for name, values in columns.items() if values}
-    values = {name: run.metrics[name].value for name in OUTCOMES if name in run.metrics}
-    return Point(group.label, run.seed, measures, {name: x for name, x in values.items() if x is not None})
+    values: dict[str, float] = {}
+    for name in MEASURES:
+        known = [one[name] for one in stages if one.get(name) is not None]
+        values |= {name: statistics.fmean(known)} if known else {}
+    for name in OUTCOMES:
+        value = run.metrics[name].value if name in run.metrics else None
+        values |= {} if value is None else {name: value}
+    return Point(group.label, run.seed, values)
 
 
 def _spread(group: Group, name: str) -> Spread:
@@ -201,15 +171,28 @@ def _spread(group: Group, name: str) -> Spread:
 
 
 def correlation(rows: Sequence[tuple[int, float, float]]) -> Correlation:
-    """Spearman's correlation of the second and third column; the first is the class order."""
+    """Spearman's correlation of the second and third column; the first is the class order.
+
+    Its interval is that of percentiles over resampled class orders, each with all of its points.
+    """
     seeds = sorted({seed for seed, _, _ in rows})
-    parts = {seed: np.array([(x, y) for one, x, y in rows if one == seed]) for seed in seeds}
-    by_order = {seed: rho for seed, part in parts.items() if (rho := spearman(part)) is not None}
-    whole = spearman(np.concatenate(list(parts.values()))) if rows else None
+    parts = [np.array([(x, y) for one, x, y in rows if one == seed]) for seed in seeds]
+    by_order = {seed: rho for seed, part in zip(seeds, parts, strict=True) if (rho := spearman(part)) is not None}
+    whole = spearman(np.concatenate(parts)) if rows else None
     if whole is None:
         few = f"{len(rows)} points, expected at least {FEWEST}" if len(rows) < FEWEST else "a column does not vary"
         return Correlation(len(rows), len(seeds), None, None, None, by_order, few)
-    low, high = interval(list(parts.values()))
+    if len(seeds) < 2:
+        return Correlation(len(rows), len(seeds), whole, None, None, by_order)
+
+    @cache
+    def rho_of(drawn: tuple[int, ...]) -> float:
+        rho = spearman(np.concatenate([parts[place] for place in drawn]))
+        return float("nan") if rho is None else rho
+
+    draws = np.random.RandomState(SEED).randint(len(parts), size=(RESAMPLES, len(parts)))
+    drawn = [rho_of(tuple(sorted(draw))) for draw in draws.tolist()]
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Correlation(len(rows), len(seeds), whole, low, high, by_order)
 
 
@@ -220,26 +203,6 @@ def spearman(points: Array) -> float | None:
     if len(points) < FEWEST or (points == points[0]).all(axis=0).any():
         return None
     return float(stats.spearmanr(points[:, 0], points[:, 1]).statistic)
-
-
-def interval(parts: Sequence[Array]) -> tuple[float | None, float | None]:
-    """Percentile interval of the rank correlation over resampled class orders, each with all of its points."""
-    if len(parts) < 2:
-        return None, None
-    generator = np.random.RandomState(SEED)
-    draws = generator.randint(len(parts), size=(RESAMPLES, len(parts)))
-    found: dict[tuple[int, ...], float | None] = {}
-    values = []
-    for draw in draws:
-        key = tuple(sorted(draw.tolist()))
-        if key not in found:
-            found[key] = spearman(np.concatenate([parts[place] for place in key]))
-        if (rho := found[key]) is not None:
-            values.append(rho)
-    if not values:
-        return None, None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
@@ -253,9 +216,8 @@ def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
             c, b, a = np.polyfit(x, y, 2).tolist()
         except np.exceptions.RankWarning:
             return None
-    curve = Curve((a, b, c), 0.0)
-    r2 = 1 - float(((y - curve.at(x)) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-    return Curve(curve.coefficients, r2)
+    residuals = y - (a + b * x + c * x**2)
+    return Curve(a, b, c, 1 - float((residuals**2).sum() / ((y - y.mean()) ** 2).sum()))
 
 
 def drift_parts(study: DriftStudy) -> list[Part]:
@@ -269,16 +231,16 @@ def drift_parts(study: DriftStudy) -> list[Part]:
 def relation_table(study: DriftStudy, one: StreamStudy) -> Table:
     """Rank correlations of every measure with every outcome."""
     rows = [
-        [
-            *(TableCell(found.outcome), TableCell(found.measure), count_cell(found.correlation.n)),
+        cells(
+            *(found.outcome, found.measure, found.correlation.n),
             *_correlation_cells(found.correlation),
             number_cell(None if found.curve is None else found.curve.r2, 2),
-            TableCell(found.correlation.reason or ""),
-        ]
+            found.correlation.reason or "",
+        )
         for found in one.relations
     ]
-    columns = [Column("outcome", "text"), Column("measure", "text"), Column("runs")]
-    columns += [Column("Spearman's rho", short="Spearman"), *_INTERVAL, Column("R² of the quadratic", short="R²")]
+    columns = [*text_columns("outcome", "measure"), Column("runs"), Column("Spearman's rho", short="Spearman")]
+    columns += [*_INTERVAL, Column("R² of the quadratic", short="R²")]
     columns.append(Column("undefined because", "text", places=("markdown", "report")))
     title = f"{one.stream}: forgetting against drift over runs, rank correlation with its 95 % interval"
     return Table(title, columns, rows, study.comparison.key("drift-relations", one.stream), folded=True)
@@ -289,14 +251,14 @@ def spread_table(study: DriftStudy, one: StreamStudy) -> Table:
     means = [spread.means() for spread in one.spreads]
     tasks = sorted(set().union(*means))
     rows = [
-        [
-            *(TableCell(spread.group.label), TableCell(SPREADS[spread.name])),
+        cells(
+            *(spread.group.label, SPREADS[spread.name]),
             *(number_cell(each.get(task), scale=1000) for task in tasks),
             *_correlation_cells(spread.trend),
-        ]
+        )
         for spread, each in zip(one.spreads, means, strict=True)
     ]
-    columns = [Column("method", "text"), Column("groups", "text"), *(Column(f"task {task}") for task in tasks)]
+    columns = [*text_columns("method", "groups"), *(Column(f"task {task}") for task in tasks)]
     columns += [Column("rho with the task", short="Spearman"), *_INTERVAL]
     title = f"{one.stream}: spread of drift in groups by task, thousandths of a nat per token, and its rank correlation"
     return Table(title, columns, rows, study.comparison.key("drift-spread", one.stream), folded=True)
@@ -305,11 +267,11 @@ def spread_table(study: DriftStudy, one: StreamStudy) -> Table:
 def point_table(study: DriftStudy, one: StreamStudy) -> Table:
     """Every run's measures and outcomes, for the report."""
     rows = [
-        [
-            *(TableCell(point.label), count_cell(point.seed)),
-            *(number_cell(point.measures.get(name), 4) for name in MEASURES),
-            *(number_cell(point.outcomes.get(name), scale=100) for name in OUTCOMES),
-        ]
+        cells(
+            *(point.label, point.seed),
+            *(number_cell(point.values.get(name), 4) for name in MEASURES),
+            *(number_cell(point.values.get(name), scale=100) for name in OUTCOMES),
+        )
         for point in one.points
     ]
     columns = [Column("method", "text"), Column("class order"), *(Column(name.replace("_", " ")) for name in MEASURES)]
@@ -323,17 +285,15 @@ def _method_table(one: StreamStudy) -> Table:
     rows = []
     for group in one.groups:
         points = [point for point in one.points if point.label == group.label]
-        means = {}
-        for name in (*OUTCOMES, *MEASURES):
-            values = [point.measures.get(name, point.outcomes.get(name)) for point in points]
-            known = [value for value in values if value is not None]
-            means[name] = sum(known) / len(known) if known and len(known) == len(values) else None
-        cells = [number_cell(means[name], scale=100) for name in OUTCOMES]
-        cells += [number_cell(means[name], 4) for name in MEASURES]
-        rows.append([TableCell(group.label), count_cell(len(points)), *cells])
+        means = {
+            name: statistics.fmean(point.values.get(name, float("nan")) for point in points)
+            for name in (*OUTCOMES, *MEASURES)
+        }
+        outcomes = [number_cell(means[name], scale=100) for name in OUTCOMES]
+        rows.append(cells(group.label, len(points), *outcomes, *(number_cell(means[name], 4) for name in MEASURES)))
     columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
     title = f"{one.stream}: each method, mean over its runs"
-    return Table(title, [*columns, *(Column(name) for name in MEASURES)], rows, places=("terminal", "markdown"))
+    return Table(title, [*columns, *map(Column, MEASURES)], rows, places=("terminal", "markdown"))
 
 
 _INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=("terminal", "markdown")))
@@ -347,53 +307,39 @@ def _correlation_cells(found: Correlation) -> list[TableCell]:
 
 def relations_to_csv(study: DriftStudy) -> str:
     """One row per stream, outcome and measure."""
-    rows = []
+    seeds, mixed, rows = _seeds(study), study.comparison.mixed_by_stream(), []
     for one in study.streams:
         for relation in one.relations:
-            found, curve = relation.correlation, relation.curve
-            fitted = [""] * 4 if curve is None else [raw(value) for value in (*curve.coefficients, curve.r2)]
-            row = [one.stream, relation.outcome, relation.measure, *_raw(found), *fitted, found.reason or ""]
-            rows.append([*row, *_by_order(study, one, found.by_order)])
+            found = relation.correlation
+            row = [one.stream, relation.outcome, relation.measure, *found[:5], *(relation.curve or [None] * 4)]
+            rows.append([*row, found.reason, mixed[one.stream], *map(found.by_order.get, seeds)])
     header = ["stream", "outcome", "measure", "n", "orders", "rho", "low_95", "high_95", "a", "b", "c", "r2"]
-    return csv_text([*header, "undefined", "mixed", *(f"order_{seed}" for seed in _seeds(study))], rows)
+    return csv_text([*header, "undefined", "mixed", *(f"order_{seed}" for seed in seeds)], rows)
 
 
 def points_to_csv(study: DriftStudy) -> str:
     """One row per run: every measure and outcome; empty where it is undefined."""
+    names, mixed = (*MEASURES, *OUTCOMES), study.comparison.mixed_by_stream()
     rows = [
-        [one.stream, point.label, str(point.seed)]
-        + [raw(point.measures.get(name)) for name in MEASURES]
-        + [raw(point.outcomes.get(name)) for name in OUTCOMES]
-        + [" ".join(study.comparison.mixed_in(one.stream))]
+        [one.stream, point.label, point.seed, *map(point.values.get, names), mixed[one.stream]]
         for one in study.streams
         for point in one.points
     ]
-    return csv_text(["stream", "label", "order", *MEASURES, *OUTCOMES, "mixed"], rows)
+    return csv_text(["stream", "label", "order", *names, "mixed"], rows)
 
 
 def spreads_to_csv(study: DriftStudy) -> str:
     """One row per stream, method, kind of group and task: the spread of every class order, and the trend over tasks."""
+    seeds, mixed = _seeds(study), study.comparison.mixed_by_stream()
     rows = [
-        [
-            *(one.stream, spread.group.label, SPREADS[spread.name], str(task)),
-            *(*_raw(spread.trend), *_by_order(study, one, orders)),
-        ]
+        [one.stream, spread.group.label, SPREADS[spread.name], task, *spread.trend[:5], mixed[one.stream]]
+        + [orders.get(seed) for seed in seeds]
         for one in study.streams
         for spread in one.spreads
         for task, orders in spread.values.items()
     ]
     trend = [f"trend_{name}" for name in ("n", "orders", "rho", "low_95", "high_95")]
-    seeds = [f"order_{seed}" for seed in _seeds(study)]
-    return csv_text(["stream", "label", "groups", "task", *trend, "mixed", *seeds], rows)
-
-
-def _raw(found: Correlation) -> list[str]:
-    return [raw(value) for value in (found.n, found.orders, found.rho, found.low, found.high)]
-
-
-def _by_order(study: DriftStudy, one: StreamStudy, values: Mapping[int, float]) -> list[str]:
-    """What of the stream is mixed, then the value of every class order."""
-    return [" ".join(study.comparison.mixed_in(one.stream)), *(raw(values.get(seed)) for seed in _seeds(study))]
+    return csv_text(["stream", "label", "groups", "task", *trend, "mixed", *(f"order_{seed}" for seed in seeds)], rows)
 
 
 def _seeds(study: DriftStudy) -> list[int]:

@@ -4,7 +4,8 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every method al
 Deliberately absent: pyplot and its global state.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from eval.metrics import accuracy_so_far, forgetting_by_stage, metric_of
 
 TRAINING = {"reward": "task reward", "drift": "drift D (nats per token)", "kl": "KL to the base"}
 MOST_DRAWN = 12  # methods in one picture
+MOST_WRITTEN = 10  # tasks up to which a heatmap's cells hold their numbers
 _SMOOTH = 5  # optimizer steps in the running mean of training curves
 INK, MUTED, GRID = "#222222", "#666666", "#e3e3e3"
 RC: Any = {
@@ -89,9 +91,8 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
         return list(groups)
     always = [group for group in groups if group.method == FLOOR or group.joint]
     others = [group for group in groups if group not in always]
-    means = {one.label: one.mean(one.final_metric) for one in others}
-    rank = {label: -1.0 if mean is None else mean for label, mean in means.items()}
-    best = sorted(others, key=lambda one: rank[one.label], reverse=True)[: max(1, MOST_DRAWN - len(always))]
+    others.sort(key=lambda one: -1.0 if (mean := one.mean(one.final_metric)) is None else mean, reverse=True)
+    best = others[: max(1, MOST_DRAWN - len(always))]
     floors = [group for group in always if group.method == FLOOR]
     return [*floors, *best, *(group for group in always if group.joint)]
 
@@ -100,13 +101,9 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
     """Style by label: a known method keeps its own in every figure; settings of one method differ by dash."""
     chosen: dict[str, Style] = {}
     methods = list(dict.fromkeys(group.method for group in groups))
-    strangers = [method for method in methods if method not in _KNOWN]
+    others = zip(itertools.cycle(_OTHERS), itertools.cycle(_MARKERS), strict=True)
     for method in methods:
-        if method in _KNOWN:
-            first = _KNOWN[method]
-        else:
-            place = strangers.index(method)
-            first = Style(_OTHERS[place % len(_OTHERS)], _MARKERS[place % len(_MARKERS)], "-")
+        first = _KNOWN[method] if method in _KNOWN else Style(*next(others), "-")
         for number, group in enumerate(group for group in groups if group.method == method):
             dash = _DASHES[number % len(_DASHES)] if number else first.dash
             chosen[group.label] = Style(first.color, first.marker, dash)
@@ -114,15 +111,7 @@ def styles(groups: Sequence[Group]) -> dict[str, Style]:
 
 
 def panels(count: int, across: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
-    """A figure with room for so many panels, at most ``across`` beside each other, the places left over hidden.
-
-    Args:
-        count: panels.
-        across: most of them beside each other.
-        width: of the figure, inches.
-        height: likewise.
-        options: of ``Figure.subplots``.
-    """
+    """A figure of ``count`` panels, at most ``across`` beside each other; size in inches, options of ``subplots``."""
     down = -(-count // across)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(down, min(count, across), squeeze=False, **options)
@@ -134,15 +123,9 @@ def panels(count: int, across: int, width: float, height: float, **options: Any)
 def finish(
     figure: Figure, title: str, axes: Iterable[Axes] = (), characters: int = 130, last: str = "", **options: Any
 ) -> Figure:
-    """Give a figure its title, and a legend of all its axes below it.
+    """Give a figure its title, and a legend below it that names every label of some axes once.
 
-    Args:
-        figure: drawn.
-        title: above it.
-        axes: whose marks and lines the legend names, each once; none: no legend.
-        characters: that fit beside each other in the legend.
-        last: a label that stands at its end.
-        options: of ``Figure.legend``.
+    ``characters`` fit beside each other in the legend; the label ``last`` stands at its end.
     """
     named = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     named |= {last: named.pop(last)} if last in named else {}
@@ -160,13 +143,44 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     columns = -(-len(groups) // rows)
     figure, axes = panels(len(groups), columns, max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4)
     for axis, group in zip(axes.flat, groups, strict=False):
-        image = _draw_matrix(axis, group)
-    for axis in axes[:, 0]:
-        axis.set_ylabel(f"{groups[0].measure} after task")
-    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.015, aspect=28)
-    bar.set_label(f"{groups[0].measure} (%)")
-    bar.outline.set_visible(False)
+        percent = 100 * mean_matrix(group)
+        size = len(percent)
+        axis.set_facecolor("#f3f3f3")  # what was not evaluated
+        image = heatmap(axis, percent, {task: str(task + 1) for task in range(size)}, 13)
+        axis.set_xticks(np.arange(-0.5, size), minor=True)
+        axis.set_yticks(np.arange(-0.5, size), minor=True)
+        axis.grid(which="minor", color="white", lw=1.2)
+        axis.tick_params(which="minor", length=0)
+        axis.set_xlabel("on task")
+        last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, "forgetting"))
+        axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
+        axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=MUTED)
+    colour_bar(figure, axes, image, f"{groups[0].measure} after task", f"{groups[0].measure} (%)", 0.75)
     return finish(figure, f"{stream}: {groups[0].measure} on each task after each task{over_orders(groups)}")
+
+
+def heatmap(axis: Axes, percent: FloatArray, ticks: Mapping[int, str], font: float) -> AxesImage:
+    """Draw a matrix of tasks with names below its columns, and its numbers if they are few; for ``colour_bar``."""
+    size = len(percent)
+    image = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(percent) if size <= MOST_WRITTEN else ():
+        if not np.isnan(value):
+            color = INK if value > 55 else "white"
+            axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=font - 0.5 * size)
+    axis.set_xticks([*ticks], [*ticks.values()])
+    axis.set_yticks(range(size), [str(task + 1) for task in range(size)])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def colour_bar(figure: Figure, axes: Any, image: AxesImage, down: str, label: str, shrink: float) -> None:
+    """The scale that all heatmaps of a figure share, and what their rows are."""
+    for axis in axes[:, 0]:
+        axis.set_ylabel(down)
+    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015, aspect=28)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
 
 
 def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
@@ -177,16 +191,16 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     """
     figure = Figure(figsize=(10.6, 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    look = styles(groups)
-    for group in groups:
-        _draw_curve(left, group, look[group.label], accuracy_so_far)
-        _draw_curve(right, group, look[group.label], forgetting_by_stage)
     measure = groups[0].measure_so_far
     left.set_title(f"{measure[0].upper()}{measure[1:]} on the tasks so far (%)")
     right.set_title("Forgetting of the earlier tasks (points)")
-    tasks = len(groups[0].runs[0].matrix)
-    _stage_axis(left, 1, tasks)
-    _stage_axis(right, min(2, tasks), tasks)  # before the second task there is nothing to forget
+    look, tasks = styles(groups), len(groups[0].runs[0].matrix)
+    # before the second task there is nothing to forget
+    for axis, curve, first in ((left, accuracy_so_far, 1), (right, forgetting_by_stage, min(2, tasks))):
+        for group in groups:
+            _draw_curve(axis, group, look[group.label], curve)
+        axis.set(xticks=range(first, tasks + 1), xlim=(first - 0.15, tasks + 0.15), xlabel="after task")
+        axis.grid(axis="y", color=GRID)
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
     return finish(figure, f"{stream}{over_orders(groups, ' ± standard deviation')}", [left])
@@ -199,7 +213,7 @@ def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
     final = groups[0].final_metric
     _draw_orders(left, groups, final, f"{metric_of(final).title} (%)")
     _draw_orders(right, groups, "forgetting", "Forgetting (points)")
-    floor = next((group.metrics[final].mean for group in groups if group.method == FLOOR), None)
+    floor = next((group.mean(final) for group in groups if group.method == FLOOR), None)
     if floor is not None:
         left.axhline(100 * floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     return finish(figure, f"{stream}: every class order; bar = mean, thin line = one order")
@@ -211,8 +225,8 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
     Joint training is left out: it does not go task by task.
     """
     groups = [group for group in groups if not group.joint]
-    curves = {(g.label, key): _training_curve(g, key) for g in groups for key in TRAINING}
-    shown = [key for key in TRAINING if any(curves[group.label, key] is not None for group in groups)]
+    curves = {key: {one.label: curve for one in groups if (curve := _training_curve(one, key))} for key in TRAINING}
+    shown = [key for key in TRAINING if curves[key]]
     if not shown:
         return None
     figure = Figure(figsize=(4.4 * len(shown) + 0.6, 4.0), layout="constrained")
@@ -220,21 +234,15 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
     look = styles(groups)
     tasks = len(groups[0].runs[0].matrix)
     for axis, key in zip(axes, shown, strict=True):
-        for group in groups:
-            curve = curves[group.label, key]
-            if curve is not None:
-                x, mean, std = curve
-                style = look[group.label]
-                axis.plot(x, mean, color=style.color, ls=style.dash, lw=1.8, label=group.label, zorder=3)
-                if std is not None:
-                    axis.fill_between(x, mean - std, mean + std, color=style.color, alpha=0.13, lw=0)
-        axis.set_title(TRAINING[key])
+        for label, (x, mean, std) in curves[key].items():
+            axis.plot(x, mean, color=look[label].color, ls=look[label].dash, lw=1.8, label=label, zorder=3)
+            if std is not None:
+                axis.fill_between(x, mean - std, mean + std, color=look[label].color, alpha=0.13, lw=0)
         for boundary in range(1, tasks):
             axis.axvline(boundary, color="#bbbbbb", lw=0.9, zorder=1)
         axis.set_xticks(np.arange(tasks) + 0.5, [str(task + 1) for task in range(tasks)])
         axis.tick_params(axis="x", length=0)
-        axis.set_xlim(0, tasks)
-        axis.set_xlabel("training on task")
+        axis.set(title=TRAINING[key], xlim=(0, tasks), xlabel="training on task")
         axis.grid(axis="y", color=GRID)
     return finish(figure, f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", axes)
 
@@ -253,49 +261,13 @@ def curve_over_orders(
     return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
 
 
-def _draw_matrix(axis: Axes, group: Group) -> AxesImage:
-    """One heatmap; returns its image for the shared colour bar."""
-    percent = 100 * mean_matrix(group)
-    size = len(percent)
-    axis.set_facecolor("#f3f3f3")  # what was not evaluated
-    image = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100, aspect="equal")
-    if size <= 10:
-        for (i, j), value in np.ndenumerate(percent):
-            if not np.isnan(value):
-                color = INK if value > 55 else "white"
-                axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=color, fontsize=13 - 0.5 * size)
-    axis.set_xticks(range(size), [str(j + 1) for j in range(size)])
-    axis.set_yticks(range(size), [str(i + 1) for i in range(size)])
-    axis.set_xticks(np.arange(-0.5, size), minor=True)
-    axis.set_yticks(np.arange(-0.5, size), minor=True)
-    axis.grid(which="minor", color="white", lw=1.2)
-    axis.tick_params(which="both", length=0)
-    axis.spines[:].set_visible(False)
-    axis.set_xlabel("on task")
-    last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, "forgetting"))
-    axis.set_title(group.label, pad=30, fontsize=12 if len(group.label) < 22 else 8.5)
-    axis.text(0, 1.03, f"last {last}\nforgetting {lost}", transform=axis.transAxes, fontsize=8.5, color=MUTED)
-    return image
-
-
 def _draw_curve(axis: Axes, group: Group, style: Style, curve: Callable[[AccuracyMatrix], FloatArray]) -> None:
     mean, std = curve_over_orders(group, curve)
     stages = np.arange(1, len(mean) + 1)
     known = ~np.isnan(mean)
     label = f"{group.label} (frozen base)" if group.method == FLOOR else group.label
-    axis.plot(
-        stages[known],
-        100 * mean[known],
-        color=style.color,
-        ls=style.dash,
-        marker=style.marker or None,
-        ms=11 if style.marker == "*" else 6,
-        mec="white",
-        mew=0.8,
-        lw=2,
-        label=label,
-        zorder=3,
-    )
+    mark: Any = {"marker": style.marker or None, "ms": 11 if style.marker == "*" else 6, "mec": "white", "mew": 0.8}
+    axis.plot(stages[known], 100 * mean[known], color=style.color, ls=style.dash, lw=2, label=label, zorder=3, **mark)
     if std is not None and not group.joint and group.method != FLOOR:
         low, high = 100 * (mean - std)[known], 100 * (mean + std)[known]
         axis.fill_between(stages[known], low, high, color=style.color, alpha=0.13, lw=0)
@@ -303,31 +275,24 @@ def _draw_curve(axis: Axes, group: Group, style: Style, curve: Callable[[Accurac
 
 def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> None:
     look = styles(groups)
-    shown = [group for group in groups if key in group.metrics and group.metrics[key].mean is not None]
+    shown = [group for group in groups if group.mean(key) is not None]
+    percent = [{seed: 100 * value for seed, value in group.values(key).items()} for group in shown]
     for seed in sorted({run.seed for group in shown for run in group.runs}):
-        points = [
-            (x, 100 * value.value)
-            for x, group in enumerate(shown)
-            if (value := group.metrics[key].values.get(seed)) is not None and value.value is not None
-        ]
+        points = [(x, values[seed]) for x, values in enumerate(percent) if seed in values]
         axis.plot(*zip(*points, strict=True), color="#bbbbbb", lw=0.9, zorder=2)
-    for x, group in enumerate(shown):
-        style, summary = look[group.label], group.metrics[key]
-        heights = [100 * value.value for value in summary.values.values() if value.value is not None]
-        marker = style.marker or "o"
+    for x, (group, values) in enumerate(zip(shown, percent, strict=True)):
+        color, marker = look[group.label].color, look[group.label].marker or "o"
         size = 150 if marker == "*" else 46
         axis.scatter(
-            [x] * len(heights), heights, color=style.color, marker=marker, s=size, ec="white", lw=0.8, zorder=4
+            [x] * len(values), [*values.values()], s=size, c=color, marker=marker, ec="white", lw=0.8, zorder=4
         )
-        assert summary.mean is not None
-        axis.hlines(100 * summary.mean, x - 0.27, x + 0.27, color=style.color, lw=3, zorder=3)
+        axis.hlines(100 * (group.mean(key) or 0.0), x - 0.27, x + 0.27, color=color, lw=3, zorder=3)
     long = any(len(group.label) > 12 for group in shown) or len(shown) > 5
     axis.set_xticks(range(len(shown)), [group.label for group in shown], rotation=25 if long else 0)
     if long:
         for tick in axis.get_xticklabels():
             tick.set_horizontalalignment("right")
-    axis.set_xlim(-0.6, len(shown) - 0.4)
-    axis.set_title(title)
+    axis.set(xlim=(-0.6, len(shown) - 0.4), title=title)
     low, high = axis.get_ylim()
     axis.set_ylim(min(0.0, low), high + 0.04 * (high - low))
     axis.grid(axis="y", color=GRID)
@@ -351,13 +316,6 @@ def _training_curve(group: Group, key: str) -> tuple[FloatArray, FloatArray, Flo
         return None
     values = np.concatenate(y, axis=1)
     return np.concatenate(x), values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
-
-
-def _stage_axis(axis: Axes, first: int, tasks: int) -> None:
-    axis.set_xticks(range(first, tasks + 1))
-    axis.set_xlim(first - 0.15, tasks + 0.15)
-    axis.set_xlabel("after task")
-    axis.grid(axis="y", color=GRID)
 
 
 def over_orders(groups: Sequence[Group], spread: str = "") -> str:

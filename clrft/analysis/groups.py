@@ -9,8 +9,9 @@ Deliberately absent: which groups may be compared (``mixing.py``), differences (
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,28 +21,20 @@ from clrft.runs.read import RunRecord
 from eval.matrix import ACCURACY, POOLED_BOX_AP
 from eval.metrics import Value, compute_metrics, undefined
 
+Key = TypeVar("Key", bound=Hashable)
 _SHOWN_FIRST = (FLOOR, "sft", "grpo", "rapo_rr", "rapo_ctan", "rapo")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that differ in nothing but the class order.
+    """Runs that differ in nothing but the class order."""
 
-    Attributes:
-        stream: name of the stream.
-        method: name of the method.
-        label: the method, with the settings that tell it from other groups of the same method.
-        settings: those settings, dotted name to value.
-        runs: one per class order, by seed.
-        metrics: every metric over the orders.
-    """
-
-    stream: str
-    method: str
-    label: str
-    settings: dict[str, str]
-    runs: tuple[RunRecord, ...]
-    metrics: dict[str, Summary]
+    stream: str  # name of the stream
+    method: str  # name of the method
+    label: str  # the method, with the settings that tell it from other groups of the same method
+    settings: dict[str, str]  # those settings, dotted name to value
+    runs: tuple[RunRecord, ...]  # one per class order, by seed
+    metrics: dict[str, Summary]  # every metric over the orders
 
     @property
     def measure(self) -> str:
@@ -73,6 +66,10 @@ class Group:
         summary = self.metrics.get(key)
         return None if summary is None else summary.mean
 
+    def values(self, key: str) -> dict[int, float]:
+        """Values of a metric by seed of the class order, of those in which it is defined."""
+        return self.metrics[key].known() if key in self.metrics else {}
+
 
 def summarise(values: Mapping[int, Value]) -> Summary:
     """Mean and sample standard deviation over class orders; none when one of them is undefined."""
@@ -84,6 +81,13 @@ def summarise(values: Mapping[int, Value]) -> Summary:
     numbers = [value.value for value in values.values() if value.value is not None]
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     return Summary(dict(values), statistics.fmean(numbers), std)
+
+
+def summarise_all(values: Mapping[int, Mapping[Key, Value]], absent: str) -> dict[Key, Summary]:
+    """Every figure over class orders; where one of them lacks it, it is undefined there for the reason ``absent``."""
+    lacks = undefined(absent)
+    keys = dict.fromkeys(key for one in values.values() for key in one)
+    return {key: summarise({seed: one.get(key, lacks) for seed, one in values.items()}) for key in keys}
 
 
 def with_joint_row(groups: Sequence[Group]) -> list[Group]:
@@ -138,7 +142,12 @@ def _by_settings(stream: str, method: str, records: Sequence[RunRecord]) -> list
     }
     order = sorted(parts, key=lambda values: ([name not in told[values] for name in differing], values))
     order.sort(key=lambda values: (FORK in told[values], bool(told[values])))  # what differs in nothing comes first
-    return [_group(stream, method, told[values], parts[values]) for values in order]
+    groups = []
+    for values in order:
+        runs = tuple(sorted(parts[values], key=lambda record: record.seed))
+        metrics = summarise_all({run.seed: run.metrics for run in runs}, "not measured in this run")
+        groups.append(Group(stream, method, labelled(method, told[values]), told[values], runs, metrics))
+    return groups
 
 
 def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, str]:
@@ -152,14 +161,6 @@ def _usual(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> dict[str, s
     if 0 not in apart or max(apart) > 1 or min((count for _, count in counts), default=0) < 2:
         return {}
     return dict(zip(names, common, strict=True))
-
-
-def _group(stream: str, method: str, settings: dict[str, str], records: Sequence[RunRecord]) -> Group:
-    runs = sorted(records, key=lambda record: record.seed)
-    keys = dict.fromkeys(key for run in runs for key in run.metrics)
-    absent = undefined("not measured in this run")
-    metrics = {key: summarise({run.seed: run.metrics.get(key, absent) for run in runs}) for key in keys}
-    return Group(stream, method, labelled(method, settings), settings, tuple(runs), metrics)
 
 
 def labelled(method: str, settings: Mapping[str, str]) -> str:

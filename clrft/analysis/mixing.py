@@ -37,16 +37,11 @@ _NAMED = 3  # runs that a sentence names
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A setting or fact in which runs of one stream differ.
-
-    Attributes:
-        name: dotted; a fact of the manifest begins with ``manifest.``.
-        values: runs by value, at least two of them.
-    """
+    """A setting or fact in which runs of one stream differ."""
 
     stream: str
-    name: str
-    values: Mapping[str, tuple[RunRecord, ...]]
+    name: str  # dotted; a fact of the manifest begins with ``manifest.``
+    values: Mapping[str, tuple[RunRecord, ...]]  # runs by value, at least two of them
 
     def __str__(self) -> str:
         told = " and ".join(f"{value} in {_folders(runs)}" for value, runs in self.values.items())
@@ -79,7 +74,14 @@ def sort_out(groups: Sequence[Group], words: Sequence[str] = ()) -> tuple[list[G
     """
     shown, found = _settings_apart(groups)
     found += _facts_apart(groups)
-    refused = [one for one in found if not _is_allowed(one.name, words)]
+    refused = []
+    for one in found:
+        bare = _bare(one.name)
+        if not any(
+            word == ALL or bare == _bare(word) or bare.startswith((f"{_bare(word)}.", *WORDS.get(word, ())))
+            for word in words
+        ):
+            refused.append(one)
     if refused:
         raise UserError(*(f"{one}." for one in _together(refused)), _remedy(refused))
     named = [*shown, *(one.name for one in found if not one.name.startswith("manifest."))]
@@ -157,19 +159,11 @@ def _follows(kind: str, told: Sequence[tuple[str, RunRecord]]) -> bool:
     """Whether a fact differs only between runs whose settings, of the kind that it follows from, differ too."""
     if kind not in CAUSES:
         return False
-    values: dict[tuple[tuple[str, str], ...], set[str]] = {}
+    values: dict[frozenset[tuple[str, str]], set[str]] = {}
     for value, run in told:
         causes = {(n, v) for n, v in settings(run).items() if n.startswith(CAUSES[kind]) and n not in FREE}
-        values.setdefault(tuple(sorted(causes)), set()).add(value)
+        values.setdefault(frozenset(causes), set()).add(value)
     return all(len(one) == 1 for one in values.values())
-
-
-def _is_allowed(name: str, words: Sequence[str]) -> bool:
-    bare = _bare(name)
-    return any(
-        word == ALL or bare == _bare(word) or bare.startswith((f"{_bare(word)}.", *WORDS.get(word, ())))
-        for word in words
-    )
 
 
 def _bare(name: str) -> str:
@@ -187,10 +181,10 @@ def _with_labels(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
         for more, one in zip(added, own, strict=True):
             if name in one and one[name] != usual:
                 more[name] = one[name]
+    both = [more | group.settings for more, group in zip(added, groups, strict=True)]
     return [
-        replace(group, settings=both, label=labelled(group.method, both))
-        for group, more in zip(groups, added, strict=True)
-        for both in [{**more, **group.settings}]
+        replace(group, settings=told, label=labelled(group.method, told))
+        for group, told in zip(groups, both, strict=True)
     ]
 
 

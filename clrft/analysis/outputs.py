@@ -22,13 +22,10 @@ def write_outputs(
     pictures: Iterable[tuple[str, Figure]] = (),
     endings: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Write tables, then pictures; returns the files in that order.
+    """Write texts by file name, then pictures with their names without ending; returns the files in that order.
 
-    Args:
-        out_dir: made if absent; older files of the same names are replaced, links not followed.
-        texts: by file name.
-        pictures: each with its file name without ending; drawn one at a time if this is a generator.
-        endings: of the files of every picture.
+    The folder is made if absent; older files of the same names are replaced, links not followed. Pictures are drawn
+    one at a time if they come from a generator.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -32,7 +32,14 @@ MOST_ALL = 7  # orders up to which every resample is counted
 RESAMPLES, SEED = 1999, 20260509
 MOST_EXACT = 16  # orders whose patterns of signs are counted out
 MOST_NEEDED = 1000  # a difference that would need more orders is told as such
+TOO_MANY = f"more than {MOST_NEEDED} orders"
 _CELLS = 4_000_000  # numbers held at once
+CAPTION = (
+    "Student's t and bootstrap (BCa) are 95 % intervals of the mean difference; p: exact two-sided sign-flip test, in "
+    "brackets corrected by Holm for all pairs of the metric; more: class orders to add until the t-interval would "
+    f"exclude 0 / a t-test at {100 * ALPHA:.0f} % would have a power of {100 * POWER:.0f} %, if mean and deviation "
+    f"stayed as they are. The bootstrap counts all resamples up to {MOST_ALL} orders, else {RESAMPLES} seeded ones."
+)
 
 Array = NDArray[np.float64]
 
@@ -44,46 +51,25 @@ class Needed:
     orders: int | None
     reason: str | None = None
 
-    def more_than(self, orders: int) -> int | None:
-        """How many more than those there are; None where it can't be told."""
-        return None if self.orders is None else max(0, self.orders - orders)
-
 
 @dataclass(frozen=True, slots=True)
 class PairedTests:
-    """What one row of paired differences tells.
+    """What one row of paired differences tells."""
 
-    Attributes:
-        t_low, t_high: Student's 95 % interval of the mean; None for one order.
-        boot_low, boot_high: bootstrap 95 % interval of the mean; None with ``boot_reason``.
-        boot_reason: why there is no bootstrap interval.
-        coverage: the largest share of such bootstrap intervals that can hold the centre, 1 − 2/2^n.
-        p: two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders.
-        smallest_p: the smallest p that so many orders without ties could give.
-        holm: p corrected by Holm for all tests of its family; None where there is no p.
-        for_interval: orders for Student's interval to exclude 0.
-        for_power: orders for a power of 80 % at 5 %.
-    """
-
-    t_low: float | None
+    t_low: float | None  # Student's 95 % interval of the mean; None for one order
     t_high: float | None
-    boot_low: float | None
+    boot_low: float | None  # bootstrap 95 % interval of the mean; None with ``boot_reason``
     boot_high: float | None
-    boot_reason: str | None
-    coverage: float
-    p: float | None
-    smallest_p: float
-    holm: float | None
-    for_interval: Needed
-    for_power: Needed
+    boot_reason: str | None  # why there is no bootstrap interval
+    p: float | None  # two-sided p of the exact sign-flip test; None for more than ``MOST_EXACT`` orders
+    smallest_p: float  # that so many orders could give, 2/2^n; 1 less this is the most that a bootstrap can cover
+    holm: float | None  # p corrected by Holm for all tests of its family; None where there is no p
+    for_interval: Needed  # orders for Student's interval to exclude 0
+    for_power: Needed  # orders for a power of 80 % at 5 %
 
 
 def paired_tests(rows: Sequence[Sequence[float]]) -> list[PairedTests]:
-    """The tests of each row of differences; rows of one length are reckoned together, with the same resamples.
-
-    Args:
-        rows: differences of two methods, one per class order, at least one each.
-    """
+    """The tests of each row of differences, at least one each; rows of one length have the same resamples."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_length[len(row)].append(place)
@@ -103,21 +89,10 @@ def with_holm(tests: Sequence[PairedTests]) -> list[PairedTests]:
 
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): the k-th smallest of m values times m − k + 1, never falling, at most 1."""
-    corrected = [0.0] * len(values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = highest
-    return corrected
-
-
-def t_intervals(table: Array) -> Array:
-    """Student's 95 % interval of the mean of each row, NaN for one order. [P, n] -> [P, 2]"""
-    count = table.shape[1]
-    if count < 2:
-        return np.full((len(table), 2), np.nan)
-    half = special.stdtrit(count - 1, 0.5 + LEVEL / 2) * table.std(axis=1, ddof=1) / math.sqrt(count)
-    return np.asarray(table.mean(axis=1)[:, None] + half[:, None] * np.array([-1.0, 1.0]), dtype=np.float64)
+    order, corrected = np.argsort(values), np.zeros(len(values))
+    times = np.arange(len(values), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(times * np.asarray(values, dtype=np.float64)[order]))
+    return [float(value) for value in corrected]
 
 
 def bootstrap_intervals(table: Array) -> Array:
@@ -227,43 +202,28 @@ def _tests_of(table: Array) -> list[PairedTests]:
     count = table.shape[1]
     mean = table.mean(axis=1)
     std = table.std(axis=1, ddof=1) if count > 1 else np.full(len(table), np.nan)
-    student, boot = t_intervals(table), bootstrap_intervals(table)
+    half = special.stdtrit(count - 1, 0.5 + LEVEL / 2) * std / math.sqrt(count)
     flips = sign_flip_p(table) if count <= MOST_EXACT else np.full(len(table), np.nan)
-    reasons = [_unknown(*row) for row in zip(mean, std, 1e-12 * np.abs(table).max(axis=1, initial=0.0), strict=True)]
-    known = [row for row, reason in enumerate(reasons) if reason is None]
-    effects = np.abs(mean[known]) / std[known]
-    needed: list[list[Needed]] = []
-    for orders in (orders_for_interval(effects), orders_for_power(effects)):
-        told = [Needed(None, reason) for reason in reasons]
-        for row, number in zip(known, orders.tolist(), strict=True):
-            told[row] = Needed(number) if number else Needed(None, f"more than {MOST_NEEDED} orders")
-        needed.append(told)
+    scale = 1e-12 * np.abs(table).max(axis=1, initial=0.0)
+    unknown = np.select(
+        [np.isnan(std), np.abs(mean) <= scale, std <= scale],
+        ["one order has no spread", "the mean difference is 0", "all differences are equal"],
+        "",
+    ).tolist()
+    with np.errstate(divide="ignore", invalid="ignore"):  # of those rows nothing is told
+        effects = np.abs(mean) / std
+    needed = [
+        [
+            Needed(None, why) if why else Needed(number) if number else Needed(None, TOO_MANY)
+            for number, why in zip(orders(effects).tolist(), unknown, strict=True)
+        ]
+        for orders in (orders_for_interval, orders_for_power)
+    ]
+    numbers = np.column_stack([mean - half, mean + half, bootstrap_intervals(table), flips]).tolist()
     found = []
-    for row, numbers in enumerate(np.column_stack([student, boot, flips]).tolist()):
-        t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in numbers)
-        no_bootstrap = "one order has no spread" if count < 2 else "all differences are equal"
-        found.append(
-            PairedTests(
-                t_low=t_low,
-                t_high=t_high,
-                boot_low=boot_low,
-                boot_high=boot_high,
-                boot_reason=no_bootstrap if boot_low is None else None,
-                coverage=1 - 2 / 2**count,
-                p=p,
-                smallest_p=2 / 2**count,
-                holm=None,
-                for_interval=needed[0][row],
-                for_power=needed[1][row],
-            )
-        )
+    for row, for_interval, for_power in zip(numbers, *needed, strict=True):
+        t_low, t_high, boot_low, boot_high, p = (None if math.isnan(x) else x for x in row)
+        why = None if boot_low is not None else "one order has no spread" if count < 2 else "all differences are equal"
+        more = (for_interval, for_power)
+        found.append(PairedTests(t_low, t_high, boot_low, boot_high, why, p, 2 / 2**count, None, *more))
     return found
-
-
-def _unknown(mean: float, std: float, scale: float) -> str | None:
-    """Why nothing can be said of a mean with this deviation; None if something can."""
-    if math.isnan(std):
-        return "one order has no spread"
-    if abs(mean) <= scale:
-        return "the mean difference is 0"
-    return "all differences are equal" if std <= scale else None

@@ -9,40 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clrft.analysis.groups import Group
-from clrft.analysis.paired_tests import (
-    ALPHA,
-    FEWEST,
-    MOST_ALL,
-    POWER,
-    RESAMPLES,
-    Needed,
-    PairedTests,
-    paired_tests,
-    with_holm,
-)
-from clrft.analysis.render import csv_text, raw
-from clrft.analysis.table import (
-    DASH,
-    Column,
-    Medium,
-    Sentence,
-    Table,
-    TableCell,
-    number_cell,
-    percent,
-    signed,
-    text_cells,
-)
+from clrft.analysis.paired_tests import CAPTION, FEWEST, TOO_MANY, Needed, PairedTests, paired_tests, with_holm
+from clrft.analysis.render import csv_text
+from clrft.analysis.table import DASH, Column, Medium, Sentence, Table, cells, number_cell, percent, text_columns
 from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
 MOST_SHOWN = 120  # rows of a table that a reader can go through; CSV has all
-CAPTION = (
-    "Student's t and bootstrap (BCa) are 95 % intervals of the mean difference; p: exact two-sided sign-flip test, in "
-    "brackets corrected by Holm for all pairs of the metric; more: class orders to add until the t-interval would "
-    f"exclude 0 / a t-test at {100 * ALPHA:.0f} % would have a power of {100 * POWER:.0f} %, if mean and deviation "
-    f"stayed as they are. The bootstrap counts all resamples up to {MOST_ALL} orders, else {RESAMPLES} seeded ones."
-)
 PAIRS_CSV = (
     "stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95", "bootstrap_low_95",
     "bootstrap_high_95", "bootstrap_undefined", "sign_flip_p", "smallest_p", "holm_p", "orders_for_interval",
@@ -52,22 +25,15 @@ PAIRS_CSV = (
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Difference ``first`` - ``second`` of one metric over the class orders that both were run in.
-
-    Attributes:
-        differences: by seed of the class order.
-        mean: mean difference.
-        std: sample standard deviation of the differences; None for one order.
-        tests: intervals of the mean, p, and how many orders would be needed.
-    """
+    """Difference ``first`` - ``second`` of one metric over the class orders that both were run in."""
 
     stream: str
     metric: str
     first: str
     second: str
-    differences: Differences
+    differences: Differences  # by seed of the class order
     mean: float
-    std: float | None
+    std: float | None  # sample standard deviation of the differences; None for one order
     tests: PairedTests
 
     @property
@@ -92,40 +58,28 @@ def pairs_of(groups: Sequence[Group], baseline: str | None) -> list[Paired]:
         exact = [group for group in groups if group.label == baseline]
         base = (exact or [group for group in groups if is_named(group, baseline)])[0]
         couples = [(group, base) for group in groups if group is not base]
-    known = [
-        (first, second, metric, differences)
-        for first, second in couples
-        for metric in first.metrics
-        if (differences := differences_of(first, second, metric))
-    ]
+    return paired(couples)
+
+
+def paired(couples: Sequence[tuple[Group, Group]], metrics: Sequence[str] = ()) -> list[Paired]:
+    """First minus second of each couple, in some metrics or all that the first has; tested together by metric."""
+    known: list[tuple[Group, Group, str, Differences]] = []
+    for first, second in couples:
+        for metric in metrics or first.metrics:
+            ours, theirs = first.values(metric), second.values(metric)
+            if shared := sorted(ours.keys() & theirs.keys()):
+                known.append((first, second, metric, {seed: ours[seed] - theirs[seed] for seed in shared}))
     tests = paired_tests([list(differences.values()) for *_, differences in known])
     for family in dict.fromkeys(metric for _, _, metric, _ in known):
         places = [place for place, (_, _, metric, _) in enumerate(known) if metric == family]
         for place, test in zip(places, with_holm([tests[place] for place in places]), strict=True):
             tests[place] = test
-    return [
-        Paired(
-            stream=first.stream,
-            metric=metric,
-            first=first.label,
-            second=second.label,
-            differences=differences,
-            mean=statistics.fmean(differences.values()),
-            std=statistics.stdev(differences.values()) if len(differences) > 1 else None,
-            tests=test,
-        )
-        for (first, second, metric, differences), test in zip(known, tests, strict=True)
-    ]
-
-
-def differences_of(first: Group, second: Group, metric: str) -> Differences:
-    """Differences in the class orders in which both methods have the metric."""
-    ours, theirs = (group.metrics[metric].values if metric in group.metrics else {} for group in (first, second))
-    return {
-        seed: left - right
-        for seed in sorted(ours.keys() & theirs.keys())
-        if (left := ours[seed].value) is not None and (right := theirs[seed].value) is not None
-    }
+    found = []
+    for (first, second, metric, differences), test in zip(known, tests, strict=True):
+        values = list(differences.values())
+        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        found.append(Paired(first.stream, metric, first.label, second.label, differences, mean, std, test))
+    return found
 
 
 def is_named(group: Group, name: str) -> bool:
@@ -134,12 +88,9 @@ def is_named(group: Group, name: str) -> bool:
 
 
 def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[Sentence | Table]:
-    """A table of paired differences with the meaning of its columns, or that there are too many to show.
+    """A table of paired differences, those of a metric together, or that there are too many to show.
 
-    Args:
-        pairs: those of a metric together.
-        title: of the table.
-        full: for Markdown, with the standard deviation; else for the terminal.
+    ``full``: for Markdown, with the standard deviation; else for the terminal.
     """
     place: Medium = "markdown" if full else "terminal"
     if len(pairs) > MOST_SHOWN * (len({pair.metric for pair in pairs}) if full else 1):
@@ -149,21 +100,16 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
     for pair in pairs:
         tests = pair.tests
         t, boot = (
-            DASH if low is None or high is None else f"{signed(low)} to {signed(high)}"
+            DASH if low is None else f"{percent(low, sign=True)} to {percent(high, sign=True)}"
             for low, high in ((tests.t_low, tests.t_high), (tests.boot_low, tests.boot_high))
         )
-        p = DASH if tests.p is None else f"{_short(tests.p)} ({DASH if tests.holm is None else _short(tests.holm)})"
+        p, holm = (DASH if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.1g}" for p in (tests.p, tests.holm))
         more = [_more(needed, pair.orders) for needed in (tests.for_interval, tests.for_power)]
         told = DASH if more == [DASH, DASH] else " / ".join(more)
-        texts = [pair.metric, pair.name, signed(pair.mean), percent(pair.std), t, boot, p, told, str(pair.orders)]
-        rows.append(text_cells(texts))
-    columns = [
-        Column("metric", "text"),
-        Column("difference", "text"),
-        Column("mean"),
-        Column("std", places=("markdown",)),
-    ]
-    columns += [Column(name) for name in ("t", "bootstrap", "p (Holm)", "more", "n")]
+        tested = (t, boot, DASH if tests.p is None else f"{p} ({holm})", told, str(pair.orders))
+        rows.append(cells(pair.metric, pair.name, percent(pair.mean, sign=True), percent(pair.std), *tested))
+    columns = [*text_columns("metric", "difference"), Column("mean"), Column("std", places=("markdown",))]
+    columns += map(Column, ("t", "bootstrap", "p (Holm)", "more", "n"))
     return [Table(title, columns, rows, note=_caption(pairs), places=(place,))]
 
 
@@ -171,10 +117,8 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
     """Every difference with its interval, in percentage points, for the report."""
     seeds = sorted({seed for pair in pairs for seed in pair.differences})
     columns = (
-        Column("metric", "text"),
-        Column("difference", "text"),
-        Column("mean"),
-        Column("std"),
+        *text_columns("metric", "difference"),
+        *(Column("mean"), Column("std")),
         Column("low", explained="lower end of the 95 % interval by Student's t"),
         Column("high", explained="upper end of the 95 % interval by Student's t"),
         Column("bootstrap low", explained="lower end of the 95 % bootstrap interval; needs 6 class orders"),
@@ -190,9 +134,9 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         tests = pair.tests
         enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
         bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
-        title = metric_of(pair.metric).title + (f": {pair.metric.partition('/')[2]}" if "/" in pair.metric else "")
-        row = [TableCell(title), TableCell(pair.name), number_cell(pair.mean, scale=100, sign=True)]
-        row.append(number_cell(pair.std, scale=100))
+        probe = pair.metric.partition("/")[2]
+        row = cells(metric_of(pair.metric).title + (f": {probe}" if probe else ""), pair.name)
+        row += [number_cell(pair.mean, scale=100, sign=True), number_cell(pair.std, scale=100)]
         row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
         row += [number_cell(value, 3) for value in (tests.p, tests.holm)]
         row += [number_cell(value, 0) for value in (pair.orders, tests.for_power.orders)]
@@ -202,22 +146,20 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
 
 
 def pairs_to_csv(pairs: Sequence[Paired], mixed: Mapping[str, str]) -> str:
-    """One row per paired difference ``first`` - ``second``: intervals, tests, orders needed, and every order's.
-
-    Args:
-        pairs: of any streams.
-        mixed: by stream, what was mixed on request.
-    """
+    """One row per paired difference: intervals, tests, orders needed, every order's; ``mixed`` by stream."""
     seeds = sorted({seed for pair in pairs for seed in pair.differences})
     rows = []
     for pair in pairs:
-        tests = pair.tests
-        row = [pair.stream, pair.metric, pair.first, pair.second, str(pair.orders), raw(pair.mean), raw(pair.std)]
-        row += [raw(end) for end in (tests.t_low, tests.t_high, tests.boot_low, tests.boot_high)]
-        row += [tests.boot_reason or "", *(raw(p) for p in (tests.p, tests.smallest_p, tests.holm))]
-        for needed in (tests.for_interval, tests.for_power):
-            row += [raw(needed.orders), needed.reason or ""]
-        rows.append([*row, mixed[pair.stream], *(raw(pair.differences.get(seed)) for seed in seeds)])
+        tests, needed = pair.tests, (pair.tests.for_interval, pair.tests.for_power)
+        rows.append(
+            [
+                *(pair.stream, pair.metric, pair.first, pair.second, pair.orders, pair.mean, pair.std),
+                *(tests.t_low, tests.t_high, tests.boot_low, tests.boot_high, tests.boot_reason),
+                *(tests.p, tests.smallest_p, tests.holm),
+                *(part for one in needed for part in (one.orders, one.reason)),
+                *(mixed[pair.stream], *map(pair.differences.get, seeds)),
+            ]
+        )
     return csv_text([*PAIRS_CSV, *(f"order_{seed}" for seed in seeds)], rows)
 
 
@@ -226,20 +168,15 @@ def _caption(pairs: Sequence[Paired]) -> str:
     fewest = min(pair.orders for pair in pairs)
     if fewest >= FEWEST:
         return CAPTION
-    tests = next(pair.tests for pair in pairs if pair.orders == fewest)
+    least = 2 / 2**fewest
     return (
-        f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {tests.smallest_p:.2g}, and at most "
-        f"{100 * tests.coverage:.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
+        f"{CAPTION} With {fewest} order{'s' * (fewest > 1)} p is never below {least:.2g}, and at most "
+        f"{100 * (1 - least):.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
         "narrow to inform."
     )
 
 
-def _short(p: float) -> str:
-    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
-
-
 def _more(needed: Needed, orders: int) -> str:
-    more = needed.more_than(orders)
-    if more is not None:
-        return str(more)
-    return ">1000" if needed.reason is not None and needed.reason.startswith("more than") else DASH
+    if needed.orders is not None:
+        return str(max(0, needed.orders - orders))
+    return ">1000" if needed.reason == TOO_MANY else DASH

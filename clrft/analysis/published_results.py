@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from clrft.analysis.groups import Group, summarise
-from clrft.analysis.render import csv_text, raw
+from clrft.analysis.render import csv_text
 from clrft.analysis.table import (
     DASH,
     Column,
@@ -23,11 +24,10 @@ from clrft.analysis.table import (
     Sentence,
     Summary,
     Table,
-    TableCell,
-    count_cell,
-    mean_cell,
+    cells,
+    number_cell,
     summary_cell,
-    text_cells,
+    text_columns,
 )
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep, sweep_file
@@ -86,30 +86,19 @@ _SHOWN = 64  # characters of a value in a sentence
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One row of a published table, as fractions; None where the paper has no figure.
+    """One row of a published table, as fractions; None where the paper has no figure."""
 
-    Attributes:
-        source: paper and table.
-        table: number of the table.
-        dataset, tasks, method: as the paper names them; of an ablation with what is varied.
-        run: the same method as ``method=`` takes it.
-        model: preset of the base model.
-        settings: in what the row's setting is not the protocol's, words as on the command line.
-        acc, acc_std: last accuracy (box AP for objects) and its standard deviation over three class orders.
-        forget, forget_std: forgetting, likewise.
-    """
-
-    source: str
-    table: int
-    dataset: str
+    source: str  # paper and table
+    table: int  # number of the table
+    dataset: str  # as the paper names them; of an ablation with what is varied
     tasks: int
     method: str
-    run: str
-    model: str
-    settings: tuple[str, ...]
-    acc: float
+    run: str  # the same method as ``method=`` takes it
+    model: str  # preset of the base model
+    settings: tuple[str, ...]  # in what the row's setting is not the protocol's, words as on the command line
+    acc: float  # last accuracy (box AP for objects) and its standard deviation over three class orders
     acc_std: float | None
-    forget: float | None
+    forget: float | None  # forgetting, likewise
     forget_std: float | None
 
     @property
@@ -132,36 +121,22 @@ class Departure:
         return self.name.partition(".")[0]
 
     def __str__(self) -> str:
-        here, published = (
-            value if len(value) <= _SHOWN else f"{value[: _SHOWN - 1]}…" for value in (self.here, self.published)
-        )
+        values = (self.here, self.published)
+        here, published = (text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…" for text in values)
         return f"{self.name}: {here}, published: {published}"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Runs of a published row's stream and method.
+    """Runs of a published row's stream and method."""
 
-    Attributes:
-        label: of the group of runs.
-        seeds: class orders that were run.
-        acc, forget: over these orders.
-        departures: in what they are not as published; empty for the same setting.
-    """
-
-    label: str
-    seeds: tuple[int, ...]
+    label: str  # of the group of runs
     acc: Summary
     forget: Summary
-    departures: tuple[Departure, ...]
+    departures: tuple[Departure, ...]  # in what they are not as published; empty for the same setting
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A published row and what was measured of it."""
-
-    published: Published
-    measured: tuple[Measured, ...]
+Beside = Mapping[Published, Sequence[Measured]]  # published rows, and what was measured of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,31 +151,24 @@ class Planned:
 @cache
 def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
     """The published figures, in the order of the paper."""
-    names = ("acc", "acc_std", "forget", "forget_std")
+    rows = []
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            Published(
-                source=row["source"],
-                table=int(row["table"]),
-                dataset=row["dataset"],
-                tasks=int(row["tasks"]),
-                method=row["method"],
-                run=row["run"],
-                model=row["model"],
-                settings=tuple(row["settings"].split()),
-                **{name: float(row[name]) / 100 if row[name] else None for name in names},  # type: ignore[arg-type]
-            )
-            for row in csv.DictReader(file)
-        )
+        for row in csv.DictReader(file):
+            fields: dict[str, Any] = {**row, "table": int(row["table"]), "tasks": int(row["tasks"])}
+            fields["settings"] = tuple(row["settings"].split())
+            for name in ("acc", "acc_std", "forget", "forget_std"):
+                fields[name] = float(row[name]) / 100 if row[name] else None
+            rows.append(Published(**fields))
+    return tuple(rows)
 
 
-def published_beside(groups: Sequence[Group]) -> list[Entry]:
+def published_beside(groups: Sequence[Group]) -> dict[Published, list[Measured]]:
     """Every published row, with the groups of runs that are nearest to it."""
-    beside: dict[Published, list[Measured]] = {}
+    beside: dict[Published, list[Measured]] = {row: [] for row in published_rows()}
     for group in groups:
         for row in nearest_rows(group):
-            beside.setdefault(row, []).append(_measured(row, group))
-    return [Entry(row, tuple(beside.get(row, ()))) for row in published_rows()]
+            beside[row].append(_measured(row, group))
+    return beside
 
 
 def nearest_rows(group: Group) -> list[Published]:
@@ -209,7 +177,7 @@ def nearest_rows(group: Group) -> list[Published]:
     Of these the plainest: with the fewest settings of its own, and of the base model of the main results.
     """
     run = group.runs[0]
-    stream, settings = run.config.get("stream") or {}, _compared(flatten(run.config))
+    stream, settings = run.config.get("stream") or {}, _flat(run.config)
     rows = [
         row
         for row in published_rows()
@@ -234,12 +202,14 @@ def planned(names: Sequence[str]) -> list[Planned]:
         parts = [plan, *(plan.get("parts") or ())]
         if not streams & {str(stream) for part in parts for stream in part.get("streams") or ()}:
             continue
-        cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        by_labels: dict[tuple[str, ...], list[dict[str, str]]] = {}
         for cell in load_sweep(name, {}, orders=1):
-            cells.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(_flat(cell))
+            by_labels.setdefault((cell.stream_label, cell.method_label, cell.model_label), []).append(
+                _flat(cell.to_dict())
+            )
         held: dict[Published, dict[str, str]] = {}
         for row in published_rows():
-            fitting = [one for one in cells.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
+            fitting = [one for one in by_labels.get((row.stream, row.run, row.model), ()) if not _varied(row, one)]
             held |= {row: fitting[0]} if fitting else {}
         apart = (one for row, cell in held.items() for one in (*departures(row, cell), *untold(row, cell)))
         found.append(Planned(name, tuple(held), tuple(dict.fromkeys(apart))))
@@ -247,14 +217,8 @@ def planned(names: Sequence[str]) -> list[Planned]:
 
 
 def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int] = ()) -> tuple[Departure, ...]:
-    """Settings in which a run is not as published.
-
-    Args:
-        row: the published row.
-        settings: the run's, by dotted name.
-        seeds: class orders that were run; none to leave them aside.
-    """
-    expected = _flat(protocol(row))
+    """In which settings, by dotted name, a run is not as published, and in which class orders if any are given."""
+    expected = _flat(protocol(row).to_dict())
     found = [
         Departure(name, expected[name], settings.get(name, "not recorded"))
         for name in expected
@@ -268,49 +232,36 @@ def departures(row: Published, settings: Mapping[str, str], seeds: Sequence[int]
 
 def untold(row: Published, settings: Mapping[str, str]) -> list[Departure]:
     """In what no run of this suite is as published, or not known to be, whatever its settings tell."""
-    found, told = [], settings.get
-    if row.run.partition("+")[0] in SUPERVISED:
-        found.append(Departure("batches", "full ones alone in the released code (96 of 100 images)", "all images"))
-    else:
-        found.append(Departure("trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"))
-        if told("method.preset") != "released_code":
-            loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
-            found.append(Departure("trainer.loss", loss, "GRPO's, clip 0.2"))
-    if row.run in PENALTIES:
-        found.append(Departure("method.strength", "not stated", "this project's default"))
-    if row.dataset in SERIES:
-        found.append(Departure("seeds.domains", "orders not stated", "orders by the seeds of the images"))
-    elif row.dataset == "COCO":
-        found.append(Departure("draw", "over all tasks at once", "of each task by itself"))
-    if told("stream.shots_list", "None") == "None":
-        found.append(Departure("draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"))
-    if row.dataset in CLIPS:
-        found.append(Departure("stream.frames", "number not stated", f"at most {told('stream.max_frames')}"))
-    if told("method.anchor") == "average":
-        found.append(Departure("method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"))
-    if told("stream.think") == "False":
-        found.append(Departure("stream.words", "not stated without reasoning", "the prompt without what asks for it"))
-    return found
-
-
-def protocol(row: Published) -> RunConfig:
-    """The published setting of a row, as far as settings can tell."""
-    return _protocol(row.stream, row.run, row.model, row.settings)
+    told = settings.get
+    rewarded = row.run.partition("+")[0] not in SUPERVISED
+    unlisted, averaged = told("stream.shots_list", "None") == "None", told("method.anchor") == "average"
+    thinks = told("stream.think") != "False"
+    loss = "mean over tokens, clip 0.2 and 0.3, dual clip 3"  # EasyR1's defaults
+    kinds = (
+        (not rewarded, "batches", "full ones alone in the released code (96 of 100 images)", "all images"),
+        (rewarded, "trainer", "EasyR1, rollouts by vLLM", "TRL, rollouts by the suite's engine or vLLM"),
+        (rewarded and told("method.preset") != "released_code", "trainer.loss", loss, "GRPO's, clip 0.2"),
+        (row.run in PENALTIES, "method.strength", "not stated", "this project's default"),
+        (row.dataset in SERIES, "seeds.domains", "orders not stated", "orders by the seeds of the images"),
+        (row.dataset == "COCO", "draw", "over all tasks at once", "of each task by itself"),
+        (unlisted, "draw.list", "the released lists", "by seed 42; stream.shots_list takes a list"),
+        (row.dataset in CLIPS, "stream.frames", "number not stated", f"at most {told('stream.max_frames')}"),
+        (averaged, "method.momentum", "a decay factor of 0.1", f"m = {told('method.anchor_momentum')}"),
+        (not thinks, "stream.words", "not stated without reasoning", "the prompt without what asks for it"),
+    )
+    return [Departure(name, published, here) for holds, name, published, here in kinds if holds]
 
 
 @cache
-def _protocol(stream: str, method: str, model: str, settings: tuple[str, ...]) -> RunConfig:
-    return build_config(stream, method, model, 1993, PUBLISHED_TESTS, parse_overrides(settings))
+def protocol(row: Published) -> RunConfig:
+    """The published setting of a row, as far as settings can tell."""
+    return build_config(row.stream, row.run, row.model, 1993, PUBLISHED_TESTS, parse_overrides(row.settings))
 
 
-def _flat(config: RunConfig) -> dict[str, str]:
-    return _compared(flatten(config.to_dict()))
-
-
-def _compared(settings: Mapping[str, str]) -> dict[str, str]:
+def _flat(config: Mapping[str, Any]) -> dict[str, str]:
     """Settings that are compared: names, places and what is tested beside the stream are not."""
     aside = ("run.", "seed", "stream.label", "method.label", "model.label", "evaluate.probe")
-    return {name: value for name, value in settings.items() if not name.startswith(aside)}
+    return {name: value for name, value in flatten(config).items() if not name.startswith(aside)}
 
 
 def _measured(row: Published, group: Group) -> Measured:
@@ -319,7 +270,7 @@ def _measured(row: Published, group: Group) -> Measured:
     seeds = tuple(run.seed for run in group.runs)
     apart: list[Departure] = []
     for run in group.runs:
-        settings, measure = _compared(flatten(run.config)), facts(run)["measure"]
+        settings, measure = _flat(run.config), facts(run)["measure"]
         optimizer = (run.manifest.get("model") or {}).get("optimizer", "not recorded")
         if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
             apart.append(Departure("measure", POOLED_BOX_AP, measure))
@@ -328,32 +279,32 @@ def _measured(row: Published, group: Group) -> Measured:
         apart += [*departures(row, settings, seeds), *untold(row, settings)]
     return Measured(
         label=group.label,
-        seeds=seeds,
         acc=group.metrics.get(group.final_metric, absent),
         forget=group.metrics.get("forgetting", absent),
         departures=tuple(dict.fromkeys(apart)),
     )
 
 
-def published_parts(entries: Sequence[Entry], plans: Sequence[Planned]) -> list[Part]:
+def published_parts(beside: Beside, plans: Sequence[Planned]) -> list[Part]:
     """Every published row with what was measured of it, the differences, and what the sweeps would run.
 
     The terminal shows the rows that something was measured of, or all if nothing was.
     """
-    count = sum(bool(entry.measured) for entry in entries)
-    title = f"{SOURCE}, percent, three class orders; runs of its streams and methods: {count} of {len(entries)} rows"
-    chosen = [entry for entry in entries if entry.measured] or list(entries)
-    parts: list[Part] = [published_table(chosen, title, ("terminal",)), published_table(entries, title, ("markdown",))]
-    parts += [Sentence(text, "note") for text in difference_sentences(entries)]
-    columns = [Column(name, "text") for name in ("sweep", "tables", "rows", "not as published in")]
+    known = {row: some for row, some in beside.items() if some}
+    title = (
+        f"{SOURCE}, percent, three class orders; runs of its streams and methods: {len(known)} of {len(beside)} rows"
+    )
+    parts: list[Part] = [published_table(known or beside, title, ("terminal",))]
+    parts.append(published_table(beside, title, ("markdown",)))
+    parts += [Sentence(text, "note") for text in difference_sentences(beside)]
+    columns = text_columns("sweep", "tables", "rows", "not as published in")
     rows = [
-        text_cells([one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))])
-        for one in plans
+        cells(one.sweep, tables_of(one.rows), _named(one.rows), "; ".join(map(str, one.departures))) for one in plans
     ]
     return [*parts, Table("Published rows that the shipped sweeps run", columns, rows, places=("terminal", "markdown"))]
 
 
-def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, ...]) -> Table:
+def published_table(beside: Beside, title: str, places: tuple[Medium, ...]) -> Table:
     """One row per published row and group of runs; a published row without runs has dashes."""
     columns = [Column("table"), Column("data", "text"), Column("tasks"), Column("method", "text")]
     columns += [Column("published accuracy, %", "summary", short="published acc")]
@@ -361,32 +312,29 @@ def published_table(entries: Iterable[Entry], title: str, places: tuple[Medium, 
     columns += [Column("measured accuracy, %", "summary", short="measured acc")]
     columns += [Column("measured forgetting", "summary", short="measured F"), Column("orders", short="n")]
     rows = []
-    for entry in entries:
-        one = entry.published
-        named = [count_cell(one.table), TableCell(one.dataset), count_cell(one.tasks), TableCell(one.method)]
-        for mean, spread in ((one.acc, one.acc_std), (one.forget, one.forget_std)):
-            named.append(TableCell(DASH) if mean is None else mean_cell(mean, spread, 2))
-        for beside in entry.measured:
-            kinds = dict.fromkeys(departure.kind for departure in beside.departures)
-            measured = [summary_cell(beside.acc), summary_cell(beside.forget), count_cell(len(beside.seeds))]
-            rows.append([*named, *measured, TableCell(", ".join(kinds))])
-        if not entry.measured:
-            rows.append([*named, TableCell(DASH), TableCell(DASH), count_cell(0), TableCell(DASH)])
+    for row, measured in beside.items():
+        named = cells(row.table, row.dataset, row.tasks, row.method)
+        for mean, spread in ((row.acc, row.acc_std), (row.forget, row.forget_std)):
+            named.append(number_cell(mean, 2, scale=100, spread=spread))
+        for one in measured:
+            kinds = ", ".join(dict.fromkeys(departure.kind for departure in one.departures))
+            rows.append(cells(*named, summary_cell(one.acc), summary_cell(one.forget), len(one.acc.values), kinds))
+        if not measured:
+            rows.append(cells(*named, DASH, DASH, 0, DASH))
     return Table(title, [*columns, Column("not as published in", "text")], rows, "ledger", places=places)
 
 
-def published_to_csv(entries: Sequence[Entry]) -> str:
+def published_to_csv(beside: Beside) -> str:
     """One row per published row and group of runs, as fractions; a published row without runs has one with gaps."""
-    rows = []
-    for entry in entries:
-        one = entry.published
-        named = [one.source, str(one.table), one.dataset, str(one.tasks), one.method, one.stream]
-        named += [raw(value) for value in (one.acc, one.acc_std, one.forget, one.forget_std)]
-        rows += [] if entry.measured else [[*named, *[""] * 7]]
-        for beside in entry.measured:
-            numbers = [raw(value) for part in (beside.acc, beside.forget) for value in (part.mean, part.std)]
-            told = "; ".join(map(str, beside.departures))
-            rows.append([*named, beside.label, str(len(beside.seeds)), *numbers, told])
+    rows: list[list[object]] = []
+    for row, measured in beside.items():
+        named = [row.source, row.table, row.dataset, row.tasks, row.method, row.stream]
+        named += [row.acc, row.acc_std, row.forget, row.forget_std]
+        for one in measured:
+            figures = [one.acc.mean, one.acc.std, one.forget.mean, one.forget.std]
+            told = "; ".join(map(str, one.departures))
+            rows.append([*named, one.label, len(one.acc.values), *figures, told])
+        rows += [] if measured else [[*named, *[None] * 7]]
     return csv_text(CSV, rows)
 
 
@@ -401,13 +349,12 @@ def tables_of(rows: Iterable[Published]) -> str:
     return "; ".join(f"{kind} {', '.join(map(str, some))}" for kind, some in kinds.items() if some)
 
 
-def difference_sentences(entries: Iterable[Entry]) -> list[str]:
+def difference_sentences(beside: Beside) -> list[str]:
     """For all runs in one sentence each kind of difference, setting by setting."""
     found: dict[tuple[Departure, ...], list[str]] = {}
-    for entry in entries:
-        for beside in entry.measured:
-            name = f"{entry.published.dataset} {entry.published.tasks} {beside.label}"
-            found.setdefault(beside.departures, []).append(name)
+    for row, measured in beside.items():
+        for one in measured:
+            found.setdefault(one.departures, []).append(f"{row.dataset} {row.tasks} {one.label}")
     return [
         f"{', '.join(names)}: {why}: {'; '.join(str(one) for one in apart if WHY[one.kind] == why)}."
         for apart, names in found.items()

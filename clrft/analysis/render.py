@@ -6,7 +6,7 @@ Terminal, Markdown and LaTeX show percent where a table does; CSV holds fraction
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich import table as rich
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from clrft.analysis.groups import Group
-from clrft.analysis.table import Heading, Part, Sentence, Summary, Table
+from clrft.analysis.table import Part, Sentence, Summary, Table
 
 _LABEL_WIDTH = 32  # longer labels are wrapped
 _WHOLE = ("method", "difference", "shaper", "but")  # columns of labels, beside the first
@@ -46,19 +46,17 @@ def to_terminal(parts: Iterable[Part]) -> RenderableType:
     """Parts one below the other."""
     shown: list[RenderableType] = []
     for part in parts:
-        if isinstance(part, Heading):
-            shown.append(Text(part.text, style="bold"))
-        elif "terminal" in part.places:
-            shown += [Text(part.text)] if isinstance(part, Sentence) else _terminal_table(part)
+        if "terminal" not in part.places:
+            continue
+        if isinstance(part, Sentence):
+            shown.append(Text(part.text, style="bold" if part.weight == "heading" else ""))
+            continue
+        table = part.for_medium("terminal")
+        texts = [[cell.text for cell in row] for row in table.rows]
+        kinds = [column.kind == "text" for column in table.columns]
+        shown.append(rich_table(table.title, [column.short or column.name for column in table.columns], texts, kinds))
+        shown += [Text(table.note, style="dim")] if table.note else []
     return RichGroup(*shown)
-
-
-def _terminal_table(table: Table) -> list[RenderableType]:
-    table = table.for_medium("terminal")
-    texts = [[cell.text for cell in row] for row in table.rows]
-    kinds = [column.kind == "text" for column in table.columns]
-    shown = rich_table(table.title, [column.short or column.name for column in table.columns], texts, kinds)
-    return [shown, *([Text(table.note, style="dim")] if table.note else [])]
 
 
 def rich_table(
@@ -66,20 +64,10 @@ def rich_table(
 ) -> rich.Table:
     """A table for the terminal; a line parts the metrics or, where a first cell is empty, the rows above it.
 
-    Args:
-        title: above the table.
-        header: names of the columns.
-        rows: texts.
-        texts: which columns hold texts; by default the first, and one called ``but``.
+    ``texts``: which columns hold texts; by default the first, and one called ``but``.
     """
-    table = rich.Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    look: Any = {"title_justify": "left", "title_style": "bold", "pad_edge": False, "collapse_padding": True}
+    table = rich.Table(title=title, box=box.SIMPLE_HEAD, **look)
     texts = texts or [number == 0 or name == "but" for number, name in enumerate(header)]
     for number, (name, text) in enumerate(zip(header, texts, strict=True)):
         whole = text and (number == 0 or name in _WHOLE) and all(len(row[number]) <= _LABEL_WIDTH for row in rows)
@@ -97,17 +85,17 @@ def rich_table(
 def to_markdown(parts: Iterable[Part], title: str = "", level: int = 2) -> str:
     """Parts below a title; notes as a list, headings of a level, captions of tables of the next."""
     text = f"# {title}\n" if title else ""
-    in_list = False
+    marks = {"heading": f"{'#' * level} ", "note": "- ", "missing": "- "}
+    before = ""
     for part in parts:
-        if not isinstance(part, Heading) and "markdown" not in part.places:
+        if "markdown" not in part.places:
             continue
-        listed = isinstance(part, Sentence) and part.weight in ("note", "missing")
-        text += "" if listed and in_list else "\n"
-        in_list = listed
+        mark = marks.get(part.weight, "") if isinstance(part, Sentence) else ""
+        text += "" if mark == before == "- " else "\n"
+        before = mark
         if isinstance(part, Table):
             text += "\n".join([f"#{'#' * level} {part.title}", "", *markdown_table(part)])
         else:
-            mark = "#" * level + " " if isinstance(part, Heading) else "- " if listed else ""
             text += f"{mark}{part.text}\n"
     return text.rstrip() + "\n"
 
@@ -129,11 +117,11 @@ def to_csv(table: Table) -> str:
         header += [column.name, f"{column.name} std"] if column.kind == "summary" else [column.name]
     rows = []
     for row in table.rows:
-        texts: list[str] = []
+        fields: list[str | float | None] = []
         for column, cell in zip(table.columns, row, strict=True):
-            texts.append(cell.text if column.kind == "text" else raw(cell.value))
-            texts += [raw(cell.spread)] if column.kind == "summary" else []
-        rows.append(texts)
+            fields.append(cell.text if column.kind == "text" else cell.value)
+            fields += [cell.spread] if column.kind == "summary" else []
+        rows.append(fields)
     return csv_text(header, rows)
 
 
@@ -173,7 +161,7 @@ def _latex_row(texts: Sequence[str]) -> str:
 
 def long_csv(
     names: Sequence[str],
-    rows: Iterable[tuple[Group, Sequence[str], Summary | Figures]],
+    rows: Iterable[tuple[Group, Sequence[str | int], Summary | Figures]],
     mixed: Mapping[str, str],
     first: Mapping[str, str] | None = None,
 ) -> str:
@@ -194,20 +182,14 @@ def long_csv(
             values = {seed: value.value for seed, value in one.values.items()}
             one = Figures(len(values), one.mean, one.std, one.reason, values)
         named = [*first.values(), group.stream, group.method, group.label, *texts]
-        numbers = [str(one.n), raw(one.mean), raw(one.std), one.reason or "", mixed[group.stream]]
-        lines.append([*named, *numbers, *(raw(one.values.get(seed)) for seed in seeds)])
+        lines.append([*named, *one[:4], mixed[group.stream], *map(one.values.get, seeds)])
     return csv_text([*header, *(f"order_{seed}" for seed in seeds)], lines)
 
 
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A header and rows as CSV."""
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A header and rows as CSV: numbers with all of their digits, nothing where there is None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def raw(value: float | None) -> str:
-    """A number as CSV holds it; empty where there is none."""
-    return "" if value is None else repr(value)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
+from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n
+from clrft.analysis.groups import summarise_all
 from clrft.analysis.render import long_csv
-from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, count_cell, number_cell
+from clrft.analysis.table import DASH, Column, Part, Sentence, Table, cells, number_cell, text_columns
 from eval.judgement import COMPONENTS
 from eval.metrics import Value, undefined
 
@@ -30,26 +31,20 @@ PARTS_OF_REWARDS = tuple(dict.fromkeys(name for names in COMPONENTS.values() for
 class Figure(NamedTuple):
     """One figure of a task's rewards.
 
-    Attributes:
-        kind: ``updates`` and ``batches`` (of rollouts) are counts; ``component``: mean of an unshaped component;
-            ``reward``: their sum; ``added``: mean change that a method made; ``reranked``: share of the pairs inside a
-            group whose order it changed; ``shaped``: what the advantages were made from.
-        name: of the component or method; empty for the others.
+    Updates and batches (of rollouts) are counts; ``component``: mean of an unshaped component; ``reward``: their sum;
+    ``added``: mean change that a method made; ``reranked``: share of the pairs inside a group whose order it changed;
+    ``shaped``: what the advantages were made from.
     """
 
     kind: Kind
-    name: str = ""
+    name: str = ""  # of the component or method
 
     @property
     def column(self) -> str:
         """Name in ``steps.jsonl``; empty for counts."""
-        columns = {
-            "component": f"reward_{self.name}",
-            "reward": "reward",
-            "added": f"{self.name}_added",
-            "reranked": f"{self.name}_reranked",
-            "shaped": "reward_shaped",
-        }
+        if self.kind in ("added", "reranked"):
+            return f"{self.name}_{self.kind}"
+        columns = {"component": f"reward_{self.name}", "reward": "reward", "shaped": "reward_shaped"}
         return columns.get(self.kind, "")
 
 
@@ -58,19 +53,12 @@ UPDATES, BATCHES, REWARD, SHAPED = Figure("updates"), Figure("batches"), Figure(
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """Rewards of runs that differ in nothing but the class order.
-
-    Attributes:
-        group: the runs.
-        components: unshaped components, in the order in which they are logged.
-        shapers: methods that shaped the rewards, in their order.
-        tasks: figures over class orders, by position of the task; a joint run has one entry, its last stage.
-    """
+    """Rewards of runs that differ in nothing but the class order."""
 
     group: Group
-    components: tuple[str, ...]
-    shapers: tuple[str, ...]
-    tasks: dict[int, dict[Figure, Summary]]
+    components: tuple[str, ...]  # unshaped, in the order in which they are logged
+    shapers: tuple[str, ...]  # methods that shaped the rewards, in their order
+    tasks: dict[int, dict[Figure, Summary]]  # by position of the task; a joint run has one entry, its last stage
 
     def task_name(self, task: int) -> str:
         """A task's number; a joint run learns all at once."""
@@ -122,16 +110,11 @@ def _group_rewards(
     names = [*str(method.get("name", group.method)).split("+"), *(method.get("parts") or {})]
     shapers = [name for name in dict.fromkeys(names) if Figure("added", name).column in recorded]
     figures = [REWARD, SHAPED, *(Figure("component", name) for name in components)]
-    for name in shapers:
-        figures += [Figure("added", name), Figure("reranked", name)]
-    stages = sorted({stage for by_stage in steps.values() for stage in by_stage})
+    figures += [figure for name in shapers for figure in (Figure("added", name), Figure("reranked", name))]
     tasks = {}
-    for stage in stages:
+    for stage in sorted({stage for by_stage in steps.values() for stage in by_stage}):
         values = {seed: task_rewards(by_stage.get(stage, ()), figures) for seed, by_stage in steps.items()}
-        tasks[stage] = {
-            figure: summarise({seed: one[figure] for seed, one in values.items()})
-            for figure in (UPDATES, BATCHES, *figures)
-        }
+        tasks[stage] = summarise_all(values, "not measured")
     return GroupRewards(group, tuple(components), tuple(shapers), tasks)
 
 
@@ -142,17 +125,16 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
         groups = report.of_stream(stream)
         parts.append(_component_table(stream, groups))
         rows = [
-            [
-                *(TableCell(one.group.label), TableCell(one.task_name(task)), TableCell(name)),
+            cells(
+                *(one.group.label, one.task_name(task), name),
                 number_cell(figures[Figure("added", name)].mean, 3, sign=True),
                 number_cell(figures[Figure("reranked", name)].mean, scale=100),
-            ]
+            )
             for one in groups
             for task, figures in one.tasks.items()
             for name in one.shapers
         ]
-        columns = [Column(name, "text") for name in ("method", "task", "shaper")]
-        columns += [Column("added"), Column("reranked pairs, %")]
+        columns = [*text_columns("method", "task", "shaper"), Column("added"), Column("reranked pairs, %")]
         if rows:
             parts.append(Table("What each shaper did", columns, rows, places=("terminal", "markdown")))
     return parts
@@ -161,19 +143,12 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
 def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
     """One row per method, task and figure of its rewards, for the report."""
     rows = [
-        [
-            *(
-                TableCell(one.group.label),
-                TableCell(one.task_name(task)),
-                TableCell(f"{figure.kind} {figure.name}".strip()),
-            ),
-            number_cell(figures[figure].mean, 3),
-        ]
+        cells(one.group.label, one.task_name(task), " ".join(figure).strip(), number_cell(summary.mean, 3))
         for one in report.of_stream(stream)
         for task, figures in one.tasks.items()
-        for figure in figures
+        for figure, summary in figures.items()
     ]
-    columns = (Column("method", "text"), Column("task", "text"), Column("figure", "text"), Column("mean"))
+    columns = [*text_columns("method", "task", "figure"), Column("mean")]
     return Table(f"{stream}: rewards", columns, rows, report.comparison.key("rewards", stream), folded=True)
 
 
@@ -183,7 +158,7 @@ def rewards_to_csv(report: Study[GroupRewards]) -> str:
     ``kind`` is that of ``Figure``, ``name`` the component or the shaper.
     """
     rows = [
-        (one.group, [str(task), *figure], summary)
+        (one.group, [task, *figure], summary)
         for one in report.groups
         for task, figures in one.tasks.items()
         for figure, summary in figures.items()
@@ -195,21 +170,19 @@ def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
     """What the rewards were made of, task by task."""
     components = list(dict.fromkeys(name for one in groups for name in one.components))
     columns = [Column("method", "text"), Column("orders", short="n"), Column("task", "text"), Column("updates")]
-    columns += [Column("batches", places=("markdown",)), *(Column(name) for name in components)]
+    columns += [Column("batches", places=("markdown",)), *map(Column, components)]
     columns += [Column("reward"), Column("shaped reward", short="shaped")]
+    means = [*(Figure("component", name) for name in components), REWARD, SHAPED]
     rows = []
     for one in groups:
         for task, figures in one.tasks.items():
-            row = [TableCell(one.group.label), count_cell(len(one.group.runs)), TableCell(one.task_name(task))]
-            row += [TableCell(_count(figures[UPDATES])), TableCell(_count(figures[BATCHES]))]
-            for figure in (*(Figure("component", name) for name in components), REWARD, SHAPED):
-                row.append(number_cell(figures[figure].mean if figure in figures else None, 3))
+            row = cells(one.group.label, len(one.group.runs), one.task_name(task))
+            for figure in (UPDATES, BATCHES):
+                # mostly the same in every class order; otherwise the least and the most
+                found = set(map(round, figures[figure].known().values()))
+                ends = [min(found), max(found)][: len(found)] if found else []
+                row += cells("–".join(map(str, ends)) or DASH)
+            row += [number_cell(figures[figure].mean if figure in figures else None, 3) for figure in means]
             rows.append(row)
     title = f"{stream}: rewards by task, {over_n((one.group for one in groups), 'mean')}"
     return Table(title, columns, rows, places=("terminal", "markdown"))
-
-
-def _count(summary: Summary) -> str:
-    """A count that is mostly the same in every class order; otherwise the least and the most."""
-    counts = sorted({round(value.value) for value in summary.values.values() if value.value is not None})
-    return DASH if not counts else "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))

@@ -12,13 +12,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.image import AxesImage
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from clrft.analysis.compare import FLOOR
 from clrft.analysis.costs import HOUR, GroupCost
 from clrft.analysis.drift import SPREADS, Relation, StreamStudy
-from clrft.analysis.figures import GRID, INK, MUTED, RC, Style, finish, over_orders, panels, styles
+from clrft.analysis.figures import GRID, INK, MUTED, RC, Style, colour_bar, finish, heatmap, over_orders, panels, styles
 from clrft.analysis.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards
 from clrft.analysis.taxonomy import GroupTaxonomy, shown_outcomes
 from clrft.runs.cost_names import CPU, GPU, TRAIN
@@ -31,7 +30,6 @@ _SHAPER_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#F0E442", "#882255", "#99993
 _ACROSS = 4  # panels beside each other
 _LEAST = 3  # tasks that a panel of rewards has room for, so that bars are not wide
 _SUM = "what the learner gets"
-_WRITTEN = 10  # tasks up to which a heatmap's cells hold their numbers
 # Colour (Okabe and Ito's, and a light grey for what is right) and hatch of every outcome, in every figure.
 OUTCOME_LOOKS: Mapping[Failure, tuple[str, str]] = {
     "none": ("#DDDDDD", ""),
@@ -89,29 +87,22 @@ def rewards_figure(groups: Sequence[GroupRewards], stream: str) -> Picture:
 
 
 def _draw_rewards(axis: Axes, one: GroupRewards, colors: Mapping[Figure, str]) -> None:
-    places = range(len(one.tasks))
-    above, below = [0.0] * len(places), [0.0] * len(places)
-    stacked = [Figure("component", name) for name in one.components] + [Figure("added", name) for name in one.shapers]
-    for figure in stacked:
-        means = {x: figures[figure].mean for x, figures in enumerate(one.tasks.values())}
-        heights = {x: mean for x, mean in means.items() if mean is not None}  # what was not measured is not drawn
-        bottoms = [above[x] if height >= 0 else below[x] for x, height in heights.items()]
+    above, below = np.zeros(len(one.tasks)), np.zeros(len(one.tasks))
+    for figure in [Figure("component", name) for name in one.components] + [Figure("added", x) for x in one.shapers]:
+        heights = np.array([figures[figure].mean for figures in one.tasks.values()], dtype=np.float64)
+        bottoms, known = np.where(heights >= 0, above, below), np.flatnonzero(~np.isnan(heights))
         label = figure.name if figure.kind == "component" else f"added by {figure.name}"
-        look = {"color": colors[figure], "ec": "white", "lw": 0.8, "label": label, "zorder": 2}
-        axis.bar(list(heights), list(heights.values()), 0.72, bottom=bottoms, **look)  # type: ignore[arg-type]
-        for x, height in heights.items():
-            above[x] += max(height, 0.0)
-            below[x] += min(height, 0.0)
-    sums = [figures[SHAPED].mean for figures in one.tasks.values()]
-    known = [(x, total) for x, total in zip(places, sums, strict=True) if total is not None]
-    if known:
-        axis.plot(*zip(*known, strict=True), color=INK, ls="", marker="_", ms=15, mew=2, label=_SUM)
+        look: Any = {"color": colors[figure], "ec": "white", "lw": 0.8, "label": label, "zorder": 2}
+        axis.bar(known, heights[known], 0.72, bottoms[known], **look)  # what was not measured is not drawn
+        above, below = above + np.fmax(heights, 0), below + np.fmin(heights, 0)
+    totals = np.array([figures[SHAPED].mean for figures in one.tasks.values()], dtype=np.float64)
+    if not np.isnan(totals).all():
+        axis.plot(range(len(totals)), totals, color=INK, ls="", marker="_", ms=15, mew=2, label=_SUM)
     axis.axhline(0, color="#999999", lw=0.9, zorder=3)
-    axis.set_xticks(places, [one.task_name(task) for task in one.tasks])
+    axis.set_xticks(range(len(one.tasks)), [one.task_name(task) for task in one.tasks])
     axis.tick_params(axis="x", length=0)
-    middle, half = (len(places) - 1) / 2, max(len(places), _LEAST) / 2
-    axis.set_xlim(middle - half, middle + half)
-    axis.set_xlabel("training on task")
+    middle, half = (len(one.tasks) - 1) / 2, max(len(one.tasks), _LEAST) / 2
+    axis.set(xlim=(middle - half, middle + half), xlabel="training on task")
     axis.set_title(one.group.label, fontsize=11.5 if len(one.group.label) < 24 else 8.5)
     axis.grid(axis="y", color=GRID)
 
@@ -151,12 +142,15 @@ def confusion_figure(groups: Sequence[GroupTaxonomy], stream: str) -> Picture | 
     size = len(shown[0].group.runs[0].matrix)
     figure, axes = _taxonomy_panels(len(shown), 0.9 + 2.7 * size / (size + 1 + len(BESIDE)))
     for axis, one in zip(axes.flat, shown, strict=False):
-        image = _draw_confusion(axis, one)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("item of task")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015, aspect=28)
-    bar.set_label("of the task's items (%)")
-    bar.outline.set_visible(False)
+        # what is no task's stands behind a gap
+        percent = np.insert(100 * np.asarray(one.confusion), size, np.nan, axis=1)
+        ticks = {task: str(task + 1) for task in range(size)} | {size + 1: "outside", size + 2: "format"}
+        image = heatmap(axis, percent, ticks, 11)
+        for tick in axis.get_xticklabels()[size:]:
+            tick.set_rotation(90)
+        axis.set_xlabel("answered with a class of task")
+        axis.set_title(one.group.name, fontsize=_title_size(one))
+    colour_bar(figure, axes, image, "item of task", "of the task's items (%)", 0.8)
     title = f"{stream}: whose classes are answered after the last task{over_orders([one.group for one in shown])}"
     return finish(figure, title)
 
@@ -192,45 +186,18 @@ def _draw_answers(axis: Axes, one: GroupTaxonomy, outcomes: Mapping[Failure, str
     stages = list(one.old)
     bottom = np.zeros(len(stages))
     for outcome, title in outcomes.items():
-        means = [one.old[stage][outcome].mean for stage in stages]
-        heights = 100 * np.array([np.nan if mean is None else mean for mean in means])
+        heights = 100 * np.array([one.old[stage][outcome].mean for stage in stages], dtype=np.float64)
         color, hatch = OUTCOME_LOOKS[outcome]
+        look: Any = {"fc": color, "ec": "white", "hatch": hatch, "lw": 0.6, "label": title, "zorder": 2}
         if len(stages) > 1:
-            axis.fill_between(
-                stages, bottom, bottom + heights, fc=color, ec="white", hatch=hatch, lw=0.6, label=title, zorder=2
-            )
+            axis.fill_between(stages, bottom, bottom + heights, **look)
         else:
-            axis.bar(stages, heights, 0.7, bottom, fc=color, ec="white", hatch=hatch, lw=0.6, label=title, zorder=2)
+            axis.bar(stages, heights, 0.7, bottom, **look)
         bottom = bottom + heights
     tasks = len(one.group.runs[0].matrix)
-    axis.set_xticks(range(2, tasks + 1))
-    axis.set_xlim((2, tasks) if len(stages) > 1 else (tasks - 1, tasks + 1))
-    axis.set_ylim(0, 100)
-    axis.set_xlabel("after task")
+    ends = (2, tasks) if len(stages) > 1 else (tasks - 1, tasks + 1)
+    axis.set(xticks=range(2, tasks + 1), xlim=ends, ylim=(0, 100), xlabel="after task")
     axis.set_title(one.group.name, fontsize=_title_size(one))
-
-
-def _draw_confusion(axis: Axes, one: GroupTaxonomy) -> AxesImage:
-    """One heatmap; what is no task's stands behind a gap. Returns its image for the shared colour bar."""
-    assert one.confusion is not None
-    percent, size = 100 * one.confusion, len(one.confusion)
-    gap = np.full((size, 1), np.nan)
-    image = axis.imshow(np.hstack([percent[:, :size], gap, percent[:, size:]]), cmap="cividis", vmin=0, vmax=100)
-    places = [*range(size), *range(size + 1, size + 1 + len(BESIDE))]
-    if size <= _WRITTEN:
-        for (i, j), value in np.ndenumerate(percent):
-            color = INK if value > 55 else "white"
-            label = "" if np.isnan(value) else f"{value:.0f}"
-            axis.text(places[j], i, label, ha="center", va="center", color=color, fontsize=11 - 0.5 * size)
-    axis.set_xticks(places, [*(str(j + 1) for j in range(size)), "outside", "format"])
-    for tick in axis.get_xticklabels()[size:]:
-        tick.set_rotation(90)
-    axis.set_yticks(range(size), [str(i + 1) for i in range(size)])
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    axis.set_xlabel("answered with a class of task")
-    axis.set_title(one.group.name, fontsize=_title_size(one))
-    return image
 
 
 def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
@@ -238,14 +205,12 @@ def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
     places = np.arange(len(shown))
     ahead, behind = np.zeros(len(shown)), np.zeros(len(shown))
     for key, label, color, hatch, sign in PARTS[title]:
-        means = [one.metrics[key].mean for one in shown]
-        widths = sign * 100 * np.array([np.nan if mean is None else mean for mean in means])
+        widths = sign * 100 * np.array([one.metrics[key].mean for one in shown], dtype=np.float64)
         left = np.where(widths >= 0, ahead, behind)
         axis.barh(places, widths, 0.62, left, fc=color, ec="white", hatch=hatch, lw=0.8, label=label, zorder=2)
         ahead, behind = ahead + np.maximum(widths, 0), behind + np.minimum(widths, 0)
     for place, one in zip(places, shown, strict=True):
-        values = [value.value for value in one.metrics["forgetting_diag"].values.values()]
-        orders = [100 * value for value in values if value is not None]
+        orders = [100 * value for value in one.metrics["forgetting_diag"].known().values()]
         axis.plot(orders, [place + 0.42] * len(orders), ls="", marker="o", ms=2.6, color=MUTED, zorder=3)
         whole = float(np.mean(orders))
         mark = axis.plot([whole], [place], ls="", marker="|", ms=19, mew=2.4, color=INK, zorder=4)[0]
@@ -257,8 +222,7 @@ def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
     axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
     axis.margins(x=0.12)
-    axis.set_xlabel("points")
-    axis.set_title(title)
+    axis.set(xlabel="points", title=title)
     axis.grid(axis="x", color=GRID)
 
 
@@ -299,20 +263,11 @@ def _draw_cost(
             continue
         spent = one.figures.get((TRAIN, name))
         if spent is not None and spent.mean:
-            axis.errorbar(
-                spent.mean / unit,
-                100 * summary.mean,
-                xerr=None if not spent.std else spent.std / unit,
-                yerr=None if summary.std is None else 100 * summary.std,
-                color=style.color,
-                marker=style.marker or "o",
-                ms=12 if style.marker == "*" else 8,
-                mec="white",
-                lw=0,
-                elinewidth=1.3,
-                label=one.group.label,
-                zorder=3,
-            )
+            xerr = None if not spent.std else spent.std / unit
+            yerr = None if summary.std is None else 100 * summary.std
+            mark: Any = {"marker": style.marker or "o", "ms": 12 if style.marker == "*" else 8, "mec": "white", "lw": 0}
+            mark |= {"color": style.color, "elinewidth": 1.3, "label": one.group.label, "zorder": 3}
+            axis.errorbar(spent.mean / unit, 100 * summary.mean, yerr, xerr, **mark)
         elif one.group.method == FLOOR:
             label = f"{one.group.label} (frozen base, no training)"
             axis.axhline(100 * summary.mean, color=MUTED, lw=1.2, ls=(0, (4, 3)), label=label, zorder=1)
@@ -350,12 +305,10 @@ def _spread_figure(study: StreamStudy) -> Picture:
                 means, label = spread.means(), spread.group.label
                 mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
                 axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
-        axis.set_title(f"groups of rollouts: {title}")
-        axis.set_xlabel("after task")
+        axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(axis="y", color=GRID)
-    axes[0, 0].set_ylabel("spread (nats per token)")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
     title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
     return finish(figure, title, axes.flat, 100)
 
@@ -363,11 +316,10 @@ def _spread_figure(study: StreamStudy) -> Picture:
 def _draw_relation(axis: Axes, study: StreamStudy, one: Relation) -> None:
     drawn: list[float] = []
     for label, style in styles(study.groups).items():
-        points = [point for point in study.points if point.label == label]
         xy = [
-            (point.measures[one.measure], 100 * point.outcomes[one.outcome])
-            for point in points
-            if one.measure in point.measures and one.outcome in point.outcomes
+            (point.values[one.measure], 100 * point.values[one.outcome])
+            for point in study.points
+            if point.label == label and {one.measure, one.outcome} <= point.values.keys()
         ]
         if xy:
             places, heights = zip(*xy, strict=True)
@@ -376,7 +328,8 @@ def _draw_relation(axis: Axes, study: StreamStudy, one: Relation) -> None:
             drawn += places
     if one.curve is not None:
         x = np.linspace(min(drawn), max(drawn), 100)
-        axis.plot(x, 100 * one.curve.at(x), color=MUTED, lw=1.4, ls=(0, (4, 3)), zorder=1)
+        a, b, c, _ = one.curve
+        axis.plot(x, 100 * (a + b * x + c * x**2), color=MUTED, lw=1.4, ls=(0, (4, 3)), zorder=1)
     axis.set_title(DRIFTS[one.measure], fontsize=10.5, pad=32)
     axis.text(0, 1.03, _caption(one), transform=axis.transAxes, fontsize=8.5, color=MUTED)
     axis.set_xlabel("nats per token")

@@ -4,6 +4,7 @@ Texts are plain texts, whoever wrote them: what shows them escapes them (``clrft
 templates). Light to import.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,85 +13,56 @@ from eval.metrics import Value, metric_of
 
 DASH = "–"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
-Rows = list[list[str]]
 Medium = Literal["terminal", "markdown", "report"]
 EVERYWHERE: tuple[Medium, ...] = ("terminal", "markdown", "report")
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One metric of one method over class orders, as fractions.
+    """One metric of one method over class orders, as fractions."""
 
-    Attributes:
-        values: value by seed of the class order.
-        mean: arithmetic mean; None when an order is undefined.
-        std: sample standard deviation (n - 1); None for one order or without a mean.
-        reason: why there is no mean.
-    """
+    values: Mapping[int, Value]  # value by seed of the class order
+    mean: float | None  # arithmetic mean; None when an order is undefined
+    std: float | None  # sample standard deviation (n - 1); None for one order or without a mean
+    reason: str | None = None  # why there is no mean
 
-    values: Mapping[int, Value]
-    mean: float | None
-    std: float | None
-    reason: str | None = None
+    def known(self) -> dict[int, float]:
+        """The values that are defined, by seed of the class order."""
+        return {seed: value.value for seed, value in self.values.items() if value.value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One cell of a table.
+    """One cell of a table."""
 
-    Attributes:
-        text: what is shown.
-        value: the number that it is sorted by and that CSV holds; None = the text itself.
-        spread: standard deviation beside the value, for CSV.
-        orders: every class order's value as shown, shown on demand.
-    """
-
-    text: str
-    value: float | None = None
-    spread: float | None = None
-    orders: tuple[tuple[str, str], ...] = ()
+    text: str  # what is shown
+    value: float | None = None  # the number that it is sorted by and that CSV holds; None = the text itself
+    spread: float | None = None  # standard deviation beside the value, for CSV
+    orders: tuple[tuple[str, str], ...] = ()  # every class order's value as shown, shown on demand
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column.
+    """One column; cells of the kind ``summary`` hold a mean with its spread."""
 
-    Attributes:
-        name: its header.
-        kind: ``summary`` cells hold a mean with its spread, ``number`` cells a number, ``text`` cells a text.
-        explained: what the name means.
-        short: header in the terminal, where the name is too wide for it.
-        places: where the column is shown.
-    """
-
-    name: str
+    name: str  # its header
     kind: Literal["text", "number", "summary"] = "number"
-    explained: str = ""
-    short: str = ""
-    places: tuple[Medium, ...] = EVERYWHERE
+    explained: str = ""  # what the name means
+    short: str = ""  # header in the terminal, where the name is too wide for it
+    places: tuple[Medium, ...] = EVERYWHERE  # where the column is shown
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: caption.
-        columns: the first one names the rows.
-        rows: cells by row.
-        key: its file name without ending, and its place in the report; empty for a table that the report lacks.
-        note: a sentence below it.
-        folded: shown on demand on the page.
-        places: where the table is shown.
-    """
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[TableCell]]
-    key: str = ""
-    note: str = ""
-    folded: bool = False
-    places: tuple[Medium, ...] = EVERYWHERE
+    title: str  # caption
+    columns: Sequence[Column]  # the first one names the rows
+    rows: Sequence[Sequence[TableCell]]  # cells by row
+    key: str = ""  # its file name without ending, and its place in the report; empty for a table that the report lacks
+    note: str = ""  # a sentence below it
+    folded: bool = False  # shown on demand on the page
+    places: tuple[Medium, ...] = EVERYWHERE  # where the table is shown
 
     @property
     def has_orders(self) -> bool:
@@ -105,32 +77,20 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading, e.g. the stream that follows."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Sentence:
-    """A paragraph; ``weight``: an answer, ordinary text, a note in small print, or that something is missing."""
+    """A paragraph; ``weight``: a heading, an answer, ordinary text, a note, or that something is missing."""
 
     text: str
-    weight: Literal["answer", "text", "note", "missing"] = "text"
+    weight: Literal["heading", "answer", "text", "note", "missing"] = "text"
     places: tuple[Medium, ...] = EVERYWHERE
 
 
-Part = Heading | Sentence | Table
+Part = Sentence | Table
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent."""
-    return DASH if value is None else _minus(f"{100 * value:.1f}")
-
-
-def signed(value: float | None) -> str:
-    """A difference of fractions in percentage points, with its sign."""
-    return DASH if value is None else _minus(f"{100 * value:+.1f}")
+def percent(value: float | None, sign: bool = False) -> str:
+    """A fraction in percent, a difference of fractions with its sign; a dash where there is none."""
+    return number_cell(value, scale=100, sign=sign).text
 
 
 def short(value: float) -> str:
@@ -141,51 +101,41 @@ def short(value: float) -> str:
     return f"{value:.3g} {PREFIXES[place]}".strip()
 
 
-def in_unit(key: str, value: float | None) -> str:
-    """A metric's value in its unit: percent, or as it is."""
-    return percent(value) if value is None or metric_of(key).unit == "%" else _minus(f"{value:.4f}")
-
-
-def named(key: str) -> str:
-    """A metric's key, with its unit where that is not percent."""
-    unit = metric_of(key).unit
-    return key if unit == "%" else f"{key} ({unit})"
-
-
-def titled(key: str) -> str:
-    """A metric's title, with the probe behind it where the key names one."""
-    probe = key.partition("/")[2].replace("_", " ")
-    return metric_of(key).title + (f": {probe}" if probe else "")
+def in_unit(key: str, value: float | None, spread: float | None = None) -> str:
+    """A metric's value in its unit, percent or as it is, with its standard deviation."""
+    digits, scale = (1, 100.0) if metric_of(key).unit == "%" else (4, 1.0)
+    return number_cell(value, digits, scale, spread=spread).text
 
 
 def show(summary: Summary | None, key: str = "last_acc") -> str:
     """Mean ± standard deviation in a metric's unit, percent by default; a dash when undefined, no ± for one order."""
-    if summary is None or summary.mean is None:
-        return DASH
-    return in_unit(key, summary.mean) + ("" if summary.std is None else f" ± {in_unit(key, summary.std)}")
+    return DASH if summary is None else in_unit(key, summary.mean, summary.std)
 
 
-def text_cells(texts: Sequence[str]) -> list[TableCell]:
-    """Cells that hold texts."""
-    return [TableCell(text) for text in texts]
+def cells(*values: str | int | TableCell) -> list[TableCell]:
+    """A row: texts and whole numbers as cells, beside cells that were made before."""
+    return [
+        value
+        if isinstance(value, TableCell)
+        else TableCell(str(value), float(value) if isinstance(value, int) else None)
+        for value in values
+    ]
 
 
-def number_cell(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> TableCell:
-    """A number as shown, scaled (100 for percent); a dash where there is none."""
-    if value is None:
+def text_columns(*names: str) -> list[Column]:
+    """Columns that hold texts."""
+    return [Column(name, "text") for name in names]
+
+
+def number_cell(
+    value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False, spread: float | None = None
+) -> TableCell:
+    """A number as shown, scaled (100 for percent), with its standard deviation; a dash where it is None or NaN."""
+    if value is None or math.isnan(value):
         return TableCell(DASH)
-    return TableCell(_minus(f"{scale * value:{'+' if sign else ''}.{digits}f}"), float(value))
-
-
-def count_cell(value: int) -> TableCell:
-    """A whole number."""
-    return TableCell(str(value), float(value))
-
-
-def mean_cell(mean: float, spread: float | None, digits: int = 1) -> TableCell:
-    """A mean with its standard deviation, both fractions, in percent."""
-    text = f"{100 * mean:.{digits}f}" + ("" if spread is None else f" ± {100 * spread:.{digits}f}")
-    return TableCell(_minus(text), mean, spread)
+    text = f"{scale * value + 0.0:{'+' if sign else ''}.{digits}f}"  # plus 0: no negative zero
+    text += "" if spread is None else f" ± {scale * spread:.{digits}f}"
+    return TableCell(text.replace("-", "−"), float(value), None if spread is None else float(spread))
 
 
 def summary_cell(summary: Summary | None, key: str = "last_acc") -> TableCell:
@@ -194,7 +144,3 @@ def summary_cell(summary: Summary | None, key: str = "last_acc") -> TableCell:
         return TableCell(DASH)
     orders = tuple((str(seed), in_unit(key, value.value)) for seed, value in summary.values.items())
     return TableCell(show(summary, key), summary.mean, summary.std, orders)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

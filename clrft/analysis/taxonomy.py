@@ -4,7 +4,6 @@ A run whose predictions are missing, damaged or not those of its matrix is named
 Tables show percent, CSV holds fractions. Deliberately absent: what a kind is (``eval.taxonomy``).
 """
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from clrft.analysis.compare import Comparison, Group, Study, Summary, over_n, summarise
 from clrft.analysis.render import Figures, long_csv
-from clrft.analysis.table import Column, Medium, Part, Sentence, Table, TableCell, count_cell, number_cell, summary_cell
+from clrft.analysis.table import Column, Medium, Part, Sentence, Table, cells, number_cell, summary_cell
 from clrft.runs.taxonomy import RunKinds, run_kinds, task_classes
 from eval.judgement import Failure
 from eval.matrix import FloatArray
@@ -25,13 +24,7 @@ Shares = Mapping[Failure, Summary]
 # Metrics that take forgetting apart: the whole, by what caused it, by what was lost.
 BY_CAUSE = ("forgetting_vocabulary", "forgetting_weights")
 SPLIT = ("forgetting_diag", *BY_CAUSE, *KINDS)
-NARROW = dict(  # titles in the terminal
-    zip(
-        SPLIT,
-        ("whole", "by the list", "by the weights", "superficial", "essential", "gained", "to newest, % of lost"),
-        strict=True,
-    )
-)
+NARROW = ("whole", "by the list", "by the weights", "superficial", "essential", "gained", "to newest, % of lost")
 LOST = ("format", "outside", "named", "essential", "newest")
 EXPLAINED = (
     "Forgetting of the old tasks from right after learning them to the end (`forgetting_diag`), taken apart in two "
@@ -47,25 +40,17 @@ EXPLAINED = (
 class GroupTaxonomy:
     """Kinds of forgetting of runs that differ in nothing but the class order.
 
-    Attributes:
-        group: the runs, those left out that could not be read; its ``metrics`` are still over all of them.
-        runs: kinds of every run, by seed of its class order.
-        cells: share of every outcome by (stage, task), over class orders; the shares of a cell sum to 1.
-        old: mean of these shares over the old tasks j < i, by stage i > 1; of joint training the last stage only.
-        confusion: shares of a task's items (row) answered with a class of each task (column), then outside of the
-            list, then without an answer, after the last stage; mean over class orders. None where the class of an
-            answer does not tell its task. [T, T+2]
-        undivided: why it does not; None where it does.
-        metrics: the metrics of ``SPLIT``.
+    ``confusion`` holds, after the last stage and as a mean over class orders, the share of a task's items (row) that
+    were answered with a class of each task (column), then outside of the list, then without an answer. [T, T+2]
     """
 
-    group: Group
-    runs: Mapping[int, RunKinds]
-    cells: Mapping[tuple[int, int], Shares]
-    old: Mapping[int, Shares]
-    confusion: FloatArray | None
-    undivided: str | None
-    metrics: Mapping[str, Summary]
+    group: Group  # without the runs that could not be read; its ``metrics`` are still over all of them
+    runs: Mapping[int, RunKinds]  # by seed of the class order
+    cells: Mapping[tuple[int, int], Shares]  # by (stage, task), over class orders
+    old: Mapping[int, Shares]  # mean over the old tasks j < i, by stage i > 1; of joint training the last stage only
+    confusion: FloatArray | None  # None where the class of an answer does not tell its task
+    undivided: str | None  # why it does not
+    metrics: Mapping[str, Summary]  # those of ``SPLIT``
 
 
 def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
@@ -78,10 +63,8 @@ def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
             try:
                 runs[run.seed] = run_kinds(run.folder, run.matrix, task_classes(run.manifest, len(run.matrix)))
             except UserError as error:
-                first, more = " ".join(error.problems[:2]), len(error.problems) - 2
-                without.append(
-                    f"{run.folder}: its answers are left out: {first}" + (f" (and {more} more)" if more > 0 else "")
-                )
+                more = f" (and {len(error.problems) - 2} more)" if len(error.problems) > 2 else ""
+                without.append(f"{run.folder}: its answers are left out: {' '.join(error.problems[:2])}{more}")
         if runs:
             kept = tuple(run for run in group.runs if run.seed in runs)
             found.append(group_taxonomy(replace(group, runs=kept), runs))
@@ -92,32 +75,30 @@ def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
     """The kinds of a group's runs over class orders; ``runs``: by seed, one for each run."""
     shared = {seed: {cell: shares(counts) for cell, counts in one.cells.items()} for seed, one in runs.items()}
     found = sorted({cell for one in runs.values() for cell in one.cells})
-    cells = {cell: over_orders({seed: one.get(cell) for seed, one in shared.items()}) for cell in found}
-    stages = sorted({stage for stage, task in cells if task < stage})
-    old = {stage: over_orders({seed: _mean_of_old(one, stage) for seed, one in shared.items()}) for stage in stages}
-    reasons = [one.undivided for one in runs.values() if one.undivided is not None]
-    tables = []
-    for counts in (one.confusion for one in runs.values()):
-        if counts is not None:
-            with np.errstate(invalid="ignore"):  # NaN in a row without items
-                tables.append(np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float64))
-    values = {run.seed: {**run.metrics, **runs[run.seed].metrics} for run in group.runs}
+    by_cell = {cell: _over_orders({seed: one.get(cell, {}) for seed, one in shared.items()}) for cell in found}
+    stages = sorted({stage for stage, task in by_cell if task < stage})
+    old = {stage: _over_orders({seed: _mean_of_old(one, stage) for seed, one in shared.items()}) for stage in stages}
+    why = next((one.undivided for one in runs.values() if one.undivided is not None), None)
+    counts = [one.confusion for one in runs.values() if one.confusion is not None]
+    with np.errstate(invalid="ignore"):  # NaN in a row without items
+        tables = [table / table.sum(axis=1, keepdims=True) for table in counts]
+    metrics = {run.seed: {**run.metrics, **runs[run.seed].metrics} for run in group.runs}
     return GroupTaxonomy(
         group=group,
         runs=runs,
-        cells=cells,
+        cells=by_cell,
         old=old,
-        confusion=None if reasons else np.asarray(np.mean(tables, axis=0)),
-        undivided=reasons[0] if reasons else None,
-        metrics={key: summarise({seed: one[key] for seed, one in values.items()}) for key in SPLIT},
+        confusion=np.asarray(np.mean(tables, axis=0)) if why is None else None,
+        undivided=why,
+        metrics={key: summarise({seed: one[key] for seed, one in metrics.items()}) for key in SPLIT},
     )
 
 
-def over_orders(values: Mapping[int, Mapping[Failure, float] | None]) -> Shares:
+def _over_orders(values: Mapping[int, Mapping[Failure, float]]) -> Shares:
     """Share of every outcome over class orders; an order without the cell leaves it without a mean."""
     absent = undefined("not evaluated")
     return {
-        outcome: summarise({seed: absent if one is None else Value(one[outcome]) for seed, one in values.items()})
+        outcome: summarise({seed: Value(one[outcome]) if one else absent for seed, one in values.items()})
         for outcome in OUTCOMES
     }
 
@@ -134,13 +115,10 @@ def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:
     return {outcome: titles[outcome] for outcome in OUTCOMES if outcome in {*came_up, "none", "format"}}
 
 
-def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float] | None:
-    """Mean shares over the tasks before a stage's; None where one of them was not tested."""
-    old = [cells.get((stage, task)) for task in range(1, stage)]
-    tested = [one for one in old if one is not None]
-    if len(tested) < len(old):
-        return None
-    return {outcome: statistics.fmean(one[outcome] for one in tested) for outcome in OUTCOMES}
+def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float]:
+    """Mean shares over the tasks before a stage's; none where one of them was not tested."""
+    old = [cells.get((stage, task), {}) for task in range(1, stage)]
+    return {outcome: statistics.fmean(one[outcome] for one in old) for outcome in OUTCOMES} if all(old) else {}
 
 
 def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
@@ -173,11 +151,11 @@ def split_table(
     """The parts of forgetting by their metrics."""
     groups = report.of_stream(stream)
     rows = [
-        [TableCell(one.group.name), count_cell(len(one.group.runs)), *(summary_cell(one.metrics[key]) for key in keys)]
-        for one in groups
+        cells(one.group.name, len(one.group.runs), *(summary_cell(one.metrics[key]) for key in keys)) for one in groups
     ]
     columns = [Column("method", "text"), Column("orders", short="n", places=("terminal", "markdown"))]
-    columns += [Column(metric_of(key).title, "summary", metric_of(key).definition, NARROW[key]) for key in keys]
+    for key in keys:
+        columns.append(Column(metric_of(key).title, "summary", metric_of(key).definition, NARROW[SPLIT.index(key)]))
     title = f"{stream}: forgetting taken apart, {over_n(one.group for one in groups)}, percentage points"
     return Table(title, columns, rows, report.comparison.key("parts", stream), folded=True, places=places)
 
@@ -187,7 +165,7 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
     groups = report.of_stream(stream)
     outcomes = shown_outcomes(groups)
     rows = [
-        [TableCell(one.group.name), count_cell(stage), *(summary_cell(shared[key]) for key in outcomes)]
+        cells(one.group.name, stage, *(summary_cell(shared[key]) for key in outcomes))
         for one in groups
         for stage, shared in one.old.items()
         if not last or stage == len(one.group.runs[0].matrix)
@@ -203,10 +181,7 @@ def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
     """One row per method and task of the item: share of answers with a class of each task."""
     groups = report.of_stream(stream)
     rows = [
-        [
-            *(TableCell(one.group.name), count_cell(task)),
-            *(number_cell(None if math.isnan(share) else float(share), scale=100) for share in row),
-        ]
+        cells(one.group.name, task, *(number_cell(float(share), scale=100) for share in row))
         for one in groups
         if one.confusion is not None
         for task, row in enumerate(one.confusion, start=1)
@@ -228,41 +203,29 @@ def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:
     format, outside, named and essential, the ways in which they were lost; newest, those answered with a class of the
     newest task; and gained).
     """
-    shares_first = [row for one in report.groups for row in _share_rows(one)]
-    rows: list[tuple[Group, list[str], Summary | Figures]] = [
-        *shares_first,
-        *(row for one in report.groups for row in _count_rows(one)),
-    ]
+    rows: list[tuple[Group, list[str | int], Summary | Figures]] = []
+    for one in report.groups:
+        rows += [(one.group, ["forgetting", "", "", key], summary) for key, summary in one.metrics.items()]
+        shared = [("answers", stage, str(task), by_outcome) for (stage, task), by_outcome in one.cells.items()]
+        shared += [("old", stage, "", by_outcome) for stage, by_outcome in one.old.items()]
+        for figure, stage, task, by_outcome in shared:
+            for outcome, summary in by_outcome.items():
+                rows.append((one.group, [figure, stage, task, "right" if outcome == "none" else outcome], summary))
+    for one in report.groups:
+        tasks = len(one.group.runs[0].matrix)
+        for kind, place, name, counts in _counts(one, tasks):
+            rows.append((one.group, [kind, tasks, place, name], Figures(len(counts), None, None, None, counts)))
     return long_csv(["figure", "stage", "task", "name"], rows, report.comparison.mixed_by_stream())
 
 
-def _share_rows(one: GroupTaxonomy) -> Iterator[tuple[Group, list[str], Summary]]:
-    def name(outcome: Failure) -> str:
-        return "right" if outcome == "none" else outcome
-
-    for key, summary in one.metrics.items():
-        yield one.group, ["forgetting", "", "", key], summary
-    for (stage, task), by_outcome in one.cells.items():
-        for outcome, summary in by_outcome.items():
-            yield one.group, ["answers", str(stage), str(task), name(outcome)], summary
-    for stage, by_outcome in one.old.items():
-        for outcome, summary in by_outcome.items():
-            yield one.group, ["old", str(stage), "", name(outcome)], summary
-
-
-def _count_rows(one: GroupTaxonomy) -> Iterator[tuple[Group, list[str], Figures]]:
-    tasks = len(one.group.runs[0].matrix)
-
-    def row(figure: str, task: int, name: str, counts: Mapping[int, int]) -> tuple[Group, list[str], Figures]:
-        return one.group, [figure, str(tasks), str(task), name], Figures(len(counts), None, None, None, counts)
-
+def _counts(one: GroupTaxonomy, tasks: int) -> Iterator[tuple[str, int, str, Mapping[int, int]]]:
+    """Items by class order of what is counted: figure, task of the items, its name."""
     tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
-    if tables:
-        for j in range(tasks):
-            for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
-                yield row("confusion", j + 1, name, {seed: int(table[j, column]) for seed, table in tables.items()})
-    for j in range(1, tasks):
-        changes = {seed: run.changes[j] for seed, run in one.runs.items() if j in run.changes}
+    for task in range(1, tasks + 1) if tables else ():
+        for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
+            yield "confusion", task, name, {seed: int(table[task - 1, column]) for seed, table in tables.items()}
+    for task in range(1, tasks):
+        changes = {seed: run.changes[task] for seed, run in one.runs.items() if task in run.changes}
         for name in (*LOST, "gained") if changes else ():
             field = name if name == "gained" else f"lost_{name}"
-            yield row("lost", j, name, {seed: int(getattr(change, field)) for seed, change in changes.items()})
+            yield "lost", task, name, {seed: int(getattr(change, field)) for seed, change in changes.items()}

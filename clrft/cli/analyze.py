@@ -133,16 +133,16 @@ def published_command(options: argparse.Namespace, console: Console) -> int:
     from clrft.analysis.published_results import planned, published_beside, published_parts, published_to_csv
     from clrft.analysis.render import to_markdown
 
-    entries = published_beside(grouped(found.runs))
+    beside = published_beside(grouped(found.runs))
     plans = planned(sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml")))
-    parts = published_parts(entries, plans)
+    parts = published_parts(beside, plans)
     _print(console, parts, found.left_out)
     if output is None:
         return 0
     from clrft.analysis.outputs import write_outputs
 
     title = "Published figures beside measured ones"
-    texts = {"ledger.md": to_markdown(parts, title), "ledger.csv": published_to_csv(entries)}
+    texts = {"ledger.md": to_markdown(parts, title), "ledger.csv": published_to_csv(beside)}
     return _say_written(console, write_outputs(output, texts))
 
 

@@ -30,7 +30,7 @@ def compare_command(options: argparse.Namespace, console: Console) -> int:
 
     subject, written = write_and_print(found, options.baseline, output, console, options.mix)
     for community in map(COMMUNITIES.__getitem__, names):
-        from clrft.analysis.communities import community_parts, community_to_csv
+        from clrft.analysis.comparison_tables import community_parts, community_to_csv
         from clrft.analysis.outputs import write_outputs
         from clrft.analysis.render import to_markdown, to_terminal
 

@@ -7,33 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from clrft.analysis import figures
 from clrft.analysis.compare import FLOOR, Comparison, Group, Paired, summarise
 from clrft.analysis.comparison_tables import headline
-from clrft.analysis.figures import (
-    GRID,
-    MUTED,
-    curve_over_orders,
-    curves_figure,
-    finish,
-    matrices_figure,
-    mean_matrix,
-    orders_figure,
-    over_orders,
-    styles,
-)
 from clrft.analysis.pairs import pairs_table
-from clrft.analysis.table import (
-    DASH,
-    Column,
-    Sentence,
-    Table,
-    TableCell,
-    count_cell,
-    mean_cell,
-    percent,
-    show,
-    summary_cell,
-)
+from clrft.analysis.table import DASH, Column, Sentence, Table, cells, number_cell, show, summary_cell
 from clrft.report.parts import Block, Part, Picture, Section, Subject, missing
 from eval.matrix import FloatArray
 from eval.metrics import Value, accuracy_so_far, forgetting_by_stage, metric_of, undefined
@@ -54,62 +32,47 @@ def matrices_section(subject: Subject) -> Section:
     for stream in comparison.streams():
         groups = comparison.of_stream(stream)
         key, measure = comparison.key("matrices", stream), groups[0].measure
-        title = f"{stream}: {measure} on each task after each task{over_orders(groups)}"
+        title = f"{stream}: {measure} on each task after each task{figures.over_orders(groups)}"
         columns = [Column("method", "text"), Column("after task"), Column("on task"), Column("accuracy, %", "summary")]
-        rows = [row for group in groups for row in _matrix_rows(group)]
+        rows = []
+        for group in groups:
+            each = _with_base(group)
+            spreads = each.std(axis=0, ddof=1) if len(each) > 1 else None
+            for (stage, task), mean in np.ndenumerate(each.mean(axis=0)):
+                if not math.isnan(mean):
+                    spread = None if spreads is None else spreads[stage, task]
+                    cell = number_cell(mean, scale=100, spread=spread)
+                    rows.append(cells(group.label, stage, task + 1, cell))
         table = Table(f"{stream}: cells of the matrices; after task 0: the base", columns, rows, key, folded=True)
-        has_base = not all(np.isnan(_mean_base(group)).all() for group in groups)
-        values = {
-            "maps": [_heatmap(group, has_base) for group in groups],
-            "title": title,
-            "shades": range(0, SHADES + 1, 2),
-            "measure": measure,
-        }
+        has_base = not all(np.isnan(_with_base(group).mean(axis=0)[0]).all() for group in groups)
+        maps = [_heatmap(group, has_base) for group in groups]
+        values = {"maps": maps, "shades": range(0, SHADES + 1, 2), "measure": measure}
         parts += comparison.heading(stream)
         if not has_base:
             parts.append(missing(f"{stream}: the base was not tested on the tasks (evaluate.future)."))
-        parts += [Block("matrices", values, Picture(key, title, title, matrices_figure(groups, stream), table)), table]
+        parts += [
+            Block("matrices", values, Picture(key, title, title, figures.matrices_figure(groups, stream), table)),
+            table,
+        ]
     return Section("matrices", "Accuracy matrices", tuple(parts))
 
 
-def _mean_base(group: Group) -> FloatArray:
-    """Mean accuracy of the base on every task over class orders, NaN where an order lacks it. [T]"""
-    rows: FloatArray = np.array([run.matrix.base for run in group.runs])
-    return np.asarray(rows.mean(axis=0), dtype=np.float64)
+def _with_base(group: Group) -> FloatArray:
+    """Accuracy of every class order, that of the base in a row of 0; NaN where it was not tested. [N, T + 1, T]"""
+    return np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
 
 
 def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
     """What the template shows of one method's matrix; with a row of 0, the base, where it was tested."""
-    shares = np.vstack([_mean_base(group), mean_matrix(group)])
-    size = shares.shape[1]
     rows = []
-    for stage, row in enumerate(shares):
+    for stage, row in enumerate(_with_base(group).mean(axis=0)):
         # text of a cell and its step on the colour scale; None where nothing was evaluated
-        cells = [(DASH, None) if math.isnan(x) else (f"{100 * x:.0f}", round(100 * x * SHADES / 100)) for x in row]
-        rows += [(stage, cells)] if stage or has_base else []
-    return {
-        "label": group.label,
-        "orders": len(group.runs),
-        "last": show(group.metrics.get(group.final_metric)),
-        "lost": show(group.metrics.get(FORGETTING)),
-        "wide": size > 10,
-        "tasks": range(1, size + 1),
-        "rows": rows,
-    }
-
-
-def _matrix_rows(group: Group) -> list[list[TableCell]]:
-    """One row per stage and task: mean and standard deviation over class orders."""
-    values: FloatArray = np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
-    spreads = values.std(axis=0, ddof=1) if len(values) > 1 else None
-    return [
-        [
-            *(TableCell(group.label), count_cell(stage), count_cell(task + 1)),
-            mean_cell(float(mean), None if spreads is None else float(spreads[stage, task])),
-        ]
-        for (stage, task), mean in np.ndenumerate(values.mean(axis=0))
-        if not math.isnan(mean)
-    ]
+        shown = [(DASH, None) if math.isnan(x) else (f"{100 * x:.0f}", round(100 * x * SHADES / 100)) for x in row]
+        rows += [(stage, shown)] if stage or has_base else []
+    last, lost = (show(group.metrics.get(key)) for key in (group.final_metric, FORGETTING))
+    size = len(group.runs[0].matrix)
+    about = {"label": group.label, "last": last, "lost": lost, "wide": size > 10}
+    return {**about, "tasks": range(1, size + 1), "rows": rows}
 
 
 def curves_section(subject: Subject) -> Section:
@@ -125,7 +88,7 @@ def curves_section(subject: Subject) -> Section:
             f"{stream}: {measure} on the tasks so far, and forgetting of the earlier ones, after each task",
             f"Two line charts over tasks, one line per method: {measure} on the tasks learned so far, and "
             "forgetting of the earlier tasks. The table behind it holds every point.",
-            curves_figure(groups, stream),
+            figures.curves_figure(groups, stream),
             _curve_table(comparison, stream),
             "Lines are means over class orders, bands ± one standard deviation.",
         )
@@ -133,7 +96,7 @@ def curves_section(subject: Subject) -> Section:
             comparison.key("orders", stream),
             f"{stream}: every class order's {final} and forgetting",
             f"Two dot charts with one column per method and one dot per class order: {final}, and forgetting.",
-            orders_figure(groups, stream),
+            figures.orders_figure(groups, stream),
             _order_table(comparison, stream),
             "A bar is the mean; a thin line joins the runs of one class order.",
         )
@@ -147,16 +110,13 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
     """Both curves' points; none where there is nothing to forget yet, or nothing was evaluated."""
     groups, rows = comparison.of_stream(stream), []
     for group in groups:
-        curves = [curve_over_orders(group, curve) for curve in (accuracy_so_far, forgetting_by_stage)]
+        curves = [figures.curve_over_orders(group, curve) for curve in (accuracy_so_far, forgetting_by_stage)]
         for stage in range(len(group.runs[0].matrix)):
-            cells = [
-                TableCell(DASH)
-                if math.isnan(mean[stage])
-                else mean_cell(float(mean[stage]), None if std is None else float(std[stage]))
-                for mean, std in curves
+            points = [
+                number_cell(mean[stage], scale=100, spread=None if std is None else std[stage]) for mean, std in curves
             ]
-            if any(cell.value is not None for cell in cells):
-                rows.append([TableCell(group.label), count_cell(stage + 1), *cells])
+            if any(cell.value is not None for cell in points):
+                rows.append(cells(group.label, stage + 1, *points))
     so_far = Column(f"{groups[0].measure_so_far} on the tasks so far, %", "summary")
     columns = [Column("method", "text"), Column("after task"), so_far, Column("forgetting, points", "summary")]
     return Table(f"{stream}: the curves' points", columns, rows, comparison.key("curves", stream), folded=True)
@@ -165,13 +125,12 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
 def _order_table(comparison: Comparison, stream: str) -> Table:
     """Final result and forgetting by class order."""
     groups = comparison.of_stream(stream)
-    keys, rows = (groups[0].final_metric, FORGETTING), []
-    for group in groups:
-        for run in group.runs:
-            found = [group.metrics[key].values.get(run.seed) if key in group.metrics else None for key in keys]
-            values = [None if one is None else one.value for one in found]
-            cells = [TableCell(percent(value), value) for value in values]
-            rows.append([TableCell(group.label), count_cell(run.seed), *cells])
+    keys = (groups[0].final_metric, FORGETTING)
+    rows = [
+        cells(group.label, run.seed, *(number_cell(group.values(key).get(run.seed), scale=100) for key in keys))
+        for group in groups
+        for run in group.runs
+    ]
     columns = [Column("method", "text"), Column("class order"), *(Column(f"{metric_of(key).title}, %") for key in keys)]
     return Table(f"{stream}: every class order", columns, rows, comparison.key("orders", stream), folded=True)
 
@@ -184,15 +143,11 @@ def plane_section(subject: Subject) -> Section:
         shown = [group for group in comparison.of_stream(stream) if _points(group, FORGETTING, LEARNING)]
         parts += comparison.heading(stream)
         if not shown:
-            reason = "no method has both learning accuracy and forgetting"
-            parts.append(missing(f"{stream}: not drawn, as {reason}."))
+            parts.append(missing(f"{stream}: not drawn, as no method has both learning accuracy and forgetting."))
             continue
-        rows = [
-            [TableCell(one.label), summary_cell(one.metrics[LEARNING]), summary_cell(one.metrics[FORGETTING])]
-            for one in shown
-        ]
-        columns = [Column("method", "text"), Column("learning accuracy, %", "summary")]
-        columns.append(Column("forgetting, points", "summary"))
+        rows = [cells(one.label, *(summary_cell(one.metrics[key]) for key in (LEARNING, FORGETTING))) for one in shown]
+        names = ("learning accuracy, %", "forgetting, points")
+        columns = [Column("method", "text"), *(Column(name, "summary") for name in names)]
         key = comparison.key("plane", stream)
         table = Table(f"{stream}: learning accuracy and forgetting", columns, rows, key, folded=True)
         title = f"{stream}: learning accuracy against forgetting"
@@ -218,9 +173,8 @@ def ability_section(subject: Subject) -> Section:
             shown = [one for one in groups if CHANGE + probe in one.metrics and one.mean(FORGETTING) is not None]
             if shown:
                 figure = scatter_figure(shown, CHANGE + probe, f"change on {name} (points)")
-                described = (
-                    "A scatter chart: forgetting to the right, change on the probe upwards, one mark per method."
-                )
+                described = "A scatter chart: forgetting to the right, change on the probe upwards, "
+                described += "one mark per method."
                 note = "Below zero the model has lost ability that no task of the stream taught. "
                 note += "The table below has the numbers."
                 title = f"{stream}: change on {name} against forgetting"
@@ -240,7 +194,7 @@ def _ability_table(comparison: Comparison, stream: str, probe: str) -> Table:
                 found = run.task_metrics(stages[at]).get("probe", {}).get(probe) if stages else None
                 values[run.seed] = undefined("not measured") if found is None else Value(float(found))
         both = [summary_cell(group.metrics.get(key)) for key in (CHANGE + probe, FORGETTING)]
-        rows.append([TableCell(group.label), *(summary_cell(summarise(values)) for values in measured), *both])
+        rows.append(cells(group.label, *(summary_cell(summarise(values)) for values in measured), *both))
     names = ("before training, %", "after the last task, %", "change, points", "forgetting, points")
     columns = [Column("method", "text"), *(Column(name, "summary") for name in names)]
     title = f"{stream}: {probe.replace('_', ' ')}, a probe outside of the stream"
@@ -251,42 +205,26 @@ def scatter_figure(groups: Sequence[Group], up: str, up_title: str) -> Figure:
     """A metric against forgetting, in percent."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axis = figure.subplots()
-    look = styles(groups)
+    look = figures.styles(groups)
     for group in groups:
         color, marker = look[group.label].color, look[group.label].marker or "d"
         points = _points(group, FORGETTING, up)
         axis.plot(*zip(*points, strict=True), ls="", marker=marker, ms=5, color=color, alpha=0.45, mew=0, zorder=2)
         x, y = group.metrics[FORGETTING], group.metrics[up]
         if x.mean is not None and y.mean is not None:
-            axis.errorbar(
-                [100 * x.mean],
-                [100 * y.mean],
-                xerr=None if x.std is None else [100 * x.std],
-                yerr=None if y.std is None else [100 * y.std],
-                fmt=marker,
-                ms=13 if marker == "*" else 9,
-                color=color,
-                mec="white",
-                mew=0.9,
-                elinewidth=1,
-                label=group.label,
-                zorder=3,
-            )
-    axis.set_xlabel("forgetting (points)")
-    axis.set_ylabel(up_title)
-    axis.grid(color=GRID)
+            xerr, yerr = (None if one.std is None else 100 * one.std for one in (x, y))
+            mark: Any = {"fmt": marker, "ms": 13 if marker == "*" else 9, "color": color, "mec": "white", "mew": 0.9}
+            axis.errorbar(100 * x.mean, 100 * y.mean, yerr, xerr, **mark, elinewidth=1, label=group.label, zorder=3)
+    axis.set(xlabel="forgetting (points)", ylabel=up_title)
+    axis.grid(color=figures.GRID)
     axis.margins(0.09)
-    return finish(figure, "", [axis], 95)
+    return figures.finish(figure, "", [axis], 95)
 
 
 def _points(group: Group, across: str, up: str) -> list[tuple[float, float]]:
     """Both metrics of every class order that has both, in percent."""
-    xs, ys = (group.metrics[key].values if key in group.metrics else {} for key in (across, up))
-    return [
-        (100 * x, 100 * y)
-        for seed in xs.keys() & ys.keys()
-        if (x := xs[seed].value) is not None and (y := ys[seed].value) is not None
-    ]
+    xs, ys = group.values(across), group.values(up)
+    return [(100 * xs[seed], 100 * ys[seed]) for seed in xs.keys() & ys.keys()]
 
 
 def pairs_section(subject: Subject) -> Section:
@@ -298,16 +236,16 @@ def pairs_section(subject: Subject) -> Section:
         keys = headline(comparison, stream)
         pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
         if not pairs:
-            why = "no two methods were run in the same class order"
-            parts.append(missing(f"{stream}: no paired difference, as {why}."))
+            parts.append(
+                missing(f"{stream}: no paired difference, as no two methods were run in the same class order.")
+            )
             continue
         final = comparison.of_stream(stream)[0].final_metric
         lost = [pair for pair in pairs if pair.metric == FORGETTING]
         main = [*lost, *(pair for pair in pairs if pair.metric == final)]
         key = comparison.key("pairs", stream)
         if len(lost) > MOST_PAIRS:
-            text = f"{stream}: {len(lost)} differences are too many for a picture; the table has them."
-            parts.append(Sentence(text))
+            parts.append(Sentence(f"{stream}: {len(lost)} differences are too many for a picture; the table has them."))
         elif lost:
             title = f"{stream}: paired differences in forgetting, percentage points"
             described = "Intervals of the paired differences, a dot at each mean. The table below holds the numbers."
@@ -331,15 +269,15 @@ def intervals_figure(pairs: Sequence[Paired]) -> Figure:
         axis.plot(each, [row] * len(each), ls="", marker="o", ms=4.5, color="#999999", mew=0, zorder=2)
         low, high = pair.tests.t_low, pair.tests.t_high
         decided = low is not None and high is not None and (low > 0 or high < 0)
-        color = "#0072B2" if decided else MUTED
+        color = "#0072B2" if decided else figures.MUTED
         if low is not None and high is not None:
             axis.hlines(row, 100 * low, 100 * high, color=color, lw=2, zorder=3)
         axis.plot([100 * pair.mean], [row], marker="D" if decided else "o", ms=8, color=color, mec="white", zorder=4)
-    axis.axvline(0, color=MUTED, lw=1, zorder=1)
+    axis.axvline(0, color=figures.MUTED, lw=1, zorder=1)
     axis.set_yticks(range(len(pairs)), [pair.name for pair in pairs])
-    axis.set_ylim(len(pairs) - 0.5, -0.5)
-    axis.grid(axis="x", color=GRID)
+    axis.grid(axis="x", color=figures.GRID)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("difference in forgetting (points); diamond: the interval is clear of zero")
+    told = "difference in forgetting (points); diamond: the interval is clear of zero"
+    axis.set(ylim=(len(pairs) - 0.5, -0.5), xlabel=told)
     return figure

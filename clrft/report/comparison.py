@@ -12,7 +12,7 @@ from clrft.analysis.outputs import pictures_of, write_outputs
 from clrft.analysis.pairs import pairs_to_csv
 from clrft.analysis.render import to_markdown, to_terminal
 from clrft.analysis.rewards import reward_parts
-from clrft.analysis.table import Heading
+from clrft.analysis.table import Sentence
 from clrft.analysis.taxonomy import taxonomy_parts, taxonomy_to_csv
 from clrft.report.parts import Subject, missing
 from clrft.runs.read import FoundRuns
@@ -40,15 +40,11 @@ def write_and_print(
 
 
 def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
-    """Write tables and figures of a comparison; returns the files in the order in which one reads them.
-
-    Args:
-        subject: what was compared.
-        out_dir: made if absent; older files of the same names are replaced.
-    """
-    comparison, parts = subject.comparison, [*comparison_parts(subject.comparison)]
+    """Write tables and figures of a comparison; returns the files in the order in which one reads them."""
+    comparison, parts = subject.comparison, comparison_parts(subject.comparison)
     if subject.rewards.groups:
-        parts += [Heading("Rewards"), *reward_parts(subject.rewards), *map(missing, subject.rewards.without)]
+        parts += [Sentence("Rewards", "heading"), *reward_parts(subject.rewards)]
+        parts += map(missing, subject.rewards.without)
     texts = {
         "table.md": to_markdown(parts, "Comparison"),
         "table.csv": to_csv(comparison),
@@ -64,10 +60,8 @@ def write_taxonomy(subject: Subject, out_dir: Path) -> list[Path]:
     from clrft.analysis.study_figures import taxonomy_figures
 
     report = subject.taxonomy
-    texts = {
-        "kinds.md": to_markdown(taxonomy_parts(report), "Kinds of forgetting"),
-        "kinds.csv": taxonomy_to_csv(report),
-    }
+    text = to_markdown(taxonomy_parts(report), "Kinds of forgetting")
+    texts = {"kinds.md": text, "kinds.csv": taxonomy_to_csv(report)}
     streams = report.streams()
     pictures = pictures_of(report.comparison, streams, lambda one: taxonomy_figures(report.of_stream(one), one))
     return write_outputs(out_dir, texts, pictures)

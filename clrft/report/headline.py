@@ -3,16 +3,14 @@
 The answer is a sentence that is computed. It says "undecided" wherever the interval of the difference holds zero.
 """
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from clrft.analysis.compare import FLOOR, Comparison, Group
 from clrft.analysis.comparison_tables import means_table, orders_table
-from clrft.analysis.paired_tests import ALPHA, PairedTests, paired_tests
-from clrft.analysis.pairs import differences_of
+from clrft.analysis.paired_tests import ALPHA
+from clrft.analysis.pairs import Paired, paired
 from clrft.analysis.render import markdown_table
-from clrft.analysis.table import Sentence
+from clrft.analysis.table import Sentence, percent
 from clrft.report.parts import Part, Section, Subject
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"
@@ -42,127 +40,81 @@ def headline_note(comparison: Comparison) -> str:
 
 def answers(groups: Sequence[Group]) -> list[str]:
     """The answer for one stream, then what a reader needs to judge it; at least one sentence."""
-    learners = [one for one in groups if one.method != FLOOR and not one.joint and one.mean(FORGETTING) is not None]
-    learners.sort(key=_forgetting)
+    means = {one.label: mean for one in groups if (mean := one.mean(FORGETTING)) is not None}
+    learners = [one for one in groups if one.method != FLOOR and not one.joint and one.label in means]
+    learners.sort(key=lambda one: means[one.label])
     if not learners:
         reasons = [one.metrics[FORGETTING].reason for one in groups if not one.joint and FORGETTING in one.metrics]
         reason = next((reason for reason in reasons if reason), None)
         why = f"no method has a forgetting ({reason})" if reason else "no method here learned task by task"
         return [f"No answer: {why}."]
     best, *others = learners
+    floor = [
+        f"The frozen base loses {percent(means[one.label])} points without learning: "
+        "its prompts list ever more classes."
+        for one in groups
+        if one.method == FLOOR and one.label in means
+    ][:1]
     if not others:
-        lone = f"{best.label} forgets {points(_forgetting(best))}"
-        return [f"{lone}; no other method that learns task by task is here to compare it with.", *_floor(groups)]
+        lone = f"{best.label} forgets {percent(means[best.label])} points"
+        return [f"{lone}; no other method that learns task by task is here to compare it with.", *floor]
     rival, *behind = others
-    found = differences(best, rival)
-    sentences = [_verdict(best, rival, found)]
-    sentences += [_sureness(found)] if found is not None and len(found.values) > 1 else []
-    sentences += [_against(best, behind)] if behind else []
-    sentences.append(_learned(best, rival))
+    found = {pair.second: pair for pair in paired([(best, other) for other in others], [FORGETTING])}
+    sentences = [_verdict(best, rival, found.get(rival.label))]
+    sentences += [_sureness(found[rival.label])] if rival.label in found and found[rival.label].orders > 1 else []
+    if behind:
+        clear = [one for one in behind if one.label in found and _is_clear(found[one.label])]
+        less = ", ".join(f"{one.label} ({percent(found[one.label].mean, sign=True)})" for one in clear)
+        unclear = ", ".join(one.label for one in behind if one not in clear)
+        said = [f"less than {less}, each with an interval clear of zero"] if less else []
+        said += [f"not clearly less than {unclear}"] if unclear else []
+        sentences.append(f"{best.label} forgets {'; '.join(said)}.")
+    first, second = best.mean(LEARNING), rival.mean(LEARNING)
+    if first is None or second is None:
+        sentences.append("How well each task was learned is not known, so less forgetting may be less learning.")
+    else:
+        learned = f"{best.label} {percent(first)}, {rival.label} {percent(second)} %"
+        sentences.append(f"Learning accuracy: {learned}. Who learns less has less to forget.")
     if behind:
         sentences.append(
             f"The two were picked among {len(learners)} methods by the same figures that compare them, "
             "so that the interval is somewhat too narrow."
         )
-    return [*sentences, *_floor(groups)]
+    return [*sentences, *floor]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How much less the best method forgets than another, by class order, with the tests of it."""
-
-    values: tuple[float, ...]
-    tests: PairedTests
-
-    @property
-    def mean(self) -> float:
-        """Mean difference in forgetting, a fraction; negative: the best forgets less."""
-        return statistics.fmean(self.values)
-
-    @property
-    def clear(self) -> bool:
-        """Whether Student's 95 % interval is clear of zero."""
-        return self.tests.t_high is not None and self.tests.t_high < 0
+def _is_clear(found: Paired) -> bool:
+    """Whether the best forgets less by Student's 95 % interval."""
+    return found.tests.t_high is not None and found.tests.t_high < 0
 
 
-def differences(best: Group, other: Group) -> Difference | None:
-    """Differences in forgetting over the class orders of both; None where they share none."""
-    values = tuple(differences_of(best, other, FORGETTING).values())
-    return Difference(values, paired_tests([values])[0]) if values else None
-
-
-def _verdict(best: Group, rival: Group, found: Difference | None) -> str:
-    both = f"{number(_forgetting(best))} against {number(_forgetting(rival))} points"
+def _verdict(best: Group, rival: Group, found: Paired | None) -> str:
+    both = f"{percent(best.mean(FORGETTING))} against {percent(rival.mean(FORGETTING))} points"
     if found is None:
         return f"Undecided: {best.label} forgets less than {rival.label}, {both}, but in no common class order."
-    count = len(found.values)
-    orders = f"{count} class order{'s' * (count != 1)}"
-    less = f"{points(-found.mean)} less than {rival.label}, the next"
-    if found.tests.t_low is None or found.tests.t_high is None:
+    orders = f"{found.orders} class order{'s' * (found.orders != 1)}"
+    less = f"{percent(-found.mean)} points less than {rival.label}, the next"
+    if found.tests.t_low is None:
         return f"Undecided: in {orders} {best.label} forgets {less} ({both}). One order decides nothing."
-    interval = (
-        f"95 % interval of the difference {number(found.tests.t_low, True)} to {number(found.tests.t_high, True)}"
-    )
-    told = f"{both}; {interval}, {orders}"
-    if not found.clear:
+    low, high = (percent(end, sign=True) for end in (found.tests.t_low, found.tests.t_high))
+    told = f"{both}; 95 % interval of the difference {low} to {high}, {orders}"
+    if not _is_clear(found):
         return f"Undecided: {best.label} forgets {less}, but that may be chance ({told})."
     if found.tests.smallest_p > ALPHA:
         return f"Probably {best.label}, but from few class orders: it forgets {less} ({told})."
     return f"{best.label} forgets least: {less} ({told})."
 
 
-def _sureness(found: Difference) -> str:
+def _sureness(found: Paired) -> str:
     """What the exact test says, and how many class orders a claim would need."""
     tests = found.tests
     if tests.p is None:
         exact = "Too many class orders for the exact test."
     else:
         exact = f"Exact sign-flip test: p = {tests.p:.2g}"
-        least = f"; {len(found.values)} class orders can give no less than {tests.smallest_p:.2g}"
+        least = f"; {found.orders} class orders can give no less than {tests.smallest_p:.2g}"
         exact += (least if tests.smallest_p > ALPHA else "") + "."
     needed = tests.for_power
     if needed.orders is None:
         return f"{exact} How many class orders would be needed cannot be told ({needed.reason})."
     return f"{exact} A difference of this size and spread takes {needed.orders} class orders to be found 4 times in 5."
-
-
-def _against(best: Group, others: Sequence[Group]) -> str:
-    """The other methods, split by whether the difference to the best is clear."""
-    found = [(other.label, differences(best, other)) for other in others]
-    clear = [f"{label} ({number(one.mean, True)})" for label, one in found if one is not None and one.clear]
-    unclear = [label for label, one in found if one is None or not one.clear]
-    said = [f"less than {', '.join(clear)}, each with an interval clear of zero"] if clear else []
-    said += [f"not clearly less than {', '.join(unclear)}"] if unclear else []
-    return f"{best.label} forgets {'; '.join(said)}."
-
-
-def _learned(best: Group, rival: Group) -> str:
-    first, second = best.mean(LEARNING), rival.mean(LEARNING)
-    if first is None or second is None:
-        return "How well each task was learned is not known, so less forgetting may be less learning."
-    return (
-        f"Learning accuracy: {best.label} {number(first)}, {rival.label} {number(second)} %. "
-        "Who learns less has less to forget."
-    )
-
-
-def _floor(groups: Sequence[Group]) -> list[str]:
-    found = [points(_forgetting(one)) for one in groups if one.method == FLOOR and one.mean(FORGETTING) is not None]
-    return [f"The frozen base loses {lost} without learning: its prompts list ever more classes." for lost in found[:1]]
-
-
-def points(value: float) -> str:
-    """A difference of fractions in percentage points."""
-    return f"{number(value)} points"
-
-
-def number(value: float, sign: bool = False) -> str:
-    """A fraction in percent with one digit."""
-    return f"{100 * value + 0.0:{'+' if sign else ''}.1f}".replace("-", "−")
-
-
-def _forgetting(group: Group) -> float:
-    mean = group.mean(FORGETTING)
-    if mean is None:
-        raise ValueError(f"{group.label} has no mean forgetting")
-    return mean

@@ -6,6 +6,7 @@ their hash, and images that are written into it. Deliberately absent: any depend
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -18,34 +19,25 @@ from matplotlib import colormaps, rc_context
 from clrft.analysis.figures import RC
 from clrft.analysis.outputs import ENDINGS, save_picture
 from clrft.analysis.render import to_csv, to_latex
-from clrft.analysis.table import Heading, Sentence, Table
-from clrft.report.accuracy import (
-    SHADES,
-    ability_section,
-    curves_section,
-    matrices_section,
-    pairs_section,
-    plane_section,
-)
-from clrft.report.headline import headline_section
+from clrft.analysis.table import Sentence, Table
+from clrft.report import accuracy, headline, provenance, samples, studies
 from clrft.report.parts import Block, Picture, Section, Subject
-from clrft.report.provenance import definitions_section, left_out_section, origin_section, settings_section
-from clrft.report.samples import samples_section
-from clrft.report.studies import costs_section, published_section, taxonomy_section, why_section
-from clrft.report.vector import colours, inline_svg, recoloured
+from clrft.report.vector import inline_svg, recoloured
 from clrft.runs.provenance import versions
 from clrft.utils.files import write_text_atomic
 
 SECTIONS: tuple[Callable[[Subject], Section], ...] = (  # in the order in which one reads them
-    *(headline_section, matrices_section, curves_section, plane_section, pairs_section),
-    *(taxonomy_section, why_section, ability_section, costs_section, samples_section),
-    *(published_section, settings_section, origin_section, left_out_section, definitions_section),
+    *(headline.headline_section, accuracy.matrices_section, accuracy.curves_section, accuracy.plane_section),
+    *(accuracy.pairs_section, studies.taxonomy_section, studies.why_section, accuracy.ability_section),
+    *(studies.costs_section, samples.samples_section, studies.published_section, provenance.settings_section),
+    *(provenance.origin_section, provenance.left_out_section, provenance.definitions_section),
 )
 TABLES, FIGURES = "tables", "figures"
 PAGE = "index.html"
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
 # Text stays text in SVG; labels hold whatever anybody wrote, and are no formulas.
 DRAWN = {**RC, "svg.fonttype": "none", "svg.hashsalt": "clrft", "text.parse_math": False, "savefig.dpi": 144}
-PARTS = {Table: "table", Picture: "picture", Heading: "heading", Sentence: "sentence", Block: "block"}
+PARTS = {Table: "table", Picture: "picture", Sentence: "sentence", Block: "block"}
 
 
 def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
@@ -121,33 +113,28 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
 
 def policy(style: str, script: str) -> str:
     """The page's Content-Security-Policy: nothing but its own style and script, and images inside of it."""
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    own = "style-src 'sha256-{}'; script-src 'sha256-{}'".format(*hashes)
+    return f"default-src 'none'; {own}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _colour_rules(drawings: Iterable[str]) -> str:
     """Rules for the colour scale of matrices, and for the colours of drawings on a dark page."""
     scale = colormaps["cividis"]
     rules = []
-    for step in range(SHADES + 1):
-        red, green, blue = (round(255 * part) for part in scale(step / SHADES)[:3])
-        ink = "#222222" if step > 0.55 * SHADES else "#ffffff"
+    for step in range(accuracy.SHADES + 1):
+        red, green, blue = (round(255 * part) for part in scale(step / accuracy.SHADES)[:3])
+        ink = "#222222" if step > 0.55 * accuracy.SHADES else "#ffffff"
         rules.append(f".shade-{step}{{background:#{red:02x}{green:02x}{blue:02x};color:{ink}}}")
-    for colour in colours(drawings):  # without an ancestor: what <use> repeats has none
-        for attribute in ("fill", "stroke"):
-            dark = recoloured(colour)
+    for colour in sorted({colour for svg in drawings for colour in _COLOUR.findall(svg)}):
+        dark = recoloured(colour)
+        for attribute in ("fill", "stroke"):  # without an ancestor: what <use> repeats has none
             rules.append(f'[{attribute}="{colour}"]{{{attribute}:light-dark({colour},{dark})}}')
     return "\n".join(["", *rules, ""])
 
 
 def _packaged(name: str) -> str:
     return (files("clrft.report") / "page" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def title_of(paths: Sequence[Path]) -> str:

@@ -12,48 +12,33 @@ from matplotlib.figure import Figure
 
 from clrft.analysis.compare import Comparison, Study
 from clrft.analysis.rewards import GroupRewards, reward_report
-from clrft.analysis.table import Heading, Sentence, Table
+from clrft.analysis.table import Sentence, Table
 from clrft.analysis.taxonomy import GroupTaxonomy, taxonomy_report
 from clrft.runs.read import LeftOut
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure of the page, also written as PDF and PNG.
+    """A figure of the page, also written as PDF and PNG."""
 
-    Attributes:
-        key: its file name without ending, and its place in the page.
-        title: caption.
-        described: what it shows, for those who cannot see it.
-        figure: the drawing.
-        table: the numbers behind it; None only where another table of the section holds them (then ``note`` says so).
-        note: a sentence below it.
-    """
-
-    key: str
-    title: str
-    described: str
+    key: str  # its file name without ending, and its place in the page
+    title: str  # caption
+    described: str  # what it shows, for those who cannot see it
     figure: Figure
-    table: Table | None = None
-    note: str = ""
+    table: Table | None = None  # the numbers behind it; None where another table of the section has them, as note says
+    note: str = ""  # a sentence below it
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part with a template of its own, ``page/<template>.html``.
+    """A part with a template of its own, ``page/<template>.html``."""
 
-    Attributes:
-        template: its name.
-        values: what the template shows.
-        picture: its figure and table for the files beside the page.
-    """
-
-    template: str
-    values: Mapping[str, Any]
-    picture: Picture | None = None
+    template: str  # its name
+    values: Mapping[str, Any]  # what the template shows
+    picture: Picture | None = None  # its figure and table for the files beside the page
 
 
-Part = Table | Picture | Heading | Sentence | Block
+Part = Table | Picture | Sentence | Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +64,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Subject:
-    """What tables, pictures and a report are about; what they share is computed when it is first asked for, and once.
+    """What tables, pictures and a report are about; what they share is computed once, when it is first asked for."""
 
-    Attributes:
-        comparison: the runs, compared.
-        left_out: folders that are not compared, and why.
-    """
-
-    comparison: Comparison
-    left_out: tuple[LeftOut, ...] = ()
+    comparison: Comparison  # the runs, compared
+    left_out: tuple[LeftOut, ...] = ()  # folders that are not compared, and why
 
     @cached_property
     def taxonomy(self) -> Study[GroupTaxonomy]:

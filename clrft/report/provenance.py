@@ -1,9 +1,8 @@
 """What the figures rest on: settings, runs with their versions and hardware, folders left out, definitions."""
 
-from clrft.analysis.table import DASH, Column, Sentence, Table, TableCell, text_cells
+from clrft.analysis.table import DASH, Sentence, Table, cells, text_columns
 from clrft.report.parts import Part, Section, Subject, missing
 from clrft.runs.differences import flatten, unlike
-from clrft.runs.read import RunRecord
 from eval.metrics import METRICS
 from task_streams.prompt_style import SUITE
 
@@ -32,18 +31,17 @@ def settings_section(subject: Subject) -> Section:
         names = list(dict.fromkeys(name for one in flat for name in one))
         differing = [name for name in names if len({one.get(name) for one in flat}) > 1]
         if differing:
-            rows = [text_cells([name, *(one.get(name, DASH) for one in flat)]) for name in differing]
-            columns = _texts("setting", *(group.label for group in groups))
+            rows = [cells(name, *(one.get(name, DASH) for one in flat)) for name in differing]
+            columns = text_columns("setting", *(group.label for group in groups))
             title = f"{stream}: settings that differ; a dash: the method has no such setting"
             parts.append(Table(title, columns, rows, comparison.key("settings", stream)))
         else:
             parts.append(Sentence(f"{stream}: the methods differ in no setting."))
         if also := unlike([run for group in groups for run in group.runs]):
             parts.append(missing(f"{stream}: runs of one class order differ in {', '.join(also)}."))
-        same = [text_cells([name, flat[0][name]]) for name in names if name not in differing]
-        key = comparison.key("shared-settings", stream)
-        title = f"{stream}: settings that all share"
-        parts.append(Table(title, _texts("setting", "value"), same, key, folded=True))
+        same = [cells(name, flat[0][name]) for name in names if name not in differing]
+        title, columns = f"{stream}: settings that all share", text_columns("setting", "value")
+        parts.append(Table(title, columns, same, comparison.key("shared-settings", stream), folded=True))
     return Section("settings", "Settings that differ", tuple(parts))
 
 
@@ -57,33 +55,31 @@ def origin_section(subject: Subject) -> Section:
         for value in dict.fromkeys(values):
             having = [run.folder.name for run, own in zip(runs, values, strict=True) if own == value]
             more = f" and {len(having) - _FEW} more" if len(having) > _FEW else ""
-            told = "all" if len(having) == len(runs) else ", ".join(having[:_FEW]) + more
-            rows.append(text_cells([name, value, told]))
-    columns = _texts("folder", "stream", "method", "class order", "prompt", "commit", "device", "data")
-    parts: list[Part] = [
-        Table("Every run", columns, [_run_row(run) for run in runs], "runs"),
-        Table("Versions, code, hardware and model", _texts("fact", "value", "runs"), rows, "versions", folded=True),
-    ]
+            who = "all" if len(having) == len(runs) else ", ".join(having[:_FEW]) + more
+            rows.append(cells(name, value, who))
+    runs_rows = []
+    for run in runs:
+        # commit, device, and the last task's test fingerprint: enough to see who had the same data
+        told = [(run.manifest.get(part) or {}).get(name) for part, name in (("code", "commit"), ("model", "device"))]
+        told.append(next(reversed((run.manifest.get("data") or {}).values()), None))
+        texts = ["not recorded" if fact is None else str(fact)[:12] for fact in told]
+        style = run.manifest.get("prompt_style", SUITE.name)
+        runs_rows.append(cells(run.folder.name, run.stream, run.method, str(run.seed), style, *texts))
+    columns = text_columns("folder", "stream", "method", "class order", "prompt", "commit", "device", "data")
+    parts: list[Part] = [Table("Every run", columns, runs_rows, "runs")]
+    columns = text_columns("fact", "value", "runs")
+    parts.append(Table("Versions, code, hardware and model", columns, rows, "versions", folded=True))
     if not rows:
         parts.append(missing("The manifests record no versions, code or hardware."))
     return Section("origin", "Runs, versions and hardware", tuple(parts))
-
-
-def _run_row(run: RunRecord) -> list[TableCell]:
-    """A run with its commit, its device, and the last task's test fingerprint: enough to see who had the same data."""
-    facts = [(run.manifest.get(part) or {}).get(name) for part, name in (("code", "commit"), ("model", "device"))]
-    facts.append(next(reversed((run.manifest.get("data") or {}).values()), None))
-    texts = ["not recorded" if fact is None else str(fact)[:12] for fact in facts]
-    style = run.manifest.get("prompt_style", SUITE.name)
-    return text_cells([run.folder.name, run.stream, run.method, str(run.seed), style, *texts])
 
 
 def left_out_section(subject: Subject) -> Section:
     """Folders that are not in any figure here."""
     if not subject.left_out:
         return Section("left-out", "Folders left out", (Sentence("None: every folder that was given is compared."),))
-    rows = [text_cells([str(one.folder), one.fault, one.reason]) for one in subject.left_out]
-    table = Table("Left out, never averaged in", _texts("folder", "fault", "reason"), rows, "left-out")
+    rows = [cells(str(one.folder), one.fault, one.reason) for one in subject.left_out]
+    table = Table("Left out, never averaged in", text_columns("folder", "fault", "reason"), rows, "left-out")
     return Section("left-out", "Folders left out", (table,))
 
 
@@ -96,10 +92,6 @@ def definitions_section(subject: Subject) -> Section:
         measured = any(one.mean is not None for one in own.values())
         reason = next((one.reason for one in own.values() if one.reason), "not asked for")
         better = "higher" if metric.higher_is_better else "lower"
-        rows.append(text_cells([key, metric.title, metric.definition, better, "" if measured else str(reason)]))
-    columns = _texts("key", "title", "formula", "better", "undefined here because")
+        rows.append(cells(key, metric.title, metric.definition, better, "" if measured else str(reason)))
+    columns = text_columns("key", "title", "formula", "better", "undefined here because")
     return Section("definitions", "Definitions", (Sentence(NOTATION), Table("Metrics", columns, rows, "definitions")))
-
-
-def _texts(*names: str) -> list[Column]:
-    return [Column(name, "text") for name in names]

@@ -11,12 +11,12 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
 from clrft.analysis.compare import FLOOR, Comparison, Group
-from clrft.analysis.table import DASH, Column, Sentence, Table, text_cells
+from clrft.analysis.table import DASH, Sentence, Table, cells, text_columns
 from clrft.report.parts import Block, Part, Section, Subject, missing
 from clrft.runs.read import RunRecord
 from clrft.utils.plain import section_of
@@ -54,14 +54,6 @@ class Item:
     answers: Mapping[str, tuple[Prediction, Prediction]]
 
 
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Data URIs with width and height by item; ``problem`` says why some or all are missing."""
-
-    images: Mapping[Key, tuple[str, int, int]] = field(default_factory=dict)
-    problem: str = ""
-
-
 def samples_section(subject: Subject) -> Section:
     """Cards of forgotten items."""
     parts: list[Part] = []
@@ -74,37 +66,36 @@ def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
     runs = chosen_runs(comparison.of_stream(stream))
     if not runs:
         return [missing(f"{stream}: no method learned two tasks or more one by one.")]
-    seed = next(iter(runs.values())).seed
+    first_run = next(iter(runs.values()))
+    seed, last = first_run.seed, len(first_run.matrix)
     try:
         items = forgotten_items(runs)
     except UserError as error:
         return [missing(f"{stream}: not shown: {' '.join(error.problems)}")]
     if not items:
         return [Sentence(f"{stream}: in class order {seed} no item was answered rightly first and wrongly at the end.")]
-    found = images_of(next(iter(runs.values())), [(item.task, item.key) for item in items])
-    last = len(next(iter(runs.values())).matrix)
+    images, problem = images_of(first_run, [(item.task, item.key) for item in items])
     intro = (
         f"{stream}, class order {seed}: items that the most methods answered rightly right after learning their task "
         f"and wrongly after task {last}, at most {MOST_ITEMS}. They were chosen because they were forgotten."
     )
-    parts: list[Part] = [Sentence(intro)]
-    parts += [missing(found.problem)] if found.problem else []
     cards = [
         {
             "item": item,
-            "image": found.images.get((item.task, item.key)),
+            "image": images.get((item.task, item.key)),
             "rows": [(label, _shown(first), _shown(end)) for label, (first, end) in item.answers.items()],
         }
         for item in items
     ]
+    parts: list[Part] = [Sentence(intro), *([missing(problem)] if problem else [])]
     parts.append(Block("samples", {"cards": cards, "last": last}))
-    rows = [
-        text_cells([str(item.task), item.key, item.label, label, *_texts(first), *_texts(end)])
-        for item in items
-        for label, (first, end) in item.answers.items()
-    ]
-    names = ("task", "item", "right answer", "method", "after its task", "judged", "at the end", "judged at the end")
-    columns = [Column(name, "text") for name in names]
+    rows = []
+    for item in items:
+        for label, both in item.answers.items():
+            said = [text for one in both for text in (one.completion, MEANING[one.failure])]
+            rows.append(cells(str(item.task), item.key, item.label, label, *said))
+    columns = text_columns("task", "item", "right answer", "method")
+    columns += text_columns("after its task", "judged", "at the end", "judged at the end")
     title = f"{stream}: the answers shown above, in full"
     return [*parts, Table(title, columns, rows, comparison.key("samples", stream), folded=True)]
 
@@ -112,10 +103,8 @@ def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
 def chosen_runs(groups: Sequence[Group]) -> dict[str, RunRecord]:
     """One run per method that learned task by task, all of the class order that most of them have, by label."""
     learners = [one for one in groups if one.method != FLOOR and not one.joint and len(one.runs[0].matrix) > 1]
-    if not learners:
-        return {}
     counts = Counter(run.seed for group in learners for run in group.runs)
-    seed = min(counts, key=lambda seed: (-counts[seed], seed))
+    seed = min(counts, key=lambda seed: (-counts[seed], seed), default=None)
     runs = {group.label: run for group in learners for run in group.runs if run.seed == seed}
     return dict(list(runs.items())[:MOST_METHODS])
 
@@ -157,10 +146,6 @@ def forgotten_items(runs: Mapping[str, RunRecord]) -> list[Item]:
     return items
 
 
-def _texts(prediction: Prediction) -> tuple[str, str]:
-    return prediction.completion, MEANING[prediction.failure]
-
-
 def _shown(prediction: Prediction) -> dict[str, str | bool]:
     text = prediction.completion
     return {
@@ -171,31 +156,31 @@ def _shown(prediction: Prediction) -> dict[str, str | bool]:
     }
 
 
-def images_of(run: RunRecord, places: Sequence[Key]) -> Images:
-    """Images of test items of a run, by task and key."""
+def images_of(run: RunRecord, places: Sequence[Key]) -> tuple[dict[Key, tuple[str, int, int]], str]:
+    """Images of test items of a run, data URIs with width and height, and why some or all are missing."""
     try:
         stream = stream_of(run)
     except (UserError, OSError) as error:
         problems = " ".join(error.problems) if isinstance(error, UserError) else str(error)
-        return Images(problem=f"The images cannot be shown, as the data cannot be read any more: {problems}")
+        return {}, f"The images cannot be shown, as the data cannot be read any more: {problems}"
     if fingerprints(stream) != run.manifest.get("data"):
-        return Images(problem="No images are shown, as the data are not those any more that the run was tested on.")
+        return {}, "No images are shown, as the data are not those any more that the run was tested on."
     examples = {(task.index, item.key): item for task in stream.tasks for item in task.test}
     shown: dict[Key, tuple[str, int, int]] = {}
-    missing = []
+    unread = []
     size = 0
     for place in places:
         try:
             media = examples[place].media()
             uri = data_uri(media.frames[len(media.frames) // 2] if isinstance(media, Clip) else media)
         except (Damaged, UserError, OSError) as error:
-            missing.append(f"{place[1]} ({error})")
+            unread.append(f"{place[1]} ({error})")
             continue
         size += len(uri[0])
         if size > MOST_BYTES:
-            return Images(shown, f"More than {MOST_BYTES // 1000} kB of images; the others are left out.")
+            return shown, f"More than {MOST_BYTES // 1000} kB of images; the others are left out."
         shown[place] = uri
-    return Images(shown, f"Images that cannot be read any more: {', '.join(missing)}." if missing else "")
+    return shown, f"Images that cannot be read any more: {', '.join(unread)}." if unread else ""
 
 
 def stream_of(run: RunRecord) -> TaskStream:

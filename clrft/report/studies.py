@@ -2,38 +2,24 @@
 
 from matplotlib.figure import Figure
 
-from clrft.analysis.costs import EXPLAINED, cost_report, cost_table
-from clrft.analysis.drift import DriftStudy, drift_study, point_table, relation_table, spread_table
+from clrft.analysis import costs, drift, study_figures, taxonomy
+from clrft.analysis import published_results as published
 from clrft.analysis.figures import training_figure
-from clrft.analysis.published_results import (
-    SOURCE,
-    difference_sentences,
-    published_beside,
-    published_rows,
-    published_table,
-)
 from clrft.analysis.rewards import rewards_table
-from clrft.analysis.study_figures import (
-    answers_figure,
-    confusion_figure,
-    costs_figure,
-    drift_figures,
-    forgetting_figure,
-    rewards_figure,
-)
 from clrft.analysis.table import Sentence, Table
-from clrft.analysis.taxonomy import answers_table, confusion_table, split_table
 from clrft.report.parts import Part, Picture, Section, Subject, missing
 from clrft.utils.files import config_root
 from clrft.utils.plain import read_yaml, section_of
 
-DRIFT_TITLES = {
-    "drift_forgetting": "forgetting against drift, one mark per run",
-    "drift_spread": "spread of drift inside groups of rollouts of equal reward",
-}
-DRIFT_NOTES = {
-    "drift_forgetting": "Dashed: a fitted quadratic. Intervals of rank correlations are by bootstrap over orders.",
-    "drift_spread": "Standard deviation of drift inside a group, mean over groups and class orders.",
+DRIFTS = {  # title and note of the pictures
+    "drift_forgetting": (
+        "forgetting against drift, one mark per run",
+        "Dashed: a fitted quadratic. Intervals of rank correlations are by bootstrap over orders.",
+    ),
+    "drift_spread": (
+        "spread of drift inside groups of rollouts of equal reward",
+        "Standard deviation of drift inside a group, mean over groups and class orders.",
+    ),
 }
 
 
@@ -53,15 +39,15 @@ def taxonomy_section(subject: Subject) -> Section:
             parts.append(missing(f"{stream}: kinds are not known, as no run's answers could be read."))
             continue
         answers = _drawn(
-            answers_figure(groups, stream),
-            answers_table(report, stream),
+            study_figures.answers_figure(groups, stream),
+            taxonomy.answers_table(report, stream),
             f"{stream}: what items of old tasks are answered with, after each task",
             "Stacked areas over tasks, one panel per method, a colour and a hatch per kind of answer, to 100 %.",
             f"{stream}: no method was asked old tasks after a later one.",
         )
         split = _drawn(
-            forgetting_figure(groups, stream),
-            split_table(report, stream),
+            study_figures.forgetting_figure(groups, stream),
+            taxonomy.split_table(report, stream),
             f"{stream}: forgetting taken apart, by cause and by what was lost",
             "Stacked bars per method: what the longer class list takes and what the weights lost; what is lost.",
             f"{stream}: forgetting is not taken apart, as neither the final class list was asked (evaluate.final_list) "
@@ -69,8 +55,8 @@ def taxonomy_section(subject: Subject) -> Section:
         )
         why = next((one.undivided for one in groups if one.undivided), "no answers")
         confusion = _drawn(
-            confusion_figure(groups, stream),
-            confusion_table(report, stream),
+            study_figures.confusion_figure(groups, stream),
+            taxonomy.confusion_table(report, stream),
             f"{stream}: whose classes are answered after the last task",
             "A heatmap per method on one scale: task of the item downwards, task of the answer to the right.",
             f"{stream}: tasks are not confused with each other here: {why}.",
@@ -82,7 +68,7 @@ def taxonomy_section(subject: Subject) -> Section:
 
 def why_section(subject: Subject) -> Section:
     """How far policies moved, what they did while they learned, and what rewards were made of."""
-    comparison, study = subject.comparison, drift_study(subject.comparison)
+    comparison, study = subject.comparison, drift.drift_study(subject.comparison)
     parts: list[Part] = []
     for stream in comparison.streams():
         parts += [*comparison.heading(stream), *_drift_parts(study, stream)]
@@ -100,45 +86,42 @@ def why_section(subject: Subject) -> Section:
             title = f"{stream}: what rewards were made of, task by task"
             described = "Stacked bars by task, one panel per method: mean of each component and of what shapers added."
             table = rewards_table(subject.rewards, stream)
-            parts.append(Picture(table.key, title, described, rewards_figure(groups, stream), table))
+            parts.append(Picture(table.key, title, described, study_figures.rewards_figure(groups, stream), table))
     told = study.without if study.streams else ()  # of streams without any it is said above
     parts += [missing(sentence) for sentence in (*told, *subject.rewards.without)]
     return Section("why", "Why: drift and rewards", tuple(parts))
 
 
-def _drift_parts(study: DriftStudy, stream: str) -> list[Part]:
+def _drift_parts(study: drift.DriftStudy, stream: str) -> list[Part]:
     """How far the policies of one stream moved, and whether that goes with what they forgot."""
     found = next((one for one in study.streams if one.stream == stream), None)
     if found is None:
         why = "no run of it was compared with the policies before it (evaluate.drift_prompts)"
         return [missing(f"{stream}: drift of what was learned is not known, as {why}.")]
-    tables = {"drift_forgetting": relation_table(study, found), "drift_spread": spread_table(study, found)}
+    tables = {"drift_forgetting": drift.relation_table(study, found), "drift_spread": drift.spread_table(study, found)}
     parts: list[Part] = []
-    for name, figure in drift_figures(found).items():
-        key = study.comparison.key(name.replace("_", "-"), stream)
-        title = f"{stream}: {DRIFT_TITLES[name]}"
-        described = f"Charts of {DRIFT_TITLES[name]}, a colour and a marker per method. "
-        described += "The table behind has the numbers."
-        parts.append(Picture(key, title, described, figure, tables[name], DRIFT_NOTES[name]))
-    return [*parts, point_table(study, found)]
+    for name, figure in study_figures.drift_figures(found).items():
+        key, (title, note) = study.comparison.key(name.replace("_", "-"), stream), DRIFTS[name]
+        described = f"Charts of {title}, a colour and a marker per method. The table behind has the numbers."
+        parts.append(Picture(key, f"{stream}: {title}", described, figure, tables[name], note))
+    return [*parts, drift.point_table(study, found)]
 
 
 def costs_section(subject: Subject) -> Section:
     """Quality against cost as a picture, and the figures: counted, by the clock, and memory."""
-    report = cost_report(subject.comparison)
-    parts: list[Part] = [Sentence(EXPLAINED)] if report.groups else []
+    report = costs.cost_report(subject.comparison)
+    parts: list[Part] = [Sentence(costs.EXPLAINED)] if report.groups else []
     for stream in subject.comparison.streams():
         groups = report.of_stream(stream)
         parts += subject.comparison.heading(stream)
         if not groups:
             parts.append(missing(f"{stream}: no run counted what it cost."))
             continue
-        table, figure = cost_table(report, stream), costs_figure(groups, stream)
+        table, figure = costs.cost_table(report, stream), study_figures.costs_figure(groups, stream)
         if figure is not None:
             title = f"{stream}: quality against what the training cost"
-            described = (
-                "Scatter charts: last accuracy and forgetting upwards, each cost to the right, a mark per method."
-            )
+            described = "Scatter charts: last accuracy and forgetting upwards, each cost to the right, "
+            described += "a mark per method."
             note = "Bars are ± one standard deviation. The table below has the numbers."
             parts.append(Picture(table.key, title, described, figure, None, note))
         parts.append(table)
@@ -148,20 +131,17 @@ def costs_section(subject: Subject) -> Section:
 
 def published_section(subject: Subject) -> Section:
     """The published rows that something was measured of, and in what that is not as published."""
-    rows = published_rows()
+    rows = published.published_rows()
     files = [config_root() / "streams" / f"{preset}.yaml" for preset in {row.stream for row in rows}]
     streams = {read_yaml(path)["stream"]["name"] for path in files}
-    groups = [
-        group
-        for group in subject.comparison.groups
-        if section_of(group.runs[0].config, "stream").get("name") in streams
-    ]
-    entries = published_beside(groups) if groups else []  # a published row's settings take a while to look up
-    known = [entry for entry in entries if entry.measured]
-    title = "Published figures beside measured ones"
+    groups = subject.comparison.groups
+    groups = tuple(one for one in groups if section_of(one.runs[0].config, "stream").get("name") in streams)
+    beside = published.published_beside(groups) if groups else {}  # a row's settings take a while to look up
+    known = {row: measured for row, measured in beside.items() if measured}
+    title, source = "Published figures beside measured ones", published.SOURCE
     if not known:
         why = f"no run here has the stream, number of tasks and method of one of the {len(rows)} published rows"
-        return Section("ledger", title, (missing(f"None ({SOURCE}): {why}."),))
-    table = published_table(known, f"{SOURCE}, and what was measured here", ("report",))
-    notes = [Sentence(text, "note") for text in difference_sentences(known)]
+        return Section("ledger", title, (missing(f"None ({source}): {why}."),))
+    table = published.published_table(known, f"{source}, and what was measured here", ("report",))
+    notes = [Sentence(text, "note") for text in published.difference_sentences(known)]
     return Section("ledger", title, (table, *notes))

@@ -6,7 +6,7 @@ Styles become attributes, ids are made unique in the page, and fonts are the pag
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -15,19 +15,15 @@ from matplotlib.figure import Figure
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT = re.compile(r"(?:(?P<weight>bold|\d{3}) )?(?:italic )?(?P<size>[\d.]+)px")
-_COLOUR = re.compile(r"#[0-9a-f]{6}")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 PAPER = (0x14, 0x17, 0x1C)  # of a dark page
 LEAST_CONTRAST = 4.5
 
 
 def inline_svg(figure: Figure, key: str, described: str) -> Markup:
-    """The figure as an ``svg`` element.
+    """The figure, drawn with ``svg.fonttype`` none so that text stays text, as an ``svg`` element.
 
-    Args:
-        figure: drawn with ``svg.fonttype`` none, so that its text stays text.
-        key: unique in the page.
-        described: its text alternative.
+    ``key`` is unique in the page, ``described`` the text alternative.
     """
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -37,7 +33,9 @@ def inline_svg(figure: Figure, key: str, described: str) -> Markup:
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style", f"{{{SVG}}}title"):
                 parent.remove(child)
-    used = _references(root)
+    values = [value for element in root.iter() for value in element.attrib.values()]
+    used = {element.attrib.get(f"{{{LINK}}}href", "").removeprefix("#") for element in root.iter()}
+    used |= {name for value in values for name in _REFERENCE.findall(value)}
     for element in root.iter():
         _plain(element, key, used)
     width, height = (root.attrib.pop(name).removesuffix("pt") for name in ("width", "height"))
@@ -57,11 +55,6 @@ def inline_svg(figure: Figure, key: str, described: str) -> Markup:
     return Markup(text.replace("\n", ""))
 
 
-def colours(svgs: Iterable[str]) -> list[str]:
-    """The colours that some figures are drawn in, ``#rrggbb``."""
-    return sorted({colour for svg in svgs for colour in _COLOUR.findall(svg)})
-
-
 def recoloured(colour: str) -> str:
     """The colour that a dark page shows for one: greys are turned round, dark colours are lightened."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
@@ -69,35 +62,21 @@ def recoloured(colour: str) -> str:
         mean = (red + green + blue) / 3 / 255
         shade = [round(paper + (0xF0 - paper) * (1 - mean) ** 0.8) for paper in PAPER]
         return "#{:02x}{:02x}{:02x}".format(*shade)
-    mixed = (red, green, blue)
-    for part in range(0, 20):
-        mixed = (_mixed(red, part), _mixed(green, part), _mixed(blue, part))
+    for part in range(20):
+        mixed = tuple(round(channel + (255 - channel) * part / 20) for channel in (red, green, blue))
         if contrast(mixed, PAPER) >= LEAST_CONTRAST:
             break
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-def contrast(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
+def contrast(first: Sequence[int], second: Sequence[int]) -> float:
     """Contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
-    brighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (brighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: tuple[int, int, int]) -> float:
-    parts = [part / 255 for part in colour]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _mixed(channel: int, part: int) -> int:
-    return round(channel + (255 - channel) * part / 20)
-
-
-def _references(root: ElementTree.Element) -> set[str]:
-    """Ids that something in the drawing refers to."""
-    values = [value for element in root.iter() for value in element.attrib.values()]
-    links = {element.attrib.get(f"{{{LINK}}}href", "").removeprefix("#") for element in root.iter()}
-    return links | {name for value in values for name in _REFERENCE.findall(value)}
+    luminances = []
+    for colour in (first, second):
+        parts = [part / 255 for part in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
 
 
 def _plain(element: ElementTree.Element, key: str, used: set[str]) -> None:
@@ -112,20 +91,17 @@ def _plain(element: ElementTree.Element, key: str, used: set[str]) -> None:
     if link is not None:
         given["href"] = f"#{key}-{link[1:]}" if link.startswith("#") else link
     for declaration in given.pop("style", "").split(";"):
-        attribute, _, value = declaration.partition(":")
-        if value:
-            given |= _attributes(attribute.strip(), value.strip())
+        attribute, _, value = (text.strip() for text in declaration.partition(":"))
+        if attribute == "font":
+            found = _FONT.match(value)
+            if found is None:
+                raise ValueError(f"a font that matplotlib did not write so far: {value}")
+            given["font-size"] = found["size"]
+            given |= {"font-weight": found["weight"]} if found["weight"] else {}
+        elif value and attribute not in ("font-family", "mix-blend-mode"):
+            given[attribute] = value
     for attribute, value in given.items():
         value = _REFERENCE.sub(lambda found: f"url(#{key}-{found[1]})", value)
         if attribute in ("d", "x", "y", "transform", "points"):
             value = " ".join(_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value).split())
         given[attribute] = value
-
-
-def _attributes(name: str, value: str) -> dict[str, str]:
-    if name == "font":
-        found = _FONT.match(value)
-        if found is None:
-            raise ValueError(f"a font that matplotlib did not write so far: {value}")
-        return {"font-size": found["size"]} | ({"font-weight": found["weight"]} if found["weight"] else {})
-    return {} if name in ("font-family", "mix-blend-mode") else {name: value}

@@ -12,6 +12,7 @@ from eval.matrix import AccuracyMatrix
 from eval.metrics import compute_metrics
 
 Rows = Sequence[Sequence[int | None]]
+EVIL = "<script>window.cracked=1</script><img src=x onerror=window.cracked=1>&\"'"
 
 
 def write_run(
@@ -54,6 +55,21 @@ def write_run(
     rows = {key: {"value": value.value, "reason": value.reason} for key, value in values.items()}
     _dump(folder / "metrics.json", {"schema": 1, "metrics": rows})
     return folder
+
+
+def hostile_sweep(sweep: Path) -> Path:
+    """Two methods in two orders; a completion and a setting of one hold markup."""
+    lost: Rows = [[100, None], [0, 100]]
+    kept: Rows = [[100, None], [100, 100]]
+    for method, seed, rows in (("sft", 1, lost), ("sft", 2, lost), ("grpo", 1, kept), ("grpo", 2, lost)):
+        thought = {"method": {"name": method, "thought": EVIL if method == "sft" else "none"}}
+        folder = write_run(sweep, method, seed, rows, config=thought)
+        for stage in (1, 2):
+            path = folder / f"task_0{stage}" / "predictions.jsonl"
+            row = json.loads(path.read_text())
+            row |= {"correct": stage == 1, "failure": "none" if stage == 1 else "newest_task", "completion": EVIL}
+            path.write_text(json.dumps(row | {"label": EVIL, "answer": EVIL}) + "\n")
+    return sweep
 
 
 def _write_stage(

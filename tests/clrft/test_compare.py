@@ -11,7 +11,6 @@ from rich.console import Console
 
 from clrft.analysis.compare import Comparison, Paired, compare, summarise
 from clrft.analysis.comparison_tables import comparison_parts, to_csv
-from clrft.analysis.paired_tests import paired_tests
 from clrft.analysis.pairs import pairs_to_csv
 from clrft.analysis.render import to_markdown, to_terminal
 from clrft.analysis.table import show
@@ -38,8 +37,15 @@ def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired
     return found
 
 
+def shown(comparison: Comparison) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(to_terminal(comparison_parts(comparison)))
+    return capture.get()
+
+
 @pytest.mark.parametrize(
-    ("values", "mean", "std", "reason", "shown"),
+    ("values", "mean", "std", "reason", "text"),
     [
         ([Value(0.5), Value(0.6), Value(0.7)], 0.6, 0.1, None, "60.0 ± 10.0"),  # sqrt((0.01 + 0 + 0.01) / 2)
         ([Value(0.5)], 0.5, None, None, "50.0"),  # one order has no spread
@@ -47,24 +53,18 @@ def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired
     ],
 )
 def test_mean_and_sample_deviation_over_orders_with_every_value_beside(
-    values: list[Value], mean: float | None, std: float | None, reason: str | None, shown: str
+    values: list[Value], mean: float | None, std: float | None, reason: str | None, text: str
 ) -> None:
     summary = summarise(dict(enumerate(values, start=1)))
     assert [summary.mean, summary.std] == [None if one is None else pytest.approx(one) for one in (mean, std)]
-    assert (summary.reason, show(summary)) == (reason, shown)
+    assert (summary.reason, show(summary)) == (reason, text)
     assert list(summary.values.values()) == values
 
 
-def test_the_interval_is_students_t_by_hand() -> None:
-    # Differences 10, 15, 5: mean 10, s = 5, t(0.975, 2) = 4.302653, half = 4.302653 * 5 / sqrt(3) = 12.4207.
-    three, one = paired_tests([[10, 15, 5], [10]])
-    assert (three.t_low, three.t_high) == pytest.approx((10 - 12.4207, 10 + 12.4207), abs=1e-4)
-    assert (one.t_low, one.t_high) == (None, None)
-
-
-def test_methods_are_paired_over_class_orders(tmp_path: Path) -> None:
+def test_methods_are_paired_over_class_orders_with_students_interval(tmp_path: Path) -> None:
     found = pair(compare(three_methods(tmp_path / "s")), "last_acc", "grpo", "sft")
     assert found.differences == pytest.approx({1: 0.10, 2: 0.15, 3: 0.05})
+    # Mean 10, s = 5, t(0.975, 2) = 4.302653, half = 4.302653 * 5 / sqrt(3) = 12.4207.
     assert (found.mean, found.std) == pytest.approx((0.10, 0.05))
     assert (found.tests.t_low, found.tests.t_high) == pytest.approx((0.10 - 0.124207, 0.10 + 0.124207), abs=1e-6)
 
@@ -87,64 +87,65 @@ def test_the_floor_comes_first_and_joint_training_last(tmp_path: Path) -> None:
     assert any("no zero_shot run" in note for note in compare(records[:2]).notes)
 
 
-def test_joint_training_gives_the_others_their_intransigence(tmp_path: Path) -> None:
-    joint = read_run(write_run(tmp_path / "s", "joint_sft", 1, [[None, None], [95, 97]]))
-    groups = compare([run(tmp_path / "s", "sft", 1, (50, 85)), joint]).groups
+def test_one_joint_method_gives_the_others_their_intransigence_two_do_not(tmp_path: Path) -> None:
+    sft = run(tmp_path / "s", "sft", 1, (50, 85))
+    joint = [read_run(write_run(tmp_path / "s", f"joint_{m}", 1, [[None, None], [95, 97]])) for m in ("sft", "grpo")]
+    groups = compare([sft, joint[0]]).groups
     assert groups[0].metrics["intransigence"].mean == pytest.approx(0.085)  # ((95 - 90) + (97 - 85)) / 2
     assert groups[1].metrics["forgetting"].mean is None
     assert groups[1].metrics["last_acc"].mean == pytest.approx(0.96)
+    assert compare([sft, *joint]).groups[0].metrics["intransigence"].mean is None  # neither is the upper bound
 
 
-def test_of_two_joint_methods_neither_is_the_upper_bound(tmp_path: Path) -> None:
-    joint = [read_run(write_run(tmp_path / "s", f"joint_{m}", 1, [[None, None], [95, 97]])) for m in ("sft", "grpo")]
-    groups = compare([run(tmp_path / "s", "sft", 1, (50, 85)), *joint]).groups
-    assert groups[0].metrics["intransigence"].mean is None
+USUAL = {"learning_rate": 1e-4, "kl": 0.1, "alpha": 20}
 
 
-def test_runs_of_one_method_with_other_settings_are_kept_apart_and_named(tmp_path: Path) -> None:
-    slow = {"train": {"learning_rate": 1e-5}}
-    records = [run(tmp_path / "a", "sft", 1, (50, 50)), run(tmp_path / "b", "sft", 1, (60, 60), config=slow)]
-    labels = [group.label for group in compare(records).groups]
-    assert labels == ["sft [train.learning_rate=0.0001]", "sft [train.learning_rate=1e-05]"]
-
-
-def test_rows_that_differ_from_a_common_one_in_one_setting_each_are_named_by_it(tmp_path: Path) -> None:
-    usual = {"learning_rate": 1e-4, "kl": 0.1, "alpha": 20}
-    changes: list[dict[str, float]] = [{}, {"kl": 0.0}, {"alpha": 10}, {"alpha": 40}]
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        # two settings of one method
+        (
+            [{"learning_rate": 1e-4}, {"learning_rate": 1e-5}],
+            ["train.learning_rate=0.0001", "train.learning_rate=1e-05"],
+        ),
+        # an ablation: rows that differ from a common one in one setting each are named by it
+        (
+            [USUAL, USUAL | {"kl": 0.0}, USUAL | {"alpha": 10}, USUAL | {"alpha": 40}],
+            ["", "train.alpha=10", "train.alpha=40", "train.kl=0.0"],
+        ),
+        # a grid: named by all that differs
+        (
+            [{"kl": kl, "alpha": alpha} for kl in (0, 1) for alpha in (10, 20)],
+            [f"train.alpha={alpha}, train.kl={kl}" for alpha in (10, 20) for kl in (0, 1)],
+        ),
+    ],
+)
+def test_runs_of_one_method_with_other_settings_are_kept_apart_and_named(
+    settings: list[dict[str, float]], labels: list[str], tmp_path: Path
+) -> None:
     records = [
-        run(tmp_path / str(i), "rapo", 1, (50, 50), config={"train": {**usual, **change}})
-        for i, change in enumerate(changes)
+        run(tmp_path / str(i), "rapo", 1, (50, 50), config={"train": values}) for i, values in enumerate(settings)
     ]
-    labels = [group.label for group in compare(records).groups]
-    assert labels == ["rapo", "rapo [train.alpha=10]", "rapo [train.alpha=40]", "rapo [train.kl=0.0]"]
-
-
-def test_rows_of_a_grid_are_named_by_all_that_differs(tmp_path: Path) -> None:
-    grid = [{"kl": kl, "alpha": alpha} for kl in (0, 1) for alpha in (10, 20)]
-    records = [run(tmp_path / str(i), "rapo", 1, (50, 50), config={"train": one}) for i, one in enumerate(grid)]
-    labels = [group.label for group in compare(records).groups]
-    assert labels == [f"rapo [train.alpha={alpha}, train.kl={kl}]" for alpha in (10, 20) for kl in (0, 1)]
+    expected = [f"rapo [{label}]" if label else "rapo" for label in labels]
+    comparison = compare(records)
+    assert [group.label for group in comparison.groups] == expected
+    assert all(label in shown(comparison) for label in expected)  # brackets are shown as they are
 
 
 def test_seed_and_place_of_a_run_are_no_settings(tmp_path: Path) -> None:
-    def seeded(seed: int) -> dict[str, Any]:
-        return {"stream": {"name": "digits_cil", "shots": 5, "order_seed": seed}}
-
-    records = [run(tmp_path / "a", "sft", 5, (50, 50), config=seeded(5))]  # seed 5 is also the number of shots
-    records.append(run(tmp_path / "b", "sft", 2, (60, 60), config=seeded(2)))
+    seeded = {  # seed 5 is also the number of shots
+        seed: {"stream": {"name": "digits_cil", "shots": 5, "order_seed": seed}} for seed in (5, 2)
+    }
+    records = [run(tmp_path / str(seed), "sft", seed, (50, 50), config=config) for seed, config in seeded.items()]
     assert [group.label for group in compare(records).groups] == ["sft"]
 
 
-def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
-    records = [run(tmp_path / name, "sft", 1, (50, 50)) for name in ("a", "b")]
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    first, again = (run(tmp_path / name, "sft", 1, (50, 50)) for name in ("a", "b"))
     with pytest.raises(UserError, match="order 1 was given 2 times with the same settings"):
-        compare(records)
-
-
-def test_runs_with_different_numbers_of_tasks_are_refused(tmp_path: Path) -> None:
-    records = [run(tmp_path / "s", "sft", 1, (50, 50)), read_run(write_run(tmp_path / "s", "grpo", 1, [[50]]))]
+        compare([first, again])
     with pytest.raises(UserError, match="1 and 2 tasks"):
-        compare(records)
+        compare([first, read_run(write_run(tmp_path / "a", "grpo", 1, [[50]]))])
     with pytest.raises(UserError, match="no complete run"):
         compare([])
 
@@ -195,18 +196,5 @@ def test_csv_holds_fractions_and_leaves_the_unmeasured_empty(tmp_path: Path) -> 
 
 
 def test_the_terminal_shows_the_floor_the_spread_and_the_pairs(tmp_path: Path) -> None:
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(to_terminal(comparison_parts(compare(three_methods(tmp_path / "s")))))
-    shown = capture.get()
-    for piece in ("zero_shot (floor)", "60.0 ± 10.0", "grpo − sft", "order 2", "task 2"):
-        assert piece in shown
-
-
-def test_labels_with_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
-    slow = {"train": {"learning_rate": 1e-5}}
-    records = [run(tmp_path / "a", "sft", 1, (50, 50)), run(tmp_path / "b", "sft", 1, (60, 60), config=slow)]
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(to_terminal(comparison_parts(compare(records))))
-    assert "sft [train.learning_rate=1e-05]" in capture.get()
+    text = shown(compare(three_methods(tmp_path / "s")))
+    assert all(piece in text for piece in ("zero_shot (floor)", "60.0 ± 10.0", "grpo − sft", "order 2", "task 2"))

@@ -33,31 +33,25 @@ def records(sweep: Path, stream: str = "digits_cil") -> list[RunRecord]:
 
 
 def test_matrices_and_curves_are_means_over_orders(tmp_path: Path) -> None:
-    grpo = compare(records(tmp_path / "s")).groups[1]
+    floor, grpo, _ = compare(records(tmp_path / "s")).groups
     np.testing.assert_allclose(mean_matrix(grpo), [[0.8, np.nan], [0.6, 0.7]])
     mean, std = curve_over_orders(grpo, seen_accuracy)
     np.testing.assert_allclose(mean, [0.8, 0.65])  # (90 + 70)/2; ((60+80)/2 + (60+60)/2)/2
     assert std is not None
     np.testing.assert_allclose(std, [np.sqrt(0.02), np.sqrt(0.005)])  # 0.9, 0.7; 0.7, 0.6: |difference| / sqrt 2
     np.testing.assert_allclose(curve_over_orders(grpo, forgetting_by_stage)[0], [np.nan, 0.2])  # (30 + 10)/2
+    assert curve_over_orders(floor, seen_accuracy)[1] is None  # one order has no band
 
 
-def test_one_order_has_no_band(tmp_path: Path) -> None:
-    floor = compare(records(tmp_path / "s")).groups[0]
-    assert curve_over_orders(floor, seen_accuracy)[1] is None
-
-
-def test_the_curves_drawn_are_those_computed_in_percent(tmp_path: Path) -> None:
-    drawn = comparison_figures(compare(records(tmp_path / "s")).groups, "digits_cil")["curves"]
-    lines = {str(line.get_label()): line for line in drawn.axes[0].get_lines()}
+def test_what_is_drawn_is_what_was_computed_in_percent(tmp_path: Path) -> None:
+    made = comparison_figures(compare(records(tmp_path / "s")).groups, "digits_cil")
+    # matrices share one scale from zero to all right
+    assert {axis.images[0].get_clim() for axis in made["matrices"].axes if axis.images} == {(0, 100)}
+    assert [axis.get_title(loc="left") for axis in made["training"].axes] == ["task reward", "KL to the base"]
+    lines = {str(line.get_label()): line for line in made["curves"].axes[0].get_lines()}
     np.testing.assert_allclose(np.asarray(lines["grpo"].get_ydata()), [80, 65])
     np.testing.assert_allclose(np.asarray(lines["zero_shot (frozen base)"].get_ydata()), [40, 30])
     np.testing.assert_allclose(np.asarray(lines["joint_grpo"].get_ydata()), [90])  # one point, after task 2
-
-
-def test_matrices_share_one_scale_from_zero_to_all_right(tmp_path: Path) -> None:
-    drawn = comparison_figures(compare(records(tmp_path / "s")).groups, "digits_cil")["matrices"]
-    assert {axis.images[0].get_clim() for axis in drawn.axes if axis.images} == {(0, 100)}
 
 
 def test_a_method_looks_the_same_in_every_comparison_and_settings_differ_by_dash(tmp_path: Path) -> None:
@@ -82,19 +76,6 @@ def test_all_files_are_written_and_the_global_style_is_left_alone(tmp_path: Path
     assert dict(rcParams) == before
 
 
-def test_of_several_streams_each_has_its_own_figures(tmp_path: Path) -> None:
-    found = records(tmp_path / "s") + records(tmp_path / "s", "digits_dil")
-    names = {path.name for path in write_comparison(Subject(compare(found)), tmp_path / "out")}
-    assert {"curves-digits_cil.png", "curves-digits_dil.png"} <= names
-
-
-def test_training_curves_appear_only_for_what_was_recorded(tmp_path: Path) -> None:
-    found = records(tmp_path / "s")
-    training = comparison_figures(compare(found).groups, "digits_cil")["training"]
-    assert [axis.get_title(loc="left") for axis in training.axes] == ["task reward", "KL to the base"]
-    assert "training" not in comparison_figures(compare(found[:1]).groups, "digits_cil")
-
-
 @pytest.mark.parametrize("size", [1, 12])
 def test_one_task_and_many_tasks_can_be_drawn(tmp_path: Path, size: int) -> None:
     rows = [[50 if j <= i else None for j in range(size)] for i in range(size)]
@@ -102,3 +83,5 @@ def test_one_task_and_many_tasks_can_be_drawn(tmp_path: Path, size: int) -> None
     for name, figure in made.items():
         figure.savefig(tmp_path / f"{name}.png")
     assert set(made) == {"matrices", "curves", "orders", "training"}
+    floor = compare([run(tmp_path / "f", "zero_shot", 1, rows)]).groups
+    assert "training" not in comparison_figures(floor, "digits_cil")  # nothing was recorded

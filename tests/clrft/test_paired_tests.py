@@ -18,21 +18,13 @@ from clrft.analysis.paired_tests import (
 )
 
 
-def test_three_orders_cannot_reach_p_005() -> None:
-    # Of the 8 patterns of signs of (10, 15, 5) only +++ and --- have a sum as far from 0 as 30: p = 2/8.
-    (test,) = paired_tests([[10, 15, 5]])
-    assert (test.p, test.smallest_p, test.coverage) == (0.25, 0.25, 0.75)
-
-
 def test_the_sign_flip_test_counts_every_pattern() -> None:
+    # Of the 8 patterns of signs of (10, 15, 5) only +++ and --- have a sum as far from 0 as 30: p = 2/8.
     # (1, 2, -4), sum -1. Sums by signs: ±7, ±5 (1 flipped: -1+2+4), ±3 (2 flipped), ±1; all 8 are at least 1 from 0.
     # (3, 3, -1), sum 5: ±7 and ±5 of ±7, ±5, ±1, ±1: p = 4/8.
-    np.testing.assert_allclose(sign_flip_p(np.array([[1.0, 2, -4], [3, 3, -1]])), [1.0, 0.5])
-
-
-def test_ties_and_differences_of_zero_are_counted_as_they_are() -> None:
     # Zeros keep the sum under both signs: (2, 0, 0) has |sum| 2 under every pattern. All zeros: nothing to tell.
-    np.testing.assert_allclose(sign_flip_p(np.array([[2.0, 0, 0], [0, 0, 0], [0.1, 0.1, 0.1]])), [1, 1, 0.25])
+    table = np.array([[10, 15, 5], [1, 2, -4], [3, 3, -1], [2, 0, 0], [0, 0, 0], [0.1, 0.1, 0.1]])
+    np.testing.assert_allclose(sign_flip_p(table), [0.25, 1.0, 0.5, 1, 1, 0.25])
 
 
 @pytest.mark.parametrize("count", [2, 5, 9])
@@ -44,8 +36,9 @@ def test_the_sign_flip_test_agrees_with_scipys_permutation_test(count: int) -> N
 
 
 def test_more_orders_than_can_be_counted_out_have_no_p() -> None:
-    (test,) = with_holm(paired_tests([[float(x) for x in range(MOST_EXACT + 1)]]))
-    assert (test.p, test.holm) == (None, None)
+    many, three = with_holm(paired_tests([[float(x) for x in range(MOST_EXACT + 1)], [10, 15, 5]]))
+    assert (many.p, many.holm) == (None, None)
+    assert (three.p, three.smallest_p, three.holm) == (0.25, 0.25, 0.25)
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -99,15 +92,16 @@ def test_orders_for_an_interval_without_zero_by_the_table_of_t() -> None:
     np.testing.assert_array_equal(orders_for_interval(np.array([1.0, 2.0, 1e-4])), [7, 4, 0])
 
 
-def test_how_many_more_orders_a_difference_needs() -> None:
+def test_how_many_orders_a_difference_needs() -> None:
     # (10, 15, 5): mean 10, s 5, d = 2: interval from 4 orders, power from 5 (0.77 with 4 by G*Power, 0.91 with 5).
     few, hopeless = paired_tests([[10, 15, 5], [1, -1, 1e-6]])
-    assert (few.for_interval.more_than(3), few.for_power.orders) == (1, 5)
-    assert hopeless.for_power.reason == f"more than {MOST_NEEDED} orders"
-    assert hopeless.for_power.more_than(3) is None
+    assert (few.for_interval.orders, few.for_power.orders) == (4, 5)
+    assert (hopeless.for_power.orders, hopeless.for_power.reason) == (None, f"more than {MOST_NEEDED} orders")
 
 
 def test_rows_of_different_lengths_keep_their_places() -> None:
+    # Means 2 and 7/3, s 1 and sqrt(7/3); t(0.975, 2) / sqrt(3) = 2.4841.
     tests = paired_tests([[1.0, 2, 3], [5.0], [1.0, 2, 4]])
     assert [test.smallest_p for test in tests] == [0.25, 1.0, 0.25]
-    assert (tests[0].t_low, tests[2].t_low) != (tests[2].t_low, tests[0].t_low)
+    assert (tests[0].t_low, tests[2].t_low) == pytest.approx((2 - 2.4841, 7 / 3 - 2.4841 * (7 / 3) ** 0.5), abs=1e-3)
+    assert tests[1].t_low is None

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from clrft.analysis.groups import grouped
 from clrft.analysis.published_results import (
     SETTINGS,
-    Entry,
+    Measured,
     Published,
     difference_sentences,
     planned,
@@ -40,18 +41,31 @@ MAIN = [row for row in published_rows() if row.table <= 4]
 ALWAYS = ["trainer", "trainer.loss", "draw.list"]
 
 
-def entries_of(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1990, 1993, 1996)) -> list[Entry]:
+def beside(folders: Sequence[Path]) -> dict[Published, Measured]:
+    """Rows that the runs, of one group, stand beside."""
+    found = published_beside(grouped([read_run(folder) for folder in folders]))
+    return {row: measured for row, some in found.items() for measured in some}
+
+
+def written(tmp_path: Path, config: dict[str, Any], seeds: tuple[int, ...] = (1990, 1993, 1996)) -> list[Path]:
+    """Runs of RaPO on ImageNet-R."""
     model = {"optimizer": "adamw_kahan", "dtype": "bfloat16", "weights": "bfloat16"}
-    folders = [
-        write_run(tmp_path / "s", "rapo", s, ROWS, stream="imagenet_r_10x20", config=config, manifest={"model": model})
-        for s in seeds
-    ]
-    return [entry for entry in published_beside(grouped([read_run(folder) for folder in folders])) if entry.measured]
+    more: Any = {"stream": "imagenet_r_10x20", "config": config, "manifest": {"model": model}}
+    return [write_run(tmp_path / "s", "rapo", seed, ROWS, **more) for seed in seeds]
 
 
-def texts_of(entries: list[Entry]) -> list[str]:
+def texts_of(found: dict[Published, Measured]) -> list[str]:
     """First row of the table."""
-    return [cell.text for cell in published_table(entries, "", EVERYWHERE).rows[0]]
+    table = published_table({row: [measured] for row, measured in found.items()}, "", EVERYWHERE)
+    return [cell.text for cell in table.rows[0]]
+
+
+def names_of(measured: Measured) -> list[str]:
+    return [one.name for one in measured.departures]
+
+
+def tables(found: dict[Published, Measured]) -> list[int]:
+    return [row.table for row in found]
 
 
 def row_of(dataset: str, tasks: int, method: str) -> Published:
@@ -68,9 +82,8 @@ RAPO = row_of("ImageNet-R", 10, "RaPO")
 
 def test_the_published_figures_are_those_of_the_paper() -> None:
     rows = {(row.dataset, row.tasks, row.method): row for row in MAIN}
-    assert (
-        len(rows) == 122
-    )  # 10 data sets x 8 methods, and 7 of them once more in other tasks without joint rows: 7 x 6
+    # 10 data sets x 8 methods, and 7 of them once more in other tasks without joint rows: 7 x 6
+    assert len(rows) == 122
     rapo = rows["ImageNet-R", 10, "RaPO"]
     assert (rapo.acc, rapo.acc_std, rapo.forget, rapo.forget_std) == pytest.approx((0.8592, 0.0182, 0.0469, 0.0171))
     assert (rows["COCO", 5, "GRPO"].acc, rows["COCO", 5, "GRPO"].forget) == pytest.approx((0.1464, 0.0667))
@@ -87,13 +100,10 @@ def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Pat
     some = [[50 if j <= i else None for j in range(5)] for i in range(5)]
 
     def departures(sweep: str, **more: Any) -> set[str]:
-        folders = [
-            write_run(tmp_path / sweep, "rapo", seed, some, stream="coco_5x16", config=config, **more)
-            for seed in (136, 377, 639)
-        ]
-        entries = [one for one in published_beside(grouped([read_run(folder) for folder in folders])) if one.measured]
-        assert [entry.published.table for entry in entries] == [2, 5]
-        return {one.name for one in entries[0].measured[0].departures}
+        more |= {"stream": "coco_5x16", "config": config}
+        found = beside([write_run(tmp_path / sweep, "rapo", seed, some, **more) for seed in (136, 377, 639)])
+        assert tables(found) == [2, 5]
+        return set(names_of(next(iter(found.values()))))
 
     now = departures("now", manifest={"measure": "pooled box AP"})
     assert departures("before") == now | {"measure"}
@@ -142,32 +152,26 @@ def test_a_row_of_an_ablation_stands_for_one_setting() -> None:
 
 
 def test_a_run_as_published_stands_beside_its_rows_with_what_no_setting_tells(tmp_path: Path) -> None:
-    entries = entries_of(tmp_path, published_config(RAPO))
-    assert [(one.published.table, one.published.method) for one in entries] == [(1, "RaPO"), (5, "RaPO")]
-    for entry in entries:
-        (measured,) = entry.measured
-        assert [one.name for one in measured.departures] == ALWAYS
+    found = beside(written(tmp_path, published_config(RAPO)))
+    assert [(row.table, row.method) for row in found] == [(1, "RaPO"), (5, "RaPO")]
+    for measured in found.values():
+        assert names_of(measured) == ALWAYS
         assert measured.acc.mean == pytest.approx(0.5)
-    assert texts_of(entries)[-2:] == ["3", "trainer, draw"]
+    assert texts_of(found)[-2:] == ["3", "trainer, draw"]
 
 
-def test_a_setting_of_an_ablation_stands_beside_the_ablations_row_alone(tmp_path: Path) -> None:
+def test_a_setting_of_an_ablation_or_another_base_stands_beside_its_own_row_alone(tmp_path: Path) -> None:
     config = published_config(RAPO)
     known = {**config, "method": {**config["method"], "retention_weight": 0.2}}
-    (entry,) = entries_of(tmp_path / "known", known)
-    assert (entry.published.table, entry.published.method) == (7, "RaPO, λ 0.2")
-    assert [one.name for one in entry.measured[0].departures] == ALWAYS
+    ((row, measured),) = beside(written(tmp_path / "known", known)).items()
+    assert (row.table, row.method, names_of(measured)) == (7, "RaPO, λ 0.2", ALWAYS)
     other = {**config, "method": {**config["method"], "retention_weight": 0.3}}
-    entries = entries_of(tmp_path / "other", other)
-    assert [entry.published.table for entry in entries] == [1, 5]
-    (apart,) = [one for one in entries[0].measured[0].departures if one.name == "method.retention_weight"]
+    found = beside(written(tmp_path / "other", other))
+    assert tables(found) == [1, 5]
+    (apart,) = [one for one in found[RAPO].departures if one.name == "method.retention_weight"]
     assert (apart.published, apart.here) == ("0.5", "0.3")
-
-
-def test_another_base_stands_beside_its_own_table(tmp_path: Path) -> None:
-    config = published_config(RAPO)
-    (entry,) = entries_of(tmp_path, {**config, "model": {**config["model"], "path": "Qwen/Qwen2.5-VL-3B-Instruct"}})
-    assert entry.published.table == 11
+    base = {**config, "model": {**config["model"], "path": "Qwen/Qwen2.5-VL-3B-Instruct"}}
+    assert tables(beside(written(tmp_path / "base", base))) == [11]
 
 
 def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
@@ -175,29 +179,26 @@ def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
     config["model"] = {**config["model"], "path": None}
     config["train"] = {**config["train"], "learning_rate": 1e-4, "workers": 2}
     config["stream"] = {**config["stream"], "prompt": "suite"}
-    entries = entries_of(tmp_path, config, seeds=(1, 2))
-    assert [entry.published.table for entry in entries] == [1, 5]
-    names = {one.name: (one.published, one.here) for one in entries[0].measured[0].departures if one.name not in ALWAYS}
+    folders = written(tmp_path, config, seeds=(1, 2))
+    for folder in folders:  # the optimizer is what the manifest says
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["model"]["optimizer"] = "adamw_float32"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = beside(folders)
+    assert tables(found) == [1, 5]
+    names = {one.name: (one.published, one.here) for one in found[RAPO].departures if one.name not in ALWAYS}
     assert names == {
+        "model.optimizer": ("adamw_kahan (adamw_bf16)", "adamw_float32"),
         "model.path": ("Qwen/Qwen2-VL-2B-Instruct", "None"),
         "train.learning_rate": ("1e-06", "0.0001"),
         "stream.prompt": ("rapo_paper", "suite"),
         "seeds": ("1990, 1993, 1996", "1, 2"),
     }
-    assert any("another model" in sentence for sentence in difference_sentences(entries))
-    assert texts_of(entries)[-1] == "stream, model, train, seeds, trainer, draw"
-    first, _ = csv.DictReader(io.StringIO(published_to_csv(entries)))
+    both = {row: [measured] for row, measured in found.items()}
+    assert any("another model" in sentence for sentence in difference_sentences(both))
+    assert texts_of(found)[-1] == "model, stream, train, seeds, trainer, draw"
+    first, _ = csv.DictReader(io.StringIO(published_to_csv(both)))
     assert "train.learning_rate: 0.0001, published: 1e-06" in first["departures"]
-
-
-def test_an_optimizer_is_a_difference_as_the_manifest_has_it(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "rapo", 1990, ROWS, stream="imagenet_r_10x20", config=published_config(RAPO))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["model"] = {"optimizer": "adamw_float32", "dtype": "bfloat16", "weights": "float32"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    entry, _ = [one for one in published_beside(grouped([read_run(folder)])) if one.measured]
-    (apart,) = [one for one in entry.measured[0].departures if one.name == "model.optimizer"]
-    assert (apart.published, apart.here) == ("adamw_kahan (adamw_bf16)", "adamw_float32")
 
 
 def test_what_no_setting_tells_is_told_where_it_holds() -> None:
@@ -221,16 +222,14 @@ def test_a_run_of_another_stream_or_length_stands_beside_nothing(tmp_path: Path)
     short = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]], stream="imagenet_r_10x20", config=config)
     digits = write_run(tmp_path / "s", "rapo", 1, [[50, None], [50, 50]])
     found = published_beside(grouped([read_run(short), read_run(digits)]))
-    assert len(found) == 180 and not any(entry.measured for entry in found)
+    assert len(found) == 180 and not any(found.values())
 
 
 def test_a_sweep_says_which_tables_it_holds_and_which_not() -> None:
-    (paper,) = planned(["paper"])
+    paper, images = planned(["paper", "quickstart", "image_cil"])  # quickstart holds none
     assert tables_of(paper.rows).startswith("whole 1, 2, 3, 4; in part 5; none of 6, 7")
-    (images,) = planned(["image_cil"])
     assert tables_of(images.rows).startswith("in part 1, 5; none of 2, 3, 4, 6")
     assert images.departures[0].name == "evaluate.decoding"
-    assert planned(["quickstart"]) == []
 
 
 @pytest.mark.parametrize("table", range(1, 12))

@@ -1,7 +1,6 @@
 """The report: a page that is well formed and escapes what anybody wrote, its answers, and the files beside it."""
 
 import csv
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import html5lib
 import pytest
-import yaml
 from PIL import Image
 
 from clrft.analysis.compare import compare
@@ -20,9 +18,8 @@ from clrft.report.headline import answers
 from clrft.report.page import policy
 from clrft.report.vector import PAPER, contrast, recoloured
 from clrft.runs.read import RunRecord, read_run
-from tests.clrft.run_folders import write_run
+from tests.clrft.run_folders import EVIL, write_run
 
-EVIL = "<script>window.cracked=1</script><img src=x onerror=window.cracked=1>&\"'"
 SECTIONS = (
     *("answer", "matrices", "curves", "plane", "pairs", "kinds", "why", "ability", "costs", "samples", "ledger"),
     *("settings", "origin", "left-out", "definitions"),
@@ -32,37 +29,6 @@ SECTIONS = (
 def run(sweep: Path, method: str, seed: int, forgotten: int) -> RunRecord:
     """A run of two tasks that learns 90 % of both and then forgets so many points of the first."""
     return read_run(write_run(sweep, method, seed, [[90, None], [90 - forgotten, 90]]))
-
-
-def hostile_sweep(sweep: Path) -> Path:
-    """Two methods in two orders; a completion and a setting of one hold markup."""
-    for method, seed, rows in (
-        ("sft", 1, [[1, None], [0, 1]]),
-        ("sft", 2, [[1, None], [0, 1]]),
-        ("grpo", 1, [[1, None], [1, 1]]),
-        ("grpo", 2, [[1, None], [0, 1]]),
-    ):
-        folder = write_run(sweep, method, seed, [[100 * x if x is not None else None for x in row] for row in rows])
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        config["method"]["thought"] = EVIL if method == "sft" else "none"
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        for stage in (1, 2):
-            path = folder / f"task_0{stage}" / "predictions.jsonl"
-            row = json.loads(path.read_text())
-            row |= {"correct": stage == 1, "failure": "none" if stage == 1 else "newest_task", "completion": EVIL}
-            path.write_text(json.dumps(row | {"label": EVIL, "answer": EVIL}) + "\n")
-    return sweep
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a report of a hostile sweep, written by the command."""
-    root = tmp_path_factory.mktemp("report")
-    sweep = hostile_sweep(root / "runs" / "quick")
-    (sweep / "half-done").mkdir()
-    (sweep / "half-done" / "config.yaml").write_text("seed: 1\n")
-    assert main(["report", str(sweep)]) == 0
-    return sweep / "report"
 
 
 def parsed(report: Path, strict: bool = False) -> Any:
@@ -119,9 +85,11 @@ def test_pictures_open_and_tables_have_the_numbers(report: Path) -> None:
     (grpo,) = [row for row in rows if row["method"] == "grpo"]
     assert float(grpo["forgetting"]) == pytest.approx(0.5)
     assert float(grpo["forgetting std"]) == pytest.approx(0.70711, abs=1e-5)
+    caption = r"\caption{digits\_cil: paired differences over class orders, percentage points, 95 \% interval}"
+    assert caption in (report / "tables" / "pairs.tex").read_text(encoding="utf-8")
 
 
-def test_csv_holds_numbers_and_latex_what_is_shown() -> None:
+def test_csv_holds_numbers_and_latex_what_is_shown_in_which_no_character_is_a_command() -> None:
     columns = (Column("method", "text"), Column("forgetting", "summary"), Column("tasks"))
     rows = (
         (TableCell("a_b"), TableCell("50.0 ± 1.0", 0.5, 0.01), TableCell("2", 2.0)),
@@ -132,9 +100,6 @@ def test_csv_holds_numbers_and_latex_what_is_shown() -> None:
     assert r"a\_b & 50.0 $\pm$ 1.0 & 2 \\" in to_latex(table)
     assert r"\caption{100 \% of A \& B}" in to_latex(table)
     assert r"\begin{tabular}{lrr}" in to_latex(table)
-
-
-def test_no_character_is_a_latex_command() -> None:
     assert latex(r"\input{x}$_%#&~^") == r"\textbackslash{}input\{x\}\$\_\%\#\&\textasciitilde{}\textasciicircum{}"
 
 

@@ -2,7 +2,6 @@
 somebody wrote into the data.
 """
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,8 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from clrft.cli.main import main
-from tests.clrft.test_report import EVIL, hostile_sweep
+from tests.clrft.run_folders import EVIL
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 pytestmark = [
@@ -27,14 +25,6 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--window-size=1280,900"),
 )
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of runs with hostile texts."""
-    sweep = hostile_sweep(tmp_path_factory.mktemp("browser") / "runs" / "quick")
-    assert main(["report", str(sweep)]) == 0
-    return sweep / "report"
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +65,12 @@ def column(page: webdriver.Chrome, table: str, number: int) -> list[str]:
     return found
 
 
-def test_the_console_is_empty_and_only_the_page_itself_is_asked_for(page: webdriver.Chrome, report: Path) -> None:
+def test_the_page_asks_for_nothing_says_nothing_and_runs_nothing_that_was_written_into_the_data(
+    page: webdriver.Chrome, report: Path
+) -> None:
     assert page.get_log("browser") == []
     asked = [url for url in requests(page) if not url.startswith("data:")]
     assert asked == [(report / "index.html").as_uri()]
-
-
-def test_what_somebody_wrote_into_the_data_does_not_run(page: webdriver.Chrome) -> None:
     assert page.execute_script("return window.cracked") is None
     assert EVIL in page.execute_script("return document.body.textContent")
 
@@ -147,23 +136,14 @@ def test_the_page_is_light_or_dark_as_the_system_says_or_the_button(page: webdri
     assert page.find_element(By.ID, "theme").text == "Light"
 
 
-def test_every_link_leads_to_a_place_in_the_page_or_to_a_file_beside_it(page: webdriver.Chrome, report: Path) -> None:
-    script = "return [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))"
-    for link in page.execute_script(script):
-        if link.startswith("#"):
-            assert page.find_elements(By.ID, link[1:]), link
-        else:
-            assert (report / link).stat().st_size > 0, link
-    page.find_element(By.CSS_SELECTOR, "nav a[href='#definitions']").click()
-    assert page.current_url.endswith("#definitions")
-
-
-def test_the_first_key_leads_past_the_navigation(page: webdriver.Chrome) -> None:
+def test_navigation_leads_to_its_section_and_the_first_key_past_the_navigation(page: webdriver.Chrome) -> None:
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     active = page.switch_to.active_element
     assert active.text == "Skip to the answer" and active.is_displayed()
     active.send_keys(Keys.ENTER)
     assert page.current_url.endswith("#main")
+    page.find_element(By.CSS_SELECTOR, "nav a[href='#definitions']").click()
+    assert page.current_url.endswith("#definitions")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -175,8 +155,3 @@ def test_the_page_is_no_wider_than_the_window(page: webdriver.Chrome, width: int
     wide: Any = page.execute_script("return document.documentElement.scrollWidth")
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= width
-
-
-def test_the_page_prints(page: webdriver.Chrome) -> None:
-    printed = page.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
-    assert base64.b64decode(printed["data"]).startswith(b"%PDF")

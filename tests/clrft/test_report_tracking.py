@@ -12,8 +12,8 @@ from clrft.report.parts import Subject
 from clrft.runs.read import find_runs
 from clrft.tracking.runs import Tracker
 from clrft.tracking.store import tracking_uri
+from tests.clrft.run_folders import hostile_sweep
 from tests.clrft.stores import preparation, root
-from tests.clrft.test_report import hostile_sweep
 
 __all__ = ["preparation", "root"]
 

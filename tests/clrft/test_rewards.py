@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,28 @@ def report_of(folders: Sequence[Path]) -> Study[GroupRewards]:
     return reward_report(compare([read_run(folder) for folder in folders]))
 
 
+def two_orders(folder: Path, second: Sequence[Mapping[str, float]]) -> Study[GroupRewards]:
+    """Order 1 with ``STEPS``, order 2 with others."""
+    return report_of(
+        [write_run(folder, "grpo+par", seed, LEARNED, steps=steps) for seed, steps in ((1, STEPS), (2, second))]
+    )
+
+
 def markdown(report: Study[GroupRewards]) -> str:
     return to_markdown([*reward_parts(report), *report.comparison.closing(report.without)])
 
 
-def shown(report: Study[GroupRewards], width: int) -> list[str]:
-    console = Console(width=width)
+def shown(report: Study[GroupRewards]) -> list[str]:
+    console = Console(width=100)
     with console.capture() as capture:
         console.print(to_terminal([*reward_parts(report), *report.comparison.closing(report.without)]))
     return capture.get().splitlines()
+
+
+def csv_row(report: Study[GroupRewards], **where: str) -> Mapping[str, str]:
+    rows = csv.DictReader(io.StringIO(rewards_to_csv(report)))
+    (row,) = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    return row
 
 
 def test_a_batch_of_rollouts_counts_once_however_many_updates_were_made_on_it() -> None:
@@ -69,26 +83,18 @@ def test_a_batch_of_rollouts_counts_once_however_many_updates_were_made_on_it() 
     assert means == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("rows", [[], [{"step": 1}], [{"reward_accuracy": float("nan")}], [{"reward_accuracy": None}]])
-def test_what_was_not_measured_has_no_mean(rows: list[Mapping[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    ("accuracies", "mean"), [([], None), ([None], None), ([math.nan], None), ([math.nan, 0.5, 1.0], 0.75)]
+)
+def test_a_row_without_a_number_is_left_out_of_the_mean(accuracies: list[Any], mean: float | None) -> None:
+    rows = [{"step": 1}, *({"reward_accuracy": value} for value in accuracies)]
     value = task_rewards(rows, [ACCURACY])[ACCURACY]
-    assert (value.value, value.reason) == (None, "not measured")
-
-
-def test_a_row_without_a_number_is_left_out_of_the_mean() -> None:
-    rows = [{"reward_accuracy": float("nan")}, {"reward_accuracy": 0.5}, {"reward_accuracy": 1.0}]
-    assert task_rewards(rows, [ACCURACY])[ACCURACY].value == 0.75
+    assert (value.value, value.reason) == (mean, "not measured" if mean is None else None)
 
 
 def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Path) -> None:
-    other = [{**STEPS[0], "reward_accuracy": 0.125}]
-    folders = [write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)]
-    folders.append(write_run(tmp_path, "grpo+par", 2, LEARNED, steps=other))
-    report = report_of(folders)
-    summary = report.groups[0].tasks[2][ACCURACY]
-    assert summary.mean == pytest.approx(0.375)  # (0.625 + 0.125) / 2
-    rows = list(csv.DictReader(io.StringIO(rewards_to_csv(report))))
-    (row,) = [r for r in rows if (r["task"], r["kind"], r["name"]) == ("2", "component", "accuracy")]
+    report = two_orders(tmp_path, [{**STEPS[0], "reward_accuracy": 0.125}])
+    row = csv_row(report, task="2", kind="component", name="accuracy")  # (0.625 + 0.125) / 2
     assert [float(row[key]) for key in ("n", "mean", "order_1", "order_2")] == pytest.approx([2, 0.375, 0.625, 0.125])
     line = "| grpo+par | 2 | 1 | 1–4 | 1–2 | 0.375 | 0.875 | 1.438 | – |"  # (1.375 + 1.5) / 2; no reward_shaped
     assert line in markdown(report)
@@ -96,28 +102,18 @@ def test_means_over_class_orders_stand_beside_those_of_every_order(tmp_path: Pat
 
 
 def test_a_figure_missing_in_one_order_is_a_dash_and_not_zero(tmp_path: Path) -> None:
-    bare = [{name: value for name, value in STEPS[0].items() if name != "reward_format"}]
-    folders = [write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)]
-    folders.append(write_run(tmp_path, "grpo+par", 2, LEARNED, steps=bare))
-    report = report_of(folders)
-    assert report.groups[0].tasks[1][FORMAT].mean is None
+    report = two_orders(tmp_path, [{name: value for name, value in STEPS[0].items() if name != "reward_format"}])
     assert "| 0.562 | – | 1.438 |" in markdown(report)  # (0.625 + 0.5) / 2; (1.375 + 1.5) / 2
-    rows = list(csv.DictReader(io.StringIO(rewards_to_csv(report))))
-    (row,) = [r for r in rows if (r["task"], r["name"]) == ("1", "format")]
+    row = csv_row(report, task="1", name="format")
     assert (row["mean"], row["order_1"], row["order_2"]) == ("", "0.75", "")
 
 
-def test_figures_that_only_look_like_components_or_shapers_are_none(tmp_path: Path) -> None:
-    steps = [{**STEPS[0], "reward_shaped": 0.5, "reward_std_batch": 0.3, "tokens_added": 9.0}]
-    (one,) = report_of([write_run(tmp_path, "grpo+par", 1, LEARNED, steps=steps)]).groups
-    assert (one.components, one.shapers) == (("accuracy", "format"), ("par",))
-
-
-def test_shapers_are_those_of_the_configuration_in_its_order(tmp_path: Path) -> None:
-    steps = [{**STEPS[0], "rapo_added": 0.5, "rapo_reranked": 0.25}]
+def test_components_and_shapers_are_those_of_the_configuration_in_its_order(tmp_path: Path) -> None:
+    more = {"rapo_added": 0.5, "rapo_reranked": 0.25}
+    like = {"reward_shaped": 0.5, "reward_std_batch": 0.3, "tokens_added": 9.0}  # look like them and are none
     config = {"method": {"name": "rapo", "label": "mine", "parts": {"replay": {}, "par": {}}}}
-    (one,) = report_of([write_run(tmp_path, "mine", 1, LEARNED, steps=steps, config=config)]).groups
-    assert one.shapers == ("rapo", "par")  # replay shaped nothing
+    (one,) = report_of([write_run(tmp_path, "mine", 1, LEARNED, steps=[STEPS[0] | more | like], config=config)]).groups
+    assert (one.components, one.shapers) == (("accuracy", "format"), ("rapo", "par"))  # replay shaped nothing
 
 
 def test_runs_without_rewards_are_named(tmp_path: Path) -> None:
@@ -129,7 +125,7 @@ def test_runs_without_rewards_are_named(tmp_path: Path) -> None:
         "digits_cil: zero_shot has no rewards: nothing was trained.",
         "digits_cil: sft has no rewards: it learned from targets.",
     )
-    assert report.without[1] in shown(report, 100)
+    assert report.without[1] in shown(report)
     assert report.without[0] in markdown(report)
 
 
@@ -140,20 +136,19 @@ def test_a_joint_run_has_one_row_for_all_tasks(tmp_path: Path) -> None:
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     steps = [{**STEPS[0], "gradient_novelty_added": 0.25, "gradient_novelty_reranked": 0.5}]
-    lines = shown(report_of([write_run(tmp_path, "grpo+gradient_novelty+par", 1, LEARNED, steps=steps)]), 100)
+    lines = shown(report_of([write_run(tmp_path, "grpo+gradient_novelty+par", 1, LEARNED, steps=steps)]))
     rows = [line.split()[1:] for line in lines if line.split()[:1] == ["grpo+gradient_novelty+par"]]
     assert rows[0] == ["1", "1", "1", "0.500", "1.000", "1.500", "–"]
     assert rows[2:4] == [["1", "gradient_novelty", "+0.250", "50.0"], ["1", "par", "−1.000", "0.0"]]
 
 
 def test_the_bars_are_the_means_and_what_was_not_measured_has_none(tmp_path: Path) -> None:
-    report = report_of([write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)])
-    (tmp_path / "digits_cil-grpo+par-1" / "task_02" / "steps.jsonl").unlink()
-    partly = report_of([tmp_path / "digits_cil-grpo+par-1"])
-    for made, tasks in ((report, 2), (partly, 1)):
-        bars = rewards_figure(made.groups, "digits_cil").axes[0].patches
+    folder = write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)
+    for tasks in (2, 1):
+        bars = rewards_figure(report_of([folder]).groups, "digits_cil").axes[0].patches
         heights = [0.625, 0.75, -0.75]  # accuracy, format, what par took away
         assert [bar.get_height() for bar in bars] == pytest.approx([h for h in heights for _ in range(tasks)])
+        (folder / "task_02" / "steps.jsonl").unlink(missing_ok=True)
 
 
 def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_section(
@@ -166,19 +161,12 @@ def test_the_command_writes_beside_the_comparison_and_a_comparison_has_the_secti
     assert {path.name for path in out.iterdir()} == {"rewards.md", "rewards.csv", "rewards.png"}
     with Image.open(out / "rewards.png") as image:
         assert image.width > 500
-    assert main(["analyze", "rewards", str(folder), "-o", str(tmp_path / "elsewhere")]) == 0
-    assert (tmp_path / "elsewhere" / "rewards.md").read_text() == (out / "rewards.md").read_text()
-    comparison = compare([read_run(folder)])
-    write_comparison(Subject(comparison), tmp_path / "c")
-    text = (tmp_path / "c" / "table.md").read_text()
-    assert text.endswith(to_markdown(reward_parts(reward_report(comparison))))
+    for name, run_folder in (("with", folder), ("without", write_run(tmp_path / "t", "sft", 1, LEARNED))):
+        write_comparison(Subject(compare([read_run(run_folder)])), tmp_path / name)
+    text = (tmp_path / "with" / "table.md").read_text()
+    assert text.endswith(to_markdown(reward_parts(report_of([folder]))))
     assert "## Rewards" in text and "| grpo+par | 1 | par | −0.750 | 10.0 |" in text
-
-
-def test_a_comparison_without_rewards_has_no_section(tmp_path: Path) -> None:
-    comparison = compare([read_run(write_run(tmp_path / "s", "sft", 1, LEARNED))])
-    write_comparison(Subject(comparison), tmp_path / "c")
-    assert "ewards" not in (tmp_path / "c" / "table.md").read_text()
+    assert "ewards" not in (tmp_path / "without" / "table.md").read_text()
 
 
 def test_a_damaged_file_of_steps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,24 +40,17 @@ def words(command: str, folders: list[Path], out: Path, *mix: str) -> list[str]:
     return ["analyze", command, *map(str, folders), "-o", str(out), *mix]
 
 
-@pytest.mark.parametrize("command", ["costs", "drift"])
-def test_runs_that_differ_are_refused_and_nothing_is_written(
+@pytest.mark.parametrize("command", ["costs", "drift", "rewards"])
+def test_runs_that_differ_are_refused_or_what_is_mixed_is_told_in_every_output(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(command, differing(tmp_path), tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert "train.updates is 30 in" in said and "--mix train.updates" in said
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("command", "mix"), [("costs", ["--mix", "budget"]), ("drift", ["--mix", "budget"]), ("rewards", [])]
-)
-def test_what_is_mixed_is_told_in_every_output(
-    command: str, mix: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert main(words(command, differing(tmp_path), out, *mix)) == 0
+    folders, out = differing(tmp_path), tmp_path / "out"
+    if command != "rewards":  # each method's own: nothing is set against another
+        assert main(words(command, folders, out)) == 2
+        said = capsys.readouterr().err
+        assert "train.updates is 30 in" in said and "--mix train.updates" in said
+        assert not out.exists()
+    assert main(words(command, folders, out, *([] if command == "rewards" else ["--mix", "budget"]))) == 0
     told = "the runs differ: digits_cil: train.updates is 30 in"
     assert told in " ".join(capsys.readouterr().out.split())
     assert told in (out / f"{command}.md").read_text()
@@ -87,14 +80,17 @@ def test_a_picture_says_what_is_mixed_and_has_its_streams_name_where_there_are_s
     assert name == "costs-signs" and not picture.texts
 
 
-@pytest.mark.parametrize("name", ["rewards", "kinds", "costs", "drift", "ledger"])
-def test_a_command_under_its_former_name_says_where_it_went_and_works(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_command_under_its_former_name_says_where_it_went_and_does_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path / "c", "grpo", 1, ROWS)  # without predictions, costs, drift and rewards
-    code = main(["analyze", name, str(tmp_path / "c")])
-    found = capsys.readouterr()
-    assert main([name, str(tmp_path / "c")]) == code
-    former = capsys.readouterr()
-    assert former.out == found.out
-    assert former.err == f"clrft {name} is now clrft analyze {name}.\n" + found.err
+    folder = write_run(tmp_path / "c", "grpo", 1, ROWS)  # without predictions, costs, drift and rewards
+    for name, path in (
+        ("rewards", folder),
+        *((name, tmp_path / "none") for name in ("kinds", "costs", "drift", "ledger")),
+    ):
+        assert main(["analyze", name, str(path)]) == 2
+        found = capsys.readouterr()
+        assert main([name, str(path)]) == 2
+        former = capsys.readouterr()
+        assert former.out == found.out
+        assert former.err == f"clrft {name} is now clrft analyze {name}.\n" + found.err
