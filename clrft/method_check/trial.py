@@ -24,9 +24,9 @@ from clrft.method_check.trace import Observer, Trace, digest
 from clrft.runner.checkpoint import StageRecord, read_learned
 from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.prepare import prepare
-from clrft.runner.run import learn, make_folder, open_folder
+from clrft.runner.run import learn, open_folder
+from clrft.runner.stage import train_stage
 from clrft.runner.state import Run
-from clrft.runner.train import train_stage
 from clrft.runs.layout import stage_folder
 from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
@@ -115,7 +115,6 @@ def plain_run(trial: Trial, run: str) -> Path:
 
 def learn_all(state: Run) -> None:
     """Every stage that is not on disk yet."""
-    make_folder(state)
     open_folder(state)
     config = state.config
     learn(state, Tracker(Path(config.run.output), config.run.sweep, enabled=False).cell(config.cell, {}, {}))

@@ -25,7 +25,7 @@ from clrft.config.run_config import RunConfig
 from clrft.planning.stage_work import stage_work
 from clrft.planning.throughput import TASKS, CalibrationRun, Throughput, calibration_cell, throughput_of
 from clrft.runner.prepare import prepare
-from clrft.runner.run import finish, make_folder, open_folder
+from clrft.runner.run import finish, open_folder
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runs.layout import METRICS_FILE, stage_folder
@@ -123,7 +123,6 @@ def run_calibration(config: RunConfig, asked: float) -> CalibrationRun:
     waited, began = time.time() - asked, time.perf_counter()
     state = prepare(config, Silent())
     state.stream = cut(state.stream, config.evaluate.batch_size)
-    make_folder(state)
     manifest = open_folder(state)
     tracker = Tracker(Path(config.run.output), FOLDER, enabled=config.run.mlflow)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
@@ -149,7 +148,7 @@ def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[
 
     def on_step(row: StepRow) -> None:
         ends.append(time.perf_counter())
-        task.steps([row])
+        task.steps(row)
 
     start = time.perf_counter()
     learn_stage(state, stage, on_step)
