@@ -8,6 +8,7 @@ whole or not at all.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +207,8 @@ def read_training(folder: Path) -> LeftTraining:
 
 def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
     """The last of a run's stages that is complete, in order; None if not even the first is."""
-    last = None
-    for stage in stages:
-        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
-            break
-        last = stage
-    return last
+    done = list(takewhile(lambda stage: (stage_folder(run, stage) / METRICS_FILE).is_file(), stages))
+    return done[-1] if done else None
 
 
 def stage_rng(seed: int, stage: int) -> int:

@@ -52,12 +52,7 @@ def finished(whole: dict[str, Path], tmp_path: Path) -> RunConfig:
 
 @pytest.mark.parametrize(
     ("method", "shares", "moment"),
-    [
-        ("sft", (0.3, 0.8), "before"),
-        ("sft", (0.55,), "after"),
-        ("rapo", (0.45, 0.7), "during"),
-        ("rapo", (0.9,), "before"),
-    ],
+    [("sft", (0.3, 0.8), "before"), ("sft", (0.55,), "after"), ("rapo", (0.45, 0.9), "during")],
 )
 def test_a_run_killed_at_its_writes_ends_with_the_same_bits(
     method: str, shares: tuple[float, ...], moment: str, whole: dict[str, Path], fresh: Executor, tmp_path: Path
