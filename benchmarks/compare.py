@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clrft.config.run_config import build_config
-from clrft.runner.results import write_results
+from clrft.runner.run import write_results
 from clrft.runs.manifest import write_config
 from clrft.runs.provenance import hardware, versions
 from clrft.utils.files import write_json_atomic

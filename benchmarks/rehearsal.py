@@ -30,12 +30,12 @@ from torch import Tensor
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig, build_config, config_of, merge
 from clrft.runner.prepare import looked_at, prepare
-from clrft.runner.run import make_folder, open_folder
+from clrft.runner.run import open_folder
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
 from clrft.runs.layout import stage_folder
-from clrft.runs.predictions import read_predictions
 from clrft.runs.provenance import circumstances
+from clrft.runs.read import read_predictions
 from clrft.utils.files import read_json
 from clrft.utils.progress import Silent
 from clrft.utils.quiet import quiet_environment, quiet_libraries
@@ -128,7 +128,6 @@ def held(state: Run) -> Tensor:
 def learned(config: RunConfig, tasks: int) -> tuple[Tensor, dict[str, Any]]:
     """Movement of the weights over the first tasks, and what was noticed on the way."""
     state = prepare(config, Silent())
-    make_folder(state)
     open_folder(state)
     start = held(state)
     rows: list[StepRow] = []

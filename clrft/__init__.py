@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clrft.analysis.compare import compare
     from clrft.config.run_config import RunConfig, build_config, parse_overrides
     from clrft.config.sweeps import load_sweep
-    from clrft.runner.run_cell import run_alone as run
+    from clrft.runner.run import run_alone as run
     from clrft.runs.read import RunRecord, find_runs, read_run
 
 __all__ = [
@@ -37,7 +37,7 @@ _API: Registry[Any] = Registry(
         "load_sweep": "clrft.config.sweeps:load_sweep",
         "parse_overrides": "clrft.config.run_config:parse_overrides",
         "read_run": "clrft.runs.read:read_run",
-        "run": "clrft.runner.run_cell:run_alone",
+        "run": "clrft.runner.run:run_alone",
     }
 )
 

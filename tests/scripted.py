@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from clrft.config.run_config import build_config
-from clrft.runner.results import write_results
+from clrft.runner.run import write_results
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
 from clrft.runs.layout import stage_folder

@@ -31,7 +31,7 @@ def run_one(options: argparse.Namespace, console: Console) -> int:
         config = chosen_config(options.overrides)
     # what trains is imported when all names, keys and values are known to be right
     from clrft.runner.fork import planned, saved_config
-    from clrft.runner.run_cell import run_alone
+    from clrft.runner.run import run_alone
     from clrft.utils.progress import Bars
 
     if options.resume is not None:

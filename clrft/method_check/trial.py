@@ -24,9 +24,9 @@ from clrft.method_check.trace import Observer, Trace, digest
 from clrft.runner.checkpoint import StageRecord, read_learned
 from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runner.prepare import prepare
-from clrft.runner.run import learn, make_folder, open_folder
+from clrft.runner.run import learn, open_folder
+from clrft.runner.stage import train_stage
 from clrft.runner.state import Run
-from clrft.runner.train import train_stage
 from clrft.runs.layout import stage_folder
 from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
@@ -105,7 +105,6 @@ def two_tasks(trial: Trial, run: str, trace: Trace | None = None) -> Path:
     state = prepare(config, Silent())
     if trace is not None:
         Observer(state, member(state, trial.name), trace)
-    make_folder(state)
     open_folder(state)
     learn(state, Tracker(Path(config.run.output), config.run.sweep, enabled=False).cell(config.cell, {}, {}))
     return state.folder

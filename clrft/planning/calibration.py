@@ -27,7 +27,7 @@ from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.planning.stream_statistics import statistics_of
 from clrft.planning.throughput import Throughput
 from clrft.runner.prepare import prepare
-from clrft.runner.run import finish, learn, make_folder, open_folder
+from clrft.runner.run import finish, learn, open_folder
 from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
 from clrft.runs.read import find_runs, read_run
 from clrft.sweep.engine import Setup
@@ -126,7 +126,6 @@ def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) 
     )
     state = prepare(config, timer)
     state.stream = cut(state.stream, batch)
-    make_folder(state)
     tags, tracker = manifest_tags(open_folder(state)), Tracker(folder, FOLDER, enabled=config.run.mlflow)
     tracked_cell = tracker.cell(config.cell, config.to_dict(), tags)
     start = time.perf_counter()

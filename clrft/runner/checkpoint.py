@@ -8,6 +8,7 @@ whole or not at all.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from clrft.runs.layout import (
     STEPS_FILE,
     TRAINING_FILE,
     WEIGHTS_FOLDER,
-    probe_file,
     stage_folder,
 )
 from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
@@ -48,71 +48,36 @@ LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every
 
 @dataclass(slots=True)
 class StageRecord:
-    """One stage of a run: stage 0 is before any training, stage i after task i.
+    """One stage of a run: stage 0 is before any training, stage i after task i."""
 
-    Attributes:
-        stage: index of the stage.
-        name: name of the task.
-        predictions: every answer of the stage's evaluation, of an item that several tasks have one for each.
-        cells: result of each task that was tested, by its index.
-        pooled: AP over all classes and images so far (``task_accuracy.pooled_ap``), 0 to 1; None for other measures.
-        probe: accuracy on each general-ability probe, 0 to 1.
-        probe_answers: the answers behind it, of the sets that come from files.
-        final_list: result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty
-            where that was not asked.
-        final_list_predictions: the answers behind it; none where the list is the final one anyway.
-        drift: how far the policy moved in this stage (``methods/drift/items.py``); empty where it was not measured.
-        drift_groups: the rollout groups behind it, one row per prompt.
-        cost: tokens, model FLOPs and processor time of the stage, by activity; empty where they were not counted.
-        steps: figures of every update.
-        seconds: time spent, by activity.
-        peak_memory_mb: highest memory of the run so far, by kind (resident, GPU).
-    """
-
-    stage: int
-    name: str
-    predictions: list[Prediction] = field(default_factory=list)
-    cells: dict[int, TaskAccuracy] = field(default_factory=dict)
+    stage: int  # its index
+    name: str  # of its task
+    predictions: list[Prediction] = field(default_factory=list)  # of an item that several tasks have one for each
+    cells: dict[int, TaskAccuracy] = field(default_factory=dict)  # result of each task that was tested, by its index
+    # AP over all classes and images so far (``task_accuracy.pooled_ap``), 0 to 1; None for other measures
     pooled: float | None = None
-    probe: dict[str, float] = field(default_factory=dict)
-    probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)
+    probe: dict[str, float] = field(default_factory=dict)  # accuracy on each general-ability probe, 0 to 1
+    probe_answers: dict[str, list[ProbeAnswer]] = field(default_factory=dict)  # of the sets that come from files
+    # result of the stage's own task when its prompt lists the classes of all tasks, by its index; empty where that was
+    # not asked; and the answers behind it, none where the list is the final one anyway
     final_list: dict[int, TaskAccuracy] = field(default_factory=dict)
     final_list_predictions: list[Prediction] = field(default_factory=list)
+    # how far the policy moved in this stage (``methods/drift/items.py``), empty where it was not measured; and the
+    # rollout groups behind it, one row per prompt
     drift: dict[str, Any] = field(default_factory=dict)
     drift_groups: list[dict[str, Any]] = field(default_factory=list)
+    # tokens, model FLOPs and processor time, by activity; empty where they were not counted
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
-    steps: list[StepRow] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_mb: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def least_applied(self) -> float | None:
-        """The smallest share of an update that reached the weights; None without updates."""
-        return min((row[APPLIED] for row in self.steps if APPLIED in row), default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
-        return {
-            "schema": SCHEMA,
-            "task": self.stage,
-            "name": self.name,
-            "accuracy": {str(j): cell.value for j, cell in self.cells.items()},
-            "correct": {str(j): cell.correct for j, cell in self.cells.items()},
-            "total": {str(j): cell.total for j, cell in self.cells.items()},
-            "also": {str(j): dict(cell.also) for j, cell in self.cells.items() if cell.also},
-            "pooled": self.pooled,
-            "probe": self.probe,
-            "final_list": {str(j): cell.value for j, cell in self.final_list.items()},
-            "drift": self.drift,
-            "cost": self.cost,
-            "seconds": self.seconds,
-            "peak_memory_mb": self.peak_memory_mb,
-            LEAST_APPLIED: self.least_applied,
-        }
+    steps: list[StepRow] = field(default_factory=list)  # figures of every update
+    seconds: dict[str, float] = field(default_factory=dict)  # time spent, by activity
+    peak_memory_mb: dict[str, float] = field(default_factory=dict)  # highest of the run so far, by kind (resident, GPU)
 
 
 def write_record(folder: Path, record: StageRecord) -> None:
-    """Write a stage's predictions, steps and accuracies into a folder."""
+    """Write a stage's predictions, steps and accuracies into a folder.
+
+    Counts are null where the result is no share of right answers (AP).
+    """
     always: dict[str, Sequence[Mapping[str, Any]]] = {
         PREDICTIONS_FILE: [one.to_json() for one in record.predictions],
         STEPS_FILE: record.steps,
@@ -120,12 +85,29 @@ def write_record(folder: Path, record: StageRecord) -> None:
     others: dict[str, Sequence[Mapping[str, Any]]] = {
         FINAL_LIST_FILE: [one.to_json() for one in record.final_list_predictions],
         DRIFT_FILE: record.drift_groups,
-        **{probe_file(name): [one.to_json() for one in answers] for name, answers in record.probe_answers.items()},
+        **{f"probe_{name}.jsonl": [one.to_json() for one in answers] for name, answers in record.probe_answers.items()},
     }
     files = always | {name: rows for name, rows in others.items() if rows}
     for name, rows in files.items():
         write_rows(folder / name, rows)
-    body = {**record.to_json(), "files": {name: sha256_file(folder / name) for name in files}}
+    body = {
+        "schema": SCHEMA,
+        "task": record.stage,
+        "name": record.name,
+        "accuracy": {str(j): cell.value for j, cell in record.cells.items()},
+        "correct": {str(j): cell.correct for j, cell in record.cells.items()},
+        "total": {str(j): cell.total for j, cell in record.cells.items()},
+        "also": {str(j): dict(cell.also) for j, cell in record.cells.items() if cell.also},
+        "pooled": record.pooled,
+        "probe": record.probe,
+        "final_list": {str(j): cell.value for j, cell in record.final_list.items()},
+        "drift": record.drift,
+        "cost": record.cost,
+        "seconds": record.seconds,
+        "peak_memory_mb": record.peak_memory_mb,
+        LEAST_APPLIED: min((row[APPLIED] for row in record.steps if APPLIED in row), default=None),
+        "files": {name: sha256_file(folder / name) for name in files},
+    }
     write_json_atomic(folder / METRICS_FILE, {**body, "digest": digest(body)})
 
 
@@ -207,16 +189,8 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
         ) from error
 
 
-def write_training(folder: Path, record: StageRecord) -> None:
-    """Write what a training left beside weights and states: every update's figures, and what it cost."""
-    write_rows(folder / STEPS_FILE, record.steps)
-    cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
-    facts = {"schema": SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
-    write_json_atomic(folder / TRAINING_FILE, facts)
-
-
 def read_training(folder: Path) -> LeftTraining:
-    """Figures of every update, seconds and cost, as ``write_training`` wrote them.
+    """Figures of every update, seconds and cost, as ``stage.write_trained`` wrote them.
 
     Raises:
         Damaged: they are missing or were changed.
@@ -233,12 +207,8 @@ def read_training(folder: Path) -> LeftTraining:
 
 def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
     """The last of a run's stages that is complete, in order; None if not even the first is."""
-    last = None
-    for stage in stages:
-        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
-            break
-        last = stage
-    return last
+    done = list(takewhile(lambda stage: (stage_folder(run, stage) / METRICS_FILE).is_file(), stages))
+    return done[-1] if done else None
 
 
 def stage_rng(seed: int, stage: int) -> int:

@@ -10,7 +10,6 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from clrft.runner.checkpoint import StageRecord
@@ -20,38 +19,26 @@ from methods.costs.meter import Counts
 from methods.distributed import ranks
 
 
-@dataclass(frozen=True, slots=True)
 class Clock:
-    """Seconds of an activity, those before it was stopped included.
+    """Seconds of an activity from now on, those before it was stopped included.
 
-    Attributes:
-        start: wall and CPU clock when this process began with it.
-        before: wall and CPU seconds of earlier processes; the latter None if they did not tell.
+    Args:
+        before: what ``kept`` of an earlier process's clock was; None = there is none.
     """
 
-    start: tuple[float, float]
-    before: tuple[float, float | None] = (0.0, 0.0)
-
-    @classmethod
-    def started(cls, before: Mapping[str, Any] | None = None) -> "Clock":
-        """A clock that starts now; ``before``: what ``kept`` of an earlier one was."""
-        earlier = (0.0, 0.0) if before is None else (before["seconds"], before.get(CPU))
-        return cls((time.perf_counter(), cpu_seconds()), earlier)
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds so far."""
-        return self.before[0] + time.perf_counter() - self.start[0]
-
-    @property
-    def cpu_seconds(self) -> float | None:
-        """CPU seconds so far; None if an earlier process did not count them."""
-        return None if self.before[1] is None else self.before[1] + cpu_seconds() - self.start[1]
+    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
+        self.before = {"seconds": 0.0, CPU: 0.0} if before is None else before
+        self.wall_start, self.cpu_start = time.perf_counter(), cpu_seconds()
 
     def kept(self) -> dict[str, float]:
-        """What a clock of a later process starts from."""
-        cpu = self.cpu_seconds
-        return {"seconds": self.seconds, **({} if cpu is None else {CPU: cpu})}
+        """Wall and CPU seconds so far, from which a later process's clock starts.
+
+        There are no CPU seconds where an earlier process did not count them.
+        """
+        seconds = {"seconds": self.before["seconds"] + time.perf_counter() - self.wall_start}
+        if (cpu := self.before.get(CPU)) is not None:
+            seconds[CPU] = cpu + cpu_seconds() - self.cpu_start
+        return seconds
 
 
 def cpu_seconds() -> float:
@@ -72,6 +59,6 @@ def cost_of(state: Run, clock: Clock, counts: Counts) -> dict[str, float]:
 def counted(state: Run, record: StageRecord, activity: str) -> Iterator[None]:
     """Put what the block takes into a record."""
     state.policy.meter.taken()
-    clock = Clock.started()
+    clock = Clock()
     yield
     record.cost[activity] = cost_of(state, clock, ranks.all_reduce_counts(state.policy.meter.taken()))

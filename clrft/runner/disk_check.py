@@ -5,9 +5,6 @@ where they are carried. Predictions and figures are small beside them and covere
 """
 
 import shutil
-from collections.abc import Iterable
-
-from torch import Tensor
 
 from clrft.runner.partial_checkpoint import KEPT
 from clrft.runner.state import Run
@@ -36,29 +33,20 @@ def check_space(state: Run, done: int | None) -> None:
     free = shutil.disk_usage(state.folder).free
     if needed > free:
         raise UserError(
-            f"run.output: {gigabytes(free)} GB are free at {state.folder}, and the {left} tasks to come need about "
-            f"{gigabytes(needed)} GB; make room, choose another run.output, or set run.keep_weights=last or "
+            f"run.output: {free / 1e9:.3g} GB are free at {state.folder}, and the {left} tasks to come need about "
+            f"{needed / 1e9:.3g} GB; make room, choose another run.output, or set run.keep_weights=last or "
             "run.checkpoint_every=0."
         )
 
 
 def needed_bytes(state: Run, left: int) -> int:
     """Bytes that the tasks to come leave on disk at most at the same time."""
-    trained = size(weight for _, weight in trained_weights(state.policy.model))
-    saved = trained if state.policy.has_adapter else size(state.policy.model.parameters())
+    trained = sum(weight.numel() * weight.element_size() for _, weight in trained_weights(state.policy.model))
+    every = sum(weight.numel() * weight.element_size() for weight in state.policy.model.parameters())
+    saved = trained if state.policy.has_adapter else every
     compensation = trained if state.policy.numerics.optimizer == KAHAN else 0
     moments = MOMENTS * trained + compensation
     stage = saved + (moments if state.config.train.carry_optimizer else compensation)
     stages = left if state.config.run.keep_weights == "all" else min(left, 2)  # the one before goes after this one came
     kept = KEPT + 1 if state.config.run.checkpoint_every else 0  # one more while it is written
     return int(MARGIN * (stages * stage + kept * (trained + moments)))
-
-
-def size(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def gigabytes(count: int) -> str:
-    """Bytes in GB, to three figures."""
-    return f"{count / 1e9:.3g}"

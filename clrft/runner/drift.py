@@ -26,29 +26,18 @@ ITEM_SEED = 42  # of the draw of items: the same in every class order, method an
 
 
 def measure_drift(state: Run, stage: int, record: StageRecord) -> None:
-    """Compare the policy, as a stage's training left it, with the policies before it; figures go to the record."""
-    count = state.config.evaluate.drift_prompts
-    if count == 0 or stage == 0 or state.method.family == "frozen":
+    """Compare the policy, as a stage's training left it, with the policies before it; figures go to the record.
+
+    What is asked are held-out items of the stage's task, under the classes seen so far.
+    """
+    config = state.config
+    if config.evaluate.drift_prompts == 0 or stage == 0 or state.method.family == "frozen":
         return
     start = time.perf_counter()
     others = policies_before(state, stage)
-    asked = questions(state, stage, count)
-    state.reporter.begin(
-        state.config.cell, f"task {stage}/{len(state.stream)} drift", len(asked.items) * (1 + len(others))
-    )
-    with deterministic(state.config.train.deterministic), counted(state, record, "drift"):
-        probe = measure(state.policy, others, asked, lambda prompts: state.reporter.advance(state.config.cell, prompts))
-    missing = "joint training has no task before it" if state.method.joint else "before task 1 there is only the base"
-    record.drift = summary(probe, {"prev": missing})
-    record.drift_groups = group_rows(probe)
-    record.seconds["drift"] = time.perf_counter() - start
-
-
-def questions(state: Run, stage: int, count: int) -> Asked:
-    """What is asked after a stage: held-out items of its task, under the classes seen so far."""
-    config, task = state.config, state.tasks[0] if state.method.joint else state.tasks[stage - 1]
-    return Asked(
-        items=drawn_items(task.test, count, ITEM_SEED),
+    task = state.task_of(stage)
+    asked = Asked(
+        items=drawn_items(task.test, config.evaluate.drift_prompts, ITEM_SEED),
         labels=task.seen,
         kind=task.kind,
         style=task.style,
@@ -56,6 +45,14 @@ def questions(state: Run, stage: int, count: int) -> Asked:
         seed=stage_rng(config.seed, stage),
         share=config.train.share_prefix,
     )
+    prompts = len(asked.items) * (1 + len(others))
+    state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} drift", prompts)
+    with deterministic(config.train.deterministic), counted(state, record, "drift"):
+        probe = measure(state.policy, others, asked, lambda done: state.reporter.advance(config.cell, done))
+    missing = "joint training has no task before it" if state.method.joint else "before task 1 there is only the base"
+    record.drift = summary(probe, {"prev": missing})
+    record.drift_groups = group_rows(probe)
+    record.seconds["drift"] = time.perf_counter() - start
 
 
 def policies_before(state: Run, stage: int) -> dict[Other, Opened]:

@@ -36,40 +36,33 @@ from clrft.runner.state import Run
 from clrft.runs.differences import FREE, flatten
 from clrft.runs.fork_history import Origin, fork_facts, origins_of
 from clrft.runs.layout import ANCHOR_FILE, METRICS_FILE, MOMENTS_FILE, STATE_FILE, WEIGHTS_FOLDER, stage_folder
-from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, comparable, run_manifest, write_config
+from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, comparable, write_config
 from clrft.utils.files import digest, link_or_copy, whole_folder, write_json_atomic
 from clrft.utils.plain import plugins_of, read_yaml, section_of, sections_of
 from methods import build_method
 from methods.base import Method, overrides
 from methods.guard import class_of
 from methods.model.anchor import told_by_policy
-from methods.model.config import describe_model
 from methods.registry import load_plugins, method_class, plugin_digests
 from task_streams.errors import UserError
-from task_streams.probes.sets import fingerprints_of
 
-FORM = "expected RUN@taskK, e.g. runs/single/digits_cil-sft-1993@task3"
+CHOSEN = ("stream", "model", "seed")  # what a run is started with and a fork keeps
+# What decides which items are asked, and what an answer counts.
+KEPT = ("stream.", "model.", "evaluate.", "train.max_completion_tokens")
+UNSAFE = re.compile(r"[^A-Za-z0-9._+=,@-]+")  # in names of folders
+FIRST_OF_WEIGHTS = "the policy after the first task, from the weights of task_01, then carried"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A finished stage of a run, to be gone on from in another way.
+    """A finished stage of a run, to be gone on from in another way."""
 
-    Attributes:
-        folder: the run's folder.
-        stage: which stage.
-        config: the run's settings, in the words of this version.
-        manifest: the run's manifest.
-        digest: of the settings as they were written.
-        origins: the runs that it was forked from itself.
-    """
-
-    folder: Path
-    stage: int
-    config: Values
-    manifest: Mapping[str, Any]
-    digest: str
-    origins: tuple[Origin, ...] = ()
+    folder: Path  # of the run
+    stage: int  # which stage
+    config: Values  # the run's settings, in the words of this version
+    manifest: Mapping[str, Any]  # of the run
+    digest: str  # of the settings as they were written
+    origins: tuple[Origin, ...] = ()  # the runs that it was forked from itself
 
     @property
     def run(self) -> str:
@@ -77,9 +70,9 @@ class Source:
         place = self.folder.resolve()
         return f"{place.parent.name}/{place.name}"
 
-    def stage_folder(self, stage: int | None = None) -> Path:
-        """Folder of a stage, by default the one that is forked."""
-        return stage_folder(self.folder, self.stage if stage is None else stage)
+    def file(self, name: str, stage: int | None = None) -> Path:
+        """A file or folder of a stage, by default of the one that is forked."""
+        return stage_folder(self.folder, self.stage if stage is None else stage) / name
 
     def lineage(self) -> tuple[Origin, ...]:
         """Whose stages a fork of it has, the oldest first."""
@@ -104,23 +97,20 @@ def parsed_point(point: str) -> tuple[Path, int]:
     Raises:
         UserError: it is of another form, or there is no such run.
     """
-    if (Path(point) / "config.yaml").is_file():
+    if (Path(point) / CONFIG_FILE).is_file():
         raise UserError(f"fork: {point!r} is a run; expected it with a task, {point}@taskK.")
     name, _, task = point.rpartition("@")
     number = re.fullmatch(r"(?:task_?)?(\d{1,6})", task)
     if not name or number is None:
-        raise UserError(f"fork: got {point!r}, {FORM}.")
+        form = "expected RUN@taskK, e.g. runs/single/digits_cil-sft-1993@task3"
+        raise UserError(f"fork: got {point!r}, {form}.")
     folder = Path(name)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"fork: {name!r} holds no run, expected a run's folder.{nearest_run(folder)}")
+    if not (folder / CONFIG_FILE).is_file():
+        beside = [path.parent.name for path in folder.parent.glob(f"*/{CONFIG_FILE}")] if folder.parent.is_dir() else []
+        nearest = get_close_matches(folder.name, beside, n=1, cutoff=0.4)
+        hint = f" Did you mean {str(folder.parent / nearest[0])!r}?" if nearest else ""
+        raise UserError(f"fork: {name!r} holds no run, expected a run's folder.{hint}")
     return folder, int(number[1])
-
-
-def nearest_run(folder: Path) -> str:
-    """A hint at the run beside a folder whose name is nearest to its own; empty if there is none."""
-    beside = [path.parent.name for path in folder.parent.glob("*/config.yaml")] if folder.parent.is_dir() else []
-    nearest = get_close_matches(folder.name, beside, n=1, cutoff=0.4)
-    return f" Did you mean {str(folder.parent / nearest[0])!r}?" if nearest else ""
 
 
 def read_source(folder: Path, stage: int) -> Source:
@@ -132,58 +122,37 @@ def read_source(folder: Path, stage: int) -> Source:
     manifest = read_record(folder / "manifest.json", None, ManifestWithTasks)
     written = read_yaml(folder / CONFIG_FILE)
     config = with_defaults(in_todays_words(written))
-    tasks = len(manifest["tasks"])
-    check_stage_number(folder, stage, tasks)
-    check_trained(folder, manifest["method"], tasks)
-    done = finished_stage(folder, range(tasks + 1)) or 0
+    check_stage_number(folder, stage, manifest)
+    done = finished_stage(folder, range(len(manifest["tasks"]) + 1)) or 0
     if stage > done:
-        finished = f"finished: {listed(range(1, done + 1))}" if done else "none is finished"
+        finished = f"finished: {', '.join(map(str, range(1, done + 1)))}" if done else "none is finished"
         raise UserError(f"fork: task {stage} of {folder} is not finished; {finished}.")
-    check_has_weights(folder, stage, range(1, min(done, tasks - 1) + 1))
+    before_last = range(1, min(done, len(manifest["tasks"]) - 1) + 1)
+    there = [one for one in before_last if (stage_folder(folder, one) / WEIGHTS_FOLDER).is_dir()]
+    if stage not in there:
+        known = f"tasks with weights: {', '.join(map(str, there))}" if there else "no task before the last has weights"
+        dropped = "run.keep_weights=last keeps those of the newest task only"
+        raise UserError(f"fork: task {stage} of {folder} has no weights any more ({dropped}); {known}.")
     for each in range(stage + 1):
         read_stage(stage_folder(folder, each) / METRICS_FILE, SCHEMA)  # the fork's matrix will be made of them
     return Source(folder, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
 
 
-def check_stage_number(folder: Path, stage: int, tasks: int) -> None:
-    """Refuse the base, the last task, and what there is not."""
-    if 1 <= stage < tasks:
-        return
-    reasons = {
-        0: "task 0 is the base before any training, where clrft run begins",
-        tasks: f"task {tasks} is the last, nothing is left to learn",
-    }
-    reason = reasons.get(stage, f"the stream of {folder} has {tasks} tasks")
-    raise UserError(f"fork: got task {stage}, but {reason}; expected a task from 1 to {tasks - 1}.")
-
-
-def check_trained(folder: Path, method: str, tasks: int) -> None:
-    """Refuse a run that did not learn task by task."""
+def check_stage_number(folder: Path, stage: int, manifest: Mapping[str, Any]) -> None:
+    """Refuse the base, the last task, what there is not, and a run that did not learn task by task."""
+    tasks, method = len(manifest["tasks"]), manifest["method"]
+    if not 1 <= stage < tasks:
+        reasons = {
+            0: "task 0 is the base before any training, where clrft run begins",
+            tasks: f"task {tasks} is the last, nothing is left to learn",
+        }
+        reason = reasons.get(stage, f"the stream of {folder} has {tasks} tasks")
+        raise UserError(f"fork: got task {stage}, but {reason}; expected a task from 1 to {tasks - 1}.")
     first, last = stage_folder(folder, 1), stage_folder(folder, tasks)
     if last.is_dir() and not first.is_dir():
         raise UserError(f"fork: {folder} ({method}) learned all tasks at once; it has no state between them.")
     if (first / METRICS_FILE).is_file() and not (first / STATE_FILE).is_file():
         raise UserError(f"fork: {folder} ({method}) trained nothing: each task is the base, where clrft run begins.")
-
-
-def check_has_weights(folder: Path, stage: int, finished: range) -> None:
-    """Refuse a stage whose weights were dropped."""
-    there = [one for one in finished if (stage_folder(folder, one) / WEIGHTS_FOLDER).is_dir()]
-    if stage not in there:
-        found = f"tasks with weights: {listed(there)}" if there else "no task before the last has weights"
-        dropped = "run.keep_weights=last keeps those of the newest task only"
-        raise UserError(f"fork: task {stage} of {folder} has no weights any more ({dropped}); {found}.")
-
-
-def listed(numbers: range | list[int]) -> str:
-    """Numbers in words: ``1, 2, 3``."""
-    return ", ".join(map(str, numbers))
-
-
-CHOSEN = ("stream", "model", "seed")  # what a run is started with and a fork keeps
-# What decides which items are asked, and what an answer counts.
-KEPT = ("stream.", "model.", "evaluate.", "train.max_completion_tokens")
-UNSAFE = re.compile(r"[^A-Za-z0-9._+=,@-]+")  # in names of folders
 
 
 def planned(point: str, words: list[str]) -> tuple[Source, RunConfig]:
@@ -195,7 +164,14 @@ def planned(point: str, words: list[str]) -> tuple[Source, RunConfig]:
     source = read_source(*parsed_point(point))
     config = forked_config(source, words)
     method = build_method(config.method_name, config.method, config.parts)
-    problems = [*kept_problems(source, config), *method_problems(source, config, method)]
+    then, now = flatten(source.config), flatten(config.to_dict())
+    problems = [
+        f"{name} is {then.get(name)} in the run that is forked and {now.get(name)} here; expected the same, for the "
+        "matrix of a fork has rows of both."
+        for name in sorted(then.keys() | now.keys())
+        if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name)
+    ]
+    problems += method_problems(source, config, method)
     if problems:
         raise UserError(*problems)
     check_same_fork(source, config)
@@ -221,7 +197,7 @@ def forked_config(source: Source, words: list[str]) -> RunConfig:
         if key in chosen and chosen[key] != stated[key]
     ]:
         raise UserError(*problems)
-    use_plugins(source, overrides, "method" in chosen)
+    name_again("fork: the run", {} if "method" in chosen else source.config, overrides)
     values["run"].pop("plugins", None)
     named: Values = {}
     if "method" in chosen:
@@ -233,17 +209,17 @@ def forked_config(source: Source, words: list[str]) -> RunConfig:
     return typed_config(merge(values, named, {"run": here}, overrides), labels, seed)
 
 
-def use_plugins(source: Source, overrides: Mapping[str, Any], other_method: bool) -> None:
-    """Load the plugin files that are named anew; code does not run because the source's folder names it.
+def name_again(what: str, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Load the plugin files that the settings asked for name; code does not run because a run's folder names it.
 
     Raises:
-        UserError: the source's method goes on and comes from files that are not named again.
+        UserError: the saved settings are those of a method that comes from files, which are not named again.
     """
-    asked, used = plugins_of(overrides), plugins_of(source.config)
-    load_plugins(asked)
-    if used and not asked and not other_method:
+    asked, used = plugins_of(overrides), plugins_of(saved)
+    if used and not asked:
         files = " ".join(f"--plugin {file}" for file in used)
-        raise UserError(f"fork: the run has methods from files of your own; name them again: {files}")
+        raise UserError(f"{what} has methods from files of your own; name them again: {files}")
+    load_plugins(asked)
 
 
 def suffix(source: Source, overrides: Mapping[str, Any]) -> str:
@@ -255,25 +231,30 @@ def suffix(source: Source, overrides: Mapping[str, Any]) -> str:
     return UNSAFE.sub("_", ",".join([f"{where}@{source.stage}", *settings]))
 
 
-def kept_problems(source: Source, config: RunConfig) -> list[str]:
-    """Sentences about settings that a fork may not change, and does."""
-    then, now = flatten(source.config), flatten(config.to_dict())
-    return [
-        f"{name} is {then.get(name)} in the run that is forked and {now.get(name)} here; expected the same, for the "
-        "matrix of a fork has rows of both."
-        for name in sorted(then.keys() | now.keys())
-        if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name)
-    ]
-
-
 def method_problems(source: Source, config: RunConfig, method: Method) -> list[str]:
-    """Sentences about a method that cannot begin with the task after the forked one."""
+    """Sentences about a method that cannot begin with the task after the forked one.
+
+    Among them are those about members that must have learned the first task, and with these settings.
+    """
     first = source.stage + 1
     if method.joint:
         return [f"method {method.name!r} learns all tasks at once; expected one that can begin with task {first}."]
     if method.family == "frozen":
         return [f"method {method.name!r} trains nothing; expected one that learns from task {first} on."]
-    problems = late_problems(source, config, method)
+    same = is_same_method(source, config, method)
+    then, now = flatten(source.config), flatten(config.to_dict())
+    problems = []
+    for name, place in places(config).items():
+        if not (reason := method_class(name).needs_first_task):
+            continue
+        if not same:
+            problems.append(f"method {name!r} cannot begin with task {first}: {reason}.")
+            continue
+        problems += [
+            f"{key} is {then.get(key)} in the run that is forked and {now[key]} here; expected the same: {reason}."
+            for key in now
+            if key.startswith(f"{place}.") and then.get(key) != now[key]
+        ]
     if anchor_of_fork(source, method) is None:
         problems.append(
             f"method {method.name!r}: its anchor ({method.anchor_rule}) is made of policies that the run that is "
@@ -282,23 +263,9 @@ def method_problems(source: Source, config: RunConfig, method: Method) -> list[s
     return problems
 
 
-def late_problems(source: Source, config: RunConfig, method: Method) -> list[str]:
-    """Sentences about members that must have learned the first task, and with these settings."""
-    same = is_same_method(source, config, method)
-    then, now = flatten(source.config), flatten(config.to_dict())
-    problems = []
-    for name in (config.method_name, *dict(config.parts)):
-        if not (reason := method_class(name).needs_first_task):
-            continue
-        prefix = "method." if name == config.method_name else f"method.parts.{name}."
-        changed = [key for key in now if key.startswith(prefix) and then.get(key) != now[key]]
-        if not same:
-            problems.append(f"method {name!r} cannot begin with task {source.stage + 1}: {reason}.")
-        problems += [
-            f"{key} is {then.get(key)} in the run that is forked and {now[key]} here; expected the same: {reason}."
-            for key in (changed if same else ())
-        ]
-    return problems
+def places(config: RunConfig) -> dict[str, str]:
+    """Where the settings of a method and of its parts stand, by their names."""
+    return {config.method_name: "method", **{part: f"method.parts.{part}" for part in dict(config.parts)}}
 
 
 def check_same_fork(source: Source, config: RunConfig) -> None:
@@ -319,19 +286,16 @@ def check_same_fork(source: Source, config: RunConfig) -> None:
         )
 
 
-FIRST_OF_WEIGHTS = "the policy after the first task, from the weights of task_01, then carried"
-
-
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
     """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
-    state = read_record(source.stage_folder() / STATE_FILE, SCHEMA, MethodState)
-    plugins = plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))])
+    state = read_record(source.file(STATE_FILE), SCHEMA, MethodState)
+    kinds = {name: method_class(name) for name in places(config)}
+    plugins = plugin_digests(list(kinds.values()))
     then = source.manifest.get("plugins") or {}
     if state["method"] != method.name or sorted(plugins.values()) != sorted(then.values()):
         return False
     before, now = flatten(source.config), flatten(config.to_dict())
-    places = {config.method_name: "method", **{part: f"method.parts.{part}" for part in dict(config.parts)}}
-    keys = [f"{place}.{key}" for name, place in places.items() for key in method_class(name).state_settings]
+    keys = [f"{place}.{key}" for name, place in places(config).items() for key in kinds[name].state_settings]
     return all(before.get(key) == now.get(key) for key in keys)
 
 
@@ -342,20 +306,22 @@ def anchor_of_fork(source: Source, method: Method) -> str | None:
     rule = method.anchor_rule
     policy = anchor_policy(rule)
     kept = (source.manifest.get("carry") or {}).get("anchor") == policy
-    if told_by_policy(rule, source.stage) or (kept and (source.stage_folder() / ANCHOR_FILE).is_file()):
+    if told_by_policy(rule, source.stage) or (kept and source.file(ANCHOR_FILE).is_file()):
         return policy
-    has_first = rule.kind == "first" and (source.stage_folder(1) / WEIGHTS_FOLDER).is_dir()
+    has_first = rule.kind == "first" and source.file(WEIGHTS_FOLDER, 1).is_dir()
     return FIRST_OF_WEIGHTS if has_first else None
 
 
-def plant(state: Run, source: Source) -> None:
+def plant(state: Run, source: Source, fresh: Mapping[str, Any]) -> None:
     """Make a fork's folder: the source's stages, the fork's settings, and a manifest that says where it comes from.
+
+    ``fresh`` is the manifest of a run with these settings that is no fork.
 
     Raises:
         UserError: the source is not what it was, or not of these data, or its files cannot be linked; nothing is left.
     """
     stages = range(source.stage + 1)
-    manifest = fork_manifest(state, source)
+    manifest = fork_manifest(state, source, fresh)
     check_same_data(source.folder, source.manifest, manifest)
     check_lineage(source.folder, stages, source.digest, manifest["data"], source.origins)
     if manifest["carry"]["anchor"] == FIRST_OF_WEIGHTS:
@@ -365,7 +331,8 @@ def plant(state: Run, source: Source) -> None:
     try:
         with whole_folder(state.folder) as folder:
             for stage in stages:
-                shutil.copytree(source.stage_folder(stage), stage_folder(folder, stage), copy_function=link_or_copy)
+                there = stage_folder(source.folder, stage)
+                shutil.copytree(there, stage_folder(folder, stage), copy_function=link_or_copy)
             write_config(state.config, folder)
             write_json_atomic(folder / "manifest.json", manifest)
     except OSError as error:
@@ -374,37 +341,21 @@ def plant(state: Run, source: Source) -> None:
     state.reporter.say(f"{state.config.cell}: forked from {source.run} after task {source.stage} ({label})")
 
 
-def fork_manifest(state: Run, source: Source) -> dict[str, Any]:
-    """The manifest of a new fork."""
-    config, method = state.config, state.method
-    manifest = run_manifest(config, state.stream, describe_model(state.policy), method, fingerprints_of(state.probes))
-    manifest["memory"] = state.memory
-    anew = f"begun anew with task {source.stage + 1}, then carried"
+def fork_manifest(state: Run, source: Source, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a new fork: that of a run of its own, what it takes over, and what its reader needs to know."""
+    config, method, first = state.config, state.method, source.stage + 1
+    anew = f"begun anew with task {first}, then carried"
     same = is_same_method(source, config, method)
+    carry = {**fresh["carry"], "anchor": anchor_of_fork(source, method)}
+    notes = [*fresh["notes"], f"tasks 0 to {source.stage} were learned and tested in {source.run}, not in this run"]
     if not same:
-        manifest["carry"]["method_state"] = anew
-    if config.train.carry_optimizer and not (same and (source.stage_folder() / MOMENTS_FILE).is_file()):
-        manifest["carry"]["optimizer_moments"] = anew
-    manifest["carry"]["anchor"] = anchor_of_fork(source, method)
-    manifest["notes"] += fork_notes(source, method, same)
-    manifest["fork"] = fork_facts(source.lineage())
-    return manifest
-
-
-def fork_notes(source: Source, method: Method, same: bool) -> list[str]:
-    """What a reader of a fork's results needs to know."""
-    members: tuple[Method, ...] = getattr(method, "members", (method,))
-    stateful = [one.name for one in members if overrides(class_of(one), "state_dict")]
-    notes = [f"tasks 0 to {source.stage} were learned and tested in {source.run}, not in this run"]
-    if stateful and not same:
-        first = source.stage + 1
-        notes.append(f"{' and '.join(stateful)}: begun with task {first}, with nothing kept of tasks 1 to {first - 1}")
-    return notes
-
-
-def is_fork_point(state: Run, stage: int) -> bool:
-    """Whether a stage is the last that a fork has of another run."""
-    return bool(state.origins) and state.origins[-1].stage == stage
+        carry["method_state"] = anew
+        members: tuple[Method, ...] = getattr(method, "members", (method,))
+        if stateful := " and ".join(one.name for one in members if overrides(class_of(one), "state_dict")):
+            notes.append(f"{stateful}: begun with task {first}, with nothing kept of tasks 1 to {first - 1}")
+    if config.train.carry_optimizer and not (same and source.file(MOMENTS_FILE).is_file()):
+        carry["optimizer_moments"] = anew
+    return {**fresh, "carry": carry, "notes": notes, "fork": fork_facts(source.lineage())}
 
 
 def check_has_forked(state: Run, done: int | None) -> None:
@@ -447,16 +398,11 @@ def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: no run is there, or it cannot be gone on with under these settings.
     """
-    if not os.path.isfile(folder / "config.yaml"):  # for a name of any length
+    if not os.path.isfile(folder / CONFIG_FILE):  # for a name of any length
         raise UserError(f"--resume: {str(folder)!r} holds no run; expected a run's folder, with config.yaml in it.")
     values = with_defaults(saved_settings(folder))
-    used = plugins_of(values)
+    name_again(f"--resume: the run in {folder}", values, overrides)
     values["run"].pop("plugins", None)
-    asked = plugins_of(overrides)
-    if used and not asked:
-        files = " ".join(f"--plugin {file}" for file in used)
-        raise UserError(f"--resume: the run in {folder} has methods from files of your own; name them again: {files}")
-    load_plugins(asked)
     place = folder.resolve()
     here = {"run": {"output": str(place.parent.parent), "sweep": place.parent.name}}
     config = config_of(merge(values, here, overrides))

@@ -15,8 +15,7 @@ from clrft.config.run_config import RunConfig
 from clrft.runs.fork_history import Origin
 from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, STATE_FILE, STATE_TENSORS, WEIGHTS_FOLDER, stage_folder
 from clrft.runs.manifest import comparable
-from clrft.utils.files import Damaged, sha256_file, write_json_atomic
-from clrft.utils.files import digest as digest
+from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
 from clrft.utils.plain import read_yaml
 from task_streams.errors import UserError
 
@@ -33,7 +32,7 @@ def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data
         "parent": parent,
         "config": config_digest(config),
         "data": digest(dict(data)),
-        "files": {str(path.relative_to(folder)): sha256_file(path) for path in learned_files(folder)},
+        "files": learned_files(folder),
     }
     write_json_atomic(folder / FILE, {**facts, "identity": digest(facts)})
 
@@ -44,10 +43,11 @@ def config_digest(config: RunConfig) -> str:
     return digest(comparable(read_yaml(file) if file.exists() else config.to_dict()))
 
 
-def learned_files(folder: Path) -> list[Path]:
-    """Files that the next stage starts from."""
+def learned_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that the next stage starts from, by its name in the folder."""
     single = [folder / name for name in (STATE_FILE, STATE_TENSORS, MOMENTS_FILE, ANCHOR_FILE)]
-    return sorted(path for path in [*(folder / WEIGHTS_FOLDER).glob("*"), *single] if path.is_file())
+    paths = sorted(path for path in [*(folder / WEIGHTS_FOLDER).glob("*"), *single] if path.is_file())
+    return {str(path.relative_to(folder)): sha256_file(path) for path in paths}
 
 
 def identity_of(run: Path, stage: int) -> str:
@@ -127,7 +127,7 @@ def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
     Raises:
         Damaged: names every file that is missing, changed or new.
     """
-    found = {str(path.relative_to(folder)): sha256_file(path) for path in learned_files(folder)}
+    found = learned_files(folder)
     problems = [
         f"{folder / name}: SHA-256 is {short(found.get(name))}, expected {short(expected.get(name))}."
         for name in sorted(found.keys() | expected.keys())

@@ -15,7 +15,7 @@ from clrft.memory.available_memory import available_bytes, capacity_bytes
 from clrft.memory.estimate import decided, estimate, gib, parts_told, with_optimizer
 from clrft.memory.hints import memory_hints
 from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Footprint, Longest, Sharing
+from clrft.memory.phases import Longest, Sharing
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device
@@ -32,11 +32,10 @@ def affordable(config: RunConfig, longest: Longest) -> str:
     if config.train.optimizer != AUTO or keeps_all(config.model) or sizes is None:  # nothing tells the family's memory
         return decided(config, lambda _: 0, None).train.optimizer
     sharing = Sharing(ranks.world_size(), split=bool(ranks.weights_split()))
-
-    def needed(one: RunConfig) -> int:
-        return estimate(one, sizes, device, longest, sharing).peak.total
-
-    return decided(config, needed, capacity_bytes(device)).train.optimizer
+    capacity = capacity_bytes(device)
+    return decided(
+        config, lambda one: estimate(one, sizes, device, longest, sharing).peak.total, capacity
+    ).train.optimizer
 
 
 def check_memory(state: Run, longest: Longest, available: int | None = None) -> dict[str, Any]:
@@ -62,11 +61,18 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
     if available is None:
         available = memory_there(policy.model, policy.device)
     if config.run.check_memory and available is not None:
-        problems = [
-            refusal(name, peak, available, memory_hints(config, sizes, policy.device, longest, name, available))
-            for name, peak in found.peaks().items()
-            if peak.total > available
-        ]
+        problems = []
+        for activity, peak in found.peaks().items():
+            if peak.total <= available:
+                continue
+            phase = f" ({peak.phase})" if peak.phase != activity else ""
+            changes = memory_hints(config, sizes, policy.device, longest, activity, available)
+            ways = f"Set one or more of {'; '.join(changes)}. Or" if changes else "No setting alone needs less;"
+            problems.append(
+                f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB "
+                f"are there. The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run "
+                "without this check."
+            )
         if problems:
             raise UserError(*problems)
     facts = {"prompt_tokens": longest.tokens, "completion_tokens": config.train.max_completion_tokens}
@@ -91,13 +97,3 @@ def memory_there(model: torch.nn.Module, device: torch.device) -> int | None:
     free = available_bytes(device)
     held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     return free + held
-
-
-def refusal(activity: str, peak: Footprint, available: int, changes: list[str]) -> str:
-    """Why a run is refused, and what would need less."""
-    phase = f" ({peak.phase})" if peak.phase != activity else ""
-    ways = f"Set one or more of {'; '.join(changes)}. Or" if changes else "No setting alone needs less;"
-    return (
-        f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB are there. "
-        f"The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run without this check."
-    )

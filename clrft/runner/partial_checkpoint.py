@@ -7,7 +7,7 @@ goes once the task's own folder is there. One thread writes beside the training,
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clrft.config.records import Unfinished, read_record
-from clrft.runs.layout import UNFINISHED
+from clrft.runs.layout import UNFINISHED, stage_folder
 from clrft.utils.files import clean_partials, digest, remove, sha256_file, whole_folder, write_json_atomic
+from methods.distributed import ranks
 from methods.training.state import TrainingState
 from task_streams.errors import UserError
 
@@ -24,6 +25,10 @@ SCHEMA = 2  # 1 had no digest
 KEPT = 2  # states of one task: should the newest be damaged, there is another
 _STEP = re.compile(r"step_[0-9]{6,}")
 VALUES, TENSORS = "state.json", "state.safetensors"
+
+
+class WrongParent(UserError):
+    """A state of another task, or of this one begun otherwise."""
 
 
 class PartialCheckpoint:
@@ -34,19 +39,19 @@ class PartialCheckpoint:
         stage: which stage.
         parent: identity of what the stage begins with (``clrft/runner/lineage.py``).
         say: tells the user a sentence.
+
+    Attributes:
+        folder: of all of it.
+        trained: of what the training left, once it is over.
     """
 
     def __init__(self, run: Path, stage: int, parent: str, say: Callable[[str], None]) -> None:
-        self.folder = folder_of(run, stage)
+        self.folder = stage_folder(run / UNFINISHED, stage)
+        self.trained = self.folder / "trained"
         self.parent = parent
         self.say = say
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-
-    @property
-    def trained(self) -> Path:
-        """Folder of what the training left, once it is over."""
-        return self.folder / "trained"
 
     def clear_strays(self) -> None:
         """Remove and tell what stands where folders of this stage's work belong and is none."""
@@ -56,29 +61,30 @@ class PartialCheckpoint:
                 remove(place)
 
     def newest(self) -> TrainingState | None:
-        """The newest state that is whole; None if there is none. Damaged ones are told and removed.
+        """The newest state that is whole; None if there is none.
+
+        Of several processes the first looks for it, and all read it. Damaged ones are told and removed.
 
         Raises:
             UserError: a state belongs to a task that began with something else.
         """
-        clean_partials(self.folder)
-        for folder in reversed(self._states()):
-            try:
-                return self._read(folder)
-            except (UserError, OSError, SafetensorError) as error:
-                if isinstance(error, WrongParent):
+        found: dict[str, TrainingState] = {}
+
+        def look() -> str:
+            clean_partials(self.folder)
+            for folder in reversed(self._states()):
+                try:
+                    found[folder.name] = self._read(folder)
+                    return folder.name
+                except WrongParent:
                     raise
-                self.say(f"{folder} is damaged and left out: {error}")
-                remove(folder)
-        return None
+                except (UserError, OSError, SafetensorError) as error:
+                    self.say(f"{folder} is damaged and left out: {error}")
+                    remove(folder)
+            return ""
 
-    def at(self, step: int) -> TrainingState:
-        """The state after an update, which another process has found whole.
-
-        Raises:
-            UserError: it is not, or belongs to a task that began with something else.
-        """
-        return self._read(self._folder(step))
+        name = ranks.on_rank0(look)
+        return ranks.all_or_fail(lambda: found.get(name) or self._read(self.folder / name)) if name else None
 
     def keep(self, state: TrainingState) -> None:
         """Begin to write a state, once the one before is written.
@@ -103,18 +109,11 @@ class PartialCheckpoint:
         """Let the writer end; what it could not write is not told any more."""
         self._writer.shutdown()
 
-    def clear(self) -> None:
-        """Remove all of it."""
-        clear(self.folder)
-
     def _states(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
 
-    def _folder(self, step: int) -> Path:
-        return self.folder / f"step_{step:06d}"
-
     def _write(self, state: TrainingState) -> None:
-        with whole_folder(self._folder(state.step)) as folder:
+        with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
             save_file(dict(state.tensors), folder / TENSORS)
             head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
             body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
@@ -138,23 +137,9 @@ class PartialCheckpoint:
         return TrainingState(head["step"], load_file(folder / TENSORS), head["values"])
 
 
-def clear_finished(run: Path, stages: Iterable[int]) -> None:
-    """Remove what a process that was killed left of stages that are finished."""
-    for stage in stages:
-        clear(folder_of(run, stage))
-
-
-def clear(folder: Path) -> None:
+def clear(run: Path, stage: int) -> None:
     """Remove a stage's unfinished work, and the folder of all of it once that is empty."""
+    folder = stage_folder(run / UNFINISHED, stage)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent.is_dir() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
-
-
-def folder_of(run: Path, stage: int) -> Path:
-    """Folder of a stage's unfinished work."""
-    return run / UNFINISHED / f"task_{stage:02d}"
-
-
-class WrongParent(UserError):
-    """A state of another task, or of this one begun otherwise."""

@@ -11,7 +11,7 @@ from clrft.config.run_config import RunConfig
 from clrft.memory.phases import Longest
 from clrft.runner.fork import Source
 from clrft.runner.memory_check import affordable, check_memory, longest_among
-from clrft.runner.probes import check_probe_prompts, read_probes
+from clrft.runner.probes import read_probes
 from clrft.runner.state import Run
 from clrft.utils.files import check_writable
 from clrft.utils.progress import Reporter
@@ -32,12 +32,12 @@ from methods.settings import AUTO, PLAIN
 from methods.training.fit import check_batch
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
-from task_streams.probes.sets import ProbeSet
+from task_streams.probes.sets import ProbeSet, probe_request
 from task_streams.prompt import request, target_text
 from task_streams.scenarios.fingerprint import check_stream
-from task_streams.types import Example, Feed, Question, TaskStream
+from task_streams.types import Example, Question, TaskStream
 
-PROMPTS_LOOKED_AT = 4  # of each task, before any work
+PROMPTS_LOOKED_AT = 4  # of each task, and of each probe set, before any work
 
 
 def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Run:
@@ -48,14 +48,23 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     """
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
+    file = config.folder / "manifest.json"
+    begun = read_record(file, None, Manifest) if file.exists() else None
     probes = read_probes(config.evaluate.probes)
     path = config.model.path or str(default_model_path())
     processor = load_processor(config.model, path)
-    stream = checked_stream(config, reporter, feed_of(config, processor, source))
+    # stream.feed=auto: what the run, or the one it is forked from, has begun with; else what the model prefers. Runs of
+    # before there was a choice say in their settings what they have.
+    known: Mapping[str, Any] = begun or (source.manifest if source is not None else {})
+    feed = known.get("feed") or preferred_feed(processor)
+    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items), feed=feed)
+    stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
+    if problems := check_stream(stream):
+        raise UserError(*problems)
     method = build_method(config.method_name, config.method, config.parts)
     longest = longest_prompts(config, stream, probes, processor)
     longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
-    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, source), processor)
+    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes)
     check_run(state)
@@ -63,26 +72,17 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     return state
 
 
-def checked_stream(config: RunConfig, reporter: Reporter, feed: Feed) -> TaskStream:
-    """The run's stream, built of its data, without a leak or a contradiction."""
-    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items), feed=feed)
-    stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
-    if problems := check_stream(stream):
-        raise UserError(*problems)
-    return stream
-
-
 def check_run(state: Run) -> None:
     """Refuse a method, a model and settings that do not go together, with all reasons at once."""
     method, policy = state.method, state.policy
-    problems = [
-        *engine_problems(state),
-        *graph_problems(state),
-        *training_problems(method, policy.numerics, policy.has_adapter),
-        *anchor_problems(method, policy),
-        *method.problems(policy, state.tasks),
-        *(split_problems(state) if ranks.weights_split() else ()),
-    ]
+    problems = engine_problems(state)
+    why = graph_obstacle_of(state)
+    if state.config.train.cuda_graphs and why is not None:  # asked for; else it is decided by itself
+        problems.append(f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be.")
+    problems += training_problems(method, policy.numerics, policy.has_adapter)
+    problems += [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]
+    if ranks.weights_split():
+        problems += split_problems(state)
     if problems:
         raise UserError(*problems)
 
@@ -94,7 +94,11 @@ def make_ready(state: Run, longest: Longest) -> None:
     policy.recorded = split is None and graph_obstacle_of(state) is None and train.records(policy.device.type)
     if split:
         shard(policy.model, split)
-    check_probe_prompts(state)
+    for one in state.probes:  # each set's longest prompts; one that exceeds the limit is refused by ``Policy.encode``
+        lengths = [(len(each.paths), len(each.row.text) + sum(map(len, each.row.options))) for each in one.probes]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        for index in order[:PROMPTS_LOOKED_AT]:
+            policy.encode([probe_request(one.probes[index])])
     if method.family != "frozen":
         for task in state.tasks:
             check_batch(method, TaskContext(task, policy, None, 0), train)
@@ -129,13 +133,6 @@ def graph_obstacle_of(state: Run) -> str | None:
     if not state.config.train.share_prefix:
         return "train.share_prefix is false"
     return graph_obstacle(state.policy.model, state.policy.device)
-
-
-def graph_problems(state: Run) -> list[str]:
-    """A sentence about recorded steps of decoding that are asked for and cannot be; else it is decided by itself."""
-    why = graph_obstacle_of(state)
-    asked = state.config.train.cuda_graphs and why is not None
-    return [f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be."] if asked else []
 
 
 def split_problems(state: Run) -> list[str]:
@@ -189,30 +186,17 @@ def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[Prob
     )
 
 
-def feed_of(config: RunConfig, processor: Any, source: Source | None) -> Feed:
-    """What ``stream.feed=auto`` stands for: what the run, or the one it is forked from, has begun with.
-
-    Else what the model prefers. Runs of before there was a choice say in their settings what they have.
-    """
-    begun = config.folder / "manifest.json"
-    if begun.exists():
-        known: Mapping[str, Any] = read_record(begun, None, Manifest)
-    else:
-        known = source.manifest if source is not None else {}
-    return known.get("feed") or preferred_feed(processor)
-
-
-def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> str:
+def optimizer_of(config: RunConfig, longest: Longest, begun: Mapping[str, Any] | None, source: Source | None) -> str:
     """The optimizer that ``train.optimizer`` stands for: what the run, or the one it is forked from, has begun with.
 
-    Else it is as memory allows. Runs of before there was a choice have rounded their weights.
+    Else it is as memory allows. Runs of before there was a choice have rounded their weights. ``begun`` is the run's
+    manifest if it has one already.
 
     Raises:
         UserError: a fork asks for another one than its source had.
     """
-    begun = config.folder / "manifest.json"
-    if begun.exists():
-        return str(read_record(begun, None, Manifest)["model"].get("optimizer", PLAIN))
+    if begun is not None:
+        return str(begun["model"].get("optimizer", PLAIN))
     if source is None:
         return affordable(config, longest)
     known = str(source.manifest["model"].get("optimizer", PLAIN))
@@ -227,13 +211,10 @@ def optimizer_of(config: RunConfig, longest: Longest, source: Source | None) -> 
 def looked_at(stream: TaskStream) -> Iterator[Example]:
     """The examples of a stream whose prompts are looked at before any work: each task's longest questions."""
     for task in stream.tasks:
-        items = sorted((*task.train, *task.test), key=question_length, reverse=True)
-        yield from items[:PROMPTS_LOOKED_AT]
-
-
-def question_length(example: Example) -> int:
-    """Characters of an example's own question; 0 where all share one."""
-    return len(example.target.text) if isinstance(example.target, Question) else 0
+        items = (*task.train, *task.test)
+        texts = [item.target.text if isinstance(item.target, Question) else "" for item in items]  # "": all share one
+        order = sorted(range(len(items)), key=lambda index: len(texts[index]), reverse=True)
+        yield from (items[index] for index in order[:PROMPTS_LOOKED_AT])
 
 
 def check_answers(config: RunConfig, stream: TaskStream, method: Method, tokenizer: Any) -> int:

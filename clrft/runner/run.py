@@ -1,40 +1,144 @@
-"""One run: for each task fit, evaluate, record, save.
+"""A run from its lock to its matrix: prepare, learn and test stage by stage, write the results.
 
 Everything that a user can get wrong is checked in ``prepare``, before any work. A run that was stopped goes on
 after its last finished task.
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clrft.config.records import Manifest, read_record
+from rich.console import Console
+
+from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
 from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
-from clrft.runner.fork import Source, check_has_forked, is_fork_point, plant, take_over
+from clrft.runner.fork import Source, check_has_forked, plant, take_over
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
-from clrft.runner.outcome import is_complete, is_done
-from clrft.runner.partial_checkpoint import clear_finished
+from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_complete, is_done, keep_failure, known_failure
+from clrft.runner.partial_checkpoint import clear
 from clrft.runner.prepare import prepare
-from clrft.runner.results import write_results
-from clrft.runner.stage import drop_older_weights, learn_stage
+from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run, stage_name
-from clrft.runner.train import put_back
 from clrft.runs.fork_history import origins_of
-from clrft.runs.layout import stage_folder
+from clrft.runs.layout import ERROR_FILE, METRICS_FILE, stage_folder
 from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
+from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
-from clrft.utils.files import clean_partials, write_json_atomic
-from clrft.utils.progress import Reporter
+from clrft.utils import interrupt
+from clrft.utils.failures import explained
+from clrft.utils.files import check_writable, clean_partials, read_json, write_json_atomic
+from clrft.utils.locks import TIMING, Held, Locked, Timing, held
+from clrft.utils.progress import Bars, Reporter
+from eval.matrix import AccuracyMatrix
+from eval.metrics import DRIFTS, METRICS, Value, compute_metrics, general_delta, mean_kl
+from eval.taxonomy import KINDS
 from methods.distributed import ranks
 from methods.model.config import describe_model
+from task_streams.errors import UserError
 from task_streams.probes.sets import fingerprints_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Passes progress on as long as the run's lock is this process's."""
+
+    reporter: Reporter
+    lock: Held
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.lock.check()
+        self.reporter.begin(cell, activity, total)
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.lock.check()
+        self.reporter.advance(cell, units, figures)
+
+    def say(self, text: str) -> None:
+        self.reporter.say(text)
+
+
+def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Source | None = None) -> Path:
+    """Run one cell as the only process on its folder, or with the other processes of the run; returns the folder.
+
+    Args:
+        config: the cell.
+        reporter: shows progress; None: bars on the terminal.
+        source: the stage that it is forked from where it has no folder yet; None = it learns from the first task on.
+
+    Raises:
+        Locked: another process works on it.
+        UserError: something about the input cannot work.
+    """
+    if reporter is None:
+        with Bars(Console(stderr=True)) as bars:
+            return run_alone(config, bars, source)
+    shown: Reporter = reporter
+    if ranks.on_rank0(lambda: is_done(config)):
+        return run(config, shown)
+    with ExitStack() as stack:
+
+        def take() -> None:
+            nonlocal shown
+            check_writable(config.folder.parent)
+            shown = Watched(shown, stack.enter_context(held(config.folder)))
+            forget_failure(config.folder)
+
+        ranks.on_rank0(take)
+        folder = run(config, shown, source)
+        ranks.on_rank0(lambda: forget_failure(config.folder))
+    return folder
+
+
+def run_cell(config: RunConfig, reporter: Reporter, since: int, timing: Timing = TIMING) -> Failure | Elsewhere | None:
+    """Run one cell of a sweep; what goes wrong comes back as a record, and stays as a file in the run folder.
+
+    Args:
+        config: the cell.
+        reporter: shows progress.
+        since: when the sweep began, by the file system's clock (ns): a cell that another process has seen fail since
+            is not tried again.
+        timing: when the lock of another process counts as left behind.
+    """
+    try:
+        if is_done(config):
+            return None
+        check_writable(config.folder.parent)
+        with held(config.folder, timing) as lock:
+            return known_failure(config, since) or attempt(config, Watched(reporter, lock))
+    except Locked as error:
+        return Elsewhere(config.cell, error.who)
+    except UserError as error:
+        return Failure(config.cell, str(error))
+
+
+def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
+    """Run a cell whose lock is held."""
+    forget_failure(config.folder)
+    try:
+        run(config, reporter)
+    except UserError as error:
+        keep_failure(config.folder, str(error))
+        return Failure(config.cell, str(error))
+    except Exception as error:
+        if interrupt.asked():  # and swallowed on its way
+            raise KeyboardInterrupt from error
+        if known := explained(error):
+            keep_failure(config.folder, known)
+            return Failure(config.cell, known)
+        reason = f"{type(error).__name__}: {error}"
+        keep_failure(config.folder, reason, traceback.format_exc())
+        return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")
+    return None
 
 
 def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> Path:
@@ -50,15 +154,19 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
     """
     if ranks.on_rank0(lambda: was_finished(config, reporter)):
         return config.folder
-    spare_libraries()
+    if not gc.get_freeze_count():  # collections pass over the libraries: each trainer asks for one, of 0.3 s else
+        gc.collect()
+        gc.freeze()
     forget_peaks()
     state = ranks.all_or_fail(lambda: prepare(config, reporter, source))
     tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_rank0())
-    ranks.on_rank0(lambda: make_folder(state, source))
-    manifest = ranks.all_or_fail(lambda: open_folder(state))
+    manifest = open_folder(state, source)
     cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
-    with stopped_with_run(cell):
+    try:
         learn(state, cell)
+    except BaseException as failure:
+        cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+        raise
     ranks.on_rank0(lambda: finish(state, cell))
     return config.folder
 
@@ -73,54 +181,44 @@ def was_finished(config: RunConfig, reporter: Reporter) -> bool:
     return True
 
 
-@cache
-def spare_libraries() -> None:
-    """Let garbage collections pass over what importing the libraries has made: it stays as long as the process.
+def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
+    """Make the run folder if there is none yet, with a fork's first tasks, and take up what its manifest says.
 
-    A trainer collects garbage when it begins; without this each task waits a third of a second for it.
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the folder is not this run's, or not of these data and plugins.
     """
-    gc.collect()
-    gc.freeze()
-
-
-@contextmanager
-def stopped_with_run(cell: CellTracker) -> Iterator[None]:
-    """Close the tracked run with its end when the block fails; the failure itself goes on."""
-    try:
-        yield
-    except BaseException as failure:
-        cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-        raise
-
-
-def make_folder(state: Run, source: Source | None = None) -> None:
-    """Make the run folder with its config and manifest, or with a fork's first tasks, if there is none yet."""
     path = state.folder / "manifest.json"
-    if source is not None and not path.exists():
-        plant(state, source)
-    state.folder.mkdir(parents=True, exist_ok=True)
-    clean_partials(state.folder)
-    if not path.exists():
-        write_config(state.config, state.folder)
-        write_json_atomic(path, manifest_of(state))
+    fresh = ranks.all_or_fail(
+        lambda: {
+            **run_manifest(
+                state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
+            ),
+            "memory": state.memory,
+        }
+    )
 
+    def make() -> None:
+        if source is not None and not path.exists():
+            plant(state, source, fresh)
+        state.folder.mkdir(parents=True, exist_ok=True)
+        clean_partials(state.folder)
+        if not path.exists():
+            write_config(state.config, state.folder)
+            write_json_atomic(path, fresh)
 
-def manifest_of(state: Run) -> dict[str, Any]:
-    """The manifest of a run that begins now."""
-    model, probes = describe_model(state.policy), fingerprints_of(state.probes)
-    manifest = run_manifest(state.config, state.stream, model, state.method, probes)
-    return {**manifest, "memory": state.memory}
+    def take_up() -> dict[str, Any]:
+        saved = read_record(path, None, Manifest)
+        check_same_data(state.folder, saved, fresh)
+        check_same_plugins(state.folder, saved, fresh)
+        state.data, state.carry = fresh["data"], saved.get("carry", {})
+        state.origins = origins_of(state.folder, saved)
+        return saved
 
-
-def open_folder(state: Run) -> dict[str, Any]:
-    """Check that the run folder is this run's, and take up what its manifest says; returns the manifest."""
-    manifest = manifest_of(state)
-    state.data = manifest["data"]
-    saved = read_record(state.folder / "manifest.json", None, Manifest)
-    check_same_data(state.folder, saved, manifest)
-    check_same_plugins(state.folder, saved, manifest)
-    state.carry, state.origins = saved.get("carry", {}), origins_of(state.folder, saved)
-    return saved
+    ranks.on_rank0(make)
+    return ranks.all_or_fail(take_up)
 
 
 def learn(state: Run, cell: CellTracker) -> None:
@@ -129,18 +227,17 @@ def learn(state: Run, cell: CellTracker) -> None:
     if done is not None:
         state.parent = identity_of(state.folder, done)
     if done and state.method.family != "frozen":
-        take = take_over if is_fork_point(state, done) else put_back
+        forked_here = bool(state.origins) and state.origins[-1].stage == done
+        take = take_over if forked_here else put_back
         ranks.all_or_fail(lambda: take(state, stage_folder(state.folder, done), done))
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
         task = cell.task(stage, stage_name(state, stage))
-        if done is not None and stage <= done:
-            task.finish(stage_folder(state.folder, stage), learned_before=True)
-            continue
-        learn_stage(state, stage, lambda row, task=task: task.steps([row]))  # type: ignore[misc]
-        task.finish(stage_folder(state.folder, stage), learned_before=False)
-        ranks.on_rank0(lambda stage=stage: drop_older_weights(state, stage))  # type: ignore[misc]
+        learned_before = done is not None and stage <= done
+        if not learned_before:
+            learn_stage(state, stage, task.steps)
+        task.finish(stage_folder(state.folder, stage), learned_before)
 
 
 def checked_stage(state: Run) -> int | None:
@@ -150,7 +247,8 @@ def checked_stage(state: Run) -> int | None:
     if done is not None:
         finished = [stage for stage in state.stages if stage <= done]
         check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)
-        clear_finished(state.folder, finished)
+        for stage in finished:  # a process that was killed may have left work of it
+            clear(state.folder, stage)
     check_space(state, done)
     return done
 
@@ -162,3 +260,47 @@ def finish(state: Run, cell: CellTracker) -> None:
     complete = cell.finish()
     if state.config.run.mlflow:
         mark(state.folder, complete)
+
+
+def write_results(
+    folder: Path, tasks: Sequence[str], stages: Sequence[int], keys: Iterable[str]
+) -> tuple[AccuracyMatrix, dict[str, Value]]:
+    """Write ``matrix.json`` and, last, ``metrics.json``, whose presence marks the run complete.
+
+    Of the metrics asked for, the matrix tells most; the others are the change on the probes between first and last
+    stage, KL over stages, and kinds of answers.
+    """
+    records = {stage: read_stage(stage_folder(folder, stage) / METRICS_FILE, SCHEMA) for stage in stages}
+    matrix = matrix_of(tasks, records)
+    asked = list(keys)
+    values = compute_metrics(matrix, [key for key in asked if METRICS[key].compute is not None])
+    if "general_delta" in asked:
+        values |= general_delta(records[min(records)]["probe"], records[max(records)]["probe"])
+    drifts = {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
+    for key in (key for key in DRIFTS if key in asked):
+        values |= mean_kl(key, drifts)
+    if any(key in asked for key in KINDS):
+        manifest = read_json(folder / "manifest.json", SCHEMA)
+        kinds = run_kinds(folder, matrix, task_classes(manifest, len(matrix))).metrics
+        values |= {key: kinds[key] for key in KINDS if key in asked}
+    write_json_atomic(folder / "matrix.json", matrix.to_json())
+    body = {key: {"value": value.value, "reason": value.reason} for key, value in values.items()}
+    write_json_atomic(folder / METRICS_FILE, {"schema": SCHEMA, "metrics": body})
+    return matrix, values
+
+
+def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> AccuracyMatrix:
+    """The accuracy matrix from every stage's counts, or values where there are no counts, and what was pooled."""
+    matrix = AccuracyMatrix.empty(tasks)
+    for stage, record in records.items():
+        matrix = matrix.with_final_list({int(j): value for j, value in record.get("final_list", {}).items()})
+        values = {int(j): value for j, value in record["accuracy"].items()}
+        if stage == 0:
+            matrix = matrix.with_base(values)
+            continue
+        counts = {int(j): (right, record["total"][j]) for j, right in record["correct"].items() if right is not None}
+        matrix = matrix.with_row(stage, counts)
+        matrix = matrix.with_values(stage, {j: value for j, value in values.items() if j not in counts})
+        if record.get("pooled") is not None:
+            matrix = matrix.with_pooled({stage: record["pooled"]})
+    return matrix

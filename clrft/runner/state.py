@@ -20,41 +20,23 @@ from task_streams.types import Task, TaskStream
 
 @dataclass(slots=True)
 class Run:
-    """A run in progress.
+    """A run in progress."""
 
-    Attributes:
-        config: what was asked.
-        stream: what is learned.
-        policy: the model, as the last stage left it.
-        method: how it learns.
-        reporter: shows progress.
-        reference: the base, for the KL term.
-        anchor: of the task at hand.
-        anchors: gives each task its anchor.
-        moments: the optimizer's, as the last stage left them.
-        data: fingerprints of the stream.
-        parent: identity of the last finished stage (``clrft/runner/lineage.py``).
-        carry: what crosses a task boundary, as the manifest says.
-        origins: runs it was forked from, the oldest first.
-        probes: sets of questions outside the stream.
-        memory: what it needs of its device's memory (``clrft/runner/memory_check.py``).
-    """
-
-    config: RunConfig
-    stream: TaskStream
-    policy: Policy
-    method: Method
-    reporter: Reporter
-    reference: Snapshot | None = None
-    anchors: Anchors | None = None
-    anchor: Snapshot | None = None
-    moments: dict[str, Tensor] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
-    parent: str = ""
-    carry: dict[str, str] = field(default_factory=dict)
-    origins: tuple[Origin, ...] = ()
-    probes: tuple[ProbeSet, ...] = ()
-    memory: dict[str, Any] = field(default_factory=dict)
+    config: RunConfig  # what was asked
+    stream: TaskStream  # what is learned
+    policy: Policy  # the model, as the last stage left it
+    method: Method  # how it learns
+    reporter: Reporter  # shows progress
+    reference: Snapshot | None = None  # the base, for the KL term
+    anchors: Anchors | None = None  # gives each task its anchor
+    anchor: Snapshot | None = None  # of the task at hand
+    moments: dict[str, Tensor] = field(default_factory=dict)  # the optimizer's, as the last stage left them
+    data: dict[str, str] = field(default_factory=dict)  # fingerprints of the stream
+    parent: str = ""  # identity of the last finished stage (``clrft/runner/lineage.py``)
+    carry: dict[str, str] = field(default_factory=dict)  # what crosses a task boundary, as the manifest says
+    origins: tuple[Origin, ...] = ()  # runs it was forked from, the oldest first
+    probes: tuple[ProbeSet, ...] = ()  # sets of questions outside the stream
+    memory: dict[str, Any] = field(default_factory=dict)  # what it needs of its device's (``memory_check.py``)
 
     @property
     def folder(self) -> Path:
@@ -66,6 +48,10 @@ class Run:
         """What is learned, stage by stage; a joint method learns the union of all tasks as the last stage."""
         return [joint_task(self.stream)] if self.method.joint else list(self.stream.tasks)
 
+    def task_of(self, stage: int) -> Task:
+        """What is learned in a stage from 1 on."""
+        return joint_task(self.stream) if self.method.joint else self.stream.tasks[stage - 1]
+
     @property
     def stages(self) -> list[int]:
         """Stages of the run; 0 is the base before any training."""
@@ -74,6 +60,4 @@ class Run:
 
 def stage_name(state: Run, stage: int) -> str:
     """Name of what a stage learns."""
-    if stage == 0:
-        return "base"
-    return "joint" if state.method.joint else state.stream.tasks[stage - 1].name
+    return state.task_of(stage).name if stage else "base"

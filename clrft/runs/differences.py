@@ -6,6 +6,7 @@ Deliberately absent: a judgement whether a difference matters (``clrft.analysis.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clrft.runs.manifest import flat
 from clrft.runs.read import RunRecord
 
 # Where a run is kept and what it is called: no settings.
@@ -25,13 +26,7 @@ FORK, NO_FORK = "fork", "-"  # name and value that stand beside settings
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted names with their values as text."""
-    flat: dict[str, str] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+    return {name: str(value) for name, value in flat(nested, prefix).items()}
 
 
 def differing_settings(runs: Sequence[RunRecord]) -> list[str]:
@@ -48,10 +43,16 @@ def forks(runs: Sequence[RunRecord]) -> list[str]:
     they differ.
     """
     facts = [run.manifest.get("fork") or {"label": NO_FORK, "origins": []} for run in runs]
-    found = []
+    learned: list[
+        dict[str, str]
+    ] = []  # settings of all runs that each was forked from, numbered where there are several
     for fact in facts:
-        like = [_origin_settings(other) for other in facts if other["label"] == fact["label"]]
-        own = _origin_settings(fact)
+        parts = enumerate(origin["settings"] for origin in fact["origins"])
+        each = [flatten(part, f"{number}." if number else "") for number, part in parts]
+        learned.append({key: one[key] for one in each for key in one if not key.endswith("method.label")})
+    found = []
+    for fact, own in zip(facts, learned, strict=True):
+        like = [other for one, other in zip(facts, learned, strict=True) if one["label"] == fact["label"]]
         told = ", ".join(f"{name}={own.get(name, '-')}" for name in _differing(like))
         found.append(f"{fact['label']} ({told})" if told else str(fact["label"]))
     return found
@@ -73,7 +74,11 @@ def facts(run: RunRecord) -> dict[str, str]:
     if "source_sha256" in code:
         found["code.source_sha256"] = str(code["source_sha256"])
     found |= {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}
-    return found | ({"model.updates": _updates(run, model)} if run.method != FLOOR and "dtype" in model else {})
+    if run.method != FLOOR and "dtype" in model:  # whether weights keep all of an update, or each is rounded
+        weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
+        wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
+        found["model.updates"] = "kept" if wide or model.get("optimizer", "adamw") != "adamw" else "rounded"
+    return found
 
 
 def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
@@ -86,20 +91,6 @@ def unrecorded(runs: Sequence[RunRecord]) -> dict[str, int]:
 def settings(run: RunRecord) -> dict[str, str]:
     """A run's settings by dotted name, without what only names it or says where it is kept."""
     return {name: value for name, value in flatten(run.config).items() if not name.startswith(_PLACE_AND_NAME)}
-
-
-def _updates(run: RunRecord, model: Mapping[str, Any]) -> str:
-    """Whether a run's weights keep all of an update, or each is rounded."""
-    weights = model.get("weights", model["dtype"])  # one type for both, before there was a choice
-    wide = weights == "float32" or (run.config.get("model") or {}).get("adapter") == "lora"
-    return "kept" if wide or model.get("optimizer", "adamw") != "adamw" else "rounded"
-
-
-def _origin_settings(fork: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of all runs that a run was forked from, numbered where there are several."""
-    origins = fork["origins"]
-    each = [flatten(origin["settings"], f"{number}." if number else "") for number, origin in enumerate(origins)]
-    return {name: value for one in each for name, value in one.items() if not name.endswith("method.label")}
 
 
 def _differing(many: Sequence[Mapping[str, str]]) -> list[str]:

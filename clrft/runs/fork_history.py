@@ -10,23 +10,14 @@ from task_streams.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A run that another was forked from: the stages up to one of them are that run's, under its settings.
+    """A run that another was forked from: the stages up to one of them are that run's, under its settings."""
 
-    Attributes:
-        run: sweep and name of its folder.
-        method: name of its method.
-        stage: the last stage that the fork has of it.
-        identity: of that stage.
-        config: digest of the run's settings.
-        settings: those that a fork may change, nested: method and training.
-    """
-
-    run: str
-    method: str
-    stage: int
-    identity: str
-    config: str
-    settings: dict[str, Any]
+    run: str  # sweep and name of its folder
+    method: str  # its name
+    stage: int  # the last that the fork has of it
+    identity: str  # of that stage
+    config: str  # digest of the run's settings
+    settings: dict[str, Any]  # those that a fork may change, nested: method and training
 
 
 def fork_facts(origins: Sequence[Origin]) -> dict[str, Any]:

@@ -20,8 +20,3 @@ UNFINISHED = "unfinished"  # a training between two updates
 def stage_folder(run: Path, stage: int) -> Path:
     """Folder of a stage."""
     return run / f"task_{stage:02d}"
-
-
-def probe_file(name: str) -> str:
-    """File of a stage's answers to a probe set."""
-    return f"probe_{name}.jsonl"

@@ -36,8 +36,8 @@ def check_same_config(config: RunConfig) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    saved = _flat(comparable(with_defaults(saved_settings(config.folder))))
-    asked = _flat(comparable(config.to_dict()))
+    saved = flat(comparable(with_defaults(saved_settings(config.folder))))
+    asked = flat(comparable(config.to_dict()))
     differing = [
         f"{key} is {saved.get(key)!r} there and {asked.get(key)!r} here"
         for key in sorted(saved.keys() | asked.keys())
@@ -56,25 +56,21 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
     Raises:
         UserError: a fingerprint differs; names the splits, tasks and sets.
     """
-    asked, asks = saved.get("probes", {}), fresh.get("probes", {})
-    if changed := [name for name in sorted({*asked} & {*asks}) if asked[name] != asks[name]]:
-        raise UserError(
-            f"{folder}: the probe sets are not those this run began with (fingerprints differ for "
-            f"{', '.join(changed)}); restore them or start a new run."
-        )
-    said, says = saved.get("prompts", {}), fresh["prompts"]
-    if changed := [name for name in sorted({*said} & {*says}) if said[name] != says[name]]:
-        raise UserError(
-            f"{folder}: the prompts are not those this run began with (fingerprints differ for {', '.join(changed)}); "
-            "restore the file that stream.prompt names, or start a new run."
-        )
-    then, now = saved.get("data", {}), fresh["data"]
-    differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
-    if differing:
-        raise UserError(
-            f"{folder}: the stream's data are not those this run began with (fingerprints differ for "
-            f"{', '.join(differing)}); restore them, with the version of clrft that it began with, or start a new run."
-        )
+
+    def changed(facts: str, everywhere: bool) -> str:
+        then, now = saved.get(facts, {}), fresh.get(facts, {})
+        names = {*then, *now} if everywhere else {*then} & {*now}
+        return ", ".join(name for name in sorted(names) if then.get(name) != now.get(name))
+
+    begun = "are not those this run began with (fingerprints differ for"
+    if names := changed("probes", everywhere=False):
+        raise UserError(f"{folder}: the probe sets {begun} {names}); restore them or start a new run.")
+    if names := changed("prompts", everywhere=False):
+        remedy = "restore the file that stream.prompt names, or start a new run"
+        raise UserError(f"{folder}: the prompts {begun} {names}); {remedy}.")
+    if names := changed("data", everywhere=True):
+        remedy = "restore them, with the version of clrft that it began with, or start a new run"
+        raise UserError(f"{folder}: the stream's data {begun} {names}); {remedy}.")
 
 
 def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
@@ -162,11 +158,9 @@ def comparable(values: Values) -> Values:
     return {**values, "run": location}
 
 
-def _flat(values: Values, prefix: str = "") -> Values:
-    flat: Values = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Values:
+    """Nested settings by dotted names."""
+    found: Values = {}
+    for key, value in nested.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -42,11 +42,7 @@ def code_identity(root: Path = _ROOT) -> dict[str, Any]:
     """
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     status = _git(root, "status", "--porcelain") if commit else None
-    return {
-        "commit": commit,
-        "dirty": None if status is None else bool(status),
-        "source_sha256": source_hash(root),
-    }
+    return {"commit": commit, "dirty": None if status is None else bool(status), "source_sha256": source_hash(root)}
 
 
 def source_hash(root: Path = _ROOT) -> str:
@@ -65,10 +61,13 @@ def hardware() -> dict[str, Any]:
 
     from methods.distributed import ranks
 
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": _usable_cores(),
+        "cpu": next(names, platform.processor() or platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "torch_threads": torch.get_num_threads(),
         "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -102,13 +101,6 @@ def peak_memory_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, kB elsewhere
 
 
-def peak_gpu_memory_mb() -> float | None:
-    """Highest memory that torch allocated on the current GPU since ``forget_peaks``, MB; None without a GPU."""
-    import torch
-
-    return round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None
-
-
 def _git(root: Path, *arguments: str) -> str | None:
     """Output of a git command, or None where git is missing or has nothing to tell."""
     command = ["git", "-C", str(root), *arguments]
@@ -117,19 +109,6 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def circumstances() -> dict[str, Any]:

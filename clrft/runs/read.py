@@ -4,7 +4,6 @@ A folder that is incomplete, damaged or not ours is named and left out, never av
 Deliberately absent: writing them (``clrft.runner.run``), and any average over runs (``clrft.analysis.compare``).
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,18 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clrft.config.records import (
+    Answer,
     Manifest,
     MetricRows,
     Metrics,
     check_fields,
     read_record,
+    read_rows,
     read_stage,
     read_steps,
 )
 from clrft.config.retired import saved_settings
 from clrft.runs.fork_history import origins_of
-from clrft.runs.integrity import check_agreement, stage_files
-from clrft.runs.predictions import read_predictions
+from clrft.runs.integrity import check_agreement, same_value, stage_files
+from clrft.runs.layout import METRICS_FILE, PREDICTIONS_FILE, STEPS_FILE, stage_folder
 from clrft.utils.files import COMPARISON, REPORT, check_inside, read_json, safe_name
 from eval.evaluate import Prediction
 from eval.matrix import AccuracyMatrix
@@ -67,7 +68,7 @@ class RunRecord:
 
     def task_metrics(self, stage: int) -> dict[str, Any]:
         """``metrics.json`` of a stage: accuracies, probes, seconds, memory."""
-        return read_stage(self._file(stage, "metrics.json"), SCHEMA)
+        return read_stage(stage_folder(self.folder, stage) / METRICS_FILE, SCHEMA)
 
     def predictions(self, stage: int) -> Iterator[Prediction]:
         """Predictions made after a stage, read as they are asked for."""
@@ -75,11 +76,8 @@ class RunRecord:
 
     def steps(self, stage: int) -> list[dict[str, float]]:
         """Training metrics of a stage, one row per optimizer step; empty when nothing was trained."""
-        path = self._file(stage, "steps.jsonl")
+        path = stage_folder(self.folder, stage) / STEPS_FILE
         return read_steps(path) if path.exists() else []
-
-    def _file(self, stage: int, name: str) -> Path:
-        return self.folder / f"task_{stage:02d}" / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,7 @@ def read_run(folder: Path) -> RunRecord:
     """
     if not folder.is_dir():
         raise UserError(_missing(folder))
-    fault = _look(folder)
-    if fault is not None:
+    if fault := _look(folder):
         raise UserError(str(fault))
     check_inside(folder)
     manifest = read_record(folder / "manifest.json", SCHEMA, Manifest)
@@ -144,7 +141,17 @@ def find_runs(paths: Iterable[Path]) -> FoundRuns:
             folders.update((folder.resolve(), folder) for folder in inside)
     if problems:
         raise UserError(*problems)
-    return _sort_out(folders.values())
+    runs: list[RunRecord] = []
+    left_out: list[LeftOut] = []
+    for folder in folders.values():
+        if fault := _look(folder):
+            left_out.append(fault)
+            continue
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            left_out.append(LeftOut(folder, "damaged", " ".join(error.problems)))
+    return FoundRuns(tuple(runs), tuple(left_out))
 
 
 def complete_runs(paths: Iterable[Path]) -> FoundRuns:
@@ -159,33 +166,21 @@ def complete_runs(paths: Iterable[Path]) -> FoundRuns:
     return found
 
 
-def _sort_out(folders: Iterable[Path]) -> FoundRuns:
-    runs: list[RunRecord] = []
-    left_out: list[LeftOut] = []
-    for folder in folders:
-        fault = _look(folder)
-        if fault is not None:
-            left_out.append(fault)
-            continue
-        try:
-            runs.append(read_run(folder))
-        except UserError as error:
-            left_out.append(LeftOut(folder, "damaged", " ".join(error.problems)))
-    return FoundRuns(tuple(runs), tuple(left_out))
-
-
 def _candidates(path: Path) -> list[Path] | None:
-    """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder."""
+    """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder.
+
+    Left out are folders that are known to hold something else: what is hidden, and comparisons of the runs.
+    """
     if not os.path.isdir(path):  # for a name of any length
         return None
     if _is_run(path):
         return [path]
-    return sorted(child for child in path.iterdir() if child.is_dir() and not _is_known_otherwise(child.name))
-
-
-def _is_known_otherwise(name: str) -> bool:
-    """Whether a folder beside runs is known to hold something else: what is hidden, and comparisons of the runs."""
-    return name.startswith(".") or name in (COMPARISON, REPORT)
+    others = (COMPARISON, REPORT)
+    return sorted(
+        child
+        for child in path.iterdir()
+        if child.is_dir() and not child.name.startswith(".") and child.name not in others
+    )
 
 
 def _is_run(folder: Path) -> bool:
@@ -222,18 +217,11 @@ def _read_metrics(path: Path, matrix: AccuracyMatrix) -> dict[str, Value]:
     except ValueError as error:  # a number and a reason, or neither
         raise UserError(f"{path}: damaged metrics: {error}.") from error
     computed = compute_metrics(matrix, [key for key, metric in METRICS.items() if metric.compute])
-    wrong = [key for key, value in computed.items() if key in stored and not _agree(stored[key], value)]
+    wrong = [key for key, value in computed.items() if key in stored and not same_value(stored[key], value)]
     if wrong:
         raise UserError(f"{path}: {', '.join(wrong)} not as the matrix beside it says.")
     extra = {key: value for key, value in stored.items() if key.partition("/")[0] not in computed}
     return {**computed, **dict(sorted(extra.items(), key=lambda item: metric_rank(item[0])))}
-
-
-def _agree(stored: Value, computed: Value) -> bool:
-    """Equal to float precision; a number never agrees with "undefined"."""
-    if stored.value is None or computed.value is None:
-        return stored.value is computed.value
-    return math.isclose(stored.value, computed.value, abs_tol=1e-9)
 
 
 def metric_rank(key: str) -> tuple[int, str]:
@@ -241,3 +229,18 @@ def metric_rank(key: str) -> tuple[int, str]:
     names = list(METRICS)
     name = key.partition("/")[0]
     return (names.index(name) if name in names else len(names), key)
+
+
+def read_predictions(folder: Path, stage: int) -> Iterator[Prediction]:
+    """Predictions made after a stage of the run in a folder, read as they are asked for.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds an answer made after another stage.
+    """
+    path = stage_folder(folder, stage) / PREDICTIONS_FILE
+    for row in read_rows(path, Answer):
+        prediction = Prediction.from_json(row)
+        if prediction.stage != stage:
+            made = f"{path} holds an answer made after task {prediction.stage}"
+            raise UserError(f"{made}; expected those after task {stage}.")
+        yield prediction

@@ -3,14 +3,15 @@
 Deliberately absent: class orders and methods (``clrft.analysis.taxonomy``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clrft.runs.predictions import predictions_file, read_predictions
+from clrft.runs.layout import PREDICTIONS_FILE, stage_folder
+from clrft.runs.read import read_predictions
 from eval.evaluate import Prediction
 from eval.judgement import Failure
 from eval.matrix import AccuracyMatrix
@@ -23,22 +24,15 @@ Classes = Sequence[Sequence[str]]  # of each task
 
 @dataclass(frozen=True, slots=True)
 class RunKinds:
-    """What the answers of one run were.
+    """What the answers of one run were."""
 
-    Attributes:
-        cells: answers of every outcome by (stage, task); stage 0 is before any training.
-        confusion: answers after the last stage by task of the right and of the chosen class; None where the class of
-            an answer does not tell its task. [T, T+2]
-        undivided: why it does not; None where it does.
-        changes: what became of each task j < T from stage j to T, by j; empty for joint training.
-        metrics: the metrics of ``eval.taxonomy.KINDS``.
-    """
-
-    cells: Mapping[tuple[int, int], Mapping[Failure, int]]
+    cells: Mapping[tuple[int, int], Mapping[Failure, int]]  # answers of every outcome by (stage, task); 0 is the base
+    # answers after the last stage by task of the right and of the chosen class, [T, T+2]; None where the class of an
+    # answer does not tell its task, and why it does not
     confusion: IntArray | None
     undivided: str | None
-    changes: Mapping[int, Change]
-    metrics: Mapping[str, Value]
+    changes: Mapping[int, Change]  # what became of each task j < T from stage j to T, by j; empty for joint training
+    metrics: Mapping[str, Value]  # of ``eval.taxonomy.KINDS``
 
 
 def run_kinds(folder: Path, matrix: AccuracyMatrix, classes: Classes) -> RunKinds:
@@ -57,8 +51,13 @@ def run_kinds(folder: Path, matrix: AccuracyMatrix, classes: Classes) -> RunKind
     cells: dict[tuple[int, int], Mapping[Failure, int]] = {}
     learned: dict[int, list[Prediction]] = {}
     final: dict[int, list[Prediction]] = {}
-    for stage in stages_of(folder, matrix):
-        tasks = by_task(read_predictions(folder, stage))
+    stages = [int(i) + 1 for i in np.flatnonzero(~np.isnan(matrix.value).all(axis=1))]  # after which tasks were tested
+    if (stage_folder(folder, 0) / PREDICTIONS_FILE).is_file():
+        stages.insert(0, 0)
+    for stage in stages:
+        tasks: dict[int, list[Prediction]] = {}
+        for prediction in read_predictions(folder, stage):
+            tasks.setdefault(prediction.task, []).append(prediction)
         for task, predictions in tasks.items():
             cells[stage, task] = outcomes(predictions)
         if stage in tasks:
@@ -87,20 +86,6 @@ def task_classes(manifest: Mapping[str, Any], size: int) -> Classes:
     if len(found) != size or not all(isinstance(names, list) for names in found):
         raise UserError(f"manifest.json names the classes of {len(found)} tasks; expected those of {size}.")
     return [tuple(map(str, names)) for names in found if names is not None]
-
-
-def stages_of(folder: Path, matrix: AccuracyMatrix) -> list[int]:
-    """Stages after which tasks were tested, in order."""
-    tested = [int(i) + 1 for i in np.flatnonzero(~np.isnan(matrix.value).all(axis=1))]
-    return [0, *tested] if predictions_file(folder, 0).is_file() else tested
-
-
-def by_task(predictions: Iterable[Prediction]) -> dict[int, list[Prediction]]:
-    """Predictions of each task, by its index."""
-    tasks: dict[int, list[Prediction]] = {}
-    for prediction in predictions:
-        tasks.setdefault(prediction.task, []).append(prediction)
-    return tasks
 
 
 def cell_problems(cells: Mapping[tuple[int, int], Mapping[Failure, int]], matrix: AccuracyMatrix) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Failure
-from clrft.runner.run_cell import run_cell
+from clrft.runner.run import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Setup
 from clrft.utils import interrupt
 from clrft.utils.locks import TIMING, Timing

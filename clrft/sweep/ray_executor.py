@@ -19,7 +19,7 @@ from typing import Any
 
 from clrft.config.run_config import RunConfig, config_of
 from clrft.runner.outcome import Failure
-from clrft.runner.run_cell import run_cell
+from clrft.runner.run import run_cell
 from clrft.sweep.engine import GRACE_SECONDS, Outcome, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import Node, asked_nodes, check_room, connected, nodes_of, on_node

@@ -4,13 +4,14 @@ The two are compared by metric and step. A run that holds what the files do not 
 that there never was) is moved to MLflow's bin and made anew: MLflow takes no point back.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from clrft.tracking.store import Held, Point, RunHandle, Store, cleaned_tags, lacking_params
+import numpy as np
+
+from clrft.tracking.store import Held, Point, RunHandle, Store, cleaned
 
 LARGEST = 1.7976931348623157e308  # stores with a database keep infinity as this
 Added = Counter[str]  # how many runs, … were added, or would be
@@ -28,39 +29,23 @@ def in_words(added: Added) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What MLflow is to hold of a run beside its parameters.
+    """What MLflow is to hold of a run beside its parameters."""
 
-    Attributes:
-        points: metric points (key, value, step, time in ms).
-        artifacts: files, and folders with all that is in them.
-        tags: beside those that it was opened with.
-        status: FINISHED, FAILED, KILLED, RUNNING; empty = as it is.
-    """
-
-    points: tuple[Point, ...] = ()
-    artifacts: tuple[Path, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-    status: str = ""
+    points: tuple[Point, ...] = ()  # key, value, step, time in ms
+    artifacts: tuple[Path, ...] = ()  # files, and folders with all that is in them
+    tags: Mapping[str, str] = field(default_factory=dict)  # beside those that it was opened with
+    status: str = ""  # FINISHED, FAILED, KILLED, RUNNING; empty = as it is
 
 
 @dataclass(slots=True)
 class MlflowRun:
-    """A run of MLflow, found or made when it is fed.
+    """A run of MLflow, found or made when it is fed."""
 
-    Attributes:
-        store: where it is.
-        identity: tag that it is found by.
-        name: its display name.
-        own_tags: tags to open it with.
-        parent: the run that it is nested in.
-        params: its parameters.
-    """
-
-    store: Store
-    identity: str
-    name: str
-    own_tags: Mapping[str, str]
-    parent: "MlflowRun | None" = None
+    store: Store  # where it is
+    identity: str  # tag that it is found by
+    name: str  # its display name
+    own_tags: Mapping[str, str]  # to open it with
+    parent: "MlflowRun | None" = None  # the run that it is nested in
     params: Mapping[str, str] = field(default_factory=dict)
     _found: RunHandle | None = field(default=None, init=False)
     _open: bool = field(default=False, init=False)
@@ -88,10 +73,16 @@ class MlflowRun:
             if self.parent is not None and self.parent.look() is None:
                 self.parent.open()
             run, made = self.store.open_run(self.identity, self.name, self.tags)
-            self.store.log(run.run_id, params=lacking_params(run, self.params))
+            self.store.log(run.run_id, {key: value for key, value in self.params.items() if key not in run.params})
             self._held = {} if made else None
             if made and self.own_tags["clrft.kind"] == "cell":
-                self._supersede(run)
+                kinds = ("clrft.kind", "clrft.cell", "clrft.sweep_run")
+                like = {key: value for key, value in self.tags.items() if key in kinds}
+                for other in self.store.search(like):  # whose folder is gone: it must not be taken for this one
+                    mine = other.tags.get("clrft.identity") == self.identity
+                    if other.run_id != run.run_id and not mine and "clrft.superseded" not in other.tags:
+                        self.store.log(other.run_id, tags={"clrft.superseded": "true"})
+                        self.store.rename(other.run_id, f"{self.name} (superseded)")
             self._found, self._open = replace(run, params={**run.params, **self.params}), True
         return self._found
 
@@ -123,11 +114,11 @@ class MlflowRun:
         held = self._holds()
         points = [point for point in facts.points if (point[0], point[2]) not in held]
         stored = self.store.artifacts(run.run_id) if facts.artifacts else {}
-        files = [path for path in facts.artifacts if not _sizes(path).items() <= stored.items()]
-        wanted = cleaned_tags({**self.tags, **facts.tags})
+        files = [path for path in facts.artifacts if not sizes(path).items() <= stored.items()]
+        wanted = cleaned({**self.tags, **facts.tags})
         tags = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
         ends = bool(facts.status) and run.status != facts.status
-        params = lacking_params(run, self.params)
+        params = {key: value for key, value in self.params.items() if key not in run.params}
         settings = len(tags) + len(params) + ends
         added = whole or +Counter({POINTS: len(points), FILES: len(files), SETTINGS: settings})
         if dry:
@@ -156,9 +147,11 @@ class MlflowRun:
 
     def _strays(self, points: Iterable[Point]) -> bool:
         """Whether the run holds a point that the files do not, or one twice."""
-        expected = {(key, step): value for key, value, step, _ in points}
+        expected = {(key, step): np.clip(value, -LARGEST, LARGEST) for key, value, step, _ in points}
         return any(
-            len(values) != 1 or place not in expected or not _same(values[0], expected[place])
+            len(values) != 1
+            or place not in expected
+            or not np.isclose(values[0], expected[place], rtol=1e-9, atol=0, equal_nan=True)
             for place, values in self._holds().items()
         )
 
@@ -172,24 +165,8 @@ class MlflowRun:
             self.store.log(one.run_id, tags={"mlflow.parentRunId": run.run_id})
         return run
 
-    def _supersede(self, run: RunHandle) -> None:
-        """Mark runs of the same cell whose folder is gone, so that they aren't taken for this one."""
-        own = {key: value for key, value in self.tags.items() if key in ("clrft.kind", "clrft.cell", "clrft.sweep_run")}
-        for other in self.store.search(own):
-            mine = other.tags.get("clrft.identity") == self.identity
-            if other.run_id != run.run_id and not mine and "clrft.superseded" not in other.tags:
-                self.store.log(other.run_id, tags={"clrft.superseded": "true"})
-                self.store.rename(other.run_id, f"{self.name} (superseded)")
 
-
-def _sizes(path: Path) -> dict[str, int]:
+def sizes(path: Path) -> dict[str, int]:
     """Sizes of a file, or of all files of a folder, by the name under which a store has them."""
     files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
     return {one.relative_to(path.parent).as_posix(): one.stat().st_size for one in files}
-
-
-def _same(held: float, expected: float) -> bool:
-    if math.isnan(held) or math.isnan(expected):
-        return math.isnan(held) and math.isnan(expected)
-    limited = max(-LARGEST, min(LARGEST, float(expected)))
-    return math.isclose(held, limited, rel_tol=1e-9, abs_tol=1e-300)

@@ -28,19 +28,17 @@ class CallQueue:
 
     Attributes:
         lost: calls that the store refused, or that were left when the wait for it was over.
+        waiting: calls to be made, the one that is being made included.
     """
 
     def __init__(self, store: str, moved: Callable[[], int], say: Callable[[str], None]) -> None:
         self.lost = 0
         self._store, self._moved, self._say = store, moved, say
-        self._waiting: deque[Callable[[], object]] = deque()  # the one that is being made included
+        self.waiting: deque[Callable[[], object]] = deque()
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ending = self._closed = False
         self._pause = FIRST_PAUSE
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def put(self, call: Callable[[], object]) -> None:
         """Take a call; returns at once."""
@@ -48,7 +46,7 @@ class CallQueue:
             if self._closed:
                 self.lost += 1
                 return
-            self._waiting.append(call)
+            self.waiting.append(call)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
                 self._thread.start()
@@ -68,8 +66,8 @@ class CallQueue:
                 if self._moved() != moved and self._pause == FIRST_PAUSE:
                     moved, last = self._moved(), now
                 if now - last > END_SECONDS or now - start > END_SECONDS_AT_MOST:
-                    self.lost += len(self._waiting)
-                    self._waiting.clear()
+                    self.lost += len(self.waiting)
+                    self.waiting.clear()
                     self._closed = True
                     self._change.notify_all()
                     break
@@ -81,11 +79,11 @@ class CallQueue:
         """Make calls until none is left; one that fails is made again after a pause."""
         while True:
             with self._change:
-                if not self._waiting:
+                if not self.waiting:
                     self._thread = None
                     self._change.notify_all()
                     return
-                call = self._waiting[0]
+                call = self.waiting[0]
             failure: Exception | None = None
             try:
                 call()
@@ -105,6 +103,6 @@ class CallQueue:
                     if self._ending:
                         self._change.wait(LAST_PAUSE)
                 else:
-                    self._waiting.popleft()
+                    self.waiting.popleft()
                     self.lost += failure is not None
                     self._pause = self._pause if failure is not None else FIRST_PAUSE

@@ -11,10 +11,13 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from clrft.config.records import Mark, changed_files, read_record, read_stage, read_steps
+from clrft.runs.layout import ERROR_FILE, METRICS_FILE, PREDICTIONS_FILE, STEPS_FILE
+from clrft.runs.manifest import flat
 from clrft.runs.read import read_run
 from clrft.tracking.mlflow_run import Facts, MlflowRun
 from clrft.tracking.queue import CallQueue
@@ -24,11 +27,10 @@ from eval.metrics import metric_of
 from task_streams.errors import UserError
 
 SCHEMA = 1
-METRICS_FILE, STEPS_FILE, ERROR_FILE = "metrics.json", "steps.jsonl", "error.txt"
 FLUSH_SECONDS = 5.0
 COMPLETE = {"clrft.complete": "true"}
 CELL_FILES = ("config.yaml", "manifest.json", "matrix.json", METRICS_FILE)
-TASK_FILES = ("predictions.jsonl", METRICS_FILE)
+TASK_FILES = (PREDICTIONS_FILE, METRICS_FILE)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 StepRow = Mapping[str, float | None]
 
@@ -64,7 +66,9 @@ class Tracker:
             tags: identity of data and code, and whatever else tells cells apart.
         """
         folder = self.folder / safe_name(name)
-        return CellTracker(self, folder, cell_run(self.run, identity(folder), name, params, tags or {}))
+        run = cell_run(self.run, identity(folder), name, params, tags or {})
+        self.put(run.open)
+        return CellTracker(self, folder, run)
 
     def finish(self, artifacts: Sequence[Path] = (), note: str = "") -> None:
         """Close the sweep's run, with its figures and tables; a later sweep on the folder opens it again.
@@ -94,53 +98,58 @@ class Tracker:
         """Wait, for a bounded time, until MLflow has everything; says what to do if it has not."""
         if self.queue is None or self.queue.drain():
             return True
-        self.store.close()
+        self.store.closed = True
         if folder is not None:
             self.say(f"MLflow lacks some of {folder.name}; clrft sync {folder} feeds it.")
         return False
 
 
+@dataclass(slots=True)
 class CellTracker:
     """Feeds the run of one cell, a child of the sweep's. Made by ``Tracker.cell``."""
 
-    def __init__(self, tracker: Tracker, folder: Path, run: MlflowRun) -> None:
-        self._tracker, self._folder, self._run = tracker, folder, run
-        self._task: TaskTracker | None = None
-        tracker.put(run.open)
+    tracker: Tracker
+    folder: Path
+    run: MlflowRun
+    last: "TaskTracker | None" = None  # of its tasks
 
     def task(self, index: int, name: str) -> "TaskTracker":
         """The run of one task (index from 0, the base)."""
-        self._task = TaskTracker(self._tracker, task_run(self._run, index, name))
-        return self._task
+        self.last = TaskTracker(self.tracker, task_run(self.run, index, name))
+        self.tracker.put(self.last.run.open)
+        return self.last
 
     def finish(self) -> bool:
         """Close the cell with the results in its files; returns whether MLflow has all of the cell."""
-        self._tracker.put(lambda: self._run.settle(cell_facts(self._folder)))
-        return self._tracker.drained(self._folder)
+        self.tracker.put(lambda: self.run.settle(cell_facts(self.folder)))
+        return self.tracker.drained(self.folder)
 
     def stop(self, status: Status) -> None:
         """Close cell, task and sweep of a run that ended early: KILLED (interrupted) or FAILED.
 
         A resume opens them again, and a sweep that goes on closes itself.
         """
-        if self._task is not None:
-            self._task.stop(status)
-        self._tracker.put(lambda: self._run.end(status))
-        self._tracker.put(lambda: self._tracker.run.end(status))
-        self._tracker.drained(self._folder)
+        task = self.last
+        if task is not None and not task.finished:
+            self.tracker.put(task.feed_rows)
+            self.tracker.put(lambda: task.run.end(status))
+        self.tracker.put(lambda: self.run.end(status))
+        self.tracker.put(lambda: self.tracker.run.end(status))
+        self.tracker.drained(self.folder)
 
 
+@dataclass(slots=True)
 class TaskTracker:
     """Feeds the run of one task, a child of the cell's. Made by ``CellTracker.task``."""
 
-    def __init__(self, tracker: Tracker, run: MlflowRun) -> None:
-        self._tracker, self._run = tracker, run
-        self._rows: list[tuple[StepRow, int]] = []  # not fed yet, each with its time in ms
-        self._asked = self._finished = False  # a call that feeds the rows waits; the task's files are fed
-        self._flushed = time.monotonic()
-        tracker.put(run.open)
+    tracker: Tracker
+    run: MlflowRun
+    rows: list[tuple[StepRow, int]] = field(default_factory=list)  # not fed yet, each with its time in ms
+    asked: bool = False  # a call that feeds the rows waits
+    finished: bool = False  # the task's files are fed
+    flushed: float = field(default_factory=time.monotonic)  # when rows were fed last
 
-    def steps(self, rows: Sequence[StepRow]) -> None:
+    def steps(self, *rows: StepRow) -> None:
         """Take training metrics, one row per step, fed once a few seconds have gathered.
 
         Args:
@@ -153,16 +162,16 @@ class TaskTracker:
         for row in rows:
             if row.get("step") is None:
                 raise ValueError(f"a row of step metrics needs its step, got {dict(row)}")
-            self._rows.append((row, now))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.rows.append((row, now))
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Let the rows so far be fed, by one call however many there will be."""
-        self._flushed = time.monotonic()
-        if self._rows and not self._asked:
-            self._asked = True
-            self._tracker.put(self._feed_rows)
+        self.flushed = time.monotonic()
+        if self.rows and not self.asked:
+            self.asked = True
+            self.tracker.put(self.feed_rows)
 
     def finish(self, folder: Path, learned_before: bool = False) -> None:
         """Let MLflow have what the task's folder holds, and what it has of it already only once.
@@ -171,50 +180,41 @@ class TaskTracker:
             folder: of the finished task.
             learned_before: by an earlier process: where MLflow says that it has all, it is not compared.
         """
-        self._finished = True
+        self.finished = True
 
         def settle() -> None:
-            if learned_before and COMPLETE.items() <= self._run.open().tags.items():
-                self._run.end("FINISHED")
+            if learned_before and COMPLETE.items() <= self.run.open().tags.items():
+                self.run.end("FINISHED")
             else:
-                self._run.settle(task_facts(folder))
+                self.run.settle(task_facts(folder))
 
-        self._tracker.put(settle)
+        self.tracker.put(settle)
 
-    def stop(self, status: Status) -> None:
-        """Feed the rows so far and close a task that ended early."""
-        if not self._finished:
-            self._tracker.put(self._feed_rows)
-            self._tracker.put(lambda: self._run.end(status))
-
-    def _feed_rows(self) -> None:
+    def feed_rows(self) -> None:
         """Add the rows so far; in the queue's thread."""
-        rows = self._rows[:]
-        self._run.add([point for row, now in rows for point in step_points(row, now)])
-        del self._rows[: len(rows)]  # training may have added some behind them
-        self._asked = False
+        rows = self.rows[:]
+        self.run.add([point for row, now in rows for point in points_of(row, now)])
+        del self.rows[: len(rows)]  # training may have added some behind them
+        self.asked = False
 
 
 def sweep_run(store: Store, known_as: str, sweep: str) -> MlflowRun:
     """The run of a sweep; ``known_as``: the identity of its folder."""
-    return MlflowRun(store, known_as, sweep, _tags("sweep", sweep=sweep))
+    return MlflowRun(store, known_as, sweep, {"clrft.kind": "sweep", "clrft.sweep": sweep})
 
 
 def cell_run(
     sweep: MlflowRun, known_as: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> MlflowRun:
     """The run of a cell; ``known_as``: the identity of its folder."""
-    return MlflowRun(sweep.store, known_as, name, {**tags, **_tags("cell", cell=name)}, sweep, flattened(params))
+    own = {**tags, "clrft.kind": "cell", "clrft.cell": name}
+    return MlflowRun(sweep.store, known_as, name, own, sweep, flattened(params))
 
 
 def task_run(cell: MlflowRun, index: int, name: str) -> MlflowRun:
     """The run of a task."""
-    tags = _tags("task", task=str(index), task_name=name)
+    tags = {"clrft.kind": "task", "clrft.task": str(index), "clrft.task_name": name}
     return MlflowRun(cell.store, f"{cell.identity}/task_{index:02d}", f"task {index:02d} {name}", tags, cell)
-
-
-def _tags(kind: str, **named: str) -> dict[str, str]:
-    return {"clrft.kind": kind, **{f"clrft.{key}": value for key, value in named.items()}}
 
 
 def manifest_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -240,12 +240,13 @@ def cell_facts(folder: Path) -> Facts:
     ``accuracy/task_01`` … and ``accuracy/pooled`` a stage is the step; what was not evaluated is left out.
     """
     record = read_run(folder)
-    now = _milliseconds(folder / METRICS_FILE)
+    now = milliseconds(folder / METRICS_FILE)
     columns = {f"accuracy/task_{task:02d}": column for task, column in enumerate(record.matrix.value.T, start=1)}
     columns["accuracy/pooled"] = record.matrix.pooled
-    points = _points({key: result.value for key, result in record.metrics.items()}, now)
+    points = points_of({key: result.value for key, result in record.metrics.items()}, now)
     for stage in range(1, len(record.matrix.value) + 1):
-        points += _points({key: float(column[stage - 1]) for key, column in columns.items()}, now, stage)
+        row = {key: float(column[stage - 1]) for key, column in columns.items()}
+        points += points_of({key: value for key, value in row.items() if not math.isnan(value)}, now, stage)
     tags = {f"clrft.definition.{key}": metric_of(key).definition for key in record.metrics}
     tags |= {f"clrft.undefined.{key}": value.reason for key, value in record.metrics.items() if value.reason}
     return Facts(tuple(points), tuple(folder / name for name in CELL_FILES), {**tags, **COMPLETE}, "FINISHED")
@@ -268,26 +269,28 @@ def task_facts(folder: Path) -> Facts:
     }
     figures |= {f"seconds/{name}": value for name, value in record.get("seconds", {}).items()}
     figures |= record.get("peak_memory_mb", {})
-    points = _points(figures, _milliseconds(folder / METRICS_FILE))
+    points = points_of(figures, milliseconds(folder / METRICS_FILE))
     steps = folder / STEPS_FILE
     if steps.exists():
-        points += [point for row in read_steps(steps) for point in step_points(row, _milliseconds(steps))]
+        points += [point for row in read_steps(steps) for point in points_of(row, milliseconds(steps))]
     return Facts(tuple(points), tuple(folder / name for name in TASK_FILES), COMPLETE, "FINISHED")
 
 
-def _points(metrics: Mapping[str, float | None], now: int, step: int = 0) -> list[Point]:
-    return [(key, value, step, now) for key, value in metrics.items() if value is not None and not math.isnan(value)]
+def points_of(row: Mapping[str, float | None], now: int, step: int = 0) -> list[Point]:
+    """The metric points of a row of figures, those that are undefined left out.
+
+    Args:
+        row: figures by name.
+        now: time of the points, ms.
+        step: of the row, where it does not name its own.
+    """
+    at = int(row.get("step") or step)
+    return [(key, value, at, now) for key, value in row.items() if key != "step" and value is not None]
 
 
-def step_points(row: StepRow, now: int) -> list[Point]:
-    """The metric points of one step's row; ``now``: their time in ms."""
-    step = int(row["step"] or 0)
-    return [(key, value, step, now) for key, value in row.items() if key != "step" and value is not None]
-
-
-def _milliseconds(path: Path) -> int:
+def milliseconds(file: Path) -> int:
     """Time of a file, so that two processes that feed it give its points the same time."""
-    return path.stat().st_mtime_ns // 1_000_000
+    return file.stat().st_mtime_ns // 1_000_000
 
 
 def identity(folder: Path, make: bool = True) -> str:
@@ -314,12 +317,7 @@ def is_marked(folder: Path) -> bool:
     return path.exists() and read_record(path, SCHEMA, Mark).get("complete") is True
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flattened(config: Mapping[str, Any]) -> dict[str, str]:
     """A nested config as dotted names and texts; what is neither text nor mapping becomes JSON."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
+    values = flat(config).items()
+    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values}

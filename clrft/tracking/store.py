@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -66,13 +67,6 @@ class RunHandle:
     params: Mapping[str, str]
     status: str
     keys: tuple[str, ...] = ()
-
-
-def quiet_environment() -> None:
-    """Switch MLflow's usage pings and chatter off; works before MLflow is imported, by whomever."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    os.environ.update(_FORCED)
 
 
 def tracking_uri(root: Path) -> str:
@@ -136,6 +130,7 @@ class Store:
 
     Attributes:
         calls: how many calls have come to an end, so that a waiting reader sees whether it moves on.
+        closed: lets no further call begin, as when a thread that still works is left alone.
 
     Raises:
         UserError: the URI is of no kind that MLflow knows, or names a file that is no store.
@@ -145,11 +140,12 @@ class Store:
         self.root = root.resolve()
         self.uri = tracking_uri(root)
         self.calls = 0
+        self.closed = False
         self._experiment = ""
-        self._client_or_none: MlflowClient | None = None
-        self._closed = False
         self._lock = self.root / ".mlflow.lock"  # keeps other processes out; in one, one thread speaks to the store
-        quiet_environment()
+        for name, value in _QUIET.items():  # works before MLflow is imported, by whomever
+            os.environ.setdefault(name, value)
+        os.environ.update(_FORCED)
         try:
             scheme = urlsplit(self.uri).scheme.partition("+")[0]
         except ValueError:
@@ -160,10 +156,6 @@ class Store:
             self._client  # noqa: B018
         if not self.remote:
             self.experiment()
-
-    def close(self) -> None:
-        """Let no further call begin, as when a thread that still works is left alone."""
-        self._closed = True
 
     def find_run(self, identity: str) -> RunHandle | None:
         """The run that carries an identity; of several, which a call that was repeated may make, the oldest."""
@@ -184,7 +176,7 @@ class Store:
                 if found[0].status != "RUNNING":
                     self._call(self._client.update_run, found[0].run_id, status="RUNNING")
                 return replace(found[0], status="RUNNING"), False
-            own = cleaned_tags({**tags, "clrft.identity": identity})
+            own = cleaned({**tags, "clrft.identity": identity})
             run = self._call(self._client.create_run, experiment, tags=own, run_name=name)
         return RunHandle(run.info.run_id, run.data.tags, {}, "RUNNING"), True
 
@@ -233,11 +225,10 @@ class Store:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        cleaned = {key: _shortened(redacted_uri(value), LONGEST_PARAM) for key, value in (params or {}).items()}
         batches: list[tuple[str, Sequence[object], int]] = [
-            ("params", [Param(*one) for one in cleaned.items()], PARAMS_PER_BATCH),
+            ("params", [Param(*one) for one in cleaned(params or {}, LONGEST_PARAM).items()], PARAMS_PER_BATCH),
             ("metrics", [Metric(key, float(value), at, step) for key, value, step, at in points], METRICS_PER_BATCH),
-            ("tags", [RunTag(*one) for one in cleaned_tags(tags or {}).items()], PARAMS_PER_BATCH),
+            ("tags", [RunTag(*one) for one in cleaned(tags or {}).items()], PARAMS_PER_BATCH),
         ]
         for kind, entities, size in batches:
             for start in range(0, len(entities), size):
@@ -264,42 +255,42 @@ class Store:
 
     def experiment(self) -> str:
         """MLflow's id of the experiment, which is made if it is missing."""
-        if not self._experiment:
-            with locked(self._lock):
-                found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
-                if found is not None:
-                    self._experiment = str(found.experiment_id)
-                else:
-                    local = "MLFLOW_TRACKING_URI" not in os.environ
-                    place = (self.root / "mlartifacts").as_uri() if local else None
-                    self._experiment = str(
-                        self._call(self._client.create_experiment, EXPERIMENT, artifact_location=place)
-                    )
+        if self._experiment:
+            return self._experiment
+        with locked(self._lock):
+            found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
+            if found is not None:
+                self._experiment = str(found.experiment_id)
+            else:
+                local = "MLFLOW_TRACKING_URI" not in os.environ
+                place = (self.root / "mlartifacts").as_uri() if local else None
+                made = self._call(self._client.create_experiment, EXPERIMENT, artifact_location=place)
+                self._experiment = str(made)
         return self._experiment
 
-    @property
+    @cached_property
     def _client(self) -> "MlflowClient":
-        if self._client_or_none is None:
-            from mlflow import MlflowClient
+        from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
-                logging.getLogger(name).setLevel(logging.WARNING)
-            # What it logs it raises too, and that is told once.
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-            self._client_or_none = self._call(MlflowClient, self.uri)
-        return self._client_or_none
+        for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # What it logs it raises too, and that is told once.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        return self._call(MlflowClient, self.uri)
 
     def _call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
         for attempt in range(_LOCK_TRIES):
-            if self._closed:
+            if self.closed:
                 raise UserError("MLflow is not told any more.")
             problem, passing = "", False
             try:
                 return function(*arguments, **named)
             except Exception as error:  # MLflow, its database driver or its HTTP client: no common base
                 problem = without_secrets(str(error), self.uri)
-                passing = any(word in problem for word in _PASSING_SQLITE) or (self.remote and not _refused(error))
+                status = int(getattr(error, "get_http_status_code", lambda: 500)())
+                final = (400 <= status < 500 and status not in _PASSING) or isinstance(error, ImportError)
+                passing = any(word in problem for word in _PASSING_SQLITE) or (self.remote and not final)
             finally:
                 self.calls += 1
             # Outside the handler: a chained traceback would show the unredacted message.
@@ -327,22 +318,11 @@ class NoStore(Store):
         return []
 
 
-def _refused(error: Exception) -> bool:
-    """Whether a server's answer is final: it was asked wrongly, or by somebody who may not."""
-    status = getattr(error, "get_http_status_code", lambda: 500)()
-    return (400 <= int(status) < 500 and int(status) not in _PASSING) or isinstance(error, ImportError)
-
-
-def lacking_params(run: RunHandle, params: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that a run does not hold yet."""
-    return {key: value for key, value in params.items() if key not in run.params}
-
-
-def cleaned_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as MLflow takes them: not too long, without secrets."""
-    return {key: _shortened(redacted_uri(value), LONGEST_TAG) for key, value in tags.items()}
-
-
-def _shortened(text: str, limit: int) -> str:
-    mark = f" … ({len(text)} characters)"
-    return text if len(text) <= limit else text[: limit - len(mark)] + mark
+def cleaned(texts: Mapping[str, str], limit: int = LONGEST_TAG) -> dict[str, str]:
+    """Tags or parameters as MLflow takes them: not too long, without secrets."""
+    found = {}
+    for key, value in texts.items():
+        text = redacted_uri(value)
+        mark = f" … ({len(text)} characters)"
+        found[key] = text if len(text) <= limit else text[: limit - len(mark)] + mark
+    return found

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.records import Manifest, read_record, read_stage
+from clrft.runs.layout import ERROR_FILE, METRICS_FILE
 from clrft.tracking.mlflow_run import SETTINGS, Added, Facts, in_words
 from clrft.tracking.runs import (
-    ERROR_FILE,
-    METRICS_FILE,
     Status,
     cell_facts,
     cell_run,
@@ -36,6 +35,8 @@ from task_streams.errors import UserError
 def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -> None:
     """Feed runs of one folder of all runs, and then their sweeps; says what was added, or if ``dry`` would be.
 
+    A sweep's own run gets its tables, pictures and report, and how it ended.
+
     Raises:
         UserError: the store cannot be reached; what was fed until then stays.
     """
@@ -54,7 +55,12 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
         sweeps.add(folder.resolve().parent)
         say(f"{folder}: {f'{word} {added}' if added else 'nothing is missing'}")
     for folder in sorted(sweeps):
-        if added := in_words(feed_sweep(store, folder, dry)):
+        files = sorted(path for path in (folder / COMPARISON).glob("*") if path.is_file())
+        files += [folder / REPORT] if (folder / REPORT).is_dir() else []
+        sweep = sweep_run(store, identity(folder, not dry), folder.name)
+        run = sweep.look()
+        status = sweep_status(store, run.run_id, folder) if run is not None else "FINISHED"
+        if added := in_words(sweep.settle(Facts(artifacts=tuple(files), status=status), dry)):
             say(f"{folder}: {word} {added}")
 
 
@@ -103,13 +109,3 @@ def feed_run(store: Store, folder: Path, dry: bool = False) -> Added:
     if done and not dry:
         mark(folder)
     return added
-
-
-def feed_sweep(store: Store, folder: Path, dry: bool) -> Added:
-    """Feed a sweep's own run: its tables, pictures and report, and how it ended."""
-    files = sorted(path for path in (folder / COMPARISON).glob("*") if path.is_file())
-    files += [folder / REPORT] if (folder / REPORT).is_dir() else []
-    sweep = sweep_run(store, identity(folder, not dry), folder.name)
-    run = sweep.look()
-    status = sweep_status(store, run.run_id, folder) if run is not None else "FINISHED"
-    return sweep.settle(Facts(artifacts=tuple(files), status=status), dry)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clrft.runner.checkpoint import stage_rng
+from clrft.utils.progress import Silent
 
 PLAN = """
 streams: [digits_cil]
@@ -98,3 +99,13 @@ def until(true: Callable[[], bool], seconds: float = 240.0) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+class Says(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)

@@ -76,27 +76,29 @@ class Server:
             self.process = None
 
 
+def client_of(root: Path | str) -> MlflowClient:
+    """Of the store in a folder of all runs, or of a server."""
+    return MlflowClient(root if isinstance(root, str) else tracking_uri(root))
+
+
 def runs(root: Path | str, kind: str) -> list[Run]:
-    client = MlflowClient(root if isinstance(root, str) else tracking_uri(root))
+    client = client_of(root)
     experiment = client.get_experiment_by_name("clrft")
     return list(client.search_runs([experiment.experiment_id], f"tags.`clrft.kind` = '{kind}'"))
 
 
 def history(root: Path, run: Run, key: str) -> list[tuple[int, float]]:
-    metrics = MlflowClient(tracking_uri(root)).get_metric_history(run.info.run_id, key)
-    return sorted((metric.step, metric.value) for metric in metrics)
+    return sorted((point.step, point.value) for point in client_of(root).get_metric_history(run.info.run_id, key))
 
 
 def points(root: Path | str, run: Run) -> Points:
     """Every metric point of a run."""
-    client = MlflowClient(root if isinstance(root, str) else tracking_uri(root))
-    found = (point for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key))
+    found = (point for key in run.data.metrics for point in client_of(root).get_metric_history(run.info.run_id, key))
     return sorted((point.key, point.step, point.value) for point in found)
 
 
 def artifacts(root: Path | str, run: Run) -> list[str]:
-    client = MlflowClient(root if isinstance(root, str) else tracking_uri(root))
-    return sorted(entry.path for entry in client.list_artifacts(run.info.run_id))
+    return sorted(entry.path for entry in client_of(root).list_artifacts(run.info.run_id))
 
 
 def free_port() -> int:

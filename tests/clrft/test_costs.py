@@ -123,11 +123,11 @@ def test_the_command_writes_all_of_it(runs: Path, tmp_path: Path, capsys: pytest
 
 def test_a_clock_goes_on_where_an_earlier_process_stopped() -> None:
     before = cpu_seconds()
-    clock = Clock.started({"seconds": 100.0, CPU: 40.0})
+    clock = Clock({"seconds": 100.0, CPU: 40.0})
     sum(range(200_000))
     kept = clock.kept()
     assert kept["seconds"] >= 100.0 and 40.0 <= kept[CPU] <= 40.0 + cpu_seconds() - before
-    assert CPU not in Clock.started({"seconds": 1.0}).kept()  # a process that did not count them
+    assert CPU not in Clock({"seconds": 1.0}).kept()  # a process that did not count them
 
 
 def test_seconds_of_ended_children_are_counted() -> None:

@@ -16,7 +16,7 @@ from benchmarks.faults_disk import full_in_state
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config
 from clrft.runner.outcome import Failure, failure_of
-from clrft.runner.run_cell import attempt
+from clrft.runner.run import attempt
 from clrft.tracking.store import Store, Unreachable
 from clrft.utils.failures import explained
 from clrft.utils.locks import held, lock_path
@@ -89,7 +89,7 @@ def test_run_and_sweep_tell_the_same_with_exit_code_one(
     def run(*_: object) -> None:
         granted_no_tensor()
 
-    monkeypatch.setattr("clrft.runner.run_cell.run", run)
+    monkeypatch.setattr("clrft.runner.run.run", run)
     words = ["run", "stream=digits_cil", "method=sft", f"run.output={tmp_path}", "run.mlflow=false"]
     assert main(words) == 1
     said = " ".join(capsys.readouterr().err.split())

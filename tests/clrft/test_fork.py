@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fault_lab import flip_a_bit
 from benchmarks.kills import Kill, outcome, run_in_child
 from clrft.analysis.compare import compare
-from clrft.config.run_config import RunConfig, build_config
+from clrft.config.run_config import build_config
 from clrft.runner.fork import planned, saved_config
 from clrft.runner.lineage import config_digest
 from clrft.runner.run import run
@@ -30,16 +31,11 @@ SMALL: dict[str, Any] = {
 }
 
 
-def source_of(output: Path, method: str = "sft", seed: int = 1993, **settings: Any) -> RunConfig:
-    own = {"run": {"output": str(output), "mlflow": False, "checkpoint_every": 1}}
-    return build_config("digits_cil", method, "tiny", seed, SMALL, own, settings)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of sft, which tests copy."""
-    config = source_of(tmp_path_factory.mktemp("finished"))
-    return run(config, Silent())
+    own = {"run": {"output": str(tmp_path_factory.mktemp("finished")), "mlflow": False, "checkpoint_every": 1}}
+    return run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
 
 
 @pytest.fixture
@@ -139,18 +135,14 @@ def test_a_fork_killed_while_it_is_made_and_while_it_learns_goes_on_to_the_same_
     writes = count.read_text().splitlines()
     expected, signed = learned(config.folder), lineages(config.folder)
     shutil.rmtree(config.folder)
-    assert fresh.submit(run_in_child, config, Kill(write=first_link(writes)), None, stage).result() == -9
+    first = writes.index("link model.safetensors") + 1  # of weights into the fork's folder
+    assert fresh.submit(run_in_child, config, Kill(write=first), None, stage).result() == -9
     assert not config.folder.exists()  # whole or not at all
     assert fresh.submit(run_in_child, config, Kill(write=int(0.7 * len(writes))), None, stage).result() == -9
     assert not (config.folder / "metrics.json").exists()
     assert fresh.submit(run_in_child, saved_config(config.folder, {}), None).result() == 0
     assert (learned(config.folder), lineages(config.folder)) == (expected, signed)
     assert not list(config.folder.parent.glob(".*partial*"))
-
-
-def first_link(writes: list[str]) -> int:
-    """Number of the write that links the first file of weights into the fork's folder, from 1."""
-    return next(number for number, name in enumerate(writes, start=1) if name == "link model.safetensors")
 
 
 def test_what_is_no_finished_task_is_refused_by_name(source: Path, tmp_path: Path) -> None:
@@ -199,28 +191,21 @@ def test_runs_that_did_not_learn_task_by_task_are_refused(source: Path) -> None:
 def test_a_source_that_is_not_what_it_was_is_refused_and_nothing_is_left(source: Path) -> None:
     stage, config = planned(f"{source}@1", ["run.name_suffix=bad"])
     file = source / "task_01" / "weights" / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-9] ^= 1
-    file.write_bytes(data)
+    flip_a_bit(file)
     with pytest.raises(UserError, match=rf"{file}: SHA-256 is \w+…, expected"):
         run(config, Silent(), stage)
     assert not config.folder.exists()
 
 
 def test_a_folder_of_another_fork_and_a_fork_that_lost_a_task_are_refused(source: Path) -> None:
-    folder = fork(f"{source}@2", "run.name_suffix=x", "train.updates=1")
     words = ("run.name_suffix=x", "train.updates=1")
+    folder = fork(f"{source}@2", *words)
+    labels = [group.label for group in compare([read_run(source), read_run(folder)]).groups]  # it stands by itself
+    assert labels == ["sft [train.updates=2]", "sft [fork=sft@task2, train.updates=1]"]
+    assert [group.label for group in compare([read_run(folder)]).groups] == ["sft [fork=sft@task2]"]
     assert f"holds a fork of single/{source.name}@task2; asked for was a fork of" in refusal(f"{source}@1", *words)
     assert fork(f"{source}@2", *words) == folder  # done already
     (folder / "metrics.json").unlink()
     shutil.rmtree(folder / "task_02")
     with pytest.raises(UserError, match=r"task_02 is missing or not whole; it is that of single/digits_cil-sft-1993"):
         run(saved_config(folder, {}), Silent())
-
-
-def test_forks_stand_by_themselves_in_a_comparison(source: Path) -> None:
-    whole = read_run(source)
-    forked = read_run(fork(f"{source}@2", "train.updates=1"))
-    labels = [group.label for group in compare([whole, forked]).groups]
-    assert labels == ["sft [train.updates=2]", "sft [fork=sft@task2, train.updates=1]"]
-    assert [group.label for group in compare([forked]).groups] == ["sft [fork=sft@task2]"]

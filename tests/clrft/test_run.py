@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,40 @@ from clrft.runner.prepare import prepare
 from clrft.runner.run import run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
-from methods.base import Method
-from methods.model.policy import Policy
 from methods.settings import KAHAN, PLAIN, WIDE, TrainConfig
 from task_streams.errors import UserError
+from tests.clrft.counted import Says, until
 
 SMALL = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 8, "test_per_class": 4},
     "train": {"updates": 2, "prompts_per_update": 4},
     "evaluate": {"probe": 8, "drift_prompts": 1},
 }
+CARRIED = {"carry_optimizer": True}
 
 
-def small(output: Path, method: str, seed: int = 1993, **train: object) -> RunConfig:
-    own = {"run": {"output": str(output), "mlflow": False}, "train": train}
+def small(output: Path, method: str, seed: int = 1993, dtype: str = "float32", **train: object) -> RunConfig:
+    own = {"run": {"output": str(output), "mlflow": False}, "model": {"dtype": dtype}, "train": train}
     return build_config("digits_cil", method, "tiny", seed, SMALL, own)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folders of finished runs, by what ``small`` takes; who changes one copies it."""
+
+    @cache
+    def made(method: str, **words: Any) -> Path:
+        return run(small(tmp_path_factory.mktemp(method), method, **words), Silent())
+
+    return made
+
+
+def cut(whole: Path, config: RunConfig) -> RunConfig:
+    """Let a run be where another was that had finished task 1."""
+    shutil.copytree(whole, config.folder, ignore=shutil.ignore_patterns("task_02"))
+    for name in ("metrics.json", "matrix.json"):
+        (config.folder / name).unlink()
+    return config
 
 
 def weights(folder: Path, stage: int) -> dict[str, torch.Tensor]:
@@ -48,8 +67,8 @@ def same_weights(first: Path, second: Path, stage: int) -> bool:
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_rapo_run_leaves_everything_on_disk(tmp_path: Path) -> None:
-    folder = run(small(tmp_path, "rapo"), Silent())
+def test_a_rapo_run_leaves_everything_on_disk(finished: Callable[..., Path]) -> None:
+    folder = finished("rapo")
     record = read_run(folder)
     assert record.matrix.total.tolist()[1] == [8.0, 8.0]  # 2 classes x 4 items per task
     assert torch.isnan(torch.tensor(record.matrix.value[0, 1]))  # not learned yet: not evaluated
@@ -61,61 +80,47 @@ def test_a_rapo_run_leaves_everything_on_disk(tmp_path: Path) -> None:
     assert rows[0]["drift"] == pytest.approx(0, abs=1e-6)  # nothing has moved before the first update
     state = json.loads((folder / "task_02" / "method_state.json").read_text())
     assert state["task"] == 2 and state["values"]["steps_in_task"] == 2
-    assert not same_weights_between(folder, 1, 2)
+    first, second = weights(folder, 1), weights(folder, 2)
+    assert not all(torch.equal(first[name], second[name]) for name in first)
     assert [path.name for path in folder.iterdir() if path.name.startswith(".") and "partial" in path.name] == []
-
-
-def same_weights_between(folder: Path, first: int, second: int) -> bool:
-    mine, theirs = weights(folder, first), weights(folder, second)
-    return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("sft", {"carry_optimizer": True}),
-        ("rapo", {"carry_optimizer": True}),
-        ("sft", {"optimizer": KAHAN}),
-        ("rapo", {"optimizer": KAHAN, "carry_optimizer": True}),
-        ("rapo", {"optimizer": WIDE}),
+        ("sft", CARRIED),
+        ("sft", {"optimizer": KAHAN, "dtype": "bfloat16"}),
+        ("rapo", {"optimizer": KAHAN, "dtype": "bfloat16", **CARRIED}),
+        ("rapo", {"optimizer": WIDE, "dtype": "bfloat16"}),
     ],
 )
-def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped(method: str, words: Any, tmp_path: Path) -> None:
-    def config_in(folder: str) -> RunConfig:
-        config = small(tmp_path / folder, method, **words)
-        return replace(config, model=replace(config.model, dtype="bfloat16")) if "optimizer" in words else config
-
-    whole = run(config_in("whole"), Silent())
-    config = config_in("stopped")
-    stopped = run(config, Silent())
-    for name in ("metrics.json", "matrix.json"):
-        (stopped / name).unlink()
-    shutil.rmtree(stopped / "task_02")
-    run(config, Silent())
+def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped(
+    method: str, words: Any, finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole = finished(method, **words)
+    stopped = run(cut(whole, small(tmp_path, method, **words)), Silent())
     assert same_weights(whole, stopped, 2)
-    assert (whole / "matrix.json").read_text() == (stopped / "matrix.json").read_text()
-    assert (whole / "task_02" / "method_state.json").read_text() == (
-        stopped / "task_02" / "method_state.json"
-    ).read_text()
+    for name in ("matrix.json", "task_02/method_state.json"):
+        assert (whole / name).read_text() == (stopped / name).read_text()
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another_order(tmp_path: Path) -> None:
-    first = run(small(tmp_path / "a", "grpo"), Silent())
-    second = run(small(tmp_path / "b", "grpo"), Silent())
-    assert same_weights(first, second, 2)
-    assert read_run(first).matrix.tasks != read_run(run(small(tmp_path / "a", "grpo", 1990), Silent())).matrix.tasks
+def test_the_same_seed_gives_the_same_run_and_another_seed_another_order(
+    finished: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert same_weights(finished("rapo"), run(small(tmp_path, "rapo"), Silent()), 2)
+    other = prepare(small(tmp_path, "rapo", seed=1990), Silent()).stream
+    assert list(read_run(finished("rapo")).matrix.tasks) != [task.name for task in other.tasks]
 
 
-def test_zero_shot_trains_nothing_and_is_evaluated_after_every_task(tmp_path: Path) -> None:
-    folder = run(small(tmp_path, "zero_shot"), Silent())
+def test_zero_shot_trains_nothing_and_is_evaluated_after_every_task(finished: Callable[..., Path]) -> None:
+    folder = finished("zero_shot")
     assert not (folder / "task_01" / "weights").exists()
     assert read_run(folder).metrics["last_acc"].value is not None
     assert read_run(folder).metrics["general_delta/printed_glyphs"].value == 0
 
 
-@pytest.mark.parametrize("method", ["joint_sft", "joint_grpo"])
-def test_a_joint_run_trains_once_with_the_budget_of_all_tasks(method: str, tmp_path: Path) -> None:
-    folder = run(small(tmp_path, method), Silent())
+def test_a_joint_run_trains_once_with_the_budget_of_all_tasks(finished: Callable[..., Path]) -> None:
+    folder = finished("joint_grpo")
     rows = (folder / "task_02" / "steps.jsonl").read_text().splitlines()
     assert len(rows) == 2 * 2  # updates per task x tasks
     assert not (folder / "task_01").exists()
@@ -124,42 +129,37 @@ def test_a_joint_run_trains_once_with_the_budget_of_all_tasks(method: str, tmp_p
     assert record.metrics["forgetting"].value is None and record.metrics["forgetting"].reason
 
 
-def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(tmp_path: Path) -> None:
-    folder = run(small(tmp_path, "sft"), Silent())
+def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(finished: Callable[..., Path]) -> None:
+    folder = finished("sft")
     before = (folder / "metrics.json").stat().st_mtime_ns
-    run(small(tmp_path, "sft"), Silent())
+    run(small(folder.parents[1], "sft"), Silent())
     assert (folder / "metrics.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"train.updates is 2 there and 3 here"):
-        run(small(tmp_path, "sft", updates=3), Silent())
+        run(small(folder.parents[1], "sft", updates=3), Silent())
 
 
-def test_a_state_of_another_task_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_task_is_refused(finished: Callable[..., Path], tmp_path: Path) -> None:
     config = small(tmp_path, "rapo")
-    folder = run(config, Silent())
-    (folder / "metrics.json").unlink()
-    state = json.loads((folder / "task_02" / "method_state.json").read_text())
-    (folder / "task_02" / "method_state.json").write_text(json.dumps({**state, "task": 999}))
+    shutil.copytree(finished("rapo"), config.folder)
+    (config.folder / "metrics.json").unlink()
+    file = config.folder / "task_02" / "method_state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "task": 999}))
     with pytest.raises(UserError, match=r"task_02/method_state.json: SHA-256 is \w+…, expected \w+…"):
         run(config, Silent())
-    with pytest.raises(UserError, match="after task 999"):  # and a state says itself which task's it is
-        read_learned(folder / "task_02", *fresh(config), 2)
-
-
-def fresh(config: RunConfig) -> tuple[Policy, Method]:
     state = prepare(config, Silent())
-    return state.policy, state.method
+    with pytest.raises(UserError, match="after task 999"):  # and a state says itself which task's it is
+        read_learned(file.parent, state.policy, state.method, 2)
 
 
 def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:
     own = {"run": {"output": str(tmp_path), "mlflow": False}, "model": {"adapter": "lora", "lora_rank": 4}}
     config = build_config("digits_cil", "rapo", "tiny", 1993, SMALL, own)
-    folder = run(config, Silent())
-    assert (folder / "task_02" / "weights" / "adapter_model.safetensors").is_file()
-    whole = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
-    (folder / "metrics.json").unlink()
-    shutil.rmtree(folder / "task_02")
+    file = run(config, Silent()) / "task_02" / "weights" / "adapter_model.safetensors"
+    whole = load_file(file)
+    (config.folder / "metrics.json").unlink()
+    shutil.rmtree(config.folder / "task_02")
     run(config, Silent())
-    again = load_file(folder / "task_02" / "weights" / "adapter_model.safetensors")
+    again = load_file(file)
     # small adapter products are not bit-reproducible on a CPU: 7e-9 was seen between two equal runs
     assert all(torch.allclose(whole[name], again[name], atol=1e-7) for name in whole)
 
@@ -193,41 +193,34 @@ def test_a_task_smaller_than_one_update_is_refused(tmp_path: Path) -> None:
         run(small(tmp_path, "sft", prompts_per_update=17), Silent())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(
-    number: signal.Signals, code: int, tmp_path: Path
-) -> None:
+def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["run", "stream=digits_cil", "method=sft", "stream.shots=8", "stream.test_per_class=4", "stream.tasks=3"]
-    words += [
-        "train.updates=40",
-        "evaluate.probe=0",
-        "evaluate.drift_prompts=0",
-        "run.mlflow=false",
-        f"run.output={tmp_path}",
-    ]
+    words += ["train.updates=20", "evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"]
+    command = [sys.executable, "-m", "clrft", *words, f"run.output={tmp_path}"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clrft", *words], stderr=subprocess.PIPE, text=True, env=environment
-    )
     folder = tmp_path / "single" / "digits_cil-sft-1993"
-    deadline = time.monotonic() + 120
-    while not (folder / "task_01" / "metrics.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    try:
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code, said
-    assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
-    assert (folder / "task_01" / "metrics.json").exists()
-    assert not (folder / "metrics.json").exists(), said
-    assert not [path for path in folder.iterdir() if "partial" in path.name]
+    moments = (
+        (signal.SIGINT, 130, folder / "task_01" / "metrics.json"),
+        (signal.SIGTERM, 143, folder / "unfinished" / "task_02"),  # the same command has gone on
+    )
+    for number, code, reached in moments:
+        shutil.rmtree(folder / "unfinished", ignore_errors=True)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            until(reached.exists)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == code, said
+        assert "Go on with the same command: clrft run stream=digits_cil" in said.replace("\n", " ")
+        assert (folder / "task_01" / "metrics.json").exists()
+        assert not (folder / "metrics.json").exists(), said
+        assert not [path for path in folder.iterdir() if "partial" in path.name]
 
 
-def test_carried_moments_go_on_counting_and_reset_ones_start_anew(tmp_path: Path) -> None:
-    carried = run(small(tmp_path / "carried", "sft", carry_optimizer=True), Silent())
-    reset = run(small(tmp_path / "reset", "sft"), Silent())
+def test_carried_moments_go_on_counting_and_reset_ones_start_anew(finished: Callable[..., Path]) -> None:
+    carried, reset = finished("sft", **CARRIED), finished("sft")
     moments = load_file(carried / "task_02" / "optimizer.safetensors")
     steps = {float(value) for name, value in moments.items() if name.endswith("|step")}
     assert steps == {4.0}  # 2 updates in each of 2 tasks
@@ -236,50 +229,55 @@ def test_carried_moments_go_on_counting_and_reset_ones_start_anew(tmp_path: Path
     assert not same_weights(carried, reset, 2)
 
 
-@pytest.mark.parametrize("carried", [True, False])
-def test_what_weights_have_no_room_for_crosses_a_boundary_with_them(carried: bool, tmp_path: Path) -> None:
-    config = small(tmp_path, "sft", optimizer=KAHAN, carry_optimizer=carried, learning_rate=1e-6)
-    folder = run(replace(config, model=replace(config.model, dtype="bfloat16")), Silent())
+@pytest.mark.parametrize(("method", "carried"), [("rapo", CARRIED), ("sft", {})])
+def test_what_weights_have_no_room_for_crosses_a_boundary_with_them(
+    method: str, carried: dict[str, bool], finished: Callable[..., Path]
+) -> None:
+    folder = finished(method, optimizer=KAHAN, dtype="bfloat16", **carried)
     kept = load_file(folder / "task_02" / "optimizer.safetensors")
     kinds = {name.rpartition("|")[2] for name in kept}
     assert kinds == ({"kahan_comp", "step", "exp_avg", "exp_avg_sq"} if carried else {"kahan_comp"})
-    assert {values.dtype for name, values in weights(folder, 2).items()} == {torch.bfloat16}
+    assert {values.dtype for values in weights(folder, 2).values()} == {torch.bfloat16}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["carry"]["weight_compensation"] == "carried"
     assert (manifest["model"]["optimizer"], manifest["model"]["weights"]) == (KAHAN, "bfloat16")
 
 
-def test_a_run_whose_updates_are_lost_says_so_at_once(tmp_path: Path) -> None:
-    said: list[str] = []
-
-    class Said(Silent):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    config = small(tmp_path, "sft", optimizer=PLAIN, learning_rate=1e-6)
-    folder = run(replace(config, model=replace(config.model, dtype="bfloat16")), Said())
-    warnings = [line for line in said if "reached the weights" in line]
+def test_a_run_whose_updates_are_lost_says_so_at_once(finished: Callable[..., Path], tmp_path: Path) -> None:
+    reporter = Says()
+    folder = run(small(tmp_path, "sft", dtype="bfloat16", optimizer=PLAIN, learning_rate=1e-6), reporter)
+    warnings = [line for line in reporter.said if "reached the weights" in line]
     assert len(warnings) == 2  # once a task
     assert "of update 2 reached the weights" in warnings[0] and "train.optimizer=adamw;" in warnings[0]
     record = read_run(folder)
     assert record.task_metrics(1)["least_update_applied"] < 0.1
     (note,) = [note for note in compare([record]).notes if "reached the weights" in note]
     assert "of an update of sft" in note
-    kept = run(small(tmp_path / "kept", "sft"), Silent())
-    assert read_run(kept).task_metrics(1)["least_update_applied"] > 0.99
-    assert not [note for note in compare([read_run(kept)]).notes if "reached" in note]
+    kept = read_run(finished("sft"))
+    assert kept.task_metrics(1)["least_update_applied"] > 0.99
+    assert not [note for note in compare([kept]).notes if "reached" in note]
+
+
+@pytest.fixture(scope="module")
+def unusual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an epoch a task that tests future tasks and keeps the last weights only."""
+    own = {
+        "run": {"output": str(tmp_path_factory.mktemp("unusual")), "mlflow": False, "keep_weights": "last"},
+        "evaluate": {"future": True},
+        "train": {"epochs": 1.0},
+    }
+    return run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo"])
-def test_an_epoch_is_one_pass_over_the_tasks_examples(method: str, tmp_path: Path) -> None:
-    folder = run(small(tmp_path, method, epochs=1.0), Silent())
+def test_an_epoch_is_one_pass_over_the_tasks_examples(method: str, unusual: Path, tmp_path: Path) -> None:
+    folder = unusual if method == "sft" else run(small(tmp_path, method, epochs=1.0), Silent())
     # 2 classes x 8 shots = 16 examples, 4 an update
     assert len((folder / "task_01" / "steps.jsonl").read_text().splitlines()) == 4
 
 
-def test_future_tasks_and_the_base_are_tested_when_asked(tmp_path: Path) -> None:
-    own = {"run": {"output": str(tmp_path), "mlflow": False}, "evaluate": {"future": True}}
-    record = read_run(run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent()))
+def test_future_tasks_and_the_base_are_tested_when_asked(unusual: Path) -> None:
+    record = read_run(unusual)
     assert not torch.tensor(record.matrix.value).isnan().any()
     assert not torch.tensor(record.matrix.base).isnan().any()
     # two tasks: R[1,2] - b_2
@@ -287,21 +285,17 @@ def test_future_tasks_and_the_base_are_tested_when_asked(tmp_path: Path) -> None
     assert record.metrics["fwt"].value == pytest.approx(expected)
 
 
-def test_only_the_last_weights_stay_when_asked(tmp_path: Path) -> None:
-    own = {"run": {"output": str(tmp_path), "mlflow": False, "keep_weights": "last"}}
-    folder = run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
-    assert not (folder / "task_01" / "weights").exists()
-    assert (folder / "task_02" / "weights" / "model.safetensors").is_file()
+def test_only_the_last_weights_stay_when_asked(unusual: Path) -> None:
+    assert not (unusual / "task_01" / "weights").exists()
+    assert (unusual / "task_02" / "weights" / "model.safetensors").is_file()
 
 
-def test_sampled_decoding_follows_the_runs_seed(tmp_path: Path) -> None:
-    own = {"run": {"output": str(tmp_path), "mlflow": False}}
-    greedy = build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, own)
-    hot = {"evaluate": {"decoding": "sampled", "temperature": 1.5}}
-    texts = []
+def test_sampled_decoding_follows_the_runs_seed(finished: Callable[..., Path], tmp_path: Path) -> None:
+    hot = {"evaluate": {"decoding": "sampled", "temperature": 1.5}, "run": {"mlflow": False}}
+    texts = [(finished("zero_shot") / "task_02" / "predictions.jsonl").read_text()]
     for name in ("a", "b"):
-        layer = {"run": {"name_suffix": name}}
-        folder = run(build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, own, hot, layer), Silent())
+        layer = {"run": {"output": str(tmp_path / name)}}
+        folder = run(build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, hot, layer), Silent())
         texts.append((folder / "task_02" / "predictions.jsonl").read_text())
-    assert texts[0] == texts[1]
-    assert texts[0] != (run(greedy, Silent()) / "task_02" / "predictions.jsonl").read_text()
+    assert texts[1] == texts[2]
+    assert texts[0] != texts[1]

@@ -28,31 +28,19 @@ def test_a_run_is_read_back_whole(tmp_path: Path) -> None:
     assert run.task_metrics(2)["accuracy"] == {"1": 0.6, "2": 0.8}
     assert [prediction.stage for prediction in run.predictions(2)] == [2]
     assert run.steps(1) == [{"step": 1, "reward": 1.5}]
-
-
-def test_a_stage_that_trained_nothing_has_no_steps(tmp_path: Path) -> None:
-    assert read_run(write_run(tmp_path / "s", "zero_shot", 1, ROWS)).steps(1) == []
-
-
-def test_metrics_that_the_file_lacks_are_computed_from_the_matrix(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "s", "grpo", 1, ROWS)
+    (folder / "task_01" / "steps.jsonl").unlink()
+    assert run.steps(1) == []  # it trained nothing
     (folder / "metrics.json").write_text('{"schema": 1, "metrics": {}}')
-    assert read_run(folder).metrics["last_acc"].value == pytest.approx(0.7)
+    assert read_run(folder).metrics["last_acc"].value == pytest.approx(0.7)  # computed from the matrix
 
 
-def test_run_and_sweep_folders_are_found_once_each(tmp_path: Path) -> None:
+def test_run_and_sweep_folders_are_found_once_each_and_a_comparison_beside_them_is_not_named(tmp_path: Path) -> None:
     sweep = tmp_path / "s"
     first, second = write_run(sweep, "grpo", 1, ROWS), write_run(sweep, "sft", 1, ROWS)
+    (sweep / "comparison").mkdir()
     found = find_runs([second, sweep])
     assert [run.folder for run in found.runs] == [second, first]
     assert found.left_out == ()
-
-
-def test_a_comparison_beside_the_runs_is_not_named(tmp_path: Path) -> None:
-    write_run(tmp_path / "s", "grpo", 1, ROWS)
-    (tmp_path / "s" / "comparison").mkdir()
-    found = find_runs([tmp_path / "s"])
-    assert len(found.runs) == 1 and found.left_out == ()
 
 
 def test_incomplete_damaged_and_foreign_folders_are_named_and_left_out(tmp_path: Path) -> None:
@@ -137,16 +125,12 @@ def test_a_damaged_line_is_named_when_it_is_read(tmp_path: Path) -> None:
         list(run.predictions(1))
 
 
-def test_a_path_that_does_not_exist_gets_the_nearest_name(tmp_path: Path) -> None:
+def test_all_bad_paths_are_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s", "grpo", 1993, ROWS)
-    with pytest.raises(UserError, match=r"Did you mean .*digits_cil-grpo-1993"):
-        find_runs([folder.with_name("digits_cil-grpo-1939")])
-    with pytest.raises(UserError, match="does not exist either"):
-        find_runs([tmp_path / "no" / "where"])
-
-
-def test_all_bad_paths_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as caught:
-        find_runs([tmp_path / "empty", tmp_path / "absent"])
-    assert len(caught.value.problems) == 2
+        find_runs([tmp_path / "empty", tmp_path / "no" / "where", folder.with_name("digits_cil-grpo-1939")])
+    empty, nowhere, misspelt = caught.value.problems
+    assert "holds no run" in empty
+    assert "does not exist either" in nowhere
+    assert "Did you mean" in misspelt and folder.name in misspelt

@@ -65,6 +65,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(small(tmp_path_factory.mktemp("finished")), Silent())
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another class order."""
+    return run(small(tmp_path_factory.mktemp("other"), seed=1996), Silent())
+
+
 @pytest.fixture
 def aged(finished: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "single" / finished.name
@@ -87,8 +93,7 @@ def test_a_run_of_before_a_setting_is_forked(finished: Path, aged: Path) -> None
     assert learned(run(config, Silent(), source)) == learned(finished)
 
 
-def test_a_run_of_before_a_setting_stands_beside_one_of_today(finished: Path, aged: Path, tmp_path: Path) -> None:
-    other = run(small(tmp_path / "other", seed=1996), Silent())
+def test_a_run_of_before_a_setting_stands_beside_one_of_today(finished: Path, aged: Path, other: Path) -> None:
     (group,) = compare([read_run(aged), read_run(other)]).groups
     assert [record.folder for record in group.runs] == [aged, other]
     assert settings(read_run(aged)) == settings(read_run(finished))
@@ -104,15 +109,9 @@ def test_a_run_whose_updates_were_rounded_does_not_stand_beside_one_that_keeps_t
 
 
 def test_autocast_of_before_is_the_optimizer_of_today() -> None:
-    before = {
-        "train": {"autocast": True, "updates": 3},
-        "model": {"dtype": "float32"},
-        "stream": {"name": "digits_cil"},
-    }
-    today = in_todays_words(before)
-    assert (today["train"]["optimizer"], today["model"]["dtype"]) == ("adamw_float32", "bfloat16")
-    assert "autocast" not in today["train"]
-    assert today["train"]["updates"] == 3
+    today = in_todays_words({"train": {"autocast": True, "updates": 3}, "model": {"dtype": "float32"}})
+    assert today["train"] == {"optimizer": "adamw_float32", "updates": 3}
+    assert today["model"]["dtype"] == "bfloat16"
 
 
 def test_a_setting_that_was_not_there_has_its_default() -> None:
@@ -125,8 +124,8 @@ def test_a_setting_that_was_not_there_has_its_default() -> None:
     assert with_defaults({"method": {"name": "mine", "size": 3}})["method"] == {"name": "mine", "size": 3}
 
 
-def test_a_methods_own_setting_that_came_later_parts_no_group(finished: Path, tmp_path: Path) -> None:
-    now, then = read_run(finished), read_run(run(small(tmp_path, seed=1996), Silent()))
+def test_a_methods_own_setting_that_came_later_parts_no_group(finished: Path, other: Path) -> None:
+    now, then = read_run(finished), read_run(other)
     del then.config["method"]["thought"]
     (group,) = compare([now, then]).groups
     assert len(group.runs) == 2
