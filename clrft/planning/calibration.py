@@ -159,12 +159,15 @@ def timed_stage(state: Run, stage: int, cell: CellTracker) -> tuple[float, list[
 
 def closing_seconds(folder: Path) -> float:
     """Seconds to compare and report what was run."""
+    from clrft.analysis.compare import compare
     from clrft.report.comparison import reported, write_and_print
     from clrft.runs.read import find_runs
 
     began = time.perf_counter()
     runs = folder / FOLDER
     found = find_runs([runs])
-    subject, _ = write_and_print(found, None, runs / "comparison", Console(file=StringIO()), ["all"], taxonomy=True)
+    comparison = compare(found.runs, mix=["all"])
+    silent = Console(file=StringIO())
+    subject, _ = write_and_print(comparison, found.left_out, runs / "comparison", silent, taxonomy=True)
     reported(subject, runs)
     return time.perf_counter() - began

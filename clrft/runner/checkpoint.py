@@ -24,13 +24,13 @@ from clrft.runs.layout import (
     METRICS_FILE,
     MOMENTS_FILE,
     PREDICTIONS_FILE,
+    STAGE_SCHEMA,
     STATE_FILE,
     STATE_TENSORS,
     STEPS_FILE,
     TRAINING_FILE,
     WEIGHTS_FOLDER,
     probe_file,
-    stage_folder,
 )
 from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
 from eval.evaluate import Prediction
@@ -42,7 +42,6 @@ from methods.model.policy import Policy
 from methods.training.fit import APPLIED, StepRow
 from task_streams.errors import UserError
 
-SCHEMA = 1
 LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
 
 
@@ -93,7 +92,7 @@ class StageRecord:
     def to_json(self) -> dict[str, Any]:
         """The stage's ``metrics.json``; counts are null where the result is no share of right answers (AP)."""
         return {
-            "schema": SCHEMA,
+            "schema": STAGE_SCHEMA,
             "task": self.stage,
             "name": self.name,
             "accuracy": {str(j): cell.value for j, cell in self.cells.items()},
@@ -149,7 +148,7 @@ def write_learned(
     state = method.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    head = {"schema": SCHEMA, "method": method.name, "task": stage}
+    head = {"schema": STAGE_SCHEMA, "method": method.name, "task": stage}
     write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
     if tensors:
         save_file(tensors, folder / STATE_TENSORS)
@@ -163,7 +162,7 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
     Raises:
         UserError: the state is damaged, or of another method or task.
     """
-    state = read_record(folder / STATE_FILE, SCHEMA, METHOD_STATE)
+    state = read_record(folder / STATE_FILE, STAGE_SCHEMA, METHOD_STATE)
     found = (state.get("method"), state.get("task"))
     if found != (method.name, stage):
         raise UserError(
@@ -196,7 +195,7 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
     Raises:
         UserError: it is missing, damaged, or of another policy.
     """
-    if anchors.told_by_policy(stage):
+    if anchors.rule.told_by_policy(stage):
         return
     file = folder / ANCHOR_FILE
     try:
@@ -211,7 +210,7 @@ def write_training(folder: Path, record: StageRecord) -> None:
     """Write what a training left beside weights and states: every update's figures, and what it cost."""
     write_rows(folder / STEPS_FILE, record.steps)
     cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
-    facts = {"schema": SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
+    facts = {"schema": STAGE_SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
     write_json_atomic(folder / TRAINING_FILE, facts)
 
 
@@ -222,23 +221,13 @@ def read_training(folder: Path) -> LeftTraining:
         Damaged: they are missing or were changed.
     """
     try:
-        training = read_record(folder / TRAINING_FILE, SCHEMA, TRAINING, TRAINING_OTHERS)
+        training = read_record(folder / TRAINING_FILE, STAGE_SCHEMA, TRAINING, TRAINING_OTHERS)
         found = sha256_file(folder / STEPS_FILE)
     except (UserError, OSError) as error:
         raise Damaged(str(error)) from error
     if training["steps"] != found:
         raise Damaged(f"{folder / STEPS_FILE} was changed.")
     return read_steps(folder / STEPS_FILE), float(training["seconds"]), dict(training.get("cost", {}))
-
-
-def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
-    """The last of a run's stages that is complete, in order; None if not even the first is."""
-    last = None
-    for stage in stages:
-        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
-            break
-        last = stage
-    return last
 
 
 def stage_rng(seed: int, stage: int) -> int:

@@ -2,8 +2,9 @@
 
 The fork is a run of its own beside the other, with the other's first tasks. Stream, model, class order and what an
 entry of the matrix means stay as they are, so that its matrix can be read as one; all else may be changed. Everything
-is checked before any work. Here too is what goes on with a run by the name of its folder (``--resume``). Deliberately
-absent: forks of the base (``clrft run`` begins there) and of or by methods that do not learn task by task.
+is checked before any work, and before what trains is imported. Here too is what goes on with a run by the name of its
+folder (``--resume``). Deliberately absent: forks of the base (``clrft run`` begins there) and of or by methods that do
+not learn task by task.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clrft.config.records import LIST, MANIFEST, MANIFEST_OTHERS, METHOD_STATE, read_record, read_stage
 from clrft.config.retired import CONFIG_FILE, in_todays_words, saved_settings
@@ -30,23 +31,32 @@ from clrft.config.run_config import (
     typed_config,
     with_defaults,
 )
-from clrft.runner.checkpoint import SCHEMA, finished_stage, read_anchor, read_learned
 from clrft.runner.lineage import check_lineage, check_stage, identity_of
-from clrft.runner.state import Run
 from clrft.runs.differences import FREE, flatten
 from clrft.runs.fork_history import Origin, fork_facts, origins_of
-from clrft.runs.layout import ANCHOR_FILE, METRICS_FILE, MOMENTS_FILE, STATE_FILE, WEIGHTS_FOLDER, stage_folder
+from clrft.runs.layout import (
+    ANCHOR_FILE,
+    METRICS_FILE,
+    MOMENTS_FILE,
+    STAGE_SCHEMA,
+    STATE_FILE,
+    WEIGHTS_FOLDER,
+    finished_stage,
+    stage_folder,
+)
 from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, comparable, run_manifest, write_config
 from clrft.utils.files import digest, link_or_copy, whole_folder, write_json_atomic
 from clrft.utils.plain import plugins_of, read_yaml, section_of, sections_of
 from methods import build_method
 from methods.base import Method, overrides
 from methods.guard import class_of
-from methods.model.anchor import told_by_policy
 from methods.model.config import describe_model
 from methods.registry import load_plugins, method_class, plugin_digests
 from task_streams.errors import UserError
 from task_streams.probes.sets import fingerprints_of
+
+if TYPE_CHECKING:
+    from clrft.runner.state import Run
 
 FORM = "expected RUN@taskK, e.g. runs/single/digits_cil-sft-1993@task3"
 
@@ -141,7 +151,7 @@ def read_source(folder: Path, stage: int) -> Source:
         raise UserError(f"fork: task {stage} of {folder} is not finished; {finished}.")
     check_has_weights(folder, stage, range(1, min(done, tasks - 1) + 1))
     for each in range(stage + 1):
-        read_stage(stage_folder(folder, each) / METRICS_FILE, SCHEMA)  # the fork's matrix will be made of them
+        read_stage(stage_folder(folder, each) / METRICS_FILE, STAGE_SCHEMA)  # the fork's matrix will be made of them
     return Source(folder, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
 
 
@@ -324,7 +334,7 @@ FIRST_OF_WEIGHTS = "the policy after the first task, from the weights of task_01
 
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
     """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
-    state = read_record(source.stage_folder() / STATE_FILE, SCHEMA, METHOD_STATE)
+    state = read_record(source.stage_folder() / STATE_FILE, STAGE_SCHEMA, METHOD_STATE)
     plugins = plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))])
     then = source.manifest.get("plugins") or {}
     if state["method"] != method.name or sorted(plugins.values()) != sorted(then.values()):
@@ -342,13 +352,13 @@ def anchor_of_fork(source: Source, method: Method) -> str | None:
     rule = method.anchor_rule
     policy = anchor_policy(rule)
     kept = (source.manifest.get("carry") or {}).get("anchor") == policy
-    if told_by_policy(rule, source.stage) or (kept and (source.stage_folder() / ANCHOR_FILE).is_file()):
+    if rule.told_by_policy(source.stage) or (kept and (source.stage_folder() / ANCHOR_FILE).is_file()):
         return policy
     has_first = rule.kind == "first" and (source.stage_folder(1) / WEIGHTS_FOLDER).is_dir()
     return FIRST_OF_WEIGHTS if has_first else None
 
 
-def plant(state: Run, source: Source) -> None:
+def plant(state: "Run", source: Source) -> None:
     """Make a fork's folder: the source's stages, the fork's settings, and a manifest that says where it comes from.
 
     Raises:
@@ -374,7 +384,7 @@ def plant(state: Run, source: Source) -> None:
     state.reporter.say(f"{state.config.cell}: forked from {source.run} after task {source.stage} ({label})")
 
 
-def fork_manifest(state: Run, source: Source) -> dict[str, Any]:
+def fork_manifest(state: "Run", source: Source) -> dict[str, Any]:
     """The manifest of a new fork."""
     config, method = state.config, state.method
     manifest = run_manifest(config, state.stream, describe_model(state.policy), method, fingerprints_of(state.probes))
@@ -402,12 +412,12 @@ def fork_notes(source: Source, method: Method, same: bool) -> list[str]:
     return notes
 
 
-def is_fork_point(state: Run, stage: int) -> bool:
+def is_fork_point(state: "Run", stage: int) -> bool:
     """Whether a stage is the last that a fork has of another run."""
     return bool(state.origins) and state.origins[-1].stage == stage
 
 
-def check_has_forked(state: Run, done: int | None) -> None:
+def check_has_forked(state: "Run", done: int | None) -> None:
     """Refuse a fork that has lost a stage of the run it was forked from: this run's method did not learn it.
 
     Raises:
@@ -422,8 +432,10 @@ def check_has_forked(state: Run, done: int | None) -> None:
         )
 
 
-def take_over(state: Run, folder: Path, stage: int) -> None:
+def take_over(state: "Run", folder: Path, stage: int) -> None:
     """Bring a fork to where its first new task begins, by its carry policy: weights always, all else as it says."""
+    from clrft.runner.checkpoint import read_anchor, read_learned
+
     if state.anchors is not None and state.carry["anchor"] == FIRST_OF_WEIGHTS:
         check_stage(state.folder, 1, state.origins[0])
         state.policy.load_weights(stage_folder(state.folder, 1) / WEIGHTS_FOLDER)

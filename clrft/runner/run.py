@@ -13,7 +13,6 @@ from typing import Any
 
 from clrft.config.records import MANIFEST, MANIFEST_OTHERS, read_record
 from clrft.config.run_config import RunConfig
-from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
 from clrft.runner.fork import Source, check_has_forked, is_fork_point, plant, take_over
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
@@ -25,7 +24,7 @@ from clrft.runner.stage import drop_older_weights, learn_stage
 from clrft.runner.state import Run, stage_name
 from clrft.runner.train import put_back
 from clrft.runs.fork_history import origins_of
-from clrft.runs.layout import stage_folder
+from clrft.runs.layout import finished_stage, stage_folder
 from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark

@@ -1,7 +1,9 @@
 """Names in a run folder. A stage's folder is ``task_NN``; stage 0 is before any training."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+STAGE_SCHEMA = 1  # of the records in a stage's folder
 METRICS_FILE = "metrics.json"
 STATE_FILE = "method_state.json"
 STATE_TENSORS = "method_state.safetensors"
@@ -20,6 +22,16 @@ UNFINISHED = "unfinished"  # a training between two updates
 def stage_folder(run: Path, stage: int) -> Path:
     """Folder of a stage."""
     return run / f"task_{stage:02d}"
+
+
+def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
+    """The last of a run's stages that is complete, in order; None if not even the first is."""
+    last = None
+    for stage in stages:
+        if not (stage_folder(run, stage) / METRICS_FILE).is_file():
+            break
+        last = stage
+    return last
 
 
 def probe_file(name: str) -> str:

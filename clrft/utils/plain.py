@@ -65,12 +65,12 @@ def from_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deep, or holds itself") from None
     except (
+        ArithmeticError,
         AttributeError,
         LookupError,
         TypeError,
         ValueError,
-        OverflowError,
-    ) as error:  # of the loader: a tag and its text disagree
+    ) as error:  # tag and text disagree
         raise ValueError(f"a value is not what its tag says ({shown(str(error))})") from error
     check_plain(value, _CONTROL)
     return value
@@ -123,15 +123,11 @@ def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
 
 def shown(value: Any) -> str:
     """A value as it stands in a sentence: short, however large it is."""
-    text = repr(value) if isinstance(value, _PLAIN) and not _is_huge(value) else f"a {type(value).__name__}"
+    is_huge = isinstance(value, int) and abs(value) >= 10**100  # too long to be written out
+    text = repr(value) if isinstance(value, _PLAIN) and not is_huge else f"a {type(value).__name__}"
     if isinstance(value, dict | list) and len(value) <= LONGEST_SHOWN and all(isinstance(one, _PLAIN) for one in value):
         text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
-
-def _is_huge(value: Any) -> bool:
-    """Whether a number is too long to be written out."""
-    return isinstance(value, int) and abs(value) >= 10**100
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from clrft.runner.outcome import keep_failure
 from clrft.sweep.status import duration
 from clrft.utils.locks import lock_path, this_process
 from tests.clrft.run_folders import write_run
+from tests.processes import ended_process
 
 
 def begun(sweep: Path, method: str, seed: int, seconds: Mapping[int, Mapping[str, float]], tasks: int = 3) -> Path:
@@ -39,12 +38,6 @@ def locked(folder: Path, **differs: Any) -> None:
 def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     code = main(["status", *words, "--json"])
     return code, json.loads(capsys.readouterr().out)
-
-
-def ended_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_states_and_places_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
