@@ -38,7 +38,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     """
     if options.stream.endswith(ENDING):
         return check_probes(options, console)
-    config = data_config(options.stream, options.overrides)
+    config = data_config(options.stream, options.words)
     check_writable(Path(config.run.output))
     damage: Damage = {}
     with Bars(console) as bars:
@@ -56,8 +56,8 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
 
 def check_probes(options: argparse.Namespace, console: Console) -> int:
     """The same for a probe set: its questions by style, and its fingerprint."""
-    if options.overrides:
-        raise UserError(f"{options.overrides[0]}: expected nothing behind a probe set; no setting changes it.")
+    if options.words:
+        raise UserError(f"{options.words[0]}: expected nothing behind a probe set; no setting changes it.")
     read_probe_set(Path(options.stream).expanduser())  # refused before what trains is imported
     from clrft.runner.probes import read_probes
 
@@ -75,7 +75,7 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
     """
     if not 1 <= options.per_class <= MOST_PER_CLASS:
         raise UserError(f"--per-class: got {options.per_class}, expected a whole number from 1 to {MOST_PER_CLASS}.")
-    config = data_config(options.stream, options.overrides)
+    config = data_config(options.stream, options.words)
     folder = Path(options.output) if options.output else Path(config.run.output) / "data" / config.stream_label
     check_writable(folder)
     from clrft.cli.contact_sheet import sheets

@@ -139,11 +139,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line as options; KEY=VALUE words may stand before and after options."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    name = next((name for name in ("overrides", "words") if hasattr(options, name)), None)
-    if rest and (name is None or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(options, "words") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if name is not None:
-        setattr(options, name, [*getattr(options, name), *rest])
+    if rest:
+        options.words = [*options.words, *rest]
     return options
 
 
@@ -155,9 +154,8 @@ def name_plugins(options: argparse.Namespace) -> None:
     from methods.registry import load_plugins
 
     load_plugins(files)
-    for name in ("overrides", "words"):
-        if hasattr(options, name):
-            setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
+    if hasattr(options, "words"):
+        options.words = [*options.words, f"run.plugins={json.dumps(files)}"]
 
 
 class Version(argparse.Action):
@@ -204,14 +202,14 @@ def add_work(commands: Any) -> None:
     fork.set_defaults(command=later("run", "run_command", "fork", "run --from"), several=True, resume=None)
     fork.add_argument("start", **START)
     for one in (run, fork):
-        one.add_argument("overrides", **WORDS)
+        one.add_argument("words", **WORDS)
         one.add_argument("--plugin", **PLUGIN)
     run.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
     run.add_argument("--from", dest="start", **START)
 
     sweep = add(commands, "sweep", "streams x methods x class orders; skips what is done")
     sweep.add_argument("name", **SWEEP)
-    sweep.add_argument("overrides", **WORDS)
+    sweep.add_argument("words", **WORDS)
     sweep.add_argument("--plugin", **PLUGIN)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core or GPU; on Ray no limit)")
     sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: cores shared; on Ray 1)")
@@ -220,7 +218,7 @@ def add_work(commands: Any) -> None:
 
     plan = add(commands, "plan", "tokens, operations, memory, hours and disk of a sweep, before it runs")
     plan.add_argument("name", **SWEEP)
-    plan.add_argument("overrides", **WORDS)
+    plan.add_argument("words", **WORDS)
     hardware = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
     plan.add_argument("--hardware", default="this", metavar="NAME", help=hardware)
     plan.add_argument("--jobs", type=int, help="runs at a time (default: as clrft sweep, or one per device)")
@@ -293,11 +291,11 @@ def add_own(commands: Any) -> None:
     check = add(actions, "check", "build a stream; tables, fingerprints and all problems of its data", "data")
     names = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
     check.add_argument("stream", metavar="STREAM", help=names)
-    check.add_argument("overrides", **WORDS)
+    check.add_argument("words", **WORDS)
 
     show = add(actions, "show", "draw contact sheets, one or more pages per task", "data")
     show.add_argument("stream", metavar="STREAM", help="a stream of clrft list streams, or a path to a YAML file")
-    show.add_argument("overrides", **WORDS)
+    show.add_argument("words", **WORDS)
     show.add_argument("-o", "--output", help="folder of the pictures (default: <run.output>/data/<stream>)")
     show.add_argument("--per-class", type=int, default=4, help="training and test items of each class (default: 4)")
 
@@ -324,13 +322,9 @@ def add(to: Any, name: str, text: str, module: str = "", **defaults: Any) -> arg
 
 
 def later(module: str, name: str, former: str = "", now: str = "") -> Command:
-    """A command whose module is imported when it is called, so that the others need not wait for it.
+    """A function of ``clrft.cli``, whose module is imported when it is called: the others need not wait for it.
 
-    Args:
-        module: in ``clrft.cli``.
-        name: of its function.
-        former: the command's former name, if it is called by that; then a line says where it went.
-        now: its name now.
+    ``former``: the command's former name, if it is called by that; then a line says what it is ``now``.
     """
 
     def command(options: argparse.Namespace, console: Console) -> int:

@@ -38,10 +38,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def subjects(given: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Names of the methods to check, with the plugin files that they come from.
-
-    Args:
-        given: a Python file with methods, or the name of a known one.
+    """Names of the methods in a Python file, or of the known one of a name, with the plugin files they come from.
 
     Raises:
         UserError: no such file, or it cannot be loaded.

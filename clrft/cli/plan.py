@@ -24,7 +24,7 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
     if problems := option_problems(options, here):
         raise UserError(*problems)
     hardware = None if here else hardware_of(options.hardware)
-    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    cells = load_sweep(options.name, parse_overrides(options.words))
     from clrft.planning.plan import plan_of, target_of, this_target
     from clrft.planning.suggestions import suggestions
     from clrft.planning.tables import plan_to_json, plan_to_terminal

@@ -27,11 +27,11 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
         raise UserError("--resume goes on with a run, and --from begins another; expected one of them.")
     source = None
     if options.resume is not None:
-        config = saved_config(Path(options.resume), parse_overrides(options.overrides))
+        config = saved_config(Path(options.resume), parse_overrides(options.words))
     elif options.start is not None:
-        source, config = planned(options.start, options.overrides)
+        source, config = planned(options.start, options.words)
     else:
-        config = chosen_config(options.overrides)
+        config = chosen_config(options.words)
     # what trains is imported when all names, keys and values are known to be right
     from clrft.cli.sweep import close_sweep
     from clrft.runner.run_cell import run_alone

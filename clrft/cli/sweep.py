@@ -16,7 +16,7 @@ def sweep_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft sweep``: every cell that is not done, then the comparison and the report."""
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: got {options.jobs}, expected a whole number from 1.")
-    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    cells = load_sweep(options.name, parse_overrides(options.words))
     folder, root = cells[0].folder.parent, Path(cells[0].run.output)
     executor = ExecutorChoice(options.on, options.threads)
     check_executor(executor)

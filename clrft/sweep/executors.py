@@ -46,12 +46,8 @@ def hired(
 ) -> Iterator[Engine]:
     """Workers for some cells; stopped when the block fails, and let go when it ends.
 
-    Args:
-        executor: where.
-        cells: what they will run.
-        jobs: cells at a time; None for as many as the executor has room for.
-        since: when the sweep began, by the file system's clock, ns.
-        say: tells the user a sentence.
+    They take ``jobs`` cells at a time, None: as many as the executor has room for. ``since``: when the sweep began, by
+    the file system's clock, ns. ``say`` tells the user a sentence.
 
     Raises:
         UserError: the executor cannot run these cells.

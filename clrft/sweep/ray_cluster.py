@@ -219,11 +219,7 @@ def on_node(key: str, soft: bool = False) -> Any:
 def asked_nodes(ray: Any, nodes: Sequence[Node], folders: Sequence[Path], plugins: Sequence[str]) -> list[Node]:
     """Nodes with the names of their machines, once each has told that it is like this machine.
 
-    Args:
-        ray: the module, connected.
-        nodes: of ``nodes_of``.
-        folders: in which cells are run; they must be the same folders on every node.
-        plugins: files of methods, likewise.
+    ``folders``, in which cells are run, and ``plugins``, files of methods, must be the same on every node.
 
     Raises:
         UserError: every node and what is different there.

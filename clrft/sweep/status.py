@@ -79,14 +79,10 @@ def status_of_folder(folder: Path) -> CellStatus:
 
 
 def status_of(folder: Path, label: str, method: str, asked: int | None, complete: bool) -> CellStatus:
-    """How far a cell is, by its lock and its files.
+    """How far a cell is, by its lock and its files; ``complete``: it has all its results.
 
-    Args:
-        folder: its run folder.
-        label: of its method, as it is shown.
-        method: its method's name; empty if nothing tells.
-        asked: tasks that its settings ask for, for a folder whose manifest tells none.
-        complete: it has all its results.
+    Its method's ``label`` is shown, the ``method`` tells its stages, where its tasks are known: by the manifest, else
+    ``asked`` for by its settings.
     """
     manifest: dict[str, Any] = {}
     forked, joint = -1, False
