@@ -161,7 +161,9 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
         kill.unlink()  # its process has died there; the next one goes on
         one.reaches(1, 1, 2)
         until(lambda: "going on after stage 0" in (tmp_path / "said").read_text())  # it is there a moment later
-        addresses = listening(sweep.pid)
+        family = [psutil.Process(sweep.pid), *psutil.Process(sweep.pid).children(recursive=True)]
+        every = [connection for process in family for connection in process.net_connections("tcp")]
+        addresses = [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
         assert len(addresses) > 3  # the driver's, the raylet's, the workers'
         assert set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         sweep.send_signal(signal.SIGINT)
@@ -174,13 +176,6 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
     assert {row[0] for row in one.updates()} == {1}  # one at a time
     assert not lock_path(one.cell(1)).exists()
     assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
-
-
-def listening(process: int) -> list[str]:
-    """Addresses on which a process, or one that it has started, listens."""
-    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
-    every = [connection for one in family for connection in one.net_connections("tcp")]
-    return [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
 
 
 @contextmanager

@@ -107,22 +107,6 @@ def test_a_folder_of_other_settings_is_told(tmp_path: Path, capsys: pytest.Captu
     assert "holds a run of other settings" in found["cells"][0]["detail"]
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([], "status: got no name, expected a sweep of clrft list sweeps or a folder of runs."),
-        (["quickstrt"], "unknown sweep 'quickstrt'. Did you mean 'quickstart'?"),
-        (["{empty}"], "holds no run; expected a sweep's folder, a run's folder, or a sweep's name."),
-        (["{empty}", "train.updates=2"], "is a folder: it takes no train.updates=2"),
-    ],
-)
-def test_what_cannot_be_looked_at_is_refused(
-    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["status", *(word.format(empty=tmp_path) for word in words)]) == 2
-    assert sentence in " ".join(capsys.readouterr().err.split())
-
-
 def test_durations_in_two_units() -> None:
     assert [duration(seconds) for seconds in (0.4, 59, 61, 3600 + 120, 86400 * 2 + 3600 * 5)] == [
         "0 s", "59 s", "1 min 1 s", "1 h 2 min", "2 d 5 h",
