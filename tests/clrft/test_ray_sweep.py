@@ -93,9 +93,11 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     assert one.updates() == []
 
 
-def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, executor: Path) -> None:
+def test_by_ray_client_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
+    nodes: Nodes, executor: Path
+) -> None:
     one = lab_in(executor, [1, 2, 3])
-    at = ExecutorChoice(nodes.cluster.address)
+    at = ExecutorChoice(nodes.client)
     check_executor(at)  # as the command does, in a process of its own
     second = nodes.cluster.add_node(num_cpus=1)
     holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
@@ -124,6 +126,7 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     killer.join()
     (seed,) = lost
     said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Ray: 2 nodes, 2 CPUs" in said and f"digits_cil-sft+counted-{seed}  task 2/2 test" in said
     assert f"digits_cil-sft+counted-{seed}: its node was lost; it goes on from what is on disk" in said
     assert f"digits_cil-sft+counted-{seed}: going on after stage 1" in said
     made = Counter(row[:3] for row in one.updates())
@@ -136,15 +139,6 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     assert main(alone) == 0
     whole = executor / "alone" / "single" / one.cell(seed).name
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
-
-
-def test_ray_client_runs_a_sweep(nodes: Nodes, executor: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = lab_in(executor, [4])
-    assert main(["sweep", *one.words, "--on", nodes.client]) == 0
-    said = capsys.readouterr().out
-    assert "Ray: one node, 1 CPUs" in said and "digits_cil-sft+counted-4  task 2/2 test" in said
-    assert sorted(row[1:3] for row in one.updates()) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert (one.cell(4) / "matrix.json").exists() and not lock_path(one.cell(4)).exists()
 
 
 def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it_stands(tmp_path: Path) -> None:
