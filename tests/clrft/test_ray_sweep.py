@@ -78,6 +78,7 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     one = lab_in(executor, [1, 2, 3])
     sweep = ["sweep", *one.words, "--on"]
     assert "--on: got 'rai', expected ray (on this machine), ray://HOST:PORT" in refused([*sweep, "rai"], capsys)
+    ray_cluster.check_address(nodes.cluster.address)  # which answers
     closed = f"127.0.0.1:{free_port()}"
     assert f"--on: nothing answers at {closed} (Connection refused)" in refused([*sweep, f"ray://{closed}"], capsys)
     said = refused([*sweep, nodes.client, "--threads", "3"], capsys)
