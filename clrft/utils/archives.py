@@ -174,25 +174,22 @@ def damage_named(archive: Path) -> Iterator[None]:
 
 def tar_member(info: tarfile.TarInfo) -> Member:
     """An entry of a tar."""
-    fault = _name_fault(info.name)
-    if not fault and not (info.isfile() or info.isdir()):
-        fault = "a link" if info.issym() or info.islnk() else "a device or pipe"
-    return Member(info.name, info.size if info.isfile() else 0, fault)
+    kinds = (info.isfile() or info.isdir(), info.issym() or info.islnk())
+    return Member(info.name, info.size if info.isfile() else 0, fault_of(info.name, *kinds))
 
 
 def zip_member(info: zipfile.ZipInfo) -> Member:
     """An entry of a zip."""
     kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = _name_fault(info.filename)
-    if not fault and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        fault = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-    if not fault and info.flag_bits & 1:
-        fault = "encrypted"
-    return Member(info.filename, info.file_size, fault)
+    fault = fault_of(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), kind == stat.S_IFLNK)
+    return Member(info.filename, info.file_size, fault or ("encrypted" if info.flag_bits & 1 else ""))
 
 
-def _name_fault(name: str) -> str:
+def fault_of(name: str, is_plain: bool, is_link: bool) -> str:
+    """Why an entry is refused, by its name and kind; empty if it is not."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (path.parts and path.parts[0].endswith(":")):
         return "an absolute path"
-    return "a path that leads upwards" if ".." in path.parts else ""
+    if ".." in path.parts:
+        return "a path that leads upwards"
+    return "" if is_plain else "a link" if is_link else "a device or pipe"
