@@ -237,9 +237,10 @@ class RayEngine:
         except ConnectionError as error:  # Ray Client's
             self._gone = " ".join(str(error).split())[:200] or "no answer"
         if self._gone:
-            lost, self._given = self._given, {}
-            for cell in (given.cell for given in lost.values()):
-                yield "ended", (cell, Failure(cell.cell, f"the Ray cluster is gone ({self._gone}); {GO_ON}"))
+            lost = {given.cell.cell: given.cell for given in self._given.values()}
+            self._given.clear()
+            for name, cell in lost.items():
+                yield "ended", (cell, Failure(name, f"the Ray cluster is gone ({self._gone}); {GO_ON}"))
 
     def end(self) -> None:
         with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
@@ -249,7 +250,7 @@ class RayEngine:
         """Interrupt every cell, wait for it, and kill the deaf."""
         with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
             for force in (False, True):
-                tasks = [given.task for given in self._given.values()]
+                tasks = [given.task for given in self._given.values() if given.task is not None]
                 if not tasks:
                     break
                 _, left = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
