@@ -61,6 +61,10 @@ class AnchorRule:
     def __str__(self) -> str:
         return f"average (momentum {self.momentum:g})" if self.kind == "average" else self.kind
 
+    def told_by_policy(self, task: int) -> bool:
+        """Whether the weights that a task left, or the base, tell the anchor of the task after it."""
+        return self.kind in ("previous", "base") or task < 2
+
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:

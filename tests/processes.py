@@ -1,4 +1,4 @@
-"""Starts a program as several processes that know of each other, as a launcher does."""
+"""Processes of tests: a program as several that know of each other, as a launcher starts them; one that has ended."""
 
 import os
 import socket
@@ -43,3 +43,10 @@ def ended(processes: Sequence[subprocess.Popen[str]], seconds: float) -> list[tu
         for one in processes:
             one.kill()
             one.wait()
+
+
+def ended_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid

@@ -112,7 +112,7 @@ def test_commands_on_a_page_are_commands(page: Path, monkeypatch: pytest.MonkeyP
     for words in commands(page):
         options = parsed(words)
         if page.name == "README.md" and words[0] == "run" and not options.plugin:  # elsewhere with files of one's own
-            chosen_config(options.overrides)
+            chosen_config(options.words)
 
 
 def test_the_readme_counts_streams_and_methods() -> None:

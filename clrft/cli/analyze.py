@@ -4,7 +4,7 @@ Imports nothing that trains, and nothing heavy before the runs are known to be t
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from clrft.runs.read import LeftOut, complete_runs, find_runs
 from clrft.utils.files import check_writable, comparison_folder, config_root
+from clrft.utils.progress import say
 from task_streams.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,15 +39,14 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
     if not report.groups:
         raise UserError(*report.without, "Expected a run of a method that learns from rewards, e.g. grpo or rapo.")
     parts = [*reward_parts(report), *report.comparison.closing(report.without)]
-    _print(console, parts, left_out, output)
     texts = {"rewards.md": to_markdown(parts, "Rewards"), "rewards.csv": rewards_to_csv(report)}
     pictures = pictures_of(
         comparison, report.streams(), lambda one: {"rewards": rewards_figure(report.of_stream(one), one)}
     )
-    return _say_written(console, write_outputs(output, texts, pictures))
+    return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures))
 
 
-def taxonomy_command(options: argparse.Namespace, console: Console) -> int:
+def kinds_command(options: argparse.Namespace, console: Console) -> int:
     """Print and write what kinds of forgetting the runs in some folders show.
 
     Raises:
@@ -61,8 +61,8 @@ def taxonomy_command(options: argparse.Namespace, console: Console) -> int:
     subject = Subject(comparison)
     if not subject.taxonomy.groups:
         raise UserError(*subject.taxonomy.without)
-    _print(console, taxonomy_parts(subject.taxonomy), left_out, output)
-    return _say_written(console, write_taxonomy(subject, output))
+    parts = taxonomy_parts(subject.taxonomy)
+    return _tell(console, parts, left_out, output, lambda folder: write_taxonomy(subject, folder))
 
 
 def costs_command(options: argparse.Namespace, console: Console) -> int:
@@ -82,11 +82,11 @@ def costs_command(options: argparse.Namespace, console: Console) -> int:
     if not report.groups:
         raise UserError(*report.without, "Expected runs of this version, which count what they cost.")
     parts = cost_parts(report)
-    _print(console, parts, left_out, output)
     texts = {"costs.md": to_markdown(parts, "Cost beside quality"), "costs.csv": costs_to_csv(report)}
     drawn = {stream: costs_figure(report.of_stream(stream), stream) for stream in report.streams()}
     made = {stream: {"costs": figure} for stream, figure in drawn.items() if figure is not None}
-    return _say_written(console, write_outputs(output, texts, pictures_of(comparison, made, made.__getitem__)))
+    pictures = pictures_of(comparison, made, made.__getitem__)
+    return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures))
 
 
 def drift_command(options: argparse.Namespace, console: Console) -> int:
@@ -106,7 +106,6 @@ def drift_command(options: argparse.Namespace, console: Console) -> int:
     if not study.streams:
         raise UserError(*study.without, "Expected a run of a method that trains, with evaluate.drift_prompts above 0.")
     parts = drift_parts(study)
-    _print(console, parts, left_out, output)
     texts = {
         "drift.md": to_markdown(parts, "Drift and forgetting"),
         "drift.csv": relations_to_csv(study),
@@ -115,10 +114,10 @@ def drift_command(options: argparse.Namespace, console: Console) -> int:
     }
     by_stream = {one.stream: one for one in study.streams}
     pictures = pictures_of(comparison, by_stream, lambda stream: drift_figures(by_stream[stream]))
-    return _say_written(console, write_outputs(output, texts, pictures, ENDINGS))
+    return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures, ENDINGS))
 
 
-def published_command(options: argparse.Namespace, console: Console) -> int:
+def ledger_command(options: argparse.Namespace, console: Console) -> int:
     """Print published figures beside those of the runs in some folders; write them where an output is named.
 
     Raises:
@@ -126,24 +125,18 @@ def published_command(options: argparse.Namespace, console: Console) -> int:
     """
     found = find_runs([Path(path) for path in options.paths])
     output = Path(options.output) if options.output else None
-    if output is not None:
-        check_writable(output)
 
     from clrft.analysis.groups import grouped
+    from clrft.analysis.outputs import write_outputs
     from clrft.analysis.published_results import planned, published_beside, published_parts, published_to_csv
     from clrft.analysis.render import to_markdown
 
     beside = published_beside(grouped(found.runs))
     plans = planned(sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml")))
     parts = published_parts(beside, plans)
-    _print(console, parts, found.left_out)
-    if output is None:
-        return 0
-    from clrft.analysis.outputs import write_outputs
-
     title = "Published figures beside measured ones"
     texts = {"ledger.md": to_markdown(parts, title), "ledger.csv": published_to_csv(beside)}
-    return _say_written(console, write_outputs(output, texts))
+    return _tell(console, parts, found.left_out, output, lambda folder: write_outputs(folder, texts))
 
 
 def _compared(options: argparse.Namespace, mix: Sequence[str]) -> "tuple[Comparison, tuple[LeftOut, ...], Path]":
@@ -157,18 +150,20 @@ def _compared(options: argparse.Namespace, mix: Sequence[str]) -> "tuple[Compari
     return compare(found.runs, mix=mix), found.left_out, output
 
 
-def _print(console: Console, parts: "Sequence[Part]", left_out: Sequence[LeftOut], output: Path | None = None) -> None:
-    """Print what was found and which runs were left out, once the folder for its files is known to be writable."""
+def _tell(
+    console: Console,
+    parts: "Sequence[Part]",
+    left_out: Sequence[LeftOut],
+    output: Path | None,
+    write: Callable[[Path], Sequence[Path]],
+) -> int:
+    """Print what was found and which runs were left out, then write its files, if its folder is one that can be."""
     from clrft.analysis.render import to_terminal
 
     if output is not None:
         check_writable(output)
     console.print(to_terminal(parts))
-    for one in left_out:
-        console.print(f"left out: {one}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _say_written(console: Console, paths: Sequence[Path]) -> int:
-    for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    say(console, *(f"left out: {one}" for one in left_out))
+    if output is not None:
+        say(console, *write(output))
     return 0

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from clrft.runs.read import complete_runs
 from clrft.utils.files import check_writable, comparison_folder
+from clrft.utils.progress import say
 from eval.communities import COMMUNITIES
 from task_streams.errors import UserError, unknown_name
 
@@ -25,22 +26,24 @@ def compare_command(options: argparse.Namespace, console: Console) -> int:
     output = comparison_folder(paths[0], options.output)
     found = complete_runs(paths)
     check_writable(output)
+    from clrft.analysis.compare import compare
 
+    comparison = compare(found.runs, options.baseline, options.mix)
+    # what draws is imported when all names are known to be right
     from clrft.report.comparison import write_and_print
 
-    subject, written = write_and_print(found, options.baseline, output, console, options.mix)
+    _, written = write_and_print(comparison, found.left_out, output, console)
     for community in map(COMMUNITIES.__getitem__, names):
         from clrft.analysis.comparison_tables import community_parts, community_to_csv
         from clrft.analysis.outputs import write_outputs
         from clrft.analysis.render import to_markdown, to_terminal
 
-        parts = community_parts(subject.comparison, community)
+        parts = community_parts(comparison, community)
         console.print(to_terminal(parts))
         texts = {
             f"metrics_{community.name}.md": to_markdown(parts, f"Metrics as {community.title}"),
-            f"metrics_{community.name}.csv": community_to_csv(subject.comparison, community),
+            f"metrics_{community.name}.csv": community_to_csv(comparison, community),
         }
         written += write_outputs(output, texts)
-    for path in written:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    say(console, *written)
     return 0

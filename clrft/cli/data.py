@@ -3,24 +3,24 @@
 import argparse
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL.Image import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
-from clrft.utils.files import check_writable, partial_of
-from clrft.utils.progress import Bars
+from clrft.utils.files import check_writable, whole_file
+from clrft.utils.progress import Bars, say
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
-from task_streams.probes.sets import ENDING
+from task_streams.probes.sets import ENDING, read_probe_set
 from task_streams.scenarios.detection import positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Record
-from task_streams.types import Example, Task, TaskStream, new_test_items
+from task_streams.types import Task, TaskStream, new_test_items
 
 DEFAULT_SEED = 1993
 SHOWN_DIGITS = 12  # of a fingerprint
@@ -38,7 +38,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     """
     if options.stream.endswith(ENDING):
         return check_probes(options, console)
-    config = data_config(options.stream, options.overrides)
+    config = data_config(options.stream, options.words)
     check_writable(Path(config.run.output))
     damage: Damage = {}
     with Bars(console) as bars:
@@ -47,8 +47,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
         console.print(tasks_table(stream, config, damage))
         if any(task.kind == "detection" for task in stream.tasks):
             console.print(positives_table(stream))
-        for note in stream.notes:
-            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, *(f"note: {note}" for note in stream.notes))
     if problems:
         raise UserError(*problems)
     console.print(f"{config.stream_label}: no problems found", highlight=False, soft_wrap=True)
@@ -57,14 +56,14 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
 
 def check_probes(options: argparse.Namespace, console: Console) -> int:
     """The same for a probe set: its questions by style, and its fingerprint."""
-    if options.overrides:
-        raise UserError(f"{options.overrides[0]}: expected nothing behind a probe set; no setting changes it.")
+    if options.words:
+        raise UserError(f"{options.words[0]}: expected nothing behind a probe set; no setting changes it.")
+    read_probe_set(Path(options.stream).expanduser())  # refused before what trains is imported
     from clrft.runner.probes import read_probes
 
     (one,) = read_probes([options.stream])
     counts = ", ".join(f"{count} {style}" for style, count in one.counts().items())
-    told = f"{one.name}: {counts}; SHA-256 {one.fingerprint[:SHOWN_DIGITS]}; no problems found"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{one.name}: {counts}; SHA-256 {one.fingerprint[:SHOWN_DIGITS]}; no problems found")
     return 0
 
 
@@ -74,26 +73,33 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: the stream cannot be built, or the folder not be written.
     """
-    from clrft.cli.contact_sheet import sheets
-
     if not 1 <= options.per_class <= MOST_PER_CLASS:
         raise UserError(f"--per-class: got {options.per_class}, expected a whole number from 1 to {MOST_PER_CLASS}.")
-    config = data_config(options.stream, options.overrides)
+    config = data_config(options.stream, options.words)
     folder = Path(options.output) if options.output else Path(config.run.output) / "data" / config.stream_label
     check_writable(folder)
+    from clrft.cli.contact_sheet import sheets
+
     with Bars(console) as bars:
-        stream = built(config, bars)
+        stream = built(config, bars, {})
         bars.begin(config.stream_label, "drawing", len(stream))
         paths = []
         for task in stream.tasks:
-            paths += write_pages(folder, task, list(sheets(stream, task, options.per_class)))
+            pages = list(sheets(stream, task, options.per_class))
+            for number, page in enumerate(pages, start=1):
+                suffix = f"-{number}" if len(pages) > 1 else ""
+                paths.append(folder / f"task_{task.index:02d}{suffix}.png")
+                try:
+                    with whole_file(paths[-1]) as beside:
+                        page.save(beside, format="PNG")
+                except OSError as error:
+                    raise UserError(f"can't write {paths[-1]} ({error.strerror or error}).") from error
             bars.advance(config.stream_label)
     if not options.output:  # sheets of earlier settings of the same stream would pass for these
         for path in folder.iterdir():
             if _SHEET.fullmatch(path.name) and path not in paths:
                 path.unlink()
-    for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    say(console, *paths)
     return 0
 
 
@@ -103,7 +109,7 @@ def unpack_command(options: argparse.Namespace, console: Console) -> int:
 
     with Bars(console) as bars:
         unpack(Path(options.archive), Path(options.folder), bars)
-    console.print(f"unpacked: {options.folder}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"unpacked: {options.folder}")
     return 0
 
 
@@ -125,18 +131,17 @@ def data_config(stream: str, words: Sequence[str]) -> RunConfig:
     return build_config(stream.removeprefix("stream="), "zero_shot", "tiny", seed, chosen)
 
 
-def built(config: RunConfig, bars: Bars, damage: Damage | None = None) -> TaskStream:
+def built(config: RunConfig, bars: Bars, damage: Damage) -> TaskStream:
     """The stream of a configuration; damaged items are collected by key.
 
     Raises:
         UserError: it cannot be built.
     """
-    found = {} if damage is None else damage
     bars.begin(config.stream_label, "reading data", None)
     workspace = Workspace(
         Path(config.run.output) / ".cache",
         lambda items: bars.advance(config.stream_label, items),
-        lambda record: found.update({record.key: record}),
+        lambda record: damage.update({record.key: record}),
     )
     return build_stream(config.stream_name, config.stream, config.seed, workspace)
 
@@ -185,28 +190,18 @@ def tasks_table(stream: TaskStream, config: RunConfig, damage: Damage) -> Table:
 def short_classes(task: Task, config: RunConfig) -> int:
     """Classes with fewer training or test items than asked for; a task of questions counts as one class."""
     listed = getattr(config.stream, "shots_list", None) is not None
-    wanted = (None if listed else config.stream.shots, config.stream.test_per_class)
-    kept = [item_counts(task, examples) for examples in (task.train, task.test)]
-    names = task.classes or (task.name,)
-    return sum(
-        any(goal is not None and counts[name] < goal for goal, counts in zip(wanted, kept, strict=True))
-        for name in names
-    )
-
-
-def item_counts(task: Task, examples: Sequence[Example]) -> dict[str, int]:
-    """Items of each class of a task; of the task itself where it has none."""
-    counts = dict.fromkeys(task.classes or (task.name,), 0)
-    for example in examples:
-        if isinstance(example.target, str):
-            names = {example.target}
-        elif isinstance(example.target, tuple):
-            names = {box.category for box in example.target}
-        else:
-            names = {task.name}
-        for name in names & counts.keys():
-            counts[name] += 1
-    return counts
+    short: set[str] = set()
+    shots = None if listed else config.stream.shots
+    for goal, examples in ((shots, task.train), (config.stream.test_per_class, task.test)):
+        counts: Counter[str] = Counter()
+        for target in (example.target for example in examples):
+            if isinstance(target, tuple):
+                counts.update({box.category for box in target})
+            else:
+                counts[target if isinstance(target, str) else task.name] += 1
+        names = task.classes or (task.name,)
+        short.update(name for name in names if goal is not None and counts[name] < goal)
+    return len(short)
 
 
 def belongs(record: Record, task: Task) -> bool:
@@ -228,21 +223,3 @@ def positives_table(stream: TaskStream) -> Table:
             counts = (row.train_images, row.train_boxes, row.test_images, row.test_boxes)
             table.add_row(str(task.index), escape(row.category), *map(str, counts))
     return table
-
-
-def write_pages(folder: Path, task: Task, pages: Sequence[Image]) -> list[Path]:
-    """Pages as ``task_01.png`` or ``task_01-1.png``, …, each whole or not at all."""
-    paths = []
-    for number, page in enumerate(pages, start=1):
-        suffix = f"-{number}" if len(pages) > 1 else ""
-        path = folder / f"task_{task.index:02d}{suffix}.png"
-        beside = partial_of(path)
-        try:
-            page.save(beside, format="PNG")
-            beside.replace(path)
-        except OSError as error:
-            raise UserError(f"can't write {path} ({error.strerror or error}).") from error
-        finally:
-            beside.unlink(missing_ok=True)
-        paths.append(path)
-    return paths

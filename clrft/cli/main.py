@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from clrft.utils import interrupt
 from clrft.utils.failures import explained
@@ -41,11 +42,17 @@ EXAMPLES = """examples:
   clrft list methods"""
 
 LISTS = ("configs", "methods", "metrics", "models", "prompts", "seeds", "shapers", "streams", "sweeps")  # of clrft list
-HARDWARE = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
-RAY = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
-OTHERS = "also a table in the columns of others, e.g. coin or pilot,gem; clrft list metrics names them"
-START = "go on from a finished task of another run, e.g. runs/single/digits_cil-sft-1993@task3"
-MIX = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
+
+# arguments that several commands have
+WORDS: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": "e.g. train.learning_rate=1e-4; clrft show lists all"}
+OWN = "Python file with a method of your own; code in it runs"
+PLUGIN: Any = {"action": "append", "default": [], "metavar": "FILE", "help": OWN}
+POINT = "go on from a finished task of another run, e.g. runs/single/digits_cil-sft-1993@task3"
+START: Any = {"metavar": "RUN@taskK", "help": POINT}
+SWEEP: Any = {"help": "a sweep of clrft list sweeps, or a path to a YAML file"}
+RUNS: Any = {"nargs": "+", "metavar": "RUNS", "help": "run folders or sweep folders"}
+DIFFERING = "let runs differ in this, e.g. versions,train.updates or all; every output then says so"
+MIX: Any = {"action": "append", "default": [], "metavar": "NAME,…", "help": DIFFERING}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +95,7 @@ def show_end(code: int, sentences: Sequence[str]) -> None:
     errors = Console(stderr=True, emoji=False)
     head = {1: "[bold red]failed[/bold red] ", 2: "[bold red]error[/bold red] "}.get(code, "")
     for one in sentences:
-        errors.print(f"{head}{escaped(one)}", highlight=False, soft_wrap=True)
+        errors.print(f"{head}{escape(one)}", highlight=False, soft_wrap=True)
 
 
 def one_of_several(options: argparse.Namespace, console: Console, words: str) -> int:
@@ -132,11 +139,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line as options; KEY=VALUE words may stand before and after options."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    name = next((name for name in ("overrides", "words") if hasattr(options, name)), None)
-    if rest and (name is None or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(options, "words") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if name is not None:
-        setattr(options, name, [*getattr(options, name), *rest])
+    if rest:
+        options.words = [*options.words, *rest]
     return options
 
 
@@ -148,9 +154,8 @@ def name_plugins(options: argparse.Namespace) -> None:
     from methods.registry import load_plugins
 
     load_plugins(files)
-    for name in ("overrides", "words"):
-        if hasattr(options, name):
-            setattr(options, name, [*getattr(options, name), f"run.plugins={json.dumps(files)}"])
+    if hasattr(options, "words"):
+        options.words = [*options.words, f"run.plugins={json.dumps(files)}"]
 
 
 class Version(argparse.Action):
@@ -163,7 +168,7 @@ class Version(argparse.Action):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """The parser of all commands, in the order in which ``clrft --help`` shows them."""
     parser = argparse.ArgumentParser(
         prog="clrft",
         description="Continual fine-tuning of vision-language models: streams, methods, forgetting.",
@@ -172,176 +177,154 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and where it is installed")
     parser.set_defaults(several=False)  # whether several processes can work on it
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    words = "e.g. train.learning_rate=1e-4; clrft show lists all"
-    overrides: Any = {"nargs": "*", "metavar": "KEY=VALUE", "help": words}
-    own = "Python file with a method of your own; code in it runs"
-    plugin: Any = {"action": "append", "default": [], "metavar": "FILE", "help": own}
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_work(commands)
+    add_results(commands)
+    add_choices(commands)
+    add_own(commands)
 
-    one = subparsers.add_parser("run", help="one stream, one method, one class order")
-    one.add_argument("overrides", **overrides)
-    one.add_argument("--plugin", **plugin)
-    one.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
-    one.add_argument("--from", dest="start", metavar="RUN@taskK", help=START)
-    one.set_defaults(command=later("run", "run_one"), several=True)
+    ui = add(commands, "ui", "open MLflow on this machine (loopback only)")
+    ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
+    ui.add_argument("--port", type=int, default=5000)
 
-    fork = subparsers.add_parser("fork", help="the former name of run --from")
-    fork.add_argument("start", metavar="RUN@taskK", help=START)
-    fork.add_argument("overrides", **overrides)
-    fork.add_argument("--plugin", **plugin)
-    fork.set_defaults(command=later("run", "run_one", "fork", "run --from"), several=True, resume=None)
+    base = add(commands, "base", "names the script that rebuilds and checks the embedded model")
+    base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
+    folder = "folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"
+    base.add_argument("--out", help=folder)
+    base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
+    return parser
 
-    sweep = subparsers.add_parser("sweep", help="streams x methods x class orders; skips what is done")
-    sweep.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
-    sweep.add_argument("overrides", **overrides)
-    sweep.add_argument("--plugin", **plugin)
+
+def add_work(commands: Any) -> None:
+    """What runs cells, or tells how it will go or goes."""
+    run = add(commands, "run", "one stream, one method, one class order", several=True)
+    fork = commands.add_parser("fork", help="the former name of run --from")
+    fork.set_defaults(command=later("run", "run_command", "fork", "run --from"), several=True, resume=None)
+    fork.add_argument("start", **START)
+    for one in (run, fork):
+        one.add_argument("words", **WORDS)
+        one.add_argument("--plugin", **PLUGIN)
+    run.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its own settings")
+    run.add_argument("--from", dest="start", **START)
+
+    sweep = add(commands, "sweep", "streams x methods x class orders; skips what is done")
+    sweep.add_argument("name", **SWEEP)
+    sweep.add_argument("words", **WORDS)
+    sweep.add_argument("--plugin", **PLUGIN)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core or GPU; on Ray no limit)")
     sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: cores shared; on Ray 1)")
-    sweep.add_argument("--on", default="", metavar="ray|ray://HOST:PORT", help=RAY)
-    sweep.set_defaults(command=later("sweep", "run_sweep_command"))
+    ray = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
+    sweep.add_argument("--on", default="", metavar="ray|ray://HOST:PORT", help=ray)
 
-    plan = subparsers.add_parser("plan", help="tokens, operations, memory, hours and disk of a sweep, before it runs")
-    plan.add_argument("name", help="a sweep of clrft list sweeps, or a path to a YAML file")
-    plan.add_argument("overrides", **overrides)
-    plan.add_argument("--hardware", default="this", metavar="NAME", help=HARDWARE)
+    plan = add(commands, "plan", "tokens, operations, memory, hours and disk of a sweep, before it runs")
+    plan.add_argument("name", **SWEEP)
+    plan.add_argument("words", **WORDS)
+    hardware = "this (measured now; default), a device and how many, e.g. h100x8 or rtx4090, or a YAML file"
+    plan.add_argument("--hardware", default="this", metavar="NAME", help=hardware)
     plan.add_argument("--jobs", type=int, help="runs at a time (default: as clrft sweep, or one per device)")
     plan.add_argument("--devices-per-cell", type=int, default=1, metavar="N", help="processes that share each run")
     plan.add_argument("--split", action="store_true", help="weights are split among them (FSDP), not whole in each")
     plan.add_argument("--completion-tokens", type=int, metavar="N", help="length of a completion, where not measured")
-    plan.add_argument("--plugin", **plugin)
+    plan.add_argument("--plugin", **PLUGIN)
     plan.add_argument("--json", action="store_true", help="as JSON")
-    plan.set_defaults(command=later("plan", "plan_command"))
 
-    status = subparsers.add_parser("status", help="what of a sweep is done, running, failed, waiting; the time left")
+    status = add(commands, "status", "what of a sweep is done, running, failed, waiting; the time left")
     status.add_argument("words", nargs="*", metavar="SWEEP|FOLDER|KEY=VALUE", help="sweeps, with their words; folders")
-    status.add_argument("--plugin", **plugin)
+    status.add_argument("--plugin", **PLUGIN)
     status.add_argument("--json", action="store_true", help="as JSON")
-    status.set_defaults(command=later("status", "status_command"))
 
-    compare = subparsers.add_parser("compare", help="methods side by side: tables, matrices, curves")
-    compare.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    compare.add_argument("--baseline", help="method that the others are paired with")
-    compare.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-    compare.add_argument("--metrics", action="append", default=[], metavar="NAME,…", help=OTHERS)
+
+def add_results(commands: Any) -> None:
+    """What reads runs; each analysis is a command of its own too, as it was called before."""
+    compare = add(commands, "compare", "methods side by side: tables, matrices, curves")
+    report = add(commands, "report", "a page for the browser: who forgets less, how sure, and why")
+    for one in (compare, report):
+        one.add_argument("paths", **RUNS)
+        one.add_argument("--baseline", help="method that the others are paired with")
+        one.add_argument("--mix", **MIX)
+    others = "also a table in the columns of others, e.g. coin or pilot,gem; clrft list metrics names them"
+    compare.add_argument("--metrics", action="append", default=[], metavar="NAME,…", help=others)
     compare.add_argument("-o", "--output", help="folder for tables and pictures (default: <first>/comparison)")
-    compare.set_defaults(command=later("compare", "compare_command"))
-
-    report = subparsers.add_parser("report", help="a page for the browser: who forgets less, how sure, and why")
-    report.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders")
-    report.add_argument("--baseline", help="method that the others are paired with")
-    report.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
     report.add_argument("-o", "--output", help="folder of the page, its tables and figures (default: <first>/report)")
-    report.set_defaults(command=later("report", "report_command"))
 
-    add_analyze(subparsers)
-
-    sync = subparsers.add_parser("sync", help="feed MLflow what it lacks of runs, from their files, exactly once")
-    sync.add_argument("paths", nargs="+", metavar="RUNS", help="run folders or sweep folders, finished or not")
-    sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
-    sync.set_defaults(command=later("sync", "sync_command"))
-
-    listing = subparsers.add_parser("list", help="what there is to choose from")
-    listing.add_argument("what", choices=LISTS, help="which list")
-    listing.add_argument("--plugin", **plugin)
-    listing.set_defaults(command=later("list", "list_command"))
-
-    show = subparsers.add_parser("show", help="the resolved configuration, every field explained")
-    show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
-    show.add_argument("--plugin", **plugin)
-    show.set_defaults(command=later("show", "show_command"))
-
-    add_data(subparsers, overrides)
-    add_method(subparsers)
-
-    ui = subparsers.add_parser("ui", help="open MLflow on this machine (loopback only)")
-    ui.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
-    ui.add_argument("--port", type=int, default=5000)
-    ui.set_defaults(command=later("ui", "ui_command"))
-
-    base = subparsers.add_parser("base", help="names the script that rebuilds and checks the embedded model")
-    base.add_argument("action", choices=("build", "check"), help="build: pretrain it anew; check: measure a folder")
-    base.add_argument(
-        "--out", help="folder of the model (build: new or empty, default rebuilt_base; check: default the shipped one)"
-    )
-    base.add_argument("--seed", type=int, help="seed of the pretraining (default: the shipped model's)")
-    base.set_defaults(command=later("base", "base_command"))
-    return parser
-
-
-def add_analyze(subparsers: Any) -> None:
-    """``clrft analyze`` and what it looks at; each as a command of its own too, as it was called before."""
-    parser = subparsers.add_parser(
-        "analyze", help="what runs show of rewards, forgetting, costs, drift; published figures"
-    )
-    actions = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, command, mix, text in (
-        ("rewards", "rewards_command", False, "what rewards were made of, by task, and what shapers reranked"),
-        ("kinds", "taxonomy_command", False, "what kind of forgetting: by list or weights, what was answered"),
-        ("costs", "costs_command", True, "tokens, operations, hours and memory beside quality"),
-        ("drift", "drift_command", True, "how far policies moved, and whether that goes with forgetting"),
-        ("ledger", "published_command", False, "figures published with RaPO, beside runs of the same setting"),
+    analyze = "what runs show of rewards, forgetting, costs, drift; published figures"
+    actions = commands.add_parser("analyze", help=analyze).add_subparsers(required=True, metavar="WHAT")
+    for name, mix, text in (
+        ("rewards", False, "what rewards were made of, by task, and what shapers reranked"),
+        ("kinds", False, "what kind of forgetting: by list or weights, what was answered"),
+        ("costs", True, "tokens, operations, hours and memory beside quality"),
+        ("drift", True, "how far policies moved, and whether that goes with forgetting"),
+        ("ledger", False, "figures published with RaPO, beside runs of the same setting"),
     ):
-        alone = name == "ledger"
-        paths = "run folders or sweep folders" + ("; none: the figures alone" if alone else "")
-        files = "ledger.md and ledger.csv (default: print only)" if alone else "tables and pictures"
-        output = f"folder for {files}" + ("" if alone else " (default: <first>/comparison)")
-        for one, former in ((actions.add_parser(name, help=text), ""), (subparsers.add_parser(name), name)):
-            one.add_argument("paths", nargs="*" if alone else "+", metavar="RUNS", help=paths)
+        runs, output = RUNS, "folder for tables and pictures (default: <first>/comparison)"
+        if name == "ledger":
+            runs = {**RUNS, "nargs": "*", "help": "run folders or sweep folders; none: the figures alone"}
+            output = "folder for ledger.md and ledger.csv (default: print only)"
+        former = commands.add_parser(name)
+        former.set_defaults(command=later("analyze", f"{name}_command", name, f"analyze {name}"))
+        for one in (add(actions, name, text, "analyze"), former):
+            one.add_argument("paths", **runs)
             one.add_argument("-o", "--output", help=output)
             if mix:
-                one.add_argument("--mix", action="append", default=[], metavar="NAME,…", help=MIX)
-            one.set_defaults(command=later("analyze", command, former, f"analyze {name}"))
+                one.add_argument("--mix", **MIX)
+
+    sync = add(commands, "sync", "feed MLflow what it lacks of runs, from their files, exactly once")
+    sync.add_argument("paths", **{**RUNS, "help": "run folders or sweep folders, finished or not"})
+    sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
 
 
-def add_data(subparsers: Any, overrides: Any) -> None:
-    """The commands about data."""
-    parser = subparsers.add_parser("data", help="check and look at a stream's data, unpack archives")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    stream: Any = {"metavar": "STREAM", "help": "a stream of clrft list streams, or a path to a YAML file"}
+def add_choices(commands: Any) -> None:
+    """What tells what there is to choose from."""
+    listing = add(commands, "list", "what there is to choose from")
+    listing.add_argument("what", choices=LISTS, help="which list")
+    listing.add_argument("--plugin", **PLUGIN)
 
-    check = actions.add_parser("check", help="build a stream; tables, fingerprints and all problems of its data")
-    words = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
-    check.add_argument("stream", metavar="STREAM", help=words)
-    check.add_argument("overrides", **overrides)
-    check.set_defaults(command=later("data", "check_command"))
+    show = add(commands, "show", "the resolved configuration, every field explained")
+    show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
+    show.add_argument("--plugin", **PLUGIN)
 
-    show = actions.add_parser("show", help="draw contact sheets, one or more pages per task")
-    show.add_argument("stream", **stream)
-    show.add_argument("overrides", **overrides)
+
+def add_own(commands: Any) -> None:
+    """What is about one's own data and methods."""
+    data = commands.add_parser("data", help="check and look at a stream's data, unpack archives")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    check = add(actions, "check", "build a stream; tables, fingerprints and all problems of its data", "data")
+    names = "a stream of clrft list streams, a path to a YAML file, or a probe set (.jsonl)"
+    check.add_argument("stream", metavar="STREAM", help=names)
+    check.add_argument("words", **WORDS)
+
+    show = add(actions, "show", "draw contact sheets, one or more pages per task", "data")
+    show.add_argument("stream", metavar="STREAM", help="a stream of clrft list streams, or a path to a YAML file")
+    show.add_argument("words", **WORDS)
     show.add_argument("-o", "--output", help="folder of the pictures (default: <run.output>/data/<stream>)")
     show.add_argument("--per-class", type=int, default=4, help="training and test items of each class (default: 4)")
-    show.set_defaults(command=later("data", "show_command"))
 
-    unpack = actions.add_parser("unpack", help="unpack a tar or zip archive safely into a new folder")
+    unpack = add(actions, "unpack", "unpack a tar or zip archive safely into a new folder", "data")
     unpack.add_argument("archive", metavar="ARCHIVE")
     unpack.add_argument("folder", metavar="FOLDER")
-    unpack.set_defaults(command=later("data", "unpack_command"))
 
-
-def add_method(subparsers: Any) -> None:
-    """The commands about methods of one's own."""
-    parser = subparsers.add_parser("method", help="write and check a method of your own")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    new = actions.add_parser("new", help="write NAME.py, a method that runs, and test_NAME.py, its test")
+    method = commands.add_parser("method", help="write and check a method of your own")
+    actions = method.add_subparsers(required=True, metavar="ACTION")
+    new = add(actions, "new", "write NAME.py, a method that runs, and test_NAME.py, its test", "method")
     new.add_argument("name", metavar="NAME", help="name of the method: small letters, digits and _")
     new.add_argument("--kind", default="part", help="part (joins sft or grpo; default), supervised or reinforcement")
     new.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the two files (default: this one)")
-    new.set_defaults(command=later("method", "new_command"))
 
-    check = actions.add_parser("check", help="try what the contract promises in short runs; a minute or two")
+    check = add(actions, "check", "try what the contract promises in short runs; a minute or two", "method")
     check.add_argument("file", metavar="FILE", help="Python file with a method (code in it runs), or a method's name")
-    check.set_defaults(command=later("method", "check_command"))
+
+
+def add(to: Any, name: str, text: str, module: str = "", **defaults: Any) -> argparse.ArgumentParser:
+    """Add a command, whose function is ``NAME_command`` in the module of its name, or in another of ``clrft.cli``."""
+    parser: argparse.ArgumentParser = to.add_parser(name, help=text)
+    parser.set_defaults(command=later(module or name, f"{name}_command"), **defaults)
+    return parser
 
 
 def later(module: str, name: str, former: str = "", now: str = "") -> Command:
-    """A command whose module is imported when it is called, so that the others need not wait for it.
+    """A function of ``clrft.cli``, whose module is imported when it is called: the others need not wait for it.
 
-    Args:
-        module: in ``clrft.cli``.
-        name: of its function.
-        former: the command's former name, if it is called by that; then a line says where it went.
-        now: its name now.
+    ``former``: the command's former name, if it is called by that; then a line says what it is ``now``.
     """
 
     def command(options: argparse.Namespace, console: Console) -> int:
@@ -350,14 +333,3 @@ def later(module: str, name: str, former: str = "", now: str = "") -> Command:
         return int(getattr(import_module(f"clrft.cli.{module}"), name)(options, console))
 
     return command
-
-
-def escaped(text: str) -> str:
-    """Text with its square brackets kept from being read as styles."""
-    from rich.markup import escape
-
-    return escape(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

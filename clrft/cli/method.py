@@ -9,24 +9,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from clrft.config.run_config import DEFAULT_LEARNERS
 from clrft.method_check.new import KINDS, write_method
-from clrft.method_check.promises import (
-    check_accumulation,
-    check_adapter,
-    check_determinism,
-    check_inside,
-    check_model,
-    check_needs,
-    check_restart,
-    check_run,
-)
 from clrft.method_check.report import Report, report_table
-from clrft.method_check.trial import LEARNERS, Trial
-from clrft.utils.progress import Bars
+from clrft.utils.progress import Bars, say
 from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
@@ -37,9 +26,10 @@ from task_streams.errors import UserError
 
 def check_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft method check``: a table of all checks; exit code 1 if one failed."""
+    checked = subjects(options.file)
     quiet_libraries()
     passed = True
-    for name, plugins in subjects(options.file):
+    for name, plugins in checked:
         with Bars(console) as bars:
             report = check_method(name, plugins, lambda text: bars.begin(name, text, None))  # noqa: B023
         console.print(report_table(name, report))
@@ -48,10 +38,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def subjects(given: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Names of the methods to check, with the plugin files that they come from.
-
-    Args:
-        given: a Python file with methods, or the name of a known one.
+    """Names of the methods in a Python file, or of the known one of a name, with the plugin files they come from.
 
     Raises:
         UserError: no such file, or it cannot be loaded.
@@ -68,6 +55,9 @@ def subjects(given: str) -> list[tuple[str, tuple[str, ...]]]:
 
 def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None] = lambda text: None) -> Report:
     """Every check of a method that is loaded already."""
+    from clrft.method_check import promises
+    from clrft.method_check.trial import Trial
+
     report = Report(begin)
     kind = known_methods()[name]
     if not check_class(kind, report):
@@ -76,16 +66,16 @@ def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None]
         trials = [
             Trial(name, words, tuple(plugins), Path(folder) / words.replace("+", "_")) for words in companies(kind)
         ]
-        ready = [fitting for trial in trials if (fitting := check_model(kind, trial, report)) is not None]
-        traces = {trial: trace for trial in ready if (trace := check_run(kind, trial, report)) is not None}
-        stopped = [trial for trial in traces if check_determinism(kind, trial, report)]
-        check_restart(kind, stopped, traces, report)
+        ready = [fitting for trial in trials if (fitting := promises.check_model(kind, trial, report)) is not None]
+        traces = {trial: trace for trial in ready if (trace := promises.check_run(kind, trial, report)) is not None}
+        stopped = [trial for trial in traces if promises.check_determinism(kind, trial, report)]
+        promises.check_restart(kind, stopped, traces, report)
         for trial in traces:
-            check_accumulation(kind, trial, report)
-            check_inside(kind, trial, report)
-            check_adapter(kind, trial, report)
+            promises.check_accumulation(kind, trial, report)
+            promises.check_inside(kind, trial, report)
+            promises.check_adapter(kind, trial, report)
         if len(traces) == len(trials):
-            check_needs(kind, traces, report)
+            promises.check_needs(kind, traces, report)
     return report
 
 
@@ -93,7 +83,7 @@ def companies(kind: type[Method]) -> list[str]:
     """What to name on the command line to try a method: with every learner that a part joins."""
     if kind.family != "part":
         return [kind.name]
-    return [f"{learner}+{kind.name}" for family, learner in LEARNERS.items() if family in kind.joins]
+    return [f"{learner}+{kind.name}" for family, learner in DEFAULT_LEARNERS.items() if family in kind.joins]
 
 
 def check_class(kind: type[Method], report: Report) -> bool:
@@ -108,11 +98,20 @@ def check_class(kind: type[Method], report: Report) -> bool:
             found[:] = ["failed", " ".join(wrong)]
     loaded = report.passed
     runnable = False
+    settings = kind.Config
     with report.check("config: defaults valid, every field explained") as found:
-        made_method(kind, made_config(kind))
+        try:
+            made = settings()
+        except TypeError as error:
+            raise UserError(f"{settings.__name__}: {error}; expected a default for every field.") from error
+        if problems := converted(settings, vars(made))[1]:
+            raise UserError(*problems)
+        made_method(kind, made)
         runnable = True
-        if problem := config_problem(kind):
-            found[:] = ["failed", problem]
+        if missing := [name for name, doc in field_docs(settings).items() if not doc.strip() or "\n" in doc.strip()]:
+            found[:] = ["failed", f"{settings.__name__}: no docstring of one line below {', '.join(missing)}."]
+        elif not settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            found[:] = ["failed", f"{settings.__name__} is not frozen; expected @dataclass(frozen=True)."]
     return loaded and runnable
 
 
@@ -123,43 +122,11 @@ def misspelt(kind: type[Method]) -> list[str]:
     return [f"{name} is no hook; did you mean {close[0]}?" for name, close in near.items() if close]
 
 
-def made_config(kind: type[Method]) -> Any:
-    """A method's default settings.
-
-    Raises:
-        UserError: a field has no default, or its default is not valid.
-    """
-    try:
-        made = kind.Config()
-    except TypeError as error:
-        raise UserError(f"{kind.Config.__name__}: {error}; expected a default for every field.") from error
-    _, wrong = converted(kind.Config, vars(made))
-    if wrong:
-        raise UserError(*wrong)
-    return made
-
-
-def config_problem(kind: type[Method]) -> str:
-    """What is wrong with a method's settings though they can be made; empty if nothing is."""
-    missing = [name for name, doc in field_docs(kind.Config).items() if not doc.strip() or "\n" in doc.strip()]
-    if missing:
-        return f"{kind.Config.__name__}: no docstring of one line below {', '.join(missing)}."
-    if not kind.Config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return f"{kind.Config.__name__} is not frozen; expected @dataclass(frozen=True)."
-    return ""
-
-
 def new_command(options: argparse.Namespace, console: Console) -> int:
     """``clrft method new``: write both files, and say what to do with them."""
     folder = Path(options.output).expanduser()
     method, test = write_method(options.name, options.kind, folder)
     words = KINDS[options.kind].replace("@NAME@", options.name)
-    lines = (
-        f"wrote {method} and {test}",
-        f"  pytest {test}",
-        f"  clrft method check {method}",
-        f"  clrft run stream=digits_cil method={words} --plugin {method}",
-    )
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"wrote {method} and {test}", f"  pytest {test}", f"  clrft method check {method}")
+    say(console, f"  clrft run stream=digits_cil method={words} --plugin {method}")
     return 0

@@ -24,10 +24,11 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
     if problems := option_problems(options, here):
         raise UserError(*problems)
     hardware = None if here else hardware_of(options.hardware)
-    cells = load_sweep(options.name, parse_overrides(options.overrides))
+    cells = load_sweep(options.name, parse_overrides(options.words))
     from clrft.planning.plan import plan_of, target_of, this_target
     from clrft.planning.suggestions import suggestions
     from clrft.planning.tables import plan_to_json, plan_to_terminal
+    from clrft.utils.progress import say
     from clrft.utils.quiet import quiet_libraries
 
     quiet_libraries()
@@ -41,8 +42,7 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
     suggested = suggestions(plan)
     twice = plan_of(cells, replace(target, times=2.0))  # completions twice as long
     if options.json:
-        text = json.dumps(plan_to_json(plan, suggested, twice), indent=2, ensure_ascii=False)
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, json.dumps(plan_to_json(plan, suggested, twice), indent=2, ensure_ascii=False))
     else:
         console.print(plan_to_terminal(plan, suggested, twice))
     return 2 if plan.unfit or plan.unshareable else 0

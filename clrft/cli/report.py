@@ -8,6 +8,7 @@ from rich.console import Console
 
 from clrft.runs.read import FoundRuns, complete_runs
 from clrft.utils.files import REPORT, check_writable, comparison_folder
+from clrft.utils.progress import say
 
 
 def report_command(options: argparse.Namespace, console: Console) -> int:
@@ -21,11 +22,10 @@ def report_command(options: argparse.Namespace, console: Console) -> int:
     found = complete_runs(paths)
     check_writable(output)
     page, *others = report_of(found, paths, output, options.baseline, options.mix)
-    for left_out in found.left_out:
-        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
+    say(console, *(f"left out: {one}" for one in found.left_out))
     size = f"{page.stat().st_size / 1e6:.1f} MB"
-    text = f"report: {page.resolve()}   ({size}, opens in any browser; {len(others)} files of tables and pictures)"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    about = f"{size}, opens in any browser; {len(others)} files of tables and pictures"
+    say(console, f"report: {page.resolve()}   ({about})")
     return 0
 
 
@@ -34,7 +34,10 @@ def report_of(
 ) -> list[Path]:
     """Compare runs and write their report; returns its files, the page first."""
     from clrft.analysis.compare import compare
+
+    comparison = compare(found.runs, baseline, mix)
+    # what draws is imported when all names are known to be right
     from clrft.report.page import title_of, write_report
     from clrft.report.parts import Subject
 
-    return write_report(Subject(compare(found.runs, baseline, mix), found.left_out), title_of(paths), output)
+    return write_report(Subject(comparison, found.left_out), title_of(paths), output)

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,17 +9,20 @@ from rich.text import Text
 
 from clrft.cli.run import chosen_config
 from clrft.config.records import Manifest, read_record
-from clrft.config.run_config import GROUPS, RunConfig, Values, parse_overrides
+from clrft.config.run_config import GROUPS, RunConfig, parse_overrides
 from clrft.utils.files import config_root
-from clrft.utils.plain import read_yaml
+from clrft.utils.plain import SECTIONS, read_yaml
+from clrft.utils.progress import say
 from methods.registry import installed_methods, known_methods
 from task_streams import STREAMS
 from task_streams.config import field_docs
 from task_streams.errors import UserError, unknown_name
 
+KINDS = ("streams", "methods", "models", "sweeps")  # of configs, in which a name is looked for in this order
+
 
 def show_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft show``: a named config, or a run's resolved configuration."""
+    """``clrft show``: a named config, or a run's resolved configuration; of a sweep its cells, one line each."""
     names = [word for word in options.words if "=" not in word]
     words = [word for word in options.words if "=" in word]
     if len(names) > 1:
@@ -28,77 +30,49 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
     if names:
         group = config_group(names[0])
         if group == "sweeps":
-            return show_sweep(names[0], parse_overrides(words), console)
+            from clrft.config.sweeps import load_sweep
+
+            say(console, *(cell.folder for cell in load_sweep(names[0], parse_overrides(words))))
+            return 0
         words.append(f"{ {folder: key for key, folder in GROUPS.items()}[group] }={names[0]}")
     given = {word.partition("=")[0] for word in words}
-    words += [
-        default for key, default in (("stream", "stream=digits_cil"), ("method", "method=rapo")) if key not in given
-    ]
+    words += [f"{key}={name}" for key, name in (("stream", "digits_cil"), ("method", "rapo")) if key not in given]
     show_run(chosen_config(words), console)
     return 0
 
 
 def config_group(name: str) -> str:
-    """The folder of ``configs/`` that a name belongs to, or that a YAML file by path would."""
+    """The folder of ``configs/`` that a name belongs to, or that a YAML file by path would by what it says."""
     if name.endswith((".yaml", ".yml")):
-        return group_of_file(name)
-    methods = {*known_methods(), *installed_methods()}
-    registered = {"streams": set(STREAMS), "methods": methods, "models": set[str](), "sweeps": set[str]()}
-    known = {
-        group: names | {p.stem for p in (config_root() / group).glob("*.yaml")} for group, names in registered.items()
-    }
-    for group, group_names in known.items():
-        if name in group_names:
+        values = read_yaml(Path(name))
+        if "methods" in values or "parts" in values:
+            return "sweeps"
+        for key, group in GROUPS.items():
+            if key in values:
+                return group
+        raise UserError(f"{name}: expected a sweep (methods, seeds, …) or one of the sections {', '.join(GROUPS)}.")
+    known = {group: {path.stem for path in (config_root() / group).glob("*.yaml")} for group in KINDS}
+    known["streams"] |= set(STREAMS)
+    known["methods"] |= {*known_methods(), *installed_methods()}
+    for group, names in known.items():
+        if name in names:
             return group
     raise UserError(unknown_name("config", name, set().union(*known.values())))
-
-
-def group_of_file(path: str) -> str:
-    """What kind of config a YAML file is, by what it says."""
-    values = read_yaml(Path(path))
-    if "methods" in values or "parts" in values:
-        return "sweeps"
-    for key, group in GROUPS.items():
-        if key in values:
-            return group
-    raise UserError(f"{path}: expected a sweep (methods, seeds, …) or one of the sections {', '.join(GROUPS)}.")
-
-
-def show_sweep(name: str, overrides: Values, console: Console) -> int:
-    """The cells of a sweep, one line each."""
-    from clrft.config.sweeps import load_sweep
-
-    for cell in load_sweep(name, overrides):
-        console.print(f"{cell.folder}", highlight=False, markup=False, soft_wrap=True)
-    return 0
 
 
 def show_run(config: RunConfig, console: Console) -> None:
     """Every field of a run with its value and its meaning."""
     console.print(Text.assemble((str(config.folder), "bold"), f"  seed {config.seed}"), highlight=False)
-    sections: dict[str, Any] = {
-        "stream": config.stream,
-        "method": config.method,
-        "model": config.model,
-        "train": config.train,
-        "evaluate": config.evaluate,
-        "run": config.run,
-    }
-    for name, section in sections.items():
-        docs = field_docs(type(section))
-        table = Table(
-            "key",
-            "value",
-            "meaning",
-            title=Text(f"{name} {getattr(config, f'{name}_label', '')}".strip()),
-            title_justify="left",
-        )
-        for field, doc in docs.items():
+    for name in SECTIONS:
+        section = getattr(config, name)
+        title = Text(f"{name} {getattr(config, f'{name}_label', '')}".strip())
+        table = Table("key", "value", "meaning", title=title, title_justify="left")
+        for field, doc in field_docs(type(section)).items():
             value = getattr(section, field)
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             table.add_row(*map(Text, (f"{name}.{field}", text, doc)))
         console.print(table)
-    console.print(f"memory: {memory_line(config)}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"memory: {memory_line(config)}")
 
 
 def memory_line(config: RunConfig) -> str:

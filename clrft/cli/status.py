@@ -5,7 +5,8 @@ import json
 
 from rich.console import Console
 
-from clrft.sweep.status import counts_line, estimate, estimate_line, statuses, to_json, to_table
+from clrft.sweep.status import estimate, statuses, summary, to_json, to_table
+from clrft.utils.progress import say
 
 
 def status_command(options: argparse.Namespace, console: Console) -> int:
@@ -13,10 +14,8 @@ def status_command(options: argparse.Namespace, console: Console) -> int:
     cells = statuses(options.words)
     rest = estimate(cells)
     if options.json:
-        text = json.dumps(to_json(cells, rest), indent=2, ensure_ascii=False)
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, json.dumps(to_json(cells, rest), indent=2, ensure_ascii=False))
     else:
         console.print(to_table(cells))
-        console.print(counts_line(cells), highlight=False, soft_wrap=True)
-        console.print(estimate_line(rest), highlight=False, soft_wrap=True)
+        say(console, *summary(cells, rest))
     return 1 if any(cell.state == "failed" for cell in cells) else 0

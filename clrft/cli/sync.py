@@ -8,6 +8,7 @@ from rich.console import Console
 from clrft.runs.read import find_runs
 from clrft.tracking.store import redacted_uri, tracking_uri
 from clrft.tracking.sync import sync_root
+from clrft.utils.progress import say
 
 
 def sync_command(options: argparse.Namespace, console: Console) -> int:
@@ -18,12 +19,9 @@ def sync_command(options: argparse.Namespace, console: Console) -> int:
     folders += [one for one in unfinished if (one / "config.yaml").is_file() and (one / "manifest.json").is_file()]
     damaged = [left for left in found.left_out if left.fault == "damaged"]
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     for root in sorted({folder.resolve().parent.parent for folder in folders}):
-        say(f"MLflow at {redacted_uri(tracking_uri(root))}")
-        sync_root(root, [one for one in folders if one.resolve().parent.parent == root], options.dry_run, say)
-    for left in damaged:
-        say(f"left out: {left}")
+        say(console, f"MLflow at {redacted_uri(tracking_uri(root))}")
+        own = [one for one in folders if one.resolve().parent.parent == root]
+        sync_root(root, own, options.dry_run, lambda text: say(console, text))
+    say(console, *(f"left out: {left}" for left in damaged))
     return 1 if damaged else 0

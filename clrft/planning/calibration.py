@@ -164,9 +164,13 @@ def calibration_cell(kind: RunConfig, config: RunConfig, costs: Mapping[int, Cos
 
 def closing_seconds(runs: Path) -> float:
     """Seconds to compare and report what was run."""
+    from clrft.analysis.compare import compare
     from clrft.report.comparison import reported, write_and_print
 
-    began, beside = time.perf_counter(), Console(file=StringIO())
-    subject, _ = write_and_print(find_runs([runs]), None, runs / "comparison", beside, ["all"], taxonomy=True)
+    began = time.perf_counter()
+    found = find_runs([runs])
+    comparison = compare(found.runs, mix=["all"])
+    silent = Console(file=StringIO())
+    subject, _ = write_and_print(comparison, found.left_out, runs / "comparison", silent, taxonomy=True)
     reported(subject, runs)
     return time.perf_counter() - began

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clrft.analysis.compare import compare
+from clrft.analysis.compare import Comparison
 from clrft.analysis.comparison_tables import comparison_parts, to_csv
 from clrft.analysis.figures import comparison_figures
 from clrft.analysis.outputs import pictures_of, write_outputs
@@ -15,26 +15,21 @@ from clrft.analysis.rewards import reward_parts
 from clrft.analysis.table import Sentence
 from clrft.analysis.taxonomy import taxonomy_parts, taxonomy_to_csv
 from clrft.report.parts import Subject, missing
-from clrft.runs.read import FoundRuns
+from clrft.runs.read import LeftOut
 from clrft.utils.files import REPORT
+from clrft.utils.progress import say
 
 
 def write_and_print(
-    found: FoundRuns,
-    baseline: str | None,
-    output: Path,
-    console: Console,
-    mix: Sequence[str] = (),
-    taxonomy: bool = False,
+    comparison: Comparison, left_out: Sequence[LeftOut], output: Path, console: Console, taxonomy: bool = False
 ) -> tuple[Subject, list[Path]]:
-    """Compare runs, print the comparison, write its tables and figures; returns what was compared, and the files.
+    """Print a comparison, write its tables and figures; returns what was compared, and the files.
 
     ``taxonomy``: write that of forgetting too, where any answer can be read. A comparison of many runs leaves it out.
     """
-    subject = Subject(compare(found.runs, baseline, mix), found.left_out)
-    console.print(to_terminal(comparison_parts(subject.comparison)))
-    for left_out in subject.left_out:
-        console.print(f"left out: {left_out}", highlight=False, markup=False, soft_wrap=True)
+    subject = Subject(comparison, tuple(left_out))
+    console.print(to_terminal(comparison_parts(comparison)))
+    say(console, *(f"left out: {one}" for one in left_out))
     written = write_comparison(subject, output)
     return subject, written + (write_taxonomy(subject, output) if taxonomy and subject.taxonomy.groups else [])
 

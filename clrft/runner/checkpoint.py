@@ -8,7 +8,6 @@ whole or not at all.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,23 @@ from clrft.runs.layout import (
     METRICS_FILE,
     MOMENTS_FILE,
     PREDICTIONS_FILE,
+    STAGE_SCHEMA,
     STATE_FILE,
     STATE_TENSORS,
     STEPS_FILE,
     TRAINING_FILE,
     WEIGHTS_FOLDER,
-    stage_folder,
 )
 from clrft.utils.files import Damaged, digest, sha256_file, write_json_atomic
 from eval.evaluate import Prediction
 from eval.probe import ProbeAnswer
 from eval.task_accuracy import TaskAccuracy
 from methods.base import Method
-from methods.model.anchor import Anchors, told_by_policy
+from methods.model.anchor import Anchors
 from methods.model.policy import Policy
 from methods.training.fit import APPLIED, StepRow
 from task_streams.errors import UserError
 
-SCHEMA = 1
 LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
 
 
@@ -91,7 +89,7 @@ def write_record(folder: Path, record: StageRecord) -> None:
     for name, rows in files.items():
         write_rows(folder / name, rows)
     body = {
-        "schema": SCHEMA,
+        "schema": STAGE_SCHEMA,
         "task": record.stage,
         "name": record.name,
         "accuracy": {str(j): cell.value for j, cell in record.cells.items()},
@@ -131,7 +129,7 @@ def write_learned(
     state = method.state_dict()
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    head = {"schema": SCHEMA, "method": method.name, "task": stage}
+    head = {"schema": STAGE_SCHEMA, "method": method.name, "task": stage}
     write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
     if tensors:
         save_file(tensors, folder / STATE_TENSORS)
@@ -145,7 +143,7 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
     Raises:
         UserError: the state is damaged, or of another method or task.
     """
-    state = read_record(folder / STATE_FILE, SCHEMA, MethodState)
+    state = read_record(folder / STATE_FILE, STAGE_SCHEMA, MethodState)
     found = (state.get("method"), state.get("task"))
     if found != (method.name, stage):
         raise UserError(
@@ -178,7 +176,7 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
     Raises:
         UserError: it is missing, damaged, or of another policy.
     """
-    if told_by_policy(anchors.rule, stage):
+    if anchors.rule.told_by_policy(stage):
         return
     file = folder / ANCHOR_FILE
     try:
@@ -196,19 +194,13 @@ def read_training(folder: Path) -> LeftTraining:
         Damaged: they are missing or were changed.
     """
     try:
-        training = read_record(folder / TRAINING_FILE, SCHEMA, Training)
+        training = read_record(folder / TRAINING_FILE, STAGE_SCHEMA, Training)
         found = sha256_file(folder / STEPS_FILE)
     except (UserError, OSError) as error:
         raise Damaged(str(error)) from error
     if training["steps"] != found:
         raise Damaged(f"{folder / STEPS_FILE} was changed.")
     return read_steps(folder / STEPS_FILE), float(training["seconds"]), dict(training.get("cost", {}))
-
-
-def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
-    """The last of a run's stages that is complete, in order; None if not even the first is."""
-    done = list(takewhile(lambda stage: (stage_folder(run, stage) / METRICS_FILE).is_file(), stages))
-    return done[-1] if done else None
 
 
 def stage_rng(seed: int, stage: int) -> int:

@@ -2,8 +2,9 @@
 
 The fork is a run of its own beside the other, with the other's first tasks. Stream, model, class order and what an
 entry of the matrix means stay as they are, so that its matrix can be read as one; all else may be changed. Everything
-is checked before any work. Here too is what goes on with a run by the name of its folder (``--resume``). Deliberately
-absent: forks of the base (``clrft run`` begins there) and of or by methods that do not learn task by task.
+is checked before any work, and before what trains is imported. Here too is what goes on with a run by the name of its
+folder (``--resume``). Deliberately absent: forks of the base (``clrft run`` begins there) and of or by methods that do
+not learn task by task.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clrft.config.records import Manifest, ManifestWithTasks, MethodState, read_record, read_stage
 from clrft.config.retired import CONFIG_FILE, in_todays_words, saved_settings
@@ -30,21 +31,30 @@ from clrft.config.run_config import (
     typed_config,
     with_defaults,
 )
-from clrft.runner.checkpoint import SCHEMA, finished_stage, read_anchor, read_learned
 from clrft.runner.lineage import check_lineage, check_stage, identity_of
-from clrft.runner.state import Run
 from clrft.runs.differences import FREE, flatten
 from clrft.runs.fork_history import Origin, fork_facts, origins_of
-from clrft.runs.layout import ANCHOR_FILE, METRICS_FILE, MOMENTS_FILE, STATE_FILE, WEIGHTS_FOLDER, stage_folder
+from clrft.runs.layout import (
+    ANCHOR_FILE,
+    METRICS_FILE,
+    MOMENTS_FILE,
+    STAGE_SCHEMA,
+    STATE_FILE,
+    WEIGHTS_FOLDER,
+    finished_stage,
+    stage_folder,
+)
 from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, comparable, write_config
 from clrft.utils.files import digest, link_or_copy, whole_folder, write_json_atomic
 from clrft.utils.plain import plugins_of, read_yaml, section_of, sections_of
 from methods import build_method
 from methods.base import Method, overrides
 from methods.guard import class_of
-from methods.model.anchor import told_by_policy
 from methods.registry import load_plugins, method_class, plugin_digests
 from task_streams.errors import UserError
+
+if TYPE_CHECKING:
+    from clrft.runner.state import Run
 
 CHOSEN = ("stream", "model", "seed")  # what a run is started with and a fork keeps
 # What decides which items are asked, and what an answer counts.
@@ -134,7 +144,7 @@ def read_source(folder: Path, stage: int) -> Source:
         dropped = "run.keep_weights=last keeps those of the newest task only"
         raise UserError(f"fork: task {stage} of {folder} has no weights any more ({dropped}); {known}.")
     for each in range(stage + 1):
-        read_stage(stage_folder(folder, each) / METRICS_FILE, SCHEMA)  # the fork's matrix will be made of them
+        read_stage(stage_folder(folder, each) / METRICS_FILE, STAGE_SCHEMA)  # the fork's matrix will be made of them
     return Source(folder, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
 
 
@@ -288,7 +298,7 @@ def check_same_fork(source: Source, config: RunConfig) -> None:
 
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
     """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
-    state = read_record(source.file(STATE_FILE), SCHEMA, MethodState)
+    state = read_record(source.file(STATE_FILE), STAGE_SCHEMA, MethodState)
     kinds = {name: method_class(name) for name in places(config)}
     plugins = plugin_digests(list(kinds.values()))
     then = source.manifest.get("plugins") or {}
@@ -306,13 +316,13 @@ def anchor_of_fork(source: Source, method: Method) -> str | None:
     rule = method.anchor_rule
     policy = anchor_policy(rule)
     kept = (source.manifest.get("carry") or {}).get("anchor") == policy
-    if told_by_policy(rule, source.stage) or (kept and source.file(ANCHOR_FILE).is_file()):
+    if rule.told_by_policy(source.stage) or (kept and source.file(ANCHOR_FILE).is_file()):
         return policy
     has_first = rule.kind == "first" and source.file(WEIGHTS_FOLDER, 1).is_dir()
     return FIRST_OF_WEIGHTS if has_first else None
 
 
-def plant(state: Run, source: Source, fresh: Mapping[str, Any]) -> None:
+def plant(state: "Run", source: Source, fresh: Mapping[str, Any]) -> None:
     """Make a fork's folder: the source's stages, the fork's settings, and a manifest that says where it comes from.
 
     ``fresh`` is the manifest of a run with these settings that is no fork.
@@ -341,7 +351,7 @@ def plant(state: Run, source: Source, fresh: Mapping[str, Any]) -> None:
     state.reporter.say(f"{state.config.cell}: forked from {source.run} after task {source.stage} ({label})")
 
 
-def fork_manifest(state: Run, source: Source, fresh: Mapping[str, Any]) -> dict[str, Any]:
+def fork_manifest(state: "Run", source: Source, fresh: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a new fork: that of a run of its own, what it takes over, and what its reader needs to know."""
     config, method, first = state.config, state.method, source.stage + 1
     anew = f"begun anew with task {first}, then carried"
@@ -358,7 +368,7 @@ def fork_manifest(state: Run, source: Source, fresh: Mapping[str, Any]) -> dict[
     return {**fresh, "carry": carry, "notes": notes, "fork": fork_facts(source.lineage())}
 
 
-def check_has_forked(state: Run, done: int | None) -> None:
+def check_has_forked(state: "Run", done: int | None) -> None:
     """Refuse a fork that has lost a stage of the run it was forked from: this run's method did not learn it.
 
     Raises:
@@ -373,8 +383,10 @@ def check_has_forked(state: Run, done: int | None) -> None:
         )
 
 
-def take_over(state: Run, folder: Path, stage: int) -> None:
+def take_over(state: "Run", folder: Path, stage: int) -> None:
     """Bring a fork to where its first new task begins, by its carry policy: weights always, all else as it says."""
+    from clrft.runner.checkpoint import read_anchor, read_learned
+
     if state.anchors is not None and state.carry["anchor"] == FIRST_OF_WEIGHTS:
         check_stage(state.folder, 1, state.origins[0])
         state.policy.load_weights(stage_folder(state.folder, 1) / WEIGHTS_FOLDER)

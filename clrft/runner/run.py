@@ -16,7 +16,6 @@ from rich.console import Console
 
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
-from clrft.runner.checkpoint import finished_stage
 from clrft.runner.disk_check import check_space
 from clrft.runner.fork import Source, check_has_forked, plant, take_over
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
@@ -26,7 +25,7 @@ from clrft.runner.prepare import prepare
 from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run, stage_name
 from clrft.runs.fork_history import origins_of
-from clrft.runs.layout import ERROR_FILE, METRICS_FILE, stage_folder
+from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
 from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
 from clrft.runs.taxonomy import run_kinds, task_classes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clrft.runner.checkpoint import (
-    SCHEMA,
+    STAGE_SCHEMA,
     LeftTraining,
     StageRecord,
     read_anchor,
@@ -221,7 +221,7 @@ def write_trained(
             write_anchor(folder, state.anchors)
         write_rows(folder / STEPS_FILE, record.steps)
         cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
-        facts = {"schema": SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
+        facts = {"schema": STAGE_SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
         write_json_atomic(folder / TRAINING_FILE, facts)
         write_lineage(folder, stage, state.parent, state.config, state.data)
 

@@ -1,7 +1,10 @@
 """Names in a run folder. A stage's folder is ``task_NN``; stage 0 is before any training."""
 
+from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
+STAGE_SCHEMA = 1  # of the records in a stage's folder
 METRICS_FILE = "metrics.json"
 STATE_FILE = "method_state.json"
 STATE_TENSORS = "method_state.safetensors"
@@ -20,3 +23,9 @@ UNFINISHED = "unfinished"  # a training between two updates
 def stage_folder(run: Path, stage: int) -> Path:
     """Folder of a stage."""
     return run / f"task_{stage:02d}"
+
+
+def finished_stage(run: Path, stages: Iterable[int]) -> int | None:
+    """The last of a run's stages that is complete, in order; None if not even the first is."""
+    done = list(takewhile(lambda stage: (stage_folder(run, stage) / METRICS_FILE).is_file(), stages))
+    return done[-1] if done else None

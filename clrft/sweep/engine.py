@@ -17,25 +17,35 @@ GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every worker is told at its start.
+    """What every worker is told at its start."""
 
-    Attributes:
-        threads: of a worker; 0 = as many as the libraries choose.
-        plugins: files with methods of the user's own.
-        since: when the sweep began, by the file system's clock, ns.
-    """
+    threads: int  # of a worker; 0 = as many as the libraries choose
+    plugins: tuple[str, ...]  # files with methods of the user's own
+    since: int  # when the sweep began, by the file system's clock, ns
 
-    threads: int
-    plugins: tuple[str, ...]
-    since: int
+
+class Reports:
+    """A ``Reporter`` of a cell that runs in another process: what it tells goes there as a name and arguments."""
+
+    def tell(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Send an event to where it is shown."""
+        raise NotImplementedError
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.tell("begin", (cell, activity, total))
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.tell("advance", (cell, units, figures))
+
+    def say(self, text: str) -> None:
+        self.tell("say", (text,))
 
 
 class Engine(Protocol):
     """Runs cells, some at a time."""
 
     setup: Setup
-    count: int
-    """How many cells it takes at a time."""
+    count: int  # how many cells it takes at a time
 
     @property
     def busy(self) -> int:

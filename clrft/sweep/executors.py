@@ -1,13 +1,16 @@
-"""Where the cells of a sweep run: in processes of this machine, one per core or GPU, or as tasks of a Ray cluster."""
+"""Where the cells of a sweep run: in processes of this machine, one per core or GPU, or as tasks of a Ray cluster.
+
+Imports nothing that trains before it is known that the cells can run there.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from clrft.config.run_config import RunConfig
 from clrft.sweep.engine import Engine, Setup
-from clrft.sweep.local_workers import Workers
+from clrft.sweep.ray_cluster import check_address, check_cluster
 from task_streams.errors import UserError
 
 MOST_JOBS = 8  # of this machine's cores, if nobody says how many
@@ -15,18 +18,26 @@ MOST_JOBS = 8  # of this machine's cores, if nobody says how many
 
 @dataclass(frozen=True, slots=True)
 class ExecutorChoice:
-    """Where cells run.
+    """Where cells run."""
 
-    Attributes:
-        on: ``ray`` for a Ray of this machine, ``ray://HOST:PORT`` or ``HOST:PORT`` for a cluster; empty: no Ray.
-        threads: CPU threads of a cell; 0 = the cores shared among the cells here, 1 on Ray.
-    """
-
-    on: str = ""
-    threads: int = 0
+    on: str = ""  # ``ray`` for a Ray of this machine, ``ray://HOST:PORT`` or ``HOST:PORT`` for a cluster; empty: no Ray
+    threads: int = 0  # CPU threads of a cell; 0 = the cores shared among the cells here, 1 on Ray
 
 
 HERE = ExecutorChoice()
+
+
+def check_executor(executor: ExecutorChoice) -> None:
+    """Refuse, before any work, an executor that is not to be reached.
+
+    Raises:
+        UserError: Ray is not installed, nothing answers at the address, or what does is no cluster to be joined.
+    """
+    if executor.threads < 0:
+        raise UserError(f"--threads: got {executor.threads}, expected a whole number from 1.")
+    if executor.on:
+        check_address(executor.on)
+        check_cluster(executor.on)
 
 
 @contextmanager
@@ -35,40 +46,33 @@ def hired(
 ) -> Iterator[Engine]:
     """Workers for some cells; stopped when the block fails, and let go when it ends.
 
-    Args:
-        executor: where.
-        cells: what they will run.
-        jobs: cells at a time; None for as many as the executor has room for.
-        since: when the sweep began, by the file system's clock, ns.
-        say: tells the user a sentence.
+    They take ``jobs`` cells at a time, None: as many as the executor has room for. ``since``: when the sweep began, by
+    the file system's clock, ns. ``say`` tells the user a sentence.
 
     Raises:
         UserError: the executor cannot run these cells.
     """
     plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
-    if executor.on:
-        from clrft.sweep.ray_executor import ray_engine
+    with ExitStack() as stack:
+        engine: Engine
+        if executor.on:
+            from clrft.sweep.ray_executor import ray_engine
 
-        setup = Setup(executor.threads or 1, plugins, since)
-        with ray_engine(executor.on, cells, jobs, setup, say) as cluster, kept(cluster):
-            yield cluster
-        return
-    devices = gpus(cells)
-    count = jobs or default_jobs(cells, devices)
-    shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
-    with kept(Workers(count, Setup(executor.threads or shared, plugins, since), devices)) as workers:
-        yield workers
+            setup = Setup(executor.threads or 1, plugins, since)
+            engine = stack.enter_context(ray_engine(executor.on, cells, jobs, setup, say))
+        else:
+            from clrft.sweep.local_workers import Workers
 
-
-@contextmanager
-def kept(engine: Engine) -> Iterator[Engine]:
-    """Stop an engine when the block fails, and end it otherwise."""
-    try:
-        yield engine
-    except BaseException:
-        engine.stop()
-        raise
-    engine.end()
+            devices = gpus(cells)
+            count = jobs or default_jobs(cells, devices)
+            shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
+            engine = Workers(count, Setup(executor.threads or shared, plugins, since), devices)
+        try:
+            yield engine
+        except BaseException:
+            engine.stop()
+            raise
+        engine.end()
 
 
 def default_jobs(cells: Sequence[RunConfig], devices: Sequence[str]) -> int:
@@ -84,18 +88,3 @@ def gpus(cells: Sequence[RunConfig]) -> tuple[str, ...]:
         return ()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(named or map(str, range(torch.cuda.device_count())))[: torch.cuda.device_count()]
-
-
-def check_executor(executor: ExecutorChoice) -> None:
-    """Refuse, before any work, an executor that is not to be reached.
-
-    Raises:
-        UserError: Ray is not installed, nothing answers at the address, or what does is no cluster to be joined.
-    """
-    if executor.threads < 0:
-        raise UserError(f"--threads: got {executor.threads}, expected a whole number from 1.")
-    if executor.on:
-        from clrft.sweep.ray_cluster import check_address, check_cluster
-
-        check_address(executor.on)
-        check_cluster(executor.on)

@@ -18,7 +18,7 @@ from typing import Any
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
-from clrft.sweep.engine import GRACE_SECONDS, Setup
+from clrft.sweep.engine import GRACE_SECONDS, Reports, Setup
 from clrft.utils import interrupt
 from clrft.utils.locks import TIMING, Timing
 from clrft.utils.quiet import quiet_environment, quiet_libraries
@@ -66,10 +66,7 @@ def seeing(device: str) -> Iterator[None]:
 class Workers:
     """Up to ``count`` processes of this machine, each started when there is a cell for it.
 
-    Args:
-        count: how many.
-        setup: what each is told.
-        devices: GPUs that they share, as ``CUDA_VISIBLE_DEVICES`` names them; none: as the environment has it.
+    ``devices``: GPUs that they share, as ``CUDA_VISIBLE_DEVICES`` names them; none: as the environment has it.
     """
 
     def __init__(self, count: int, setup: Setup, devices: Sequence[str] = ()) -> None:
@@ -80,30 +77,22 @@ class Workers:
 
     @property
     def busy(self) -> int:
-        """How many run a cell."""
         return sum(worker.cell is not None for worker in self.workers)
 
+    def timing(self, cell: RunConfig) -> Timing:
+        return TIMING  # a process of this machine is looked for, another machine's is judged by its silence
+
     def give(self, cell: RunConfig) -> None:
-        """Let an idle worker, or a new one, run a cell; ``busy`` is below ``count``."""
         worker = next((worker for worker in self.workers if worker.cell is None), None)
-        if worker is None:
-            worker = Worker(self.setup, self._device())
+        if worker is None:  # a new one, on the GPU that the fewest have
+            taken = [worker.device for worker in self.workers]
+            worker = Worker(self.setup, min(self.devices, key=taken.count, default=""))
             self.workers.append(worker)
         worker.cell = cell
         with contextlib.suppress(OSError):  # it has died while idle; told as of any that dies
             worker.pipe.send(cell)
 
-    def _device(self) -> str:
-        """The GPU that the fewest workers have; empty where there are none to share."""
-        taken = [worker.device for worker in self.workers]
-        return min(self.devices, key=taken.count, default="")
-
-    def timing(self, cell: RunConfig) -> Timing:
-        """As everywhere: a process of this machine is looked for, another machine's is judged by its silence."""
-        return TIMING
-
     def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
-        """Wait for news up to some seconds; names and arguments of what workers report."""
         wait([worker.pipe for worker in self.workers], seconds)
         for worker in list(self.workers):
             alive = worker.process.is_alive()  # asked first: what it said last is heard
@@ -113,16 +102,14 @@ class Workers:
                 elif worker.cell is not None:
                     cell, worker.cell = worker.cell, None
                     yield "ended", (cell, arguments)
-            if not alive:
-                self.workers.remove(worker)
-                if worker.cell is not None:
-                    yield "ended", (worker.cell, died(worker))
-
-    def end(self) -> None:
-        """Let every worker end once it has nothing to do."""
-        self.dismiss()
-        for worker in self.workers:
-            worker.process.join()
+            if alive:
+                continue
+            self.workers.remove(worker)
+            if worker.cell is not None:
+                code = worker.process.exitcode
+                how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+                why = f"its worker process died ({how}: killed, or out of memory); run the same command again"
+                yield "ended", (worker.cell, Failure(worker.cell.cell, why))
 
     def dismiss(self) -> None:
         """Tell every worker that no cell comes any more."""
@@ -130,48 +117,32 @@ class Workers:
             with contextlib.suppress(OSError):
                 worker.pipe.send(None)
 
-    def stop(self, grace: float = GRACE_SECONDS) -> None:
+    def end(self) -> None:
+        self.dismiss()
+        for worker in self.workers:
+            worker.process.join()
+
+    def stop(self) -> None:
         """Interrupt the workers, those first waited for that may have been interrupted already; kill the deaf."""
         self.dismiss()
         for number in (None, signal.SIGINT, signal.SIGKILL):
             for worker in self.workers:
                 if number is not None and worker.process.is_alive():
                     os.kill(worker.process.pid or 0, number)
-            until = time.monotonic() + grace
+            until = time.monotonic() + GRACE_SECONDS
             while any(worker.process.is_alive() for worker in self.workers) and time.monotonic() < until:
-                self.drain()
+                for worker in self.workers:
+                    worker.heard()  # so that nobody waits to be heard
                 time.sleep(0.05)
 
-    def drain(self) -> None:
-        """Empty the pipes, so that nobody waits to be heard."""
-        for worker in self.workers:
-            worker.heard()
 
-
-def died(worker: Worker) -> Failure:
-    """The failure of a cell whose worker has ended without a word."""
-    code = worker.process.exitcode
-    how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    cell = worker.cell.cell if worker.cell is not None else ""
-    return Failure(cell, f"its worker process died ({how}: killed, or out of memory); run the same command again")
-
-
-class PipeReporter:
-    """Sends a worker's progress to the process that shows it."""
+class PipeReporter(Reports):
+    """Sends a worker's progress through its pipe."""
 
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
         self.pipe = pipe
 
-    def begin(self, cell: str, activity: str, total: int | None) -> None:
-        self._send("begin", (cell, activity, total))
-
-    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
-        self._send("advance", (cell, units, figures))
-
-    def say(self, text: str) -> None:
-        self._send("say", (text,))
-
-    def _send(self, name: str, arguments: Sequence[Any]) -> None:
+    def tell(self, name: str, arguments: tuple[Any, ...]) -> None:
         try:
             self.pipe.send((name, arguments))
         except OSError as error:  # nobody listens any more

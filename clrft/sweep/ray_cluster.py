@@ -25,53 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from clrft.runs.provenance import source_hash
-from clrft.sweep.ray_resources import CellResources
 from clrft.utils.files import sha256_file
 from task_streams.errors import UserError
 
-SAME = ("clrft", "torch", "transformers", "trl", "ray")  # packages whose versions decide results, or what is understood
-
-
-def own_versions() -> dict[str, str]:
-    """Versions that must be the same on every node, by name; ``not installed`` for a package that is absent."""
-    return {"python": platform.python_version(), **{name: version_of(name) for name in SAME}, CODE: source_hash()[:12]}
-
-
 CODE = "clrft's source (SHA-256)"
-
-
-def version_of(name: str) -> str:
-    """Version of an installed package."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> dict[str, Any]:
-    """What a node has.
-
-    Args:
-        directory: where the sweep was started.
-        marks: files that it has just made in the folders of its cells.
-        plugins: files of methods of its user's own.
-
-    Returns:
-        ``host``, ``versions``, whether there is such a ``directory``, the marks that are ``unseen``, and the SHA-256 of
-        each of ``plugins``, empty for one that is missing.
-    """
-    if os.path.isdir(directory):
-        os.chdir(directory)
-    files = {path: Path(path).expanduser() for path in plugins}
-    return {
-        "host": socket.gethostname(),
-        "versions": own_versions(),
-        "directory": os.path.isdir(directory),
-        "unseen": [mark for mark in marks if not os.path.exists(mark)],
-        "plugins": {path: sha256_file(file) if file.is_file() else "" for path, file in files.items()},
-    }
-
-
+SAME = ("clrft", "torch", "transformers", "trl", "ray")  # packages whose versions decide results, or what is understood
 LOCAL, CLIENT = "ray", "ray://"
 LOOPBACK = "127.0.0.1"
 REACH_SECONDS = 5.0
@@ -84,19 +42,43 @@ FORMS = "expected ray (on this machine), ray://HOST:PORT (Ray Client, port 10001
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that is alive.
+    """A node that is alive."""
 
-    Attributes:
-        key: Ray's name of it.
-        address: where it is.
-        resources: what it has, as Ray counts it.
-        host: name of its machine, as its processes see it; empty until it was asked.
+    key: str  # Ray's name of it
+    address: str  # where it is
+    resources: dict[str, Any]  # what it has, as Ray counts it
+    host: str = ""  # name of its machine, as its processes see it; empty until it was asked
+
+
+def own_versions() -> dict[str, str]:
+    """Versions that must be the same on every node, by name; ``not installed`` for a package that is absent."""
+    found = {"python": platform.python_version()}
+    for name in SAME:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return {**found, CODE: source_hash()[:12]}
+
+
+def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> dict[str, Any]:
+    """What a node has, which goes to the folder in which the sweep was started.
+
+    Returns:
+        ``host``, ``versions``, whether there is such a ``directory``, those of ``marks`` (files that the sweep has just
+        made in the folders of its cells) that are ``unseen``, and the SHA-256 of each of ``plugins``, empty for one
+        that is missing.
     """
-
-    key: str
-    address: str
-    resources: dict[str, Any]
-    host: str = ""
+    if os.path.isdir(directory):
+        os.chdir(directory)
+    files = {path: Path(path).expanduser() for path in plugins}
+    return {
+        "host": socket.gethostname(),
+        "versions": own_versions(),
+        "directory": os.path.isdir(directory),
+        "unseen": [mark for mark in marks if not os.path.exists(mark)],
+        "plugins": {path: sha256_file(file) if file.is_file() else "" for path, file in files.items()},
+    }
 
 
 def check_address(on: str) -> None:
@@ -126,21 +108,24 @@ def connected(on: str) -> Iterator[Any]:
     """Be connected to a cluster, or to a Ray of this machine that lives as long as the block; yields the module.
 
     Raises:
-        UserError: it is not to be joined, e.g. as it has another version of Ray or Python.
+        UserError: it is not to be joined, e.g. as it has another version of Ray or Python, or others could reach it.
     """
     quiet_ray(on == LOCAL)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    here: dict[str, Any] = {"address": on}
+    settings: dict[str, Any] = {"address": on}
     if on == LOCAL:
         cores = len(os.sched_getaffinity(0))
-        here = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK, "num_cpus": cores}
-    join(on, ray, {**here, **quiet})
+        settings = {"address": "local", "include_dashboard": False, "_node_ip_address": LOOPBACK, "num_cpus": cores}
+    join(on, ray, {**settings, "log_to_driver": False, "logging_level": logging.ERROR})
     try:
-        if on == LOCAL:
-            check_loopback(ray)
+        addresses = {node.address for node in nodes_of(ray)}
+        if on == LOCAL and addresses != {LOOPBACK}:  # as when Ray was imported before ``quiet_ray``
+            raise UserError(
+                f"--on ray: Ray listens on {', '.join(sorted(addresses))}, expected {LOOPBACK} alone; set "
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported."
+            )
         yield ray
     finally:
         ray.shutdown()
@@ -152,22 +137,22 @@ def join(on: str, ray: Any, settings: dict[str, Any]) -> None:
     Raises:
         UserError: it is not to be joined.
     """
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
     for left in reversed(range(TRIES)):
         try:
-            with own_signals(), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(**settings)
             return
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            said = " ".join(str(error).split())[:500]
+            said = " ".join(str(error).split())
             if left == 0 or not may_pass(on, said):
-                raise UserError(f"--on {on}: the cluster cannot be joined ({said}); {expected_cluster()}.") from error
+                raise not_joined(on, said) from error
             ray.shutdown()
-
-
-def may_pass(on: str, said: str) -> bool:
-    """Whether what Ray says may be another thing the next time: not of versions, and not of a Ray started here."""
-    return on.startswith(CLIENT) and "version" not in said.lower()
+        finally:
+            for number, handler in handlers.items():  # Ray would replace this process's own
+                signal.signal(number, handler)
 
 
 def check_cluster(on: str) -> None:
@@ -182,25 +167,29 @@ def check_cluster(on: str) -> None:
         return
     quiet_ray(local=False)
     words = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", on]
-    said = ""
-    for _ in range(TRIES):
+    for left in reversed(range(TRIES)):
         try:
             tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
-        except subprocess.TimeoutExpired:
-            said = f"no Ray answered there within {JOIN_SECONDS:.0f} s"
-            break
-        said = "" if tried.returncode == 0 else (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
-        if not said or not may_pass(on, said):
-            break
-    if said:
-        raise UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected_cluster()}.")
+        except subprocess.TimeoutExpired as error:
+            raise not_joined(on, f"no Ray answered there within {JOIN_SECONDS:.0f} s") from error
+        if tried.returncode == 0:
+            return
+        said = (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
+        if left == 0 or not may_pass(on, said):
+            raise not_joined(on, said)
 
 
-def expected_cluster() -> str:
-    """What a cluster must have, in words."""
+def may_pass(on: str, said: str) -> bool:
+    """Whether what Ray says may be another thing the next time: not of versions, and not of a Ray started here."""
+    return on.startswith(CLIENT) and "version" not in said.lower()
+
+
+def not_joined(on: str, said: str) -> UserError:
+    """The refusal of a cluster, with what Ray says and what is expected."""
     import ray
 
-    return f"expected one with Ray {ray.__version__} and Python {platform.python_version()}, as here"
+    expected = f"expected one with Ray {ray.__version__} and Python {platform.python_version()}, as here"
+    return UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected}.")
 
 
 def quiet_ray(local: bool) -> None:
@@ -212,30 +201,6 @@ def quiet_ray(local: bool) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"  # so that other users of this machine cannot reach it either
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: this machine alone
-
-
-def check_loopback(ray: Any) -> None:
-    """Refuse a Ray of this machine that others could reach, as when it was imported before ``quiet_ray``."""
-    addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
-    if addresses != {LOOPBACK}:
-        raise UserError(
-            f"--on ray: Ray listens on {', '.join(sorted(addresses))}, expected {LOOPBACK} alone; set "
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported."
-        )
-
-
-@contextmanager
-def own_signals() -> Iterator[None]:
-    """Keep this process's handlers of signals, which Ray would replace."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def nodes_of(ray: Any) -> list[Node]:
@@ -254,11 +219,7 @@ def on_node(key: str, soft: bool = False) -> Any:
 def asked_nodes(ray: Any, nodes: Sequence[Node], folders: Sequence[Path], plugins: Sequence[str]) -> list[Node]:
     """Nodes with the names of their machines, once each has told that it is like this machine.
 
-    Args:
-        ray: the module, connected.
-        nodes: of ``nodes_of``.
-        folders: in which cells are run; they must be the same folders on every node.
-        plugins: files of methods, likewise.
+    ``folders``, in which cells are run, and ``plugins``, files of methods, must be the same on every node.
 
     Raises:
         UserError: every node and what is different there.
@@ -334,25 +295,3 @@ def differences(answer: Mapping[str, Any] | str, files: Mapping[str, str]) -> li
         if digest != files[path]
     ]
     return problems
-
-
-def check_room(nodes: Sequence[Node], demands: Mapping[str, CellResources]) -> None:
-    """Refuse cells that no node could run, had it nothing else to do.
-
-    Raises:
-        UserError: each demand that is too much, one of its cells, and what the nodes have.
-    """
-    has = "; ".join(
-        dict.fromkeys(
-            str(CellResources(*(int(node.resources.get(name, 0)) for name in ("CPU", "GPU", "memory"))))
-            for node in nodes
-        )
-    )
-    problems = {
-        demand: f"{cell}: asks for {demand}; no node has as much ({has}). Lower --threads or the cell's settings, or "
-        "add such a node."
-        for cell, demand in demands.items()
-        if not any(demand.fits(node.resources) for node in nodes)
-    }
-    if problems:
-        raise UserError(*problems.values())

@@ -4,7 +4,7 @@ Deliberately absent: the memory of a GPU, which a cell is refused for on its nod
 (``clrft/runner/memory_check.py``), and the machine's memory of a cell on a GPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from clrft.memory.model_sizes import model_sizes
 from clrft.memory.phases import Longest
 from clrft.runner.memory_check import longest_among
 from clrft.runner.prepare import cache_folder, looked_at
+from clrft.sweep.ray_cluster import Node
 from clrft.utils.files import digest
 from methods.inputs.encoding import encoded_turns
 from methods.inputs.media import preferred_feed
@@ -25,22 +26,17 @@ from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import request
 
+COUNTED = ("CPU", "GPU", "memory")  # as Ray names what a node has
 LIBRARIES = 2**29  # bytes of a process that holds Python, torch and the rest, and no model
 
 
 @dataclass(frozen=True, slots=True)
 class CellResources:
-    """What a cell asks for.
+    """What a cell asks for."""
 
-    Attributes:
-        cpus: cores, one for each of its threads.
-        gpus: 0 or 1.
-        memory: of the machine, bytes; 0 where no estimate tells it.
-    """
-
-    cpus: int
-    gpus: int
-    memory: int
+    cpus: int  # cores, one for each of its threads
+    gpus: int  # 0 or 1
+    memory: int  # of the machine, bytes; 0 where no estimate tells it
 
     def __str__(self) -> str:
         memory = f", {gib(self.memory)} GiB of memory" if self.memory else ""
@@ -48,19 +44,32 @@ class CellResources:
 
     def fits(self, resources: dict[str, Any]) -> bool:
         """Whether a node that has nothing else to do can run it; by the node's resources as Ray counts them."""
-        has = (resources.get(name, 0.0) for name in ("CPU", "GPU", "memory"))
+        has = (resources.get(name, 0.0) for name in COUNTED)
         return all(asked <= there for asked, there in zip((self.cpus, self.gpus, self.memory), has, strict=True))
 
 
+def check_room(nodes: Sequence[Node], demands: Mapping[str, CellResources]) -> None:
+    """Refuse cells that no node could run, had it nothing else to do.
+
+    Raises:
+        UserError: each demand that is too much, one of its cells, and what the nodes have.
+    """
+    there = (CellResources(*(int(node.resources.get(name, 0)) for name in COUNTED)) for node in nodes)
+    has = "; ".join(dict.fromkeys(map(str, there)))
+    problems = {
+        demand: f"{cell}: asks for {demand}; no node has as much ({has}). Lower --threads or the cell's settings, or "
+        "add such a node."
+        for cell, demand in demands.items()
+        if not any(demand.fits(node.resources) for node in nodes)
+    }
+    if problems:
+        raise UserError(*problems.values())
+
+
 def demands_of(cells: Sequence[RunConfig], threads: int, gpus: bool) -> dict[str, CellResources]:
-    """What each cell asks for, by its name.
+    """What each cell asks for, by its name; ``gpus``: there are some to be had, which ``model.device=auto`` takes.
 
     Prompts are as long as those of the first class order that is met of a stream.
-
-    Args:
-        cells: of a sweep.
-        threads: CPU threads that a cell works with.
-        gpus: whether there are GPUs to be had, which ``model.device=auto`` takes.
 
     Raises:
         UserError: a stream or a processor cannot be read on this machine.

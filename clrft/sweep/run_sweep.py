@@ -5,6 +5,7 @@ the others go on. Each cell is run under a lock of its own, so that several swee
 several machines, share the work.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -50,24 +51,18 @@ def run_sweep(
 
 
 class Progress:
-    """A sweep at work: cells that wait, cells in the engine, cells that other processes run.
-
-    Attributes:
-        waiting: cells to be given to the engine.
-        elsewhere: cells that other processes run, by name.
-        failures: cells that failed so far.
-    """
+    """A sweep at work: cells that wait, cells in the engine, cells that other processes run."""
 
     def __init__(self, cells: Sequence[RunConfig], engine: Engine, bars: Bars) -> None:
         self.waiting = deque(cells)
-        self.elsewhere: dict[str, RunConfig] = {}
-        self.failures: list[Failure] = []
+        self.elsewhere: dict[str, RunConfig] = {}  # by name
+        self.failures: list[Failure] = []  # so far
         self.engine = engine
         self.bars = bars
-        self._looked = time.monotonic()
 
     def watch(self) -> list[Failure]:
         """Go on until every cell has ended, here or elsewhere; returns the failures."""
+        looked = time.monotonic()
         while self.waiting or self.engine.busy or self.elsewhere:
             while self.waiting and self.engine.busy < self.engine.count:
                 self.give(self.waiting.popleft())
@@ -76,8 +71,9 @@ class Progress:
                     self.ended(*arguments)
                 else:
                     getattr(self.bars, name)(*arguments)
-            if time.monotonic() - self._looked > LOOK_SECONDS:
+            if time.monotonic() - looked > LOOK_SECONDS:
                 self.look_elsewhere()
+                looked = time.monotonic()
         return self.failures
 
     def give(self, cell: RunConfig) -> None:
@@ -101,22 +97,14 @@ class Progress:
 
     def look_elsewhere(self) -> None:
         """See which of the cells in other processes have ended; one that was given up waits for a worker again."""
-        self._looked = time.monotonic()
         for name, cell in list(self.elsewhere.items()):
             found = look(lock_path(cell.folder), self.engine.timing(cell))
             if found is not None and not found.gone:
                 continue
             del self.elsewhere[name]
             known = known_failure(cell, self.engine.setup.since)
-            if known is not None or ended_well(cell):
-                self.ended(cell, known)
-            else:
-                self.waiting.append(cell)
-
-
-def ended_well(cell: RunConfig) -> bool:
-    """Whether a cell is done; a folder that another process began with other settings is left to a worker to tell."""
-    try:
-        return is_done(cell)
-    except UserError:
-        return False
+            with contextlib.suppress(UserError):  # begun with other settings: a worker will tell
+                if known is not None or is_done(cell):
+                    self.ended(cell, known)
+                    continue
+            self.waiting.append(cell)

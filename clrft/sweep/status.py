@@ -3,8 +3,8 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -29,58 +29,43 @@ from task_streams.errors import UserError, unknown_name
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "waiting")
 _LOCK = re.compile(r"\.(.+)\.lock")
+SCHEMA = 1
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
 
 
 @dataclass(frozen=True, slots=True)
 class CellStatus:
-    """How far one cell is.
+    """How far one cell is."""
 
-    Attributes:
-        folder: its run folder, there or not.
-        method: name of its method; empty if nothing tells.
-        stages: its stages, 0 = the base before any training; empty if nothing tells how many.
-        seconds: measured seconds of each finished stage.
-        state: done, running, failed, stopped (begun, and nobody is at it) or waiting.
-        detail: where it is, who is at it, or why it failed.
-        forked: the last stage that is another run's, learned there by another method maybe; -1 if there is none.
-    """
+    folder: Path  # its run folder, there or not
+    method: str  # name of its method; empty if nothing tells
+    stages: tuple[int, ...]  # its stages, 0 = the base before any training; empty if nothing tells how many
+    seconds: Mapping[int, float]  # measured seconds of each finished stage
+    state: State  # done, running, failed, stopped (begun, and nobody is at it) or waiting
+    detail: str  # where it is, who is at it, or why it failed
+    forked: int = -1  # the last stage that is another run's, learned there by another method maybe; -1 if there is none
 
-    folder: Path
-    method: str
-    stages: tuple[int, ...]
-    seconds: Mapping[int, float]
-    state: State
-    detail: str
-    forked: int = -1
 
-    @property
-    def remaining(self) -> tuple[int, ...]:
-        """Stages to come, the one at work included."""
-        return tuple(stage for stage in self.stages if stage not in self.seconds)
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long the rest of some cells takes."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The cell in plain values."""
-        return {
-            "cell": self.folder.name,
-            "folder": str(self.folder),
-            "method": self.method,
-            "state": self.state,
-            "stages": len(self.stages) or None,
-            "stages_done": len(self.seconds),
-            "detail": self.detail,
-        }
+    seconds: float | None  # for all processes at work together; None where nothing was measured that tells it
+    stages: int  # stages to come, of cells that did not fail
+    processes: int  # at work now; 0 = none, and the time is that of one
 
 
 def status_of_cell(config: RunConfig) -> CellStatus:
     """A cell of a sweep."""
-    folder = config.folder
-    stages = stages_of(config.method_name, manifest_tasks(folder) or getattr(config.stream, "tasks", None))
+    asked = getattr(config.stream, "tasks", None)
     try:
         complete = is_complete(config)
         lacking = "" if not complete or is_done(config) else "MLflow lacks it; the next sweep tells it"
     except UserError as error:  # of other settings
-        return CellStatus(folder, config.method_label, stages, measured(folder), "failed", str(error))
-    return standing(folder, config.method_label, stages, complete, lacking)
+        found = status_of(config.folder, config.method_label, config.method_name, asked, False)
+        return replace(found, state="failed", detail=str(error))
+    found = status_of(config.folder, config.method_label, config.method_name, asked, complete)
+    return replace(found, detail=found.detail or lacking)
 
 
 def status_of_folder(folder: Path) -> CellStatus:
@@ -90,15 +75,34 @@ def status_of_folder(folder: Path) -> CellStatus:
         section = read_yaml(folder / "config.yaml").get("method")
         if isinstance(section, dict):
             label, name = str(section.get("label", "")), str(section.get("name", ""))
-    return standing(folder, label, stages_of(name, manifest_tasks(folder)), (folder / METRICS_FILE).is_file(), "")
+    return status_of(folder, label, name, None, (folder / METRICS_FILE).is_file())
 
 
-def standing(folder: Path, method: str, stages: tuple[int, ...], complete: bool, lacking: str) -> CellStatus:
-    """A cell's state and detail."""
-    seconds = measured(folder)
-    lock = look(lock_path(folder))
-    state, detail = told(folder, stages, seconds, lock, complete)
-    return CellStatus(folder, method, stages, seconds, state, detail or lacking, forked_stage(folder))
+def status_of(folder: Path, label: str, method: str, asked: int | None, complete: bool) -> CellStatus:
+    """How far a cell is, by its lock and its files; ``complete``: it has all its results.
+
+    Its method's ``label`` is shown, the ``method`` tells its stages, where its tasks are known: by the manifest, else
+    ``asked`` for by its settings.
+    """
+    manifest: dict[str, Any] = {}
+    forked, joint = -1, False
+    with contextlib.suppress(UserError):  # none yet, or a damaged one
+        manifest = read_json(folder / "manifest.json")
+        forked = next((origin.stage for origin in reversed(origins_of(folder, manifest))), -1)
+    with contextlib.suppress(UserError):  # a method of the user's own, not loaded
+        joint = method_class(method).joint
+    listed = manifest.get("tasks")
+    tasks = (len(listed) if isinstance(listed, list) else 0) or asked
+    stages: tuple[int, ...] = ()
+    if tasks is not None:  # a joint method learns all tasks as the last stage
+        stages = (0, tasks) if joint else tuple(range(tasks + 1))
+    seconds: dict[int, float] = {}
+    for stage, path in stage_files(folder).items():
+        with contextlib.suppress(UserError):  # a damaged record
+            record = read_record(path, None, Seconds)
+            seconds[stage] = sum(map(float, dict(record.get("seconds", {})).values()))
+    state, detail = told(folder, stages, seconds, look(lock_path(folder)), complete)
+    return CellStatus(folder, label, stages, seconds, state, detail, forked)
 
 
 def told(
@@ -114,7 +118,7 @@ def told(
         return "failed", reason
     if lock is not None:
         return "stopped", f"{place}; {lock.gone}"
-    if any((folder / mark).exists() for mark in MARKS):
+    if is_begun(folder):
         return "stopped", place
     return "waiting", ""
 
@@ -134,91 +138,6 @@ def where(folder: Path, stages: tuple[int, ...], seconds: Mapping[int, float]) -
     return f"{task}, update {int(steps[-1])}" if steps and steps[-1].isdigit() else task
 
 
-def measured(folder: Path) -> dict[int, float]:
-    """Seconds of each finished stage of a run."""
-    found = {}
-    for stage, path in stage_files(folder).items():
-        with contextlib.suppress(UserError):
-            found[stage] = sum(float(value) for value in seconds_of(path).values())
-    return found
-
-
-def seconds_of(path: Path) -> dict[str, float]:
-    """Seconds of a finished stage, by activity; UserError for a damaged record."""
-    return dict(read_record(path, None, Seconds).get("seconds", {}))
-
-
-def manifest_tasks(folder: Path) -> int | None:
-    """How many tasks a run's stream has; None if no manifest tells."""
-    with contextlib.suppress(UserError):
-        tasks = read_json(folder / "manifest.json").get("tasks")
-        return len(tasks) if isinstance(tasks, list) else None
-    return None
-
-
-def forked_stage(folder: Path) -> int:
-    """The last stage of a run that is another run's; -1 if it is no fork, or its manifest tells nothing."""
-    with contextlib.suppress(UserError):
-        origins = origins_of(folder, read_json(folder / "manifest.json"))
-        return origins[-1].stage if origins else -1
-    return -1
-
-
-def stages_of(method: str, tasks: int | None) -> tuple[int, ...]:
-    """Stages of a run: the base, then every task; a joint method learns all tasks as the last stage."""
-    if tasks is None:
-        return ()
-    joint = False
-    with contextlib.suppress(UserError):  # a method of the user's own, not loaded
-        joint = method_class(method).joint
-    return (0, tasks) if joint else tuple(range(tasks + 1))
-
-
-def folders_of(path: Path) -> list[Path]:
-    """Run folders in a folder, or the folder itself if it is one; also those that only a lock or a failure tells of.
-
-    Raises:
-        UserError: there are none.
-    """
-    if is_begun(path):
-        return [path]
-    names = {child.name for child in path.iterdir() if not child.name.startswith(".") and is_begun(child)}
-    names |= set(locked_names(path.iterdir()))
-    if not names:
-        raise UserError(f"{path} holds no run; expected a sweep's folder, a run's folder, or a sweep's name.")
-    return [path / name for name in sorted(names)]
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether a folder holds a run, whole or not, or what a failed one left."""
-    return any((folder / mark).exists() for mark in MARKS) or bool(failure_of(folder))
-
-
-def locked_names(paths: Iterable[Path]) -> list[str]:
-    """Names of the cells whose locks are among some paths; other hidden files of that ending name no holder."""
-    found = ((path, _LOCK.fullmatch(path.name)) for path in paths)
-    return [match[1] for path, match in found if match and (lock := look(path)) and lock.holder]
-
-
-SCHEMA = 1
-COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """How long the rest of some cells takes.
-
-    Attributes:
-        seconds: for all processes at work together; None where nothing was measured that tells it.
-        stages: stages to come, of cells that did not fail.
-        processes: at work now; 0 = none, and the time is that of one.
-    """
-
-    seconds: float | None
-    stages: int
-    processes: int
-
-
 def statuses(words: Sequence[str]) -> list[CellStatus]:
     """Every cell of sweeps and folders, each once.
 
@@ -230,31 +149,48 @@ def statuses(words: Sequence[str]) -> list[CellStatus]:
     """
     names = [word for word in words if "=" not in word or os.path.exists(word)]  # of any length
     settings = [word for word in words if word not in names]
+    asked = [word for word in settings if not word.startswith("run.plugins=")]
     if not names:
         raise UserError("status: got no name, expected a sweep of clrft list sweeps or a folder of runs.")
+    known = [path.stem for path in (config_root() / "sweeps").glob("*.yaml")]
     cells: dict[Path, CellStatus] = {}
-    asked = [word for word in settings if not word.startswith("run.plugins=")]
     for name in names:
-        for cell in standings_of(name, settings, asked):
+        if name in known or name.endswith((".yaml", ".yml")):
+            found = [status_of_cell(cell) for cell in load_sweep(name, parse_overrides(settings))]
+        elif not os.path.isdir(name):
+            raise UserError(f"{unknown_name('sweep', name, known)} There is no folder {name} either.")
+        elif asked:
+            raise UserError(f"{name} is a folder: it takes no {' '.join(asked)}; expected the name of a sweep with it.")
+        else:
+            found = [status_of_folder(folder) for folder in folders_of(Path(name))]
+        for cell in found:
             cells.setdefault(cell.folder.resolve(), cell)
     return list(cells.values())
 
 
-def standings_of(name: str, settings: Sequence[str], asked: Sequence[str]) -> list[CellStatus]:
-    """The cells of one sweep or folder."""
-    if is_sweep(name):
-        return [status_of_cell(cell) for cell in load_sweep(name, parse_overrides(settings))]
-    if not os.path.isdir(name):
-        known = [path.stem for path in (config_root() / "sweeps").glob("*.yaml")]
-        raise UserError(f"{unknown_name('sweep', name, known)} There is no folder {name} either.")
-    if asked:
-        raise UserError(f"{name} is a folder: it takes no {' '.join(asked)}; expected the name of a sweep with it.")
-    return [status_of_folder(folder) for folder in folders_of(Path(name))]
+def folders_of(path: Path) -> list[Path]:
+    """Run folders in a folder, or the folder itself if it is one; also those that only a lock or a failure tells of.
+
+    Raises:
+        UserError: there are none.
+    """
+    if is_begun(path) or failure_of(path):
+        return [path]
+    names = set()
+    for child in path.iterdir():
+        if lock := _LOCK.fullmatch(child.name):
+            if (found := look(child)) is not None and found.holder is not None:  # else no cell's
+                names.add(lock[1])
+        elif not child.name.startswith(".") and (is_begun(child) or failure_of(child)):
+            names.add(child.name)
+    if not names:
+        raise UserError(f"{path} holds no run; expected a sweep's folder, a run's folder, or a sweep's name.")
+    return [path / name for name in sorted(names)]
 
 
-def is_sweep(name: str) -> bool:
-    """Whether a name is a sweep's: a shipped one's, or a path to a YAML file."""
-    return name.endswith((".yaml", ".yml")) or os.path.isfile(config_root() / "sweeps" / f"{name}.yaml")
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a run, whole or not."""
+    return any((folder / mark).exists() for mark in MARKS)
 
 
 def estimate(cells: Sequence[CellStatus]) -> Estimate:
@@ -263,25 +199,19 @@ def estimate(cells: Sequence[CellStatus]) -> Estimate:
     The median is over the method's finished stages, else over those of all methods; the test of the base before any
     training is a kind of its own.
     """
-    to_come = [cell for cell in cells if cell.state in ("running", "stopped", "waiting")]
-    processes = sum(cell.state == "running" for cell in cells)
-    known = medians(cells)
-    stages = [(cell.method, stage == 0) for cell in to_come for stage in cell.remaining]
-    times = [known.get(kind, known.get((None, kind[1]))) for kind in stages]
-    unsure = any(not cell.stages for cell in to_come) or None in times
-    seconds = None if unsure else sum(time for time in times if time is not None) / max(1, processes)
-    return Estimate(seconds, len(stages), processes)
-
-
-def medians(cells: Sequence[CellStatus]) -> Mapping[tuple[str | None, bool], float]:
-    """Median seconds of a stage by method (None: of all) and by whether it is the base's."""
-    found: dict[tuple[str | None, bool], list[float]] = {}
+    measured: dict[tuple[str | None, bool], list[float]] = {}  # by method (None: of all), and whether it is the base's
     for cell in cells:
-        own = {stage: seconds for stage, seconds in cell.seconds.items() if stage > cell.forked}
-        for stage, seconds in own.items():
-            for method in (cell.method, None):
-                found.setdefault((method, stage == 0), []).append(seconds)
-    return {kind: median(times) for kind, times in found.items()}
+        for stage, seconds in cell.seconds.items():
+            for method in (cell.method, None) if stage > cell.forked else ():
+                measured.setdefault((method, stage == 0), []).append(seconds)
+    usual = {kind: median(times) for kind, times in measured.items()}
+    to_come = [cell for cell in cells if cell.state in ("running", "stopped", "waiting")]
+    stages = [(cell.method, stage == 0) for cell in to_come for stage in cell.stages if stage not in cell.seconds]
+    times = [usual.get(kind, usual.get((None, kind[1]))) for kind in stages]
+    processes = sum(cell.state == "running" for cell in cells)
+    unsure = any(not cell.stages for cell in to_come) or None in times
+    left = None if unsure else sum(time for time in times if time is not None) / max(1, processes)
+    return Estimate(left, len(stages), processes)
 
 
 def counts(cells: Sequence[CellStatus]) -> dict[str, int]:
@@ -291,9 +221,21 @@ def counts(cells: Sequence[CellStatus]) -> dict[str, int]:
 
 def to_json(cells: Sequence[CellStatus], rest: Estimate) -> dict[str, Any]:
     """Everything in plain values; ``seconds_left`` is null where nothing tells it."""
+    rows = [
+        {
+            "cell": cell.folder.name,
+            "folder": str(cell.folder),
+            "method": cell.method,
+            "state": cell.state,
+            "stages": len(cell.stages) or None,
+            "stages_done": len(cell.seconds),
+            "detail": cell.detail,
+        }
+        for cell in cells
+    ]
     return {
         "schema": SCHEMA,
-        "cells": [cell.to_json() for cell in cells],
+        "cells": rows,
         "counts": counts(cells),
         "stages_left": rest.stages,
         "processes": rest.processes,
@@ -312,19 +254,18 @@ def to_table(cells: Sequence[CellStatus]) -> Table:
     return table
 
 
-def counts_line(cells: Sequence[CellStatus]) -> str:
-    """The states that there are, counted."""
-    return f"{len(cells)} cells: " + ", ".join(f"{number} {state}" for state, number in counts(cells).items() if number)
-
-
-def estimate_line(rest: Estimate) -> str:
-    """The estimate in words."""
-    if rest.seconds == 0:
-        return "nothing is left to do"
-    who = f"{rest.processes} processes at work" if rest.processes > 1 else "one process"
+def summary(cells: Sequence[CellStatus], rest: Estimate) -> list[str]:
+    """The states that there are, counted, and the estimate in words."""
+    found = ", ".join(f"{number} {state}" for state, number in counts(cells).items() if number)
     idle = "" if rest.processes else " (none is at work)"
-    time = "unknown: nothing like it was measured yet" if rest.seconds is None else f"about {duration(rest.seconds)}"
-    return f"time left: {time}" + (f", by {who}{idle}" if rest.seconds is not None else idle)
+    if rest.seconds == 0:
+        left = "nothing is left to do"
+    elif rest.seconds is None:
+        left = f"time left: unknown: nothing like it was measured yet{idle}"
+    else:
+        who = f"{rest.processes} processes at work" if rest.processes > 1 else "one process"
+        left = f"time left: about {duration(rest.seconds)}, by {who}{idle}"
+    return [f"{len(cells)} cells: {found}", left]
 
 
 def duration(seconds: float) -> str:

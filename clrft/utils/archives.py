@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -28,15 +29,7 @@ MOST_BYTES = 4 * 2**40
 MOST_RATIO = 1000  # bytes unpacked for each byte of the archive; the densest deflate reaches 1032
 SPARE = 2**28  # bytes of the disk that stay free
 NAMED = 10
-DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 class Member(NamedTuple):
@@ -60,7 +53,8 @@ def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
         unpack_new(archive, folder, reporter)
         return
     with opened(archive) as members:
-        tops = {PurePosixPath(member.name).parts[0] for member in members() if PurePosixPath(member.name).parts}
+        names = [PurePosixPath(member.name) for member, _ in members]
+    tops = {name.parts[0] for name in names if name.parts}
     if len(tops) != 1:
         raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
     top = tops.pop()
@@ -78,22 +72,15 @@ def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
         raise UserError(f"{folder} exists already; expected a new folder.")
     with opened(archive) as members:
         reporter.begin(label, "looking", None)
-        count, size = looked_through(archive, members(), lambda: reporter.advance(label))
+        count, size = looked_through(archive, (one for one, _ in members), lambda: reporter.advance(label))
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_writable(folder.parent)
     check_room(folder.parent, size)
     reporter.begin(label, "unpacking", count)
-    with whole_folder(folder) as partial, damage_named(archive):
-        if is_tar(archive):
-            with tarfile.open(archive) as tar:
-                for info in one_by_one(tar):
-                    tar.extract(info, partial, filter="data", set_attrs=not info.isdir())
-                    reporter.advance(label)
-        else:
-            with zipfile.ZipFile(archive) as packed:
-                for member in packed.infolist():
-                    packed.extract(member, partial)
-                    reporter.advance(label)
+    with whole_folder(folder) as beside, opened(archive) as members:
+        for _, extract in members:
+            extract(beside)
+            reporter.advance(label)
 
 
 def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
@@ -131,15 +118,18 @@ def check_room(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def opened(archive: Path) -> Iterator[Callable[[], Iterator[Member]]]:
-    """The members of an archive, by a function that goes through them, once."""
+def opened(archive: Path) -> Iterator[Iterator[tuple[Member, Callable[[Path], object]]]]:
+    """The members of an archive one after the other, each with what extracts it into a folder."""
     with damage_named(archive):
         if is_tar(archive):
             with tarfile.open(archive) as tar:
-                yield lambda: (_tar_member(info) for info in one_by_one(tar))
+                yield (
+                    (tar_member(info), partial(tar.extract, info, filter="data", set_attrs=not info.isdir()))
+                    for info in one_by_one(tar)
+                )
         else:
             with zipfile.ZipFile(archive) as packed:
-                yield lambda: (_zip_member(info) for info in packed.infolist())
+                yield ((zip_member(info), partial(packed.extract, info)) for info in packed.infolist())
 
 
 def one_by_one(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -182,25 +172,24 @@ def damage_named(archive: Path) -> Iterator[None]:
         raise UserError(f"{archive}: {error.strerror or error}{where}; nothing was unpacked.") from error
 
 
-def _tar_member(info: tarfile.TarInfo) -> Member:
-    fault = _name_fault(info.name)
-    if not fault and not (info.isfile() or info.isdir()):
-        fault = "a link" if info.issym() or info.islnk() else "a device or pipe"
-    return Member(info.name, info.size if info.isfile() else 0, fault)
+def tar_member(info: tarfile.TarInfo) -> Member:
+    """An entry of a tar."""
+    kinds = (info.isfile() or info.isdir(), info.issym() or info.islnk())
+    return Member(info.name, info.size if info.isfile() else 0, fault_of(info.name, *kinds))
 
 
-def _zip_member(info: zipfile.ZipInfo) -> Member:
+def zip_member(info: zipfile.ZipInfo) -> Member:
+    """An entry of a zip."""
     kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = _name_fault(info.filename)
-    if not fault and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        fault = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-    if not fault and info.flag_bits & 1:
-        fault = "encrypted"
-    return Member(info.filename, info.file_size, fault)
+    fault = fault_of(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), kind == stat.S_IFLNK)
+    return Member(info.filename, info.file_size, fault or ("encrypted" if info.flag_bits & 1 else ""))
 
 
-def _name_fault(name: str) -> str:
+def fault_of(name: str, is_plain: bool, is_link: bool) -> str:
+    """Why an entry is refused, by its name and kind; empty if it is not."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (path.parts and path.parts[0].endswith(":")):
         return "an absolute path"
-    return "a path that leads upwards" if ".." in path.parts else ""
+    if ".." in path.parts:
+        return "a path that leads upwards"
+    return "" if is_plain else "a link" if is_link else "a device or pipe"

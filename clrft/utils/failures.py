@@ -41,35 +41,24 @@ def explained(error: BaseException) -> str | None:
     """A failure in a sentence with what to do; None for one that is not known here."""
     at: BaseException | None = error
     while at is not None:
-        if text := of_disk(at) or of_memory(at) or of_peer(at):
-            return text
+        said = " ".join(str(at).split())
+        # libraries that are not written in Python tell a disk's error in their words, and torch all of its own
+        told = _OS_ERROR.search(said)
+        number = int(told[1]) if told else getattr(at, "errno", None)
+        words = said if isinstance(at, RuntimeError) else ""
+        if isinstance(at, OSError | SafetensorError) and number in DISK:
+            place = getattr(at, "filename", None)
+            where = f", {place}" if place else ""
+            remedy = DISK_REMEDY.get(number, "See the system's log.")
+            return f"{DISK[number]} ({os.strerror(number)}{where}). {remedy} {GO_ON}"
+        if (
+            isinstance(at, MemoryError)
+            or getattr(at, "errno", None) == errno.ENOMEM
+            or any(word in words for word in NO_MEMORY)
+        ):
+            reason = said[:LONGEST] + ("…" if len(said) > LONGEST else "") or type(at).__name__
+            return f"the memory is used up ({reason}). {MEMORY_REMEDY} {GO_ON}"
+        if any(word in words for word in NO_PEER):
+            return f"another process of the run has ended. {GO_ON}"
         at = at.__cause__
     return None
-
-
-def of_disk(error: BaseException) -> str | None:
-    """A failure of the disk; libraries that are not written in Python tell its number in their words."""
-    told = _OS_ERROR.search(str(error))
-    number = int(told[1]) if told else getattr(error, "errno", None)
-    if not isinstance(error, OSError | SafetensorError) or number not in DISK:
-        return None
-    place = getattr(error, "filename", None)
-    where = f", {place}" if place else ""
-    remedy = DISK_REMEDY.get(number, "See the system's log.")
-    return f"{DISK[number]} ({os.strerror(number)}{where}). {remedy} {GO_ON}"
-
-
-def of_peer(error: BaseException) -> str | None:
-    """Another process of the run that is gone; torch tells it by its words, or by errors of its own for it."""
-    told = isinstance(error, RuntimeError) and any(word in str(error) for word in NO_PEER)
-    return f"another process of the run has ended. {GO_ON}" if told else None
-
-
-def of_memory(error: BaseException) -> str | None:
-    """Memory of the machine or of a GPU that was not granted; torch tells it by its words alone."""
-    granted = not isinstance(error, MemoryError) and getattr(error, "errno", None) != errno.ENOMEM
-    if granted and not (isinstance(error, RuntimeError) and any(word in str(error) for word in NO_MEMORY)):
-        return None
-    said = " ".join(str(error).split())
-    reason = said[:LONGEST] + ("…" if len(said) > LONGEST else "") or type(error).__name__
-    return f"the memory is used up ({reason}). {MEMORY_REMEDY} {GO_ON}"

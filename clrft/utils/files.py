@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.utils.plain import from_json
-from clrft.utils.process_identity import boot, space
+from clrft.utils.process_identity import boot, lives, space
 from task_streams.errors import UserError
 
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
@@ -61,14 +61,11 @@ def check_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, probe = tempfile.mkstemp(prefix=".writable-", dir=folder)
-        os.close(descriptor)
-        os.unlink(probe)
+        tempfile.NamedTemporaryFile(prefix=".writable-", dir=folder).close()
     except OSError as error:
-        reason = error.strerror or str(error)
         raise UserError(
-            f"can't write to the folder {str(folder)!r} ({reason}); expected a folder in which files can be "
-            "created. Choose another output folder or mend its permissions."
+            f"can't write to the folder {str(folder)!r} ({error.strerror or error}); expected a folder in which files "
+            "can be created. Choose another output folder or mend its permissions."
         ) from error
 
 
@@ -83,13 +80,9 @@ def check_inside(folder: Path) -> None:
     root = folder.resolve()
     entries = [Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names)]
     leading_out = [path for path in entries if path.is_symlink() and not _target(path).is_relative_to(root)]
+    said = "outside of the run's folder; expected the file itself."
     if leading_out:
-        raise UserError(
-            *(
-                f"{path} is a link to {_target(path)}, outside of the run's folder; expected the file itself."
-                for path in leading_out
-            )
-        )
+        raise UserError(*(f"{path} is a link to {_target(path)}, {said}" for path in leading_out))
 
 
 def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) -> Path:
@@ -129,8 +122,7 @@ def write_json_atomic(path: Path, data: Any) -> None:
     Raises:
         ValueError: the data hold NaN or an infinity; an undefined number is written as null by its owner.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text_atomic(path, text)
+    write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -154,12 +146,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         beside.unlink(missing_ok=True)
         yield beside
-        _sync_file(beside)
+        _sync(beside)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
@@ -168,7 +160,12 @@ def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
     Raises:
         UserError: missing, damaged, not an object, or of another schema.
     """
-    data = _parsed(path)
+    try:
+        data = from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"can't read {path} ({error.strerror or error}); expected a JSON file.") from error
+    except ValueError as error:  # bad JSON, bad UTF-8, or no plain value
+        raise UserError(f"{path} is damaged or is no JSON ({error}); restore it or remove its folder.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a JSON {type(data).__name__}; expected an object.")
     found = data.get("schema")
@@ -177,16 +174,6 @@ def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
             f"{path} has schema {found!r}; expected {schema}. It comes from another version of clrft or was edited."
         )
     return data
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"can't read {path} ({error.strerror or error}); expected a JSON file.") from error
-    except ValueError as error:  # bad JSON, bad UTF-8, or no plain value
-        problem = f"{path} is damaged or is no JSON ({error}); restore it or remove its folder."
-        raise UserError(problem) from error
 
 
 @contextmanager
@@ -204,13 +191,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        _sync_tree(partial)
+        for place, _, names in os.walk(partial):
+            for each in (*names, "."):
+                _sync(Path(place, each))
         _refuse_existing(path)
         partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def write_first(path: Path, text: str) -> None:
@@ -218,7 +207,7 @@ def write_first(path: Path, text: str) -> None:
     beside = partial_of(path)
     try:
         beside.write_text(text, encoding="utf-8")
-        _sync_file(beside)
+        _sync(beside)
         os.link(beside, path)
     except FileExistsError:
         return
@@ -227,7 +216,7 @@ def write_first(path: Path, text: str) -> None:
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -247,7 +236,7 @@ def clean_partials(parent: Path) -> list[str]:
     removed = []
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
         match = _PARTIAL.match(entry.name)
-        if match is None or (match[2] in (None, machine()) and _lives(int(match[1]))):
+        if match is None or (match[2] in (None, machine()) and lives(int(match[1]))):
             continue
         remove(entry)
         removed.append(entry.name)
@@ -299,32 +288,9 @@ def _refuse_existing(path: Path) -> None:
         raise UserError(f"{path} exists already; expected a new folder. Remove it or go on from it.")
 
 
-def _lives(process: int) -> bool:
-    if process == os.getpid():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's process has the number
-        return True
-    return True
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            _sync_file(Path(folder, name))
-        _sync_folder(Path(folder))
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -39,25 +39,15 @@ from task_streams.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock.
+    """Who holds a lock."""
 
-    Attributes:
-        process: its number.
-        host: name of its machine.
-        space: the kernel's name of the space that the number counts in (containers have their own); empty if unknown.
-        boot: identity of the machine's start; empty where the system tells none.
-        started: when the process began, in the kernel's ticks; empty where the system tells none.
-        taken: when it took the lock, UTC.
-        token: of this one taking.
-    """
-
-    process: int
-    host: str
-    space: str
-    boot: str
-    started: str
-    taken: str
-    token: str
+    process: int  # its number
+    host: str  # name of its machine
+    space: str  # the kernel's name of the space that the number counts in (containers have their own); empty if unknown
+    boot: str  # identity of the machine's start; empty where the system tells none
+    started: str  # when the process began, in the kernel's ticks; empty where the system tells none
+    taken: str  # when it took the lock, UTC
+    token: str  # of this one taking
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} (since {self.taken})"
@@ -67,32 +57,24 @@ class Holder:
 class Timing:
     """How a lock's life is told, in seconds."""
 
-    beat: float = 20.0
-    """Between two touches by the holder."""
-    silent: float = 600.0
-    """Without a touch, after which a holder on another host counts as gone."""
+    beat: float = 20.0  # between two touches by the holder
+    silent: float = 600.0  # without a touch, after which a holder on another host counts as gone
 
 
 TIMING = Timing()
+NEW = ".new-"  # what stands behind a lock's name, before the token of who writes it
+AFTER = ".after-"  # what stands there while it changes hands, before the token of the lock judged
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A lock as it lies there.
+    """A lock as it lies there."""
 
-    Attributes:
-        holder: who holds it; None for a file that tells nobody (damaged, or being written).
-        token: of the holder, or of the file itself.
-        touched: when it was touched last, by the file system's clock, ns.
-        gone: why its holder is gone, as half a sentence; empty while it may live.
-        certain: the holder's process was looked for; False when only its silence tells.
-    """
-
-    holder: Holder | None
-    token: str
-    touched: int
-    gone: str
-    certain: bool
+    holder: Holder | None  # who holds it; None for a file that tells nobody (damaged, or being written)
+    token: str  # of the holder, or of the file itself
+    touched: int  # when it was touched last, by the file system's clock, ns
+    gone: str  # why its holder is gone, as half a sentence; empty while it may live
+    certain: bool  # the holder's process was looked for; False when only its silence tells
 
     @property
     def who(self) -> str:
@@ -102,46 +84,58 @@ class Found:
 
 def look(path: Path, timing: Timing = TIMING) -> Found | None:
     """A lock as it is now; None if there is none."""
-    try:
-        text, facts = read(path)
-    except FileNotFoundError:
+    lying = read(path)
+    if lying is None:
         return None
-    holder, touched = parsed(text), facts.st_mtime_ns
-    token = holder.token if holder is not None else f"file{facts.st_ino}"
-    gone, certain = judged(path, holder, touched, timing)
-    return Found(holder, token, touched, gone, certain)
-
-
-def judged(path: Path, holder: Holder | None, touched: int, timing: Timing) -> tuple[str, bool]:
-    """Why a holder is gone (empty if it may live), and whether its process was looked for."""
+    holder, token, touched = lying
     limit = timing.silent
     if holder is not None and holder.host == socket.gethostname():
         if holder.boot == boot() and holder.space == space():
-            return process_gone(holder), True
+            gone = "" if lives(holder.process) else f"process {holder.process} has ended"
+            if not gone and holder.started and start_of(holder.process) not in ("", holder.started):
+                gone = f"process {holder.process} has ended, and another has its number"
+            return Found(holder, token, touched, gone, True)
         if holder.boot != boot():  # or another machine of the same name: then it goes on touching
             limit = min(limit, 3 * timing.beat)
     silent = age(path, touched)
     if silent < -timing.beat:  # the clock was set back since: the time is counted from now
         with contextlib.suppress(OSError):
             os.utime(path)
-    return (f"its lock was not touched for {silent:.0f} s" if silent > limit else ""), False
+    gone = f"its lock was not touched for {silent:.0f} s" if silent > limit else ""
+    return Found(holder, token, touched, gone, False)
 
 
-def process_gone(holder: Holder) -> str:
-    """Why a process of this machine is gone; empty if it lives."""
-    if not lives(holder.process):
-        return f"process {holder.process} has ended"
-    started = start_of(holder.process)
-    if holder.started and started and started != holder.started:
-        return f"process {holder.process} has ended, and another has its number"
-    return ""
+def read(path: Path) -> tuple[Holder | None, str, int] | None:
+    """A lock's holder (None for a damaged one), its token, and when it was touched (ns); None if there is no lock.
+
+    The file is opened for its facts too: a network's file system may keep old ones until it is.
+
+    Raises:
+        UserError: it is a link or a folder, which no process makes.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
+            text, facts = file.read(), os.fstat(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.") from error
+        if error.errno in (errno.ENOENT, errno.ESTALE):  # stale: another machine has just removed it
+            return None
+        raise
+    try:
+        holder = Holder(**json.loads(text))
+        texts = (holder.host, holder.space, holder.boot, holder.started, holder.taken, holder.token)
+        if type(holder.process) is int and all(isinstance(one, str) for one in texts) and holder.token.isalnum():
+            return holder, holder.token, facts.st_mtime_ns
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return None, f"file{facts.st_ino}", facts.st_mtime_ns
 
 
-def still_silent(path: Path, found: Found, timing: Timing) -> bool:
-    """Watch a silent lock for two beats: a clock set forward makes a living holder look silent until its next."""
-    time.sleep(2 * timing.beat)
-    again = look(path, timing)
-    return again is not None and (again.token, again.touched) == (found.token, found.touched)
+def token_of(path: Path) -> str:
+    """Token of the lock that lies there; empty if none does."""
+    found = read(path)
+    return "" if found is None else found[1]
 
 
 def age(path: Path, touched: int) -> float:
@@ -155,15 +149,8 @@ def age(path: Path, touched: int) -> float:
 
 def file_system_now(folder: Path) -> int:
     """The time by the clock of the file system that a folder lies on, ns."""
-    descriptor, probe = tempfile.mkstemp(prefix=".clock-", dir=folder)
-    try:
-        return os.fstat(descriptor).st_mtime_ns
-    finally:
-        os.close(descriptor)
-        os.unlink(probe)
-
-
-NEW = ".new-"  # what stands behind a lock's name, before the token of who writes it
+    with tempfile.NamedTemporaryFile(prefix=".clock-", dir=folder) as probe:
+        return os.fstat(probe.fileno()).st_mtime_ns
 
 
 def lock_path(folder: Path) -> Path:
@@ -186,26 +173,20 @@ def appear(path: Path, own: Holder) -> bool:
     beside = written(path, own)
     try:
         os.link(beside, path)
-        return True
     except FileExistsError:  # a network may ask twice, and the second time find what the first has made
         return token_of(path) == own.token
-    except OSError:  # a file system without hard links
-        return exclusive(path, own)
+    except OSError:  # a file system without hard links: for a moment it is there and empty
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(own)))
+        except FileExistsError:
+            return False
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
+            raise
     finally:
         beside.unlink(missing_ok=True)
-
-
-def exclusive(path: Path, own: Holder) -> bool:
-    """Make the lock by opening it as a new file; for a moment it is there and empty."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(own)))
-        return True
-    except FileExistsError:
-        return False
-    except OSError:  # a full disk
-        path.unlink(missing_ok=True)
-        raise
+    return True
 
 
 def written(path: Path, own: Holder) -> Path:
@@ -216,51 +197,6 @@ def written(path: Path, own: Holder) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return beside
-
-
-def read(path: Path) -> tuple[str, os.stat_result]:
-    """What a lock holds, and the facts of its file.
-
-    The file is opened for its facts too: a network's file system may keep old ones until it is.
-
-    Raises:
-        FileNotFoundError: there is none, or another machine has just removed it.
-        UserError: it is a link or a folder, which no process makes.
-    """
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-            return file.read(), os.fstat(file.fileno())
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR):
-            raise UserError(f"{path} is no file, as a lock is; remove it if no process works there.") from error
-        if error.errno == errno.ESTALE:
-            raise FileNotFoundError(errno.ENOENT, "removed by another machine", str(path)) from error
-        raise
-
-
-def token_of(path: Path) -> str:
-    """Token of the lock that lies there; empty if none does."""
-    try:
-        text, facts = read(path)
-    except FileNotFoundError:
-        return ""
-    holder = parsed(text)
-    return holder.token if holder is not None else f"file{facts.st_ino}"
-
-
-def parsed(text: str) -> Holder | None:
-    """The holder that a lock's text names; None for a damaged one."""
-    try:
-        values = json.loads(text)
-        holder = Holder(**values)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    texts = (holder.host, holder.space, holder.boot, holder.started, holder.taken, holder.token)
-    sound = type(holder.process) is int and all(isinstance(one, str) for one in texts)
-    return holder if sound and holder.token.isalnum() else None
-
-
-AFTER = ".after-"  # what stands behind a lock's name while it changes hands, before the token of the lock judged
 
 
 class Locked(UserError):
@@ -345,7 +281,11 @@ def held(folder: Path, timing: Timing = TIMING) -> Iterator[Held]:
     except OSError as error:
         raise UserError(f"the lock {path} cannot be written ({error.strerror or error}).") from error
     try:
-        clean(path, timing)
+        for left in path.parent.iterdir():  # by takers that died on the way to this lock
+            if left.name.startswith((path.name + AFTER, path.name + NEW)):
+                with contextlib.suppress(OSError):
+                    if age(left, left.stat().st_mtime_ns) > timing.silent:
+                        left.unlink()
         yield lock
     finally:
         lock.release()
@@ -355,34 +295,29 @@ def take(path: Path, what: Path, timing: Timing = TIMING) -> Holder:
     """Take a lock that nobody holds, or that a process holds that is gone; returns this process as its holder.
 
     Raises:
-        Locked: a process that may live holds it; ``what`` is named as what it works on.
+        Locked: a process that may live holds it, or is taking it over; ``what`` is named as what it works on.
     """
     own = this_process()
     while not appear(path, own):
         found = look(path, timing)
         if found is None:  # let go in between
             continue
-        if not found.gone or not (found.certain or still_silent(path, found, timing)):
+        may_live = not found.gone
+        if found.gone and not found.certain:
+            # a clock set forward makes a living holder look silent, until its next beat
+            time.sleep(2 * timing.beat)
+            again = look(path, timing)
+            may_live = again is None or (again.token, again.touched) != (found.token, found.touched)
+        if may_live:
             raise Locked(what, found.who)
-        if replace(path, found.token, own, what, timing):
-            break
+        try:
+            with taken(guard(path, found.token), timing):
+                if token_of(path) == found.token:  # else another was faster
+                    written(path, own).replace(path)
+                    return own
+        except Locked as error:
+            raise Locked(what, error.who) from error
     return own
-
-
-def replace(path: Path, token: str, own: Holder, what: Path, timing: Timing) -> bool:
-    """Put one's own lock in the place of the one with a token; False if that one is not there any more.
-
-    Raises:
-        Locked: another is replacing it at this moment.
-    """
-    try:
-        with taken(guard(path, token), timing):
-            if token_of(path) != token:
-                return False
-            written(path, own).replace(path)
-            return True
-    except Locked as error:
-        raise Locked(what, error.who) from error
 
 
 @contextmanager
@@ -399,12 +334,3 @@ def taken(path: Path, timing: Timing) -> Iterator[None]:
 def guard(path: Path, token: str) -> Path:
     """The lock under which the lock with a token, itself such a one or not, is replaced or let go."""
     return path.with_name(f"{path.name.partition(AFTER)[0]}{AFTER}{token}")
-
-
-def clean(path: Path, timing: Timing) -> None:
-    """Remove what takers left that died on the way to this lock, once it is old."""
-    for left in path.parent.iterdir():
-        if left.name.startswith((path.name + AFTER, path.name + NEW)):
-            with contextlib.suppress(OSError):
-                if age(left, left.stat().st_mtime_ns) > timing.silent:
-                    left.unlink()

@@ -63,6 +63,7 @@ def from_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deep, or holds itself") from None
     except (
+        ArithmeticError,
         AttributeError,
         LookupError,
         TypeError,

@@ -3,6 +3,7 @@
 Where the system has no ``/proc`` the numbers alone must do.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -28,23 +29,20 @@ def start_of(process: int) -> str:
 
 def stat_of(process: int) -> list[str]:
     """Fields of ``/proc/<process>/stat`` from the third (state) on; the second may hold spaces. Empty if unreadable."""
-    try:
+    with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
+    return []
 
 
 def boot() -> str:
     """Identity of the machine's last start; empty where the system does not tell."""
-    try:
+    with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+    return ""
 
 
 def space() -> str:
     """Identity of the space that process numbers count in; empty where the system does not tell."""
-    try:
+    with contextlib.suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
+    return ""

@@ -26,17 +26,11 @@ LOST = "the first process of the run has ended, and left no reason"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run of several processes ends.
+    """Why a run of several processes ends."""
 
-    Attributes:
-        place: number of the process that failed first.
-        code: exit code of all.
-        words: sentences, without the process; its number is told before them unless it is the first's.
-    """
-
-    place: int
-    code: int
-    words: tuple[str, ...]
+    place: int  # number of the process that failed first
+    code: int  # exit code of all
+    words: tuple[str, ...]  # sentences, without the process; its number is told before them unless it is the first's
 
     def shown(self) -> tuple[str, ...]:
         """The sentences as the first process tells them."""

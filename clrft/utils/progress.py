@@ -1,11 +1,16 @@
 """What a run tells while it works: a protocol, a bar for the terminal, and silence for tests."""
 
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+def say(console: Console, *lines: object) -> None:
+    """Print lines as they are: square brackets are no styles, numbers have no colours, nothing is wrapped."""
+    for line in lines:
+        console.print(str(line), highlight=False, markup=False, soft_wrap=True)
 
 
 class Reporter(Protocol):
@@ -58,15 +63,13 @@ class Bars(AbstractContextManager["Bars"]):
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         text = f"{cell}  {activity}"
         if not self.console.is_terminal:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self.console, text)
         if cell not in self.bars:
             self.bars[cell] = self.progress.add_task(text, total=total, figures="")
         self.progress.reset(self.bars[cell], description=text, total=total, figures="")
@@ -82,4 +85,4 @@ class Bars(AbstractContextManager["Bars"]):
             self.progress.advance(self.whole)
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)

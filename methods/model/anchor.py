@@ -25,11 +25,6 @@ def anchor_problems(method: Method, policy: Policy) -> list[str]:
     return []
 
 
-def told_by_policy(rule: AnchorRule, task: int) -> bool:
-    """Whether the weights that a task left, or the base, tell the anchor of the task after it."""
-    return rule.kind in ("previous", "base") or task < 2
-
-
 class Anchors:
     """Gives each task its anchor by a rule. Made before any training: the base is the policy as it is then.
 

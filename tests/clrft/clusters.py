@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from clrft.sweep.ray_cluster import quiet_ray
 from clrft.utils.process_identity import stat_of
+from tests.clrft.counted import until
 
 
 class Nodes:
@@ -43,23 +43,19 @@ def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
         for count in cpus[1:]:
             cluster.add_node(num_cpus=count)
         if port:
-            await_answer(port)
+            until(lambda: answers(port), 60.0)  # Ray starts its client's server on the side
         yield Nodes(cluster, port)
     finally:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
 
 
-def await_answer(port: int, seconds: float = 60.0) -> None:
-    """Wait until a port of this machine answers: Ray starts its client's server on the side."""
-    until = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-            return
-        if time.monotonic() > until:
-            raise TimeoutError(f"nothing answers at port {port}")
-        time.sleep(0.1)
+def answers(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        return True
+    return False
 
 
 def shadowed(folder: Path, package: str, version: str) -> str:

@@ -47,12 +47,9 @@ def test_the_model_is_a_real_qwen2_vl_with_the_counted_parameters(model) -> None
     assert sum(parameter.numel() for parameter in model.parameters()) == 569_696 + 840_704
 
 
-def test_text_survives_the_tokenizer_and_tags_survive_decoding_without_special_tokens(tokenizer) -> None:
+def test_text_and_tags_survive_decoding_and_labels_take_few_tokens(tokenizer) -> None:
     for text in (SUITE.ask("classification", DIGITS + LETTERS), target_text("letter q"), "naïve – 42 kg\n"):
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
-
-
-def test_labels_and_tags_take_few_tokens(tokenizer) -> None:
     assert all(len(tokenizer.tokenize(tag)) == 1 for tag in TAGS)
     assert all(len(tokenizer.tokenize(label)) == 1 for label in DIGITS)
     assert all(len(tokenizer.tokenize(label)) == 2 for label in LETTERS)  # "letter", " q"
@@ -177,23 +174,15 @@ def test_the_check_names_an_accuracy_beyond_its_tolerance() -> None:
         check_base(recorded, {name: 0.6 for name in TOLERANCES if name != "printed"})
 
 
-def test_a_build_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
-    (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder"):
-        build_base(tmp_path, progress=False)
-    assert (tmp_path / "kept.txt").read_text() == "mine"
-
-
-def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"recorded\.json is missing"):
-        recorded_measures(tmp_path)
-
-
 def test_the_command_names_the_script_which_refuses_with_the_same_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
     assert clrft(["base", "check"]) == 2
     assert "run: python -m scripts.base_model check" in capsys.readouterr().err
-    assert script(["check", "--out", str(tmp_path / "none")]) == 2
-    assert script(["build", "--out", str(Path(__file__).parent)]) == 2
+    assert script(["check", "--out", str(tmp_path)]) == 2
+    assert script(["build", "--out", str(tmp_path)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
+    assert (tmp_path / "kept.txt").read_text() == "mine"
+    with pytest.raises(UserError, match=r"recorded\.json is missing"):
+        recorded_measures(tmp_path)

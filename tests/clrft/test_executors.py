@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,12 +21,11 @@ from clrft.utils.locks import held, lock_path, look
 SMALL_WORDS = ["stream=digits_cil", "method=sft", "seed=1993", "stream.tasks=2", "stream.shots=4"]
 SMALL_WORDS += ["stream.test_per_class=1", "train.updates=2", "train.prompts_per_update=4"]
 SMALL_WORDS += ["evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"]
-SEEN = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
 
 
 def seen() -> str:
     """What a process that is started now has as its GPUs."""
-    return subprocess.run([sys.executable, "-c", SEEN], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(["printenv", "CUDA_VISIBLE_DEVICES"], capture_output=True, text=True).stdout.strip()
 
 
 def test_a_worker_sees_one_gpu_and_this_process_what_it_saw_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,20 +41,19 @@ def test_a_worker_sees_one_gpu_and_this_process_what_it_saw_before(monkeypatch: 
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_workers_are_spread_over_the_gpus() -> None:
+def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     class Other:
-        cell = None
-
-        def __init__(self, device: str) -> None:
+        def __init__(self, setup: Setup, device: str) -> None:
             self.device = device
+            self.pipe = SimpleNamespace(send=lambda cell: None)
+            self.cell = None
 
-    workers = Workers(5, Setup(1, (), 0), ("0", "1"))
-    given = []
-    for _ in range(5):
-        given.append(workers._device())
-        workers.workers.append(Other(given[-1]))  # type: ignore[arg-type]
-    assert given == ["0", "1", "0", "1", "0"]
+    monkeypatch.setattr("clrft.sweep.local_workers.Worker", Other)
     cells = [build_config("digits_cil", "sft", "tiny", seed) for seed in range(6)]
+    workers = Workers(5, Setup(1, (), 0), ("0", "1"))
+    for cell in cells[:5]:
+        workers.give(cell)
+    assert [worker.device for worker in workers.workers] == ["0", "1", "0", "1", "0"]
     assert default_jobs(cells, ("0", "1")) == 2  # one per GPU
     assert default_jobs(cells[:1], ("0", "1")) == 1
     on_cpu = [build_config("digits_cil", "sft", "tiny", 1, {"model": {"device": "cpu"}})]

@@ -18,70 +18,49 @@ from clrft.utils.files import (
     write_json_atomic,
 )
 from task_streams.errors import UserError
-
-
-def a_dead_process() -> int:
-    """Number of a process that has ended."""
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    return done.pid
+from tests.processes import ended_process
 
 
 def test_json_comes_back_as_it_was_written_and_nothing_lies_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "matrix.json"
     write_json_atomic(path, {"schema": 1, "value": [0.5, None], "name": "σ̂"})
+    with pytest.raises(ValueError):  # which leaves the old file
+        write_json_atomic(path, {"schema": 1, "value": float("nan")})
     assert read_json(path, schema=1) == {"schema": 1, "value": [0.5, None], "name": "σ̂"}
     assert os.listdir(tmp_path) == ["matrix.json"]
 
 
-def test_a_json_that_can_not_be_written_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    write_json_atomic(path, {"schema": 1})
-    with pytest.raises(ValueError):
-        write_json_atomic(path, {"schema": 1, "value": float("nan")})
-    assert read_json(path) == {"schema": 1}
-    assert os.listdir(tmp_path) == ["metrics.json"]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [('{"schema": 2}', "schema 2; expected 1"), ("[1]", "expected an object"), ('{"schema": 1', "damaged")],
+    [
+        ('{"schema": 2}', "schema 2; expected 1"),
+        ("[1]", "expected an object"),
+        ('{"schema": 1', "damaged"),
+        (None, "No such file"),
+    ],
 )
-def test_a_wrong_json_is_named_with_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_wrong_json_is_named_with_what_was_expected(tmp_path: Path, text: str | None, expected: str) -> None:
     path = tmp_path / "metrics.json"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(UserError, match=expected) as caught:
         read_json(path, schema=1)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_json_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file"):
-        read_json(tmp_path / "absent.json")
-
-
-def test_a_folder_appears_only_when_its_block_ends(tmp_path: Path) -> None:
+def test_a_folder_appears_only_when_its_block_ends_well_and_is_never_replaced(tmp_path: Path) -> None:
     final = tmp_path / "task_01"
     with whole_folder(final) as partial:
         (partial / "deep").mkdir()
         (partial / "deep" / "weights").write_bytes(b"abc")
         assert not final.exists()
         assert partial.parent == tmp_path
+    with pytest.raises(UserError, match="exists already"), whole_folder(final):
+        pass
     assert (final / "deep" / "weights").read_bytes() == b"abc"
-    assert os.listdir(tmp_path) == ["task_01"]
-
-
-def test_a_folder_whose_block_fails_never_appears(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "task_01") as partial:
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "task_02") as partial:
         (partial / "weights").write_bytes(b"abc")
         raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_that_exists_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "task_01").mkdir()
-    with pytest.raises(UserError, match="exists already"), whole_folder(tmp_path / "task_01"):
-        pass
     assert os.listdir(tmp_path) == ["task_01"]
 
 
@@ -100,23 +79,18 @@ def test_a_killed_process_leaves_a_partial_that_is_cleaned(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
-def test_cleaning_spares_live_processes_and_other_files(tmp_path: Path) -> None:
-    dead = f".matrix.json.partial-{a_dead_process()}"
-    kept = [f".task_02.partial-{os.getpid()}", ".hidden", "task_01"]
-    for name in [dead, *kept]:
-        (tmp_path / name).touch()
-    assert clean_partials(tmp_path) == [dead]
-    assert sorted(os.listdir(tmp_path)) == sorted(kept)
-
-
-def test_cleaning_a_link_spares_what_it_points_to(tmp_path: Path) -> None:
+def test_cleaning_spares_live_processes_other_files_and_what_a_link_leads_to(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "precious").touch()
     runs = tmp_path / "runs"
     runs.mkdir()
-    (runs / f".task_01.partial-{a_dead_process()}").symlink_to(tmp_path / "outside")
-    clean_partials(runs)
-    assert os.listdir(runs) == []
+    dead, link = (f".{name}.partial-{ended_process()}" for name in ("matrix.json", "task_01"))
+    (runs / link).symlink_to(tmp_path / "outside")
+    kept = [f".task_02.partial-{os.getpid()}", ".hidden", "task_01"]
+    for name in [dead, *kept]:
+        (runs / name).touch()
+    assert clean_partials(runs) == [dead, link]
+    assert sorted(os.listdir(runs)) == sorted(kept)
     assert os.listdir(tmp_path / "outside") == ["precious"]
 
 
@@ -125,29 +99,21 @@ def test_a_writable_folder_is_made_and_stays_empty(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new" / "runs") == []
 
 
-@pytest.mark.parametrize("below", ["", "runs", "deep/runs"])
+@pytest.mark.parametrize("below", ["", "runs", "deep/runs", "/proc/clrft"])  # the last: read-only, even for root
 def test_a_folder_at_or_under_a_file_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(UserError, match="can't write to the folder"):
         check_writable(tmp_path / "taken" / below)
 
 
-def test_a_read_only_file_system_is_refused_even_for_root() -> None:
-    with pytest.raises(UserError, match="can't write to the folder"):
-        check_writable(Path("/proc/clrft"))
-
-
-@pytest.mark.parametrize("name", ["digits_cil-rapo-1993", "a", "model=qwen,lr=1e-4"])
-def test_a_plain_name_is_safe(name: str) -> None:
-    assert safe_name(name) == name
-
-
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "a/b", "a\\b", "/etc", ".hidden", "a\0b", "a\n", "-rf", "x" * 201]
 )
-def test_a_name_that_could_leave_its_folder_is_refused(name: str) -> None:
+def test_a_name_that_could_leave_its_folder_is_refused_and_a_plain_one_is_not(name: str) -> None:
     with pytest.raises(UserError, match="can't name a file or folder"):
         safe_name(name)
+    for plain in ("digits_cil-rapo-1993", "a", "model=qwen,lr=1e-4"):
+        assert safe_name(plain) == plain
 
 
 def test_hash_of_a_file_is_sha256(tmp_path: Path) -> None:

@@ -8,28 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import pairwise
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clrft.utils.locks import Holder, Locked, Timing, guard, held, lock_path, look, take, this_process
-from clrft.utils.process_identity import lives, start_of
+from clrft.utils.process_identity import lives
 from task_streams.errors import UserError
+from tests.clrft.counted import until
+from tests.processes import ended_process
 
 QUICK = Timing(beat=0.05, silent=2.0)  # a holder on another host is gone after 2 s without a touch
 FORK = multiprocessing.get_context("fork")
-
-
-def ended_process() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def left_behind(folder: Path, seconds_ago: float = 0.0, **differs: object) -> Holder:
@@ -55,28 +49,16 @@ def free(folder: Path, timing: Timing = QUICK) -> bool:
         return False
 
 
-def test_a_lock_is_held_by_one_and_free_after(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_and_free_after_even_a_failure(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    with held(folder, QUICK) as lock:
+    with pytest.raises(KeyError), held(folder, QUICK) as lock:
         found = look(lock_path(folder))
         assert found is not None and found.holder == lock.holder and not found.gone
         own = rf"cell is being worked on by process {os.getpid()} on {socket.gethostname()} \(since 20\d\d-"
         with pytest.raises(Locked, match=own):
             take(lock_path(folder), folder, QUICK)
-    assert list(tmp_path.iterdir()) == []  # neither lock nor anything beside it
-
-
-def test_a_lock_is_released_by_a_failure_too(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), held(tmp_path / "cell", QUICK):
         raise KeyError("x")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_lock_of_an_ended_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    left_behind(tmp_path / "cell", process=ended_process())
-    with held(tmp_path / "cell") as lock:  # with the shipped timing: nothing is waited for
-        assert json.loads(lock_path(tmp_path / "cell").read_text())["token"] == lock.holder.token
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # neither lock nor anything beside it
 
 
 def test_a_process_that_its_parent_did_not_collect_has_ended() -> None:
@@ -89,37 +71,38 @@ def test_a_process_that_its_parent_did_not_collect_has_ended() -> None:
         process.wait()
 
 
-def test_a_number_used_again_is_told_from_the_holder(tmp_path: Path) -> None:
-    earlier = str(int(start_of(os.getpid())) - 1)
-    left_behind(tmp_path / "cell", started=earlier)  # this process has the number, but began a tick later
-    found = look(lock_path(tmp_path / "cell"))
-    assert found is not None
-    assert found.gone == f"process {os.getpid()} has ended, and another has its number"
-    assert free(tmp_path / "cell")
+OWN = {"process": os.getpid()}
+NOT_TOUCHED = "its lock was not touched for 3 s"
 
 
 @pytest.mark.parametrize(
-    ("differs", "seconds_ago", "expected"),
+    ("differs", "seconds_ago", "gone"),
     [
-        ({"host": "elsewhere"}, 0.0, False),
-        ({"host": "elsewhere"}, 1.0, False),
-        ({"host": "elsewhere"}, 3.0, True),  # over 2 s
-        ({"boot": "before"}, 0.0, False),  # a machine of the same name, perhaps
-        ({"boot": "before"}, 0.5, True),  # this machine before it was started anew: over 3 beats of 0.05 s
-        ({"space": "pid:[1]"}, 1.0, False),  # a container of the same host name: its numbers are not ours
-        ({"space": "pid:[1]"}, 3.0, True),
+        ({}, 0.0, "process {ended} has ended"),  # taken over at once
+        (OWN, 10 * 24 * 3600, ""),  # it lives, however silent
+        ({**OWN, "started": "1"}, 0.0, f"process {os.getpid()} has ended, and another has its number"),
+        ({"host": "elsewhere"}, 1.0, ""),
+        ({"host": "elsewhere"}, 3.0, NOT_TOUCHED),  # over 2 s
+        ({"boot": "before"}, 0.0, ""),  # a machine of the same name, perhaps
+        ({"boot": "before"}, 3.0, NOT_TOUCHED),  # this machine before it was started anew: over 3 beats of 0.05 s
+        ({"space": "pid:[1]"}, 1.0, ""),  # a container of the same host name: its numbers are not ours
+        ({"space": "pid:[1]"}, 3.0, NOT_TOUCHED),
     ],
 )
-def test_a_holder_whose_process_cannot_be_seen_is_judged_by_its_silence(
-    differs: dict[str, str], seconds_ago: float, expected: bool, tmp_path: Path
+def test_a_holder_is_gone_if_its_process_is_or_its_silence_where_that_cannot_be_seen(
+    differs: dict[str, Any], seconds_ago: float, gone: str, tmp_path: Path
 ) -> None:
-    left_behind(tmp_path / "cell", seconds_ago, process=ended_process(), **differs)
-    assert free(tmp_path / "cell") is expected
+    ended = ended_process()
+    left_behind(tmp_path / "cell", seconds_ago, **{"process": ended, **differs})
+    found = look(lock_path(tmp_path / "cell"), QUICK)
+    assert found is not None and found.gone == gone.format(ended=ended)
+    assert free(tmp_path / "cell") is bool(gone)
+    assert lock_path(tmp_path / "cell").exists() is not bool(gone)
 
 
-def test_a_silent_process_of_this_host_that_lives_keeps_its_lock(tmp_path: Path) -> None:
-    left_behind(tmp_path / "cell", 10 * 24 * 3600)
-    assert not free(tmp_path / "cell")
+def test_a_machine_started_anew_frees_its_locks_after_three_beats(tmp_path: Path) -> None:
+    left_behind(tmp_path / "cell", 0.5, boot="before")  # under 2 s
+    assert free(tmp_path / "cell")
 
 
 def test_a_clock_set_back_neither_frees_a_lock_nor_keeps_it_for_ever(tmp_path: Path) -> None:
@@ -163,13 +146,6 @@ def test_a_holder_touches_its_lock_and_learns_that_it_was_taken(tmp_path: Path) 
     assert json.loads(path.read_text())["token"] == other.token  # and leaves it to the other
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_without_hard_links_a_lock_is_one_holder_s_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -196,20 +172,14 @@ def test_a_taker_that_died_while_it_took_over_is_taken_over_as_well(tmp_path: Pa
 
 def test_a_take_over_in_progress_is_another_s(tmp_path: Path) -> None:
     stale = left_behind(tmp_path / "cell", process=ended_process())
-    path = lock_path(tmp_path / "cell")
-    with held_guard(guard(path, stale.token)):
-        assert not free(tmp_path / "cell")
+    between = guard(lock_path(tmp_path / "cell"), stale.token)
+    take(between, between, QUICK)
+    assert not free(tmp_path / "cell")
+    between.unlink()
     assert free(tmp_path / "cell")
 
 
-@contextmanager
-def held_guard(path: Path) -> Iterator[None]:
-    take(path, path, QUICK)
-    yield
-    path.unlink()
-
-
-ROUNDS, TAKERS = 25, 6
+ROUNDS, TAKERS = 12, 6
 
 
 def taker(folder: Path, go: Event, log: Path) -> None:

@@ -11,11 +11,14 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -75,6 +78,7 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     one = lab_in(executor, [1, 2, 3])
     sweep = ["sweep", *one.words, "--on"]
     assert "--on: got 'rai', expected ray (on this machine), ray://HOST:PORT" in refused([*sweep, "rai"], capsys)
+    ray_cluster.check_address(nodes.cluster.address)  # which answers
     closed = f"127.0.0.1:{free_port()}"
     assert f"--on: nothing answers at {closed} (Connection refused)" in refused([*sweep, f"ray://{closed}"], capsys)
     said = refused([*sweep, nodes.client, "--threads", "3"], capsys)
@@ -90,9 +94,11 @@ def test_what_cannot_run_a_sweep_is_refused_before_any_work(
     assert one.updates() == []
 
 
-def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: Nodes, executor: Path) -> None:
+def test_by_ray_client_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(
+    nodes: Nodes, executor: Path
+) -> None:
     one = lab_in(executor, [1, 2, 3])
-    at = ExecutorChoice(nodes.cluster.address)
+    at = ExecutorChoice(nodes.client)
     check_executor(at)  # as the command does, in a process of its own
     second = nodes.cluster.add_node(num_cpus=1)
     holds = {seed: one.mark("hold", seed, 2, 1) for seed in (1, 2, 3)}
@@ -121,95 +127,19 @@ def test_a_killed_node_costs_its_cell_the_task_at_hand_and_nothing_else(nodes: N
     killer.join()
     (seed,) = lost
     said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Ray: 2 nodes, 2 CPUs" in said and f"digits_cil-sft+counted-{seed}  task 2/2 test" in said
     assert f"digits_cil-sft+counted-{seed}: its node was lost; it goes on from what is on disk" in said
     assert f"digits_cil-sft+counted-{seed}: going on after stage 1" in said
     made = Counter(row[:3] for row in one.updates())
     assert made.pop((seed, 2, 1)) == 2  # the update at hand
-    assert sorted(made.elements()) == sorted(
-        (other, task, step)
-        for other in (1, 2, 3)
-        for task in (1, 2)
-        for step in (1, 2)
-        if (other, task, step) != (seed, 2, 1)
-    )
+    assert sorted(made.elements()) == sorted(set(product((1, 2, 3), (1, 2), (1, 2))) - {(seed, 2, 1)})
     assert not any(lock_path(one.cell(each)).exists() for each in (1, 2, 3))
-    same = ["stream=digits_cil", "method=sft+counted", f"seed={seed}", "--plugin", str(one.plugin)]
-    small = ["stream.tasks=2", "stream.shots=4", "stream.test_per_class=1", "train.updates=2"]
-    alone = [
-        *small,
-        "train.prompts_per_update=4",
-        "evaluate.probe=0",
-        "run.mlflow=false",
-        f"run.output={executor / 'alone'}",
-    ]
-    assert main(["run", *same, *alone]) == 0
+    alone = ["run", "stream=digits_cil", "method=sft+counted", f"seed={seed}", "--plugin", str(one.plugin)]
+    alone += ["stream.tasks=2", "stream.shots=4", "stream.test_per_class=1", "train.updates=2", "run.mlflow=false"]
+    alone += ["train.prompts_per_update=4", "evaluate.probe=0", f"run.output={executor / 'alone'}"]
+    assert main(alone) == 0
     whole = executor / "alone" / "single" / one.cell(seed).name
     assert json.loads((one.cell(seed) / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
-
-
-def test_ray_client_runs_a_sweep(nodes: Nodes, executor: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = lab_in(executor, [4])
-    assert main(["sweep", *one.words, "--on", nodes.client]) == 0
-    said = capsys.readouterr().out
-    assert "Ray: one node, 1 CPUs" in said and "digits_cil-sft+counted-4  task 2/2 test" in said
-    assert sorted(row[1:3] for row in one.updates()) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert (one.cell(4) / "matrix.json").exists() and not lock_path(one.cell(4)).exists()
-
-
-def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(nodes: Nodes, executor: Path) -> None:
-    with ray_cluster.connected(nodes.cluster.address) as ray:
-        for turn in range(3):  # where what other nodes know of it decides, one in two goes wrong
-            before = {node.key for node in ray_cluster.nodes_of(ray)}
-            joined = nodes.cluster.add_node(num_cpus=1)
-            try:
-                (new,) = [node for node in ray_cluster.nodes_of(ray) if node.key not in before]
-                (asked,) = ray_cluster.asked_nodes(ray, [new], [executor], [])
-                board = board_of(ray)
-                ray.get(board.tell.remote(turn, ("say", ("before",))))
-            finally:
-                nodes.kill(joined)
-            assert asked.key == new.key and asked.host == socket.gethostname()
-            ray.get(board.tell.remote(turn, ("say", ("after",))), timeout=60)
-            assert [words for _, (_, words) in ray.get(board.take.remote())] == [("before",), ("after",)]
-            ray.kill(board)
-
-
-def test_a_board_whose_process_dies_is_told_all_that_comes_then(nodes: Nodes) -> None:
-    with ray_cluster.connected(nodes.cluster.address) as ray:
-        board = board_of(ray)
-        before = process_of(board)
-        os.kill(before, signal.SIGKILL)
-        ray.get(board.tell.remote(1, ("say", ("after",))), timeout=60)
-        assert ray.get(board.take.remote()) == [(1, ("say", ("after",)))]
-        assert process_of(board) != before
-        ray.kill(board)
-
-
-def process_of(actor: Any) -> int:
-    """The process of an actor, which has started."""
-    import ray
-
-    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60))
-
-
-def test_a_node_that_ray_does_not_know_everywhere_yet_is_asked_anew_while_it_lives(nodes: Nodes) -> None:
-    nobody = "0" * 56
-    with ray_cluster.connected(nodes.cluster.address) as ray:
-        head = next(node for node in ray_cluster.nodes_of(ray) if HEAD in node.resources)
-        told = ray.remote(num_cpus=0)(lambda: {"host": "here"})
-        asked: list[str] = []
-
-        def ask(node: ray_cluster.Node) -> Any:
-            """Ask for the node; the first time as if it were not known."""
-            asked.append(node.key)
-            where = ray_cluster.on_node(nobody if len(asked) == 1 else node.key)
-            return told.options(scheduling_strategy=where).remote()
-
-        assert ray_cluster.answers_of(ray, [head], ask) == {head.key: {"host": "here"}}
-        assert asked == [head.key, head.key]
-        gone = ray_cluster.Node(nobody, "127.0.0.1", {})
-        assert ray_cluster.answers_of(ray, [gone], ask) == {nobody: "it does not answer"}
-        assert asked[2:] == [nobody]
 
 
 def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it_stands(tmp_path: Path) -> None:
@@ -226,7 +156,9 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
         kill.unlink()  # its process has died there; the next one goes on
         one.reaches(1, 1, 2)
         until(lambda: "going on after stage 0" in (tmp_path / "said").read_text())  # it is there a moment later
-        addresses = listening(sweep.pid)
+        family = [psutil.Process(sweep.pid), *psutil.Process(sweep.pid).children(recursive=True)]
+        every = [connection for process in family for connection in process.net_connections("tcp")]
+        addresses = [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
         assert len(addresses) > 3  # the driver's, the raylet's, the workers'
         assert set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         sweep.send_signal(signal.SIGINT)
@@ -239,15 +171,6 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
     assert {row[0] for row in one.updates()} == {1}  # one at a time
     assert not lock_path(one.cell(1)).exists()
     assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
-
-
-def listening(process: int) -> list[str]:
-    """Addresses on which a process, or one that it has started, listens."""
-    import psutil
-
-    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
-    every = [connection for one in family for connection in one.net_connections("tcp")]
-    return [connection.laddr.ip for connection in every if connection.status == psutil.CONN_LISTEN]
 
 
 @contextmanager
@@ -288,33 +211,28 @@ def has_ended(connection: socket.socket) -> bool:
     return True
 
 
-def processes_given(word: str) -> list[Path]:
-    """Processes of this machine that have a word in their command."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            found += [path] if word.encode() in path.read_bytes() else []
-    return found
-
-
-@pytest.mark.parametrize("form", ["", "ray://"])
 def test_a_server_that_is_no_ray_is_told_after_the_limit_and_nothing_is_left(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 8.0)
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))  # of the process that tries to join
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of the process that tries to join
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    (tmp_path / "s.yaml").write_text("streams: [digits_cil]\nmethods: [sft]\nseeds: [1]\n")
-    with mute_server() as (server, accepted):
-        address = form + server
-        words = ["sweep", str(tmp_path / "s.yaml"), f"run.output={tmp_path / 'runs'}", "--on", address]
-        said = refused(words, capsys)
-        assert f"--on {address}: the cluster cannot be joined (no Ray answered there within 8 s); expected one" in said
-        assert len(accepted) > 1  # the first is ours, to see whether anything answers; then comes Ray
-        assert all(has_ended(one) for one in accepted)
-    assert not processes_given(address)
-    assert {path.name for path in tmp_path.rglob("*")} == {"s.yaml", "scratch"}  # no run, lock, store or scratch file
+
+    def refusal(address: str) -> str:
+        with pytest.raises(UserError) as caught:
+            check_executor(ExecutorChoice(address))
+        return str(caught.value)
+
+    with mute_server() as (one, first), mute_server() as (two, second), ThreadPoolExecutor() as threads:
+        addresses = [one, f"ray://{two}"]
+        for address, said in zip(addresses, threads.map(refusal, addresses), strict=True):
+            assert f"--on {address}: the cluster cannot be joined (no Ray answered there within 8 s); expected" in said
+        for accepted in (first, second):
+            assert len(accepted) > 1  # the first is ours, to see whether anything answers; then comes Ray
+            assert all(has_ended(connection) for connection in accepted)
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not any(address in words for words in commands for address in addresses)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cell_travels_as_plain_values() -> None:
@@ -322,37 +240,83 @@ def test_a_cell_travels_as_plain_values() -> None:
     assert config_of(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
+ZOMBIE, VERSION = "psutil.ZombieProcess: PID still exists", "RuntimeError: Version mismatch"
+
+
 @pytest.mark.parametrize(
-    ("ends", "tries", "refused"),
+    ("ends", "said", "tries", "refused"),
     [
-        ([1, 1, 0], 3, False),  # a server died at birth, twice
-        ([1, 1, 1], 3, True),
-        ([0], 1, False),
+        ([1, 1, 0], ZOMBIE, 3, False),  # a server died at birth, twice
+        ([1, 1, 1], ZOMBIE, 3, True),
+        ([0], ZOMBIE, 1, False),
+        ([1, 0], VERSION, 1, True),  # what will not pass
     ],
 )
 def test_a_cluster_whose_server_dies_at_birth_is_joined_anew(
-    ends: list[int], tries: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+    ends: list[int], said: str, tries: int, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = joined_with(ends, "psutil.ZombieProcess: PID still exists", monkeypatch)
-    with pytest.raises(UserError, match="ZombieProcess") if refused else contextlib.nullcontext():
-        ray_cluster.check_cluster("ray://somewhere:1")
-    assert len(seen) == tries
-
-
-def test_what_will_not_pass_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = joined_with([1, 0], "RuntimeError: Version mismatch", monkeypatch)
-    with pytest.raises(UserError, match="Version mismatch"):
-        ray_cluster.check_cluster("ray://somewhere:1")
-    assert len(seen) == 1
-
-
-def joined_with(ends: list[int], said: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the process that tries to join end like this, one after the other; how often it was started."""
-    seen: list[int] = []
+    left = list(ends)
 
     def started(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        seen.append(len(seen))
-        return subprocess.CompletedProcess(words, ends[len(seen) - 1], "", said)
+        return subprocess.CompletedProcess(words, left.pop(0), "", said)
 
     monkeypatch.setattr(ray_cluster.subprocess, "run", started)
-    return seen
+    with pytest.raises(UserError, match=said) if refused else contextlib.nullcontext():
+        ray_cluster.check_cluster("ray://somewhere:1")
+    assert len(ends) - len(left) == tries
+
+
+@pytest.fixture(scope="module")
+def ray(nodes: Nodes) -> Iterator[Any]:
+    """Ray, connected to the cluster: for the last tests, as a process joins one cluster at a time."""
+    with ray_cluster.connected(nodes.cluster.address) as module:
+        yield module
+
+
+def test_a_node_that_has_just_joined_is_asked_and_its_end_costs_no_news(ray: Any, nodes: Nodes, executor: Path) -> None:
+    for turn in range(2):  # where what other nodes know of it decides, one in two goes wrong
+        before = {node.key for node in ray_cluster.nodes_of(ray)}
+        joined = nodes.cluster.add_node(num_cpus=1)
+        try:
+            (new,) = [node for node in ray_cluster.nodes_of(ray) if node.key not in before]
+            (asked,) = ray_cluster.asked_nodes(ray, [new], [executor], [])
+            board = board_of(ray)
+            ray.get(board.tell.remote(turn, ("say", ("before",))))
+        finally:
+            nodes.kill(joined)
+        assert asked.key == new.key and asked.host == socket.gethostname()
+        ray.get(board.tell.remote(turn, ("say", ("after",))), timeout=60)
+        assert [words for _, (_, words) in ray.get(board.take.remote())] == [("before",), ("after",)]
+        ray.kill(board)
+
+
+def test_a_board_whose_process_dies_is_told_all_that_comes_then(ray: Any) -> None:
+    def process_of(actor: Any) -> int:
+        return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60))
+
+    board = board_of(ray)
+    before = process_of(board)
+    os.kill(before, signal.SIGKILL)
+    ray.get(board.tell.remote(1, ("say", ("after",))), timeout=60)
+    assert ray.get(board.take.remote()) == [(1, ("say", ("after",)))]
+    assert process_of(board) != before
+    ray.kill(board)
+
+
+def test_a_node_that_ray_does_not_know_everywhere_yet_is_asked_anew_while_it_lives(ray: Any) -> None:
+    nobody = "0" * 56
+    head = next(node for node in ray_cluster.nodes_of(ray) if HEAD in node.resources)
+    told = ray.remote(num_cpus=0)(lambda: {"host": "here"})
+    asked: list[str] = []
+
+    def ask(node: ray_cluster.Node) -> Any:
+        """Ask for the node; the first time as if it were not known."""
+        asked.append(node.key)
+        where = ray_cluster.on_node(nobody if len(asked) == 1 else node.key)
+        return told.options(scheduling_strategy=where).remote()
+
+    assert ray_cluster.answers_of(ray, [head], ask) == {head.key: {"host": "here"}}
+    assert asked == [head.key, head.key]
+    gone = ray_cluster.Node(nobody, "127.0.0.1", {})
+    assert ray_cluster.answers_of(ray, [gone], ask) == {nobody: "it does not answer"}
+    assert asked[2:] == [nobody]

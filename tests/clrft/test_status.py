@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from clrft.runner.outcome import keep_failure
 from clrft.sweep.status import duration
 from clrft.utils.locks import lock_path, this_process
 from tests.clrft.run_folders import write_run
+from tests.processes import ended_process
 
 
 def begun(sweep: Path, method: str, seed: int, seconds: Mapping[int, Mapping[str, float]], tasks: int = 3) -> Path:
@@ -39,12 +38,6 @@ def locked(folder: Path, **differs: Any) -> None:
 def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     code = main(["status", *words, "--json"])
     return code, json.loads(capsys.readouterr().out)
-
-
-def ended_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_states_and_places_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,22 +105,6 @@ def test_a_folder_of_other_settings_is_told(tmp_path: Path, capsys: pytest.Captu
     code, found = told(["quickstart", "seeds=[1990]", "methods=[sft]", f"run.output={tmp_path}"], capsys)
     assert code == 1
     assert "holds a run of other settings" in found["cells"][0]["detail"]
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([], "status: got no name, expected a sweep of clrft list sweeps or a folder of runs."),
-        (["quickstrt"], "unknown sweep 'quickstrt'. Did you mean 'quickstart'?"),
-        (["{empty}"], "holds no run; expected a sweep's folder, a run's folder, or a sweep's name."),
-        (["{empty}", "train.updates=2"], "is a folder: it takes no train.updates=2"),
-    ],
-)
-def test_what_cannot_be_looked_at_is_refused(
-    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["status", *(word.format(empty=tmp_path) for word in words)]) == 2
-    assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_durations_in_two_units() -> None:
