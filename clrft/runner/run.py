@@ -292,14 +292,14 @@ def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> Accur
     """The accuracy matrix from every stage's counts, or values where there are no counts, and what was pooled."""
     matrix = AccuracyMatrix.empty(tasks)
     for stage, record in records.items():
-        matrix = matrix.with_final_list({int(j): value for j, value in record.get("final_list", {}).items()})
+        matrix = matrix.with_rows(final_list={int(j): value for j, value in record.get("final_list", {}).items()})
         values = {int(j): value for j, value in record["accuracy"].items()}
         if stage == 0:
-            matrix = matrix.with_base(values)
+            matrix = matrix.with_rows(base=values)
             continue
         counts = {int(j): (right, record["total"][j]) for j, right in record["correct"].items() if right is not None}
         matrix = matrix.with_row(stage, counts)
         matrix = matrix.with_values(stage, {j: value for j, value in values.items() if j not in counts})
         if record.get("pooled") is not None:
-            matrix = matrix.with_pooled({stage: record["pooled"]})
+            matrix = matrix.with_rows(pooled={stage: record["pooled"]})
     return matrix

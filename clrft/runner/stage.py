@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from clrft.runner.checkpoint import (
-    STAGE_SCHEMA,
     LeftTraining,
     StageRecord,
     read_anchor,
@@ -33,7 +32,15 @@ from clrft.runner.lineage import check_left, identity_of, write_lineage
 from clrft.runner.partial_checkpoint import PartialCheckpoint, clear
 from clrft.runner.probes import BUILT_IN
 from clrft.runner.state import Run, stage_name
-from clrft.runs.layout import ANCHOR_FILE, MOMENTS_FILE, STEPS_FILE, TRAINING_FILE, WEIGHTS_FOLDER, stage_folder
+from clrft.runs.layout import (
+    ANCHOR_FILE,
+    MOMENTS_FILE,
+    STAGE_SCHEMA,
+    STEPS_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FOLDER,
+    stage_folder,
+)
 from clrft.runs.provenance import peak_memory_mb
 from clrft.utils import interrupt
 from clrft.utils.files import Damaged, link_or_copy, sha256_file, whole_folder, write_json_atomic
