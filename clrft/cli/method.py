@@ -31,7 +31,7 @@ from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
 from methods.registry import known_methods, load_plugin, source_file
-from task_streams.config import converted, field_docs
+from task_streams.config import converted, field_docs, values_of
 from task_streams.errors import UserError
 
 
@@ -133,7 +133,7 @@ def made_config(kind: type[Method]) -> Any:
         made = kind.Config()
     except TypeError as error:
         raise UserError(f"{kind.Config.__name__}: {error}; expected a default for every field.") from error
-    _, wrong = converted(kind.Config, vars(made))
+    _, wrong = converted(kind.Config, values_of(made))
     if wrong:
         raise UserError(*wrong)
     return made
