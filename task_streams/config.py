@@ -144,6 +144,11 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
     return made
 
 
+def values_of(config: Any) -> dict[str, Any]:
+    """A config's values by field."""
+    return {name: getattr(config, name) for name in validators(type(config))}
+
+
 def field_docs(schema: type) -> dict[str, str]:
     """The one-line docstring of every field of a config dataclass, inherited fields included."""
     docs = {field.name: "" for field in dataclasses.fields(schema)}
@@ -162,8 +167,9 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        if converted(type(self), vars(self))[1]:
-            typed_section("", type(self), vars(self))  # says what is wrong with fields, and between the others
+        values = values_of(self)
+        if converted(type(self), values)[1]:
+            typed_section("", type(self), values)  # says what is wrong with fields, and between the others
         if problems := self.problems():
             raise UserError(*problems)
 

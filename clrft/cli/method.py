@@ -20,7 +20,7 @@ from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
 from methods.registry import known_methods, load_plugin, source_file
-from task_streams.config import converted, field_docs
+from task_streams.config import converted, field_docs, values_of
 from task_streams.errors import UserError
 
 
@@ -104,7 +104,7 @@ def check_class(kind: type[Method], report: Report) -> bool:
             made = settings()
         except TypeError as error:
             raise UserError(f"{settings.__name__}: {error}; expected a default for every field.") from error
-        if problems := converted(settings, vars(made))[1]:
+        if problems := converted(settings, values_of(made))[1]:
             raise UserError(*problems)
         made_method(kind, made)
         runnable = True

@@ -183,7 +183,7 @@ from dataclasses import dataclass
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from task_streams.errors import UserError
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Config(GrpoConfig):
     """Settings."""
     low: float = 0.0
@@ -192,7 +192,7 @@ class Config(GrpoConfig):
     """Upper bound."""
 
     def __post_init__(self):
-        super().__post_init__()
+        GrpoConfig.__post_init__(self)
         if self.low > self.high:
             raise UserError(f"low: got {self.low}, expected a number up to high.")
 
