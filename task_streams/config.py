@@ -146,7 +146,8 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
 
 def values_of(config: Any) -> dict[str, Any]:
     """A config's values by field."""
-    return {name: getattr(config, name) for name in validators(type(config))}
+    schema: type = type(config)
+    return {name: getattr(config, name) for name in validators(schema)}
 
 
 def field_docs(schema: type) -> dict[str, str]:
