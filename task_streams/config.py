@@ -146,8 +146,7 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
 
 def values_of(config: Any) -> dict[str, Any]:
     """A config's values by field."""
-    schema: type = type(config)
-    return {name: getattr(config, name) for name in validators(schema)}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def field_docs(schema: type) -> dict[str, str]:

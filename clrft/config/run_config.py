@@ -378,7 +378,7 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
             problems.append(f"got {brief(word)}, expected key=value (e.g. train.learning_rate=1e-4).")
             continue
         try:
-            value = from_yaml(text) if text else ""
+            value: Any = from_yaml(text) if text else ""
         except ValueError as error:
             problems.append(f"{key}: {brief(text)} cannot be read as a YAML value: {error}.")
             continue
