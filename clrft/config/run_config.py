@@ -371,7 +371,6 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
     """
     problems: list[str] = []
     nested: Values = {}
-    value: Any
     for word in arguments:
         key, equals, text = word.partition("=")
         if not equals or not key:
