@@ -80,7 +80,7 @@ NOT_TOUCHED = "its lock was not touched for 3 s"
     [
         ({}, 0.0, "process {ended} has ended"),  # taken over at once
         (OWN, 10 * 24 * 3600, ""),  # it lives, however silent
-        ({**OWN, "started": "1"}, 0.0, f"process {os.getpid()} has ended, and another has its number"),
+        ({**OWN, "started": "1"}, 0.0, "process {own} has ended, and another has its number"),
         ({"host": "elsewhere"}, 1.0, ""),
         ({"host": "elsewhere"}, 3.0, NOT_TOUCHED),  # over 2 s
         ({"boot": "before"}, 0.0, ""),  # a machine of the same name, perhaps
@@ -95,7 +95,7 @@ def test_a_holder_is_gone_if_its_process_is_or_its_silence_where_that_cannot_be_
     ended = ended_process()
     left_behind(tmp_path / "cell", seconds_ago, **{"process": ended, **differs})
     found = look(lock_path(tmp_path / "cell"), QUICK)
-    assert found is not None and found.gone == gone.format(ended=ended)
+    assert found is not None and found.gone == gone.format(ended=ended, own=os.getpid())
     assert free(tmp_path / "cell") is bool(gone)
     assert lock_path(tmp_path / "cell").exists() is not bool(gone)
 
