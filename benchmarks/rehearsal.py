@@ -42,7 +42,7 @@ from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.inputs.encoding import encoded_requests
 from methods.model.policy import load_processor
 from methods.settings import KAHAN
-from methods.training.fit import StepRow
+from methods.training.fit import APPLIED, StepRow
 from methods.training.optimizers import COMPENSATION
 from methods.training.state import KIND
 from task_streams import STREAMS, Workspace, build_stream
@@ -135,11 +135,11 @@ def learned(config: RunConfig, tasks: int) -> tuple[Tensor, dict[str, Any]]:
         learn_stage(state, stage, rows.append)
     stages = [stage_folder(state.folder, stage) for stage in range(1, tasks + 1)]
     answers = [one for stage in range(1, tasks + 1) for one in read_predictions(state.folder, stage)]
-    shares = [read_json(stage / "metrics.json")["least_update_applied"] for stage in stages]
+    shares = [row[APPLIED] for row in rows if APPLIED in row]
     found = {
         "model": state.policy.numerics.describe(),
         "updates": len(rows),
-        "least_update_applied": min(shares),
+        "least_update_applied": min(shares, default=None),
         "tests_without_answer": sum(one.answer is None for one in answers) / len(answers),
         **{name: mean_of(rows, name) for name in ("completion_clipped", "completion_length", "reward_format")},
     }
@@ -171,10 +171,9 @@ def compared(sweep: str, method: str, options: argparse.Namespace) -> dict[str, 
             own = rehearsed(sweep, method, options.data, Path(scratch) / way, [*layers, words])
             moved, result[way] = learned(own, options.tasks)
             yardstick = moved if yardstick is None else yardstick
-            result[way] |= {
-                "cosine": torch.nn.functional.cosine_similarity(moved, yardstick, dim=0).item(),
-                "norm": (moved.norm() / yardstick.norm()).item(),
-            }
+            if yardstick.any():  # else nothing was learned: rewards were all equal
+                cosine = torch.nn.functional.cosine_similarity(moved, yardstick, dim=0).item()
+                result[way] |= {"cosine": cosine, "norm": (moved.norm() / yardstick.norm()).item()}
             print(f"{sweep} {method}, {way}: {json.dumps(result[way])}", flush=True)
     return result
 

@@ -89,7 +89,7 @@ class AppliedShare:
 
     @torch.no_grad()
     def end(self) -> float | None:
-        """The share, right after the update; None for an update of nothing (a rate of 0)."""
+        """The share, right after the update; None where no gradient had a part in it (rewards that were all equal)."""
         sums = []
         for before, (weight, state, group) in zip(self.before, self.moved(), strict=True):
             # what AdamW meant to add to these numbers, from its state after the step
@@ -99,10 +99,10 @@ class AppliedShare:
                 mean, square = mean / first, square / second
             direction = mean / (square.sqrt() + group["eps"]) + group["weight_decay"] * before
             update = -float(group["lr"]) * direction
-            sums.append(torch.stack([update @ (held(weight, state) - before), update @ update]))
+            sums.append(torch.stack([update @ (held(weight, state) - before), update @ update, mean @ mean]))
         self.before = []
-        along, meant = ranks.all_reduce_sum(torch.stack(sums).sum(dim=0).cpu()).tolist()
-        return along / meant if meant > 0 else None
+        along, meant, learned = ranks.all_reduce_sum(torch.stack(sums).sum(dim=0).cpu()).tolist()
+        return along / meant if meant > 0 and learned > 0 else None
 
 
 def held(weight: Tensor, state: Mapping[str, Tensor]) -> Tensor:

@@ -122,6 +122,11 @@ def test_the_share_that_arrived_by_hand() -> None:
     weight[0] -= 0.1
     state[COMPENSATION][1] -= 0.1
     assert share.end() == pytest.approx(1.0, abs=1e-6)
+    state |= {"exp_avg": torch.zeros(2)}  # rewards that were all equal: what is left is the weight decay, below a step
+    group["weight_decay"] = 1e-9
+    share.begin()
+    assert share.end() is None
+    state |= {"exp_avg": torch.ones(2)}
     group["lr"] = 0.0
     share.begin()
     assert share.end() is None
