@@ -33,7 +33,6 @@ from clrft.runner.prepare import looked_at, prepare
 from clrft.runner.run import open_folder
 from clrft.runner.stage import learn_stage
 from clrft.runner.state import Run
-from clrft.runs.layout import stage_folder
 from clrft.runs.provenance import circumstances
 from clrft.runs.read import read_predictions
 from clrft.utils.files import read_json
@@ -133,7 +132,6 @@ def learned(config: RunConfig, tasks: int) -> tuple[Tensor, dict[str, Any]]:
     rows: list[StepRow] = []
     for stage in range(1, tasks + 1):
         learn_stage(state, stage, rows.append)
-    stages = [stage_folder(state.folder, stage) for stage in range(1, tasks + 1)]
     answers = [one for stage in range(1, tasks + 1) for one in read_predictions(state.folder, stage)]
     shares = [row[APPLIED] for row in rows if APPLIED in row]
     found = {
