@@ -1,4 +1,4 @@
-"""Methods together: order, sums, states of their own; what cannot go together is refused."""
+"""Methods together: order, sums, own states, the report of shaped rewards; what cannot go together is refused."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, build_method
+from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import AnchorRule, LossContext, Method, Rollouts
-from methods.compose import Composite, composition_problems
+from methods.compose import Composite, composition_problems, reranked_share, shaped_rewards
 from methods.guard import made_method
 from methods.parts.l2 import L2, L2Config
+from methods.parts.par import Par, ParConfig
 from task_streams.errors import UserError
+from tests.methods.hand_made import rollouts
 
 
 def made(*names: str) -> Method:
@@ -50,16 +53,15 @@ def composite(*kinds: type[Method]) -> Composite:
     return Composite(made("grpo"), [made_method(kind, kind.Config()) for kind in kinds])
 
 
-def rollouts() -> Rollouts:
-    return Rollouts(1, 2, {"a": torch.tensor([0.0, 1.0])}, torch.ones(2, 1), None, None, ("x", "x"), lambda n, v: None)
-
-
-def test_rewards_go_through_the_shapers_in_the_order_of_the_list() -> None:
-    # affine then other: 10 (2 r + 1) + 1; other then affine: 2 (10 r + 1) + 1
-    shaped = composite(Affine, Other).shape_rewards(torch.tensor([0.0, 1.0]), rollouts())
-    assert shaped.tolist() == [11.0, 31.0]
-    shaped = composite(Other, Affine).shape_rewards(torch.tensor([0.0, 1.0]), rollouts())
-    assert shaped.tolist() == [3.0, 23.0]
+@pytest.mark.parametrize(
+    ("kinds", "expected"),  # 10 (2 r + 1) + 1, and 2 (10 r + 1) + 1
+    [((Affine, Other), [11.0, 31.0]), ((Other, Affine), [3.0, 23.0])],
+)
+def test_rewards_go_through_the_shapers_in_the_order_of_the_list(
+    kinds: tuple[type[Method], ...], expected: list[float]
+) -> None:
+    made, _ = rollouts({"accuracy": [0.0, 1.0]}, group_size=2)
+    assert composite(*kinds).shape_rewards(made.task_reward, made).tolist() == expected
 
 
 def test_the_needs_are_those_of_all_and_the_family_is_the_learners() -> None:
@@ -137,3 +139,36 @@ def test_parts_that_look_back_cannot_join_a_joint_method() -> None:
     with pytest.raises(UserError, match="part 'ewc' needs fisher of earlier tasks; 'joint_sft' learns all tasks"):
         made("joint_sft", "ewc")
     assert isinstance(Composite(made("joint_grpo"), [L2(L2Config())]), Method)
+
+
+def test_pairs_that_change_places_are_counted_inside_groups() -> None:
+    before, after = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 1.0]), torch.tensor([2.0, 1.0, 3.0, 0.0, 0.5, 2.0])
+    # first group: one of three pairs swaps; second: one of three pairs is no tie any more
+    assert reranked_share(before, after, 3) == pytest.approx(2 / 6)
+    assert reranked_share(before, before + 7.3, 3) == 0.0  # a shift of all
+
+
+def test_every_shaper_of_a_method_is_reported_by_its_name() -> None:
+    step, logged = rollouts({"accuracy": [1.0, 1.0]}, group_size=2, drifts=[0.0, 0.1])
+    shaped_rewards(made("grpo", "retention", "par"), step)
+    # retention: 0.5 and 0.5 e^-2 = 0.067668, mean 0.283834, and it breaks the one tie; par makes a mean of 0.5 out of
+    # a mean of 1.283834 and keeps the order; grpo shapes nothing and is not reported
+    report = {name: value for name, value in logged.items() if name.endswith(("_added", "_reranked"))}
+    expected = {"retention_added": 0.283834, "retention_reranked": 1, "par_added": 0.5 - 1.283834, "par_reranked": 0}
+    assert report == pytest.approx(expected, abs=1e-6)
+    # a learner's own shaping is reported too
+    step, logged = rollouts({"accuracy": [1.0, 1.0]}, group_size=2, drifts=[0.0, 0.0])
+    assert shaped_rewards(Rapo(RapoConfig()), step).tolist() == [1.5, 1.5]
+    assert logged["rapo_added"] == 0.5 and logged["rapo_reranked"] == 0.0
+
+
+def test_unusable_rewards_are_refused_with_the_methods_name() -> None:
+    class Broken(Par):
+        name = "broken"
+
+        def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+            return rewards / 0 * 0
+
+    step, _ = rollouts({"accuracy": [1.0, 1.0]}, group_size=2)
+    with pytest.raises(ValueError, match=r"broken\.shape_rewards returned values that are not finite"):
+        shaped_rewards(Broken(ParConfig()), step)

@@ -39,17 +39,14 @@ def pair(drifts: tuple[float, float] = (0.0, 0.1), task: int = 2) -> tuple[Rollo
 
 
 def test_a_feature_is_the_gradient_at_the_output_head() -> None:
-    made, _ = pair()
-    expected = [[0.268941, -0.268941], [-0.731059, 0.731059]]
-    for found, row in zip(gradient_features(made).tolist(), expected, strict=True):
-        assert found == pytest.approx(row, abs=1e-6)
+    expected = torch.tensor([[0.268941, -0.268941], [-0.731059, 0.731059]])
+    assert torch.allclose(gradient_features(pair()[0]), expected, atol=1e-6)
 
 
 def test_latent_retention_rewards_states_that_stay() -> None:
-    made, logged = rollouts({"accuracy": [1.0, 0.0]}, group_size=2)
-    policy = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
+    made, logged = pair()
     anchor = torch.tensor([[[2.0, 0.0]], [[3.0, 4.0]]])  # cosines 1 and 0.6, distances 0 and 0.4
-    made = replace(made, views=HandMade(torch.zeros(2, 1, dtype=torch.long), policy, anchor))
+    made = replace(made, views=replace(made.views, anchor=anchor))  # type: ignore[type-var]
     method = LatentRetention(LatentRetentionConfig(sharpness=5.0))
     expected = [1.5, 0.5 * math.exp(-2)]
     assert method.shape_rewards(made.task_reward, made).tolist() == pytest.approx(expected, abs=1e-6)
@@ -61,8 +58,7 @@ def test_latent_retention_rewards_states_that_stay() -> None:
 def test_information_gain_is_the_rise_in_probability() -> None:
     answers = [reply("three"), reply("three"), "no thought"]
     made, _ = rollouts({"accuracy": [1.0, 1.0, 0.0]}, group_size=3, answers=answers)
-    views = HandMade(torch.zeros(3, 1), torch.zeros(3, 1, 2), after=(0.75, 0.05, 0.9))
-    made = replace(made, views=views)
+    made = replace(made, views=HandMade(torch.zeros(3, 1), torch.zeros(3, 1, 2), after=(0.75, 0.05, 0.9)))
     shaped = InformationGain(InformationGainConfig()).shape_rewards(made.task_reward, made)
     # 0.25 without a thought: gains 0.5 and -0.2, none where there is no thought; half of each
     assert shaped.tolist() == pytest.approx([1.25, 0.9, 0.0], abs=1e-6)
@@ -89,35 +85,34 @@ def test_gradient_novelty_is_a_bounded_factor() -> None:
     assert method.shape_rewards(made.task_reward, made).tolist() == pytest.approx([0.8, 0.0])
 
 
-@pytest.mark.parametrize(("drifts", "expected"), [((0.0, 0.1), 0.55), ((0.1, 0.0), 0.45), ((0.1, 0.1), 0.5)])
-def test_the_weight_follows_the_agreement_of_the_gradients(drifts: tuple[float, float], expected: float) -> None:
+@pytest.mark.parametrize(
+    ("drifts", "initial", "expected"),
+    [((0.0, 0.1), 0.5, 0.55), ((0.1, 0.0), 0.5, 0.45), ((0.1, 0.1), 0.5, 0.5), ((0.1, 0.0), 0.02, 0.0)],
+)
+def test_the_weight_follows_the_agreement_of_the_gradients_within_its_bounds(
+    drifts: tuple[float, float], initial: float, expected: float
+) -> None:
     made, _ = pair(drifts)
-    method = AdaptiveWeight(AdaptiveWeightConfig())
+    method, again = (AdaptiveWeight(AdaptiveWeightConfig(initial=initial)) for _ in range(2))
     shaped = method.shape_rewards(made.task_reward, made)
     # this step is shaped with the weight before it: 0.5 exp(-20 D)
-    assert shaped[0].item() == pytest.approx(1 + 0.5 * math.exp(-20 * drifts[0]), abs=1e-6)
+    assert shaped[0].item() == pytest.approx(1 + initial * math.exp(-20 * drifts[0]), abs=1e-6)
     assert method.weight == pytest.approx(expected)
-    again = AdaptiveWeight(AdaptiveWeightConfig())
     again.load_state_dict(method.state_dict())
     assert again.weight == method.weight
 
 
-def test_the_weight_stays_within_its_bounds_and_groups_without_a_difference_agree_on_nothing() -> None:
-    made, _ = pair((0.1, 0.0))
-    method = AdaptiveWeight(AdaptiveWeightConfig(initial=0.02))
-    method.shape_rewards(made.task_reward, made)
-    assert method.weight == 0.0
+def test_groups_without_a_difference_agree_on_nothing() -> None:
     assert gradient_agreement(torch.ones(2, 2), torch.ones(2), torch.tensor([1.0, 0.0]), 2) == 0.0
 
 
 def test_the_process_model_moves_good_and_bad_rollouts_apart() -> None:
     made, _ = pair()
-    method = ImplicitProcess(ImplicitProcessConfig(weight=1.0))
+    method, again = (ImplicitProcess(ImplicitProcessConfig(weight=1.0)) for _ in range(2))
     shaped = method.shape_rewards(made.task_reward, made)
     # features g h^T have only their first column; their difference is (1, -1), of square 2; the DPO step from M = 0
     # is 0.5 * 0.5 (1, -1) / 2 = (0.125, -0.125): rewards 0.125 * 0.537883 and -0.125 * 1.462117, 0.25 apart
     assert shaped.tolist() == pytest.approx([1.067235, -0.182765], abs=1e-6)
-    again = ImplicitProcess(ImplicitProcessConfig(weight=1.0))
     again.load_state_dict(method.state_dict())
     expected, found = (one.shape_rewards(made.task_reward, made) for one in (method, again))
     assert torch.equal(expected, found)

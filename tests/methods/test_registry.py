@@ -1,12 +1,16 @@
-"""Methods of plugin files and installed packages: loaded by name only, and refused in sentences."""
+"""Methods of plugin files and installed packages, loaded by name only; impossible files and settings are refused."""
 
 import hashlib
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from methods import METHODS
 from methods.registry import known_methods, load_plugin, load_plugins, method_class, plugin_digests
+from task_streams.config import typed_section
 from task_streams.errors import UserError
 
 FILE = """
@@ -24,13 +28,13 @@ class One(Method):
 """
 
 
-def written(path: Path, name: str) -> Path:
-    path.write_text(FILE.format(name=name, family="part", config="Config"))
-    return path
+def file_of(name: str, family: str = "part", config: str = "Config") -> str:
+    return FILE.format(name=name, family=family, config=config)
 
 
 def test_a_plugins_method_is_known_by_its_name_and_by_the_bytes_that_were_loaded(tmp_path: Path) -> None:
-    path = written(tmp_path / "mine.py", "registry_mine")
+    path = tmp_path / "mine.py"
+    path.write_text(file_of("registry_mine"))
     (kind,) = load_plugin(path)
     loaded = hashlib.sha256(path.read_bytes()).hexdigest()
     assert method_class("registry_mine") is kind
@@ -43,10 +47,10 @@ def test_a_plugins_method_is_known_by_its_name_and_by_the_bytes_that_were_loaded
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (FILE.format(name="a+b", family="part", config="Config"), "One.name is 'a+b', expected small letters"),
-        (FILE.format(name="bad", family="parts", config="Config"), "One.family is 'parts', expected one of frozen"),
-        (FILE.format(name="bad", family="part", config="dict"), "expected a frozen dataclass"),
-        (FILE.format(name="sft", family="part", config="Config"), "has that name; rename it"),
+        (file_of("a+b"), "One.name is 'a+b', expected small letters"),
+        (file_of("bad", family="parts"), "One.family is 'parts', expected one of frozen"),
+        (file_of("bad", config="dict"), "expected a frozen dataclass"),
+        (file_of("sft"), "has that name; rename it"),
         ("x = 1\n", "holds no method"),
         ("from methods.base import Method\nclass Slip(Method):\n    pass\n", "Slip has no name"),
         ("def f(:\n", "SyntaxError"),
@@ -75,7 +79,7 @@ def test_problems_of_several_files_are_told_at_once(tmp_path: Path) -> None:
 def test_an_installed_packages_method_is_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(tmp_path / "registry_package.py", "registry_installed")
+    (tmp_path / "registry_package.py").write_text(file_of("registry_installed"))
     info = tmp_path / "registry_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: registry_package\nVersion: 1.0\n")
@@ -85,3 +89,46 @@ def test_an_installed_packages_method_is_found_by_its_entry_point(
     assert method_class("registry_installed").name == "registry_installed"
     with pytest.raises(UserError, match="Did you mean 'registry_installed'"):
         method_class("registry_instaled")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cpo", {"strength": -1.0, "share": 0.0}),
+        ("derpp", {"items": 0, "logit_weight": -1.0, "label_weight": -1.0, "top": 0}),
+        ("drift_threshold", {"keep": "middle"}),
+        ("ewc", {"strength": -1.0, "decay": 1.5, "fisher_items": 0}),
+        ("l2", {"strength": -1}),
+        ("lwf", {"strength": -1.0, "temperature": 0.0}),
+        ("olora", {"strength": -0.1, "rank": 0}),
+        ("raft", {"answers": 0, "temperature": 0.0, "top_p": 0.0, "refresh": -1}),
+        ("raft", {"unsolved": "guess", "sampled_together": 0}),
+        ("rapo", {"preset": "papr", "scale_momentum": 1.0, "retention_weight": -1.0}),
+        ("rapo", {"anchor": "frist", "anchor_momentum": 1.0, "scale_init_batches": 0}),
+        ("replay", {"share": 0.0}),
+        ("replay", {"share": 1.0}),
+        ("sdft", {"average": 1.5, "thought": "x", "demonstration": "y"}),
+        ("wise", {"share": 1.5}),
+    ],
+)
+def test_every_impossible_setting_is_named_at_once(name: str, settings: dict[str, Any]) -> None:
+    config = METHODS[name].Config
+    for made in (partial(config, **settings), partial(typed_section, "x", config, settings)):
+        with pytest.raises(UserError) as caught:
+            made()
+        told = {problem.partition(": got ")[0].removeprefix("x.") for problem in caught.value.problems}
+        assert told == set(settings)
+
+
+def test_an_impossible_setting_is_told_with_what_is_expected() -> None:
+    for name, settings, told in (
+        ("drift_threshold", {"keep": "middle"}, "keep: got 'middle', expected low or high"),
+        ("rapo", {"group_size": 1}, "group_size: got 1, expected a whole number from 2"),
+        (
+            "rif",
+            {"rollouts": 2, "least_correct": 3},
+            "least_correct: got 3, expected a whole number from 1 to rollouts",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            METHODS[name].Config(**settings)

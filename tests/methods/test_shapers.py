@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import Method, Rollouts
+from methods.parts.drift_threshold import DriftThreshold, DriftThresholdConfig
 from methods.parts.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
 from methods.parts.majority import Majority, MajorityConfig
 from methods.parts.matching import Matching, MatchingConfig
@@ -27,14 +29,15 @@ def shaped(method: Method, made: Rollouts) -> list[float]:
     return method.shape_rewards(made.task_reward, made).tolist()
 
 
+# One right answer of two, both in the format; both right.
+MIXED, RIGHT = ({"accuracy": [1.0, right], "format": [1.0, 1.0]} for right in (0.0, 1.0))
+
+
 def test_retention_adds_what_rapo_adds() -> None:
-    parts = {"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}
-    made, _ = rollouts(parts, group_size=2, drifts=[0.1, 0.0])
+    made, _ = rollouts(MIXED, group_size=2, drifts=[0.1, 0.0])
     # R + 0.5 exp(-20 D): 2 + 0.5 e^-2 = 2.067668, and 1 + 0.5
-    expected = pytest.approx([2.067668, 1.5], abs=1e-6)
-    assert shaped(RetentionShaper(RetentionConfig()), made) == expected
-    rapo = METHODS["rapo"](METHODS["rapo"].Config())
-    assert shaped(rapo, made) == expected
+    for method in (RetentionShaper(RetentionConfig()), METHODS["rapo"](METHODS["rapo"].Config())):
+        assert shaped(method, made) == pytest.approx([2.067668, 1.5], abs=1e-6)
 
 
 def test_gated_retention_counts_only_above_the_threshold() -> None:
@@ -46,13 +49,39 @@ def test_gated_retention_counts_only_above_the_threshold() -> None:
     assert shaped(GatedRetention(GatedRetentionConfig(threshold=0.5)), made) == [2.5, 1.5, 1.5]
 
 
-@pytest.mark.parametrize("name", ["retention", "gated_retention"])
-def test_the_first_task_has_no_retention_and_a_missing_anchor_is_an_error(name: str) -> None:
+@pytest.mark.parametrize("name", ["retention", "gated_retention", "drift_threshold", "rapo"])
+def test_the_first_task_is_left_as_it_is_and_a_missing_anchor_is_an_error(name: str) -> None:
     method = METHODS[name](METHODS[name].Config())
-    parts = {"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}
-    assert shaped(method, rollouts(parts, group_size=2, task=1)[0]) == [2.0, 1.0]
+    made, logged = rollouts(MIXED, group_size=2, task=1, drifts=[0.1, 0.1])
+    assert shaped(method, made) == [2.0, 1.0] and "drift" not in logged
     with pytest.raises(RuntimeError, match="no anchor"):
-        shaped(method, rollouts(parts, group_size=2, task=2)[0])
+        shaped(method, rollouts(MIXED, group_size=2, task=2)[0])
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_a_hard_threshold_zeroes_one_side_of_the_mean_drift_in_groups_that_are_all_right(keep: str) -> None:
+    # All right with drifts 0, 0.1, 0.1, 0.4 (mean 0.15); one wrong; all wrong alike. Full reward is 2.
+    parts, drifts = {"accuracy": [1.0] * 7 + [0.0] * 5, "format": [1.0] * 12}, [0.0, 0.1, 0.1, 0.4] * 3
+    made, logged = rollouts(parts, group_size=4, drifts=drifts)
+    group = {"low": [2.0, 2.0, 2.0, 0.0], "high": [0.0, 0.0, 0.0, 2.0]}[keep]
+    method = DriftThreshold(DriftThresholdConfig(keep=keep))
+    assert shaped(method, made) == [*group, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert logged == pytest.approx({"right_groups": 1 / 3, "drift": 0.15})
+    assert shaped(method, rollouts(RIGHT, group_size=2, drifts=[0.25, 0.25])[0]) == [2.0, 2.0]  # equal drifts
+    # both sides are named methods
+    config = build_config("digits_cil", f"grpo_keep_{keep}_drift")
+    assert (config.method_name, config.parts) == ("grpo", (("drift_threshold", DriftThresholdConfig(keep=keep)),))
+    assert config.cell == f"digits_cil-grpo_keep_{keep}_drift-1993"
+
+
+def test_drift_below_zero_is_told_apart_by_a_threshold_and_a_later_task_may_be_its_first_one() -> None:
+    # mean log-ratios -1/2 and 0, their mean -1/4; clamped at zero, both would be the same
+    made, logged = rollouts(RIGHT, group_size=2, drifts=[-0.5, 0.0])
+    assert shaped(DriftThreshold(DriftThresholdConfig(keep="high")), made) == [0.0, 2.0]
+    assert logged["drift"] == 0.0  # RaPO's is clamped
+    method = DriftThreshold(DriftThresholdConfig(from_task=4))
+    for task, expected in ((3, [2.0, 2.0]), (4, [2.0, 0.0])):
+        assert shaped(method, rollouts(RIGHT, group_size=2, task=task, drifts=[0.1, 0.3])[0]) == expected
 
 
 def test_par_is_the_mean_preference_over_the_other_rollouts() -> None:
@@ -69,8 +98,7 @@ def test_multiplicative_takes_format_and_drift_as_factors() -> None:
     made, _ = rollouts(parts, group_size=3, task=1)
     assert shaped(Multiplicative(MultiplicativeConfig()), made) == [1.0, 0.5, 0.0]
     # and drift from task 2 on
-    parts = {"accuracy": [1.0, 1.0], "format": [1.0, 0.5]}
-    made, _ = rollouts(parts, group_size=2, drifts=[0.0, 0.1])
+    made, _ = rollouts({**RIGHT, "format": [1.0, 0.5]}, group_size=2, drifts=[0.0, 0.1])
     # 1 * 1 * 1; and 1 * (0.5 + 0.5 * 0.5) * (0.5 + 0.5 e^-2) = 0.75 * 0.567668
     assert shaped(Multiplicative(MultiplicativeConfig()), made) == pytest.approx([1.0, 0.425751], abs=1e-6)
     without = Multiplicative(MultiplicativeConfig(drift_factor=1.0))
@@ -136,14 +164,13 @@ def test_majority_puts_agreement_in_the_place_of_the_label() -> None:
     made, _ = rollouts(parts, group_size=2, answers=[reply("a"), reply("b"), "none", "none"])
     assert shaped(Majority(MajorityConfig()), made) == [1.0, 0.0, 0.0, 0.0]
     # the first tasks keep their labels
-    parts = {"accuracy": [0.0, 1.0], "format": [1.0, 1.0]}
-    made, _ = rollouts(parts, group_size=2, task=1, answers=[reply("a"), reply("a")])
-    assert shaped(Majority(MajorityConfig()), made) == [1.0, 2.0]
+    made, _ = rollouts(MIXED, group_size=2, task=1, answers=[reply("a"), reply("a")])
+    assert shaped(Majority(MajorityConfig()), made) == [2.0, 1.0]
     assert shaped(Majority(MajorityConfig(labelled_tasks=0)), made) == [2.0, 2.0]
 
 
 def test_a_shaper_builds_upon_what_the_one_before_it_made() -> None:
-    made, _ = rollouts({"accuracy": [1.0, 0.0], "format": [1.0, 1.0]}, group_size=2, drifts=[0.0, 0.0])
+    made, _ = rollouts(MIXED, group_size=2, drifts=[0.0, 0.0])
     both = build_method("grpo", METHODS["grpo"].Config(), [("retention", RetentionConfig()), ("par", ParConfig())])
     # retention adds 0.5 to both, par sees 2.5 and 1.5: sigmoid(1) and sigmoid(-1)
     expected = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))]
@@ -161,11 +188,9 @@ def test_every_shaper_joins_reinforcement_only_and_keeps_the_shape_and_the_given
     states = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]], [[2.0, 0.5]]])
     views = HandMade(torch.tensor([[0], [1], [1], [0]]), states, states.flip(0), after=(0.5, 0.1, 0.2, 0.3))
     made = replace(made, views=views)
-    rewards = made.task_reward
-    before = rewards.clone()
-    after = method(method.Config()).shape_rewards(rewards, made)
-    assert after.shape == before.shape and torch.isfinite(after).all()
-    assert torch.equal(rewards, before)
+    given, before = made.task_reward, made.task_reward.clone()
+    after = method(method.Config()).shape_rewards(given, made)
+    assert after.shape == before.shape and torch.isfinite(after).all() and torch.equal(given, before)
 
 
 def test_every_file_of_a_part_is_listed() -> None:
