@@ -1,4 +1,4 @@
-"""O-LoRA: the penalty by hand, one adapter in blocks against adapters of their own, what stands still, restarts."""
+"""O-LoRA: the penalty by hand, one adapter in blocks against adapters of their own, what stands still."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +23,9 @@ from methods.training.fit import FitResult, FitSettings, fit
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, terms_of
-from tests.methods.two_tasks import TRAIN, assert_other_weights, made, never_stopped, without_part
+from tests.methods.two_tasks import TRAIN, made
 
-RANK = 2  # of each task; both tasks together have the rank of the adapter in ``two_tasks``, 4
+RANK = 2  # of each task
 STRONG = replace(TRAIN, learning_rate=1e-2, weight_decay=0.5)
 
 
@@ -228,12 +228,3 @@ def test_a_task_is_learned_as_with_an_adapter_of_its_own(stream: TaskStream, tmp
         for name, weight in copied_weights(alone.model).items()
     ]
     assert torch.cat(squares).mean().sqrt() < 1e-2 * train.learning_rate
-
-
-@pytest.mark.parametrize("learner", ["sft", "grpo"])
-def test_stopped_between_two_tasks_is_never_stopped(learner: str, stream: TaskStream, tmp_path: Path) -> None:
-    make = made(learner, "olora", rank=RANK)
-    whole = never_stopped(make, stream, tmp_path, "lora")
-    assert_other_weights(whole, without_part(learner, stream, tmp_path, "lora"))
-    assert whole.logged(1, "olora_penalty") == [None, None]
-    assert all(value is not None and value > 0 for value in whole.logged(2, "olora_penalty"))

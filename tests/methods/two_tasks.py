@@ -45,6 +45,14 @@ def fresh_policy(adapter: str = "none", dtype: str = "float32", optimizer: str =
     return load_policy(config, str(default_model_path()), optimizer=optimizer)
 
 
+def shaken(policy: Policy, size: float) -> None:
+    """Move what is trained, by so much."""
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if weight.requires_grad:
+                weight.add_(size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+
+
 def made(learner: str, part: str | None = None, learner_settings: Any = None, **settings: Any) -> Callable[[], Method]:
     """Makes the same method each time: a learner, and a part with its settings."""
 
