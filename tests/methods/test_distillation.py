@@ -14,11 +14,11 @@ from methods.model.policy import Policy
 from methods.parts.derpp import Derpp, DerppConfig, Stored, endless, logit_distance
 from methods.parts.lwf import Lwf, LwfConfig, softened_distance
 from methods.training.replay_memory import remembered
-from methods.training.targets import IGNORED, target_inputs
+from methods.training.targets import IGNORED
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 from tests.methods.test_targets import plain_logps
-from tests.methods.two_tasks import fresh_policy, shaken
+from tests.methods.two_tasks import fresh_policy, inputs_of, shaken
 
 ITEMS = 3  # that DER++ remembers
 
@@ -50,14 +50,6 @@ def test_sdfts_divergence_is_taken_under_the_student() -> None:
 
 
 # Learning without forgetting.
-
-
-def inputs_of(policy: Policy, stream: TaskStream) -> dict[str, Tensor]:
-    """Two examples of task 2 with their targets, and what TRL adds to its batches."""
-    task = stream.tasks[1]
-    examples = task.train[:2]
-    asked, texts = [request(e, task.trained) for e in examples], [target_text(e.target) for e in examples]
-    return {**target_inputs(policy, asked, texts), "use_cache": False}  # type: ignore[dict-item]
 
 
 def penalty(policy: Policy, anchor: object, inputs: dict[str, Tensor], task: int = 2) -> dict[str, Tensor]:

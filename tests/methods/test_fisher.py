@@ -6,7 +6,6 @@ from torch import Tensor
 
 from methods.model.config import Decoding
 from methods.model.policy import Policy
-from methods.model.weights import copied_weights
 from methods.training.fisher import diagonal_fisher
 from task_streams.prompt import request
 from task_streams.scenarios.draw import shuffled
@@ -42,7 +41,7 @@ def test_it_is_the_mean_of_the_squared_gradients_of_single_samples(policy: Polic
 def test_it_follows_the_seed_and_leaves_the_policy_and_its_mode_as_they_were(
     policy: Policy, stream: TaskStream
 ) -> None:
-    before = copied_weights(policy.model)
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
     policy.model.train()
     first, again, other = (estimated(policy, stream, seed) for seed in (1, 1, 2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
