@@ -1,8 +1,10 @@
-"""What the pages say of the code is so: links, files, functions, imports and commands that they name exist."""
+"""What the pages say of the code is so: what they name exists, and the examples run as their pages say, in short."""
 
 import ast
 import csv
+import json
 import re
+import runpy
 import shlex
 import tomllib
 from collections import Counter
@@ -12,10 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clrft.cli.main import parsed
+from clrft.cli.main import main, parsed
 from clrft.cli.run import chosen_config
 from methods import METHODS
 from task_streams import STREAMS
+from tests.task_streams.streams import write_tree
 from tests.test_layers import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,3 +163,36 @@ def test_every_page_is_on_the_site() -> None:
 
 def test_the_method_on_its_page_is_the_example() -> None:
     assert (ROOT / "examples/root_ewc.py").read_text() in blocks(ROOT / "docs/own-method.md", "python")
+
+
+# The examples.
+
+
+SHORT = ["train.updates=1", "stream.tasks=2", "stream.shots=8", "stream.test_per_class=4"]
+PLAIN = ["run.mlflow=false", "evaluate.probe=0", "evaluate.drift_prompts=0"]
+
+
+def test_the_method_has_at_most_forty_lines_and_holds_weights_from_the_second_task_on(tmp_path: Path) -> None:
+    file = ROOT / "examples/root_ewc.py"
+    assert len(file.read_text().splitlines()) <= 40
+    words = ["run", "stream=digits_cil", "method=sft+root_ewc", *SHORT, *PLAIN, f"run.output={tmp_path}"]
+    assert main([*words, "--plugin", str(file)]) == 0
+    folder = tmp_path / "single" / "digits_cil-sft+root_ewc-1993"
+    steps = [json.loads((folder / f"task_0{task}" / "steps.jsonl").read_text()) for task in (1, 2)]
+    assert ["root_ewc" in step for step in steps] == [False, True]
+
+
+def test_two_methods_are_run_and_compared_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(ROOT / "examples/compare_two.py"))
+    script["main"]([*SHORT, *PLAIN[1:], f"run.output={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "grpo − sft" in said and said.count("after task") == 2
+
+
+def test_the_streams_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(ROOT / "examples/unequal_tasks.yaml"), f"run.output={tmp_path}"]) == 0
+    write_tree(tmp_path / "photos", ("ant", "bee", "cat", "dog", "emu", "fox"), 15)
+    words = [f"stream.root={tmp_path / 'photos'}", f"run.output={tmp_path}"]
+    assert main(["data", "check", str(ROOT / "examples/photos.yaml"), *words]) == 0
+    said = capsys.readouterr().out
+    assert "unequal_tasks: no problems found" in said and "photos: no problems found" in said

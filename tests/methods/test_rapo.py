@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -85,14 +84,6 @@ def rollouts(task: int, rewards: list[float], drift: float | None = None) -> tup
 def step(method: Method, task: int, rewards: list[float], drift: float | None = None) -> torch.Tensor:
     made, _ = rollouts(task, rewards, drift)
     return method.normalize_advantages(method.shape_rewards(made.task_reward, made), made)
-
-
-def test_the_weighted_retention_reward_is_added_from_the_second_task_on() -> None:
-    made, logged = rollouts(2, [1.0, 0.0], drift=0.1)
-    bonus = 0.5 * math.exp(-20 * 0.1)  # lambda exp(-alpha D)
-    shaped = Rapo(RapoConfig()).shape_rewards(made.task_reward, made)
-    assert shaped.tolist() == pytest.approx([2 + bonus, 1 + bonus], abs=1e-6)
-    assert logged == pytest.approx({"drift": 0.1, "retention_reward": math.exp(-2)}, abs=1e-6)
 
 
 def test_the_scale_is_carried_over_the_boundary_and_through_saved_state() -> None:
