@@ -73,12 +73,8 @@ def test_ewc_weighs_squared_distances_by_a_running_fisher_information_also_in_a_
         assert terms_of(one, policy, 3)["ewc_penalty"].item() == pytest.approx(4.75)
 
 
-def ten_weights(**changes: float) -> list[float]:
-    """Ten weights, 0 but for those named ``at3=0.5``."""
-    values = [0.0] * 10
-    for place, value in changes.items():
-        values[int(place.removeprefix("at"))] = value
-    return values
+def ten_weights(fourth: float = 0.0, eighth: float = 0.0) -> list[float]:
+    return [*[0.0] * 3, fourth, *[0.0] * 3, eighth, 0.0, 0.0]
 
 
 def one_task_of_cpo() -> tuple[Cpo, Policy]:
@@ -86,7 +82,7 @@ def one_task_of_cpo() -> tuple[Cpo, Policy]:
     method, policy = Cpo(CpoConfig(strength=10.0, share=0.1)), policy_of(a=ten_weights(), b=[1.0, 1.0])
     method.before_task(context_of(policy, 1))
     assert terms_of(method, policy, 1) == {}
-    set_weights(policy, a=ten_weights(at3=-0.5, at7=0.4))
+    set_weights(policy, a=ten_weights(-0.5, 0.4))
     method.after_task(context_of(policy, 1))
     return method, policy
 
@@ -98,9 +94,9 @@ def test_cpo_is_the_mean_distance_of_the_weights_that_moved_most_also_in_a_new_o
     fresh = Cpo(CpoConfig(strength=10.0))
     fresh.load_state_dict(method.state_dict())
     for one in (method, fresh):
-        set_weights(policy, a=ten_weights(at3=-0.5, at7=0.4), b=[1.0, 1.0])
+        set_weights(policy, a=ten_weights(-0.5, 0.4), b=[1.0, 1.0])
         one.before_task(context_of(policy, 2))
-        set_weights(policy, a=ten_weights(at3=-0.3, at7=3.0), b=[5.0, 5.0])
+        set_weights(policy, a=ten_weights(-0.3, 3.0), b=[5.0, 5.0])
         # weight 3 went from -0.5 to -0.3: 10 * 0.2
         assert terms_of(one, policy, 2)["cpo_penalty"].item() == pytest.approx(2.0)
 
@@ -108,18 +104,18 @@ def test_cpo_is_the_mean_distance_of_the_weights_that_moved_most_also_in_a_new_o
 def test_each_task_adds_to_what_is_held_and_tensors_are_summed() -> None:
     method, policy = one_task_of_cpo()
     method.before_task(context_of(policy, 2))
-    set_weights(policy, a=ten_weights(at3=-0.5, at7=3.0), b=[1.0, 2.0])
+    set_weights(policy, a=ten_weights(-0.5, 3.0), b=[1.0, 2.0])
     method.after_task(context_of(policy, 2))
     assert method.held["a"].nonzero().flatten().tolist() == [3, 7]
     assert method.held["b"].tolist() == [False, True]
     method.before_task(context_of(policy, 3))
-    set_weights(policy, a=ten_weights(at3=-0.6, at7=3.3), b=[9.0, 2.5])
+    set_weights(policy, a=ten_weights(-0.6, 3.3), b=[9.0, 2.5])
     # a: mean of 0.1 and 0.3 = 0.2; b: 0.5; 10 * (0.2 + 0.5)
     penalty = terms_of(method, policy, 3)["cpo_penalty"]
     assert penalty.item() == pytest.approx(7.0, rel=1e-5)
     penalty.backward()
     # 10 * sign / 2 on the two of a, 10 on the one of b
-    assert policy.model.a.grad.tolist() == pytest.approx(ten_weights(at3=-5.0, at7=5.0))
+    assert policy.model.a.grad.tolist() == pytest.approx(ten_weights(-5.0, 5.0))
     assert policy.model.b.grad.tolist() == [0.0, 10.0]
 
 
