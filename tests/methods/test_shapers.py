@@ -12,20 +12,10 @@ from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import Method, Rollouts, TaskContext
 from methods.model.policy import Policy
-from methods.parts.adaptive_weight import AdaptiveWeight, AdaptiveWeightConfig, gradient_agreement
-from methods.parts.drift_threshold import DriftThreshold, DriftThresholdConfig
+from methods.parts.adaptive_weight import gradient_agreement
 from methods.parts.gradient_features import gradient_features, token_gradients
-from methods.parts.gradient_novelty import GradientNovelty, GradientNoveltyConfig, novelty
-from methods.parts.implicit_process import ImplicitProcess, ImplicitProcessConfig
-from methods.parts.information_gain import InformationGain, InformationGainConfig
-from methods.parts.latent_retention import LatentRetention, LatentRetentionConfig
+from methods.parts.gradient_novelty import novelty
 from methods.parts.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
-from methods.parts.majority import Majority, MajorityConfig
-from methods.parts.matching import Matching, MatchingConfig
-from methods.parts.multiplicative import Multiplicative, MultiplicativeConfig
-from methods.parts.par import Par, ParConfig
-from methods.parts.retention import GatedRetention, GatedRetentionConfig, RetentionConfig, RetentionShaper
-from methods.parts.sweet_spot import SweetSpot, SweetSpotConfig
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, build_trainer
 from methods.training.targets import completion_logits, target_inputs
@@ -39,6 +29,10 @@ from tests.methods.two_tasks import fresh_policy
 SHAPERS = [one for one in METHODS.values() if one.family == "part" and one.shape_rewards is not Method.shape_rewards]
 
 
+def part(name: str, **settings: Any) -> Any:
+    return METHODS[name](METHODS[name].Config(**settings))
+
+
 def shaped(method: Method, made: Rollouts) -> list[float]:
     return method.shape_rewards(made.task_reward, made).tolist()
 
@@ -49,7 +43,7 @@ MIXED, RIGHT = ({"accuracy": [1.0, right], "format": [1.0, 1.0]} for right in (0
 
 def test_retention_adds_what_rapo_adds() -> None:
     # R + lambda exp(-alpha D) = R + 0.5 exp(-20 D): 2 + 0.5 e^-2 = 2.067668, and 1 + 0.5
-    for method in (RetentionShaper(RetentionConfig()), METHODS["rapo"](METHODS["rapo"].Config())):
+    for method in (part("retention"), part("rapo")):
         made, logged = rollouts(MIXED, group_size=2, drifts=[0.1, 0.0])
         assert shaped(method, made) == pytest.approx([2.067668, 1.5], abs=1e-6)
         assert logged == pytest.approx({"drift": 0.05, "retention_reward": (math.exp(-2) + 1) / 2}, abs=1e-6)
@@ -59,14 +53,14 @@ def test_gated_retention_counts_only_above_the_threshold() -> None:
     parts = {"accuracy": [1.0, 0.0, 1.0], "format": [1.0, 1.0, 0.0]}
     made, logged = rollouts(parts, group_size=3, drifts=[0.0, 0.0, 0.0])
     # means of the components: 1, 0.5, 0.5; only the first passes 0.75
-    assert shaped(GatedRetention(GatedRetentionConfig()), made) == [2.5, 1.0, 1.0]
+    assert shaped(part("gated_retention"), made) == [2.5, 1.0, 1.0]
     assert logged["gate_open"] == pytest.approx(1 / 3)
-    assert shaped(GatedRetention(GatedRetentionConfig(threshold=0.5)), made) == [2.5, 1.5, 1.5]
+    assert shaped(part("gated_retention", threshold=0.5), made) == [2.5, 1.5, 1.5]
 
 
 @pytest.mark.parametrize("name", ["retention", "gated_retention", "drift_threshold", "rapo"])
 def test_the_first_task_is_left_as_it_is_and_a_missing_anchor_is_an_error(name: str) -> None:
-    method = METHODS[name](METHODS[name].Config())
+    method = part(name)
     made, logged = rollouts(MIXED, group_size=2, task=1, drifts=[0.1, 0.1])
     assert shaped(method, made) == [2.0, 1.0] and "drift" not in logged
     with pytest.raises(RuntimeError, match="no anchor"):
@@ -79,22 +73,22 @@ def test_a_hard_threshold_zeroes_one_side_of_the_mean_drift_in_groups_that_are_a
     parts, drifts = {"accuracy": [1.0] * 7 + [0.0] * 5, "format": [1.0] * 12}, [0.0, 0.1, 0.1, 0.4] * 3
     made, logged = rollouts(parts, group_size=4, drifts=drifts)
     group = {"low": [2.0, 2.0, 2.0, 0.0], "high": [0.0, 0.0, 0.0, 2.0]}[keep]
-    method = DriftThreshold(DriftThresholdConfig(keep=keep))
+    method = part("drift_threshold", keep=keep)
     assert shaped(method, made) == [*group, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert logged == pytest.approx({"right_groups": 1 / 3, "drift": 0.15})
     assert shaped(method, rollouts(RIGHT, group_size=2, drifts=[0.25, 0.25])[0]) == [2.0, 2.0]  # equal drifts
     # both sides are named methods
     config = build_config("digits_cil", f"grpo_keep_{keep}_drift")
-    assert (config.method_name, config.parts) == ("grpo", (("drift_threshold", DriftThresholdConfig(keep=keep)),))
+    assert (config.method_name, config.parts) == ("grpo", (("drift_threshold", method.config),))
     assert config.cell == f"digits_cil-grpo_keep_{keep}_drift-1993"
 
 
 def test_drift_below_zero_is_told_apart_by_a_threshold_and_a_later_task_may_be_its_first_one() -> None:
     # mean log-ratios -1/2 and 0, their mean -1/4; clamped at zero, both would be the same
     made, logged = rollouts(RIGHT, group_size=2, drifts=[-0.5, 0.0])
-    assert shaped(DriftThreshold(DriftThresholdConfig(keep="high")), made) == [0.0, 2.0]
+    assert shaped(part("drift_threshold", keep="high"), made) == [0.0, 2.0]
     assert logged["drift"] == 0.0  # RaPO's is clamped
-    method = DriftThreshold(DriftThresholdConfig(from_task=4))
+    method = part("drift_threshold", from_task=4)
     for task, expected in ((3, [2.0, 2.0]), (4, [2.0, 0.0])):
         assert shaped(method, rollouts(RIGHT, group_size=2, task=task, drifts=[0.1, 0.3])[0]) == expected
 
@@ -102,21 +96,21 @@ def test_drift_below_zero_is_told_apart_by_a_threshold_and_a_later_task_may_be_i
 def test_par_is_the_mean_preference_over_the_other_rollouts() -> None:
     made, _ = rollouts({"accuracy": [1.0, 0.0, 0.0]}, group_size=3)
     # sigmoid(1) = 0.731059 over both others; sigmoid(-1) = 0.268941 and sigmoid(0) = 0.5, mean 0.384471
-    assert shaped(Par(ParConfig()), made) == pytest.approx([0.731059, 0.384471, 0.384471], abs=1e-6)
+    assert shaped(part("par"), made) == pytest.approx([0.731059, 0.384471, 0.384471], abs=1e-6)
     # within groups only, and bounded
     made, _ = rollouts({"accuracy": [100.0, 0.0, 5.0, 5.0]}, group_size=2)
-    assert shaped(Par(ParConfig()), made) == pytest.approx([1.0, 0.0, 0.5, 0.5])
+    assert shaped(part("par"), made) == pytest.approx([1.0, 0.0, 0.5, 0.5])
 
 
 def test_multiplicative_takes_format_and_drift_as_factors() -> None:
     parts = {"accuracy": [1.0, 1.0, 0.0], "format": [1.0, 0.0, 1.0]}
     made, _ = rollouts(parts, group_size=3, task=1)
-    assert shaped(Multiplicative(MultiplicativeConfig()), made) == [1.0, 0.5, 0.0]
+    assert shaped(part("multiplicative"), made) == [1.0, 0.5, 0.0]
     # and drift from task 2 on
     made, _ = rollouts({**RIGHT, "format": [1.0, 0.5]}, group_size=2, drifts=[0.0, 0.1])
     # 1 * 1 * 1; and 1 * (0.5 + 0.5 * 0.5) * (0.5 + 0.5 e^-2) = 0.75 * 0.567668
-    assert shaped(Multiplicative(MultiplicativeConfig()), made) == pytest.approx([1.0, 0.425751], abs=1e-6)
-    without = Multiplicative(MultiplicativeConfig(drift_factor=1.0))
+    assert shaped(part("multiplicative"), made) == pytest.approx([1.0, 0.425751], abs=1e-6)
+    without = part("multiplicative", drift_factor=1.0)
     assert not without.needs and shaped(without, made) == pytest.approx([1.0, 0.75])
 
 
@@ -125,8 +119,8 @@ def test_sweet_spot_amplifies_the_inner_tiers() -> None:
     made, _ = rollouts({"accuracy": [1.0, 0.0, 0.0, 0.0]}, group_size=4, answers=answers)
     # likeness to "three": 1; one edit of 5 letters, 0.8; h and r deleted and e replaced, 3 of 5, 0.4; none
     # tiers of four: 4, 3, 1, 0; credit 0.5 (k / 4)^2
-    assert shaped(SweetSpot(SweetSpotConfig()), made) == pytest.approx([1.5, 0.28125, 0.03125, 0.0])
-    assert shaped(SweetSpot(SweetSpotConfig(tiers=1)), made) == [1.5, 0.0, 0.0, 0.0]
+    assert shaped(part("sweet_spot"), made) == pytest.approx([1.5, 0.28125, 0.03125, 0.0])
+    assert shaped(part("sweet_spot", tiers=1), made) == [1.5, 0.0, 0.0, 0.0]
 
 
 def test_edits_are_the_least_and_a_questions_best_accepted_answer_counts() -> None:
@@ -164,7 +158,7 @@ def test_matching_is_one_to_one_and_the_best() -> None:
 def test_matching_adds_its_share_of_the_weight() -> None:
     made, _ = rollouts({"accuracy": [0.0]}, group_size=1, answers=[reply("golden_cat")], target="golden dog")
     # golden matches in full; cat-dog: no letter stays: (1 + 0) / 2, times 0.5
-    assert shaped(Matching(MatchingConfig()), made) == [0.25]
+    assert shaped(part("matching"), made) == [0.25]
 
 
 def test_majority_puts_agreement_in_the_place_of_the_label() -> None:
@@ -172,16 +166,16 @@ def test_majority_puts_agreement_in_the_place_of_the_label() -> None:
     parts = {"accuracy": [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0], "format": [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]}
     made, logged = rollouts(parts, group_size=4, answers=answers)
     # majorities: eight (2 of 3 votes), x (2 of 3); reward = format + agreement, whatever the label
-    assert shaped(Majority(MajorityConfig()), made) == [2.0, 2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 2.0]
+    assert shaped(part("majority"), made) == [2.0, 2.0, 1.0, 0.0, 0.0, 1.0, 2.0, 2.0]
     assert logged["majority_share"] == 0.5
     # a tie goes to the first answer, and no votes earn nothing
     parts = {"accuracy": [0.0] * 4, "format": [0.0] * 4}
     made, _ = rollouts(parts, group_size=2, answers=[reply("a"), reply("b"), "none", "none"])
-    assert shaped(Majority(MajorityConfig()), made) == [1.0, 0.0, 0.0, 0.0]
+    assert shaped(part("majority"), made) == [1.0, 0.0, 0.0, 0.0]
     # the first tasks keep their labels
     made, _ = rollouts(MIXED, group_size=2, task=1, answers=[reply("a"), reply("a")])
-    assert shaped(Majority(MajorityConfig()), made) == [2.0, 1.0]
-    assert shaped(Majority(MajorityConfig(labelled_tasks=0)), made) == [2.0, 2.0]
+    assert shaped(part("majority"), made) == [2.0, 1.0]
+    assert shaped(part("majority", labelled_tasks=0), made) == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("method", SHAPERS, ids=lambda method: method.name)
@@ -228,27 +222,25 @@ def test_latent_retention_rewards_states_that_stay() -> None:
     made, logged = pair()
     anchor = torch.tensor([[[2.0, 0.0]], [[3.0, 4.0]]])  # cosines 1 and 0.6, distances 0 and 0.4
     made = replace(made, views=replace(made.views, anchor=anchor))  # type: ignore[type-var]
-    method = LatentRetention(LatentRetentionConfig(sharpness=5.0))
+    method = part("latent_retention", sharpness=5.0)
     expected = [1.5, 0.5 * math.exp(-2)]
-    assert method.shape_rewards(made.task_reward, made).tolist() == pytest.approx(expected, abs=1e-6)
+    assert shaped(method, made) == pytest.approx(expected, abs=1e-6)
     assert logged["latent_drift"] == pytest.approx(0.2)
-    first = replace(made, task_index=1)
-    assert method.shape_rewards(first.task_reward, first).tolist() == [1.0, 0.0]
+    assert shaped(method, replace(made, task_index=1)) == [1.0, 0.0]
 
 
 def test_information_gain_is_the_rise_in_probability() -> None:
     answers = [reply("three"), reply("three"), "no thought"]
     made, _ = rollouts({"accuracy": [1.0, 1.0, 0.0]}, group_size=3, answers=answers)
     made = replace(made, views=HandMade(torch.zeros(3, 1), torch.zeros(3, 1, 2), after=(0.75, 0.05, 0.9)))
-    shaped = InformationGain(InformationGainConfig()).shape_rewards(made.task_reward, made)
     # 0.25 without a thought: gains 0.5 and -0.2, none where there is no thought; half of each
-    assert shaped.tolist() == pytest.approx([1.25, 0.9, 0.0], abs=1e-6)
+    assert shaped(part("information_gain"), made) == pytest.approx([1.25, 0.9, 0.0], abs=1e-6)
 
 
 def test_information_gain_needs_prompts_that_ask_for_a_thought(policy: Policy, stream: TaskStream) -> None:
     context = TaskContext(replace(stream.tasks[0], style=prompt_style("suite", think=False)), policy, None, seed=3)
     with pytest.raises(UserError, match=r"stream\.think=true"):
-        InformationGain(InformationGainConfig()).before_task(context)
+        part("information_gain").before_task(context)
 
 
 def test_novelty_is_what_the_others_do_not_explain() -> None:
@@ -262,8 +254,7 @@ def test_novelty_is_what_the_others_do_not_explain() -> None:
 def test_gradient_novelty_is_a_bounded_factor() -> None:
     made, _ = pair()
     # g of the second is -2.7 times that of the first: cosine -1, novelty 0, the least factor, 1 - 0.2
-    method = GradientNovelty(GradientNoveltyConfig())
-    assert method.shape_rewards(made.task_reward, made).tolist() == pytest.approx([0.8, 0.0])
+    assert shaped(part("gradient_novelty"), made) == pytest.approx([0.8, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -274,10 +265,9 @@ def test_the_weight_follows_the_agreement_of_the_gradients_within_its_bounds(
     drifts: tuple[float, float], initial: float, expected: float
 ) -> None:
     made, _ = pair(drifts)
-    method, again = (AdaptiveWeight(AdaptiveWeightConfig(initial=initial)) for _ in range(2))
-    shaped = method.shape_rewards(made.task_reward, made)
+    method, again = (part("adaptive_weight", initial=initial) for _ in range(2))
     # this step is shaped with the weight before it: 0.5 exp(-20 D)
-    assert shaped[0].item() == pytest.approx(1 + initial * math.exp(-20 * drifts[0]), abs=1e-6)
+    assert shaped(method, made)[0] == pytest.approx(1 + initial * math.exp(-20 * drifts[0]), abs=1e-6)
     assert method.weight == pytest.approx(expected)
     again.load_state_dict(method.state_dict())
     assert again.weight == method.weight
@@ -289,22 +279,21 @@ def test_groups_without_a_difference_agree_on_nothing() -> None:
 
 def test_the_process_model_moves_good_and_bad_rollouts_apart() -> None:
     made, _ = pair()
-    method, again = (ImplicitProcess(ImplicitProcessConfig(weight=1.0)) for _ in range(2))
-    shaped = method.shape_rewards(made.task_reward, made)
+    method, again = (part("implicit_process", weight=1.0) for _ in range(2))
+    first = shaped(method, made)
     # features g h^T have only their first column; their difference is (1, -1), of square 2; the DPO step from M = 0
     # is 0.5 * 0.5 (1, -1) / 2 = (0.125, -0.125): rewards 0.125 * 0.537883 and -0.125 * 1.462117, 0.25 apart
-    assert shaped.tolist() == pytest.approx([1.067235, -0.182765], abs=1e-6)
+    assert first == pytest.approx([1.067235, -0.182765], abs=1e-6)
     again.load_state_dict(method.state_dict())
-    expected, found = (one.shape_rewards(made.task_reward, made) for one in (method, again))
-    assert torch.equal(expected, found)
-    assert found[0] - found[1] > shaped[0] - shaped[1]  # a second step moves them further
+    second = shaped(again, made)
+    assert second == shaped(method, made)
+    assert second[0] - second[1] > first[0] - first[1]  # a second step moves them further
 
 
 def test_a_first_batch_without_good_and_bad_rollouts_teaches_the_process_model_nothing() -> None:
     made, _ = pair()
-    equal = replace(made, components={"accuracy": torch.ones(2)})
-    method = ImplicitProcess(ImplicitProcessConfig())
-    assert method.shape_rewards(equal.task_reward, equal).tolist() == [1.0, 1.0]
+    method = part("implicit_process")
+    assert shaped(method, replace(made, components={"accuracy": torch.ones(2)})) == [1.0, 1.0]
     assert method.state_dict() == {}
 
 
