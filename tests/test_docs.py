@@ -72,8 +72,9 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", [one for one in PAGES if one.name != "CHANGELOG.md"], ids=str)  # which tells what was
+@pytest.mark.parametrize("page", [one for one in PAGES if one.name != "CHANGELOG.md"], ids=lambda page: page.name)
 def test_files_and_folders_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    # the changelog tells what was, too
     named = re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", page.read_text(encoding="utf-8"))
     assert [name for name in sorted(set(named)) if not (ROOT / name).exists()] == []
 

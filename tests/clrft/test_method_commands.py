@@ -15,7 +15,7 @@ from clrft.method_check.new import KINDS, name_problems, write_method
 from clrft.method_check.promises import check_accumulation, check_adapter, check_model
 from clrft.method_check.report import Report
 from clrft.method_check.trial import Learned, Resumed, Trial, resumed
-from methods import METHODS, registry
+from methods import METHODS
 from methods.base import Method
 from methods.registry import method_class
 from task_streams.errors import UserError
@@ -24,17 +24,6 @@ from tests.clrft.faulty_methods import faulty
 RUN, MODEL = "two tasks, hooks in order", "takes the embedded model"
 BOUNDARY, INSIDE = "stopped at a boundary = never stopped", "stopped inside a task = never stopped"
 ACCUMULATED = "same result for 1, 2 and 4 accumulation steps"
-
-
-@pytest.fixture(autouse=True)
-def no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_loaded", {})
-
-
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all plugin files: a method's name is one file's in a process."""
-    return tmp_path_factory.mktemp("plugins")
 
 
 def checked(path: Path) -> Report:
@@ -90,11 +79,11 @@ FAULTS: dict[str, tuple[dict[str, tuple[str, ...]], bool]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_is_named_with_its_reason(name: str, plugins: Path, request: pytest.FixtureRequest) -> None:
+def test_every_fault_is_named_with_its_reason(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if name != "forgets":
         request.getfixturevalue("in_this_process")
     expected, all_of_them = FAULTS[name]
-    path = faulty(name, plugins)
+    path = faulty(name, tmp_path)
     said = {one.check: one.reason for one in checked(path).results if one.outcome == "failed"}
     assert not all_of_them or list(said) == list(expected)
     for check, phrases in expected.items():
@@ -115,8 +104,8 @@ def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatc
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_method_for_adapters_is_checked_with_one(plugins: Path) -> None:
-    report = checked(faulty("adapters_only", plugins))
+def test_a_method_for_adapters_is_checked_with_one(tmp_path: Path) -> None:
+    report = checked(faulty("adapters_only", tmp_path))
     assert report.passed
     found = {one.check: one for one in report.results}
     assert found[MODEL].reason.startswith("with model.adapter=lora")
@@ -127,8 +116,8 @@ def test_a_method_for_adapters_is_checked_with_one(plugins: Path) -> None:
     assert "of 249856 weights" in found[ACCUMULATED].reason
 
 
-def test_a_method_that_refuses_adapters_is_checked_without_one(plugins: Path, tmp_path: Path) -> None:
-    ((name, files),) = subjects(str(faulty("no_adapters", plugins)))
+def test_a_method_that_refuses_adapters_is_checked_without_one(tmp_path: Path) -> None:
+    ((name, files),) = subjects(str(faulty("no_adapters", tmp_path)))
     kind, trial, report = method_class(name), Trial(name, f"sft+{name}", files, tmp_path), Report(lambda text: None)
     assert check_model(kind, trial, report) == trial
     check_adapter(kind, trial, report)
