@@ -21,22 +21,17 @@ def coco_stats(right: Sequence[Rows], found: Sequence[Rows], names: Sequence[str
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
         "annotations": [{"id": i, "iscrowd": 0, **row} for i, row in enumerate(_pixels(right, names), start=1)],
     }
+    results = COCO()  # none, which ``loadRes`` does not take
+    results.dataset = {**coco.dataset, "annotations": []}
+    answers = [{"score": 1.0, **row} for row in _pixels(found, names)]
     with redirect_stdout(StringIO()):
         coco.createIndex()
-        answers = [{"score": 1.0, **row} for row in _pixels(found, names)]
-        judge = COCOeval(coco, coco.loadRes(answers) if answers else _none_of(coco), "bbox")
+        results.createIndex()
+        judge = COCOeval(coco, coco.loadRes(answers) if answers else results, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
     return [float(value) for value in judge.stats]
-
-
-def _none_of(coco: COCO) -> COCO:
-    """No results, which ``loadRes`` does not take."""
-    empty = COCO()
-    empty.dataset = {**coco.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
 
 
 def _pixels(images: Sequence[Rows], names: Sequence[str]) -> list[dict[str, Any]]:

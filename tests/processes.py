@@ -14,24 +14,12 @@ def several(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-        "OMP_NUM_THREADS": "1",
-        **(environment or {}),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, *words],
-            env={**common, "RANK": str(place), "LOCAL_RANK": str(place)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in range(count)
-    ]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    started, pipe = [], subprocess.PIPE
+    for place in map(str, range(count)):
+        own = {**os.environ, **common, **(environment or {}), "RANK": place, "LOCAL_RANK": place}
+        started.append(subprocess.Popen([sys.executable, *words], env=own, stdout=pipe, stderr=pipe, text=True))
+    return started
 
 
 def ended(processes: Sequence[subprocess.Popen[str]], seconds: float) -> list[tuple[int, str, str]]:

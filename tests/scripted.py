@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,19 +44,12 @@ class ScriptedPolicy:
     meter: Meter = field(default_factory=Meter)
     model: Any = None  # it has no weights
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def session(self) -> Session:
-        """What answers leave to those after them; a script needs nothing."""
-        return Session()
+    session: type[Session] = Session  # what answers leave to those after them; a script needs nothing
 
     @property
     def processor(self) -> Any:
         """Nothing that resizes."""
-
-        class Nothing:
-            image_processor = None
-
-        return Nothing()
+        return SimpleNamespace(image_processor=None)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, session: object = None) -> list[str]:
         return [self.script(self.examples[one.key], listed(one), self.stage) for one in requests]

@@ -11,14 +11,9 @@ ORDER = ("task_streams", "eval", "methods", "clrft")
 # Folders of a package in the order in which they may import each other: later ones from earlier ones. The modules at a
 # package's top come first.
 FOLDERS = {
-    "task_streams": ("sources", "probes", "scenarios", "datasets"),
-    "methods": (
-        *("costs", "inputs", "distributed", "generation", "model", "training", "drift", "parts", "algorithms"),
-    ),
-    "clrft": (
-        *("utils", "base_model", "config", "runs", "tracking", "memory", "runner", "sweep"),
-        *("analysis", "report", "planning", "method_check", "cli"),
-    ),
+    "task_streams": "sources probes scenarios datasets",
+    "methods": "costs inputs distributed generation model training drift parts algorithms",
+    "clrft": "utils base_model config runs tracking memory runner sweep analysis report planning method_check cli",
 }
 LOOSE = 8  # modules at a package's top; eval is flat
 
@@ -33,42 +28,31 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-class Imports(ast.NodeVisitor):
+def named_imports(tree: ast.AST, package: list[str]) -> dict[str, bool]:
     """Dotted names that a module may import, each with whether it does so as it is loaded: outside every function.
 
     ``from a import b`` names a and a.b; what stands under ``if TYPE_CHECKING`` imports nothing when the program runs.
     """
-
-    def __init__(self, package: list[str]) -> None:
-        self.package = package
-        self.depth = 0
-        self.found: dict[str, bool] = {}
-
-    def note(self, target: str) -> None:
-        self.found[target] = self.found.get(target, False) or self.depth == 0
-
-    def visit_If(self, node: ast.If) -> None:
-        is_guard = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        for inner in (*(() if is_guard else node.body), *node.orelse):
-            self.visit(inner)
-
-    def visit_FunctionDef(self, node: ast.AST) -> None:
-        self.depth += 1
-        self.generic_visit(node)
-        self.depth -= 1
-
-    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.note(alias.name)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        above = self.package[: len(self.package) - node.level + 1] if node.level else []
-        base = ".".join([*above, *([node.module] if node.module else [])])
-        self.note(base)
-        for alias in node.names:
-            self.note(f"{base}.{alias.name}")
+    late: set[ast.AST] = set()
+    never: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            late.update(ast.walk(node))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            never.update(inner for statement in node.body for inner in ast.walk(statement))
+    found: dict[str, bool] = {}
+    for node in (one for one in ast.walk(tree) if one not in never):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            targets = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for target in targets:
+            found[target] = found.get(target, False) or node not in late
+    return found
 
 
 @cache
@@ -77,9 +61,9 @@ def imports(root: Path) -> dict[str, dict[str, bool]]:
     known = modules(root)
     found: dict[str, dict[str, bool]] = {}
     for name, path in known.items():
-        seen = Imports(name.split(".")[: None if path.name == "__init__.py" else -1])
-        seen.visit(ast.parse(path.read_text(encoding="utf-8")))
-        found[name] = {target: at_load for target, at_load in seen.found.items() if target in known and target != name}
+        package = name.split(".")[: None if path.name == "__init__.py" else -1]
+        seen = named_imports(ast.parse(path.read_text(encoding="utf-8")), package)
+        found[name] = {target: at_load for target, at_load in seen.items() if target in known and target != name}
     return found
 
 
@@ -135,7 +119,7 @@ def test_folders_import_only_from_those_before_them() -> None:
     for name, targets in imports(ROOT).items():
         package, own = name.split(".")[0], folder_of(name, files)
         for target in (one for one in targets if one.split(".")[0] == package):
-            order, other = FOLDERS.get(package, ()), folder_of(target, files)
+            order, other = FOLDERS.get(package, "").split(), folder_of(target, files)
             if own and other and order.index(other) > order.index(own):
                 wrong.append(f"{name} imports {target}")
             above |= {(package, own)} if own and not other else set()
@@ -167,26 +151,15 @@ def test_the_checker_finds_a_wrong_arrow_in_any_form_of_import(tmp_path: Path) -
         "clrft/run.py": "",
     }
     found = wrong_arrows(write_tree(tmp_path, files))
-    assert found == [
-        "task_streams.a imports clrft.run",
-        "eval imports methods",
-        "eval imports methods.sft",
-    ]
+    assert found == ["task_streams.a imports clrft.run", "eval imports methods", "eval imports methods.sft"]
 
 
 def test_the_checker_finds_a_circle_and_none_where_a_package_gathers_its_modules(tmp_path: Path) -> None:
-    files = {
-        "eval/__init__.py": "",
-        "eval/a.py": "from . import b",
-        "eval/b.py": "from eval.c import thing",
-        "eval/c.py": "import eval.a",
-    }
+    files = {"__init__": "", "a": "from . import b", "b": "from eval.c import thing", "c": "import eval.a"}
+    files = {f"eval/{name}.py": text for name, text in files.items()}
     assert set(circle(write_tree(tmp_path / "one", files))) == {"eval.a", "eval.b", "eval.c"}
-    files = {
-        "methods/__init__.py": "from methods.sft import Sft",
-        "methods/base.py": "",
-        "methods/sft.py": "from methods.base import Method",
-    }
+    files = {"__init__": "from methods.sft import Sft", "base": "", "sft": "from methods.base import Method"}
+    files = {f"methods/{name}.py": text for name, text in files.items()}
     assert circle(write_tree(tmp_path / "two", files)) == []
 
 

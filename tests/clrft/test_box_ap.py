@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
-from clrft.config.run_config import build_config, parse_overrides
+from clrft.config.run_config import build_config
 from clrft.planning.calibration import cut
 from clrft.planning.stage_work import Cell, Lengths, stage_work
 from clrft.runs.cost_names import EVALUATE
@@ -28,14 +29,13 @@ from task_streams.prompt import target_text, visible
 from task_streams.scenarios.fingerprint import check_stream
 from task_streams.sources.records import Workspace
 from task_streams.types import Box, Example, Task, TaskStream
-from tests.coco_judge import Rows, coco_stats
+from tests.coco_judge import coco_stats
 from tests.scripted import Script, perfect, run_of
 from tests.task_streams.detection_trees import Boxes, write_coco
 
 TASKS, NEW = 5, 2
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 SEEDS = (136, 377)
-Images = Mapping[str, Example]
 
 
 def images(seed: int) -> list[Boxes]:
@@ -55,7 +55,7 @@ def stream_of(root: Path, seed: int) -> TaskStream:
     return coco_cil(config, seed, Workspace())
 
 
-def items_of(stream: TaskStream) -> Images:
+def items_of(stream: TaskStream) -> dict[str, Example]:
     return {example.key: example for task in stream.tasks for example in task.test}
 
 
@@ -64,46 +64,29 @@ def boxes_of(example: Example) -> tuple[Box, ...]:
     return example.target
 
 
-def stage_classes_only(stream: TaskStream) -> Script:
+def stage_classes_only(stream: TaskStream, example: Example, listed: Sequence[str], stage: int) -> str:
     """All that is right of the classes that the stage taught, and nothing of an older one."""
-
-    def script(example: Example, listed: Sequence[str], stage: int) -> str:
-        return target_text(visible(boxes_of(example), stream.tasks[stage - 1].classes), labels=listed)
-
-    return script
+    return target_text(visible(boxes_of(example), stream.tasks[stage - 1].classes), labels=listed)
 
 
-def newest_in_image_only(stream: TaskStream) -> Script:
+def newest_in_image_only(stream: TaskStream, example: Example, listed: Sequence[str], stage: int) -> str:
     """All that is right of the newest task in the image: what a test on images by their newest class takes for all."""
-
-    def script(example: Example, listed: Sequence[str], stage: int) -> str:
-        shown = visible(boxes_of(example), listed)
-        newest = max((stream.task_of(box.category) for box in shown), default=0)
-        return target_text(tuple(box for box in shown if stream.task_of(box.category) == newest), labels=listed)
-
-    return script
+    shown = visible(boxes_of(example), listed)
+    newest = max((stream.task_of(box.category) for box in shown), default=0)
+    return target_text(tuple(box for box in shown if stream.task_of(box.category) == newest), labels=listed)
 
 
-def shaken(stream: TaskStream) -> Script:
+def shaken(stream: TaskStream, example: Example, listed: Sequence[str], stage: int) -> str:
     """Boxes that are off, some of them missing or of another class, worse from stage to stage."""
-
-    def script(example: Example, listed: Sequence[str], stage: int) -> str:
-        random = np.random.RandomState([stage, int(Path(example.key).stem)])
-        rows = []
-        for box in visible(boxes_of(example), listed):
-            x1, y1, x2, y2 = (
-                int(v) for v in np.clip(box.corners + random.randint(-10 * stage, 10 * stage, 4), 0, 1000)
-            )
-            if random.rand() > 0.1 * stage and x1 < x2 and y1 < y2:
-                name = box.category if random.rand() > 0.1 * stage else str(random.choice(listed))
-                rows.append(Box(name, (x1, y1, x2, y2)))
-        return target_text(tuple(rows), labels=listed)
-
-    return script
-
-
-def rows_of(boxes: Sequence[Box]) -> Rows:
-    return [(box.category, box.corners) for box in boxes]
+    random = np.random.RandomState([stage, int(Path(example.key).stem)])
+    rows = []
+    for box in visible(boxes_of(example), listed):
+        off = box.corners + random.randint(-10 * stage, 10 * stage, 4)
+        x1, y1, x2, y2 = np.clip(off, 0, 1000).tolist()
+        if random.rand() > 0.1 * stage and x1 < x2 and y1 < y2:
+            name = box.category if random.rand() > 0.1 * stage else str(random.choice(listed))
+            rows.append(Box(name, (x1, y1, x2, y2)))
+    return target_text(tuple(rows), labels=listed)
 
 
 def by_coco(stream: TaskStream, script: Script, stage: int, classes: Sequence[str]) -> float:
@@ -111,8 +94,16 @@ def by_coco(stream: TaskStream, script: Script, stage: int, classes: Sequence[st
     listed = stream.tasks[stage - 1].seen
     held = [item for _, item in sorted(items_of(stream).items()) if visible(boxes_of(item), classes)]
     answers = [parse_completion(script(item, listed, stage)).answer or "[]" for item in held]
-    right = [rows_of(boxes_of(item)) for item in held]
-    return coco_stats(right, [rows_of(parse_boxes(answer) or []) for answer in answers], list(classes))[0]
+    right, found = (
+        [[(box.category, box.corners) for box in boxes] for boxes in images]
+        for images in (map(boxes_of, held), [parse_boxes(answer) or [] for answer in answers])
+    )
+    return coco_stats(right, found, list(classes))[0]
+
+
+def pooled_by_coco(stream: TaskStream, script: Script) -> list[float]:
+    """AP over the classes of every stage."""
+    return [by_coco(stream, script, task.index, task.seen) for task in stream.tasks]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -120,12 +111,12 @@ def by_coco(stream: TaskStream, script: Script, stage: int, classes: Sequence[st
 def test_cells_and_pooled_ap_are_those_of_cocos_judge(tmp_path: Path, policy: Any, seed: int) -> None:
     stream = stream_of(tmp_path / "coco", seed)
     assert check_stream(stream) == []
-    script = policy(stream)
+    script = partial(policy, stream)
     run = run_of(script, stream, tmp_path)
     for stage in range(1, TASKS + 1):
         cells = [by_coco(stream, script, stage, task.classes) for task in stream.tasks[:stage]]
         assert run.matrix.value[stage - 1, :stage].tolist() == pytest.approx(cells, abs=1e-9)
-    pooled = [by_coco(stream, script, stage, stream.tasks[stage - 1].seen) for stage in range(1, TASKS + 1)]
+    pooled = pooled_by_coco(stream, script)
     assert run.matrix.pooled.tolist() == pytest.approx(pooled, abs=1e-9)
     assert run.metrics["last_acc"].value == pytest.approx(pooled[-1], abs=1e-9)
     assert run.metrics["avg_incremental_acc_micro"].value == pytest.approx(np.mean(pooled), abs=1e-9)
@@ -134,23 +125,22 @@ def test_cells_and_pooled_ap_are_those_of_cocos_judge(tmp_path: Path, policy: An
 
 def test_a_policy_that_forgets_every_old_class_has_what_is_derived_by_hand(tmp_path: Path) -> None:
     stream = stream_of(tmp_path / "coco", 639)
-    run = run_of(stage_classes_only(stream), stream, tmp_path)
+    run = run_of(partial(stage_classes_only, stream), stream, tmp_path)
     # Right is every box of the 2 newest of 2 i classes, each of them in some image: A_i = 1/i, and nothing of the old.
     cells = [[float(j == i) if j <= i else np.nan for j in range(TASKS)] for i in range(TASKS)]
     np.testing.assert_allclose(run.matrix.value, cells, rtol=0, atol=1e-12)
     assert run.matrix.pooled.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5], abs=1e-12)
-    values = {key: run.metrics[key].value for key in ("last_acc", "mean_final_acc", "forgetting", "learning_acc")}
-    assert values == pytest.approx({"last_acc": 0.2, "mean_final_acc": 0.2, "forgetting": 1.0, "learning_acc": 1.0})
-    assert run.metrics["avg_incremental_acc_micro"].value == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5)
+    expected = {"last_acc": 0.2, "mean_final_acc": 0.2, "forgetting": 1.0, "learning_acc": 1.0}
+    expected["avg_incremental_acc_micro"] = (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5
+    assert {key: run.metrics[key].value for key in expected} == pytest.approx(expected)
 
 
 def test_the_example_of_the_docs(tmp_path: Path) -> None:
     both = (Box("cat", (0, 0, 400, 400)), Box("dog", (500, 500, 900, 900)))
-    item = Example("1", both, lambda: Image.new("RGB", (8, 8)), "1")
-    first = Task(1, "cat", ("cat",), ("cat",), (), (item,), "detection")
-    second = Task(2, "dog", ("dog",), ("cat", "dog"), (), (item,), "detection")
-    stream = TaskStream("two", "cil", 0, (first, second))
-    run = run_of(stage_classes_only(stream), stream, tmp_path)
+    test = (Example("1", both, lambda: Image.new("RGB", (8, 8)), "1"),)
+    first = Task(1, "cat", ("cat",), ("cat",), (), test, "detection")
+    stream = TaskStream("two", "cil", 0, (first, Task(2, "dog", ("dog",), ("cat", "dog"), (), test, "detection")))
+    run = run_of(partial(stage_classes_only, stream), stream, tmp_path)
     assert run.matrix.value.ravel().tolist() == pytest.approx([1.0, np.nan, 0.0, 1.0], nan_ok=True)
     assert run.matrix.pooled.tolist() == pytest.approx([1.0, 0.5])  # the mean of cat 0 and dog 1
     assert (run.metrics["last_acc"].value, run.metrics["forgetting"].value) == pytest.approx((0.5, 1.0))
@@ -170,11 +160,8 @@ def test_the_perfect_policy_has_an_ap_of_one_and_a_pooled_ap_that_its_stage_does
 class Counting(Silent):
     """Units that were announced, and those that were done."""
 
-    announced: list[int]
-    done: list[int]
-
-    def __init__(self) -> None:
-        type(self).announced, type(self).done = [], []
+    announced: ClassVar[list[int]] = []
+    done: ClassVar[list[int]] = []
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         self.announced.append(total or 0)
@@ -190,13 +177,15 @@ def test_an_image_is_asked_once_a_stage_and_list_and_answers_for_every_task_that
 ) -> None:
     stream = stream_of(tmp_path / "coco", 136)
     asked: Counter[tuple[int, tuple[str, ...], str]] = Counter()
-    policy = newest_in_image_only(stream)
+    policy = partial(newest_in_image_only, stream)
 
     def script(example: Example, listed: Sequence[str], stage: int) -> str:
         asked[stage, tuple(listed), example.key] += 1
         return policy(example, listed, stage)
 
     monkeypatch.setattr("tests.scripted.Silent", Counting)
+    monkeypatch.setattr(Counting, "announced", [])
+    monkeypatch.setattr(Counting, "done", [])
     run = run_of(script, stream, tmp_path, future=future, final_list=False)
     assert set(asked.values()) == {1}
     assert Counting.announced == Counting.done
@@ -208,8 +197,7 @@ def test_an_image_is_asked_once_a_stage_and_list_and_answers_for_every_task_that
         learned = [row for row in rows if row.task <= stage]
         assert (len({row.key for row in learned}) < len(learned)) == (stage > 1)  # some are in several tasks
         assert len({(row.key, row.completion) for row in learned}) == len({row.key for row in learned})
-    pooled = [by_coco(stream, policy, stage, stream.tasks[stage - 1].seen) for stage in range(1, TASKS + 1)]
-    assert run.matrix.pooled.tolist() == pytest.approx(pooled, abs=1e-9)
+    assert run.matrix.pooled.tolist() == pytest.approx(pooled_by_coco(stream, policy), abs=1e-9)
     assert np.isnan(run.matrix.value[0, 1]) != future
     assert (run.metrics["fwt"].value is not None) == future
     # and the tracking store gets the pooled AP of every stage
@@ -220,23 +208,20 @@ def test_an_image_is_asked_once_a_stage_and_list_and_answers_for_every_task_that
 
 
 def test_domains_have_no_pooled_ap(tmp_path: Path) -> None:
-    def task(index: int, name: str) -> Task:
-        target = (Box("cat", (0, 0, 500, 500)), Box("dog", (500, 500, 1000, 1000)))
-        item = Example(f"{name}/1", target, items_of(source)[key].media, name, name)
-        return Task(index, name, ("cat", "dog"), ("cat", "dog"), (), (item,), "detection")
-
-    source = stream_of(tmp_path / "coco", 136)
-    key = next(iter(items_of(source)))
-    domains = TaskStream("voc_dil", "dil", 0, (task(1, "photo"), task(2, "comic")))
+    target = (Box("cat", (0, 0, 500, 500)), Box("dog", (500, 500, 1000, 1000)))
+    tasks = []
+    for index, name in enumerate(("photo", "comic"), start=1):
+        item = Example(f"{name}/1", target, lambda: Image.new("RGB", (8, 8)), name, name)
+        tasks.append(Task(index, name, ("cat", "dog"), ("cat", "dog"), (), (item,), "detection"))
+    domains = TaskStream("voc_dil", "dil", 0, tuple(tasks))
 
     def cats_only(example: Example, listed: Sequence[str], stage: int) -> str:
         return target_text(visible(boxes_of(example), listed[: 3 - stage]), labels=listed)
 
     run = run_of(cats_only, domains, tmp_path)  # both classes after the first domain, then one of the two
     assert run.matrix.value.ravel().tolist() == pytest.approx([1.0, np.nan, 0.5, 0.5], nan_ok=True)
-    assert np.isnan(run.matrix.pooled).all()
+    assert np.isnan(run.matrix.pooled).all() and run.metrics["last_acc"].value is None
     assert run.manifest["measure"] == "box AP"
-    assert run.metrics["last_acc"].value is None
     assert run.metrics["mean_final_acc"].value == pytest.approx(0.5)  # the mean over domains
     (group,) = compare([run]).groups
     assert (group.final_metric, group.measure_so_far) == ("mean_final_acc", "mean box AP")
@@ -255,22 +240,20 @@ def as_an_older_version_left_it(run: RunRecord) -> RunRecord:
         for key in ("last_acc", "avg_incremental_acc_micro"):
             body["metrics"][key] = {"value": None, "reason": "values without counts"}
 
-    folder = run.folder
-    change(
-        folder / "manifest.json", lambda body: (body.pop("measure"), body["data"].update({"task_01/test": "0" * 64}))
-    )
-    change(folder / "matrix.json", lambda body: body.pop("pooled"))
-    change(folder / "metrics.json", unpooled)
-    for path in folder.glob("task_*/metrics.json"):
+    data = {"task_01/test": "0" * 64}
+    change(run.folder / "manifest.json", lambda body: (body.pop("measure"), body["data"].update(data)))
+    change(run.folder / "matrix.json", lambda body: body.pop("pooled"))
+    change(run.folder / "metrics.json", unpooled)
+    for path in run.folder.glob("task_*/metrics.json"):
         change(path, lambda body: (body.pop("pooled"), body.pop("digest")))
-    return read_run(folder)
+    return read_run(run.folder)
 
 
 def test_a_run_from_before_is_read_and_not_compared_with_one_from_now(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream = stream_of(tmp_path / "coco", 136)
-    script = newest_in_image_only(stream)
+    script = partial(newest_in_image_only, stream)
     new = run_of(script, stream, tmp_path / "new", seed=1)
     old = as_an_older_version_left_it(run_of(script, stream, tmp_path / "old", seed=2))
     assert old.metrics["last_acc"].value is None and old.metrics["mean_final_acc"].value is not None
@@ -279,9 +262,8 @@ def test_a_run_from_before_is_read_and_not_compared_with_one_from_now(
     told, remedy = caught.value.problems
     assert f"manifest.measure is pooled box AP in {new.folder} and box AP in {old.folder}" in told
     assert "--mix measure" in remedy
-    (group,) = compare([old]).groups
-    assert group.final_metric == "mean_final_acc"
-    (group,) = compare([new]).groups
+    (before,), (group,) = compare([old]).groups, compare([new]).groups
+    assert before.final_metric == "mean_final_acc"
     assert (group.final_metric, group.measure, group.measure_so_far) == ("last_acc", "box AP", "pooled box AP")
     assert main(["report", str(old.folder.parent)]) == 0
     for run in (new, old):
@@ -291,9 +273,9 @@ def test_a_run_from_before_is_read_and_not_compared_with_one_from_now(
 
 def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     stream = stream_of(tmp_path / "coco", 136)
-    words = [f"stream.root={tmp_path / 'coco'}", f"stream.tasks={TASKS}", f"stream.classes_per_task={NEW}"]
-    words += ["stream.shots=2", "evaluate.probe=0", f"run.output={tmp_path}"]
-    config = build_config("coco_cil", "zero_shot", "tiny", 136, parse_overrides(words))
+    given = {"root": str(tmp_path / "coco"), "tasks": TASKS, "classes_per_task": NEW, "shots": 2}
+    sections: dict[str, Any] = {"stream": given, "evaluate": {"probe": 0}, "run": {"output": str(tmp_path)}}
+    config = build_config("coco_cil", "zero_shot", "tiny", 136, sections)
     cell = Cell(config, torch.device("cpu"), Lengths(10, 10, 1.3, 24))
     assert [task.test for task in cell.statistics.tasks] == [len(task.test) for task in stream.tasks]
     for stage in range(1, TASKS + 1):

@@ -22,12 +22,16 @@ def compared(out: Path, metrics: str, *words: Path | str) -> int:
     return main(["compare", *map(str, words), "--metrics", metrics, "-o", str(out)])
 
 
+def table(out: Path, community: str) -> str:
+    return (out / f"metrics_{community}.md").read_text(encoding="utf-8")
+
+
 def test_a_table_has_the_columns_of_a_community_with_mean_and_spread_and_its_csv_fractions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert compared(out, "coin", two_methods(tmp_path / "s")) == 0
-    text = (out / "metrics_coin.md").read_text(encoding="utf-8")
+    text = table(out, "coin")
     assert "# Metrics as CoIN" in text and "Source: arXiv 2403.08350." in text
     assert "| method | n | MFT | MFN | MAA | BWT |" in text
     # sft: MFT (90 + 80 + 85)/3 = 85 and 81.67: 83.3, s 2.36; BWT -16.67 and -13.33: -15, s 2.36.
@@ -44,9 +48,11 @@ def test_a_table_has_the_columns_of_a_community_with_mean_and_spread_and_its_csv
     assert (bwt["ours"], rows["sft", "MFT"]["ours"]) == ("", "learning_acc")
 
 
-def test_several_communities_each_have_their_table_and_none_unless_asked(
+def test_several_known_communities_each_have_their_table_and_none_unless_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["list", "metrics"]) == 0
+    assert "--metrics NAME, of coin, mcitlib, mammoth," in " ".join(capsys.readouterr().out.split())
     out, sweep = tmp_path / "out", two_methods(tmp_path / "s")
     assert main(["compare", str(sweep), "-o", str(out)]) == 0
     assert not list(out.glob("metrics_*")) and "as CoIN" not in capsys.readouterr().out
@@ -54,12 +60,10 @@ def test_several_communities_each_have_their_table_and_none_unless_asked(
     names = {f"metrics_{name}.{ending}" for name in ("pilot", "gem") for ending in ("md", "csv")}
     assert {path.name for path in out.glob("metrics_*")} == names
     header = "| method | n | CNN top1 | Average Accuracy (CNN) | Forgetting (CNN) |"
-    assert header in (out / "metrics_pilot.md").read_text()
-
-
-def test_unknown_communities_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert compared(out, "coim,mamoth", two_methods(tmp_path / "s")) == 2
+    assert header in table(out, "pilot")
+    # unknown ones are refused before any work
+    out = tmp_path / "none"
+    assert compared(out, "coim,mamoth", sweep) == 2
     said = capsys.readouterr().err
     assert "unknown community 'coim'. Did you mean 'coin'? Known: avalanche, chaudhry, coin," in said
     assert "unknown community 'mamoth'. Did you mean 'mammoth'?" in said
@@ -70,7 +74,7 @@ def test_a_dash_has_its_reason_below_the_table(tmp_path: Path) -> None:
     out, sweep = tmp_path / "out", two_methods(tmp_path / "s")
     write_run(sweep, "joint_sft", 1, [[None], [None, None], [90, 90, 90]])
     assert compared(out, "gem", sweep) == 0
-    text = (out / "metrics_gem.md").read_text(encoding="utf-8")
+    text = table(out, "gem")
     assert "| joint_sft | 1 | 90.0 | – | – | – | – |" in text
     assert "- FWT, Forward: undefined for sft, grpo, joint_sft (not evaluated: R[j-1,j]: future tasks)." in text
     assert (
@@ -88,7 +92,7 @@ def test_a_run_from_before_a_metric_gets_it_from_its_matrix(tmp_path: Path) -> N
     out = tmp_path / "out"
     assert compared(out, "chaudhry", folder) == 0
     # As in tests/eval/test_communities.py: A_k (95 + 40 + 85)/3, F_k 2.5, from task 1 12.5.
-    assert "| sft | 1 | 73.3 | 2.5 | 12.5 |" in (out / "metrics_chaudhry.md").read_text(encoding="utf-8")
+    assert "| sft | 1 | 73.3 | 2.5 | 12.5 |" in table(out, "chaudhry")
 
 
 def test_what_is_mixed_is_told_beside_the_columns_of_others(tmp_path: Path) -> None:
@@ -97,12 +101,5 @@ def test_what_is_mixed_is_told_beside_the_columns_of_others(tmp_path: Path) -> N
         write_run(tmp_path / sweep, method, 1, [[90], [60, 80]], config=config)
     out = tmp_path / "out"
     assert compared(out, "rapo", tmp_path / "a", tmp_path / "b", "--mix", "budget") == 0
-    assert "- mixed on request: digits_cil: train.updates is 30 in" in (out / "metrics_rapo.md").read_text(
-        encoding="utf-8"
-    )
+    assert "- mixed on request: digits_cil: train.updates is 30 in" in table(out, "rapo")
     assert {row["mixed"] for row in csv.DictReader((out / "metrics_rapo.csv").open())} == {"train.updates"}
-
-
-def test_the_list_of_metrics_names_the_communities(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "metrics"]) == 0
-    assert "--metrics NAME, of coin, mcitlib, mammoth," in " ".join(capsys.readouterr().out.split())

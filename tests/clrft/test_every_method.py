@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import build_config
@@ -51,7 +50,7 @@ def test_every_method_has_a_case() -> None:
     assert {name for words in CASES for name in words.split("+")} == set(METHODS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("every_method")
 
@@ -64,19 +63,16 @@ def learned(words: str, output: Path) -> RunRecord:
     return read_run(run(build_config("digits_cil", words, "tiny", 1993, SMALL, groups, own, place), Silent()))
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    """Weights in a folder, or an adapter's."""
-    (file,) = folder.glob("*.safetensors")
-    return load_file(file)
+def differ(*folders: Path) -> bool:
+    """Whether the weights, or adapters', of two folders do."""
+    first, second = (load_file(*folder.glob("*.safetensors")) for folder in folders)
+    shared = first.keys() & second.keys()
+    assert shared
+    return any(not torch.equal(first[name], second[name]) for name in shared)
 
 
-def stage_weights(record: RunRecord, stage: int) -> dict[str, Tensor]:
-    return weights(record.folder / f"task_{stage:02d}" / "weights")
-
-
-def differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    assert first.keys() & second.keys()
-    return any(not torch.equal(first[name], second[name]) for name in first.keys() & second.keys())
+def stage_weights(record: RunRecord, stage: int) -> Path:
+    return record.folder / f"task_{stage:02d}" / "weights"
 
 
 @pytest.mark.parametrize("words", CASES)
@@ -95,7 +91,7 @@ def test_it_learns_two_tasks(words: str, output: Path) -> None:
         rows = record.steps(stage)
         assert [row["step"] for row in rows] == list(range(1, updates + 1))
         assert all(math.isfinite(value) for row in rows for value in row.values())
-    before = weights(default_model_path()) if learner.joint else stage_weights(record, 1)
+    before = default_model_path() if learner.joint else stage_weights(record, 1)
     assert differ(before, stage_weights(record, 2))
     for method in (learner, *parts):
         assert_seen(method, words, record, output)

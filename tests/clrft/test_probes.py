@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from clrft.cli.main import main
-from clrft.config.run_config import build_config
+from clrft.config.run_config import RunConfig, build_config
 from clrft.runner.prepare import prepare
 from clrft.runner.probes import read_probes
 from clrft.runner.run import run
@@ -23,21 +24,22 @@ SMALL = {
 }
 
 
+def config_with(files: Sequence[Path], output: Path) -> RunConfig:
+    """Of a run that asks these sets."""
+    own = {"run": {"output": str(output), "mlflow": False}, "evaluate": {"probes": [str(file) for file in files]}}
+    return build_config("digits_cil", "sft", "tiny", 1993, SMALL, own)
+
+
 def test_a_run_asks_every_set_before_and_after_and_notices_a_change(tmp_path: Path) -> None:
     files = [write_probes(tmp_path / "set"), write_probes(tmp_path / "text", ROWS[2:3], "text_only.jsonl")]
-    own = {"run": {"output": str(tmp_path), "mlflow": False}, "evaluate": {"probes": [str(file) for file in files]}}
-    config = build_config("digits_cil", "sft", "tiny", 1993, SMALL, own)
+    config = config_with(files, tmp_path)
     folder = run(config, Silent())
     for stage in range(3):
         record = json.loads((folder / f"task_{stage:02d}" / "metrics.json").read_text())
         assert set(record["probe"]) == {"printed_glyphs", "general", "text_only"}
         rows = [json.loads(line) for line in (folder / f"task_{stage:02d}" / "probe_general.jsonl").open()]
-        assert [(row["key"], row["style"], row["stage"]) for row in rows] == [
-            ("c1", "choice", stage),
-            ("7", "yes_no", stage),
-            ("1000", "instruction", stage),
-            ("o1", "open", stage),
-        ]
+        asked = [("c1", "choice"), ("7", "yes_no"), ("1000", "instruction"), ("o1", "open")]
+        assert [(row["key"], row["style"], row["stage"]) for row in rows] == [(*one, stage) for one in asked]
         assert record["probe"]["general"] == sum(row["correct"] for row in rows) / 4
     read = read_run(folder)
     assert {"general_delta/general", "general_delta/text_only", "general_delta/printed_glyphs"} <= set(read.metrics)
@@ -51,17 +53,14 @@ def test_a_run_asks_every_set_before_and_after_and_notices_a_change(tmp_path: Pa
 
 
 def test_sets_that_cannot_work_are_refused_together_before_any_work(tmp_path: Path) -> None:
-    same = [write_probes(tmp_path / name) for name in ("a", "b")]
-    broken = write_probes(tmp_path / "c", ["{"], "broken.jsonl")
-    built_in = write_probes(tmp_path / "d", name="printed_glyphs.jsonl")
-    own = {"run": {"output": str(tmp_path / "runs"), "mlflow": False}}
-    own["evaluate"] = {"probes": [str(file) for file in (*same, broken, built_in)]}  # type: ignore[dict-item]
+    files = [write_probes(tmp_path / name) for name in ("a", "b")]
+    files += [write_probes(tmp_path, ["{"], "broken.jsonl"), write_probes(tmp_path, name="printed_glyphs.jsonl")]
     with pytest.raises(UserError) as refused:
-        prepare(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
-    problems = refused.value.problems
-    assert "another probe is named 'general'" in problems[0]
-    assert problems[1].startswith("broken.jsonl, line 1: no JSON")
-    assert "another probe is named 'printed_glyphs'" in problems[2]
+        prepare(config_with(files, tmp_path / "runs"), Silent())
+    twice, broken, built_in, *_ = refused.value.problems
+    assert "another probe is named 'general'" in twice
+    assert broken.startswith("broken.jsonl, line 1: no JSON")
+    assert "another probe is named 'printed_glyphs'" in built_in
 
 
 def test_data_check_reads_a_probe_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from methods.parts.lwf import Lwf, LwfConfig
 from methods.training.targets import completion_logits
 from task_streams.errors import UserError
 from task_streams.types import TaskStream
-from tests.methods.test_lwf import inputs_of
+from tests.methods.two_tasks import inputs_of
 
 LEFT = (1.0, 5.0, 9.0)  # what each task leaves in every trained weight
 

@@ -1,4 +1,4 @@
-"""Policy losses against TRL's own trainer and against their formulas written out, on the embedded model."""
+"""Policy losses against TRL's own trainer and their formulas written out, and whose policy the KL term holds to."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,19 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from clrft.base_model import default_model_path
 from methods import METHODS
+from methods.algorithms.anchored_kl import AnchoredKl
+from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.base import Method, TaskContext
-from methods.model.policy import Policy, load_policy
+from methods.model.policy import Policy
+from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
 from methods.training.budget import planned_updates
 from methods.training.dataset import reward_functions, rollout_dataset
 from methods.training.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
 from task_streams.types import TaskStream
 from tests.methods.hand_made import rollouts
+from tests.methods.two_tasks import fresh_policy, shaken
 
 TRAIN = TrainConfig(updates=1, prompts_per_update=4)
 LOSSES = ("dr_grpo", "dapo", "gspo", "sapo")
@@ -28,9 +31,17 @@ def made(name: str, **settings: Any) -> Method:
     return METHODS[name](METHODS[name].Config(**settings))
 
 
-def trainer_of(method: Method, policy: Policy, stream: TaskStream, folder: Path, train: TrainConfig = TRAIN) -> Any:
-    context = TaskContext(stream.tasks[1], policy, None, seed=3)
-    return build_trainer(method, context, None, FitSettings(train, folder), [])
+def trainer_of(
+    method: Method,
+    policy: Policy,
+    stream: TaskStream,
+    folder: Path,
+    anchor: Snapshot | None = None,
+    reference: Snapshot | None = None,
+    train: TrainConfig = TRAIN,
+) -> Any:
+    context = TaskContext(stream.tasks[1], policy, anchor, seed=3)
+    return build_trainer(method, context, reference, FitSettings(train, folder), [])
 
 
 def scored(trainer: Any) -> dict[str, Any]:
@@ -46,7 +57,7 @@ def test_a_loss_is_trls_own_with_the_same_arguments(
 ) -> None:
     """TRL scales the advantages itself here, by the same arguments."""
     method = made(name)
-    twin = load_policy(policy.config, str(default_model_path()))
+    twin = fresh_policy()
     arguments = shared_arguments(method, policy, 3, FitSettings(TRAIN, tmp_path))
     stock = GRPOTrainer(
         model=policy.model,
@@ -116,8 +127,7 @@ def test_completions_that_were_cut_off_are_left_out_of_dapos_loss_but_not_of_the
 ) -> None:
     method = made("dapo", temperature=1.5)
     train = TrainConfig(updates=1, prompts_per_update=4, max_completion_tokens=14)  # too short for some
-    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-    trainer = build_trainer(method, context, None, FitSettings(train, tmp_path), [])
+    trainer = trainer_of(method, policy, stream, tmp_path, policy.snapshot(), train=train)
     seen: list[Any] = []
     normalise = method.normalize_advantages
     method.normalize_advantages = lambda rewards, step: seen.append(step) or normalise(rewards, step)  # type: ignore
@@ -149,3 +159,52 @@ def test_epochs_count_every_update_of_a_batch() -> None:
     train = TrainConfig(epochs=2, prompts_per_update=4)
     # 10 examples fill two batches of four; two epochs, three updates on each batch
     assert planned_updates(made("grpo", updates_per_batch=3), train, 10) == 2 * 2 * 3
+
+
+# The KL term: GRPO's holds to the base, that of ``anchored_kl`` to the anchor.
+
+WITH_KL, NO_KL = GrpoConfig(kl=0.5), GrpoConfig(kl=0.0)
+
+
+def loss_of(
+    method: Grpo, policy: Policy, stream: TaskStream, folder: Path, *held: Snapshot | None
+) -> tuple[float, dict[str, Any]]:
+    """A loss and its batch; ``held``: the anchor and the reference."""
+    trainer = trainer_of(method, policy, stream, folder, *held)
+    batch = scored(trainer)
+    return trainer.compute_loss(trainer.model, batch).item(), batch
+
+
+def test_with_the_base_as_anchor_it_is_grpo_also_in_the_first_task(
+    policy: Policy, stream: TaskStream, tmp_path: Path
+) -> None:
+    base, twin = policy.snapshot(), fresh_policy()
+    for one in (policy, twin):
+        shaken(one, 0.015)
+    expected, batch = loss_of(Grpo(WITH_KL), policy, stream, tmp_path, None, base)
+    found, own = loss_of(AnchoredKl(WITH_KL), twin, stream, tmp_path, base)
+    assert torch.equal(batch["completion_ids"], own["completion_ids"])
+    assert found == pytest.approx(expected, abs=1e-6)
+    in_the_first_task, _ = loss_of(AnchoredKl(WITH_KL), policy, stream, tmp_path, None, base)
+    assert in_the_first_task == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("adapter", "size"), [("none", 0.015), ("lora", 0.05)])
+def test_an_anchor_other_than_the_base_is_what_it_holds_to(
+    adapter: str, size: float, stream: TaskStream, tmp_path: Path
+) -> None:
+    policy = fresh_policy(adapter)
+    base = policy.snapshot() if adapter == "none" else None  # with an adapter it is the model without it
+    shaken(policy, size)
+    anchored, batch = loss_of(AnchoredKl(WITH_KL), policy, stream, tmp_path, policy.snapshot(), base)
+    assert batch["ref_per_token_logps"].shape == batch["completion_ids"].shape
+    to_base, _ = loss_of(Grpo(WITH_KL), policy, stream, tmp_path, None, base)
+    without, _ = loss_of(Grpo(NO_KL), policy, stream, tmp_path)
+    # the anchor is the policy itself: every ratio is 1 and the k3 term is 0
+    assert anchored == pytest.approx(without, abs=1e-5)
+    assert abs(to_base - without) > 1e-4  # the term is felt
+
+
+def test_it_asks_for_anchor_and_base_only_with_a_kl_term() -> None:
+    assert METHODS["anchored_kl"](WITH_KL).needs == {"anchor", "reference"}
+    assert METHODS["anchored_kl"](NO_KL).needs == set()

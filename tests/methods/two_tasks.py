@@ -17,6 +17,8 @@ from methods.model.policy import Policy, load_policy
 from methods.settings import PLAIN, TrainConfig
 from methods.training.fit import FitResult, FitSettings, fit
 from methods.training.replay_memory import remembered
+from methods.training.targets import target_inputs
+from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0)
@@ -43,6 +45,22 @@ def fresh_policy(adapter: str = "none", dtype: str = "float32", optimizer: str =
     """The embedded model, in float32 if nothing else is said."""
     config = ModelConfig(dtype=dtype, device="cpu", adapter=adapter, lora_rank=4)
     return load_policy(config, str(default_model_path()), optimizer=optimizer)
+
+
+def shaken(policy: Policy, size: float) -> None:
+    """Move what is trained, by so much."""
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if weight.requires_grad:
+                weight.add_(size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+
+
+def inputs_of(policy: Policy, stream: TaskStream) -> dict[str, Tensor]:
+    """Two examples of task 2 with their targets, and what TRL adds to its batches."""
+    task = stream.tasks[1]
+    examples = task.train[:2]
+    asked, texts = [request(e, task.trained) for e in examples], [target_text(e.target) for e in examples]
+    return {**target_inputs(policy, asked, texts), "use_cache": False}  # type: ignore[dict-item]
 
 
 def made(learner: str, part: str | None = None, learner_settings: Any = None, **settings: Any) -> Callable[[], Method]:

@@ -1,5 +1,7 @@
-"""The conformance suite on real plugin files: a sound method passes, and every fault is named."""
+"""``clrft method``: the checks on real plugin files, of which every fault is named, and skeletons of new methods."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,28 +11,19 @@ import torch
 from clrft.cli.main import main
 from clrft.cli.method import check_method, misspelt, subjects
 from clrft.method_check import promises as method_promises
+from clrft.method_check.new import KINDS, name_problems, write_method
 from clrft.method_check.promises import check_accumulation, check_adapter, check_model
 from clrft.method_check.report import Report
 from clrft.method_check.trial import Learned, Resumed, Trial, resumed
-from methods import METHODS, registry
+from methods import METHODS
 from methods.base import Method
 from methods.registry import method_class
+from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty
 
 RUN, MODEL = "two tasks, hooks in order", "takes the embedded model"
 BOUNDARY, INSIDE = "stopped at a boundary = never stopped", "stopped inside a task = never stopped"
 ACCUMULATED = "same result for 1, 2 and 4 accumulation steps"
-
-
-@pytest.fixture(autouse=True)
-def no_plugins_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_loaded", {})
-
-
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all plugin files: a method's name is one file's in a process."""
-    return tmp_path_factory.mktemp("plugins")
 
 
 def checked(path: Path) -> Report:
@@ -86,11 +79,11 @@ FAULTS: dict[str, tuple[dict[str, tuple[str, ...]], bool]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_is_named_with_its_reason(name: str, plugins: Path, request: pytest.FixtureRequest) -> None:
+def test_every_fault_is_named_with_its_reason(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if name != "forgets":
         request.getfixturevalue("in_this_process")
     expected, all_of_them = FAULTS[name]
-    path = faulty(name, plugins)
+    path = faulty(name, tmp_path)
     said = {one.check: one.reason for one in checked(path).results if one.outcome == "failed"}
     assert not all_of_them or list(said) == list(expected)
     for check, phrases in expected.items():
@@ -100,10 +93,9 @@ def test_every_fault_is_named_with_its_reason(name: str, plugins: Path, request:
 @pytest.mark.parametrize("lost", ["gradients", "weights"])
 def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def learned(trial: Trial, folder: Path, steps: int) -> Learned:
-        values = {"gradients": torch.ones(3), "weights": torch.ones(3)}
-        if steps == 4:
-            values[lost] = torch.full((3,), float("nan"))
-        return Learned([torch.ones(3), values["gradients"]], values["weights"], {})
+        nan = torch.full((3,), float("nan"))
+        gradient, weights = (nan if steps == 4 and name == lost else torch.ones(3) for name in ("gradients", "weights"))
+        return Learned([torch.ones(3), gradient], weights, {})
 
     monkeypatch.setattr(method_promises, "learned_again", learned)
     report = Report(lambda text: None)
@@ -112,20 +104,20 @@ def test_figures_that_are_no_numbers_do_not_count_as_equal(lost: str, monkeypatc
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_method_for_adapters_is_checked_with_one(plugins: Path) -> None:
-    report = checked(faulty("adapters_only", plugins))
+def test_a_method_for_adapters_is_checked_with_one(tmp_path: Path) -> None:
+    report = checked(faulty("adapters_only", tmp_path))
     assert report.passed
     found = {one.check: one for one in report.results}
-    said = found[MODEL].reason
-    assert said.startswith("with model.adapter=lora") and "It holds adapters apart; expected" in said
+    assert found[MODEL].reason.startswith("with model.adapter=lora")
+    assert "It holds adapters apart; expected" in found[MODEL].reason
     assert found[BOUNDARY].reason == "same bits"
     assert found[ACCUMULATED].outcome == "ok"
     # rank 16 * (inputs + outputs) of all linear layers of the embedded model: 16 * 15616
     assert "of 249856 weights" in found[ACCUMULATED].reason
 
 
-def test_a_method_that_refuses_adapters_is_checked_without_one(plugins: Path, tmp_path: Path) -> None:
-    ((name, files),) = subjects(str(faulty("no_adapters", plugins)))
+def test_a_method_that_refuses_adapters_is_checked_without_one(tmp_path: Path) -> None:
+    ((name, files),) = subjects(str(faulty("no_adapters", tmp_path)))
     kind, trial, report = method_class(name), Trial(name, f"sft+{name}", files, tmp_path), Report(lambda text: None)
     assert check_model(kind, trial, report) == trial
     check_adapter(kind, trial, report)
@@ -149,3 +141,43 @@ def test_a_name_that_is_nearly_a_hooks_is_found() -> None:
 
     assert misspelt(Slip) == ["loss_term is no hook; did you mean loss_terms?"]
     assert [name for name, method in METHODS.items() if misspelt(method)] == []
+
+
+def test_skeletons_have_at_most_forty_lines_and_their_tests_pass(tmp_path: Path) -> None:
+    written = [write_method(f"fresh_{kind}", kind, tmp_path) for kind in KINDS]
+    for method, _ in written:
+        text = method.read_text()
+        assert len(text.splitlines()) <= 40 and "@" not in text.replace("@dataclass", "")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(test.name for _, test in written)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"{2 * len(KINDS)} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
+    write_method("fresh", "part", tmp_path)
+    (tmp_path / "fresh.py").write_text("mine\n")
+    with pytest.raises(UserError) as caught:
+        write_method("fresh", "part", tmp_path)
+    assert len(caught.value.problems) == 2  # the method and its test
+    assert (tmp_path / "fresh.py").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "names"),
+    [
+        ("exists already", ("ewc", "sft")),
+        ("is a Python module", ("random", "torch")),
+        ("can't name a method", ("Fresh", "a+b", "../up", "lambda")),
+    ],
+)
+def test_names_that_cannot_be_are_refused(reason: str, names: Sequence[str]) -> None:
+    for name in names:
+        (problem,) = name_problems(name)
+        assert reason in problem
+
+
+def test_all_mistakes_of_a_new_method_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["method", "new", "Bad", "--kind", "prt", "-o", str(tmp_path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'Bad' can't name a method" in said and "Did you mean 'part'?" in said
+    assert list(tmp_path.iterdir()) == []
