@@ -60,21 +60,27 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "manifest.json").read_text()))
 
 
-def test_auto_is_video_where_the_model_has_one_and_images_elsewhere(
-    clips: Path, without_video: Path, tmp_path: Path
-) -> None:
-    known = prepare(cell(clips, tmp_path), Silent())
-    other = prepare(cell(clips, tmp_path, model={"path": str(without_video)}), Silent())
-    assert (known.stream.feed, other.stream.feed) == ("video", "images")
+def feed(config: RunConfig, source: Any = None) -> str:
+    """How clips will go into the model."""
+    return prepare(config, Silent(), source).stream.feed
+
+
+def forked_feed(folder: Path) -> str:
+    source, config = planned(f"{folder}@task1", ["train.learning_rate=1e-4"])
+    return feed(config, source)
+
+
+def test_auto_is_video_where_the_model_has_one(clips: Path, without_video: Path, tmp_path: Path) -> None:
+    model = {"path": str(without_video)}
+    assert feed(cell(clips, tmp_path)) == "video"
+    assert feed(cell(clips, tmp_path, model=model)) == "images"
     with pytest.raises(UserError, match=r"stream\.feed: got video, but InternVLVideoProcessor gives no video_grid_thw"):
-        prepare(cell(clips, tmp_path, model={"path": str(without_video)}, stream={"feed": "video"}), Silent())
+        feed(cell(clips, tmp_path, model=model, stream={"feed": "video"}))
 
 
 def test_what_it_came_to_is_recorded_and_not_compared_with_the_other(clips: Path, tmp_path: Path) -> None:
-    folders = [
-        run(cell(clips, tmp_path, "zero_shot", feed, stream={"feed": feed}), Silent())
-        for feed in ("auto", "images", "video")
-    ]
+    ways = ("auto", "images", "video")
+    folders = [run(cell(clips, tmp_path, "zero_shot", way, stream={"feed": way}), Silent()) for way in ways]
     auto, images, video = map(manifest, folders)
     assert [one["feed"] for one in (auto, images, video)] == ["video", "images", "video"]
     assert auto["prompts"] == video["prompts"] != images["prompts"]
@@ -92,12 +98,10 @@ def test_a_run_goes_on_and_is_forked_as_it_has_begun(clips: Path, tmp_path: Path
     # begun when its model was not known to take video
     begun = manifest(folder) | {"feed": "images"}
     write_json_atomic(folder / "manifest.json", begun)
-    assert prepare(saved_config(folder, {}), Silent()).stream.feed == "images"
-    source, config = planned(f"{folder}@task1", ["train.learning_rate=1e-4"])
-    assert prepare(config, Silent(), source).stream.feed == "images"
+    assert feed(saved_config(folder, {})) == forked_feed(folder) == "images"
     write_json_atomic(folder / "manifest.json", begun | {"feed": "movie"})
     with pytest.raises(UserError, match="feed is 'movie'; expected images or video"):
-        prepare(saved_config(folder, {}), Silent())
+        feed(saved_config(folder, {}))
 
 
 def test_a_run_of_before_there_was_a_choice_keeps_its_images(clips: Path, tmp_path: Path) -> None:
@@ -106,13 +110,12 @@ def test_a_run_of_before_there_was_a_choice_keeps_its_images(clips: Path, tmp_pa
     before = manifest(folder)
     del before["feed"]
     write_json_atomic(folder / "manifest.json", before)
-    for part in ("task_02", "matrix.json", "metrics.json"):
-        shutil.rmtree(folder / part, ignore_errors=True)
-        (folder / part).unlink(missing_ok=True)
+    shutil.rmtree(folder / "task_02")
+    for name in ("matrix.json", "metrics.json"):
+        (folder / name).unlink()
     assert run(saved_config(folder, {}), Silent()) == folder
     assert read_run(folder).config["stream"]["feed"] == "images"
-    source, fork = planned(f"{folder}@task1", ["train.learning_rate=1e-4"])
-    assert prepare(fork, Silent(), source).stream.feed == "images"
+    assert forked_feed(folder) == "images"
     with pytest.raises(UserError, match=r"stream\.feed is 'images' there and 'auto' here"):
         run(cell(clips, tmp_path), Silent())
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,24 +52,23 @@ def own(folder: Path, text: str = OWN) -> str:
 def test_all_of_a_run_asks_and_scores_in_its_style(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, judged = set(), set()
-    ask, is_thought = PromptStyle.ask, PromptStyle.is_thought
+    seen: set[tuple[str, str]] = set()
 
-    def seen_asking(style: PromptStyle, *arguments: str) -> str:
-        asked.add(style.name)
-        return ask(style, *arguments)  # type: ignore[arg-type]
+    def watch(name: str) -> None:
+        plain = getattr(PromptStyle, name)
 
-    def seen_judging(style: PromptStyle, text: str) -> bool:
-        judged.add(style.name)
-        return is_thought(style, text)
+        def watched(style: PromptStyle, *arguments: Any) -> Any:
+            seen.add((name, style.name))
+            return plain(style, *arguments)
 
-    monkeypatch.setattr(PromptStyle, "ask", seen_asking)
-    monkeypatch.setattr(PromptStyle, "is_thought", seen_judging)
+        monkeypatch.setattr(PromptStyle, name, watched)
+
+    watch("ask")
+    watch("is_thought")
     folder = run(styled(tmp_path, method, own(tmp_path)), Silent())
-    assert (asked, judged) == ({"mine"}, {"mine"})
+    assert seen == {("ask", "mine"), ("is_thought", "mine")}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["prompt_style"] == "mine"
-    assert manifest["prompts"]["style"] == prompt_style(own(tmp_path)).digest
+    assert (manifest["prompt_style"], manifest["prompts"]["style"]) == ("mine", prompt_style(own(tmp_path)).digest)
 
 
 @pytest.mark.parametrize("style", ["rapo_paper", "rapo_released"])
@@ -83,15 +83,11 @@ def test_the_perfect_policy_scores_one_everywhere_in_rapos_words(family: str, st
     assert np.allclose(matrix.value, lower_triangle(1.0, len(stream)), rtol=0, atol=1e-12, equal_nan=True)
 
 
-def test_another_style_is_another_run(tmp_path: Path) -> None:
-    run(styled(tmp_path, "zero_shot", "suite"), Silent())
-    with pytest.raises(UserError, match=r"stream\.prompt is 'suite' there and '.*mine\.yaml' here"):
-        run(styled(tmp_path, "zero_shot", own(tmp_path)), Silent())
-
-
-def test_a_run_does_not_go_on_with_a_style_file_that_has_changed(tmp_path: Path) -> None:
+def test_another_style_or_a_style_file_that_has_changed_is_another_run(tmp_path: Path) -> None:
     config = styled(tmp_path, "zero_shot", own(tmp_path))
     folder = run(config, Silent())
+    with pytest.raises(UserError, match=r"stream\.prompt is '.*mine\.yaml' there and 'suite' here"):
+        run(styled(tmp_path, "zero_shot", "suite"), Silent())
     shutil.rmtree(folder / "task_02")
     (folder / "metrics.json").unlink()
     for changed in (OWN.replace("your choice", "it"), OWN.replace("[your reasoning]", "[]")):
