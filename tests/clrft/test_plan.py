@@ -348,10 +348,8 @@ def test_this_machine_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("quickstrt", "unknown sweep 'quickstrt'. Did you mean 'quickstart'?"),
         ("quickstart --hardware h10x8", "unknown hardware 'h10'. Did you mean 'h100'?"),
         ("quickstart --hardware h100x0", "hardware 'h100x0': 0 devices; expected 1 to 1024."),
-        ("quickstart --hardware h100 --jobs 0", "--jobs: got 0"),
         ("quickstart --completion-tokens 9", "on this completions are measured"),
         (f"{EIGHT} --devices-per-cell 0", "--devices-per-cell: got 0, expected a whole number from 1."),
         (f"{EIGHT} --devices-per-cell 16", "got 16, but h100x8 has 8 devices; expected 1 to 8."),
