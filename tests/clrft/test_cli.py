@@ -49,6 +49,7 @@ REFUSED = {
     "sweep quickstart --jobs 0": "--jobs: got 0",
     "sweep quickstart --threads -1": "--threads: got -1",
     "sweep quickstart --on rai": "--on",  # no address, or Ray is not installed
+    "plan quickstrt": "unknown sweep 'quickstrt'. Did you mean 'quickstart'?",
     "plan quickstart train.updates=none": "train.updates: got 'none'",
     "plan quickstart --hardware h1000": "unknown hardware 'h1000'. Did you mean 'h100'?",
     "plan quickstart --jobs 0": "--jobs: got 0",
