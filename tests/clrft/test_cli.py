@@ -80,7 +80,7 @@ REFUSED_BY_THE_RUNS = {
     "report {sweep} --mix train.updats": "--mix: unknown setting 'train.updats'",
 }
 SHOWN = {
-    "compare {sweep}": "Wrote",
+    "compare {sweep}": "rapo",
     **{f"show {name}": name for name in ("rapo", "digits_dil", "qwen2_vl_2b", "quickstart")},
     "show stream=digits_cil stream.shots=7 method=rapo method.kl=0.5 seed=3": "method.kl",
 }
