@@ -148,9 +148,7 @@ def test_other_prompt_styles_are_refused_and_mixed_on_request(tmp_path: Path, be
     assert labels([asked("c1", "sft", before, {}, 1), asked("c2", "sft", "suite", {}, 2)]) == ["sft"]
     # a style file that was changed between two runs is another style
     with pytest.raises(UserError, match=r"manifest\.prompts\.style is b in .* and c in "):
-        compare(
-            [asked("d", name, "my.yaml", {"task_01": "a", "style": s}) for name, s in (("sft", "b"), ("grpo", "c"))]
-        )
+        compare([asked(n, n, "my.yaml", {"task_01": "a", "style": s}) for n, s in (("sft", "b"), ("grpo", "c"))])
 
 
 def test_versions_are_compared_over_class_orders_and_what_is_not_recorded_or_known_is_named(tmp_path: Path) -> None:
