@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,8 @@ def with_costs(folder: Path, stages: dict[int, dict[str, Any]], peak: float = 10
     """Write costs into a run's stages."""
     for stage, cost in stages.items():
         file = folder / f"task_{stage:02d}" / "metrics.json"
-        seconds = {activity: 1.0 for activity in cost}
-        memory = {"peak_memory_mb": peak + stage}
-        file.write_text(
-            json.dumps(json.loads(file.read_text()) | {"cost": cost, "seconds": seconds, "peak_memory_mb": memory})
-        )
+        more = {"cost": cost, "seconds": dict.fromkeys(cost, 1.0), "peak_memory_mb": {"peak_memory_mb": peak + stage}}
+        file.write_text(json.dumps(json.loads(file.read_text()) | more))
     return folder
 
 
@@ -46,10 +45,12 @@ def spent(flops: float, **more: float) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two orders of grpo with 3e12 and 5e12 operations, one order of sft with 1e12, and the floor."""
-    root, train, tested = tmp_path_factory.mktemp("runs"), TRAIN, EVALUATE
+    root = tmp_path_factory.mktemp("runs")
     for method, seed, activity, first, second in (
-        *(("grpo", 1, train, 1e12, 2e12), ("grpo", 2, train, 3e12, 2e12)),
-        *(("sft", 1, train, 4e11, 6e11), ("zero_shot", 1, tested, 1e9, 1e9)),
+        ("grpo", 1, TRAIN, 1e12, 2e12),
+        ("grpo", 2, TRAIN, 3e12, 2e12),
+        ("sft", 1, TRAIN, 4e11, 6e11),
+        ("zero_shot", 1, EVALUATE, 1e9, 1e9),
     ):
         folder = write_run(root, method, seed, LEARNED)
         with_costs(folder, {1: {activity: spent(first)}, 2: {activity: spent(second)}})
@@ -61,11 +62,8 @@ def report(runs: Path) -> Study[GroupCost]:
     return cost_report(compare([read_run(file.parent) for file in sorted(runs.rglob("manifest.json"))]))
 
 
-def test_the_names_are_those_of_the_meter() -> None:
-    assert COUNTS == meter.COUNTS
-
-
 def test_costs_are_sums_over_stages_and_means_over_orders(report: Study[GroupCost]) -> None:
+    assert COUNTS == meter.COUNTS
     floor, sft, grpo = report.of_stream("digits_cil")
     flops = grpo.figures[TRAIN, "model_flops"]
     assert flops.mean == 4e12 and flops.std == pytest.approx(2**0.5 * 1e12)  # 3e12 and 5e12
@@ -74,8 +72,10 @@ def test_costs_are_sums_over_stages_and_means_over_orders(report: Study[GroupCos
     assert grpo.memory == {"peak_memory_mb": 102.0}  # the highest of any stage
 
 
-def test_what_a_stage_did_not_count_is_undefined_and_no_zero(tmp_path: Path) -> None:
+def test_what_was_not_counted_is_undefined_and_no_zero_and_runs_without_any_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "sft", 1, LEARNED)
+    without = cost_report(compare([read_run(folder)]))
+    assert without.groups == () and "sft: its runs did not count" in without.without[0]
     with_costs(folder, {1: {TRAIN: spent(1.0)}, 2: {TRAIN: {WALL: 5.0}}})
     figures, _ = cost_of_run(read_run(folder))
     assert figures[TRAIN, "model_flops"].value is None
@@ -83,27 +83,16 @@ def test_what_a_stage_did_not_count_is_undefined_and_no_zero(tmp_path: Path) -> 
     assert figures[TRAIN, WALL].value == 7205.0
 
 
-def test_runs_that_counted_nothing_are_named(tmp_path: Path) -> None:
-    report = cost_report(compare([read_run(write_run(tmp_path, "sft", 1, LEARNED))]))
-    assert report.groups == () and "sft: its runs did not count" in report.without[0]
-
-
 def test_tables_hold_the_numbers(report: Study[GroupCost]) -> None:
     text = to_markdown(cost_parts(report))
     assert "| grpo | 2 | 20 |" in text and "4 T ± 1.41 T" in text  # 10 generated tokens in each of two stages
-    rows = {
-        (row["method"], row["activity"], row["figure"]): row
-        for row in csv.DictReader(io.StringIO(costs_to_csv(report)))
-    }
+    table = csv.DictReader(io.StringIO(costs_to_csv(report)))
+    rows = {(row["method"], row["activity"], row["figure"]): row for row in table}
     row = rows["grpo", TRAIN, "model_flops"]
     assert (float(row["mean"]), float(row["order_1"]), float(row["order_2"])) == (4e12, 3e12, 5e12)
     assert rows["sft", TRAIN, "model_flops"]["order_2"] == ""
     assert float(rows["zero_shot", "", "peak_memory_mb"]["mean"]) == 102
-
-
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (12.345, "12.3"), (999.6, "1 k"), (1.234e12, "1.23 T")])
-def test_numbers_are_short(value: float, text: str) -> None:
-    assert short(value) == text
+    assert [short(value) for value in (0, 12.345, 999.6, 1.234e12)] == ["0", "12.3", "1 k", "1.23 T"]
 
 
 def test_quality_is_drawn_against_every_cost_that_was_counted(report: Study[GroupCost]) -> None:
@@ -121,22 +110,16 @@ def test_the_command_writes_all_of_it(runs: Path, tmp_path: Path, capsys: pytest
     assert "did not count" in capsys.readouterr().err
 
 
-def test_a_clock_goes_on_where_an_earlier_process_stopped() -> None:
+def test_a_clock_goes_on_where_an_earlier_process_stopped_and_counts_ended_children() -> None:
     before = cpu_seconds()
     clock = Clock({"seconds": 100.0, CPU: 40.0})
     sum(range(200_000))
     kept = clock.kept()
     assert kept["seconds"] >= 100.0 and 40.0 <= kept[CPU] <= 40.0 + cpu_seconds() - before
     assert CPU not in Clock({"seconds": 1.0}).kept()  # a process that did not count them
-
-
-def test_seconds_of_ended_children_are_counted() -> None:
-    import subprocess
-    import sys
-
-    before = cpu_seconds() - time.process_time()
+    own = cpu_seconds() - time.process_time()
     subprocess.run([sys.executable, "-c", "sum(range(2_000_000))"], check=True)
-    assert cpu_seconds() - time.process_time() > before
+    assert cpu_seconds() - time.process_time() > own
 
 
 class Stops(Silent):
@@ -165,17 +148,16 @@ def test_a_run_that_goes_on_inside_a_task_has_the_counts_of_one_never_stopped(tm
         }
         return build_config("digits_cil", "sft+ewc", "tiny", 1993, words)
 
-    whole = run(config_in("whole"), Silent())
+    whole = read_run(run(config_in("whole"), Silent()))
     stopped = config_in("stopped")
     for update in (2, 5):  # before the third update of the first task, then of the second; rows kept are told again
         with pytest.raises(KeyboardInterrupt):
             run(stopped, Stops(update))
-    folder = run(stopped, Silent())
+    mine = read_run(run(stopped, Silent()))
     for stage in (1, 2):
-        mine, theirs = (json.loads((f / f"task_{stage:02d}" / "metrics.json").read_text()) for f in (folder, whole))
+        both = [record.task_metrics(stage)["cost"] for record in (mine, whole)]
         for activity in (TRAIN, EVALUATE):
-            counts = [{name: record["cost"][activity][name] for name in COUNTS} for record in (mine, theirs)]
+            counts = [{name: cost[activity][name] for name in COUNTS} for cost in both]
             assert counts[0] == counts[1]
-        rows = [json.loads(line) for line in (folder / f"task_{stage:02d}" / "steps.jsonl").open()]
         # 3 updates of 2 images each, then the Fisher information: 8 examples are answered and passed through again.
-        assert sum(row["images"] for row in rows) == 6 and mine["cost"][TRAIN]["images"] == 6 + 2 * 8
+        assert sum(row["images"] for row in mine.steps(stage)) == 6 and both[0][TRAIN]["images"] == 6 + 2 * 8

@@ -1,30 +1,46 @@
-"""``clrft data check`` and ``show`` as a user types them, on small trees with and without mistakes."""
+"""``clrft data check`` and ``show`` on small trees with and without mistakes, and runs on real data.
+
+What stands on the pages that a person looks through is counted by the colours of its bars.
+"""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from clrft.cli.contact_sheet import OTHER_BOX, OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
 from clrft.cli.main import main
-from task_streams import build_stream
-from task_streams.datasets.folder import FolderCilConfig
+from clrft.runs.read import read_run
+from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
+from task_streams.sources.records import Damaged
+from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
 from tests.shared_data import shared
-from tests.task_streams.streams import write_tree
+from tests.task_streams.streams import built, write_tree
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
-def words(action: str, root: Path, *more: str) -> list[str]:
-    places = [f"stream.root={root / 'images'}", f"run.output={root / 'runs'}"]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """A data command on the images of a folder: its code, output and errors."""
     settings = ["stream.tasks=2", "stream.classes_per_task=2", "stream.shots=3", "stream.test_per_class=2"]
-    return ["data", action, "folder_cil", *places, *settings, *more]
+    images = [f"stream.root={tmp_path / 'images'}", f"run.output={tmp_path / 'runs'}", *settings]
 
+    def called(action: str, *words: str, stream: str = "folder_cil") -> tuple[int, str, str]:
+        code = main(["data", action, stream, *(images if stream == "folder_cil" else []), *words])
+        printed = capsys.readouterr()
+        return code, printed.out, " ".join(printed.err.split())
 
-def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    printed = capsys.readouterr()
-    return printed.out, " ".join(printed.err.split())
+    return called
 
 
 def row(text: str, name: str) -> list[str]:
@@ -33,38 +49,37 @@ def row(text: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│ \n").split("│")]
 
 
-def test_damage_is_counted_where_it_is_and_reported_with_leakage_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_is_counted_where_it_is_and_reported_with_leakage_at_once(tmp_path: Path, call: Call) -> None:
     images = tmp_path / "images"
     write_tree(images, [f"{split}/{name}" for split in ("train", "test") for name in CLASSES], 3)
     (images / "train/bee/000.png").write_bytes(b"<html>")
     (images / "train/bee/001.png").write_bytes(b"")
-    leak = (images / "test/dog/000.png", images / "test/dog/001.png")
-    for place, name in zip(leak, ("000.png", "001.png"), strict=True):
-        place.write_bytes((images / "train/dog" / name).read_bytes())
+    for name in ("000.png", "001.png"):
+        (images / "test/dog" / name).write_bytes((images / "train/dog" / name).read_bytes())
     (images / "test/dog/002.png").unlink()  # so that both are drawn
-    assert main(words("check", tmp_path)) == 2
-    out, errors = said(capsys)
-    assert "2 items cannot be decoded" in errors
-    assert "train/bee/000.png" in errors and "train/bee/001.png" in errors
-    assert "2 test items are trained on: " in errors
+    code, out, errors = call("check")
+    assert code == 2 and "no problems" not in out
+    for told in (
+        "2 items cannot be decoded",
+        "train/bee/000.png",
+        "train/bee/001.png",
+        "2 test items are trained on: ",
+    ):
+        assert told in errors
     assert "test/dog/000.png" in errors
-    task = next(line for line in out.splitlines() if "bee" in line and "│" in line)
-    assert row(task, "bee")[4:6] == ["1", "2"]
+    assert row(out, "bee")[4:6] == ["1", "2"]
     assert row(out, "total")[5] == "2"
-    assert "no problems" not in out
 
 
-def test_a_yaml_file_of_the_users_own_is_a_stream_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_yaml_file_of_the_users_own_is_a_stream_too(tmp_path: Path, call: Call) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("stream: {name: digits_cil, tasks: 1, classes_per_task: 3}\n")
     for name in (str(path), f"stream={path}"):
-        assert main(["data", "check", name, f"run.output={tmp_path}"]) == 0
-        assert "mine: no problems found" in said(capsys)[0]
+        code, out, _ = call("check", f"run.output={tmp_path}", stream=name)
+        assert code == 0 and "mine: no problems found" in out
 
 
-def test_questions_are_checked_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_questions_are_checked_and_shown(tmp_path: Path, call: Call) -> None:
     for split in ("train", "test"):
         rows = []
         for i in range(3):
@@ -73,93 +88,78 @@ def test_questions_are_checked_and_shown(tmp_path: Path, capsys: pytest.CaptureF
             rows.append({"question_id": i, "image": name, "text": f"How [many] are {i}?", "answer": str(i)})
         (tmp_path / "Count").mkdir(exist_ok=True)
         (tmp_path / "Count" / f"{split}.json").write_text(json.dumps(rows))
-    given = ["questions_til", f"stream.root={tmp_path}", "stream.tasks=[Count]", f"run.output={tmp_path / 'runs'}"]
-    assert main(["data", "check", *given]) == 0
+    given = [f"stream.root={tmp_path}", "stream.tasks=[Count]", f"run.output={tmp_path / 'runs'}"]
+    code, out, _ = call("check", *given, stream="questions_til")
     # no classes; the one task has fewer than the 200 items asked for
-    assert row(said(capsys)[0], "Count")[1:5] == ["0", "3", "3", "1"]
-    assert main(["data", "show", *given]) == 0
+    assert code == 0 and row(out, "Count")[1:5] == ["0", "3", "3", "1"]
+    assert call("show", *given, stream="questions_til")[0] == 0
     assert (tmp_path / "runs/data/questions_til/task_01.png").is_file()
 
 
-def test_positives_of_the_real_detection_sample_are_tabled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = shared("coco_mini")
-    given = ["coco_cil", f"stream.root={root}", "stream.tasks=2", "stream.classes_per_task=3", "seed=1993"]
+def test_positives_of_the_real_detection_sample_are_tabled(tmp_path: Path, call: Call) -> None:
+    given = [f"stream.root={shared('coco_mini')}", "stream.tasks=2", "stream.classes_per_task=3", "seed=1993"]
     given += [f"run.output={tmp_path}", "stream.allow_empty_classes=true"]
-    assert main(["data", "check", *given]) == 0
-    out, _ = said(capsys)
-    assert "positives" in out
+    code, out, _ = call("check", *given, stream="coco_cil")
+    assert code == 0 and "positives" in out
     assert row(out, "toilet")[1] == "toilet" or row(out[out.index("positives") :], "toilet")[1] == "toilet"
-    assert main(["data", "show", *given, "--per-class", "1"]) == 0
+    assert call("show", *given, "--per-class", "1", stream="coco_cil")[0] == 0
     assert (tmp_path / "data/coco_cil/task_02.png").is_file()
 
 
-def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(tmp_path: Path, call: Call) -> None:
     write_tree(tmp_path / "images", CLASSES, 6)
-    assert main(words("check", tmp_path)) == 0
-    out, errors = said(capsys)
-    assert errors == ""
-    root = str(tmp_path / "images")
-    config = FolderCilConfig(root=root, tasks=2, classes_per_task=2, shots=3, test_per_class=2)
-    stream = build_stream("folder_cil", config, 1993)
+    code, out, errors = call("check")
+    assert (code, errors) == (0, "")
+    stream = built("folder_cil", tmp_path / "images", 1993, tasks=2, classes_per_task=2, shots=3, test_per_class=2)
     # 2 classes of 3 training and 2 test images; 4 classes in all
     expected = ["2", "6", "4", "0", "0", fingerprints(stream)["task_01/train"][:12]]
     assert row(out, stream.tasks[0].name) == [f"1 {stream.tasks[0].name}", *expected]
     assert row(out, "total")[:6] == ["total", "4", "12", "8", "0", "0"]
     assert fingerprints(stream)["task_02/test"][:12] in out
     assert "folder_cil: no problems found" in out
-    assert main(words("check", tmp_path, "seed=0")) == 0
-    assert row(said(capsys)[0], "1 ")[0] != row(out, "1 ")[0]  # another order of the classes
+    code, other, _ = call("check", "seed=0")
+    assert code == 0 and row(other, "1 ")[0] != row(out, "1 ")[0]  # another order of the classes
 
 
-def test_short_classes_and_damage_that_is_skipped_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_short_classes_and_damage_that_is_skipped_are_counted(tmp_path: Path, call: Call) -> None:
     write_tree(tmp_path / "images", CLASSES, 6)
     for i in range(2):  # 2 of the 4 that stay are held out, so 2 of 3 are left to train on
         (tmp_path / f"images/dog/00{i}.png").unlink()
-    assert main(words("check", tmp_path)) == 0
-    assert row(said(capsys)[0], "total")[4] == "1"
+    code, out, _ = call("check")
+    assert code == 0 and row(out, "total")[4] == "1"
     (tmp_path / "images/ant/000.png").write_bytes(b"")
-    assert main(words("check", tmp_path, "stream.on_damaged=skip", "stream.shots=null")) == 0
-    out, _ = said(capsys)
-    assert "note: 1 damaged items skipped: ant/000.png" in out
+    code, out, _ = call("check", "stream.on_damaged=skip", "stream.shots=null")
+    assert code == 0 and "note: 1 damaged items skipped: ant/000.png" in out
     assert row(out, "total")[5] == "1"
 
 
-def test_a_stream_that_cannot_be_built_has_problems_but_no_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stream_that_cannot_be_built_has_problems_but_no_table(tmp_path: Path, call: Call) -> None:
     write_tree(tmp_path / "images", ("ice_bear", "Ice-Bear"), 2)
-    assert main(words("check", tmp_path)) == 2
-    out, errors = said(capsys)
+    code, out, errors = call("check")
+    assert code == 2 and "│" not in out
     assert "all read 'ice bear'" in errors and "4 classes asked" in errors
-    assert "│" not in out
 
 
 @pytest.mark.parametrize("action", ["check", "show"])
-def test_names_keys_and_the_output_folder_are_checked_as_in_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
-) -> None:
+def test_names_keys_and_the_output_folder_are_checked_as_in_a_run(action: str, tmp_path: Path, call: Call) -> None:
     output, blocker = f"run.output={tmp_path}", tmp_path / "file"
     blocker.write_text("")
-    for given, sentence in (
-        (["digits_cli", output], "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
-        (["digits_cil", "stream.task=3", output], "Did you mean 'stream.tasks'?"),
-        (["digits_cil", "method=rapo", output], "method: expected seed=, stream.KEY= or run.output= here"),
-        (["digits_cil", "train.epochs=1", output], "train: expected seed=, stream.KEY= or run.output= here"),
-        (["digits_cil", "seed=-1", output], "seed: got -1"),
-        (["folder_cil", f"stream.root={tmp_path / 'none'}", output], "found nothing there"),
-        (["none.yaml", output], "no config file 'none.yaml'"),
-        (["digits_cil", f"run.output={blocker}"], "can't write to the folder"),
+    for stream, word, sentence in (
+        ("digits_cli", output, "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
+        ("digits_cil", "stream.task=3", "Did you mean 'stream.tasks'?"),
+        ("digits_cil", "method=rapo", "method: expected seed=, stream.KEY= or run.output= here"),
+        ("digits_cil", "train.epochs=1", "train: expected seed=, stream.KEY= or run.output= here"),
+        ("digits_cil", "seed=-1", "seed: got -1"),
+        ("folder_cil", f"stream.root={tmp_path / 'none'}", "found nothing there"),
+        ("none.yaml", output, "no config file 'none.yaml'"),
+        ("digits_cil", f"run.output={blocker}", "can't write to the folder"),
     ):
-        assert main(["data", action, *given]) == 2
-        assert sentence in said(capsys)[1]
+        code, _, errors = call(action, output, word, stream=stream)
+        assert code == 2 and sentence in errors
 
 
-def test_show_draws_a_sheet_for_each_task_and_removes_those_of_earlier_settings_from_its_own_folder_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_show_draws_sheets_and_removes_those_of_earlier_settings_from_its_own_folder_only(
+    tmp_path: Path, call: Call
 ) -> None:
     write_tree(tmp_path / "images", CLASSES, 6)
     own, told = tmp_path / "runs" / "data" / "folder_cil", tmp_path / "told"
@@ -167,15 +167,153 @@ def test_show_draws_a_sheet_for_each_task_and_removes_those_of_earlier_settings_
         folder.mkdir(parents=True)
         (folder / "task_09.png").write_bytes(b"old")
         (folder / "mine.png").write_bytes(b"mine")
-    assert main(words("show", tmp_path, "--per-class", "2")) == 0
+    code, out, _ = call("show", "--per-class", "2")
     paths = [own / "task_01.png", own / "task_02.png"]
-    assert said(capsys)[0].splitlines()[-2:] == [str(path) for path in paths]
+    assert code == 0 and out.splitlines()[-2:] == [str(path) for path in paths]
     assert sorted(own.iterdir()) == [own / "mine.png", *paths]
     with Image.open(paths[0]) as page:
         page.load()
         assert page.mode == "RGB"
-    assert main(words("show", tmp_path, "-o", str(told))) == 0
+    assert call("show", "-o", str(told))[0] == 0
     assert sorted(path.name for path in told.iterdir()) == ["mine.png", "task_01.png", "task_02.png", "task_09.png"]
     for count in ("0", "13"):
-        assert main(["data", "show", "digits_cil", "--per-class", count]) == 2
-        assert f"--per-class: got {count}, expected a whole number from 1 to 12" in said(capsys)[1]
+        code, _, errors = call("show", "--per-class", count, stream="digits_cil")
+        assert code == 2 and f"--per-class: got {count}, expected a whole number from 1 to 12" in errors
+
+
+def example(number: int, target: Target, media: Callable[[], Image.Image | Clip] | None = None) -> Example:
+    return Example(f"k/{number}", target, media or partial(Image.new, "RGB", (60, 40), (9, 9, 9)), str(number))
+
+
+def pages(
+    train: list[Example], test: list[Example], classes: tuple[str, ...], kind: Kind, per_class: int = 2
+) -> list[Image.Image]:
+    task = Task(1, "only", classes, classes, tuple(train), tuple(test), kind)
+    return list(sheets(TaskStream("made", "cil", 7, (task,)), task, per_class))
+
+
+def colours(page: Image.Image) -> set[Any]:
+    return {colour for _, colour in page.getcolors(2**20) or []}
+
+
+def bars(page: Image.Image, colour: tuple[int, int, int]) -> int:
+    """Number of bars of a colour below pictures; the legend's own is not counted."""
+    mask = (np.asarray(page)[70:] == colour).all(axis=2)  # [H, W]
+    begins = mask.copy()
+    begins[:, 1:] &= ~mask[:, :-1]
+    begins[1:] &= ~mask[:-1]
+    return int(begins.sum())
+
+
+def test_every_class_has_its_training_and_test_items_and_no_more_than_asked() -> None:
+    items = [example(i, "ab"[i % 2]) for i in range(10)]
+    (page,) = pages(items, items[:2], ("a", "b"), "classification", 3)
+    # 2 classes: 3 of 5 training items each, and their only test item each
+    assert (bars(page, TRAIN_BAR), bars(page, TEST_BAR)) == (6, 2)
+
+
+def test_many_classes_are_spread_over_pages() -> None:
+    names = tuple(f"c{i:03d}" for i in range(70))
+    items = [example(i, names[i % 70]) for i in range(280)]
+    found = pages(items, items, names, "classification", 4)
+    # 8 pictures of 96 + 4 pixels a class: two classes a row, 35 rows of 131 pixels, 15 rows a page
+    for bar in (TRAIN_BAR, TEST_BAR):
+        assert [bars(page, bar) for page in found] == [120, 120, 40]
+    assert all(page.height <= PAGE_HEIGHT + 100 for page in found)
+
+
+def test_boxes_are_drawn_for_every_class_trained_on_and_in_tests_for_all() -> None:
+    both = (Box("cat", (0, 0, 500, 500)), Box("dog", (500, 500, 1000, 1000)))
+    (page,) = pages([example(0, both), example(1, both[:1])], [], ("cat", "dog"), "detection")
+    assert bars(page, TRAIN_BAR) == 3  # two images with a cat, one with a dog
+    assert OWN_BOX in colours(page)
+    (bare,) = pages([example(0, "cat")], [], ("cat", "dog"), "classification")
+    assert OWN_BOX not in colours(bare)
+    shown = []
+    for train, test in (((example(0, both),), ()), ((), (example(0, both),))):
+        task = Task(2, "cat", ("cat",), ("cat", "dog"), train, test, "detection", "new_only")
+        (page,) = sheets(TaskStream("made", "cil", 7, (task,)), task, 2)
+        shown.append(colours(page) & {OWN_BOX, OTHER_BOX})
+    assert shown == [{OWN_BOX}, {OWN_BOX, OTHER_BOX}]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_clip_is_shown_by_up_to_four_of_its_frames(count: int) -> None:
+    frames = tuple(Image.new("RGB", (88, 66), (10 * i, 200, 0)) for i in range(count))
+    (page,) = pages([example(0, "run", lambda: Clip(frames, 2.0))], [], ("run",), "classification")
+    shown = {colour[0] for colour in colours(page) if colour[1:] == (200, 0)}
+    # of 9 frames the places 0, 8/3, 16/3, 8, rounded
+    assert shown == {1: {0}, 2: {0, 10}, 9: {0, 30, 50, 80}}[count]
+
+
+def test_questions_classes_without_items_and_empty_tasks_make_a_page_too() -> None:
+    asked = Question("How many?\nAnswer with a number.", ("two", "2"))
+    (page,) = pages([example(i, asked) for i in range(3)], [example(9, asked)], (), "question")
+    assert (bars(page, TRAIN_BAR), bars(page, TEST_BAR)) == (2, 1)
+    (page,) = pages([example(0, "a")], [], ("a", "b"), "classification")
+    assert bars(page, TRAIN_BAR) == 1
+    (empty,) = pages([], [], (), "question")
+    assert bars(empty, TRAIN_BAR) == 0
+
+
+def test_an_item_that_was_damaged_meanwhile_is_named() -> None:
+    def broken() -> Image.Image:
+        raise Damaged("cut off")
+
+    with pytest.raises(UserError, match=r"k/3 cannot be decoded any more \(cut off\)"):
+        pages([example(3, "a", broken)], [], ("a",), "classification")
+
+
+def test_long_texts_are_wrapped_and_cut() -> None:
+    lines = _wrapped("word " * 200 + "x" * 500, _font(13), 100, 3)
+    assert len(lines) == 3
+    assert all(_font(13).getlength(line) <= 100 for line in lines)
+    assert lines[-1].endswith("…")
+
+
+SMALL = (
+    *("stream.shots=2", "stream.test_per_class=2", "train.updates=2", "train.prompts_per_update=2"),
+    *("evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"),
+)
+
+TABLE = "name: {}, train: {{root}}/train.parquet, test: {{root}}/test.parquet, {}"
+FAMILIES = {  # trained, tested, written, printed: sample, stream section, method, words
+    "CIFAR-10 from parquet, new classes": (
+        "cifar10",
+        TABLE.format("table_cil", "tasks: 2, classes_per_task: 2"),
+        "sft train.max_completion_tokens=40 train.workers=1",
+    ),
+    "PACS from parquet, new domains": (
+        "pacs",
+        TABLE.format("table_dil", "domain_column: domain, domains: [photo, sketch]"),
+        "grpo train.max_completion_tokens=32",
+    ),
+    "COCO, boxes of new categories": (
+        "coco_mini",
+        "name: coco_cil, root: {root}, tasks: 2, classes_per_task: 40, allow_empty_classes: true",
+        "sft train.max_completion_tokens=64 train.allow_cut_answers=true stream.test_per_class=1 stream.shots=1",
+    ),
+    "clips, new classes": (
+        "clips_mini",
+        "name: clips_cil, root: {root}, tasks: 2, classes_per_task: 2, fps: 8, max_frames: 2",
+        "rapo train.max_completion_tokens=48",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_on_real_data_ends_with_its_matrix(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, section, words = FAMILIES[family]
+    (tmp_path / "mine.yaml").write_text("stream: {" + section.format(root=shared(sample)) + "}\n")
+    output = tmp_path / "runs"
+    given = [*SMALL, *f"method={words}".split(), f"run.output={output}"]  # the later word of a key wins
+    assert main(["run", f"stream={tmp_path / 'mine.yaml'}", *given]) == 0
+    said = capsys.readouterr().out
+    record = read_run(next((output / "single").glob("mine-*")))
+    assert len(record.matrix) == 2
+    assert np.isnan(record.matrix.value[0, 1]) and not np.isnan(record.matrix.value[1]).any()
+    assert record.matrix.measure == ("box AP" if sample == "coco_mini" else "accuracy")
+    assert ("Box AP (%)" if sample == "coco_mini" else "Accuracy (%)") in said
+    assert sorted(path.name for path in output.iterdir()) == [".cache", "single"]  # nothing else is written

@@ -8,7 +8,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ from benchmarks.fuzz_call import Outcome, Place
 from benchmarks.fuzz_configs import Given, calls, lay
 from benchmarks.fuzz_folders import damage, linked_new
 from benchmarks.fuzz_values import BOMB
-from clrft.config.records import read_stage, read_steps
+from clrft.base_model import default_model_path
 from clrft.config.run_config import build_config, parse_overrides
 from clrft.config.sweeps import load_sweep
 from clrft.runner.lineage import check_files
 from clrft.runs.read import find_runs, read_run
-from clrft.utils.files import check_inside, locked, read_json, whole_file
+from clrft.utils.files import check_inside, locked
 from clrft.utils.locks import lock_path, look
 from clrft.utils.plain import from_json, from_yaml
 from eval.matrix import AccuracyMatrix
+from methods.model.config import ModelConfig
 from methods.model.policy import load_policy
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
@@ -38,21 +39,16 @@ ROWS = [{"step": 1, "reward": 0.5, "reward_shaped": 0.5}]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    yield Place(tmp_path)
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
 def test_generated_calls_end_in_sentences(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
 
-    @settings(
-        max_examples=80,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    campaign = {"max_examples": 80, "deadline": None, "database": None, "derandomize": True}
+
+    @settings(**campaign, phases=[Phase.generate], suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
     @given(calls().filter(lambda one: one.words[0] != "run" or "--resume" in one.words))  # runs load a model
     def trial(one: Given) -> None:
         place = Place(tmp_path / str(len(outcomes)))
@@ -90,56 +86,31 @@ def figures(place: Place, folder: Path) -> str | None:
     return (place.output / "table" / "table.csv").read_text() if outcome.code == 0 else None
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "&a [*a]",
-        "&a {b: *a}",
-        "[" * 3000,
-        "{a: " * 3000,
-        "2 : 3",
-        "!!python/name:os.system ''",
-        "!!float x",
-        "!!int ''",
-        "!!python/object/apply:os.system ['x']",
-        '"a\\0b"',
-        '"\\ud800"',
-        "!!binary aGk=",
-        "!!set {a}",
-        "0b_",
-        BOMB,
-        "!!timestamp x",
-        "!!bool x",
-    ],
+YAML = (
+    *("&a [*a]", "&a {b: *a}", "[" * 3000, "{a: " * 3000, "2 : 3", '"a\\0b"', '"\\ud800"', "0b_", BOMB),
+    *("!!python/name:os.system ''", "!!python/object/apply:os.system ['x']", "!!float x", "!!int ''"),
+    *("!!binary aGk=", "!!set {a}", "!!timestamp x", "!!bool x"),
 )
-def test_yaml_that_is_no_plain_value_is_a_value_error(text: str) -> None:
+JSON = ("NaN", "[Infinity]", "[" * 5000, '"\\ud800"', "9" * 5000)
+
+
+@pytest.mark.parametrize(("read", "text"), [*((from_yaml, one) for one in YAML), *((from_json, one) for one in JSON)])
+def test_what_is_no_plain_value_is_a_value_error(read: Callable[[str], object], text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        from_yaml(text)
+        read(text)
 
 
 def test_a_date_in_yaml_is_the_text_that_it_is_written_as() -> None:
     assert from_yaml("[2024-01-01, 2024-99-99, 1e-4, .5]") == ["2024-01-01", "2024-99-99", "1e-4", 0.5]
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 5000, '"\\ud800"', "9" * 5000])
-def test_json_that_is_no_plain_value_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        from_json(text)
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "train=x",
-        "run=[1]",
-        "run.plugins=x.py",
-        "run.plugins=[1]",
-        "method.parts=[ewc]",
-        "run.name_suffix=../x",
-        "run.sweep=..",
-        "stream=x",
-    ],
+SHAPES = (
+    *("train=x", "run=[1]", "run.plugins=x.py", "run.plugins=[1]"),
+    *("method.parts=[ewc]", "run.name_suffix=../x", "run.sweep=..", "stream=x"),
 )
+
+
+@pytest.mark.parametrize("word", SHAPES)
 def test_a_setting_of_a_wrong_shape_is_refused(word: str) -> None:
     with pytest.raises(UserError):
         build_config("digits_cil", "grpo", "tiny", 1, parse_overrides([word]))
@@ -152,21 +123,14 @@ def test_a_config_whose_file_cannot_name_a_run_folder_is_refused(name: str, tmp_
         build_config(str(tmp_path / name), "sft")
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"set": [1]},
-        {"vary": {"train.updates": "12"}},
-        {"vary": [1]},
-        {"per_method": {"sft": 3}},
-        {"parts": {"a": 1}},
-        {"parts": ["x"]},
-        {"methods": [["sft"]]},
-        {"streams": [{"name": "x"}]},
-        {"sweep": ["x"]},
-        {"vary": {f"train.{name}": list(range(100)) for name in ("updates", "warmup", "workers")}},
-    ],
-)
+SWEEPS: list[dict[str, Any]] = [
+    *({"set": [1]}, {"vary": {"train.updates": "12"}}, {"vary": [1]}, {"per_method": {"sft": 3}}, {"parts": {"a": 1}}),
+    *({"parts": ["x"]}, {"methods": [["sft"]]}, {"streams": [{"name": "x"}]}, {"sweep": ["x"]}),
+    {"vary": {f"train.{name}": list(range(100)) for name in ("updates", "warmup", "workers")}},
+]
+
+
+@pytest.mark.parametrize("keys", SWEEPS, ids=str)
 def test_a_sweep_of_a_wrong_shape_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     fitting = {"streams": ["digits_cil"], "methods": ["sft"], "seeds": [1]}
     (tmp_path / "s.yaml").write_text(json.dumps({**fitting, **keys}))
@@ -174,89 +138,55 @@ def test_a_sweep_of_a_wrong_shape_is_refused(keys: dict[str, Any], tmp_path: Pat
         load_sweep(str(tmp_path / "s.yaml"), {})
 
 
-@pytest.mark.parametrize(
-    "name", ["x" * 300, "x/" * 3000, "x" * 300 + ".yaml", "x" * 300 + ".py", "é\n", "[/x]", "\udcff"]
-)
-@pytest.mark.parametrize(
-    "command", ["run --resume", "status", "compare", "sweep", "show", "show --plugin", "data check"]
-)
+NAMES = ("x" * 300, "x/" * 3000, "x" * 300 + ".yaml", "x" * 300 + ".py", "é\n", "[/x]", "\udcff")
+COMMANDS = ("run --resume", "status", "compare", "sweep", "show", "show --plugin", "data check")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_name_of_any_length_and_letters_is_a_sentence(command: str, name: str, place: Place) -> None:
     outcome = place.call((*command.split(), name))
     assert not outcome.faults and outcome.code == 2, outcome
 
 
-def test_a_value_in_square_brackets_is_shown_as_it_is(place: Place) -> None:
+def test_square_brackets_and_dollars_are_shown_as_they_are(place: Place) -> None:
     outcome = place.call(("show", "run.output='[/x]'"))
     assert not outcome.faults and outcome.code == 0 and "[/x]" in outcome.out
-
-
-def test_names_of_tasks_in_square_brackets_are_shown_as_they_are() -> None:
     console = Console(width=80)
     with console.capture() as captured:
         console.print(AccuracyMatrix.empty(["[/x]"]).to_table())
     assert "[/x]" in captured.get()
-
-
-def test_figures_of_a_run_whose_tasks_have_dollars_in_their_names(tmp_path: Path, place: Place) -> None:
     folder = write_run(place.output / "s", "rapo", 1, [[90, None], [80, 70]], steps=ROWS)
     values = json.loads((folder / "matrix.json").read_text())
     (folder / "matrix.json").write_text(json.dumps({**values, "tasks": ["$\\frac$", "[/x]"]}))
-    outcome = place.call(("compare", str(folder)))
+    outcome = place.call(("compare", str(folder)))  # draws figures with the tasks' names
     assert not outcome.faults and outcome.code == 0, outcome
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda v: {**v, "value": [["0.9", None], [0.8, 0.7]]},
-        lambda v: {**v, "base": [True, None]},
-        lambda v: {**v, "tasks": "ab"},
-        lambda v: {**v, "total": [[10**400, None], [100, 100]]},
-    ],
-)
-def test_a_matrix_of_other_types_is_refused(change: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]])
-    values = change(json.loads((folder / "matrix.json").read_text()))
+CHANGES = ({"value": [["0.9", None], [0.8, 0.7]]}, {"base": [True, None]}, {"total": [[10**400, None], [100, 100]]})
+
+
+@pytest.mark.parametrize("change", [*CHANGES, {"tasks": "ab"}], ids=lambda change: next(iter(change)))
+def test_a_matrix_of_other_types_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    values = json.loads((write_run(tmp_path, "sft", 1, [[90, None], [80, 70]]) / "matrix.json").read_text())
     with pytest.raises(UserError, match="damaged accuracy matrix"):
-        AccuracyMatrix.from_json(values)
+        AccuracyMatrix.from_json({**values, **change})
 
 
-def test_a_run_whose_manifest_is_anothers_is_left_out(tmp_path: Path) -> None:
+def test_a_run_with_another_runs_manifest_or_task_folder_is_left_out(tmp_path: Path) -> None:
     config = {"stream": {"label": "digits_cil", "name": "digits_cil"}, "method": {"label": "sft", "name": "sft"}}
     folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]], config=config)
+    other = write_run(tmp_path / "other", "grpo", 1, [[90, None], [40, 70]])
     read_run(folder)
-    other = write_run(tmp_path / "other", "grpo", 1, [[90, None], [80, 70]])
-    shutil.copy(other / "manifest.json", folder)
-    (left,) = find_runs([folder]).left_out
-    assert left.fault == "damaged" and "manifest.json is of method 'grpo', but config.yaml of 'sft'" in left.reason
-
-
-def test_a_run_with_another_runs_task_folder_is_left_out(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]])
-    other = write_run(tmp_path / "other", "sft", 1, [[90, None], [40, 70]])
     shutil.rmtree(folder / "task_02")
     (left,) = find_runs([folder]).left_out
     assert "task_02/metrics.json is missing" in left.reason
     shutil.copytree(other / "task_02", folder / "task_02")
     (left,) = find_runs([folder]).left_out
     assert left.fault == "damaged" and "but matrix.json" in left.reason
-
-
-@pytest.mark.parametrize("row", ["[]", "{}", '{"step": 1, "loss": "x"}', '{"step": 1, "loss": NaN}', "[" * 5000])
-def test_a_row_of_steps_that_holds_no_numbers_is_refused(row: str, tmp_path: Path) -> None:
-    (tmp_path / "steps.jsonl").write_text(row + "\n")
-    with pytest.raises(UserError, match=r"steps\.jsonl"):
-        read_steps(tmp_path / "steps.jsonl")
-
-
-@pytest.mark.parametrize("fields", [{"accuracy": {"x": 1}}, {"correct": {"1": 5}, "total": {"1": 4}}, {"seconds": [1]}])
-def test_a_stage_of_other_types_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
-    record = {"schema": 1, "task": 1, "name": "t", "accuracy": {"1": 1.0}}
-    (tmp_path / "metrics.json").write_text(json.dumps(record))
-    assert read_stage(tmp_path / "metrics.json", 1)["task"] == 1
-    (tmp_path / "metrics.json").write_text(json.dumps({**record, **fields}))
-    with pytest.raises(UserError, match=r"metrics\.json"):
-        read_stage(tmp_path / "metrics.json", 1)
+    shutil.copy(other / "manifest.json", folder)
+    (left,) = find_runs([folder]).left_out
+    assert left.fault == "damaged" and "manifest.json is of method 'grpo', but config.yaml of 'sft'" in left.reason
 
 
 def test_links_that_lead_out_of_a_run_folder_are_refused_and_what_they_lead_to_stays(place: Place) -> None:
@@ -279,58 +209,35 @@ def test_a_run_folder_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_or_a_folder_is_a_sentence_and_no_endless_wait(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    lock_path(tmp_path / "a").symlink_to(tmp_path / "none")
-    lock_path(tmp_path / "b").mkdir()
-    for name in ("a", "b"):
+    link, folder = (lock_path(tmp_path / name) for name in ("a", "b"))
+    link.symlink_to(tmp_path / "none")
+    folder.mkdir()
+    for lock in (link, folder):
         with pytest.raises(UserError, match="no file, as a lock is"):
-            look(lock_path(tmp_path / name))
+            look(lock)
     (tmp_path / ".mlflow.lock").symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match="can't be opened"), locked(tmp_path / ".mlflow.lock"):
         pass
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_written_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("kept")
-    (tmp_path / "x").symlink_to(tmp_path / "kept")
-    with whole_file(tmp_path / "x") as beside:
-        beside.write_text("new")
-    assert (tmp_path / "kept").read_text() == "kept" and (tmp_path / "x").read_text() == "new"
-
-
-def test_a_schema_number_that_is_another_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"schema": 2}')
-    with pytest.raises(UserError, match="has schema 2; expected 1"):
-        read_json(tmp_path / "x.json", 1)
-
-
 def test_a_checkpoint_that_would_be_unpickled_is_not_loaded(tmp_path: Path) -> None:
-    from clrft.base_model import default_model_path
-    from methods.model.config import ModelConfig
-
     shutil.copytree(default_model_path(), tmp_path / "model")
     for path in (tmp_path / "model").glob("*.safetensors*"):
         path.unlink()
     mark = tmp_path / "unpickled"
-    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickled(f"touch {mark}"))
+    running = b"cposix\nsystem\n(V" + f"touch {mark}".encode() + b"\ntR."  # a pickle that runs a command
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(running)
     with pytest.raises(UserError, match=r"model\.path"):
         load_policy(ModelConfig(device="cpu"), str(tmp_path / "model"), 1)
     assert not mark.exists()
 
 
-def pickled(command: str) -> bytes:
-    """A pickle that runs a command when it is loaded."""
-    return b"cposix\nsystem\n(V" + command.encode() + b"\ntR."
-
-
 def test_no_plugin_is_loaded_because_a_run_folder_names_it(place: Place) -> None:
     mark = place.outside / "ran"
     (place.outside / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
-    folder = write_run(
-        place.output / "s", "sft", 1, [[90]], config={"run": {"plugins": [str(place.outside / "evil.py")]}}
-    )
+    named = {"run": {"plugins": [str(place.outside / "evil.py")]}}
+    folder = write_run(place.output / "s", "sft", 1, [[90]], config=named)
     for command in (*LOOKING, ("run", "--resume")):
         outcome = place.call((*command, str(folder)))
         assert not outcome.faults and not mark.exists(), outcome

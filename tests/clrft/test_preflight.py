@@ -1,7 +1,8 @@
-"""A run that its device has no memory for is refused before any work, with what to set; what was found is recorded."""
+"""Before any work: whether device and disk have room for a run and what to set, which optimizer it will have."""
 
 import json
 import shutil
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,25 @@ import psutil
 import pytest
 import torch
 
+from clrft.analysis import compare as comparing
+from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.memory.available_memory import available_bytes, free_in_group
 from clrft.memory.estimate import estimate, longest_allowed
 from clrft.memory.hints import changes, halves, memory_hints
-from clrft.memory.model_sizes import ModelSizes, known_sizes
+from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import Longest, most_prompts
+from clrft.runner import memory_check as preflight
+from clrft.runner.disk_check import needed_bytes
+from clrft.runner.fork import planned
 from clrft.runner.memory_check import check_memory, memory_there
 from clrft.runner.prepare import longest_prompts, prepare
 from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
-from methods.model.config import ModelConfig
+from methods.settings import AUTO, KAHAN, LOST_BELOW, PLAIN, WIDE
 from task_streams.errors import UserError
 
 SMALL = {
@@ -33,11 +39,22 @@ SMALL = {
 }
 CPU = torch.device("cpu")
 MIB = 2**20
+PARAMETERS = 1_410_400  # of the embedded model, 4 bytes each
+GPU = torch.device("cuda")
+LONGEST = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)  # of which docs/models.md tells
+Usage = namedtuple("Usage", "total used free")
+There = dict[str, int | None]
 
 
 def small(output: Path, method: str = "rapo", *words: str) -> RunConfig:
     own = {"run": {"output": str(output), "mlflow": False}}
     return build_config("digits_cil", method, "tiny", 1993, SMALL, own, parse_overrides(words))
+
+
+def refusals(state: Run, longest: Longest, available: int) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        check_memory(state, longest, available=available)
+    return caught.value.problems
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +70,17 @@ def longest(state: Run) -> Longest:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run of the frozen base."""
     return run(small(tmp_path_factory.mktemp("finished"), "zero_shot"), Silent())
 
 
-def sizes_in(state: Run) -> ModelSizes:
-    return known_sizes(state.config.model)
+def needs(state: Run, longest: Longest) -> int:
+    return estimate(state.config, known_sizes(state.config.model), CPU, longest).peak.total
 
 
 def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(state: Run, longest: Longest) -> None:
-    with pytest.raises(UserError) as caught:
-        check_memory(state, longest, available=20 * MIB)
-    training, testing = caught.value.problems
+    training, testing = refusals(state, longest, 20 * MIB)
     assert training.startswith("memory: training (gradients) needs about 0.1 GiB at its peak, and 0.020 GiB are there.")
     assert "The largest parts: activations 0." in training
     assert "train.accumulation=32 (saves 0." in training and "method.group_size=2 (saves 0." in training
@@ -73,15 +88,12 @@ def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(state: Run, 
     assert testing.startswith("memory: testing needs about") and "evaluate.batch_size=" in testing
 
 
-def ways(sentence: str) -> list[str]:
-    return sentence.split("Set one or more of ")[1].split(". Or set")[0].replace("; slower", "").split("; ")
+def ways(sentences: list[str]) -> list[str]:
+    return "\n".join(sentences).split("Set one or more of ")[1].split(". Or set")[0].replace("; slower", "").split("; ")
 
 
 def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough(state: Run, longest: Longest) -> None:
-    needed = estimate(state.config, sizes_in(state), CPU, longest).peak.total
-    with pytest.raises(UserError) as caught:
-        check_memory(state, longest, available=needed - MIB)
-    named = [way for way in ways(str(caught.value)) if "saves" in way]
+    named = [way for way in ways(refusals(state, longest, needs(state, longest) - MIB)) if "saves" in way]
     saved = [float(way.split("saves ")[1].split()[0]) for way in named]
     assert len(saved) > 2 and saved == sorted(saved, reverse=True)
     assert all("which is enough" in way for way in named)  # but a MiB is missing
@@ -89,21 +101,16 @@ def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough
 
 
 def test_a_setting_that_is_said_to_be_enough_is_enough(state: Run, longest: Longest, tmp_path: Path) -> None:
-    available = 60 * MIB
-    with pytest.raises(UserError) as caught:
-        check_memory(state, longest, available=available)
-    enough = [way.split()[0] for way in ways(str(caught.value)) if "which is enough" in way]
+    enough = [way.split()[0] for way in ways(refusals(state, longest, 60 * MIB)) if "which is enough" in way]
     assert enough == ["train.accumulation=8"]
     cut = replace(state, config=small(tmp_path, "rapo", *enough))
-    assert check_memory(cut, longest, available=available)["training"]["bytes"] <= available
+    assert check_memory(cut, longest, available=60 * MIB)["training"]["bytes"] <= 60 * MIB
 
 
 def test_no_setting_is_named_that_right_answers_do_not_fit_into(state: Run, longest: Longest) -> None:
-    with pytest.raises(UserError, match=r"train.max_completion_tokens=1 "):
-        check_memory(state, replace(longest, answer=1), available=MIB)
-    with pytest.raises(UserError) as caught:
-        check_memory(state, replace(longest, answer=20), available=MIB)
-    assert "max_completion_tokens" not in str(caught.value)
+    told = ["\n".join(refusals(state, replace(longest, answer=answer), MIB)) for answer in (1, 20)]
+    assert "train.max_completion_tokens=1 " in told[0]
+    assert "max_completion_tokens" not in told[1]
 
 
 def test_the_check_can_be_switched_off(state: Run, longest: Longest, tmp_path: Path) -> None:
@@ -111,62 +118,46 @@ def test_the_check_can_be_switched_off(state: Run, longest: Longest, tmp_path: P
     assert check_memory(unchecked, longest, available=MIB)["available_bytes"] == MIB
 
 
-def test_the_prompts_that_were_looked_at_decide(longest: Longest) -> None:
+def test_the_longest_prompt_is_the_streams_or_one_large_image(state: Run, longest: Longest, tmp_path: Path) -> None:
     # one image of 8 x 8 patches of 8 x 8 pixels
     assert (longest.patches, longest.images, longest.pixels) == (64, 1, 64 * 64)
     assert 16 < longest.tokens < 100
+    # of those allowed: 100 in 6400 pixels; without a limit four to each token
+    for words, patches in ((("model.max_pixels=6400",), 100), ((), 400)):
+        config = small(tmp_path, "rapo", "train.max_prompt_tokens=100", *words)
+        assert longest_allowed(config, known_sizes(config.model)).patches == patches
 
 
-def test_the_estimate_is_recorded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = small(tmp_path, "sft")
-    folder = run(config, Silent())
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["show", "stream=digits_cil", *words]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_estimate_is_recorded_and_shown(frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(small(tmp_path, "sft"), Silent())
     memory = json.loads((folder / "manifest.json").read_text())["memory"]
-    assert memory["training"]["parts"]["weights"] == memory["testing"]["parts"]["weights"] == 4 * 1_410_400
+    assert memory["training"]["parts"]["weights"] == memory["testing"]["parts"]["weights"] == 4 * PARAMETERS
     assert memory["training"]["bytes"] == int(1.1 * sum(memory["training"]["parts"].values()))
     assert memory["available_bytes"] > memory["testing"]["bytes"] > 0
     assert read_run(folder).manifest["memory"] == memory
-    words = ["stream=digits_cil", "method=sft", f"run.output={tmp_path}"]
-    assert main(["show", *words]) == 0
-    told = capsys.readouterr().out.splitlines()[-1]
+    tested = json.loads((frozen / "manifest.json").read_text())["memory"]
+    assert "training" not in tested and tested["testing"]["bytes"] > 0
+    output = f"run.output={tmp_path}"
+    told = shown(capsys, "method=sft", output)
     assert told.startswith("memory: about 0.") and "at most" not in told
-
-
-def test_before_a_run_its_settings_tell_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "stream=digits_cil", "method=rapo", f"run.output={tmp_path}"]) == 0
-    told = capsys.readouterr().out.splitlines()[-1]
+    told = shown(capsys, "method=rapo", output)  # before a run: at most
     assert told.startswith("memory: about") and told.endswith("with prompts as long as train.max_prompt_tokens")
+    assert "no estimate without the checkpoint's config" in shown(capsys, "method=rapo", "model=qwen2_vl_2b")
 
 
-def test_a_checkpoint_that_is_not_here_has_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "stream=digits_cil", "method=rapo", "model=qwen2_vl_2b"]) == 0
-    assert "no estimate without the checkpoint's config" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_the_longest_prompt_allowed_is_one_large_image(state: Run, tmp_path: Path) -> None:
-    config = small(tmp_path, "rapo", "train.max_prompt_tokens=100", "model.max_pixels=6400")
-    # patches of 8 x 8 pixels: 100 in 6400; without a limit four to each token
-    assert longest_allowed(config, sizes_in(state)).patches == 100
-    assert longest_allowed(small(tmp_path, "rapo", "train.max_prompt_tokens=100"), sizes_in(state)).patches == 400
-
-
-def test_a_frozen_base_is_only_tested(finished: Path) -> None:
-    memory = json.loads((finished / "manifest.json").read_text())["memory"]
-    assert "training" not in memory and memory["testing"]["bytes"] > 0
-
-
-def test_the_embedded_model_fits_into_the_memory_of_this_machine(state: Run, longest: Longest) -> None:
+def test_memory_that_is_there_is_within_the_limit_of_the_control_group(
+    state: Run, longest: Longest, tmp_path: Path
+) -> None:
     there = memory_there(state.policy.model, CPU)
-    assert there is not None and there > 10 * estimate(state.config, sizes_in(state), CPU, longest).peak.total
-
-
-def test_memory_that_is_there_is_within_the_limit_of_the_control_group(tmp_path: Path) -> None:
+    assert there is not None and there > 10 * needs(state, longest)  # the embedded model fits into this machine
     assert free_in_group(tmp_path) is None
-    for name, text in {
-        "memory.max": "1000\n",
-        "memory.current": "700\n",
-        "memory.stat": "anon 5\ninactive_file 200\n",
-    }.items():
-        (tmp_path / name).write_text(text)
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 200\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
     assert free_in_group(tmp_path) == 1000 - 700 + 200
     (tmp_path / "memory.max").write_text("max\n")
     assert free_in_group(tmp_path) is None
@@ -175,26 +166,19 @@ def test_memory_that_is_there_is_within_the_limit_of_the_control_group(tmp_path:
 
 def test_values_to_try_go_from_the_mildest(tmp_path: Path) -> None:
     config = small(tmp_path, "rapo", "method.group_size=3", "train.accumulation=2")
-    longest = Longest(400, 332, 1, 332 * 14 * 14)
-    tried = [one.word for one in changes(config, longest, known_sizes(config.model))]
+    tried = [one.word for one in changes(config, LONGEST, known_sizes(config.model))]
     assert tried[:4] == [f"train.accumulation={parts}" for parts in (3, 4, 6, 12)]  # of 12 rows
     assert halves(24, 5) == [12, 6]
     assert halves(1, 1) == []
 
 
 @pytest.mark.parametrize("broken", [{"training": {}}, {"available_bytes": "much"}, []])
-def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, finished: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished, tmp_path / finished.name))
+def test_a_manifest_with_another_kind_of_estimate_is_refused(broken: Any, frozen: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(frozen, tmp_path / frozen.name))
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "memory": broken}))
     with pytest.raises(UserError, match="memory is"):
         read_run(folder)
-
-
-@pytest.fixture(scope="module")
-def two_billion() -> ModelSizes:
-    """Qwen2-VL-2B-Instruct's sizes."""
-    return known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct"))
 
 
 def test_a_part_of_a_batch_has_as_many_prompts_as_adjacent_groups_allow() -> None:
@@ -212,27 +196,97 @@ def documented() -> list[list[str]]:
 
 @pytest.mark.parametrize("row", documented(), ids=lambda row: "-".join(row[:2]))
 def test_the_table_of_the_docs_is_what_the_code_says(row: list[str]) -> None:
-    longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
-    ways = [
-        ("qwen2_vl_2b", "adamw_float32", "device"),
-        ("qwen2_vl_2b", "adamw_kahan", "device"),
-        ("qwen2_vl_2b", "adamw_kahan", "cpu"),
-        ("qwen2_vl_2b_lora", "auto", "device"),
-    ]
-    for (model, optimizer, memory), told in zip(ways, row[2:], strict=True):
+    full = [("qwen2_vl_2b", WIDE, "device"), ("qwen2_vl_2b", KAHAN, "device"), ("qwen2_vl_2b", KAHAN, "cpu")]
+    for (model, optimizer, memory), told in zip([*full, ("qwen2_vl_2b_lora", AUTO, "device")], row[2:], strict=True):
         words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
         words += [f"train.optimizer={optimizer}", f"model.anchor_memory={memory}", "model.attention=sdpa"]
         config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
-        found = estimate(config, known_sizes(config.model), torch.device("cuda"), longest).training
+        found = estimate(config, known_sizes(config.model), GPU, LONGEST).training
         assert found is not None and f"{found.total / 2**30:.1f}" == told
 
 
-def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak(two_billion: ModelSizes) -> None:
-    longest = Longest(400, 332, 1, 332 * 14 * 14, examples=80, items=1000)
+def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak() -> None:
     words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
-    named = memory_hints(config, two_billion, torch.device("cuda"), longest, "training", 40 * 2**30)
+    named = memory_hints(config, known_sizes(config.model), GPU, LONGEST, "training", 40 * 2**30)
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named
     assert not any("gradient_checkpointing" in way for way in named)  # it is on
+
+
+def test_the_bytes_on_disk_that_are_needed_by_hand(tmp_path: Path) -> None:
+    def needed(*words: str) -> float:
+        """Bytes over those of the weights, without the margin."""
+        asked = prepare(small(tmp_path, "sft", "stream.tasks=3", *words), Silent())
+        return needed_bytes(asked, left=3) / 1.1 / (4 * PARAMETERS)
+
+    # three tasks' weights; two states and one that is written, each of weights and two moments
+    never = "run.checkpoint_every=0"
+    assert needed() == pytest.approx(3 + 3 * 3, rel=1e-6)
+    assert needed(never) == pytest.approx(3, rel=1e-6)
+    assert needed(never, "run.keep_weights=last") == pytest.approx(2, rel=1e-6)
+    assert needed(never, "train.carry_optimizer=true") == pytest.approx(3 * 3, rel=1e-6)
+
+
+def test_a_disk_without_room_is_named_and_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 10**7, 10**7))
+    # 12 times 5.64 MB and a tenth: 74.5 MB
+    with pytest.raises(UserError, match=r"0.01 GB are free at .*, and the 3 tasks to come need about 0.0745 GB"):
+        run(small(tmp_path, "sft", "stream.tasks=3"), Silent())
+    assert not list(tmp_path.glob("single/*/task_*"))
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> There:
+    """What the device has; a test says how much."""
+    there: There = {"bytes": None}
+    monkeypatch.setattr(preflight, "capacity_bytes", lambda device: there["bytes"])
+    return there
+
+
+def narrow(output: Path, method: str, *words: str) -> RunConfig:
+    return small(output, method, "model.dtype=bfloat16", "model.device=cpu", "run.check_memory=false", *words)
+
+
+def chosen(output: Path, method: str = "sft", *words: str) -> str:
+    return prepare(narrow(output, method, *words), Silent()).policy.numerics.optimizer
+
+
+def test_weights_are_float32_where_there_is_memory_for_them(tmp_path: Path, memory: There) -> None:
+    assert chosen(tmp_path) == WIDE  # nothing tells how much there is
+    memory["bytes"] = 10_000 * MIB
+    assert chosen(tmp_path) == WIDE
+    memory["bytes"] = 10 * MIB
+    assert chosen(tmp_path) == KAHAN
+    assert chosen(tmp_path, "sft+ewc") == WIDE  # it looks at weights
+    assert chosen(tmp_path, "zero_shot") == PLAIN  # nothing moves its weights
+    for word in (f"train.optimizer={PLAIN}", "model.adapter=lora", "model.dtype=float32"):
+        assert chosen(tmp_path, "sft", word) == PLAIN
+
+
+def test_a_run_goes_on_as_it_began_whatever_memory_there_is(tmp_path: Path, memory: There) -> None:
+    memory["bytes"] = 10 * MIB
+    folder = run(narrow(tmp_path, "sft"), Silent())
+    assert json.loads((folder / "manifest.json").read_text())["model"]["optimizer"] == KAHAN
+    memory["bytes"] = None
+    assert chosen(tmp_path) == KAHAN
+    source, config = planned(f"{folder}@task1", ["method=grpo"])
+    assert prepare(config, Silent(), source).policy.numerics.optimizer == KAHAN
+    source, config = planned(f"{folder}@task1", [f"train.optimizer={WIDE}"])
+    with pytest.raises(UserError, match="holds its weights for adamw_kahan; expected adamw_kahan or auto"):
+        prepare(config, Silent(), source)
+
+
+def test_two_ways_that_keep_all_stand_side_by_side_with_a_note(tmp_path: Path, memory: There) -> None:
+    folders = []
+    for method, size in (("sft", 10 * MIB), ("zero_shot", 60 * MIB), ("sft+l2", None)):
+        memory["bytes"] = size
+        folders.append(run(narrow(tmp_path, method), Silent()))
+    notes = compare([read_run(folder) for folder in folders]).notes
+    (note,) = [note for note in notes if "moved in two ways" in note]
+    assert "sft+l2 by adamw_float32 and sft by adamw_kahan" in note or "sft by adamw_kahan and sft+l2 by" in note
+
+
+def test_what_comparisons_know_of_optimizers_is_what_they_are_called() -> None:
+    assert (comparing.AUTO, comparing.KEEPING, comparing.LOST_BELOW) == (AUTO, (WIDE, KAHAN), LOST_BELOW)
