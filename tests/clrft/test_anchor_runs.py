@@ -67,9 +67,7 @@ def first_drift(folder: Path, task: int) -> float:
     # small adapter products are not bit-reproducible on a CPU
     [("average", {}, 0.0), ("first", {}, 0.0), ("base", {}, 0.0), ("first", LORA, 1e-6)],
 )
-def test_a_run_stopped_at_a_boundary_ends_as_if_never_stopped_by_every_rule(
-    anchor: str, model: dict[str, Any], off: float, tmp_path: Path
-) -> None:
+def test_a_run_stopped_ends_as_if_never_stopped(anchor: str, model: dict[str, Any], off: float, tmp_path: Path) -> None:
     config = small(tmp_path, anchor, model)
     folder = run(config, Silent())
     weights, drift, matrix = learned(folder, 3), first_drift(folder, 3), read_run(folder).matrix

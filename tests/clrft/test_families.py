@@ -75,7 +75,7 @@ def lower_triangle(value: float, size: int) -> list[list[float]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("script", "value"), [(perfect, 1.0), (never_parses, 0.0)])
-def test_the_perfect_policy_scores_one_everywhere_and_the_one_that_never_parses_zero(
+def test_perfect_policies_score_one_and_those_that_never_parse_zero(
     family: str, script: Script, value: float, tmp_path: Path
 ) -> None:
     stream = FAMILIES[family]()

@@ -25,10 +25,22 @@ def lora_policy() -> Policy:
     return load_policy(config, str(default_model_path()))
 
 
+@pytest.fixture(params=["policy", "lora_policy"])
+def either(request: pytest.FixtureRequest) -> Policy:
+    """A fresh embedded model, trained whole and by an adapter."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
 @pytest.fixture(scope="session")
 def qwen2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a Qwen2.5-VL checkpoint of random weights."""
     return write_qwen2_5_vl(tmp_path_factory.mktemp("qwen2_5"))
+
+
+@pytest.fixture
+def qwen2_5_policy(qwen2_5: Path) -> Policy:
+    """That checkpoint, loaded in float32."""
+    return load_policy(ModelConfig(dtype="float32", device="cpu"), str(qwen2_5))
 
 
 @pytest.fixture(scope="session")

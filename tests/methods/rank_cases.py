@@ -71,9 +71,9 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
     base = policy.snapshot() if "reference" in method.needs else None
     train = dataclasses.replace(TRAIN, **differs)
     advantages: list[Tensor] = []
-    keep_advantages(method, advantages)
     steps: list[dict[str, float]] = []
-    moments = None
+    keep_advantages(method, advantages)
+    moments: dict[str, Tensor] = {}
     for index in (1, 2):
         anchor = policy.snapshot() if "anchor" in method.needs and index > 1 else None
         context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
@@ -83,10 +83,12 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
         steps += fitted.steps
         moments = fitted.moments
     result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}
+    if name in LOW:
+        left = {key: moments.get(f"{key}{KIND}{COMPENSATION}", torch.zeros(())).double() for key in result}
+        come = {key: weight.double() + left[key] for key, weight in result.items()}
+        return come | {"applied": torch.tensor([row[APPLIED] for row in steps])}
     result |= {f"advantages {place}": one for place, one in enumerate(advantages)}
     result["scale"] = torch.tensor([method.state_dict().get("scale") or 0.0], dtype=torch.float64)
-    if name in LOW:
-        return reached(policy, moments or {}) | {"applied": torch.tensor([row[APPLIED] for row in steps])}
     figures = sorted(name for name in steps[-1] if all(name in row for row in steps) and name not in {*COSTS, *SAMPLED})
     result["figures"] = torch.tensor([[row[name] for name in figures] for row in steps], dtype=torch.float64)
     with whole(policy.model):
@@ -97,16 +99,6 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
 def fresh_low(optimizer: str) -> Policy:
     """The embedded model, computing in bfloat16."""
     return fresh_policy(dtype="bfloat16", optimizer=optimizer)
-
-
-def reached(policy: Policy, moments: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What weights have come to, with what their updates have left over, by name."""
-    found = {}
-    for name, weight in policy.model.named_parameters():
-        together = whole_tensor(weight).detach().double()
-        left = moments.get(f"{name}{KIND}{COMPENSATION}")
-        found[name] = together if left is None else together + left.double()
-    return found
 
 
 def keep_advantages(method: Method, kept: list[Tensor]) -> None:

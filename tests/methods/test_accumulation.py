@@ -76,21 +76,15 @@ def gradients(
     return found
 
 
-@pytest.mark.parametrize(("words", "updates_per_batch", "adapter", "shares"), CASES)
+@pytest.mark.parametrize(("words", "again", "adapter", "shares"), CASES)
 def test_gradients_do_not_depend_on_micro_batches(
-    words: str,
-    updates_per_batch: int,
-    adapter: str,
-    shares: bool,
-    stream: TaskStream,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    words: str, again: int, adapter: str, shares: bool, stream: TaskStream, tmp_path: Path, monkeypatch: Any
 ) -> None:
     if not shares:
         for module in (shared_prefix, grpo_trainer):
             monkeypatch.setattr(module, "SUPPORTED", ())
-    whole, parts = (gradients(words, updates_per_batch, adapter, n, stream, tmp_path) for n in (1, 4))
-    assert len(whole) == len(parts) == updates_per_batch
+    whole, parts = (gradients(words, again, adapter, n, stream, tmp_path) for n in (1, 4))
+    assert len(whole) == len(parts) == again
     for step, (one, other) in enumerate(zip(whole, parts, strict=True)):
         assert one.keys() == other.keys()
         size = sum(float(gradient.square().sum()) for gradient in one.values()) ** 0.5

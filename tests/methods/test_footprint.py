@@ -44,23 +44,30 @@ def kept_by_autograd(model: torch.nn.Module, call: Any) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def inputs(policy: Policy, stream: TaskStream, group: int, length: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Prompts of some groups, the first padded, and completions of one length with their mask."""
+def inputs(
+    policy: Policy, stream: TaskStream, group: int, length: int
+) -> tuple[dict[str, Tensor], Prompts, tuple[Tensor, Tensor, Tensor]]:
+    """Groups of completions of one length behind their prompts, the first padded: whole rows; and the prompts alone.
+
+    With the latter, which of them each row has, and the completions with their mask.
+    """
     asked = [request(example, stream.labels) for example in stream.tasks[0].train[:PROMPTS]]
     batch = dict(policy.encode([one for one in asked for _ in range(group)]))
     batch["attention_mask"][:group, 0] = 0
+    ids, prompt_mask, types = (
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_types(batch["input_ids"], policy.model.config),
+    )
     completions = torch.full((PROMPTS * group, length), 7)
     mask = torch.ones_like(completions)
     mask[-1, -1] = 0
-    return batch, completions, mask
-
-
-def each_once(batch: dict[str, Tensor], types: Tensor, group: int) -> tuple[Prompts, Tensor]:
-    """The prompts of the rows of ``inputs``, and which of them each row has."""
-    images = image_patches(batch, [1] * len(types))
-    every_row = Prompts(batch["input_ids"], batch["attention_mask"], types, images, None)
+    rows = Prompts(ids, prompt_mask, types, image_patches(batch, [1] * len(types)), None)
+    parts = {"input_ids": (ids, completions), "attention_mask": (prompt_mask, mask)}
+    parts["mm_token_type_ids"] = (types, torch.zeros_like(completions))
+    whole = batch | {name: torch.cat(both, dim=1) for name, both in parts.items()}
     places = torch.arange(PROMPTS).repeat_interleave(group)
-    return every_row.select(torch.arange(PROMPTS) * group), places
+    return whole, rows.select(torch.arange(PROMPTS) * group), (places, completions, mask)
 
 
 def phases_of(config: ModelConfig, *words: str, method: str = "rapo", device: str = "cpu", **longest: Any) -> Phases:
@@ -92,78 +99,47 @@ def test_activations_are_those_that_autograd_keeps(
     policy = load_policy(config, str(default_model_path()), optimizer=way.get("optimizer", "adamw"))
     own = [f"train.optimizer={way['optimizer']}"] if "optimizer" in way else []
     model, phases = policy.model.train(), phases_of(config, *own, patches=PATCHES)
-    batch, completions, mask = inputs(policy, stream, group, length)
-    rows, prompt = batch["input_ids"].shape
-    types = token_types(batch["input_ids"], model.config)
-
-    def plain() -> Any:
-        return model(
-            input_ids=torch.cat([batch["input_ids"], completions], dim=1),
-            attention_mask=torch.cat([batch["attention_mask"], mask], dim=1),
-            mm_token_type_ids=torch.cat([types, torch.zeros_like(completions)], dim=1),
-            pixel_values=batch["pixel_values"],
-            image_grid_thw=batch["image_grid_thw"],
-            use_cache=False,
-            logits_to_keep=1,
-        )
-
+    batch, prompts, behind = inputs(policy, stream, group, length)
+    rows, prompt = PROMPTS * group, prompts.ids.shape[1]
     whole = phases.text(rows, prompt + length, prompt + length)
     expected = phases.tower(rows)[1] + whole[1] + phases.applied
     with policy.computing():
-        assert kept_by_autograd(model, plain) == pytest.approx(expected, rel=0.1)
-
-    def shared() -> Any:
-        prompts, places = each_once(batch, types, group)
-        return completion_states(model, prefill(model, prompts), places, completions, mask)
-
+        found = kept_by_autograd(model, lambda: model(**batch, use_cache=False, logits_to_keep=1))
+    assert found == pytest.approx(expected, rel=0.1)
     passes = phases.text(PROMPTS, prompt, prompt), phases.text(rows, length, prompt + length)
     expected = phases.tower(PROMPTS)[1] + sum(kept for _, kept in passes) + phases.applied
     with policy.computing():
-        assert kept_by_autograd(model, shared) == pytest.approx(expected, rel=0.1)
+        found = kept_by_autograd(model, lambda: completion_states(model, prefill(model, prompts), *behind))
+    assert found == pytest.approx(expected, rel=0.1)
 
 
-def test_with_checkpointing_each_layer_keeps_its_input_alone(policy: Policy, stream: TaskStream) -> None:
+def test_checkpointed_layers_keep_their_input_alone_and_shared_prompts_once(policy: Policy, stream: TaskStream) -> None:
     """Kept beside the inputs of 3 layers of the tower and 4 of the text: what stands before and behind them."""
+
+    def without_a_layer(kept: tuple[int, int]) -> int:
+        """What is kept until the backward pass computes a layer again."""
+        layer, all_of_them = kept
+        return all_of_them - layer
+
     model = policy.model.train()
     phases = phases_of(replace(policy.config, gradient_checkpointing=True), patches=PATCHES)
+    batch, prompts, behind = inputs(policy, stream, 8, 24)
+    rows, prompt = PROMPTS * 8, prompts.ids.shape[1]
     model.gradient_checkpointing_enable()
-    batch, completions, mask = inputs(policy, stream, 4, 24)
-    rows, prompt = batch["input_ids"].shape
-    types = token_types(batch["input_ids"], model.config)
-    batch |= {"mm_token_type_ids": torch.cat([types, torch.zeros_like(completions)], dim=1)}
-    batch["input_ids"] = torch.cat([batch["input_ids"], completions], dim=1)
-    batch["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
     found = kept_by_autograd(model, lambda: model(**batch, use_cache=False, logits_to_keep=1))
     expected = without_a_layer(phases.tower(rows))
     expected += without_a_layer(phases.text(rows, prompt + 24, prompt + 24))
     assert found == pytest.approx(expected, rel=0.1)
-
-
-def without_a_layer(kept: tuple[int, int]) -> int:
-    """What is kept until the backward pass computes a layer again."""
-    layer, all_of_them = kept
-    return all_of_them - layer
-
-
-def test_with_checkpointing_shared_prompts_keep_their_layers_inputs_once(policy: Policy, stream: TaskStream) -> None:
-    model = policy.model.train()
-    phases = phases_of(replace(policy.config, gradient_checkpointing=True), patches=PATCHES)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    batch, completions, mask = inputs(policy, stream, 8, 24)
-    rows, prompt = batch["input_ids"].shape
-    types = token_types(batch["input_ids"], model.config)
-    prompts, places = each_once(batch, types, 8)
-    found = kept_by_autograd(model, lambda: checkpointed_states(model, prompts, places, completions, mask))
+    found = kept_by_autograd(model, lambda: checkpointed_states(model, prompts, *behind))
     prompts_alone = 4 * PROMPTS * prompt * 128 * 4  # inputs of 4 layers, 128 numbers of 4 bytes
     expected = without_a_layer(phases.tower(PROMPTS)) + prompts_alone
     expected += without_a_layer(phases.text(rows, 24, prompt + 24))
     assert found == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("which", ["policy", "lora_policy"])
-def test_weights_gradients_and_moments_are_exact(which: str, request: pytest.FixtureRequest) -> None:
-    policy = request.getfixturevalue(which)
-    model, phases = policy.model, phases_of(policy.config)
+def test_weights_gradients_and_moments_are_exact(either: Policy) -> None:
+    model, phases = either.model, phases_of(either.config)
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned)
     for weight in learned:
@@ -212,9 +188,15 @@ def test_what_stands_in_full_fine_tuning_of_2b_by_hand() -> None:
     assert found.total == int(MARGIN * sum(found.parts.values()))
 
 
-def test_keys_and_values_of_2b_by_hand() -> None:
+def test_keys_and_values_logits_and_kept_prefixes_of_2b_by_hand() -> None:
     # a token: 2 (keys, values) * 256 numbers * 2 bytes in each of 28 layers, one of them twice while it grows
     assert phases_of(BF16).cache(rows=64, length=912) == 64 * 912 * 29 * 1024
+    # 64 * 512 * 151,936 numbers would be 18.5 GiB in float32; a table has 2**25 at most, four times over: 0.5 GiB
+    assert phases_of(BF16).gradients().parts["logits"] == pytest.approx(4 * 4 * 2**25, rel=0.01)
+    # 4 examples of 400 tokens in two models, 29 KiB a token
+    kept = "train.kept_prefixes=1024"
+    assert phases_of(BF16, kept, examples=4).gradients().parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
+    assert phases_of(BF16, kept).gradients().parts["kept prefixes"] == 2**30
 
 
 def test_a_layers_activations_of_2b_by_hand() -> None:
@@ -257,26 +239,11 @@ def test_what_uses_less_memory_needs_less() -> None:
     assert phases_of(BF16, "evaluate.batch_size=4").testing().total < phases_of(BF16).testing().total
 
 
-def test_logits_are_bounded_whatever_the_batch() -> None:
-    # 64 * 512 * 151,936 numbers would be 18.5 GiB in float32; a table has 2**25 at most, four times over: 0.5 GiB
-    assert phases_of(BF16).gradients().parts["logits"] == pytest.approx(4 * 4 * 2**25, rel=0.01)
-
-
-def test_prefixes_that_are_kept_are_those_of_a_tasks_examples() -> None:
-    # 4 examples of 400 tokens in two models, 29 KiB a token
-    kept = "train.kept_prefixes=1024"
-    assert phases_of(BF16, kept, examples=4).gradients().parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
-    assert phases_of(BF16, kept).gradients().parts["kept prefixes"] == 2**30
-
-
-def test_a_family_that_is_not_known_has_no_sizes(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "other"}')
-    assert model_sizes(ModelConfig(path=str(tmp_path))) is None
-
-
 def test_a_config_of_the_hub_is_flat_and_leaves_out_what_is_usual(tmp_path: Path) -> None:
     nested = PUBLISHED["Qwen/Qwen2-VL-7B-Instruct"]
     flat = {**nested["text_config"], "model_type": "qwen2_vl", "vision_config": {"hidden_size": 3584}}
     (tmp_path / "config.json").write_text(json.dumps(flat))
     own = known_sizes(ModelConfig(path=str(tmp_path)))
     assert own == known_sizes(ModelConfig(path="Qwen/Qwen2-VL-7B-Instruct"))
+    (tmp_path / "config.json").write_text('{"model_type": "other"}')  # a family that is not known has no sizes
+    assert model_sizes(ModelConfig(path=str(tmp_path))) is None

@@ -1,4 +1,4 @@
-"""The same batch gives the same update, whether one process has all of it or two have a part each."""
+"""The same batch gives the same update in one process or two; what a launcher's environment asks for."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods.distributed import ranks
+from methods.distributed import launch, ranks
+from task_streams.errors import UserError
 from tests.methods.rank_cases import CASES, LOW, SPLIT, found, fresh_low, small_stream
 from tests.processes import ended, several
 
@@ -112,3 +113,44 @@ def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest
     assert shares(1, 12, 4) == [(0, 12)]
     assert shares(2, 12, 4) == [(0, 4), (4, 12)]  # three groups: one, and two
     assert shares(4, 8, 4) == [(0, 2), (2, 4), (4, 6), (6, 8)]  # two groups for four
+
+
+ZERO3 = {launch.DEEPSPEED: "true", launch.STAGE: "3", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], installed: bool = True) -> str | None:
+    for name in (launch.FSDP, launch.DEEPSPEED, launch.STAGE, *launch.DECIDED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(launch, "find_spec", lambda name: object() if installed else None)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return launch.requested_sharding()
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [({}, None), ({launch.FSDP: "TRUE"}, "fsdp"), ({launch.FSDP: "false"}, None), (ZERO3, "zero3")],
+)
+def test_a_split_is_what_is_asked_for(
+    environment: dict[str, str], kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(monkeypatch, environment) == kind
+
+
+def test_all_of_deepspeed_that_is_not_used_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"GRADIENT_ACCUMULATION_STEPS": "4", "GRADIENT_CLIPPING": "1.0", "DEEPSPEED_CONFIG_FILE": "mine.json"}
+    own |= {"DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu", "DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none"}
+    with pytest.raises(UserError) as error:
+        asked(monkeypatch, {**ZERO3, launch.STAGE: "2"} | {f"ACCELERATE_{name}": value for name, value in own.items()})
+    told = "\n".join(error.value.problems)
+    assert len(error.value.problems) == 5
+    for words in ("got mine.json", "got cpu", "train.max_grad_norm decides", "got 4", "got 2, expected 3"):
+        assert words in told
+
+
+def test_what_is_missing_and_what_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"clrft\[deepspeed\]"):
+        asked(monkeypatch, ZERO3, installed=False)
+    monkeypatch.setenv(launch.WORLD_SIZE, "two")
+    with pytest.raises(UserError, match="got 'two', expected a whole number"):
+        launch.launched()

@@ -46,13 +46,7 @@ def policy_of(way: str) -> Policy:
 
 
 def second_task(
-    words: str,
-    stream: TaskStream,
-    folder: Path,
-    train: TrainConfig,
-    start: TrainingState | None,
-    way: str,
-    **own: Any,
+    words: str, stream: TaskStream, folder: Path, train: TrainConfig, start: TrainingState | None, way: str, **own: Any
 ) -> Ended:
     """Learn the second task from the files of the first, which is learned when there are none yet."""
     learner, _, part = words.partition("+")

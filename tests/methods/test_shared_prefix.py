@@ -1,4 +1,4 @@
-"""The shared prefix, and what all prompts begin with, against TRL's plain path: same numbers, same gradients."""
+"""Shared and kept prefixes against TRL's plain path, same numbers and gradients; image features that are kept."""
 
 import dataclasses
 from functools import partial
@@ -12,24 +12,25 @@ from torch.nn.functional import pad
 from clrft.base_model import default_model_path
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.algorithms.rapo import Rapo, RapoConfig
-from methods.base import TaskContext
 from methods.generation import shared_prefix
+from methods.generation.answers import ImageFeatures, Session
 from methods.generation.completion_logps import checkpointed_states, token_logps
-from methods.generation.group_passes import GroupBatch
+from methods.generation.group_passes import FrozenPrefixes, GroupBatch
 from methods.generation.shared_prefix import Prefix, common_lead, obstacle, prefill
+from methods.inputs.media import image_patches
 from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
-from methods.settings import TrainConfig
-from methods.training.fit import FitSettings, fit
-from task_streams.prompt import Request, request
+from task_streams.prompt import request
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.test_frozen_prefixes import assert_equal
 from tests.methods.trainers import (
+    Asked,
+    assert_equal,
     assert_same_gradients,
     both_paths,
     checkpoint_layers,
+    learn,
     scored,
     trained,
     trainer_of,
@@ -41,24 +42,36 @@ def grpo_trainer(policy: Policy, task: Task, folder: Path) -> Any:
     return trainer_of(Grpo(GrpoConfig(temperature=0.8)), policy, task, folder)
 
 
+@pytest.fixture
+def text_first(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """The embedded model, asked with images behind the text; whatever is shared is computed once."""
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
+    policy.config = dataclasses.replace(policy.config, media="last")
+    return policy
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("kind", ["policy", "lora_policy"])
+@pytest.mark.parametrize("kind", ["policy", "lora_policy", "text_first"])
 def test_logps_entropies_and_gradients_equal_the_plain_path(
     kind: str, checkpointed: bool, request: pytest.FixtureRequest, stream: TaskStream, tmp_path: Path
 ) -> None:
     policy: Policy = request.getfixturevalue(kind)
+    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
     if checkpointed:
         checkpoint_layers(policy)
-    trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
-    (shared, _), (plain, _) = both_paths(trainer, scored(trainer))
-    assert_same_gradients(shared, plain, trained(policy))
+    output = scored(trainer)
+    if kind == "text_first":
+        (turn,) = trainer.train_dataset[0]["prompt"]
+        assert [part["type"] for part in turn["content"]] == ["text", "image"]  # training asks as the policy is asked
+        assert common_lead(trainer.generation.batch.prompts) > 10
+    assert_same_gradients(*both_paths(trainer, output), trained(policy))
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize(
     ("feed", "counts"), [("images", (3,)), ("images", (1, 3, 2)), ("video", (4,)), ("video", (2, 5))]
 )
-def test_several_images_or_a_clip_a_row_change_nothing(
+def test_several_images_or_a_clip_change_nothing(
     feed: Feed, counts: tuple[int, ...], checkpointed: bool, policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
     if checkpointed:
@@ -70,14 +83,11 @@ def test_several_images_or_a_clip_a_row_change_nothing(
         assert set(prompts.images.counts) == set(counts)
     else:
         assert set(prompts.clips.grids[:, 0].tolist()) == {(count + 1) // 2 for count in counts}
-    (shared, _), (plain, _) = both_paths(trainer, output)
-    assert_same_gradients(shared, plain, list(policy.model.model.visual.parameters()))
+    assert_same_gradients(*both_paths(trainer, output), list(policy.model.model.visual.parameters()))
 
 
 @pytest.mark.parametrize("feed", ["images", "video"])
-def test_parts_of_a_batch_keep_their_own_images_and_clips(
-    feed: Feed, policy: Policy, stream: TaskStream, tmp_path: Path
-) -> None:
+def test_parts_of_a_batch_keep_their_own_images(feed: Feed, policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     trainer = grpo_trainer(policy, about_clips(stream.tasks[2], feed, (1, 3, 2)), tmp_path)
     output = scored(trainer)
     completions, mask = output["completion_ids"], output["completion_mask"]
@@ -85,13 +95,11 @@ def test_parts_of_a_batch_keep_their_own_images_and_clips(
     shared = trainer.passes.told("policy", trainer.model, trainer.generation.batch, completions, mask)
     unknown = partial(trainer.model)  # the policy, as a model that the trainer does not know
     plain, _, _ = trainer._get_per_token_logps_and_entropies(unknown, *whole_rows(output), completions.shape[1], 6)
-    for parts, (whole, _) in zip((shared, plain), both_paths(trainer, output, torch.arange(len(mask))), strict=True):
+    for parts, whole in zip((shared, plain), both_paths(trainer, output, torch.arange(len(mask))), strict=True):
         assert torch.allclose(parts[mask.bool()], whole, rtol=1e-5, atol=1e-5)
 
 
-def test_prompts_of_different_lengths_are_padded_without_a_difference(
-    policy: Policy, stream: TaskStream, tmp_path: Path
-) -> None:
+def test_padding_of_prompts_makes_no_difference(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
     output, batch = scored(trainer), trainer.generation.batch
     padding = policy.processor.tokenizer.pad_token_id
@@ -113,10 +121,8 @@ def ten_updates(
         dtype="float32", device="cpu", adapter=adapter, lora_rank=4, gradient_checkpointing=checkpointing
     )
     policy = load_policy(config, str(default_model_path()))
-    train = TrainConfig(updates=10, prompts_per_update=2, **budget)
-    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-    reference = None if policy.has_adapter else policy.snapshot()
-    result = fit(Rapo(RapoConfig(group_size=4)), context, reference, FitSettings(train, folder))
+    rapo = Rapo(RapoConfig(group_size=4))
+    result = learn(rapo, policy, stream.tasks[1], folder, updates=10, prompts_per_update=2, **budget)
     return policy, [row["reward"] for row in result.steps]
 
 
@@ -133,9 +139,7 @@ def test_ten_updates_take_the_same_path(adapter: str, stream: TaskStream, tmp_pa
             assert torch.allclose(mine, theirs, atol=1e-4)
 
 
-def test_a_completion_of_one_token_can_be_learned_with_checkpoints(
-    policy: Policy, stream: TaskStream, tmp_path: Path
-) -> None:
+def test_one_token_is_learned_with_checkpoints(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
     trainer = grpo_trainer(policy, stream.tasks[2], tmp_path)
     output = scored(trainer)
     batch, tokens, mask = trainer.generation.batch, output["completion_ids"][:, :1], output["completion_mask"][:, :1]
@@ -180,20 +184,6 @@ def test_what_cannot_be_shared_says_why(policy: Policy) -> None:
     assert str(obstacle(policy.model)) == "model type 'llava' is not one of qwen2_vl, qwen2_5_vl"
 
 
-@pytest.fixture
-def text_first(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Policy:
-    """The embedded model, asked with images behind the text; whatever is shared is computed once."""
-    monkeypatch.setattr(shared_prefix, "SAVED", 1)
-    policy.config = dataclasses.replace(policy.config, media="last")
-    return policy
-
-
-def questions(stream: TaskStream) -> list[Request]:
-    """Six, under two lists of classes: after what they share they differ in length."""
-    lists = (stream.labels, stream.labels[:3])
-    return [request(one, lists[place % 2]) for place, one in enumerate(stream.tasks[1].train[:6])]
-
-
 def test_the_lead_is_the_text_that_all_begin_with() -> None:
     ids = torch.tensor([[0, 1, 2, 9, 3, 4], [1, 2, 9, 9, 3, 4], [0, 0, 1, 2, 3, 4]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
@@ -210,7 +200,7 @@ def test_the_lead_is_the_text_that_all_begin_with() -> None:
 
 @torch.no_grad()
 def test_each_prompt_leaves_behind_what_it_does_alone(text_first: Policy, stream: TaskStream) -> None:
-    prompts = text_first.prompts(questions(stream))
+    prompts = text_first.prompts(Asked(text_first, stream).requests[:6])
     lead = common_lead(prompts)
     assert lead > 10
     text_first.meter.taken()
@@ -224,7 +214,7 @@ def test_each_prompt_leaves_behind_what_it_does_alone(text_first: Policy, stream
 
 
 def test_answers_are_those_of_generate(text_first: Policy, stream: TaskStream) -> None:
-    asked = questions(stream)
+    asked = Asked(text_first, stream).requests[:6]
     for decoding in (Decoding(20), Decoding(20, temperature=0.9, seed=4)):
         text_first.share_prefix = True
         shared = text_first.generate(asked, decoding)
@@ -232,16 +222,84 @@ def test_answers_are_those_of_generate(text_first: Policy, stream: TaskStream) -
         assert shared == text_first.generate(asked, decoding)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_behind_a_common_lead_logps_and_gradients_equal_the_plain_path(
-    checkpointed: bool, text_first: Policy, stream: TaskStream, tmp_path: Path
-) -> None:
-    trainer = grpo_trainer(text_first, stream.tasks[2], tmp_path)
-    (turn,) = trainer.train_dataset[0]["prompt"]
-    assert [part["type"] for part in turn["content"]] == ["text", "image"]  # training asks as the policy is asked
-    if checkpointed:
-        checkpoint_layers(text_first)
-    output = scored(trainer)
-    assert common_lead(trainer.generation.batch.prompts) > 10
-    (shared, _), (plain, _) = both_paths(trainer, output)
-    assert_same_gradients(shared, plain, trained(text_first))
+@pytest.fixture
+def asked(policy: Policy, stream: TaskStream) -> Asked:
+    return Asked(policy, stream)
+
+
+@pytest.mark.parametrize("part", [1.0, 0.5, 0.0])  # of the task's prompts are kept: all, some, none
+def test_kept_ones_are_those_computed_anew(part: float, asked: Asked, policy: Policy) -> None:
+    with torch.no_grad():
+        whole = prefill(policy.model, asked.prompts(list(range(8)))[1])
+        memory = asked.memory(int(whole.bytes * part))
+        for places in ([5, 0, 7], [1], [2, 6, 3, 4]):
+            keys, prompts = asked.prompts(places)
+            assert_equal(memory.of("anchor", policy.model, keys, prompts), prefill(policy.model, prompts))
+    assert 0 <= memory.room <= whole.bytes * part
+    assert len(memory.kept["anchor"]) == {1.0: 8, 0.5: 3, 0.0: 0}[part]
+
+
+def test_bits_do_not_depend_on_what_was_asked_before(asked: Asked, policy: Policy) -> None:
+    keys, prompts = asked.prompts([4, 1])
+    first, second = asked.memory(2**30), asked.memory(2**30)
+    second.of("anchor", policy.model, *asked.prompts([7, 2, 3]))
+    one, other = (memory.of("anchor", policy.model, keys, prompts) for memory in (first, second))
+    assert torch.equal(one.last, other.last)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one.layers, other.layers, strict=True))
+
+
+def test_models_have_prefixes_of_their_own(asked: Asked, policy: Policy) -> None:
+    moved = policy.snapshot()
+    with torch.no_grad():
+        for weight in moved.weights().values():
+            weight.mul_(1.01)
+    keys, prompts = asked.prompts([0, 1])
+    memory = asked.memory(2**30)
+    base, anchor = (
+        memory.of(name, model, keys, prompts) for name, model in (("base", policy.model), ("a", moved.model))
+    )
+    assert not torch.allclose(base.last, anchor.last, atol=1e-3)
+    assert_equal(memory.of("base", policy.model, keys, prompts), base, 0.0)
+
+
+def test_nothing_is_computed_ahead_where_it_does_not_pay(asked: Asked, policy: Policy) -> None:
+    keys, prompts = asked.prompts([0, 1])
+    memory = FrozenPrefixes(tuple, 2**30)
+    policy.meter.taken()
+    memory.of("anchor", policy.model, keys, prompts)
+    assert policy.meter.taken()["images"] == 2
+
+
+def test_the_same_items_under_another_list_cost_no_image(policy: Policy, stream: TaskStream) -> None:
+    items, session, decoding = stream.tasks[0].test[:6], Session(), Decoding(24)
+    policy.meter.taken()
+    for labels, images in ((stream.tasks[0].seen, 6), (stream.labels, 0)):
+        asked = [request(item, labels) for item in items]
+        found = policy.generate(asked, decoding, session)
+        assert policy.meter.taken()["images"] == images
+        assert found == policy.generate(asked, decoding)
+        policy.meter.taken()
+
+
+def test_features_are_the_towers_own_in_any_order_and_beyond_the_limit(policy: Policy, stream: TaskStream) -> None:
+    batch = policy.encode([request(item, stream.labels) for item in stream.tasks[0].test[:4]])
+    images = image_patches(batch, [1] * 4)
+    assert images is not None
+    backbone = policy.model.model
+    with torch.no_grad():
+        expected = backbone.get_image_features(images.values, images.grids, return_dict=True).pooler_output
+    size = expected[0].numel() * 4
+    for limit, kept in ((10 * size, 4), (2 * size, 2), (0, 0)):
+        memory = ImageFeatures(limit)
+        for order in ([0, 1], [3, 0, 2, 1], [2]):
+            found = memory.features(backbone, [f"item {place}" for place in order], images.select(order))
+            assert torch.allclose(found, torch.cat([expected[place] for place in order]), atol=1e-5)
+        assert len(memory.kept) == kept
+
+
+def test_a_question_about_several_images_keeps_their_order(policy: Policy, stream: TaskStream) -> None:
+    task = about_clips(stream.tasks[1], "images", (3, 1, 2))
+    asked = [request(item, stream.labels) for item in task.train[:3]]
+    session, decoding = Session(), Decoding(24)
+    plain = policy.generate(asked, decoding)
+    assert policy.generate(asked, decoding, session) == policy.generate(asked[::-1], decoding, session)[::-1] == plain

@@ -49,9 +49,10 @@ def test_images_clips_and_clips_as_images_may_share_a_batch(policy: Policy, stre
 
 def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> None:
     """What the model gets is the clip of each request and not, say, the first one's."""
-    encoded = policy.encode(asked_about(about_clips(stream.tasks[1], "video", (4,))))
+    asked = asked_about(about_clips(stream.tasks[1], "video", (4,)))
+    encoded = policy.encode(asked)
     patches = Patches(encoded["pixel_values_videos"], encoded["video_grid_thw"], (1,) * len(encoded["input_ids"]))
-    for row, alone in enumerate(asked_about(about_clips(stream.tasks[1], "video", (4,)))):
+    for row, alone in enumerate(asked):
         assert torch.equal(patches.select([row]).values, policy.encode([alone])["pixel_values_videos"])
 
 
@@ -59,7 +60,7 @@ def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> Non
     ("feed", "frames", "tokens", "saved"),
     [("images", 1, 16, 12), ("images", 3, 48, 36), ("video", 4, 32, 24), ("video", 3, 32, 24)],
 )
-def test_a_prompt_counts_the_tokens_of_images_and_clips_within_the_pixel_limits(
+def test_a_prompt_counts_the_tokens_of_its_media(
     feed: Feed, frames: int, tokens: int, saved: int, policy: Policy, stream: TaskStream
 ) -> None:
     # 64 x 64 pixels have, by patches of 8 merged two by two, 4 x 4 = 16 tokens; a video takes frames in pairs: 4, or 3
@@ -74,8 +75,7 @@ def test_a_prompt_counts_the_tokens_of_images_and_clips_within_the_pixel_limits(
 
 
 def test_the_frame_rate_is_told_and_no_frame_is_left_out(policy: Policy, stream: TaskStream) -> None:
-    clip = asked_about(about_clips(stream.tasks[1], "video", (6,)))[0].clips[0]
-    told = clip_arguments(policy.processor, [clip])
+    told = clip_arguments(policy.processor, asked_about(about_clips(stream.tasks[1], "video", (6,)))[0].clips)
     assert told["do_sample_frames"] is False
     assert told["video_metadata"] == [{"total_num_frames": 6, "fps": 2.0, "frames_indices": [0, 1, 2, 3, 4, 5]}]
 
@@ -92,8 +92,7 @@ def test_a_model_without_video_prefers_images_and_refuses_videos(policy: Policy,
 
 
 def test_placeholders_are_filled_in_their_order(stream: TaskStream) -> None:
-    image = stream.tasks[0].train[0].media()
-    clip = asked_about(about_clips(stream.tasks[1], "video", (2,)))[0].clips[0]
+    image, (clip,) = stream.tasks[0].train[0].media(), asked_about(about_clips(stream.tasks[1], "video", (2,)))[0].clips
     parts = [{"type": "video"}, {"type": "text", "text": "and"}, {"type": "image"}]
     filled = with_media([{"role": "user", "content": parts}], [clip, image])[0]["content"]
     assert filled[0]["video"] == list(clip.frames)
@@ -117,17 +116,14 @@ def test_rows_are_selected_with_their_own_images_or_none() -> None:
 
 
 # Kind of model, place of the clip, frames: the steps in time of 28 frames go beyond the places of the text behind them.
-CASES = [("qwen2_vl", "first", (4, 2)), ("qwen2_vl", "last", (28, 3)), ("qwen2_5_vl", "last", (28, 3))]
+CASES = [("policy", "first", (4, 2)), ("policy", "last", (28, 3)), ("qwen2_5_policy", "last", (28, 3))]
 
 
-def video_policy(kind: str, media: str, qwen2_5: Path) -> Policy:
-    path = default_model_path() if kind == "qwen2_vl" else qwen2_5
-    return load_policy(ModelConfig(dtype="float32", device="cpu", media=media), str(path))
-
-
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
-def test_answers_about_videos_are_those_of_generate(kind: str, qwen2_5: Path, stream: TaskStream) -> None:
-    policy = video_policy(kind, "first", qwen2_5)
+@pytest.mark.parametrize("kind", ["policy", "qwen2_5_policy"])
+def test_answers_about_videos_are_those_of_generate(
+    kind: str, request: pytest.FixtureRequest, stream: TaskStream
+) -> None:
+    policy: Policy = request.getfixturevalue(kind)
     asked = asked_about(about_clips(stream.tasks[1], "video", (4, 9)))[:4]
     policy.share_prefix = False
     expected = policy.generate(asked, Decoding(16))
@@ -137,24 +133,23 @@ def test_answers_about_videos_are_those_of_generate(kind: str, qwen2_5: Path, st
         assert policy.generate(asked, Decoding(16), session) == expected
 
 
-def test_positions_follow_the_clock_of_a_clip(qwen2_5: Path, stream: TaskStream) -> None:
+def test_positions_follow_the_clock_of_a_clip(qwen2_5_policy: Policy, stream: TaskStream) -> None:
     # Qwen2.5-VL: two positions to a second. Three pairs of frames at 2 a second are a second apart: 0, 2, 4; at 0.5
     # a second, four seconds apart: 0, 8, 16. Each has 16 tokens.
-    policy = video_policy("qwen2_5_vl", "first", qwen2_5)
-    (clip,) = asked_about(about_clips(stream.tasks[1], "video", (6,)))[0].clips
+    asked, *_ = asked_about(about_clips(stream.tasks[1], "video", (6,)))
     for fps, steps in ((2.0, [0, 2, 4]), (0.5, [0, 8, 16])):
-        asked = replace(asked_about(about_clips(stream.tasks[1], "video", (6,)))[0], media=(replace(clip, fps=fps),))
-        prompts = policy.prompts([asked])
-        time = positions_of(policy.model.model, prompts)[0, 0][prompts.token_types[0] == 2]
+        prompts = qwen2_5_policy.prompts([replace(asked, media=(replace(asked.clips[0], fps=fps),))])
+        time = positions_of(qwen2_5_policy.model.model, prompts)[0, 0][prompts.token_types[0] == 2]
         assert (time - time[0]).tolist() == [step for step in steps for _ in range(16)]
 
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(("kind", "media", "counts"), CASES)
-def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
-    kind: str, media: str, counts: tuple[int, ...], share: bool, qwen2_5: Path, stream: TaskStream, tmp_path: Path
+def test_logps_about_clips_are_the_models_own(
+    kind: str, media: str, counts: Any, share: bool, request: pytest.FixtureRequest, stream: TaskStream, tmp_path: Path
 ) -> None:
-    policy = video_policy(kind, media, qwen2_5)
+    policy: Policy = request.getfixturevalue(kind)
+    policy.config = replace(policy.config, media=media)
     task = about_clips(stream.tasks[1], "video", counts)
     method, anchor = Rapo(RapoConfig(group_size=4)), policy.snapshot()
     trainer = trainer_of(method, policy, task, tmp_path, anchor, share_prefix=share)
@@ -166,9 +161,7 @@ def test_the_log_probabilities_of_answers_about_clips_are_the_models_own(
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-def test_updates_on_clips_do_not_depend_on_accumulation_or_sharing(
-    feed: Feed, stream: TaskStream, tmp_path: Path
-) -> None:
+def test_updates_on_clips_do_not_depend_on_parts(feed: Feed, stream: TaskStream, tmp_path: Path) -> None:
     ends = []
     for accumulation, share in ((1, False), (2, True)):
         policy = fresh_policy()
@@ -208,7 +201,7 @@ def test_supervised_batches_learn_the_completion_alone(policy: Policy, stream: T
 
 
 @pytest.mark.parametrize(("feed", "counts"), [("images", (1, 3, 2)), ("video", (4, 2, 3))])
-def test_supervised_training_on_clips_lowers_the_loss(
+def test_supervised_training_lowers_the_loss(
     feed: Feed, counts: tuple[int, ...], policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
     task, method = about_clips(stream.tasks[1], feed, counts), Sft(SftConfig(thought=THOUGHT))

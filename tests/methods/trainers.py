@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from methods.base import Method, TaskContext
+from methods.generation.group_passes import FrozenPrefixes, encoded
+from methods.generation.shared_prefix import Prefix
 from methods.inputs.media import token_types
+from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
-from methods.training.fit import FitSettings, build_trainer
-from task_streams.types import Task
+from methods.training.fit import FitResult, FitSettings, build_trainer, fit
+from task_streams.prompt import request
+from task_streams.types import Task, TaskStream
 
 
 def trainer_of(
@@ -23,6 +27,13 @@ def trainer_of(
     if base is None and "reference" in method.needs and not policy.has_adapter:
         base = policy.snapshot()
     return build_trainer(method, TaskContext(task, policy, anchor, seed=3), base, FitSettings(budget, folder), [])
+
+
+def learn(method: Method, policy: Policy, task: Task, folder: Path, seed: int = 3, **train: Any) -> FitResult:
+    """Fit a task; anchor and base, where a method needs them, are the policy as it is now."""
+    base = policy.snapshot("base") if "reference" in method.needs and not policy.has_adapter else None
+    anchor = policy.snapshot() if "anchor" in method.needs else None
+    return fit(method, TaskContext(task, policy, anchor, seed), base, FitSettings(TrainConfig(**train), folder))
 
 
 def scored(trainer: Any, seed: int = 5) -> dict[str, Any]:
@@ -52,10 +63,10 @@ def own_logps(model: Any, trainer: Any, output: dict[str, Any]) -> Tensor:
     return logps.gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
 
 
-def both_paths(trainer: Any, output: dict[str, Any], order: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Log-probabilities and entropies of the real tokens of a batch, shuffled if no order is given: shared, then plain.
+def both_paths(trainer: Any, output: dict[str, Any], order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the real tokens of a batch, shuffled if no order is given: shared, and plain.
 
-    The two are the same, which is tested here.
+    The two are the same, as are the entropies, which is tested here.
     """
     ids, mask = whole_rows(output)
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)) if order is None else order
@@ -71,7 +82,7 @@ def both_paths(trainer: Any, output: dict[str, Any], order: Tensor | None = None
     (shared, shared_entropy), (plain, plain_entropy) = results
     assert torch.allclose(shared, plain, rtol=1e-5, atol=1e-5)
     assert torch.allclose(shared_entropy, plain_entropy, rtol=1e-4, atol=1e-5)
-    return results
+    return shared, plain
 
 
 def assert_same_gradients(one: Tensor, other: Tensor, weights: Sequence[Tensor]) -> None:
@@ -94,3 +105,35 @@ def checkpoint_layers(policy: Policy) -> None:
 def trained(policy: Policy) -> list[Tensor]:
     """Weights that are trained."""
     return [weight for weight in policy.model.parameters() if weight.requires_grad]
+
+
+class Asked:
+    """The prompts of a task, in parts of three."""
+
+    def __init__(self, policy: Policy, stream: TaskStream) -> None:
+        self.policy = policy
+        # one prompt in two lists fewer classes, so that lengths differ
+        lists = (stream.labels, stream.labels[:3])
+        examples = stream.tasks[1].train[:8]
+        self.requests = [request(example, lists[place % 2]) for place, example in enumerate(examples)]
+
+    def prompts(self, places: list[int]) -> tuple[tuple[str, ...], Prompts]:
+        rows = [
+            {"prompt": one.messages, "images": list(one.images), "key": one.key}
+            for one in (self.requests[place] for place in places)
+        ]
+        prompts = encoded(rows, self.policy.processor, self.policy.model.config, self.policy.device)
+        return tuple(str(row["key"]) for row in rows), prompts
+
+    def memory(self, limit: int) -> FrozenPrefixes:
+        return FrozenPrefixes(lambda: map(self.prompts, ([0, 1, 2], [3, 4, 5], [6, 7])), limit)
+
+
+def assert_equal(one: Prefix, other: Prefix, tolerance: float = 2e-5) -> None:
+    """Prefixes are the same where tokens are."""
+    assert torch.equal(one.mask, other.mask) and torch.equal(one.next_position, other.next_position)
+    assert torch.allclose(one.last, other.last, atol=tolerance)
+    real = one.mask.bool()
+    for mine, theirs in zip(one.layers, other.layers, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert torch.allclose(a.transpose(1, 2)[real], b.transpose(1, 2)[real], atol=tolerance)
