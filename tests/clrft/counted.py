@@ -56,13 +56,15 @@ class Counted(Method):
 class Lab:
     """A sweep of some seeds with the counting method."""
 
-    def __init__(self, folder: Path, plugin: Path, seeds: list[int]) -> None:
+    def __init__(self, folder: Path, seeds: list[int]) -> None:
         self.folder = folder
         self.seeds = seeds
         self.runs = folder / "runs" / "mini"
+        self.plugin = folder / "counted.py"
+        self.plugin.write_text(COUNTED)
         (folder / "mini.yaml").write_text(PLAN.format(seeds=seeds))
-        self.plugin = plugin
-        self.words = [str(folder / "mini.yaml"), f"run.output={folder / 'runs'}", "--plugin", str(plugin)]
+        (folder / "updates").unlink(missing_ok=True)  # of a lab before
+        self.words = [str(folder / "mini.yaml"), f"run.output={folder / 'runs'}", "--plugin", str(self.plugin)]
         self.sweep = ["sweep", *self.words, "--jobs", "1"]
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -81,13 +83,14 @@ class Lab:
         """Every update that was begun: seed, task, step, process."""
         names = {stage_rng(seed, task): (seed, task) for seed in self.seeds for task in (1, 2)}
         path = self.folder / "updates"
-        rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
-        return [(*names[seed], step, process) for seed, step, process in rows]
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(*names[seed], step, process) for seed, step, process in (map(int, line.split()) for line in lines)]
 
     def reaches(self, seed: int, task: int, step: int) -> int:
         """Wait until an update has begun; returns its process."""
-        until(lambda: any(row[:3] == (seed, task, step) for row in self.updates()))
-        return next(row[3] for row in self.updates() if row[:3] == (seed, task, step))
+        place = (seed, task, step)
+        until(lambda: place in [row[:3] for row in self.updates()])
+        return next(row[3] for row in self.updates() if row[:3] == place)
 
     def cell(self, seed: int) -> Path:
         return self.runs / f"digits_cil-sft+counted-{seed}"

@@ -18,9 +18,8 @@ from clrft.sweep.local_workers import Workers, seeing
 from clrft.utils.files import clean_partials, machine, partial_of, write_first
 from clrft.utils.locks import held, lock_path, look
 
-SMALL_WORDS = ["stream=digits_cil", "method=sft", "seed=1993", "stream.tasks=2", "stream.shots=4"]
-SMALL_WORDS += ["stream.test_per_class=1", "train.updates=2", "train.prompts_per_update=4"]
-SMALL_WORDS += ["evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"]
+SMALL = ["run", "stream=digits_cil", "method=sft", "seed=1993", "stream.tasks=2", "stream.shots=4", "run.mlflow=false"]
+SMALL += ["stream.test_per_class=1", "train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0"]
 
 
 def seen() -> str:
@@ -42,13 +41,10 @@ def test_a_worker_sees_one_gpu_and_this_process_what_it_saw_before(monkeypatch: 
 
 
 def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other:
-        def __init__(self, setup: Setup, device: str) -> None:
-            self.device = device
-            self.pipe = SimpleNamespace(send=lambda cell: None)
-            self.cell = None
+    def other(setup: Setup, device: str) -> SimpleNamespace:
+        return SimpleNamespace(device=device, pipe=SimpleNamespace(send=lambda cell: None), cell=None)
 
-    monkeypatch.setattr("clrft.sweep.local_workers.Worker", Other)
+    monkeypatch.setattr("clrft.sweep.local_workers.Worker", other)
     cells = [build_config("digits_cil", "sft", "tiny", seed) for seed in range(6)]
     workers = Workers(5, Setup(1, (), 0), ("0", "1"))
     for cell in cells[:5]:
@@ -78,12 +74,10 @@ def test_of_two_that_write_a_file_first_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_another_machine_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fstat(descriptor: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # as a network's file system says it
+
     with held(tmp_path / "cell"):
-        stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # as a network's file system says it
-
-        def fstat(descriptor: int) -> os.stat_result:
-            raise stale
-
         with monkeypatch.context() as patch:
             patch.setattr(os, "fstat", fstat)
             assert look(lock_path(tmp_path / "cell")) is None
@@ -93,23 +87,23 @@ def test_a_lock_that_another_machine_has_just_removed_is_none(tmp_path: Path, mo
 def test_a_run_folder_that_was_moved_or_linked_goes_on_with_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*SMALL_WORDS, f"run.output={tmp_path / 'runs'}"]
-    assert main(["run", *words]) == 0
+    assert main([*SMALL, f"run.output={tmp_path / 'runs'}"]) == 0
     (whole,) = (tmp_path / "runs" / "single").glob("digits_cil-*")
     moved = tmp_path / "archive" / "single" / whole.name
     shutil.copytree(whole, moved)
     linked = tmp_path / "linked" / "single"
+    again = [*SMALL, f"run.output={linked.parent}"]
     target = tmp_path / "disk" / whole.name
     shutil.copytree(whole, target)
     linked.mkdir(parents=True)
     (linked / whole.name).symlink_to(target)
     for folder in (moved, target):  # as a run that was stopped after its first task
         shutil.rmtree(folder / "task_02")
-        for name in ("matrix.json", "metrics.json"):
-            (folder / name).unlink()
+        (folder / "matrix.json").unlink()
+        (folder / "metrics.json").unlink()
     capsys.readouterr()
     assert main(["run", "--resume", str(moved)]) == 0
-    assert main(["run", *SMALL_WORDS, f"run.output={linked.parent}"]) == 0
+    assert main(again) == 0
     assert capsys.readouterr().out.count("going on after stage 1") == 2
     for folder in (moved, target):
         assert json.loads((folder / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
@@ -117,7 +111,7 @@ def test_a_run_folder_that_was_moved_or_linked_goes_on_with_the_same_bits(
         assert weights[0].read_bytes() == weights[1].read_bytes()
     assert lock_path(linked / whole.name) == target.parent / f".{whole.name}.lock"  # one lock, whichever way one comes
     with held(target):
-        assert main(["run", *SMALL_WORDS, f"run.output={linked.parent}"]) == 0  # done: only shown
+        assert main(again) == 0  # done: only shown
         (target / "metrics.json").unlink()
-        assert main(["run", *SMALL_WORDS, f"run.output={linked.parent}"]) == 2
+        assert main(again) == 2
     assert f"is being worked on by process {os.getpid()}" in " ".join(capsys.readouterr().err.split())

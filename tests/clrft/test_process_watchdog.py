@@ -11,8 +11,8 @@ from clrft.utils import process_watchdog as watchdog
 from tests.clrft.faulty_methods import HEAD
 from tests.processes import ended, several
 
-RUN = ("stream=digits_cil", "seed=1993", "stream.tasks=2", "stream.shots=4", "stream.test_per_class=2")
-SMALL = ("train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0", "run.mlflow=false")
+RUN = ["stream=digits_cil", "method=sft+unlucky", "seed=1993", "stream.tasks=2", "stream.shots=4"]
+RUN += ["stream.test_per_class=1", "train.prompts_per_update=4", "evaluate.probe=0", "run.mlflow=false"]
 FAILS = """
     def loss_terms(self, context):
         from methods.distributed import ranks
@@ -25,7 +25,7 @@ FAILS = """
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     plugin = tmp_path / "unlucky.py"
     plugin.write_text(HEAD.format(name="unlucky", joins="supervised") + FAILS)
-    words = ["-m", "clrft", "run", *RUN, *SMALL, "method=sft+unlucky", f"run.output={tmp_path / 'runs'}"]
+    words = ["-m", "clrft", "run", *RUN, f"run.output={tmp_path / 'runs'}"]
     first, second = ended(several(2, [*words, "--plugin", str(plugin)]), 120)
     assert (first[0], second[0]) == (2, 2)
     said = re.sub(r"\s+", " ", first[2])

@@ -67,35 +67,26 @@ class Stops(Silent):
             raise InterruptedError
 
 
-@pytest.fixture
-def states(finished: RunConfig) -> list[Path]:
-    """Folders of the two states that a run has on disk which was stopped while it learned its second task."""
+def test_a_damaged_state_is_told_and_the_one_before_it_is_taken_and_one_of_another_beginning_refused(
+    finished: RunConfig, whole: dict[str, Path]
+) -> None:
     shutil.rmtree(finished.folder / "task_02")
     with pytest.raises(InterruptedError):
         run(finished, Stops())
     older, newest = sorted((finished.folder / "unfinished" / "task_02").glob("step_*"))
-    return [older, newest]
-
-
-def test_a_damaged_state_is_told_and_the_one_before_it_is_taken(
-    states: list[Path], finished: RunConfig, whole: dict[str, Path]
-) -> None:
-    older, newest = states
+    file = newest / "state.json"
+    before = json.loads(file.read_text())
+    body = {key: value for key, value in before.items() if key != "digest"} | {"parent": "f" * 64}
+    file.write_text(json.dumps({**body, "digest": digest(body)}))  # whole, but of another beginning
+    with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
+        run(finished, Silent())
+    file.write_text(json.dumps(before))
     flip_a_bit(newest / "state.safetensors")
     reporter = Says()
     run(finished, reporter)
     assert any(f"{newest} is damaged and left out: state.safetensors has SHA-256" in text for text in reporter.said)
     assert any(f"going on in task 2 after update {int(older.name[5:])}" in text for text in reporter.said)
     assert outcome(finished.folder) == outcome(whole["sft"])
-
-
-def test_a_state_of_a_task_that_began_otherwise_is_refused(states: list[Path], finished: RunConfig) -> None:
-    file = states[-1] / "state.json"
-    body = {**json.loads(file.read_text()), "parent": "f" * 64}
-    del body["digest"]
-    file.write_text(json.dumps({**body, "digest": digest(body)}))  # whole, but of another beginning
-    with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
-        run(finished, Silent())
 
 
 @pytest.mark.parametrize("place", ["unfinished", "unfinished/task_02", "unfinished/task_02/scratch"])

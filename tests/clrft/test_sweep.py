@@ -1,18 +1,18 @@
 """A real sweep in worker processes, with MLflow's real store."""
 
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from clrft.analysis import taxonomy as kinds
 from clrft.cli.main import main
 from clrft.config.sweeps import load_sweep
 from clrft.runs.read import find_runs
-from clrft.runs.taxonomy import RunKinds, run_kinds
+from clrft.runs.taxonomy import run_kinds
 from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty
+from tests.clrft.stores import history, runs
 from tests.task_streams.streams import write_tree
 
 SWEEP = """
@@ -34,18 +34,15 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mini.yaml").write_text(SWEEP)
     words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "2"]
-    read: list[Path] = []
-
-    def counted(folder: Path, *facts: Any) -> RunKinds:
-        read.append(folder)
-        return run_kinds(folder, *facts)
-
+    counted = Mock(wraps=run_kinds)
     monkeypatch.setattr(kinds, "run_kinds", counted)
     assert main(words) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "runs" / "mini"
-    cells = [path.parent for path in folder.glob("*/manifest.json")]
-    assert sorted(read) == sorted(cells)  # once for the comparison and the report together
+    read = sorted(call.args[0] for call in counted.call_args_list)
+    assert read == sorted(
+        path.parent for path in folder.glob("*/manifest.json")
+    )  # once for the comparison and the report together
     assert "zero_shot" in said and str(folder / "comparison") in said and "mlflow.db" in said
     assert len(find_runs([folder]).runs) == 3
     assert {"table.md", "matrices.png", "curves.png"} <= {path.name for path in (folder / "comparison").iterdir()}
@@ -53,25 +50,15 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == stamps
-    check_store(tmp_path / "runs")
-
-
-def check_store(root: Path) -> None:
-    """One sweep, three cells, and below each its stages: base and two tasks."""
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    experiment = next(e for e in client.search_experiments() if e.name == "clrft")
-    runs = client.search_runs([experiment.experiment_id])
-    kinds = [run.data.tags["clrft.kind"] for run in runs]
-    assert (kinds.count("sweep"), kinds.count("cell"), kinds.count("task")) == (1, 3, 9)
-    rapo = next(run for run in runs if run.data.tags.get("clrft.cell") == "digits_cil-rapo-1990")
+    # One sweep, three cells, and below each its stages: base and two tasks.
+    store = tmp_path / "runs"
+    assert [len(runs(store, kind)) for kind in ("sweep", "cell", "task")] == [1, 3, 9]
+    (rapo,) = [run for run in runs(store, "cell") if run.data.tags["clrft.cell"] == "digits_cil-rapo-1990"]
     assert rapo.data.params["train.updates"] == "2"
     assert "forgetting" in rapo.data.metrics
-    task = next(
-        run for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == rapo.info.run_id and run.data.tags["clrft.task"] == "2"
-    )  # fmt: skip
-    drift = client.get_metric_history(task.info.run_id, "drift")
-    assert [point.step for point in drift] == [1, 2]
+    children = [run for run in runs(store, "task") if run.data.tags["mlflow.parentRunId"] == rapo.info.run_id]
+    (task,) = [run for run in children if run.data.tags["clrft.task"] == "2"]
+    assert [step for step, _ in history(store, task, "drift")] == [1, 2]
 
 
 FAULTY = {
@@ -101,10 +88,7 @@ def test_a_failing_cell_is_reported_does_not_count_as_done_and_the_others_go_on(
         assert (folder / "error.txt").read_text().startswith(told.partition(": ")[2])
         assert sorted(path.name for path in folder.glob("task_*")) == [f"task_{stage:02d}" for stage in range(stages)]
         assert not (folder / "metrics.json").exists()
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    experiment = next(e for e in client.search_experiments() if e.name == "clrft")
-    tracked = client.search_runs([experiment.experiment_id])
-    ends = {run.data.tags["clrft.cell"]: run.info.status for run in tracked if run.data.tags["clrft.kind"] == "cell"}
+    ends = {run.data.tags["clrft.cell"]: run.info.status for run in runs(tmp_path / "runs", "cell")}
     failed = {f"digits_cil-{method}-1990": "FAILED" for method, (_, stages) in FAULTY.items() if stages}
     assert ends == failed | {"digits_cil-sft-1990": "FINISHED"}
 
@@ -118,16 +102,16 @@ def test_seeds_can_be_a_published_preset(tmp_path: Path) -> None:
 
 def test_cells_on_data_in_files_train_with_loading_processes_as_without(tmp_path: Path) -> None:
     write_tree(tmp_path / "birds", ["jay", "owl", "wren", "tit"], 12)
-    plan = """
-streams: [birds.yaml]
+    plan = f"""
+streams: [{tmp_path / "birds.yaml"}]
 methods: [grpo]
 seeds: [1990]
-vary: {train.workers: [0, 2]}
+vary: {{train.workers: [0, 2]}}
 set:
-  run: {mlflow: false}
-  train: {updates: 3, prompts_per_update: 4, max_completion_tokens: 40}
-  evaluate: {probe: 0}
-""".replace("birds.yaml", str(tmp_path / "birds.yaml"))
+  run: {{mlflow: false}}
+  train: {{updates: 3, prompts_per_update: 4, max_completion_tokens: 40}}
+  evaluate: {{probe: 0}}
+"""
     stream = f"stream: {{name: folder_cil, root: {tmp_path / 'birds'}, tasks: 2, shots: 4, test_per_class: 2}}\n"
     (tmp_path / "birds.yaml").write_text(stream)
     (tmp_path / "mini.yaml").write_text(plan)

@@ -17,7 +17,8 @@ from clrft.tracking.runs import Tracker, flattened
 from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
-from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
+from tests.clrft.stores import ROOT, answers, artifacts, history, preparation, root, runs
+from tests.processes import free_port
 
 __all__ = ["preparation", "root"]  # fixtures
 
