@@ -138,14 +138,13 @@ def test_a_sweep_with_a_cell_that_failed_has_failed_until_the_cell_is_finished(r
     Tracker(root, "quickstart").cell("other", {}).stop("FAILED")
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
-    folder = write_run(root / "quickstart", "sft", 7, [[50]])
-    folder.rename(folder.with_name("moved"))
-    shutil.copytree(folder.with_name("moved"), root / "quickstart" / "other", dirs_exist_ok=True)
+    other = root / "quickstart" / "other"
+    shutil.copytree(write_run(root / "elsewhere", "sft", 7, [[50]]), other, dirs_exist_ok=True)
     assert Tracker(root, "quickstart").cell("other", {}).finish()
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FINISHED"]
-    (root / "quickstart" / "third").mkdir()
-    (root / "quickstart" / "third" / "error.txt").write_text("it failed before it was tracked\n")
+    (other.with_name("third")).mkdir()
+    (other.with_name("third") / "error.txt").write_text("it failed before it was tracked\n")
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
 
