@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clrft.runner.checkpoint import stage_rng
 from clrft.utils.progress import Silent
+from tests.clrft.faulty_methods import HEAD
 
 PLAN = """
 streams: [digits_cil]
@@ -21,36 +22,24 @@ set:
 """
 
 # Writes down every update; stops at one while a file "hold-SEED-STEP" is there; dies at one if "kill-SEED-STEP" is.
-COUNTED = '''
-import os, signal, time
-from dataclasses import dataclass
-from pathlib import Path
-from methods.base import Method
-
-HERE = Path(os.environ["COUNTED_IN"])
-
-@dataclass(frozen=True)
-class Config:
-    """Settings."""
-    weight: float = 1.0
-    """A weight."""
-
-class Counted(Method):
-    """Counts updates."""
-    name, family, Config = "counted", "part", Config
-    joins = frozenset({"supervised"})
-
+COUNTED = (
+    HEAD.format(name="counted", joins="supervised")
+    + """
     def before_task(self, context):
         self.seed = context.seed
 
     def before_step(self, model, task_index, step):
-        with (HERE / "updates").open("a") as file:
+        import os, signal, time
+        from pathlib import Path
+        here = Path(os.environ["COUNTED_IN"])
+        with (here / "updates").open("a") as file:
             file.write(f"{self.seed} {step} {os.getpid()}\\n")
-        if (HERE / f"kill-{self.seed}-{step}").exists():
+        if (here / f"kill-{self.seed}-{step}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        while (HERE / f"hold-{self.seed}-{step}").exists():
+        while (here / f"hold-{self.seed}-{step}").exists():
             time.sleep(0.05)
-'''
+"""
+)
 
 
 class Lab:

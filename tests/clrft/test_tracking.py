@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -39,15 +38,6 @@ def feed(root: Path, seed: int = 1993) -> None:
         task.finish(folder / f"task_{index:02d}")
     assert cell.finish()
     tracker.finish([folder / "metrics.json"])
-
-
-def fed(root: Path, cell: str, *rows: Mapping[str, float | None]) -> None:
-    """A cell whose process dies within its first task."""
-    tracker = Tracker(root, "quickstart")
-    task = tracker.cell(cell, {}).task(1, "t1")
-    task.steps(*rows)
-    task.flush()
-    assert tracker.drained()
 
 
 def test_a_sweep_fed_twice_comes_back_as_one_tree_of_closed_runs_with_parameters_metrics_tags_and_files(
@@ -86,10 +76,14 @@ def test_a_sweep_fed_twice_comes_back_as_one_tree_of_closed_runs_with_parameters
     ],
 )
 def test_a_task_that_died_half_fed_gets_the_rest_or_is_begun_again(
-    rows: Sequence[Mapping[str, float | None]], goes_on: bool, root: Path
+    rows: list[dict[str, float | None]], goes_on: bool, root: Path
 ) -> None:
     folder = write_run(root / "quickstart", "rapo", 1993, [[50]], steps=ROWS)  # type: ignore[list-item]
-    fed(root, folder.name, *rows)
+    dying = Tracker(root, "quickstart")
+    task = dying.cell(folder.name, {}).task(1, "t1")
+    task.steps(*rows)
+    task.flush()
+    assert dying.drained()
     (before,) = runs(root, "task")
     assert history(root, before, "reward") == [(row["step"], row["reward"]) for row in rows]
     cell = Tracker(root, "quickstart").cell(folder.name, {})
@@ -97,9 +91,9 @@ def test_a_task_that_died_half_fed_gets_the_rest_or_is_begun_again(
     again.steps(*ROWS)
     again.finish(folder / "task_01")
     assert cell.finish()
-    (task,) = runs(root, "task")
-    assert (task.info.run_id == before.info.run_id) == goes_on
-    assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
+    (run,) = runs(root, "task")
+    assert (run.info.run_id == before.info.run_id) == goes_on
+    assert history(root, run, "reward") == [(1, 0.25), (2, 0.75)]
 
 
 def test_a_task_that_is_learned_anew_replaces_the_one_before_and_stays_nested(root: Path) -> None:
