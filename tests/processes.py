@@ -7,14 +7,22 @@ import sys
 from collections.abc import Mapping, Sequence
 
 
+def free_port() -> int:
+    """A port of loopback at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def several(
     count: int, words: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen[str]]:
     """The processes of ``python <words>``, one thread each; their output can be read."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
     started, pipe = [], subprocess.PIPE
     for place in map(str, range(count)):
         own = {**os.environ, **common, **(environment or {}), "RANK": place, "LOCAL_RANK": place}

@@ -1,5 +1,8 @@
 """What takes a while to make and several files of tests look at."""
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,3 +19,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (sweep / "half-done" / "config.yaml").write_text("seed: 1\n")
     assert main(["report", str(sweep)]) == 0
     return sweep / "report"
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Executor]:
+    """A process in which nothing was computed yet: one with torch's threads at work cannot be forked."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+        yield one

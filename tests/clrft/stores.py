@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from clrft.tracking.store import tracking_uri
+from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 Points = list[tuple[str, int, float]]  # metric, step, value
@@ -99,12 +99,6 @@ def points(root: Path | str, run: Run) -> Points:
 
 def artifacts(root: Path | str, run: Run) -> list[str]:
     return sorted(entry.path for entry in client_of(root).list_artifacts(run.info.run_id))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(url: str, within: float) -> bool:

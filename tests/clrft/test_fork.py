@@ -1,25 +1,29 @@
-"""Forks: the same method ends with the bits of the run that was forked; another one begins where that run stood."""
+"""Forks begin where a run stood, and runs of before a setting was there are read, gone on with and forked."""
 
 import json
-import multiprocessing
 import re
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.fault_lab import flip_a_bit
 from benchmarks.kills import Kill, outcome, run_in_child
 from clrft.analysis.compare import compare
-from clrft.config.run_config import build_config
+from clrft.config.retired import in_todays_words
+from clrft.config.run_config import build_config, with_defaults
 from clrft.runner.fork import planned, saved_config
 from clrft.runner.lineage import config_digest
 from clrft.runner.run import run
+from clrft.runs.differences import facts, settings
+from clrft.runs.manifest import comparable
 from clrft.runs.read import read_run
 from clrft.tracking.runs import manifest_tags
+from clrft.utils.files import digest
+from clrft.utils.plain import read_yaml
 from clrft.utils.progress import Silent
 from task_streams.errors import UserError
 
@@ -27,15 +31,20 @@ SMALL: dict[str, Any] = {
     "stream": {"tasks": 3, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
     "train": {"updates": 2, "prompts_per_update": 4, "warmup": 0, "learning_rate": 1e-3},
     "evaluate": {"probe": 0, "drift_prompts": 0},
-    "model": {"device": "cpu", "dtype": "float32"},
 }
+
+
+def trained(output: Path, seed: int = 1993, dtype: str = "float32") -> Path:
+    """A finished run of sft."""
+    own = {"run": {"output": str(output), "mlflow": False, "checkpoint_every": 1}}
+    own["model"] = {"device": "cpu", "dtype": dtype}
+    return run(build_config("digits_cil", "sft", "tiny", seed, SMALL, own), Silent())
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of sft, which tests copy."""
-    own = {"run": {"output": str(tmp_path_factory.mktemp("finished")), "mlflow": False, "checkpoint_every": 1}}
-    return run(build_config("digits_cil", "sft", "tiny", 1993, SMALL, own), Silent())
+    """A finished run of sft; who changes it copies it."""
+    return trained(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
@@ -119,13 +128,6 @@ def test_the_first_task_s_anchor_comes_from_its_weights(source: Path) -> None:
     assert "its anchor (first) is made of policies" in refusal(f"{source}@2", *words, "run.name_suffix=other")
 
 
-@pytest.fixture(scope="module")
-def fresh() -> Iterator[Executor]:
-    """A process in which nothing was computed yet: one with torch's threads at work cannot be forked."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
-        yield one
-
-
 def test_a_fork_killed_while_it_is_made_and_while_it_learns_goes_on_to_the_same_bits(
     source: Path, fresh: Executor, tmp_path: Path
 ) -> None:
@@ -145,39 +147,37 @@ def test_a_fork_killed_while_it_is_made_and_while_it_learns_goes_on_to_the_same_
     assert not list(config.folder.parent.glob(".*partial*"))
 
 
-def test_what_is_no_finished_task_is_refused_by_name(source: Path, tmp_path: Path) -> None:
-    assert "is a run; expected it with a task" in refusal(str(source))
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [
+        ("", "is a run; expected it with a task"),
+        ("@0", "task 0 is the base before any training"),
+        ("@3", "task 3 is the last, nothing is left to learn"),
+        ("@task7", "has 3 tasks; expected a task from 1 to 2"),
+        ("@1 seed=1990", "seed: got 1990, but the run that is forked has 1993"),
+        ("@1 stream.shots=2", "stream.shots is 4 in the run that is forked and 2 here"),
+        ("@1 evaluate.decoding=sampled", "evaluate.decoding is greedy"),
+        ("@1 train.max_completion_tokens=30", "train.max_completion_tokens is 24"),
+        ("@1 method=zero_shot", "trains nothing; expected one that learns from task 2 on"),
+        ("@1 method=joint_sft", "learns all tasks at once; expected one that can begin with task 2"),
+        ("@1 method=sft+l2_init", "'l2_init' cannot begin with task 2: it holds the weights as they were before the"),
+        ("@1 method=sft+olora", "'olora' cannot begin with task 2: each task has a block of the adapter to itself"),
+        ("@1 method=rapp", "Did you mean 'rapo'?"),
+    ],
+)
+def test_what_cannot_be_forked_is_refused(point: str, reason: str, finished: Path) -> None:
+    point, *words = point.split(" ")
+    assert reason in refusal(f"{finished}{point}", *words)
+
+
+def test_what_is_no_finished_task_is_refused_by_name_and_what_may_differ_is_not(source: Path) -> None:
+    planned(f"{source}@1", ["evaluate.batch_size=2", "train.updates=9", "seed=1993"])
     assert f"Did you mean '{source}'?" in refusal(f"{source.with_name('digits_cil-sft-1939')}@1")
     assert "expected RUN@taskK" in refusal("sft")
-    assert "task 0 is the base before any training" in refusal(f"{source}@0")
-    assert "task 3 is the last, nothing is left to learn" in refusal(f"{source}@3")
-    assert "has 3 tasks; expected a task from 1 to 2" in refusal(f"{source}@task7")
     shutil.rmtree(source / "task_01" / "weights")
     assert "task 1 of" in (said := refusal(f"{source}@1")) and "tasks with weights: 2." in said
     shutil.rmtree(source / "task_02")
     assert "is not finished; finished: 1." in refusal(f"{source}@2")
-
-
-def test_what_a_fork_may_not_change_is_refused_with_both_values(source: Path) -> None:
-    assert "seed: got 1990, but the run that is forked has 1993" in refusal(f"{source}@1", "seed=1990")
-    said = refusal(f"{source}@1", "stream.shots=2", "evaluate.decoding=sampled", "train.max_completion_tokens=30")
-    assert "stream.shots is 4 in the run that is forked and 2 here" in said
-    assert "evaluate.decoding is greedy" in said and "train.max_completion_tokens is 24" in said
-    planned(f"{source}@1", ["evaluate.batch_size=2", "train.updates=9", "seed=1993"])
-
-
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [
-        ("zero_shot", "trains nothing; expected one that learns from task 2 on"),
-        ("joint_sft", "learns all tasks at once; expected one that can begin with task 2"),
-        ("sft+l2_init", "'l2_init' cannot begin with task 2: it holds the weights as they were before the first"),
-        ("sft+olora", "'olora' cannot begin with task 2: each task has a block of the adapter to itself"),
-        ("rapp", "Did you mean 'rapo'?"),
-    ],
-)
-def test_a_method_that_cannot_begin_late_is_refused(source: Path, method: str, reason: str) -> None:
-    assert reason in refusal(f"{source}@1", f"method={method}")
 
 
 def test_runs_that_did_not_learn_task_by_task_are_refused(source: Path) -> None:
@@ -209,3 +209,76 @@ def test_a_folder_of_another_fork_and_a_fork_that_lost_a_task_are_refused(source
     shutil.rmtree(folder / "task_02")
     with pytest.raises(UserError, match=r"task_02 is missing or not whole; it is that of single/digits_cil-sft-1993"):
         run(saved_config(folder, {}), Silent())
+
+
+def age(folder: Path) -> Path:
+    """Let a run be one of before ``train.optimizer`` and ``stream.prompt``, by settings, manifest and lineage."""
+    config = read_yaml(folder / "config.yaml")
+    del config["stream"]["prompt"], config["train"]["optimizer"]
+    config["train"]["autocast"] = False
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["model"]["optimizer"], manifest["model"]["weights"]
+    del manifest["prompt_style"], manifest["prompts"]["style"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    parent = ""
+    for file in sorted(folder.glob("task_*/lineage.json")):
+        lineage = json.loads(file.read_text())
+        del lineage["identity"]
+        lineage |= {"config": digest(comparable(config)), "parent": parent}
+        parent = digest(lineage)
+        file.write_text(json.dumps({**lineage, "identity": parent}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another class order."""
+    return trained(tmp_path_factory.mktemp("other"), seed=1996)
+
+
+def test_a_run_of_before_a_setting_is_forked_and_gone_on_with(finished: Path, source: Path) -> None:
+    age(source)
+    assert learned(fork(f"{source}@task1")) == learned(finished)
+    for stage in (2, 3):
+        shutil.rmtree(source / f"task_0{stage}")
+    for name in ("matrix.json", "metrics.json"):
+        (source / name).unlink()
+    run(saved_config(source, {}), Silent())
+    assert learned(source) == learned(finished)
+    assert run(saved_config(source, {}), Silent()) == source  # whose lineage is one
+
+
+def test_a_run_of_before_a_setting_stands_beside_one_of_today(finished: Path, source: Path, other: Path) -> None:
+    (group,) = compare([read_run(age(source)), read_run(other)]).groups
+    assert [record.folder for record in group.runs] == [source, other]
+    assert settings(read_run(source)) == settings(read_run(finished))
+
+
+def test_a_run_whose_updates_were_rounded_does_not_stand_beside_one_that_keeps_them(tmp_path: Path) -> None:
+    low, aged = (trained(tmp_path / str(seed), seed, "bfloat16") for seed in (1990, 1993))
+    age(aged)
+    assert facts(read_run(low))["model.updates"] == "kept"
+    assert facts(read_run(aged))["model.updates"] == "rounded"
+    with pytest.raises(UserError, match=r"manifest.model.updates is kept in .* and rounded in"):
+        compare([read_run(low), read_run(aged)])
+
+
+def test_settings_of_before_are_in_words_of_today_with_its_defaults() -> None:
+    today = in_todays_words({"train": {"autocast": True, "updates": 3}, "model": {"dtype": "float32"}})
+    assert today["train"] == {"optimizer": "adamw_float32", "updates": 3}
+    assert today["model"]["dtype"] == "bfloat16"
+    before = {"train": {}, "stream": {"name": "digits_cil"}, "method": {"name": "sft", "parts": {"ewc": {}}}}
+    today = in_todays_words(before)
+    assert (today["train"], today["stream"]["prompt"]) == ({"optimizer": "auto"}, "suite")
+    whole = with_defaults(today)
+    assert whole["stream"]["tasks"] == 5
+    assert whole["method"]["parts"]["ewc"]["strength"] > 0
+    assert with_defaults({"method": {"name": "mine", "size": 3}})["method"] == {"name": "mine", "size": 3}
+
+
+def test_a_methods_own_setting_that_came_later_parts_no_group(finished: Path, other: Path) -> None:
+    now, then = read_run(finished), read_run(other)
+    del then.config["method"]["thought"]
+    (group,) = compare([now, then]).groups
+    assert len(group.runs) == 2

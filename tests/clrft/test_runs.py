@@ -1,12 +1,20 @@
-"""Run folders read back: complete ones whole, all others named and left out."""
+"""Run folders read back: complete ones whole, others left out; what a run tells of code and machine is not private."""
 
+import getpass
 import hashlib
 import json
+import platform
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clrft.cli.main import main
+from clrft.runs.provenance import code_identity, hardware, source_hash, versions
 from clrft.runs.read import find_runs, read_run
 from clrft.tracking.runs import task_facts
 from task_streams.errors import UserError
@@ -34,25 +42,16 @@ def test_a_run_is_read_back_whole(tmp_path: Path) -> None:
     assert read_run(folder).metrics["last_acc"].value == pytest.approx(0.7)  # computed from the matrix
 
 
-def test_run_and_sweep_folders_are_found_once_each_and_a_comparison_beside_them_is_not_named(tmp_path: Path) -> None:
+def test_runs_are_found_once_each_and_incomplete_damaged_and_foreign_folders_named_and_left_out(tmp_path: Path) -> None:
     sweep = tmp_path / "s"
     first, second = write_run(sweep, "grpo", 1, ROWS), write_run(sweep, "sft", 1, ROWS)
-    (sweep / "comparison").mkdir()
-    found = find_runs([second, sweep])
-    assert [run.folder for run in found.runs] == [second, first]
-    assert found.left_out == ()
-
-
-def test_incomplete_damaged_and_foreign_folders_are_named_and_left_out(tmp_path: Path) -> None:
-    sweep = tmp_path / "s"
-    write_run(sweep, "grpo", 1, ROWS)
     (write_run(sweep, "grpo", 2, ROWS) / "metrics.json").unlink()
     (write_run(sweep, "grpo", 3, ROWS) / "matrix.json").write_text('{"schema": 1')
-    (sweep / "holiday").mkdir()
-    (sweep / ".hidden").mkdir()
+    for name in ("comparison", "holiday", ".hidden"):
+        (sweep / name).mkdir()
     (sweep / "notes.txt").write_text("")
-    found = find_runs([sweep])
-    assert [run.seed for run in found.runs] == [1]
+    found = find_runs([second, sweep])
+    assert [run.folder for run in found.runs] == [second, first]  # once each
     assert [(one.folder.name, one.fault) for one in found.left_out] == [
         ("digits_cil-grpo-2", "incomplete"),
         ("digits_cil-grpo-3", "damaged"),
@@ -134,3 +133,68 @@ def test_all_bad_paths_are_reported_at_once_with_the_nearest_name(tmp_path: Path
     assert "holds no run" in empty
     assert "does not exist either" in nowhere
     assert "Did you mean" in misspelt and folder.name in misspelt
+
+
+def committed(folder: Path) -> None:
+    """Put all that is in a folder into a repository of its own."""
+    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*command, *words], check=True, capture_output=True)
+
+
+def test_versions_name_python_and_the_packages() -> None:
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == np.__version__
+    assert re.match(r"1\.16\.", found["trl"])
+
+
+def test_code_is_known_by_its_own_commit_whether_that_was_changed_and_the_sources_wherever_they_lie(
+    tmp_path: Path,
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for root in (one, two, tmp_path / "checkout" / "site-packages"):
+        (root / "clrft").mkdir(parents=True)
+        (root / "clrft" / "a.py").write_text("x = 1\n")
+    outside = code_identity(two)
+    assert (outside["commit"], outside["dirty"]) == (None, None)
+    assert re.fullmatch("[0-9a-f]{64}", outside["source_sha256"])
+    committed(tmp_path / "checkout")
+    assert code_identity(tmp_path / "checkout" / "site-packages")["commit"] is None  # somebody else's
+    committed(one)
+    clean = code_identity(one)
+    assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["dirty"] is False
+    assert clean["source_sha256"] == outside["source_sha256"] == source_hash(one)
+    (one / "clrft" / "a.py").write_text("x = 2\n")
+    changed = code_identity(one)
+    assert (changed["commit"], changed["dirty"]) == (clean["commit"], True)
+    assert changed["source_sha256"] != clean["source_sha256"]
+    (two / "clrft" / "a.py").rename(two / "clrft" / "b.py")
+    assert source_hash(two) != outside["source_sha256"]
+
+
+def test_hardware_is_plain_json_without_names_or_paths() -> None:
+    text = json.dumps(hardware())
+    assert socket.gethostname() not in text
+    assert f'"{getpass.getuser()}"' not in text
+    assert "/home" not in text
+    assert hardware()["cores"] >= 1
+    assert hardware()["ram_gb"] > 0.1
+
+
+def test_peak_memory_grows_with_what_is_held_and_is_forgotten_once_that_is_given_back() -> None:
+    # In a process of its own, where the peak so far is low; it must not start at this process's size.
+    # 2**20 bytes are one MB. torch is imported after the first look: it takes more than all the rest.
+    program = (
+        "from clrft.runs.provenance import forget_peaks, peak_memory_mb; before = peak_memory_mb()\n"
+        "held = bytearray(b'x') * (200 * 2**20); high = peak_memory_mb(); del held\n"
+        "print(before, high - before); import torch\n"
+        "held = bytearray(b'x') * (200 * 2**20); high = peak_memory_mb(); del held\n"
+        "forget_peaks(); print(high - peak_memory_mb())"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    before, grown, forgotten = map(float, done.stdout.split())
+    assert before < 150
+    assert 190 < grown < 260
+    assert forgotten > 150 or sys.platform != "linux"  # others cannot forget a process's peak

@@ -1,18 +1,30 @@
-"""A real sweep in worker processes, with MLflow's real store."""
+"""Real sweeps in worker processes with MLflow's real store; how many run at a time, and on which GPU and disk."""
 
+import errno
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from clrft.analysis import taxonomy as kinds
 from clrft.cli.main import main
+from clrft.config.run_config import build_config
 from clrft.config.sweeps import load_sweep
 from clrft.runs.read import find_runs
-from clrft.runs.taxonomy import RunKinds, run_kinds
+from clrft.runs.taxonomy import run_kinds
+from clrft.sweep.engine import Setup
+from clrft.sweep.executors import default_jobs, gpus
+from clrft.sweep.local_workers import Workers, seeing
+from clrft.utils.files import clean_partials, machine, partial_of, write_first
+from clrft.utils.locks import held, lock_path, look
 from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty
+from tests.clrft.stores import history, runs
 from tests.task_streams.streams import write_tree
 
 SWEEP = """
@@ -20,7 +32,7 @@ streams: [digits_cil]
 methods: [zero_shot, sft, rapo]
 seeds: [1990]
 set:
-  stream: {tasks: 2, shots: 8, test_per_class: 4}
+  stream: {tasks: 2, shots: 8, test_per_class: 1}
   train: {updates: 2, prompts_per_update: 4}
   evaluate: {probe: 0}
 per_method:
@@ -34,18 +46,15 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mini.yaml").write_text(SWEEP)
     words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "2"]
-    read: list[Path] = []
-
-    def counted(folder: Path, *facts: Any) -> RunKinds:
-        read.append(folder)
-        return run_kinds(folder, *facts)
-
+    counted = Mock(wraps=run_kinds)
     monkeypatch.setattr(kinds, "run_kinds", counted)
     assert main(words) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "runs" / "mini"
-    cells = [path.parent for path in folder.glob("*/manifest.json")]
-    assert sorted(read) == sorted(cells)  # once for the comparison and the report together
+    read = sorted(call.args[0] for call in counted.call_args_list)
+    assert read == sorted(
+        path.parent for path in folder.glob("*/manifest.json")
+    )  # once for the comparison and the report together
     assert "zero_shot" in said and str(folder / "comparison") in said and "mlflow.db" in said
     assert len(find_runs([folder]).runs) == 3
     assert {"table.md", "matrices.png", "curves.png"} <= {path.name for path in (folder / "comparison").iterdir()}
@@ -53,30 +62,20 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")} == stamps
-    check_store(tmp_path / "runs")
-
-
-def check_store(root: Path) -> None:
-    """One sweep, three cells, and below each its stages: base and two tasks."""
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    experiment = next(e for e in client.search_experiments() if e.name == "clrft")
-    runs = client.search_runs([experiment.experiment_id])
-    kinds = [run.data.tags["clrft.kind"] for run in runs]
-    assert (kinds.count("sweep"), kinds.count("cell"), kinds.count("task")) == (1, 3, 9)
-    rapo = next(run for run in runs if run.data.tags.get("clrft.cell") == "digits_cil-rapo-1990")
+    # One sweep, three cells, and below each its stages: base and two tasks.
+    store = tmp_path / "runs"
+    assert [len(runs(store, kind)) for kind in ("sweep", "cell", "task")] == [1, 3, 9]
+    (rapo,) = [run for run in runs(store, "cell") if run.data.tags["clrft.cell"] == "digits_cil-rapo-1990"]
     assert rapo.data.params["train.updates"] == "2"
     assert "forgetting" in rapo.data.metrics
-    task = next(
-        run for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == rapo.info.run_id and run.data.tags["clrft.task"] == "2"
-    )  # fmt: skip
-    drift = client.get_metric_history(task.info.run_id, "drift")
-    assert [point.step for point in drift] == [1, 2]
+    children = [run for run in runs(store, "task") if run.data.tags["mlflow.parentRunId"] == rapo.info.run_id]
+    (task,) = [run for run in children if run.data.tags["clrft.task"] == "2"]
+    assert [step for step, _ in history(store, task, "drift")] == [1, 2]
 
 
 FAULTY = {
     "sft+raises": ("raises.py, line 20), after_step: KeyError: 'lost'", 1),
-    "grpo": ("train.prompts_per_update: got 17", 0),
+    "grpo": ("train.prompts_per_update: got 17, but task", 0),
     "grpo+gives_nan": ("gives_nan.py), shape_rewards: returned 32 of 32 values that are not finite.", 1),
     "grpo+wrong_shape": ("wrong_shape.py), shape_rewards: returned shape (4, 8), expected (32,).", 1),
     "sft+mutates_anchor": ("mutates_anchor.py): the anchor's weights were changed during the task (1 of", 2),
@@ -101,10 +100,7 @@ def test_a_failing_cell_is_reported_does_not_count_as_done_and_the_others_go_on(
         assert (folder / "error.txt").read_text().startswith(told.partition(": ")[2])
         assert sorted(path.name for path in folder.glob("task_*")) == [f"task_{stage:02d}" for stage in range(stages)]
         assert not (folder / "metrics.json").exists()
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    experiment = next(e for e in client.search_experiments() if e.name == "clrft")
-    tracked = client.search_runs([experiment.experiment_id])
-    ends = {run.data.tags["clrft.cell"]: run.info.status for run in tracked if run.data.tags["clrft.kind"] == "cell"}
+    ends = {run.data.tags["clrft.cell"]: run.info.status for run in runs(tmp_path / "runs", "cell")}
     failed = {f"digits_cil-{method}-1990": "FAILED" for method, (_, stages) in FAULTY.items() if stages}
     assert ends == failed | {"digits_cil-sft-1990": "FINISHED"}
 
@@ -118,19 +114,118 @@ def test_seeds_can_be_a_published_preset(tmp_path: Path) -> None:
 
 def test_cells_on_data_in_files_train_with_loading_processes_as_without(tmp_path: Path) -> None:
     write_tree(tmp_path / "birds", ["jay", "owl", "wren", "tit"], 12)
-    plan = """
-streams: [birds.yaml]
+    plan = f"""
+streams: [{tmp_path / "birds.yaml"}]
 methods: [grpo]
 seeds: [1990]
-vary: {train.workers: [0, 2]}
+vary: {{train.workers: [0, 2]}}
 set:
-  run: {mlflow: false}
-  train: {updates: 3, prompts_per_update: 4, max_completion_tokens: 40}
-  evaluate: {probe: 0}
-""".replace("birds.yaml", str(tmp_path / "birds.yaml"))
+  run: {{mlflow: false}}
+  train: {{updates: 3, prompts_per_update: 4, max_completion_tokens: 40}}
+  evaluate: {{probe: 0}}
+"""
     stream = f"stream: {{name: folder_cil, root: {tmp_path / 'birds'}, tasks: 2, shots: 4, test_per_class: 2}}\n"
     (tmp_path / "birds.yaml").write_text(stream)
     (tmp_path / "mini.yaml").write_text(plan)
     assert main(["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "1"]) == 0
     first, second = sorted((tmp_path / "runs" / "mini").glob("birds-*/task_02/weights/model.safetensors"))
     assert first.read_bytes() == second.read_bytes()  # three updates of four prompts: two epochs and more
+
+
+SMALL = ["run", "stream=digits_cil", "method=sft", "seed=1993", "stream.tasks=2", "stream.shots=4", "run.mlflow=false"]
+SMALL += ["stream.test_per_class=1", "train.updates=2", "train.prompts_per_update=4", "evaluate.probe=0"]
+
+
+def seen() -> str:
+    """What a process that is started now has as its GPUs."""
+    return subprocess.run(["printenv", "CUDA_VISIBLE_DEVICES"], capture_output=True, text=True).stdout.strip()
+
+
+def test_a_worker_sees_one_gpu_and_this_process_what_it_saw_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8932f937")
+    with seeing("GPU-8932f937"):
+        assert seen() == "GPU-8932f937"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-8932f937"
+    with seeing(""):  # no GPU to share: as before
+        assert seen() == "4,GPU-8932f937"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with seeing("1"):
+        assert seen() == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(setup: Setup, device: str) -> SimpleNamespace:
+        return SimpleNamespace(device=device, pipe=SimpleNamespace(send=lambda cell: None), cell=None)
+
+    monkeypatch.setattr("clrft.sweep.local_workers.Worker", other)
+    cells = [build_config("digits_cil", "sft", "tiny", seed) for seed in range(6)]
+    workers = Workers(5, Setup(1, (), 0), ("0", "1"))
+    for cell in cells[:5]:
+        workers.give(cell)
+    assert [worker.device for worker in workers.workers] == ["0", "1", "0", "1", "0"]
+    assert default_jobs(cells, ("0", "1")) == 2  # one per GPU
+    assert default_jobs(cells[:1], ("0", "1")) == 1
+    on_cpu = [build_config("digits_cil", "sft", "tiny", 1, {"model": {"device": "cpu"}})]
+    assert gpus(on_cpu) == ()
+
+
+def test_a_half_written_file_of_another_machine_is_told_from_one_of_this(tmp_path: Path) -> None:
+    mine = partial_of(tmp_path / "matrix.json")
+    assert mine.name == f".matrix.json.partial-{os.getpid()}-{machine()}"
+    other = tmp_path / f".matrix.json.partial-{os.getpid()}-00000000"  # a container with the same process number
+    for path in (mine, other):
+        path.write_text("{")
+    assert clean_partials(tmp_path) == [other.name]  # the lock is ours: whoever wrote it there is gone
+    assert mine.exists()
+
+
+def test_of_two_that_write_a_file_first_one_wins(tmp_path: Path) -> None:
+    write_first(tmp_path / "mlflow.json", "one")
+    write_first(tmp_path / "mlflow.json", "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.json"]
+    assert (tmp_path / "mlflow.json").read_text() == "one"
+
+
+def test_a_lock_that_another_machine_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fstat(descriptor: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # as a network's file system says it
+
+    with held(tmp_path / "cell"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fstat)
+            assert look(lock_path(tmp_path / "cell")) is None
+        assert look(lock_path(tmp_path / "cell")) is not None
+
+
+def test_a_run_folder_that_was_moved_or_linked_goes_on_with_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, f"run.output={tmp_path / 'runs'}"]) == 0
+    (whole,) = (tmp_path / "runs" / "single").glob("digits_cil-*")
+    moved = tmp_path / "archive" / "single" / whole.name
+    shutil.copytree(whole, moved)
+    linked = tmp_path / "linked" / "single"
+    again = [*SMALL, f"run.output={linked.parent}"]
+    target = tmp_path / "disk" / whole.name
+    shutil.copytree(whole, target)
+    linked.mkdir(parents=True)
+    (linked / whole.name).symlink_to(target)
+    for folder in (moved, target):  # as a run that was stopped after its first task
+        shutil.rmtree(folder / "task_02")
+        (folder / "matrix.json").unlink()
+        (folder / "metrics.json").unlink()
+    capsys.readouterr()
+    assert main(["run", "--resume", str(moved)]) == 0
+    assert main(again) == 0
+    assert capsys.readouterr().out.count("going on after stage 1") == 2
+    for folder in (moved, target):
+        assert json.loads((folder / "matrix.json").read_text()) == json.loads((whole / "matrix.json").read_text())
+        weights = [path / "task_02" / "weights" / "model.safetensors" for path in (folder, whole)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert lock_path(linked / whole.name) == target.parent / f".{whole.name}.lock"  # one lock, whichever way one comes
+    with held(target):
+        assert main(again) == 0  # done: only shown
+        (target / "metrics.json").unlink()
+        assert main(again) == 2
+    assert f"is being worked on by process {os.getpid()}" in " ".join(capsys.readouterr().err.split())

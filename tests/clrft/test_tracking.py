@@ -16,7 +16,8 @@ from clrft.tracking.runs import Tracker, flattened
 from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
-from tests.clrft.stores import ROOT, answers, artifacts, free_port, history, preparation, root, runs
+from tests.clrft.stores import ROOT, answers, artifacts, history, preparation, root, runs
+from tests.processes import free_port
 
 __all__ = ["preparation", "root"]  # fixtures
 
@@ -39,7 +40,10 @@ def feed(root: Path, seed: int = 1993) -> None:
     tracker.finish([folder / "metrics.json"])
 
 
-def test_a_sweep_comes_back_as_a_tree_of_closed_runs_with_parameters_metrics_tags_and_files(root: Path) -> None:
+def test_a_sweep_fed_twice_comes_back_as_one_tree_of_closed_runs_with_parameters_metrics_tags_and_files(
+    root: Path,
+) -> None:
+    feed(root)
     feed(root)
     (sweep,), (cell,) = runs(root, "sweep"), runs(root, "cell")
     tasks = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
@@ -51,7 +55,7 @@ def test_a_sweep_comes_back_as_a_tree_of_closed_runs_with_parameters_metrics_tag
 
     assert cell.data.params == {"seed": "1993", "train.lr": "0.0001"}
     assert cell.data.tags["data"] == "f1"
-    assert cell.data.metrics["forgetting"] == 0.25
+    assert history(root, cell, "forgetting") == [(0, 0.25)]
     assert "Σ" in cell.data.tags["clrft.definition.forgetting"]
     assert artifacts(root, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
     assert "fwt" not in cell.data.metrics  # an undefined metric is a reason and no number
@@ -64,43 +68,32 @@ def test_a_sweep_comes_back_as_a_tree_of_closed_runs_with_parameters_metrics_tag
     assert artifacts(root, tasks[0]) == ["metrics.json", "predictions.jsonl"]
 
 
-def test_feeding_twice_adds_nothing(root: Path) -> None:
-    feed(root)
-    feed(root)
-    (cell,), tasks = runs(root, "cell"), runs(root, "task")
-    assert len(runs(root, "sweep")) == 1
-    assert len(tasks) == 2
-    assert {run.info.status for run in (cell, *tasks)} == {"FINISHED"}
-    assert history(root, tasks[0], "reward") == [(1, 0.25), (2, 0.75)]
-    assert history(root, cell, "forgetting") == [(0, 0.25)]
-
-
 @pytest.mark.parametrize(
-    ("fed", "goes_on"),
+    ("rows", "goes_on"),
     [
         (ROWS[:1], True),  # as it is after some seconds: it gets the rest
         ([{"step": step, "reward": 9.0} for step in range(1, 1002)], False),  # more than one batch, of other figures
     ],
 )
 def test_a_task_that_died_half_fed_gets_the_rest_or_is_begun_again(
-    fed: list[dict[str, float | None]], goes_on: bool, root: Path
+    rows: list[dict[str, float | None]], goes_on: bool, root: Path
 ) -> None:
     folder = write_run(root / "quickstart", "rapo", 1993, [[50]], steps=ROWS)  # type: ignore[list-item]
     dying = Tracker(root, "quickstart")
-    died = dying.cell(folder.name, {}).task(1, "t1")
-    died.steps(*fed)
-    died.flush()
+    task = dying.cell(folder.name, {}).task(1, "t1")
+    task.steps(*rows)
+    task.flush()
     assert dying.drained()
     (before,) = runs(root, "task")
-    assert history(root, before, "reward") == [(row["step"], row["reward"]) for row in fed]
+    assert history(root, before, "reward") == [(row["step"], row["reward"]) for row in rows]
     cell = Tracker(root, "quickstart").cell(folder.name, {})
     again = cell.task(1, "t1")
     again.steps(*ROWS)
     again.finish(folder / "task_01")
     assert cell.finish()
-    (task,) = runs(root, "task")
-    assert (task.info.run_id == before.info.run_id) == goes_on
-    assert history(root, task, "reward") == [(1, 0.25), (2, 0.75)]
+    (run,) = runs(root, "task")
+    assert (run.info.run_id == before.info.run_id) == goes_on
+    assert history(root, run, "reward") == [(1, 0.25), (2, 0.75)]
 
 
 def test_a_task_that_is_learned_anew_replaces_the_one_before_and_stays_nested(root: Path) -> None:
@@ -139,14 +132,13 @@ def test_a_sweep_with_a_cell_that_failed_has_failed_until_the_cell_is_finished(r
     Tracker(root, "quickstart").cell("other", {}).stop("FAILED")
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
-    folder = write_run(root / "quickstart", "sft", 7, [[50]])
-    folder.rename(folder.with_name("moved"))
-    shutil.copytree(folder.with_name("moved"), root / "quickstart" / "other", dirs_exist_ok=True)
+    other = root / "quickstart" / "other"
+    shutil.copytree(write_run(root / "elsewhere", "sft", 7, [[50]]), other, dirs_exist_ok=True)
     assert Tracker(root, "quickstart").cell("other", {}).finish()
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FINISHED"]
-    (root / "quickstart" / "third").mkdir()
-    (root / "quickstart" / "third" / "error.txt").write_text("it failed before it was tracked\n")
+    (other.with_name("third")).mkdir()
+    (other.with_name("third") / "error.txt").write_text("it failed before it was tracked\n")
     Tracker(root, "quickstart").finish()
     assert [run.info.status for run in runs(root, "sweep")] == ["FAILED"]
 
@@ -160,39 +152,31 @@ def test_a_cell_whose_folder_was_removed_gets_a_new_run_and_marks_the_old_one(ro
     assert (new.data.params["seed"], "clrft.superseded" in new.data.tags) == ("7", False)
 
 
-def test_many_long_and_secret_parameters_are_kept_as_far_as_mlflow_may_have_them(root: Path) -> None:
+def test_long_secret_and_diverged_values_are_kept_as_far_as_mlflow_may_have_them(root: Path) -> None:
     secret = "http://ann:s3cret@host"
     params = {f"p{index}": index for index in range(250)} | {"long": "x" * 7000, "uri": secret}
-    tracker = Tracker(root, "quickstart")
-    tracker.cell("cell", params, {"where": secret})
-    assert tracker.drained()
-    (cell,) = runs(root, "cell")
-    assert len(cell.data.params) == 252
-    assert cell.data.params["long"].endswith("… (7000 characters)")
-    assert len(cell.data.params["long"]) == 6000
-    assert b"s3cret" not in (root / "mlflow.db").read_bytes()
-    assert cell.data.params["uri"] == "http://***@host"
-
-
-def test_a_diverged_value_stays_visible(root: Path) -> None:
-    tracker = Tracker(root, "quickstart")
-    cell = tracker.cell("cell", {})
+    cell = Tracker(root, "quickstart").cell("cell", params, {"where": secret})
     cell.task(1, "one").steps({"step": 1, "loss": math.nan})
     cell.stop("FAILED")
-    ((step, value),) = history(root, runs(root, "task")[0], "loss")
-    assert step == 1
-    assert math.isnan(value)
+    (run,), (task,) = runs(root, "cell"), runs(root, "task")
+    assert len(run.data.params) == 252
+    assert run.data.params["long"].endswith("… (7000 characters)")
+    assert len(run.data.params["long"]) == 6000
+    assert b"s3cret" not in (root / "mlflow.db").read_bytes()
+    assert run.data.params["uri"] == "http://***@host"
+    ((step, value),) = history(root, task, "loss")
+    assert step == 1 and math.isnan(value)
 
 
 def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
-    rows = [{"step": step, **{f"m{k}": 1.0 for k in range(10)}} for step in range(1, 151)]
+    rows = [{"step": step, "reward": 1.0} for step in range(1, 151)]
     folders = [write_run(root / "quickstart", "sft", seed, [[50, None]] * 2, steps=rows) for seed in (1, 2)]
     program = (
         "import json, sys; from pathlib import Path; from clrft.tracking.runs import Tracker\n"
         "folder = Path(sys.argv[1]); cell = Tracker(folder.parent.parent, 'quickstart').cell(folder.name, {'a': 1})\n"
         "for index in range(1, 3):\n"
         "    task = cell.task(index, 'one')\n"
-        "    for step in range(1, 151): task.steps({'step': step, **{f'm{k}': 1.0 for k in range(10)}})\n"
+        "    for step in range(1, 151): task.steps({'step': step, 'reward': 1.0})\n"
         "    task.finish(folder / f'task_{index:02d}')\n"
         "sys.exit(0 if cell.finish() else 3)\n"
     )
@@ -200,7 +184,7 @@ def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(runs(root, "sweep")) == 1
     assert len(runs(root, "cell")) == 2
-    assert [len(history(root, task, "m9")) for task in runs(root, "task")] == [150] * 4
+    assert [len(history(root, task, "reward")) for task in runs(root, "task")] == [150] * 4
 
 
 def test_tracking_switched_off_touches_no_store(tmp_path: Path) -> None:
@@ -247,7 +231,9 @@ def test_a_server_that_cannot_be_reached_is_a_warning_without_its_secrets(
     assert "ann" not in text and "s3cret" not in text
 
 
-def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_and_a_store_that_is_no_database_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no MLflow store"):
+        serve_ui(tmp_path)
     (tmp_path / "mlflow.db").write_text("no database, but long enough to be taken for one" * 100)
     with pytest.raises(UserError, match="not a database"):
         prepare_store(tmp_path)
@@ -281,11 +267,6 @@ def test_a_config_becomes_dotted_texts() -> None:
     assert flattened(config) == expected
 
 
-def test_the_user_interface_without_a_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no MLflow store"):
-        serve_ui(tmp_path)
-
-
 def test_preparing_prints_nothing_and_arms_no_usage_ping(
     preparation: tuple[Path, "subprocess.CompletedProcess[str]"],
 ) -> None:
@@ -293,25 +274,20 @@ def test_preparing_prints_nothing_and_arms_no_usage_ping(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(root: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from clrft.cli.ui import serve_ui\n"
-        "sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))\n"
-    )
+def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half of its start
     port = free_port()
-    command = [sys.executable, "-c", program, str(root), str(port)]
+    program = f"from pathlib import Path; from clrft.cli.ui import serve_ui; exit(serve_ui(Path('{root}'), {port}))"
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ours:
         try:
             assert answers(f"http://127.0.0.1:{port}/health", within=120)
-            assert bound_to(port) == {"127.0.0.1"}
+            listening = [one.laddr for one in psutil.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+            assert {address.ip for address in listening if address.port == port} == {"127.0.0.1"}
             ours.send_signal(signal.SIGINT)
             assert ours.wait(timeout=60) == 0
         finally:
             ours.kill()
     assert not answers(f"http://127.0.0.1:{port}/health", within=1)
-
-
-def bound_to(port: int) -> set[str]:
-    """Addresses on which some process listens at a port."""
-    listening = (each.laddr for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN)
-    return {address.ip for address in listening if address.port == port}
