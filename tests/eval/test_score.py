@@ -1,9 +1,79 @@
-"""One rule for reward and evaluation, and the reason why a prediction is wrong."""
+"""The reply format, one rule for reward and evaluation in every prompt style, and why a prediction is wrong."""
 
 import pytest
 
+from eval.parse import parse_completion
 from eval.score import Failure, failure_kind, score
-from task_streams.prompt_style import prompt_style
+from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
+from task_streams.prompt import target_text
+from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.types import Box, Question, Rule, Target
+
+SILENT = prompt_style("suite", think=False)
+
+
+def test_the_target_of_supervised_training_is_well_formed() -> None:
+    parsed = parse_completion(target_text("three"))
+    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("three", "it looks like three", True)
+
+
+def test_white_space_around_and_between_blocks_is_allowed() -> None:
+    parsed = parse_completion("\n <think> a\nb </think>\n<answer> Great White </answer> \n")
+    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("Great White", "a\nb", True)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "three",
+        "<answer>three</answer>",  # no thought
+        "<think>a</think>",  # no answer
+        "<answer>three</answer><think>a</think>",  # wrong order
+        "so <think>a</think><answer>three</answer>",  # text before
+        "<think>a</think> so <answer>three</answer>",  # text between
+        "<think>a</think><answer>three</answer>.",  # text after
+        "<think>a</think><think>b</think><answer>three</answer>",
+        "<think>a</think><answer>three</answer><answer>eight</answer>",
+        "<think>a<answer>three</answer></think><answer>three</answer>",
+        "<think>a</think><answer>three",
+        "<think>a</think><answer><answer>three</answer>",
+        "<Think>a</Think><Answer>three</Answer>",
+        "",
+    ],
+)
+def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion: str) -> None:
+    assert not parse_completion(completion).format_ok
+
+
+@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning", "", " \n "])
+def test_the_prompts_own_placeholder_and_an_empty_block_are_no_thought(thought: str) -> None:
+    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
+
+
+def test_the_answer_is_read_even_from_a_malformed_completion_unless_it_is_unclosed() -> None:
+    parsed = parse_completion("well <answer>three</answer>")
+    assert (parsed.answer, parsed.format_ok) == ("three", False)
+    assert parse_completion("<think>a</think><answer>three").answer is None
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>a</think><answer>three</answer><answer>three</answer>",
+        "<think>a <answer>three</answer></think><answer>three</answer>",
+        "<think>a</think><answer>three</answer> or <answer>eight</answer>",
+    ],
+)
+def test_two_answer_blocks_are_no_answer_also_if_they_agree(completion: str) -> None:
+    parsed = parse_completion(completion)
+    assert (parsed.answer, parsed.format_ok) == (None, False)
+
+
+def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
+    assert parse_completion(target_text("three", style=SILENT), SILENT).format_ok
+    assert not parse_completion(target_text("three"), SILENT).format_ok
+
 
 SEEN = ("eight", "five", "great_white", "one", "three", "two")
 TASK_OF = {"one": 1, "two": 1, "three": 2, "great_white": 2, "five": 3, "eight": 3}
@@ -57,3 +127,171 @@ ONE_TASK = dict.fromkeys(TASK_OF, 1)  # domain-incremental: all tasks teach the 
 )
 def test_a_wrong_prediction_has_one_reason(completion: str, label: str, task_of: dict[str, int], kind: Failure) -> None:
     assert failure_kind(score(completion, label, SEEN), label, task_of, stage=3) == kind
+
+
+NAMES = ("x.Ray-fish", "Great_White", "cat")
+BOXES = (Box("Great_White", (0, 0, 500, 500)), Box("x.Ray-fish", (500, 500, 900, 900)))
+TARGETS: dict[str, Target] = {"class": "Great_White", "boxes": BOXES, "question": Question("?", ("Great_White", "gw"))}
+FULL = {"class": 2.0, "boxes": 3.0, "question": 2.0}  # components of the task reward, each 1 at most
+
+
+@pytest.mark.parametrize("think", [True, False])
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("name", built_in_styles())
+def test_what_supervised_methods_train_towards_scores_full(name: str, kind: str, think: bool) -> None:
+    style = prompt_style(name, think)
+    judged = score(target_text(TARGETS[kind], style=style, labels=NAMES), TARGETS[kind], NAMES, style)
+    assert (judged.correct, judged.reward, judged.outside) == (True, FULL[kind], False)
+
+
+def test_rapos_styles_answer_with_the_name_as_it_is_listed() -> None:
+    style = prompt_style("rapo_paper")
+    assert target_text("Great_White", style=style).endswith("</think><answer>great white</answer>")
+    assert '"category": "x ray fish"' in target_text(BOXES, style=style, labels=NAMES)
+    assert score("<think>a</think><answer>great white</answer>", "Great_White", NAMES, style).choice == "Great_White"
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("name", built_in_styles())
+def test_two_right_answers_in_one_completion_are_none(name: str, kind: str) -> None:
+    style = prompt_style(name)
+    text = target_text(TARGETS[kind], style=style, labels=NAMES)
+    again = text + text[text.index("<answer>") :]
+    judged = score(again, TARGETS[kind], NAMES, style)
+    assert (judged.correct, judged.answer, judged.reward) == (False, None, 0.0)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_an_empty_thought_loses_the_format_alone(kind: str) -> None:
+    text = target_text(TARGETS[kind], labels=NAMES)
+    empty = "<think></think>" + text[text.index("<answer>") :]
+    judged = score(empty, TARGETS[kind], NAMES)
+    assert (judged.correct, judged.components["format"], judged.reward) == (True, 0.0, FULL[kind] - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "thought", "counts"),
+    [
+        ("rapo_released", "step-by-step reasoning here", False),
+        ("rapo_released", "My Step by step reasoning here: it has fins", False),
+        ("rapo_released", "the reasoning here is that it has fins", False),
+        ("rapo_released", "thinking process here", False),
+        ("rapo_released", "Detailed_reasoning here.", False),
+        ("rapo_released", "your reasoning", True),  # another style's
+        ("rapo_released", "it has fins, hence this reasoning", True),
+        ("rapo_paper", "reasoning process", True),  # the paper states no such rule
+        ("rapo_paper", "step-by-step reasoning here", True),
+        ("suite", "Your-reasoning", False),
+        ("suite", "step-by-step reasoning here", True),
+    ],
+)
+def test_a_thought_that_copies_the_styles_example_is_not_well_formed(name: str, thought: str, counts: bool) -> None:
+    parsed = parse_completion(f"<think>{thought}</think><answer>cat</answer>", prompt_style(name))
+    assert (parsed.answer, parsed.format_ok) == ("cat", counts)
+
+
+def right(answer: str, *truths: str, rule: Rule = "exact") -> bool:
+    return score(f"<think>t</think><answer>{answer}</answer>", Question("?", truths, rule), ()).correct
+
+
+EQUAL = [
+    ("Yes.", "yes"), ("  POLAR_bear ", "polar bear"), ("t-shirt", "T shirt"), ("no !", "No"), ("1000", "1,000"),
+    ("3.0", "3"), ("3.", "3"), ("1e3", "1000"), ("−5", "-5"), ("?", "?"), ("50%", "50%"),
+]  # fmt: skip
+OTHER = [
+    ("the cat", "cat"), ("cat or dog", "cat"), ("two", "2"), ("-5", "5"), ("3.5", "35"), ("3", "3.01"), ("0.5", "50%"),
+    ("5 cm", "5"), ("", "-"), ("", "?"), ("inf", "nan"), ("1,00", "100"), ("21", "20"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "truth"), EQUAL + OTHER)
+def test_exact_answers_differ_in_case_separators_final_punctuation_and_spelling_of_a_number_only(
+    answer: str, truth: str
+) -> None:
+    assert right(answer, truth) == ((answer, truth) in EQUAL)
+
+
+def test_any_accepted_answer_is_right() -> None:
+    assert right("sofa", "couch", "sofa")
+    assert not right("chair", "couch", "sofa")
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "B.", "(B)", "B)", "b:", "B. two cats", "(B) two cats"])
+def test_an_option_is_its_letter_with_or_without_the_options_text(answer: str) -> None:
+    assert right(answer, "B")
+    assert right(answer, "(B)")
+    assert not right(answer, "A")
+
+
+@pytest.mark.parametrize("answer", ["A cat", "Both", "two cats", "B C", ""])
+def test_words_that_begin_with_a_letter_are_no_option(answer: str) -> None:
+    assert not right(answer, "A")
+    assert not right(answer, "B")
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "expected"),
+    [
+        ("105", "100", True),  # 5 off, 5 % of 100 is 5
+        ("105.01", "100", False),
+        ("95", "100", True),
+        ("94.99", "100", False),
+        ("0.105", "0.1", True),  # 0.005 off, exactly 5 %; as floats the border would depend on rounding
+        ("7.35", "7", True),
+        ("-105", "-100", True),  # 5 % of the truth's size
+        ("-100", "100", False),
+        ("1e3", "1,040", True),  # 40 off, 5 % of 1040 is 52
+        ("1,000", "1000", True),
+        ("50%", "0.52", True),  # 0.02 off, 5 % of 0.52 is 0.026
+        ("50", "50%", False),  # 50 is not about 0.5
+        ("5 %.", "5%", True),
+        ("21", "20", True),
+        ("0", "0", True),
+        ("0.0", "0", True),
+        ("0.0001", "0", False),  # 5 % of 0 is 0
+        ("nan", "100", False),
+        ("inf", "100", False),
+        ("1e999", "100", False),  # beyond a float: no number
+        ("1e300", "1.04e300", True),
+        ("5 cm", "5", False),  # units are left alone
+        ("red", "Red.", True),  # no numbers: as exact
+        ("3", "three", False),
+    ],
+)
+def test_relaxed_numbers_may_be_five_percent_of_the_truth_off(answer: str, truth: str, expected: bool) -> None:
+    assert right(answer, truth, rule="relaxed_number") is expected
+
+
+def test_the_components_are_accuracy_and_format() -> None:
+    asked = Question("How many?", ("2",))
+    whole = score("<think>two</think><answer>2</answer>", asked, ())
+    assert (whole.correct, whole.components, whole.answer) == (True, {"accuracy": 1.0, "format": 1.0}, "2")
+    unwrapped = score("so <answer>2</answer>", asked, ())
+    assert unwrapped.components == {"accuracy": 1.0, "format": 0.0}
+    silent = score("2", asked, ())
+    assert (silent.correct, silent.answer, silent.components) == (False, None, {"accuracy": 0.0, "format": 0.0})
+    assert score("<answer>2</answer>", asked, (), prompt_style("suite", think=False)).reward == 2.0
+    wrong = score("<think>t</think><answer>3</answer>", asked, ())
+    assert failure_kind(wrong, asked, {}, 1) == "wrong"
+    assert failure_kind(score("three", asked, ()), asked, {}, 1) == "format"
+
+
+def test_numbers_are_finite_and_whole_texts() -> None:
+    assert [str(parse_number(text)) for text in ("1,234.5", ".5", "+2", "1e-3")] == ["1234.5", "0.5", "2", "0.001"]
+    for text in ("", "nan", "inf", "1e999", "9" * 400, "12,34", "1 000", "0x10", "1_000", "%", "1.2.3"):
+        assert parse_number(text) is None, text
+    assert parse_number("1e-999") is not None
+    assert parse_number("1e-99999999999999999999") is None  # no exponent has five digits
+    assert str(parse_quantity("12.5 %")) == "0.125"
+
+
+def test_an_answer_made_of_punctuation_keeps_it_and_letters_of_options() -> None:
+    assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
+
+    assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
+
+
+def test_the_automatic_rule_relaxes_where_every_truth_is_a_number() -> None:
+    assert resolved_rule("auto", ("3", "3.0", "5%")) == "relaxed_number"
+    assert resolved_rule("auto", ("3", "three")) == "exact"
+    assert [resolved_rule(rule, ("3",)) for rule in ("exact", "relaxed_number")] == ["exact", "relaxed_number"]

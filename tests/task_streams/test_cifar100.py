@@ -15,7 +15,7 @@ from task_streams.scenarios.fingerprint import check_stream
 from task_streams.sources.records import Damaged
 from task_streams.types import TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import problems_of
 
 NAMES = ("apple", "maple_tree", "sea")
 PLANES = 3072

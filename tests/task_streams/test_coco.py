@@ -19,8 +19,7 @@ from task_streams.sources.records import Workspace
 from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import whole, write_coco
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import built
+from tests.task_streams.streams import built, problems_of
 
 EVERY = ("apple", "cat", "dog", "zebra")
 ONE_OF_EACH = [whole(name) for name in EVERY]

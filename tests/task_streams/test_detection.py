@@ -13,8 +13,7 @@ from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.scenarios.split import joint_task
 from task_streams.types import Example, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import built
+from tests.task_streams.streams import built, problems_of
 
 # Sorted names apple, cat, dog, zebra; RandomState(0).permutation(4) = [2, 3, 1, 0].
 ORDER = ("dog", "zebra", "cat", "apple")

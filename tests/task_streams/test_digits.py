@@ -11,7 +11,7 @@ from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS
 from task_streams.scenarios.domains import DOMAINS
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import problems_of
 
 FINGERPRINT = (
     "import json; from task_streams import STREAMS, build_stream; "
@@ -48,11 +48,7 @@ def test_digits_dil_shows_every_class_in_every_domain_and_no_digit_twice() -> No
 
 def test_the_fingerprint_is_the_same_in_another_process() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FINGERPRINT],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONHASHSEED": "7"},
+        [sys.executable, "-c", FINGERPRINT], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
     )
     assert done.stdout.strip() == RECORDED
 

@@ -18,9 +18,8 @@ from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
 from task_streams.sources.records import Damaged, FileSource, Found, Source
-from tests.task_streams.image_trees import problems_of
 from tests.task_streams.sources import Shelf, ShelfSource, png
-from tests.task_streams.streams import write_tree
+from tests.task_streams.streams import problems_of, write_tree
 
 
 def coloured(count: int) -> Shelf:

@@ -1,15 +1,17 @@
-"""Probe sets: the published forms are understood, and everything wrong with a file is told at once."""
+"""Probes: printed glyphs, and sets whose published forms are understood and whose faults are told at once."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from task_streams.errors import UserError
+from task_streams.probes.glyphs import DIGITS, HELD_OUT_FONTS, LETTERS, TRAIN_FONTS, glyph_examples, render_glyph
 from task_streams.probes.sets import CHOICE_FORM, probe_request, read_probe_set
 from tests.task_streams.probe_files import ROWS, write_probes
 
 
-def problems_of(folder: Path, *rows: object) -> tuple[str, ...]:
+def set_problems(folder: Path, *rows: object) -> tuple[str, ...]:
     with pytest.raises(UserError) as refused:
         read_probe_set(write_probes(folder, rows))
     return refused.value.problems
@@ -49,7 +51,7 @@ def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> Non
 
 def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
     (tmp_path / "outside.png").write_bytes(b"x")
-    told = problems_of(
+    told = set_problems(
         tmp_path / "set",
         "{not json",
         {"question": "No id?", "answer": "a"},
@@ -100,7 +102,7 @@ def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> N
         {"id": i, "image": f"images/{name}.png", "question": "?", "answer": "yes"}
         for i, name in enumerate(("link", "cut"))
     ]
-    told = problems_of(folder, *rows)
+    told = set_problems(folder, *rows)
     assert "leads out" in told[0] and "images/cut.png" in told[1]
 
 
@@ -120,3 +122,49 @@ def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=said):
         read_probe_set(tmp_path / name)
+
+
+def test_the_probe_uses_only_fonts_that_pretraining_never_sees() -> None:
+    assert not set(HELD_OUT_FONTS) & set(TRAIN_FONTS)
+    assert {example.domain for example in glyph_examples(60, 0)} == set(HELD_OUT_FONTS)
+
+
+def test_every_font_draws_every_glyph_differently() -> None:
+    for font in TRAIN_FONTS + HELD_OUT_FONTS:
+        bitmaps = {render_glyph(label, font).tobytes() for label in DIGITS + LETTERS}
+        # 10 digits and 24 letters; a font without a glyph would draw the same empty box twice
+        assert len(bitmaps) == 34
+
+
+def test_a_glyph_is_centred_white_on_black_with_the_asked_height() -> None:
+    bitmap = render_glyph("eight", "DejaVuSans", height=52)
+    assert bitmap.shape == (64, 64)
+    rows = np.flatnonzero(bitmap.max(axis=1) > 0)
+    # (64 - 52) / 2 = 6 empty rows above and below
+    assert (rows[0], rows[-1]) == (6, 57)
+    assert bitmap.max() == 255
+    assert bitmap[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: render_glyph("sevn", "DejaVuSans"), "'seven'"),
+        (lambda: render_glyph("seven", "DejaVuSan"), "'DejaVuSans'"),
+        (lambda: glyph_examples(0, 1), "at least 1"),
+    ],
+)
+def test_a_mistake_names_what_is_expected(call, hint) -> None:
+    with pytest.raises(UserError, match=hint):
+        call()
+
+
+def test_the_same_seed_gives_the_same_glyphs_and_another_seed_others() -> None:
+    first, again, other = (glyph_examples(12, seed, labels=DIGITS) for seed in (7, 7, 8))
+    assert [example.content for example in first] == [example.content for example in again]
+    assert not {example.content for example in first} & {example.content for example in other}
+    assert np.array_equal(np.asarray(image := first[3].media()), np.asarray(again[3].media()))
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    # ten labels in turn: items 10 and 11 show the first two again
+    assert [example.label for example in first] == [*DIGITS, "zero", "one"]
+    assert len({example.key for example in first}) == 12

@@ -1,4 +1,4 @@
-"""Prompt styles: their exact words, how they list classes, their fingerprints, and what is wrong with a user's own."""
+"""Prompts, targets and prompt styles: exact words, listed classes, fingerprints, and faults of a user's own style."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,63 @@ from PIL import Image
 from task_streams import STREAMS, build_stream
 from task_streams.datasets.folder import FolderCilConfig
 from task_streams.errors import UserError
-from task_streams.prompt import in_style, request, target_text
-from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.prompt import Request, in_style, prompt_messages, request, target_text
+from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
+from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.fingerprint import prompt_fingerprints
+from task_streams.scenarios.split import build_cil
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import write_tree
+from tests.task_streams.streams import make_examples, problems_of, write_tree
+
+SILENT = prompt_style("suite", think=False)
+
+
+def test_the_question_lists_the_labels_and_the_reply_format() -> None:
+    assert SUITE.ask("classification", ("one", "two")) == (
+        "What does the image show? Choose from: one, two. "
+        "Reply as <think>your reasoning</think><answer>your choice</answer>"
+    )
+    assert SILENT.ask("classification", ("one",)) == (
+        "What does the image show? Choose from: one. Reply as <answer>your choice</answer>"
+    )
+
+
+def test_prompts_of_a_stream_never_name_a_future_class() -> None:
+    names = ("apple", "bread", "cheese", "dates")
+    pool = Pool(make_examples(names, 4))
+    stream = build_cil("s", pool, sizes=(1, 1, 1, 1), order_seed=1, shots=1, test_per_class=1)
+    for task in stream.tasks:
+        future = {label for later in stream.tasks[task.index :] for label in later.classes}
+        text = SUITE.ask("classification", task.seen)
+        assert all(label in text for label in task.seen)
+        assert not any(label in text for label in future)
+
+
+def test_a_target_has_the_form_that_the_prompt_asks_for() -> None:
+    assert target_text("two") == "<think>it looks like two</think><answer>two</answer>"
+    assert target_text("two", "I see {label} here") == "<think>I see two here</think><answer>two</answer>"
+    assert target_text("two", style=SILENT) == "<answer>two</answer>"
+
+
+def test_images_stand_before_the_text_or_behind_it() -> None:
+    image, text, clip = ({"type": name} for name in ("image", "text", "video"))
+    asked = Request("key", [{"role": "user", "content": [image, text, clip]}], ())
+    assert asked.arranged("last").messages == [{"role": "user", "content": [text, image, clip]}]
+    assert asked.arranged("first").messages == [{"role": "user", "content": [image, clip, text]}]
+    assert asked.arranged("last").arranged("first").messages == asked.arranged("first").messages
+
+
+def test_a_request_is_one_user_turn_with_the_image_first_and_carries_it_decoded() -> None:
+    (example,) = make_examples("a", 1)
+    asked = request(example, ("a", "b"), SILENT)
+    assert asked.key == "item/a/000"
+    assert asked.messages == prompt_messages(("a", "b"), SILENT)
+    (message,) = asked.messages
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+    assert message["content"][1]["text"] == SILENT.ask("classification", ("a", "b"))
+    assert [image.size for image in asked.images] == [(4, 4)]
+
 
 NAMES = ("Great_White", "x.Ray-fish", "cat")  # listed by RaPO's styles as: great white, x ray fish, cat
 

@@ -15,7 +15,7 @@ from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Workspace
 from task_streams.types import Question, TaskStream
-from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import problems_of
 
 Rows = list[dict[str, Any]]
 SUFFIX = "Answer the question using a single word or phrase."

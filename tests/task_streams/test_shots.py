@@ -13,7 +13,7 @@ from task_streams.scenarios.fingerprint import check_stream
 from task_streams.scenarios.shots import listed_records
 from task_streams.sources.records import FileSource, Record, Split
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of, write_images, write_lines
+from tests.task_streams.streams import problems_of, write_images, write_lines
 
 NOWHERE = FileSource(Path("nowhere"))
 FORMS = '{"key": "…"} or {"class_name": "…", "relative_path": "…", "file_name": "…"}'

@@ -22,8 +22,8 @@ from task_streams.sources.records import Damaged
 from task_streams.sources.tables import Columns, RowSource, parquet_tables, stored
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of
 from tests.task_streams.sources import png
+from tests.task_streams.streams import problems_of
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

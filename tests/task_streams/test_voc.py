@@ -10,7 +10,7 @@ from task_streams.sources.records import Damaged, Workspace
 from task_streams.types import Box, TaskStream
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import voc_xml, whole, write_voc
-from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import problems_of
 
 EVERY = ("bird", "cat", "dog", "sheep")
 TRAIN = {f"00000{i}": whole(name) for i, name in enumerate(EVERY)}
