@@ -126,49 +126,39 @@ def test_wrong_tags_cost_the_format_alone_and_without_a_thought_the_answer_alone
     assert score_detection(f"<answer>{answer}</answer>", (DOG,), LABELS, silent).reward == 3.0
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "[{'category': 'dog', 'bbox': [0, 0, 400, 400]}]",  # single quotes
-        '[{"category": "dog", "bbox": [0, 0, 400, 400]},]',  # trailing comma
-        '[{"category": "dog", "bbox": [NaN, 0, 400, 400]}]',
-        '[{"category": "dog", "bbox": [0, 0, Infinity, 400]}]',
-        '{"category": "dog", "bbox": [0, 0, 400, 400]}',  # no list
-        "[" * 100_000,
-        "[" * 100_000 + "]" * 100_000,
-        '[{"category": "dog", "bbox": [0, 0, 400, ' + "9" * 5000 + "]}]",  # more digits than Python converts
-        "```json\n[]\n```",
-    ],
-)
+NO_LIST = {
+    "single quotes": "[{'category': 'dog', 'bbox': [0, 0, 400, 400]}]",
+    "trailing comma": '[{"category": "dog", "bbox": [0, 0, 400, 400]},]',
+    "nan": '[{"category": "dog", "bbox": [NaN, 0, 400, 400]}]',
+    "infinity": '[{"category": "dog", "bbox": [0, 0, Infinity, 400]}]',
+    "no list": '{"category": "dog", "bbox": [0, 0, 400, 400]}',
+    "too deep": "[" * 100_000,
+    "too deep and closed": "[" * 100_000 + "]" * 100_000,
+    "more digits than Python converts": '[{"category": "dog", "bbox": [0, 0, 400, ' + "9" * 5000 + "]}]",
+    "a fence": "```json\n[]\n```",
+}
+
+
+@pytest.mark.parametrize("answer", NO_LIST.values(), ids=NO_LIST)
 def test_what_is_no_strict_json_list_does_not_parse(answer: str) -> None:
     assert parse_boxes(answer) is None
     assert parts(reply(answer), (DOG,)) == (0.0, 0.0, 0.5)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        None,
-        3,
-        "dog",
-        [0, 0, 400, 400],
-        {"category": "dog"},
-        {"category": 3, "bbox": [0, 0, 400, 400]},
-        {"category": ["dog"], "bbox": [0, 0, 400, 400]},
-        row("dog", 0, 0, 400),
-        row("dog", 0, 0, 400, 400, 400),
-        row("dog", False, False, True, True),
-        {"category": "dog", "bbox": ["0", "0", "400", "400"]},
-        {"category": "dog", "bbox": [0, 0, 400, None]},
-        {"category": "dog", "bbox": {"x1": 0}},
-        row("dog", 400, 0, 0, 400),  # corners the wrong way round
-        row("dog", 10, 10, 10, 20),  # no width
-        row("dog", 1200, 1200, 1300, 1300),  # outside
-    ],
-)
-def test_entries_that_are_no_box_are_passed_over(entry: Any) -> None:
-    completion = reply([entry, row("dog", 0, 0, 400, 400)])
-    assert parts(completion, (DOG,)) == (1.0, 1.0, 1.0)
+NO_BOXES: list[Any] = [
+    None, 3, "dog", [0, 0, 400, 400], {"category": "dog"},
+    {"category": 3, "bbox": [0, 0, 400, 400]}, {"category": ["dog"], "bbox": [0, 0, 400, 400]},
+    row("dog", 0, 0, 400), row("dog", 0, 0, 400, 400, 400), row("dog", False, False, True, True),
+    {"category": "dog", "bbox": ["0", "0", "400", "400"]}, {"category": "dog", "bbox": [0, 0, 400, None]},
+    {"category": "dog", "bbox": {"x1": 0}},
+    row("dog", 400, 0, 0, 400), row("dog", 10, 10, 10, 20),  # corners the wrong way round, no width
+    row("dog", 1200, 1200, 1300, 1300),  # outside
+]  # fmt: skip
+
+
+def test_entries_that_are_no_box_are_passed_over() -> None:
+    for entry in NO_BOXES:
+        assert parts(reply([entry, row("dog", 0, 0, 400, 400)]), (DOG,)) == (1.0, 1.0, 1.0), entry
 
 
 def test_corners_are_clipped_and_rounded_and_the_answer_can_be_written_whatever_the_category() -> None:

@@ -15,14 +15,15 @@ SEEN = ("eight", "one", "three", "two")
 TASK_OF = {"one": 1, "two": 1, "three": 2, "eight": 2}
 
 
-def make_task(labels: Sequence[str], decoded: list[str] | None = None) -> Task:
+def make_task(labels: Sequence[str], decoded: list[str] | None = None, sides: Sequence[int] = ()) -> Task:
     """Task 1 with one test item per label; the names of decoded items are appended to ``decoded``."""
-    log = [] if decoded is None else decoded
 
     def example(number: int, label: str) -> Example:
         def image() -> Image.Image:
-            log.append(f"i/{number}")
-            return Image.new("RGB", (4, 4))
+            if decoded is not None:
+                decoded.append(f"i/{number}")
+            side = sides[number] if sides else 4
+            return Image.new("RGB", (side, side))
 
         return Example(f"i/{number}", label, image, "")
 
@@ -82,11 +83,7 @@ def test_questions_of_about_one_length_share_a_batch_and_predictions_keep_their_
         asked.append([request.images[0].width for request in requests])
         return [target_text("one" if request.images[0].width > 100 else "two") for request in requests]
 
-    def example(number: int, side: int) -> Example:
-        return Example(f"i/{number}", "one", lambda: Image.new("RGB", (side, side)), "")
-
-    test = tuple(example(number, side) for number, side in enumerate(sides))
-    task = Task(1, "one+two", ("one", "two"), ("one", "two"), (), test)
+    task = make_task(["one"] * 7, sides=sides)
     found = evaluate(generate, task, SEEN, stage=1, task_of=TASK_OF, batch_size=3)
     assert asked == [[2, 4, 6], [8, 300, 400], [500]]
     assert [prediction.key for prediction in found] == [f"i/{number}" for number in range(7)]

@@ -16,47 +16,34 @@ OPTIONS = ("a red car", "two cats", "Paris", "B")
 
 
 @pytest.mark.parametrize(
-    ("reply", "letter"),
+    ("letter", "replies"),
     [
-        ("B", "B"),
-        ("(b)", "B"),
-        ("B. two cats", "B"),
-        ("Two cats.", "B"),  # an option's text
-        ("A red car is what I see", None),  # an article, no letter
-        ("The answer is C because (A) is wrong.", "C"),
-        ("Answer: **D**", "D"),
-        ("It must be (C).", "C"),
-        ("Either (A) or (C)", None),  # two of them
-        ("F", None),  # no such option
-        ("", None),
+        ("B", ["B", "(b)", "B. two cats", "Two cats."]),  # the last is an option's text
+        ("C", ["The answer is C because (A) is wrong.", "It must be (C)."]),
+        ("D", ["Answer: **D**"]),
+        # an article, two options, no such option, nothing
+        (None, ["A red car is what I see", "Either (A) or (C)", "F", ""]),
     ],
 )
-def test_a_choice_is_read_by_letter_text_or_phrase(reply: str, letter: str | None) -> None:
-    assert chosen_letter(reply, OPTIONS) == letter
+def test_a_choice_is_read_by_letter_text_or_phrase(letter: str | None, replies: list[str]) -> None:
+    assert [chosen_letter(reply, OPTIONS) for reply in replies] == [letter] * len(replies)
 
 
-@pytest.mark.parametrize(
-    ("completion", "reply"),
-    [
+def test_the_answer_block_is_scored_or_else_all_but_the_thought() -> None:
+    for completion, reply in (
         ("<think>hm</think><answer> yes </answer>", "yes"),
         ("<think>no?</think> Yes.", "Yes."),
         ("Yes, <answer>no</answer> <answer>yes</answer>", "no"),  # the first block
         ("yes", "yes"),
-    ],
-)
-def test_the_answer_block_is_scored_or_else_all_but_the_thought(completion: str, reply: str) -> None:
-    assert reply_of(completion) == reply
+    ):
+        assert reply_of(completion) == reply
 
 
-@pytest.mark.parametrize(
-    ("reply", "answer", "right"),
-    [("Yes, there is.", "yes", True), ("There is no dog.", "no", False), ("I can not see it", None, False)],
-)
-def test_yes_or_no_is_the_first_of_the_two_words(reply: str, answer: str | None, right: bool) -> None:
-    assert scored(Row("k", "yes_no", "?", answers=("yes",)), reply) == (answer, right)
-
-
-def test_open_answers_follow_the_rules_of_questions() -> None:
+def test_yes_or_no_is_the_first_of_the_two_words_and_open_answers_follow_the_rules_of_questions() -> None:
+    asked = Row("k", "yes_no", "?", answers=("yes",))
+    assert scored(asked, "Yes, there is.") == ("yes", True)
+    assert scored(asked, "There is no dog.") == ("no", False)
+    assert scored(asked, "I can not see it") == (None, False)
     exact = Row("k", "open", "?", answers=("a cat", "cat"))
     assert scored(exact, "Cat.")[1] and not scored(exact, "the cat")[1]
     relaxed = Row("k", "open", "?", answers=("200",), rule="relaxed_number")
@@ -89,9 +76,6 @@ def test_a_scripted_policy_is_scored_by_hand(tmp_path: Path) -> None:
     assert [one.answer for one in answers[:2]] == ["B", "no"]
     assert share_right(answers) == 3 / 5
     assert answers[0].to_json()["stage"] == 2
-
-
-def test_no_answers_have_no_share() -> None:
     with pytest.raises(ValueError, match="undefined"):
         share_right([])
 
@@ -132,9 +116,6 @@ def test_a_check_tells_right_from_wrong(name: str, arguments: dict[str, object],
     assert failed_checks(fails, (check,)) == (name,)
 
 
-def test_every_check_that_can_be_named_is_tried_here() -> None:
+def test_every_check_that_can_be_named_is_tried_here_and_an_empty_reply_passes_none() -> None:
     assert set(TESTS) == set(CHECKS) == {name for name, *_ in CASES}
-
-
-def test_an_empty_reply_passes_nothing() -> None:
     assert failed_checks("  ", (Check("punctuation:no_comma"),)) == ("punctuation:no_comma",)

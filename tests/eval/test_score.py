@@ -12,67 +12,47 @@ from task_streams.types import Box, Question, Rule, Target
 SILENT = prompt_style("suite", think=False)
 
 
-def test_the_target_of_supervised_training_is_well_formed() -> None:
-    parsed = parse_completion(target_text("three"))
-    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("three", "it looks like three", True)
-
-
-def test_white_space_around_and_between_blocks_is_allowed() -> None:
-    parsed = parse_completion("\n <think> a\nb </think>\n<answer> Great White </answer> \n")
-    assert (parsed.answer, parsed.thought, parsed.format_ok) == ("Great White", "a\nb", True)
-
-
-@pytest.mark.parametrize(
-    "completion",
-    [
-        "three",
-        "<answer>three</answer>",  # no thought
-        "<think>a</think>",  # no answer
-        "<answer>three</answer><think>a</think>",  # wrong order
-        "so <think>a</think><answer>three</answer>",  # text before
-        "<think>a</think> so <answer>three</answer>",  # text between
-        "<think>a</think><answer>three</answer>.",  # text after
-        "<think>a</think><think>b</think><answer>three</answer>",
-        "<think>a</think><answer>three</answer><answer>eight</answer>",
-        "<think>a<answer>three</answer></think><answer>three</answer>",
-        "<think>a</think><answer>three",
-        "<think>a</think><answer><answer>three</answer>",
-        "<Think>a</Think><Answer>three</Answer>",
-        "",
-    ],
-)
-def test_anything_but_one_thought_then_one_answer_is_not_well_formed(completion: str) -> None:
-    assert not parse_completion(completion).format_ok
-
-
-@pytest.mark.parametrize("thought", ["your reasoning", " Your-Reasoning ", "your_reasoning", "", " \n "])
-def test_the_prompts_own_placeholder_and_an_empty_block_are_no_thought(thought: str) -> None:
-    parsed = parse_completion(f"<think>{thought}</think><answer>three</answer>")
-    assert (parsed.answer, parsed.format_ok) == ("three", False)
-
-
-def test_the_answer_is_read_even_from_a_malformed_completion_unless_it_is_unclosed() -> None:
-    parsed = parse_completion("well <answer>three</answer>")
-    assert (parsed.answer, parsed.format_ok) == ("three", False)
-    assert parse_completion("<think>a</think><answer>three").answer is None
+def test_a_supervised_target_and_white_space_around_and_between_blocks_are_well_formed() -> None:
+    for text, answer, thought in (
+        (target_text("three"), "three", "it looks like three"),
+        ("\n <think> a\nb </think>\n<answer> Great White </answer> \n", "Great White", "a\nb"),
+    ):
+        parsed = parse_completion(text)
+        assert (parsed.answer, parsed.thought, parsed.format_ok) == (answer, thought, True)
 
 
 @pytest.mark.parametrize(
-    "completion",
+    ("completion", "answer"),
     [
-        "<think>a</think><answer>three</answer><answer>three</answer>",
-        "<think>a <answer>three</answer></think><answer>three</answer>",
-        "<think>a</think><answer>three</answer> or <answer>eight</answer>",
+        ("three", None),
+        ("<answer>three</answer>", "three"),  # no thought
+        ("<think>a</think>", None),  # no answer
+        ("<answer>three</answer><think>a</think>", "three"),  # wrong order
+        ("so <think>a</think><answer>three</answer>", "three"),  # text before, between, after
+        ("<think>a</think> so <answer>three</answer>", "three"),
+        ("<think>a</think><answer>three</answer>.", "three"),
+        ("<think>a</think><think>b</think><answer>three</answer>", "three"),
+        ("<think>a</think><answer>three</answer><answer>eight</answer>", None),  # two answers are none,
+        ("<think>a</think><answer>three</answer> or <answer>eight</answer>", None),
+        ("<think>a</think><answer>three</answer><answer>three</answer>", None),  # also if they agree
+        ("<think>a <answer>three</answer></think><answer>three</answer>", None),
+        ("<think>a</think><answer>three", None),  # unclosed
+        ("<think>a</think><answer><answer>three</answer>", "<answer>three"),
+        ("<Think>a</Think><Answer>three</Answer>", None),
+        ("", None),
     ],
 )
-def test_two_answer_blocks_are_no_answer_also_if_they_agree(completion: str) -> None:
+def test_anything_but_one_thought_then_one_answer_is_not_well_formed_but_one_closed_answer_is_read(
+    completion: str, answer: str | None
+) -> None:
     parsed = parse_completion(completion)
-    assert (parsed.answer, parsed.format_ok) == (None, False)
+    assert (parsed.answer, parsed.format_ok) == (answer, False)
 
 
-def test_without_thinking_one_answer_block_alone_is_well_formed() -> None:
+def test_without_thinking_one_answer_block_alone_is_well_formed_and_earns_the_format_reward() -> None:
     assert parse_completion(target_text("three", style=SILENT), SILENT).format_ok
     assert not parse_completion(target_text("three"), SILENT).format_ok
+    assert score("<answer>three</answer>", "three", SEEN, SILENT).reward == 2.0
 
 
 SEEN = ("eight", "five", "great_white", "one", "three", "two")
@@ -98,10 +78,6 @@ def reply(answer: str) -> str:
 def test_reward_is_correct_plus_format(completion: str, correct: bool, format_ok: bool, reward: float) -> None:
     judged = score(completion, "three", SEEN)
     assert (judged.correct, judged.format_ok, judged.reward) == (correct, format_ok, reward)
-
-
-def test_without_thinking_the_answer_alone_earns_the_format_reward() -> None:
-    assert score("<answer>three</answer>", "three", SEEN, prompt_style("suite", think=False)).reward == 2.0
 
 
 def test_the_choice_is_the_listed_name_of_what_was_answered() -> None:
@@ -169,25 +145,27 @@ def test_an_empty_thought_loses_the_format_alone(kind: str) -> None:
     assert (judged.correct, judged.components["format"], judged.reward) == (True, 0.0, FULL[kind] - 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "thought", "counts"),
-    [
-        ("rapo_released", "step-by-step reasoning here", False),
-        ("rapo_released", "My Step by step reasoning here: it has fins", False),
-        ("rapo_released", "the reasoning here is that it has fins", False),
-        ("rapo_released", "thinking process here", False),
-        ("rapo_released", "Detailed_reasoning here.", False),
-        ("rapo_released", "your reasoning", True),  # another style's
-        ("rapo_released", "it has fins, hence this reasoning", True),
-        ("rapo_paper", "reasoning process", True),  # the paper states no such rule
-        ("rapo_paper", "step-by-step reasoning here", True),
-        ("suite", "Your-reasoning", False),
-        ("suite", "step-by-step reasoning here", True),
+COPIES = {
+    "suite": ["your reasoning", " Your-Reasoning ", "your_reasoning", "", " \n "],
+    "rapo_released": [
+        "step-by-step reasoning here", "My Step by step reasoning here: it has fins",
+        "the reasoning here is that it has fins", "thinking process here", "Detailed_reasoning here.",
     ],
-)
-def test_a_thought_that_copies_the_styles_example_is_not_well_formed(name: str, thought: str, counts: bool) -> None:
-    parsed = parse_completion(f"<think>{thought}</think><answer>cat</answer>", prompt_style(name))
-    assert (parsed.answer, parsed.format_ok) == ("cat", counts)
+}  # fmt: skip
+THOUGHTS = {
+    "suite": ["step-by-step reasoning here"],  # another style's
+    "rapo_released": ["your reasoning", "it has fins, hence this reasoning"],
+    "rapo_paper": ["reasoning process", "step-by-step reasoning here"],  # the paper states no such rule
+}
+
+
+@pytest.mark.parametrize(("thoughts", "counts"), [(COPIES, False), (THOUGHTS, True)], ids=["copies", "thoughts"])
+def test_an_empty_thought_or_one_that_copies_the_styles_example_is_not_well_formed(
+    thoughts: dict[str, list[str]], counts: bool
+) -> None:
+    for name, thought in ((name, thought) for name, some in thoughts.items() for thought in some):
+        parsed = parse_completion(f"<think>{thought}</think><answer>cat</answer>", prompt_style(name))
+        assert (parsed.answer, parsed.format_ok) == ("cat", counts), (name, thought)
 
 
 def right(answer: str, *truths: str, rule: Rule = "exact") -> bool:
@@ -211,55 +189,34 @@ def test_exact_answers_differ_in_case_separators_final_punctuation_and_spelling_
     assert right(answer, truth) == ((answer, truth) in EQUAL)
 
 
-def test_any_accepted_answer_is_right() -> None:
-    assert right("sofa", "couch", "sofa")
-    assert not right("chair", "couch", "sofa")
+def test_any_accepted_answer_is_right_and_an_option_is_its_letter_with_or_without_the_options_text() -> None:
+    assert right("sofa", "couch", "sofa") and not right("chair", "couch", "sofa")
+    for answer in ("B", "b", "B.", "(B)", "B)", "b:", "B. two cats", "(B) two cats"):
+        assert right(answer, "B") and right(answer, "(B)") and not right(answer, "A"), answer
+    for answer in ("A cat", "Both", "two cats", "B C", ""):  # words that begin with a letter are no option
+        assert not right(answer, "A") and not right(answer, "B"), answer
 
 
-@pytest.mark.parametrize("answer", ["B", "b", "B.", "(B)", "B)", "b:", "B. two cats", "(B) two cats"])
-def test_an_option_is_its_letter_with_or_without_the_options_text(answer: str) -> None:
-    assert right(answer, "B")
-    assert right(answer, "(B)")
-    assert not right(answer, "A")
+WITHIN = [
+    ("105", "100"), ("95", "100"), ("7.35", "7"), ("21", "20"), ("1,000", "1000"), ("0", "0"), ("0.0", "0"),
+    ("0.105", "0.1"),  # 0.005 off, exactly 5 %; as floats the border would depend on rounding
+    ("-105", "-100"),  # 5 % of the truth's size
+    ("1e3", "1,040"),  # 40 off, 5 % of 1040 is 52
+    ("50%", "0.52"),  # 0.02 off, 5 % of 0.52 is 0.026
+    ("5 %.", "5%"), ("1e300", "1.04e300"), ("red", "Red."),  # the last are no numbers: as exact
+]  # fmt: skip
+BEYOND = [
+    ("105.01", "100"), ("94.99", "100"), ("-100", "100"), ("nan", "100"), ("inf", "100"), ("3", "three"),
+    ("50", "50%"),  # 50 is not about 0.5
+    ("0.0001", "0"),  # 5 % of 0 is 0
+    ("1e999", "100"),  # beyond a float: no number
+    ("5 cm", "5"),  # units are left alone
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", ["A cat", "Both", "two cats", "B C", ""])
-def test_words_that_begin_with_a_letter_are_no_option(answer: str) -> None:
-    assert not right(answer, "A")
-    assert not right(answer, "B")
-
-
-@pytest.mark.parametrize(
-    ("answer", "truth", "expected"),
-    [
-        ("105", "100", True),  # 5 off, 5 % of 100 is 5
-        ("105.01", "100", False),
-        ("95", "100", True),
-        ("94.99", "100", False),
-        ("0.105", "0.1", True),  # 0.005 off, exactly 5 %; as floats the border would depend on rounding
-        ("7.35", "7", True),
-        ("-105", "-100", True),  # 5 % of the truth's size
-        ("-100", "100", False),
-        ("1e3", "1,040", True),  # 40 off, 5 % of 1040 is 52
-        ("1,000", "1000", True),
-        ("50%", "0.52", True),  # 0.02 off, 5 % of 0.52 is 0.026
-        ("50", "50%", False),  # 50 is not about 0.5
-        ("5 %.", "5%", True),
-        ("21", "20", True),
-        ("0", "0", True),
-        ("0.0", "0", True),
-        ("0.0001", "0", False),  # 5 % of 0 is 0
-        ("nan", "100", False),
-        ("inf", "100", False),
-        ("1e999", "100", False),  # beyond a float: no number
-        ("1e300", "1.04e300", True),
-        ("5 cm", "5", False),  # units are left alone
-        ("red", "Red.", True),  # no numbers: as exact
-        ("3", "three", False),
-    ],
-)
-def test_relaxed_numbers_may_be_five_percent_of_the_truth_off(answer: str, truth: str, expected: bool) -> None:
-    assert right(answer, truth, rule="relaxed_number") is expected
+@pytest.mark.parametrize(("answer", "truth"), WITHIN + BEYOND)
+def test_relaxed_numbers_may_be_five_percent_of_the_truth_off(answer: str, truth: str) -> None:
+    assert right(answer, truth, rule="relaxed_number") == ((answer, truth) in WITHIN)
 
 
 def test_the_components_are_accuracy_and_format() -> None:
@@ -270,7 +227,7 @@ def test_the_components_are_accuracy_and_format() -> None:
     assert unwrapped.components == {"accuracy": 1.0, "format": 0.0}
     silent = score("2", asked, ())
     assert (silent.correct, silent.answer, silent.components) == (False, None, {"accuracy": 0.0, "format": 0.0})
-    assert score("<answer>2</answer>", asked, (), prompt_style("suite", think=False)).reward == 2.0
+    assert score("<answer>2</answer>", asked, (), SILENT).reward == 2.0
     wrong = score("<think>t</think><answer>3</answer>", asked, ())
     assert failure_kind(wrong, asked, {}, 1) == "wrong"
     assert failure_kind(score("three", asked, ()), asked, {}, 1) == "format"
@@ -287,7 +244,6 @@ def test_numbers_are_finite_and_whole_texts() -> None:
 
 def test_an_answer_made_of_punctuation_keeps_it_and_letters_of_options() -> None:
     assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
-
     assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
 
 

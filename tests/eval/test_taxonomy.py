@@ -141,6 +141,10 @@ def test_what_cannot_be_told_is_undefined_with_its_reason() -> None:
     assert {value.reason for value in values.values()} == {"not in the matrix: it is read from single predictions"}
 
 
+def answered(stage: int, task: int, number: int, right: bool, failure: Failure) -> Prediction:
+    return Prediction(stage, task, str(number), "whale", reply("x"), "x", right, failure)
+
+
 def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> None:
     rng = np.random.default_rng(0)
     for size in (2, 3, 6):
@@ -150,12 +154,7 @@ def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> 
             right = rng.random((2, items)) < 0.6
             wrong: list[Failure] = ["format", "outside_list", "newest_task", "other_task", "same_task"]
             before, after = (
-                [
-                    Prediction(
-                        stage, j, str(n), "whale", reply("x"), "x", bool(ok), "none" if ok else rng.choice(wrong)
-                    )
-                    for n, ok in enumerate(row)
-                ]
+                [answered(stage, j, n, bool(ok), "none" if ok else rng.choice(wrong)) for n, ok in enumerate(row)]
                 for stage, row in zip((j, size), right, strict=True)
             )
             changes[j] = change(before, after, NAMES)
