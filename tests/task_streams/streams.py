@@ -85,3 +85,10 @@ def problems_of(build: Callable[[], object]) -> tuple[str, ...]:
     except UserError as error:
         return error.problems
     return ()
+
+
+def png(colour: tuple[int, int, int] = (0, 0, 0)) -> bytes:
+    """A PNG of two by two pixels."""
+    stream = BytesIO()
+    Image.new("RGB", (2, 2), colour).save(stream, "PNG")
+    return stream.getvalue()

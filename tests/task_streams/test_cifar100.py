@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from task_streams import STREAMS, Workspace, build_stream
+from task_streams import Workspace
 from task_streams.datasets.cifar100 import CIFAR10, CIFAR100, Archive, PlaneDecoder, read_archive
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream
 from task_streams.sources.records import Damaged
 from task_streams.types import TaskStream
 from tests.shared_data import shared
-from tests.task_streams.streams import problems_of
+from tests.task_streams.streams import built, problems_of
 
 NAMES = ("apple", "maple_tree", "sea")
 PLANES = 3072
@@ -38,9 +38,8 @@ def write(root: Path, archive: Archive, names: Sequence[str] = NAMES, per_file: 
 
 
 def stream(name: str, root: Path, cache: Path | None = None, **changes: Any) -> TaskStream:
-    kind: Any = STREAMS[name].config
-    config = kind(**{"root": str(root), "tasks": 3, "classes_per_task": 1, "shots": 3, "test_per_class": 2} | changes)
-    return build_stream(name, config, 0, Workspace(cache))
+    settings = {"tasks": 3, "classes_per_task": 1, "shots": 3, "test_per_class": 2} | changes
+    return built(name, root, workspace=Workspace(cache), **settings)
 
 
 @pytest.mark.parametrize(("name", "archive"), [("cifar100_cil", CIFAR100), ("cifar10_cil", CIFAR10)])
@@ -49,10 +48,10 @@ def test_an_archive_becomes_a_stream_of_its_fine_classes(
     tmp_path: Path, name: str, archive: Archive, nested: bool
 ) -> None:
     folder = write(tmp_path, archive)
-    built = stream(name, tmp_path if nested else folder)
-    assert sorted(built.labels) == list(NAMES)
-    assert [(len(task.train), len(task.test)) for task in built.tasks] == [(3, 2)] * 3
-    assert check_stream(built) == []
+    found = stream(name, tmp_path if nested else folder)
+    assert sorted(found.labels) == list(NAMES)
+    assert [(len(task.train), len(task.test)) for task in found.tasks] == [(3, 2)] * 3
+    assert check_stream(found) == []
 
 
 def test_real_images_come_back_pixel_by_pixel(tmp_path: Path) -> None:

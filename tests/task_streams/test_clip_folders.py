@@ -4,20 +4,20 @@ import json
 import shutil
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from task_streams.datasets import clip_folders
-from task_streams.datasets.clip_folders import FEEDS, ClipCilConfig
+from task_streams.datasets.clip_folders import FEEDS
 from task_streams.datasets.kinetics import Kinetics200CilConfig, kinetics
-from task_streams.datasets.ucf101 import CIL, Ucf101CilConfig, class_name, ucf101
+from task_streams.datasets.ucf101 import Ucf101CilConfig, class_name, ucf101
 from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream
 from task_streams.scenarios.shots import listed_records
-from task_streams.sources.records import Workspace
-from task_streams.types import Clip, Feed, TaskStream
+from task_streams.sources.records import Found, Workspace
+from task_streams.types import Clip, Feed
 from tests.shared_data import shared
 from tests.task_streams.clips import write_clip, write_sound
 from tests.task_streams.streams import add_lines, built, problems_of, write_lines
@@ -26,13 +26,12 @@ ACTIONS = ("Archery", "HandstandPushups", "YoYo")
 LISTS = "ucfTrainTestlist"
 
 
-def config(ucf: Path, **changes: Any) -> Ucf101CilConfig:
-    settings: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2, "test_per_class": 1} | changes
-    return Ucf101CilConfig(root=str(ucf), **settings)
+SETTINGS: dict[str, Any] = {"tasks": 3, "classes_per_task": 1, "shots": 2, "test_per_class": 1}
+ucf101_stream = partial(built, "ucf101_cil", **SETTINGS)
 
 
-def ucf101_stream(ucf: Path, **changes: Any) -> TaskStream:
-    return CIL.build(config(ucf, **changes), 0, Workspace())
+def real_ucf101(**changes: Any) -> Found:
+    return ucf101(Ucf101CilConfig(root=str(shared("ucf101_mini")), **changes))
 
 
 def problems(ucf: Path, **changes: Any) -> tuple[str, ...]:
@@ -47,18 +46,16 @@ def file_name(folder: str, group: int) -> str:
 def ucf101_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes in the official layout: groups 1 and 2 for testing, 3 to 5 for training; CRLF lists."""
     ucf = tmp_path_factory.mktemp("ucf101")
-    train: list[str] = []
-    test: list[str] = []
-    for label, folder in enumerate(ACTIONS, start=1):
-        for group in range(1, 6):
-            write_clip(ucf / "UCF-101" / folder / file_name(folder, group), 3 + group + 5 * label)
-            path = f"{folder}/{file_name(folder, group)}"
-            (test if group < 3 else train).append(path if group < 3 else f"{path} {label}")
-    write_lines(
-        ucf / LISTS / "classInd.txt", [f"{label} {name}" for label, name in enumerate(ACTIONS, start=1)], "\r\n"
-    )
-    write_lines(ucf / LISTS / "trainlist01.txt", train, "\r\n")
-    write_lines(ucf / LISTS / "testlist01.txt", test, "\r\n")
+    classes = list(enumerate(ACTIONS, start=1))
+    clips = [(f"{name}/{file_name(name, group)}", label, group) for label, name in classes for group in range(1, 6)]
+    for path, label, group in clips:
+        write_clip(ucf / "UCF-101" / path, 3 + group + 5 * label)
+    for name, rows in (
+        ("classInd.txt", [f"{label} {name}" for label, name in classes]),
+        ("trainlist01.txt", [f"{path} {label}" for path, label, group in clips if group >= 3]),
+        ("testlist01.txt", [path for path, _, group in clips if group < 3]),
+    ):
+        write_lines(ucf / LISTS / name, rows, "\r\n")
     return ucf
 
 
@@ -68,7 +65,7 @@ def ucf(ucf101_tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(ucf101_tree, tmp_path / "ucf"))
 
 
-def test_the_official_layout_becomes_a_stream(ucf101_tree: Path) -> None:
+def test_the_official_layout_becomes_a_stream_and_the_clips_settings_reach_the_decoder(ucf101_tree: Path) -> None:
     stream = ucf101_stream(ucf101_tree)
     assert sorted(label for task in stream.tasks for label in task.classes) == ["Archery", "Handstand_Pushups", "Yo_Yo"]
     assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(2, 1)] * 3
@@ -78,9 +75,6 @@ def test_the_official_layout_becomes_a_stream(ucf101_tree: Path) -> None:
     clip = pushups.media()
     assert isinstance(clip, Clip)
     assert (clip.feed, clip.fps) == ("images", 2.0)
-
-
-def test_the_clips_settings_reach_the_decoder(ucf101_tree: Path) -> None:
     clip = ucf101_stream(ucf101_tree, fps=10, max_frames=3, feed="video", max_side=16).tasks[0].train[0].media()
     assert isinstance(clip, Clip)
     assert (len(clip.frames), clip.feed, clip.frames[0].size) == (3, "video", (16, 16))
@@ -90,14 +84,14 @@ def test_a_class_name_is_split_at_its_capitals_as_in_the_released_lists() -> Non
     released = json.loads((shared("rapo_lists") / "video_cls_cil" / "ucf101_split01_metadata.json").read_text())
     assert len(released["class_name_map"]) == 101
     assert {folder: class_name(folder) for folder in released["class_name_map"]} == released["class_name_map"]
-    found = ucf101(config(shared("ucf101_mini")))
+    found = real_ucf101()
     assert sorted(found.classes) == sorted(released["class_name_map"].values())
 
 
 @pytest.mark.parametrize(("split", "train"), [(1, 9537), (2, 9586), (3, 9624)])
 def test_the_real_lists_are_read_whole(split: int, train: int) -> None:
     # train and test counts as published; together the 13,320 clips of the dataset
-    found = ucf101(config(shared("ucf101_mini"), split=split))
+    found = real_ucf101(split=split)
     assert Counter(record.split for record in found.records) == {"train": train, "test": 13320 - train}
     assert (found.problems, found.notes) == ((), ("13316 of 13320 listed clips are not on disk",))
     assert len(found.classes) == 101
@@ -105,7 +99,7 @@ def test_the_real_lists_are_read_whole(split: int, train: int) -> None:
 
 def test_every_row_of_the_released_shots_resolves() -> None:
     shots = shared("rapo_lists") / "video_cls_cil" / "fewshot_lists" / "ucf101_split01_train_5shots.jsonl"
-    chosen = listed_records(str(shots), ucf101(config(shared("ucf101_mini"))).records)
+    chosen = listed_records(str(shots), real_ucf101().records)
     train = [record for record in chosen if record.split == "train"]
     rows = [json.loads(row) for row in shots.read_text().splitlines()]
     assert len(train) == len(rows) == 505
@@ -161,9 +155,9 @@ def test_a_link_out_of_the_root_is_refused(ucf: Path) -> None:
     assert any("a link that leads out of" in line for line in problems(ucf))
 
 
-def test_impossible_settings_are_all_named(tmp_path: Path) -> None:
+def test_impossible_settings_are_all_named() -> None:
     wrong: dict[str, Any] = {"split": 4, "fps": 0.0, "max_frames": 1, "max_side": 0, "feed": "vdeo", "cache_mb": -1}
-    assert set(problems_of(lambda: config(tmp_path, **wrong))) == {
+    assert set(problems_of(lambda: Ucf101CilConfig(root="", **wrong))) == {
         "fps: got 0.0, expected a number above 0.",
         "max_frames: got 1, expected a whole number from 2.",
         "max_side: got 0, expected a whole number from 1, or null.",
@@ -172,14 +166,14 @@ def test_impossible_settings_are_all_named(tmp_path: Path) -> None:
         "split: got 4, expected one of 1, 2, 3.",
     }
     for fps in (-2.0, float("nan"), float("inf")):
-        assert "expected a number above 0" in problems_of(lambda fps=fps: config(tmp_path, fps=fps))[0]
+        assert "expected a number above 0" in problems_of(lambda fps=fps: Ucf101CilConfig(root="", fps=fps))[0]
 
 
 LABELS = ("arm wrestling", "petting animal (not cat)", "using segway")
 HEAD = "label,youtube_id,time_start,time_end,split,is_cc"
 
 
-kinetics_stream = partial(built, "kinetics200_cil", tasks=3, classes_per_task=1, shots=2, test_per_class=1)
+kinetics_stream = partial(built, "kinetics200_cil", **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +278,9 @@ CLASSES = ("arm wave", "bow", "clap", "dive")
 
 def test_real_clips_of_class_folders_become_a_stream(tmp_path: Path) -> None:
     root = shared("clips_mini")
-    stream = clip_stream(root, Workspace(tmp_path), tasks=5, shots=None, test_per_class=None, on_copies="skip")
+    stream = clip_stream(
+        root, workspace=Workspace(tmp_path), tasks=5, shots=None, test_per_class=None, on_copies="skip"
+    )
     assert len(stream.labels) == 10
     assert "10 of 11 classes are used" in stream.notes
     for example in (*stream.tasks[0].train, *stream.tasks[-1].test):
@@ -296,18 +292,15 @@ def test_real_clips_of_class_folders_become_a_stream(tmp_path: Path) -> None:
     assert (len(whole.tasks[0].train), len(whole.tasks[0].test)) == (65, 35)
 
 
-def clip_stream(root: Path, workspace: Workspace | None = None, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 2, "test_per_class": 1} | changes
-    return clip_folders.CIL.build(ClipCilConfig(root=str(root), **settings), 0, workspace or Workspace())
+clip_stream = partial(built, "clips_cil", tasks=2, classes_per_task=2, shots=2, test_per_class=1)
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four classes of four clips."""
     root = tmp_path_factory.mktemp("clips")
-    for number, folder in enumerate(CLASSES):
-        for i in range(4):
-            write_clip(root / folder / f"{i}.mp4", 4 + number * 4 + i)
+    for frames, (folder, i) in enumerate(product(CLASSES, range(4)), start=4):
+        write_clip(root / folder / f"{i}.mp4", frames)
     return root
 
 
@@ -325,11 +318,10 @@ def test_class_folders_become_a_stream_with_a_hold_out(tree: Path) -> None:
 
 
 def test_splits_are_kept_and_what_lies_beside_them_is_noted(root: Path) -> None:
-    for split, numbers in (("train", (0, 1)), ("test", (2, 3))):
-        for name in CLASSES:
-            (root / split / name).mkdir(parents=True)
-            for number in numbers:
-                (root / name / f"{number}.mp4").rename(root / split / name / f"{number}.mp4")
+    for name, number in product(CLASSES, range(4)):
+        split = root / ("train" if number < 2 else "test")
+        (split / name).mkdir(parents=True, exist_ok=True)
+        (root / name / f"{number}.mp4").rename(split / name / f"{number}.mp4")
     for name in CLASSES[1:]:
         (root / name).rmdir()
     (root / "train" / "bow" / "notes.txt").write_text("x")
@@ -342,24 +334,22 @@ def test_splits_are_kept_and_what_lies_beside_them_is_noted(root: Path) -> None:
 
 @pytest.mark.parametrize("feed", FEEDS)
 def test_a_clip_goes_in_as_its_setting_or_else_the_workspace_says(tree: Path, feed: Feed) -> None:
-    for stream in (
-        clip_stream(tree, feed=feed, fps=10, max_frames=3),
-        clip_stream(tree, Workspace(feed=feed), fps=10, max_frames=3),
-    ):
+    for given in ({"feed": feed}, {"workspace": Workspace(feed=feed)}):
+        stream = clip_stream(tree, fps=10, max_frames=3, **given)
         example = stream.tasks[0].train[0]
         clip, asked = example.media(), request(example, ["bow"])
         assert isinstance(clip, Clip) and (stream.feed, clip.feed) == (feed, feed)
         types = [part["type"] for part in asked.messages[0]["content"]]
         assert types == (["image"] * 3 if feed == "images" else ["video"]) + ["text"]
         assert len(asked.media) == len(types) - 1
-    assert clip_stream(tree, Workspace(feed=feed), feed="images").feed == "images"
+    assert clip_stream(tree, workspace=Workspace(feed=feed), feed="images").feed == "images"
 
 
 def test_decoded_clips_are_kept_in_the_workspace_and_a_second_build_decodes_nothing(tree: Path, tmp_path: Path) -> None:
-    first = clip_stream(tree, Workspace(tmp_path))
+    first = clip_stream(tree, workspace=Workspace(tmp_path))
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
     assert len(kept) == 12  # 4 classes x (2 shots + 1 test)
-    second = clip_stream(tree, Workspace(tmp_path))
+    second = clip_stream(tree, workspace=Workspace(tmp_path))
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} == kept
     clips = [[e.media() for task in stream.tasks for e in task.train] for stream in (first, second)]
     assert clips[0] == clips[1]

@@ -30,24 +30,14 @@ def numbers(clip: Clip) -> list[int]:
     return [number_of(frame) for frame in clip.frames]
 
 
-def test_a_variable_frame_rate_is_sampled_by_time(tmp_path: Path) -> None:
+def test_frames_are_sampled_by_time_and_in_the_order_they_are_shown(tmp_path: Path) -> None:
     # the last gap is 0.9 s, so the clip lasts 2.9 s; on display at 0: 0, 0.5: 2 (from 0.2), 1: 3, 1.5: 4 (from 1.1),
     # 2: 5, 2.5: 5
     path = write_clip(tmp_path / "clip.mkv", 6, stamps=[0, 100, 200, 1000, 1100, 2000])
     assert numbers(decoded(path, fps=2)) == [0, 2, 3, 4, 5, 5]
-
-
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_frames_that_are_stored_out_of_order_are_sampled_in_the_order_they_are_shown(tmp_path: Path, name: str) -> None:
-    clip = decoded(write_clip(tmp_path / name, 30, between=2), fps=10, max_frames=40)
-    assert numbers(clip) == list(range(30))
-
-
-def test_times_are_sorted_and_made_up_from_the_rate_where_there_are_none() -> None:
-    assert display_times([Fraction(1), Fraction(3), Fraction(2)], None) == [1, 2, 3]
-    assert display_times([None, None, Fraction(9)], Fraction(4)) == [0, Fraction(1, 4), Fraction(1, 2)]
-    with pytest.raises(Damaged, match="without time stamps in a video without a frame rate"):
-        display_times([None], None)
+    for name in ("clip.mp4", "clip.avi"):  # stored out of order
+        clip = decoded(write_clip(tmp_path / name, 30, between=2), fps=10, max_frames=40)
+        assert numbers(clip) == list(range(30))
 
 
 def test_a_clip_too_large_to_be_held_gives_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +69,6 @@ def damage(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_clip_says_why(tmp_path: Path) -> None:
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "text.mp4").write_text("a text\n" * 100)
-    assert damage(tmp_path / "empty.mp4") == "an empty file"
-    assert damage(tmp_path / "text.mp4") == "no readable video: Invalid data found when processing input"
-    assert damage(write_sound(tmp_path / "sound.mp4")) == "no video in the file"
-    assert damage(tmp_path / "none.mp4") == "No such file or directory"
-
-
 def test_a_clip_that_breaks_off_says_so(tmp_path: Path) -> None:
     noise = [Image.effect_noise((64, 64), 90).convert("RGB") for _ in range(30)]
     for name, reason in (
@@ -102,7 +83,13 @@ def test_a_clip_that_breaks_off_says_so(tmp_path: Path) -> None:
             decoded(path)
 
 
-def test_a_playlist_does_not_lead_to_another_file(tmp_path: Path) -> None:
+def test_what_is_no_clip_says_why_and_a_playlist_does_not_lead_to_another_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("a text\n" * 100)
+    assert damage(tmp_path / "empty.mp4") == "an empty file"
+    assert damage(tmp_path / "text.mp4") == "no readable video: Invalid data found when processing input"
+    assert damage(write_sound(tmp_path / "sound.mp4")) == "no video in the file"
+    assert damage(tmp_path / "none.mp4") == "No such file or directory"
     path = write_clip(tmp_path / "secret.mp4", 30)
     for name, text in (
         ("concat.mp4", f"ffconcat version 1.0\nfile '{path}'\n"),
@@ -138,7 +125,9 @@ def files(cache: ClipCache) -> list[str]:
     return sorted(path.name for path in cache.folder.iterdir())
 
 
-def test_a_damaged_entry_is_written_again(tmp_path: Path) -> None:
+def test_a_damaged_entry_is_written_again_and_what_a_killed_writer_left_removed_later_and_never_read(
+    tmp_path: Path,
+) -> None:
     source = FileSource(write_clip(tmp_path / "clip.mp4", 10))
     cache = ClipCache(tmp_path / "clips", ROOM)
     decoder = ClipDecoder(cache=cache)
@@ -149,16 +138,11 @@ def test_a_damaged_entry_is_written_again(tmp_path: Path) -> None:
         entry.write_bytes(broken)
         assert decoder(source) == clip
         assert entry.read_bytes() == whole
-
-
-def test_what_a_killed_writer_left_is_removed_later_and_never_read(tmp_path: Path) -> None:
-    cache = ClipCache(tmp_path / "clips", ROOM)
-    cache.folder.mkdir()
     old, young = cache.folder / "old.part", cache.folder / "young.part"
     for path in (old, young):
         path.write_bytes(b"half a clip")
     os.utime(old, (time.time() - 7200,) * 2)
-    ClipDecoder(cache=cache)(FileSource(write_clip(tmp_path / "clip.mp4", 10)))
+    decoder(FileSource(write_clip(tmp_path / "other.mp4", 5)))
     assert not old.exists()
     assert young.exists()  # may be another process's, at work
 
@@ -220,7 +204,11 @@ def test_frames_come_at_the_set_rate_over_the_whole_clip_two_at_least_and_no_mor
     assert {(frame.mode, frame.size) for frame in clip.frames} == {("RGB", (32, 32))}
 
 
-def test_sampling_begins_at_the_first_frame_and_has_its_bounds_for_any_clip() -> None:
+def test_times_are_sorted_and_made_up_from_the_rate_where_there_are_none_and_sampling_has_its_bounds() -> None:
+    assert display_times([Fraction(1), Fraction(3), Fraction(2)], None) == [1, 2, 3]
+    assert display_times([None, None, Fraction(9)], Fraction(4)) == [0, Fraction(1, 4), Fraction(1, 2)]
+    with pytest.raises(Damaged, match="without time stamps in a video without a frame rate"):
+        display_times([None], None)
     # 5.0, 5.1, ... 5.9: 1 s long, sampled at 5.0 and 5.5
     assert sampled_indices([5 + Fraction(i, 10) for i in range(10)], Fraction(2), 16) == ([0, 5], Fraction(2))
     for count, fps, most in product((1, 2, 3, 7, 100), (Fraction(1, 7), Fraction(2), Fraction(2997, 100)), (2, 3, 16)):

@@ -64,16 +64,6 @@ def test_an_image_is_tested_in_every_task_that_has_one_of_its_classes(tmp_path: 
     assert check_stream(found) == []
 
 
-def test_the_policy_says_which_classes_training_shows(tmp_path: Path) -> None:
-    write(tmp_path, [both("dog", "zebra"), both("dog", "cat", "apple")])
-    seen = stream(tmp_path).tasks[1]
-    new_only = stream(tmp_path, annotation="new_only").tasks[1]
-    assert (seen.trained, new_only.trained) == (EVERY, ("apple", "cat"))
-    assert new_only.train[0].target == seen.train[0].target  # cut by the prompt's list only, see prompt.visible
-    with pytest.raises(UserError, match="annotation: got 'new', expected seen or new_only"):
-        stream(tmp_path, annotation="new")
-
-
 def test_a_balanced_draw_gives_every_class_its_share() -> None:
     images = {0: {"a", "b"}, 1: {"a"}, 2: {"b", "c"}, 3: {"a", "c"}, 4: {"b"}}
     orders = {"a": [1, 0, 3], "b": [0, 2, 4], "c": [2, 3]}
@@ -101,7 +91,16 @@ def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_i
         )  # whatever the class order
 
 
-def test_boxes_of_classes_that_are_not_used_are_not_in_the_stream(tmp_path: Path) -> None:
+def test_the_policy_says_which_classes_training_shows_and_boxes_of_classes_that_are_not_used_are_not_in_the_stream(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, [both("dog", "zebra"), both("dog", "cat", "apple")])
+    seen = stream(tmp_path).tasks[1]
+    new_only = stream(tmp_path, annotation="new_only").tasks[1]
+    assert (seen.trained, new_only.trained) == (EVERY, ("apple", "cat"))
+    assert new_only.train[0].target == seen.train[0].target  # cut by the prompt's list only, see prompt.visible
+    with pytest.raises(UserError, match="annotation: got 'new', expected seen or new_only"):
+        stream(tmp_path, annotation="new")
     write(tmp_path, [both("dog", "cat"), both("cat"), both("zebra")])
     found = stream(tmp_path, tasks=1)
     assert [keys(task.train) for task in found.tasks] == [[0, 2]]
@@ -141,12 +140,10 @@ def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
         '{"key": "train2017/000000.png"}\n\n{"key": "val2017/000000.png"}\n{"key": "train2017/000000.png"}\n'
         '{"images": ["a", "b"]}\n{"key": 3}\nnot json\n{"key": "../secret.png"}\n{"key": "train2017/000004.png"}\n'
     )
-    told = [
-        problem.removeprefix(f"{path}, ") for problem in problems_of(lambda: stream(tmp_path, shots_list=str(path)))
-    ]
+    found = problems_of(lambda: stream(tmp_path, shots_list=str(path)))
     example = "is no training image with boxes; names look like 'train2017/000000.png'"
     form = 'expected {"key": "…"} or {"images": ["…"]}; found'
-    assert told == [
+    assert [problem.removeprefix(f"{path}, ") for problem in found] == [
         f"row 3: 'val2017/000000.png' {example}",
         "row 4: 'train2017/000000.png' is listed more than once",
         f"""row 5: {form} '{{"images": ["a", "b"]}}'""",

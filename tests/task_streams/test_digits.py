@@ -47,10 +47,8 @@ def test_digits_dil_shows_every_class_in_every_domain_and_no_digit_twice() -> No
 
 
 def test_the_fingerprint_is_the_same_in_another_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FINGERPRINT], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
-    )
-    assert done.stdout.strip() == RECORDED
+    program = [sys.executable, "-c", FINGERPRINT]
+    assert subprocess.check_output(program, text=True, env={"PYTHONHASHSEED": "7"}).strip() == RECORDED
 
 
 def test_all_1797_digits_are_there_and_no_two_are_equal() -> None:
@@ -63,7 +61,7 @@ def test_all_1797_digits_are_there_and_no_two_are_equal() -> None:
     assert pixels[0, 0].tolist() == [0, 0, 0] and pixels.max() > 200  # a bright stroke on black
 
 
-def test_impossible_settings_are_refused_before_any_loading() -> None:
+def test_unknown_streams_and_impossible_settings_and_seeds_are_refused_before_any_loading() -> None:
     wrong: dict[str, Any] = {"tasks": 11, "classes_per_task": 1, "shots": 0, "label_order": "sortd"}
     assert problems_of(lambda: DigitsCilConfig(**wrong)) == (
         "shots: got 0, expected a whole number from 1, or null.",
@@ -80,9 +78,6 @@ def test_impossible_settings_are_refused_before_any_loading() -> None:
         ((), "domains is empty"),
     ):
         assert said in problems_of(lambda domains=domains: DigitsDilConfig(domains=domains))[0]
-
-
-def test_an_unknown_stream_an_impossible_seed_and_settings_of_another_stream_are_refused() -> None:
     with pytest.raises(UserError, match=r"unknown stream 'digit_cil'\. Did you mean 'digits_cil'\?"):
         build_stream("digit_cil", DigitsCilConfig(), 0)
     with pytest.raises(UserError, match="order_seed is -1; expected 0 to 4294967295"):

@@ -109,14 +109,11 @@ def test_each_domain_becomes_a_task_with_all_classes_in_either_copy(tmp_path: Pa
     assert (check_stream(made), made.notes) == ([], ())
 
 
-def test_an_unknown_domain_is_refused_before_anything_is_read() -> None:
+def test_unknown_and_missing_domains_and_one_under_two_names_are_named(tmp_path: Path) -> None:
     assert problems_of(lambda: OfficeHomeConfig(domains=("Real", "Art"), shots=0)) == (
         "shots: got 0, expected a whole number from 1, or null.",
         "unknown domain 'Real'. Did you mean 'Real_World'? Known: Art, Clipart, Product, Real_World.",
     )
-
-
-def test_a_missing_domain_and_one_under_two_names_are_named(tmp_path: Path) -> None:
     root = write_officehome(tmp_path)
     assert [task.name for task in officehome(root, domains=("Real_World", "Art"), domain_order="given").tasks] == [
         *("Real_World", "Art")

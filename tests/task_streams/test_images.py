@@ -51,14 +51,11 @@ def test_a_damaged_exif_block_leaves_the_image_as_it_is_stored(exif: bytes) -> N
     assert decode_image(encoded(Image.new("RGB", (6, 3)), "JPEG", exif=exif)).size == (6, 3)
 
 
-def test_cmyk_with_adobes_inverted_values_keeps_its_colours() -> None:
+def test_colours_of_inverted_cmyk_and_the_high_byte_of_grey_of_16_bits_are_kept() -> None:
     data = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")  # no cyan, all magenta and yellow: red
     with Image.open(BytesIO(data)) as image:
         assert (image.mode, "adobe" in image.info) == ("CMYK", True)
     assert decode_image(data).getpixel((8, 8)) == RED
-
-
-def test_grey_of_16_bits_keeps_its_high_byte() -> None:
     values = np.array([[0, 255, 256], [0x8000, 0xFEFF, 0xFFFF]], np.uint16)
     shown = np.asarray(decode_image(encoded(Image.fromarray(values), "PNG")))
     assert shown[:, :, 0].tolist() == [[0, 0, 1], [0x80, 0xFE, 0xFF]]
@@ -127,24 +124,17 @@ def test_what_is_transparent_is_laid_on_white(mode: str, background: Any, option
     assert half.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
+def test_what_is_no_image_and_a_decompression_bomb_are_refused() -> None:
+    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
+    for data, said in (
         (b"", r"^the file is empty$"),
         (b"<html>404</html>", r"^no BMP, GIF, JPEG, PNG or WEBP image in its 16 bytes$"),
         # a format that starts another program is not tried
         (encoded(noise(8), "EPS"), "no BMP, GIF, JPEG, PNG or WEBP image"),
-    ],
-)
-def test_what_is_no_image_says_so(data: bytes, said: str) -> None:
-    with pytest.raises(Damaged, match=said):
-        decode_image(data)
-
-
-def test_a_decompression_bomb_is_refused() -> None:
-    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
-    with pytest.raises(Damaged, match="decompression bomb"):
-        decode_image(encoded(Image.new("1", (side, side)), "PNG"))
+        (encoded(Image.new("1", (side, side)), "PNG"), "decompression bomb"),
+    ):
+        with pytest.raises(Damaged, match=said):
+            decode_image(data)
 
 
 def test_the_decoder_reads_a_source(tmp_path: Path) -> None:

@@ -6,20 +6,51 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
-from task_streams.sources.records import Damaged, FileSource, Found, Source
-from tests.task_streams.sources import Shelf, ShelfSource, png
-from tests.task_streams.streams import problems_of, write_tree
+from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Workspace
+from tests.task_streams.streams import built, png, problems_of, write_tree
+
+
+@dataclass
+class Shelf:
+    """Bytes in memory by name, and how often each was read."""
+
+    items: dict[str, bytes] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+    reads: Counter[str] = field(default_factory=Counter)
+
+    def records(self) -> list[Record]:
+        return [Record(name, name[0], ShelfSource(self, name)) for name in self.items]
+
+
+@dataclass(frozen=True)
+class ShelfSource:
+    """One item of a shelf."""
+
+    shelf: Shelf
+    name: str
+
+    def stamp(self) -> str:
+        if self.name not in self.shelf.items:
+            raise Damaged("not on the shelf")
+        return self.shelf.stamps.get(self.name, "1")
+
+    def read(self) -> bytes:
+        self.shelf.reads[self.name] += 1
+        if self.name not in self.shelf.items:
+            raise Damaged("not on the shelf")
+        return self.shelf.items[self.name]
 
 
 def coloured(count: int) -> Shelf:
@@ -29,21 +60,20 @@ def coloured(count: int) -> Shelf:
 def test_files_that_the_index_knows_are_not_even_opened(tmp_path: Path) -> None:
     root, cache = tmp_path / "root", tmp_path / "cache"
     write_tree(root, "abcd", 5)
-    config = STREAMS["folder_cil"].config(root=str(root), tasks=2, shots=2, test_per_class=2)  # type: ignore[call-arg]
-    first = build_stream("folder_cil", config, 0, Workspace(cache))
+    build = partial(built, "folder_cil", root, tasks=2, shots=2, test_per_class=2)
+    first = build(workspace=Workspace(cache))
     for path in root.rglob("*.png"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)  # same size, no image any more
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert fingerprints(build_stream("folder_cil", config, 0, Workspace(cache))) == fingerprints(first)
+    assert fingerprints(build(workspace=Workspace(cache))) == fingerprints(first)
     with pytest.raises(UserError, match="items cannot be decoded"):
-        build_stream("folder_cil", config, 0)
+        build()
 
 
 def test_examples_of_files_can_be_sent_to_another_process(tmp_path: Path) -> None:
     write_tree(tmp_path, "abcd", 4)
-    config = STREAMS["folder_cil"].config(root=str(tmp_path), tasks=2, shots=1, test_per_class=1)  # type: ignore[call-arg]
-    stream = build_stream("folder_cil", config, 0)
+    stream = built("folder_cil", tmp_path, tasks=2, shots=1, test_per_class=1)
     again = pickle.loads(pickle.dumps(stream))
     assert again == stream
     assert again.tasks[0].train[0].media().size == (8, 8)
@@ -220,12 +250,11 @@ def test_a_change_while_an_item_is_read_is_noticed_by_the_next_build(tmp_path: P
         assert shelf.reads["a/0000"] > 0
 
 
-def test_errors_of_a_decoder_that_are_no_damage_come_through(tmp_path: Path) -> None:
+def test_errors_of_a_decoder_come_through_and_a_content_that_the_source_knows_is_kept_and_the_item_decoded_all_the_same(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ZeroDivisionError):
         Library(Workspace(tmp_path), decoder=Acting(lambda: 1 / 0)).admit(coloured(2).records())
-
-
-def test_a_content_that_the_source_knows_is_kept_and_the_item_decoded_all_the_same(tmp_path: Path) -> None:
     shelf = coloured(2)
     shelf.items["b/0001"] = b"no image"
     known = [replace(record, content=f"known {record.key}") for record in shelf.records()]

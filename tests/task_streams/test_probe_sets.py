@@ -9,15 +9,16 @@ from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS, HELD_OUT_FONTS, LETTERS, TRAIN_FONTS, glyph_examples, render_glyph
 from task_streams.probes.sets import CHOICE_FORM, probe_request, read_probe_set
 from tests.task_streams.probe_files import ROWS, write_probes
+from tests.task_streams.streams import problems_of
 
 
 def set_problems(folder: Path, *rows: object) -> tuple[str, ...]:
-    with pytest.raises(UserError) as refused:
-        read_probe_set(write_probes(folder, rows))
-    return refused.value.problems
+    return problems_of(lambda: read_probe_set(write_probes(folder, rows)))
 
 
-def test_all_styles_are_understood_by_the_published_fields(tmp_path: Path) -> None:
+def test_all_styles_are_understood_by_the_published_fields_and_asked_in_the_sets_own_words_with_their_images(
+    tmp_path: Path,
+) -> None:
     read = read_probe_set(write_probes(tmp_path))
     assert read.name == "general"
     assert [probe.key for probe in read.probes] == ["c1", "7", "1000", "o1"]
@@ -27,16 +28,12 @@ def test_all_styles_are_understood_by_the_published_fields(tmp_path: Path) -> No
     assert yes_no.answers == ("yes",)
     assert dict(instruction.checks[0].arguments) == {}  # null is nothing
     assert open_one.answers == ("11", "eleven") and open_one.rule == "relaxed_number"
-
-
-def test_prompts_are_the_sets_own_words_with_their_images(tmp_path: Path) -> None:
-    choice, yes_no, instruction, open_one = read_probe_set(write_probes(tmp_path)).probes
-    asked = probe_request(choice)
+    asked, *others = (probe_request(probe) for probe in read.probes)
     assert [part["type"] for part in asked.messages[0]["content"]] == ["image", "text"]
     assert asked.messages[0]["content"][-1]["text"] == f"Which?\n(A) eight\n(B) three\n\n{CHOICE_FORM}"
-    assert probe_request(yes_no).messages[0]["content"][-1]["text"] == "Is there an eight in the image?"
-    assert probe_request(instruction).messages[0]["content"] == [{"type": "text", "text": "Say nothing with a comma."}]
-    assert [image.size for image in probe_request(open_one).images] == [(64, 64), (64, 64)]
+    assert others[0].messages[0]["content"][-1]["text"] == "Is there an eight in the image?"
+    assert others[1].messages[0]["content"] == [{"type": "text", "text": "Say nothing with a comma."}]
+    assert [image.size for image in others[2].images] == [(64, 64), (64, 64)]
 
 
 def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> None:
@@ -51,6 +48,7 @@ def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> Non
 
 def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
     (tmp_path / "outside.png").write_bytes(b"x")
+    words = "length_constraints:number_words"
     told = set_problems(
         tmp_path / "set",
         "{not json",
@@ -61,12 +59,7 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path)
         {"id": 3, "image": "../outside.png", "question": "Out?", "answer": "yes"},
         {"id": 4, "image": "images/none.png", "question": "There?", "answer": "yes"},
         {"id": 5, "prompt": "Do.", "instruction_id_list": ["punctuation:no_coma"], "kwargs": [{}]},
-        {
-            "id": 6,
-            "prompt": "Do.",
-            "instruction_id_list": ["length_constraints:number_words"],
-            "kwargs": [{"num_words": -1}],
-        },
+        {"id": 6, "prompt": "Do.", "instruction_id_list": [words], "kwargs": [{"num_words": -1}]},
         {"id": 7, "question": "Nothing?"},
         {"id": 8, "question": "Rule?", "answer": "a", "rule": "exactly"},
         {"id": 9, "question": "Slip?", "optons": ["a"], "answer": "a"},
@@ -98,38 +91,29 @@ def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> N
     (tmp_path / "outside.png").write_bytes(whole)
     (folder / "images/link.png").symlink_to(tmp_path / "outside.png")
     (folder / "images/cut.png").write_bytes(whole[:40])
-    rows = [
-        {"id": i, "image": f"images/{name}.png", "question": "?", "answer": "yes"}
-        for i, name in enumerate(("link", "cut"))
-    ]
-    told = set_problems(folder, *rows)
+    images = [{"image": f"images/{name}.png"} for name in ("link", "cut")]
+    told = set_problems(
+        folder, *({"id": i, "question": "?", "answer": "yes"} | image for i, image in enumerate(images))
+    )
     assert "leads out" in told[0] and "images/cut.png" in told[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("none.jsonl", "", "is empty"),
-        ("none.jsonl", "\n\n", "is empty"),
-        ("set.json", None, "expected a file of JSON lines"),
-        ("none.jsonl", None, r"none\.jsonl"),
-    ],
-)
-def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(
-    name: str, text: str | None, said: str, tmp_path: Path
-) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
-        read_probe_set(tmp_path / name)
+def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(tmp_path: Path) -> None:
+    for name, text in (("empty", ""), ("blank", "\n\n")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    for file, said in (
+        ("empty.jsonl", "is empty"),
+        ("blank.jsonl", "is empty"),
+        ("set.json", "expected a file of JSON lines"),
+        ("none.jsonl", r"none\.jsonl"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_probe_set(tmp_path / file)
 
 
-def test_the_probe_uses_only_fonts_that_pretraining_never_sees() -> None:
+def test_the_probe_uses_only_fonts_that_pretraining_never_sees_and_each_draws_every_glyph_differently() -> None:
     assert not set(HELD_OUT_FONTS) & set(TRAIN_FONTS)
     assert {example.domain for example in glyph_examples(60, 0)} == set(HELD_OUT_FONTS)
-
-
-def test_every_font_draws_every_glyph_differently() -> None:
     for font in TRAIN_FONTS + HELD_OUT_FONTS:
         bitmaps = {render_glyph(label, font).tobytes() for label in DIGITS + LETTERS}
         # 10 digits and 24 letters; a font without a glyph would draw the same empty box twice

@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from task_streams import STREAMS, build_stream
-from task_streams.datasets.folder import FolderCilConfig
 from task_streams.errors import UserError
 from task_streams.prompt import Request, in_style, prompt_messages, request, target_text
 from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
@@ -15,19 +13,9 @@ from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.fingerprint import prompt_fingerprints
 from task_streams.scenarios.split import build_cil
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
-from tests.task_streams.streams import make_examples, problems_of, write_tree
+from tests.task_streams.streams import black, built, make_examples, problems_of, write_tree
 
 SILENT = prompt_style("suite", think=False)
-
-
-def test_the_question_lists_the_labels_and_the_reply_format() -> None:
-    assert SUITE.ask("classification", ("one", "two")) == (
-        "What does the image show? Choose from: one, two. "
-        "Reply as <think>your reasoning</think><answer>your choice</answer>"
-    )
-    assert SILENT.ask("classification", ("one",)) == (
-        "What does the image show? Choose from: one. Reply as <answer>your choice</answer>"
-    )
 
 
 def test_prompts_of_a_stream_never_name_a_future_class() -> None:
@@ -41,21 +29,25 @@ def test_prompts_of_a_stream_never_name_a_future_class() -> None:
         assert not any(label in text for label in future)
 
 
-def test_a_target_has_the_form_that_the_prompt_asks_for() -> None:
+def test_the_question_lists_the_labels_and_the_reply_format_and_a_target_has_that_form() -> None:
+    assert SUITE.ask("classification", ("one", "two")) == (
+        "What does the image show? Choose from: one, two. "
+        "Reply as <think>your reasoning</think><answer>your choice</answer>"
+    )
+    assert SILENT.ask("classification", ("one",)) == (
+        "What does the image show? Choose from: one. Reply as <answer>your choice</answer>"
+    )
     assert target_text("two") == "<think>it looks like two</think><answer>two</answer>"
     assert target_text("two", "I see {label} here") == "<think>I see two here</think><answer>two</answer>"
     assert target_text("two", style=SILENT) == "<answer>two</answer>"
 
 
-def test_images_stand_before_the_text_or_behind_it() -> None:
+def test_a_request_is_one_user_turn_with_the_images_first_or_last_and_carries_them_decoded() -> None:
     image, text, clip = ({"type": name} for name in ("image", "text", "video"))
     asked = Request("key", [{"role": "user", "content": [image, text, clip]}], ())
     assert asked.arranged("last").messages == [{"role": "user", "content": [text, image, clip]}]
     assert asked.arranged("first").messages == [{"role": "user", "content": [image, clip, text]}]
     assert asked.arranged("last").arranged("first").messages == asked.arranged("first").messages
-
-
-def test_a_request_is_one_user_turn_with_the_image_first_and_carries_it_decoded() -> None:
     (example,) = make_examples("a", 1)
     asked = request(example, ("a", "b"), SILENT)
     assert asked.key == "item/a/000"
@@ -131,17 +123,13 @@ SUITE_BOXES = (
     "of the image's width and height; give [] if there is none. Reply as <think>your reasoning</think>"
     '<answer>[{"category": "…", "bbox": [x1, y1, x2, y2]}, …]</answer>'
 )
-TEXTS = {
-    ("suite", "image"): SUITE_CLASSES.format("image"),
-    ("suite", "clip"): SUITE_CLASSES.format("video"),
-    ("suite", "boxes"): SUITE_BOXES,
-    ("rapo_paper", "image"): PAPER_CLASSES,
-    ("rapo_paper", "clip"): PAPER_CLASSES,
-    ("rapo_paper", "boxes"): PAPER_BOXES,
-    ("rapo_released", "image"): RELEASED_IMAGE,
-    ("rapo_released", "clip"): RELEASED_VIDEO,
-    ("rapo_released", "boxes"): RELEASED_BOXES,
+STYLES = {  # of an image, a clip, boxes
+    "suite": (SUITE_CLASSES.format("image"), SUITE_CLASSES.format("video"), SUITE_BOXES),
+    "rapo_paper": (PAPER_CLASSES, PAPER_CLASSES, PAPER_BOXES),
+    "rapo_released": (RELEASED_IMAGE, RELEASED_VIDEO, RELEASED_BOXES),
 }
+SHOWN = ("image", "clip", "boxes")
+TEXTS = {(style, shown): text for style, texts in STYLES.items() for shown, text in zip(SHOWN, texts, strict=True)}
 
 OWN = """\
 labels: normalised
@@ -150,10 +138,6 @@ placeholders: [because]
 think: {classification: "Which {media}? {labels} <think>because</think><answer>it</answer>"}
 answer_only: {classification: "Which {media}? {labels} <answer>it</answer>"}
 """
-
-
-def black() -> Image.Image:
-    return Image.new("RGB", (8, 8))
 
 
 def clip() -> Clip:
@@ -175,24 +159,16 @@ def own(folder: Path, text: str = OWN, name: str = "mine.yaml") -> str:
 
 
 @pytest.mark.parametrize(("style", "shown"), TEXTS)
-def test_every_style_asks_in_its_own_words_behind_the_image_or_clip(style: str, shown: str) -> None:
-    *media, text = asked(style, shown)
-    assert text["text"] == TEXTS[style, shown]
+def test_every_style_asks_in_its_own_words_behind_the_image_or_clip_and_mentions_thinking_only_where_it_is_asked(
+    style: str, shown: str
+) -> None:
+    *media, part = asked(style, shown)
+    assert part["text"] == TEXTS[style, shown]
     assert [part["type"] for part in media] == ["image"] * (2 if shown == "clip" else 1)
-
-
-@pytest.mark.parametrize(("style", "shown"), TEXTS)
-def test_without_thinking_no_style_mentions_it(style: str, shown: str) -> None:
     text = asked(style, shown, think=False)[-1]["text"]
     assert "think>" not in text and "reasoning" not in text and "<answer>" in text
     kept = [line for line in TEXTS[style, shown].split("\n") if "think>" not in line and "<answer>" not in line]
     assert [line for line in kept if line not in text] == []
-
-
-def config(root: Path, prompt: str, **more: Any) -> FolderCilConfig:
-    return FolderCilConfig(
-        root=str(root), tasks=2, classes_per_task=2, shots=2, test_per_class=1, prompt=prompt, **more
-    )
 
 
 # Of the code before there were styles.
@@ -279,15 +255,13 @@ def test_classes_are_listed_as_the_style_has_them_in_the_order_in_which_the_stre
     write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
 
     def lists(prompt: str) -> tuple[TaskStream, list[str]]:
-        stream = build_stream("folder_cil", config(tmp_path, prompt), 1)
+        stream = built("folder_cil", tmp_path, 1, tasks=2, classes_per_task=2, shots=2, test_per_class=1, prompt=prompt)
         asked = [
-            (task, labels, item)
+            request(item, labels, task.style).messages[0]["content"][-1]["text"]
             for task in stream.tasks
             for labels, item in ((task.trained, task.train[0]), (task.seen, task.test[0]))
         ]
-        return stream, [
-            request(item, labels, task.style).messages[0]["content"][-1]["text"] for task, labels, item in asked
-        ]
+        return stream, asked
 
     # RandomState(1).permutation(4) = [3, 2, 0, 1] over the sorted names: Dog, Cat-fish, Ant_Lion, Bee
     stream, texts = lists("rapo_released")

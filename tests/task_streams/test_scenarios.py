@@ -18,7 +18,7 @@ from task_streams.types import Box, Example, Question, Task, TaskStream
 from tests.task_streams.streams import black, make_examples, problems_of
 
 
-def test_classes_short_of_shots_are_recorded() -> None:
+def test_classes_short_of_shots_are_recorded_and_one_in_a_single_split_is_refused_with_its_name() -> None:
     pool = Pool((*make_examples("a", 30), *make_examples("b", 6)))
     drawn = draw(pool, 5, 4)
     # b has 6 items and 5 + 4 are wanted: max(6 // 2, 6 - 5) = 3 are held out, 3 are left to train on.
@@ -27,9 +27,6 @@ def test_classes_short_of_shots_are_recorded() -> None:
         "1 classes have fewer than 5 training examples: b 3",
         "1 classes have fewer than 4 test examples: b 3",
     )
-
-
-def test_a_class_in_one_split_only_is_refused_with_its_name() -> None:
     pool = Pool(make_examples("ab", 3, "train"), make_examples("bc", 3, "test"))
     assert problems_of(lambda: draw(pool, 1, 1)) == (
         "no training examples for 1 classes: c",
@@ -53,7 +50,7 @@ def test_the_next_items_step_in_for_those_left_out_and_are_admitted_with_those_o
     assert [len(order) for order in rest.values()] == [1, 2, 4]
 
 
-def test_a_copy_of_another_class_is_refused_unless_copies_are_skipped() -> None:
+def test_a_copy_of_another_class_is_refused_unless_copies_are_skipped_and_one_of_its_own_class_noted() -> None:
     a, b = make_examples("ab", 8)[:8], make_examples("ab", 8)[8:]
     pool = Pool((*a, replace(b[0], content=a[0].content), *b[1:]))
     (problem,) = problems_of(lambda: draw(pool, None, None))
@@ -61,9 +58,6 @@ def test_a_copy_of_another_class_is_refused_unless_copies_are_skipped() -> None:
     assert "item/a/000 (a)" in problem and "item/b/000 (b)" in problem
     drawn = draw(pool, None, None, distinct=True)
     assert drawn.notes[0].startswith("1 items left out, copies of others: ")
-
-
-def test_copies_in_a_split_of_the_source_are_kept_and_noted() -> None:
     train = make_examples("a", 3)
     copy = replace(train[1], content=train[0].content)
     drawn = draw(Pool((train[0], copy), make_examples("a", 1, "test")), None, None)
@@ -72,19 +66,19 @@ def test_copies_in_a_split_of_the_source_are_kept_and_noted() -> None:
 
 
 def test_pools_share_what_was_taken_tests_first_and_by_name_when_copies_are_left_out() -> None:
-    pools = {name: Pool(make_examples("a", 4, name), make_examples("a", 2, f"{name}-test")) for name in ("y", "x")}
     same = make_examples("a", 1, "one")[0].content
-    for name, pool in pools.items():  # x: in training; y: in test and in training
-        train = (replace(pool.train[0], content=same), *pool.train[1:])  # type: ignore[type-var]
-        pools[name] = Pool(train, pool.test)
-    assert pools["y"].test is not None
-    pools["y"] = Pool(pools["y"].train, (replace(pools["y"].test[0], content=same), pools["y"].test[1]))  # type: ignore[type-var]
+
+    def examples(count: int, prefix: str, copied: bool = True) -> tuple[Example, ...]:
+        first, *rest = make_examples("a", count, prefix)
+        return replace(first, content=same) if copied else first, *rest
+
+    pools = {name: Pool(examples(4, name), examples(2, f"{name}-test", copied=name == "y")) for name in ("y", "x")}
     drawn = draw_pools(pools, None, None, 42, distinct=True)
     assert list(drawn) == ["y", "x"]
     assert [(len(drawn[name].train["a"]), len(drawn[name].test["a"])) for name in "xy"] == [(3, 2), (3, 2)]
-    kept = "y-test/a/000 (a)"
-    assert drawn["x"].notes == (f"1 items left out, copies of others: x/a/000 (a) = {kept}",)
-    assert drawn["y"].notes == (f"1 items left out, copies of others: y/a/000 (a) = {kept}",)
+    for name in "xy":
+        told = f"1 items left out, copies of others: {name}/a/000 (a) = y-test/a/000 (a)"
+        assert drawn[name].notes == (told,)
 
 
 def draw(pool: Pool, shots: int | None, test_per_class: int | None, seed: int = 42, distinct: bool = False) -> Drawn:
@@ -140,7 +134,7 @@ def cil(seed: int = 0, **changes: Any) -> TaskStream:
     return build_cil("letters", Pool(make_examples(LETTERS, 10)), order_seed=seed, **settings)
 
 
-def test_class_order_is_the_published_permutation_of_the_sorted_names() -> None:
+def test_class_order_is_the_published_permutation_of_the_sorted_names_and_task_names_stay_short() -> None:
     # RandomState(0).permutation(3) is [2 1 0]; the sorted names are a, b, c.
     assert class_order(("b", "c", "a"), seed=0) == ("c", "b", "a")
     # RandomState(1993).permutation(10) is [4 2 7 6 0 3 5 8 9 1]; the names sort like their numbers.
@@ -148,36 +142,13 @@ def test_class_order_is_the_published_permutation_of_the_sorted_names() -> None:
     # The same over the sorted words eight five four nine one seven six three two zero.
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     assert class_order(words, seed=1993)[:4] == ("one", "four", "three", "six")
-
-
-def test_task_names_stay_short_and_distinct() -> None:
     assert task_name(("three", "eight")) == "three+eight"
     assert task_name(tuple(f"class {i}" for i in range(20))) == "class 0+19 more"
 
 
-def test_each_domain_is_a_task_with_all_classes() -> None:
-    pools = {name: Pool(make_examples(LETTERS, 10, prefix=name, domain=name)) for name in ("photo", "art")}
-    stream = build_dil("d", pools, order_seed=0, shots=3, test_per_class=2)
-    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
-    assert [task.name for task in stream.tasks] == ["photo", "art"]
-    assert all(task.classes == LETTERS and task.seen == LETTERS for task in stream.tasks)
-    assert all({e.domain for e in (*task.train, *task.test)} == {task.name} for task in stream.tasks)
-
-
-def test_the_joint_task_is_the_union_with_all_classes_listed() -> None:
-    stream = cil(seed=1)
-    joint = joint_task(stream)
-    assert set(joint.seen) == set(LETTERS)
-    assert joint.train == tuple(e for task in stream.tasks for e in task.train)
-    assert joint.classes == class_order(LETTERS, 1)
-
-
-def test_labels_are_compared_without_case_and_separators() -> None:
+def test_labels_are_compared_without_case_and_separators_and_those_that_read_the_same_are_named_together() -> None:
     assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
     assert normalise_label("great white") != normalise_label("greatwhite")
-
-
-def test_labels_that_read_the_same_are_named_together_and_empty_ones_apart() -> None:
     problems = label_problems(["great_white", "Great White", "-.-", "tern"])
     assert len(problems) == 2
     assert "'-.-'" in problems[0]
@@ -196,7 +167,12 @@ def test_tasks_take_consecutive_classes_of_the_order_and_prompts_list_those_seen
         stream.name = "other"  # type: ignore[misc]
 
 
-def test_the_same_examples_are_drawn_for_every_class_order() -> None:
+def test_the_same_examples_are_drawn_for_every_class_order_and_the_joint_task_is_their_union() -> None:
+    stream = cil(seed=1)
+    joint = joint_task(stream)
+    assert set(joint.seen) == set(LETTERS)
+    assert joint.train == tuple(e for task in stream.tasks for e in task.train)
+    assert joint.classes == class_order(LETTERS, 1)
     drawn = [{e.key for task in cil(seed).tasks for e in task.train} for seed in (0, 1, 2)]
     assert drawn[0] == drawn[1] == drawn[2]
     assert len(drawn[0]) == 6 * 3  # 6 classes, 3 shots
@@ -213,7 +189,13 @@ def test_unused_classes_are_recorded_and_too_many_or_ones_that_read_the_same_ref
     )
 
 
-def test_the_domain_order_can_be_given_and_a_domain_without_some_class_is_recorded() -> None:
+def test_each_domain_is_a_task_with_all_classes_in_a_seeded_or_the_given_order() -> None:
+    pools = {name: Pool(make_examples(LETTERS, 10, prefix=name, domain=name)) for name in ("photo", "art")}
+    stream = build_dil("d", pools, order_seed=0, shots=3, test_per_class=2)
+    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
+    assert [task.name for task in stream.tasks] == ["photo", "art"]
+    assert all(task.classes == LETTERS and task.seen == LETTERS for task in stream.tasks)
+    assert all({e.domain for e in (*task.train, *task.test)} == {task.name} for task in stream.tasks)
     pools = {name: Pool(make_examples(LETTERS[: 5 if name == "a" else 6], 4, prefix=name)) for name in "cab"}
     stream = build_dil("d", pools, order_seed=5, shots=1, test_per_class=1, seeded_order=False)
     assert [task.name for task in stream.tasks] == ["c", "a", "b"]
@@ -283,10 +265,11 @@ def test_empty_splits_and_strange_labels_are_found() -> None:
     ]
 
 
-def test_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
-    def boxed(key: str, *categories: str) -> Example:
-        return replace(make_examples("x", 1, key)[0], target=tuple(Box(name, (0, 0, 9, 9)) for name in categories))
+def boxed(key: str, *categories: str, content: str = "") -> Example:
+    return Example(key, tuple(Box(name, (0, 0, 9, 9)) for name in categories), black, content or key)
 
+
+def test_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
     first = Task(1, "a", ("a",), ("a",), (boxed("1", "a", "b"),), (boxed("2", "a", "b"),), "detection")
     second = Task(2, "b", ("b",), ("a", "b"), (boxed("3", "a", "b"),), (boxed("4", "c"),), "detection")
     assert check_stream(TaskStream("s", "cil", 0, (first, second))) == [
@@ -296,19 +279,19 @@ def test_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
 
 
 def test_an_image_of_boxes_may_be_tested_in_several_tasks_and_trained_on_in_one_only() -> None:
-    def boxed(key: str, content: str = "") -> Example:
-        return Example(key, (Box("a", (0, 0, 9, 9)), Box("b", (0, 0, 9, 9))), black, content or key)
+    def both(key: str, content: str = "") -> Example:
+        return boxed(key, "a", "b", content=content)
 
     def found(shared: Example, again: Example) -> list[str]:
-        first = Task(1, "a", ("a",), ("a", "b"), (boxed("1"),), (shared, boxed("2")), "detection")
-        second = Task(2, "b", ("b",), ("a", "b"), (boxed("3"),), (again, boxed("4")), "detection")
+        first = Task(1, "a", ("a",), ("a", "b"), (both("1"),), (shared, both("2")), "detection")
+        second = Task(2, "b", ("b",), ("a", "b"), (both("3"),), (again, both("4")), "detection")
         return check_stream(TaskStream("s", "cil", 0, (first, second)))
 
-    assert found(boxed("5"), boxed("5")) == []
-    assert found(boxed("5"), boxed("5", "other")) == ["1 keys are used more than once: 5 (a test and b test)"]
-    assert found(boxed("5"), boxed("6", "5")) == ["1 items are tested on in two tasks: 6 (b test) = 5 (a test)"]
-    assert found(boxed("6", "3"), boxed("6", "3")) == ["1 test items are trained on: 6 (a test) = 3 (b train)"]
-    assert found(boxed("3"), boxed("5")) == [
+    assert found(both("5"), both("5")) == []
+    assert found(both("5"), both("5", "other")) == ["1 keys are used more than once: 5 (a test and b test)"]
+    assert found(both("5"), both("6", "5")) == ["1 items are tested on in two tasks: 6 (b test) = 5 (a test)"]
+    assert found(both("6", "3"), both("6", "3")) == ["1 test items are trained on: 6 (a test) = 3 (b train)"]
+    assert found(both("3"), both("5")) == [
         "1 keys are used more than once: 3 (a test and b train)",
         "1 test items are trained on: 3 (a test) = 3 (b train)",
     ]

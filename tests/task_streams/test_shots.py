@@ -107,22 +107,16 @@ def listed(folder: Path, rows: Sequence[Any], records: Sequence[Record] = RECORD
     return listed_records(write_rows(folder / "list.jsonl", rows), records)
 
 
-def test_rows_of_either_form_name_training_items_in_their_order(tmp_path: Path) -> None:
+def test_rows_of_either_form_name_training_items_in_their_order_and_the_rest_is_tested_on(tmp_path: Path) -> None:
     found = listed(tmp_path, [by_name("ice-bear", "0.jpg"), "", {"key": "train/ant/1.jpg"}])
     assert keys(found, "train") == ["train/ice bear/0.jpg", "train/ant/1.jpg"]
     assert keys(found, "test") == ["test/ant/0.jpg", "test/ant/2.jpg"]
     found = listed(tmp_path, [by_name("IceBear", "0.jpg")])  # a class may be spelt without separators
     assert keys(found, "train") == ["train/ice bear/0.jpg"]
-
-
-def test_without_splits_everything_that_is_not_listed_is_tested_on(tmp_path: Path) -> None:
     found = listed(tmp_path, [by_name("ant", "2.jpg")], [record(f"ant/{i}.jpg", "ant", "") for i in range(4)])
     assert keys(found, "train") == ["ant/2.jpg"]
     assert keys(found, "test") == ["ant/0.jpg", "ant/1.jpg", "ant/3.jpg"]
     assert len(found) == 4
-
-
-def test_a_row_that_several_items_match_needs_its_path_to_tell_which(tmp_path: Path) -> None:
     records = [record("Art/Bed/1.jpg", "Bed", "", "Art"), record("Product/Bed/1.jpg", "Bed", "", "Product")]
     assert problems(tmp_path, [by_name("Bed", "1.jpg")], records) == (
         "row 1: '1.jpg' of class 'Bed' names several items: Art/Bed/1.jpg, Product/Bed/1.jpg",
