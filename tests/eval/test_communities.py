@@ -10,7 +10,7 @@ import pytest
 from eval.communities import COMMUNITIES
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value
-from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, UNEQUAL, of_percent
+from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, UNEQUAL, number, of_percent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
@@ -25,9 +25,7 @@ def values(matrix: AccuracyMatrix, name: str) -> dict[str, Value]:
 
 
 def percent(matrix: AccuracyMatrix, name: str, header: str) -> float:
-    value = values(matrix, name)[header]
-    assert value.value is not None, value.reason
-    return 100 * value.value
+    return 100 * number(values(matrix, name), header)
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,6 @@ def telling(log: list[Any], what: Callable[[Sequence[Request]], Any]) -> Generat
     return generate
 
 
-def test_predictions_keep_item_completion_answer_and_reason() -> None:
-    first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
-    assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
-    assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
-    assert accuracy([first, second]) == 0.5
-
-
 def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() -> None:
     sizes: list[int] = []
     done: list[int] = []
@@ -111,7 +104,11 @@ def test_nothing_to_ask_and_a_lost_completion_are_errors() -> None:
         evaluate(lambda requests: [], make_task(["one"]), SEEN, stage=1, task_of=TASK_OF)
 
 
-def test_a_prediction_survives_its_row_and_a_damaged_row_is_named() -> None:
+def test_predictions_keep_item_completion_answer_and_reason_and_survive_their_rows() -> None:
+    first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
+    assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
+    assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
+    assert accuracy([first, second]) == 0.5
     prediction = Prediction(2, 1, "i/0", "one", "?", None, False, "format")
     assert Prediction.from_json(prediction.to_json()) == prediction
     for change in ({"failure": "tired"}, {"correct": 1}, {"extra": 1}):

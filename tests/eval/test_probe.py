@@ -29,7 +29,7 @@ def test_a_choice_is_read_by_letter_text_or_phrase(letter: str | None, replies: 
     assert [chosen_letter(reply, OPTIONS) for reply in replies] == [letter] * len(replies)
 
 
-def test_the_answer_block_is_scored_or_else_all_but_the_thought() -> None:
+def test_the_answer_block_or_else_all_but_the_thought_is_scored_by_the_rows_rule() -> None:
     for completion, reply in (
         ("<think>hm</think><answer> yes </answer>", "yes"),
         ("<think>no?</think> Yes.", "Yes."),
@@ -37,9 +37,6 @@ def test_the_answer_block_is_scored_or_else_all_but_the_thought() -> None:
         ("yes", "yes"),
     ):
         assert reply_of(completion) == reply
-
-
-def test_yes_or_no_is_the_first_of_the_two_words_and_open_answers_follow_the_rules_of_questions() -> None:
     asked = Row("k", "yes_no", "?", answers=("yes",))
     assert scored(asked, "Yes, there is.") == ("yes", True)
     assert scored(asked, "There is no dog.") == ("no", False)

@@ -12,15 +12,6 @@ from task_streams.types import Box, Question, Rule, Target
 SILENT = prompt_style("suite", think=False)
 
 
-def test_a_supervised_target_and_white_space_around_and_between_blocks_are_well_formed() -> None:
-    for text, answer, thought in (
-        (target_text("three"), "three", "it looks like three"),
-        ("\n <think> a\nb </think>\n<answer> Great White </answer> \n", "Great White", "a\nb"),
-    ):
-        parsed = parse_completion(text)
-        assert (parsed.answer, parsed.thought, parsed.format_ok) == (answer, thought, True)
-
-
 @pytest.mark.parametrize(
     ("completion", "answer"),
     [
@@ -42,14 +33,18 @@ def test_a_supervised_target_and_white_space_around_and_between_blocks_are_well_
         ("", None),
     ],
 )
-def test_anything_but_one_thought_then_one_answer_is_not_well_formed_but_one_closed_answer_is_read(
-    completion: str, answer: str | None
-) -> None:
+def test_anything_but_one_thought_then_one_answer_is_malformed_but_read(completion: str, answer: str | None) -> None:
     parsed = parse_completion(completion)
     assert (parsed.answer, parsed.format_ok) == (answer, False)
 
 
-def test_without_thinking_one_answer_block_alone_is_well_formed_and_earns_the_format_reward() -> None:
+def test_a_supervised_target_and_white_space_around_and_between_blocks_are_well_formed() -> None:
+    for text, answer, thought in (
+        (target_text("three"), "three", "it looks like three"),
+        ("\n <think> a\nb </think>\n<answer> Great White </answer> \n", "Great White", "a\nb"),
+    ):
+        parsed = parse_completion(text)
+        assert (parsed.answer, parsed.thought, parsed.format_ok) == (answer, thought, True)
     assert parse_completion(target_text("three", style=SILENT), SILENT).format_ok
     assert not parse_completion(target_text("three"), SILENT).format_ok
     assert score("<answer>three</answer>", "three", SEEN, SILENT).reward == 2.0
@@ -78,10 +73,6 @@ def reply(answer: str) -> str:
 def test_reward_is_correct_plus_format(completion: str, correct: bool, format_ok: bool, reward: float) -> None:
     judged = score(completion, "three", SEEN)
     assert (judged.correct, judged.format_ok, judged.reward) == (correct, format_ok, reward)
-
-
-def test_the_choice_is_the_listed_name_of_what_was_answered() -> None:
-    assert score(reply("Great White"), "three", SEEN).choice == "great_white"
 
 
 ONE_TASK = dict.fromkeys(TASK_OF, 1)  # domain-incremental: all tasks teach the same classes
@@ -114,27 +105,21 @@ FULL = {"class": 2.0, "boxes": 3.0, "question": 2.0}  # components of the task r
 @pytest.mark.parametrize("think", [True, False])
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("name", built_in_styles())
-def test_what_supervised_methods_train_towards_scores_full(name: str, kind: str, think: bool) -> None:
+def test_a_supervised_target_scores_full_and_two_right_answers_nothing(name: str, kind: str, think: bool) -> None:
     style = prompt_style(name, think)
-    judged = score(target_text(TARGETS[kind], style=style, labels=NAMES), TARGETS[kind], NAMES, style)
+    text = target_text(TARGETS[kind], style=style, labels=NAMES)
+    judged = score(text, TARGETS[kind], NAMES, style)
     assert (judged.correct, judged.reward, judged.outside) == (True, FULL[kind], False)
+    judged = score(text + text[text.index("<answer>") :], TARGETS[kind], NAMES, style)
+    assert (judged.correct, judged.answer, judged.reward) == (False, None, 0.0)
 
 
-def test_rapos_styles_answer_with_the_name_as_it_is_listed() -> None:
+def test_the_choice_is_the_listed_name_and_rapos_styles_answer_with_the_name_as_it_is_listed() -> None:
+    assert score(reply("Great White"), "three", SEEN).choice == "great_white"
     style = prompt_style("rapo_paper")
     assert target_text("Great_White", style=style).endswith("</think><answer>great white</answer>")
     assert '"category": "x ray fish"' in target_text(BOXES, style=style, labels=NAMES)
     assert score("<think>a</think><answer>great white</answer>", "Great_White", NAMES, style).choice == "Great_White"
-
-
-@pytest.mark.parametrize("kind", TARGETS)
-@pytest.mark.parametrize("name", built_in_styles())
-def test_two_right_answers_in_one_completion_are_none(name: str, kind: str) -> None:
-    style = prompt_style(name)
-    text = target_text(TARGETS[kind], style=style, labels=NAMES)
-    again = text + text[text.index("<answer>") :]
-    judged = score(again, TARGETS[kind], NAMES, style)
-    assert (judged.correct, judged.answer, judged.reward) == (False, None, 0.0)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -160,7 +145,7 @@ THOUGHTS = {
 
 
 @pytest.mark.parametrize(("thoughts", "counts"), [(COPIES, False), (THOUGHTS, True)], ids=["copies", "thoughts"])
-def test_an_empty_thought_or_one_that_copies_the_styles_example_is_not_well_formed(
+def test_a_thought_that_is_empty_or_copies_the_styles_example_is_none(
     thoughts: dict[str, list[str]], counts: bool
 ) -> None:
     for name, thought in ((name, thought) for name, some in thoughts.items() for thought in some):
@@ -183,7 +168,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("answer", "truth"), EQUAL + OTHER)
-def test_exact_answers_differ_in_case_separators_final_punctuation_and_spelling_of_a_number_only(
+def test_exact_answers_differ_in_case_separators_final_punctuation_and_a_numbers_spelling(
     answer: str, truth: str
 ) -> None:
     assert right(answer, truth) == ((answer, truth) in EQUAL)
@@ -233,21 +218,15 @@ def test_the_components_are_accuracy_and_format() -> None:
     assert failure_kind(score("three", asked, ()), asked, {}, 1) == "format"
 
 
-def test_numbers_are_finite_and_whole_texts() -> None:
+def test_numbers_are_finite_and_whole_texts_and_the_automatic_rule_relaxes_where_every_truth_is_one() -> None:
     assert [str(parse_number(text)) for text in ("1,234.5", ".5", "+2", "1e-3")] == ["1234.5", "0.5", "2", "0.001"]
     for text in ("", "nan", "inf", "1e999", "9" * 400, "12,34", "1 000", "0x10", "1_000", "%", "1.2.3"):
         assert parse_number(text) is None, text
     assert parse_number("1e-999") is not None
     assert parse_number("1e-99999999999999999999") is None  # no exponent has five digits
     assert str(parse_quantity("12.5 %")) == "0.125"
-
-
-def test_an_answer_made_of_punctuation_keeps_it_and_letters_of_options() -> None:
-    assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
-    assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
-
-
-def test_the_automatic_rule_relaxes_where_every_truth_is_a_number() -> None:
     assert resolved_rule("auto", ("3", "3.0", "5%")) == "relaxed_number"
     assert resolved_rule("auto", ("3", "three")) == "exact"
     assert [resolved_rule(rule, ("3",)) for rule in ("exact", "relaxed_number")] == ["exact", "relaxed_number"]
+    assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
+    assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
+from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import Example, TaskStream
 
 
@@ -20,6 +21,12 @@ def built(
     """The stream of a folder."""
     config: Any = STREAMS[name].config
     return build_stream(name, config(root=str(root), **settings), order_seed, workspace or Workspace())
+
+
+def sizes(stream: TaskStream) -> list[tuple[int, int]]:
+    """Numbers of training and test items of each task, of a stream without faults."""
+    assert check_stream(stream) == []
+    return [(len(task.train), len(task.test)) for task in stream.tasks]
 
 
 def black() -> Image.Image:

@@ -34,15 +34,6 @@ def test_every_stream_config_goes_through_yaml_and_back(name: str) -> None:
     assert typed_section("stream", cls, yaml.safe_load(yaml.safe_dump(values))) == config
 
 
-def test_values_become_what_their_fields_are_and_null_means_all() -> None:
-    given = {"domains": ["clean", "noisy"], "shots": None, "prompt": "suite"}
-    config = typed_section("stream", DigitsDilConfig, given)
-    assert isinstance(config, DigitsDilConfig)
-    assert (config.domains, config.shots) == (("clean", "noisy"), None)
-    with pytest.raises(FrozenInstanceError):
-        config.shots = 3  # type: ignore[misc]
-
-
 def as_even(number: int) -> int:
     if number % 2:
         raise ValueError("an even number")
@@ -119,7 +110,13 @@ def test_the_line_below_each_field_is_read_and_that_of_its_base() -> None:
     assert [docs[name] for name in ("whole", "choice", "more")] == ["A number.", "One of three.", "More."]
 
 
-def test_a_key_that_is_not_known_and_one_that_is_missing_are_named() -> None:
+def test_values_become_what_their_fields_are_and_keys_that_are_not_known_or_missing_are_named() -> None:
+    given = {"domains": ["clean", "noisy"], "shots": None, "prompt": "suite"}
+    config = typed_section("stream", DigitsDilConfig, given)
+    assert isinstance(config, DigitsDilConfig)
+    assert (config.domains, config.shots) == (("clean", "noisy"), None)
+    with pytest.raises(FrozenInstanceError):
+        config.shots = 3  # type: ignore[misc]
     with pytest.raises(UserError, match=r"x.wole.*Did you mean 'x.whole'"):
         typed_section("x", Every, {"wole": 1})
     with pytest.raises(UserError, match=r"stream.root: a value is needed"):

@@ -12,14 +12,7 @@ from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.layout import below, existing_root, lines, subfolders
 from task_streams.types import TaskStream
-from tests.task_streams.streams import built, cut, problems_of, write_tree
-
-
-def test_a_root_may_start_at_home_and_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data" / "ant").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert existing_root("~/link", "<class>/<image>") == (tmp_path / "data").resolve()
+from tests.task_streams.streams import built, cut, problems_of, sizes, write_tree
 
 
 def test_what_stands_where_a_root_is_expected_is_told(tmp_path: Path) -> None:
@@ -97,7 +90,13 @@ def test_lines_have_numbers_and_no_ends_whatever_the_platform(tmp_path: Path) ->
         lines(tmp_path)
 
 
-def test_a_missing_root_says_what_is_expected_and_where_to_get_it(tmp_path: Path) -> None:
+def test_a_root_may_be_a_link_at_home_and_is_told_where_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "ant").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert existing_root("~/link", "<class>/<image>") == (tmp_path / "data").resolve()
     root = tmp_path / "none"
     for name, (layout, page) in ROOTS.items():
         (problem,) = problems_of(lambda name=name: built(name, root))
@@ -116,15 +115,12 @@ def used(stream: TaskStream) -> set[str]:
     return {e.key for task in stream.tasks for e in (*task.train, *task.test)}
 
 
-def test_a_tree_of_class_folders_becomes_a_stream_with_a_hold_out_and_one_with_splits_keeps_them(
-    tmp_path: Path,
-) -> None:
+def test_class_folders_become_a_stream_with_a_hold_out_or_the_splits_of_the_tree(tmp_path: Path) -> None:
     for place in ("one", "two"):
         write_tree(tmp_path / place, CLASSES, 6)
     stream = cil(tmp_path / "one")
     assert sorted(label for task in stream.tasks for label in task.classes) == sorted(CLASSES)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4), (6, 4)]
-    assert check_stream(stream) == []
+    assert sizes(stream) == [(6, 4), (6, 4)]
     assert stream.tasks[0].train[0].key.startswith(f"{stream.tasks[0].classes[0]}/")
     assert stream.tasks[0].train[0].media().size == (8, 8)
     assert fingerprints(stream) == fingerprints(cil(tmp_path / "two"))  # wherever it lies
@@ -183,9 +179,7 @@ def test_what_is_wrong_with_a_tree_or_its_settings_is_said(
     assert said in problems_of(lambda: cil(tmp_path, **settings))[0]
 
 
-def test_other_files_are_counted_hidden_ones_passed_over_and_a_folder_without_images_is_no_class(
-    tmp_path: Path,
-) -> None:
+def test_other_files_are_counted_hidden_ones_and_folders_without_images_passed_over(tmp_path: Path) -> None:
     write_tree(tmp_path, CLASSES, 6)
     (tmp_path / "ant" / "labels.csv").write_text("x")
     (tmp_path / "ant" / "._000.png").write_text("x")
@@ -214,9 +208,7 @@ def test_a_copy_in_two_domains_is_reported_or_left_out(tmp_path: Path) -> None:
     assert kept[0] == kept[1]
 
 
-def test_copies_are_not_split_over_training_and_test_and_an_image_in_two_class_folders_is_refused_with_both(
-    tmp_path: Path,
-) -> None:
+def test_copies_are_not_split_over_training_and_test_and_refused_in_two_classes(tmp_path: Path) -> None:
     write_tree(tmp_path, CLASSES, 6)
     (tmp_path / "ant" / "copy.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
     stream = cil(tmp_path, shots=None)

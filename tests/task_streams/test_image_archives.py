@@ -11,7 +11,7 @@ from task_streams.datasets.imagenet_ra import wnid_names
 from task_streams.datasets.tinyimagenet import TinyImageNetConfig, tinyimagenet
 from task_streams.scenarios.fingerprint import check_stream
 from tests.shared_data import shared
-from tests.task_streams.streams import add_lines, built, problems_of, write_image, write_images, write_lines
+from tests.task_streams.streams import add_lines, built, problems_of, sizes, write_image, write_images, write_lines
 
 FOLDERS = {"1": "001.Black_footed_Albatross", "4": "004.Groove_billed_Ani", "22": "022.Chuck_will_Widow"}
 FILES = {"1": "Black_Footed_Albatross", "4": "Groove_Billed_Ani", "22": "Chuck_Will_Widow"}
@@ -46,12 +46,11 @@ def test_the_original_archive_with_gaps_in_its_ids_becomes_a_stream(tmp_path: Pa
 
 def test_the_real_sample_has_12_classes_of_3_and_2_images_short_of_5_shots() -> None:
     made = cub200(shared("cub100") / "CUB_200_2011", 1993, tasks=3, classes_per_task=4, shots=5)
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(12, 8)] * 3
+    assert sizes(made) == [(12, 8)] * 3
     assert made.notes[0].startswith("12 classes have fewer than 5 training examples: Black_footed_Albatross 3, ")
-    assert check_stream(made) == []
 
 
-def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_with_the_lists_of_cub200_is_reported_at_once(tmp_path: Path) -> None:
     root = write_cub200(tmp_path)
     write_image(root / "images/001.Black_footed_Albatross/x.jpg")
     add_lines(root / "images.txt", "500 001.Black_footed_Albatross/x.jpg", "10 001.Black_footed_Albatross/x.jpg", "510")
@@ -72,11 +71,6 @@ def test_every_id_that_one_list_has_and_another_has_not_is_reported_at_once(tmp_
         "image_class_labels.txt: 1 ids with a class that classes.txt does not list: 20 9",
         "train_test_split.txt: 1 ids with neither 1 (training) nor 0 (test): 30 2",
     )
-
-
-def test_paths_that_climb_out_or_are_missing_and_classes_of_one_name_or_without_images_are_named(
-    tmp_path: Path,
-) -> None:
     root = write_cub200(tmp_path / "root")
     write_image(tmp_path / "outside.jpg")
     add_lines(root / "images.txt", "500 ../../outside.jpg", "510 001.Black_footed_Albatross/none.jpg")
@@ -101,11 +95,11 @@ WORDS = {
 NAMES = ("Egyptian_cat", "pay-phone", "potter's_wheel", "rocking_chair")  # sorted
 
 
-def write_tiny(root: Path, train: int = 3, val: int = 2) -> Path:
+def write_tiny(root: Path, val: int = 2) -> Path:
     """The original layout with four classes; ``words.txt`` names more wnids than are used."""
     write_lines(root / "wnids.txt", WORDS)
     write_lines(root / "words.txt", [f"{w}\t{names}" for w, names in {"n00001740": "entity", **WORDS}.items()])
-    write_images(root, [f"train/{w}/images/{w}_{i}.JPEG" for w in WORDS for i in range(train)])
+    write_images(root, [f"train/{w}/images/{w}_{i}.JPEG" for w in WORDS for i in range(3)])
     for wnid in WORDS:
         write_lines(root / "train" / wnid / f"{wnid}_boxes.txt", [f"{wnid}_0.JPEG\t0\t0\t9\t9"])
     rows = [(f"val_{4 * i + n}.JPEG", wnid) for i in range(val) for n, wnid in enumerate(WORDS)]
@@ -122,14 +116,17 @@ def test_the_original_archive_becomes_a_stream_with_the_validation_split_as_test
     made = tiny(write_tiny(tmp_path))
     # RandomState(0).permutation(4) = [2, 3, 1, 0] over the sorted names.
     assert [task.classes for task in made.tasks] == [("potter's_wheel", "rocking_chair"), ("pay-phone", "Egyptian_cat")]
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(4, 4), (4, 4)]
+    assert (sizes(made), made.notes) == ([(4, 4), (4, 4)], ())
     first = made.tasks[0]
     assert {Path(e.key).parent.as_posix() for e in first.train} == {"train/n03992509/images", "train/n04099969/images"}
     # n03992509 is the second and n04099969 the fourth class: val_1, val_5 and val_3, val_7.
     assert [e.key for e in sorted(first.test, key=lambda e: e.key)] == [
         f"val/images/val_{i}.JPEG" for i in (1, 3, 5, 7)
     ]
-    assert (check_stream(made), made.notes) == ([], ())
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):  # as Windows writes them
+        data = (tmp_path / name).read_bytes().replace(b"\n", b"\r\n")
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + data)
+    assert tiny(tmp_path) == made
 
 
 def test_all_200_class_names_are_those_of_rapos_label_map(tmp_path: Path) -> None:
@@ -149,19 +146,10 @@ def test_all_200_class_names_are_those_of_rapos_label_map(tmp_path: Path) -> Non
 def test_the_real_sample_has_20_classes_of_5_and_3_images() -> None:
     root = shared("tinyimagenet") / "tiny-imagenet-200"
     made = tiny(root, 1993, tasks=4, classes_per_task=5, shots=5)
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(25, 15)] * 4
+    assert (sizes(made), made.notes) == ([(25, 15)] * 4, ())
     images = [e.media() for task in made.tasks for e in task.train]
     assert {image.mode for image in images if isinstance(image, Image.Image)} == {"RGB"}
     assert {image.size for image in images if isinstance(image, Image.Image)} == {(64, 64)}
-    assert (check_stream(made), made.notes) == ([], ())
-
-
-def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
-    root = write_tiny(tmp_path)
-    plain = tiny(root)
-    for path in (root / "wnids.txt", root / "words.txt", root / "val/val_annotations.txt"):
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert tiny(root) == plain
 
 
 def test_everything_wrong_with_the_lists_is_reported_at_once(tmp_path: Path) -> None:
@@ -183,18 +171,6 @@ def test_everything_wrong_with_the_lists_is_reported_at_once(tmp_path: Path) -> 
     )
 
 
-def test_links_out_of_the_root_are_refused_and_not_read(tmp_path: Path) -> None:
-    outside = write_image(tmp_path / "outside.JPEG")
-    root = write_tiny(tmp_path / "root")
-    (root / "val/images/val_0.JPEG").unlink()
-    (root / "val/images/val_0.JPEG").symlink_to(outside)
-    (root / "train/n02124075/images/n02124075_9.JPEG").symlink_to(tmp_path / "none.JPEG")
-    assert problems_of(lambda: tiny(root)) == (
-        f"{root}/train/n02124075/images/n02124075_9.JPEG: a link that leads out of {root}; refused",
-        f"val/val_annotations.txt: {root}/val/images/val_0.JPEG: a link that leads out of {root}; refused",
-    )
-
-
 def test_missing_files_and_folders_that_are_not_listed_are_left_out_and_recorded(tmp_path: Path) -> None:
     root = write_tiny(tmp_path, val=3)
     write_images(root, ["train/n01443537/images/n01443537_0.JPEG"])
@@ -209,8 +185,17 @@ def test_missing_files_and_folders_that_are_not_listed_are_left_out_and_recorded
     assert (config.sizes, config.shots, config.test_per_class, config.draw_seed) == ((20,) * 10, 5, None, 42)
 
 
-def test_two_wnids_of_one_name_are_not_merged(tmp_path: Path) -> None:
-    root = write_tiny(tmp_path)
+def test_links_out_of_the_root_and_two_wnids_of_one_name_are_refused(tmp_path: Path) -> None:
+    outside = write_image(tmp_path / "outside.JPEG")
+    root = write_tiny(tmp_path / "root")
+    (root / "val/images/val_0.JPEG").unlink()
+    (root / "val/images/val_0.JPEG").symlink_to(outside)
+    (root / "train/n02124075/images/n02124075_9.JPEG").symlink_to(tmp_path / "none.JPEG")
+    assert problems_of(lambda: tiny(root)) == (
+        f"{root}/train/n02124075/images/n02124075_9.JPEG: a link that leads out of {root}; refused",
+        f"val/val_annotations.txt: {root}/val/images/val_0.JPEG: a link that leads out of {root}; refused",
+    )
+    root = write_tiny(tmp_path / "names")
     text = (root / "words.txt").read_text().replace("Egyptian cat", "rocking chair, cat")
     (root / "words.txt").write_text(text)
     assert problems_of(lambda: tiny(root))[0] == (
@@ -266,8 +251,7 @@ def test_the_official_archive_is_held_out_from_and_says_so(tmp_path: Path) -> No
     made = imagenet_a(write_official(tmp_path))
     # RandomState(0).permutation(3) = [2, 1, 0] over African_chameleon, jack-o'-lantern, jeep.
     assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
-    assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 1)] * 3  # one fifth of 5
-    assert (check_stream(made), made.notes) == ([], (HELD_OUT,))
+    assert (sizes(made), made.notes) == ([(2, 1)] * 3, (HELD_OUT,))  # one fifth of 5
     keys = {e.key for task in imagenet_a(tmp_path, shots=None).tasks for e in (*task.train, *task.test)}
     assert "n03590841/0.9_newt _ newt_0.9.jpeg" in keys
     assert "n03590841/0.000003_yellow lady's slipper _ newt_0.9.jpg" in keys
@@ -286,9 +270,7 @@ def test_the_official_archive_is_held_out_from_and_says_so(tmp_path: Path) -> No
     [WNIDS, {wnid: wnid for wnid in WNIDS}, {wnid: name.replace("_", " ").lower() for wnid, name in WNIDS.items()}],
     ids=["names", "wnids", "other spelling"],
 )
-def test_the_class_incremental_release_keeps_its_splits_however_its_folders_are_named(
-    tmp_path: Path, folders: dict[str, str]
-) -> None:
+def test_the_release_keeps_its_splits_however_its_folders_are_named(tmp_path: Path, folders: dict[str, str]) -> None:
     made = imagenet_a(write_release(tmp_path, folders))
     assert [task.name for task in made.tasks] == ["jeep", "jack-o'-lantern", "African_chameleon"]
     assert [(len(task.train), len(task.test)) for task in made.tasks] == [(2, 2)] * 3
@@ -299,13 +281,10 @@ def test_the_class_incremental_release_keeps_its_splits_however_its_folders_are_
     assert problems_of(lambda: imagenet_a(tmp_path))[0] == "no test items of 1 of the 3 classes: jeep"
 
 
-def test_imagenet_r_has_names_of_its_own(tmp_path: Path) -> None:
-    write_images(tmp_path, [f"{wnid}/{i}.jpg" for wnid in ("n02814860", "n01677366") for i in range(3)])
-    made = built("imagenet_r_cil", tmp_path, tasks=2, classes_per_task=1, shots=1)
+def test_imagenet_r_has_names_of_its_own_and_another_root_and_half_a_release_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "r", [f"{wnid}/{i}.jpg" for wnid in ("n02814860", "n01677366") for i in range(3)])
+    made = built("imagenet_r_cil", tmp_path / "r", tasks=2, classes_per_task=1, shots=1)
     assert made.labels == ("iguana", "lighthouse")
-
-
-def test_a_root_of_something_else_and_half_of_a_release_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, ["pets/cat/0.jpg", "pets/dog/0.jpg", "one/train/jeep/0.jpg"])
     assert problems_of(lambda: imagenet_a(tmp_path / "pets"))[0].startswith("folder 'cat' is none of the 200 classes")
     told = "found train/ alone; expected both train/ and test/, or neither"

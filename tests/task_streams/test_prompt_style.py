@@ -9,24 +9,11 @@ from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import Request, in_style, prompt_messages, request, target_text
 from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
-from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.fingerprint import prompt_fingerprints
-from task_streams.scenarios.split import build_cil
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
 from tests.task_streams.streams import black, built, make_examples, problems_of, write_tree
 
 SILENT = prompt_style("suite", think=False)
-
-
-def test_prompts_of_a_stream_never_name_a_future_class() -> None:
-    names = ("apple", "bread", "cheese", "dates")
-    pool = Pool(make_examples(names, 4))
-    stream = build_cil("s", pool, sizes=(1, 1, 1, 1), order_seed=1, shots=1, test_per_class=1)
-    for task in stream.tasks:
-        future = {label for later in stream.tasks[task.index :] for label in later.classes}
-        text = SUITE.ask("classification", task.seen)
-        assert all(label in text for label in task.seen)
-        assert not any(label in text for label in future)
 
 
 def test_the_question_lists_the_labels_and_the_reply_format_and_a_target_has_that_form() -> None:
@@ -191,32 +178,21 @@ def digits(prompt: str, think: bool = True, label_order: str | None = "sorted") 
     return build_stream("digits_cil", settings, 1993)
 
 
-@pytest.mark.parametrize("think", [True, False])
-def test_the_suites_fingerprints_are_those_of_runs_before_there_were_styles(think: bool) -> None:
-    found = prompt_fingerprints(digits("suite", think))
-    assert {name: value for name, value in found.items() if name != "style"} == BEFORE[think]
+def test_the_suites_fingerprints_are_those_of_runs_before_there_were_styles() -> None:
+    for think, expected in BEFORE.items():
+        found = prompt_fingerprints(digits("suite", think))
+        assert {name: value for name, value in found.items() if name != "style"} == expected
 
 
-def test_every_style_has_fingerprints_of_its_own(tmp_path: Path) -> None:
+def test_every_style_has_fingerprints_of_its_own_of_all_that_it_says(tmp_path: Path) -> None:
     names = [*built_in_styles(), own(tmp_path)]
     found = [prompt_fingerprints(digits(name, think)) for name in names for think in (True, False)]
     for part in ("style", "task_01", "task_02"):
         assert len({one[part] for one in found}) == len(found)
-
-
-def test_a_fingerprint_follows_all_that_a_style_says_and_not_its_files_name(tmp_path: Path) -> None:
     style = prompt_style(own(tmp_path))
     assert prompt_style(own(tmp_path, name="other.yaml")).digest == style.digest
     for old, new in (("[because]", "[hence]"), ("normalised", "as_named"), ("appearance", "sorted"), ("it<", "so<")):
         assert prompt_style(own(tmp_path, OWN.replace(old, new))).digest != style.digest
-
-
-def test_the_form_in_the_docs_is_a_style(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
-    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
-    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
-    assert not prompt_style(path).is_thought("My reasons")
-    assert list(prompt_style(path, think=False).wordings) == ["classification"]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +267,12 @@ def test_a_style_without_words_for_what_a_stream_asks_is_refused(tmp_path: Path)
         digits(own(tmp_path, only_boxes))
 
 
-def test_a_style_goes_by_its_name_or_is_a_users_own_file(tmp_path: Path) -> None:
+def test_a_style_goes_by_its_name_or_is_a_users_own_file_of_the_form_in_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
+    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
+    assert not prompt_style(path).is_thought("My reasons")
+    assert list(prompt_style(path, think=False).wordings) == ["classification"]
     (task, _) = digits(own(tmp_path), label_order=None).tasks
     text = request(task.test[0], ("Two_b", "a"), task.style).messages[0]["content"][-1]["text"]
     assert text == "Which image? two b, a <think>because</think><answer>it</answer>"

@@ -73,9 +73,8 @@ def test_every_folder_becomes_a_task_in_the_order_given(tmp_path: Path) -> None:
     stream = build(config(tmp_path, "VQA", "GQA"))
     found = [(task.index, task.name, len(task.train), len(task.test)) for task in stream.tasks]
     assert found == [(1, "VQA", 3, 2), (2, "GQA", 3, 2)]
-    assert (stream.scenario, stream.labels) == ("til", ())
+    assert (stream.scenario, stream.labels, check_stream(stream)) == ("til", (), [])
     assert {(task.kind, task.classes, task.seen) for task in stream.tasks} == {("question", (), ())}
-    assert check_stream(stream) == []
     example = stream.tasks[0].test[0]
     number = example.key.removeprefix("VQA/test/")
     assert example.target == Question(f"What is item {number} of VQA?\n{SUFFIX}", (f"thing {number}",), "exact")
@@ -101,10 +100,18 @@ def test_the_draw_depends_on_the_task_and_the_draw_seed_alone(tmp_path: Path) ->
     assert [task.name for task in seeded.tasks] == ["VQA", "GQA", "A"]
 
 
-def test_files_of_other_names_are_named_in_the_task(tmp_path: Path) -> None:
+def test_files_of_other_names_are_named_in_the_task_and_questions_of_a_list_by_key(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA")
-    (tmp_path / "GQA" / "train.json").rename(tmp_path / "GQA" / "train_4w.json")
-    (tmp_path / "GQA" / "test.json").rename(tmp_path / "GQA" / "test_3000.json")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"key": "GQA/train/4"}\n{"key": "GQA/train/1"}\n')
+    stream = build(config(tmp_path, "GQA", shots_list=str(listed)))
+    assert {e.key for e in stream.tasks[0].train} == {"GQA/train/1", "GQA/train/4"}
+    listed.write_text('{"class_name": "GQA", "file_name": "4.png"}\n')
+    said = problems(config(tmp_path, "GQA", shots_list=str(listed)))
+    assert 'row 1: the items have no classes; expected rows such as {"key": "GQA/train/0"}' in said
+    write_task(tmp_path, "GQA")
+    for name, other in (("train.json", "train_4w.json"), ("test.json", "test_3000.json")):
+        (tmp_path / "GQA" / name).rename(tmp_path / "GQA" / other)
     said = problems(config(tmp_path, "GQA"))
     assert "train.json; found test_3000.json, train_4w.json. Name others as GQA=TRAIN:TEST" in said
     stream = build(config(tmp_path, "GQA=train_4w.json:test_3000.json"))
@@ -152,7 +159,7 @@ def test_rows_of_one_fault_are_named_together_and_all_files_are_reported_at_once
     assert len(said) == 3
 
 
-def test_missing_and_damaged_images_that_are_drawn_are_named_and_others_not_read(tmp_path: Path) -> None:
+def test_images_that_are_drawn_but_missing_damaged_or_lead_out_are_named_and_others_not_read(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA", 3)
     (tmp_path / "images/GQA/train/1.png").unlink()
     (tmp_path / "images/GQA/test/2.png").write_bytes(b"<html>")
@@ -164,9 +171,6 @@ def test_missing_and_damaged_images_that_are_drawn_are_named_and_others_not_read
     seen: list[int] = []
     build_stream("questions_til", config(tmp_path, "GQA", on_damaged="skip"), 0, Workspace(advance=seen.append))
     assert 5 <= sum(seen) <= 6  # 3 + 2 are drawn of 6, and one in the place of what is damaged
-
-
-def test_a_link_that_leads_out_of_the_images_is_refused(tmp_path: Path) -> None:
     write_task(tmp_path / "data", "GQA", 2)
     outside = tmp_path / "secret.png"
     draw_image(outside, 7)
@@ -223,17 +227,6 @@ def test_the_named_benchmarks_read_their_layout_and_leave_out_what_has_no_exact_
         assert f"task '{unscored[0]}' has no score in {name}: " in problems(named, name)  # type: ignore[arg-type]
 
 
-def test_a_list_names_questions_by_key(tmp_path: Path) -> None:
-    write_task(tmp_path, "GQA")
-    listed = tmp_path / "list.jsonl"
-    listed.write_text('{"key": "GQA/train/4"}\n{"key": "GQA/train/1"}\n')
-    stream = build(config(tmp_path, "GQA", shots_list=str(listed)))
-    assert {e.key for e in stream.tasks[0].train} == {"GQA/train/1", "GQA/train/4"}
-    listed.write_text('{"class_name": "GQA", "file_name": "4.png"}\n')
-    said = problems(config(tmp_path, "GQA", shots_list=str(listed)))
-    assert 'row 1: the items have no classes; expected rows such as {"key": "GQA/train/0"}' in said
-
-
 def test_a_question_that_two_tasks_ask_is_reported_or_kept_in_one(tmp_path: Path) -> None:
     for name in ("GQA", "VQA"):
         write_task(tmp_path, name, 3)
@@ -283,9 +276,7 @@ def test_rows_of_every_form_are_read_and_each_pair_of_turns_is_an_item(tmp_path:
     assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
 
 
-def test_a_test_question_about_an_image_that_is_trained_on_is_counted_or_where_it_is_the_same_found(
-    tmp_path: Path,
-) -> None:
+def test_a_test_question_about_an_image_that_is_trained_on_is_counted_and_a_copy_found(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA", 3)
     path = tmp_path / "GQA" / "test.json"
     write_rows(path, [flat("other", "GQA/train/0.png", "Another?", "yes")])
@@ -342,9 +333,7 @@ def test_every_bad_row_is_named_with_its_number_and_fault(tmp_path: Path) -> Non
     assert said == [f"GQA/train.json: {fault}: row {', '.join(rows)}" for fault, rows in expected.items()]
 
 
-def test_an_unknown_task_folder_gets_the_nearest_name_and_one_that_yaml_takes_for_a_truth_value_quotes(
-    tmp_path: Path,
-) -> None:
+def test_an_unknown_task_folder_gets_the_nearest_name_and_one_like_yes_quotes(tmp_path: Path) -> None:
     for name in ("ScienceQA", "Yes"):
         write_task(tmp_path, name)
     assert "unknown task folder 'SciencQA'. Did you mean 'ScienceQA'?" in problems(config(tmp_path, "SciencQA"))

@@ -134,27 +134,6 @@ def cil(seed: int = 0, **changes: Any) -> TaskStream:
     return build_cil("letters", Pool(make_examples(LETTERS, 10)), order_seed=seed, **settings)
 
 
-def test_class_order_is_the_published_permutation_of_the_sorted_names_and_task_names_stay_short() -> None:
-    # RandomState(0).permutation(3) is [2 1 0]; the sorted names are a, b, c.
-    assert class_order(("b", "c", "a"), seed=0) == ("c", "b", "a")
-    # RandomState(1993).permutation(10) is [4 2 7 6 0 3 5 8 9 1]; the names sort like their numbers.
-    assert "".join(class_order("9876543210", seed=1993)) == "4276035891"
-    # The same over the sorted words eight five four nine one seven six three two zero.
-    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    assert class_order(words, seed=1993)[:4] == ("one", "four", "three", "six")
-    assert task_name(("three", "eight")) == "three+eight"
-    assert task_name(tuple(f"class {i}" for i in range(20))) == "class 0+19 more"
-
-
-def test_labels_are_compared_without_case_and_separators_and_those_that_read_the_same_are_named_together() -> None:
-    assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
-    assert normalise_label("great white") != normalise_label("greatwhite")
-    problems = label_problems(["great_white", "Great White", "-.-", "tern"])
-    assert len(problems) == 2
-    assert "'-.-'" in problems[0]
-    assert "'Great White', 'great_white'" in problems[1]
-
-
 @pytest.mark.parametrize("label_order", ["sorted", "appearance"])
 def test_tasks_take_consecutive_classes_of_the_order_and_prompts_list_those_seen_so_far(label_order: str) -> None:
     order = class_order(LETTERS, 3)
@@ -178,7 +157,13 @@ def test_the_same_examples_are_drawn_for_every_class_order_and_the_joint_task_is
     assert len(drawn[0]) == 6 * 3  # 6 classes, 3 shots
 
 
-def test_unused_classes_are_recorded_and_too_many_or_ones_that_read_the_same_refused() -> None:
+def test_labels_are_compared_without_case_and_separators_and_ones_that_read_the_same_or_too_many_refused() -> None:
+    assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
+    assert normalise_label("great white") != normalise_label("greatwhite")
+    problems = label_problems(["great_white", "Great White", "-.-", "tern"])
+    assert len(problems) == 2
+    assert "'-.-'" in problems[0]
+    assert "'Great White', 'great_white'" in problems[1]
     assert "4 of 6 classes are used" in cil(sizes=(2, 2)).notes
     told = "letters: 8 classes asked (2 tasks), but there are 6; ask for fewer"
     assert problems_of(lambda: cil(sizes=(4, 4))) == (told,)
@@ -189,7 +174,7 @@ def test_unused_classes_are_recorded_and_too_many_or_ones_that_read_the_same_ref
     )
 
 
-def test_each_domain_is_a_task_with_all_classes_in_a_seeded_or_the_given_order() -> None:
+def test_domains_are_tasks_with_all_classes_in_a_seeded_or_the_given_order_and_share_no_item_unless_asked() -> None:
     pools = {name: Pool(make_examples(LETTERS, 10, prefix=name, domain=name)) for name in ("photo", "art")}
     stream = build_dil("d", pools, order_seed=0, shots=3, test_per_class=2)
     # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
@@ -200,9 +185,6 @@ def test_each_domain_is_a_task_with_all_classes_in_a_seeded_or_the_given_order()
     stream = build_dil("d", pools, order_seed=5, shots=1, test_per_class=1, seeded_order=False)
     assert [task.name for task in stream.tasks] == ["c", "a", "b"]
     assert stream.notes == ("a: no examples of 1 classes: f",)
-
-
-def test_an_item_that_domains_share_is_dealt_to_one_of_them_or_stays_in_every_one_when_asked() -> None:
     pools = {name: Pool(make_examples(LETTERS, 10, domain=name)) for name in ("x", "y")}
     keys = [{e.key for e in pool.train} for pool in deal(pools, seed=42).values()]
     assert keys[0] & keys[1] == set()
@@ -211,7 +193,16 @@ def test_an_item_that_domains_share_is_dealt_to_one_of_them_or_stays_in_every_on
     assert [len(task.train) + len(task.test) for task in stream.tasks] == [60, 60]
 
 
-def test_rapos_order_seeds_are_those_of_the_paper() -> None:
+def test_orders_of_classes_are_published_permutations_with_the_papers_seeds() -> None:
+    # RandomState(0).permutation(3) is [2 1 0]; the sorted names are a, b, c.
+    assert class_order(("b", "c", "a"), seed=0) == ("c", "b", "a")
+    # RandomState(1993).permutation(10) is [4 2 7 6 0 3 5 8 9 1]; the names sort like their numbers.
+    assert "".join(class_order("9876543210", seed=1993)) == "4276035891"
+    # The same over the sorted words eight five four nine one seven six three two zero.
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert class_order(words, seed=1993)[:4] == ("one", "four", "three", "six")
+    assert task_name(("three", "eight")) == "three+eight"
+    assert task_name(tuple(f"class {i}" for i in range(20))) == "class 0+19 more"
     assert order_seeds("rapo_image") == order_seeds("rapo_video") == (1990, 1993, 1996)
     assert order_seeds("rapo_detection_5") == (136, 377, 639)
     assert order_seeds("rapo_detection_10") == (277, 305, 738)
@@ -228,7 +219,7 @@ def with_task(stream: TaskStream, task: Task) -> TaskStream:
     return replace(stream, tasks=tasks)
 
 
-def test_a_key_or_content_that_comes_again_in_another_task_is_found() -> None:
+def test_keys_and_contents_that_come_again_in_another_task_are_found() -> None:
     stream = sound()
     first, second = stream.tasks
     item = first.train[0]
@@ -242,9 +233,6 @@ def test_a_key_or_content_that_comes_again_in_another_task_is_found() -> None:
     again = replace(second.train[0], key=item.key)
     told = f"1 keys are used more than once: {item.key} ({first.name} train and {second.name} train)"
     assert check_stream(with_task(stream, replace(second, train=(again, *second.train[1:])))) == [told]
-
-
-def test_content_tested_on_in_two_tasks_is_found() -> None:
     pools = {name: Pool(make_examples("ab", 6, prefix=name)) for name in ("x", "y")}
     stream = build_dil("d", pools, order_seed=0, shots=2, test_per_class=2)
     first, second = stream.tasks
@@ -254,7 +242,11 @@ def test_content_tested_on_in_two_tasks_is_found() -> None:
     assert check_stream(stream) == [f"1 items are tested on in two tasks: {pair}"]
 
 
-def test_empty_splits_and_strange_labels_are_found() -> None:
+def boxed(key: str, *categories: str, content: str = "") -> Example:
+    return Example(key, tuple(Box(name, (0, 0, 9, 9)) for name in categories), black, content or key)
+
+
+def test_empty_splits_strange_labels_and_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
     stream = sound()
     first = stream.tasks[0]
     strange = replace(first.train[0], target="z")
@@ -263,16 +255,9 @@ def test_empty_splits_and_strange_labels_are_found() -> None:
         f"task {first.name}: training labels outside its classes: z",
         f"task {first.name}: no test examples",
     ]
-
-
-def boxed(key: str, *categories: str, content: str = "") -> Example:
-    return Example(key, tuple(Box(name, (0, 0, 9, 9)) for name in categories), black, content or key)
-
-
-def test_boxes_of_classes_that_are_not_taught_yet_are_found() -> None:
-    first = Task(1, "a", ("a",), ("a",), (boxed("1", "a", "b"),), (boxed("2", "a", "b"),), "detection")
-    second = Task(2, "b", ("b",), ("a", "b"), (boxed("3", "a", "b"),), (boxed("4", "c"),), "detection")
-    assert check_stream(TaskStream("s", "cil", 0, (first, second))) == [
+    one = Task(1, "a", ("a",), ("a",), (boxed("1", "a", "b"),), (boxed("2", "a", "b"),), "detection")
+    two = Task(2, "b", ("b",), ("a", "b"), (boxed("3", "a", "b"),), (boxed("4", "c"),), "detection")
+    assert check_stream(TaskStream("s", "cil", 0, (one, two))) == [
         "task a: training boxes of classes not taught yet, or never: b",  # a test image may show what comes later
         "task b: test boxes of classes not taught yet, or never: c",
     ]

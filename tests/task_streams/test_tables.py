@@ -21,7 +21,7 @@ from task_streams.sources.records import Damaged
 from task_streams.sources.tables import Columns, RowSource, parquet_tables, stored
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
-from tests.task_streams.streams import png, problems_of
+from tests.task_streams.streams import png, problems_of, sizes
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -61,8 +61,7 @@ def problems(**settings: Any) -> tuple[str, ...]:
 def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None:
     stream = cil(train=write(tmp_path / "x.parquet"))
     assert sorted(stream.labels) == list(CLASSES)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4), (6, 4)]
-    assert check_stream(stream) == []
+    assert sizes(stream) == [(6, 4), (6, 4)]
     for example in examples(stream):
         image = example.media()
         assert isinstance(image, Image.Image)
@@ -127,18 +126,6 @@ def test_a_hub_dataset_has_named_splits(tmp_path: Path) -> None:
     )
 
 
-def test_domains_of_a_column_become_tasks(tmp_path: Path) -> None:
-    domain = ["art" if i % 2 else "photo" for i in range(24)]
-    path = write(tmp_path / "x.parquet", table(style=domain))
-    stream = dil(train=path, domain_column="style", shots=2, test_per_class=1)
-    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
-    assert [task.name for task in stream.tasks] == ["photo", "art"]
-    assert all(task.classes == CLASSES for task in stream.tasks)
-    assert {example.domain for example in stream.tasks[0].train} == {"photo"}
-    assert stream.tasks[0].train[0].key.startswith("photo/ant/")
-    assert check_stream(stream) == []
-
-
 def test_copies_in_a_table_get_keys_of_their_own_and_are_left_out(tmp_path: Path) -> None:
     whole = table()
     path = write(tmp_path / "x.parquet", pa.concat_tables([whole, whole.slice(0, 1)]))
@@ -153,7 +140,7 @@ def test_copies_in_a_table_get_keys_of_their_own_and_are_left_out(tmp_path: Path
     assert len(examples(stream)) == 24
 
 
-def test_missing_files_are_all_named_with_the_nearest(tmp_path: Path) -> None:
+def test_files_that_are_missing_no_parquet_or_cut_are_refused_by_name_with_the_nearest(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet")
     found = problems(train=[str(tmp_path / "tran.parquet"), str(tmp_path / "no" / "*.parquet")])
     assert len(found) == 2
@@ -161,9 +148,6 @@ def test_missing_files_are_all_named_with_the_nearest(tmp_path: Path) -> None:
     assert found[1].endswith("expected a parquet file, or a pattern that matches some; found nothing there.")
     (folder,) = problems(train=str(tmp_path))
     assert folder.endswith(f"found a folder. Name its files, e.g. {tmp_path}/*.parquet")
-
-
-def test_a_file_that_is_no_parquet_or_is_cut_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet")
     data = bytearray(Path(path).read_bytes())
     data[4:400] = b"\xff" * 396  # pages, with the footer whole
@@ -264,13 +248,21 @@ def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
 def test_real_tables_are_read(tmp_path: Path, name: str, classes: int) -> None:
     folder = shared(name)
     stream = cil(train=f"{folder}/train.parquet", test=f"{folder}/test.parquet", cache=tmp_path, tasks=5)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4)] * 5
+    assert sizes(stream) == [(6, 4)] * 5
     assert stream.notes == (() if classes == 10 else (f"10 of {classes} classes are used",))
-    assert check_stream(stream) == []
     assert all(example.media().mode == "RGB" for example in examples(stream)[:20])  # type: ignore[union-attr]
 
 
-def test_listed_items_of_domains_that_are_not_used_are_counted(tmp_path: Path) -> None:
+def test_domains_of_a_column_become_tasks_and_listed_items_of_others_are_counted(tmp_path: Path) -> None:
+    domain = ["art" if i % 2 else "photo" for i in range(24)]
+    path = write(tmp_path / "x.parquet", table(style=domain))
+    stream = dil(train=path, domain_column="style", shots=2, test_per_class=1)
+    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
+    assert [task.name for task in stream.tasks] == ["photo", "art"]
+    assert all(task.classes == CLASSES for task in stream.tasks)
+    assert {example.domain for example in stream.tasks[0].train} == {"photo"}
+    assert stream.tasks[0].train[0].key.startswith("photo/ant/")
+    assert check_stream(stream) == []
     written = table(domain=["art", "photo", "photo"] * 8, name=[f"img{i}" for i in range(24)])
     listed = tmp_path / "list.jsonl"
     listed.write_text("".join(f'{{"key": "img{i}"}}\n' for i in (0, 1, 2, 6, 12, 18)))  # 1 and 2 are photos
