@@ -10,7 +10,7 @@ import pytest
 from eval.communities import COMMUNITIES
 from eval.matrix import AccuracyMatrix
 from eval.metrics import Value
-from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, UNEQUAL, of_percent
+from tests.eval.test_metrics import GOLDEN, THREE_FORGETTINGS, UNEQUAL, number, of_percent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
@@ -25,9 +25,7 @@ def values(matrix: AccuracyMatrix, name: str) -> dict[str, Value]:
 
 
 def percent(matrix: AccuracyMatrix, name: str, header: str) -> float:
-    value = values(matrix, name)[header]
-    assert value.value is not None, value.reason
-    return 100 * value.value
+    return 100 * number(values(matrix, name), header)
 
 
 @pytest.mark.parametrize(
@@ -90,24 +88,13 @@ def test_mammoths_best_accuracy_is_from_one_stage_before_a_task_at_the_earliest(
 
 
 def test_what_was_not_evaluated_is_undefined_with_its_reason_and_never_a_number() -> None:
-    defined = {
-        (name, header)
-        for name in COMMUNITIES
-        for header, value in values(JOINT_ONLY, name).items()
-        if value.value is not None
-    }
+    found = {(name, header): value for name in COMMUNITIES for header, value in values(JOINT_ONLY, name).items()}
+    defined = {key for key, value in found.items() if value.value is not None}
     assert defined == {  # what needs the last row alone
-        ("coin", "MFN"),
-        ("mcitlib", "MFN"),
-        ("mammoth", "Accuracy"),
-        ("pilot", "CNN top1"),
-        ("avalanche", "Top1_Acc_Stream"),
-        ("chaudhry", "A_k"),
-        ("continuum", "accuracy"),
-        ("continuum_master", "accuracy"),
-        ("gem", "ACC"),
-        ("rapo", "A"),
-    }
+        ("coin", "MFN"), ("mcitlib", "MFN"), ("mammoth", "Accuracy"), ("pilot", "CNN top1"), ("gem", "ACC"),
+        ("avalanche", "Top1_Acc_Stream"), ("chaudhry", "A_k"), ("continuum", "accuracy"),
+        ("continuum_master", "accuracy"), ("rapo", "A"),
+    }  # fmt: skip
     from_task_1 = values(GOLDEN, "chaudhry")["F_k from task 1"]
     assert from_task_1 == Value(None, "not evaluated: R[i,j] of every task j < T at every stage i < T: future tasks")
     assert values(GOLDEN, "gem")["Forward"].reason == "not evaluated: R[j-1,j]: future tasks"
@@ -139,14 +126,9 @@ def padded_pilot(r: Rows, b: list[float]) -> float:
 
 
 def continuum_release(r: Rows, b: list[float]) -> float:
-    size, total = len(r), 0.0
-    for j in range(size - 2):
-        best = -math.inf
-        for i in range(size - 2):
-            if i >= j:
-                best = max(best, r[i][j])
-        total += best - r[size - 1][j]
-    return total / (size - 1)
+    size = len(r)
+    bests = [max(r[i][j] for i in range(j, size - 2)) for j in range(size - 2)]
+    return sum(best - last for best, last in zip(bests, r[-1], strict=False)) / (size - 1)
 
 
 def pairs_change(r: Rows, least: int) -> float:
@@ -192,11 +174,6 @@ def test_columns_agree_with_the_formulas_of_others_on_random_matrices() -> None:
 
 def test_the_page_has_a_row_for_every_column() -> None:
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    for community in COMMUNITIES.values():
-        for column in community.columns:
-            named = [row for row in rows if row.startswith(f"| `{community.name}` | {column.header} |")]
-            assert len(named) == 1, (community.name, column.header)
-            if isinstance(column.by, str):
-                assert f"| `{column.by}` |" in named[0], named[0]
-            else:
-                assert "| – |" in named[0], named[0]
+    for community, column in ((one, column) for one in COMMUNITIES.values() for column in one.columns):
+        (row,) = (row for row in rows if row.startswith(f"| `{community.name}` | {column.header} |"))
+        assert (f"| `{column.by}` |" if isinstance(column.by, str) else "| – |") in row

@@ -1,3 +1,5 @@
+"""Rewards of boxes, and their average precision."""
+
 import json
 from typing import Any
 
@@ -6,9 +8,12 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from eval.detection import match_boxes, parse_boxes, score_detection
+from eval.evaluate import Prediction
+from eval.task_accuracy import average_precision
 from task_streams.prompt import target_text
 from task_streams.prompt_style import prompt_style
 from task_streams.types import Box
+from tests.coco_judge import Rows, coco_stats
 
 DOG = Box("dog", (0, 0, 400, 400))
 CAT = Box("hot_cat", (500, 500, 900, 900))
@@ -30,12 +35,7 @@ def parts(completion: str, boxes: tuple[Box, ...], labels: tuple[str, ...] = LAB
     return found["iou"], found["category"], found["format"]
 
 
-def test_the_right_answer_of_a_supervised_target_has_the_full_reward() -> None:
-    judged = score_detection(target_text((DOG, CAT), labels=LABELS), (DOG, CAT), LABELS)
-    assert (judged.correct, judged.reward, judged.outside) == (True, 3.0, False)
-
-
-def test_iou_and_category_rewards_are_divided_by_the_larger_number_of_boxes() -> None:
+def test_iou_and_category_rewards_are_divided_by_the_larger_number_of_boxes_and_below_half_iou_alone_counts() -> None:
     # dog: 400 x 300 of 400 x 400 -> IoU 0.75; cat: none; bird is no match. n = max(2 right, 2 predicted) = 2
     completion = reply([row("dog", 0, 0, 400, 300), row("bird", 500, 500, 900, 900)])
     assert parts(completion, (DOG, CAT)) == pytest.approx((0.375, 0.5, 1.0))
@@ -43,15 +43,12 @@ def test_iou_and_category_rewards_are_divided_by_the_larger_number_of_boxes() ->
     completion = reply([row("dog", 0, 0, 400, 300), row("bird", 1, 1, 9, 9), row("bird", 2, 2, 9, 9)])
     assert parts(completion, (DOG, CAT)) == pytest.approx((0.25, 1 / 3, 1.0))
     assert not score_detection(completion, (DOG, CAT), LABELS).correct
-
-
-def test_a_match_below_half_counts_for_iou_alone() -> None:
     # 400 x 199 of 400 x 400 -> 0.4975; 400 x 200 -> 0.5 just counts
     assert parts(reply([row("dog", 0, 0, 400, 199)]), (DOG,)) == pytest.approx((0.4975, 0.0, 1.0))
     assert parts(reply([row("dog", 0, 0, 400, 200)]), (DOG,)) == pytest.approx((0.5, 1.0, 1.0))
 
 
-def test_matching_is_one_to_one_and_takes_the_greatest_sum() -> None:
+def test_matching_is_one_to_one_with_the_greatest_sum_as_one_assignment_per_category_has() -> None:
     # Two dogs side by side, A = 0..100 and B = 50..150 (of height 100). Predicted: P = A, Q = 0..60.
     # IoU: A-P 1, B-P 50/150 = 1/3, A-Q 60/100 = 0.6, B-Q 10/150 = 1/15.
     # A-P + B-Q = 1.0667 beats A-Q + B-P = 0.9333.
@@ -60,9 +57,6 @@ def test_matching_is_one_to_one_and_takes_the_greatest_sum() -> None:
     assert match_boxes(right, found) == pytest.approx(((1 + 1 / 15) / 2, 0.5))
     # the same box said twice finds one of two
     assert match_boxes(right, [found[0], found[0]]) == pytest.approx(((1 + 1 / 3) / 2, 0.5))
-
-
-def test_matching_agrees_with_one_assignment_per_category() -> None:
     random = np.random.RandomState(0)
     for _ in range(10):
         right, found = (_random_boxes(random, random.randint(1, 9)) for _ in range(2))
@@ -88,20 +82,19 @@ def _iou(a: Box, b: Box) -> float:
     return float((squares[0] & squares[1]).sum() / (squares[0] | squares[1]).sum())
 
 
-def test_categories_are_compared_as_labels_are_and_named_as_listed() -> None:
+def test_a_supervised_target_has_the_full_reward_and_categories_are_compared_as_labels() -> None:
+    judged = score_detection(target_text((DOG, CAT), labels=LABELS), (DOG, CAT), LABELS)
+    assert (judged.correct, judged.reward, judged.outside) == (True, 3.0, False)
     judged = score_detection(reply([row(" Hot-Cat ", 500, 500, 900, 900)]), (CAT,), LABELS)
     assert (judged.correct, judged.outside) == (True, False)
     assert json.loads(judged.answer or "") == [row("hot_cat", 500, 500, 900, 900)]
-
-
-def test_boxes_of_categories_that_the_prompt_does_not_list_are_not_asked_for() -> None:
     assert score_detection(reply([row("dog", 0, 0, 400, 400)]), (DOG, CAT), ("dog",)).reward == 3.0
     judged = score_detection(reply([row("dog", 0, 0, 400, 400), row("hot_cat", *CAT.corners)]), (DOG, CAT), ("dog",))
     assert judged.outside and not judged.correct
     assert judged.components == pytest.approx({"iou": 0.5, "category": 0.5, "format": 1.0})
 
 
-def test_nothing_there_and_nothing_predicted_is_right_but_only_if_it_parses() -> None:
+def test_nothing_there_and_nothing_predicted_is_right_if_it_parses_and_wrong_tags_cost_the_format_alone() -> None:
     assert score_detection(reply([]), (), LABELS).reward == 3.0
     assert score_detection(reply([]), (CAT,), ("dog",)).correct
     for answer in ("", "none", "[", "{}"):
@@ -110,9 +103,6 @@ def test_nothing_there_and_nothing_predicted_is_right_but_only_if_it_parses() ->
         assert judged.components == {"iou": 0.0, "category": 0.0, "format": 0.5}
     assert score_detection("nothing", (), LABELS).reward == 0.0
     assert parts(reply([row("dog", 0, 0, 9, 9)]), ()) == parts(reply([]), (DOG,)) == (0.0, 0.0, 1.0)
-
-
-def test_wrong_tags_cost_the_format_alone_and_without_a_thought_the_answer_alone_is_the_right_form() -> None:
     answer = json.dumps([row("dog", 0, 0, 400, 400)])
     assert parts(f"so: <answer>{answer}</answer>", (DOG,)) == (1.0, 1.0, 0.0)
     assert parts(f"so: <answer>{answer[:-1]}</answer>", (DOG,)) == (0.0, 0.0, 0.0)
@@ -121,54 +111,125 @@ def test_wrong_tags_cost_the_format_alone_and_without_a_thought_the_answer_alone
     assert score_detection(f"<answer>{answer}</answer>", (DOG,), LABELS, silent).reward == 3.0
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "[{'category': 'dog', 'bbox': [0, 0, 400, 400]}]",  # single quotes
-        '[{"category": "dog", "bbox": [0, 0, 400, 400]},]',  # trailing comma
-        '[{"category": "dog", "bbox": [NaN, 0, 400, 400]}]',
-        '[{"category": "dog", "bbox": [0, 0, Infinity, 400]}]',
-        '{"category": "dog", "bbox": [0, 0, 400, 400]}',  # no list
-        "[" * 100_000,
-        "[" * 100_000 + "]" * 100_000,
-        '[{"category": "dog", "bbox": [0, 0, 400, ' + "9" * 5000 + "]}]",  # more digits than Python converts
-        "```json\n[]\n```",
-    ],
-)
-def test_what_is_no_strict_json_list_does_not_parse(answer: str) -> None:
-    assert parse_boxes(answer) is None
-    assert parts(reply(answer), (DOG,)) == (0.0, 0.0, 0.5)
+NO_LISTS = [
+    "[{'category': 'dog', 'bbox': [0, 0, 400, 400]}]",  # single quotes
+    '[{"category": "dog", "bbox": [0, 0, 400, 400]},]',  # trailing comma
+    '[{"category": "dog", "bbox": [NaN, 0, 400, 400]}]',
+    '[{"category": "dog", "bbox": [0, 0, Infinity, 400]}]',
+    '{"category": "dog", "bbox": [0, 0, 400, 400]}',
+    "[" * 100_000,
+    "[" * 100_000 + "]" * 100_000,
+    '[{"category": "dog", "bbox": [0, 0, 400, ' + "9" * 5000 + "]}]",  # more digits than Python converts
+    "```json\n[]\n```",
+]
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        None,
-        3,
-        "dog",
-        [0, 0, 400, 400],
-        {"category": "dog"},
-        {"category": 3, "bbox": [0, 0, 400, 400]},
-        {"category": ["dog"], "bbox": [0, 0, 400, 400]},
-        row("dog", 0, 0, 400),
-        row("dog", 0, 0, 400, 400, 400),
-        row("dog", False, False, True, True),
-        {"category": "dog", "bbox": ["0", "0", "400", "400"]},
-        {"category": "dog", "bbox": [0, 0, 400, None]},
-        {"category": "dog", "bbox": {"x1": 0}},
-        row("dog", 400, 0, 0, 400),  # corners the wrong way round
-        row("dog", 10, 10, 10, 20),  # no width
-        row("dog", 1200, 1200, 1300, 1300),  # outside
-    ],
-)
-def test_entries_that_are_no_box_are_passed_over(entry: Any) -> None:
-    completion = reply([entry, row("dog", 0, 0, 400, 400)])
-    assert parts(completion, (DOG,)) == (1.0, 1.0, 1.0)
+NO_BOXES: list[Any] = [
+    None, 3, "dog", [0, 0, 400, 400], {"category": "dog"},
+    {"category": 3, "bbox": [0, 0, 400, 400]}, {"category": ["dog"], "bbox": [0, 0, 400, 400]},
+    row("dog", 0, 0, 400), row("dog", 0, 0, 400, 400, 400), row("dog", False, False, True, True),
+    {"category": "dog", "bbox": ["0", "0", "400", "400"]}, {"category": "dog", "bbox": [0, 0, 400, None]},
+    {"category": "dog", "bbox": {"x1": 0}},
+    row("dog", 400, 0, 0, 400), row("dog", 10, 10, 10, 20),  # corners the wrong way round, no width
+    row("dog", 1200, 1200, 1300, 1300),  # outside
+]  # fmt: skip
 
 
-def test_corners_are_clipped_and_rounded_and_the_answer_can_be_written_whatever_the_category() -> None:
+def test_what_is_no_strict_json_list_does_not_parse_what_is_no_box_is_passed_over_and_corners_are_clipped() -> None:
+    for answer in NO_LISTS:
+        assert parse_boxes(answer) is None, answer[:80]
+        assert parts(reply(answer), (DOG,)) == (0.0, 0.0, 0.5), answer[:80]
+    for entry in NO_BOXES:
+        assert parts(reply([entry, row("dog", 0, 0, 400, 400)]), (DOG,)) == (1.0, 1.0, 1.0), entry
     found = parse_boxes(f'[{{"category": "dog", "bbox": [-7, 0.4, 1e999, {"9" * 400}]}}]')
     assert found == [Box("dog", (0, 0, 1000, 1000))]
     judged = score_detection(reply('[{"category": "\\ud800", "bbox": [0, 0, 9, 9]}]'), (DOG,), LABELS)
     assert judged.outside
     assert json.loads((judged.answer or "").encode().decode()) == [row("?", 0, 0, 9, 9)]
+
+
+LEFT, RIGHT = (0, 0, 400, 400), (500, 500, 900, 900)
+
+
+def prediction(right: Rows, found: Rows | None, key: str = "a.jpg") -> Prediction:
+    label, answer = (
+        None if rows is None else json.dumps([{"category": name, "bbox": list(corners)} for name, corners in rows])
+        for rows in (right, found)
+    )
+    return Prediction(1, 1, key, label or "", "", answer, False, "wrong")
+
+
+# Boxes that are right, and those found, of each image; the categories asked about; AP over ten IoU, AP at IoU 0.50.
+HAND: dict[str, tuple[list[tuple[Rows, Rows | None]], list[str], float, float]] = {
+    "perfect": ([([("dog", LEFT), ("cat", RIGHT)],) * 2, ([("dog", RIGHT)],) * 2, ([], [])], ["dog", "cat"], 1.0, 1.0),
+    # precision 1 up to recall 0.5: 51 of the 101 recalls 0, 0.01, …, 1
+    "one of two": ([([("dog", LEFT), ("dog", RIGHT)], [("dog", LEFT)])], ["dog"], 51 / 101, 51 / 101),
+    # confidence is the same for all, so boxes rank as listed: precision 0/1, then 1/2 at recall 1
+    "a false box first": ([([("dog", LEFT)], [("dog", RIGHT), ("dog", LEFT)])], ["dog"], 0.5, 0.5),
+    # listed after it, recall 1 is reached at precision 1
+    "a false box last": ([([("dog", LEFT)], [("dog", LEFT), ("dog", RIGHT)])], ["dog"], 1.0, 1.0),
+    # the same over two images, in the order of the predictions, not of their keys
+    "a false image first": ([([], [("dog", RIGHT)]), ([("dog", LEFT)],) * 2], ["dog"], 0.5, 0.5),
+    # 100 x 72 of 100 x 100: IoU 0.72 passes 0.50, 0.55, 0.60, 0.65, 0.70 of ten thresholds
+    "a loose box": ([([("dog", (0, 0, 100, 100))], [("dog", (0, 0, 100, 72))])], ["dog"], 0.5, 1.0),
+    # dog 1, cat 0 (in the image, not found); bird is not in the image: left out, whatever is predicted; cow not asked
+    "asked and there": (
+        [([("dog", LEFT), ("cat", RIGHT), ("cow", LEFT)], [("dog", LEFT), ("bird", RIGHT)])],
+        ["dog", "cat", "bird"], 0.5, 0.5,
+    ),
+    "no answer": ([([("dog", LEFT)], None)], ["dog"], 0.0, 0.0),
+    "compared as labels are": ([([("hot_dog", LEFT)], [("Hot Dog", LEFT)])], ["hot-dog"], 1.0, 1.0),
+    # 99 false boxes, then the right one: precision 1/100 at recall 1; behind 100 false ones it is not looked at
+    "the hundredth box": ([([("dog", LEFT)], [*[("dog", RIGHT)] * 99, ("dog", LEFT)])], ["dog"], 0.01, 0.01),
+    "beyond a hundred": ([([("dog", LEFT)], [*[("dog", RIGHT)] * 100, ("dog", LEFT)])], ["dog"], 0.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("images", "categories", "expected", "at_half"), HAND.values(), ids=HAND)
+def test_average_precision_by_hand(
+    images: list[tuple[Rows, Rows | None]],
+    categories: list[str],
+    expected: float,
+    at_half: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = [prediction(*image, key) for image, key in zip(images, "zya", strict=False)]
+    assert average_precision(found, categories) == pytest.approx(expected, abs=1e-12)
+    assert average_precision(found, categories, (0.5,)) == pytest.approx(at_half, abs=1e-12)
+    assert capsys.readouterr() == ("", "")  # pycocotools is kept quiet
+
+
+def test_an_ap_of_categories_that_are_nowhere_and_of_a_label_that_is_no_list_of_boxes_is_undefined() -> None:
+    with pytest.raises(ValueError, match="the AP over cat is undefined: none of them is in any of the 1 images"):
+        average_precision([prediction([("dog", LEFT)], [("cat", LEFT)])], ["cat"])
+    with pytest.raises(ValueError, match="in any of the 0 images"):
+        average_precision([], ["cat"])
+    damaged = Prediction(1, 1, "a.jpg", "dog", "", None, False, "wrong")
+    with pytest.raises(ValueError, match=r"a\.jpg: its label is no list of boxes but 'dog'"):
+        average_precision([damaged], ["dog"])
+
+
+def test_agrees_with_pycocotools_in_pixels_on_hand_made_predictions() -> None:
+    random = np.random.RandomState(7)
+    rows = [noisy_boxes(random) for _ in range(12)]
+    names = ["cat", "cow", "dog"]
+    ours = [prediction(right, found, str(i)) for i, (right, found) in enumerate(rows)]
+    stats = coco_stats([right for right, _ in rows], [found for _, found in rows], names)
+    assert 0.05 < stats[0] < 0.95
+    assert average_precision(ours, names) == pytest.approx(stats[0], abs=1e-9)
+    assert average_precision(ours, names, (0.5,)) == pytest.approx(stats[1], abs=1e-9)
+
+
+def noisy_boxes(random: np.random.RandomState) -> tuple[Rows, Rows]:
+    """Boxes of an image, and the same shaken, with some missing and some of another category."""
+    right: list[tuple[str, tuple[int, int, int, int]]] = []
+    found: list[tuple[str, tuple[int, int, int, int]]] = []
+    for _ in range(random.randint(1, 6)):
+        x, y, width, height = (int(v) for v in random.randint(100, 400, 4))
+        dx, dy = (int(v) for v in random.randint(-30, 30, 2))
+        name, other = (str(v) for v in random.choice(["cat", "cow", "dog"], 2))
+        right.append((name, (x, y, x + width, y + height)))
+        if random.rand() < 0.8:
+            said = name if random.rand() < 0.8 else other
+            found.append((said, (x + dx, y + dy, x + width + dx, y + height - dy)))
+    return right, found

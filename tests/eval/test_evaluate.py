@@ -15,14 +15,15 @@ SEEN = ("eight", "one", "three", "two")
 TASK_OF = {"one": 1, "two": 1, "three": 2, "eight": 2}
 
 
-def make_task(labels: Sequence[str], decoded: list[str] | None = None) -> Task:
+def make_task(labels: Sequence[str], decoded: list[str] | None = None, sides: Sequence[int] = ()) -> Task:
     """Task 1 with one test item per label; the names of decoded items are appended to ``decoded``."""
-    log = [] if decoded is None else decoded
 
     def example(number: int, label: str) -> Example:
         def image() -> Image.Image:
-            log.append(f"i/{number}")
-            return Image.new("RGB", (4, 4))
+            if decoded is not None:
+                decoded.append(f"i/{number}")
+            side = sides[number] if sides else 4
+            return Image.new("RGB", (side, side))
 
         return Example(f"i/{number}", label, image, "")
 
@@ -42,13 +43,6 @@ def telling(log: list[Any], what: Callable[[Sequence[Request]], Any]) -> Generat
         return always_eight(requests)
 
     return generate
-
-
-def test_predictions_keep_item_completion_answer_and_reason() -> None:
-    first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
-    assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
-    assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
-    assert accuracy([first, second]) == 0.5
 
 
 def test_the_policy_gets_batches_in_order_and_progress_is_reported_after_each() -> None:
@@ -82,11 +76,7 @@ def test_questions_of_about_one_length_share_a_batch_and_predictions_keep_their_
         asked.append([request.images[0].width for request in requests])
         return [target_text("one" if request.images[0].width > 100 else "two") for request in requests]
 
-    def example(number: int, side: int) -> Example:
-        return Example(f"i/{number}", "one", lambda: Image.new("RGB", (side, side)), "")
-
-    test = tuple(example(number, side) for number, side in enumerate(sides))
-    task = Task(1, "one+two", ("one", "two"), ("one", "two"), (), test)
+    task = make_task(["one"] * 7, sides=sides)
     found = evaluate(generate, task, SEEN, stage=1, task_of=TASK_OF, batch_size=3)
     assert asked == [[2, 4, 6], [8, 300, 400], [500]]
     assert [prediction.key for prediction in found] == [f"i/{number}" for number in range(7)]
@@ -114,7 +104,11 @@ def test_nothing_to_ask_and_a_lost_completion_are_errors() -> None:
         evaluate(lambda requests: [], make_task(["one"]), SEEN, stage=1, task_of=TASK_OF)
 
 
-def test_a_prediction_survives_its_row_and_a_damaged_row_is_named() -> None:
+def test_predictions_keep_item_completion_answer_and_reason_and_survive_their_rows() -> None:
+    first, second = evaluate(always_eight, make_task(["one", "eight"]), SEEN, stage=2, task_of=TASK_OF)
+    assert first == Prediction(2, 1, "i/0", "one", target_text("eight"), "eight", False, "newest_task")
+    assert (second.key, second.correct, second.failure) == ("i/1", True, "none")
+    assert accuracy([first, second]) == 0.5
     prediction = Prediction(2, 1, "i/0", "one", "?", None, False, "format")
     assert Prediction.from_json(prediction.to_json()) == prediction
     for change in ({"failure": "tired"}, {"correct": 1}, {"extra": 1}):

@@ -16,24 +16,18 @@ def two_tasks() -> AccuracyMatrix:
     return matrix.with_row(2, {1: (1, 4), 2: (2, 2)}).with_rows(base={1: 0.5})
 
 
-def test_cells_hold_counts_and_their_ratio_and_the_rest_is_nan() -> None:
+def test_cells_hold_counts_and_their_ratio_or_a_value_alone_and_a_new_row_leaves_the_old_matrix_as_it_was() -> None:
     matrix = two_tasks()
     np.testing.assert_array_equal(matrix.value, [[0.75, np.nan], [0.25, 1.0]])
     np.testing.assert_array_equal(matrix.correct, [[3, np.nan], [1, 2]])
     np.testing.assert_array_equal(matrix.base, [0.5, np.nan])
     assert np.isnan(matrix.joint).all()
-
-
-def test_a_new_row_leaves_the_old_matrix_as_it_was() -> None:
     empty = AccuracyMatrix.empty(["a", "b"])
     empty.with_row(1, {1: (3, 4)})
     assert np.isnan(empty.value).all()
     with pytest.raises(ValueError, match="read-only"):
         empty.value[0, 0] = 1.0
-
-
-def test_values_without_counts_are_kept_as_such() -> None:
-    matrix = two_tasks().with_values(2, {1: 0.375})
+    matrix = matrix.with_values(2, {1: 0.375})  # without counts
     assert matrix.value[1, 0] == 0.375
     assert np.isnan(matrix.total[1, 0])
     assert not np.isnan(matrix.total[1, 1])
@@ -47,10 +41,8 @@ def test_the_matrix_survives_its_file_form() -> None:
     assert again.to_json() == matrix.to_json()
     np.testing.assert_array_equal(again.value, matrix.value)
     assert matrix.to_json()["correct"] == [[3, None], [1, 2]]
-    short = {
-        name: part for name, part in matrix.to_json().items() if name not in ("base", "joint", "final_list", "pooled")
-    }
-    read = AccuracyMatrix.from_json(short)  # rows may be left out
+    rows = ("base", "joint", "final_list", "pooled")  # may be left out
+    read = AccuracyMatrix.from_json({name: part for name, part in matrix.to_json().items() if name not in rows})
     assert np.isnan([read.base, read.joint, read.final_list, read.pooled]).all()
 
 
@@ -76,13 +68,10 @@ def test_a_damaged_file_is_refused(change: dict[str, Any], problem: str) -> None
         AccuracyMatrix.from_json(two_tasks().to_json() | change)
 
 
-@pytest.mark.parametrize("data", [None, [], {}, {"schema": 1}, {"schema": 1, "tasks": ["a"], "correct": [[1]]}])
-def test_what_is_no_matrix_is_refused(data: object) -> None:
-    with pytest.raises(UserError, match="accuracy matrix"):
-        AccuracyMatrix.from_json(data)
-
-
-def test_impossible_cells_are_refused() -> None:
+def test_what_is_no_matrix_and_impossible_cells_are_refused() -> None:
+    for data in (None, [], {}, {"schema": 1}, {"schema": 1, "tasks": ["a"], "correct": [[1]]}):
+        with pytest.raises(UserError, match="accuracy matrix"):
+            AccuracyMatrix.from_json(data)
     empty = AccuracyMatrix.empty(["a"])
     for cells, problem in (((0, 0), "0 right of 0 items"), ((5, 4), "5 right of 4")):
         with pytest.raises(ValueError, match=problem):

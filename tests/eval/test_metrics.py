@@ -70,30 +70,16 @@ def test_metrics_by_hand(matrix: AccuracyMatrix, key: str, percent: float) -> No
     assert 100 * number(compute_metrics(matrix), key) == pytest.approx(percent, abs=1e-9)
 
 
-def test_forward_transfer_and_intransigence_by_hand() -> None:
-    rows = [[90, 30, 20], [60, 80, 40], [50, 70, 85]]
-    matrix = of_percent(rows).with_rows(base={1: 0.1, 2: 0.2, 3: 0.25}, joint={1: 0.95, 2: 0.9, 3: 0.85})
-    values = compute_metrics(matrix, ["fwt", "intransigence"])
-    assert number(values, "fwt") == pytest.approx(0.125)  # ((30 - 20) + (40 - 25)) / 2
-    assert number(values, "intransigence") == pytest.approx(0.05)  # ((95 - 90) + (90 - 80) + (85 - 85)) / 3
-
-
-def test_one_task_has_no_forgetting() -> None:
+def test_what_one_task_or_missing_cells_leave_open_is_undefined_and_never_a_number() -> None:
     values = compute_metrics(of_percent([[80]]))
-    keys = ("forgetting", "forgetting_chaudhry", "forgetting_chaudhry_all", "forgetting_diag", "bwt", "fwt")
-    for key in (*keys, "relative_forgetting"):
+    keys = ("forgetting", "forgetting_chaudhry", "forgetting_chaudhry_all", "forgetting_diag", "relative_forgetting")
+    for key in (*keys, "bwt", "fwt"):
         assert values[key] == Value(None, "needs at least two tasks")
     assert number(values, "last_acc") == number(values, "avg_incremental_acc") == pytest.approx(0.8)
-
-
-def test_missing_cells_make_a_metric_undefined_and_never_a_number() -> None:
     joint_only = AccuracyMatrix.empty(["a", "b"]).with_row(2, {1: (3, 4), 2: (1, 4)})
     values = compute_metrics(joint_only)
-    assert {key for key, value in values.items() if value.value is not None} == {
-        "last_acc",
-        "mean_final_acc",
-        "min_acc",
-    }
+    defined = {key for key, value in values.items() if value.value is not None}
+    assert defined == {"last_acc", "mean_final_acc", "min_acc"}
     values = compute_metrics(of_percent([[0], [0, 80]]))
     assert values["relative_forgetting"].reason == "nothing to forget: accuracy on task 1 was 0 after every stage"
     assert number(values, "forgetting") == 0.0
@@ -124,29 +110,32 @@ def test_values_without_counts_have_no_average_over_items_unless_they_are_pooled
     assert values["avg_incremental_acc_micro"].reason == "not evaluated: R[i,j] of every j <= i"
 
 
-def test_stage_accuracy_is_over_items() -> None:
-    # 1 of 2 right; then 1 of 2 and 6 of 8 are 7 of 10
+def test_forward_transfer_intransigence_and_curves_over_stages_by_hand() -> None:
+    rows = [[90, 30, 20], [60, 80, 40], [50, 70, 85]]
+    matrix = of_percent(rows).with_rows(base={1: 0.1, 2: 0.2, 3: 0.25}, joint={1: 0.95, 2: 0.9, 3: 0.85})
+    values = compute_metrics(matrix, ["fwt", "intransigence"])
+    assert number(values, "fwt") == pytest.approx(0.125)  # ((30 - 20) + (40 - 25)) / 2
+    assert number(values, "intransigence") == pytest.approx(0.05)  # ((95 - 90) + (90 - 80) + (85 - 85)) / 3
+    np.testing.assert_allclose(seen_accuracy(GOLDEN), [0.9, 0.7, 2.05 / 3])
+    np.testing.assert_allclose(forgetting_by_stage(GOLDEN), [np.nan, 0.3, 0.25])  # 90-60; ((90-50)+(80-70))/2
+    # over items: 1 of 2 right; then 1 of 2 and 6 of 8 are 7 of 10
     matrix = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: (1, 2)}).with_row(2, {1: (1, 2), 2: (6, 8)})
     np.testing.assert_allclose(stage_accuracy(matrix), [0.5, 0.7])
     np.testing.assert_allclose(accuracy_so_far(matrix), [0.5, 0.625])  # curves average over tasks
 
 
-def test_curves_over_stages_end_in_the_final_metrics() -> None:
-    np.testing.assert_allclose(seen_accuracy(GOLDEN), [0.9, 0.7, 2.05 / 3])
-    np.testing.assert_allclose(forgetting_by_stage(GOLDEN), [np.nan, 0.3, 0.25])  # 90-60; ((90-50)+(80-70))/2
-
-
-def test_general_ability_has_one_value_per_probe() -> None:
+def test_general_ability_has_one_value_per_probe_a_value_is_a_number_or_a_reason_and_unknown_metrics_are_refused() -> (
+    None
+):
     values = general_delta({"glyphs": 0.9, "other": 0.5}, {"glyphs": 0.7})
     assert number(values, "general_delta/glyphs") == pytest.approx(-0.2)
     assert values["general_delta/other"].reason == "not measured after task T"
-    assert compute_metrics(GOLDEN, ["general_delta"], {"glyphs": 0.5}, {"glyphs": 0.75}) == {
-        "general_delta/glyphs": Value(0.25)
-    }
+    found = compute_metrics(GOLDEN, ["general_delta"], {"glyphs": 0.5}, {"glyphs": 0.75})
+    assert found == {"general_delta/glyphs": Value(0.25)}
     assert compute_metrics(GOLDEN)["general_delta"].reason == "not measured: no probe outside the stream"
-
-
-def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
+    for value, reason in ((None, None), (0.1, "because"), (float("nan"), None)):
+        with pytest.raises(ValueError):
+            Value(value, reason)
     with pytest.raises(UserError, match=r"unknown metric 'forgeting'. Did you mean 'forgetting'\?"):
         compute_metrics(GOLDEN, ["forgeting"])
     with pytest.raises(UserError, match="Did you mean 'last_acc'"):
@@ -154,27 +143,14 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
     assert metric_of("general_delta/glyphs") is METRICS["general_delta"]
 
 
-@pytest.mark.parametrize(("value", "reason"), [(None, None), (0.1, "because"), (float("nan"), None)])
-def test_a_value_is_a_number_or_a_reason(value: float | None, reason: str | None) -> None:
-    with pytest.raises(ValueError):
-        Value(value, reason)
-
-
 # Plain loops over lists, written from the definitions alone: r[i][j], counts c and n, base b, joint jo.
 Table = list[list[float]]
-
-
-def best(column: list[float]) -> float:
-    found = column[0]
-    for value in column:
-        found = value if value > found else found
-    return found
 
 
 def mean_loss(r: Table, last_of_best: int) -> float:
     """Mean over j < T of the best of r[j..last_of_best][j] less r[T][j]."""
     last = len(r) - 1
-    return sum(best([r[i][j] for i in range(j, last_of_best + 1)]) - r[last][j] for j in range(last)) / last
+    return sum(max(r[i][j] for i in range(j, last_of_best + 1)) - r[last][j] for j in range(last)) / last
 
 
 LOOPS: dict[str, Callable[[Table, Table, Table, list[float], list[float]], float]] = {

@@ -1,11 +1,13 @@
-"""Replies to probe sets, in a model's own form and in the suite's, scored by a rule that is written down."""
+"""Replies to probe sets and the checks of instructions, scored by rules that are written down."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from eval.checks import TESTS, failed_checks
 from eval.probe import ask, chosen_letter, reply_of, scored, share_right
+from task_streams.probes.checks import CHECKS, Check
 from task_streams.probes.sets import Row, read_probe_set
 from task_streams.prompt import Request
 from tests.task_streams.probe_files import ROWS, write_probes
@@ -14,47 +16,31 @@ OPTIONS = ("a red car", "two cats", "Paris", "B")
 
 
 @pytest.mark.parametrize(
-    ("reply", "letter"),
+    ("letter", "replies"),
     [
-        ("B", "B"),
-        ("(b)", "B"),
-        ("B. two cats", "B"),
-        ("Two cats.", "B"),  # an option's text
-        ("A red car is what I see", None),  # an article, no letter
-        ("The answer is C because (A) is wrong.", "C"),
-        ("Answer: **D**", "D"),
-        ("It must be (C).", "C"),
-        ("Either (A) or (C)", None),  # two of them
-        ("F", None),  # no such option
-        ("", None),
+        ("B", ["B", "(b)", "B. two cats", "Two cats."]),  # the last is an option's text
+        ("C", ["The answer is C because (A) is wrong.", "It must be (C)."]),
+        ("D", ["Answer: **D**"]),
+        # an article, two options, no such option, nothing
+        (None, ["A red car is what I see", "Either (A) or (C)", "F", ""]),
     ],
 )
-def test_a_choice_is_read_by_letter_text_or_phrase(reply: str, letter: str | None) -> None:
-    assert chosen_letter(reply, OPTIONS) == letter
+def test_a_choice_is_read_by_letter_text_or_phrase(letter: str | None, replies: list[str]) -> None:
+    assert [chosen_letter(reply, OPTIONS) for reply in replies] == [letter] * len(replies)
 
 
-@pytest.mark.parametrize(
-    ("completion", "reply"),
-    [
+def test_the_answer_block_or_else_all_but_the_thought_is_scored_by_the_rows_rule() -> None:
+    for completion, reply in (
         ("<think>hm</think><answer> yes </answer>", "yes"),
         ("<think>no?</think> Yes.", "Yes."),
         ("Yes, <answer>no</answer> <answer>yes</answer>", "no"),  # the first block
         ("yes", "yes"),
-    ],
-)
-def test_the_answer_block_is_scored_or_else_all_but_the_thought(completion: str, reply: str) -> None:
-    assert reply_of(completion) == reply
-
-
-@pytest.mark.parametrize(
-    ("reply", "answer", "right"),
-    [("Yes, there is.", "yes", True), ("There is no dog.", "no", False), ("I can not see it", None, False)],
-)
-def test_yes_or_no_is_the_first_of_the_two_words(reply: str, answer: str | None, right: bool) -> None:
-    assert scored(Row("k", "yes_no", "?", answers=("yes",)), reply) == (answer, right)
-
-
-def test_open_answers_follow_the_rules_of_questions() -> None:
+    ):
+        assert reply_of(completion) == reply
+    asked = Row("k", "yes_no", "?", answers=("yes",))
+    assert scored(asked, "Yes, there is.") == ("yes", True)
+    assert scored(asked, "There is no dog.") == ("no", False)
+    assert scored(asked, "I can not see it") == (None, False)
     exact = Row("k", "open", "?", answers=("a cat", "cat"))
     assert scored(exact, "Cat.")[1] and not scored(exact, "the cat")[1]
     relaxed = Row("k", "open", "?", answers=("200",), rule="relaxed_number")
@@ -87,8 +73,46 @@ def test_a_scripted_policy_is_scored_by_hand(tmp_path: Path) -> None:
     assert [one.answer for one in answers[:2]] == ["B", "no"]
     assert share_right(answers) == 3 / 5
     assert answers[0].to_json()["stage"] == 2
-
-
-def test_no_answers_have_no_share() -> None:
     with pytest.raises(ValueError, match="undefined"):
         share_right([])
+
+
+CASES = [
+    ("keywords:existence", {"keywords": ["cat", "dog"]}, "A Cat and a dog.", "A cat."),
+    ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, "A category.", "A cat."),  # whole words only
+    ("keywords:frequency", {"keyword": "a.b", "frequency": 2, "relation": "at least"}, "a.b A.B", "a.b axb"),
+    ("keywords:letter_frequency", {"letter": "e", "let_frequency": 2, "let_relation": "less than"}, "Bell", "Eve e"),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "one two three", "one, two"),
+    ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "less than"}, "Yes. No?", "A. B! C?"),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one\n***\ntwo", "one *** *** two"),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[name] at [place]", "[name]"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hello.\np.s. more", "Hello. P.S. more"),
+    ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "{a: 1}"),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* one\n- two", "* one\n** two **"),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*a* and **b**", "*a* and ** **"),
+    ("detectable_format:multiple_sections", {"section_spliter": "Section", "num_sections": 2},
+     "Section 1 a Section 2 b", "Section 1 a"),
+    ("detectable_format:title", {}, "<<song>> la", "<< >> la"),
+    ("detectable_format:constrained_response", {}, "My answer is no.", "no"),
+    ("combination:two_responses", {}, "one ****** two", "one ****** one"),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say hi."}, "say hi. Hi!", "Hi! Say hi."),
+    ("startend:start_checker", {"start_phrase": "Well"}, '"well, yes"', "Yes, well"),
+    ("startend:end_checker", {"end_phrase": "the end"}, "It is The End", "The end is near"),
+    ("startend:quotation", {}, '"a"', '"'),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "I SEE", "I see"),
+    ("change_case:english_capital", {}, "YES, 3", "Yes"),
+    ("change_case:english_lowercase", {}, "yes, 3", "Yes"),
+    ("punctuation:no_comma", {}, "yes", "yes, sir"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "passes", "fails"), CASES, ids=[case[0] for case in CASES])
+def test_a_check_tells_right_from_wrong(name: str, arguments: dict[str, object], passes: str, fails: str) -> None:
+    check = Check(name, arguments)
+    assert failed_checks(passes, (check,)) == ()
+    assert failed_checks(fails, (check,)) == (name,)
+
+
+def test_every_check_that_can_be_named_is_tried_here_and_an_empty_reply_passes_none() -> None:
+    assert set(TESTS) == set(CHECKS) == {name for name, *_ in CASES}
+    assert failed_checks("  ", (Check("punctuation:no_comma"),)) == ("punctuation:no_comma",)

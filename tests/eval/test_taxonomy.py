@@ -43,7 +43,7 @@ def reply(chosen: str, thought: str = "hm") -> str:
 RIGHT = reply("whale")
 
 
-def test_every_outcome_has_a_place_and_a_title_and_shares_of_a_cell_sum_to_one() -> None:
+def test_outcomes_of_a_cell_sum_to_one_and_confusion_counts_answers_by_tasks() -> None:
     given = [RIGHT, reply("shark"), reply("ray"), reply("eel"), reply("crab"), "hm"]
     assert outcomes(map(answer, given)) == {
         "none": 1, "same_task": 1, "wrong": 0, "other_task": 1, "newest_task": 1, "outside_list": 1, "format": 1
@@ -53,9 +53,6 @@ def test_every_outcome_has_a_place_and_a_title_and_shares_of_a_cell_sum_to_one()
     assert (found["none"], found["format"], found["newest_task"], sum(found.values())) == (0.25, 0.5, 0.25, 1.0)
     with pytest.raises(ValueError, match="undefined"):
         shares(outcomes([]))
-
-
-def test_confusion_counts_answers_by_task_of_the_item_and_of_the_chosen_class() -> None:
     given = [answer(RIGHT), answer(reply("Killer_Whale")), answer(reply("cod")), answer(reply("crab")), answer("hm")]
     given += [answer(reply("ray"), "ray"), answer(reply("shark"), "eel")]
     # columns: task 1, 2, 3, outside of the list, no answer
@@ -111,24 +108,19 @@ def test_only_what_was_right_is_lost_and_only_what_was_wrong_is_gained() -> None
     for other in ([answer(RIGHT, key="2")], [answer(RIGHT), answer(RIGHT)], []):
         with pytest.raises(UserError, match="expected the same items"):
             change([answer(RIGHT)], other, NAMES)
+    # the right answer to a question is not looked for in the text
+    asked = Prediction(1, 1, "q", "a", "<answer>a</answer>", "a", True, "none")
+    again = Prediction(2, 1, "q", "a", "<think>a dog</think><answer>b</answer>", "b", False, "wrong")
+    assert change([asked], [again], ()).lost_essential == 1
 
 
-def test_the_right_answer_to_a_question_is_not_looked_for_in_the_text() -> None:
-    before = Prediction(1, 1, "q", "a", "<answer>a</answer>", "a", True, "none")
-    after = Prediction(2, 1, "q", "a", "<think>a dog</think><answer>b</answer>", "b", False, "wrong")
-    assert change([before], [after], ()).lost_essential == 1
-
-
-def test_the_metrics_are_means_over_old_tasks_and_the_share_is_over_items() -> None:
+def test_the_metrics_are_means_over_old_tasks_or_undefined_with_a_reason() -> None:
     # Task 1, 8 items: 1 by form, 1 outside, 1 named, 3 essential, 2 to the newest, 1 gained; task 2, 4 items: 2, 1.
     changes = {1: Change(8, 1, 1, 1, 3, 2, 1), 2: Change(4, 0, 0, 0, 2, 2, 1)}
     values = {key: value.value for key, value in change_metrics(changes, 3).items()}
     # (3/8 + 0)/2, (3/8 + 2/4)/2, (1/8 + 1/4)/2, (2 + 2)/(6 + 2)
     expected = {"forgetting_superficial": 0.1875, "forgetting_essential": 0.4375, "gained": 0.1875}
     assert values == {**expected, "lost_to_newest": 0.5}
-
-
-def test_what_cannot_be_told_is_undefined_with_its_reason() -> None:
     nothing = {1: Change(4, 0, 0, 0, 0, 0, 0)}
     found = change_metrics(nothing, 2)
     assert [found[key].value for key in KINDS] == [0, 0, 0, None]
@@ -137,8 +129,12 @@ def test_what_cannot_be_told_is_undefined_with_its_reason() -> None:
     assert {value.reason for value in change_metrics({}, 1).values()} == {"needs at least two tasks"}
     missing = change_metrics(nothing, 3)["gained"].reason
     assert missing == "not evaluated: the items of every task j < T right after learning it and after task T"
-    values = compute_metrics(AccuracyMatrix.empty(["a"]), KINDS)
-    assert {value.reason for value in values.values()} == {"not in the matrix: it is read from single predictions"}
+    unread = compute_metrics(AccuracyMatrix.empty(["a"]), KINDS)
+    assert {value.reason for value in unread.values()} == {"not in the matrix: it is read from single predictions"}
+
+
+def answered(stage: int, task: int, number: int, right: bool, failure: Failure) -> Prediction:
+    return Prediction(stage, task, str(number), "whale", reply("x"), "x", right, failure)
 
 
 def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> None:
@@ -150,12 +146,7 @@ def test_lost_less_gained_is_the_forgetting_of_the_diagonal_on_any_answers() -> 
             right = rng.random((2, items)) < 0.6
             wrong: list[Failure] = ["format", "outside_list", "newest_task", "other_task", "same_task"]
             before, after = (
-                [
-                    Prediction(
-                        stage, j, str(n), "whale", reply("x"), "x", bool(ok), "none" if ok else rng.choice(wrong)
-                    )
-                    for n, ok in enumerate(row)
-                ]
+                [answered(stage, j, n, bool(ok), "none" if ok else rng.choice(wrong)) for n, ok in enumerate(row)]
                 for stage, row in zip((j, size), right, strict=True)
             )
             changes[j] = change(before, after, NAMES)

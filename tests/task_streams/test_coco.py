@@ -19,8 +19,7 @@ from task_streams.sources.records import Workspace
 from task_streams.types import Box, Task, TaskStream, new_test_items
 from tests.shared_data import shared
 from tests.task_streams.detection_trees import whole, write_coco
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import built
+from tests.task_streams.streams import built, problems_of
 
 EVERY = ("apple", "cat", "dog", "zebra")
 ONE_OF_EACH = [whole(name) for name in EVERY]
@@ -46,45 +45,14 @@ def split_boxes(root: Path) -> dict[str, tuple[Box, ...]]:
     return {record.key: record.target for record in records}  # type: ignore[misc]
 
 
-def test_boxes_become_corners_in_thousandths_of_width_and_height(tmp_path: Path) -> None:
-    # 200 x 100 pixels: x 20..60 -> 100..300, y 10..30 -> 100..300; 12.5..37.5 -> 62.5 -> 62 (even), 187.5 -> 188
-    images = [whole("dog"), [("cat", 12.5, 0, 25.0, 100)]]
-    write_coco(tmp_path, {"train2017": images, "val2017": images})
-    assert split_boxes(tmp_path) == {
-        "train2017/000000.png": (Box("dog", (100, 100, 300, 300)),),
-        "train2017/000001.png": (Box("cat", (62, 0, 188, 1000)),),
-    }
-
-
-def test_boxes_are_cut_at_the_edge_and_left_out_when_nothing_remains(tmp_path: Path) -> None:
-    cut = [("dog", -20.0, 50.0, 120.0, 80.0), ("dog", 199.5, 0.0, 1.2, 10.0)]  # the second by less than a pixel
-    gone = [("cat", 220.0, 10.0, 20.0, 20.0), ("cat", 10.0, 10.0, 0.0, 20.0), ("cat", 50.0, 50.0, -10.0, 10.0)]
-    images = [[*cut, *gone], gone, whole("zebra"), whole("apple")]
-    write_coco(tmp_path, {"train2017": images, "val2017": ONE_OF_EACH})
-    assert split_boxes(tmp_path)["train2017/000000.png"] == (
-        Box("dog", (0, 500, 500, 1000)),
-        Box("dog", (998, 0, 1000, 100)),
-    )
-    notes = stream(tmp_path, allow_empty_classes=True).notes
-    assert "train2017: 6 boxes left out: without area in their image" in notes
-    # the dog, and the cat at 220 of 200 pixels in two images
-    assert "train2017: 3 boxes reach out of their image by more than 1 pixel and are cut at its edge" in notes
-    assert "train2017: 1 images without boxes left out: train2017/000001.png" in notes
-
-
 def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None:
     path = write(tmp_path)
 
     def damage(data: dict[str, Any]) -> None:
-        data["images"] += [
-            {"id": 0, "file_name": "twice.png", "width": 9, "height": 9},
-            {"id": 91, "file_name": "000001.png", "width": 9, "height": 9},
-            {"id": 92, "file_name": "../../etc/passwd", "width": 9, "height": 9},
-            {"id": 93, "file_name": "/etc/passwd", "width": 9, "height": 9},
-            {"id": 94, "file_name": "flat.png", "width": 0, "height": 9},
-            {"id": 95, "file_name": "lost.png", "width": 200, "height": 100},
-            {"id": 96, "file_name": "thin.png", "width": 1e-320, "height": 9},
-        ]
+        names = {0: "twice.png", 91: "000001.png", 92: "../../etc/passwd", 93: "/etc/passwd", 95: "lost.png"}
+        sized = [(number, name, 200.0) for number, name in names.items()]
+        sized += [(94, "flat.png", 0), (96, "thin.png", 1e-320)]
+        data["images"] += [{"id": i, "file_name": name, "width": w, "height": 100} for i, name, w in sized]
         good = data["annotations"][0]
         data["annotations"] += [
             good | {"id": 0},
@@ -101,11 +69,8 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         data["categories"] += [{"id": 18, "name": "wolf"}, {"id": 99, "name": "cat"}, {"name": "nobody"}]
 
     change(path, damage)
-    told = [
-        problem.removeprefix("train2017: ")
-        for problem in problems_of(lambda: stream(tmp_path))
-        if "train2017: " in problem
-    ]
+    found = problems_of(lambda: stream(tmp_path))
+    told = [problem.removeprefix("train2017: ") for problem in found if "train2017: " in problem]
     assert told == [
         "1 categories whose id is taken: id 18 (dog, wolf)",
         "1 categories whose name is taken: cat (id 99)",
@@ -114,7 +79,7 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         "1 images that are listed twice: 000001.png",
         "2 images without a whole number as id or a file name below the folder: "
         "92 '../../etc/passwd', 93 '/etc/passwd'",
-        "2 images without width and height: flat.png (0 x 9), thin.png (1e-320 x 9)",
+        "2 images without width and height: flat.png (0 x 100), thin.png (1e-320 x 100)",
         "1 annotations whose id is taken: annotation 0",
         "2 annotations of an image that is not listed: annotation 101 (image 404), annotation 108 (image 96)",
         "1 annotations of a category that is not listed: annotation 102 (category 13)",
@@ -219,7 +184,40 @@ def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand
     assert rewards == [1.0, 2.0, 1.0, 2.0]
 
 
-def test_crowds_are_left_out_and_recorded(tmp_path: Path) -> None:
+def test_a_perfect_policy_has_an_ap_of_one_and_one_that_never_parses_nothing(tmp_path: Path) -> None:
+    found = scripted(tmp_path)
+    targets = {e.key: e.target for task in found.tasks for e in task.test}
+
+    def perfect(stage: Task, key: str) -> str:
+        completion = target_text(targets[key], labels=stage.seen)
+        assert score(completion, targets[key], stage.seen).reward == 3.0
+        return completion
+
+    assert matrix(found, perfect) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
+    assert matrix(found, lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]
+
+
+def test_boxes_become_corners_in_thousandths_cut_at_the_edge_and_others_are_left_out(tmp_path: Path) -> None:
+    # 200 x 100 pixels: x 20..60 -> 100..300, y 10..30 -> 100..300; 12.5..37.5 -> 62.5 -> 62 (even), 187.5 -> 188
+    images = [whole("dog"), [("cat", 12.5, 0, 25.0, 100)]]
+    write_coco(tmp_path, {"train2017": images, "val2017": images})
+    assert split_boxes(tmp_path) == {
+        "train2017/000000.png": (Box("dog", (100, 100, 300, 300)),),
+        "train2017/000001.png": (Box("cat", (62, 0, 188, 1000)),),
+    }
+    cut = [("dog", -20.0, 50.0, 120.0, 80.0), ("dog", 199.5, 0.0, 1.2, 10.0)]  # the second by less than a pixel
+    gone = [("cat", 220.0, 10.0, 20.0, 20.0), ("cat", 10.0, 10.0, 0.0, 20.0), ("cat", 50.0, 50.0, -10.0, 10.0)]
+    images = [[*cut, *gone], gone, whole("zebra"), whole("apple")]
+    write_coco(tmp_path, {"train2017": images, "val2017": ONE_OF_EACH})
+    assert split_boxes(tmp_path)["train2017/000000.png"] == (
+        Box("dog", (0, 500, 500, 1000)),
+        Box("dog", (998, 0, 1000, 100)),
+    )
+    notes = stream(tmp_path, allow_empty_classes=True).notes
+    assert "train2017: 6 boxes left out: without area in their image" in notes
+    # the dog, and the cat at 220 of 200 pixels in two images
+    assert "train2017: 3 boxes reach out of their image by more than 1 pixel and are cut at its edge" in notes
+    assert "train2017: 1 images without boxes left out: train2017/000001.png" in notes
     path = write(tmp_path)
     write_coco(tmp_path, {"train2017": [*ONE_OF_EACH, [*whole("dog"), *whole("cat")]], "val2017": ONE_OF_EACH})
     change(path, lambda data: data["annotations"][4].update(iscrowd=1))
@@ -271,36 +269,17 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
+def test_what_is_no_coco_json_or_lists_other_classes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    lists = "the lists images, annotations, categories; found annotations, images"
+    other = '{"images": [], "annotations": [], "categories": [{"id": 17, "name": "cat"}]}'
+    for text, said in (
         ("[]", "found list"),
-        ('{"images": [], "annotations": {}}', "the lists images, annotations, categories; found annotations, images"),
+        ('{"images": [], "annotations": {}}', lists),
         ('{"images": [', "expected COCO annotations as JSON"),
         ("[" * 100_000, "expected COCO annotations as JSON"),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 17, "name": "cat"}]}',
-            "coco_cil: training and test split list other classes: apple, dog, zebra",
-        ),
-    ],
-)
-def test_what_is_no_coco_json_or_lists_other_classes_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    path = write(tmp_path)
-    path.write_text(text)
-    told = " ".join(problems_of(lambda: stream(tmp_path)))
-    assert found in told and (str(path) in told or "coco_cil" in told)
-
-
-def test_a_perfect_policy_has_an_ap_of_one_and_the_full_reward_and_one_that_never_parses_nothing(
-    tmp_path: Path,
-) -> None:
-    found = scripted(tmp_path)
-    targets = {e.key: e.target for task in found.tasks for e in task.test}
-
-    def perfect(stage: Task, key: str) -> str:
-        completion = target_text(targets[key], labels=stage.seen)
-        assert score(completion, targets[key], stage.seen).reward == 3.0
-        return completion
-
-    assert matrix(found, perfect) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
-    assert matrix(found, lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]
+        (other, "coco_cil: training and test split list other classes: apple, dog, zebra"),
+    ):
+        path.write_text(text)
+        told = " ".join(problems_of(lambda: stream(tmp_path)))
+        assert said in told and (str(path) in told or "coco_cil" in told)

@@ -13,8 +13,7 @@ from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.scenarios.split import joint_task
 from task_streams.types import Example, new_test_items
 from tests.task_streams.detection_trees import Boxes, whole, write_coco
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import built
+from tests.task_streams.streams import built, problems_of
 
 # Sorted names apple, cat, dog, zebra; RandomState(0).permutation(4) = [2, 3, 1, 0].
 ORDER = ("dog", "zebra", "cat", "apple")
@@ -38,7 +37,9 @@ def keys(examples: Sequence[Example]) -> list[int]:
     return [int(Path(example.key).stem) for example in examples]
 
 
-def test_an_image_is_trained_on_in_the_task_of_the_newest_of_its_classes(tmp_path: Path) -> None:
+def test_an_image_is_trained_on_in_its_newest_classs_task_and_tested_in_every_one_of_its_classes(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, [both("dog"), both("dog", "cat"), both("zebra", "dog"), both("apple"), both("zebra"), both("cat")])
     first, second = stream(tmp_path, shots=None).tasks
     assert (first.classes, second.classes) == (("dog", "zebra"), ("cat", "apple"))
@@ -50,9 +51,6 @@ def test_an_image_is_trained_on_in_the_task_of_the_newest_of_its_classes(tmp_pat
     for example in first.train:
         assert visible(example.target, first.seen) == example.target  # type: ignore[arg-type]
     assert (keys(first.test), keys(second.test)) == ([2, 3], [0, 1])
-
-
-def test_an_image_is_tested_in_every_task_that_has_one_of_its_classes(tmp_path: Path) -> None:
     images = [both("dog"), both("dog", "cat"), both("zebra", "apple", "cat"), both("apple")]
     write(tmp_path, [both(name) for name in EVERY], images)
     found = stream(tmp_path)
@@ -63,16 +61,6 @@ def test_an_image_is_tested_in_every_task_that_has_one_of_its_classes(tmp_path: 
     assert [keys(items) for items in new_test_items(found.tasks)] == [[0, 1, 2], [3]]
     assert keys(joint_task(found).test) == [0, 1, 2, 3]
     assert check_stream(found) == []
-
-
-def test_the_policy_says_which_classes_training_shows(tmp_path: Path) -> None:
-    write(tmp_path, [both("dog", "zebra"), both("dog", "cat", "apple")])
-    seen = stream(tmp_path).tasks[1]
-    new_only = stream(tmp_path, annotation="new_only").tasks[1]
-    assert (seen.trained, new_only.trained) == (EVERY, ("apple", "cat"))
-    assert new_only.train[0].target == seen.train[0].target  # cut by the prompt's list only, see prompt.visible
-    with pytest.raises(UserError, match="annotation: got 'new', expected seen or new_only"):
-        stream(tmp_path, annotation="new")
 
 
 def test_a_balanced_draw_gives_every_class_its_share() -> None:
@@ -102,7 +90,14 @@ def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_i
         )  # whatever the class order
 
 
-def test_boxes_of_classes_that_are_not_used_are_not_in_the_stream(tmp_path: Path) -> None:
+def test_the_policy_says_which_classes_training_shows_and_unused_ones_are_not_in_the_stream(tmp_path: Path) -> None:
+    write(tmp_path, [both("dog", "zebra"), both("dog", "cat", "apple")])
+    seen = stream(tmp_path).tasks[1]
+    new_only = stream(tmp_path, annotation="new_only").tasks[1]
+    assert (seen.trained, new_only.trained) == (EVERY, ("apple", "cat"))
+    assert new_only.train[0].target == seen.train[0].target  # cut by the prompt's list only, see prompt.visible
+    with pytest.raises(UserError, match="annotation: got 'new', expected seen or new_only"):
+        stream(tmp_path, annotation="new")
     write(tmp_path, [both("dog", "cat"), both("cat"), both("zebra")])
     found = stream(tmp_path, tasks=1)
     assert [keys(task.train) for task in found.tasks] == [[0, 2]]
@@ -142,12 +137,10 @@ def test_a_list_that_does_not_resolve_names_every_row(tmp_path: Path) -> None:
         '{"key": "train2017/000000.png"}\n\n{"key": "val2017/000000.png"}\n{"key": "train2017/000000.png"}\n'
         '{"images": ["a", "b"]}\n{"key": 3}\nnot json\n{"key": "../secret.png"}\n{"key": "train2017/000004.png"}\n'
     )
-    told = [
-        problem.removeprefix(f"{path}, ") for problem in problems_of(lambda: stream(tmp_path, shots_list=str(path)))
-    ]
+    found = problems_of(lambda: stream(tmp_path, shots_list=str(path)))
     example = "is no training image with boxes; names look like 'train2017/000000.png'"
     form = 'expected {"key": "…"} or {"images": ["…"]}; found'
-    assert told == [
+    assert [problem.removeprefix(f"{path}, ") for problem in found] == [
         f"row 3: 'val2017/000000.png' {example}",
         "row 4: 'train2017/000000.png' is listed more than once",
         f"""row 5: {form} '{{"images": ["a", "b"]}}'""",

@@ -11,7 +11,7 @@ from task_streams.errors import UserError
 from task_streams.probes.glyphs import DIGITS
 from task_streams.scenarios.domains import DOMAINS
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from tests.task_streams.image_trees import problems_of
+from tests.task_streams.streams import problems_of, sizes
 
 FINGERPRINT = (
     "import json; from task_streams import STREAMS, build_stream; "
@@ -27,9 +27,7 @@ def test_digits_cil_splits_ten_classes_into_disjoint_tasks(tasks: int, classes: 
     stream = build_stream("digits_cil", DigitsCilConfig(tasks=tasks, classes_per_task=classes), 1993)
     assert [len(task.classes) for task in stream.tasks] == [classes] * tasks
     assert sorted(label for task in stream.tasks for label in task.classes) == sorted(DIGITS)
-    assert [len(task.train) for task in stream.tasks] == [24 * classes] * tasks
-    assert [len(task.test) for task in stream.tasks] == [40 * classes] * tasks
-    assert (check_stream(stream), stream.notes) == ([], ())
+    assert (sizes(stream), stream.notes) == ([(24 * classes, 40 * classes)] * tasks, ())
     if tasks == 5:
         assert fingerprints(stream)["task_01/train"] == RECORDED
 
@@ -42,32 +40,15 @@ def test_digits_dil_shows_every_class_in_every_domain_and_no_digit_twice() -> No
     keys = [e.key for task in stream.tasks for e in (*task.train, *task.test)]
     # 5 domains x 10 classes x (12 training + 20 test); the scarcest class has 174 >= 5 x 32 digits.
     assert len(keys) == len(set(keys)) == 5 * 10 * 32
-    assert check_stream(stream) == []
-    assert stream.notes == ()
+    assert (check_stream(stream), stream.notes) == ([], ())
 
 
 def test_the_fingerprint_is_the_same_in_another_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FINGERPRINT],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONHASHSEED": "7"},
-    )
-    assert done.stdout.strip() == RECORDED
+    program = [sys.executable, "-c", FINGERPRINT]
+    assert subprocess.check_output(program, text=True, env={"PYTHONHASHSEED": "7"}).strip() == RECORDED
 
 
-def test_all_1797_digits_are_there_and_no_two_are_equal() -> None:
-    examples = digits()
-    assert len(examples) == len({example.content for example in examples}) == 1797
-    # The first ten digits of the data set are 0 to 9.
-    assert tuple(example.label for example in examples[:10]) == DIGITS
-    pixels = np.asarray(image := digit_image(0))
-    assert (image.mode, image.size) == ("RGB", (64, 64))
-    assert pixels[0, 0].tolist() == [0, 0, 0] and pixels.max() > 200  # a bright stroke on black
-
-
-def test_impossible_settings_are_refused_before_any_loading() -> None:
+def test_unknown_streams_and_impossible_settings_and_seeds_are_refused_before_any_loading() -> None:
     wrong: dict[str, Any] = {"tasks": 11, "classes_per_task": 1, "shots": 0, "label_order": "sortd"}
     assert problems_of(lambda: DigitsCilConfig(**wrong)) == (
         "shots: got 0, expected a whole number from 1, or null.",
@@ -84,9 +65,6 @@ def test_impossible_settings_are_refused_before_any_loading() -> None:
         ((), "domains is empty"),
     ):
         assert said in problems_of(lambda domains=domains: DigitsDilConfig(domains=domains))[0]
-
-
-def test_an_unknown_stream_an_impossible_seed_and_settings_of_another_stream_are_refused() -> None:
     with pytest.raises(UserError, match=r"unknown stream 'digit_cil'\. Did you mean 'digits_cil'\?"):
         build_stream("digit_cil", DigitsCilConfig(), 0)
     with pytest.raises(UserError, match="order_seed is -1; expected 0 to 4294967295"):
@@ -110,7 +88,14 @@ def test_a_domain_changes_the_image_always_in_the_same_way_and_leaves_the_given_
     assert DOMAINS[name].identity == f"{name}={DOMAINS[name].strength}"
 
 
-def test_thick_strokes_have_more_ink_and_thin_ones_less() -> None:
+def test_all_1797_digits_are_there_no_two_are_equal_and_thick_strokes_have_more_ink_than_thin_ones() -> None:
+    examples = digits()
+    assert len(examples) == len({example.content for example in examples}) == 1797
+    # The first ten digits of the data set are 0 to 9.
+    assert tuple(example.label for example in examples[:10]) == DIGITS
+    pixels = np.asarray(image := digit_image(0))
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    assert pixels[0, 0].tolist() == [0, 0, 0] and pixels.max() > 200  # a bright stroke on black
     plain = digit_image(7)
     ink = {name: np.asarray(DOMAINS[name].apply(plain, "k")).mean() for name in ("clean", "thick", "thin")}
     assert ink["thin"] < ink["clean"] < ink["thick"]

@@ -1,47 +1,131 @@
+"""Folders below a root, and streams of image folders."""
+
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from task_streams.datasets.folder import CIL, DIL, FolderCilConfig, FolderDilConfig
+from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.sources.records import Workspace
+from task_streams.sources.layout import below, existing_root, lines, subfolders
 from task_streams.types import TaskStream
-from tests.task_streams.image_trees import cut, problems_of
-from tests.task_streams.streams import write_tree
+from tests.task_streams.streams import built, cut, problems_of, sizes, write_tree
+
+
+def test_what_stands_where_a_root_is_expected_is_told(tmp_path: Path) -> None:
+    def complaint(name: str, *needs: str) -> str:
+        (problem,) = problems_of(lambda: existing_root(str(tmp_path / name), "x/", "example.org", needs))
+        return problem.removeprefix(f"root '{tmp_path / name}': expected a folder with x/; found ")
+
+    assert complaint("none/data") == "nothing there. Where to get it: example.org"
+    (tmp_path / "data.zip").touch()
+    assert complaint("data") == "nothing there, and still packed beside it: data.zip. Where to get it: example.org"
+    assert complaint("data.zip") == (
+        "a packed archive; give the folder that it unpacks to. Where to get it: example.org"
+    )
+    (tmp_path / "data").mkdir()
+    assert complaint("data") == "an empty folder. Where to get it: example.org"
+    (tmp_path / "data" / "a.txt").touch()
+    assert complaint("data") == "a.txt. Where to get it: example.org"
+    assert complaint("data", "a.txt", "b") == "a.txt (missing: b). Where to get it: example.org"
+    assert complaint("data/a.txt") == "a file there. Where to get it: example.org"
+    (tmp_path / "data" / "inner").mkdir()
+    (tmp_path / "data" / "inner" / "b").touch()
+    hint = f"a.txt, inner; all of it is in {tmp_path}/data/inner: set root to that. Where to get it: example.org"
+    assert complaint("data", "b") == hint
+
+
+ROOTS = {
+    "folder_cil": ("<class>/<image> or {train,test}/<class>/<image>", ""),
+    "folder_dil": ("<domain>/<class>/<image> or <domain>/{train,test}/<class>/<image>", ""),
+    "tinyimagenet_cil": ("wnids.txt, words.txt, train/<wnid>", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    "cub200_cil": ("images/<NNN.Class_name>/*.jpg", "https://www.vision.caltech.edu/datasets/cub_200_2011"),
+    "imagenet_r_cil": ("<wnid>/<image> (official archive)", "https://github.com/hendrycks/imagenet-r"),
+    "imagenet_a_cil": ("<wnid>/<image> (official archive)", "https://github.com/hendrycks/natural-adv-examples"),
+    "officehome_dil": ("Art, Clipart, Product and Real World", "https://www.hemanthdv.org/"),
+    "domainnet_dil": ("<domain>_train.txt and <domain>_test.txt", "https://ai.bu.edu/M3SDA"),
+    "pacs_dil": ("domains art_painting, cartoon, photo and sketch", "https://dali-dl.github.io"),
+    "coco_cil": ("instances_{train2017,val2017}.json", "https://cocodataset.org"),
+    "voc_cil": ("ImageSets/Main/<set>.txt", "host.robots.ox.ac.uk/pascal/VOC"),
+    "voc_dil": ("ImageSets/Main/<set>.txt", "host.robots.ox.ac.uk/pascal/VOC"),
+    "ucf101_cil": ("UCF-101/<Class>/*.avi and ucfTrainTestlist/*.txt", "https://www.crcv.ucf.edu/data/UCF101.php"),
+    "kinetics200_cil": ("{train,val}.csv and clips", "https://github.com/cvdfoundation/kinetics"),
+    "clips_cil": ("<class>/<clip> or {train,test}/<class>/<clip>", ""),
+    "cifar100_cil": ("train.bin, test.bin, fine_label_names.txt", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "cifar10_cil": ("data_batch_5.bin, test_batch.bin", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+}
+
+
+def test_paths_inside_of_the_root_are_given_whether_they_exist_or_not_and_others_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert below(tmp_path, "a/b c.jpg") == tmp_path / "a" / "b c.jpg"
+    assert below(tmp_path, "link/x") == tmp_path / "link" / "x"
+    (tmp_path / "a" / "out").symlink_to(tmp_path)
+    for path in ("../x", "a/../../x", "/etc/passwd", "out/x", "out"):
+        with pytest.raises(UserError, match=f"{path}: leads out of .*; refused"):
+            below(tmp_path / "a", path)
+
+
+def test_links_in_a_circle_are_no_folders_and_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert [entry.name for entry in subfolders(tmp_path)] == ["ant"]
+    assert below(tmp_path, "circle/x") == tmp_path / "circle" / "x"
+    (tmp_path / "Käfer").mkdir()
+    assert [entry.name for entry in subfolders(tmp_path)] == ["Käfer", "ant"]
+    os.mkdir(os.fsencode(tmp_path) + b"/K\xe4fer")
+    with pytest.raises(UserError, match=r"expected names in UTF-8; found 'K\\udce4fer'; rename them"):
+        subfolders(tmp_path)
+
+
+def test_lines_have_numbers_and_no_ends_whatever_the_platform(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("\ufeffa 1\r\n\r\n  b\u2028c\n".encode())
+    # A separator of lines that is no line end on disk stays inside of its line.
+    assert lines(tmp_path / "list.txt") == [(1, "a 1"), (3, "b\u2028c")]
+    with pytest.raises(UserError, match="expected a readable text file"):
+        lines(tmp_path)
+
+
+def test_a_root_may_be_a_link_at_home_and_is_told_where_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "ant").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert existing_root("~/link", "<class>/<image>") == (tmp_path / "data").resolve()
+    root = tmp_path / "none"
+    for name, (layout, page) in ROOTS.items():
+        (problem,) = problems_of(lambda name=name: built(name, root))
+        assert problem.startswith(f"root '{root}': expected a folder with ") and layout in problem
+        assert "; found nothing there" in problem and page in problem and ("Where to get it: " in problem) == bool(page)
+
 
 CLASSES = ("ant", "bee", "cat fish", "d'og")
 
 
-def cil(root: Path, **changes: Any) -> TaskStream:
-    settings: dict[str, Any] = {"tasks": 2, "classes_per_task": 2, "shots": 3, "test_per_class": 2} | changes
-    return CIL.build(FolderCilConfig(root=str(root), **settings), 0, Workspace())
-
-
-def dil(root: Path, order_seed: int = 0, **settings: Any) -> TaskStream:
-    return DIL.build(FolderDilConfig(root=str(root), **settings), order_seed, Workspace())
+cil = partial(built, "folder_cil", tasks=2, classes_per_task=2, shots=3, test_per_class=2)
+dil = partial(built, "folder_dil")
 
 
 def used(stream: TaskStream) -> set[str]:
     return {e.key for task in stream.tasks for e in (*task.train, *task.test)}
 
 
-def test_a_tree_of_class_folders_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None:
+def test_class_folders_become_a_stream_with_a_hold_out_or_the_splits_of_the_tree(tmp_path: Path) -> None:
     for place in ("one", "two"):
         write_tree(tmp_path / place, CLASSES, 6)
     stream = cil(tmp_path / "one")
     assert sorted(label for task in stream.tasks for label in task.classes) == sorted(CLASSES)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4), (6, 4)]
-    assert check_stream(stream) == []
+    assert sizes(stream) == [(6, 4), (6, 4)]
     assert stream.tasks[0].train[0].key.startswith(f"{stream.tasks[0].classes[0]}/")
     assert stream.tasks[0].train[0].media().size == (8, 8)
     assert fingerprints(stream) == fingerprints(cil(tmp_path / "two"))  # wherever it lies
-
-
-def test_a_tree_with_splits_keeps_them(tmp_path: Path) -> None:
-    write_tree(tmp_path, [f"{split}/{name}" for split in ("train", "test") for name in CLASSES], 4, ".JPG")
-    for task in cil(tmp_path).tasks:
+    write_tree(tmp_path / "splits", [f"{split}/{name}" for split in ("train", "test") for name in CLASSES], 4, ".JPG")
+    for task in cil(tmp_path / "splits").tasks:
         assert all(example.key.startswith("train/") for example in task.train)
         assert all(example.key.startswith("test/") for example in task.test)
 
@@ -66,15 +150,6 @@ def test_every_damaged_image_is_named_at_once(tmp_path: Path) -> None:
     head, *named = problems_of(lambda: cil(tmp_path))
     assert head == "3 items cannot be decoded; repair or remove them, or set on_damaged=skip"
     assert [problem.split(" ")[0] for problem in named] == ["ant/001.png", "bee/002.png", "bee/003.png"]
-
-
-def test_copies_are_not_split_over_training_and_test(tmp_path: Path) -> None:
-    write_tree(tmp_path, CLASSES, 6)
-    (tmp_path / "ant" / "copy.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
-    stream = cil(tmp_path, shots=None)
-    pair = {"ant/copy.png (ant) = ant/000.png (ant)", "ant/000.png (ant) = ant/copy.png (ant)"}
-    assert stream.notes[0].removeprefix("1 items left out, copies of others: ") in pair
-    assert check_stream(stream) == []
 
 
 def test_links_are_followed_inside_of_the_root_only(tmp_path: Path) -> None:
@@ -104,9 +179,7 @@ def test_what_is_wrong_with_a_tree_or_its_settings_is_said(
     assert said in problems_of(lambda: cil(tmp_path, **settings))[0]
 
 
-def test_other_files_are_counted_hidden_ones_passed_over_and_a_folder_without_images_is_no_class(
-    tmp_path: Path,
-) -> None:
+def test_other_files_are_counted_hidden_ones_and_folders_without_images_passed_over(tmp_path: Path) -> None:
     write_tree(tmp_path, CLASSES, 6)
     (tmp_path / "ant" / "labels.csv").write_text("x")
     (tmp_path / "ant" / "._000.png").write_text("x")
@@ -135,12 +208,17 @@ def test_a_copy_in_two_domains_is_reported_or_left_out(tmp_path: Path) -> None:
     assert kept[0] == kept[1]
 
 
-def test_an_image_in_two_class_folders_is_refused_with_both(tmp_path: Path) -> None:
+def test_copies_are_not_split_over_training_and_test_and_refused_in_two_classes(tmp_path: Path) -> None:
     write_tree(tmp_path, CLASSES, 6)
-    (tmp_path / "bee" / "001.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
+    (tmp_path / "ant" / "copy.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
+    stream = cil(tmp_path, shots=None)
+    pair = {"ant/copy.png (ant) = ant/000.png (ant)", "ant/000.png (ant) = ant/copy.png (ant)"}
+    assert stream.notes[0].removeprefix("1 items left out, copies of others: ") in pair
+    assert check_stream(stream) == []
+    (tmp_path / "bee" / "001.png").write_bytes((tmp_path / "ant" / "002.png").read_bytes())
     (problem,) = problems_of(lambda: cil(tmp_path, shots=None))
     assert problem.startswith("1 items have the content of an item of another class: ")
-    assert "ant/000.png (ant)" in problem and "bee/001.png (bee)" in problem
+    assert "ant/002.png (ant)" in problem and "bee/001.png (bee)" in problem
     assert check_stream(cil(tmp_path, shots=None, on_copies="skip")) == []
 
 

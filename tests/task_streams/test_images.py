@@ -34,7 +34,8 @@ def test_images_of_any_mode_and_format_come_out_as_rgb(mode: str, form: str) -> 
     assert (image.mode, image.size) == ("RGB", (5, 3))
 
 
-def test_an_image_is_turned_upright_by_its_exif_orientation() -> None:
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_an_image_is_turned_upright_by_its_exif_orientation_unless_that_is_damaged() -> None:
     # Orientation 6: the stored rows run from right to left, the stored left column is the top.
     stored = Image.new("RGB", (4, 2))
     stored.paste(WHITE, (0, 0, 1, 2))
@@ -43,53 +44,37 @@ def test_an_image_is_turned_upright_by_its_exif_orientation() -> None:
     shown = np.asarray(decode_image(encoded(stored, "PNG", exif=exif)))
     assert shown.shape == (4, 2, 3)
     assert shown[:, :, 0].tolist() == [[255, 255], [0, 0], [0, 0], [0, 0]]
+    for damaged in (b"Exif\0\0no such thing", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\3"):
+        assert decode_image(encoded(stored, "JPEG", exif=damaged)).size == (4, 2)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("exif", [b"Exif\0\0no such thing", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\3"])
-def test_a_damaged_exif_block_leaves_the_image_as_it_is_stored(exif: bytes) -> None:
-    assert decode_image(encoded(Image.new("RGB", (6, 3)), "JPEG", exif=exif)).size == (6, 3)
-
-
-def test_cmyk_with_adobes_inverted_values_keeps_its_colours() -> None:
+def test_colours_of_inverted_cmyk_and_the_high_byte_of_grey_of_16_bits_are_kept() -> None:
     data = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")  # no cyan, all magenta and yellow: red
     with Image.open(BytesIO(data)) as image:
         assert (image.mode, "adobe" in image.info) == ("CMYK", True)
     assert decode_image(data).getpixel((8, 8)) == RED
-
-
-def test_grey_of_16_bits_keeps_its_high_byte() -> None:
     values = np.array([[0, 255, 256], [0x8000, 0xFEFF, 0xFFFF]], np.uint16)
     shown = np.asarray(decode_image(encoded(Image.fromarray(values), "PNG")))
     assert shown[:, :, 0].tolist() == [[0, 0, 1], [0x80, 0xFE, 0xFF]]
     assert (shown[:, :, 1] == shown[:, :, 0]).all()
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_a_file_that_ends_too_early_is_damaged_although_its_head_is_whole(form: str) -> None:
-    data = encoded(noise(), form)
-    with pytest.raises(Damaged):
-        decode_image(data[: len(data) * 3 // 4])
-
-
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_an_animation_is_refused_with_its_number_of_frames(form: str) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
-    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
-    with pytest.raises(Damaged, match=r"^an animation of 3 frames; expected one image$"):
-        decode_image(data)
-
-
-def test_a_photo_with_a_second_view_beside_it_is_one_image() -> None:
-    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
-    data = encoded(first, "MPO", save_all=True, append_images=[second])
+def test_an_animation_is_refused_with_its_number_of_frames_and_a_photo_with_a_second_view_is_one_image() -> None:
+    red, *more = (Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue"))
+    for form in ("GIF", "WEBP", "PNG"):
+        with pytest.raises(Damaged, match=r"^an animation of 3 frames; expected one image$"):
+            decode_image(encoded(red, form, save_all=True, append_images=more))
+    data = encoded(red, "MPO", save_all=True, append_images=more[1:])
     with Image.open(BytesIO(data)) as image:
         assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
-    red, _, blue = decode_image(data).getpixel((8, 8))  # type: ignore[misc]
-    assert red > 250 and blue < 5
+    r, _, b = decode_image(data).getpixel((8, 8))  # type: ignore[misc]
+    assert r > 250 and b < 5
 
 
-def test_damaged_bytes_raise_nothing_but_damaged() -> None:
+def test_a_file_that_ends_too_early_is_damaged_and_damaged_bytes_raise_nothing_else() -> None:
+    for data in (encoded(noise(), form) for form in ("JPEG", "PNG", "WEBP", "BMP")):
+        with pytest.raises(Damaged):
+            decode_image(data[: len(data) * 3 // 4])
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -107,44 +92,36 @@ def test_damaged_bytes_raise_nothing_but_damaged() -> None:
     assert 0 < refused < 400
 
 
-def see_through(mode: str, background: Any, **options: Any) -> bytes:
-    """A transparent pixel, then a red one."""
-    image = Image.new(mode, (2, 1), background)
-    if mode == "P":
-        image.putpalette([0, 0, 0, *RED])
-    image.putpixel((1, 0), {"P": 1, "RGBA": (*RED, 255), "RGB": RED}[mode])  # type: ignore[arg-type]
-    return encoded(image, "PNG", **options)
-
-
 @pytest.mark.parametrize(
-    ("mode", "background", "options"),
-    [("P", 0, {"transparency": 0}), ("RGBA", (0, 0, 0, 0), {}), ("RGB", (0, 0, 0), {"transparency": (0, 0, 0)})],
+    ("mode", "background", "red", "options"),
+    [
+        ("P", 0, 1, {"transparency": 0}),
+        ("RGBA", (0, 0, 0, 0), (*RED, 255), {}),
+        ("RGB", (0, 0, 0), RED, {"transparency": (0, 0, 0)}),
+    ],
 )
-def test_what_is_transparent_is_laid_on_white(mode: str, background: Any, options: dict[str, Any]) -> None:
-    image = decode_image(see_through(mode, background, **options))
+def test_what_is_transparent_is_laid_on_white(mode: str, background: Any, red: Any, options: dict[str, Any]) -> None:
+    given = Image.new(mode, (2, 1), background)
+    if mode == "P":
+        given.putpalette([0, 0, 0, *RED])
+    given.putpixel((1, 0), red)
+    image = decode_image(encoded(given, "PNG", **options))
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, RED]
     half = decode_image(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 51)), "PNG"))
     assert half.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
+def test_what_is_no_image_and_a_decompression_bomb_are_refused() -> None:
+    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
+    for data, said in (
         (b"", r"^the file is empty$"),
         (b"<html>404</html>", r"^no BMP, GIF, JPEG, PNG or WEBP image in its 16 bytes$"),
         # a format that starts another program is not tried
         (encoded(noise(8), "EPS"), "no BMP, GIF, JPEG, PNG or WEBP image"),
-    ],
-)
-def test_what_is_no_image_says_so(data: bytes, said: str) -> None:
-    with pytest.raises(Damaged, match=said):
-        decode_image(data)
-
-
-def test_a_decompression_bomb_is_refused() -> None:
-    side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
-    with pytest.raises(Damaged, match="decompression bomb"):
-        decode_image(encoded(Image.new("1", (side, side)), "PNG"))
+        (encoded(Image.new("1", (side, side)), "PNG"), "decompression bomb"),
+    ):
+        with pytest.raises(Damaged, match=said):
+            decode_image(data)
 
 
 def test_the_decoder_reads_a_source(tmp_path: Path) -> None:

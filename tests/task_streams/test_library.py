@@ -6,45 +6,71 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from task_streams import STREAMS, Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
-from task_streams.sources.records import Damaged, FileSource, Found, Source
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.sources import Shelf, ShelfSource, png
-from tests.task_streams.streams import write_tree
+from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Workspace
+from tests.task_streams.streams import built, png, problems_of, write_tree
+
+
+@dataclass
+class Shelf:
+    """Bytes in memory by name, and how often each was read."""
+
+    items: dict[str, bytes] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+    reads: Counter[str] = field(default_factory=Counter)
+
+    def records(self) -> list[Record]:
+        return [Record(name, name[0], ShelfSource(self, name)) for name in self.items]
+
+
+@dataclass(frozen=True)
+class ShelfSource:
+    """One item of a shelf."""
+
+    shelf: Shelf
+    name: str
+
+    def stamp(self) -> str:
+        if self.name not in self.shelf.items:
+            raise Damaged("not on the shelf")
+        return self.shelf.stamps.get(self.name, "1")
+
+    def read(self) -> bytes:
+        self.shelf.reads[self.name] += 1
+        if self.name not in self.shelf.items:
+            raise Damaged("not on the shelf")
+        return self.shelf.items[self.name]
 
 
 def coloured(count: int) -> Shelf:
     return Shelf({f"{'ab'[i % 2]}/{i:04d}": png((i % 256, i // 256, 0)) for i in range(count)})
 
 
-def test_files_that_the_index_knows_are_not_even_opened(tmp_path: Path) -> None:
+def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_processes(tmp_path: Path) -> None:
     root, cache = tmp_path / "root", tmp_path / "cache"
     write_tree(root, "abcd", 5)
-    config = STREAMS["folder_cil"].config(root=str(root), tasks=2, shots=2, test_per_class=2)  # type: ignore[call-arg]
-    first = build_stream("folder_cil", config, 0, Workspace(cache))
+    build = partial(built, "folder_cil", root, tasks=2, shots=2, test_per_class=2)
+    first = build(workspace=Workspace(cache))
     for path in root.rglob("*.png"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)  # same size, no image any more
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert fingerprints(build_stream("folder_cil", config, 0, Workspace(cache))) == fingerprints(first)
+    assert fingerprints(build(workspace=Workspace(cache))) == fingerprints(first)
     with pytest.raises(UserError, match="items cannot be decoded"):
-        build_stream("folder_cil", config, 0)
-
-
-def test_examples_of_files_can_be_sent_to_another_process(tmp_path: Path) -> None:
-    write_tree(tmp_path, "abcd", 4)
-    config = STREAMS["folder_cil"].config(root=str(tmp_path), tasks=2, shots=1, test_per_class=1)  # type: ignore[call-arg]
-    stream = build_stream("folder_cil", config, 0)
+        build()
+    write_tree(tmp_path / "sent", "abcd", 4)
+    stream = built("folder_cil", tmp_path / "sent", tasks=2, shots=1, test_per_class=1)
     again = pickle.loads(pickle.dumps(stream))
     assert again == stream
     assert again.tasks[0].train[0].media().size == (8, 8)
@@ -63,8 +89,6 @@ SOURCES = [ShelfSource(INDEXED, name) for name in INDEXED.items]
 
 WRITER = """
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from task_streams.sources.library import Index
 from task_streams.sources.records import FileSource
@@ -77,7 +101,7 @@ for turn in range(40):
 """
 
 
-def test_a_damaged_index_is_named_with_the_remedy(tmp_path: Path) -> None:
+def test_an_index_that_is_damaged_or_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
     def fault(folder: Path) -> str:
         (problem,) = problems_of(lambda: Index(folder).contents("image", SOURCES, ["1"] * 2500))
         assert problem.startswith(f"{folder / FILE}: the index cannot be used (")
@@ -97,9 +121,6 @@ def test_a_damaged_index_is_named_with_the_remedy(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "shape" / FILE) as database:
         database.execute("CREATE TABLE items_1 (colour TEXT)")
     assert "no such column" in fault(tmp_path / "shape")
-
-
-def test_a_cache_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"the index cannot be written .*; give a cache folder that can be written to"):
         Index(tmp_path / "file").contents("image", SOURCES[:1], ["1"])
@@ -111,9 +132,7 @@ def test_a_cache_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_path:
             Index(closed).contents("image", SOURCES[:1], ["1"])
 
 
-def test_an_index_that_another_process_holds_is_waited_for_and_then_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_others_hold_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("task_streams.sources.library.WAIT_SECONDS", 0.05)
     index = Index(tmp_path)
     index.remember("image", [(SOURCES[0], "1", "x")])
@@ -221,12 +240,9 @@ def test_a_change_while_an_item_is_read_is_noticed_by_the_next_build(tmp_path: P
         assert shelf.reads["a/0000"] > 0
 
 
-def test_errors_of_a_decoder_that_are_no_damage_come_through(tmp_path: Path) -> None:
+def test_errors_of_a_decoder_come_through_and_a_known_content_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         Library(Workspace(tmp_path), decoder=Acting(lambda: 1 / 0)).admit(coloured(2).records())
-
-
-def test_a_content_that_the_source_knows_is_kept_and_the_item_decoded_all_the_same(tmp_path: Path) -> None:
     shelf = coloured(2)
     shelf.items["b/0001"] = b"no image"
     known = [replace(record, content=f"known {record.key}") for record in shelf.records()]

@@ -1,21 +1,23 @@
-"""Probe sets: the published forms are understood, and everything wrong with a file is told at once."""
+"""Probes: printed glyphs, and sets whose published forms are understood and whose faults are told at once."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from task_streams.errors import UserError
+from task_streams.probes.glyphs import DIGITS, HELD_OUT_FONTS, LETTERS, TRAIN_FONTS, glyph_examples, render_glyph
 from task_streams.probes.sets import CHOICE_FORM, probe_request, read_probe_set
 from tests.task_streams.probe_files import ROWS, write_probes
+from tests.task_streams.streams import problems_of
 
 
-def problems_of(folder: Path, *rows: object) -> tuple[str, ...]:
-    with pytest.raises(UserError) as refused:
-        read_probe_set(write_probes(folder, rows))
-    return refused.value.problems
+def set_problems(folder: Path, *rows: object) -> tuple[str, ...]:
+    return problems_of(lambda: read_probe_set(write_probes(folder, rows)))
 
 
-def test_all_styles_are_understood_by_the_published_fields(tmp_path: Path) -> None:
+def test_all_styles_are_understood_by_the_published_fields_and_asked_in_the_sets_own_words(tmp_path: Path) -> None:
     read = read_probe_set(write_probes(tmp_path))
     assert read.name == "general"
     assert [probe.key for probe in read.probes] == ["c1", "7", "1000", "o1"]
@@ -25,16 +27,12 @@ def test_all_styles_are_understood_by_the_published_fields(tmp_path: Path) -> No
     assert yes_no.answers == ("yes",)
     assert dict(instruction.checks[0].arguments) == {}  # null is nothing
     assert open_one.answers == ("11", "eleven") and open_one.rule == "relaxed_number"
-
-
-def test_prompts_are_the_sets_own_words_with_their_images(tmp_path: Path) -> None:
-    choice, yes_no, instruction, open_one = read_probe_set(write_probes(tmp_path)).probes
-    asked = probe_request(choice)
+    asked, *others = (probe_request(probe) for probe in read.probes)
     assert [part["type"] for part in asked.messages[0]["content"]] == ["image", "text"]
     assert asked.messages[0]["content"][-1]["text"] == f"Which?\n(A) eight\n(B) three\n\n{CHOICE_FORM}"
-    assert probe_request(yes_no).messages[0]["content"][-1]["text"] == "Is there an eight in the image?"
-    assert probe_request(instruction).messages[0]["content"] == [{"type": "text", "text": "Say nothing with a comma."}]
-    assert [image.size for image in probe_request(open_one).images] == [(64, 64), (64, 64)]
+    assert others[0].messages[0]["content"][-1]["text"] == "Is there an eight in the image?"
+    assert others[1].messages[0]["content"] == [{"type": "text", "text": "Say nothing with a comma."}]
+    assert [image.size for image in others[2].images] == [(64, 64), (64, 64)]
 
 
 def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> None:
@@ -49,44 +47,32 @@ def test_the_fingerprint_tells_text_truth_and_image_apart(tmp_path: Path) -> Non
 
 def test_everything_that_is_wrong_is_told_at_once_with_its_lines(tmp_path: Path) -> None:
     (tmp_path / "outside.png").write_bytes(b"x")
-    told = problems_of(
-        tmp_path / "set",
-        "{not json",
-        {"question": "No id?", "answer": "a"},
-        {"id": 1, "question": "Twice?", "answer": "a"},
-        {"id": "1", "question": "Twice?", "answer": "a"},
-        {"id": 2, "question": "Options?", "options": ["a", "b"], "answer": "C"},
-        {"id": 3, "image": "../outside.png", "question": "Out?", "answer": "yes"},
-        {"id": 4, "image": "images/none.png", "question": "There?", "answer": "yes"},
-        {"id": 5, "prompt": "Do.", "instruction_id_list": ["punctuation:no_coma"], "kwargs": [{}]},
-        {
-            "id": 6,
-            "prompt": "Do.",
-            "instruction_id_list": ["length_constraints:number_words"],
-            "kwargs": [{"num_words": -1}],
-        },
-        {"id": 7, "question": "Nothing?"},
-        {"id": 8, "question": "Rule?", "answer": "a", "rule": "exactly"},
-        {"id": 9, "question": "Slip?", "optons": ["a"], "answer": "a"},
-        {"id": 10, "question": "", "answer": "a"},
-    )
-    starts = [
-        "line 1: no JSON",
-        "line 2: no id",
-        "line 4: id '1' is that of line 3 too",
-        "line 5: answer: expected one letter from A to B",
-        "line 6: image '../outside.png' leads out of the file's folder",
-        "line 7: image 'images/none.png': No such file",
-        "line 8: unknown check 'punctuation:no_coma'. Did you mean 'punctuation:no_comma'?",
-        "line 9: length_constraints:number_words: expected num_words a whole number from 0, relation less than",
-        "line 10: no answer",
-        "line 11: unknown rule 'exactly'. Did you mean 'exact'?",
-        "line 12: field 'optons': did you mean 'options'?",
-        "line 13: no question",
+    coma, words = "punctuation:no_coma", "length_constraints:number_words"
+
+    def asked(number: int | str, **changes: Any) -> dict[str, Any]:
+        return {"id": number, "question": "?", "answer": "a"} | changes
+
+    def told_to(number: int, check: str, **arguments: int) -> dict[str, Any]:
+        return {"id": number, "prompt": "Do.", "instruction_id_list": [check], "kwargs": [arguments]}
+
+    cases: list[tuple[Any, str]] = [
+        ("{not json", "no JSON"),
+        ({"question": "No id?", "answer": "a"}, "no id"),
+        (asked(1), ""),
+        (asked("1"), "id '1' is that of line 3 too"),
+        (asked(2, options=["a", "b"], answer="C"), "answer: expected one letter from A to B"),
+        (asked(3, image="../outside.png"), "image '../outside.png' leads out of the file's folder"),
+        (asked(4, image="images/none.png"), "image 'images/none.png': No such file"),
+        (told_to(5, coma), f"unknown check '{coma}'. Did you mean 'punctuation:no_comma'?"),
+        (told_to(6, words, num_words=-1), f"{words}: expected num_words a whole number from 0, relation less than"),
+        ({"id": 7, "question": "Nothing?"}, "no answer"),
+        (asked(8, rule="exactly"), "unknown rule 'exactly'. Did you mean 'exact'?"),
+        (asked(9, optons=["a"]), "field 'optons': did you mean 'options'?"),
+        (asked(10, question=""), "no question"),
     ]
-    assert len(told) == len(starts)
-    for problem, start in zip(told, starts, strict=True):
-        assert problem.startswith(f"general.jsonl, {start}"), problem
+    told = set_problems(tmp_path / "set", *(row for row, _ in cases))
+    starts = [f"general.jsonl, line {number}: {start}" for number, (_, start) in enumerate(cases, start=1) if start]
+    assert [problem[: len(start)] for problem, start in zip(told, starts, strict=True)] == starts
 
 
 def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> None:
@@ -96,27 +82,61 @@ def test_links_that_lead_out_and_damaged_images_are_refused(tmp_path: Path) -> N
     (tmp_path / "outside.png").write_bytes(whole)
     (folder / "images/link.png").symlink_to(tmp_path / "outside.png")
     (folder / "images/cut.png").write_bytes(whole[:40])
-    rows = [
-        {"id": i, "image": f"images/{name}.png", "question": "?", "answer": "yes"}
-        for i, name in enumerate(("link", "cut"))
-    ]
-    told = problems_of(folder, *rows)
+    images = [{"image": f"images/{name}.png"} for name in ("link", "cut")]
+    told = set_problems(
+        folder, *({"id": i, "question": "?", "answer": "yes"} | image for i, image in enumerate(images))
+    )
     assert "leads out" in told[0] and "images/cut.png" in told[1]
 
 
+def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(tmp_path: Path) -> None:
+    for name, text in (("empty", ""), ("blank", "\n\n")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    for file, said in (
+        ("empty.jsonl", "is empty"),
+        ("blank.jsonl", "is empty"),
+        ("set.json", "expected a file of JSON lines"),
+        ("none.jsonl", r"none\.jsonl"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_probe_set(tmp_path / file)
+
+
+def test_the_probe_uses_only_fonts_that_pretraining_never_sees_and_each_draws_every_glyph_differently() -> None:
+    assert not set(HELD_OUT_FONTS) & set(TRAIN_FONTS)
+    assert {example.domain for example in glyph_examples(60, 0)} == set(HELD_OUT_FONTS)
+    for font in TRAIN_FONTS + HELD_OUT_FONTS:
+        bitmaps = {render_glyph(label, font).tobytes() for label in DIGITS + LETTERS}
+        # 10 digits and 24 letters; a font without a glyph would draw the same empty box twice
+        assert len(bitmaps) == 34
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("call", "hint"),
     [
-        ("none.jsonl", "", "is empty"),
-        ("none.jsonl", "\n\n", "is empty"),
-        ("set.json", None, "expected a file of JSON lines"),
-        ("none.jsonl", None, r"none\.jsonl"),
+        (lambda: render_glyph("sevn", "DejaVuSans"), "'seven'"),
+        (lambda: render_glyph("seven", "DejaVuSan"), "'DejaVuSans'"),
+        (lambda: glyph_examples(0, 1), "at least 1"),
     ],
 )
-def test_a_file_that_is_empty_of_another_kind_or_not_there_is_refused(
-    name: str, text: str | None, said: str, tmp_path: Path
-) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
-        read_probe_set(tmp_path / name)
+def test_a_mistake_names_what_is_expected(call, hint) -> None:
+    with pytest.raises(UserError, match=hint):
+        call()
+
+
+def test_a_glyph_is_centred_white_on_black_with_the_asked_height_and_the_same_for_the_same_seed() -> None:
+    bitmap = render_glyph("eight", "DejaVuSans", height=52)
+    assert bitmap.shape == (64, 64)
+    rows = np.flatnonzero(bitmap.max(axis=1) > 0)
+    # (64 - 52) / 2 = 6 empty rows above and below
+    assert (rows[0], rows[-1]) == (6, 57)
+    assert bitmap.max() == 255
+    assert bitmap[0, 0] == 0
+    first, again, other = (glyph_examples(12, seed, labels=DIGITS) for seed in (7, 7, 8))
+    assert [example.content for example in first] == [example.content for example in again]
+    assert not {example.content for example in first} & {example.content for example in other}
+    assert np.array_equal(np.asarray(image := first[3].media()), np.asarray(again[3].media()))
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    # ten labels in turn: items 10 and 11 show the first two again
+    assert [example.label for example in first] == [*DIGITS, "zero", "one"]
+    assert len({example.key for example in first}) == 12

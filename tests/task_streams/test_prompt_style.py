@@ -1,20 +1,50 @@
-"""Prompt styles: their exact words, how they list classes, their fingerprints, and what is wrong with a user's own."""
+"""Prompts, targets and prompt styles: exact words, listed classes, fingerprints, and faults of a user's own style."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from task_streams import STREAMS, build_stream
-from task_streams.datasets.folder import FolderCilConfig
 from task_streams.errors import UserError
-from task_streams.prompt import in_style, request, target_text
-from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.prompt import Request, in_style, prompt_messages, request, target_text
+from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
 from task_streams.scenarios.fingerprint import prompt_fingerprints
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.streams import write_tree
+from tests.task_streams.streams import black, built, make_examples, problems_of, write_tree
+
+SILENT = prompt_style("suite", think=False)
+
+
+def test_the_question_lists_the_labels_and_the_reply_format_and_a_target_has_that_form() -> None:
+    assert SUITE.ask("classification", ("one", "two")) == (
+        "What does the image show? Choose from: one, two. "
+        "Reply as <think>your reasoning</think><answer>your choice</answer>"
+    )
+    assert SILENT.ask("classification", ("one",)) == (
+        "What does the image show? Choose from: one. Reply as <answer>your choice</answer>"
+    )
+    assert target_text("two") == "<think>it looks like two</think><answer>two</answer>"
+    assert target_text("two", "I see {label} here") == "<think>I see two here</think><answer>two</answer>"
+    assert target_text("two", style=SILENT) == "<answer>two</answer>"
+
+
+def test_a_request_is_one_user_turn_with_the_images_first_or_last_and_carries_them_decoded() -> None:
+    image, text, clip = ({"type": name} for name in ("image", "text", "video"))
+    asked = Request("key", [{"role": "user", "content": [image, text, clip]}], ())
+    assert asked.arranged("last").messages == [{"role": "user", "content": [text, image, clip]}]
+    assert asked.arranged("first").messages == [{"role": "user", "content": [image, clip, text]}]
+    assert asked.arranged("last").arranged("first").messages == asked.arranged("first").messages
+    (example,) = make_examples("a", 1)
+    asked = request(example, ("a", "b"), SILENT)
+    assert asked.key == "item/a/000"
+    assert asked.messages == prompt_messages(("a", "b"), SILENT)
+    (message,) = asked.messages
+    assert message["role"] == "user"
+    assert [part["type"] for part in message["content"]] == ["image", "text"]
+    assert message["content"][1]["text"] == SILENT.ask("classification", ("a", "b"))
+    assert [image.size for image in asked.images] == [(4, 4)]
+
 
 NAMES = ("Great_White", "x.Ray-fish", "cat")  # listed by RaPO's styles as: great white, x ray fish, cat
 
@@ -80,17 +110,13 @@ SUITE_BOXES = (
     "of the image's width and height; give [] if there is none. Reply as <think>your reasoning</think>"
     '<answer>[{"category": "…", "bbox": [x1, y1, x2, y2]}, …]</answer>'
 )
-TEXTS = {
-    ("suite", "image"): SUITE_CLASSES.format("image"),
-    ("suite", "clip"): SUITE_CLASSES.format("video"),
-    ("suite", "boxes"): SUITE_BOXES,
-    ("rapo_paper", "image"): PAPER_CLASSES,
-    ("rapo_paper", "clip"): PAPER_CLASSES,
-    ("rapo_paper", "boxes"): PAPER_BOXES,
-    ("rapo_released", "image"): RELEASED_IMAGE,
-    ("rapo_released", "clip"): RELEASED_VIDEO,
-    ("rapo_released", "boxes"): RELEASED_BOXES,
+STYLES = {  # of an image, a clip, boxes
+    "suite": (SUITE_CLASSES.format("image"), SUITE_CLASSES.format("video"), SUITE_BOXES),
+    "rapo_paper": (PAPER_CLASSES, PAPER_CLASSES, PAPER_BOXES),
+    "rapo_released": (RELEASED_IMAGE, RELEASED_VIDEO, RELEASED_BOXES),
 }
+SHOWN = ("image", "clip", "boxes")
+TEXTS = {(style, shown): text for style, texts in STYLES.items() for shown, text in zip(SHOWN, texts, strict=True)}
 
 OWN = """\
 labels: normalised
@@ -99,10 +125,6 @@ placeholders: [because]
 think: {classification: "Which {media}? {labels} <think>because</think><answer>it</answer>"}
 answer_only: {classification: "Which {media}? {labels} <answer>it</answer>"}
 """
-
-
-def black() -> Image.Image:
-    return Image.new("RGB", (8, 8))
 
 
 def clip() -> Clip:
@@ -124,24 +146,16 @@ def own(folder: Path, text: str = OWN, name: str = "mine.yaml") -> str:
 
 
 @pytest.mark.parametrize(("style", "shown"), TEXTS)
-def test_every_style_asks_in_its_own_words_behind_the_image_or_clip(style: str, shown: str) -> None:
-    *media, text = asked(style, shown)
-    assert text["text"] == TEXTS[style, shown]
+def test_every_style_asks_in_its_own_words_behind_the_image_or_clip_and_mentions_thinking_only_where_it_is_asked(
+    style: str, shown: str
+) -> None:
+    *media, part = asked(style, shown)
+    assert part["text"] == TEXTS[style, shown]
     assert [part["type"] for part in media] == ["image"] * (2 if shown == "clip" else 1)
-
-
-@pytest.mark.parametrize(("style", "shown"), TEXTS)
-def test_without_thinking_no_style_mentions_it(style: str, shown: str) -> None:
     text = asked(style, shown, think=False)[-1]["text"]
     assert "think>" not in text and "reasoning" not in text and "<answer>" in text
     kept = [line for line in TEXTS[style, shown].split("\n") if "think>" not in line and "<answer>" not in line]
     assert [line for line in kept if line not in text] == []
-
-
-def config(root: Path, prompt: str, **more: Any) -> FolderCilConfig:
-    return FolderCilConfig(
-        root=str(root), tasks=2, classes_per_task=2, shots=2, test_per_class=1, prompt=prompt, **more
-    )
 
 
 # Of the code before there were styles.
@@ -164,32 +178,21 @@ def digits(prompt: str, think: bool = True, label_order: str | None = "sorted") 
     return build_stream("digits_cil", settings, 1993)
 
 
-@pytest.mark.parametrize("think", [True, False])
-def test_the_suites_fingerprints_are_those_of_runs_before_there_were_styles(think: bool) -> None:
-    found = prompt_fingerprints(digits("suite", think))
-    assert {name: value for name, value in found.items() if name != "style"} == BEFORE[think]
+def test_the_suites_fingerprints_are_those_of_runs_before_there_were_styles() -> None:
+    for think, expected in BEFORE.items():
+        found = prompt_fingerprints(digits("suite", think))
+        assert {name: value for name, value in found.items() if name != "style"} == expected
 
 
-def test_every_style_has_fingerprints_of_its_own(tmp_path: Path) -> None:
+def test_every_style_has_fingerprints_of_its_own_of_all_that_it_says(tmp_path: Path) -> None:
     names = [*built_in_styles(), own(tmp_path)]
     found = [prompt_fingerprints(digits(name, think)) for name in names for think in (True, False)]
     for part in ("style", "task_01", "task_02"):
         assert len({one[part] for one in found}) == len(found)
-
-
-def test_a_fingerprint_follows_all_that_a_style_says_and_not_its_files_name(tmp_path: Path) -> None:
     style = prompt_style(own(tmp_path))
     assert prompt_style(own(tmp_path, name="other.yaml")).digest == style.digest
     for old, new in (("[because]", "[hence]"), ("normalised", "as_named"), ("appearance", "sorted"), ("it<", "so<")):
         assert prompt_style(own(tmp_path, OWN.replace(old, new))).digest != style.digest
-
-
-def test_the_form_in_the_docs_is_a_style(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
-    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
-    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
-    assert not prompt_style(path).is_thought("My reasons")
-    assert list(prompt_style(path, think=False).wordings) == ["classification"]
 
 
 @pytest.mark.parametrize(
@@ -228,15 +231,13 @@ def test_classes_are_listed_as_the_style_has_them_in_the_order_in_which_the_stre
     write_tree(tmp_path, ("Ant_Lion", "Bee", "Cat-fish", "Dog"), 4)
 
     def lists(prompt: str) -> tuple[TaskStream, list[str]]:
-        stream = build_stream("folder_cil", config(tmp_path, prompt), 1)
+        stream = built("folder_cil", tmp_path, 1, tasks=2, classes_per_task=2, shots=2, test_per_class=1, prompt=prompt)
         asked = [
-            (task, labels, item)
+            request(item, labels, task.style).messages[0]["content"][-1]["text"]
             for task in stream.tasks
             for labels, item in ((task.trained, task.train[0]), (task.seen, task.test[0]))
         ]
-        return stream, [
-            request(item, labels, task.style).messages[0]["content"][-1]["text"] for task, labels, item in asked
-        ]
+        return stream, asked
 
     # RandomState(1).permutation(4) = [3, 2, 0, 1] over the sorted names: Dog, Cat-fish, Ant_Lion, Bee
     stream, texts = lists("rapo_released")
@@ -266,7 +267,12 @@ def test_a_style_without_words_for_what_a_stream_asks_is_refused(tmp_path: Path)
         digits(own(tmp_path, only_boxes))
 
 
-def test_a_style_goes_by_its_name_or_is_a_users_own_file(tmp_path: Path) -> None:
+def test_a_style_goes_by_its_name_or_is_a_users_own_file_of_the_form_in_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    path = own(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
+    assert list(prompt_style(path).wordings) == ["classification", "detection", "question"]
+    assert not prompt_style(path).is_thought("My reasons")
+    assert list(prompt_style(path, think=False).wordings) == ["classification"]
     (task, _) = digits(own(tmp_path), label_order=None).tasks
     text = request(task.test[0], ("Two_b", "a"), task.style).messages[0]["content"][-1]["text"]
     assert text == "Which image? two b, a <think>because</think><answer>it</answer>"

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from task_streams.sources.records import Damaged
 from task_streams.sources.tables import Columns, RowSource, parquet_tables, stored
 from task_streams.types import Example, TaskStream
 from tests.shared_data import shared
-from tests.task_streams.image_trees import problems_of
-from tests.task_streams.sources import png
+from tests.task_streams.streams import png, problems_of, sizes
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -48,6 +46,10 @@ def cil(cache: Path | None = None, **settings: Any) -> TaskStream:
     return build_stream("table_cil", config, 0, Workspace(cache))
 
 
+def dil(cache: Path | None = None, **settings: Any) -> TaskStream:
+    return build_stream("table_dil", TableDilConfig(**settings), 0, Workspace(cache))
+
+
 def examples(stream: TaskStream) -> list[Example]:
     return [example for task in stream.tasks for example in (*task.train, *task.test)]
 
@@ -59,25 +61,13 @@ def problems(**settings: Any) -> tuple[str, ...]:
 def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None:
     stream = cil(train=write(tmp_path / "x.parquet"))
     assert sorted(stream.labels) == list(CLASSES)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4), (6, 4)]
-    assert check_stream(stream) == []
+    assert sizes(stream) == [(6, 4), (6, 4)]
     for example in examples(stream):
         image = example.media()
         assert isinstance(image, Image.Image)
         row = table().to_pylist()[image.getpixel((0, 0))[0]]  # type: ignore[index]
         assert (row["label"], hashlib.sha256(row["image"]).hexdigest()) == (example.label, example.content)
         assert example.key == f"{example.label}/{example.content[:16]}"
-
-
-def test_keys_stay_when_rows_are_reordered_or_spread_over_files(tmp_path: Path) -> None:
-    whole = table()
-    one = cil(train=write(tmp_path / "one.parquet", whole))
-    backwards = whole.take(list(reversed(range(len(whole)))))
-    write(tmp_path / "part-0.parquet", backwards.slice(0, 10))
-    write(tmp_path / "part-1.parquet", backwards.slice(10))
-    assert fingerprints(cil(train=str(tmp_path / "part-*.parquet"))) == fingerprints(one)
-    parts = [str(tmp_path / f"part-{i}.parquet") for i in (1, 0)]
-    assert fingerprints(cil(train=parts)) == fingerprints(one)
 
 
 def test_a_key_column_gives_the_keys(tmp_path: Path) -> None:
@@ -90,11 +80,18 @@ def test_a_key_column_gives_the_keys(tmp_path: Path) -> None:
     assert {key.split("/")[0] for key in keys} == {"train", "test"}
 
 
-def test_images_may_be_structs_of_bytes_and_path(tmp_path: Path) -> None:
-    plain = table()
-    structs = pa.array([{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(plain["image"].to_pylist())])
-    path = write(tmp_path / "x.parquet", plain.set_column(0, "image", structs))
-    assert fingerprints(cil(train=path)) == fingerprints(cil(train=write(tmp_path / "plain.parquet")))
+def test_keys_stay_when_rows_are_reordered_or_spread_over_files_and_images_may_be_structs(tmp_path: Path) -> None:
+    whole = table()
+    one = cil(train=write(tmp_path / "one.parquet", whole))
+    backwards = whole.take(list(reversed(range(len(whole)))))
+    write(tmp_path / "part-0.parquet", backwards.slice(0, 10))
+    write(tmp_path / "part-1.parquet", backwards.slice(10))
+    assert fingerprints(cil(train=str(tmp_path / "part-*.parquet"))) == fingerprints(one)
+    parts = [str(tmp_path / f"part-{i}.parquet") for i in (1, 0)]
+    assert fingerprints(cil(train=parts)) == fingerprints(one)
+    structs = pa.array([{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(whole["image"].to_pylist())])
+    path = write(tmp_path / "x.parquet", whole.set_column(0, "image", structs))
+    assert fingerprints(cil(train=path)) == fingerprints(one)
 
 
 def test_class_names_and_images_of_the_datasets_library_are_known_by_themselves(tmp_path: Path) -> None:
@@ -129,19 +126,6 @@ def test_a_hub_dataset_has_named_splits(tmp_path: Path) -> None:
     )
 
 
-def test_domains_of_a_column_become_tasks(tmp_path: Path) -> None:
-    domain = ["art" if i % 2 else "photo" for i in range(24)]
-    path = write(tmp_path / "x.parquet", table(style=domain))
-    config = TableDilConfig(train=path, domain_column="style", shots=2, test_per_class=1)
-    stream = build_stream("table_dil", config, 0)
-    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
-    assert [task.name for task in stream.tasks] == ["photo", "art"]
-    assert all(task.classes == CLASSES for task in stream.tasks)
-    assert {example.domain for example in stream.tasks[0].train} == {"photo"}
-    assert stream.tasks[0].train[0].key.startswith("photo/ant/")
-    assert check_stream(stream) == []
-
-
 def test_copies_in_a_table_get_keys_of_their_own_and_are_left_out(tmp_path: Path) -> None:
     whole = table()
     path = write(tmp_path / "x.parquet", pa.concat_tables([whole, whole.slice(0, 1)]))
@@ -156,7 +140,7 @@ def test_copies_in_a_table_get_keys_of_their_own_and_are_left_out(tmp_path: Path
     assert len(examples(stream)) == 24
 
 
-def test_missing_files_are_all_named_with_the_nearest(tmp_path: Path) -> None:
+def test_files_that_are_missing_no_parquet_or_cut_are_refused_by_name_with_the_nearest(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet")
     found = problems(train=[str(tmp_path / "tran.parquet"), str(tmp_path / "no" / "*.parquet")])
     assert len(found) == 2
@@ -164,9 +148,6 @@ def test_missing_files_are_all_named_with_the_nearest(tmp_path: Path) -> None:
     assert found[1].endswith("expected a parquet file, or a pattern that matches some; found nothing there.")
     (folder,) = problems(train=str(tmp_path))
     assert folder.endswith(f"found a folder. Name its files, e.g. {tmp_path}/*.parquet")
-
-
-def test_a_file_that_is_no_parquet_or_is_cut_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet")
     data = bytearray(Path(path).read_bytes())
     data[4:400] = b"\xff" * 396  # pages, with the footer whole
@@ -196,16 +177,18 @@ def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> N
     assert len(examples(stream)) == 22
 
 
-def test_a_source_must_be_given_once_and_settings_must_belong_to_it() -> None:
-    cases: list[tuple[dict[str, Any], str]] = [
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
         ({}, "neither train nor hub given; expected train (parquet) or hub"),
         ({"train": "x", "hub": "y"}, "train and hub given; expected train (parquet) or hub"),
         ({"train": "x", "revision": "main"}, "revision given without hub; expected only with a hub dataset"),
         ({"hub": "x", "test": "y"}, "test given with hub; name the split with test_split instead"),
         ({"hub": "x", "class_names": [1]}, "class_names: got [1], expected text or a list of texts, or null."),
-    ]
-    for settings, problem in cases:
-        assert problems_of(partial(TableCilConfig, **settings)) == (problem,)
+    ],
+)
+def test_a_source_must_be_given_once_and_settings_must_belong_to_it(settings: dict[str, Any], problem: str) -> None:
+    assert problems_of(lambda: TableCilConfig(**settings)) == (problem,)
 
 
 def test_a_moved_table_is_copied_again_but_its_images_are_known_by_content(tmp_path: Path) -> None:
@@ -215,16 +198,6 @@ def test_a_moved_table_is_copied_again_but_its_images_are_known_by_content(tmp_p
     stream = cil(train=str(tmp_path / "y.parquet"), cache=cache)
     source = examples(stream)[0].media.args[0]  # type: ignore[attr-defined]
     assert (source.name, source.stamp()) == (f"sha256:{examples(stream)[0].content}", "content")
-
-
-def test_row_groups_of_any_size_are_stored_row_by_row(tmp_path: Path) -> None:
-    plain = table(50)
-    path = write(tmp_path / "x.parquet", plain, row_group_size=77)
-    (found,) = parquet_tables("train", [path])
-    kept = stored(found, Columns("image", "label"), tmp_path / "cache")
-    assert (len(kept.rows), kept.numbered, kept.names) == (200, False, [])
-    for row, expected in zip(kept.rows, plain.to_pylist(), strict=True):
-        assert row.source.read() == expected["image"]
 
 
 def read_sizes(sources: Sequence[RowSource]) -> list[int]:
@@ -242,7 +215,14 @@ def test_rows_are_read_in_worker_processes_too(tmp_path: Path, start: str) -> No
         assert pool.apply(read_sizes, (pickle.loads(pickle.dumps(sources)),)) == here
 
 
-def test_a_copy_that_vanishes_is_damage(tmp_path: Path) -> None:
+def test_row_groups_of_any_size_are_stored_row_by_row_and_a_copy_that_vanishes_is_damage(tmp_path: Path) -> None:
+    plain = table(50)
+    path = write(tmp_path / "x.parquet", plain, row_group_size=77)
+    (found,) = parquet_tables("train", [path])
+    kept = stored(found, Columns("image", "label"), tmp_path / "cache")
+    assert (len(kept.rows), kept.numbered, kept.names) == (200, False, [])
+    for row, expected in zip(kept.rows, plain.to_pylist(), strict=True):
+        assert row.source.read() == expected["image"]
     with pytest.raises(Damaged, match=r"none\.arrow"):
         RowSource(str(tmp_path / "none.arrow"), 0, 0, "ab").read()
 
@@ -257,10 +237,8 @@ def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
     path, scratch = write(tmp_path / "x.parquet"), tmp_path / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, env=environment
-    )
-    assert done.stdout.split(maxsplit=1) == ["1", "(2, 2)\n"]
+    told = subprocess.check_output([sys.executable, "-c", code, path], text=True, env=environment)
+    assert told.split(maxsplit=1) == ["1", "(2, 2)\n"]
     assert list(scratch.iterdir()) == []
 
 
@@ -270,20 +248,26 @@ def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
 def test_real_tables_are_read(tmp_path: Path, name: str, classes: int) -> None:
     folder = shared(name)
     stream = cil(train=f"{folder}/train.parquet", test=f"{folder}/test.parquet", cache=tmp_path, tasks=5)
-    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(6, 4)] * 5
+    assert sizes(stream) == [(6, 4)] * 5
     assert stream.notes == (() if classes == 10 else (f"10 of {classes} classes are used",))
-    assert check_stream(stream) == []
     assert all(example.media().mode == "RGB" for example in examples(stream)[:20])  # type: ignore[union-attr]
 
 
-def test_listed_items_of_domains_that_are_not_used_are_counted(tmp_path: Path) -> None:
+def test_domains_of_a_column_become_tasks_and_listed_items_of_others_are_counted(tmp_path: Path) -> None:
+    domain = ["art" if i % 2 else "photo" for i in range(24)]
+    path = write(tmp_path / "x.parquet", table(style=domain))
+    stream = dil(train=path, domain_column="style", shots=2, test_per_class=1)
+    # RandomState(0).permutation(2) is [1 0]; the sorted names are art, photo.
+    assert [task.name for task in stream.tasks] == ["photo", "art"]
+    assert all(task.classes == CLASSES for task in stream.tasks)
+    assert {example.domain for example in stream.tasks[0].train} == {"photo"}
+    assert stream.tasks[0].train[0].key.startswith("photo/ant/")
+    assert check_stream(stream) == []
     written = table(domain=["art", "photo", "photo"] * 8, name=[f"img{i}" for i in range(24)])
     listed = tmp_path / "list.jsonl"
     listed.write_text("".join(f'{{"key": "img{i}"}}\n' for i in (0, 1, 2, 6, 12, 18)))  # 1 and 2 are photos
-    config = TableDilConfig(
-        train=write(tmp_path / "x.parquet", written), domains=("art",), key_column="name", shots_list=str(listed)
-    )
-    stream = build_stream("table_dil", config, 0, Workspace())
+    path = write(tmp_path / "x.parquet", written)
+    stream = dil(train=path, domains=("art",), key_column="name", shots_list=str(listed))
     assert "2 of 6 listed items are of domains that are not used" in stream.notes
 
 
@@ -340,7 +324,7 @@ def test_columns_that_are_missing_or_of_a_wrong_type_are_all_named(tmp_path: Pat
         f"{path}: column 'label' holds string; expected image bytes, or a struct with a field of bytes",
         f"{path}: column 'flag' holds bool; expected text or whole numbers",
     )
-    assert problems_of(lambda: build_stream("table_dil", TableDilConfig(train=path), 0)) == (
+    assert problems_of(lambda: dil(train=path)) == (
         f"{path}: domain_column: unknown column 'domain'. Did you mean 'domian'? {known}",
     )
 
@@ -351,8 +335,7 @@ def test_rows_without_a_label_a_key_or_a_domain_and_keys_that_come_twice_are_nam
     names = [f"img{i}" for i in range(23)] + [None]
     written = table(name=names, domain=["x"] * 5 + [None] + ["x"] * 18).set_column(1, "label", pa.array(labels))
     path = write(tmp_path / "x.parquet", written)
-    config = TableDilConfig(train=path, key_column="name", shots=1, test_per_class=1)
-    assert problems_of(lambda: build_stream("table_dil", config, 0)) == (
+    assert problems_of(lambda: dil(train=path, key_column="name", shots=1, test_per_class=1)) == (
         f"{path}: 2 rows have no label: img3, img20",
         f"{path}: 1 rows have no domain: img5",
         f"{path}: 1 rows have no name: row 24",
@@ -389,8 +372,7 @@ def test_the_copy_of_a_table_is_used_again_until_the_file_changes_and_a_fault_of
 )
 def test_real_domains_become_tasks(tmp_path: Path, name: str, domains: list[str]) -> None:
     files = {split: f"{shared(name)}/{split}.parquet" for split in ("train", "test")}
-    config = TableDilConfig(**files, shots=2, test_per_class=1)
-    stream = build_stream("table_dil", config, 0, Workspace(tmp_path))
+    stream = dil(tmp_path, **files, shots=2, test_per_class=1)
     assert sorted(task.name for task in stream.tasks) == domains
     assert check_stream(stream) == []
 
