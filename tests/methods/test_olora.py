@@ -30,7 +30,7 @@ def small_policy(*layers: nn.Module, rank: int) -> Policy:
     """A few layers with PEFT's adapter on each of them."""
     base = nn.Sequential(*layers)
     names = [str(number) for number in range(len(layers))]
-    config = ModelConfig(adapter="lora", lora_rank=rank, lora_targets=names)  # type: ignore[arg-type]
+    config = ModelConfig(adapter="lora", lora_rank=rank, lora_targets="|".join(names))
     return Policy(get_peft_model(base, lora_config(config)), None, config, "eager")
 
 
