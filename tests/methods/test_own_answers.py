@@ -85,7 +85,8 @@ def test_answers_are_sampled_anew_after_so_many_updates_until_the_task_is_over(c
     assert changes(method, [6]) == [False]
     # the default is once per pass over the kept answers, four prompts per update; 0 is once per task
     default = Raft(RaftConfig(answers=3))
-    assert default.every == -(-sum(map(len, default.targets(context).values())) // 4)
+    rows = sum(map(len, default.targets(context).values()))
+    assert default.every == -(-rows // 4)
     once = Raft(RaftConfig(answers=3, refresh=0))
     kept = once.targets(context)
     assert not any(changes(once, range(1, 8)))
