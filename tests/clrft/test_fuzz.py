@@ -163,30 +163,41 @@ def test_square_brackets_and_dollars_are_shown_as_they_are(place: Place) -> None
     assert not outcome.faults and outcome.code == 0, outcome
 
 
-CHANGES = ({"value": [["0.9", None], [0.8, 0.7]]}, {"base": [True, None]}, {"total": [[10**400, None], [100, 100]]})
-
-
-@pytest.mark.parametrize("change", [*CHANGES, {"tasks": "ab"}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": [["0.9", None], [0.8, 0.7]]},
+        {"base": [True, None]},
+        {"tasks": "ab"},
+        {"total": [[10**400, None], [100, 100]]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
 def test_a_matrix_of_other_types_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     values = json.loads((write_run(tmp_path, "sft", 1, [[90, None], [80, 70]]) / "matrix.json").read_text())
     with pytest.raises(UserError, match="damaged accuracy matrix"):
         AccuracyMatrix.from_json({**values, **change})
 
 
-def test_a_run_with_another_runs_manifest_or_task_folder_is_left_out(tmp_path: Path) -> None:
+def test_a_run_whose_manifest_is_anothers_is_left_out(tmp_path: Path) -> None:
     config = {"stream": {"label": "digits_cil", "name": "digits_cil"}, "method": {"label": "sft", "name": "sft"}}
     folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]], config=config)
-    other = write_run(tmp_path / "other", "grpo", 1, [[90, None], [40, 70]])
     read_run(folder)
+    other = write_run(tmp_path / "other", "grpo", 1, [[90, None], [80, 70]])
+    shutil.copy(other / "manifest.json", folder)
+    (left,) = find_runs([folder]).left_out
+    assert left.fault == "damaged" and "manifest.json is of method 'grpo', but config.yaml of 'sft'" in left.reason
+
+
+def test_a_run_with_another_runs_task_folder_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sft", 1, [[90, None], [80, 70]])
+    other = write_run(tmp_path / "other", "sft", 1, [[90, None], [40, 70]])
     shutil.rmtree(folder / "task_02")
     (left,) = find_runs([folder]).left_out
     assert "task_02/metrics.json is missing" in left.reason
     shutil.copytree(other / "task_02", folder / "task_02")
     (left,) = find_runs([folder]).left_out
     assert left.fault == "damaged" and "but matrix.json" in left.reason
-    shutil.copy(other / "manifest.json", folder)
-    (left,) = find_runs([folder]).left_out
-    assert left.fault == "damaged" and "manifest.json is of method 'grpo', but config.yaml of 'sft'" in left.reason
 
 
 def test_links_that_lead_out_of_a_run_folder_are_refused_and_what_they_lead_to_stays(place: Place) -> None:
@@ -209,12 +220,13 @@ def test_a_run_folder_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_or_a_folder_is_a_sentence_and_no_endless_wait(tmp_path: Path) -> None:
-    link, folder = (lock_path(tmp_path / name) for name in ("a", "b"))
-    link.symlink_to(tmp_path / "none")
-    folder.mkdir()
-    for lock in (link, folder):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    lock_path(tmp_path / "a").symlink_to(tmp_path / "none")
+    lock_path(tmp_path / "b").mkdir()
+    for name in ("a", "b"):
         with pytest.raises(UserError, match="no file, as a lock is"):
-            look(lock)
+            look(lock_path(tmp_path / name))
     (tmp_path / ".mlflow.lock").symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match="can't be opened"), locked(tmp_path / ".mlflow.lock"):
         pass

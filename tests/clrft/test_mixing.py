@@ -1,6 +1,5 @@
 """What may stand in one comparison: what a plan varies is named, anything else refused unless it was asked for."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,12 @@ def budget(updates: int) -> dict[str, Any]:
     return {"train": {"learning_rate": 1e-4, "updates": updates}}
 
 
-def labels(records: list[RunRecord], mix: Sequence[str] = ()) -> list[str]:
-    return [group.label for group in compare(records, mix=mix).groups]
-
-
-def two_budgets(root: Path) -> list[RunRecord]:
-    return [run(root / "a", "sft", config=budget(30)), run(root / "b", "grpo", config=budget(60))]
+def labels(records: list[RunRecord], mix: list[str] | None = None) -> list[str]:
+    return [group.label for group in compare(records, mix=mix or []).groups]
 
 
 def test_another_budget_of_another_method_is_refused_with_both_values_folders_and_the_remedy(tmp_path: Path) -> None:
-    records = two_budgets(tmp_path)
+    records = [run(tmp_path / "a", "sft", config=budget(30)), run(tmp_path / "b", "grpo", config=budget(60))]
     with pytest.raises(UserError) as caught:
         compare(records)
     told, remedy = caught.value.problems
@@ -43,7 +38,8 @@ def test_another_budget_of_another_method_is_refused_with_both_values_folders_an
 
 @pytest.mark.parametrize("word", ["train.updates", "train", "budget", "all"])
 def test_what_is_mixed_on_request_is_in_labels_and_in_every_output(tmp_path: Path, word: str) -> None:
-    comparison = compare(two_budgets(tmp_path), mix=[word])
+    records = [run(tmp_path / "a", "sft", config=budget(30)), run(tmp_path / "b", "grpo", config=budget(60))]
+    comparison = compare(records, mix=[word])
     assert [group.label for group in comparison.groups] == ["sft [train.updates=30]", "grpo [train.updates=60]"]
     assert any("mixed on request: digits_cil: train.updates is 30 in" in note for note in comparison.notes)
     assert "mixed on request" in to_markdown(comparison_parts(comparison))
@@ -59,22 +55,35 @@ def test_data_are_compared_within_a_class_order(tmp_path: Path) -> None:
         compare([*records, other])
 
 
-USUAL = {
-    "versions": {"torch": "2"},
-    "code": {"source_sha256": "a"},
-    "prompts": {"task_01": "a"},
-    "model": {"dtype": "float32"},
-}
-OTHERS = [("code", {"source_sha256": "b" * 64}), ("prompts", {"task_01": "b" * 64}), ("model", {"dtype": "bfloat16"})]
-
-
-@pytest.mark.parametrize(("key", "other"), [("versions", {"torch": "3"}), *OTHERS])
-def test_other_versions_code_prompts_and_models_are_refused(tmp_path: Path, key: str, other: dict[str, str]) -> None:
-    records = [run(tmp_path / "s", "sft", manifest=USUAL), run(tmp_path / "s", "grpo", manifest={**USUAL, key: other})]
-    word = "versions" if key == "code" else key
+@pytest.mark.parametrize(
+    ("manifest", "word"),
+    [
+        ({"versions": {"torch": "3"}}, "versions"),
+        ({"code": {"source_sha256": "b" * 64}}, "versions"),
+        ({"prompts": {"task_01": "b" * 64}}, "prompts"),
+        ({"model": {"dtype": "bfloat16"}}, "model"),
+    ],
+)
+def test_other_versions_code_prompts_and_models_are_refused(tmp_path: Path, manifest: Any, word: str) -> None:
+    usual = {"versions": {"torch": "2"}, "code": {"source_sha256": "a"}, "prompts": {"task_01": "a"}}
+    usual["model"] = {"dtype": "float32"}
+    records = [run(tmp_path / "s", "sft", manifest=usual), run(tmp_path / "s", "grpo", manifest=usual | manifest)]
     with pytest.raises(UserError, match=f"--mix {word} "):
         compare(records)
     assert all(one.name.startswith("manifest.") for one in compare(records, mix=[word]).mixed)
+
+
+def worded(prompt: str | None, order: str = "sorted") -> dict[str, Any]:
+    """The settings of a run with these prompts; None: of before there was a choice."""
+    return {"stream": {"name": "digits_cil", "label_order": order} | ({"prompt": prompt} if prompt else {})}
+
+
+def test_a_style_file_that_was_changed_between_two_runs_is_another_style(tmp_path: Path) -> None:
+    prints = [{"prompts": {"task_01": "a", "style": style}} for style in ("b", "c")]
+    records = [run(tmp_path / str(n), "sft", config=worded("my.yaml"), manifest=p) for n, p in enumerate(prints)]
+    records[1] = run(tmp_path / "more", "grpo", config=worded("my.yaml"), manifest=prints[1])
+    with pytest.raises(UserError, match=r"manifest\.prompts\.style is b in .* and c in "):
+        compare(records)
 
 
 def test_the_command_refuses_and_mixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,40 +98,45 @@ def test_the_command_refuses_and_mixes(tmp_path: Path, capsys: pytest.CaptureFix
     assert "mixed on request" in (tmp_path / "a" / "comparison" / "table.md").read_text()
 
 
-RUNS = {
-    "within one sweep what its plan varies is named": (
-        [*(("s", name, 30) for name in ("zero_shot", "sft", "rapo")), ("s", "grpo", 60)],
-        ["zero_shot", "sft", "grpo [train.updates=60]", "rapo"],
-    ),
-    "the frozen base has no budget": ([("a", "zero_shot", 30), ("b", "sft", 60)], ["zero_shot", "sft"]),
-    "groups of one method that training tells apart need no word": (
-        [("30", "sft", 30), ("60", "sft", 60)],
-        ["sft [train.updates=30]", "sft [train.updates=60]"],
-    ),
-}
+def evaluated(way: str) -> dict[str, Any]:
+    return {"evaluate": {"decoding": way}}
 
 
-@pytest.mark.parametrize("case", RUNS)
-def test_what_a_plan_varies_or_a_label_tells_is_named(case: str, tmp_path: Path) -> None:
-    runs, expected = RUNS[case]
-    records = [run(tmp_path / sweep, method, config=budget(updates)) for sweep, method, updates in runs]
-    assert labels(records) == expected
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        # within one sweep what its plan varies is named, be it training, evaluation, or a setting that data follow from
+        (
+            [("s", name, 30) for name in ("zero_shot", "sft", "rapo")] + [("s", "grpo", 60)],
+            ["zero_shot", "sft", "grpo [train.updates=60]", "rapo"],
+        ),
+        # the frozen base has no budget
+        ([("a", "zero_shot", 30), ("b", "sft", 60)], ["zero_shot", "sft"]),
+        # groups of one method that training tells apart need no word
+        ([("30", "sft", 30), ("60", "sft", 60)], ["sft [train.updates=30]", "sft [train.updates=60]"]),
+    ],
+)
+def test_what_a_plan_varies_or_a_label_tells_is_named(
+    tmp_path: Path, runs: list[tuple[str, str, int]], expected: list[str]
+) -> None:
+    assert (
+        labels([run(tmp_path / sweep, method, config=budget(updates)) for sweep, method, updates in runs]) == expected
+    )
 
 
 def test_the_folder_of_single_runs_is_no_plan(tmp_path: Path) -> None:
+    sweep = tmp_path / "single"
     with pytest.raises(UserError, match=r"train\.updates"):
-        compare([run(tmp_path / "single", name, config=budget(n)) for name, n in (("sft", 30), ("grpo", 60))])
+        compare([run(sweep, "sft", config=budget(30)), run(sweep, "grpo", config=budget(60))])
 
 
 def test_another_evaluation_is_refused_even_where_a_label_would_tell_unless_it_is_the_plans(tmp_path: Path) -> None:
-    def tested(sweep: str, method: str, way: str) -> RunRecord:
-        return run(tmp_path / sweep, method, config={"evaluate": {"decoding": way}})
-
-    records = [tested("a", "sft", "greedy"), tested("b", "sft", "sampled")]
+    records = [run(tmp_path / way, "sft", config=evaluated(way)) for way in ("greedy", "sampled")]
     with pytest.raises(UserError, match=r"evaluate\.decoding"):
         compare(records)
     assert len(labels(records, ["evaluate"])) == 2
-    records = [tested("s", "sft", "greedy"), tested("s", "grpo", "sampled")]
+    plan = [("sft", "greedy"), ("grpo", "sampled")]
+    records = [run(tmp_path / "s", method, config=evaluated(way)) for method, way in plan]
     assert labels(records) == ["sft [evaluate.decoding=greedy]", "grpo [evaluate.decoding=sampled]"]
 
 
@@ -134,24 +148,22 @@ def test_data_that_follow_from_a_setting_of_the_plan_are_told_by_it(tmp_path: Pa
 
 @pytest.mark.parametrize("before", ["suite", None])
 def test_other_prompt_styles_are_refused_and_mixed_on_request(tmp_path: Path, before: str | None) -> None:
-    def asked(sweep: str, method: str, prompt: str | None, prints: dict[str, str], seed: int = 1) -> RunRecord:
-        """A run with these prompts; None: of before there was a choice."""
-        stream = {"name": "digits_cil", "label_order": "sorted"} | ({"prompt": prompt} if prompt else {})
-        return run(tmp_path / sweep, method, seed, config={"stream": stream}, manifest={"prompts": prints})
-
-    other = asked("b", "grpo", "rapo_paper", {"task_01": "b", "style": "c"})
-    records = [asked("a", "sft", before, {"task_01": "a"}), other]
+    prints = [{"prompts": {"task_01": "a"}}, {"prompts": {"task_01": "b", "style": "c"}}]
+    records = [run(tmp_path / "a", "sft", config=worded(before), manifest=prints[0])]
+    records.append(run(tmp_path / "b", "grpo", config=worded("rapo_paper"), manifest=prints[1]))
     with pytest.raises(UserError, match=r"stream\.prompt is suite in .*sft-1 and rapo_paper in .*grpo-1"):
         compare(records)
     assert labels(records, ["stream.prompt"]) == ["sft [stream.prompt=suite]", "grpo [stream.prompt=rapo_paper]"]
     # runs of before there were styles stand beside those of the suite's
-    assert labels([asked("c1", "sft", before, {}, 1), asked("c2", "sft", "suite", {}, 2)]) == ["sft"]
-    # a style file that was changed between two runs is another style
-    with pytest.raises(UserError, match=r"manifest\.prompts\.style is b in .* and c in "):
-        compare([asked(n, n, "my.yaml", {"task_01": "a", "style": s}) for n, s in (("sft", "b"), ("grpo", "c"))])
+    beside = [
+        run(tmp_path / f"c{seed}", "sft", seed, config=worded(name)) for seed, name in ((1, before), (2, "suite"))
+    ]
+    assert labels(beside) == ["sft"]
 
 
-def test_versions_are_compared_over_class_orders_and_what_is_not_recorded_or_known_is_named(tmp_path: Path) -> None:
+def test_versions_are_compared_over_class_orders_too_and_what_is_not_recorded_or_not_known_is_named(
+    tmp_path: Path,
+) -> None:
     newer = run(tmp_path / "s", "sft", 2, manifest={"versions": {"torch": "3", "numpy": "2"}})
     with pytest.raises(UserError, match=r"torch is 2 in .* and 3 in"):
         compare([run(tmp_path / "s", "sft", 1), newer])
