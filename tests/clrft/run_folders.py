@@ -1,18 +1,24 @@
-"""Complete run folders in the layout on disk, for tests of what reads them."""
+"""Complete run folders in the layout on disk, and what reports on them show, for tests of what reads them."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
+from clrft.analysis.render import Part, to_terminal
+from clrft.runs.read import RunRecord, read_run
 from eval.evaluate import Prediction
 from eval.matrix import AccuracyMatrix
 from eval.metrics import compute_metrics
 
 Rows = Sequence[Sequence[int | None]]
 EVIL = "<script>window.cracked=1</script><img src=x onerror=window.cracked=1>&\"'"
+LEARNED: Rows = [[90, None], [60, 80]]
 
 
 def write_run(
@@ -38,8 +44,16 @@ def write_run(
     for stage, row in enumerate(percent, start=1):
         cells = {j: (value, 100) for j, value in enumerate(row, start=1) if value is not None}
         matrix = matrix.with_row(stage, cells)
-        if cells:
-            _write_stage(folder / f"task_{stage:02d}", stage, cells, steps)
+        if not cells:
+            continue
+        place = folder / f"task_{stage:02d}"
+        place.mkdir()
+        prediction = Prediction(stage, 1, "d/1", "one", "<answer>one</answer>", "one", True, "none")
+        _dump(place / "predictions.jsonl", prediction.to_json())
+        if steps:
+            (place / "steps.jsonl").write_text("".join(json.dumps(dict(step)) + "\n" for step in steps))
+        accuracy = {str(j): right / total for j, (right, total) in cells.items()}
+        _dump(place / "metrics.json", {"schema": 1, "task": stage, "name": f"t{stage}", "accuracy": accuracy})
     values = compute_metrics(matrix, None, {"printed_glyphs": probe[0]}, {"printed_glyphs": probe[1]})
     settings = {
         "stream": {"name": stream, "shots": 5},
@@ -57,32 +71,36 @@ def write_run(
     return folder
 
 
+def record(sweep: Path, method: str, seed: int, percent: Rows = LEARNED, **more: Any) -> RunRecord:
+    """What is read of a run that ``write_run`` writes."""
+    return read_run(write_run(sweep, method, seed, percent, **more))
+
+
+def terminal(parts: Iterable[Part], width: int = 100) -> str:
+    """What a terminal shows."""
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(to_terminal(parts))
+    return capture.get()
+
+
+def csv_row(text: str, **where: str) -> dict[str, str]:
+    """The only row of a CSV file that has these values."""
+    (row,) = [row for row in csv.DictReader(io.StringIO(text)) if where.items() <= row.items()]
+    return row
+
+
 def hostile_sweep(sweep: Path) -> Path:
     """Two methods in two orders; a completion and a setting of one hold markup."""
-    lost: Rows = [[100, None], [0, 100]]
-    kept: Rows = [[100, None], [100, 100]]
-    for method, seed, rows in (("sft", 1, lost), ("sft", 2, lost), ("grpo", 1, kept), ("grpo", 2, lost)):
+    for method, seed, kept in (("sft", 1, 0), ("sft", 2, 0), ("grpo", 1, 100), ("grpo", 2, 0)):
         thought = {"method": {"name": method, "thought": EVIL if method == "sft" else "none"}}
-        folder = write_run(sweep, method, seed, rows, config=thought)
-        for stage in (1, 2):
+        folder = write_run(sweep, method, seed, [[100, None], [kept, 100]], config=thought)
+        for stage, failure in ((1, "none"), (2, "newest_task")):
             path = folder / f"task_0{stage}" / "predictions.jsonl"
-            row = json.loads(path.read_text())
-            row |= {"correct": stage == 1, "failure": "none" if stage == 1 else "newest_task", "completion": EVIL}
-            path.write_text(json.dumps(row | {"label": EVIL, "answer": EVIL}) + "\n")
+            said = {"label": EVIL, "answer": EVIL, "completion": EVIL, "correct": stage == 1, "failure": failure}
+            _dump(path, json.loads(path.read_text()) | said)
     return sweep
 
 
-def _write_stage(
-    folder: Path, stage: int, cells: Mapping[int, tuple[int, int]], steps: Sequence[Mapping[str, float]]
-) -> None:
-    folder.mkdir()
-    prediction = Prediction(stage, 1, "d/1", "one", "<answer>one</answer>", "one", True, "none")
-    (folder / "predictions.jsonl").write_text(json.dumps(prediction.to_json()) + "\n")
-    if steps:
-        (folder / "steps.jsonl").write_text("".join(json.dumps(dict(row)) + "\n" for row in steps))
-    accuracy = {str(j): right / total for j, (right, total) in cells.items()}
-    _dump(folder / "metrics.json", {"schema": 1, "task": stage, "name": f"t{stage}", "accuracy": accuracy})
-
-
 def _dump(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data) + "\n")
