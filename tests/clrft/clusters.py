@@ -1,11 +1,12 @@
 """A real Ray cluster of several nodes on this machine, made with Ray's own utilities, on loopback."""
 
+import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-
-import psutil
 
 from clrft.sweep.ray_cluster import quiet_ray
 from clrft.utils.process_identity import stat_of
@@ -42,13 +43,24 @@ def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
         for count in cpus[1:]:
             cluster.add_node(num_cpus=count)
         if port:
-            until(lambda: port in listening(), 60.0)  # Ray starts its client's server on the side
+            until(lambda: answers(port), 60.0)  # Ray starts its client's server on the side
         yield Nodes(cluster, port)
     finally:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
 
 
-def listening() -> set[int]:
-    """The ports at which something listens on this machine."""
-    return {one.laddr.port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+def answers(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        return True
+    return False
+
+
+def shadowed(folder: Path, package: str, version: str) -> str:
+    """A folder that, put on PYTHONPATH, lets a package be of another version by its metadata."""
+    info = folder / f"{package}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    return str(folder)

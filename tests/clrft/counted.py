@@ -8,7 +8,6 @@ from pathlib import Path
 
 from clrft.runner.checkpoint import stage_rng
 from clrft.utils.progress import Silent
-from tests.clrft.faulty_methods import HEAD
 
 PLAN = """
 streams: [digits_cil]
@@ -22,38 +21,48 @@ set:
 """
 
 # Writes down every update; stops at one while a file "hold-SEED-STEP" is there; dies at one if "kill-SEED-STEP" is.
-COUNTED = (
-    HEAD.format(name="counted", joins="supervised")
-    + """
+COUNTED = '''
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from methods.base import Method
+
+HERE = Path(os.environ["COUNTED_IN"])
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+    weight: float = 1.0
+    """A weight."""
+
+class Counted(Method):
+    """Counts updates."""
+    name, family, Config = "counted", "part", Config
+    joins = frozenset({"supervised"})
+
     def before_task(self, context):
         self.seed = context.seed
 
     def before_step(self, model, task_index, step):
-        import os, signal, time
-        from pathlib import Path
-        here = Path(os.environ["COUNTED_IN"])
-        with (here / "updates").open("a") as file:
+        with (HERE / "updates").open("a") as file:
             file.write(f"{self.seed} {step} {os.getpid()}\\n")
-        if (here / f"kill-{self.seed}-{step}").exists():
+        if (HERE / f"kill-{self.seed}-{step}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        while (here / f"hold-{self.seed}-{step}").exists():
+        while (HERE / f"hold-{self.seed}-{step}").exists():
             time.sleep(0.05)
-"""
-)
+'''
 
 
 class Lab:
     """A sweep of some seeds with the counting method."""
 
-    def __init__(self, folder: Path, seeds: list[int]) -> None:
+    def __init__(self, folder: Path, plugin: Path, seeds: list[int]) -> None:
         self.folder = folder
         self.seeds = seeds
         self.runs = folder / "runs" / "mini"
-        self.plugin = folder / "counted.py"
-        self.plugin.write_text(COUNTED)
         (folder / "mini.yaml").write_text(PLAN.format(seeds=seeds))
-        (folder / "updates").unlink(missing_ok=True)  # of a lab before
-        self.words = [str(folder / "mini.yaml"), f"run.output={folder / 'runs'}", "--plugin", str(self.plugin)]
+        self.plugin = plugin
+        self.words = [str(folder / "mini.yaml"), f"run.output={folder / 'runs'}", "--plugin", str(plugin)]
         self.sweep = ["sweep", *self.words, "--jobs", "1"]
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -72,14 +81,13 @@ class Lab:
         """Every update that was begun: seed, task, step, process."""
         names = {stage_rng(seed, task): (seed, task) for seed in self.seeds for task in (1, 2)}
         path = self.folder / "updates"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(*names[seed], step, process) for seed, step, process in (map(int, line.split()) for line in lines)]
+        rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
+        return [(*names[seed], step, process) for seed, step, process in rows]
 
     def reaches(self, seed: int, task: int, step: int) -> int:
         """Wait until an update has begun; returns its process."""
-        place = (seed, task, step)
-        until(lambda: place in [row[:3] for row in self.updates()])
-        return next(row[3] for row in self.updates() if row[:3] == place)
+        until(lambda: any(row[:3] == (seed, task, step) for row in self.updates()))
+        return next(row[3] for row in self.updates() if row[:3] == (seed, task, step))
 
     def cell(self, seed: int) -> Path:
         return self.runs / f"digits_cil-sft+counted-{seed}"
