@@ -25,7 +25,7 @@ def several(
     }
     started, pipe = [], subprocess.PIPE
     for place in map(str, range(count)):
-        own = {**os.environ, **common, "RANK": place, "LOCAL_RANK": place}
+        own = {**os.environ, **common, **(environment or {}), "RANK": place, "LOCAL_RANK": place}
         started.append(subprocess.Popen([sys.executable, *words], env=own, stdout=pipe, stderr=pipe, text=True))
     return started
 

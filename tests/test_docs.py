@@ -91,6 +91,12 @@ def test_every_folder_of_the_packages_is_on_the_architecture_page() -> None:
     assert there - told == {"clrft"}
 
 
+def test_tests_that_the_page_of_rapo_names_exist() -> None:
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/rapo.md").read_text(encoding="utf-8"))
+    assert named and [name for name in named if f"def {name}(" not in written] == []
+
+
 @every_page
 def test_python_on_a_page_imports_what_exists(page: Path) -> None:
     for block in blocks(page, "python"):

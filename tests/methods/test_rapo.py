@@ -181,9 +181,9 @@ def released_advantages(tasks: list[list[list[float]]], group: int) -> list[list
     return found
 
 
-def test_the_preset_of_the_released_code_is_its_normaliser_on_random_streams() -> None:
+def test_the_preset_of_the_released_code_is_its_normaliser_on_200_random_streams() -> None:
     generator, wild = torch.Generator().manual_seed(3), 0
-    for number in range(60):
+    for number in range(200):
         method, group = Rapo(RapoConfig(preset="released_code", retention=False)), 4
         spread = (0.0, 0.02, 1.0)[number % 3]  # rewards that are equal, nearly so, and anything
         tasks = []
@@ -202,7 +202,7 @@ def test_the_preset_of_the_released_code_is_its_normaliser_on_random_streams() -
                 assert found.tolist() == pytest.approx(next(expected), abs=1e-6), (number, index)
                 apart = centred(torch.tensor(rewards), group).abs().max().item()
                 wild += index > 1 and apart / method.ctan.scale.value > 5
-    assert wild > 6  # the guard was asked for
+    assert wild > 20  # the guard was asked for
 
 
 def test_the_released_code_has_a_token_mean_and_a_dual_clip_and_a_named_value_wins_over_the_preset() -> None:
