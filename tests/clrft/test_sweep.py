@@ -74,7 +74,7 @@ def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
 
 
 FAULTY = {
-    "sft+raises": ("raises.py, line 20), after_step: KeyError: 'lost'", 1),
+    "sft+raises": ("raises.py, line 19), after_step: KeyError: 'lost'", 1),
     "grpo": ("train.prompts_per_update: got 17, but task", 0),
     "grpo+gives_nan": ("gives_nan.py), shape_rewards: returned 32 of 32 values that are not finite.", 1),
     "grpo+wrong_shape": ("wrong_shape.py), shape_rewards: returned shape (4, 8), expected (32,).", 1),
