@@ -84,7 +84,7 @@ def with_optimizer(config: RunConfig, optimizer: str) -> RunConfig:
 
 def longest_allowed(config: RunConfig, sizes: ModelSizes) -> Longest:
     """The longest prompt that the settings allow: one image of the largest size, or nothing but image."""
-    tokens, area = config.train.max_prompt_tokens, sizes.vision.patch_size**2
+    tokens, area = config.train.max_prompt_tokens, sizes.patch**2
     patches = tokens * sizes.shape.merge**2
     if config.model.max_pixels is not None:
         patches = min(patches, config.model.max_pixels // area)

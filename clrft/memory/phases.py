@@ -78,7 +78,7 @@ class Phases:
     ) -> None:
         self.config, self.sizes, self.longest, self.sharing = config, sizes, longest, sharing
         self.method = method = build_method(config.method_name, config.method, config.parts)
-        train, model, text, self.gpu = config.train, config.model, sizes.text, device.type == "cuda"
+        train, model, self.gpu = config.train, config.model, device.type == "cuda"
         self.parts = sharing.processes if sharing.split else 1  # of the weights; frozen copies keep their type then
         self.lora = model.adapter == "lora"
         # Bytes of a number that matrices are applied to, and of a weight: larger under autocast.
@@ -109,7 +109,7 @@ class Phases:
         self.weights, self.trained = own * self.weight + adapter, adapter or own * self.weight
         self.compensated = self.trained if train.optimizer == KAHAN and not self.lora and self.compute < EXACT else 0
         autocast = self.weight != self.compute
-        self.applied, wide = own * self.compute * autocast, text.vocab_size * text.hidden_size * autocast
+        self.applied, wide = own * self.compute * autocast, sizes.vocabulary * sizes.width * autocast
         self.another = wide * self.weight + (sizes.parameters - wide) * self.compute
         self.copy = own * self.weight if self.parts > 1 else self.another
 
@@ -128,19 +128,19 @@ class Phases:
             context: tokens of each row that these look at, themselves included.
         """
         sizes, positions, seen, number = self.sizes, rows * tokens, rows * context, self.compute
-        width, queries = sizes.text.hidden_size, sizes.shape.language_width
+        width, queries = sizes.width, sizes.shape.language_width
         inputs = 2 * width * self.entry
         if self.entry != self.weight or self.weight != number:
             inputs = 5 * width * self.entry + (queries * EXACT if self.lora else 0)
-        gated = sizes.text.intermediate_size * (3 * number + self.entry)
+        gated = sizes.gate * (3 * number + self.entry)
         layer = positions * (2 * width * self.norm + inputs + gated + 2 * queries * number)
         layer += 2 * seen * (sizes.keys if self.attention == "flash_attention_2" else queries) * number
         if self.attention == "sdpa":
             layer += tokens * seen * number
         elif self.attention == "eager":
-            layer += tokens * seen * sizes.text.num_attention_heads * (EXACT + (number if number != EXACT else 0))
+            layer += tokens * seen * sizes.heads * (EXACT + (number if number != EXACT else 0))
         state = positions * width * number
-        kept = self._all_layers(layer, sizes.text.num_hidden_layers, state)
+        kept = self._all_layers(layer, sizes.shape.language_layers, state)
         return layer, kept + positions * width * self.norm + state
 
     def tower(self, rows: int) -> tuple[int, int]:
@@ -156,11 +156,11 @@ class Phases:
         inner = sizes.inner * ((3 if sizes.gated else 2) * number + self.entry)
         layer = patches * (norms + width * (3 * self.entry + 4 * number) + inner)
         if self.attention == "eager":
-            layer += sizes.vision.num_heads * patches * self.longest.patches // max(self.longest.images, 1) * EXACT
+            layer += sizes.tower_heads * patches * self.longest.patches // max(self.longest.images, 1) * EXACT
         if not sizes.tower_trained:
             return layer, 0
         ends = patches * (width * (3 * self.entry + number) + (0 if self.lora else sizes.values * number))
-        return layer, self._all_layers(layer, sizes.vision.depth, patches * width * number) + ends
+        return layer, self._all_layers(layer, sizes.tower_layers, patches * width * number) + ends
 
     def _all_layers(self, layer: int, layers: int, state: int) -> int:
         """With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174)."""
@@ -171,7 +171,7 @@ class Phases:
 
         Under autocast keys leave their rotation in the type of the hidden states, which is that of the weights.
         """
-        layers: int = self.sizes.text.num_hidden_layers + 1
+        layers = self.sizes.shape.language_layers + 1
         return self.sizes.keys * (self.compute + self.weight) * layers * rows * length
 
     def training(self) -> Footprint:
@@ -196,10 +196,10 @@ class Phases:
         are those of a bounded table of tokens. Supervised losses ask the anchor beside the policy; so do rewards where
         the policy's only passes have gradients.
         """
-        sizes, text, train = self.sizes, self.sizes.text, self.config.train
+        sizes, train = self.sizes, self.config.train
         passes = [self.text(*one) for one in self._passes()]
         layer, vision = self.tower(self.micro_prompts)
-        head = 0 if self.lora else text.vocab_size * text.hidden_size * self.weight
+        head = 0 if self.lora else sizes.vocabulary * sizes.width * self.weight
         once = self.shared and train.accumulation == self.config.method.updates_per_batch == self.parts == 1
         work = {
             **self._learning(asked=once or not self.samples),
@@ -208,12 +208,12 @@ class Phases:
             "activations": sum(kept for _, kept in passes[:-1]) + max(passes[-1][1], self.trained * self.shared),
             "vision": vision,
             "backward": max(*(one for one, _ in passes), layer),
-            "logits": self._logits(min(self.micro * self.completion, max(1, LARGEST // text.vocab_size))),
+            "logits": self._logits(min(self.micro * self.completion, max(1, LARGEST // sizes.vocabulary))),
             "images": self._pixels(self.prompts if self.shared else self.prompts + self.micro),
             "autocast copies": self.applied,
         }
-        layers = sizes.outer + AT_ONCE * sizes.shape.language.weights // text.num_hidden_layers  # and as many gradients
-        return self._phase(UPDATE, work, 2 * layers * self.weight)
+        gathered = sizes.outer + AT_ONCE * sizes.shape.language.weights // sizes.shape.language_layers
+        return self._phase(UPDATE, work, 2 * gathered * self.weight)  # and as many gradients
 
     def testing(self) -> Footprint:
         """Testing: a batch's keys and values, and logits of its next tokens; the trainer is gone by then.
@@ -293,7 +293,7 @@ class Phases:
 
     def _logits(self, tokens: int) -> int:
         """Logits of so many tokens: as they come, by temperature, their softmax, its gradient, in float32."""
-        vocabulary: int = self.sizes.text.vocab_size
+        vocabulary = self.sizes.vocabulary
         return 4 * EXACT * tokens * vocabulary
 
     def _pixels(self, rows: int) -> int:

@@ -63,7 +63,7 @@ class Calls:
         work += self.shape.language_work(1, lead, lead)
         grids = [grid for own in prompt.grids for grid in own if seen]
         times = rows / len(prompt.grids)
-        layers = self.sizes.vision.depth + self.sizes.text.num_hidden_layers * (2 if lead else 1)
+        layers = self.sizes.tower_layers + self.sizes.shape.language_layers * (2 if lead else 1)
         computed = rows * (prompt.tokens - lead) + lead
         counts = OperationCounts(prompt_tokens_computed=computed, images=images_in(grids) * times)
         return counts + self._passed(work + self.shape.vision_work(grids) * times, layers, learn)
@@ -73,7 +73,7 @@ class Calls:
     ) -> OperationCounts:
         """Log-probabilities of completions behind prompts that were computed: all but their last tokens go through."""
         work = self.shape.language_work(rows, max(0.0, longest - 1), prompt + longest)
-        passed = self._passed(work + self.shape.head.work(rows * mean), self.sizes.text.num_hidden_layers, learn)
+        passed = self._passed(work + self.shape.head.work(rows * mean), self.sizes.shape.language_layers, learn)
         return replace(passed, prompt_tokens=rows * prompt)
 
     def whole(
@@ -89,7 +89,7 @@ class Calls:
         self, rows: float, prompt: float, mean: float, longest: float, recorded: bool = True
     ) -> OperationCounts:
         """Completions of a batch token by token; ``recorded``: as steps, if the settings and the device allow that."""
-        layers, shape = self.sizes.text.num_hidden_layers, self.shape
+        layers, shape = self.sizes.shape.language_layers, self.shape
         work = shape.language_work(rows, max(0.0, mean - 1), prompt + mean / 2) + shape.head.work(rows * mean)
         cache = 2 * self.sizes.keys * layers * rows * (prompt + mean / 2)
         return OperationCounts(

@@ -167,7 +167,7 @@ def rollouts(cell: Cell, task: TaskStatistics, updates: int, first: bool) -> tup
         update += prompts(micro / group, learn=True)
     # What prompts leave behind in frozen models is kept for the task where they come twice and there is room.
     asked, ahead = batches * train.prompts_per_update, max(1.0, micro / group)
-    each = 2 * held.sizes.keys * held.sizes.text.num_hidden_layers * tokens * held.weight
+    each = 2 * held.sizes.keys * held.sizes.shape.language_layers * tokens * held.weight
     room = train.kept_prefixes * 2**20 >= frozen * task.train * each
     kept = train.share_prefix and room and asked >= 2 * task.train and held.parts == 1
     asking = prompts(ahead) * (task.train / ahead) if kept else prompts(rows / group) * batches

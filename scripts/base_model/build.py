@@ -28,6 +28,7 @@ from rich.progress import (
 )
 
 from clrft.base_model import default_model_path
+from clrft.memory.model_sizes import record_sizes
 from scripts.base_model.architecture import tiny_model, tiny_processor
 from scripts.base_model.measure import DIGIT_COUNT, GLYPH_COUNT, Measures, measure
 from scripts.base_model.pretrain import Report, Schedule, pretrain
@@ -111,6 +112,7 @@ def build_base(
         measures = measure(beside, measured_digits, measured_glyphs)
         record = _record(measures, seed, schedule, seconds)
         (beside / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        record_sizes(beside)
         for file in beside.iterdir():
             file.chmod(0o644)  # safetensors writes 0600
         if out.exists():

@@ -87,7 +87,7 @@ def test_sizes_are_those_of_the_published_weights(name: str, parameters: int) ->
     assert config.model.path in PUBLISHED
     made = known_sizes(config.model)
     assert made.parameters == made.trained == parameters
-    assert (made.vision.patch_size, made.shape.merge, made.gated) == (14, 2, True)
+    assert (made.patch, made.shape.merge, made.gated) == (14, 2, True)
     assert (made.shape.vision_layers, made.shape.window_layers, made.shape.window) == (4, 28, 4)
 
 

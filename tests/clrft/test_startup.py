@@ -135,5 +135,5 @@ def test_a_name_key_or_value_is_refused_before_anything_heavy(
 def test_a_comparison_and_a_run_s_settings_need_nothing_that_trains(command: str, ended: Ended) -> None:
     code, _, imported = ended[command]
     assert code == 0
-    assert not imported & {"trl", "peft", "mlflow", "datasets", "ray"}
+    assert not imported & {"transformers", "trl", "peft", "mlflow", "datasets", "ray"}
     assert "torch" not in imported or command.startswith("show")

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import build_config, parse_overrides
-from clrft.memory.model_sizes import PUBLISHED, known_sizes, model_sizes
+from clrft.memory.model_sizes import PUBLISHED, built_sizes, known_sizes, model_sizes, recorded_sizes
 from clrft.memory.phases import MARGIN, STEP, Longest, Phases
+from clrft.utils.files import read_json
 from methods.generation.completion_logps import checkpointed_states, completion_states
 from methods.generation.shared_prefix import prefill
 from methods.inputs.media import image_patches, token_types
 from methods.inputs.prompts import Prompts
 from methods.model.config import ModelConfig
 from methods.model.policy import Policy, load_policy
+from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 
@@ -162,6 +164,20 @@ def test_an_adapter_on_some_matrices_is_counted_by_their_names() -> None:
     sizes = known_sizes(config)
     assert not sizes.tower_trained
     assert sizes.trained == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def test_sizes_that_a_checkpoint_holds_are_those_of_its_model_and_of_its_config_alone(tmp_path: Path) -> None:
+    shipped = default_model_path()
+    assert recorded_sizes(shipped) == built_sizes(read_json(shipped / "config.json"))
+    for name in ("config.json", "sizes.json"):
+        (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    assert recorded_sizes(tmp_path) == recorded_sizes(shipped)
+    held = json.loads((tmp_path / "sizes.json").read_text())
+    (tmp_path / "sizes.json").write_text(json.dumps({**held, "sizes": {"family": "qwen2_vl"}}))
+    with pytest.raises(UserError, match=r"sizes\.json is damaged"):
+        recorded_sizes(tmp_path)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")  # another one, by its digest
+    assert recorded_sizes(tmp_path) is None
 
 
 BF16 = ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16", attention="sdpa")
