@@ -98,12 +98,12 @@ class ClipCache:
             UserError: the folder cannot be written.
         """
         buffer = BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(HEAD, json.dumps({"fps": fps, "frames": len(frames)}))
+        with zipfile.ZipFile(buffer, "w") as archive:  # entries without a date: a clip always gives the same file
+            archive.writestr(zipfile.ZipInfo(HEAD), json.dumps({"fps": fps, "frames": len(frames)}))
             for index, frame in enumerate(frames):
                 image = BytesIO()
                 frame.save(image, "WEBP", lossless=True, quality=0, method=0)
-                archive.writestr(f"{index:05d}.webp", image.getvalue())
+                archive.writestr(zipfile.ZipInfo(f"{index:05d}.webp"), image.getvalue())
         data = buffer.getvalue()
         if len(data) > self.limit:
             return
