@@ -20,7 +20,7 @@ from task_streams.datasets.digits import digits
 from task_streams.probes.glyphs import DIGITS
 from task_streams.prompt import request
 from task_streams.scenarios.domains import DOMAINS, Domain
-from task_streams.scenarios.draw import by_label, shuffled
+from task_streams.scenarios.draw import shuffled_classes
 
 LABELS = tuple(sorted(DIGITS))
 SEED = 42  # of which digits are asked
@@ -58,8 +58,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def class_accuracies(policy: Policy, domain: Domain, per_class: int) -> dict[str, float]:
     """Accuracy of each class with all ten labels in the prompt, greedy decoding."""
-    of_class = by_label(digits(domain))
-    items = [example for label in LABELS for example in shuffled(of_class[label], SEED, label)[:per_class]]
+    of_class = shuffled_classes(digits(domain), SEED)
+    items = [example for label in LABELS for example in of_class[label][:per_class]]
     completions: list[str] = []
     for start in range(0, len(items), BATCH):
         requests = [request(example, LABELS) for example in items[start : start + BATCH]]

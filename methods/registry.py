@@ -162,7 +162,7 @@ def known_methods() -> Mapping[str, type[Method]]:
 
     Entry points are asked for by name.
     """
-    return ChainMap(_loaded, METHODS)  # type: ignore[arg-type]
+    return ChainMap(_loaded, METHODS)
 
 
 def installed_methods() -> dict[str, str]:

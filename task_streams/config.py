@@ -6,11 +6,12 @@ that streams share. ``int | None`` means: ``null`` takes everything there is.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.json_schema import GenerateJsonSchema
@@ -272,12 +273,19 @@ class SourceDilConfig(SourceConfig, DilConfig):
 
     domains: tuple[str, ...] = ()
     """Names of the domains to use; empty = all there are, sorted by name."""
+    published: ClassVar[tuple[str, ...]] = ()  # the domains of a published dataset
 
     def problems(self) -> list[str]:
-        twice = repeated(self.domains)
-        return super().problems() + [f"domain {name!r} is listed more than once" for name in twice]
+        problems = [*super().problems(), *listed_twice("domain", self.domains)]
+        unknown = [name for name in self.domains if self.published and name not in self.published]
+        return problems + [unknown_name("domain", name, self.published) for name in unknown]
 
 
-def repeated(values: tuple[str, ...]) -> list[str]:
-    """Values that occur more than once, each named once."""
-    return sorted({value for value in values if values.count(value) > 1})
+def repeated(values: Iterable[str]) -> list[str]:
+    """Values that occur more than once, sorted, each named once."""
+    return sorted(value for value, times in Counter(values).items() if times > 1)
+
+
+def listed_twice(kind: str, names: Iterable[str]) -> list[str]:
+    """Sentences about names in a setting that occur more than once."""
+    return [f"{kind} {name!r} is listed more than once" for name in repeated(names)]

@@ -1,9 +1,10 @@
 """Every stream by name, imported when it is asked for, and how one is registered."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from task_streams.config import StreamConfig
 from task_streams.types import TaskStream
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry(Mapping[str, T], Generic[T]):
+class Registry(UserDict[str, T]):
     """What there is by name; a module is imported when its own is asked for, and none for the names.
 
     Args:
@@ -22,20 +23,10 @@ class Registry(Mapping[str, T], Generic[T]):
     """
 
     def __init__(self, paths: Mapping[str, str]) -> None:
-        self._paths = dict(paths)
+        super().__init__(paths)  # type: ignore[arg-type]
 
     def __getitem__(self, name: str) -> T:
-        module, _, attribute = self._paths[name].partition(":")
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._paths
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        return resolve_name(str(self.data[name]))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

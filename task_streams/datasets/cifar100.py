@@ -7,11 +7,9 @@ Keys are the numbers that the archives give the items by their order, e.g. ``tra
 other names; items are read by seeking. Absent on purpose: the pickled Python archives.
 """
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,10 +17,9 @@ from PIL import Image
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import labelled_stream
+from task_streams.scenarios.classification import image_stream
 from task_streams.sources.layout import existing_root, lines
-from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Split, Workspace
-from task_streams.types import TaskStream
+from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Split
 
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE  # bytes
@@ -93,51 +90,21 @@ class Cifar10CilConfig(SourceCilConfig):
     """Path of cifar-10-batches-bin, or of the folder that holds it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlaneSource(FileSource):
-    """The pixels of one item in a binary file, planes of red, green and blue; its stamp is that of the file."""
-
-    start: int
-
-    @property
-    def name(self) -> str:
-        return f"{os.fspath(self.path)}@{self.start}"
-
-    def read(self) -> bytes:
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.start)
-                data = file.read(PIXELS)
-        except OSError as error:
-            raise Damaged(error.strerror or str(error)) from error
-        if len(data) < PIXELS:
-            raise Damaged(f"{len(data)} of {PIXELS} bytes of pixels")
-        return data
+def planes_image(data: bytes) -> Image.Image:
+    """Planes of red, green and blue, 32 x 32 pixels each, as an image."""
+    if len(data) < PIXELS:
+        raise Damaged(f"{len(data)} of {PIXELS} bytes of pixels")
+    planes = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
+    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
 
 
-@dataclass(frozen=True, slots=True)
-class PlaneDecoder:
-    """Planes of 32 x 32 pixels to an image."""
-
-    identity: str = "planes 32"
-
-    def __call__(self, source: Source) -> Image.Image:
-        planes = np.frombuffer(source.read(), np.uint8).reshape(3, SIDE, SIDE)
-        return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))  # [32, 32, 3]
-
-
-def archive_stream(name: str, archive: Archive, config: Any, order_seed: int, workspace: Workspace) -> TaskStream:
-    """Class-incremental stream of an archive."""
-    found = read_archive(config.root, archive)
-    return labelled_stream(name, found, config, order_seed, workspace, PlaneDecoder())
-
-
-def read_archive(root: str, archive: Archive) -> Found:
+def read_archive(archive: Archive, config: Cifar100CilConfig | Cifar10CilConfig) -> Found:
     """Every item of an archive, whose files are in the root or in the archive's folder in it.
 
     Raises:
         UserError: files are missing; says so too when the pickled archive is there instead.
     """
+    root = config.root
     given = Path(root).expanduser()
     nested = given / archive.folder
     needed = (*archive.train, archive.test, archive.names)
@@ -163,7 +130,7 @@ def read_archive(root: str, archive: Archive) -> Found:
                 if label < len(names):
                     start = place * (archive.labels + PIXELS) + archive.labels
                     key = f"{split}/{count:05d}"
-                    records.append(Record(key, names[label], PlaneSource(path, start), split))
+                    records.append(Record(key, names[label], FileSource(path, start, PIXELS), split))
                 else:
                     strange.append(f"{file} item {place}: {label}")
                 count += 1
@@ -187,6 +154,18 @@ def _labels(path: Path, archive: Archive, problems: list[str]) -> list[int]:
 
 CITATION = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 LICENCE = "none stated"
-BUILD, BUILD_10 = partial(archive_stream, "cifar100_cil", CIFAR100), partial(archive_stream, "cifar10_cil", CIFAR10)
-CIL = StreamSpec(Cifar100CilConfig, BUILD, "CIFAR-100 (binary), new classes in each task", LICENCE, CITATION)
-CIL_10 = StreamSpec(Cifar10CilConfig, BUILD_10, "CIFAR-10 (binary), new classes in each task", LICENCE, CITATION)
+PLANES = Decoder("planes 32", planes_image)
+CIL = StreamSpec(
+    Cifar100CilConfig,
+    partial(image_stream, "cifar100_cil", partial(read_archive, CIFAR100), decoder=PLANES),
+    "CIFAR-100 (binary), new classes in each task",
+    LICENCE,
+    CITATION,
+)
+CIL_10 = StreamSpec(
+    Cifar10CilConfig,
+    partial(image_stream, "cifar10_cil", partial(read_archive, CIFAR10), decoder=PLANES),
+    "CIFAR-10 (binary), new classes in each task",
+    LICENCE,
+    CITATION,
+)

@@ -7,7 +7,7 @@ Every video layout is built by ``clip_stream``. Deliberately absent: detection a
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
@@ -18,10 +18,10 @@ from task_streams.sources.class_folders import class_tree
 from task_streams.sources.clips import LEAST_FRAMES, ClipCache, ClipDecoder
 from task_streams.sources.layout import existing_root, with_all_classes
 from task_streams.sources.records import Found, Workspace
-from task_streams.types import Feed, TaskStream
+from task_streams.types import TaskStream
 
 AUTO: Final = "auto"
-FEEDS: tuple[Feed, ...] = get_args(Feed)
+CACHE_FOLDER = "clips"  # of decoded clips, in the workspace's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +41,18 @@ class ClipCilConfig(SourceCilConfig):
     cache_mb: NonNegativeInt = 4096
     """MiB on disk for decoded clips, >= 0; 0 = decode each time."""
 
-    def decoder(self, workspace: Workspace) -> ClipDecoder:
-        """The decoder that these settings ask for."""
-        cache = ClipCache.below(workspace.cache, self.cache_mb)
-        feed = next((feed for feed in FEEDS if feed == self.feed), workspace.feed)
-        return ClipDecoder(self.fps, self.max_frames, self.max_side, feed, cache)
-
 
 def clip_stream(
     name: str, find: Callable[[Any], Found], config: ClipCilConfig, order_seed: int, workspace: Workspace
 ) -> TaskStream:
     """Stream of the clips that ``find`` finds for some settings; raises as ``labelled_stream``."""
-    decoder = config.decoder(workspace)
+    feed = workspace.feed if config.feed == AUTO else config.feed
+    cache = None
+    if workspace.cache and config.cache_mb:
+        cache = ClipCache(workspace.cache / CACHE_FOLDER, config.cache_mb * 2**20)
+    decoder = ClipDecoder(config.fps, config.max_frames, config.max_side, feed, cache)
     stream = labelled_stream(name, find(config), config, order_seed, workspace, decoder)
-    return replace(stream, feed=decoder.feed)
+    return replace(stream, feed=feed)
 
 
 def clips(config: ClipCilConfig) -> Found:

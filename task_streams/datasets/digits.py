@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
-from task_streams.config import CilConfig, Count, DilConfig, repeated
+from task_streams.config import CilConfig, Count, DilConfig, listed_twice
 from task_streams.errors import unknown_name
 from task_streams.probes.glyphs import DIGITS, IMAGE_SIZE
 from task_streams.registry import StreamSpec
@@ -48,7 +48,7 @@ class DigitsDilConfig(DilConfig):
     def problems(self) -> list[str]:
         found = super().problems()
         found += [unknown_name("domain", name, DOMAINS) for name in self.domains if name not in DOMAINS]
-        found += [f"domain {name!r} is listed more than once" for name in repeated(self.domains)]
+        found += listed_twice("domain", self.domains)
         return found if self.domains else [*found, "domains is empty; expected at least one"]
 
 

@@ -15,7 +15,7 @@ from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import class_folders
-from task_streams.sources.layout import existing_root, joined, unknown_domains, with_all_classes
+from task_streams.sources.layout import existing_root, joined, with_all_classes
 from task_streams.sources.listed_files import listed_domains
 from task_streams.sources.records import Found
 
@@ -37,9 +37,7 @@ class PacsConfig(SourceDilConfig):
     """Training examples per class and domain, >= 1; null = all not held out."""
     test_per_class: Count | None = None
     """Test examples per class and domain, >= 1; null = the crossval lists (about 1,000), or one fifth without lists."""
-
-    def problems(self) -> list[str]:
-        return super().problems() + unknown_domains(self.domains, DOMAINS)
+    published = DOMAINS
 
 
 def pacs(config: PacsConfig) -> Found:

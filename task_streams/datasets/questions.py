@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from task_streams.config import Count, SourceConfig, repeated
+from task_streams.config import Count, SourceConfig, listed_twice
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
@@ -53,13 +53,19 @@ class QuestionsConfig(SourceConfig):
     """Test questions per task (there are no classes), >= 1; null = all."""
 
     def problems(self) -> list[str]:
-        names = tuple(entry.partition("=")[0] for entry in self.tasks)
-        return [
-            *super().problems(),
-            *([] if self.tasks else ["tasks is empty; expected the names of the task folders, in their order"]),
-            *(f"task {name!r} is listed more than once" for name in repeated(names)),
-            *(problem for entry in self.tasks for problem in entry_problems(entry)),
-        ]
+        problems = super().problems()
+        if not self.tasks:
+            problems.append("tasks is empty; expected the names of the task folders, in their order")
+        problems += listed_twice("task", (entry.partition("=")[0] for entry in self.tasks))
+        form = "expected the name of a folder, or NAME=TRAIN:TEST with two names of files in it"
+        for entry in self.tasks:
+            name, equals, files = entry.partition("=")
+            train, colon, test = files.partition(":")
+            parts = [name, train, test] if equals else [name]
+            plain = all(part and PurePosixPath(part).parts == (part,) and part != ".." for part in parts)
+            if not plain or bool(equals) != bool(colon):
+                problems.append(f"task {entry!r}: {form}")
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +149,8 @@ def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, w
         tasks, notes = draw_questions(sound, records, config, shots, reader)
     left_out = [f"{name} is left out: {reason}" for name, reason in benchmark.unscored.items()]
     shared = reader.shared_images(tasks)
-    notes = [*found.notes, *left_out, *notes, *shared, *reader.library.notes]
+    notes = [*found.notes, *left_out, *notes, *shared, *reader.library.report()[1]]
     return TaskStream(benchmark.name, "til", order_seed, tasks, tuple(notes))
-
-
-def entry_problems(entry: str) -> list[str]:
-    """What is wrong with an entry of ``tasks``."""
-    name, equals, files = entry.partition("=")
-    train, colon, test = files.partition(":")
-    parts = [name, train, test] if equals else [name]
-    plain = all(part and PurePosixPath(part).parts == (part,) and part != ".." for part in parts)
-    if plain and bool(equals) == bool(colon):
-        return []
-    return [f"task {entry!r}: expected the name of a folder, or NAME=TRAIN:TEST with two names of files in it"]
 
 
 def question_files(benchmark: Benchmark, config: QuestionsConfig) -> dict[str, list[QuestionFile]]:

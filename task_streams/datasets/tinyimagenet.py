@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-from task_streams.config import Count, SourceCilConfig
+from task_streams.config import Count, SourceCilConfig, repeated
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import image_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
-from task_streams.sources.listed_files import listed_files, repeated_in
+from task_streams.sources.listed_files import listed_files
 from task_streams.sources.records import FileSource, Found, Record
 
 LAYOUT = "wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt"
@@ -70,7 +70,7 @@ def tinyimagenet(config: TinyImageNetConfig) -> Found:
     left_out = f"train: {len(strange)} folders that wnids.txt does not list left out: {shown(strange)}"
     odd = [wnid for wnid in wnids if not WNID.fullmatch(wnid)]
     nameless = [wnid for wnid in wnids if wnid not in names and wnid not in odd]
-    twice = repeated_in(wnids)
+    twice = repeated(wnids)
     problems = [
         *([f"wnids.txt: expected one wnid a line, e.g. n02124075; found {shown(odd, limit=5)}"] if odd else []),
         *([f"words.txt: no name for {len(nameless)} wnids of wnids.txt: {shown(nameless)}"] if nameless else []),

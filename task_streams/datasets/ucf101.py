@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from task_streams.config import repeated
 from task_streams.datasets.clip_folders import ClipCilConfig, clip_stream
 from task_streams.errors import shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.sources.layout import existing_root, lines
-from task_streams.sources.listed_files import Files, repeated_in
+from task_streams.sources.listed_files import Files
 from task_streams.sources.records import FileSource, Found, Record, Split
 
 CLIPS = "UCF-101"
@@ -68,7 +69,7 @@ def ucf101(config: Ucf101CilConfig) -> Found:
             path = line.split(" ")[0]
             label = class_name(path.partition("/")[0])
             records.append(Record(f"{CLIPS}/{path}", label, FileSource(root / CLIPS / path), split))
-    if twice := repeated_in(record.key for record in records):
+    if twice := repeated(record.key for record in records):
         problems.append(f"{LISTS}: split {config.split} lists {len(twice)} clips more than once: {shown(twice)}")
     files = Files(root)
     faults = [fault for record in records if (fault := files.fault(record.key))]

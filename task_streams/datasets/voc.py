@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from task_streams.config import Count, repeated
+from task_streams.config import Count, listed_twice
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import (
@@ -53,8 +53,7 @@ class VocConfig(DetectionConfig):
     """Whether objects that are marked difficult are kept."""
 
     def problems(self) -> list[str]:
-        twice = [f"class {name!r} is listed more than once" for name in repeated(self.classes)]
-        return super().problems() + twice
+        return super().problems() + listed_twice("class", self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ class VocDilConfig(VocConfig, DetectionDilConfig):
         return [
             *super().problems(),
             *(f"domains: {value!r}; expected name=folder, the folder below root" for value in wrong),
-            *(f"domain {name!r} is listed more than once" for name in repeated(tuple(part[0] for part in parts))),
+            *listed_twice("domain", (part[0] for part in parts)),
         ]
 
 

@@ -9,17 +9,23 @@ from task_streams.errors import UserError, unknown_name
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
 from task_streams.scenarios.split import build_cil, build_dil
-from task_streams.sources.images import ImageDecoder
+from task_streams.sources.clips import ClipDecoder
+from task_streams.sources.images import IMAGES
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.records import Decoder, Found, Record, Workspace
 from task_streams.types import TaskStream
 
 
 def image_stream(
-    name: str, find: Callable[[Any], Found], config: Any, order_seed: int, workspace: Workspace
+    name: str,
+    find: Callable[[Any], Found],
+    config: Any,
+    order_seed: int,
+    workspace: Workspace,
+    decoder: Decoder = IMAGES,
 ) -> TaskStream:
-    """Stream of the image files that ``find`` finds for some settings; raises as ``labelled_stream``."""
-    return labelled_stream(name, find(config), config, order_seed, workspace)
+    """Stream of the images that ``find`` finds for some settings; raises as ``labelled_stream``."""
+    return labelled_stream(name, find(config), config, order_seed, workspace, decoder)
 
 
 def labelled_stream(
@@ -28,7 +34,7 @@ def labelled_stream(
     config: SourceCilConfig | SourceDilConfig,
     order_seed: int,
     workspace: Workspace,
-    decoder: Decoder | None = None,
+    decoder: Decoder | ClipDecoder = IMAGES,
 ) -> TaskStream:
     """Stream of what a layout found: of new classes in each task, or with ``SourceDilConfig`` of one domain in each.
 
@@ -38,7 +44,7 @@ def labelled_stream(
         UserError: problems of the layout, damaged items, too few classes, an unknown domain, a list that does not
             resolve.
     """
-    library = Library(workspace, config.on_damaged, decoder or ImageDecoder())
+    library = Library(workspace, config.on_damaged, decoder)
     with all_problems(found, library):
         records, settings = found.records, config.draw_settings
         if config.shots_list is not None:
@@ -65,7 +71,7 @@ def labelled_stream(
         else:
             others = sum(record.label not in stream.labels for record in trained)
             unused = unused_listed(len(trained), others, "classes")
-    return replace(stream, notes=(*stream.notes, *unused, *library.notes))
+    return replace(stream, notes=(*stream.notes, *unused, *library.report()[1]))
 
 
 def _pool(records: Iterable[Record]) -> Pool:

@@ -180,7 +180,7 @@ def _stream(
     done = "images left out, copies of others" if distinct else "images are copies of others, and kept"
     copies = [f"{len(draw.copies)} {done}: {shown(draw.copies)}"] if draw.copies else []
     facts = [note for table in tables for note in table.notes]
-    notes = (*facts, *notes, *unused, *copies, *judged, *library.notes)
+    notes = (*facts, *notes, *unused, *copies, *judged, *library.report()[1])
     return TaskStream(name, scenario, order_seed, tuple(tasks), notes)
 
 

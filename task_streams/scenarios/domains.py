@@ -34,52 +34,49 @@ class Domain:
     strength: float
 
     def apply(self, image: Image.Image, key: str) -> Image.Image:
-        """The image of item ``key`` as this domain shows it; the given image is left as it is."""
-        return changed(image, self.change, self.strength, random_state(0, f"{self.name} {key}"))
+        """A copy of the image of item ``key`` as this domain shows it."""
+        by, rng = self.strength, random_state(0, f"{self.name} {key}")
+        match self.change:
+            case "turn":  # counter-clockwise by degrees, give or take 5
+                return image.rotate(by + rng.uniform(-5, 5), Resampling.BICUBIC)
+            case "noise":  # grey Gaussian noise of a standard deviation (0 to 255), the same in all channels
+                pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
+                noise = rng.normal(0.0, by, (*pixels.shape[:2], 1))
+                return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
+            case "blur":  # Gaussian, of a radius in pixels
+                return image.filter(GaussianBlur(by))
+            case "thicken":  # bright strokes grown by so many whole pixels on each side
+                return image.filter(MaxFilter(2 * int(by) + 1))
+            case "thin":  # bright strokes eaten, likewise
+                return image.filter(MinFilter(2 * int(by) + 1))
+            case "slant":  # rows are moved sideways by so many pixels for each pixel from the middle
+                coefficients = (1, by, -by * image.height / 2, 0, 1, 0)
+                return image.transform(image.size, Transform.AFFINE, coefficients, Resampling.BICUBIC)
+            case "cover":  # a grey square over a share of the side, at a random place
+                side = round(by * image.width)
+                left, top = (int(rng.randint(0, extent - side + 1)) for extent in image.size)
+                covered = image.copy()
+                covered.paste((128, 128, 128), (left, top, left + side, top + side))
+                return covered
+            case "fade":  # contrast reduced to a share, around mid-grey
+                pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
+                return Image.fromarray(np.rint(128 + by * (pixels - 128)).astype(np.uint8))
+            case "shrink":  # to a share of the side, at a random place on black
+                size = (round(by * image.width), round(by * image.height))
+                room = (image.width - size[0], image.height - size[1])
+                left, top = (int(rng.randint(0, most + 1)) for most in room)
+                ground = Image.new(image.mode, image.size)
+                ground.paste(image.resize(size, Resampling.BICUBIC), (left, top))
+                return ground
+            case "binarise":  # black and white only, cut at a brightness (0 to 255)
+                return image.point(lambda value: 255 if value > by else 0)
+            case "none":
+                return image.copy()
 
     @property
     def identity(self) -> str:
         """Text that changes whenever the domain's images would, e.g. ``rotated=-35.0``."""
         return f"{self.name}={self.strength}"
-
-
-def changed(image: Image.Image, change: Change, by: float, rng: np.random.RandomState) -> Image.Image:
-    """A changed copy of an image."""
-    match change:
-        case "turn":  # counter-clockwise by degrees, give or take 5
-            return image.rotate(by + rng.uniform(-5, 5), Resampling.BICUBIC)
-        case "noise":  # grey Gaussian noise of a standard deviation (0 to 255), the same in all channels
-            pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
-            noise = rng.normal(0.0, by, (*pixels.shape[:2], 1))
-            return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
-        case "blur":  # Gaussian, of a radius in pixels
-            return image.filter(GaussianBlur(by))
-        case "thicken":  # bright strokes grown by so many whole pixels on each side
-            return image.filter(MaxFilter(2 * int(by) + 1))
-        case "thin":  # bright strokes eaten, likewise
-            return image.filter(MinFilter(2 * int(by) + 1))
-        case "slant":  # rows are moved sideways by so many pixels for each pixel from the middle
-            coefficients = (1, by, -by * image.height / 2, 0, 1, 0)
-            return image.transform(image.size, Transform.AFFINE, coefficients, Resampling.BICUBIC)
-        case "cover":  # a grey square over a share of the side, at a random place
-            side = round(by * image.width)
-            left, top = (int(rng.randint(0, extent - side + 1)) for extent in image.size)
-            covered = image.copy()
-            covered.paste((128, 128, 128), (left, top, left + side, top + side))
-            return covered
-        case "fade":  # contrast reduced to a share, around mid-grey
-            pixels = np.asarray(image, dtype=np.float64)  # [H, W, 3]
-            return Image.fromarray(np.rint(128 + by * (pixels - 128)).astype(np.uint8))
-        case "shrink":  # to a share of the side, at a random place on black
-            size = (round(by * image.width), round(by * image.height))
-            left, top = (int(rng.randint(0, outer - inner + 1)) for outer, inner in zip(image.size, size, strict=True))
-            ground = Image.new(image.mode, image.size)
-            ground.paste(image.resize(size, Resampling.BICUBIC), (left, top))
-            return ground
-        case "binarise":  # black and white only, cut at a brightness (0 to 255)
-            return image.point(lambda value: 255 if value > by else 0)
-        case "none":
-            return image.copy()
 
 
 _ALL = (

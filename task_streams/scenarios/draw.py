@@ -6,7 +6,7 @@ numbers fixed over versions. Test items are drawn first, so a change of ``shots`
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -41,10 +41,10 @@ class Pool:
         """Both splits."""
         return (*self.train, *(self.test or ()))
 
-    def only(self, keep: Callable[[Item], bool]) -> "Pool":
-        """The pool without the items that ``keep`` refuses."""
-        test = None if self.test is None else [item for item in self.test if keep(item)]
-        return Pool([item for item in self.train if keep(item)], test)
+    def only(self, value: Callable[[Item], str], kept: Collection[str]) -> "Pool":
+        """The pool's items whose value, such as their label, is among some."""
+        test = None if self.test is None else [item for item in self.test if value(item) in kept]
+        return Pool([item for item in self.train if value(item) in kept], test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +63,18 @@ def random_state(seed: int, name: str) -> np.random.RandomState:
     return np.random.RandomState([seed, *(int(word) for word in words)])
 
 
-def by_label(items: Iterable[AnItem]) -> dict[str, list[AnItem]]:
-    """Items of each class, sorted by key; classes sorted by name."""
-    groups: dict[str, list[AnItem]] = {}
-    for item in sorted(items, key=lambda item: item.key):
-        groups.setdefault(item.label, []).append(item)
-    return dict(sorted(groups.items()))
-
-
 def shuffled(items: Sequence[AnItem], seed: int, name: str) -> list[AnItem]:
     """Items in seeded order, whatever order they came in."""
     ordered = sorted(items, key=lambda item: item.key)
     return [ordered[i] for i in random_state(seed, name).permutation(len(ordered))]
+
+
+def shuffled_classes(items: Iterable[AnItem], seed: int) -> dict[str, Sequence[AnItem]]:
+    """Items of each class in its seeded order; classes sorted by name."""
+    groups: dict[str, list[AnItem]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return {label: shuffled(of_class, seed, label) for label, of_class in sorted(groups.items())}
 
 
 @dataclass(slots=True)
@@ -158,16 +158,12 @@ def draw_pools(
     }
     tests, rests = {}, {}
     for name, pool in sorted(pools.items()):
-        seeded: list[dict[str, Sequence[Item]]] = [
-            {label: shuffled(items, seed, label) for label, items in by_label(split).items()}
-            for split in (pool.train, pool.test or ())
-        ]
-        orders, own = seeded
+        orders = shuffled_classes(pool.train, seed)
         if pool.test is None:
             held_out = {label: _held_out(len(order), shots, test_per_class) for label, order in orders.items()}
             tests[name], rests[name] = takers[name].take(orders, held_out)
         else:
-            tests[name], rests[name] = takers[name].take(own, test_per_class)[0], orders
+            tests[name], rests[name] = takers[name].take(shuffled_classes(pool.test, seed), test_per_class)[0], orders
     trains = {name: takers[name].take(rest, shots)[0] for name, rest in rests.items()}
     problems, drawn = [], {}
     for name, pool in pools.items():

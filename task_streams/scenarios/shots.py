@@ -33,14 +33,14 @@ def listed_records(path: str, records: Sequence[Record]) -> tuple[Record, ...]:
     Raises:
         UserError: the list is missing or damaged, or rows name no item, several, or one twice; all of them.
     """
-    rows = lines(Path(path).expanduser())
+    rows = _rows(path)
     catalogue = _Catalogue(records)
     chosen: dict[str, Record] = {}
     first: dict[str, int] = {}
     problems = [] if rows else [f"{path}: expected rows {FORMS}; found an empty list"]
-    for number, text in rows:
+    for number, text, row in rows:
         try:
-            record = catalogue.find(_row(text))
+            record = catalogue.find(_fields(text, row))
         except UserError as error:
             problems += [f"{path}, row {number}: {problem}" for problem in error.problems]
             continue
@@ -123,9 +123,20 @@ class _Catalogue:
         return f"; nearest: {names[nearest[0]]!r}" if nearest else ""
 
 
-def _row(text: str) -> dict[str, str]:
+def _rows(path: str) -> list[tuple[int, str, Any]]:
+    """Number, text and value of each row of a list; the value is None where the text is no JSON."""
+    rows = []
+    for number, text in lines(Path(path).expanduser()):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        rows.append((number, text, value))
+    return rows
+
+
+def _fields(text: str, row: Any) -> dict[str, str]:
     """Fields of a row, either ``key`` alone or the others, with ``file_name`` filled in from ``relative_path``."""
-    row = _json(text)
     if not isinstance(row, dict) or not all(isinstance(value, str) and value for value in row.values()):
         raise UserError(f"expected a row {FORMS}; found {text[:80]!r}")
     if unknown := [unknown_name("field", name, FIELDS) for name in row if name not in FIELDS]:
@@ -141,14 +152,6 @@ def _row(text: str) -> dict[str, str]:
     return row
 
 
-def _json(text: str) -> Any:
-    """The value of a line, None when it is no JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _squeezed(label: str) -> str:
     return normalise_label(label).replace(" ", "")
 
@@ -161,16 +164,15 @@ def listed_images(path: str, tables: Sequence[BoxTable]) -> list[set[int]]:
     """
     places = {key: (t, i) for t, table in enumerate(tables) for i, key in enumerate(table.keys)}
     found: list[set[int]] = [set() for _ in tables]
-    rows = lines(Path(path).expanduser())
+    rows = _rows(path)
     problems = [] if rows else [f"{path}: expected one training image a row; found an empty list"]
-    for number, line in rows:
-        row = _json(line)
+    for number, text, row in rows:
         named = row if isinstance(row, dict) else {}
         images = named.get("images")
         key = named.get("key", images[0] if isinstance(images, list) and len(images) == 1 else None)
         problem = ""
         if not isinstance(key, str):
-            problem = f'expected {{"key": "…"}} or {{"images": ["…"]}}; found {line[:80]!r}'
+            problem = f'expected {{"key": "…"}} or {{"images": ["…"]}}; found {text[:80]!r}'
         elif key not in places:
             problem = f"{key!r} is no training image with boxes; names look like {shown(sorted(places)[:1])!r}"
         elif places[key][1] in found[places[key][0]]:

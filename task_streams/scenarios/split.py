@@ -4,14 +4,14 @@ Protocol: RaPO (arXiv 2605.09640): class order ``RandomState(seed).permutation(n
 Pure functions of their arguments; nothing is decoded here. Which examples are drawn: ``draw.py``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from task_streams.errors import UserError, shown
 from task_streams.labels import label_problems
-from task_streams.scenarios.draw import Admit, Drawn, Item, Pool, draw_pools, random_state
+from task_streams.scenarios.draw import Admit, Drawn, Pool, draw_pools, random_state
 from task_streams.types import LabelOrder, Task, TaskStream, listed, new_test_items
 
 NAME_LIMIT = 40  # characters of a task name made of class names
@@ -63,7 +63,7 @@ def build_cil(
         raise UserError(*problems)
     order = class_order(tuple(labels), order_seed)
     used = set(order[: sum(sizes)])  # others are not drawn, so they are not read either
-    pools = {"": pool.only(lambda item: item.label in used)}
+    pools = {"": pool.only(lambda item: item.label, used)}
     drawn = draw_pools(pools, shots, test_per_class, draw_seed, admit, distinct)[""]
     tasks: list[Task] = []
     end = 0
@@ -133,11 +133,7 @@ def deal(pools: Mapping[str, Pool], seed: int) -> dict[str, Pool]:
         for turn, i in enumerate(random_state(seed, f"deal {label}").permutation(len(keys))):
             shared = of_label[keys[i]]
             owner[keys[i]] = shared[turn % len(shared)]
-
-    def owned_by(domain: str) -> Callable[[Item], bool]:
-        return lambda item: owner[item.key] == domain
-
-    return {domain: pool.only(owned_by(domain)) for domain, pool in pools.items()}
+    return {domain: pool.only(lambda item: owner[item.key], {domain}) for domain, pool in pools.items()}
 
 
 def joint_task(stream: TaskStream) -> Task:

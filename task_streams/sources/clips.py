@@ -36,7 +36,7 @@ from typing import Any
 from PIL import Image
 
 from task_streams.errors import UserError
-from task_streams.sources.records import Damaged, Source
+from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import Clip, Feed
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
@@ -47,7 +47,7 @@ WHOLE = Fraction(4, 5)  # a clip with less than this share of its declared frame
 HELD_BYTES = 2**25  # decoded frames are held up to this size; a larger clip is decoded twice
 MICROSECONDS = 10**6  # FFmpeg's unit of a container's duration, in a second
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
-CACHE_FOLDER, CACHE_SUFFIX, UNFINISHED, HEAD = "clips", ".zip", ".part", "clip.json"
+CACHE_SUFFIX, UNFINISHED, HEAD = ".zip", ".part", "clip.json"
 ABANDONED_SECONDS = 3600.0  # an unfinished file of that age was left by a writer that was killed
 
 Frames = tuple[Image.Image, ...]
@@ -69,11 +69,6 @@ class ClipCache:
 
     folder: Path
     limit: int
-
-    @classmethod
-    def below(cls, workspace_cache: Path | None, mebibytes: int) -> "ClipCache | None":
-        """The cache in a workspace's folder, None without a folder or room."""
-        return cls(workspace_cache / CACHE_FOLDER, mebibytes * 2**20) if workspace_cache and mebibytes else None
 
     def load(self, key: str) -> tuple[Frames, float] | None:
         """Frames and their rate, None if they are not there (or not whole)."""
@@ -161,7 +156,7 @@ class ClipDecoder:
         """Everything that the frames depend on, beside the bytes."""
         return f"clip {RULE} fps={Fraction(str(self.fps))} max_frames={self.max_frames} max_side={self.max_side}"
 
-    def __call__(self, source: Source) -> Clip:
+    def __call__(self, source: FileSource) -> Clip:
         """The sampled clip."""
         key = hashlib.sha256("\0".join((source.name, source.stamp(), self.identity)).encode()).hexdigest()
         if self.cache and (kept := self.cache.load(key)):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from task_streams.errors import UserError, shown, unknown_name
+from task_streams.errors import UserError, shown
 from task_streams.sources.records import Found
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".rar", ".7z")
@@ -128,11 +128,6 @@ def lines(path: Path) -> list[tuple[int, str]]:
         raise UserError(f"{path}: expected UTF-8 text; {error}") from error
     stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [(number, line) for number, line in stripped if line]
-
-
-def unknown_domains(given: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Problems of domain names that a source does not have."""
-    return [unknown_name("domain", name, known) for name in given if name not in known]
 
 
 def joined(parts: Iterable[Found]) -> Found:

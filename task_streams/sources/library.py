@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from task_streams.errors import UserError
-from task_streams.sources.images import ImageDecoder, decode_image
-from task_streams.sources.records import Damaged, Decoder, Found, Record, Source, Workspace
+from task_streams.sources.clips import ClipDecoder
+from task_streams.sources.images import IMAGES
+from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Workspace
 from task_streams.types import Example
 
 NAMED = 100  # damaged items that a message names
@@ -48,7 +49,7 @@ class Index:
             self._database.close()
             self._database = None
 
-    def contents(self, decoder: str, sources: Sequence[Source], stamps: Sequence[str]) -> list[str | None]:
+    def contents(self, decoder: str, sources: Sequence[FileSource], stamps: Sequence[str]) -> list[str | None]:
         """Content of each source that is known under its present stamp, else None."""
         if self.path is None:
             return [None] * len(sources)
@@ -63,7 +64,7 @@ class Index:
         found = [known.get(name) for name in names]
         return [kept[1] if kept and kept[0] == stamp else None for kept, stamp in zip(found, stamps, strict=True)]
 
-    def remember(self, decoder: str, items: Sequence[tuple[Source, str, str]]) -> None:
+    def remember(self, decoder: str, items: Sequence[tuple[FileSource, str, str]]) -> None:
         """Keep items that were verified: source, stamp taken before it was read, content."""
         if self.path is None or not items:
             return
@@ -98,14 +99,14 @@ class Library:
 
     Attributes:
         workspace: cache and progress.
-        on_damaged: ``error`` (``problems`` will stop the run) or ``skip`` (left out, in ``notes``).
+        on_damaged: ``error`` (to stop the run) or ``skip`` (left out, and noted).
         decoder: how bytes become images or clips.
         damaged: reason of every item that could not be decoded, by key.
     """
 
     workspace: Workspace
     on_damaged: str = "error"
-    decoder: Decoder = field(default_factory=ImageDecoder)
+    decoder: Decoder | ClipDecoder = IMAGES
     damaged: dict[str, str] = field(default_factory=dict)
     _index: Index = field(init=False, repr=False)
     _workers: ThreadPoolExecutor = field(init=False, repr=False)
@@ -150,9 +151,9 @@ class Library:
     def _verified(self, record: Record) -> tuple[str | None, str]:
         """Content of an item that can be decoded to its end; None and why, where it cannot."""
         try:
-            if isinstance(self.decoder, ImageDecoder):
+            if isinstance(self.decoder, Decoder):
                 data = record.source.read()  # once: what is hashed is what is decoded
-                decode_image(data)
+                self.decoder.decode(data)
             else:
                 self.decoder(record.source)
                 data = b"" if record.content else record.source.read()
@@ -160,25 +161,20 @@ class Library:
         except Damaged as fault:
             return None, str(fault)
 
-    def _faults(self) -> list[str]:
-        """Every damaged item with its reason; beyond the limit the rest is counted."""
+    def report(self) -> tuple[list[str], list[str]]:
+        """What must stop the run, and notes on what was left out; every damaged item is in one of them, up to a limit.
+
+        One of them at least is empty: damaged items are skipped, or they stop the run.
+        """
         faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
-        return faults if len(faults) <= NAMED else [*faults[:NAMED], f"and {len(faults) - NAMED} more"]
-
-    @property
-    def problems(self) -> list[str]:
-        """What must stop the run: nothing when damaged items are skipped."""
-        if not self.damaged or self.on_damaged == "skip":
-            return []
-        remedy = "repair or remove them, or set on_damaged=skip"
-        return [f"{len(self.damaged)} items cannot be decoded; {remedy}", *self._faults()]
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out."""
-        if not self.damaged or self.on_damaged == "error":
-            return []
-        return [f"{len(self.damaged)} damaged items skipped: {', '.join(self._faults())}"]
+        count = len(faults)
+        if count > NAMED:
+            faults = [*faults[:NAMED], f"and {count - NAMED} more"]
+        if not faults:
+            return [], []
+        if self.on_damaged == "skip":
+            return [], [f"{count} damaged items skipped: {', '.join(faults)}"]
+        return [f"{count} items cannot be decoded; repair or remove them, or set on_damaged=skip", *faults], []
 
 
 @contextmanager
@@ -206,5 +202,5 @@ def all_problems(found: Found, library: Library) -> Iterator[None]:
         raised = error.problems
     finally:
         library.close()
-    if problems := [*found.problems, *library.problems, *raised]:
+    if problems := [*found.problems, *library.report()[0], *raised]:
         raise UserError(*dict.fromkeys(problems))

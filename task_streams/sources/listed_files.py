@@ -5,11 +5,11 @@ A folder is listed once, so that a file costs no system call of its own.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from task_streams.config import repeated
 from task_streams.errors import UserError, shown
 from task_streams.sources.layout import below, entries, joined, lines, link_problem, with_all_classes
 from task_streams.sources.records import FileSource, Found, Record, Split
@@ -56,18 +56,13 @@ def listed_files(root: Path, records: Sequence[Record], source: str, on_damaged:
     faults = {record.key: files.fault(record.key) for record in records}
     missing = sorted(key for key, fault in faults.items() if fault == "missing")
     refused = sorted({f"{source}: {fault}" for fault in faults.values() if fault not in ("", "missing")})
-    twice = repeated_in(record.key for record in records)
+    twice = repeated(record.key for record in records)
     problems = [*refused, *([f"{source}: names {len(twice)} files more than once: {shown(twice)}"] if twice else [])]
     lost = [f"{source}: {len(missing)} files that it names are missing: {shown(missing)}"] if missing else []
     good = tuple(record for record in records if not faults[record.key])
     if on_damaged == "skip":
         return Found(good, tuple(f"{sentence}; left out" for sentence in lost), tuple(problems))
     return Found(good, (), (*problems, *lost))
-
-
-def repeated_in(values: Iterable[str]) -> list[str]:
-    """Values that occur more than once, sorted, each named once."""
-    return sorted(value for value, times in Counter(values).items() if times > 1)
 
 
 def numbered(path: Path, value: str) -> tuple[dict[str, str], list[str]]:
@@ -79,7 +74,7 @@ def numbered(path: Path, value: str) -> tuple[dict[str, str], list[str]]:
     rows = [(number, *line.partition(" ")[::2]) for number, line in lines(path)]
     odd = [f"line {number} {key!r}" for number, key, found in rows if not found.strip()]
     problems = [f"{path.name}: expected '<id> <{value}>' a line; found {shown(odd, limit=5)}"] if odd else []
-    if twice := repeated_in(key for _, key, _ in rows):
+    if twice := repeated(key for _, key, _ in rows):
         problems.append(f"{path.name}: {len(twice)} ids are given more than once: {shown(twice)}")
     return {key: found.strip() for _, key, found in rows if found.strip()}, problems
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from task_streams.types import Feed, Media, Target, class_of
 
@@ -19,48 +19,30 @@ class Damaged(Exception):
     """An item's bytes cannot be read or decoded; the message says why, without the item's name."""
 
 
-class Source(Protocol):
-    """Where the bytes of one item are; small, picklable, nothing opened.
-
-    ``name`` is unique over all sources on this machine: the item's place in the index. ``stamp`` is cheap, reads
-    nothing, and changes whenever the bytes may have changed. ``stamp`` and ``read`` raise ``Damaged`` where there is
-    nothing to read.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def stamp(self) -> str: ...
-
-    def read(self) -> bytes: ...
-
-
-class Decoder(Protocol):
-    """How the bytes of a source become an image or a clip, down to the last pixel; raises ``Damaged``.
-
-    ``identity`` is its name and settings, e.g. ``image``; the index keeps what was verified under it.
-    """
-
-    @property
-    def identity(self) -> str: ...
-
-    def __call__(self, source: Source) -> Media: ...
-
-
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file, stamped by its size and the time of its last change.
+    """Where the bytes of one item are: a file, or a part of one; small, picklable, nothing opened.
 
-    A path as text is made quicker and takes less memory than a ``Path``, which counts with many files.
+    ``stamp`` is cheap, reads nothing, and changes whenever the bytes may have changed. ``stamp`` and ``read`` raise
+    ``Damaged`` where there is nothing to read.
+
+    Attributes:
+        path: of the file; as text it is made quicker and takes less memory than as a ``Path``, which counts with many.
+        start: first byte of the part.
+        size: bytes of the part; -1 = the whole file.
     """
 
     path: Path | str
+    start: int = 0
+    size: int = -1
 
     @property
     def name(self) -> str:
-        return os.fspath(self.path)
+        """Unique over all sources on this machine: the item's place in the index."""
+        return os.fspath(self.path) if self.size < 0 else f"{os.fspath(self.path)}@{self.start}"
 
     def stamp(self) -> str:
+        """Size of the file and time of its last change."""
         try:
             status = os.stat(self.path)
         except OSError as error:
@@ -68,11 +50,29 @@ class FileSource:
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def read(self) -> bytes:
+        """The bytes; fewer than ``size`` where the file ends before."""
         try:
             with open(self.path, "rb") as file:
-                return file.read()
+                file.seek(self.start)
+                return file.read(self.size)
         except OSError as error:
             raise Damaged(error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """How the bytes of a source become an image, down to the last pixel; clips have a decoder of their own.
+
+    Attributes:
+        identity: its name, e.g. ``image``; the index keeps what was verified under it.
+        decode: raises ``Damaged``.
+    """
+
+    identity: str
+    decode: Callable[[bytes], Media]
+
+    def __call__(self, source: FileSource) -> Media:
+        return self.decode(source.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Record:
 
     key: str
     target: Target
-    source: Source
+    source: FileSource
     split: Split = ""
     domain: str = ""
     content: str = ""

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from task_streams.errors import UserError, unknown_name
-from task_streams.sources.records import Damaged
+from task_streams.sources.records import Damaged, FileSource
 
 FOLDER = "tables"
 ROWS = 64  # of a batch, read and written at once
@@ -70,11 +70,10 @@ class Table:
     opened: Callable[[], Opened]
 
 
-@dataclass(frozen=True, slots=True)
-class RowSource:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSource(FileSource):
     """The image bytes in one row of a stored table; indexed by their content, wherever the table lies."""
 
-    file: str
     batch: int
     row: int
     digest: str
@@ -92,13 +91,13 @@ class RowSource:
         if not self.digest:
             raise Damaged(NO_IMAGE)
         try:
-            reader, lock = _opened(self.file, os.getpid())
+            reader, lock = _opened(os.fspath(self.path), os.getpid())
             with lock:
                 column = reader.get_batch(self.batch).column(0)
             data: bytes = column[self.row].as_py()
             return data
         except (OSError, pa.ArrowException) as error:
-            raise Damaged(f"{self.file}: {error}") from error
+            raise Damaged(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,8 @@ def stored(table: Table, columns: Columns, cache_folder: Path | None) -> Stored:
             batch = reader.get_batch(number)
             plain = zip(*(batch.column(name).to_pylist() for name in SCHEMA.names[1:]), strict=True)
             for place, (digest, *texts) in enumerate(plain):
-                rows.append(Row(RowSource(file, number, place, digest.hex() if digest else ""), *texts))
+                source = RowSource(file, batch=number, row=place, digest=digest.hex() if digest else "")
+                rows.append(Row(source, *texts))
     return Stored(table.title, file, rows, facts["numbered"], facts["names"])
 
 

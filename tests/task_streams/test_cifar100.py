@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from task_streams import Workspace
-from task_streams.datasets.cifar100 import CIFAR10, CIFAR100, Archive, PlaneDecoder, read_archive
+from task_streams.datasets.cifar100 import (
+    CIFAR10,
+    CIFAR100,
+    Archive,
+    Cifar10CilConfig,
+    Cifar100CilConfig,
+    planes_image,
+    read_archive,
+)
 from task_streams.errors import UserError
 from task_streams.sources.records import Damaged
 from task_streams.types import TaskStream
@@ -17,7 +25,6 @@ from tests.shared_data import shared
 from tests.task_streams.streams import built, problems_of, sizes
 
 NAMES = ("apple", "maple_tree", "sea")
-PLANES = 3072
 
 
 def item(archive: Archive, label: int, value: int) -> bytes:
@@ -65,7 +72,7 @@ def test_real_images_come_back_pixel_by_pixel(tmp_path: Path) -> None:
             expected[f"{split}/{number:05d}"] = (row["label"], planes)
             data += bytes([0, names.index(row["label"])]) + planes
         (folder / f"{split}.bin").write_bytes(data)
-    found = read_archive(str(folder), CIFAR100)
+    found = read_archive(CIFAR100, Cifar100CilConfig(root=str(folder)))
     assert (len(found.records), found.problems, len(found.classes)) == (800, (), 100)
     assert {record.key: (record.label, record.source.read()) for record in found.records} == expected
 
@@ -96,10 +103,10 @@ def test_files_that_are_cut_and_labels_without_a_name_are_all_named(tmp_path: Pa
 
 def test_items_are_numbered_over_all_files_and_pixels_are_planes_of_red_green_and_blue(tmp_path: Path) -> None:
     write(tmp_path, CIFAR10)
-    records = {record.key: record for record in read_archive(str(tmp_path), CIFAR10).records}
+    records = {record.key: record for record in read_archive(CIFAR10, Cifar10CilConfig(root=str(tmp_path))).records}
     assert len(records) == 6 * 12
     # The third file begins at item 24, and its item 1 has red 40 * 2 + 1 = 81 and label 1.
-    image = PlaneDecoder()(records["train/00025"].source)
+    image = planes_image(records["train/00025"].source.read())
     assert (image.size, np.unique(np.asarray(image).reshape(-1, 3), axis=0).tolist()) == ((32, 32), [[81, 1, 7]])
     assert records["train/00025"].label == "maple_tree"
     assert records["test/00000"].source.read()[0] == 200
@@ -111,7 +118,7 @@ def test_a_second_build_is_the_same_and_a_changed_file_is_read_again(tmp_path: P
     assert stream("cifar100_cil", tmp_path, tmp_path / "cache") == first
     with open(folder / "train.bin", "r+b") as file:  # other pixels and another time of change
         file.seek(2)
-        file.write(b"\xff" * PLANES)
+        file.write(b"\xff" * 3072)
     changed = stream("cifar100_cil", tmp_path, tmp_path / "cache", shots=None)
     (example,) = [e for task in changed.tasks for e in task.train if e.key == "train/00000"]
     assert np.asarray(example.media()).min() == 255

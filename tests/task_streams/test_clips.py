@@ -166,10 +166,7 @@ def test_several_processes_share_a_cache_that_is_too_small(tmp_path: Path, monke
     assert all(name.endswith(".zip") for name in files(cache))
 
 
-def test_a_cache_needs_a_folder_that_can_be_written_and_room_and_travels_to_workers(tmp_path: Path) -> None:
-    assert ClipCache.below(None, 4096) is None
-    assert ClipCache.below(tmp_path, 0) is None
-    assert ClipCache.below(tmp_path, 2) == ClipCache(tmp_path / "clips", 2 * 2**20)
+def test_a_cache_needs_a_folder_that_can_be_written_and_travels_to_workers(tmp_path: Path) -> None:
     decoder = ClipDecoder(cache=ClipCache(tmp_path, ROOM))
     assert pickle.loads(pickle.dumps(decoder)) == decoder
     (tmp_path / "clips").write_text("a file where the folder should be")
@@ -228,6 +225,12 @@ def test_times_are_sorted_and_made_up_from_the_rate_where_there_are_none_and_sam
 def test_real_clips_are_sampled(name: str, frames: int, fps: float, size: tuple[int, int]) -> None:
     clip = decoded(shared(name))
     assert (len(clip.frames), clip.fps, clip.frames[0].size) == (frames, fps, size)
+
+
+def test_a_real_clip_cut_off_is_damaged(tmp_path: Path) -> None:
+    whole = (shared("ucf101_mini") / "UCF-101/BaseballPitch/v_BaseballPitch_g01_c01.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: int(0.9 * len(whole))])
+    assert damage(tmp_path / "cut.avi") == "the file breaks off inside of a frame"
 
 
 def test_a_cached_clip_equals_a_fresh_one_and_is_decoded_anew_for_another_file_or_settings_only(tmp_path: Path) -> None:

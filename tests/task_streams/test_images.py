@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_streams.sources.images import ImageDecoder, decode_image
+from task_streams.sources.images import IMAGES, decode_image
 from task_streams.sources.records import Damaged, FileSource
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -126,6 +126,6 @@ def test_what_is_no_image_and_a_decompression_bomb_are_refused() -> None:
 
 def test_the_decoder_reads_a_source(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(encoded(Image.new("RGB", (3, 2), RED), "PNG"))
-    assert ImageDecoder()(FileSource(tmp_path / "x.png")).getpixel((0, 0)) == RED
+    assert IMAGES(FileSource(tmp_path / "x.png")).getpixel((0, 0)) == RED
     with pytest.raises(Damaged, match="No such file"):
-        ImageDecoder()(FileSource(tmp_path / "y.png"))
+        IMAGES(FileSource(tmp_path / "y.png"))

@@ -18,7 +18,7 @@ from PIL import Image
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
-from task_streams.sources.records import Damaged, FileSource, Found, Record, Source, Workspace
+from task_streams.sources.records import Damaged, FileSource, Found, Record, Workspace
 from tests.task_streams.streams import built, png, problems_of, write_tree
 
 
@@ -180,19 +180,16 @@ def test_a_fault_is_never_remembered_and_what_vanished_is_damaged_although_it_is
     whole, shelf.items["a/0000"] = shelf.items["a/0000"], b""
     broken = Library(Workspace(tmp_path))
     assert broken.admit(shelf.records())[0] is None
-    assert broken.problems == [
-        "1 items cannot be decoded; repair or remove them, or set on_damaged=skip",
-        "a/0000 (the file is empty)",
-    ]
+    remedy = "1 items cannot be decoded; repair or remove them, or set on_damaged=skip"
+    assert broken.report() == ([remedy, "a/0000 (the file is empty)"], [])
     shelf.items["a/0000"] = whole  # mended, with the stamp that it had
     mended, records = Library(Workspace(tmp_path)), shelf.records()
     assert None not in mended.admit(records)
-    assert mended.problems == []
+    assert mended.report() == ([], [])
     del shelf.items["a/0000"]
     skipping = Library(Workspace(tmp_path), on_damaged="skip")
     assert [example is None for example in skipping.admit(records)] == [True, False]
-    assert skipping.notes == ["1 damaged items skipped: a/0000 (not on the shelf)"]
-    assert skipping.problems == []
+    assert skipping.report() == ([], ["1 damaged items skipped: a/0000 (not on the shelf)"])
     with pytest.raises(Damaged, match="Is a directory"):
         FileSource(tmp_path).read()
 
@@ -225,7 +222,7 @@ class Acting:
     act: Callable[[], object]
     identity: str = "acting"
 
-    def __call__(self, source: Source) -> Image.Image:
+    def __call__(self, source: FileSource) -> Image.Image:
         source.read()
         self.act()
         return Image.new("RGB", (1, 1))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from task_streams import STREAMS, build_stream
 from task_streams.config import typed_section
-from task_streams.datasets.questions import CoinConfig, QuestionsConfig, UcitConfig, entry_problems
+from task_streams.datasets.questions import CoinConfig, QuestionsConfig, UcitConfig
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
@@ -200,7 +200,8 @@ def test_settings_out_of_range_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tasks is empty"):
         QuestionsConfig(root=str(tmp_path))
     for entry in ("", "a/b", "..", "a=", "a=x.json", "a=x.json:", "a=../x.json:y.json", "=x:y"):
-        assert "expected the name of a folder, or NAME=TRAIN:TEST" in entry_problems(entry)[0], entry
+        told = f"task {entry!r}: expected the name of a folder, or NAME=TRAIN:TEST with two names of files in it"
+        assert problems_of(lambda entry=entry: config(tmp_path, "b", entry)) == (told,)
 
 
 def test_the_named_benchmarks_read_their_layout_and_leave_out_what_has_no_exact_match(tmp_path: Path) -> None:

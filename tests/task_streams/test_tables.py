@@ -224,7 +224,7 @@ def test_row_groups_of_any_size_are_stored_row_by_row_and_a_copy_that_vanishes_i
     for row, expected in zip(kept.rows, plain.to_pylist(), strict=True):
         assert row.source.read() == expected["image"]
     with pytest.raises(Damaged, match=r"none\.arrow"):
-        RowSource(str(tmp_path / "none.arrow"), 0, 0, "ab").read()
+        RowSource(str(tmp_path / "none.arrow"), batch=0, row=0, digest="ab").read()
 
 
 def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
