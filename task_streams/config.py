@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -54,17 +54,15 @@ def as_meant(given: Any, convert: ValidatorFunctionWrapHandler) -> Any:
     return made
 
 
-@cache
-def validator(annotation: Any) -> TypeAdapter[Any]:
-    """What validates one field; most fields share theirs with others."""
-    return TypeAdapter(Annotated[annotation, WrapValidator(as_meant)], config=CONFIG)
+_adapter = cache(partial(TypeAdapter[Any], config=CONFIG))  # most fields share theirs with others
 
 
 @cache
 def validators(schema: type) -> Mapping[str, TypeAdapter[Any]]:
     """What validates each field of a dataclass."""
     hints = get_type_hints(schema, include_extras=True)
-    return {field.name: validator(hints[field.name]) for field in dataclasses.fields(schema)}
+    names = [field.name for field in dataclasses.fields(schema)]
+    return {name: _adapter(Annotated[hints[name], WrapValidator(as_meant)]) for name in names}
 
 
 class JsonSchema(GenerateJsonSchema):

@@ -77,9 +77,7 @@ class Cifar100CilConfig(SourceCilConfig):
     root: str = "data/cifar-100-binary"
     """Path of cifar-100-binary, or of the folder that holds it."""
     tasks: Count = 10
-    """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
     classes_per_task: Count = 10
-    """New classes in each task, >= 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,8 +58,7 @@ def coco_cil(config: CocoCilConfig, order_seed: int, workspace: Workspace) -> Ta
     files = [config.annotations.replace("{images}", images) for images in folders]
     root = existing_root(config.root, LAYOUT, ORIGIN, [*folders, *files])
     train, test = (read_split(root, images, file, workspace) for images, file in zip(folders, files, strict=True))
-    over = train.classes if config.order_over == "ids" else sorted(train.classes)
-    return detection_cil("coco_cil", train, test, config, order_seed, workspace, over)
+    return detection_cil("coco_cil", train, test, config, order_seed, workspace, config.order_over == "names")
 
 
 def read_split(root: Path, images: str, annotations: str, workspace: Workspace) -> BoxTable:

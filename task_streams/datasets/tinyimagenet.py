@@ -34,7 +34,6 @@ class TinyImageNetConfig(SourceCilConfig):
     tasks: Count = 10
     """Number of tasks, >= 1; tasks x classes_per_task of the 200 classes are used."""
     classes_per_task: Count = 20
-    """New classes in each task, >= 1."""
     shots: Count | None = 5
     """Training examples per class, >= 1; null = all 500."""
     test_per_class: Count | None = None

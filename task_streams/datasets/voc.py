@@ -61,9 +61,7 @@ class VocCilConfig(VocConfig, DetectionCilConfig):
     """Pascal VOC, new classes in each task."""
 
     tasks: Count = 2
-    """Number of tasks, >= 1; tasks x classes_per_task classes must exist."""
     classes_per_task: Count = 10
-    """New classes in each task, >= 1."""
     train: tuple[str, ...] = ("VOC2007/trainval",)
     """Sets to train on, <year's folder>/<image set>."""
     test: tuple[str, ...] = ("VOC2007/test",)

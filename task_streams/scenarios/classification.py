@@ -1,6 +1,6 @@
 """Streams of labelled images or clips: what a layout found, as tasks. Every classification layout ends here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -49,19 +49,25 @@ def labelled_stream(
         records, settings = found.records, config.draw_settings
         if config.shots_list is not None:
             records, settings = listed_records(config.shots_list, records), {**settings, "shots": None}
+        by_domain: dict[str, dict[str, list[Record]]] = {}
+        for record in records:
+            domain = record.domain if isinstance(config, SourceDilConfig) else ""
+            by_domain.setdefault(domain, {}).setdefault(record.split, []).append(record)
+        pools = {  # a source with splits has ``train`` and ``test``, one without neither
+            domain: Pool(splits[""]) if "" in splits else Pool(splits.get("train", ()), splits.get("test", ()))
+            for domain, splits in by_domain.items()
+        }
         settings |= {"admit": library.admit, "distinct": config.on_copies == "skip", "notes": found.notes}
         if isinstance(config, SourceDilConfig):
-            there = sorted({record.domain for record in records})
+            there = sorted(pools)
             if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
                 raise UserError(*unknown)
-            pools = {
-                domain: _pool(record for record in records if record.domain == domain)
-                for domain in config.domains or there
-            }
+            pools = {domain: pools[domain] for domain in config.domains or there}
             seeded = config.domain_order == "seeded"
             stream = build_dil(name, pools, order_seed=order_seed, seeded_order=seeded, **settings)
         else:
-            stream = build_cil(name, _pool(records), sizes=config.sizes, order_seed=order_seed, **settings)
+            pool = pools.get("", Pool(()))
+            stream = build_cil(name, pool, sizes=config.sizes, order_seed=order_seed, **settings)
     unused: list[str] = []
     if config.shots_list is not None:
         trained = [record for record in records if record.split == "train"]
@@ -72,13 +78,3 @@ def labelled_stream(
             others = sum(record.label not in stream.labels for record in trained)
             unused = unused_listed(len(trained), others, "classes")
     return replace(stream, notes=(*stream.notes, *unused, *library.report()[1]))
-
-
-def _pool(records: Iterable[Record]) -> Pool:
-    """Records by split: a source with splits has ``train`` and ``test``, one without neither."""
-    splits: dict[str, list[Record]] = {}
-    for record in records:
-        splits.setdefault(record.split, []).append(record)
-    if "" in splits:
-        return Pool(splits[""])
-    return Pool(splits.get("train", []), splits.get("test", []))

@@ -83,16 +83,16 @@ def detection_cil(
     config: DetectionCilConfig,
     order_seed: int,
     workspace: Workspace,
-    order_over: Sequence[str] | None = None,
+    by_name: bool = True,
 ) -> TaskStream:
     """Class-incremental stream of the boxes of a training and a test split.
 
-    The class order is a permutation of ``order_over``; None = the class names sorted.
+    The class order is a permutation of the class names sorted, or as the source lists them (``by_name=False``).
 
     Raises:
         UserError: problems of the splits, damaged images, too few classes, classes without positives.
     """
-    over = sorted(train.classes) if order_over is None else list(order_over)
+    over = sorted(train.classes) if by_name else train.classes
     problems = label_problems(train.classes)
     if train.classes != test.classes:
         alone = sorted(set(train.classes) ^ set(test.classes))

@@ -159,29 +159,20 @@ def draw_pools(
     tests, rests = {}, {}
     for name, pool in sorted(pools.items()):
         orders = shuffled_classes(pool.train, seed)
-        if pool.test is None:
-            held_out = {label: _held_out(len(order), shots, test_per_class) for label, order in orders.items()}
-            tests[name], rests[name] = takers[name].take(orders, held_out)
-        else:
+        if pool.test is not None:
             tests[name], rests[name] = takers[name].take(shuffled_classes(pool.test, seed), test_per_class)[0], orders
+            continue
+        held_out = {}
+        for label, items in ((label, len(order)) for label, order in orders.items()):
+            wanted = items // HOLD_OUT_SHARE if test_per_class is None else test_per_class
+            free = items // 2 if shots is None else max(items // 2, items - shots)  # for testing: half at most of a few
+            held_out[label] = min(max(wanted, 1), free)
+        tests[name], rests[name] = takers[name].take(orders, held_out)
     trains = {name: takers[name].take(rest, shots)[0] for name, rest in rests.items()}
     problems, drawn = [], {}
     for name, pool in pools.items():
-        wrong, notes = [], []
-        if copies := takers[name].copies:
-            done = "left out, copies of others" if takers[name].distinct else "are copies of others, and kept"
-            notes.append(f"{len(copies)} items {done}: {shown(copies)}")
-        conflicts = takers[name].conflicts
-        if conflicts and pool.test is None and not distinct:  # the order of taking can't say which class is right
-            what = f"{len(conflicts)} items have the content of an item of another class: {shown(conflicts)}"
-            wrong.append(f"{what}; mend the classes, or set on_copies=skip to keep the first of each")
-        labels = sorted({item.label for item in pool.items})
-        for split, examples, wanted in (("training", trains[name], shots), ("test", tests[name], test_per_class)):
-            if empty := [label for label in labels if not examples.get(label)]:
-                wrong.append(f"no {split} examples for {len(empty)} classes: {shown(empty)}")
-            counts = {label: len(items) for label, items in examples.items()}
-            if short := [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]:
-                notes.append(f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}")
+        splits = (("training", trains[name], shots), ("test", tests[name], test_per_class))
+        wrong, notes = _judged(pool, takers[name], splits, not distinct)
         problems += [f"{name}: {problem}" if name else problem for problem in wrong]
         train, test = ({k: v for k, v in some[name].items() if v} for some in (trains, tests))
         drawn[name] = Drawn(train, test, tuple(notes))
@@ -190,8 +181,26 @@ def draw_pools(
     return drawn
 
 
-def _held_out(items: int, shots: int | None, test_per_class: int | None) -> int:
-    """Test items of a class; of a small class at most half is held out, as far as shots ask for it."""
-    wanted = items // HOLD_OUT_SHARE if test_per_class is None else test_per_class
-    free = items // 2 if shots is None else max(items // 2, items - shots)
-    return min(max(wanted, 1), free)
+def _judged(
+    pool: Pool, taker: Taker, splits: Iterable[tuple[str, Mapping[str, Sequence[Example]], int | None]], strict: bool
+) -> tuple[list[str], list[str]]:
+    """What is wrong with what was drawn of a pool, and notes on it.
+
+    ``splits``: each with its examples by class and how many were wanted; ``strict``: copies must be of one class where
+    test items were held out, because the order of taking can't say which class is right.
+    """
+    wrong, notes = [], []
+    if taker.copies:
+        done = "left out, copies of others" if taker.distinct else "are copies of others, and kept"
+        notes.append(f"{len(taker.copies)} items {done}: {shown(taker.copies)}")
+    if taker.conflicts and pool.test is None and strict:
+        what = f"{len(taker.conflicts)} items have the content of an item of another class: {shown(taker.conflicts)}"
+        wrong.append(f"{what}; mend the classes, or set on_copies=skip to keep the first of each")
+    labels = sorted({item.label for item in pool.items})
+    for split, examples, wanted in splits:
+        if empty := [label for label in labels if not examples.get(label)]:
+            wrong.append(f"no {split} examples for {len(empty)} classes: {shown(empty)}")
+        counts = {label: len(items) for label, items in examples.items()}
+        if short := [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]:
+            notes.append(f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}")
+    return wrong, notes

@@ -140,7 +140,7 @@ class ClipDecoder:
     Attributes:
         fps: frames per second to sample, above 0.
         max_frames: most frames of a clip, 2 or more.
-        max_side: longest side of a frame in pixels, a larger frame is made smaller; None = as it is.
+        max_side: longest side of a frame in pixels, a larger frame is made smaller in proportion; None = as it is.
         feed: how a model gets the frames: as so many images, or as its own kind of video.
         cache: where decoded clips are kept; None = decode each time.
     """
@@ -162,10 +162,14 @@ class ClipDecoder:
         if self.cache and (kept := self.cache.load(key)):
             return Clip(*kept, self.feed)
         sampled, rate = sampled_frames(source.read(), Fraction(str(self.fps)), self.max_frames)
-        frames = tuple(within(frame, self.max_side) for frame in sampled)
+        for place, frame in enumerate(sampled):
+            longest = max(frame.size)
+            if self.max_side is not None and longest > self.max_side:
+                width, height = (max(1, round(side * self.max_side / longest)) for side in frame.size)
+                sampled[place] = frame.resize((width, height), Image.Resampling.BICUBIC)
         if self.cache:
-            self.cache.store(key, frames, float(rate))
-        return Clip(frames, float(rate), self.feed)
+            self.cache.store(key, tuple(sampled), float(rate))
+        return Clip(tuple(sampled), float(rate), self.feed)
 
 
 def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Image.Image], Fraction]:
@@ -245,15 +249,6 @@ def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> No
     length = _length(times)
     if length < WHOLE * declared:
         raise Damaged(f"cut off: {float(length):.2f} of {float(declared):.2f} declared seconds can be decoded")
-
-
-def within(image: Image.Image, max_side: int | None) -> Image.Image:
-    """An image made smaller, in proportion, until its longest side is within a limit."""
-    longest = max(image.size)
-    if max_side is None or longest <= max_side:
-        return image
-    width, height = (max(1, round(side * max_side / longest)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _length(times: Sequence[Fraction]) -> Fraction:

@@ -95,7 +95,7 @@ class Index:
 
 @dataclass(slots=True)
 class Library:
-    """Examples of records on demand; collects what is damaged. ``all_problems`` closes it.
+    """Examples of records on demand; collects what is damaged.
 
     Attributes:
         workspace: cache and progress.
@@ -108,45 +108,47 @@ class Library:
     on_damaged: str = "error"
     decoder: Decoder | ClipDecoder = IMAGES
     damaged: dict[str, str] = field(default_factory=dict)
-    _index: Index = field(init=False, repr=False)
-    _workers: ThreadPoolExecutor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._index = Index(self.workspace.cache)
-        self._workers = ThreadPoolExecutor(os.cpu_count())  # starts threads when there is something to verify
-
-    def close(self) -> None:
-        """Let go of the index and of the threads; nothing can be admitted afterwards."""
-        self._index.close()
-        self._workers.shutdown(cancel_futures=True)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
         examples: list[Example | None] = []
-        for start in range(0, len(records), BATCH):
-            batch = records[start : start + BATCH]
-            stamps = []  # before reading: a change meanwhile is not missed
-            for record in batch:
-                try:
-                    stamps.append(record.source.stamp())
-                except Damaged:  # nothing to read, which no index knows: reading it will say why
-                    stamps.append("")
-            contents = self._index.contents(self.decoder.identity, [record.source for record in batch], stamps)
-            fresh = [place for place, content in enumerate(contents) if content is None]
-            verified = self._workers.map(self._verified, [batch[place] for place in fresh])
-            for place, (content, fault) in zip(fresh, verified, strict=True):
-                contents[place] = content
-                if content is None:
-                    self.damaged[batch[place].key] = fault
-                    self.workspace.damaged(batch[place])
-            good = [(batch[place].source, stamps[place], content) for place in fresh if (content := contents[place])]
-            self._index.remember(self.decoder.identity, [item for item in good if item[1]])
-            examples += [
-                Example(r.key, r.target, partial(self.decoder, r.source), content, r.domain) if content else None
-                for r, content in zip(batch, contents, strict=True)
-            ]
-            self.workspace.advance(len(batch))
+        index = Index(self.workspace.cache)
+        workers = ThreadPoolExecutor(os.cpu_count())  # starts threads when there is something to verify
+        try:
+            for start in range(0, len(records), BATCH):
+                batch = records[start : start + BATCH]
+                contents = self._contents(batch, index, workers)
+                examples += [
+                    Example(r.key, r.target, partial(self.decoder, r.source), content, r.domain) if content else None
+                    for r, content in zip(batch, contents, strict=True)
+                ]
+                self.workspace.advance(len(batch))
+        finally:
+            index.close()
+            workers.shutdown(cancel_futures=True)
         return examples
+
+    def _contents(self, batch: Sequence[Record], index: Index, workers: ThreadPoolExecutor) -> list[str | None]:
+        """Content of each record, of the index or verified now and put there; None of a damaged one."""
+        stamps = []  # before reading: a change meanwhile is not missed
+        for record in batch:
+            try:
+                stamps.append(record.source.stamp())
+            except Damaged:  # nothing to read, which no index knows: reading it will say why
+                stamps.append("")
+        contents = index.contents(self.decoder.identity, [record.source for record in batch], stamps)
+        fresh = [place for place, content in enumerate(contents) if content is None]
+        verified = workers.map(self._verified, [batch[place] for place in fresh])
+        good: list[tuple[FileSource, str, str]] = []
+        for place, (content, fault) in zip(fresh, verified, strict=True):
+            contents[place] = content
+            if content is None:
+                self.damaged[batch[place].key] = fault
+                self.workspace.damaged(batch[place])
+            else:
+                good.append((batch[place].source, stamps[place], content))
+        index.remember(self.decoder.identity, good)
+        return contents
 
     def _verified(self, record: Record) -> tuple[str | None, str]:
         """Content of an item that can be decoded to its end; None and why, where it cannot."""
@@ -194,13 +196,11 @@ def rare_collection() -> Iterator[None]:
 
 @contextmanager
 def all_problems(found: Found, library: Library) -> Iterator[None]:
-    """Report what is wrong with a layout, its items and the stream built of them in one error; close the library."""
+    """Report what is wrong with a layout, its items and the stream built of them in one error."""
     raised: tuple[str, ...] = ()
     try:
         yield
     except UserError as error:
         raised = error.problems
-    finally:
-        library.close()
     if problems := [*found.problems, *library.report()[0], *raised]:
         raise UserError(*dict.fromkeys(problems))

@@ -83,8 +83,6 @@ class RowSource(FileSource):
         return f"sha256:{self.digest}"
 
     def stamp(self) -> str:
-        if not self.digest:
-            raise Damaged(NO_IMAGE)
         return "content"  # always the same: other bytes have another name
 
     def read(self) -> bytes:
@@ -116,14 +114,12 @@ class Stored:
 
     Attributes:
         title: what messages call it.
-        file: path of the copy.
         rows: without their images.
         numbered: whether its labels are numbers.
         names: names of those, as the table keeps them.
     """
 
     title: str
-    file: str
     rows: list[Row]
     numbered: bool
     names: list[str]
@@ -243,7 +239,7 @@ def stored(table: Table, columns: Columns, cache_folder: Path | None) -> Stored:
             for place, (digest, *texts) in enumerate(plain):
                 source = RowSource(file, batch=number, row=place, digest=digest.hex() if digest else "")
                 rows.append(Row(source, *texts))
-    return Stored(table.title, file, rows, facts["numbered"], facts["names"])
+    return Stored(table.title, rows, facts["numbered"], facts["names"])
 
 
 def _write(table: Table, columns: Columns, file: Path) -> None:
