@@ -41,6 +41,19 @@ def file_name(folder: str, group: int) -> str:
     return f"v_{folder.replace('HandstandP', 'HandStandP')}_g{group:02d}_c01.avi"  # as the official files are named
 
 
+def copy_of(tree: str) -> Any:
+    """A fixture: a copy of a tree that a test may change."""
+
+    @pytest.fixture
+    def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(request.getfixturevalue(tree), tmp_path / "copy"))
+
+    return copy
+
+
+ucf, kin, root = copy_of("ucf101_tree"), copy_of("kinetics_tree"), copy_of("clips_tree")
+
+
 @pytest.fixture(scope="module")
 def ucf101_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes in the official layout: groups 1 and 2 for testing, 3 to 5 for training; CRLF lists."""
@@ -56,12 +69,6 @@ def ucf101_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         write_lines(ucf / LISTS / name, rows, "\r\n")
     return ucf
-
-
-@pytest.fixture
-def ucf(ucf101_tree: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(ucf101_tree, tmp_path / "ucf"))
 
 
 def test_the_official_layout_becomes_a_stream_and_the_clips_settings_reach_the_decoder(ucf101_tree: Path) -> None:
@@ -188,12 +195,6 @@ def kinetics_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kin
 
 
-@pytest.fixture
-def kin(kinetics_tree: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(kinetics_tree, tmp_path / "kin"))
-
-
 @pytest.mark.parametrize(("flat", "lists"), [(True, ""), (False, "annotations")])
 def test_clips_are_found_by_the_official_lists_wherever_they_lie(kin: Path, flat: bool, lists: str) -> None:
     if flat:
@@ -290,18 +291,12 @@ clip_stream = partial(built, "clips_cil", tasks=2, classes_per_task=2, shots=2, 
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clips_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four classes of four clips."""
     root = tmp_path_factory.mktemp("clips")
     for frames, (folder, i) in enumerate(product(CLASSES, range(4)), start=4):
         write_clip(root / folder / f"{i}.mp4", frames)
     return root
-
-
-@pytest.fixture
-def root(tree: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(tree, tmp_path / "root"))
 
 
 def test_splits_are_kept_and_what_lies_beside_them_is_noted(root: Path) -> None:
@@ -320,30 +315,30 @@ def test_splits_are_kept_and_what_lies_beside_them_is_noted(root: Path) -> None:
 
 
 @pytest.mark.parametrize("feed", ["images", "video"])
-def test_a_clip_goes_in_as_its_setting_or_else_the_workspace_says(tree: Path, feed: Feed) -> None:
+def test_a_clip_goes_in_as_its_setting_or_else_the_workspace_says(clips_tree: Path, feed: Feed) -> None:
     for given in ({"feed": feed}, {"workspace": Workspace(feed=feed)}):
-        stream = clip_stream(tree, fps=10, max_frames=3, **given)
+        stream = clip_stream(clips_tree, fps=10, max_frames=3, **given)
         example = stream.tasks[0].train[0]
         clip, asked = example.media(), request(example, ["bow"])
         assert isinstance(clip, Clip) and (stream.feed, clip.feed) == (feed, feed)
         types = [part["type"] for part in asked.messages[0]["content"]]
         assert types == (["image"] * 3 if feed == "images" else ["video"]) + ["text"]
         assert len(asked.media) == len(types) - 1
-    assert clip_stream(tree, workspace=Workspace(feed=feed), feed="images").feed == "images"
+    assert clip_stream(clips_tree, workspace=Workspace(feed=feed), feed="images").feed == "images"
 
 
-def test_class_folders_become_a_stream_whose_decoded_clips_are_kept(tree: Path, tmp_path: Path) -> None:
-    first = clip_stream(tree, workspace=Workspace(tmp_path))
+def test_class_folders_become_a_stream_whose_decoded_clips_are_kept(clips_tree: Path, tmp_path: Path) -> None:
+    first = clip_stream(clips_tree, workspace=Workspace(tmp_path))
     assert sorted(first.labels) == sorted(CLASSES)
     assert sizes(first) == [(4, 2), (4, 2)]
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
     assert len(kept) == 12  # 4 classes x (2 shots + 1 test)
     # a second build decodes nothing
-    second = clip_stream(tree, workspace=Workspace(tmp_path))
+    second = clip_stream(clips_tree, workspace=Workspace(tmp_path))
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} == kept
     clips = [[e.media() for task in stream.tasks for e in task.train] for stream in (first, second)]
     assert clips[0] == clips[1]
-    clip_stream(tree, workspace=Workspace(tmp_path / "none"), cache_mb=0)
+    clip_stream(clips_tree, workspace=Workspace(tmp_path / "none"), cache_mb=0)
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["index.sqlite"]
 
 

@@ -208,20 +208,6 @@ def test_a_copy_in_two_domains_is_reported_or_left_out(tmp_path: Path) -> None:
     assert kept[0] == kept[1]
 
 
-def test_copies_are_not_split_over_training_and_test_and_refused_in_two_classes(tmp_path: Path) -> None:
-    write_tree(tmp_path, CLASSES, 6)
-    (tmp_path / "ant" / "copy.png").write_bytes((tmp_path / "ant" / "000.png").read_bytes())
-    stream = cil(tmp_path, shots=None)
-    pair = {"ant/copy.png (ant) = ant/000.png (ant)", "ant/000.png (ant) = ant/copy.png (ant)"}
-    assert stream.notes[0].removeprefix("1 items left out, copies of others: ") in pair
-    assert check_stream(stream) == []
-    (tmp_path / "bee" / "001.png").write_bytes((tmp_path / "ant" / "002.png").read_bytes())
-    (problem,) = problems_of(lambda: cil(tmp_path, shots=None))
-    assert problem.startswith("1 items have the content of an item of another class: ")
-    assert "ant/002.png (ant)" in problem and "bee/001.png (bee)" in problem
-    assert check_stream(cil(tmp_path, shots=None, on_copies="skip")) == []
-
-
 def test_listed_items_of_classes_that_are_not_used_are_counted(tmp_path: Path) -> None:
     listed = tmp_path / "list.jsonl"
     write_tree(tmp_path / "plain", CLASSES, 3)

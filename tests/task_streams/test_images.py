@@ -111,7 +111,7 @@ def test_what_is_transparent_is_laid_on_white(mode: str, background: Any, red: A
     assert half.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 0.2 of black, 0.8 * 255 = 204
 
 
-def test_what_is_no_image_and_a_decompression_bomb_are_refused() -> None:
+def test_what_is_no_image_a_decompression_bomb_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     side = int((2.1 * (Image.MAX_IMAGE_PIXELS or 0)) ** 0.5)  # Pillow refuses what exceeds its limit twice
     for data, said in (
         (b"", r"^the file is empty$"),
@@ -122,9 +122,6 @@ def test_what_is_no_image_and_a_decompression_bomb_are_refused() -> None:
     ):
         with pytest.raises(Damaged, match=said):
             decode_image(data)
-
-
-def test_the_decoder_reads_a_source(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(encoded(Image.new("RGB", (3, 2), RED), "PNG"))
     assert IMAGES(FileSource(tmp_path / "x.png")).getpixel((0, 0)) == RED
     with pytest.raises(Damaged, match="No such file"):

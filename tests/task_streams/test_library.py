@@ -62,6 +62,9 @@ def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_
     write_tree(root, "abcd", 5)
     build = partial(built, "folder_cil", root, tasks=2, shots=2, test_per_class=2)
     first = build(workspace=Workspace(cache))
+    sent = pickle.loads(pickle.dumps(first))
+    assert sent == first
+    assert sent.tasks[0].train[0].media().size == (8, 8)
     for path in root.rglob("*.png"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)  # same size, no image any more
@@ -69,11 +72,6 @@ def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_
     assert fingerprints(build(workspace=Workspace(cache))) == fingerprints(first)
     with pytest.raises(UserError, match="items cannot be decoded"):
         build()
-    write_tree(tmp_path / "sent", "abcd", 4)
-    stream = built("folder_cil", tmp_path / "sent", tasks=2, shots=1, test_per_class=1)
-    again = pickle.loads(pickle.dumps(stream))
-    assert again == stream
-    assert again.tasks[0].train[0].media().size == (8, 8)
 
 
 def test_the_search_for_cycles_is_as_usual_after_a_build_that_failed_too() -> None:
@@ -94,7 +92,7 @@ from task_streams.sources.library import Index
 from task_streams.sources.records import FileSource
 
 index = Index(Path(sys.argv[1]))
-for turn in range(40):
+for turn in range(10):
     paths = [Path(f"/{sys.argv[2]}/{turn}/{i}") for i in range(50)] + [Path(f"/shared/{i}") for i in range(50)]
     index.remember("d", [(FileSource(path), "s", f"{path}") for path in paths])
     assert all(index.contents("d", [FileSource(path) for path in paths], ["s"] * 100))
@@ -150,8 +148,8 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache), name]) for name in ("a", "b", "c")]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
     with sqlite3.connect(cache / FILE) as database:
-        # 3 writers x 40 turns x 50 items of their own, and the 50 that all of them write.
-        assert database.execute("SELECT count(*) FROM items_1").fetchone() == (6050,)
+        # 3 writers x 10 turns x 50 items of their own, and the 50 that all of them write.
+        assert database.execute("SELECT count(*) FROM items_1").fetchone() == (1550,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
@@ -194,7 +192,9 @@ def test_a_fault_is_never_remembered_and_what_vanished_is_damaged_although_it_is
         FileSource(tmp_path).read()
 
 
-def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder(tmp_path: Path) -> None:
+def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder_unless_there_is_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = Index(tmp_path)
     index.remember("image", [(source, "1", source.name) for source in SOURCES])  # more than a query takes
     index.remember("image", [(SOURCES[0], "2", "new")])
@@ -205,14 +205,12 @@ def test_what_is_remembered_is_known_again_under_the_same_stamp_and_decoder(tmp_
     assert again.contents("clip", SOURCES[:1], ["2"]) == [None]
     missing = FileSource(tmp_path / "none.png")
     assert again.contents("image", [missing], [""]) == [None]
-
-
-def test_without_a_cache_folder_nothing_is_kept_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    index = Index(None)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    index = Index(None)  # keeps nothing and writes nothing
     index.remember("image", [(SOURCES[0], "1", "x")])
     assert index.contents("image", SOURCES[:1], ["1"]) == [None]
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @dataclass
@@ -228,16 +226,15 @@ class Acting:
         return Image.new("RGB", (1, 1))
 
 
-def test_a_change_while_an_item_is_read_is_noticed_by_the_next_build(tmp_path: Path) -> None:
+def test_a_change_while_an_item_is_read_is_noticed_and_errors_of_a_decoder_come_through(
+    tmp_path: Path,
+) -> None:
     shelf = coloured(1)
     for _ in range(2):
         shelf.reads.clear()
         decoder = Acting(lambda: shelf.stamps.update({"a/0000": "2"}))
         Library(Workspace(tmp_path), decoder=decoder).admit(shelf.records())
         assert shelf.reads["a/0000"] > 0
-
-
-def test_errors_of_a_decoder_come_through_and_a_known_content_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         Library(Workspace(tmp_path), decoder=Acting(lambda: 1 / 0)).admit(coloured(2).records())
     shelf = coloured(2)

@@ -9,7 +9,9 @@ from task_streams import STREAMS, build_stream
 from task_streams.errors import UserError
 from task_streams.prompt import Request, in_style, prompt_messages, request, target_text
 from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
+from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.fingerprint import prompt_fingerprints
+from task_streams.scenarios.split import build_cil
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
 from tests.task_streams.streams import black, built, make_examples, problems_of, write_tree
 
@@ -44,6 +46,17 @@ def test_a_request_is_one_user_turn_with_the_images_first_or_last_and_carries_th
     assert [part["type"] for part in message["content"]] == ["image", "text"]
     assert message["content"][1]["text"] == SILENT.ask("classification", ("a", "b"))
     assert [image.size for image in asked.images] == [(4, 4)]
+
+
+def test_prompts_name_no_future_class() -> None:
+    pool = Pool(make_examples(("apple", "bread", "cheese", "dates"), 4))
+    stream = build_cil("s", pool, sizes=(1,) * 4, order_seed=1, shots=1, test_per_class=1)
+    taught: set[str] = set()
+    for task in stream.tasks:
+        taught.update(task.classes)
+        for example, labels in ((task.train[0], task.trained), (task.test[0], task.seen)):
+            text = request(example, labels, task.style).messages[0]["content"][-1]["text"]
+            assert {label for label in stream.labels if label in text} == taught
 
 
 NAMES = ("Great_White", "x.Ray-fish", "cat")  # listed by RaPO's styles as: great white, x ray fish, cat

@@ -191,15 +191,6 @@ def test_a_source_must_be_given_once_and_settings_must_belong_to_it(settings: di
     assert problems_of(lambda: TableCilConfig(**settings)) == (problem,)
 
 
-def test_a_moved_table_is_copied_again_but_its_images_are_known_by_content(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    cil(train=write(tmp_path / "x.parquet"), cache=cache)
-    os.rename(tmp_path / "x.parquet", tmp_path / "y.parquet")
-    stream = cil(train=str(tmp_path / "y.parquet"), cache=cache)
-    source = examples(stream)[0].media.args[0]  # type: ignore[attr-defined]
-    assert (source.name, source.stamp()) == (f"sha256:{examples(stream)[0].content}", "content")
-
-
 def read_sizes(sources: Sequence[RowSource]) -> list[int]:
     return [len(source.read()) for source in sources]
 
@@ -242,15 +233,23 @@ def test_without_a_cache_nothing_stays_behind(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "classes"), [("cifar10", 10), ("cifar100", 100), ("fashion_mnist", 10), ("omniglot", 136), ("cub100", 100)]
-)
-def test_real_tables_are_read(tmp_path: Path, name: str, classes: int) -> None:
-    folder = shared(name)
-    stream = cil(train=f"{folder}/train.parquet", test=f"{folder}/test.parquet", cache=tmp_path, tasks=5)
-    assert sizes(stream) == [(6, 4)] * 5
-    assert stream.notes == (() if classes == 10 else (f"10 of {classes} classes are used",))
-    assert all(example.media().mode == "RGB" for example in examples(stream)[:20])  # type: ignore[union-attr]
+ALPHABETS = ["Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"]
+REAL: dict[str, tuple[int, list[str]]] = {  # classes and domains
+    "cifar10": (10, []), "cifar100": (100, []), "fashion_mnist": (10, []), "cub100": (100, []),
+    "omniglot": (136, ALPHABETS), "pacs": (7, ["art_painting", "cartoon", "photo", "sketch"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_tables_are_read_and_their_domains_become_tasks(tmp_path: Path, name: str) -> None:
+    files = {split: f"{shared(name)}/{split}.parquet" for split in ("train", "test")}
+    classes, domains = REAL[name]
+    stream = cil(tmp_path, **files, tasks=3)
+    assert (sizes(stream), stream.notes) == ([(6, 4)] * 3, (f"6 of {classes} classes are used",))
+    assert all(example.media().mode == "RGB" for example in examples(stream))  # type: ignore[union-attr]
+    if domains:
+        stream = dil(tmp_path, **files, shots=2, test_per_class=1)
+        assert (sorted(task.name for task in stream.tasks), check_stream(stream)) == (domains, [])
 
 
 def test_domains_of_a_column_become_tasks_and_listed_items_of_others_are_counted(tmp_path: Path) -> None:
@@ -351,30 +350,21 @@ def test_the_copy_of_a_table_is_used_again_until_the_file_changes_and_a_fault_of
     made = copy.stat().st_mtime_ns
     assert fingerprints(cil(train=path, cache=cache)) == fingerprints(first)
     assert copy.stat().st_mtime_ns == made
+    os.rename(path, tmp_path / "moved.parquet")  # is copied again, but its images are known by their content
+    example = examples(cil(train=str(tmp_path / "moved.parquet"), cache=cache))[0]
+    source = example.media.args[0]  # type: ignore[attr-defined]
+    assert (source.name, source.stamp()) == (f"sha256:{example.content}", "content")
+    os.rename(tmp_path / "moved.parquet", path)
     copy.write_bytes(copy.read_bytes()[:200])
     (problem,) = problems(train=path, cache=cache)
     assert problem.startswith(f"{copy}: cannot be read (") and problem.endswith("remove the file, it is made anew")
     write(tmp_path / "x.parquet", table(7))
     assert fingerprints(cil(train=path, cache=cache)) != fingerprints(first)
-    assert len(list((cache / "tables").iterdir())) == 2
+    assert len(list((cache / "tables").iterdir())) == 3
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tables").write_text("a file where a folder should be")
     (problem,) = problems(train=path, cache=tmp_path / "other")  # not blamed on the table
     assert problem.startswith(f"{tmp_path / 'other' / 'tables'}: no copy of {path} can be written there (")
-
-
-@pytest.mark.parametrize(
-    ("name", "domains"),
-    [
-        ("pacs", ["art_painting", "cartoon", "photo", "sketch"]),
-        ("omniglot", ["Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"]),
-    ],
-)
-def test_real_domains_become_tasks(tmp_path: Path, name: str, domains: list[str]) -> None:
-    files = {split: f"{shared(name)}/{split}.parquet" for split in ("train", "test")}
-    stream = dil(tmp_path, **files, shots=2, test_per_class=1)
-    assert sorted(task.name for task in stream.tasks) == domains
-    assert check_stream(stream) == []
 
 
 def test_the_real_tinyimagenet_table_gives_every_item_by_its_file_name(tmp_path: Path) -> None:
