@@ -214,12 +214,8 @@ class StreamConfig(Settings):
     @property
     def draw_settings(self) -> dict[str, Any]:
         """Keyword arguments for ``build_cil`` and ``build_dil``."""
-        return {
-            "shots": self.shots,
-            "test_per_class": self.test_per_class,
-            "draw_seed": self.draw_seed,
-            "label_order": self.label_order,
-        }
+        names = ("shots", "test_per_class", "draw_seed", "label_order")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

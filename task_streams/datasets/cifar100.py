@@ -17,7 +17,7 @@ from PIL import Image
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.layout import existing_root, lines
 from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Split
 
@@ -155,14 +155,14 @@ LICENCE = "none stated"
 PLANES = Decoder("planes 32", planes_image)
 CIL = StreamSpec(
     Cifar100CilConfig,
-    partial(image_stream, "cifar100_cil", partial(read_archive, CIFAR100), decoder=PLANES),
+    partial(labelled_stream, "cifar100_cil", partial(read_archive, CIFAR100), decoder=PLANES),
     "CIFAR-100 (binary), new classes in each task",
     LICENCE,
     CITATION,
 )
 CIL_10 = StreamSpec(
     Cifar10CilConfig,
-    partial(image_stream, "cifar10_cil", partial(read_archive, CIFAR10), decoder=PLANES),
+    partial(labelled_stream, "cifar10_cil", partial(read_archive, CIFAR10), decoder=PLANES),
     "CIFAR-10 (binary), new classes in each task",
     LICENCE,
     CITATION,

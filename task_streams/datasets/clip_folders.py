@@ -51,7 +51,7 @@ def clip_stream(
     if workspace.cache and config.cache_mb:
         cache = ClipCache(workspace.cache / CACHE_FOLDER, config.cache_mb * 2**20)
     decoder = ClipDecoder(config.fps, config.max_frames, config.max_side, feed, cache)
-    stream = labelled_stream(name, find(config), config, order_seed, workspace, decoder)
+    stream = labelled_stream(name, find, config, order_seed, workspace, decoder)
     return replace(stream, feed=feed)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.layout import existing_root, shared_names, with_all_classes
 from task_streams.sources.listed_files import listed_files, numbered
 from task_streams.sources.records import FileSource, Found, Record, Split
@@ -83,7 +83,7 @@ def cub200(config: Cub200Config) -> Found:
 
 CIL = StreamSpec(
     Cub200Config,
-    partial(image_stream, "cub200_cil", cub200),
+    partial(labelled_stream, "cub200_cil", cub200),
     "CUB-200-2011 (200 species of birds) from its original archive, new classes in each task",
     "non-commercial research and education",
     "Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001",

@@ -10,7 +10,7 @@ from functools import partial
 
 from task_streams.config import Count, SourceDilConfig
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.layout import existing_root
 from task_streams.sources.listed_files import listed_domains
 from task_streams.sources.records import Found
@@ -43,7 +43,7 @@ def domainnet(config: DomainNetConfig) -> Found:
 
 DIL = StreamSpec(
     DomainNetConfig,
-    partial(image_stream, "domainnet_dil", domainnet),
+    partial(labelled_stream, "domainnet_dil", domainnet),
     "DomainNet (345 classes, 6 domains) from its original archives and lists, a new domain in each task",
     "non-commercial research; the images remain with their owners (fair use notice of the page)",
     "Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",

@@ -11,7 +11,7 @@ from functools import partial
 from task_streams.config import SourceCilConfig, SourceDilConfig
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_tree
 from task_streams.sources.layout import existing_root, joined, subfolders
 from task_streams.sources.records import Found
@@ -59,14 +59,14 @@ LICENCE = "that of the images"
 CITATION = "none: a folder of your own"
 CIL = StreamSpec(
     FolderCilConfig,
-    partial(image_stream, "folder_cil", folder),
+    partial(labelled_stream, "folder_cil", folder),
     "your own folder of labelled images, new classes in each task",
     LICENCE,
     CITATION,
 )
 DIL = StreamSpec(
     FolderDilConfig,
-    partial(image_stream, "folder_dil", folder),
+    partial(labelled_stream, "folder_dil", folder),
     "your own folder of labelled images by domain, a new domain in each task",
     LICENCE,
     CITATION,

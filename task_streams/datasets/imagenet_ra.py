@@ -16,7 +16,7 @@ from task_streams.config import Count, SourceCilConfig
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import SPLITS, class_tree
 from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
 from task_streams.sources.records import Found
@@ -113,14 +113,14 @@ def imagenet_ra(config: ImageNetRConfig | ImageNetAConfig) -> Found:
 
 CIL_R = StreamSpec(
     ImageNetRConfig,
-    partial(image_stream, "imagenet_r_cil", imagenet_ra),
+    partial(labelled_stream, "imagenet_r_cil", imagenet_ra),
     "ImageNet-R (art, sketches, toys … of 200 classes), new classes in each task",
     "none stated; the images remain with their owners",
     "Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
 )
 CIL_A = StreamSpec(
     ImageNetAConfig,
-    partial(image_stream, "imagenet_a_cil", imagenet_ra),
+    partial(labelled_stream, "imagenet_a_cil", imagenet_ra),
     "ImageNet-A (natural adversarial images of 200 classes), new classes in each task",
     "MIT for the repository; the images remain with their owners",
     "Hendrycks et al., Natural Adversarial Examples, CVPR 2021",

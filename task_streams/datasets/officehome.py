@@ -12,7 +12,7 @@ from pathlib import Path
 from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, joined, with_all_classes
 from task_streams.sources.records import Found
@@ -57,7 +57,7 @@ def officehome(config: OfficeHomeConfig) -> Found:
 
 DIL = StreamSpec(
     OfficeHomeConfig,
-    partial(image_stream, "officehome_dil", officehome),
+    partial(labelled_stream, "officehome_dil", officehome),
     "OfficeHome (65 classes, 4 domains) from its original folders, a new domain in each task",
     "non-commercial research and education",
     "Venkateswara et al., Deep Hashing Network for Unsupervised Domain Adaptation, CVPR 2017",

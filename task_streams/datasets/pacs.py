@@ -13,7 +13,7 @@ from pathlib import Path
 from task_streams.config import Count, SourceDilConfig
 from task_streams.errors import UserError
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, joined, with_all_classes
 from task_streams.sources.listed_files import listed_domains
@@ -63,7 +63,7 @@ def pacs(config: PacsConfig) -> Found:
 
 DIL = StreamSpec(
     PacsConfig,
-    partial(image_stream, "pacs_dil", pacs),
+    partial(labelled_stream, "pacs_dil", pacs),
     "PACS (7 classes, 4 domains) from its folders and official lists, a new domain in each task",
     "none stated; published for research",
     "Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017",

@@ -126,7 +126,8 @@ def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, works
     twice = sorted(key for key, times in count.items() if times > 1)
     if columns.key and twice:
         problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
-    return labelled_stream(name, Found(tuple(records), (), tuple(problems)), config, order_seed, workspace)
+    found = Found(tuple(records), (), tuple(problems))
+    return labelled_stream(name, lambda _: found, config, order_seed, workspace)
 
 
 def _records(
@@ -145,25 +146,25 @@ def _records(
         problems.append(f"{column} holds class names already; expected no class_names")
     records: list[Record] = []
     lacking: dict[str, list[str]] = {}
-    for number, row in enumerate(table.rows, start=1):
-        label, domain, digest = row.label or "", row.domain or "", row.source.digest
+    for number, (source, given_label, given_domain, key) in enumerate(table.rows, start=1):
+        label, domain, digest = given_label or "", given_domain or "", source.digest
         if table.numbered and label:
             label = names[int(label)] if 0 <= int(label) < len(names) else ""
         complaint = ""
-        if not row.label:
+        if not given_label:
             complaint = "no label"
         elif not label:
             complaint = f"a label outside of 0 to {len(names) - 1}" if names else ""
         elif columns.domain and not domain:
             complaint = "no domain"
-        elif columns.key and not row.key:
+        elif columns.key and not key:
             complaint = f"no {columns.key}"
         if complaint:
-            lacking.setdefault(complaint, []).append(row.key or f"row {number}")
+            lacking.setdefault(complaint, []).append(key or f"row {number}")
             continue
-        name = row.key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(table.title).name}")
-        places = (split, name) if row.key else (split, domain, label, name)
-        records.append(Record("/".join(filter(None, places)), label, row.source, split, domain, digest))
+        name = key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(table.title).name}")
+        places = (split, name) if key else (split, domain, label, name)
+        records.append(Record("/".join(filter(None, places)), label, source, split, domain, digest))
     if names or not table.numbered:
         problems += [f"{table.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
     return records, problems

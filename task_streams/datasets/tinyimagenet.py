@@ -12,7 +12,7 @@ from functools import partial
 from task_streams.config import Count, SourceCilConfig, repeated
 from task_streams.errors import shown
 from task_streams.registry import StreamSpec
-from task_streams.scenarios.classification import image_stream
+from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_folders
 from task_streams.sources.layout import existing_root, lines, shared_names, subfolders, with_all_classes
 from task_streams.sources.listed_files import listed_files
@@ -87,7 +87,7 @@ def tinyimagenet(config: TinyImageNetConfig) -> Found:
 
 CIL = StreamSpec(
     TinyImageNetConfig,
-    partial(image_stream, "tinyimagenet_cil", tinyimagenet),
+    partial(labelled_stream, "tinyimagenet_cil", tinyimagenet),
     "TinyImageNet (200 classes, 64 x 64 pixels) from its original archive, new classes in each task",
     "that of ImageNet: non-commercial research and education",
     "Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231n, 2015",

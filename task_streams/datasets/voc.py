@@ -123,15 +123,6 @@ def _splits(
     return first, second
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image that a set lists: its name, annotations, and key (path below the base); None for what is missing."""
-
-    name: str
-    xml: Path | None
-    key: str | None
-
-
 def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Workspace) -> BoxTable:
     """The boxes of image sets, each ``<folder>/<image set>``; keys are paths below ``base``.
 
@@ -139,24 +130,24 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
         UserError: a folder or a list of a set is missing.
     """
     items, problems = _items(base, sets)
-    stamps = (f"{item.key} {item.name} {FileSource(item.xml).stamp() if item.xml else ''}" for item in items)
+    stamps = (f"{key} {name} {FileSource(xml).stamp() if xml else ''}" for name, xml, key in items)
     stamp = sha256("\n".join(stamps).encode()).hexdigest()
 
     def parse() -> BoxTable:
         boxes = BoxCollector()
-        for item in items:
-            if item.key is None:
-                boxes.faults["listed images that are missing in JPEGImages"].append(item.name)
-            elif item.xml is None:
-                boxes.faults["listed images without a file in Annotations"].append(item.name)
-            elif item.key in boxes.boxes:
-                boxes.faults["images that are listed twice"].append(item.name)
+        for name, xml, key in items:
+            if key is None:
+                boxes.faults["listed images that are missing in JPEGImages"].append(name)
+            elif xml is None:
+                boxes.faults["listed images without a file in Annotations"].append(name)
+            elif key in boxes.boxes:
+                boxes.faults["images that are listed twice"].append(name)
             else:
-                boxes.boxes[item.key] = []
+                boxes.boxes[key] = []
                 try:
-                    _add_objects(boxes, item.key, item.name, parse_xml(item.xml), config)
+                    _add_objects(boxes, key, name, parse_xml(xml), config)
                 except Damaged as fault:
-                    boxes.faults["annotations that cannot be read"].append(f"{item.name}.xml ({fault})")
+                    boxes.faults["annotations that cannot be read"].append(f"{name}.xml ({fault})")
         return boxes.table(base, ", ".join(sets), config.classes)
 
     wanted = f"{list(config.classes)} {config.other_classes} {config.difficult}"
@@ -164,11 +155,14 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
     return replace(table, problems=(*problems, *table.problems))
 
 
-def _items(base: Path, sets: Sequence[str]) -> tuple[list[Item], list[str]]:
-    """What the sets list, and links that lead out of the root."""
+def _items(base: Path, sets: Sequence[str]) -> tuple[list[tuple[str, Path | None, str | None]], list[str]]:
+    """Name, annotations and key (path below the base) of each image that the sets list, None for what is missing.
+
+    Then links that lead out of the root.
+    """
     missing: list[str] = []
     problems: list[str] = []
-    items: list[Item] = []
+    items: list[tuple[str, Path | None, str | None]] = []
     for path in map(PurePosixPath, sets):
         folder = below(base, str(path.parent))
         file = folder / "ImageSets" / "Main" / f"{path.name}.txt"
@@ -186,7 +180,7 @@ def _items(base: Path, sets: Sequence[str]) -> tuple[list[Item], list[str]]:
         for _, name in lines(file):
             key = f"{path.parent}/JPEGImages/{images[name]}" if name in images else None
             xml = folder / "Annotations" / f"{name}.xml" if f"{name}.xml" in texts else None
-            items.append(Item(f"{path.parent}/{name}", xml, key))
+            items.append((f"{path.parent}/{name}", xml, key))
     if missing:
         raise UserError(*dict.fromkeys(missing))
     return items, list(dict.fromkeys(problems))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from task_streams.config import SourceCilConfig, SourceDilConfig
+from task_streams.config import SourceDilConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
@@ -16,49 +16,38 @@ from task_streams.sources.records import Decoder, Found, Record, Workspace
 from task_streams.types import TaskStream
 
 
-def image_stream(
+def labelled_stream(
     name: str,
     find: Callable[[Any], Found],
     config: Any,
     order_seed: int,
     workspace: Workspace,
-    decoder: Decoder = IMAGES,
-) -> TaskStream:
-    """Stream of the images that ``find`` finds for some settings; raises as ``labelled_stream``."""
-    return labelled_stream(name, find(config), config, order_seed, workspace, decoder)
-
-
-def labelled_stream(
-    name: str,
-    found: Found,
-    config: SourceCilConfig | SourceDilConfig,
-    order_seed: int,
-    workspace: Workspace,
     decoder: Decoder | ClipDecoder = IMAGES,
 ) -> TaskStream:
-    """Stream of what a layout found: of new classes in each task, or with ``SourceDilConfig`` of one domain in each.
+    """Stream of what ``find`` finds in a layout for some settings.
 
-    With a list of shots its items are all that is left to train on.
+    New classes in each task with a ``SourceCilConfig``, one domain in each with a ``SourceDilConfig``. With a list of
+    shots its items are all that is left to train on.
 
     Raises:
         UserError: problems of the layout, damaged items, too few classes, an unknown domain, a list that does not
             resolve.
     """
+    found, by_domain = find(config), isinstance(config, SourceDilConfig)
     library = Library(workspace, config.on_damaged, decoder)
     with all_problems(found, library):
         records, settings = found.records, config.draw_settings
         if config.shots_list is not None:
             records, settings = listed_records(config.shots_list, records), {**settings, "shots": None}
-        by_domain: dict[str, dict[str, list[Record]]] = {}
+        splits: dict[str, dict[str, list[Record]]] = {}  # by domain
         for record in records:
-            domain = record.domain if isinstance(config, SourceDilConfig) else ""
-            by_domain.setdefault(domain, {}).setdefault(record.split, []).append(record)
+            splits.setdefault(record.domain if by_domain else "", {}).setdefault(record.split, []).append(record)
         pools = {  # a source with splits has ``train`` and ``test``, one without neither
-            domain: Pool(splits[""]) if "" in splits else Pool(splits.get("train", ()), splits.get("test", ()))
-            for domain, splits in by_domain.items()
+            domain: Pool(some[""]) if "" in some else Pool(some.get("train", ()), some.get("test", ()))
+            for domain, some in splits.items()
         }
         settings |= {"admit": library.admit, "distinct": config.on_copies == "skip", "notes": found.notes}
-        if isinstance(config, SourceDilConfig):
+        if by_domain:
             there = sorted(pools)
             if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
                 raise UserError(*unknown)
@@ -70,11 +59,8 @@ def labelled_stream(
             stream = build_cil(name, pool, sizes=config.sizes, order_seed=order_seed, **settings)
     unused: list[str] = []
     if config.shots_list is not None:
-        trained = [record for record in records if record.split == "train"]
-        if isinstance(config, SourceDilConfig):
-            domains = {task.name for task in stream.tasks}
-            unused = unused_listed(len(trained), sum(record.domain not in domains for record in trained), "domains")
-        else:
-            others = sum(record.label not in stream.labels for record in trained)
-            unused = unused_listed(len(trained), others, "classes")
+        trained = [record.domain if by_domain else record.label for record in records if record.split == "train"]
+        used = {task.name for task in stream.tasks} if by_domain else set(stream.labels)
+        others = sum(value not in used for value in trained)
+        unused = unused_listed(len(trained), others, "domains" if by_domain else "classes")
     return replace(stream, notes=(*stream.notes, *unused, *library.report()[1]))

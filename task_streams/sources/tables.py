@@ -99,28 +99,18 @@ class RowSource(FileSource):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a stored table; what is null in the table is None."""
-
-    source: RowSource
-    label: str | None
-    domain: str | None
-    key: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Stored:
     """A stored table.
 
     Attributes:
         title: what messages call it.
-        rows: without their images.
+        rows: image, label, domain and key of each; what is null in the table is None.
         numbered: whether its labels are numbers.
         names: names of those, as the table keeps them.
     """
 
     title: str
-    rows: list[Row]
+    rows: list[tuple[RowSource, str | None, str | None, str | None]]
     numbered: bool
     names: list[str]
 
@@ -238,7 +228,7 @@ def stored(table: Table, columns: Columns, cache_folder: Path | None) -> Stored:
             plain = zip(*(batch.column(name).to_pylist() for name in SCHEMA.names[1:]), strict=True)
             for place, (digest, *texts) in enumerate(plain):
                 source = RowSource(file, batch=number, row=place, digest=digest.hex() if digest else "")
-                rows.append(Row(source, *texts))
+                rows.append((source, *texts))
     return Stored(table.title, rows, facts["numbered"], facts["names"])
 
 

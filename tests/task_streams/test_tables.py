@@ -212,8 +212,8 @@ def test_row_groups_of_any_size_are_stored_row_by_row_and_a_copy_that_vanishes_i
     (found,) = parquet_tables("train", [path])
     kept = stored(found, Columns("image", "label"), tmp_path / "cache")
     assert (len(kept.rows), kept.numbered, kept.names) == (200, False, [])
-    for row, expected in zip(kept.rows, plain.to_pylist(), strict=True):
-        assert row.source.read() == expected["image"]
+    for (source, *_), expected in zip(kept.rows, plain.to_pylist(), strict=True):
+        assert source.read() == expected["image"]
     with pytest.raises(Damaged, match=r"none\.arrow"):
         RowSource(str(tmp_path / "none.arrow"), batch=0, row=0, digest="ab").read()
 
