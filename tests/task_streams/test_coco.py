@@ -163,7 +163,7 @@ def matrix(found: TaskStream, policy: Callable[[Task, str], str]) -> list[list[f
     return [[cell(stage, task) for task in found.tasks[: stage.index]] for stage in found.tasks]
 
 
-def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand(tmp_path: Path) -> None:
+def test_scripted_policies_have_the_ap_and_rewards_that_are_derived_by_hand(tmp_path: Path) -> None:
     # The last class of the stage (zebra, then apple), always at 500..1000.
     # Stage 1, task 1 (all six images, a dog in all but the second): every image gets a zebra. zebra: the first image's
     #   is false, the second's true, precision 1/2 at recall 1 -> 0.5; dog: 0. Mean 0.25.
@@ -172,20 +172,16 @@ def test_a_policy_that_always_names_the_newest_class_has_what_is_derived_by_hand
     #   0.5 and at 1 is 2/4 -> 0.5 everywhere -> apple 0.5, cat 0. Mean 0.25.
     found = scripted(tmp_path)
 
-    def policy(stage: Task, key: str) -> str:
+    def newest(stage: Task, key: str) -> str:
         boxes = json.dumps([{"category": stage.classes[-1], "bbox": [500, 500, 1000, 1000]}])
         return f"<think>the newest</think><answer>{boxes}</answer>"
 
     assert [task.classes for task in found.tasks] == [("dog", "zebra"), ("cat", "apple")]
-    assert matrix(found, policy) == [[pytest.approx(0.25)], [0.0, pytest.approx(0.25)]]
+    assert matrix(found, newest) == [[pytest.approx(0.25)], [0.0, pytest.approx(0.25)]]
     # Rewards in task 2: one of two boxes found (apple: 1/2 + 1/2 + 1), or none (cat: 0 + 0 + 1).
     last = found.tasks[1]
-    rewards = [score(policy(last, e.key), e.target, last.seen).reward for e in last.test]
+    rewards = [score(newest(last, e.key), e.target, last.seen).reward for e in last.test]
     assert rewards == [1.0, 2.0, 1.0, 2.0]
-
-
-def test_a_perfect_policy_has_an_ap_of_one_and_one_that_never_parses_nothing(tmp_path: Path) -> None:
-    found = scripted(tmp_path)
     targets = {e.key: e.target for task in found.tasks for e in task.test}
 
     def perfect(stage: Task, key: str) -> str:
@@ -194,7 +190,7 @@ def test_a_perfect_policy_has_an_ap_of_one_and_one_that_never_parses_nothing(tmp
         return completion
 
     assert matrix(found, perfect) == [[pytest.approx(1.0)], [pytest.approx(1.0)] * 2]
-    assert matrix(found, lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]
+    assert matrix(found, lambda stage, key: "<answer>[{") == [[0.0], [0.0, 0.0]]  # never parses
 
 
 def test_boxes_become_corners_in_thousandths_cut_at_the_edge_and_others_are_left_out(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_test_images_are_drawn_over_all_tasks_so_that_each_is_in_every_task_of_i
         )  # whatever the class order
 
 
-def test_the_policy_says_which_classes_training_shows_and_unused_ones_are_not_in_the_stream(tmp_path: Path) -> None:
+def test_the_policy_says_which_classes_training_shows_and_unused_or_too_many_ones_are_told(tmp_path: Path) -> None:
     write(tmp_path, [both("dog", "zebra"), both("dog", "cat", "apple")])
     seen = stream(tmp_path).tasks[1]
     new_only = stream(tmp_path, annotation="new_only").tasks[1]
@@ -103,12 +103,8 @@ def test_the_policy_says_which_classes_training_shows_and_unused_ones_are_not_in
     assert [keys(task.train) for task in found.tasks] == [[0, 2]]
     assert [box.category for e in found.tasks[0].train for box in e.target] == ["dog", "zebra"]  # type: ignore[union-attr]
     assert "2 of 4 classes are used; 1 training images show others only" in found.notes
-
-
-def test_more_classes_than_there_are_and_names_that_read_the_same_are_refused(tmp_path: Path) -> None:
-    ids = {"hot dog": 1, "hot-dog": 2}
     images = [whole("hot dog"), whole("hot-dog")]
-    write_coco(tmp_path, {"train2017": images, "val2017": images}, ids)
+    write_coco(tmp_path, {"train2017": images, "val2017": images}, {"hot dog": 1, "hot-dog": 2})
     assert problems_of(lambda: stream(tmp_path)) == (
         "classes 'hot dog', 'hot-dog' all read 'hot dog' in an answer; rename all but one of them",
         "coco_cil: 4 classes asked (2 tasks), but there are 2; ask for fewer",

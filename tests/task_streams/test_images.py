@@ -23,15 +23,11 @@ def noise(side: int = 64) -> Image.Image:
     return Image.effect_noise((side, side), 90).convert("RGB")
 
 
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-FORMATS = ("PNG", "GIF", "WEBP", "BMP")
-WRITTEN = [(mode, form) for mode in MODES for form in FORMATS if (mode, form) != ("LA", "BMP")]  # BMP has no LA
-
-
-@pytest.mark.parametrize(("mode", "form"), WRITTEN)
-def test_images_of_any_mode_and_format_come_out_as_rgb(mode: str, form: str) -> None:
-    image = decode_image(encoded(Image.new(mode, (5, 3)), form))
-    assert (image.mode, image.size) == ("RGB", (5, 3))
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "BMP"])
+def test_images_of_any_mode_and_format_come_out_as_rgb(form: str) -> None:
+    for mode in ("1", "L", "P", "RGB", "RGBA", *(["LA"] if form != "BMP" else [])):  # BMP has no LA
+        image = decode_image(encoded(Image.new(mode, (5, 3)), form))
+        assert (image.mode, image.size) == ("RGB", (5, 3))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -58,7 +58,7 @@ def problems(**settings: Any) -> tuple[str, ...]:
     return problems_of(lambda: cil(**settings))
 
 
-def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None:
+def test_a_parquet_file_becomes_a_stream_with_a_hold_out_and_a_key_column_gives_the_keys(tmp_path: Path) -> None:
     stream = cil(train=write(tmp_path / "x.parquet"))
     assert sorted(stream.labels) == list(CLASSES)
     assert sizes(stream) == [(6, 4), (6, 4)]
@@ -68,12 +68,9 @@ def test_a_parquet_file_becomes_a_stream_with_a_hold_out(tmp_path: Path) -> None
         row = table().to_pylist()[image.getpixel((0, 0))[0]]  # type: ignore[index]
         assert (row["label"], hashlib.sha256(row["image"]).hexdigest()) == (example.label, example.content)
         assert example.key == f"{example.label}/{example.content[:16]}"
-
-
-def test_a_key_column_gives_the_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", table(name=[f"img{i}" for i in range(24)]))
-    found = examples(cil(train=path, key_column="name"))
-    assert {example.key for example in found} <= {f"img{i}" for i in range(24)}
+    named = examples(cil(train=path, key_column="name"))
+    assert {example.key for example in named} <= {f"img{i}" for i in range(24)}
     numbered = write(tmp_path / "n.parquet", table(name=list(range(24))))
     held = write(tmp_path / "t.parquet", table(name=list(range(24)), first=100))
     keys = {example.key for example in examples(cil(train=numbered, test=held, key_column="name"))}
