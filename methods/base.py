@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from methods.advantage import group_advantages
 from methods.costs.meter import IGNORED, meter_of
@@ -21,6 +21,7 @@ from task_streams.types import Example, Target, Task
 if TYPE_CHECKING:
     from methods.model.policy import Policy
     from methods.model.snapshots import Snapshot
+    from methods.training.views import StepViews
 
 Family = Literal["frozen", "supervised", "reinforcement", "part"]
 Need = Literal["anchor", "reference", "fisher", "replay"]
@@ -87,24 +88,6 @@ class TaskContext:
         return self.task.style
 
 
-class Views(Protocol):
-    """What models say about a step's rollouts when they are asked; ``views.py`` has the one that training uses."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """Completion tokens, right-padded, [B*G, L]."""
-
-    @property
-    def head(self) -> Tensor:
-        """Weights of the policy's output head, [V, H]."""
-
-    def hidden(self, whose: Whose) -> Tensor:
-        """The hidden state that predicts each completion token, [B*G, L, H]."""
-
-    def continuation_logps(self, prefixes: Sequence[str], continuations: Sequence[str]) -> Tensor:
-        """Mean log-probability of the tokens of a text that follows each row's prompt and a prefix, [B*G]."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rollouts:
     """All completions of one optimizer step, gathered over processes; groups are adjacent.
@@ -126,7 +109,7 @@ class Rollouts:
     labels: tuple[str, ...] = ()  # classes that the prompts listed
     style: PromptStyle = SUITE  # the words in which was asked
     # what models say about the completions, computed when it is asked for; None in rollouts made by hand
-    views: Views | None = field(default=None, repr=False)
+    views: StepViews | None = field(default=None, repr=False)
 
     @property
     def task_reward(self) -> Tensor:
@@ -166,6 +149,7 @@ class Method:
         family: ``frozen`` (nothing is trained), ``supervised`` (cross-entropy on targets), ``reinforcement``
             (group rollouts and rewards), or ``part`` (joins a method that learns: a penalty, a memory, a shaper).
         joins: families that a part can join.
+        needs_with: needs that a setting asks for, with the setting's name: there is none while it is 0 or false.
         Config: frozen dataclass of the method's settings with the paper's defaults. A supervised method's has
             ``thought`` (as ``SftConfig``), a reinforcement method's the fields of ``GrpoConfig``.
         joint: train once on the union of all tasks (an upper bound) instead of one after the other.
@@ -182,6 +166,7 @@ class Method:
     family: Family
     Config: ClassVar[type]
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised", "reinforcement"})
+    needs_with: ClassVar[Mapping[Need, str]] = {}
     joint: bool = False
     needs_first_task: str = ""
     includes: ClassVar[frozenset[str]] = frozenset()
@@ -198,9 +183,9 @@ class Method:
 
         ``anchor``: the previous task's snapshot (``anchor_rule`` can name another); ``reference``: the base, for the KL
         term; ``fisher``: the diagonal Fisher information after each task; ``replay``: examples of earlier tasks, mixed
-        into the batches.
+        into the batches. By default those of ``needs_with`` whose setting is above 0.
         """
-        return frozenset()
+        return frozenset(need for need, setting in self.needs_with.items() if getattr(self.config, setting) > 0)
 
     @property
     def anchor_rule(self) -> AnchorRule:

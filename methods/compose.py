@@ -11,12 +11,12 @@ and ``<name>_reranked``, the share of pairs inside a group whose order it change
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from methods.base import (
     AnchorRule,
     Family,
-    KlTarget,
     LossContext,
     Method,
     Need,
@@ -25,7 +25,7 @@ from methods.base import (
     TaskContext,
     overrides,
 )
-from methods.guard import class_of, fault, made_method, members_of
+from methods.guard import class_of, fault, made_method
 from methods.lazy import Tensor, torch
 from methods.registry import method_class
 from task_streams.errors import UserError
@@ -132,14 +132,6 @@ class Composite(Method):
     def replay(self) -> ReplayPlan | None:
         return next((one.replay for one in self.members if one.replay is not None), None)
 
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return self.learner.loss_arguments
-
-    @property
-    def kl_target(self) -> KlTarget:
-        return self.learner.kl_target
-
     def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         return [problem for one in self.members for problem in one.problems(policy, tasks)]
 
@@ -162,7 +154,7 @@ class Composite(Method):
         return terms
 
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        return shaped_by(self.members, rewards, rollouts)
+        return shaped_rewards(self.members, rewards, rollouts)
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         scaling = [one for one in self.members if overrides(class_of(one), "normalize_advantages")]
@@ -185,24 +177,18 @@ class Composite(Method):
         return {one.name: facts for one in self.members if (facts := one.describe())}
 
 
-def shaped_rewards(method: Method, rollouts: Rollouts) -> Tensor:
-    """The task reward as a method shapes it, every share of it reported by name, [B*G]."""
-    return shaped_by(members_of(method), rollouts.task_reward, rollouts)
+for _name in ("loss_arguments", "kl_target"):
+    setattr(Composite, _name, property(attrgetter(f"learner.{_name}")))
 
 
-def shaped_by(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:
-    """Rewards after every method that shapes them, in their order, each reported by its name, [B*G] to [B*G].
-
-    Raises:
-        ValueError: a method returned another shape, or values that are not finite.
-    """
+def shaped_rewards(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:
+    """Rewards after every method that shapes them, in their order, each reported by its name, [B*G] to [B*G]."""
     for one in members:
-        if not overrides(class_of(one), "shape_rewards"):
-            continue
-        shaped = checked(one.shape_rewards(rewards, rollouts), rollouts, one, "shape_rewards")
-        rollouts.log(f"{one.name}_added", (shaped - rewards).mean().item())
-        rollouts.log(f"{one.name}_reranked", reranked_share(rewards, shaped, rollouts.group_size))
-        rewards = shaped
+        if overrides(class_of(one), "shape_rewards"):
+            shaped = one.shape_rewards(rewards, rollouts)
+            rollouts.log(f"{one.name}_added", (shaped - rewards).mean().item())
+            rollouts.log(f"{one.name}_reranked", reranked_share(rewards, shaped, rollouts.group_size))
+            rewards = shaped
     return rewards
 
 
@@ -215,16 +201,6 @@ def reranked_share(before: Tensor, after: Tensor, group_size: int) -> float:
         orders.append(torch.where(apart.abs() > 1e-6, apart.sign(), 0.0))
     pairs = torch.triu(torch.ones(group_size, group_size, dtype=torch.bool, device=before.device), diagonal=1)
     return (orders[0] != orders[1])[:, pairs].float().mean().item()
-
-
-def checked(values: Tensor, rollouts: Rollouts, method: Method, hook: str) -> Tensor:
-    """A hook's result, refused if its shape or a value is not usable."""
-    expected = rollouts.task_reward.shape
-    if values.shape != expected:
-        raise ValueError(f"{method.name}.{hook} returned shape {tuple(values.shape)}, expected {tuple(expected)}")
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{method.name}.{hook} returned values that are not finite")
-    return values
 
 
 def build_method(name: str, config: Any, parts: Sequence[tuple[str, Any]] = ()) -> Method:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partialmethod
+from operator import attrgetter
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -68,12 +70,6 @@ class GuardedMethod(Method):
                 self._refuse("loss_terms", f"term {name!r} is {term.item()}, expected a finite number.")
         return terms  # type: ignore[return-value]
 
-    def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        return self._one_each("shape_rewards", rewards, rollouts)
-
-    def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        return self._one_each("normalize_advantages", rewards, rollouts)
-
     def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
         self._called("before_step", model, task_index, step)
         if overrides(type(self.inner), "before_step") and not gradients_finite(model):
@@ -125,20 +121,11 @@ class GuardedMethod(Method):
         raise UserError(fault(type(self.inner), hook, reason))
 
 
-def _declared(name: str) -> property:
-    """What the method behind the checks declares."""
-    return property(lambda guarded: getattr(guarded.inner, name))
-
-
-def _unchecked(hook: str) -> Callable[..., Any]:
-    """A hook whose result needs no check of its own."""
-    return lambda guarded, *arguments: guarded._called(hook, *arguments)
-
-
-for _name in PROPERTIES:
-    setattr(GuardedMethod, _name, _declared(_name))
-for _name in set(HOOKS) - vars(GuardedMethod).keys():
-    setattr(GuardedMethod, _name, _unchecked(_name))
+for _name in PROPERTIES:  # what the method behind the checks declares
+    setattr(GuardedMethod, _name, property(attrgetter(f"inner.{_name}")))
+for _name in set(HOOKS) - vars(GuardedMethod).keys():  # those whose result needs no check of its own, but for two
+    _call = GuardedMethod._one_each if _name in ("shape_rewards", "normalize_advantages") else GuardedMethod._called
+    setattr(GuardedMethod, _name, partialmethod(_call, _name))
 
 
 def made_method(kind: type[Method], config: Any) -> GuardedMethod:
@@ -213,18 +200,16 @@ def gradients_finite(model: torch.nn.Module) -> bool:
     return bool(torch.isfinite(split_of(model).gradient_norm()))
 
 
+# What the runner provides on demand: by the type of a hook's argument its fields, each with the need that shows it.
+ON_DEMAND = {
+    TaskContext: {"anchor": "anchor", "memory": "replay", "fisher": "fisher"},
+    LossContext: {"anchor": "anchor"},
+    Rollouts: {"actor_logps": "anchor", "anchor_logps": "anchor"},
+}
+
+
 def _declared_view(argument: Any, method: Method) -> Any:
     """What a hook sees of its argument: of what the runner provides on demand, only what the method declares."""
-    if isinstance(argument, TaskContext):
-        if "anchor" not in method.needs and argument.anchor is not None:
-            argument = replace(argument, anchor=None)
-        if "replay" not in method.needs and argument.memory:
-            argument = replace(argument, memory=())
-        return argument if "fisher" in method.needs or argument.fisher is None else replace(argument, fisher=None)
-    if "anchor" in method.needs:
-        return argument
-    if isinstance(argument, LossContext) and argument.anchor is not None:
-        return replace(argument, anchor=None)
-    if isinstance(argument, Rollouts) and argument.anchor_logps is not None:
-        return replace(argument, actor_logps=None, anchor_logps=None)
-    return argument
+    fields, needs = ON_DEMAND.get(type(argument), {}), method.needs
+    hidden = {name: () if name == "memory" else None for name, need in fields.items() if need not in needs}
+    return replace(argument, **hidden) if hidden else argument

@@ -1,14 +1,13 @@
 """Settings shared by all methods: the training budget and the optimizer."""
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from task_streams.config import Count, PartialShare, Settings
 
 Optimizer = Literal["auto", "adamw_float32", "adamw_kahan", "adamw"]  # what each is: methods/model/numerics.py
-OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 AUTO: Final = "auto"
 WIDE: Final = "adamw_float32"
 KAHAN: Final = "adamw_kahan"

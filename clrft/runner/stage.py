@@ -49,7 +49,7 @@ from eval.matrix import POOLED_BOX_AP
 from eval.probe import ask, share_right
 from eval.task_accuracy import measure_of, pooled_ap, task_accuracy
 from methods.base import TaskContext
-from methods.costs.meter import added, sums
+from methods.costs.meter import sums
 from methods.distributed import ranks
 from methods.distributed.sharding import is_sharded, whole, whole_weights
 from methods.generation.answers import Session
@@ -179,7 +179,7 @@ def train_stage(
     with anchor_unchanged(state.anchor, state.method):
         fitted = fit(state.method, context, state.reference, settings, state.moments, report, begun)
     state.moments, record.steps = fitted.moments, fitted.steps
-    record.cost["train"] = cost_of(state, clock, added(sums(fitted.steps), fitted.afterwards))
+    record.cost["train"] = cost_of(state, clock, sums([*fitted.steps, fitted.afterwards]))
     record.seconds["train"] = record.cost["train"]["wall_seconds"]
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
 

@@ -5,6 +5,9 @@ In the first task the anchor is the base, so the term is GRPO's own. The log-pro
 hooks get too, so no second frozen model runs.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from methods.algorithms.grpo import Grpo
 from methods.base import KlTarget, Need
 
@@ -15,7 +18,4 @@ class AnchoredKl(Grpo):
     name = "anchored_kl"
     source = "control"
     kl_target: KlTarget = "anchor"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"anchor", "reference"} if self.config.kl > 0 else ())
+    needs_with: ClassVar[Mapping[Need, str]] = {"anchor": "kl", "reference": "kl"}

@@ -13,8 +13,7 @@ class ZeroShotConfig:
 class ZeroShot(Method):
     """Evaluate the base after every task without training it."""
 
-    name = "zero_shot"
-    family = "frozen"
+    name, family = "zero_shot", "frozen"
     works_split = True
     Config = ZeroShotConfig
     source = "bound"

@@ -3,8 +3,9 @@
 Clipped policy loss with a k3 KL term to the base (not to the previous task), group-scaled advantages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -36,17 +37,13 @@ class GrpoConfig(Settings):
 class Grpo(Method):
     """GRPO on each task in turn, nothing done against forgetting beyond its KL to the base."""
 
-    name = "grpo"
-    family = "reinforcement"
+    name, family = "grpo", "reinforcement"
     works_split = True
     Config = GrpoConfig
+    needs_with: ClassVar[Mapping[Need, str]] = {"reference": "kl"}
     source = "arXiv 2402.03300"
 
     config: GrpoConfig
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"reference"} if self.config.kl > 0 else ())
 
 
 class JointGrpo(Grpo):

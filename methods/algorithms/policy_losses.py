@@ -9,8 +9,9 @@ Deliberately absent: DAPO's dynamic sampling and its soft penalty on length.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -36,16 +37,33 @@ class TwoClipsConfig(KlFreeConfig):
     """Clipping range above 1 (above 0)."""
 
 
-class DrGrpo(Grpo):
+# Settings of the losses by what TRL's ``GRPOConfig`` calls them.
+TRL_NAMES = {
+    "clip_high": "epsilon_high",
+    "mask_truncated": "mask_truncated_completions",
+    "temperature_positive": "sapo_temperature_pos",
+    "temperature_negative": "sapo_temperature_neg",
+}
+
+
+class OtherLoss(Grpo):
+    """GRPO with settings of TRL's loss that make it another method, and with those of its config."""
+
+    loss: ClassVar[Mapping[str, Any]]
+
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        values = vars(self.config)
+        return {**self.loss, **{trl: values[name] for name, trl in TRL_NAMES.items() if name in values}}
+
+
+class DrGrpo(OtherLoss):
     """GRPO without its two biases: no division by the group's deviation, nor by a completion's own length."""
 
     name = "dr_grpo"
     Config = KlFreeConfig
     source = "arXiv 2503.20783"
-
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return {"loss_type": "dr_grpo", "scale_rewards": "none"}
+    loss: ClassVar[Mapping[str, Any]] = {"loss_type": "dr_grpo", "scale_rewards": "none"}
 
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         return centred(rewards, rollouts.group_size)
@@ -59,22 +77,13 @@ class DapoConfig(TwoClipsConfig):
     """Leave completions that were cut off at the limit out of the loss."""
 
 
-class Dapo(Grpo):
+class Dapo(OtherLoss):
     """GRPO averaged over tokens, with a wider clip upwards and without completions that were cut off."""
 
     name = "dapo"
     Config = DapoConfig
     source = "arXiv 2503.14476"
-
-    config: DapoConfig
-
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return {
-            "loss_type": "dapo",
-            "epsilon_high": self.config.clip_high,
-            "mask_truncated_completions": self.config.mask_truncated,
-        }
+    loss: ClassVar[Mapping[str, Any]] = {"loss_type": "dapo"}
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,13 @@ class GspoConfig(TwoClipsConfig):
     """Clipping range of a sequence's ratio above 1 (above 0)."""
 
 
-class Gspo(Grpo):
+class Gspo(OtherLoss):
     """GRPO with one ratio per completion, the geometric mean of its tokens' ratios."""
 
     name = "gspo"
     Config = GspoConfig
     source = "arXiv 2507.18071"
-
-    config: GspoConfig
-
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return {"importance_sampling_level": "sequence", "epsilon_high": self.config.clip_high}
+    loss: ClassVar[Mapping[str, Any]] = {"importance_sampling_level": "sequence"}
 
 
 @dataclass(frozen=True)
@@ -111,19 +115,10 @@ class SapoConfig(KlFreeConfig):
     """Sharpness of the soft gate on ratios where the advantage is not positive (above 0)."""
 
 
-class Sapo(Grpo):
+class Sapo(OtherLoss):
     """GRPO with a soft gate on the ratio, a sigmoid, instead of clipping."""
 
     name = "sapo"
     Config = SapoConfig
     source = "arXiv 2511.20347"
-
-    config: SapoConfig
-
-    @property
-    def loss_arguments(self) -> dict[str, Any]:
-        return {
-            "loss_type": "sapo",
-            "sapo_temperature_pos": self.config.temperature_positive,
-            "sapo_temperature_neg": self.config.temperature_negative,
-        }
+    loss: ClassVar[Mapping[str, Any]] = {"loss_type": "sapo"}

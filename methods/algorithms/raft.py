@@ -40,18 +40,14 @@ class RaftConfig(SftConfig):
 class Raft(Method):
     """Fine-tune on the policy's own right answers."""
 
-    name = "raft"
-    family = "supervised"
+    name, family = "raft", "supervised"
     Config = RaftConfig
     source = "arXiv 2510.18874"
 
     config: RaftConfig
-
-    def __init__(self, config: RaftConfig) -> None:
-        super().__init__(config)
-        self.context: TaskContext | None = None
-        self.kept: dict[str, list[str]] = {}  # right answers by item key, read by the training as it goes
-        self.every = 0
+    context: TaskContext | None = None
+    kept: dict[str, list[str]]  # right answers by item key, read by the training as it goes
+    every: int  # updates after which is sampled anew; 0: never
 
     def targets(self, context: TaskContext) -> dict[str, list[str]]:
         self.context = context

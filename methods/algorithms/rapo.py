@@ -8,14 +8,15 @@ code does where the two differ. A value given by name wins over the preset's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from methods.advantage import group_advantages
 from methods.algorithms.grpo import Grpo, GrpoConfig
-from methods.base import AnchorKind, AnchorRule, Need, Rollouts, TaskContext
+from methods.base import AnchorKind, AnchorRule, Need, Rollouts
 from methods.lazy import Tensor
 from methods.parts.ctan import Ctan, CtanConfig, resolved
 from methods.parts.retention import RetentionConfig, RetentionShaper
@@ -58,13 +59,12 @@ class RapoConfig(CtanConfig, GrpoConfig):
         return [f"dual_clip: got {self.dual_clip}, expected a number above 1, or 0."]
 
 
-class Rapo(Grpo):
+class Rapo(Ctan, Grpo):
     """GRPO with the retention reward and cross-task advantage normalisation."""
 
-    name = "rapo"
+    name, family = "rapo", "reinforcement"
     Config = RapoConfig
-    source = "arXiv 2605.09640"
-    state_settings: ClassVar[frozenset[str]] = Ctan.state_settings
+    needs_with: ClassVar[Mapping[Need, str]] = {"reference": "kl", "anchor": "retention"}
     includes: ClassVar[frozenset[str]] = frozenset({"retention", "ctan"})
 
     config: RapoConfig
@@ -74,11 +74,6 @@ class Rapo(Grpo):
         self.loss = resolved(config, LOSSES)
         weight, sharpness = config.retention_weight, config.retention_sharpness
         self.retention = RetentionShaper(RetentionConfig(weight, sharpness, config.anchor, config.anchor_momentum))
-        self.ctan = Ctan(CtanConfig(**{one.name: getattr(config, one.name) for one in fields(CtanConfig)}))
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return super().needs | (self.retention.needs if self.config.retention else frozenset())
 
     @property
     def anchor_rule(self) -> AnchorRule:
@@ -93,9 +88,6 @@ class Rapo(Grpo):
             **({"delta": dual} if dual else {}),
         }
 
-    def before_task(self, context: TaskContext) -> None:
-        self.ctan.before_task(context)
-
     def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equation 4: the task reward, plus lambda times the retention reward from task 2 on, [B*G]."""
         return self.retention.shape_rewards(rewards, rollouts) if self.config.retention else rewards
@@ -103,18 +95,12 @@ class Rapo(Grpo):
     def normalize_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Equations 5 and 6, or by each group's deviation, [B*G] to [B*G]."""
         if self.config.ctan:
-            return self.ctan.normalize_advantages(rewards, rollouts)
-        return group_advantages(rewards, rollouts.group_size, self.ctan.rule["group_epsilon"])
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.ctan.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ctan.load_state_dict(state)
+            return super().normalize_advantages(rewards, rollouts)
+        return group_advantages(rewards, rollouts.group_size, self.rule["group_epsilon"])
 
     def describe(self) -> dict[str, Any]:
         anchor = {"anchor": str(self.anchor_rule)} if "anchor" in self.needs else {}
-        return {"preset_values": {**self.ctan.rule, **self.loss}, **anchor}
+        return {"preset_values": {**self.rule, **self.loss}, **anchor}
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ cut off is taught with an end of sequence. One process only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat
 
@@ -52,23 +52,16 @@ class SdftConfig(GrpoConfig):
 class Sdft(Method):
     """On-policy distillation from the policy that has seen a right reply."""
 
-    name = "sdft"
-    family = "reinforcement"
+    name, family = "sdft", "reinforcement"
     Config = SdftConfig
+    needs_with: ClassVar[Mapping[Need, str]] = {"reference": "kl"}
     source = "arXiv 2601.19897"
 
     config: SdftConfig
-
-    def __init__(self, config: SdftConfig) -> None:
-        super().__init__(config)
-        self.context: TaskContext | None = None
-        self.teacher: Snapshot | None = None
-        self.examples: dict[str, Example] = {}
-        self.replies: list[tuple[str, str]] = []  # item key and text of each rollout at hand
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"reference"} if self.config.kl > 0 else ())
+    context: TaskContext
+    teacher: Snapshot | None = None  # inside a task
+    examples: Mapping[str, Example]
+    replies: Sequence[tuple[str, str]]  # item key and text of each rollout at hand
 
     def before_task(self, context: TaskContext) -> None:
         self.context = context
@@ -96,15 +89,12 @@ class Sdft(Method):
 
     def _inputs(self, examples: Sequence[Example], texts: Sequence[str], shown: bool) -> dict[str, Any]:
         """Replies behind their prompts, with a right reply shown in them or not."""
-        context = self.context
-        if context is None:
-            raise RuntimeError("before_task was not called")
-        labels, style, asked = context.task.trained, context.style, []
+        labels, style, asked = self.context.task.trained, self.context.style, []
         for example in examples:
             right = target_text(example.target, self.config.thought, style, labels)
             behind = self.config.demonstration.replace("{reply}", right) if shown else ""
             asked.append(with_text(request(example, labels, style), behind))
-        return target_inputs(context.policy, asked, texts)
+        return target_inputs(self.context.policy, asked, texts)
 
     @no_grad
     def after_step(self, task_index: int, step: int) -> None:
@@ -114,7 +104,7 @@ class Sdft(Method):
 
     def _followers(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name of each trained weight, the policy's, and the teacher's."""
-        if self.context is None or self.teacher is None:
+        if self.teacher is None:
             raise RuntimeError("before_task was not called")
         weights = dict(self.teacher.model.named_parameters())
         for name, weight in trained_weights(self.context.policy.model):
@@ -133,7 +123,7 @@ class Sdft(Method):
             follower.copy_(state[name])
 
     def after_task(self, context: TaskContext) -> None:
-        self.context, self.teacher, self.examples = None, None, {}
+        self.teacher, self.examples = None, {}
 
 
 def reverse_divergence(logits: Tensor, goal: Tensor) -> Tensor:

@@ -26,8 +26,7 @@ class SftConfig(Settings):
 class Sft(Method):
     """Fine-tune on each task's labels in turn, nothing done against forgetting."""
 
-    name = "sft"
-    family = "supervised"
+    name, family = "sft", "supervised"
     works_split = True
     Config = SftConfig
     source = "baseline"

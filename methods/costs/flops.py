@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class ModelShape:
         patches = sum(time * height * width for time, height, width in grids)
         pairs = sum(time * (height * width) ** 2 for time, height, width in grids) * self.vision_layers
         for time, height, width in grids if self.window else ():
-            inside = _squares(height // self.merge, self.window) * _squares(width // self.merge, self.window)
+            # squared lengths of the windows that each side is cut into, summed
+            sides = (height // self.merge, width // self.merge)
+            inside = prod(side // self.window * self.window**2 + (side % self.window) ** 2 for side in sides)
             pairs += time * inside * self.merge**4 * self.window_layers
         forward = 4 * pairs * self.vision_width
         attention = Work(forward, 2 * forward if self.patches.gradients else 0)
@@ -145,8 +148,3 @@ def applied(module: nn.Module) -> Iterator[tuple[str, Any]]:
         other = ".lora_" in name and not name.endswith(TRAINED_ADAPTER)
         if isinstance(layer, nn.Linear | nn.Conv3d) and not other:
             yield name, layer
-
-
-def _squares(length: int, window: int) -> int:
-    """Sum of the squared lengths of the windows that a side is cut into."""
-    return (length // window) * window**2 + (length % window) ** 2

@@ -64,43 +64,31 @@ class Meter:
         """Look again at which weights are trained."""
         self._shape = None if self._model is None else shape_of(self._model)
 
-    @property
-    def counted(self) -> tuple[str, ...]:
-        """What can be counted: of families other than Qwen2-VL's neither images nor operations."""
-        return COUNTS if self._shape is not None else tuple(name for name in COUNTS if "token" in name)
-
     def taken(self) -> Counts:
-        """What came together since the last time, by the names in ``counted``."""
+        """What came together since the last time; of families other than Qwen2-VL's neither images nor operations."""
         for name, value, times in self._waiting:
             self._counts[name] += int(value) * times
         self._waiting = []
         counts, self._counts = self._counts, dict.fromkeys(COUNTS, 0)
         counts["prompt_tokens"] += counts["prompt_tokens_computed"]
-        return {name: float(counts[name]) for name in self.counted}
-
-    def generated(self, tokens: int | Tensor) -> None:
-        """Tokens that were sampled."""
-        self._add("tokens_generated", tokens)
-
-    def trained(self, tokens: int | Tensor) -> None:
-        """Tokens that the learner's loss is over."""
-        self._add("tokens_trained", tokens)
+        known = self._shape is not None
+        return {name: float(count) for name, count in counts.items() if known or "token" in name}
 
     def completions(self, tokens: int | Tensor) -> None:
         """Tokens of completions in a call that has them behind their prompts, without labels."""
-        self._add("prompt_tokens_computed", tokens, -1)
+        self.add("prompt_tokens_computed", tokens, -1)
 
     def asked(self, rows: Tensor) -> None:
         """Prompts that rollouts follow, computed now or before: their masks, one for each rollout."""
-        self._add("prompt_tokens", rows.sum())
+        self.add("prompt_tokens", rows.sum())
 
     def prefilled(self, prompts: Tensor) -> None:
         """Prompts that are computed now for rollouts to follow: ``asked`` counts them. Their masks."""
-        self._add("prompt_tokens", prompts.sum(), -1)
+        self.add("prompt_tokens", prompts.sum(), -1)
 
     def behind(self, prompts: Tensor) -> None:
         """What is computed now of prompts behind a beginning that they share: masks; ``asked`` counts them too."""
-        self._add("prompt_tokens_computed", prompts.sum())
+        self.add("prompt_tokens_computed", prompts.sum())
         self.prefilled(prompts)
 
     @contextmanager
@@ -112,7 +100,8 @@ class Meter:
         finally:
             self._paused = False
 
-    def _add(self, name: str, value: float | Tensor, times: float = 1) -> None:
+    def add(self, name: str, value: float | Tensor, times: float = 1) -> None:
+        """Count ``times`` the value under a name in ``COUNTS``; a tensor stays on its device until counts are taken."""
         if self._paused:
             return
         if not isinstance(value, int | float):
@@ -121,9 +110,9 @@ class Meter:
             self._counts[name] += value * times
 
     def _work(self, work: Work, output: Any) -> None:
-        self._add("model_flops", work.forward)
+        self.add("model_flops", work.forward)
         if getattr(output, "requires_grad", False):
-            output.register_hook(lambda _: self._add("model_flops", work.backward))
+            output.register_hook(lambda _: self.add("model_flops", work.backward))
 
     def _on_tokens(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
         """The backbone was called: with prompts (and completions), or with what follows a cache."""
@@ -145,13 +134,13 @@ class Meter:
         states, whose gradients tell that there is a backward pass.
         """
         if prompts is not None:
-            self._add("prompt_tokens_computed", prompts.sum())
+            self.add("prompt_tokens_computed", prompts.sum())
         if self._shape is not None:
             self._work(self._shape.language_work(rows, length, context), output)
 
     def _on_images(self, module: Any, arguments: tuple[Any, ...], given: dict[str, Any], output: Any) -> None:
         grids = (given["grid_thw"] if "grid_thw" in given else arguments[1]).tolist()
-        self._add("images", sum(time for time, _, _ in grids))
+        self.add("images", sum(time for time, _, _ in grids))
         if self._shape is not None:
             self._work(self._shape.vision_work(grids), output.pooler_output)
 
@@ -168,7 +157,7 @@ class Meter:
         self.completions(learned)
         if given.get("fused_lm_head") and self._shape is not None:  # which does not call the head
             work, backward = self._shape.head.work(1), output.loss is not None and output.loss.requires_grad
-            self._add("model_flops", learned, work.forward + (work.backward if backward else 0))
+            self.add("model_flops", learned, work.forward + (work.backward if backward else 0))
 
 
 def meter_of(model: Any) -> Meter:
@@ -181,11 +170,6 @@ def sums(rows: Iterable[dict[str, float]]) -> Counts:
     """Sum of the counts in rows of figures; those that not every row has are left out."""
     rows = list(rows)
     return {name: sum(row[name] for row in rows) for name in COUNTS if all(name in row for row in rows)}
-
-
-def added(first: Counts, second: Counts) -> Counts:
-    """Counts that both have, added."""
-    return {name: value + second[name] for name, value in first.items() if name in second}
 
 
 def sampled_tokens(tokens: Tensor, ends: Tensor) -> Tensor:

@@ -47,19 +47,17 @@ class Probe:
 
 def drawn_items(examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
     """At most ``count`` examples, one of each class in turn; the classes, too, come in seeded order."""
-    groups: dict[str, list[Example]] = {}
+    groups: dict[str, list[Example]] = {}  # by class or categories; all questions are of one kind
     for example in shuffled(examples, seed, "drift"):
-        groups.setdefault(kind_of(example), []).append(example)
+        target, kind = example.target, ""
+        if isinstance(target, str):
+            kind = target
+        elif isinstance(target, tuple):
+            kind = "+".join(sorted({box.category for box in target}))
+        groups.setdefault(kind, []).append(example)
     longest = max((len(group) for group in groups.values()), default=0)
     in_turn = [group[turn] for turn in range(longest) for group in groups.values() if turn < len(group)]
     return tuple(in_turn[:count])
-
-
-def kind_of(example: Example) -> str:
-    """What an example counts as when a draw is balanced: its class, its categories, or one kind for all questions."""
-    if isinstance(example.target, str):
-        return example.target
-    return "+".join(sorted({box.category for box in example.target})) if isinstance(example.target, tuple) else ""
 
 
 def exact_kl(first: Tensor, second: Tensor) -> Tensor:
@@ -107,12 +105,10 @@ def summary(probe: Probe, reasons: Mapping[Other, str]) -> dict[str, Any]:
 
 def group_rows(probe: Probe) -> list[dict[str, Any]]:
     """One row per prompt: rewards and drifts of its rollouts; None where there is no other policy."""
-
-    def parts(values: Tensor | None) -> list[list[float] | None]:
-        return [None] * len(probe.keys) if values is None else values.view(len(probe.keys), GROUP_SIZE).tolist()
-
-    drifts = [parts(probe.against[other].drift if other in probe.against else None) for other in OTHERS]
-    return [
-        {"key": key, "rewards": rewards, "drift_prev": prev, "drift_base": base}
-        for key, rewards, prev, base in zip(probe.keys, parts(probe.rewards), *drifts, strict=True)
-    ]
+    rows: list[dict[str, Any]] = [{"key": key} for key in probe.keys]
+    drifts = {f"drift_{other}": probe.against[other].drift if other in probe.against else None for other in OTHERS}
+    for name, values in {"rewards": probe.rewards, **drifts}.items():
+        groups = [None] * len(rows) if values is None else values.view(len(rows), GROUP_SIZE).tolist()
+        for row, group in zip(rows, groups, strict=True):
+            row[name] = group
+    return rows

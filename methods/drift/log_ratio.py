@@ -8,21 +8,16 @@ from __future__ import annotations
 from methods.lazy import Tensor, torch
 
 
-def drift(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:
+def drift(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor, clamped: bool = True) -> Tensor:
     """Mean log-ratio of each completion's tokens, clamped at zero after the mean: D, [N, L] to [N], in nats.
 
-    Arguments and errors are those of ``mean_log_ratio``.
-    """
-    return mean_log_ratio(actor_logps, anchor_logps, mask).clamp(min=0.0)
-
-
-def mean_log_ratio(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> Tensor:
-    """Mean log-ratio of each completion's tokens, [N, L] to [N], in nats: an estimate of the KL that may be negative.
+    Not clamped it is an estimate of the KL that may be negative.
 
     Args:
         actor_logps: log-probabilities under the policy that is trained, [N, L].
         anchor_logps: the same tokens under the previous task's snapshot, [N, L].
         mask: 1 for generated tokens (end of sequence included), 0 for padding, [N, L].
+        clamped: 0 instead of a mean below it.
 
     Raises:
         ValueError: a completion without tokens: its drift is undefined.
@@ -31,7 +26,8 @@ def mean_log_ratio(actor_logps: Tensor, anchor_logps: Tensor, mask: Tensor) -> T
     if bool((lengths == 0).any()):
         raise ValueError("drift of a completion without tokens is undefined")
     log_ratio = torch.where(mask.bool(), actor_logps.detach() - anchor_logps.detach(), 0.0)  # [N, L]
-    return log_ratio.sum(dim=1) / lengths
+    mean = log_ratio.sum(dim=1) / lengths
+    return mean.clamp(min=0.0) if clamped else mean
 
 
 def retention_reward(drifts: Tensor, sharpness: float) -> Tensor:

@@ -58,7 +58,10 @@ def measure(
         for start in range(0, len(asked.items), PROMPTS):
             items = asked.items[start : start + PROMPTS]
             requests = tuple(request(item, asked.labels, asked.style) for item in items)
-            parts.append(SharedPasses.of(policy, requests) if shared else PlainPasses(policy, requests))
+            if shared:
+                parts.append(SharedPasses(policy.prompts(requests), policy.model.config, tuple(policy.ends)))
+            else:
+                parts.append(PlainPasses(policy, requests))
         own = [sampled(passes, me, asked, place, GROUP_SIZE) for place, passes in enumerate(parts)]
         on_prompts(len(asked.items))
         for name, opened in others.items():
@@ -68,7 +71,8 @@ def measure(
                     others_own = sampled(passes, other, asked, place, OTHERS_SIZE)
                     mine.append(seen(passes, me, other, completions))
                     theirs.append(seen(passes, other, me, others_own))
-                    passes.forget(other)
+                    if isinstance(passes, SharedPasses):
+                        passes.prefixes.pop(other.name)
             against[name] = Against(
                 drift=torch.cat([drift_of(one) for one in mine]),
                 reverse=torch.cat([one.kl for one in mine]),

@@ -57,16 +57,7 @@ class SharedPasses:
     prompts: Prompts  # each once
     model_config: Any  # of the model
     stop: tuple[int, ...]  # tokens that end a completion
-    _prefixes: dict[str, Prefix] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, policy: Policy, requests: Sequence[Request]) -> "SharedPasses":
-        """The passes over some questions."""
-        return cls(policy.prompts(requests), policy.model.config, tuple(policy.ends))
-
-    def forget(self, party: Party) -> None:
-        """Drop what was kept of a policy."""
-        self._prefixes.pop(party.name, None)
+    prefixes: dict[str, Prefix] = field(default_factory=dict)  # kept of each policy that was asked, by its name
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
         """Completions at temperature 1, ``copies`` of each prompt, from torch's random state."""
@@ -99,11 +90,11 @@ class SharedPasses:
 
     def _following(self, party: Party, model: Any, copies: int) -> tuple[Prefix, Tensor]:
         """The prompts' prefix, computed once for each policy, and which prompt each completion follows."""
-        if party.name not in self._prefixes:
-            self._prefixes[party.name] = prefill(model, self.prompts)
+        if party.name not in self.prefixes:
+            self.prefixes[party.name] = prefill(model, self.prompts)
         rows = torch.arange(len(self.prompts.ids), device=self.prompts.ids.device).repeat_interleave(copies)
         meter_of(model).asked(self.prompts.mask[rows])
-        return self._prefixes[party.name], rows
+        return self.prefixes[party.name], rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +103,6 @@ class PlainPasses:
 
     policy: Policy  # whose processor encodes the questions
     requests: tuple[Request, ...]  # each question once
-
-    def forget(self, party: Party) -> None:
-        """Nothing is kept."""
 
     def sample(self, party: Party, limit: int, copies: int) -> Tokens:
         """As ``SharedPasses.sample``."""

@@ -51,7 +51,7 @@ def sample_after(
         tokens, mask, start = writing.fed()
         hidden = advance(model, rows, tokens, mask, start)
     writing.noise.settle()
-    meter_of(model).generated(sum(map(len, writing.completions)))
+    meter_of(model).add("tokens_generated", sum(map(len, writing.completions)))
     for completion in writing.completions:
         drafter.learn(completion)
     return writing.completions

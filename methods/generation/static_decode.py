@@ -272,5 +272,5 @@ def sample_static(steps: StaticSteps, model: Any, prefix: Prefix, rows: Tensor, 
             hidden = step(tokens)
     noise.settle()
     completions = [ended(row, sampling.stop) for row in torch.stack(columns, dim=1).tolist()]
-    meter_of(model).generated(sum(map(len, completions)))
+    meter_of(model).add("tokens_generated", sum(map(len, completions)))
     return completions

@@ -120,7 +120,7 @@ class Policy:
                 tokens = self.model.generate(**inputs, **generation_arguments(decoding, self.model.config))
                 completions = tokens[:, inputs["input_ids"].shape[1] :]
                 ends = torch.tensor(self.ends, device=completions.device)
-                self.meter.generated(sampled_tokens(completions, ends))
+                self.meter.add("tokens_generated", sampled_tokens(completions, ends))
         return list(self.processor.batch_decode(completions, skip_special_tokens=True))
 
     @contextmanager

@@ -43,8 +43,7 @@ class AdaptiveWeightConfig(Settings):
 class AdaptiveWeight(Method):
     """Retention reward whose weight is learned: up where it helps the task reward, down where it hurts."""
 
-    name = "adaptive_weight"
-    family = "part"
+    name, family = "adaptive_weight", "part"
     joins = frozenset({"reinforcement"})
     Config = AdaptiveWeightConfig
     source = "arXiv 2310.19007"
@@ -62,8 +61,13 @@ class AdaptiveWeight(Method):
         retention = retention_of(rollouts, self.config.sharpness)
         shaped = rewards + self.weight * retention
         rollouts.log("adaptive_weight", self.weight)
-        features, task = gradient_features(rollouts), rollouts.task_reward
-        agreement = gradient_agreement(features, task, retention, rollouts.group_size)
+        features = gradient_features(rollouts)
+        # of the policy gradients of the two rewards at the output head; 0 where one of them teaches nothing
+        task, other = (
+            (centred(reward, rollouts.group_size)[:, None] * features).sum(dim=0)
+            for reward in (rollouts.task_reward, retention)
+        )
+        agreement = torch.nn.functional.cosine_similarity(task, other, dim=0).item()
         self.weight = min(max(self.weight + self.config.rate * agreement, 0.0), self.config.most)
         return shaped
 
@@ -72,9 +76,3 @@ class AdaptiveWeight(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weight = state["weight"]
-
-
-def gradient_agreement(features: Tensor, task: Tensor, other: Tensor, group_size: int) -> float:
-    """Cosine of the two rewards' policy gradients at the output head; 0 where one of them teaches nothing."""
-    gradients = [(centred(reward, group_size)[:, None] * features).sum(dim=0) for reward in (task, other)]
-    return torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0).item()

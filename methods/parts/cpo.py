@@ -7,7 +7,9 @@ enter M, whatever the share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import NonNegativeFloat
@@ -31,17 +33,13 @@ class CpoConfig(Settings):
 class Cpo(Method):
     """Absolute penalty on the weights that earlier tasks moved most."""
 
-    name = "cpo"
-    family = "part"
+    name, family = "cpo", "part"
     Config = CpoConfig
     source = "arXiv 2607.04364"
 
     config: CpoConfig
-
-    def __init__(self, config: CpoConfig) -> None:
-        super().__init__(config)
-        self.held: dict[str, Tensor] = {}  # by parameter name, true where a weight is in M
-        self.centre: dict[str, Tensor] = {}
+    held: Mapping[str, Tensor] = MappingProxyType({})  # by parameter name, true where a weight is in M
+    centre: dict[str, Tensor]
 
     def before_task(self, context: TaskContext) -> None:
         self.centre = copied_weights(context.policy.model)
@@ -61,7 +59,7 @@ class Cpo(Method):
             moved = most_moved((weight.float() - self.centre[name].float()).abs(), self.config.share)
             held = moved | self.held[name] if name in self.held else moved
             if bool(held.any()):
-                self.held[name] = held
+                self.held = {**self.held, name: held}
 
     def state_dict(self) -> dict[str, Any]:
         return {name: held.cpu() for name, held in self.held.items()}

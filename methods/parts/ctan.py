@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from methods.advantage import GROUP_EPSILON, RunningScale, group_advantages, guarded, scaled_advantages
-from methods.base import Method, Rollouts, TaskContext
+from methods.base import Family, Method, Rollouts, TaskContext
 from methods.lazy import Tensor, torch
 from task_streams.config import Count, Momentum, Settings
 
@@ -68,10 +68,6 @@ class CtanConfig(Settings):
     group_epsilon: PositiveFloat | None = None
     """Added to a group's own deviation where that is divided by (above 0)."""
 
-    def resolved(self) -> dict[str, Any]:
-        """The preset's values with those given by name on top."""
-        return resolved(self, PRESETS)
-
 
 def resolved(config: Any, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The values of a config's preset, with those on top that are given by name."""
@@ -84,10 +80,10 @@ class Ctan(Method):
     """Advantages by a running scale that crosses task boundaries."""
 
     name = "ctan"
-    family = "part"
+    family: Family = "part"
     joins = frozenset({"reinforcement"})
     works_split = True
-    Config = CtanConfig
+    Config: ClassVar[type] = CtanConfig
     source = "arXiv 2605.09640"
     state_settings: ClassVar[frozenset[str]] = frozenset({"scale_momentum", "scale_init_above", "scale_init_batches"})
 
@@ -95,7 +91,7 @@ class Ctan(Method):
 
     def __init__(self, config: CtanConfig) -> None:
         super().__init__(config)
-        self.rule = config.resolved()
+        self.rule = resolved(config, PRESETS)
         self.scale = RunningScale(
             init_above=config.scale_init_above, floor=self.rule["scale_floor"], init_batches=config.scale_init_batches
         )

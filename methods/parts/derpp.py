@@ -49,8 +49,7 @@ class Stored:
 class Derpp(Method):
     """Replay of stored logits and of labels; not rehearsal-free."""
 
-    name = "derpp"
-    family = "part"
+    name, family = "derpp", "part"
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised"})
     Config = DerppConfig
     needs_first_task = "it keeps logits of each task's examples as the task left them"

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from methods.base import Method, Need, Rollouts
-from methods.drift.log_ratio import mean_log_ratio
+from methods.drift.log_ratio import drift
 from methods.lazy import Tensor, torch
 from task_streams.config import Settings
 
@@ -32,8 +32,7 @@ class DriftThresholdConfig(Settings):
 class DriftThreshold(Method):
     """No reward for right rollouts on one side of their group's mean KL."""
 
-    name = "drift_threshold"
-    family = "part"
+    name, family = "drift_threshold", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = DriftThresholdConfig
@@ -47,7 +46,7 @@ class DriftThreshold(Method):
             return rewards
         if rollouts.actor_logps is None or rollouts.anchor_logps is None:
             raise RuntimeError(f"task {rollouts.task_index} has no anchor: the drift threshold is undefined")
-        kl = mean_log_ratio(rollouts.actor_logps, rollouts.anchor_logps, rollouts.mask)
+        kl = drift(rollouts.actor_logps, rollouts.anchor_logps, rollouts.mask, clamped=False)
         groups = kl.view(-1, rollouts.group_size)  # [B, G]
         above = groups - groups.mean(dim=1, keepdim=True)
         full = rollouts.task_reward.view(-1, rollouts.group_size) >= len(rollouts.components)

@@ -6,14 +6,16 @@ Sources: EWC, arXiv 1612.00796; the online variant, arXiv 1805.06370.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import NonNegativeFloat
 
 from methods.base import LossContext, Method, Need, TaskContext
 from methods.lazy import Tensor
-from methods.model.weights import copied_weights, trained_weights, weighted_distance
+from methods.model.weights import copied_weights, weighted_distance
 from task_streams.config import Count, Settings, Share
 
 
@@ -32,18 +34,14 @@ class EwcConfig(Settings):
 class Ewc(Method):
     """Quadratic penalty on weights that mattered for earlier tasks."""
 
-    name = "ewc"
-    family = "part"
+    name, family = "ewc", "part"
     Config = EwcConfig
     source = "arXiv 1612.00796, 1805.06370"
     needs: frozenset[Need] = frozenset({"fisher"})
 
     config: EwcConfig
-
-    def __init__(self, config: EwcConfig) -> None:
-        super().__init__(config)
-        self.fisher: dict[str, Tensor] = {}
-        self.centre: dict[str, Tensor] = {}
+    fisher: Mapping[str, Tensor] = MappingProxyType({})
+    centre: dict[str, Tensor]
 
     @property
     def fisher_items(self) -> int:
@@ -51,8 +49,7 @@ class Ewc(Method):
 
     def before_task(self, context: TaskContext) -> None:
         self.centre = copied_weights(context.policy.model)
-        homes = dict(trained_weights(context.policy.model))
-        self.fisher = {name: value.to(homes[name].device) for name, value in self.fisher.items()}
+        self.fisher = {name: value.to(self.centre[name].device) for name, value in self.fisher.items()}
 
     def loss_terms(self, context: LossContext) -> dict[str, Tensor]:
         if not self.fisher:

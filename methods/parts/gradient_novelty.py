@@ -26,8 +26,7 @@ class GradientNoveltyConfig(Settings):
 class GradientNovelty(Method):
     """Rewards times a bounded factor for how new a rollout's gradient is within its group."""
 
-    name = "gradient_novelty"
-    family = "part"
+    name, family = "gradient_novelty", "part"
     joins = frozenset({"reinforcement"})
     Config = GradientNoveltyConfig
     source = "arXiv 2512.15687"

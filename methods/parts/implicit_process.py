@@ -36,8 +36,7 @@ class ImplicitProcessConfig(Settings):
 class ImplicitProcess(Method):
     """Reward from an implicit process model that learns to tell a group's good rollouts from its bad ones."""
 
-    name = "implicit_process"
-    family = "part"
+    name, family = "implicit_process", "part"
     joins = frozenset({"reinforcement"})
     Config = ImplicitProcessConfig
     source = "arXiv 2509.19199"

@@ -31,8 +31,7 @@ class InformationGainConfig(Settings):
 class InformationGain(Method):
     """Reward for the rise of the right answer's probability that the thought brings."""
 
-    name = "information_gain"
-    family = "part"
+    name, family = "information_gain", "part"
     joins = frozenset({"reinforcement"})
     Config = InformationGainConfig
     source = "arXiv 2510.14967"

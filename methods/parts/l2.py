@@ -28,8 +28,7 @@ class L2Config(Settings):
 class L2(Method):
     """L2 penalty to the weights that the previous task left."""
 
-    name = "l2"
-    family = "part"
+    name, family = "l2", "part"
     Config = L2Config
     source = "baseline of arXiv 2605.09640"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveFloat
+
 from methods.base import Rollouts
 from methods.drift.log_ratio import retention_reward
 from methods.lazy import Tensor, torch
@@ -20,7 +22,7 @@ from methods.parts.retention import RetentionConfig, RetentionShaper
 class LatentRetentionConfig(RetentionConfig):
     """Settings of latent retention."""
 
-    sharpness: float = 20.0
+    sharpness: PositiveFloat = 20.0
     """Sharpness alpha in exp(-alpha * distance) (above 0)."""
 
 

@@ -46,7 +46,12 @@ def item_likeness(answer: str, target: Target, labels: Sequence[str]) -> float:
             return 0.0
         # half for the category, half for the IoU, nothing without the category, [boxes right, boxes predicted]
         return matched_share(same_category(right, predicted) * (0.5 + 0.5 * pairwise_iou(right, predicted)))
-    return max(matched_share(word_credit(name, answer)) for name in accepted(target))
+    given, best = normalise_label(answer).split(), 0.0
+    for name in accepted(target):
+        right_words = normalise_label(name).split()
+        credit = [[name_likeness(right, word) for word in given] for right in right_words]
+        best = max(best, matched_share(np.array(credit, dtype=np.float64).reshape(len(right_words), len(given))))
+    return best
 
 
 def accepted(target: str | Question) -> tuple[str, ...]:
@@ -55,26 +60,17 @@ def accepted(target: str | Question) -> tuple[str, ...]:
 
 
 def name_likeness(first: str, second: str) -> float:
-    """``1 - edits / letters of the longer``, after normalisation; 1 for equal names."""
+    """``1 - edits / letters of the longer``, after normalisation; 1 for equal names.
+
+    Edits: the least number of letters inserted, deleted or replaced that makes one text of the other (Levenshtein).
+    """
     one, other = normalise_label(first), normalise_label(second)
-    return 1.0 - edit_distance(one, other) / max(len(one), len(other), 1)
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Least number of letters inserted, deleted or replaced that makes one text of the other."""
-    row = list(range(len(second) + 1))
-    for i, letter in enumerate(first, start=1):
+    row = list(range(len(other) + 1))  # edits from the letters of one so far to each beginning of the other
+    for i, letter in enumerate(one, start=1):
         above, row = row, [i]
-        for j, other in enumerate(second, start=1):
-            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != other)))
-    return row[-1]
-
-
-def word_credit(right: str, given: str) -> NDArray[np.float64]:
-    """Likeness of every true word to every given word, [words right, words given]."""
-    rows, columns = normalise_label(right).split(), normalise_label(given).split()
-    values = [[name_likeness(row, column) for column in columns] for row in rows]
-    return np.array(values, dtype=np.float64).reshape(len(rows), len(columns))
+        for j, its in enumerate(other, start=1):
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != its)))
+    return 1.0 - row[-1] / max(len(one), len(other), 1)
 
 
 def matched_share(credit: NDArray[np.float64]) -> float:

@@ -30,8 +30,7 @@ class LwfConfig(Settings):
 class Lwf(Method):
     """Distillation from the previous task's policy on the new task's examples; rehearsal-free."""
 
-    name = "lwf"
-    family = "part"
+    name, family = "lwf", "part"
     joins: ClassVar[frozenset[Family]] = frozenset({"supervised"})
     Config = LwfConfig
     source = "arXiv 1606.09282"

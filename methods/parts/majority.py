@@ -32,8 +32,7 @@ class MajorityConfig(Settings):
 class Majority(Method):
     """Label-free reward: 1 for the answer that most rollouts of the group give."""
 
-    name = "majority"
-    family = "part"
+    name, family = "majority", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = MajorityConfig

@@ -29,8 +29,7 @@ class MatchingConfig(Settings):
 class Matching(Method):
     """Credit for every predicted item that matches a true one: boxes, or the words of a name."""
 
-    name = "matching"
-    family = "part"
+    name, family = "matching", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = MatchingConfig

@@ -33,8 +33,7 @@ class MultiplicativeConfig(Settings):
 class Multiplicative(Method):
     """The task reward times soft penalties for a broken format and for drift."""
 
-    name = "multiplicative"
-    family = "part"
+    name, family = "multiplicative", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = MultiplicativeConfig

@@ -67,24 +67,11 @@ class Block:
         self.own(masked).copy_(self.own(gradient))
         return masked
 
-    @no_grad
-    def put_back_others(self) -> None:
-        """Undo what an optimizer did to the other tasks' blocks: weight decay, and moments of earlier tasks."""
-        learned = self.own(self.weight).clone()
-        self.weight.copy_(self.before)
-        self.own(self.weight).copy_(learned)
-
-    def overlap(self) -> Tensor:
-        """``sum_{i<t} |A_t A_i^T|_1`` of an A, a scalar in float32."""
-        earlier = self.before[: self.start].flatten(1).float()
-        return (self.own(self.weight).flatten(1).float() @ earlier.T).abs().sum()
-
 
 class Olora(Method):
     """A low-rank block for each task, the others frozen, and a penalty on its overlap with earlier ones."""
 
-    name = "olora"
-    family = "part"
+    name, family = "olora", "part"
     Config = OloraConfig
     needs_first_task = "each task has a block of the adapter to itself"
     source = "arXiv 2310.14152"
@@ -116,13 +103,21 @@ class Olora(Method):
         mask(self.model, self.blocks)
         if context.task_index == 1:
             return {}
-        overlaps = [block.overlap() for block in self.blocks if block.dimension == 0]
+        overlaps = []  # sum_{i<t} |A_t A_i^T|_1 of each A, in float32
+        for block in self.blocks:
+            if block.dimension == 0:
+                own, earlier = block.own(block.weight), block.before[: block.start]
+                overlaps.append((own.flatten(1).float() @ earlier.flatten(1).float().T).abs().sum())
         return {"olora_penalty": self.config.strength * torch.stack(overlaps).sum()}
 
+    @no_grad
     def after_step(self, task_index: int, step: int) -> None:
+        """Undo what the optimizer did to the other tasks' blocks: weight decay, and moments of earlier tasks."""
         unmask(self.model)
         for block in self.blocks:
-            block.put_back_others()
+            learned = block.own(block.weight).clone()
+            block.weight.copy_(block.before)
+            block.own(block.weight).copy_(learned)
 
     def after_task(self, context: TaskContext) -> None:
         self.blocks = ()

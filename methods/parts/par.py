@@ -27,8 +27,7 @@ class ParConfig(Settings):
 class Par(Method):
     """Bounded reward: the sigmoid of a rollout's reward above those of its group."""
 
-    name = "par"
-    family = "part"
+    name, family = "par", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = ParConfig

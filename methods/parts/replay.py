@@ -23,8 +23,7 @@ class ReplayConfig(Settings):
 class Replay(Method):
     """Examples of earlier tasks mixed into the batches; not rehearsal-free."""
 
-    name = "replay"
-    family = "part"
+    name, family = "replay", "part"
     works_split = True
     Config = ReplayConfig
     source = "arXiv 1902.10486"

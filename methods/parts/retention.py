@@ -36,8 +36,7 @@ class RetentionConfig(Settings):
 class RetentionShaper(Method):
     """Reward for low drift from the anchor."""
 
-    name = "retention"
-    family = "part"
+    name, family = "retention", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = RetentionConfig

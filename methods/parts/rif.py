@@ -40,8 +40,7 @@ class RifConfig(Settings):
 class Rif(Method):
     """Leave out training examples that the policy never answers right before the task."""
 
-    name = "rif"
-    family = "part"
+    name, family = "rif", "part"
     joins = frozenset({"reinforcement"})
     Config = RifConfig
     source = "arXiv 2507.05386"

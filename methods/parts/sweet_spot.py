@@ -32,8 +32,7 @@ class SweetSpotConfig(Settings):
 class SweetSpot(Method):
     """Tiered credit for near misses: more, the nearer an answer is to the right one."""
 
-    name = "sweet_spot"
-    family = "part"
+    name, family = "sweet_spot", "part"
     joins = frozenset({"reinforcement"})
     works_split = True
     Config = SweetSpotConfig

@@ -26,8 +26,7 @@ class WiseConfig(Settings):
 class Wise(Method):
     """Average the weights before and after each task but the first."""
 
-    name = "wise"
-    family = "part"
+    name, family = "wise", "part"
     Config = WiseConfig
     source = "arXiv 2109.01903"
 

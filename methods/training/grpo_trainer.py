@@ -27,7 +27,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
 from methods.base import Method, Rollouts, Whose
-from methods.compose import checked, shaped_rewards
+from methods.compose import shaped_rewards
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
 from methods.distributed.batch_sharding import own_part
@@ -37,6 +37,7 @@ from methods.generation.rollout import Sampling
 from methods.generation.shared_prefix import SUPPORTED, obstacle
 from methods.generation.static_decode import StaticSteps
 from methods.generation.vllm import never_drawn
+from methods.guard import members_of
 from methods.inputs.clip_batches import rows_have_clips
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
@@ -187,11 +188,10 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             self.beta = kl
         output["rollout"] = self.generation.rows  # TRL shuffles and splits it with the rest
         rollouts = self._rollouts(inputs, output)
-        rewards = shaped_rewards(self.method, rollouts)
+        rewards = shaped_rewards(members_of(self.method), rollouts.task_reward, rollouts)
         self._log_step("reward_shaped", rewards.mean().item())
         self._log_step("zero_variance_groups", zero_variance_share(rewards, rollouts.group_size))
-        advantages = self.method.normalize_advantages(rewards, rollouts)
-        output["advantages"] = checked(advantages, rollouts, self.method, "normalize_advantages")
+        output["advantages"] = self.method.normalize_advantages(rewards, rollouts)
         return output
 
     def _rollouts(self, inputs: Any, output: dict[str, Any]) -> Rollouts:
@@ -304,7 +304,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         completions, more = super()._generate_single_turn(  # type: ignore[no-untyped-call]
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
-        meter_of(model).generated(sum(map(len, completions)))
+        meter_of(model).add("tokens_generated", sum(map(len, completions)))
         return completions, more
 
     def _get_per_token_logps_and_entropies(
@@ -341,7 +341,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         own, share, weight = own_part(inputs, self.generation.own if self.once else None, self.loss_type)
         self.generation.rows = own["rollout"]
-        meter_of(model).trained(own["completion_mask"].sum())
+        meter_of(model).add("tokens_trained", own["completion_mask"].sum())
         with ranks.gathering(self.accelerator):
             loss: Tensor = super()._compute_loss(model, own)  # type: ignore[no-untyped-call]
         terms = self.extra_loss(model, own, share)

@@ -168,7 +168,7 @@ class HookedSFTTrainer(HookedTrainer, SFTTrainer):
             raise ValueError("outputs are not returned during training")
         share = float(inputs.pop(SHARE, 1.0))
         known = dict(inputs)  # TRL adds to its own
-        meter_of(model).trained((inputs["labels"][:, 1:] != IGNORED).sum())
+        meter_of(model).add("tokens_trained", (inputs["labels"][:, 1:] != IGNORED).sum())
         with ranks.gathering(self.accelerator):
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         terms = self.extra_loss(model, known, share)

@@ -1,6 +1,7 @@
 """The anchor by each rule; a LoRA policy's anchor costs the adapter and no more, and says what a full copy says."""
 
-from collections.abc import Iterator
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from clrft.base_model import default_model_path
 from clrft.config.run_config import build_config
 from clrft.runner.checkpoint import read_anchor, write_anchor
 from methods.algorithms.rapo import Rapo, RapoConfig
+from methods.algorithms.sft import Sft, SftConfig
 from methods.base import AnchorRule
 from methods.model.anchor import Anchors, anchor_problems
-from methods.model.config import ModelConfig
+from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy, lora_config
 from methods.model.snapshots import Snapshot
 from methods.parts.lwf import Lwf, LwfConfig
-from methods.training.targets import completion_logits
+from methods.training.targets import completion_logits, target_inputs
 from task_streams.errors import UserError
+from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.trainers import learn
-from tests.methods.two_tasks import inputs_of
+from tests.methods.two_tasks import fresh_policy, inputs_of
 
 LEFT = (1.0, 5.0, 9.0)  # what each task leaves in every trained weight
 
@@ -44,33 +47,28 @@ def held(snapshot: Snapshot) -> float:
     return values.item()
 
 
-def three_tasks(policy: Policy, rule: AnchorRule) -> Iterator[float]:
-    """The anchors of the second, third and fourth task."""
+@pytest.mark.parametrize(
+    ("adapter", "rule", "expected"),
+    [
+        ("none", AnchorRule("previous"), [1.0, 5.0, 9.0]),
+        ("none", AnchorRule("first"), [1.0, 1.0, 1.0]),
+        # 0.25 * 1 + 0.75 * 5 = 4, then 0.25 * 4 + 0.75 * 9 = 7.75
+        ("none", AnchorRule("average", 0.25), [1.0, 4.0, 7.75]),
+        ("none", AnchorRule("average", 0.0), [1.0, 5.0, 9.0]),  # nothing of the past: the previous one
+        ("lora", AnchorRule("first"), [1.0, 1.0, 1.0]),
+    ],
+    ids=str,
+)
+def test_the_anchor_is_the_policy_that_the_rule_names(adapter: str, rule: AnchorRule, expected: list[float]) -> None:
+    policy, found = fresh_policy(adapter), []
     anchors = Anchors(rule, policy)
     for value in LEFT:
         leave(policy, value)
         anchors.end()
-        yield held(anchors.begin())
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (AnchorRule("previous"), [1.0, 5.0, 9.0]),
-        (AnchorRule("first"), [1.0, 1.0, 1.0]),
-        # 0.25 * 1 + 0.75 * 5 = 4, then 0.25 * 4 + 0.75 * 9 = 7.75
-        (AnchorRule("average", 0.25), [1.0, 4.0, 7.75]),
-        (AnchorRule("average", 0.0), [1.0, 5.0, 9.0]),  # nothing of the past: the previous one
-    ],
-    ids=str,
-)
-def test_the_anchor_is_the_policy_that_the_rule_names(policy: Policy, rule: AnchorRule, expected: list[float]) -> None:
-    assert list(three_tasks(policy, rule)) == expected
-
-
-def test_the_anchor_of_adapters_is_the_adapter_that_the_rule_names(lora_policy: Policy) -> None:
-    assert list(three_tasks(lora_policy, AnchorRule("first"))) == [1.0, 1.0, 1.0]
-    assert all(".default." in name for name, weight in lora_policy.model.named_parameters() if weight.requires_grad)
+        found.append(held(anchors.begin()))
+    assert found == expected
+    trained = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
+    assert all(".default." in name for name in trained) == (adapter == "lora")
 
 
 def test_the_base_stays_what_the_model_was_before_training(either: Policy, stream: TaskStream) -> None:
@@ -134,6 +132,27 @@ def test_the_anchor_of_the_2b_geometry_costs_less_than_the_limit() -> None:
     extra = bytes_of(tensors_of(policy.model)) - before
     assert extra == bytes_of(weight for weight in policy.model.parameters() if weight.requires_grad)
     assert 0 < 100 * extra / size <= LIMIT
+
+
+def test_an_adapter_anchor_says_what_a_full_copy_says(lora_policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
+    learning = partial(learn, updates=3, prompts_per_update=4, warmup=0, learning_rate=2e-3)
+    learning(Sft(SftConfig()), lora_policy, stream.tasks[0], tmp_path)
+    full, anchor = copy.deepcopy(lora_policy.model).merge_and_unload(), lora_policy.snapshot()
+    learning(Sft(SftConfig()), lora_policy, stream.tasks[1], tmp_path)
+    asked = [request(example, stream.labels) for example in stream.tasks[1].test[:4]]
+    inputs = target_inputs(lora_policy, asked, lora_policy.generate(asked, Decoding(24, temperature=1.0, seed=5)))
+
+    @torch.no_grad()
+    def logps(model: Any) -> torch.Tensor:
+        logits, labels = completion_logits(model.eval(), inputs)
+        return logits.log_softmax(dim=-1).gather(1, labels[:, None])
+
+    copied, moved = logps(full), logps(lora_policy.model)
+    with anchor.active() as module:
+        adapted = logps(module)
+    assert len(copied) > 20
+    assert (adapted - copied).abs().max() <= 1e-5
+    assert (moved - copied).abs().max() > 0.1  # the policy has moved on, and the anchor has not
 
 
 def test_training_keeps_no_gradients_and_moments_of_it(lora_policy: Policy, stream: TaskStream, tmp_path: Path) -> None:

@@ -150,27 +150,19 @@ def assert_alike(one: Probe, other: Probe, rtol: float = 1e-4, atol: float = 1e-
             assert torch.allclose(found, expected, rtol, atol), (name, field)
 
 
-each_kind = pytest.mark.parametrize("kind", ["policy", "lora_policy"])
-
-
-@each_kind
-def test_a_policy_is_no_distance_from_itself(kind: str, request: pytest.FixtureRequest, stream: TaskStream) -> None:
-    policy: Policy = request.getfixturevalue(kind)
-    snapshot = policy.snapshot()
-    others: Others = {"prev": partial(held, policy, snapshot, "prev"), "base": base(policy)}
+def test_a_policy_is_no_distance_from_itself(either: Policy, stream: TaskStream) -> None:
+    others: Others = {"prev": partial(held, either, either.snapshot(), "prev"), "base": base(either)}
     for share in (True, False):
-        found = measure(policy, others, asked(stream.tasks[1], share, items=2))
+        found = measure(either, others, asked(stream.tasks[1], share, items=2))
         for one in found.against.values():
             assert one.drift.tolist() == [0.0] * 16
             assert not one.reverse.any() and not one.forward.any()
             assert torch.equal(one.reverse[:1], one.forward[:1])
 
 
-@each_kind
-def test_shared_prompts_and_plain_passes_agree(kind: str, request: pytest.FixtureRequest, stream: TaskStream) -> None:
-    policy: Policy = request.getfixturevalue(kind)
-    others: Others = {**moved(policy), "base": base(policy)}
-    shared, plain = (measure(policy, others, asked(stream.tasks[2], share)) for share in (True, False))
+def test_shared_prompts_and_plain_passes_agree(either: Policy, stream: TaskStream) -> None:
+    others: Others = {**moved(either), "base": base(either)}
+    shared, plain = (measure(either, others, asked(stream.tasks[2], share)) for share in (True, False))
     assert_alike(shared, plain)
     assert shared.against["prev"].reverse.mean() > 1e-5
     # the snapshot is the base here: two ways to the same policy
@@ -191,7 +183,8 @@ def test_numbers_are_those_of_torchs_distributions(policy: Policy, stream: TaskS
     questions = [request(item, task.seen) for item in task.test[:2]]
     snapshot = policy.snapshot()
     moved(policy)
-    passes, me = SharedPasses.of(policy, questions), party(policy, policy.model, "policy")
+    passes = SharedPasses(policy.prompts(questions), policy.model.config, tuple(policy.ends))
+    me = party(policy, policy.model, "policy")
     with torch.no_grad(), held(policy, snapshot, "prev") as other:
         completions = passes.sample(me, 6, copies=1)
         found = seen(passes, me, other, completions)
@@ -212,11 +205,10 @@ def test_numbers_are_those_of_torchs_distributions(policy: Policy, stream: TaskS
     assert found.lengths == tuple(len(one) for one in completions)
 
 
-@each_kind
 def test_weights_on_disk_tell_the_same_as_a_snapshot_and_nothing_is_touched(
-    kind: str, request: pytest.FixtureRequest, stream: TaskStream, tmp_path: Path
+    either: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
-    policy: Policy = request.getfixturevalue(kind)
+    policy = either
     moved(policy, 0.01)
     policy.save(tmp_path / "weights")
     there = moved(policy)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.algorithms.sft import Sft, SftConfig
-from methods.base import LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext
+from methods.base import LossContext, Method, Need, ReplayPlan, TaskContext
 from methods.compose import Composite
 from methods.guard import GuardedMethod, made_method
 from methods.model.policy import Policy
@@ -18,6 +18,7 @@ from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit, step_row
 from task_streams.errors import UserError
 from task_streams.types import Task, TaskStream
+from tests.methods.hand_made import rollouts
 
 TASK = Task(2, "two", ("a",), ("a",), (), ())
 
@@ -34,17 +35,7 @@ def with_hook(hook: str, call: Callable[..., Any]) -> Method:
     return GuardedMethod(type("Own", (Plain,), {hook: call})(None))
 
 
-def rollouts() -> Rollouts:
-    return Rollouts(
-        task_index=2,
-        group_size=2,
-        components={"accuracy": torch.ones(4)},
-        mask=torch.ones(4, 1),
-        actor_logps=torch.zeros(4, 1),
-        anchor_logps=torch.zeros(4, 1),
-        keys=("x",) * 4,
-        log=lambda name, value: None,
-    )
+STEP, _ = rollouts({"accuracy": [1.0] * 4}, group_size=2, drifts=[0.0] * 4)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +43,7 @@ def rollouts() -> Rollouts:
     [
         ("shape_rewards", torch.ones(2, 2), r"returned shape \(2, 2\), expected \(4,\)"),
         ("shape_rewards", None, r"returned NoneType, expected a tensor of shape \(4,\)"),
+        ("shape_rewards", torch.tensor([0.0, 1.0, torch.nan, 0.0]), "returned 1 of 4 values that are not finite"),
         ("normalize_advantages", torch.tensor([0.0, 1.0, torch.inf, torch.nan]), "returned 2 of 4 values that are not"),
         ("loss_terms", None, "returned NoneType, expected scalars by name"),
         ("loss_terms", {"x": torch.ones(2)}, r"term 'x' is shape \(2,\), expected a scalar"),
@@ -67,9 +59,7 @@ def rollouts() -> Rollouts:
     ],
 )
 def test_what_cannot_be_used_is_refused(hook: str, result: Any, reason: str) -> None:
-    arguments = {"loss_terms": [None], "state_dict": [], "problems": [None, [TASK]]}.get(
-        hook, [torch.ones(4), rollouts()]
-    )
+    arguments = {"loss_terms": [None], "state_dict": [], "problems": [None, [TASK]]}.get(hook, [torch.ones(4), STEP])
     method = with_hook(hook, lambda self, *given: result)
     with pytest.raises(UserError, match=rf"method 'plain' \(.*test_guard.*\), {hook}: {reason}"):
         getattr(method, hook)(*arguments)
@@ -120,7 +110,7 @@ def test_a_hook_sees_only_what_its_method_declares(declared: frozenset[Need]) ->
     method = made_method(type("Own", (Plain,), hooks), None)
     given = TaskContext(TASK, None, "the anchor", 1, memory=("an example",), fisher={})  # type: ignore[arg-type]
     method.after_task(given)
-    method.shape_rewards(torch.ones(4), rollouts())
+    method.shape_rewards(torch.ones(4), STEP)
     context, shown = seen
     assert (context.anchor is not None) == (shown.actor_logps is not None) == ("anchor" in declared)
     assert (context.fisher is not None) == ("fisher" in declared)

@@ -16,7 +16,7 @@ from methods.algorithms.rapo import RapoConfig
 from methods.algorithms.sft import SftConfig
 from methods.base import LossContext, Method
 from methods.costs.flops import Matrices, shape_of
-from methods.costs.meter import COUNTS, Meter, added, meter_of, sampled_tokens, sums
+from methods.costs.meter import COUNTS, Meter, meter_of, sampled_tokens, sums
 from methods.model.config import Decoding, ModelConfig
 from methods.model.policy import Policy, load_policy
 from methods.parts.ewc import EwcConfig
@@ -139,7 +139,7 @@ def test_what_comes_after_the_last_update_is_told_apart(policy: Policy, stream: 
     items = len(stream.tasks[1].train)
     # The Fisher information: a completion is sampled for each of the 16 examples, and passed through once more.
     assert result.afterwards["images"] == 2 * min(items, method.fisher_items)
-    assert added(sums(result.steps), result.afterwards)["images"] == 2 * 4 + 2 * items
+    assert sums([*result.steps, result.afterwards])["images"] == 2 * 4 + 2 * items
 
 
 def test_counting_changes_no_weight(stream: TaskStream, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_counting_changes_no_weight(stream: TaskStream, tmp_path: Path) -> None:
 
 
 def test_what_is_not_counted_is_left_out() -> None:
-    assert meter_of(torch.nn.Linear(1, 1)).counted == Meter().counted  # nobody watches it
+    assert meter_of(torch.nn.Linear(1, 1)).taken() == Meter().taken()  # nobody watches it
     assert "model_flops" not in Meter().taken()  # not counted, which is not 0
     rows = [{"images": 1.0, "prompt_tokens": 2.0, "loss": 9.0}, {"images": 3.0, "loss": 9.0}]
     assert sums(rows) == {"images": 4.0}

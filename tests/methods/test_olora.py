@@ -1,6 +1,5 @@
 """O-LoRA: the penalty by hand, one adapter in blocks against adapters of their own, what stands still."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,19 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from clrft.base_model import default_model_path
-from methods.base import TaskContext
 from methods.model.config import ModelConfig
 from methods.model.policy import Policy, load_policy, lora_config
 from methods.model.weights import copied_weights, trained_weights
 from methods.parts.olora import Olora, OloraConfig
 from methods.settings import TrainConfig
-from methods.training.fit import FitResult, FitSettings, fit
 from task_streams.prompt import request
 from task_streams.types import TaskStream
 from tests.methods.few_weights import context_of, terms_of
-from tests.methods.two_tasks import TRAIN, made
+from tests.methods.trainers import learn
+from tests.methods.two_tasks import made
 
 RANK = 2  # of each task
-STRONG = replace(TRAIN, learning_rate=1e-2, weight_decay=0.5)
+STRONG = {"updates": 2, "prompts_per_update": 4, "warmup": 0, "learning_rate": 1e-2, "weight_decay": 0.5}
 
 
 def small_policy(*layers: nn.Module, rank: int) -> Policy:
@@ -140,21 +138,12 @@ def adapted(rank: int, alpha: int) -> Policy:
     return load_policy(config, str(default_model_path()))
 
 
-def learn(policy: Policy, make: Any, stream: TaskStream, task: int, folder: Path, train: TrainConfig) -> FitResult:
-    """Learn one task of the stream."""
-    method = make()
-    anchor = policy.snapshot() if "anchor" in method.needs and task > 1 else None
-    context = TaskContext(stream.tasks[task - 1], policy, anchor, seed=task)
-    torch.manual_seed(task)
-    return fit(method, context, None, FitSettings(train, folder / "scratch"))
-
-
 @pytest.mark.parametrize("learner", ["sft", "rapo"])
 def test_all_but_a_tasks_own_block_stands_still(learner: str, stream: TaskStream, tmp_path: Path) -> None:
     policy, make = adapted(3 * RANK, 32), made(learner, "olora", rank=RANK)
     for task in (1, 2):
         before = copied_weights(policy.model)
-        learn(policy, make, stream, task, tmp_path, STRONG)
+        learn(make(), policy, stream.tasks[task - 1], tmp_path, **STRONG)
         own = torch.arange(3 * RANK) // RANK == task - 1
         for name, weight in copied_weights(policy.model).items():
             moved = (weight != before[name]).transpose(0, int("_B" in name))  # by rows of the adapter
@@ -164,7 +153,7 @@ def test_all_but_a_tasks_own_block_stands_still(learner: str, stream: TaskStream
 def test_one_adapter_in_blocks_answers_like_adapters_of_their_own(stream: TaskStream, tmp_path: Path) -> None:
     policy = adapted(2 * RANK, 32)
     for task in (1, 2):
-        learn(policy, made("sft", "olora", rank=RANK), stream, task, tmp_path, STRONG)
+        learn(made("sft", "olora", rank=RANK)(), policy, stream.tasks[task - 1], tmp_path, **STRONG)
     apart = adapted(RANK, 16).model  # 16 / 2 = 32 / 4
     apart.add_adapter("second", apart.peft_config["default"])
     mine = copied_weights(policy.model)
@@ -192,18 +181,18 @@ def block(weight: Tensor, name: str) -> Tensor:
 
 
 def test_a_task_is_learned_as_with_an_adapter_of_its_own(stream: TaskStream, tmp_path: Path) -> None:
-    train = TrainConfig(updates=3, prompts_per_update=4, warmup=0, max_grad_norm=0.1)
+    train = {"updates": 3, "prompts_per_update": 4, "warmup": 0, "max_grad_norm": 0.1}
     policy, alone = adapted(2 * RANK, 32), adapted(RANK, 16)
     blocks = copied_weights(policy.model)
     with torch.no_grad():
         for name, weight in trained_weights(alone.model):
             weight.copy_(block(blocks[name], name))
-    mine = learn(policy, made("sft", "olora", rank=RANK), stream, 1, tmp_path, train)
-    theirs = learn(alone, made("sft"), stream, 1, tmp_path, train)
+    mine = learn(made("sft", "olora", rank=RANK)(), policy, stream.tasks[0], tmp_path, **train)
+    theirs = learn(made("sft")(), alone, stream.tasks[0], tmp_path, **train)
     for one, other in zip(mine.steps, theirs.steps, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)  # clipping sees the block alone
     learned = copied_weights(policy.model)
     expected = copied_weights(alone.model).items()
     squares = [(block(learned[name], name) - weight).square().flatten() for name, weight in expected]
-    assert torch.cat(squares).mean().sqrt() < 1e-2 * train.learning_rate
+    assert torch.cat(squares).mean().sqrt() < 1e-2 * TrainConfig().learning_rate

@@ -18,9 +18,10 @@ from methods.model.snapshots import Snapshot
 from methods.settings import TrainConfig
 from methods.training.budget import planned_updates
 from methods.training.dataset import reward_functions, rollout_dataset
-from methods.training.fit import FitSettings, build_trainer, fit, rollout_arguments, shared_arguments
+from methods.training.fit import FitSettings, fit, rollout_arguments, shared_arguments
 from task_streams.types import TaskStream
 from tests.methods.hand_made import rollouts
+from tests.methods.trainers import scored, trainer_of
 from tests.methods.two_tasks import fresh_policy, shaken
 
 TRAIN = TrainConfig(updates=1, prompts_per_update=4)
@@ -29,26 +30,6 @@ LOSSES = ("dr_grpo", "dapo", "gspo", "sapo")
 
 def made(name: str, **settings: Any) -> Method:
     return METHODS[name](METHODS[name].Config(**settings))
-
-
-def trainer_of(
-    method: Method,
-    policy: Policy,
-    stream: TaskStream,
-    folder: Path,
-    anchor: Snapshot | None = None,
-    reference: Snapshot | None = None,
-    train: TrainConfig = TRAIN,
-) -> Any:
-    context = TaskContext(stream.tasks[1], policy, anchor, seed=3)
-    return build_trainer(method, context, reference, FitSettings(train, folder), [])
-
-
-def scored(trainer: Any) -> dict[str, Any]:
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.model.train()
-    torch.manual_seed(5)
-    return dict(trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader()))))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -66,7 +47,7 @@ def test_a_loss_is_trls_own_with_the_same_arguments(
         train_dataset=rollout_dataset(stream.tasks[1]),
         reward_funcs=reward_functions(stream.tasks[1]),
     )
-    ours = trainer_of(method, twin, stream, tmp_path)
+    ours = trainer_of(method, twin, stream.tasks[1], tmp_path)
     expected, found = scored(stock), scored(ours)
     assert torch.equal(expected["completion_ids"], found["completion_ids"])
     assert expected["advantages"].abs().max() > 0.1
@@ -105,7 +86,7 @@ def test_off_policy_the_losses_are_their_papers_formulas(
     name: str, policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
     settings = {"mask_truncated": False} if name == "dapo" else {}
-    trainer = trainer_of(made(name, **settings), policy, stream, tmp_path)
+    trainer = trainer_of(made(name, **settings), policy, stream.tasks[1], tmp_path)
     batch = scored(trainer)
     logps = trainer._asked("policy", batch)
     generator = torch.Generator().manual_seed(1)
@@ -126,8 +107,8 @@ def test_completions_that_were_cut_off_are_left_out_of_dapos_loss_but_not_of_the
     policy: Policy, stream: TaskStream, tmp_path: Path
 ) -> None:
     method = made("dapo", temperature=1.5)
-    train = TrainConfig(updates=1, prompts_per_update=4, max_completion_tokens=14)  # too short for some
-    trainer = trainer_of(method, policy, stream, tmp_path, policy.snapshot(), train=train)
+    limit = {"max_completion_tokens": 14}  # too short for some
+    trainer = trainer_of(method, policy, stream.tasks[1], tmp_path, policy.snapshot(), **limit)
     seen: list[Any] = []
     normalise = method.normalize_advantages
     method.normalize_advantages = lambda rewards, step: seen.append(step) or normalise(rewards, step)  # type: ignore
@@ -170,7 +151,7 @@ def loss_of(
     method: Grpo, policy: Policy, stream: TaskStream, folder: Path, *held: Snapshot | None
 ) -> tuple[float, dict[str, Any]]:
     """A loss and its batch; ``held``: the anchor and the reference."""
-    trainer = trainer_of(method, policy, stream, folder, *held)
+    trainer = trainer_of(method, policy, stream.tasks[1], folder, *held)
     batch = scored(trainer)
     return trainer.compute_loss(trainer.model, batch).item(), batch
 

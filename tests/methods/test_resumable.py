@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from clrft.runner.checkpoint import read_learned, write_learned
 from methods import METHODS
 from methods.base import TaskContext
 from methods.model.policy import Policy
-from methods.settings import KAHAN, OPTIMIZERS, WIDE, TrainConfig
+from methods.settings import KAHAN, WIDE, Optimizer, TrainConfig
 from methods.training.fit import FitResult, FitSettings, fit
 from methods.training.replay_memory import remembered
 from methods.training.state import Keeping, TrainingState
@@ -42,7 +42,7 @@ class Ended:
 
 def policy_of(way: str) -> Policy:
     """The embedded model in float32, with an adapter or without, or computing in bfloat16 with a named optimizer."""
-    return fresh_policy("none", "bfloat16", way) if way in OPTIMIZERS else fresh_policy(way)
+    return fresh_policy("none", "bfloat16", way) if way in get_args(Optimizer) else fresh_policy(way)
 
 
 def second_task(

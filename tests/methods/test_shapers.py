@@ -12,18 +12,16 @@ from clrft.config.run_config import build_config
 from methods import METHODS, build_method
 from methods.base import Method, Rollouts, TaskContext
 from methods.model.policy import Policy
-from methods.parts.adaptive_weight import gradient_agreement
 from methods.parts.gradient_features import gradient_features, token_gradients
 from methods.parts.gradient_novelty import novelty
-from methods.parts.likeness import edit_distance, item_likeness, matched_share, whole_likeness, word_credit
-from methods.settings import TrainConfig
-from methods.training.fit import FitSettings, build_trainer
+from methods.parts.likeness import item_likeness, whole_likeness
 from methods.training.targets import completion_logits, target_inputs
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.prompt_style import prompt_style
 from task_streams.types import Box, Question, TaskStream
 from tests.methods.hand_made import HandMade, reply, rollouts
+from tests.methods.trainers import scored, trainer_of
 from tests.methods.two_tasks import fresh_policy
 
 SHAPERS = [one for one in METHODS.values() if one.family == "part" and one.shape_rewards is not Method.shape_rewards]
@@ -124,8 +122,9 @@ def test_sweet_spot_amplifies_the_inner_tiers() -> None:
 
 
 def test_edits_are_the_least_and_a_questions_best_accepted_answer_counts() -> None:
+    # three edits of seven letters, three of five, three of three, none
     pairs = [("kitten", "sitting"), ("three", "tea"), ("", "abc"), ("same", "same")]
-    assert [edit_distance(*pair) for pair in pairs] == [3, 3, 3, 0]
+    assert [whole_likeness(*pair, ()) for pair in pairs] == pytest.approx([4 / 7, 2 / 5, 0, 1])
     asked = Question("How many?", ("twelve", "12"))
     assert whole_likeness("12", asked, ()) == 1.0
     assert whole_likeness("13", asked, ()) == 0.5
@@ -150,9 +149,8 @@ def test_matching_credits_a_box_for_its_category_and_its_overlap() -> None:
 
 
 def test_matching_is_one_to_one_and_the_best() -> None:
-    credit = word_credit("big dog", "dog dog dig")
     # big-dig: one edit of three; one dog matches the dog; the second dog is left over: (2/3 + 1) / 3
-    assert matched_share(credit) == pytest.approx((2 / 3 + 1) / 3)
+    assert item_likeness("dog dog dig", "big dog", ()) == pytest.approx((2 / 3 + 1) / 3)
 
 
 def test_matching_adds_its_share_of_the_weight() -> None:
@@ -259,6 +257,7 @@ def test_gradient_novelty_is_a_bounded_factor() -> None:
 
 @pytest.mark.parametrize(
     ("drifts", "initial", "expected"),
+    # equal drifts have no gradient to agree with
     [((0.0, 0.1), 0.5, 0.55), ((0.1, 0.0), 0.5, 0.45), ((0.1, 0.1), 0.5, 0.5), ((0.1, 0.0), 0.02, 0.0)],
 )
 def test_the_weight_follows_the_agreement_of_the_gradients_within_its_bounds(
@@ -271,10 +270,6 @@ def test_the_weight_follows_the_agreement_of_the_gradients_within_its_bounds(
     assert method.weight == pytest.approx(expected)
     again.load_state_dict(method.state_dict())
     assert again.weight == method.weight
-
-
-def test_groups_without_a_difference_agree_on_nothing() -> None:
-    assert gradient_agreement(torch.ones(2, 2), torch.ones(2), torch.tensor([1.0, 0.0]), 2) == 0.0
 
 
 def test_the_process_model_moves_good_and_bad_rollouts_apart() -> None:
@@ -303,13 +298,7 @@ def step_of(policy: Policy, stream: TaskStream, folder: Path, accumulation: int 
     kept: list[Rollouts] = []
     shape = method.shape_rewards
     method.shape_rewards = lambda rewards, step: kept.append(step) or shape(rewards, step)  # type: ignore
-    context = TaskContext(stream.tasks[1], policy, policy.snapshot(), seed=3)
-    train = TrainConfig(updates=1, prompts_per_update=4, accumulation=accumulation)
-    trainer: Any = build_trainer(method, context, None, FitSettings(train, folder), [])
-    trainer.current_gradient_accumulation_steps = accumulation
-    trainer.model.train()
-    torch.manual_seed(5)
-    trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    scored(trainer_of(method, policy, stream.tasks[1], folder, policy.snapshot(), accumulation=accumulation))
     return kept[0]
 
 
