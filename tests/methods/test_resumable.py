@@ -50,12 +50,12 @@ def second_task(
     learner, _, part = words.partition("+")
     make = made(learner, part or None, own, **PARTS.get(part, {}))
     policy, method = policy_of(way), make()
-    base = base_of(method, policy)
     if not (folder / "first").is_dir():
         settings = FitSettings(dataclasses.replace(train, updates=2), folder / "s")
-        first = learned(method, policy, stream, 1, base, settings)
+        first = learned(method, policy, stream, 1, base_of(method, policy), settings)
         write_learned(folder / "first", policy, method, 1, first.moments)
         policy, method = policy_of(way), make()
+    base = base_of(method, policy)  # what it is asked is counted by the policy's meter
     moments = read_learned(folder / "first", policy, method, 1)
     states: list[TrainingState] = []
     settings = FitSettings(train, folder / "scratch", keeping=Keeping(1, states.append))
