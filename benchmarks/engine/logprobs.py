@@ -14,7 +14,7 @@ from benchmarks.engine.pairs import Case, Contender, Turn
 from benchmarks.engine.step import axes
 from benchmarks.engine.trainers import fit_settings, without_reference
 from benchmarks.engine.workload import grouped_prompts, workload
-from methods.generation.completion_logps import completion_logps
+from methods.generation.completion_logps import completion_states, token_logps
 from methods.generation.shared_prefix import prefill
 from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
@@ -86,7 +86,8 @@ def by_ours(policy: Policy, prompts: Prompts, rows: Tensor, completions: Tensor)
     mask = torch.ones_like(completions)
 
     def score() -> Tensor:
-        return completion_logps(policy.model, prefill(policy.model, prompts), rows, completions, mask, 1.0)[0]
+        hidden = completion_states(policy.model, prefill(policy.model, prompts), rows, completions, mask)
+        return token_logps(policy.model, hidden, completions, mask, 1.0)[0]
 
     return score
 

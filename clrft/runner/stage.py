@@ -59,8 +59,8 @@ from methods.model.snapshots import FullSnapshot
 from methods.settings import KAHAN, LOST_BELOW, WIDE
 from methods.training.anchor_check import anchor_unchanged
 from methods.training.budget import planned_updates
-from methods.training.fit import APPLIED, FitSettings, StepRow, fit, with_memory
-from methods.training.replay_memory import remembered
+from methods.training.fit import APPLIED, FitSettings, StepRow, fit
+from methods.training.replay_memory import mixed, remembered
 from methods.training.state import Keeping, TrainingState
 from task_streams.config import SourceConfig
 from task_streams.probes.glyphs import glyph_examples
@@ -161,7 +161,7 @@ def train_stage(
     if workers is None:  # that decode ahead of the training
         from_files = isinstance(config.stream, SourceConfig) and state.policy.device.type == "cuda"
         workers = FILE_WORKERS if from_files else 0
-    examples = len(with_memory(state.method, context).task.train)
+    examples = len(mixed(context.task, context.memory, state.method.replay).train)
     total = planned_updates(state.method, train, examples)
     state.reporter.begin(config.cell, f"task {stage}/{len(state.stream)} train", total)
     rounded = rounded_warning(state)

@@ -3,18 +3,16 @@
 Deliberately absent: FSDP of the first kind, whose flat weights have no names.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import distribute_tensor
 
 from methods.distributed import ranks
-from methods.distributed.unsharded import COUNT, Unsharded
+from methods.distributed.unsharded import Unsharded
 from methods.inputs.vision import batch_images
 
 T = TypeVar("T")
@@ -68,25 +66,6 @@ class Fsdp(Unsharded):
             for target, weight in zip(empty.parameters(), self.model.parameters(), strict=True):
                 target.to_local().copy_(weight.to_local())
         return copy
-
-    def gradient_norm(self) -> Tensor:
-        norm: Any = super().gradient_norm()
-        return norm.full_tensor()  # type: ignore[no-any-return]
-
-    def moments(self, weight: Tensor, optimizer: Any) -> dict[str, Tensor]:
-        """As its base says, put together."""
-        own: dict[str, Any] = super().moments(weight, optimizer)
-        return {kind: value if kind == COUNT else value.full_tensor() for kind, value in own.items()}
-
-    def put_moments(self, weight: Tensor, values: Mapping[str, Tensor], optimizer: Any) -> None:
-        split = {kind: value if kind == COUNT else split_like(weight, value) for kind, value in values.items()}
-        super().put_moments(weight, split, optimizer)
-
-
-def split_like(target: Any, value: Tensor) -> Tensor:
-    """A whole tensor, split as another one is."""
-    here = value.to(target.device, target.dtype)
-    return distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)
 
 
 def hollow(model: Any) -> Any:

@@ -3,13 +3,13 @@
 ``fsdp.py`` and ``zero3.py`` are the two ways. In both, each process keeps its part of every weight, gradient and
 moment, and of anchor and reference; a layer is gathered while it is computed. Two things need more: sampling and tests,
 in which processes take different numbers of steps and so cannot wait for each other at every layer (``whole``); and
-code that calls parts of a model directly, as the passes over shared prompts do (``inside``). Deliberately absent:
-adapters, which leave little to split.
+code that calls parts of a model directly, as the passes over shared prompts do (``Unsharded.inside``).
+Deliberately absent: adapters, which leave little to split.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,10 @@ from torch.distributed.tensor import DTensor
 
 from methods.costs.meter import meter_of
 from methods.distributed import fsdp, ranks, zero3
-from methods.distributed.unsharded import Unsharded
+from methods.distributed.unsharded import ZERO3_PART, Unsharded, split_like, whole_tensor
 
-T = TypeVar("T")
 KEPT = "split_by"  # attribute of a model that says how it is split
 KINDS: dict[str, type[fsdp.Fsdp] | type[zero3.Zero3]] = {"fsdp": fsdp.Fsdp, "zero3": zero3.Zero3}
-ZERO3_PART = "ds_tensor"  # attribute of a weight that ZeRO-3 splits: what of it is in this process
 
 
 def split_of(model: Any) -> Unsharded:
@@ -40,11 +38,6 @@ def shard(model: Any, kind: str) -> None:
     vars(model)[KEPT] = KINDS[kind](model)
 
 
-def inside(model: Any, work: Callable[[], T]) -> T:
-    """Run work that calls parts of a model as if it were the model's forward pass, so that gradients flow."""
-    return split_of(model).inside(work)
-
-
 @contextmanager
 def whole(*models: Any) -> Iterator[None]:
     """Inside the block every process has all weights of the models; no gradients are computed, and all enter it."""
@@ -54,21 +47,11 @@ def whole(*models: Any) -> Iterator[None]:
         yield
 
 
-def whole_tensor(value: Any) -> Tensor:
-    """A tensor as it is, or gathered if it is split, which all processes must ask for."""
-    if hasattr(value, ZERO3_PART):
-        from deepspeed.runtime.zero import GatheredParameters
-
-        with GatheredParameters([value]):
-            return value.detach().clone()  # type: ignore[no-any-return]
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
 @torch.no_grad()
 def put(target: Any, value: Tensor) -> None:
     """Give a weight, split or not, the values of a tensor that is whole in every process."""
     if isinstance(target, DTensor):
-        target.copy_(fsdp.split_like(target, value))
+        target.copy_(split_like(target, value))
     elif hasattr(target, ZERO3_PART):
         own = getattr(target, ZERO3_PART)  # flat, and padded in the last process
         part = value.flatten()[ranks.rank() * own.numel() :][: own.numel()]

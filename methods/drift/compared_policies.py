@@ -19,7 +19,7 @@ from methods.drift.rollouts import Party
 from methods.generation.low_precision import lower
 from methods.inputs.vision import batch_images
 from methods.model.policy import SAFE, Policy
-from methods.model.snapshots import AdapterSnapshot, Snapshot, WithoutAdapter
+from methods.model.snapshots import AdapterSnapshot, Snapshot
 from methods.training.grpo_trainer import release
 
 PROBE_ADAPTER = "probe"
@@ -51,7 +51,7 @@ def held(policy: Policy, snapshot: Snapshot, name: str) -> Iterator[Party]:
 def base_of(policy: Policy, path: str) -> Iterator[Party]:
     """The base: the model without its adapter, or loaded from a folder or hub id."""
     if policy.has_adapter:
-        yield Party("base", WithoutAdapter(policy.model).active)
+        yield Party("base", AdapterSnapshot(policy.model).active)
         return
     with loaded(policy, path, "base") as base:
         yield base

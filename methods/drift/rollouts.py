@@ -69,8 +69,8 @@ class SharedPasses:
     def tables(self, parties: Sequence[Party], completions: Tokens) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Tokens in the order of ``Seen``, [n], and their log-probabilities under each party, [n, V], part by part."""
         device = self.prompts.ids.device
-        tokens = right_padded(completions, 0, device)
-        mask = right_padded([[1] * len(one) for one in completions], 0, device)
+        tokens = right_padded(completions, device)
+        mask = right_padded([[1] * len(one) for one in completions], device)
         real = mask.bool()
         copies = len(completions) // len(self.prompts.ids)
         states = []
@@ -143,8 +143,8 @@ class PlainPasses:
 def followed(inputs: Any, completions: Tokens) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Encoded prompts with completions behind them; these, right-padded, and which of their tokens are real, [n, L]."""
     device = inputs["input_ids"].device
-    tokens = right_padded(completions, 0, device)
-    mask = right_padded([[1] * len(one) for one in completions], 0, device)
+    tokens = right_padded(completions, device)
+    mask = right_padded([[1] * len(one) for one in completions], device)
     behind = {"input_ids": tokens, "attention_mask": mask, **dict.fromkeys(TYPE_FIELDS, torch.zeros_like(tokens))}
     joined = {
         name: torch.cat([value, behind[name].to(value.dtype)], dim=1) if name in behind else value

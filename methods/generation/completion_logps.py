@@ -37,25 +37,16 @@ from methods.generation.shared_prefix import (
 from methods.inputs.prompts import Prompts
 
 
-def completion_logps(
-    model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every completion token, and the entropy where it was drawn, [N, L] each.
+def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
+    """The hidden state that predicts each completion token, [N, L, H]; with or without gradients.
 
     Args:
-        model: the model that made the prefix; with or without gradients.
+        model: the model that made the prefix.
         prefix: of the prompts.
         rows: which of them each completion follows, [N].
         completions: completion tokens, right-padded, [N, L].
         mask: 1 for real completion tokens, [N, L].
-        temperature: the logits are divided by it.
     """
-    hidden = completion_states(model, prefix, rows, completions, mask)
-    return token_logps(model, hidden, completions, mask, temperature)
-
-
-def completion_states(model: Any, prefix: Prefix, rows: Tensor, completions: Tensor, mask: Tensor) -> Tensor:
-    """The hidden state that predicts each completion token, [N, L, H]; arguments as in ``completion_logps``."""
     hidden = prefix.last[rows, None]  # [N, 1, H] predicts the first token
     if completions.shape[1] == 1:
         return hidden
@@ -169,8 +160,8 @@ def token_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every token [N, L], and the entropy where it was drawn, [N, L] each; 0 where the mask is.
 
-    ``hidden`` has the states that predict the tokens, [N, L, H]; a table of tokens times vocabulary has at most
-    ``largest`` numbers.
+    ``hidden`` has the states that predict the tokens, [N, L, H], the logits are divided by ``temperature``; a table of
+    tokens times vocabulary has at most ``largest`` numbers.
     """
     real, head = mask.bool(), plain(model).get_output_embeddings()
     size = max(1, largest // head.out_features)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from methods.costs.meter import meter_of
-from methods.generation.completion_logps import checkpointed_states, completion_logps, completion_states, token_logps
+from methods.generation.completion_logps import checkpointed_states, completion_states, token_logps
 from methods.generation.rollout import Sampling, sample_after
 from methods.generation.shared_prefix import Prefix, is_checkpointed, prefill
 from methods.generation.static_decode import StaticSteps, sample_static
@@ -145,24 +145,17 @@ class GroupPasses:
     size: int  # rollouts in a pass without gradients
     steps: StaticSteps | None = None  # recorded steps to decode with; None: the cache grows
 
-    def begin(self, model: Any, batch: GroupBatch) -> None:
+    def begin(self, model: Any, batch: GroupBatch) -> Prefix:
         """Compute the prompts of a new batch, which its rollouts follow."""
         with torch.set_grad_enabled(self.once and not is_checkpointed(model)):
             batch.policy = prefill(model, batch.prompts)
-
-    def prefix(self, whose: str, model: Any, batch: GroupBatch) -> Prefix:
-        """What a batch's prompts left behind in the ``policy`` that sampled, or in a frozen model, in force now."""
-        if whose != "policy":
-            return self.frozen.of(whose, model, batch.keys, batch.prompts)
-        if batch.policy is None:
-            raise RuntimeError("the policy's prompts were used up by the loss")
         return batch.policy
 
     @torch.no_grad()
     def sample(self, model: Any, batch: GroupBatch, sampling: Sampling) -> list[list[int]]:
-        """A completion of every rollout of a batch that was begun, as token lists."""
+        """A completion of every rollout of a new batch, as token lists."""
+        prefix = self.begin(model, batch)
         meter_of(model).asked(batch.prompts.mask[batch.rows])
-        prefix = self.prefix("policy", model, batch)
         if self.steps is None:
             return sample_after(model, prefix.repeated(batch.rows), sampling)
         return sample_static(self.steps, model, prefix, batch.rows, sampling)
@@ -171,11 +164,13 @@ class GroupPasses:
     def told(
         self, whose: str, model: Any, batch: GroupBatch, completions: Tensor, mask: Tensor, states: bool = False
     ) -> Tensor:
-        """Log-probabilities of all completions by the policy or a frozen model, [N, L]; nothing is kept for the loss.
+        """Log-probabilities of all completions, [N, L], by the ``policy`` that sampled or a frozen model, in force now.
 
-        With ``states`` the hidden states that predict their tokens, [N, L, H].
+        Nothing is kept for the loss. With ``states`` the hidden states that predict their tokens, [N, L, H].
         """
-        prefix = self.prefix(whose, model, batch)
+        prefix = batch.policy if whose == "policy" else self.frozen.of(whose, model, batch.keys, batch.prompts)
+        if prefix is None:
+            raise RuntimeError("the policy's prompts were used up by the loss")
         found = []
         for part in torch.split(torch.arange(len(batch.rows), device=mask.device), self.size):
             rows, tokens, real = batch.rows[part], completions[part], mask[part]
@@ -224,4 +219,5 @@ class GroupPasses:
                 return token_logps(model, hidden, completions, mask, self.temperature)
             prefix = prefill(model, prompts)
         meter_of(model).asked(prefix.mask[rows])
-        return completion_logps(model, prefix, rows, completions, mask, self.temperature)
+        hidden = completion_states(model, prefix, rows, completions, mask)
+        return token_logps(model, hidden, completions, mask, self.temperature)

@@ -100,8 +100,9 @@ class Writing:
             self.read[:, -width:] *= valid.to(self.read.dtype)
         if len(kept) < len(self.alive) and kept:
             chosen = torch.tensor(kept, device=self.read.device)
-            self.rows.keep(chosen)
-            self.read = self.read[chosen]
+            rows, self.read = self.rows, self.read[chosen]
+            rows.cache.batch_select_indices(chosen)
+            rows.last, rows.mask, rows.next_position = rows.last[chosen], rows.mask[chosen], rows.next_position[chosen]
         self.alive = [self.alive[place] for place in kept]
 
     def fed(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,10 +112,10 @@ class Writing:
         self.guesses = [self.drafter.draft(one, limit - len(one) - 1) for one in written]
         device = self.read.device
         reads = [[one[-1], *guess] for one, guess in zip(written, self.guesses, strict=True)]
-        real = right_padded([[1] * len(one) for one in reads], 0, device).to(self.read.dtype)
+        real = right_padded([[1] * len(one) for one in reads], device).to(self.read.dtype)
         self.read = torch.cat([self.read, real], dim=1)
         start = torch.tensor([len(one) - 1 for one in written], device=device)
-        return right_padded(reads, 0, device), self.read, start
+        return right_padded(reads, device), self.read, start
 
 
 class Noise:
@@ -164,10 +165,10 @@ def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
     return (scores.softmax(dim=-1) / noise).argmax(dim=-1)
 
 
-def right_padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """Token lists as one tensor, padded on the right, [N, longest]."""
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Token lists as one tensor, with zeros on the right, [N, longest]."""
     longest = max(len(row) for row in rows)
-    return torch.tensor([list(row) + [value] * (longest - len(row)) for row in rows], device=device)
+    return torch.tensor([list(row) + [0] * (longest - len(row)) for row in rows], device=device)
 
 
 def ended(row: Sequence[int], stop: Sequence[int]) -> list[int]:

@@ -84,11 +84,6 @@ class Continuation:
     mask: Tensor  # 1 for real prompt tokens, [N, P]
     next_position: Tensor  # M-RoPE position of the first completion token, [N]
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone."""
-        self.cache.batch_select_indices(rows)
-        self.last, self.mask, self.next_position = self.last[rows], self.mask[rows], self.next_position[rows]
-
 
 def obstacle(model: Any) -> str | None:
     """Why a model's prefix cannot be shared, or None if it can."""

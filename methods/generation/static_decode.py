@@ -89,17 +89,6 @@ class StaticStep:
         for own in self.own:
             own.zero_()  # to which what is written is added
 
-    def go_on_from(self, shorter: "StaticStep") -> None:
-        """Take up prompts and completions of a step that has no more room for these."""
-        self.written, self.looked_at, self.rows = shorter.written, shorter.looked_at, shorter.rows
-        for mine, theirs in zip(self.prompts, shorter.prompts, strict=True):
-            mine.copy_(theirs)
-        for mine, theirs in zip(self.own, shorter.own, strict=True):
-            mine[..., : self.written, :] = theirs[..., : self.written, :]
-        self.hides.fill_(-torch.inf)
-        self.hides[..., : shorter.hides.shape[3]] = shorter.hides
-        self.positions.copy_(shorter.positions)
-
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens [N] to the hidden states that predict the next ones, [N, H], which the next step overwrites."""
         self.hides[..., self.shape.longest + self.written] = 0
@@ -230,7 +219,14 @@ class StaticSteps:
         layers = [(keys.to(step.turns_in), values) for keys, values in step.prompts]
         shape = replace(step.shape, limit=2 * step.shape.limit)
         more = self._step = StaticStep(model, layers, shape, self.recorded, self._low)
-        more.go_on_from(step)
+        more.written, more.looked_at, more.rows = step.written, step.looked_at, step.rows
+        for mine, theirs in zip(more.prompts, step.prompts, strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(more.own, step.own, strict=True):
+            mine[..., : step.written, :] = theirs[..., : step.written, :]
+        more.hides.fill_(-torch.inf)
+        more.hides[..., : step.hides.shape[3]] = step.hides
+        more.positions.copy_(step.positions)
         return more
 
 

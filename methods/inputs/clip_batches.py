@@ -15,7 +15,7 @@ from trl.data_utils import apply_chat_template
 from trl.trainer.utils import flush_left
 
 from methods.costs.meter import IGNORED
-from methods.inputs.media import clip_arguments, clip_patches, model_fields
+from methods.inputs.media import CLIP_PATCHES, clip_arguments, model_fields, patches_in
 
 
 def rows_have_clips(rows: Sequence[dict[str, Any]]) -> bool:
@@ -66,4 +66,4 @@ class ClipCollator:
         )
         labels = ids.masked_fill(learned == 0, IGNORED)
         rest = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, "labels": labels}
-        return model_fields(None, clip_patches(prompts, [len(row) for row in clips])) | rest
+        return model_fields(None, patches_in(prompts, CLIP_PATCHES, [len(row) for row in clips])) | rest

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from methods.inputs.media import clip_arguments, clip_patches, image_patches, token_types, with_media
+from methods.inputs.media import CLIP_PATCHES, IMAGE_PATCHES, clip_arguments, patches_in, token_types, with_media
 from methods.inputs.prompts import Prompts
 from task_streams.errors import UserError
 from task_streams.prompt import Message, Request
@@ -73,8 +73,8 @@ def prompts_in(batch: Mapping[str, Any], images: Sequence[int], clips: Sequence[
         ids=ids,
         mask=batch["attention_mask"],
         token_types=token_types(ids, model_config) if types is None else types,
-        images=image_patches(batch, images),
-        clips=clip_patches(batch, clips),
+        images=patches_in(batch, IMAGE_PATCHES, images),
+        clips=patches_in(batch, CLIP_PATCHES, clips),
     )
 
 

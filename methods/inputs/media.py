@@ -47,24 +47,16 @@ class Patches:
         return [tuple(next(each) for _ in range(count)) for count in self.counts]
 
 
-def image_patches(batch: Mapping[str, Any], counts: Sequence[int]) -> Patches | None:
-    """The images of a batch in a processor's layout, None if there are none; ``counts``: how many each row has."""
-    if batch.get("pixel_values") is None:
-        return None
-    return Patches(batch["pixel_values"], batch["image_grid_thw"], tuple(counts))
+def patches_in(batch: Mapping[str, Any], names: tuple[str, str], counts: Sequence[int]) -> Patches | None:
+    """The images or clips of a batch in a processor's layout, None if there are none.
 
-
-def clip_patches(batch: Mapping[str, Any], counts: Sequence[int]) -> Patches | None:
-    """As ``image_patches``, of clips."""
-    if batch.get("pixel_values_videos") is None:
+    ``names`` are ``IMAGE_PATCHES`` or ``CLIP_PATCHES``, ``counts`` says how many each row has.
+    """
+    values, grids = (batch.get(name) for name in names)
+    if values is None or grids is None:
         return None
-    pace = batch.get(CLIP_PACE)
-    return Patches(
-        batch["pixel_values_videos"],
-        batch["video_grid_thw"],
-        tuple(counts),
-        None if pace is None else torch.as_tensor(pace, dtype=torch.float32),
-    )
+    pace = batch.get(CLIP_PACE) if names == CLIP_PATCHES else None
+    return Patches(values, grids, tuple(counts), None if pace is None else torch.as_tensor(pace, dtype=torch.float32))
 
 
 def model_fields(images: Patches | None, clips: Patches | None) -> dict[str, Tensor]:

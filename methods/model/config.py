@@ -85,23 +85,18 @@ def choose_attention(config: ModelConfig, device: torch.device, dtype: torch.dty
     Raises:
         UserError: FlashAttention-2 is asked for where it cannot run.
     """
-    obstacle = flash_obstacle(device, dtype)
+    obstacle = None  # to FlashAttention-2
+    if find_spec("flash_attn") is None:
+        obstacle = "the package flash-attn is not installed (pip install 'clrft[flash]')"
+    elif device.type != "cuda":
+        obstacle = "there is no GPU"
+    elif dtype not in (torch.bfloat16, torch.float16):
+        obstacle = f"it needs bfloat16 or float16, not {dtype}"
     if config.attention == "flash_attention_2" and obstacle:
         raise UserError(f"model.attention: got 'flash_attention_2', but {obstacle}; expected auto, sdpa or eager.")
     if config.attention != "auto":
         return config.attention
     return "sdpa" if obstacle else "flash_attention_2"
-
-
-def flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why FlashAttention-2 cannot run here, or None if it can."""
-    if find_spec("flash_attn") is None:
-        return "the package flash-attn is not installed (pip install 'clrft[flash]')"
-    if device.type != "cuda":
-        return "there is no GPU"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it needs bfloat16 or float16, not {dtype}"
-    return None
 
 
 def describe_model(policy: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ every step, almost none of it arrives. Two ways keep all of it:
 ``adamw`` rounds the weights at every update. An adapter's weights are float32 (PEFT), whatever the model's type.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +33,6 @@ class Numerics:
     def autocasts(self) -> bool:
         """Whether the model computes in another type than its weights have."""
         return self.weights != self.compute
-
-    def computing(self, device: torch.device) -> AbstractContextManager[None]:
-        """The block in which a model is called. Keep it short: autocast keeps its copies of the weights that long."""
-        return torch.autocast(device.type, self.compute) if self.autocasts else nullcontext()
 
     def describe(self) -> dict[str, str]:
         """Plain values, for the manifest: ``dtype`` is what is computed in."""

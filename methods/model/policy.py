@@ -5,7 +5,7 @@ Deliberately absent: quantised loading, remote code, model families by path name
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,12 @@ class Policy:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
     def computing(self) -> AbstractContextManager[None]:
-        """The block in which the model, or a snapshot of it, is called; see ``Numerics.computing``."""
-        return self.numerics.computing(self.device)
+        """The block in which the model, or a snapshot of it, is called.
+
+        Keep it short: autocast keeps its copies of the weights that long.
+        """
+        numerics = self.numerics
+        return torch.autocast(self.device.type, numerics.compute) if numerics.autocasts else nullcontext()
 
     def encode(self, requests: Sequence[Request]) -> Any:
         """Requests to one left-padded batch of model inputs on the policy's device, as ``encoded_requests``."""
@@ -95,10 +99,6 @@ class Policy:
     def prepared(self) -> Prepared:
         """What a request goes through before it is asked ahead of the model: see ``Prepared``."""
         return Prepared(self.config.media, image_fit(self.processor))
-
-    def prompt_length(self, request: Request) -> int:
-        """Tokens of a prompt, those of its images and clips included."""
-        return int(self.encode([request])["input_ids"].shape[1])
 
     def session(self) -> Session:
         """A fresh session: what later answers can reuse, for as long as the weights do not change."""

@@ -73,23 +73,11 @@ class FullSnapshot(Snapshot):
             self.model.to(self.home)
 
 
-class WithoutAdapter(Snapshot):
-    """The base of a model with adapters: the model while none is in force."""
-
-    @contextmanager
-    def active(self) -> Iterator[torch.nn.Module]:
-        try:
-            with self.model.disable_adapter():
-                yield self.model
-        finally:
-            _train_only(self.model, TRAINED_ADAPTER)
-
-
 @dataclass(eq=False)
 class AdapterSnapshot(Snapshot):
-    """A frozen second adapter beside the trained one: costs an adapter, not a model."""
+    """A frozen second adapter beside the trained one: costs an adapter, not a model. Or the base of both."""
 
-    name: str  # of the adapter
+    name: str | None = None  # of the adapter; None: the base, which is the model while no adapter is in force
 
     @classmethod
     def take(cls, model: PeftModel, name: str) -> "AdapterSnapshot":
@@ -110,9 +98,13 @@ class AdapterSnapshot(Snapshot):
 
     @contextmanager
     def active(self) -> Iterator[torch.nn.Module]:
-        self.model.set_adapter(self.name)
         try:
-            yield self.model
+            if self.name is None:
+                with self.model.disable_adapter():
+                    yield self.model
+            else:
+                self.model.set_adapter(self.name)
+                yield self.model
         finally:
             _train_only(self.model, TRAINED_ADAPTER)
 

@@ -42,22 +42,18 @@ def target_dataset(
     Raises:
         UserError: ``targets`` has no completion of any example.
     """
-    true = [(e, target_text(e.target, thought, task.style, task.trained)) for e in task.train if targets is None]
-
-    def pairs() -> list[tuple[Example, str]]:
-        if targets is None:
-            return true
-        return [(example, text) for example in task.train for text in targets.get(example.key, ())]
+    true = {e.key: (target_text(e.target, thought, task.style, task.trained),) for e in task.train if targets is None}
+    texts: Mapping[str, Sequence[str]] = true if targets is None else targets
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        now = pairs()
+        now = [(example, text) for example in task.train for text in texts.get(example.key, ())]
         chosen = [now[row % len(now)] for row in batch["row"]]  # there may be fewer than there were at first
         return {
             **_asked([example for example, _ in chosen], task, prepare),
             "completion": [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for _, text in chosen],
         }
 
-    length = len(pairs())
+    length = sum(len(texts.get(example.key, ())) for example in task.train)
     if length == 0:
         raise UserError(f"task {task.name!r} has no completion to train towards; expected at least one.")
     return Dataset.from_dict({"row": list(range(length))}).with_transform(rows)

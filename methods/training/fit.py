@@ -12,13 +12,13 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from methods.base import Method, TaskContext
-from methods.costs.meter import Counts, Meter
+from methods.costs.meter import Counts
 from methods.distributed import ranks
 from methods.distributed.sharding import is_sharded, split_of
 from methods.generation.vllm import vllm_arguments
 from methods.guard import gradients_finite, suspects
 from methods.model.policy import Policy
-from methods.model.snapshots import Snapshot, WithoutAdapter
+from methods.model.snapshots import AdapterSnapshot, Snapshot
 from methods.settings import KAHAN, TrainConfig
 from methods.training.budget import rows_per_update
 from methods.training.dataset import reward_functions, rollout_dataset, target_dataset
@@ -27,8 +27,17 @@ from methods.training.fisher import diagonal_fisher
 from methods.training.grpo_trainer import HookedGRPOTrainer, release
 from methods.training.optimizers import COMPENSATION, AppliedShare
 from methods.training.replay_memory import mixed
-from methods.training.state import KIND, METHOD, Keeping, TrainingState, moments_of, put_moments
-from methods.training.trainers import HookedSFTTrainer, KeepStates
+from methods.training.state import (
+    KIND,
+    METHOD,
+    MOMENTS,
+    Keeping,
+    TrainingState,
+    moments_of,
+    put_moments,
+    training_state,
+)
+from methods.training.trainers import HookedSFTTrainer
 from task_streams.errors import UserError
 
 StepRow = dict[str, float]
@@ -101,12 +110,8 @@ def fit(
         prompts_per_update=settings.train.prompts_per_update,
         thought=getattr(method.config, "thought", context.thought),
     )
-    result = FitResult()
-    meter = context.policy.meter
+    result, model, meter = FitResult(), context.policy.model, context.policy.meter
     meter.taken()
-    callbacks: list[TrainerCallback] = [StepRecorder(method, context.task.index, result, on_step, meter)]
-    carried = None if settings.train.carry_optimizer else (COMPENSATION,)
-    callbacks.append(OptimizerCarry(context.policy.model, moments if start is None else None, carried, result))
     method.before_task(context)
     meter.look()
     chosen = method.choose_examples(context, context.task.train)
@@ -115,12 +120,14 @@ def fit(
             f"method {method.name!r} chose {len(chosen)} of the {len(context.task.train)} training examples of task "
             f"{context.task.name!r}; expected at least train.prompts_per_update, {settings.train.prompts_per_update}."
         )
-    mixture = with_memory(method, replace(context, task=replace(context.task, train=tuple(chosen))))
+    task = replace(context.task, train=tuple(chosen))
+    mixture = replace(context, task=mixed(task, context.memory, method.replay))
     targets = method.targets(mixture)
-    if settings.keeping is not None:
-        batch = int(getattr(method.config, "updates_per_batch", 1))
-        callbacks.append(KeepStates(settings.keeping.every, batch, targets))
-    trainer = build_trainer(method, mixture, reference, settings, callbacks, targets)
+    kinds = None if settings.train.carry_optimizer else (COMPENSATION,)
+    before = (moments or {}).items()
+    handed = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
+    hooks = UpdateHooks(method, context, settings, result, on_step, targets, handed, start)
+    trainer = build_trainer(method, mixture, reference, settings, [hooks], targets)
     if start is not None:
         if own := {**start.values["method"], **start.of(METHOD)}:
             method.load_state_dict(own)  # behind what was made of the targets that the task began with
@@ -130,14 +137,18 @@ def fit(
                 on_step(row)
         meter.taken()  # what was prepared again was counted in the first update
     trainer.remove_callback(PrinterCallback)
-    trainer.start, trainer.keeping, trainer.rows = start, settings.keeping, result.steps
+    trainer.start = start
     trainer.compensated = context.policy.numerics.optimizer == KAHAN
     try:
         with deterministic(settings.train.deterministic):
             trainer.go_on(settings.scratch)
+        keeps = ranks.is_rank0() or not is_sharded(model)
+        for key, value in moments_of(model, trainer.optimizer, kinds):
+            if keeps:
+                result.moments[key] = value.to("cpu", copy=True)
     finally:
-        release(context.policy.model)
-        split_of(context.policy.model).rest()
+        release(model)
+        split_of(model).rest()
     fisher = None
     if "fisher" in method.needs:
         with deterministic(settings.train.deterministic):
@@ -153,14 +164,6 @@ def fit(
     method.after_task(replace(context, fisher=fisher))
     result.afterwards = ranks.all_reduce_counts(meter.taken())
     return result
-
-
-def with_memory(method: Method, context: TaskContext) -> TaskContext:
-    """The context of a task whose examples have those of earlier tasks among them, for a method that replays."""
-    plan = method.replay
-    if plan is None or plan.share == 0:
-        return context
-    return replace(context, task=mixed(context.task, context.memory, plan))
 
 
 def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
@@ -195,22 +198,17 @@ def build_trainer(
     policy, task = context.policy, context.task
     if targets is not None:
         settings = replace(settings, workers=0)  # a worker would keep its copy of what the method may change
-    common = {"model": policy.model, "processing_class": policy.processor, "callbacks": callbacks}
+    common = {"method": method, "task": task, "anchor": context.anchor}
+    common |= {"model": policy.model, "processing_class": policy.processor, "callbacks": callbacks}
     arguments = shared_arguments(method, policy, context.seed, settings)
     if method.family == "supervised":
         return HookedSFTTrainer(
-            method=method,
-            task_index=task.index,
-            anchor=context.anchor,
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
             train_dataset=target_dataset(task, method.config.thought, policy.prepared, targets),
             **common,
         )
     return HookedGRPOTrainer(
-        method=method,
-        task=task,
-        anchor=context.anchor,
-        reference=WithoutAdapter(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
+        reference=AdapterSnapshot(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
         kl=method.config.kl,
         share_prefix=settings.train.share_prefix,
         kept_prefixes=settings.train.kept_prefixes * 2**20,
@@ -271,48 +269,93 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
 
 
 @dataclass(eq=False)
-class StepRecorder(TrainerCallback):
-    """Keep every update's figures under our names, and tell the method and the caller."""
+class UpdateHooks(TrainerCallback):
+    """Calls a method's hooks around every update; keeps its figures under our names, and the training's state.
+
+    A state is kept every so many updates, or as soon afterwards as going on from it is exact. It would not be inside
+    the updates of one batch of rollouts, nor right after a change of the targets: the next batch has been read by then,
+    with the targets of before. The last update's is not kept.
+    """
 
     method: Method
-    task_index: int
+    context: TaskContext
+    settings: FitSettings
     result: FitResult
     on_step: Callable[[StepRow], None] | None
-    meter: Meter
-    share: AppliedShare | None = None
+    targets: Mapping[str, Sequence[str]] | None  # which the method may change
+    moments: Mapping[str, Tensor]  # what the previous task's optimizer hands on; with split weights, that of rank 0
+    start: TrainingState | None
+    known: dict[str, tuple[str, ...]] = field(init=False)  # the targets after the update before
+    share: AppliedShare = field(init=False)
     applied: float | None = None
+    due: bool = False
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
     ) -> None:
+        model = self.context.policy.model
+        self.share = AppliedShare(lambda: split_of(model).moved(optimizer))
+        self.known = self._texts()
+        if self.start is None:
+            own = self.moments
+            put_moments(ranks.broadcast_tensors(own) if is_sharded(model) else own.items(), model, optimizer)
+            return
+        put_moments(self.start.of(MOMENTS).items(), model, optimizer)
+        rates = self.start.values["rates"]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        lr_scheduler.load_state_dict({**self.start.values["schedule"], "lr_lambdas": [None] * len(rates)})
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         step = state.global_step + 1
         if not gradients_finite(model):  # after it all weights would be lost
             raise UserError(
                 f"{suspects(self.method)}: the gradient of update {step} is not finite, though rewards and loss terms "
                 "are; a root or a norm, say, has no derivative at 0, or train.learning_rate is too high."
             )
-        self.method.before_step(model, self.task_index, step)
-        if self.share is None:
-            split = split_of(model)
-            self.share = AppliedShare(lambda: split.moved(optimizer))
+        self.method.before_step(model, self.context.task.index, step)
         self.share.begin()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.share is not None:
-            self.applied = self.share.end()
+        self.applied = self.share.end()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.method.after_step(self.task_index, state.global_step)
+        self.method.after_step(self.context.task.index, state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end of training
-        row = step_row(state.global_step, logs) | ranks.all_reduce_counts(self.meter.taken())
+        step, model = state.global_step, self.context.policy.model
+        row = step_row(step, logs) | ranks.all_reduce_counts(self.context.policy.meter.taken())
         if self.applied is not None:
             row[APPLIED] = self.applied
         self.result.steps.append(row)
         if self.on_step is not None:
             self.on_step(row)
+        keeping = self.settings.keeping
+        if keeping is None:
+            return
+        self.due |= step % keeping.every == 0
+        before, self.known = self.known, self._texts()
+        exact = step % int(getattr(self.method.config, "updates_per_batch", 1)) == 0 and before == self.known
+        if self.due and exact and step < state.max_steps:
+            self.due = False
+            if ranks.is_rank0() or is_sharded(model):  # of a split model all put the state together
+                kept = training_state(step, model, optimizer, lr_scheduler, self.method, self.result.steps)
+                if ranks.is_rank0():
+                    keeping.keep(kept)
+
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        return {key: tuple(texts) for key, texts in (self.targets or {}).items()}
 
 
 def step_row(step: int, logs: dict[str, Any]) -> StepRow:
@@ -329,27 +372,3 @@ def step_row(step: int, logs: dict[str, Any]) -> StepRow:
         elif name not in TRL_ONLY and not name.startswith(TRL_FOLDERS):
             row[name] = float(value)
     return row
-
-
-@dataclass(eq=False)
-class OptimizerCarry(TrainerCallback):
-    """Put what the previous task's optimizer left into this one's, and take this task's out, by parameter name.
-
-    That of a split model is with rank 0, which hands it out.
-    """
-
-    model: Any
-    moments: Mapping[str, Tensor] | None  # what the previous task's left
-    kinds: Sequence[str] | None  # of state that cross a task boundary; None: all
-    result: FitResult
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        before, kinds = (self.moments or {}).items(), self.kinds
-        own = {key: value for key, value in before if kinds is None or key.rpartition(KIND)[2] in kinds}
-        put_moments(ranks.broadcast_tensors(own) if is_sharded(self.model) else own.items(), self.model, optimizer)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        keeps = ranks.is_rank0() or not is_sharded(self.model)
-        for key, value in moments_of(self.model, optimizer, self.kinds):
-            if keeps:
-                self.result.moments[key] = value.to("cpu", copy=True)

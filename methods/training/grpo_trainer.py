@@ -26,12 +26,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from methods.advantage import zero_variance_share
-from methods.base import Method, Rollouts, Whose
+from methods.base import Rollouts, Whose
 from methods.compose import shaped_rewards
 from methods.costs.meter import meter_of
 from methods.distributed import ranks
 from methods.distributed.batch_sharding import own_part
-from methods.distributed.sharding import inside, is_sharded, whole
+from methods.distributed.sharding import is_sharded, split_of, whole
 from methods.generation.group_passes import FrozenPrefixes, GroupBatch, GroupPasses, encoded, regrouped, showing
 from methods.generation.rollout import Sampling
 from methods.generation.shared_prefix import SUPPORTED, obstacle
@@ -45,7 +45,6 @@ from methods.model.snapshots import FullSnapshot, Snapshot
 from methods.training.trainers import HookedTrainer
 from methods.training.views import StepViews
 from task_streams.errors import UserError
-from task_streams.types import Task
 
 # What TRL's log-probability function takes: of its scored batch those are fields of images.
 LOGP_FIELDS = tuple(signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
@@ -56,18 +55,12 @@ class Generation:
     """The rollouts that were generated last: what TRL's calls about them do not hand from one override to the next."""
 
     rows: Tensor  # which rollouts the rows at hand are, [n]: all, and in the loss those of a micro-batch
-    batch: GroupBatch | None = None  # of all rollouts; None where TRL carries their images
+    batch: Any = None  # the ``GroupBatch`` of all rollouts; None where TRL carries their images
     own: slice = field(default_factory=lambda: slice(0, 0))  # rollouts that this process samples and scores
-    own_batch: GroupBatch | None = None  # of these
+    own_batch: Any = None  # the ``GroupBatch`` of these
     images: list[list[Any] | None] | None = None  # of all rollouts, for vLLM
     rewards: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # unshaped, [B*G, components]
     texts: tuple[str, ...] = ()  # of all completions
-
-    def carried(self) -> tuple[GroupBatch, GroupBatch]:
-        """The batch of all rollouts, and that of this process's own, which are carried past TRL."""
-        if self.batch is None or self.own_batch is None:
-            raise RuntimeError("no batch of rollouts is at hand")
-        return self.batch, self.own_batch
 
 
 class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
@@ -80,9 +73,6 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
     def __init__(
         self,
         *,
-        method: Method,
-        task: Task,
-        anchor: Snapshot | None,
         reference: Snapshot | None,
         kl: float,
         share_prefix: bool = True,
@@ -96,15 +86,10 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         never = never_drawn(never_sampled(self._model_config), arguments["args"].use_vllm)
         arguments["args"].generation_kwargs = never
         super().__init__(**arguments)
-        self.method = method
-        self.task_index = task.index
-        self.labels = task.trained
-        self.targets = {example.key: example.target for example in task.train}
-        self.style = task.style
-        self.anchor = anchor
+        self.targets = {example.key: example.target for example in self.task.train}
         self.reference = reference
         self.beta = kl
-        self.kl_to_anchor = kl > 0 and anchor is not None and method.kl_target == "anchor"
+        self.kl_to_anchor = kl > 0 and self.anchor is not None and self.method.kl_target == "anchor"
         self.share_prefix = share_prefix
         args: Any = self.args
         # each batch of rollouts is learned from once, and in one go
@@ -119,7 +104,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             StaticSteps() if graphs else None,
         )
         self.generation = Generation(torch.arange(0))
-        for frozen in (anchor, reference):
+        for frozen in (self.anchor, reference):
             if isinstance(frozen, FullSnapshot):  # lets it answer TRL's log-probability calls
                 frozen.model.__dict__.pop("forward", None)
                 add_fused_lm_head(frozen.model, temperature=self.temperature)
@@ -205,7 +190,7 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             output["ref_per_token_logps"] = anchor if with_anchor else self._asked("reference", output)
         components = self.generation.rewards.unbind(dim=1)
         return Rollouts(
-            task_index=self.task_index,
+            task_index=self.task.index,
             group_size=int(self.num_generations or 0),
             components=dict(zip(self.reward_func_names, components, strict=True)),
             mask=sampled_mask(output),
@@ -215,8 +200,8 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             log=self._log_step,
             completions=self.generation.texts,
             targets=tuple(self.targets[example["key"]] for example in inputs),
-            labels=self.labels,
-            style=self.style,
+            labels=self.task.trained,
+            style=self.task.style,
             views=StepViews(
                 output,
                 output["completion_ids"],
@@ -252,8 +237,9 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
 
     def _shared(self, model: Any, ask: Callable[..., Tensor], completions: Tensor, mask: Tensor) -> Tensor:
         """What a model that is in force says about all completions, each process about its own rollouts'."""
-        (_, batch), own = self.generation.carried(), self.generation.own
-        return ranks.all_gather_rows(inside(model, lambda: ask(model, batch, completions[own], mask[own])))
+        own, batch = self.generation.own, self.generation.own_batch
+        found = split_of(model).inside(lambda: ask(model, batch, completions[own], mask[own]))
+        return ranks.all_gather_rows(found)
 
     def _states(self, whose: Whose, output: Mapping[str, Any]) -> Tensor:
         """The hidden states that predict the rollouts' tokens, [B*G, L, H].
@@ -285,9 +271,10 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
         engine = self.use_vllm or self.use_transformers_continuous_batching
         if self._shares(model):
             with self.accelerator.autocast(), whole(model):
-                _, batch = self.generation.carried()
-                self.passes.begin(model, batch)
-                if not engine:
+                batch = self.generation.own_batch
+                if engine:
+                    self.passes.begin(model, batch)
+                else:
                     sampling = Sampling(
                         int(self.max_completion_length or 0),
                         self.temperature,
@@ -323,10 +310,12 @@ class HookedGRPOTrainer(HookedTrainer, GRPOTrainer):
             with self.accelerator.autocast():
                 if not torch.is_grad_enabled():
                     return self._shared(model, self.passes.scored, completions, mask), None, None
-                (batch, own), rollouts = self.generation.carried(), self.generation.rows
+                batch, rollouts = self.generation.batch, self.generation.rows
                 if self.once:  # of its own rollouts alone
-                    batch, rollouts = own, rollouts - self.generation.own.start
-                logps, entropies = inside(model, lambda: self.passes.learned(model, batch, rollouts, completions, mask))
+                    batch, rollouts = self.generation.own_batch, rollouts - self.generation.own.start
+                logps, entropies = split_of(model).inside(
+                    lambda: self.passes.learned(model, batch, rollouts, completions, mask)
+                )
             return logps, entropies if compute_entropy else None, None
         if self.generation.batch is not None:
             model = showing(model, self.generation.batch, self.generation.rows)

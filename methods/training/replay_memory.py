@@ -26,9 +26,12 @@ def remembered(earlier: Sequence[Task], items: int, seed: int) -> tuple[Example,
     return tuple(chosen)
 
 
-def mixed(task: Task, memory: Sequence[Example], plan: ReplayPlan) -> Task:
-    """The task with remembered examples among its own, repeated or cut so that they are ``plan.share`` of all."""
-    if not memory:
+def mixed(task: Task, memory: Sequence[Example], plan: ReplayPlan | None) -> Task:
+    """The task with remembered examples among its own, repeated or cut so that they are ``plan.share`` of all.
+
+    Without a plan, or with a share of 0, the memory is the method's alone.
+    """
+    if plan is None or plan.share == 0 or not memory:
         return task
     wanted = max(1, round(len(task.train) * plan.share / (1 - plan.share)))
     repeated = list(memory) * math.ceil(wanted / len(memory))

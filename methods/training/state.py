@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from methods.base import Method
 from methods.distributed import ranks
-from methods.distributed.sharding import split_of, whole_tensor
+from methods.distributed.sharding import split_of
+from methods.distributed.unsharded import whole_tensor
 from methods.model.weights import trained_weights
 
 WEIGHTS, MOMENTS, RANDOM, METHOD = "weights", "moments", "random", "method"
@@ -56,12 +57,17 @@ def training_state(
     """
     own = method.state_dict()
     random_tensors, random_values = random_states()
-    tensors = {
-        **_kept(WEIGHTS, ((name, whole_tensor(weight).detach()) for name, weight in trained_weights(model))),
-        **_kept(MOMENTS, moments_of(model, optimizer)),
-        **_kept(RANDOM, random_tensors.items()),
-        **_kept(METHOD, ((name, value) for name, value in own.items() if isinstance(value, Tensor))),
+    sources: dict[str, Iterable[tuple[str, Tensor]]] = {
+        WEIGHTS: ((name, whole_tensor(weight).detach()) for name, weight in trained_weights(model)),
+        MOMENTS: moments_of(model, optimizer),
+        RANDOM: random_tensors.items(),
+        METHOD: ((name, value) for name, value in own.items() if isinstance(value, Tensor)),
     }
+    tensors = {}
+    for kind, named in sources.items():
+        for name, value in named:  # put together one after the other, in all processes
+            if ranks.is_rank0():
+                tensors[f"{kind}{SEPARATOR}{name}"] = value.to("cpu", copy=True)
     values = {
         "rates": [group["lr"] for group in optimizer.param_groups],
         "schedule": {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"},
@@ -112,12 +118,3 @@ def put_random(state: TrainingState) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _kept(kind: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Copies on the CPU, made one after the other, in the first process."""
-    kept = {}
-    for name, value in tensors:
-        if ranks.is_rank0():
-            kept[f"{kind}{SEPARATOR}{name}"] = value.to("cpu", copy=True)
-    return kept

@@ -1,16 +1,17 @@
 """What both of TRL's trainers share (a method's loss terms, several processes, a state to go on from), and the SFT one.
 
-transformers pickles its own checkpoints; the methods that write and read them are replaced here. Its order of work when
-it goes on (weights, optimizer and schedule, skipped batches, random states before the first new one) stays.
+transformers pickles its own checkpoints: none is written, and the methods that read them are replaced here. Its order
+of work when it goes on (weights, optimizer and schedule, skipped batches, random states before the first new one)
+stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -18,57 +19,44 @@ from methods.base import LossContext, Method
 from methods.costs.meter import IGNORED, meter_of
 from methods.distributed import ranks
 from methods.distributed.batch_sharding import SHARE, OwnRows
-from methods.distributed.sharding import is_sharded, put, split_of, whole_tensor
+from methods.distributed.sharding import is_sharded, put, split_of
+from methods.distributed.unsharded import whole_tensor
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.model.snapshots import Snapshot
 from methods.model.weights import trained_weights
 from methods.training.optimizers import KahanAdamW
-from methods.training.state import MOMENTS, WEIGHTS, Keeping, TrainingState, put_moments, put_random, training_state
-
-
-class KeepStates(TrainerCallback):
-    """Decides after which updates a state is made: every so many, or as soon afterwards as going on from it is exact.
-
-    It would not be inside the updates of one batch of rollouts, nor right after a change of the targets: the next
-    batch has been read by then, with the targets of before. Comes after the callback that calls ``after_step``.
-    """
-
-    def __init__(self, every: int, batch: int, targets: Mapping[str, Sequence[str]] | None) -> None:
-        self.every = every
-        self.batch = batch
-        self.targets = targets
-        self.known = self._texts()
-        self.due = False
-
-    def _texts(self) -> dict[str, tuple[str, ...]]:
-        return {key: tuple(texts) for key, texts in (self.targets or {}).items()}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.due |= state.global_step % self.every == 0
-        before, self.known = self.known, self._texts()
-        if self.due and state.global_step % self.batch == 0 and before == self.known:
-            self.due = False
-            control.should_save = True
+from methods.training.state import WEIGHTS, TrainingState, put_random
+from task_streams.types import Task
 
 
 class HookedTrainer:
-    """First base of a trainer, before TRL's own."""
+    """First base of a trainer, before TRL's own: of a method that learns a task, with the anchor or None."""
 
-    method: Method  # whose loss terms are added, and whose state is part of the training's
-    task_index: int  # of the task that is learned, from 1
-    anchor: Snapshot | None  # snapshot that loss terms may look at, or None
-    keeping: Keeping | None = None  # what to do with states; None = none is made
-    rows: Sequence[Mapping[str, float]] = ()  # figures of the updates so far
     start: TrainingState | None = None  # the state to go on from; None = from the first update
     compensated: bool = False  # weights are moved by ``KahanAdamW``
 
+    def __init__(self: Any, *, method: Method, task: Task, anchor: Snapshot | None, **arguments: Any) -> None:
+        self.method = method
+        self.task = task
+        self.anchor = anchor
+        super().__init__(**arguments)
+
     def go_on(self: Any, scratch: Path) -> None:
-        """Train to the end, from ``start`` if there is one."""
+        """Train to the end, from ``start`` if there is one; its moments and rates are put back by ``UpdateHooks``.
+
+        Raises:
+            ValueError: the state is not of this model's weights.
+        """
         if self.start is None:
             self.train()
             return
+        saved, own = self.start.of(WEIGHTS), dict(trained_weights(self.model))
+        if saved.keys() != own.keys():
+            raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
+        for name, weight in own.items():
+            put(weight, saved[name])
         scratch.mkdir(parents=True, exist_ok=True)
-        # the one file of a checkpoint that train() itself reads; all else comes by the methods below
+        # the one file of a checkpoint that train() itself reads
         reached = TrainerState(
             global_step=self.start.step,
             logging_steps=self.args.logging_steps,
@@ -76,6 +64,15 @@ class HookedTrainer:
         )
         reached.save_to_json(str(scratch / TRAINER_STATE_NAME))
         self.train(resume_from_checkpoint=str(scratch))
+
+    def _read_nothing(self, *_: Any) -> None:
+        """Stands in for what would read transformers' own checkpoint."""
+
+    _load_from_checkpoint = _load_optimizer_and_scheduler = _load_scaler = _read_nothing
+
+    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            put_random(self.start)
 
     def create_optimizer(self: Any, model: Any = None) -> Any:
         """The trainer's AdamW, or what takes its place: one that compensates, or that of the model's split."""
@@ -99,7 +96,7 @@ class HookedTrainer:
         the mean over rows.
         """
         with self.accelerator.autocast():
-            terms = self.method.loss_terms(LossContext(model, inputs, self.task_index, self.anchor, self._log_step))
+            terms = self.method.loss_terms(LossContext(model, inputs, self.task.index, self.anchor, self._log_step))
             for name, term in terms.items():
                 self._log_step(name, ranks.all_reduce_sum(term.detach() * share).item())
             return torch.stack(list(terms.values())).sum() * share if terms else None
@@ -112,54 +109,16 @@ class HookedTrainer:
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]
         return whole_tensor(norm) if isinstance(norm, Tensor) else norm
 
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """Called after the figures of an update are logged that ``KeepStates`` chose; the last one's is not kept."""
-        if self.keeping is None or self.state.global_step >= self.state.max_steps:
-            return
-        model = self.accelerator.unwrap_model(model)
-        if ranks.is_rank0() or is_sharded(model):  # of a split model all put the state together
-            step = self.state.global_step
-            state = training_state(step, model, self.optimizer, self.lr_scheduler, self.method, self.rows)
-            if ranks.is_rank0():
-                self.keeping.keep(state)
-
-    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = self.start.of(WEIGHTS)
-        own = dict(trained_weights(self.accelerator.unwrap_model(model or self.model)))
-        if saved.keys() != own.keys():
-            raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
-        for name, weight in own.items():
-            put(weight, saved[name])
-
-    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        model, values = self.accelerator.unwrap_model(self.model), self.start.values
-        put_moments(self.start.of(MOMENTS).items(), model, self.optimizer)
-        for group, rate in zip(self.optimizer.param_groups, values["rates"], strict=True):
-            group["lr"] = rate
-        self.lr_scheduler.load_state_dict({**values["schedule"], "lr_lambdas": [None] * len(values["rates"])})
-
-    def _load_scaler(self: Any, checkpoint: str | None) -> None:
-        """bfloat16 needs none."""
-
-    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            put_random(self.start)
-
 
 class HookedSFTTrainer(HookedTrainer, SFTTrainer):
     """TRL's supervised trainer with a method's extra loss terms."""
 
-    def __init__(self, *, method: Method, task_index: int, anchor: Snapshot | None = None, **arguments: Any) -> None:
+    def __init__(self, **arguments: Any) -> None:
         if rows_have_clips([arguments["train_dataset"][0]]):
             arguments["data_collator"] = ClipCollator(arguments["processing_class"])
         super().__init__(**arguments)
         if ranks.world_size() > 1:
             self.data_collator = OwnRows(self.data_collator, ranks.rank(), ranks.world_size())
-        self.method = method
-        self.task_index = task_index
-        self.anchor = anchor
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -54,15 +54,15 @@ class StepViews:
         device = self.tokens.device
         rows = [[*first, *second] for first, second in zip(before, after, strict=True)]
         asked = [[0] * len(first) + [1] * len(second) for first, second in zip(before, after, strict=True)]
-        ids = right_padded(rows, 0, device)
+        ids = right_padded(rows, device)
         batch = {
             **self.output,
             "completion_ids": ids,
-            "completion_mask": right_padded([[1] * len(row) for row in rows], 0, device),
+            "completion_mask": right_padded([[1] * len(row) for row in rows], device),
         }
         prompt = batch["prompt_ids"].shape[1]
         for name in TYPE_FIELDS:
             if name in batch:
                 batch[name] = torch.cat([batch[name][:, :prompt], torch.zeros_like(ids)], dim=1)
-        counted = right_padded(asked, 0, device)
+        counted = right_padded(asked, device)
         return (self.logps(batch) * counted).sum(dim=1) / counted.sum(dim=1)

@@ -4,25 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from clrft.base_model import default_model_path
-from methods.model.config import ModelConfig
-from methods.model.policy import Policy, load_policy
+from methods.model.policy import Policy
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
 from tests.methods.qwen2_5 import write_qwen2_5_vl
+from tests.methods.two_tasks import fresh_policy
 
 
 @pytest.fixture
 def policy() -> Policy:
     """A fresh embedded model in float32."""
-    return load_policy(ModelConfig(dtype="float32", device="cpu"), str(default_model_path()))
+    return fresh_policy()
 
 
 @pytest.fixture
 def lora_policy() -> Policy:
     """A fresh embedded model with a LoRA adapter."""
-    config = ModelConfig(dtype="float32", device="cpu", adapter="lora", lora_rank=4)
-    return load_policy(config, str(default_model_path()))
+    return fresh_policy("lora")
 
 
 @pytest.fixture(params=["policy", "lora_policy"])
@@ -40,7 +38,7 @@ def qwen2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def qwen2_5_policy(qwen2_5: Path) -> Policy:
     """That checkpoint, loaded in float32."""
-    return load_policy(ModelConfig(dtype="float32", device="cpu"), str(qwen2_5))
+    return fresh_policy(path=qwen2_5)
 
 
 @pytest.fixture(scope="session")

@@ -18,18 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eval.evaluate import evaluate
-from methods.base import Method, TaskContext
 from methods.distributed import ranks
-from methods.distributed.sharding import shard, whole, whole_tensor
+from methods.distributed.sharding import shard, whole
+from methods.distributed.unsharded import whole_tensor
 from methods.model.config import Decoding
-from methods.model.policy import Policy
 from methods.settings import KAHAN, WIDE, TrainConfig
-from methods.training.fit import APPLIED, FitSettings, fit
+from methods.training.fit import APPLIED, FitSettings
 from methods.training.optimizers import COMPENSATION
 from methods.training.state import KIND
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
-from tests.methods.two_tasks import fresh_policy, made
+from tests.methods.two_tasks import base_of, fresh_policy, learned, made
 
 TRAIN = TrainConfig(updates=2, prompts_per_update=4, warmup=0, max_completion_tokens=16, learning_rate=1e-5)
 GROUP = {"group_size": 4}
@@ -62,24 +61,27 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
     words, own, differs = CASES["sft" if name in LOW else name]
     learner, _, part = words.partition("+")
     method = made(learner, part or None, own)()
-    policy = fresh_low(LOW[name]) if name in LOW else fresh_policy()
+    policy = fresh_policy(dtype="bfloat16", optimizer=LOW[name]) if name in LOW else fresh_policy()
     if double and name not in LOW:
         policy.model.double()
     if kind != "whole":
         shard(policy.model, kind)
         policy.config = dataclasses.replace(policy.config, gradient_checkpointing=SPLIT.get(name, False))
-    base = policy.snapshot() if "reference" in method.needs else None
+    base = base_of(method, policy)
     train = dataclasses.replace(TRAIN, **differs)
     advantages: list[Tensor] = []
     steps: list[dict[str, float]] = []
-    keep_advantages(method, advantages)
+    normalize_advantages = method.normalize_advantages
+
+    def kept(rewards: Tensor, rollouts: Any) -> Tensor:
+        advantages.append(normalize_advantages(rewards, rollouts))
+        return advantages[-1]
+
+    method.normalize_advantages = kept  # type: ignore[method-assign]
     moments: dict[str, Tensor] = {}
     for index in (1, 2):
-        anchor = policy.snapshot() if "anchor" in method.needs and index > 1 else None
-        context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
-        torch.manual_seed(index)
         with tempfile.TemporaryDirectory() as folder:
-            fitted = fit(method, context, base, FitSettings(train, Path(folder)), moments)
+            fitted = learned(method, policy, stream, index, base, FitSettings(train, Path(folder)), moments)
         steps += fitted.steps
         moments = fitted.moments
     result = {name: whole_tensor(weight).detach().clone() for name, weight in policy.model.named_parameters()}
@@ -94,22 +96,6 @@ def found(name: str, stream: TaskStream, kind: str = "whole", double: bool = Tru
     with whole(policy.model):
         result["answers"] = answers(policy, stream)
     return result
-
-
-def fresh_low(optimizer: str) -> Policy:
-    """The embedded model, computing in bfloat16."""
-    return fresh_policy(dtype="bfloat16", optimizer=optimizer)
-
-
-def keep_advantages(method: Method, kept: list[Tensor]) -> None:
-    """Let a method tell its advantages."""
-    inner = method.normalize_advantages
-
-    def normalize_advantages(rewards: Tensor, rollouts: Any) -> Tensor:
-        kept.append(inner(rewards, rollouts))
-        return kept[-1]
-
-    method.normalize_advantages = normalize_advantages  # type: ignore[method-assign]
 
 
 def answers(policy: Any, stream: TaskStream) -> Tensor:

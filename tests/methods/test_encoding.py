@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from clrft.base_model import default_model_path
-from methods.generation.shared_prefix import positions_of
+from methods.generation.shared_prefix import positions_of, prefill
 from methods.inputs.encoding import by_parts, encoded_turns, expanded
 from methods.inputs.fit_image import as_it_is, image_fit
 from methods.inputs.media import with_media
@@ -77,6 +77,8 @@ def test_positions_of_one_form_are_computed_once_and_are_the_models_own(policy: 
     fields = {"mm_token_type_ids": prompts.token_types, "image_grid_thw": grids}
     expected, _ = own(prompts.ids, attention_mask=prompts.mask, **fields)
     assert torch.equal(found, expected)
+    with torch.no_grad():
+        assert prefill(policy.model, prompts).last.shape[0] == 8
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from clrft.memory.phases import MARGIN, STEP, Longest, Phases
 from clrft.utils.files import read_json
 from methods.generation.completion_logps import checkpointed_states, completion_states
 from methods.generation.shared_prefix import prefill
-from methods.inputs.media import image_patches, token_types
+from methods.inputs.media import IMAGE_PATCHES, patches_in, token_types
 from methods.inputs.prompts import Prompts
 from methods.model.config import ModelConfig
 from methods.model.policy import Policy, load_policy
@@ -64,7 +64,7 @@ def inputs(
     completions = torch.full((PROMPTS * group, length), 7)
     mask = torch.ones_like(completions)
     mask[-1, -1] = 0
-    rows = Prompts(ids, prompt_mask, types, image_patches(batch, [1] * len(types)), None)
+    rows = Prompts(ids, prompt_mask, types, patches_in(batch, IMAGE_PATCHES, [1] * len(types)), None)
     parts = {"input_ids": (ids, completions), "attention_mask": (prompt_mask, mask)}
     parts["mm_token_type_ids"] = (types, torch.zeros_like(completions))
     whole = batch | {name: torch.cat(both, dim=1) for name, both in parts.items()}

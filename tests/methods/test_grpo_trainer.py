@@ -11,12 +11,11 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from clrft.base_model import default_model_path
 from methods import METHODS
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import Method, Rollouts
 from methods.guard import GuardedMethod
-from methods.model.policy import Policy, load_policy
+from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.dataset import reward_functions, rollout_dataset
 from methods.training.fit import FitSettings, rollout_arguments, shared_arguments
@@ -51,7 +50,7 @@ def stock_trainer(policy: Policy, task: Task, tmp_path: Path) -> GRPOTrainer:
 
 
 def test_rapo_without_its_two_parts_is_trls_grpo(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
-    twin = load_policy(policy.config, str(default_model_path()))
+    twin = fresh_policy()
     stock = stock_trainer(policy, stream.tasks[1], tmp_path)
     ours = trainer_of(rapo(retention_weight=0.0, ctan=False), twin, stream.tasks[1], tmp_path, twin.snapshot())
     expected, found = scored(stock), scored(ours)
@@ -74,7 +73,7 @@ def test_anchor_and_reference_say_what_copies_say(policy: Policy, stream: TaskSt
     trainer = trainer_of(rapo(), moved(policy), stream.tasks[1], tmp_path, anchor, base)
     output = scored(trainer)
     real = output["completion_mask"].bool()
-    first, second = (load_policy(policy.config, str(default_model_path())) for _ in range(2))
+    first, second = fresh_policy(), fresh_policy()
     for found, copied in (
         (output["ref_per_token_logps"], first),  # the base, and not the previous task's policy
         (trainer._asked("anchor", output), moved(second)),
@@ -91,7 +90,7 @@ def test_the_scale_moves_once_per_optimizer_step_whatever_the_accumulation(strea
         calls: list[tuple[str, Any]] = []
 
         def observe(hook: str, call: Any, arguments: list[Any], calls: Any = calls) -> Any:
-            calls.append((hook, call(*arguments)))
+            calls.append((f"after_step {arguments[1]}" if hook == "after_step" else hook, call(*arguments)))
             return calls[-1][1]
 
         method.observe = observe
@@ -101,9 +100,9 @@ def test_the_scale_moves_once_per_optimizer_step_whatever_the_accumulation(strea
         first = next(result for hook, result in calls if hook == "normalize_advantages")
         results.append((method.inner, policy, first, [hook for hook, _ in calls]))
     (one, one_policy, advantages, hooks), (other, other_policy, others, _) = results
-    watched = ("before_task", "normalize_advantages", "after_step", "after_task")
-    step = ["normalize_advantages", "after_step"]
-    assert [hook for hook in hooks if hook in watched] == ["before_task", *step, *step, "after_task"]
+    steps = ["normalize_advantages", "after_step 1", "normalize_advantages", "after_step 2"]
+    order = ["before_task", *steps, "after_task"]
+    assert [hook for hook in hooks if hook in order] == order
     assert torch.allclose(advantages, others, atol=1e-6)
     assert other.ctan.scale.value == pytest.approx(one.ctan.scale.value, abs=1e-6)
     for mine, theirs in zip(one_policy.model.parameters(), other_policy.model.parameters(), strict=True):
@@ -123,6 +122,8 @@ def test_an_adapter_anchor_says_what_a_copy_says(lora_policy: Policy, stream: Ta
     expected, now = (own_logps(model, trainer, output)[real] for model in (full, lora_policy.model))
     assert torch.allclose(anchored[real], expected, atol=1e-5)
     assert (now - expected).abs().max() > 0.1  # the policy has moved on, and the anchor has not
+    names = {name for name, weight in lora_policy.model.named_parameters() if weight.requires_grad}
+    assert names and all(".default." in name for name in names)
 
 
 @pytest.mark.parametrize(("spoiled", "reason"), [(slice(0, -1), "shape"), (None, ".*not finite")])

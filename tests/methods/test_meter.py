@@ -24,7 +24,7 @@ from methods.training.fit import FitResult
 from methods.training.targets import completion_logits, target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
-from tests.methods.trainers import learn
+from tests.methods.trainers import learn, prompt_length
 from tests.methods.two_tasks import fresh_policy
 
 TRAIN = {"updates": 2, "prompts_per_update": 4, "warmup": 1, "max_completion_tokens": 20}
@@ -38,7 +38,7 @@ def fitted(policy: Policy, method: Method, stream: TaskStream, folder: Path, **t
 
 def prompt_lengths(policy: Policy, stream: TaskStream) -> set[int]:
     task = stream.tasks[1]
-    return {policy.prompt_length(request(example, task.trained)) for example in task.train}
+    return {prompt_length(policy, request(example, task.trained)) for example in task.train}
 
 
 def text_lengths(policy: Policy, texts: list[str]) -> list[int]:
@@ -48,7 +48,7 @@ def text_lengths(policy: Policy, texts: list[str]) -> list[int]:
 def test_a_call_of_prompts_and_completions_is_counted_by_hand(policy: Policy, stream: TaskStream) -> None:
     examples = stream.tasks[0].train[:2]
     asked = [request(example, stream.labels) for example in examples]
-    prompts = sum(policy.prompt_length(one) for one in asked)
+    prompts = sum(prompt_length(policy, one) for one in asked)
     texts = ["<answer>one</answer>", "a"]
     tokens = sum(text_lengths(policy, texts)) + 2  # two ends of sequence
     policy.meter.taken()
@@ -76,7 +76,7 @@ def test_evaluation_is_counted(policy: Policy, stream: TaskStream) -> None:
     texts = policy.generate(asked, Decoding(max_new_tokens=30))
     counts = policy.meter.taken()
     assert counts["tokens_generated"] == sum(text_lengths(policy, texts)) + 3  # each with its end of sequence
-    assert counts["prompt_tokens"] == sum(policy.prompt_length(one) for one in asked)
+    assert counts["prompt_tokens"] == sum(prompt_length(policy, one) for one in asked)
     assert counts["images"] == 3
 
 

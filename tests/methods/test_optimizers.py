@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from methods.base import TaskContext
 from methods.model.policy import Policy
 from methods.settings import KAHAN, LOST_BELOW, PLAIN, WIDE, TrainConfig
-from methods.training.fit import APPLIED, FitSettings, fit
+from methods.training.fit import APPLIED, FitSettings
 from methods.training.optimizers import COMPENSATION, KahanAdamW
 from methods.training.state import KIND
 from task_streams import STREAMS, build_stream
-from tests.methods.two_tasks import fresh_policy, made
+from tests.methods.two_tasks import base_of, fresh_policy, learned, made
 
 TRAIN = TrainConfig(
     updates=12, prompts_per_update=4, warmup=0, learning_rate=1e-6, max_completion_tokens=24, weight_decay=0.01
@@ -79,15 +78,12 @@ def trained(name: str, way: str, folder: Path) -> tuple[Tensor, Tensor, list[flo
     dtype, adapter, optimizer = WAYS[way]
     policy, method = fresh_policy(adapter, dtype, optimizer), made(name, learner_settings=METHODS[name])()
     stream = build_stream("digits_cil", STREAMS["digits_cil"].config(shots=8, test_per_class=1, tasks=2), 1993)
-    base = policy.snapshot(asked_only=True) if "reference" in method.needs and adapter == "none" else None
+    base = base_of(method, policy)
     start, moments, applied, meant = held(policy, {}), {}, [], Meant()
     watching = register_optimizer_step_pre_hook(meant)
     try:
         for index in (1, 2):
-            anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs and index == 2 else None
-            context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index)
-            torch.manual_seed(index)
-            fitted = fit(method, context, base, FitSettings(TRAIN, folder), moments)
+            fitted = learned(method, policy, stream, index, base, FitSettings(TRAIN, folder), moments)
             moments = fitted.moments
             applied += [row[APPLIED] for row in fitted.steps if APPLIED in row]
     finally:

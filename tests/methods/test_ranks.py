@@ -12,7 +12,8 @@ from torch import Tensor
 
 from methods.distributed import launch, ranks
 from task_streams.errors import UserError
-from tests.methods.rank_cases import CASES, LOW, SPLIT, found, fresh_low, small_stream
+from tests.methods.rank_cases import CASES, LOW, SPLIT, found, small_stream
+from tests.methods.two_tasks import fresh_policy
 from tests.processes import ended, several
 
 zero3 = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (the extra 'deepspeed')")
@@ -49,7 +50,23 @@ def by_one(name: str, double: bool = True) -> dict[str, Tensor]:
         torch.set_num_threads(threads)
 
 
-def compare(name: str, alone: dict[str, Tensor], of_both: dict[str, Tensor], limit: float) -> None:
+def by_both(kind: str, request: pytest.FixtureRequest) -> dict[str, Tensor]:
+    """The cases with weights that are split in a way."""
+    return request.getfixturevalue("by_zero3" if kind == "zero3" else "by_two")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        *((case, "whole") for case in CASES),
+        *((case, "fsdp") for case in SPLIT),
+        *(pytest.param(case, "zero3", marks=zero3) for case in SPLIT),
+    ],
+)
+def test_two_processes_learn_what_one_does(case: str, kind: str, request: pytest.FixtureRequest) -> None:
+    name, low = f"{case}, {kind}", kind == "zero3"
+    limit = 5e-6 if low else 1e-6  # in float32, where an update is 1e-5, or in float64
+    alone, of_both = by_one(case, double=not low), by_both(kind, request)
     both = {key.partition("|")[2]: value for key, value in of_both.items() if key.partition("|")[0] == name}
     assert alone.keys() == both.keys()
     assert torch.equal(alone["answers"], both["answers"])
@@ -65,39 +82,20 @@ def compare(name: str, alone: dict[str, Tensor], of_both: dict[str, Tensor], lim
     assert different == {}
 
 
-@pytest.mark.parametrize("name", [*(f"{name}, whole" for name in CASES), *(f"{name}, fsdp" for name in SPLIT)])
-def test_two_processes_learn_what_one_does(name: str, by_two: dict[str, Tensor]) -> None:
-    compare(name, by_one(name.rpartition(", ")[0]), by_two, 1e-6)
-
-
-@zero3
-@pytest.mark.parametrize("name", SPLIT)
-def test_zero3_learns_what_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
-    compare(f"{name}, zero3", by_one(name, double=False), by_zero3, 5e-6)  # in float32; an update is 1e-5
-
-
-def compare_movement(name: str, of_both: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("kind", ["whole", "fsdp", pytest.param("zero3", marks=zero3)])
+@pytest.mark.parametrize("case", LOW)
+def test_two_processes_move_weights_of_bfloat16_as_one_does(
+    case: str, kind: str, request: pytest.FixtureRequest
+) -> None:
     """How far the weights have moved, with what is left over of their updates; and that all of it arrived."""
-    case = name.rpartition(", ")[0]
-    alone = by_one(case, double=False)
-    start = {key: weight.detach().double() for key, weight in fresh_low(LOW[case]).model.named_parameters()}
+    name, alone, of_both = f"{case}, {kind}", by_one(case, double=False), by_both(kind, request)
+    fresh = fresh_policy(dtype="bfloat16", optimizer=LOW[case])
+    start = {key: weight.detach().double() for key, weight in fresh.model.named_parameters()}
     one = torch.cat([(alone[key] - weight).flatten() for key, weight in start.items()])
     both = torch.cat([(of_both[f"{name}|{key}"] - weight).flatten() for key, weight in start.items()])
     assert torch.nn.functional.cosine_similarity(one, both, dim=0) > 0.999
     assert both.norm().item() == pytest.approx(one.norm().item(), rel=0.01)
     assert (of_both[f"{name}|applied"] - 1).abs().max() < 0.01
-
-
-@pytest.mark.parametrize("kind", ["whole", "fsdp"])
-@pytest.mark.parametrize("name", LOW)
-def test_two_processes_move_weights_of_bfloat16_as_one_does(name: str, kind: str, by_two: dict[str, Tensor]) -> None:
-    compare_movement(f"{name}, {kind}", by_two)
-
-
-@zero3
-@pytest.mark.parametrize("name", LOW)
-def test_zero3_moves_weights_of_bfloat16_as_one_process_does(name: str, by_zero3: dict[str, Tensor]) -> None:
-    compare_movement(f"{name}, zero3", by_zero3)
 
 
 def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:

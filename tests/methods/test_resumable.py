@@ -10,15 +10,13 @@ from torch import Tensor
 
 from clrft.runner.checkpoint import read_learned, write_learned
 from methods import METHODS
-from methods.base import TaskContext
 from methods.model.policy import Policy
 from methods.settings import KAHAN, WIDE, Optimizer, TrainConfig
-from methods.training.fit import FitResult, FitSettings, fit
-from methods.training.replay_memory import remembered
+from methods.training.fit import FitResult, FitSettings
 from methods.training.state import Keeping, TrainingState
 from task_streams import STREAMS, build_stream
 from task_streams.types import TaskStream
-from tests.methods.two_tasks import fresh_policy, made
+from tests.methods.two_tasks import base_of, fresh_policy, learned, made
 
 TRAIN = TrainConfig(updates=5, prompts_per_update=4, warmup=1, max_completion_tokens=20)  # two updates are one pass
 PARTS = {"olora": {"rank": 2}}  # the adapter has rank 4, for two tasks
@@ -52,23 +50,16 @@ def second_task(
     learner, _, part = words.partition("+")
     make = made(learner, part or None, own, **PARTS.get(part, {}))
     policy, method = policy_of(way), make()
-    base = policy.snapshot("base", asked_only=True) if "reference" in method.needs and not policy.has_adapter else None
-    moments: dict[str, Tensor] = {}
     if not (folder / "first").is_dir():
-        context = TaskContext(stream.tasks[0], policy, None, seed=11)
-        first = fit(method, context, base, FitSettings(dataclasses.replace(train, updates=2), folder / "s"))
+        settings = FitSettings(dataclasses.replace(train, updates=2), folder / "s")
+        first = learned(method, policy, stream, 1, base_of(method, policy), settings)
         write_learned(folder / "first", policy, method, 1, first.moments)
         policy, method = policy_of(way), make()
-        base = policy.snapshot("base", asked_only=True) if base else None
+    base = base_of(method, policy)  # what it is asked is counted by the policy's meter
     moments = read_learned(folder / "first", policy, method, 1)
-    plan = method.replay
-    anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs else None
-    memory = remembered(stream.tasks[:1], plan.items, 5) if plan else ()
-    context = TaskContext(stream.tasks[1], policy, anchor, seed=12, memory=memory)
     states: list[TrainingState] = []
-    torch.manual_seed(99)
     settings = FitSettings(train, folder / "scratch", keeping=Keeping(1, states.append))
-    result = fit(method, context, base, settings, moments, start=start)
+    result = learned(method, policy, stream, 2, base, settings, moments, start)
     weights = {name: w.detach().clone() for name, w in policy.model.named_parameters() if w.requires_grad}
     return Ended(weights, method.state_dict(), result, states)
 

@@ -17,10 +17,11 @@ from methods.generation import static_decode
 from methods.generation.answers import Session
 from methods.generation.group_passes import GroupPasses
 from methods.generation.rollout import Sampling, draw, sample_after
-from methods.generation.shared_prefix import Prefix, prefill
+from methods.generation.shared_prefix import Prefix, obstacle, prefill
 from methods.generation.speculative_decoding import NgramDrafter
-from methods.generation.static_decode import ROOM, StaticSteps, graph_obstacle, sample_static
+from methods.generation.static_decode import ROOM, Shape, StaticSteps, graph_obstacle, sample_static
 from methods.generation.vllm import never_drawn, vllm_arguments, vllm_obstacles
+from methods.inputs.prompts import Prompts
 from methods.model.config import Decoding
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
@@ -113,7 +114,13 @@ def test_prompts_of_different_lengths_and_wrong_guesses_change_nothing(policy: P
 
 @pytest.mark.parametrize(
     ("temperature", "top_p", "about"),
-    [(1.0, 1.0, ("images", (1,))), (1.3, 0.8, ("images", (2, 3, 1))), (1.0, 1.0, ("video", (4, 2)))],
+    [
+        (1.0, 1.0, ("images", (1,))),
+        (1.3, 0.8, ("images", (1,))),
+        (1.0, 1.0, ("images", (3,))),
+        (1.3, 0.8, ("images", (2, 3, 1))),
+        (1.0, 1.0, ("video", (4, 2))),
+    ],
 )
 def test_the_tokens_are_those_of_generate(
     temperature: float, top_p: float, about: tuple[Feed, Any], policy: Policy, stream: TaskStream, tmp_path: Path
@@ -230,6 +237,10 @@ def test_a_step_is_kept_for_batches_that_it_has_room_for(policy: Policy, stream:
     assert steps.begin(policy.model, short, two, 1, 25) is not step
     other = policy.snapshot().model
     assert steps.begin(other, short, two, 1, 20).model is other.model
+    shape = Shape(prompts=4, group=2, longest=64, limit=20)
+    assert shape.holds(shape) and shape.holds(Shape(1, 2, 10, 3))
+    others = (Shape(5, 2, 64, 20), Shape(4, 1, 64, 20), Shape(4, 2, 65, 20), Shape(4, 2, 64, 21))
+    assert not any(shape.holds(one) for one in others)
 
 
 @pytest.mark.parametrize("limit", [16, 17, 40])
@@ -244,20 +255,26 @@ def test_completions_longer_than_there_is_room_for_go_on_with_more(
     assert steps.begin(policy.model, prefix, torch.arange(2), 2, limit).shape.limit == {16: 16, 17: 16, 40: 64}[limit]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_qwen2_5_vl_is_decoded_the_same_way(temperature: float, qwen2_5_policy: Policy, stream: TaskStream) -> None:
-    prefix, rows = prefix_of(qwen2_5_policy, stream, [0, 1]), torch.tensor([0, 0, 1, 1])
-    drawn(StaticSteps(False), qwen2_5_policy.model, prefix, rows, Sampling(12, temperature, 1.0, ()))
+    tokens = torch.randint(7, 50, (2, 8), generator=torch.Generator().manual_seed(2))
+    mask = (torch.arange(8) >= torch.tensor([[3], [0]])).long()
+    text = Prompts(tokens, mask, torch.zeros_like(tokens), None, None)  # of five tokens and of eight
+    for prompts in (text, Asked(qwen2_5_policy, stream).prompts([0, 1])[1]):
+        prefix, sampling = prefill(qwen2_5_policy.model, prompts), Sampling(12, temperature, 1.0, ())
+        drawn(StaticSteps(False), qwen2_5_policy.model, prefix, torch.tensor([0, 0, 1, 1]), sampling)
 
 
-def test_steps_are_not_recorded_where_they_would_not_be_the_models(policy: Policy) -> None:
+def test_steps_are_not_recorded_where_they_would_not_be_the_models_nor_prompts_shared(policy: Policy) -> None:
     gpu = torch.device("cuda")
-    assert graph_obstacle(policy.model, gpu) is None
+    assert obstacle(policy.model) is graph_obstacle(policy.model, gpu) is None
     assert graph_obstacle(policy.model, torch.device("cpu")) == "there is no GPU"
     policy.model.config.text_config.layer_types[1] = "sliding_attention"
     assert graph_obstacle(policy.model, gpu) == "the model's attention has a sliding window"
     policy.model.config.model_type = "llava"
-    assert "model type 'llava'" in str(graph_obstacle(policy.model, gpu))
+    why = "model type 'llava' is not one of qwen2_vl, qwen2_5_vl"
+    assert obstacle(policy.model) == graph_obstacle(policy.model, gpu) == why
 
 
 UPDATES, GROUP, PROMPTS = 2, 4, 3

@@ -9,18 +9,17 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from clrft.base_model import default_model_path
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.generation import shared_prefix
 from methods.generation.answers import ImageFeatures, Session
 from methods.generation.completion_logps import checkpointed_states, token_logps
 from methods.generation.group_passes import FrozenPrefixes, GroupBatch
-from methods.generation.shared_prefix import Prefix, common_lead, obstacle, prefill
-from methods.inputs.media import image_patches
+from methods.generation.shared_prefix import Prefix, common_lead, prefill
+from methods.inputs.media import IMAGE_PATCHES, patches_in
 from methods.inputs.prompts import Prompts
-from methods.model.config import Decoding, ModelConfig
-from methods.model.policy import Policy, load_policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from task_streams.prompt import request
 from task_streams.types import Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
@@ -36,6 +35,7 @@ from tests.methods.trainers import (
     trainer_of,
     whole_rows,
 )
+from tests.methods.two_tasks import fresh_policy
 
 
 def grpo_trainer(policy: Policy, task: Task, folder: Path) -> Any:
@@ -117,10 +117,7 @@ def ten_updates(
     stream: TaskStream, folder: Path, adapter: str, checkpointing: bool = False, **budget: Any
 ) -> tuple[Policy, list[float]]:
     """The policy after ten updates of RaPO from the embedded model, and the rewards on the way."""
-    config = ModelConfig(
-        dtype="float32", device="cpu", adapter=adapter, lora_rank=4, gradient_checkpointing=checkpointing
-    )
-    policy = load_policy(config, str(default_model_path()))
+    policy = fresh_policy(adapter, gradient_checkpointing=checkpointing)
     rapo = Rapo(RapoConfig(group_size=4))
     result = learn(rapo, policy, stream.tasks[1], folder, updates=10, prompts_per_update=2, **budget)
     return policy, [row["reward"] for row in result.steps]
@@ -176,12 +173,6 @@ def test_prefixes_apart_and_joined_again_are_as_they_were() -> None:
     assert again.mask.tolist() == [[0, 1, 1], [1, 1, 1]]
     assert (again.last.flatten().tolist(), again.next_position.tolist()) == ([8, 7], [2, 3])
     assert prefix.bytes == 2 * 6 * 4  # keys and values of 6 tokens in float32
-
-
-def test_what_cannot_be_shared_says_why(policy: Policy) -> None:
-    assert obstacle(policy.model) is None
-    policy.model.config.model_type = "llava"
-    assert str(obstacle(policy.model)) == "model type 'llava' is not one of qwen2_vl, qwen2_5_vl"
 
 
 def test_the_lead_is_the_text_that_all_begin_with() -> None:
@@ -283,7 +274,7 @@ def test_the_same_items_under_another_list_cost_no_image(policy: Policy, stream:
 
 def test_features_are_the_towers_own_in_any_order_and_beyond_the_limit(policy: Policy, stream: TaskStream) -> None:
     batch = policy.encode([request(item, stream.labels) for item in stream.tasks[0].test[:4]])
-    images = image_patches(batch, [1] * 4)
+    images = patches_in(batch, IMAGE_PATCHES, [1] * 4)
     assert images is not None
     backbone = policy.model.model
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 from methods.costs import pass_sizes
 from methods.costs.pass_sizes import in_one_row
 from methods.generation import completion_logps as module
-from methods.generation.completion_logps import completion_logps, completion_states, laid_out, token_logps
+from methods.generation.completion_logps import completion_states, laid_out, token_logps
 from methods.generation.shared_prefix import prefill
 from methods.model.policy import Policy
 from methods.training.targets import IGNORED, completion_logits, log_likelihood, mean_over_completions, target_inputs
@@ -82,7 +82,8 @@ def scored(policy: Policy, stream: TaskStream, rows: list[int]) -> tuple[Tensor,
     """Log-probabilities and entropies; prompts are of two lengths."""
     tokens, mask = completions()
     prefix = prefill(policy.model, Asked(policy, stream).prompts([0, 1, 2])[1])
-    return completion_logps(policy.model, prefix, torch.tensor(rows), tokens, mask, 0.8)
+    hidden = completion_states(policy.model, prefix, torch.tensor(rows), tokens, mask)
+    return token_logps(policy.model, hidden, tokens, mask, 0.8)
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [2, 2, 0, 0, 2, 2]])

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from clrft.base_model import default_model_path
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.algorithms.sft import Sft, SftConfig
 from methods.generation.answers import Session
@@ -16,8 +15,8 @@ from methods.generation.static_decode import StaticSteps
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.inputs.media import Patches, clip_arguments, model_fields, preferred_feed, video_obstacle, with_media
 from methods.inputs.prompts import Prompts
-from methods.model.config import Decoding, ModelConfig
-from methods.model.policy import Policy, load_policy
+from methods.model.config import Decoding
+from methods.model.policy import Policy
 from methods.training.dataset import target_dataset
 from task_streams.datasets.clip_folders import CIL, ClipCilConfig
 from task_streams.errors import UserError
@@ -25,7 +24,8 @@ from task_streams.prompt import Request, request
 from task_streams.sources.records import Workspace
 from task_streams.types import Clip, Feed, Task, TaskStream
 from tests.methods.clip_tasks import about_clips
-from tests.methods.trainers import own_logps, scored, trainer_of
+from tests.methods.trainers import own_logps, prompt_length, scored, trainer_of
+from tests.methods.two_tasks import fresh_policy
 from tests.shared_data import shared
 
 FEEDS: tuple[Feed, ...] = ("images", "video")
@@ -36,15 +36,13 @@ def asked_about(task: Task) -> list[Request]:
     return [request(example, task.seen) for example in task.test]
 
 
-def fresh_policy(**changes: Any) -> Policy:
-    return load_policy(ModelConfig(dtype="float32", device="cpu", **changes), str(default_model_path()))
-
-
 def test_images_clips_and_clips_as_images_may_share_a_batch(policy: Policy, stream: TaskStream) -> None:
     task = stream.tasks[1]
     kinds = (about_clips(task, "video", (4, 2, 3)), task, about_clips(task, "images", (3, 1)))
     asked = [asked_about(kinds[place % 3])[place] for place in range(6)]
-    assert policy.generate(asked, Decoding(24)) == [policy.generate([one], Decoding(24))[0] for one in asked]
+    together = policy.generate(asked, Decoding(24))
+    assert together == [policy.generate([one], Decoding(24))[0] for one in asked]
+    assert all(text.startswith("<think>") for text in together)
 
 
 def test_the_frames_decide_the_answer(policy: Policy, stream: TaskStream) -> None:
@@ -68,10 +66,10 @@ def test_a_prompt_counts_the_tokens_of_its_media(
     asked = asked_about(about_clips(stream.tasks[1], feed, (frames,)))[0]
     text = policy.processor.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)
     words = len(policy.processor.tokenizer(text)["input_ids"])
-    assert policy.prompt_length(asked) == words + tokens - (frames if feed == "images" else 1)
+    assert prompt_length(policy, asked) == words + tokens - (frames if feed == "images" else 1)
     # 32 x 32 pixels have 2 x 2 = 4 tokens instead of 16: an image saves 12, a pair of frames too
     small = fresh_policy(min_pixels=32 * 32, max_pixels=32 * 32)
-    assert policy.prompt_length(asked) - small.prompt_length(asked) == saved
+    assert prompt_length(policy, asked) - prompt_length(small, asked) == saved
 
 
 def test_the_frame_rate_is_told_and_no_frame_is_left_out(policy: Policy, stream: TaskStream) -> None:
@@ -177,7 +175,7 @@ def test_updates_on_clips_do_not_depend_on_parts(feed: Feed, stream: TaskStream,
 
 
 def test_adapters_and_gradient_checkpointing_take_clips_too(stream: TaskStream, tmp_path: Path) -> None:
-    policy = fresh_policy(gradient_checkpointing=True, adapter="lora", lora_rank=4)
+    policy = fresh_policy("lora", gradient_checkpointing=True)
     task = about_clips(stream.tasks[1], "video", (4, 2))
     trainer = trainer_of(Rapo(RapoConfig(group_size=4)), policy, task, tmp_path, policy.snapshot())
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))

@@ -15,8 +15,9 @@ from methods.inputs.prompts import Prompts
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import FitResult, FitSettings, build_trainer, fit
-from task_streams.prompt import request
+from task_streams.prompt import Request, request
 from task_streams.types import Task, TaskStream
+from tests.methods.two_tasks import base_of
 
 
 def trainer_of(
@@ -24,16 +25,15 @@ def trainer_of(
 ) -> Any:
     """The trainer of one update of four prompts, if nothing else is said; the base is the policy as it is now."""
     budget = TrainConfig(**({"updates": 1, "prompts_per_update": 4} | train))
-    if base is None and "reference" in method.needs and not policy.has_adapter:
-        base = policy.snapshot()
-    return build_trainer(method, TaskContext(task, policy, anchor, seed=3), base, FitSettings(budget, folder), [])
+    context, settings = TaskContext(task, policy, anchor, seed=3), FitSettings(budget, folder)
+    return build_trainer(method, context, base or base_of(method, policy), settings, [])
 
 
 def learn(method: Method, policy: Policy, task: Task, folder: Path, seed: int = 3, **train: Any) -> FitResult:
     """Fit a task; anchor and base, where a method needs them, are the policy as it is now."""
-    base = policy.snapshot("base") if "reference" in method.needs and not policy.has_adapter else None
     anchor = policy.snapshot() if "anchor" in method.needs else None
-    return fit(method, TaskContext(task, policy, anchor, seed), base, FitSettings(TrainConfig(**train), folder))
+    context, settings = TaskContext(task, policy, anchor, seed), FitSettings(TrainConfig(**train), folder)
+    return fit(method, context, base_of(method, policy), settings)
 
 
 def scored(trainer: Any, seed: int = 5) -> dict[str, Any]:
@@ -43,6 +43,11 @@ def scored(trainer: Any, seed: int = 5) -> dict[str, Any]:
     batch = next(iter(trainer.get_train_dataloader()))
     torch.manual_seed(seed)
     return dict(trainer._generate_and_score_completions(batch))
+
+
+def prompt_length(policy: Policy, asked: Request) -> int:
+    """Tokens of a prompt, those of its images and clips included."""
+    return int(policy.encode([asked])["input_ids"].shape[1])
 
 
 def whole_rows(output: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from methods import METHODS, build_method
 from methods.base import Method, TaskContext
 from methods.model.config import ModelConfig
 from methods.model.policy import Policy, load_policy
+from methods.model.snapshots import Snapshot
 from methods.settings import PLAIN, TrainConfig
 from methods.training.fit import FitResult, FitSettings, fit
 from methods.training.replay_memory import remembered
+from methods.training.state import TrainingState
 from methods.training.targets import target_inputs
 from task_streams.prompt import request, target_text
 from task_streams.types import TaskStream
@@ -41,10 +43,38 @@ class TwoTasks:
         return [row.get(figure) for row in self.results[task - 1].steps]
 
 
-def fresh_policy(adapter: str = "none", dtype: str = "float32", optimizer: str = PLAIN) -> Policy:
-    """The embedded model, in float32 if nothing else is said."""
-    config = ModelConfig(dtype=dtype, device="cpu", adapter=adapter, lora_rank=4)
-    return load_policy(config, str(default_model_path()), optimizer=optimizer)
+def fresh_policy(
+    adapter: str = "none", dtype: str = "float32", optimizer: str = PLAIN, path: Path | None = None, **settings: Any
+) -> Policy:
+    """The embedded model, or a checkpoint, in float32 if nothing else is said."""
+    config = ModelConfig(dtype=dtype, device="cpu", adapter=adapter, lora_rank=4, **settings)  # type: ignore[arg-type]
+    return load_policy(config, str(path or default_model_path()), optimizer=optimizer)
+
+
+def base_of(method: Method, policy: Policy) -> Snapshot | None:
+    """The policy as it is now, where a method needs a base."""
+    needs = "reference" in method.needs and not policy.has_adapter
+    return policy.snapshot("base", asked_only=True) if needs else None
+
+
+def learned(
+    method: Method,
+    policy: Policy,
+    stream: TaskStream,
+    index: int,
+    base: Snapshot | None,
+    settings: FitSettings,
+    moments: dict[str, Tensor] | None = None,
+    start: TrainingState | None = None,
+) -> FitResult:
+    """Learn a task of a stream, with the anchor and the memory that the method asks for from the second one on."""
+    anchor, memory, plan = None, (), method.replay
+    if index > 1:
+        anchor = policy.snapshot(asked_only=True) if "anchor" in method.needs else None
+        memory = remembered(stream.tasks[: index - 1], plan.items, 5) if plan else ()
+    context = TaskContext(stream.tasks[index - 1], policy, anchor, seed=10 + index, memory=memory)
+    torch.manual_seed(index)
+    return fit(method, context, base, settings, moments, start=start)
 
 
 def shaken(policy: Policy, size: float) -> None:
@@ -84,23 +114,14 @@ def two_tasks(
 ) -> TwoTasks:
     """Learn the first two tasks of a stream; with ``stop`` the second starts from files, with new objects."""
     policy, method, results = fresh_policy(adapter), make(), []
-    base = policy.snapshot() if "reference" in method.needs and not policy.has_adapter else None
+    base = base_of(method, policy)
     for index in (1, 2):
         if stop and index == 2:
             folder.mkdir(parents=True, exist_ok=True)
             write_learned(folder, policy, method, 1, {})
             policy, method = fresh_policy(adapter), make()
             read_learned(folder, policy, method, 1)
-        plan = method.replay
-        context = TaskContext(
-            stream.tasks[index - 1],
-            policy,
-            policy.snapshot() if "anchor" in method.needs and index > 1 else None,
-            seed=10 + index,
-            memory=remembered(stream.tasks[: index - 1], plan.items, 5) if plan and index > 1 else (),
-        )
-        torch.manual_seed(index)
-        results.append(fit(method, context, base, FitSettings(train, folder / "scratch"), None))
+        results.append(learned(method, policy, stream, index, base, FitSettings(train, folder / "scratch")))
     return TwoTasks(policy, method, results)
 
 
