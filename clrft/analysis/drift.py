@@ -10,13 +10,12 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clrft.analysis.compare import Comparison, Group
+from clrft.analysis.compare import Comparison, Group, Study
 from clrft.analysis.render import csv_text
 from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, cells, number_cell, text_columns
 from clrft.runs.read import RunRecord
@@ -107,13 +106,7 @@ class StreamStudy:
     spreads: Sequence[Spread]
 
 
-@dataclass(frozen=True, slots=True)
-class DriftStudy:
-    """The study of all streams."""
-
-    comparison: Comparison
-    streams: Sequence[StreamStudy]  # of those in which drift was measured
-    without: Sequence[str]  # a sentence for each group whose drift was not measured
+DriftStudy = Study[StreamStudy]
 
 
 def drift_study(comparison: Comparison) -> DriftStudy:
@@ -125,7 +118,7 @@ def drift_study(comparison: Comparison) -> DriftStudy:
             by_stream.setdefault(group.stream, []).append(group)
         else:
             without.append(f"{group.stream}: {group.label} has no drift: nothing was trained, or it was not measured.")
-    streams = []
+    streams = {}
     for stream, groups in by_stream.items():
         points = [_point(group, run) for group in groups for run in group.runs]
         relations = []
@@ -136,8 +129,8 @@ def drift_study(comparison: Comparison) -> DriftStudy:
                 curve = quadratic([(x, y) for _, x, y in rows])
                 relations.append(Relation(measure, outcome, correlation(rows), curve))
         spreads = [_spread(group, name) for name in SPREADS for group in groups if not group.joint]
-        streams.append(StreamStudy(stream, groups, points, relations, spreads))
-    return DriftStudy(comparison, streams, without)
+        streams[stream] = StreamStudy(stream, groups, points, relations, spreads)
+    return Study(comparison, streams, without)
 
 
 def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
@@ -184,14 +177,10 @@ def correlation(rows: Sequence[tuple[int, float, float]]) -> Correlation:
         return Correlation(len(rows), len(seeds), None, None, None, by_order, few)
     if len(seeds) < 2:
         return Correlation(len(rows), len(seeds), whole, None, None, by_order)
-
-    @cache
-    def rho_of(drawn: tuple[int, ...]) -> float:
-        rho = spearman(np.concatenate([parts[place] for place in drawn]))
-        return float("nan") if rho is None else rho
-
-    draws = np.random.RandomState(SEED).randint(len(parts), size=(RESAMPLES, len(parts)))
-    drawn = [rho_of(tuple(sorted(draw))) for draw in draws.tolist()]
+    draws = np.sort(np.random.RandomState(SEED).randint(len(parts), size=(RESAMPLES, len(parts))), axis=1)
+    ways, times = np.unique(draws, axis=0, return_counts=True)
+    rhos = [spearman(np.concatenate([parts[place] for place in way])) for way in ways]
+    drawn = np.repeat(np.array(rhos, dtype=np.float64), times)  # NaN where there is none
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Correlation(len(rows), len(seeds), whole, low, high, by_order)
 
@@ -223,7 +212,7 @@ def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
 def drift_parts(study: DriftStudy) -> list[Part]:
     """Everything that the terminal and Markdown show."""
     parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
-    for one in study.streams:
+    for one in study.streams.values():
         parts += [relation_table(study, one), _method_table(one), spread_table(study, one)]
     return [*parts, *study.comparison.closing(study.without)]
 
@@ -307,8 +296,9 @@ def _correlation_cells(found: Correlation) -> list[TableCell]:
 
 def relations_to_csv(study: DriftStudy) -> str:
     """One row per stream, outcome and measure."""
-    seeds, mixed, rows = _seeds(study), study.comparison.mixed_by_stream(), []
-    for one in study.streams:
+    seeds = sorted({point.seed for one in study.streams.values() for point in one.points})
+    mixed, rows = study.comparison.mixed_by_stream(), []
+    for one in study.streams.values():
         for relation in one.relations:
             found = relation.correlation
             row = [one.stream, relation.outcome, relation.measure, *found[:5], *(relation.curve or [None] * 4)]
@@ -322,7 +312,7 @@ def points_to_csv(study: DriftStudy) -> str:
     names, mixed = (*MEASURES, *OUTCOMES), study.comparison.mixed_by_stream()
     rows = [
         [one.stream, point.label, point.seed, *map(point.values.get, names), mixed[one.stream]]
-        for one in study.streams
+        for one in study.streams.values()
         for point in one.points
     ]
     return csv_text(["stream", "label", "order", *names, "mixed"], rows)
@@ -330,17 +320,14 @@ def points_to_csv(study: DriftStudy) -> str:
 
 def spreads_to_csv(study: DriftStudy) -> str:
     """One row per stream, method, kind of group and task: the spread of every class order, and the trend over tasks."""
-    seeds, mixed = _seeds(study), study.comparison.mixed_by_stream()
+    seeds = sorted({point.seed for one in study.streams.values() for point in one.points})
+    mixed = study.comparison.mixed_by_stream()
     rows = [
         [one.stream, spread.group.label, SPREADS[spread.name], task, *spread.trend[:5], mixed[one.stream]]
         + [orders.get(seed) for seed in seeds]
-        for one in study.streams
+        for one in study.streams.values()
         for spread in one.spreads
         for task, orders in spread.values.items()
     ]
     trend = [f"trend_{name}" for name in ("n", "orders", "rho", "low_95", "high_95")]
     return csv_text(["stream", "label", "groups", "task", *trend, "mixed", *(f"order_{seed}" for seed in seeds)], rows)
-
-
-def _seeds(study: DriftStudy) -> list[int]:
-    return sorted({point.seed for one in study.streams for point in one.points})

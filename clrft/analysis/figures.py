@@ -143,7 +143,8 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     columns = -(-len(groups) // rows)
     figure, axes = panels(len(groups), columns, max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4)
     for axis, group in zip(axes.flat, groups, strict=False):
-        percent = 100 * mean_matrix(group)
+        # by position of the task, NaN where an order lacks the cell [T, T]
+        percent = 100 * np.mean([run.matrix.value for run in group.runs], axis=0)
         size = len(percent)
         axis.set_facecolor("#f3f3f3")  # what was not evaluated
         image = heatmap(axis, percent, {task: str(task + 1) for task in range(size)}, 13)
@@ -245,12 +246,6 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
         axis.set(title=TRAINING[key], xlim=(0, tasks), xlabel="training on task")
         axis.grid(axis="y", color=GRID)
     return finish(figure, f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", axes)
-
-
-def mean_matrix(group: Group) -> FloatArray:
-    """Mean accuracy over class orders by position of the task, NaN where an order lacks the cell. [T, T]"""
-    values: FloatArray = np.array([run.matrix.value for run in group.runs])
-    return np.asarray(values.mean(axis=0), dtype=np.float64)
 
 
 def curve_over_orders(

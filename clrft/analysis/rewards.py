@@ -65,24 +65,24 @@ class GroupRewards:
         return "all" if self.group.joint else str(task)
 
 
-def reward_report(comparison: Comparison) -> Study[GroupRewards]:
+def reward_report(comparison: Comparison) -> Study[list[GroupRewards]]:
     """The rewards of a comparison's groups; runs without any are named.
 
     Raises:
         UserError: a file of steps is damaged.
     """
-    found: list[GroupRewards] = []
+    found: dict[str, list[GroupRewards]] = {}
     without: list[str] = []
     for group in comparison.groups:
         # of every stage after the base; of a joint run the last alone
         steps = {run.seed: {stage: run.steps(stage) for stage in run.stages() if stage > 0} for run in group.runs}
         rows = [row for stages in steps.values() for stage in stages.values() for row in stage]
         if any(measured(row, REWARD.column) is not None for row in rows):
-            found.append(_group_rewards(group, steps, rows))
+            found.setdefault(group.stream, []).append(_group_rewards(group, steps, rows))
         else:
             why = "it learned from targets" if rows else "nothing was trained"
             without.append(f"{group.stream}: {group.label} has no rewards: {why}.")
-    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
+    return Study(comparison, found, without)
 
 
 def task_rewards(rows: Sequence[StepRow], figures: Iterable[Figure]) -> dict[Figure, Value]:
@@ -118,11 +118,11 @@ def _group_rewards(
     return GroupRewards(group, tuple(components), tuple(shapers), tasks)
 
 
-def reward_parts(report: Study[GroupRewards]) -> list[Part]:
+def reward_parts(report: Study[list[GroupRewards]]) -> list[Part]:
     """Everything that the terminal and Markdown show of the rewards, but the closing sentences."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.groups else []
-    for stream in report.streams():
-        groups = report.of_stream(stream)
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.streams else []
+    for stream in report.streams:
+        groups = report.streams[stream]
         parts.append(_component_table(stream, groups))
         rows = [
             cells(
@@ -140,11 +140,11 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
     return parts
 
 
-def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
+def rewards_table(report: Study[list[GroupRewards]], stream: str) -> Table:
     """One row per method, task and figure of its rewards, for the report."""
     rows = [
         cells(one.group.label, one.task_name(task), " ".join(figure).strip(), number_cell(summary.mean, 3))
-        for one in report.of_stream(stream)
+        for one in report.streams[stream]
         for task, figures in one.tasks.items()
         for figure, summary in figures.items()
     ]
@@ -152,14 +152,15 @@ def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
     return Table(f"{stream}: rewards", columns, rows, report.comparison.key("rewards", stream), folded=True)
 
 
-def rewards_to_csv(report: Study[GroupRewards]) -> str:
+def rewards_to_csv(report: Study[list[GroupRewards]]) -> str:
     """One row per stream, method, task and figure: mean, standard deviation, and the value of every class order.
 
     ``kind`` is that of ``Figure``, ``name`` the component or the shaper.
     """
     rows = [
         (one.group, [task, *figure], summary)
-        for one in report.groups
+        for groups in report.streams.values()
+        for one in groups
         for task, figures in one.tasks.items()
         for figure, summary in figures.items()
     ]

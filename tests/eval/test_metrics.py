@@ -90,7 +90,7 @@ def test_what_one_task_or_missing_cells_leave_open_is_undefined_and_never_a_numb
 
 
 def test_values_without_counts_have_no_average_over_items_unless_they_are_pooled() -> None:
-    apart = AccuracyMatrix.empty(["a", "b"]).with_values(1, {1: 0.4}).with_values(2, {1: 0.2, 2: 0.6})
+    apart = AccuracyMatrix.empty(["a", "b"]).with_row(1, {1: 0.4}).with_row(2, {1: 0.2, 2: 0.6})
     values = compute_metrics(apart)
     for key in ("last_acc", "avg_incremental_acc_micro"):
         assert values[key].value is None
@@ -104,7 +104,7 @@ def test_values_without_counts_have_no_average_over_items_unless_they_are_pooled
     assert (number(values, "mean_final_acc"), number(values, "forgetting")) == pytest.approx((0.4, 0.2))  # the cells'
     np.testing.assert_allclose(stage_accuracy(pooled), [0.4, 0.3])
     np.testing.assert_allclose(accuracy_so_far(pooled), [0.4, 0.3])
-    joint = AccuracyMatrix.empty(["a", "b"]).with_values(2, {1: 0.2, 2: 0.6}).with_rows(pooled={2: 0.3})
+    joint = AccuracyMatrix.empty(["a", "b"]).with_row(2, {1: 0.2, 2: 0.6}).with_rows(pooled={2: 0.3})
     values = compute_metrics(joint)
     assert number(values, "last_acc") == 0.3
     assert values["avg_incremental_acc_micro"].reason == "not evaluated: R[i,j] of every j <= i"
