@@ -51,8 +51,17 @@ def comparison_parts(comparison: Comparison) -> list[Part]:
             pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in shown]
             pairs.sort(key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
             parts += pair_parts(pairs, title, full) if pairs else []
+        # every metric's definition, and why others are undefined
+        texts: dict[str, str] = {}
+        for key in comparison.defined_metrics(stream):
+            metric = metric_of(key)
+            direction = "higher" if metric.higher_is_better else "lower"
+            texts[key] = f"{metric.title}, {metric.definition} ({direction} is better)"
+        for key, summary in ((key, summary) for group in groups for key, summary in group.metrics.items()):
+            if summary.reason:
+                texts.setdefault(key, f"undefined here ({summary.reason})")
         parts.append(Sentence("Definitions:", places=("markdown",)))
-        parts += [Sentence(text, "note", ("markdown",)) for text in _definitions(comparison, stream)]
+        parts += [Sentence(f"`{key}`: {text}", "note", ("markdown",)) for key, text in texts.items()]
     return [*parts, *(Sentence(note, "note") for note in comparison.notes)]
 
 
@@ -113,21 +122,6 @@ def headline(comparison: Comparison, stream: str) -> list[str]:
     defined = comparison.defined_metrics(stream)
     names = [name for name in HEADLINE if name not in FINAL or name == comparison.streams[stream][0].final_metric]
     return [key for name in names for key in defined if key.partition("/")[0] == name]
-
-
-def _definitions(comparison: Comparison, stream: str) -> list[str]:
-    """Every metric's definition, and why others are undefined."""
-    defined, texts = comparison.defined_metrics(stream), []
-    for key in defined:
-        metric = metric_of(key)
-        direction = "higher" if metric.higher_is_better else "lower"
-        texts.append(f"`{key}`: {metric.title}, {metric.definition} ({direction} is better)")
-    absent: dict[str, str] = {}
-    for group in comparison.streams[stream]:
-        for key, summary in group.metrics.items():
-            if key not in defined and summary.reason:
-                absent.setdefault(key, summary.reason)
-    return [*texts, *(f"`{key}`: undefined here ({reason})" for key, reason in absent.items())]
 
 
 def community_parts(comparison: Comparison, community: Community) -> list[Part]:

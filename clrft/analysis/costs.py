@@ -111,8 +111,17 @@ def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], list[Mapping[str, 
 def cost_parts(report: Study[list[GroupCost]]) -> list[Part]:
     """Everything that the terminal and Markdown show."""
     parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
-    for stream in report.streams:
-        parts += [cost_table(report, stream), _other_activities(report, stream)]
+    names = ("generated", "prompt tokens", "images", "operations", "CPU h", "GPU h")
+    figures = ("tokens_generated", "prompt_tokens", "images", "model_flops", CPU, GPU)
+    for stream, groups in report.streams.items():
+        parts.append(cost_table(report, stream))
+        rows = []  # what was done beside training
+        for one in groups:
+            for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
+                spent = [_cell(one.figures.get((activity, x)), HOUR if x in (CPU, GPU) else 1.0) for x in figures]
+                rows.append(cells(one.group.name, activity, *spent))
+        columns = [*text_columns("method", "activity"), *map(Column, names)]
+        parts.append(Table(f"{stream}: everything but training", columns, rows, places=("markdown",)))
     return [*parts, *report.comparison.closing(report.without)]
 
 
@@ -152,19 +161,6 @@ def costs_to_csv(report: Study[list[GroupCost]]) -> str:
         for kind, most in one.memory.items()
     ]
     return long_csv(["activity", "figure"], rows, report.comparison.mixed_by_stream())
-
-
-def _other_activities(report: Study[list[GroupCost]], stream: str) -> Table:
-    """What was done beside training."""
-    names = ("generated", "prompt tokens", "images", "operations", "CPU h", "GPU h")
-    figures = ("tokens_generated", "prompt_tokens", "images", "model_flops", CPU, GPU)
-    rows = []
-    for one in report.streams[stream]:
-        for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
-            spent = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
-            rows.append(cells(one.group.name, activity, *spent))
-    columns = [*text_columns("method", "activity"), *map(Column, names)]
-    return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
 
 
 def _cell(summary: Summary | None, unit: float) -> TableCell:

@@ -43,12 +43,7 @@ CAPTION = (
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
-    """How many class orders in all would be needed, or why that can't be told. Exactly one of both is None."""
-
-    orders: int | None
-    reason: str | None = None
+Needed = int | str  # class orders in all that would be needed, or why that can't be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +197,7 @@ def _tests_of(table: Array) -> list[PairedTests]:
         effects = np.abs(mean) / std
     needed = [
         [
-            Needed(None, why) if why else Needed(number) if number else Needed(None, TOO_MANY)
+            why or number or TOO_MANY
             for number, why in zip(orders_needed(effects, for_power).tolist(), unknown, strict=True)
         ]
         for for_power in (False, True)

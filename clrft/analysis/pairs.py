@@ -100,9 +100,7 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
         )
         p, in_family = (DASH if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.1g}" for p in (tests.p, tests.holm))
         more = [
-            (">1000" if needed.reason == TOO_MANY else DASH)
-            if needed.orders is None
-            else str(max(0, needed.orders - pair.orders))
+            str(max(0, needed - pair.orders)) if isinstance(needed, int) else ">1000" if needed == TOO_MANY else DASH
             for needed in (tests.for_interval, tests.for_power)
         ]
         told = DASH if more == [DASH, DASH] else " / ".join(more)
@@ -139,7 +137,8 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         row += [number_cell(pair.mean, scale=100, sign=True), number_cell(pair.std, scale=100)]
         row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
         row += [number_cell(value, 3) for value in (tests.p, tests.holm)]
-        row += [number_cell(value, 0) for value in (pair.orders, tests.for_power.orders)]
+        needed = tests.for_power
+        row += [number_cell(pair.orders, 0), number_cell(needed if isinstance(needed, int) else None, 0)]
         row += [number_cell(pair.differences.get(seed), scale=100, sign=True) for seed in seeds]
         rows.append(row)
     return Table(title, columns, rows, key, folded=folded)
@@ -156,7 +155,7 @@ def pairs_to_csv(pairs: Sequence[Paired], mixed: Mapping[str, str]) -> str:
                 *(pair.stream, pair.metric, pair.first, pair.second, pair.orders, pair.mean, pair.std),
                 *(tests.t_low, tests.t_high, tests.boot_low, tests.boot_high, tests.boot_reason),
                 *(tests.p, tests.smallest_p, tests.holm),
-                *(part for one in needed for part in (one.orders, one.reason)),
+                *(part for one in needed for part in ((one, None) if isinstance(one, int) else (None, one))),
                 *(mixed[pair.stream], *map(pair.differences.get, seeds)),
             ]
         )

@@ -237,8 +237,7 @@ def costs_figure(groups: Sequence[GroupCost], stream: str) -> Picture | None:
         return None
     final = groups[0].group.final_metric
     look = styles([one.group for one in groups])
-    figure = Picture(figsize=(4.9 * len(shown) + 0.4, 7.2), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False, sharey="row")
+    figure, axes = panels(2 * len(shown), len(shown), 4.9 * len(shown) + 0.4, 7.2, sharey="row")
     for column, (name, unit, title) in enumerate(shown):
         for axis, metric in zip(axes[:, column], (final, "forgetting"), strict=True):
             _draw_cost(axis, groups, look, (name, unit), metric)
@@ -287,26 +286,21 @@ def drift_figures(study: StreamStudy) -> dict[str, Picture]:
         title = f"{study.stream}: forgetting against drift, one mark per run"
         made["drift_forgetting"] = finish(figure, title, axes.flat, 100)
     if any(spread.means() for spread in study.spreads):
-        made["drift_spread"] = _spread_figure(study)
+        figure, axes = panels(len(SPREADS), len(SPREADS), 5.2 * len(SPREADS) + 0.4, 4.1, sharey=True)
+        look = styles(study.groups)
+        for axis, (name, title) in zip(axes[0], SPREADS.items(), strict=True):
+            for spread in study.spreads:
+                if spread.name == name:  # mean over class orders by task, one line per method
+                    means, label = spread.means(), spread.group.label
+                    mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
+                    axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
+            axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(axis="y", color=GRID)
+        axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
+        title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
+        made["drift_spread"] = finish(figure, title, axes.flat, 100)
     return made
-
-
-def _spread_figure(study: StreamStudy) -> Picture:
-    """A panel per kind of group: mean spread over class orders by task, one line per method."""
-    figure, axes = panels(len(SPREADS), len(SPREADS), 5.2 * len(SPREADS) + 0.4, 4.1, sharey=True)
-    look = styles(study.groups)
-    for axis, (name, title) in zip(axes[0], SPREADS.items(), strict=True):
-        for spread in study.spreads:
-            if spread.name == name:
-                means, label = spread.means(), spread.group.label
-                mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
-                axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
-        axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(axis="y", color=GRID)
-    axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
-    title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
-    return finish(figure, title, axes.flat, 100)
 
 
 def _draw_relation(axis: Axes, study: StreamStudy, one: Relation) -> None:

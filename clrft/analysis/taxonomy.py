@@ -5,7 +5,7 @@ Tables show percent, CSV holds fractions. Deliberately absent: what a kind is (`
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -214,19 +214,16 @@ def taxonomy_to_csv(report: Study[list[GroupTaxonomy]]) -> str:
                 rows.append((one.group, [figure, stage, task, "right" if outcome == "none" else outcome], summary))
     for one in groups:
         tasks = len(one.group.runs[0].matrix)
-        for kind, place, name, counts in _counts(one, tasks):
-            rows.append((one.group, [kind, tasks, place, name], Figures(len(counts), None, None, None, counts)))
+        tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
+        for j in range(1, tasks + 1) if tables else ():
+            for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
+                items = {seed: int(table[j - 1, column]) for seed, table in tables.items()}
+                figures = Figures(len(items), None, None, None, items)
+                rows.append((one.group, ["confusion", tasks, j, name], figures))
+        for j in range(1, tasks):
+            changes = {seed: run.changes[j] for seed, run in one.runs.items() if j in run.changes}
+            for name in (*LOST, "gained") if changes else ():
+                field = name if name == "gained" else f"lost_{name}"
+                items = {seed: int(getattr(change, field)) for seed, change in changes.items()}
+                rows.append((one.group, ["lost", tasks, j, name], Figures(len(items), None, None, None, items)))
     return long_csv(["figure", "stage", "task", "name"], rows, report.comparison.mixed_by_stream())
-
-
-def _counts(one: GroupTaxonomy, tasks: int) -> Iterator[tuple[str, int, str, Mapping[int, int]]]:
-    """Items by class order of what is counted: figure, task of the items, its name."""
-    tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
-    for task in range(1, tasks + 1) if tables else ():
-        for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
-            yield "confusion", task, name, {seed: int(table[task - 1, column]) for seed, table in tables.items()}
-    for task in range(1, tasks):
-        changes = {seed: run.changes[task] for seed, run in one.runs.items() if task in run.changes}
-        for name in (*LOST, "gained") if changes else ():
-            field = name if name == "gained" else f"lost_{name}"
-            yield "lost", task, name, {seed: int(getattr(change, field)) for seed, change in changes.items()}

@@ -110,6 +110,6 @@ def _sureness(found: Paired) -> str:
         least = f"; {found.orders} class orders can give no less than {tests.smallest_p:.2g}"
         exact += (least if tests.smallest_p > ALPHA else "") + "."
     needed = tests.for_power
-    if needed.orders is None:
-        return f"{exact} How many class orders would be needed cannot be told ({needed.reason})."
-    return f"{exact} A difference of this size and spread takes {needed.orders} class orders to be found 4 times in 5."
+    if isinstance(needed, str):
+        return f"{exact} How many class orders would be needed cannot be told ({needed})."
+    return f"{exact} A difference of this size and spread takes {needed} class orders to be found 4 times in 5."

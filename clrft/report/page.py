@@ -63,26 +63,20 @@ def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
         for picture in (picture for section in sections for picture in section.pictures):
             picture.figure.suptitle("")  # a caption stands beside it, here and in a paper
         html = page_html(subject, title, sections)
-        beside = _write_files(sections, out_dir)
-    write_text_atomic(out_dir / PAGE, html)
-    return [out_dir / PAGE, *beside]
-
-
-def _write_files(sections: Iterable[Section], out_dir: Path) -> list[Path]:
-    """Write every table as CSV and LaTeX, every picture as PDF and PNG; returns the files."""
-    paths = []
-    for name in (TABLES, FIGURES):
-        (out_dir / name).mkdir(parents=True, exist_ok=True)
-    for section in sections:
-        for table in section.tables:
-            for ending, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
-                paths.append(out_dir / TABLES / f"{table.key}.{ending}")
-                write_text_atomic(paths[-1], text)
-        for picture in section.pictures:
-            for ending in ENDINGS:
-                paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
-                save_picture(picture.figure, paths[-1])
-                picture.figure.set_layout_engine("none")  # laid out once
+        paths = [out_dir / PAGE]
+        for name in (TABLES, FIGURES):
+            (out_dir / name).mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for table in section.tables:
+                for ending, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
+                    paths.append(out_dir / TABLES / f"{table.key}.{ending}")
+                    write_text_atomic(paths[-1], text)
+            for picture in section.pictures:
+                for ending in ENDINGS:
+                    paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
+                    save_picture(picture.figure, paths[-1])
+                    picture.figure.set_layout_engine("none")  # laid out once
+    write_text_atomic(out_dir / PAGE, html)  # when all is there that it names
     return paths
 
 

@@ -82,7 +82,7 @@ def test_the_correlation_is_scipys_and_its_interval_that_of_drawn_orders() -> No
     # the ten ways to draw three orders out of three; one order three times has a chance of 1/27
     ways = [scipys(*orders) for orders in itertools.combinations_with_replacement(range(3), 3)]
     # 2.5 % lies inside of the lowest way, whose chance is at least 1/27 = 3.7 %
-    assert (found.low, found.high) == pytest.approx((min(ways), max(ways)))
+    assert (found.low, found.high) == pytest.approx((min(ways), max(ways)), abs=1e-9)
 
 
 def test_one_order_has_no_interval_and_too_few_points_no_correlation() -> None:
