@@ -59,16 +59,6 @@ class Change:
     lost_newest: int  # lost items, of whatever kind, that were answered with a class of the newest task
     gained: int  # items that were wrong before and are right after
 
-    @property
-    def lost_superficial(self) -> int:
-        """Lost items whose knowledge shows."""
-        return self.lost_format + self.lost_outside + self.lost_named
-
-    @property
-    def lost(self) -> int:
-        """Items that were right before and are wrong after."""
-        return self.lost_superficial + self.lost_essential
-
 
 def outcomes(predictions: Iterable[Prediction]) -> dict[Failure, int]:
     """Number of predictions of every outcome, in the order of ``OUTCOMES``; ``none`` is right."""
@@ -170,7 +160,8 @@ def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None 
     if len(parts) < size - 1:
         why = "not evaluated: the items of every task j < T right after learning it and after task T"
         return dict.fromkeys(KINDS, undefined(why))
-    lost = sum(part.lost for part in parts)
+    superficial = [part.lost_format + part.lost_outside + part.lost_named for part in parts]
+    lost = sum(superficial) + sum(part.lost_essential for part in parts)
     if newest is not None:
         share = undefined(newest)
     elif lost == 0:
@@ -178,8 +169,8 @@ def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None 
     else:
         share = Value(sum(part.lost_newest for part in parts) / lost)
     rates = [
-        (part.lost_superficial / part.items, part.lost_essential / part.items, part.gained / part.items)
-        for part in parts
+        (shown / part.items, part.lost_essential / part.items, part.gained / part.items)
+        for shown, part in zip(superficial, parts, strict=True)
     ]
     means = [Value(sum(column) / len(parts)) for column in zip(*rates, strict=True)]
     return dict(zip(KINDS, [*means, share], strict=True))
