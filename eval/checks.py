@@ -5,6 +5,7 @@ with NLTK, whose counts differ where abbreviations or contractions stand. Keywor
 """
 
 import json
+import operator
 import re
 from collections.abc import Callable
 
@@ -17,22 +18,13 @@ _DASH_BULLET = re.compile(r"^\s*-.*$", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*([^\n\*]+)\*\*|\*([^\n\*]+)\*")
 _FENCE = re.compile(r"^```(?:json|Json|JSON)?\s*|\s*```$")
 _TITLE = re.compile(r"<<([^\n]+)>>")
+_COMPARED = {"less than": operator.lt, "at least": operator.ge}
 FIXED_REPLIES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 def failed_checks(reply: str, checks: tuple[Check, ...]) -> tuple[str, ...]:
     """Names of the checks that a reply does not pass; an empty reply passes none."""
     return tuple(one.name for one in checks if not reply.strip() or not TESTS[one.name](reply, **one.arguments))
-
-
-def _compared(count: int, limit: int, relation: str) -> bool:
-    """Whether a count is ``less than`` or ``at least`` a limit."""
-    return count < limit if relation == "less than" else count >= limit
-
-
-def _occurrences(reply: str, text: str) -> int:
-    """How often a text occurs, whatever its case."""
-    return len(re.findall(re.escape(text), reply, re.IGNORECASE))
 
 
 def _parts(reply: str, separator: str) -> list[str] | None:
@@ -50,26 +42,24 @@ def _is_json(reply: str) -> bool:
     return True
 
 
-def _bare(text: str) -> str:
-    return text.strip().strip('"').lower()
-
-
 TESTS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": lambda reply, keywords: all(_occurrences(reply, word) for word in keywords),
+    "keywords:existence": lambda reply, keywords: all(
+        re.search(re.escape(word), reply, re.IGNORECASE) for word in keywords
+    ),
     "keywords:forbidden_words": lambda reply, forbidden_words: (
         not any(re.search(rf"\b{re.escape(word)}\b", reply, re.IGNORECASE) for word in forbidden_words)
     ),
-    "keywords:frequency": lambda reply, keyword, frequency, relation: _compared(
-        _occurrences(reply, keyword), frequency, relation
+    "keywords:frequency": lambda reply, keyword, frequency, relation: _COMPARED[relation](
+        len(re.findall(re.escape(keyword), reply, re.IGNORECASE)), frequency
     ),
-    "keywords:letter_frequency": lambda reply, letter, let_frequency, let_relation: _compared(
-        reply.lower().count(letter.lower()), let_frequency, let_relation
+    "keywords:letter_frequency": lambda reply, letter, let_frequency, let_relation: _COMPARED[let_relation](
+        reply.lower().count(letter.lower()), let_frequency
     ),
-    "length_constraints:number_words": lambda reply, num_words, relation: _compared(
-        len(_WORD.findall(reply)), num_words, relation
+    "length_constraints:number_words": lambda reply, num_words, relation: _COMPARED[relation](
+        len(_WORD.findall(reply)), num_words
     ),
-    "length_constraints:number_sentences": lambda reply, num_sentences, relation: _compared(
-        sum(bool(part.strip()) for part in _SENTENCE_END.split(reply)), num_sentences, relation
+    "length_constraints:number_sentences": lambda reply, num_sentences, relation: _COMPARED[relation](
+        sum(bool(part.strip()) for part in _SENTENCE_END.split(reply)), num_sentences
     ),
     "length_constraints:number_paragraphs": lambda reply, num_paragraphs: (
         (parts := _parts(reply, r"\s?\*\*\*\s?")) is not None and len(parts) == num_paragraphs
@@ -98,12 +88,16 @@ TESTS: dict[str, Callable[..., bool]] = {
     "combination:repeat_prompt": lambda reply, prompt_to_repeat: (
         reply.strip().lower().startswith(prompt_to_repeat.strip().lower())
     ),
-    "startend:start_checker": lambda reply, start_phrase: _bare(reply).startswith(start_phrase.strip().lower()),
-    "startend:end_checker": lambda reply, end_phrase: _bare(reply).endswith(end_phrase.strip().lower()),
-    "startend:quotation": lambda reply: len(text := reply.strip()) > 1 and text[0] == text[-1] == '"',
-    "change_case:capital_word_frequency": lambda reply, capital_frequency, capital_relation: _compared(
-        sum(word.isupper() for word in _WORD.findall(reply)), capital_frequency, capital_relation
+    "startend:start_checker": lambda reply, start_phrase: (
+        reply.strip().strip('"').lower().startswith(start_phrase.strip().lower())
     ),
+    "startend:end_checker": lambda reply, end_phrase: (
+        reply.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    "startend:quotation": lambda reply: len(text := reply.strip()) > 1 and text[0] == text[-1] == '"',
+    "change_case:capital_word_frequency": lambda reply, capital_frequency, capital_relation: _COMPARED[
+        capital_relation
+    ](sum(word.isupper() for word in _WORD.findall(reply)), capital_frequency),
     "change_case:english_capital": str.isupper,
     "change_case:english_lowercase": str.islower,
     "punctuation:no_comma": lambda reply: "," not in reply,

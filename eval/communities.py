@@ -6,6 +6,7 @@ Deliberately absent: what no accuracy matrix holds (Mammoth's Task-IL, PILOT's N
 and Chaudhry's intransigence, which is of the last task alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,33 +17,25 @@ from eval.metrics import (
     Formula,
     Missing,
     Value,
-    before_learning,
+    changes,
+    columns,
     compute_metrics,
-    diagonal,
     evaluated,
-    final_row,
-    need,
-    need_two_tasks,
+    forward_transfer,
+    known,
+    several,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One metric as a community has it.
+    """One metric as a community has it."""
 
-    Attributes:
-        header: its name there.
-        by: key of the same metric in ``METRICS``, or the formula of one that is not there.
-        definition: formula on one line.
-        higher_is_better: direction.
-        note: what differs from our nearest metric; empty for nothing.
-    """
-
-    header: str
-    by: str | Formula
-    definition: str
-    higher_is_better: bool
-    note: str = ""
+    header: str  # its name there
+    by: str | Formula  # key of the same metric in ``METRICS``, or the formula of one that is not there
+    definition: str  # formula on one line
+    higher_is_better: bool  # direction
+    note: str = ""  # what differs from our nearest metric; empty for nothing
 
     def value(self, matrix: AccuracyMatrix) -> Value:
         """The metric of one run, as a fraction."""
@@ -51,21 +44,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Community:
-    """The table of one suite or paper.
+    """The table of one suite or paper."""
 
-    Attributes:
-        name: name on the command line.
-        title: name in titles.
-        source: paper, or repository and file.
-        convention: sign and unit of its figures.
-        columns: its metrics, in its order.
-    """
-
-    name: str
-    title: str
-    source: str
-    convention: str
-    columns: tuple[Column, ...]
+    name: str  # name on the command line
+    title: str  # name in titles
+    source: str  # paper, or repository and file
+    convention: str  # sign and unit of its figures
+    columns: tuple[Column, ...]  # its metrics, in its order
 
 
 def _ours(header: str, key: str, note: str = "") -> Column:
@@ -73,59 +58,34 @@ def _ours(header: str, key: str, note: str = "") -> Column:
     return Column(header, key, METRICS[key].definition, METRICS[key].higher_is_better, note)
 
 
-def _bwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float((final_row(matrix) - diagonal(matrix)).mean())
-
-
-def _fwt_over_all_tasks(matrix: AccuracyMatrix) -> float:
-    fwt = compute_metrics(matrix, ["fwt"])["fwt"]
-    if fwt.value is None:
-        raise Missing(fwt.reason)
-    return fwt.value * (len(matrix) - 1) / len(matrix)
-
-
 def _mammoth_forgetting(matrix: AccuracyMatrix) -> float:
     # Mammoth's rows hold the tasks so far and the next one; what they lack is 0 there and below every accuracy. So is
     # R[j-1,j] here where it was not tested.
-    need_two_tasks(matrix)
     drops = []
-    for j in range(len(matrix) - 1):
-        column = need(matrix.value[j:, j], "R[i,j] of every task j < T at every stage i >= j")
+    for j, column in enumerate(columns(matrix)):
         before = np.nan_to_num(matrix.value[j - 1, j]) if j else 0.0
         drops.append(max(before, column.max()) - column[-1])
     return float(np.mean(drops))
 
 
 def _continuum_forgetting(matrix: AccuracyMatrix) -> float:
-    size = _three_tasks(matrix)
-    last = final_row(matrix)
-    best = [need(matrix.value[j:-2, j], "R[i,j] of every j <= i").max() for j in range(size - 2)]
+    # tasks T - 1 and T, and stages from T - 1 on, are left out of the maxima, yet T - 1 tasks are divided by
+    known(_three_tasks(matrix), "R[T,j]", "R[i,j], j<=i<T-1")
+    size, last = len(matrix), matrix.value[-1]
+    best = [matrix.value[j:-2, j].max() for j in range(size - 2)]
     return float((np.array(best) - last[:-2]).sum() / (size - 1))
 
 
-def _continuum_backward_transfer(matrix: AccuracyMatrix) -> float:
-    size = _three_tasks(matrix)
-    return float(_changes(matrix, skip=2).sum() / (size * (size - 1) / 2))
+def _pair_changes(matrix: AccuracyMatrix, name: str, least: int) -> FloatArray:
+    """R[i,j] - R[j,j] of every pair i >= j + least, whose cells are called ``name``. [pairs]"""
+    cells = known(several(matrix), name)
+    return cells - known(matrix, "R[j,j]")[np.tril_indices(len(matrix), -least)[1]]
 
 
-def _continuum_forward_transfer(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float(need(matrix.value[np.tril_indices(len(matrix), -1)], "R[i,j] of every j < i").mean())
-
-
-def _changes(matrix: AccuracyMatrix, skip: int) -> FloatArray:
-    """R[i,j] - R[j,j] of every pair i >= j + skip. [pairs]"""
-    need_two_tasks(matrix)
-    rows, columns = np.tril_indices(len(matrix), -skip)
-    cells = need(matrix.value[rows, columns], "R[i,j] of every j < i")
-    return cells - diagonal(matrix)[columns]
-
-
-def _three_tasks(matrix: AccuracyMatrix) -> int:
+def _three_tasks(matrix: AccuracyMatrix) -> AccuracyMatrix:
     if len(matrix) < 3:
         raise Missing("needs at least three tasks: Continuum 1.2.7 sums nothing below and returns 0")
-    return len(matrix)
+    return matrix
 
 
 _ALL_TASKS = "(1/T) Σ_j (R[T,j] − R[j,j])"
@@ -137,7 +97,7 @@ _CONTINUUM = (
     _ours("average_incremental_accuracy", "avg_incremental_acc_micro", _SEEN),
     Column(
         "accuracy_A",
-        lambda m: need(m.value[np.tril_indices(len(m))], "R[i,j] of every j <= i").mean(),
+        lambda m: known(m, "R[i,j], j<=i").mean(),
         "2/(T(T+1)) Σ_i Σ_{j≤i} R[i,j]",
         True,
         "late stages weigh more than in avg_incremental_acc",
@@ -154,7 +114,7 @@ _ALL = (
             _ours("MFT", "learning_acc", _LATER),
             _ours("MFN", "mean_final_acc", _LATER),
             _ours("MAA", "avg_incremental_acc"),
-            Column("BWT", _bwt_over_all_tasks, _ALL_TASKS, True, _WITH_LAST),
+            Column("BWT", lambda m: changes(m).mean(), _ALL_TASKS, True, _WITH_LAST),
         ),
     ),
     Community(
@@ -238,14 +198,14 @@ _ALL = (
             *_CONTINUUM,
             Column(
                 "backward_transfer",
-                _continuum_backward_transfer,
+                lambda m: _pair_changes(_three_tasks(m), "R[i,j], j<i-1", 2).sum() / math.comb(len(m), 2),
                 "2/(T(T−1)) Σ_i Σ_{j≤i−2} (R[i,j] − R[j,j])",
                 True,
                 "off by one: the stage after task j + 1 is left out; and over all stages, not the last one as bwt",
             ),
             Column(
                 "forward_transfer",
-                _continuum_forward_transfer,
+                lambda m: known(several(m), "R[i,j], j<i").mean(),
                 "2/(T(T−1)) Σ_i Σ_{j<i} R[i,j]",
                 True,
                 "accuracy on old tasks, no transfer to future ones",
@@ -268,14 +228,14 @@ _ALL = (
             *_CONTINUUM,
             Column(
                 "backward_transfer",
-                lambda m: _changes(m, skip=1).mean(),
+                lambda m: _pair_changes(m, "R[i,j], j<i", 1).mean(),
                 "2/(T(T−1)) Σ_i Σ_{j<i} (R[i,j] − R[j,j])",
                 True,
                 "over all stages, not the last one as bwt",
             ),
             Column(
                 "forward_transfer",
-                lambda m: before_learning(m).mean(),
+                lambda m: known(several(m), "R[j-1,j]").mean(),
                 "(1/(T−1)) Σ_{j≥2} R[j−1,j]",
                 True,
                 "fwt without b_j",
@@ -292,10 +252,10 @@ _ALL = (
             _ours("ACC", "mean_final_acc"),
             _ours("BWT", "bwt"),
             _ours("FWT", "fwt", "b_j is the base's accuracy; there an untrained network's"),
-            Column("Backward", _bwt_over_all_tasks, _ALL_TASKS, True, f"the released code: {_WITH_LAST}"),
+            Column("Backward", lambda m: changes(m).mean(), _ALL_TASKS, True, f"the released code: {_WITH_LAST}"),
             Column(
                 "Forward",
-                _fwt_over_all_tasks,
+                lambda m: forward_transfer(m) * (len(m) - 1) / len(m),
                 "(1/T) Σ_{j≥2} (R[j−1,j] − b_j)",
                 True,
                 "the released code: divided by T, the first task counts as 0; fwt · (T − 1)/T",

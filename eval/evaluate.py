@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from operator import itemgetter
 from typing import Any, Protocol
 
 from eval.judgement import FAILURES, Failure
@@ -44,27 +45,16 @@ class Spread(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One test item, answered once: a row of ``predictions.jsonl``.
+    """One test item, answered once: a row of ``predictions.jsonl``."""
 
-    Attributes:
-        stage: task (from 1) after which was evaluated; 0 for the base model before any training.
-        task: task (from 1) that the item tests; one of several for an image of boxes.
-        key: stable name of the item.
-        label: what is right, as text: the class, the first accepted answer, or the listed boxes as JSON.
-        completion: what the policy wrote.
-        answer: text of the answer; None when none could be parsed.
-        correct: the answer is right as a whole.
-        failure: why it is wrong, ``none`` when it is right.
-    """
-
-    stage: int
-    task: int
-    key: str
-    label: str
-    completion: str
-    answer: str | None
-    correct: bool
-    failure: Failure
+    stage: int  # task (from 1) after which was evaluated; 0 for the base model before any training
+    task: int  # task (from 1) that the item tests; one of several for an image of boxes
+    key: str  # stable name of the item
+    label: str  # what is right, as text: the class, the first accepted answer, or the listed boxes as JSON
+    completion: str  # what the policy wrote
+    answer: str | None  # text of the answer; None when none could be parsed
+    correct: bool  # the answer is right as a whole
+    failure: Failure  # why it is wrong, ``none`` when it is right
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain values."""
@@ -153,43 +143,29 @@ def completions_by_place(
     return answered if spread is None else spread.everyones(answered)
 
 
-def accuracy(predictions: Sequence[Prediction]) -> float:
-    """Share of right predictions, 0 to 1.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not predictions:
-        raise ValueError("the accuracy of no predictions is undefined")
-    return sum(prediction.correct for prediction in predictions) / len(predictions)
-
-
 def _prepared(task: Task, seen: Sequence[str], size: int, fit: Fit | None) -> Iterator[tuple[list[int], list[Request]]]:
     """Batches as places of test items and their requests; threads prepare the next few while the caller uses these."""
     if size < 1:
         raise ValueError(f"batch_size {size}: expected at least 1")
     items = task.test
 
-    def prepare(place: int) -> Request:
+    def prepare(place: int) -> tuple[float, int, Request]:
+        """A request behind the place of its item, and about how long it is, in letters, its media included."""
         asked = request(items[place], seen, task.style)
-        return asked.fitted(fit) if fit else asked
+        asked = asked.fitted(fit) if fit else asked
+        letters = sum(len(part.get("text", "")) for turn in asked.messages for part in turn["content"])
+        frames = [frame for item in asked.media for frame in (item.frames if isinstance(item, Clip) else (item,))]
+        return letters + sum(frame.width * frame.height for frame in frames) / PIXELS_A_LETTER, place, asked
 
     size = math.ceil(len(items) / math.ceil(len(items) / size))  # as many batches, none of them nearly empty
     step = WINDOW * size
     windows = [range(start, min(start + step, len(items))) for start in range(0, len(items), step)]
     with ThreadPoolExecutor(THREADS) as workers:
         waiting = workers.map(prepare, windows[0])
-        for window, following in zip(windows, [*windows[1:], range(0)], strict=True):
-            ready = list(zip(window, waiting, strict=True))
+        for following in [*windows[1:], range(0)]:
+            ready = list(waiting)
             waiting = workers.map(prepare, following)
-            ready.sort(key=lambda one: length_of(one[1]))
+            ready.sort(key=itemgetter(0))
             for start in range(0, len(ready), size):
                 batch = ready[start : start + size]
-                yield [place for place, _ in batch], [asked for _, asked in batch]
-
-
-def length_of(asked: Request) -> float:
-    """About how long a prompt is, in letters, its images and frames included."""
-    words = sum(len(part.get("text", "")) for turn in asked.messages for part in turn["content"])
-    frames = [frame for item in asked.media for frame in (item.frames if isinstance(item, Clip) else (item,))]
-    return words + sum(frame.width * frame.height for frame in frames) / PIXELS_A_LETTER
+                yield [place for _, place, _ in batch], [asked for *_, asked in batch]

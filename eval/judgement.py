@@ -19,21 +19,13 @@ COMPONENTS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Judgement of one completion.
+    """Judgement of one completion."""
 
-    Attributes:
-        correct: the answer is right as a whole: the class, the answer to a question, or every box and no other.
-        components: parts of the task reward by name, each 0 to 1.
-        answer: text of the answer as written; None when none could be parsed.
-        choice: the listed class that the answer names; None when it names no listed class.
-        outside: the answer names something that the prompt does not list.
-    """
-
-    correct: bool
-    components: Mapping[str, float] = field(default_factory=dict)
-    answer: str | None = None
-    choice: str | None = None
-    outside: bool = False
+    correct: bool  # the answer is right as a whole: the class, the answer to a question, or every box and no other
+    components: Mapping[str, float] = field(default_factory=dict)  # parts of the task reward by name, each 0 to 1
+    answer: str | None = None  # text of the answer as written; None when none could be parsed
+    choice: str | None = None  # the listed class that the answer names; None when it names no listed class
+    outside: bool = False  # the answer names something that the prompt does not list
 
     @property
     def format_ok(self) -> bool:

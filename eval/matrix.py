@@ -78,33 +78,27 @@ class AccuracyMatrix:
         """What the cells are: ``accuracy``, or ``box AP`` where there are values without counts of items."""
         return BOX_AP if np.isnan(self.total[~np.isnan(self.value)]).any() else ACCURACY
 
-    def with_row(self, stage: int, cells: Mapping[int, tuple[int, int]]) -> "AccuracyMatrix":
-        """A copy in which the cells of a stage hold accuracies; ``cells``: task index to (correct, total).
+    def with_row(self, stage: int, cells: Mapping[int, tuple[int, int] | float]) -> "AccuracyMatrix":
+        """A copy in which the cells of a stage hold accuracies, by the index of the task.
+
+        ``cells``: (correct, total), or a fraction alone where it is no share of right answers, e.g. box AP.
 
         Raises:
             IndexError: a stage or task out of 1..T.
-            ValueError: an empty test set, or not 0 <= correct <= total.
+            ValueError: an empty test set, not 0 <= correct <= total, or a fraction out of 0..1.
         """
-        for task, (right, items) in cells.items():
-            if items < 1 or not 0 <= right <= items:
-                raise ValueError(f"stage {stage}, task {task}: {right} right of {items} items")
-        return self._with_cells(stage, {task: (right, items, right / items) for task, (right, items) in cells.items()})
-
-    def with_values(self, stage: int, cells: Mapping[int, float]) -> "AccuracyMatrix":
-        """A copy in which the cells of a stage hold values without counts, e.g. box AP, as fractions.
-
-        Raises:
-            IndexError: a stage or task out of 1..T.
-            ValueError: a value out of 0..1.
-        """
-        return self._with_cells(stage, {task: (math.nan, math.nan, value) for task, value in cells.items()})
-
-    def _with_cells(self, stage: int, cells: Mapping[int, tuple[float, float, float]]) -> "AccuracyMatrix":
-        """A copy in which the cells of a stage are these: task index to (correct, total, value)."""
         correct, total, value = self.correct.copy(), self.total.copy(), self.value.copy()
-        for task, parts in cells.items():
+        for task, given in cells.items():
             cell = self._index(stage), self._index(task)
-            correct[cell], total[cell], value[cell] = *parts[:2], _fraction(parts[2])
+            if isinstance(given, tuple):
+                right, items = given
+                if items < 1 or not 0 <= right <= items:
+                    raise ValueError(f"stage {stage}, task {task}: {right} right of {items} items")
+                correct[cell], total[cell], value[cell] = right, items, right / items
+            else:
+                correct[cell], total[cell], value[cell] = math.nan, math.nan, given
+            if not 0.0 <= value[cell] <= 1.0:
+                raise ValueError(f"{given} is no fraction 0..1")
         return replace(self, correct=correct, total=total, value=value)
 
     def with_rows(self, **rows: Mapping[int, float]) -> "AccuracyMatrix":
@@ -117,7 +111,9 @@ class AccuracyMatrix:
         changed = {name: getattr(self, name).copy() for name in rows}
         for name, cells in rows.items():
             for position, fraction in cells.items():
-                changed[name][self._index(position)] = _fraction(fraction)
+                if not 0.0 <= fraction <= 1.0:
+                    raise ValueError(f"{fraction} is no fraction 0..1")
+                changed[name][self._index(position)] = fraction
         return replace(self, **changed)
 
     def to_json(self) -> dict[str, Any]:
@@ -192,12 +188,6 @@ class AccuracyMatrix:
 
 _ROWS = ("base", "joint", "final_list", "pooled")
 _SHAPES = {"correct": 2, "total": 2, "value": 2, **dict.fromkeys(_ROWS, 1)}
-
-
-def _fraction(value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{value} is no fraction 0..1")
-    return value
 
 
 def _array(rows: Any) -> FloatArray:

@@ -78,51 +78,37 @@ def evaluated(formula: Formula, matrix: AccuracyMatrix) -> Value:
         return undefined(str(missing))
 
 
-def need(cells: FloatArray, what: str) -> FloatArray:
-    """The cells, all of them evaluated; raises ``Missing`` with ``what`` they are if one was not."""
-    if np.isnan(cells).any():
-        raise Missing(f"not evaluated: {what}")
+def known(matrix: AccuracyMatrix, *names: str) -> FloatArray:
+    """The cells of the last name in ``CELLS``; raises ``Missing`` where any cell of these names was not evaluated."""
+    for name in names:
+        choose, what = CELLS[name]
+        cells = choose(matrix)
+        if np.isnan(cells).any():
+            raise Missing(f"not evaluated: {what}")
     return cells
 
 
-def need_two_tasks(matrix: AccuracyMatrix) -> None:
-    """Refuse a stream in which nothing can be forgotten: raises ``Missing`` for one task."""
+def several(matrix: AccuracyMatrix) -> AccuracyMatrix:
+    """The matrix of a stream in which something can be forgotten: raises ``Missing`` for one task."""
     if len(matrix) < 2:
         raise Missing("needs at least two tasks")
+    return matrix
 
 
-def diagonal(matrix: AccuracyMatrix) -> FloatArray:
-    """R[j,j] of every task. [T]"""
-    return need(np.diagonal(matrix.value), "R[j,j]: each task right after learning it")
-
-
-def final_row(matrix: AccuracyMatrix) -> FloatArray:
-    """R[T,j] of every task. [T]"""
-    return need(matrix.value[-1], "R[T,j] of every task")
-
-
-def before_learning(matrix: AccuracyMatrix) -> FloatArray:
-    """R[j-1,j] of every task but the first. [T-1]"""
-    need_two_tasks(matrix)
-    return need(np.diagonal(matrix.value, offset=1), "R[j-1,j]: future tasks")
-
-
-def _final_list(matrix: AccuracyMatrix) -> FloatArray:
-    """V_j of every task; that of the last is R[T,T] and not needed."""
-    need(matrix.final_list[:-1], "V_j: task j < T right after learning it, under the final class list")
-    return matrix.final_list
-
-
-def _columns(matrix: AccuracyMatrix) -> list[FloatArray]:
+def columns(matrix: AccuracyMatrix) -> list[FloatArray]:
     """Accuracies R[j..T, j] of every task but the last."""
-    need_two_tasks(matrix)
-    columns = [matrix.value[j:, j] for j in range(len(matrix) - 1)]
-    return [need(column, "R[i,j] of every task j < T at every stage i >= j") for column in columns]
+    known(several(matrix), "R[i,j], j<=i, j<T")
+    return [matrix.value[j:, j] for j in range(len(matrix) - 1)]
 
 
-def _transfer(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float((final_row(matrix) - diagonal(matrix))[:-1].mean())
+def changes(matrix: AccuracyMatrix) -> FloatArray:
+    """R[T,j] - R[j,j] of every task. [T]"""
+    return known(several(matrix), "R[T,j]") - known(matrix, "R[j,j]")
+
+
+def forward_transfer(matrix: AccuracyMatrix) -> float:
+    """Mean of R[j-1,j] - b_j over every task but the first."""
+    return float((known(several(matrix), "R[j-1,j]") - known(matrix, "b_j")).mean())
 
 
 def general_delta(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Value]:
@@ -188,113 +174,108 @@ def forgetting_by_stage(matrix: AccuracyMatrix) -> FloatArray:
     return curve
 
 
-def _last_acc(matrix: AccuracyMatrix) -> float:
-    final_row(matrix)
-    return float(need(stage_accuracy(matrix)[-1:], _NOT_POOLED)[0])
-
-
-def _avg_incremental_acc_micro(matrix: AccuracyMatrix) -> float:
-    need(seen_accuracy(matrix), "R[i,j] of every j <= i")
-    return float(np.mean(need(stage_accuracy(matrix), _NOT_POOLED)))
-
-
-def _forgetting_chaudhry_all(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    earlier = need(matrix.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks")
-    return float((earlier.max(axis=0) - final_row(matrix)[:-1]).mean())
-
-
-def _forgetting_by_list(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    return float((diagonal(matrix) - _final_list(matrix))[:-1].mean())
-
-
-def _forgetting_by_weights(matrix: AccuracyMatrix) -> float:
-    need_two_tasks(matrix)
-    final = final_row(matrix)
-    return float((_final_list(matrix) - final)[:-1].mean())
-
-
 def _relative_forgetting(matrix: AccuracyMatrix) -> float:
-    columns = _columns(matrix)
-    never = [str(j) for j, column in enumerate(columns, start=1) if column.max() == 0]
+    tasks = columns(matrix)
+    never = [str(j) for j, column in enumerate(tasks, start=1) if column.max() == 0]
     if never:
         raise Missing(f"nothing to forget: accuracy on task {', '.join(never)} was 0 after every stage")
-    return float(np.mean([(column.max() - column[-1]) / column.max() for column in columns]))
+    return float(np.mean([(column.max() - column[-1]) / column.max() for column in tasks]))
 
 
+# Cells that formulas are made of, by name: which of the matrix, and what is said where one of them is missing.
+CELLS: dict[str, tuple[Callable[[AccuracyMatrix], FloatArray], str]] = {
+    "R[T,j]": (lambda m: m.value[-1], "R[T,j] of every task"),
+    "R[j,j]": (lambda m: np.diagonal(m.value), "R[j,j]: each task right after learning it"),
+    "R[j-1,j]": (lambda m: np.diagonal(m.value, offset=1), "R[j-1,j]: future tasks"),
+    "R[i,j], j<i": (lambda m: m.value[np.tril_indices(len(m), -1)], "R[i,j] of every j < i"),
+    "R[i,j], j<i-1": (lambda m: m.value[np.tril_indices(len(m), -2)], "R[i,j] of every j < i"),
+    "R[i,j], j<=i": (lambda m: m.value[np.tril_indices(len(m))], "R[i,j] of every j <= i"),
+    "R[i,j], j<=i<T-1": (lambda m: m.value[np.tril_indices(len(m) - 2)], "R[i,j] of every j <= i"),
+    "R[i,j], j<=i, j<T": (
+        lambda m: m.value[np.tril_indices(len(m), m=len(m) - 1)],
+        "R[i,j] of every task j < T at every stage i >= j",
+    ),
+    "R[i,j], i<T, j<T": (lambda m: m.value[:-1, :-1], "R[i,j] of every task j < T at every stage i < T: future tasks"),
+    "mean R[i,j], j<=i": (seen_accuracy, "R[i,j] of every j <= i"),
+    "A_i": (stage_accuracy, _NOT_POOLED),
+    "A_T": (lambda m: stage_accuracy(m)[-1:], _NOT_POOLED),
+    "b_j": (lambda m: m.base[1:], "b_j: the base model"),
+    "J_j": (lambda m: m.joint, "J_j: joint training"),
+    # that of the last task is R[T,T] and not needed
+    "V_j": (lambda m: m.final_list[:-1], "V_j: task j < T right after learning it, under the final class list"),
+}
 _TABLE = (
-    Metric("last_acc", "last accuracy", f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}", True, _last_acc),
-    Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, lambda m: final_row(m).mean()),
-    Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, lambda m: diagonal(m).mean()),
+    Metric(
+        "last_acc",
+        "last accuracy",
+        f"A_T = Σ_j correct[T,j] / Σ_j n_j; {_POOLED}",
+        True,
+        lambda m: known(m, "R[T,j]", "A_T")[0],
+    ),
+    Metric("mean_final_acc", "mean final accuracy", "(1/T) Σ_j R[T,j]", True, lambda m: known(m, "R[T,j]").mean()),
+    Metric("learning_acc", "learning accuracy", "(1/T) Σ_j R[j,j]", True, lambda m: known(m, "R[j,j]").mean()),
     Metric(
         "avg_incremental_acc",
         "average incremental accuracy",
         "(1/T) Σ_i (1/i) Σ_{j≤i} R[i,j]",
         True,
-        lambda m: need(seen_accuracy(m), "R[i,j] of every j <= i").mean(),
+        lambda m: known(m, "mean R[i,j], j<=i").mean(),
     ),
     Metric(
         "avg_incremental_acc_micro",
         "average incremental accuracy, micro",
         f"(1/T) Σ_i A_i, A_i = Σ_{{j≤i}} correct[i,j] / Σ_{{j≤i}} n_j; {_POOLED}",
         True,
-        _avg_incremental_acc_micro,
+        lambda m: known(m, "mean R[i,j], j<=i", "A_i").mean(),
     ),
     Metric(
         "forgetting",
         "forgetting",
         "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T} R[i,j] − R[T,j])",
         False,
-        lambda m: np.mean([column.max() - column[-1] for column in _columns(m)]),
+        lambda m: np.mean([column.max() - column[-1] for column in columns(m)]),
     ),
     Metric(
         "forgetting_chaudhry",
         "forgetting (Chaudhry 2018)",
         "(1/(T−1)) Σ_{j<T} (max_{j≤i≤T−1} R[i,j] − R[T,j])",
         False,
-        lambda m: np.mean([column[:-1].max() - column[-1] for column in _columns(m)]),
+        lambda m: np.mean([column[:-1].max() - column[-1] for column in columns(m)]),
     ),
     Metric(
         "forgetting_chaudhry_all",
         "forgetting (Chaudhry 2018, from task 1)",
         "(1/(T−1)) Σ_{j<T} (max_{1≤i≤T−1} R[i,j] − R[T,j])",
         False,
-        _forgetting_chaudhry_all,
+        lambda m: (known(several(m), "R[i,j], i<T, j<T").max(axis=0) - known(m, "R[T,j]")[:-1]).mean(),
     ),
     Metric(
         "forgetting_diag",
         "forgetting (diagonal)",
         "(1/(T−1)) Σ_{j<T} (R[j,j] − R[T,j])",
         False,
-        lambda m: -_transfer(m),
+        lambda m: -changes(m)[:-1].mean(),
     ),
     Metric(
         "forgetting_vocabulary",
         "forgetting by the class list",
         "(1/(T−1)) Σ_{j<T} (R[j,j] − V_j)",
         False,
-        _forgetting_by_list,
+        lambda m: (known(several(m), "R[j,j]")[:-1] - known(m, "V_j")).mean(),
     ),
     Metric(
         "forgetting_weights",
         "forgetting by the weights",
         "(1/(T−1)) Σ_{j<T} (V_j − R[T,j])",
         False,
-        _forgetting_by_weights,
+        lambda m: (known(several(m), "R[T,j]", "V_j") - known(m, "R[T,j]")[:-1]).mean(),
     ),
     Metric("forgetting_superficial", "superficial forgetting", "(1/(T−1)) Σ_{j<T} S_j / n_j", False),
     Metric("forgetting_essential", "essential forgetting", "(1/(T−1)) Σ_{j<T} E_j / n_j", False),
     Metric("gained", "gained", "(1/(T−1)) Σ_{j<T} G_j / n_j", True),
     Metric("lost_to_newest", "lost to the newest task", "Σ_{j<T} N_j / Σ_{j<T} (S_j + E_j)", False),
-    Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, _transfer),
-    Metric(
-        "fwt",
-        "forward transfer",
-        "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)",
-        True,
-        lambda m: (before_learning(m) - need(m.base[1:], "b_j: the base model")).mean(),
-    ),
+    Metric("bwt", "backward transfer", "(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", True, lambda m: changes(m)[:-1].mean()),
+    Metric("fwt", "forward transfer", "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − b_j)", True, forward_transfer),
     Metric(
         "relative_forgetting",
         "relative forgetting",
@@ -307,9 +288,9 @@ _TABLE = (
         "intransigence",
         "(1/T) Σ_j (J_j − R[j,j])",
         False,
-        lambda m: (need(m.joint, "J_j: joint training") - diagonal(m)).mean(),
+        lambda m: (known(m, "J_j") - known(m, "R[j,j]")).mean(),
     ),
-    Metric("min_acc", "worst task", "min_j R[T,j]", True, lambda m: final_row(m).min()),
+    Metric("min_acc", "worst task", "min_j R[T,j]", True, lambda m: known(m, "R[T,j]").min()),
     Metric("general_delta", "general ability change", "probe accuracy after task T − before task 1", True),
     Metric("kl_base", "KL to the base", "mean over stages of KL per token on a new task's inputs", False, unit=NATS),
     Metric("kl_prev", "KL to the previous policy", "as kl_base, with the previous task's policy", False, unit=NATS),

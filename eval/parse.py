@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from task_streams.prompt_style import SUITE, PromptStyle
 
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK_THEN_ANSWER = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
 _ANSWER_ONLY = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -18,17 +18,12 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Parts of a completion.
+    """Parts of a completion."""
 
-    Attributes:
-        answer: text inside the answer block, outer white space removed; None where there is none, or more than one.
-        thought: text inside the first think block, likewise; None without such a block.
-        format_ok: the whole completion has the form that the prompt asked for.
-    """
-
+    # text inside the answer block, outer white space removed; None where there is none, or more than one
     answer: str | None
-    thought: str | None
-    format_ok: bool
+    thought: str | None  # text inside the first think block, likewise; None without such a block
+    format_ok: bool  # the whole completion has the form that the prompt asked for
 
 
 def parse_completion(text: str, style: PromptStyle = SUITE) -> Parsed:
@@ -38,12 +33,7 @@ def parse_completion(text: str, style: PromptStyle = SUITE) -> Parsed:
     around them, and a thought that is one (``PromptStyle.is_thought``).
     Where the style asks for no thought: exactly one answer block.
     """
-    answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (_ANSWER, _THINK))
+    answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (ANSWER, THOUGHT))
     form, tags = (_THINK_THEN_ANSWER, 4) if style.think else (_ANSWER_ONLY, 2)
     format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(style.is_thought, thoughts))
     return Parsed(answers[0] if len(answers) == 1 else None, thoughts[0] if thoughts else None, format_ok)
-
-
-def without_answer(text: str) -> str:
-    """What a completion says beside its answer: all of it but the answer block."""
-    return _ANSWER.sub(" ", text, count=1)

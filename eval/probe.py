@@ -19,13 +19,12 @@ from typing import Any
 
 from eval.checks import failed_checks
 from eval.evaluate import Generate, Spread, completions_by_place
+from eval.parse import ANSWER, THOUGHT
 from eval.score import matches
 from task_streams.answers import normalise_answer, option_letter
 from task_streams.probes.sets import Probe, ProbeSet, Row, Style, probe_request
 from task_streams.prompt import Fit, Request
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _NAMED = re.compile(r"answer(?:\s+is|\s*:)\s*:?\s*\*{0,2}\(?([A-Za-z])\b", re.IGNORECASE)
 _MENTIONED = re.compile(r"\(([A-Z])\)|(?<![\w'])([A-Z])[.):](?=\s|$)")
 _WORD = re.compile(r"[a-z]+")
@@ -33,27 +32,16 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """One question of a probe set, answered once: a row of ``probe_<name>.jsonl``.
+    """One question of a probe set, answered once: a row of ``probe_<name>.jsonl``."""
 
-    Attributes:
-        stage: task (from 1) after which was asked; 0 for the base.
-        key: the item.
-        style: how it was asked and scored.
-        truth: what is right, as text; the names of the checks for an instruction.
-        completion: what the policy wrote.
-        answer: what was read out of it; None where nothing could be.
-        correct: it is right.
-        failed: checks of an instruction that it does not pass.
-    """
-
-    stage: int
-    key: str
-    style: Style
-    truth: str
-    completion: str
-    answer: str | None
-    correct: bool
-    failed: tuple[str, ...] = ()
+    stage: int  # task (from 1) after which was asked; 0 for the base
+    key: str  # the item
+    style: Style  # how it was asked and scored
+    truth: str  # what is right, as text; the names of the checks for an instruction
+    completion: str  # what the policy wrote
+    answer: str | None  # what was read out of it; None where nothing could be
+    correct: bool  # it is right
+    failed: tuple[str, ...] = ()  # checks of an instruction that it does not pass
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain values."""
@@ -108,22 +96,13 @@ def answered(probe: Probe, completion: str, stage: int) -> ProbeAnswer:
     return ProbeAnswer(stage, probe.key, row.style, row.answers[0], completion, answer, correct)
 
 
-def share_right(answers: Sequence[ProbeAnswer]) -> float:
-    """Share of right answers, 0 to 1.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not answers:
-        raise ValueError("the accuracy of no answers is undefined")
-    return sum(one.correct for one in answers) / len(answers)
-
-
 def reply_of(completion: str) -> str:
     """What of a completion is scored."""
-    block = _ANSWER.search(completion)
-    thought = _THOUGHT.match(completion)
-    return (block.group(1) if block else completion[thought.end() if thought else 0 :]).strip()
+    if block := ANSWER.search(completion):
+        return block.group(1).strip()
+    said = completion.lstrip()
+    thought = THOUGHT.match(said)
+    return said[thought.end() if thought else 0 :].strip()
 
 
 def scored(row: Row, reply: str) -> tuple[str | None, bool]:

@@ -37,18 +37,12 @@ MOST_BOXES = 100  # per image and category
 
 @dataclass(frozen=True, slots=True)
 class TaskAccuracy:
-    """Accuracy of one task after one stage.
+    """Accuracy of one task after one stage."""
 
-    Attributes:
-        value: accuracy, or box AP for detection; 0 to 1.
-        correct: right answers; None where the value is no share of right answers.
-        total: test items; None likewise.
-        also: other results of the same predictions by name, 0 to 1, e.g. AP at IoU 0.50 alone.
-    """
-
-    value: float
-    correct: int | None = None
-    total: int | None = None
+    value: float  # accuracy, or box AP for detection; 0 to 1
+    correct: int | None = None  # right answers; None where the value is no share of right answers
+    total: int | None = None  # test items; None likewise
+    # other results of the same predictions by name, 0 to 1, e.g. AP at IoU 0.50 alone
     also: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from eval.evaluate import Prediction
 from eval.judgement import Failure
 from eval.metrics import Value, undefined
-from eval.parse import without_answer
+from eval.parse import ANSWER
 from task_streams.errors import UserError
 from task_streams.labels import normalise_label
 
@@ -49,35 +49,15 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one task's test items between two stages, in items.
+    """What became of one task's test items between two stages, in items."""
 
-    Attributes:
-        items: test items.
-        lost_format: lost, and no answer could be read.
-        lost_outside: lost, and the answer is none of the listed classes.
-        lost_named: lost to another answer, while the completion names the right class beside it.
-        lost_essential: every other lost item.
-        lost_newest: lost items, of whatever kind, that were answered with a class of the newest task.
-        gained: items that were wrong before and are right after.
-    """
-
-    items: int
-    lost_format: int
-    lost_outside: int
-    lost_named: int
-    lost_essential: int
-    lost_newest: int
-    gained: int
-
-    @property
-    def lost_superficial(self) -> int:
-        """Lost items whose knowledge shows."""
-        return self.lost_format + self.lost_outside + self.lost_named
-
-    @property
-    def lost(self) -> int:
-        """Items that were right before and are wrong after."""
-        return self.lost_superficial + self.lost_essential
+    items: int  # test items
+    lost_format: int  # lost, and no answer could be read
+    lost_outside: int  # lost, and the answer is none of the listed classes
+    lost_named: int  # lost to another answer, while the completion names the right class beside it
+    lost_essential: int  # every other lost item
+    lost_newest: int  # lost items, of whatever kind, that were answered with a class of the newest task
+    gained: int  # items that were wrong before and are right after
 
 
 def outcomes(predictions: Iterable[Prediction]) -> dict[Failure, int]:
@@ -151,7 +131,8 @@ def change(before: Sequence[Prediction], after: Sequence[Prediction], classes: C
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)")
     kinds: list[str] = []
     for prediction in lost:
-        beside = pattern.findall(normalise_label(without_answer(prediction.completion))) if names else []
+        without_answer = ANSWER.sub(" ", prediction.completion, count=1)
+        beside = pattern.findall(normalise_label(without_answer)) if names else []
         named = "named" if normalise_label(prediction.label) in beside else "essential"
         kinds.append(prediction.failure if prediction.failure in BESIDE else named)
     return Change(
@@ -174,12 +155,13 @@ def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None 
         newest: why there is no newest task's class; None where there is.
     """
     if size < 2:
-        return undefined_kinds("needs at least two tasks")
-    missing = [j for j in range(1, size) if j not in changes]
-    if missing:
-        return undefined_kinds("not evaluated: the items of every task j < T right after learning it and after task T")
-    parts = [changes[j] for j in range(1, size)]
-    lost = sum(part.lost for part in parts)
+        return dict.fromkeys(KINDS, undefined("needs at least two tasks"))
+    parts = [changes[j] for j in range(1, size) if j in changes]
+    if len(parts) < size - 1:
+        why = "not evaluated: the items of every task j < T right after learning it and after task T"
+        return dict.fromkeys(KINDS, undefined(why))
+    superficial = [part.lost_format + part.lost_outside + part.lost_named for part in parts]
+    lost = sum(superficial) + sum(part.lost_essential for part in parts)
     if newest is not None:
         share = undefined(newest)
     elif lost == 0:
@@ -187,16 +169,11 @@ def change_metrics(changes: Mapping[int, Change], size: int, newest: str | None 
     else:
         share = Value(sum(part.lost_newest for part in parts) / lost)
     rates = [
-        (part.lost_superficial / part.items, part.lost_essential / part.items, part.gained / part.items)
-        for part in parts
+        (shown / part.items, part.lost_essential / part.items, part.gained / part.items)
+        for shown, part in zip(superficial, parts, strict=True)
     ]
     means = [Value(sum(column) / len(parts)) for column in zip(*rates, strict=True)]
     return dict(zip(KINDS, [*means, share], strict=True))
-
-
-def undefined_kinds(reason: str) -> dict[str, Value]:
-    """The metrics of ``KINDS`` where none of them can be computed."""
-    return dict.fromkeys(KINDS, undefined(reason))
 
 
 KINDS = ("forgetting_superficial", "forgetting_essential", "gained", "lost_to_newest")  # keys of METRICS

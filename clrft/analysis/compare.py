@@ -9,23 +9,21 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from clrft.analysis.groups import Group, grouped, summarise, with_joint_row
 from clrft.analysis.mixing import Mixed, check_words, sort_out
 from clrft.analysis.paired_tests import FEWEST
-from clrft.analysis.pairs import Paired, is_named, pairs_of
+from clrft.analysis.pairs import Paired, pairs_of
 from clrft.analysis.table import Sentence, Summary
 from clrft.config.records import LEAST_APPLIED
 from clrft.runs.differences import FLOOR, unlike, unrecorded
 from clrft.runs.read import RunRecord, metric_rank
+from methods.settings import AUTO, KAHAN, LOST_BELOW, WIDE
 from task_streams.errors import UserError, unknown_name
 
 __all__ = ["FLOOR", "Comparison", "Group", "Mixed", "Paired", "Study", "Summary", "compare", "summarise"]
 
-# As in methods/settings.py, which takes seconds to import.
-AUTO, KEEPING = "auto", ("adamw_float32", "adamw_kahan")
-LOST_BELOW = 0.9  # share of an update that reached the weights
 _NO_KEY = re.compile(r"[^A-Za-z0-9._]+")
 
 
@@ -34,43 +32,36 @@ class Comparison:
     """Everything that the tables and figures show.
 
     Attributes:
-        groups: methods in the order in which they are shown.
+        streams: methods of each stream, in the order in which they are shown.
         pairs: paired differences.
         notes: sentences a reader needs to judge the numbers.
         mixed: in what the runs differ although they should not, as was allowed.
     """
 
-    groups: tuple[Group, ...]
+    streams: Mapping[str, Sequence[Group]]
     pairs: tuple[Paired, ...]
     notes: tuple[str, ...]
     mixed: tuple[Mixed, ...] = ()
 
-    def streams(self) -> list[str]:
-        """Names of the streams, in order of appearance."""
-        return list(_by_stream(self.groups))
-
-    def of_stream(self, stream: str) -> list[Group]:
-        """Groups of one stream."""
-        return _by_stream(self.groups).get(stream, [])
-
-    def mixed_in(self, stream: str) -> list[str]:
-        """Names of what is mixed in one stream."""
-        return [one.name for one in self.mixed if one.stream == stream]
+    @property
+    def groups(self) -> list[Group]:
+        """The methods of all streams."""
+        return [group for groups in self.streams.values() for group in groups]
 
     def defined_metrics(self, stream: str) -> list[str]:
         """Metrics that at least one method of a stream has, in the order of ``METRICS``."""
-        has = {key for group in self.of_stream(stream) for key in group.metrics if group.values(key)}
+        has = {key for group in self.streams[stream] for key in group.metrics if group.values(key)}
         return sorted(has, key=metric_rank)
 
     def mixed_by_stream(self) -> dict[str, str]:
         """What of each stream was mixed on request, for the column ``mixed`` of a CSV file; empty for nothing."""
-        return {stream: " ".join(self.mixed_in(stream)) for stream in self.streams()}
+        return {name: " ".join(one.name for one in self.mixed if one.stream == name) for name in self.streams}
 
     def key(self, name: str, stream: str) -> str:
         """File name of a part of a stream, without ending; the stream is named where there are several."""
-        if len(self.streams()) == 1:
+        if len(self.streams) == 1:
             return name
-        return f"{name}-{self.streams().index(stream) + 1}-{_NO_KEY.sub('-', stream)[:40]}"
+        return f"{name}-{[*self.streams].index(stream) + 1}-{_NO_KEY.sub('-', stream)[:40]}"
 
     def closing(self, without: Sequence[str]) -> list[Sentence]:
         """Sentences that close a study of the runs: in what they differ, and what has nothing to show."""
@@ -79,35 +70,19 @@ class Comparison:
 
     def heading(self, stream: str) -> list[Sentence]:
         """A heading that names the stream where there are several."""
-        return [Sentence(stream, "heading")] if len(self.streams()) > 1 else []
+        return [Sentence(stream, "heading")] if len(self.streams) > 1 else []
 
 
-class OfGroup(Protocol):
-    """What a study found of one group."""
-
-    @property
-    def group(self) -> Group:
-        """The group."""
+Found = TypeVar("Found")
 
 
-Found = TypeVar("Found", bound=OfGroup)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Study(Generic[Found]):
-    """What was found of the groups of a comparison, e.g. their costs."""
+    """What was found in the runs of a comparison, e.g. the costs of each group."""
 
     comparison: Comparison
-    groups: tuple[Found, ...]  # of those that have something to show, in the order of the comparison
-    without: tuple[str, ...]  # a sentence for each group or run that has nothing to show
-
-    def streams(self) -> list[str]:
-        """Names of the streams, in order of appearance."""
-        return list(dict.fromkeys(one.group.stream for one in self.groups))
-
-    def of_stream(self, stream: str) -> list[Found]:
-        """What was found of one stream's groups."""
-        return [one for one in self.groups if one.group.stream == stream]
+    streams: Mapping[str, Found]  # of those streams that have something to show
+    without: Sequence[str]  # a sentence for each group or run that has nothing to show
 
 
 def over_n(groups: Iterable[Group], figure: str = "mean ± standard deviation") -> str:
@@ -136,7 +111,8 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
     problems: list[str] = []
     shown: dict[str, list[Group]] = {}
     mixed: list[Mixed] = []
-    for stream, groups in _by_stream(grouped(records)).items():
+    for stream, same_stream in itertools.groupby(grouped(records), key=lambda group: group.stream):
+        groups = list(same_stream)
         problems += _same_run_twice(groups)
         sizes = sorted({len(run.matrix) for group in groups for run in group.runs})
         if len(sizes) > 1:
@@ -155,18 +131,11 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
     notes = [f"mixed on request: {one}." for one in mixed]
     notes += [note for stream, groups in shown.items() for note in _notes(stream, groups)]
     return Comparison(
-        groups=tuple(group for groups in shown.values() for group in groups),
+        streams=shown,
         pairs=tuple(pair for groups in shown.values() for pair in pairs_of(groups, baseline)),
         notes=tuple(notes),
         mixed=tuple(mixed),
     )
-
-
-def _by_stream(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    streams: dict[str, list[Group]] = {}
-    for group in groups:
-        streams.setdefault(group.stream, []).append(group)
-    return streams
 
 
 def _same_run_twice(groups: Iterable[Group]) -> list[str]:
@@ -183,7 +152,7 @@ def _same_run_twice(groups: Iterable[Group]) -> list[str]:
 def _check_baseline(shown: Mapping[str, Sequence[Group]], baseline: str) -> list[str]:
     problems = []
     for stream, groups in shown.items():
-        fitting = [group.label for group in groups if is_named(group, baseline)]
+        fitting = [group.label for group in groups if baseline in (group.label, group.method)]
         if not fitting:
             problems.append(f"{stream}: {unknown_name('baseline', baseline, {group.label for group in groups})}")
         elif len(fitting) > 1 and baseline not in fitting:
@@ -240,7 +209,7 @@ def _optimizers_apart(groups: Sequence[Group]) -> list[str]:
     for group in (one for one in groups if one.method != FLOOR):
         for run in group.runs:
             optimizer = (run.manifest.get("model") or {}).get("optimizer")
-            if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in KEEPING:
+            if (run.config.get("train") or {}).get("optimizer") == AUTO and optimizer in (WIDE, KAHAN):
                 kinds.setdefault(optimizer, {})[group.label] = None
     if len(kinds) < 2:
         return []

@@ -24,6 +24,7 @@ from clrft.analysis.table import (
     summary_cell,
     text_columns,
 )
+from eval.communities import Column as TheirColumn
 from eval.communities import Community
 from eval.metrics import metric_of
 
@@ -37,8 +38,8 @@ _NOT_IN_TERMINAL = ("avg_incremental_acc", "min_acc")  # to fit its width
 def comparison_parts(comparison: Comparison) -> list[Part]:
     """Everything that the terminal and Markdown show of a comparison."""
     parts: list[Part] = []
-    for stream in comparison.streams():
-        groups, keys = comparison.of_stream(stream), headline(comparison, stream)
+    for stream in comparison.streams:
+        groups, keys = comparison.streams[stream], headline(comparison, stream)
         main = (groups[0].final_metric, "forgetting")
         parts += [*comparison.heading(stream), means_table(comparison, stream)]
         parts.append(orders_table(comparison, stream, [key for key in keys if key in main], ("terminal",)))
@@ -50,8 +51,17 @@ def comparison_parts(comparison: Comparison) -> list[Part]:
             pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in shown]
             pairs.sort(key=lambda pair: HEADLINE.index(pair.metric.partition("/")[0]))
             parts += pair_parts(pairs, title, full) if pairs else []
+        # every metric's definition, and why others are undefined
+        texts: dict[str, str] = {}
+        for key in comparison.defined_metrics(stream):
+            metric = metric_of(key)
+            direction = "higher" if metric.higher_is_better else "lower"
+            texts[key] = f"{metric.title}, {metric.definition} ({direction} is better)"
+        for key, summary in ((key, summary) for group in groups for key, summary in group.metrics.items()):
+            if summary.reason:
+                texts.setdefault(key, f"undefined here ({summary.reason})")
         parts.append(Sentence("Definitions:", places=("markdown",)))
-        parts += [Sentence(text, "note", ("markdown",)) for text in _definitions(comparison, stream)]
+        parts += [Sentence(f"`{key}`: {text}", "note", ("markdown",)) for key, text in texts.items()]
     return [*parts, *(Sentence(note, "note") for note in comparison.notes)]
 
 
@@ -63,7 +73,7 @@ def to_csv(comparison: Comparison) -> str:
 
 def means_table(comparison: Comparison, stream: str) -> Table:
     """Mean ± standard deviation of the metrics one reads first."""
-    groups, keys = comparison.of_stream(stream), headline(comparison, stream)
+    groups, keys = comparison.streams[stream], headline(comparison, stream)
     columns = [Column("method", "text"), Column("orders", short="n")]
     for key in keys:
         places: tuple[Medium, ...] = ("markdown", "report") if key in _NOT_IN_TERMINAL else EVERYWHERE
@@ -80,7 +90,7 @@ def orders_table(
     comparison: Comparison, stream: str, keys: Sequence[str], places: tuple[Medium, ...] = ("markdown", "report")
 ) -> Table:
     """Some metrics of every method in every class order."""
-    groups = comparison.of_stream(stream)
+    groups = comparison.streams[stream]
     seeds = sorted({run.seed for group in groups for run in group.runs})
     rows = []
     for key in keys:
@@ -110,34 +120,35 @@ def final_table(groups: Sequence[Group]) -> Table:
 def headline(comparison: Comparison, stream: str) -> list[str]:
     """Metrics of the first table, in its order, those that the stream has."""
     defined = comparison.defined_metrics(stream)
-    names = [name for name in HEADLINE if name not in FINAL or name == comparison.of_stream(stream)[0].final_metric]
+    names = [name for name in HEADLINE if name not in FINAL or name == comparison.streams[stream][0].final_metric]
     return [key for name in names for key in defined if key.partition("/")[0] == name]
-
-
-def _definitions(comparison: Comparison, stream: str) -> list[str]:
-    """Every metric's definition, and why others are undefined."""
-    defined, texts = comparison.defined_metrics(stream), []
-    for key in defined:
-        metric = metric_of(key)
-        direction = "higher" if metric.higher_is_better else "lower"
-        texts.append(f"`{key}`: {metric.title}, {metric.definition} ({direction} is better)")
-    absent: dict[str, str] = {}
-    for group in comparison.of_stream(stream):
-        for key, summary in group.metrics.items():
-            if key not in defined and summary.reason:
-                absent.setdefault(key, summary.reason)
-    return [*texts, *(f"`{key}`: undefined here ({reason})" for key, reason in absent.items())]
 
 
 def community_parts(comparison: Comparison, community: Community) -> list[Part]:
     """One table for each stream, what its figures differ in from ours, and every column's definition."""
     parts: list[Part] = [Sentence(f"Source: {community.source}.", places=("markdown",))]
-    for stream in comparison.streams():
-        groups = comparison.of_stream(stream)
-        rows = [cells(one.name, len(one.runs), *map(summary_cell, _summaries(one, community))) for one in groups]
+    figures = _in_columns_of(community, comparison.groups)
+    for stream, groups in comparison.streams.items():
+        own = [one for one in figures if one[0].stream == stream]
+        rows = [
+            cells(one.name, len(one.runs), *(summary_cell(summary) for group, _, summary in own if group is one))
+            for one in groups
+        ]
         columns = [Column("method", "text"), Column("n"), *(Column(one.header) for one in community.columns)]
         parts.append(Table(f"{stream} as {community.title} ({community.source}): {over_n(groups)}, %", columns, rows))
-        parts += [Sentence(text, "note") for text in _footnotes(groups, community)]
+        parts.append(Sentence(f"{community.title}: {community.convention}.", "note"))
+        # what differs from our metrics, and why there are dashes
+        undefined: dict[tuple[str, str], list[str]] = {}
+        for group, column, summary in own:
+            if summary.reason:
+                undefined.setdefault((column.header, summary.reason), []).append(group.label)
+        headers: dict[str, list[str]] = {}
+        for column in community.columns:
+            if column.note:
+                headers.setdefault(column.note, []).append(column.header)
+        for (header, why), labels in undefined.items():
+            headers.setdefault(f"undefined for {', '.join(labels)} ({why})", []).append(header)
+        parts += [Sentence(f"{', '.join(names)}: {text}.", "note") for text, names in headers.items()]
     parts.append(Sentence("Definitions:", places=("markdown",)))
     for column in community.columns:
         ours = f"our `{column.by}`" if isinstance(column.by, str) else "not among our metrics"
@@ -151,28 +162,15 @@ def community_to_csv(comparison: Comparison, community: Community) -> str:
     """One row per stream, method and column, as fractions: mean, standard deviation, value of every class order."""
     rows = [
         (group, [column.header, column.by if isinstance(column.by, str) else ""], summary)
-        for group in comparison.groups
-        for column, summary in zip(community.columns, _summaries(group, community), strict=True)
+        for group, column, summary in _in_columns_of(community, comparison.groups)
     ]
     return long_csv(["metric", "ours"], rows, comparison.mixed_by_stream(), {"community": community.name})
 
 
-def _summaries(group: Group, community: Community) -> list[Summary]:
-    """Every column of a community over a group's class orders."""
-    return [summarise({run.seed: column.value(run.matrix) for run in group.runs}) for column in community.columns]
-
-
-def _footnotes(groups: Sequence[Group], community: Community) -> list[str]:
-    """How figures are written there, what differs from our metrics, and why there are dashes."""
-    undefined: dict[tuple[str, str], list[str]] = {}
-    for group in groups:
-        for column, summary in zip(community.columns, _summaries(group, community), strict=True):
-            if summary.reason:
-                undefined.setdefault((column.header, summary.reason), []).append(group.label)
-    told = [(column.header, column.note) for column in community.columns if column.note]
-    told += [(header, f"undefined for {', '.join(labels)} ({why})") for (header, why), labels in undefined.items()]
-    headers: dict[str, list[str]] = {}
-    for header, text in told:
-        headers.setdefault(text, []).append(header)
-    lines = [f"{', '.join(names)}: {text}." for text, names in headers.items()]
-    return [f"{community.title}: {community.convention}.", *lines]
+def _in_columns_of(community: Community, groups: Sequence[Group]) -> list[tuple[Group, TheirColumn, Summary]]:
+    """Every column of a community over every group's class orders."""
+    return [
+        (group, column, summarise({run.seed: column.value(run.matrix) for run in group.runs}))
+        for group in groups
+        for column in community.columns
+    ]

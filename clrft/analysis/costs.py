@@ -61,19 +61,15 @@ class GroupCost:
     figures: Mapping[Figure, Summary]
     memory: Mapping[str, float]
 
-    def mean(self, activity: str, name: str) -> float | None:
-        """Mean of a figure over class orders; None where it is undefined or the activity is absent."""
-        summary = self.figures.get((activity, name))
-        return None if summary is None else summary.mean
 
-
-def cost_report(comparison: Comparison) -> Study[GroupCost]:
+def cost_report(comparison: Comparison) -> Study[list[GroupCost]]:
     """Costs of every group's runs.
 
     Raises:
         UserError: a stage's figures cannot be read.
     """
-    found, without = [], []
+    found: dict[str, list[GroupCost]] = {}
+    without = []
     for group in comparison.groups:
         costs = {run.seed: cost_of_run(run) for run in group.runs}
         counted = summarise_all({seed: figures for seed, (figures, _) in costs.items()}, "not counted in this run")
@@ -81,13 +77,14 @@ def cost_report(comparison: Comparison) -> Study[GroupCost]:
             without.append(f"{group.stream}, {group.label}: its runs did not count what they cost.")
             continue
         names = sorted(counted, key=lambda one: (ACTIVITIES.index(one[0]), [*FIGURES, one[1]].index(one[1])))
-        memory = _highest([memory for _, memory in costs.values()])
-        found.append(GroupCost(group, {name: counted[name] for name in names}, memory))
-    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
+        peaks = [peak for _, peaks in costs.values() for peak in peaks]
+        memory = {kind: max(some) for kind in MEMORY if (some := [peak[kind] for peak in peaks if kind in peak])}
+        found.setdefault(group.stream, []).append(GroupCost(group, {name: counted[name] for name in names}, memory))
+    return Study(comparison, found, without)
 
 
-def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], dict[str, float]]:
-    """What a run cost, stage by stage added up, and the highest memory of the process at any of them, MB, by kind.
+def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], list[Mapping[str, float]]]:
+    """What a run cost, stage by stage added up, and the highest memory of the process at each of them, MB, by kind.
 
     A figure that was not counted in every stage is undefined.
 
@@ -108,20 +105,29 @@ def cost_of_run(run: RunRecord) -> tuple[dict[Figure, Value], dict[str, float]]:
                 figures[activity, name] = undefined(f"not counted in stage {', '.join(map(str, missing))}")
             else:
                 figures[activity, name] = Value(float(sum(part[name] for part in had.values())))
-    return figures, _highest([record.get("peak_memory_mb", {}) for record in records.values()])
+    return figures, [record.get("peak_memory_mb", {}) for record in records.values()]
 
 
-def cost_parts(report: Study[GroupCost]) -> list[Part]:
+def cost_parts(report: Study[list[GroupCost]]) -> list[Part]:
     """Everything that the terminal and Markdown show."""
     parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
-    for stream in report.streams():
-        parts += [cost_table(report, stream), _other_activities(report, stream)]
+    names = ("generated", "prompt tokens", "images", "operations", "CPU h", "GPU h")
+    figures = ("tokens_generated", "prompt_tokens", "images", "model_flops", CPU, GPU)
+    for stream, groups in report.streams.items():
+        parts.append(cost_table(report, stream))
+        rows = []  # what was done beside training
+        for one in groups:
+            for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
+                spent = [_cell(one.figures.get((activity, x)), HOUR if x in (CPU, GPU) else 1.0) for x in figures]
+                rows.append(cells(one.group.name, activity, *spent))
+        columns = [*text_columns("method", "activity"), *map(Column, names)]
+        parts.append(Table(f"{stream}: everything but training", columns, rows, places=("markdown",)))
     return [*parts, *report.comparison.closing(report.without)]
 
 
-def cost_table(report: Study[GroupCost], stream: str) -> Table:
+def cost_table(report: Study[list[GroupCost]], stream: str) -> Table:
     """Per run: what was counted, hours, the highest memory, and quality."""
-    groups = report.of_stream(stream)
+    groups = report.streams[stream]
     shown = [one for one in SHOWN if any(one[0] in group.figures for group in groups)]
     on_gpu = any(figure == (TRAIN, GPU) for figure, *_ in shown)
     columns = [Column("method", "text"), Column("n", places=("terminal", "markdown"))]
@@ -143,30 +149,18 @@ def cost_table(report: Study[GroupCost], stream: str) -> Table:
     return Table(title, columns, rows, report.comparison.key("costs", stream))
 
 
-def costs_to_csv(report: Study[GroupCost]) -> str:
+def costs_to_csv(report: Study[list[GroupCost]]) -> str:
     """One row per stream, method, activity and figure: mean, standard deviation, and every class order's value."""
+    groups = [one for groups in report.streams.values() for one in groups]
     rows: list[tuple[Group, list[str], Summary | Figures]] = [
-        (one.group, [*figure], summary) for one in report.groups for figure, summary in one.figures.items()
+        (one.group, [*figure], summary) for one in groups for figure, summary in one.figures.items()
     ]
     rows += [
         (one.group, ["", kind], Figures(len(one.group.runs), most, None, None, {}))
-        for one in report.groups
+        for one in groups
         for kind, most in one.memory.items()
     ]
     return long_csv(["activity", "figure"], rows, report.comparison.mixed_by_stream())
-
-
-def _other_activities(report: Study[GroupCost], stream: str) -> Table:
-    """What was done beside training."""
-    names = ("generated", "prompt tokens", "images", "operations", "CPU h", "GPU h")
-    figures = ("tokens_generated", "prompt_tokens", "images", "model_flops", CPU, GPU)
-    rows = []
-    for one in report.of_stream(stream):
-        for activity in dict.fromkeys(activity for activity, _ in one.figures if activity != TRAIN):
-            spent = [_cell(one.figures.get((activity, name)), HOUR if name in (CPU, GPU) else 1.0) for name in figures]
-            rows.append(cells(one.group.name, activity, *spent))
-    columns = [*text_columns("method", "activity"), *map(Column, names)]
-    return Table(f"{stream}: everything but training", columns, rows, places=("markdown",))
 
 
 def _cell(summary: Summary | None, unit: float) -> TableCell:
@@ -176,8 +170,3 @@ def _cell(summary: Summary | None, unit: float) -> TableCell:
     spread = None if summary.std is None else summary.std / unit
     text = short(summary.mean / unit) + (f" ± {short(spread)}" if spread else "")
     return TableCell(text, summary.mean / unit, spread)
-
-
-def _highest(peaks: list[Mapping[str, float]]) -> dict[str, float]:
-    """The highest memory of any, MB, by kind."""
-    return {kind: max(found) for kind in MEMORY if (found := [peak[kind] for peak in peaks if kind in peak])}

@@ -6,20 +6,20 @@ orders give a coarse interval, and one order none. The curve is the quadratic of
 spread inside groups of equal reward is RaPO's pilot study (arXiv 2605.09640). Deliberately absent: a verdict.
 """
 
+import itertools
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clrft.analysis.compare import Comparison, Group
+from clrft.analysis.compare import Comparison, Group, Study
 from clrft.analysis.render import csv_text
 from clrft.analysis.table import DASH, Column, Part, Sentence, Table, TableCell, cells, number_cell, text_columns
-from clrft.runs.read import RunRecord
 
 MEASURES = (
     *("kl_base_forward", "kl_base_reverse", "kl_prev_forward", "kl_prev_reverse"),
@@ -107,27 +107,33 @@ class StreamStudy:
     spreads: Sequence[Spread]
 
 
-@dataclass(frozen=True, slots=True)
-class DriftStudy:
-    """The study of all streams."""
-
-    comparison: Comparison
-    streams: Sequence[StreamStudy]  # of those in which drift was measured
-    without: Sequence[str]  # a sentence for each group whose drift was not measured
+DriftStudy = Study[StreamStudy]
 
 
 def drift_study(comparison: Comparison) -> DriftStudy:
     """The study of a comparison's groups; runs without a measured drift are named."""
     by_stream: dict[str, list[Group]] = {}
     without: list[str] = []
+    by_run: dict[Path, dict[int, Mapping[str, Any]]] = {}  # figures of the drift probes by stage
     for group in comparison.groups:
-        if any(drift_by_stage(run) for run in group.runs):
+        for run in group.runs:
+            records = {stage: run.task_metrics(stage) for stage in run.stages()}
+            by_run[run.folder] = {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
+        if any(by_run[run.folder] for run in group.runs):
             by_stream.setdefault(group.stream, []).append(group)
         else:
             without.append(f"{group.stream}: {group.label} has no drift: nothing was trained, or it was not measured.")
-    streams = []
+    streams = {}
     for stream, groups in by_stream.items():
-        points = [_point(group, run) for group in groups for run in group.runs]
+        points = []
+        for group in groups:
+            for run in group.runs:
+                figures = by_run[run.folder].values()
+                values = {name: [one[name] for one in figures if one.get(name) is not None] for name in MEASURES}
+                known = {name: statistics.fmean(some) for name, some in values.items() if some}
+                results = {name: run.metrics[name].value for name in OUTCOMES if name in run.metrics}
+                known |= {name: value for name, value in results.items() if value is not None}
+                points.append(Point(group.label, run.seed, known))
         relations = []
         for outcome in OUTCOMES:
             for measure in MEASURES:
@@ -135,39 +141,17 @@ def drift_study(comparison: Comparison) -> DriftStudy:
                 rows = [(point.seed, point.values[measure], point.values[outcome]) for point in both]
                 curve = quadratic([(x, y) for _, x, y in rows])
                 relations.append(Relation(measure, outcome, correlation(rows), curve))
-        spreads = [_spread(group, name) for name in SPREADS for group in groups if not group.joint]
-        streams.append(StreamStudy(stream, groups, points, relations, spreads))
-    return DriftStudy(comparison, streams, without)
-
-
-def drift_by_stage(run: RunRecord) -> dict[int, Mapping[str, Any]]:
-    """Figures of a run's drift probes, by stage."""
-    records = {stage: run.task_metrics(stage) for stage in run.stages()}
-    return {stage: record["drift"] for stage, record in records.items() if record.get("drift")}
-
-
-def _point(group: Group, run: RunRecord) -> Point:
-    stages = drift_by_stage(run).values()
-    values: dict[str, float] = {}
-    for name in MEASURES:
-        known = [one[name] for one in stages if one.get(name) is not None]
-        values |= {name: statistics.fmean(known)} if known else {}
-    for name in OUTCOMES:
-        value = run.metrics[name].value if name in run.metrics else None
-        values |= {} if value is None else {name: value}
-    return Point(group.label, run.seed, values)
-
-
-def _spread(group: Group, name: str) -> Spread:
-    drifts = {run.seed: drift_by_stage(run) for run in group.runs}
-    values: dict[int, dict[int, float]] = {
-        task: {
-            seed: stages[task][name] for seed, stages in drifts.items() if stages.get(task, {}).get(name) is not None
-        }
-        for task in sorted({stage for stages in drifts.values() for stage in stages})
-    }
-    rows = [(seed, float(task), one) for task, orders in values.items() for seed, one in orders.items()]
-    return Spread(group, name, values, correlation(rows))
+        spreads = []
+        for name, group in itertools.product(SPREADS, [one for one in groups if not one.joint]):
+            drifts = {run.seed: by_run[run.folder] for run in group.runs}
+            by_task: dict[int, dict[int, float]] = {}
+            for task in sorted({stage for stages in drifts.values() for stage in stages}):
+                found = {seed: stages.get(task, {}).get(name) for seed, stages in drifts.items()}
+                by_task[task] = {seed: value for seed, value in found.items() if value is not None}
+            rows = [(seed, float(task), one) for task, orders in by_task.items() for seed, one in orders.items()]
+            spreads.append(Spread(group, name, by_task, correlation(rows)))
+        streams[stream] = StreamStudy(stream, groups, points, relations, spreads)
+    return Study(comparison, streams, without)
 
 
 def correlation(rows: Sequence[tuple[int, float, float]]) -> Correlation:
@@ -184,14 +168,10 @@ def correlation(rows: Sequence[tuple[int, float, float]]) -> Correlation:
         return Correlation(len(rows), len(seeds), None, None, None, by_order, few)
     if len(seeds) < 2:
         return Correlation(len(rows), len(seeds), whole, None, None, by_order)
-
-    @cache
-    def rho_of(drawn: tuple[int, ...]) -> float:
-        rho = spearman(np.concatenate([parts[place] for place in drawn]))
-        return float("nan") if rho is None else rho
-
-    draws = np.random.RandomState(SEED).randint(len(parts), size=(RESAMPLES, len(parts)))
-    drawn = [rho_of(tuple(sorted(draw))) for draw in draws.tolist()]
+    draws = np.sort(np.random.RandomState(SEED).randint(len(parts), size=(RESAMPLES, len(parts))), axis=1)
+    ways, times = np.unique(draws, axis=0, return_counts=True)
+    rhos = [spearman(np.concatenate([parts[place] for place in way])) for way in ways]
+    drawn = np.repeat(np.array(rhos, dtype=np.float64), times)  # NaN where there is none
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Correlation(len(rows), len(seeds), whole, low, high, by_order)
 
@@ -223,8 +203,22 @@ def quadratic(points: Sequence[tuple[float, float]]) -> Curve | None:
 def drift_parts(study: DriftStudy) -> list[Part]:
     """Everything that the terminal and Markdown show."""
     parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
-    for one in study.streams:
-        parts += [relation_table(study, one), _method_table(one), spread_table(study, one)]
+    for one in study.streams.values():
+        parts.append(relation_table(study, one))
+        rows = []  # means of every method over its runs; a dash where one of them has none
+        for group in one.groups:
+            points = [point for point in one.points if point.label == group.label]
+            means = {
+                name: statistics.fmean(point.values.get(name, float("nan")) for point in points)
+                for name in (*OUTCOMES, *MEASURES)
+            }
+            figures = [number_cell(means[name], scale=100) for name in OUTCOMES]
+            figures += [number_cell(means[name], 4) for name in MEASURES]
+            rows.append(cells(group.label, len(points), *figures))
+        columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
+        columns += map(Column, MEASURES)
+        title = f"{one.stream}: each method, mean over its runs"
+        parts += [Table(title, columns, rows, places=("terminal", "markdown")), spread_table(study, one)]
     return [*parts, *study.comparison.closing(study.without)]
 
 
@@ -280,22 +274,6 @@ def point_table(study: DriftStudy, one: StreamStudy) -> Table:
     return Table(title, columns, rows, study.comparison.key("drift-runs", one.stream), folded=True)
 
 
-def _method_table(one: StreamStudy) -> Table:
-    """Means of every method over its runs; a dash where one of them has none."""
-    rows = []
-    for group in one.groups:
-        points = [point for point in one.points if point.label == group.label]
-        means = {
-            name: statistics.fmean(point.values.get(name, float("nan")) for point in points)
-            for name in (*OUTCOMES, *MEASURES)
-        }
-        outcomes = [number_cell(means[name], scale=100) for name in OUTCOMES]
-        rows.append(cells(group.label, len(points), *outcomes, *(number_cell(means[name], 4) for name in MEASURES)))
-    columns = [Column("method", "text"), Column("n"), *(Column(f"{name} (%)") for name in OUTCOMES)]
-    title = f"{one.stream}: each method, mean over its runs"
-    return Table(title, [*columns, *map(Column, MEASURES)], rows, places=("terminal", "markdown"))
-
-
 _INTERVAL = (Column("low"), Column("high"), Column("in each order", "text", places=("terminal", "markdown")))
 
 
@@ -307,8 +285,9 @@ def _correlation_cells(found: Correlation) -> list[TableCell]:
 
 def relations_to_csv(study: DriftStudy) -> str:
     """One row per stream, outcome and measure."""
-    seeds, mixed, rows = _seeds(study), study.comparison.mixed_by_stream(), []
-    for one in study.streams:
+    seeds = sorted({point.seed for one in study.streams.values() for point in one.points})
+    mixed, rows = study.comparison.mixed_by_stream(), []
+    for one in study.streams.values():
         for relation in one.relations:
             found = relation.correlation
             row = [one.stream, relation.outcome, relation.measure, *found[:5], *(relation.curve or [None] * 4)]
@@ -322,7 +301,7 @@ def points_to_csv(study: DriftStudy) -> str:
     names, mixed = (*MEASURES, *OUTCOMES), study.comparison.mixed_by_stream()
     rows = [
         [one.stream, point.label, point.seed, *map(point.values.get, names), mixed[one.stream]]
-        for one in study.streams
+        for one in study.streams.values()
         for point in one.points
     ]
     return csv_text(["stream", "label", "order", *names, "mixed"], rows)
@@ -330,17 +309,14 @@ def points_to_csv(study: DriftStudy) -> str:
 
 def spreads_to_csv(study: DriftStudy) -> str:
     """One row per stream, method, kind of group and task: the spread of every class order, and the trend over tasks."""
-    seeds, mixed = _seeds(study), study.comparison.mixed_by_stream()
+    seeds = sorted({point.seed for one in study.streams.values() for point in one.points})
+    mixed = study.comparison.mixed_by_stream()
     rows = [
         [one.stream, spread.group.label, SPREADS[spread.name], task, *spread.trend[:5], mixed[one.stream]]
         + [orders.get(seed) for seed in seeds]
-        for one in study.streams
+        for one in study.streams.values()
         for spread in one.spreads
         for task, orders in spread.values.items()
     ]
     trend = [f"trend_{name}" for name in ("n", "orders", "rho", "low_95", "high_95")]
     return csv_text(["stream", "label", "groups", "task", *trend, "mixed", *(f"order_{seed}" for seed in seeds)], rows)
-
-
-def _seeds(study: DriftStudy) -> list[int]:
-    return sorted({point.seed for one in study.streams for point in one.points})

@@ -143,7 +143,8 @@ def matrices_figure(groups: Sequence[Group], stream: str) -> Figure:
     columns = -(-len(groups) // rows)
     figure, axes = panels(len(groups), columns, max(2.75 * columns + 0.9, 6.0), 3.45 * rows + 0.4)
     for axis, group in zip(axes.flat, groups, strict=False):
-        percent = 100 * mean_matrix(group)
+        # by position of the task, NaN where an order lacks the cell [T, T]
+        percent = 100 * np.mean([run.matrix.value for run in group.runs], axis=0)
         size = len(percent)
         axis.set_facecolor("#f3f3f3")  # what was not evaluated
         image = heatmap(axis, percent, {task: str(task + 1) for task in range(size)}, 13)
@@ -189,8 +190,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     Bands are ± one standard deviation over class orders. The frozen base forgets too: its prompts list
     ever more classes.
     """
-    figure = Figure(figsize=(10.6, 4.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = panels(2, 2, 10.6, 4.3)
     measure = groups[0].measure_so_far
     left.set_title(f"{measure[0].upper()}{measure[1:]} on the tasks so far (%)")
     right.set_title("Forgetting of the earlier tasks (points)")
@@ -198,7 +198,15 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
     # before the second task there is nothing to forget
     for axis, curve, first in ((left, accuracy_so_far, 1), (right, forgetting_by_stage, min(2, tasks))):
         for group in groups:
-            _draw_curve(axis, group, look[group.label], curve)
+            style, (mean, std) = look[group.label], curve_over_orders(group, curve)
+            stages, known = np.arange(1, len(mean) + 1), ~np.isnan(mean)
+            label = f"{group.label} (frozen base)" if group.method == FLOOR else group.label
+            mark: Any = {"marker": style.marker or None, "ms": 11 if style.marker == "*" else 6, "mec": "white"}
+            mark |= {"color": style.color, "ls": style.dash, "label": label, "lw": 2, "mew": 0.8, "zorder": 3}
+            axis.plot(stages[known], 100 * mean[known], **mark)
+            if std is not None and not group.joint and group.method != FLOOR:
+                low, high = 100 * (mean - std)[known], 100 * (mean + std)[known]
+                axis.fill_between(stages[known], low, high, color=style.color, alpha=0.13, lw=0)
         axis.set(xticks=range(first, tasks + 1), xlim=(first - 0.15, tasks + 0.15), xlabel="after task")
         axis.grid(axis="y", color=GRID)
     left.set_ylim(bottom=0)
@@ -208,8 +216,7 @@ def curves_figure(groups: Sequence[Group], stream: str) -> Figure:
 
 def orders_figure(groups: Sequence[Group], stream: str) -> Figure:
     """Final result and forgetting of every class order; a thin line joins the runs of one order."""
-    figure = Figure(figsize=(min(max(8.0, 2.2 * len(groups)), 16.0), 4.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = panels(2, 2, min(max(8.0, 2.2 * len(groups)), 16.0), 4.3)
     final = groups[0].final_metric
     _draw_orders(left, groups, final, f"{metric_of(final).title} (%)")
     _draw_orders(right, groups, "forgetting", "Forgetting (points)")
@@ -229,8 +236,7 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
     shown = [key for key in TRAINING if curves[key]]
     if not shown:
         return None
-    figure = Figure(figsize=(4.4 * len(shown) + 0.6, 4.0), layout="constrained")
-    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    figure, (axes,) = panels(len(shown), len(shown), 4.4 * len(shown) + 0.6, 4.0)
     look = styles(groups)
     tasks = len(groups[0].runs[0].matrix)
     for axis, key in zip(axes, shown, strict=True):
@@ -247,30 +253,12 @@ def training_figure(groups: Sequence[Group], stream: str) -> Figure | None:
     return finish(figure, f"{stream}: training{over_orders(groups)}, running mean of {_SMOOTH} steps", axes)
 
 
-def mean_matrix(group: Group) -> FloatArray:
-    """Mean accuracy over class orders by position of the task, NaN where an order lacks the cell. [T, T]"""
-    values: FloatArray = np.array([run.matrix.value for run in group.runs])
-    return np.asarray(values.mean(axis=0), dtype=np.float64)
-
-
 def curve_over_orders(
     group: Group, curve: Callable[[AccuracyMatrix], FloatArray]
 ) -> tuple[FloatArray, FloatArray | None]:
     """A curve's mean over class orders and its sample standard deviation, None for one order. [T], [T]"""
     values: FloatArray = np.array([curve(run.matrix) for run in group.runs])
     return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
-
-
-def _draw_curve(axis: Axes, group: Group, style: Style, curve: Callable[[AccuracyMatrix], FloatArray]) -> None:
-    mean, std = curve_over_orders(group, curve)
-    stages = np.arange(1, len(mean) + 1)
-    known = ~np.isnan(mean)
-    label = f"{group.label} (frozen base)" if group.method == FLOOR else group.label
-    mark: Any = {"marker": style.marker or None, "ms": 11 if style.marker == "*" else 6, "mec": "white", "mew": 0.8}
-    axis.plot(stages[known], 100 * mean[known], color=style.color, ls=style.dash, lw=2, label=label, zorder=3, **mark)
-    if std is not None and not group.joint and group.method != FLOOR:
-        low, high = 100 * (mean - std)[known], 100 * (mean + std)[known]
-        axis.fill_between(stages[known], low, high, color=style.color, alpha=0.13, lw=0)
 
 
 def _draw_orders(axis: Axes, groups: Sequence[Group], key: str, title: str) -> None:

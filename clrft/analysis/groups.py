@@ -118,13 +118,11 @@ def grouped(records: Iterable[RunRecord]) -> list[Group]:
     for record in records:
         by_method.setdefault((record.stream, record.method), []).append(record)
     streams = list(dict.fromkeys(stream for stream, _ in by_method))
-
-    def rank(key: tuple[str, str]) -> tuple[int, bool, int, str]:
-        stream, method = key
-        place = _SHOWN_FIRST.index(method) if method in _SHOWN_FIRST else len(_SHOWN_FIRST)
-        return streams.index(stream), method.startswith("joint"), place, method
-
-    keys = sorted(by_method, key=rank)
+    ranks = {method: place for place, method in enumerate(_SHOWN_FIRST)}
+    keys = sorted(
+        by_method,
+        key=lambda key: (streams.index(key[0]), key[1].startswith("joint"), ranks.get(key[1], len(ranks)), key[1]),
+    )
     return [group for key in keys for group in _by_settings(*key, by_method[key])]
 
 

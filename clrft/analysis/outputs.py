@@ -48,9 +48,9 @@ def pictures_of(
     """
     for stream in streams:
         for name, figure in draw(stream).items():
-            if mixed := comparison.mixed_in(stream):
+            if mixed := [one.name for one in comparison.mixed if one.stream == stream]:
                 figure.text(0.01, -0.02, f"the runs differ: {', '.join(mixed)}", color="#666666", va="top")
-            yield f"{name}-{stream}" if len(comparison.streams()) > 1 else name, figure
+            yield f"{name}-{stream}" if len(comparison.streams) > 1 else name, figure
 
 
 def save_picture(figure: Figure, path: Path, **options: Any) -> None:

@@ -17,9 +17,8 @@ Deliberately absent: which differences are tested together (``clrft.analysis.pai
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -44,12 +43,7 @@ CAPTION = (
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
-    """How many class orders in all would be needed, or why that can't be told. Exactly one of both is None."""
-
-    orders: int | None
-    reason: str | None = None
+Needed = int | str  # class orders in all that would be needed, or why that can't be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +64,12 @@ class PairedTests:
 
 def paired_tests(rows: Sequence[Sequence[float]]) -> list[PairedTests]:
     """The tests of each row of differences, at least one each; rows of one length have the same resamples."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        by_length[len(row)].append(place)
-    found: dict[int, PairedTests] = {}
-    for places in by_length.values():
-        table: Array = np.array([rows[place] for place in places], dtype=np.float64)  # [P, n]
-        found |= dict(zip(places, _tests_of(table), strict=True))
-    return [found[place] for place in range(len(rows))]
-
-
-def with_holm(tests: Sequence[PairedTests]) -> list[PairedTests]:
-    """The tests of one family, with p corrected for all of them; those without a p stay without."""
-    known = [place for place, test in enumerate(tests) if test.p is not None]
-    corrected = dict(zip(known, holm([p for test in tests if (p := test.p) is not None]), strict=True))
-    return [replace(test, holm=corrected.get(place)) for place, test in enumerate(tests)]
+    lengths = [len(row) for row in rows]
+    tests = {
+        length: iter(_tests_of(np.array([row for row in rows if len(row) == length], dtype=np.float64)))  # [P, n]
+        for length in set(lengths)
+    }
+    return [next(tests[length]) for length in lengths]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -164,18 +149,16 @@ def sign_flip_p(table: Array) -> Array:
     return np.concatenate(parts)
 
 
-def orders_for_interval(effects: Array) -> NDArray[np.int64]:
-    """Least n >= 2 with t(0.975, n−1)/√n < |mean|/s; 0 where even ``MOST_NEEDED`` are too few. [P] -> [P]"""
+def orders_needed(effects: Array, for_power: bool) -> NDArray[np.int64]:
+    """Least n >= 2 that such means, in standard deviations, need; 0 where ``MOST_NEEDED`` are too few. [P] -> [P]
+
+    Either for a paired t-test to have a power of 80 %, or for t(0.975, n−1)/√n to be below the mean.
+    """
     numbers = np.arange(2, MOST_NEEDED + 1)
-    bounds = special.stdtrit(numbers - 1, 0.5 + LEVEL / 2) / np.sqrt(numbers)  # falls with n
-    place = np.searchsorted(-bounds, -effects, side="right")
+    # the smallest effects that n orders find, which fall with n
+    least = _smallest_effects() if for_power else special.stdtrit(numbers - 1, 0.5 + LEVEL / 2) / np.sqrt(numbers)
+    place = np.searchsorted(-least, -effects, side="left" if for_power else "right")
     return np.where(place < len(numbers), place + 2, 0)
-
-
-def orders_for_power(effects: Array) -> NDArray[np.int64]:
-    """Least n >= 2 for which a paired t-test has a power of 80 %; 0 where ``MOST_NEEDED`` are too few. [P] -> [P]"""
-    place = np.searchsorted(-_smallest_effects(), -effects, side="left")
-    return np.where(place < MOST_NEEDED - 1, place + 2, 0)
 
 
 def power(effects: Array, orders: NDArray[np.int64]) -> Array:
@@ -214,10 +197,10 @@ def _tests_of(table: Array) -> list[PairedTests]:
         effects = np.abs(mean) / std
     needed = [
         [
-            Needed(None, why) if why else Needed(number) if number else Needed(None, TOO_MANY)
-            for number, why in zip(orders(effects).tolist(), unknown, strict=True)
+            why or number or TOO_MANY
+            for number, why in zip(orders_needed(effects, for_power).tolist(), unknown, strict=True)
         ]
-        for orders in (orders_for_interval, orders_for_power)
+        for for_power in (False, True)
     ]
     numbers = np.column_stack([mean - half, mean + half, bootstrap_intervals(table), flips]).tolist()
     found = []

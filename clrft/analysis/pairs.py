@@ -6,10 +6,10 @@ points, CSV fractions. Deliberately absent: the statistics (``clrft.analysis.pai
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clrft.analysis.groups import Group
-from clrft.analysis.paired_tests import CAPTION, FEWEST, TOO_MANY, Needed, PairedTests, paired_tests, with_holm
+from clrft.analysis.paired_tests import CAPTION, FEWEST, TOO_MANY, PairedTests, holm, paired_tests
 from clrft.analysis.render import csv_text
 from clrft.analysis.table import DASH, Column, Medium, Sentence, Table, cells, number_cell, percent, text_columns
 from eval.metrics import metric_of
@@ -56,7 +56,7 @@ def pairs_of(groups: Sequence[Group], baseline: str | None) -> list[Paired]:
         couples = [(later, earlier) for i, later in enumerate(groups) for earlier in groups[:i]]
     else:
         exact = [group for group in groups if group.label == baseline]
-        base = (exact or [group for group in groups if is_named(group, baseline)])[0]
+        base = (exact or [group for group in groups if group.method == baseline])[0]
         couples = [(group, base) for group in groups if group is not base]
     return paired(couples)
 
@@ -71,20 +71,15 @@ def paired(couples: Sequence[tuple[Group, Group]], metrics: Sequence[str] = ()) 
                 known.append((first, second, metric, {seed: ours[seed] - theirs[seed] for seed in shared}))
     tests = paired_tests([list(differences.values()) for *_, differences in known])
     for family in dict.fromkeys(metric for _, _, metric, _ in known):
-        places = [place for place, (_, _, metric, _) in enumerate(known) if metric == family]
-        for place, test in zip(places, with_holm([tests[place] for place in places]), strict=True):
-            tests[place] = test
+        places = [i for i, (_, _, metric, _) in enumerate(known) if metric == family and tests[i].p is not None]
+        for i, corrected in zip(places, holm([p for i in places if (p := tests[i].p) is not None]), strict=True):
+            tests[i] = replace(tests[i], holm=corrected)
     found = []
     for (first, second, metric, differences), test in zip(known, tests, strict=True):
         values = list(differences.values())
         mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
         found.append(Paired(first.stream, metric, first.label, second.label, differences, mean, std, test))
     return found
-
-
-def is_named(group: Group, name: str) -> bool:
-    """Whether a name is the group's label or its method."""
-    return name in (group.label, group.method)
 
 
 def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[Sentence | Table]:
@@ -103,10 +98,13 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
             DASH if low is None else f"{percent(low, sign=True)} to {percent(high, sign=True)}"
             for low, high in ((tests.t_low, tests.t_high), (tests.boot_low, tests.boot_high))
         )
-        p, holm = (DASH if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.1g}" for p in (tests.p, tests.holm))
-        more = [_more(needed, pair.orders) for needed in (tests.for_interval, tests.for_power)]
+        p, in_family = (DASH if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.1g}" for p in (tests.p, tests.holm))
+        more = [
+            str(max(0, needed - pair.orders)) if isinstance(needed, int) else ">1000" if needed == TOO_MANY else DASH
+            for needed in (tests.for_interval, tests.for_power)
+        ]
         told = DASH if more == [DASH, DASH] else " / ".join(more)
-        tested = (t, boot, DASH if tests.p is None else f"{p} ({holm})", told, str(pair.orders))
+        tested = (t, boot, DASH if tests.p is None else f"{p} ({in_family})", told, str(pair.orders))
         rows.append(cells(pair.metric, pair.name, percent(pair.mean, sign=True), percent(pair.std), *tested))
     columns = [*text_columns("metric", "difference"), Column("mean"), Column("std", places=("markdown",))]
     columns += map(Column, ("t", "bootstrap", "p (Holm)", "more", "n"))
@@ -134,12 +132,13 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         tests = pair.tests
         enough = pair.orders >= FEWEST  # fewer give an interval that is not what it is named after
         bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
-        probe = pair.metric.partition("/")[2]
+        probe = pair.metric.partition("/")[2].replace("_", " ")
         row = cells(metric_of(pair.metric).title + (f": {probe}" if probe else ""), pair.name)
         row += [number_cell(pair.mean, scale=100, sign=True), number_cell(pair.std, scale=100)]
         row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
         row += [number_cell(value, 3) for value in (tests.p, tests.holm)]
-        row += [number_cell(value, 0) for value in (pair.orders, tests.for_power.orders)]
+        needed = tests.for_power
+        row += [number_cell(pair.orders, 0), number_cell(needed if isinstance(needed, int) else None, 0)]
         row += [number_cell(pair.differences.get(seed), scale=100, sign=True) for seed in seeds]
         rows.append(row)
     return Table(title, columns, rows, key, folded=folded)
@@ -156,7 +155,7 @@ def pairs_to_csv(pairs: Sequence[Paired], mixed: Mapping[str, str]) -> str:
                 *(pair.stream, pair.metric, pair.first, pair.second, pair.orders, pair.mean, pair.std),
                 *(tests.t_low, tests.t_high, tests.boot_low, tests.boot_high, tests.boot_reason),
                 *(tests.p, tests.smallest_p, tests.holm),
-                *(part for one in needed for part in (one.orders, one.reason)),
+                *(part for one in needed for part in ((one, None) if isinstance(one, int) else (None, one))),
                 *(mixed[pair.stream], *map(pair.differences.get, seeds)),
             ]
         )
@@ -174,9 +173,3 @@ def _caption(pairs: Sequence[Paired]) -> str:
         f"{100 * (1 - least):.0f} % of bootstrap intervals can hold the mean: below {FEWEST} orders they are too "
         "narrow to inform."
     )
-
-
-def _more(needed: Needed, orders: int) -> str:
-    if needed.orders is not None:
-        return str(max(0, needed.orders - orders))
-    return ">1000" if needed.reason == TOO_MANY else DASH

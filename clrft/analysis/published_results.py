@@ -163,11 +163,23 @@ def published_rows(path: Path = TABLES) -> tuple[Published, ...]:
 
 
 def published_beside(groups: Sequence[Group]) -> dict[Published, list[Measured]]:
-    """Every published row, with the groups of runs that are nearest to it."""
+    """Every published row, with the groups of runs that are nearest to it, and what tells these apart from it."""
     beside: dict[Published, list[Measured]] = {row: [] for row in published_rows()}
     for group in groups:
+        seeds = tuple(run.seed for run in group.runs)
+        absent = summarise(dict.fromkeys(seeds, undefined("not measured in this run")))
+        acc, forget = (group.metrics.get(key, absent) for key in (group.final_metric, "forgetting"))
         for row in nearest_rows(group):
-            beside[row].append(_measured(row, group))
+            apart: list[Departure] = []
+            for run in group.runs:
+                settings, measure = _flat(run.config), facts(run)["measure"]
+                optimizer = (run.manifest.get("model") or {}).get("optimizer", "not recorded")
+                if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
+                    apart.append(Departure("measure", POOLED_BOX_AP, measure))
+                if optimizer != PUBLISHED_OPTIMIZER:
+                    apart.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
+                apart += [*departures(row, settings, seeds), *untold(row, settings)]
+            beside[row].append(Measured(group.label, acc, forget, tuple(dict.fromkeys(apart))))
     return beside
 
 
@@ -262,27 +274,6 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
     """Settings that are compared: names, places and what is tested beside the stream are not."""
     aside = ("run.", "seed", "stream.label", "method.label", "model.label", "evaluate.probe")
     return {name: value for name, value in flatten(config).items() if not name.startswith(aside)}
-
-
-def _measured(row: Published, group: Group) -> Measured:
-    """Runs beside a row, with what their settings and manifests tell apart."""
-    absent = summarise({run.seed: undefined("not measured in this run") for run in group.runs})
-    seeds = tuple(run.seed for run in group.runs)
-    apart: list[Departure] = []
-    for run in group.runs:
-        settings, measure = _flat(run.config), facts(run)["measure"]
-        optimizer = (run.manifest.get("model") or {}).get("optimizer", "not recorded")
-        if row.dataset == "COCO" and measure != POOLED_BOX_AP:  # from before AP was pooled
-            apart.append(Departure("measure", POOLED_BOX_AP, measure))
-        if optimizer != PUBLISHED_OPTIMIZER:
-            apart.append(Departure("model.optimizer", f"{PUBLISHED_OPTIMIZER} (adamw_bf16)", optimizer))
-        apart += [*departures(row, settings, seeds), *untold(row, settings)]
-    return Measured(
-        label=group.label,
-        acc=group.metrics.get(group.final_metric, absent),
-        forget=group.metrics.get("forgetting", absent),
-        departures=tuple(dict.fromkeys(apart)),
-    )
 
 
 def published_parts(beside: Beside, plans: Sequence[Planned]) -> list[Part]:

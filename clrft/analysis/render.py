@@ -129,6 +129,11 @@ def to_latex(table: Table) -> str:
     """The table with booktabs as a ``table`` environment to be included as it is, its note below it."""
     table = table.for_medium("report")
     alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    rows = []
+    for texts in ([column.name for column in table.columns], *([cell.text for cell in row] for row in table.rows)):
+        first, *more = map(latex, texts)
+        first = "{}" * first.startswith("[") + first  # behind a line's end it would be read as an option
+        rows.append(" & ".join([first, *more]) + r" \\")
     lines = [
         LATEX_HEAD,
         r"\begin{table}",
@@ -137,9 +142,9 @@ def to_latex(table: Table) -> str:
         rf"\label{{tab:{table.key}}}",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        _latex_row([column.name for column in table.columns]),
+        rows[0],
         r"\midrule",
-        *(_latex_row([cell.text for cell in row]) for row in table.rows),
+        *rows[1:],
         r"\bottomrule",
     ]
     if table.note:
@@ -150,13 +155,6 @@ def to_latex(table: Table) -> str:
 def latex(text: str) -> str:
     """A text in which no character is a command."""
     return "".join(_LATEX.get(character, character) for character in text if character >= " " or character == "\n")
-
-
-def _latex_row(texts: Sequence[str]) -> str:
-    cells = [latex(text) for text in texts]
-    if cells[0].startswith("["):
-        cells[0] = "{}" + cells[0]  # behind a line's end it would be read as an option
-    return " & ".join(cells) + r" \\"
 
 
 def long_csv(

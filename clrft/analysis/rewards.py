@@ -65,24 +65,35 @@ class GroupRewards:
         return "all" if self.group.joint else str(task)
 
 
-def reward_report(comparison: Comparison) -> Study[GroupRewards]:
+def reward_report(comparison: Comparison) -> Study[list[GroupRewards]]:
     """The rewards of a comparison's groups; runs without any are named.
 
     Raises:
         UserError: a file of steps is damaged.
     """
-    found: list[GroupRewards] = []
+    found: dict[str, list[GroupRewards]] = {}
     without: list[str] = []
     for group in comparison.groups:
         # of every stage after the base; of a joint run the last alone
         steps = {run.seed: {stage: run.steps(stage) for stage in run.stages() if stage > 0} for run in group.runs}
         rows = [row for stages in steps.values() for stage in stages.values() for row in stage]
-        if any(measured(row, REWARD.column) is not None for row in rows):
-            found.append(_group_rewards(group, steps, rows))
-        else:
+        if not any(measured(row, REWARD.column) is not None for row in rows):
             why = "it learned from targets" if rows else "nothing was trained"
             without.append(f"{group.stream}: {group.label} has no rewards: {why}.")
-    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
+            continue
+        recorded = {column for row in rows for column in row}
+        components = [name for name in PARTS_OF_REWARDS if Figure("component", name).column in recorded]
+        method = group.runs[0].config.get("method") or {}  # any of its names and parts may have shaped rewards
+        names = [*str(method.get("name", group.method)).split("+"), *(method.get("parts") or {})]
+        shapers = [name for name in dict.fromkeys(names) if Figure("added", name).column in recorded]
+        figures = [REWARD, SHAPED, *(Figure("component", name) for name in components)]
+        figures += [Figure(kind, name) for name in shapers for kind in ("added", "reranked")]
+        tasks = {}
+        for stage in sorted({stage for by_stage in steps.values() for stage in by_stage}):
+            values = {seed: task_rewards(by_stage.get(stage, ()), figures) for seed, by_stage in steps.items()}
+            tasks[stage] = summarise_all(values, "not measured")
+        found.setdefault(group.stream, []).append(GroupRewards(group, tuple(components), tuple(shapers), tasks))
+    return Study(comparison, found, without)
 
 
 def task_rewards(rows: Sequence[StepRow], figures: Iterable[Figure]) -> dict[Figure, Value]:
@@ -101,29 +112,27 @@ def measured(row: StepRow, column: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _group_rewards(
-    group: Group, steps: Mapping[int, Mapping[int, Sequence[StepRow]]], rows: Sequence[StepRow]
-) -> GroupRewards:
-    recorded = {column for row in rows for column in row}
-    components = [name for name in PARTS_OF_REWARDS if Figure("component", name).column in recorded]
-    method = group.runs[0].config.get("method") or {}  # any of its names and parts may have shaped rewards
-    names = [*str(method.get("name", group.method)).split("+"), *(method.get("parts") or {})]
-    shapers = [name for name in dict.fromkeys(names) if Figure("added", name).column in recorded]
-    figures = [REWARD, SHAPED, *(Figure("component", name) for name in components)]
-    figures += [figure for name in shapers for figure in (Figure("added", name), Figure("reranked", name))]
-    tasks = {}
-    for stage in sorted({stage for by_stage in steps.values() for stage in by_stage}):
-        values = {seed: task_rewards(by_stage.get(stage, ()), figures) for seed, by_stage in steps.items()}
-        tasks[stage] = summarise_all(values, "not measured")
-    return GroupRewards(group, tuple(components), tuple(shapers), tasks)
-
-
-def reward_parts(report: Study[GroupRewards]) -> list[Part]:
+def reward_parts(report: Study[list[GroupRewards]]) -> list[Part]:
     """Everything that the terminal and Markdown show of the rewards, but the closing sentences."""
-    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.groups else []
-    for stream in report.streams():
-        groups = report.of_stream(stream)
-        parts.append(_component_table(stream, groups))
+    parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))] if report.streams else []
+    for stream, groups in report.streams.items():
+        components = list(dict.fromkeys(name for one in groups for name in one.components))
+        columns = [Column("method", "text"), Column("orders", short="n"), Column("task", "text"), Column("updates")]
+        columns += [Column("batches", places=("markdown",)), *map(Column, components)]
+        columns += [Column("reward"), Column("shaped reward", short="shaped")]
+        means = [*(Figure("component", name) for name in components), REWARD, SHAPED]
+        rows = []
+        for one in groups:
+            for task, figures in one.tasks.items():
+                row = cells(one.group.label, len(one.group.runs), one.task_name(task))
+                for figure in (UPDATES, BATCHES):
+                    # mostly the same in every class order; otherwise the least and the most
+                    counts = set(map(round, figures[figure].known().values()))
+                    ends = [min(counts), max(counts)][: len(counts)] if counts else []
+                    row += cells("–".join(map(str, ends)) or DASH)
+                rows.append(row + [number_cell(figures[key].mean if key in figures else None, 3) for key in means])
+        title = f"{stream}: rewards by task, {over_n((one.group for one in groups), 'mean')}"
+        parts.append(Table(title, columns, rows, places=("terminal", "markdown")))
         rows = [
             cells(
                 *(one.group.label, one.task_name(task), name),
@@ -140,11 +149,11 @@ def reward_parts(report: Study[GroupRewards]) -> list[Part]:
     return parts
 
 
-def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
+def rewards_table(report: Study[list[GroupRewards]], stream: str) -> Table:
     """One row per method, task and figure of its rewards, for the report."""
     rows = [
         cells(one.group.label, one.task_name(task), " ".join(figure).strip(), number_cell(summary.mean, 3))
-        for one in report.of_stream(stream)
+        for one in report.streams[stream]
         for task, figures in one.tasks.items()
         for figure, summary in figures.items()
     ]
@@ -152,37 +161,16 @@ def rewards_table(report: Study[GroupRewards], stream: str) -> Table:
     return Table(f"{stream}: rewards", columns, rows, report.comparison.key("rewards", stream), folded=True)
 
 
-def rewards_to_csv(report: Study[GroupRewards]) -> str:
+def rewards_to_csv(report: Study[list[GroupRewards]]) -> str:
     """One row per stream, method, task and figure: mean, standard deviation, and the value of every class order.
 
     ``kind`` is that of ``Figure``, ``name`` the component or the shaper.
     """
     rows = [
         (one.group, [task, *figure], summary)
-        for one in report.groups
+        for groups in report.streams.values()
+        for one in groups
         for task, figures in one.tasks.items()
         for figure, summary in figures.items()
     ]
     return long_csv(["task", "kind", "name"], rows, report.comparison.mixed_by_stream())
-
-
-def _component_table(stream: str, groups: Sequence[GroupRewards]) -> Table:
-    """What the rewards were made of, task by task."""
-    components = list(dict.fromkeys(name for one in groups for name in one.components))
-    columns = [Column("method", "text"), Column("orders", short="n"), Column("task", "text"), Column("updates")]
-    columns += [Column("batches", places=("markdown",)), *map(Column, components)]
-    columns += [Column("reward"), Column("shaped reward", short="shaped")]
-    means = [*(Figure("component", name) for name in components), REWARD, SHAPED]
-    rows = []
-    for one in groups:
-        for task, figures in one.tasks.items():
-            row = cells(one.group.label, len(one.group.runs), one.task_name(task))
-            for figure in (UPDATES, BATCHES):
-                # mostly the same in every class order; otherwise the least and the most
-                found = set(map(round, figures[figure].known().values()))
-                ends = [min(found), max(found)][: len(found)] if found else []
-                row += cells("–".join(map(str, ends)) or DASH)
-            row += [number_cell(figures[figure].mean if figure in figures else None, 3) for figure in means]
-            rows.append(row)
-    title = f"{stream}: rewards by task, {over_n((one.group for one in groups), 'mean')}"
-    return Table(title, columns, rows, places=("terminal", "markdown"))

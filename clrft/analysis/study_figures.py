@@ -123,14 +123,15 @@ def answers_figure(groups: Sequence[GroupTaxonomy], stream: str) -> Picture | No
     shown = [one for one in groups if one.old]
     if not shown:
         return None
-    figure, axes = _taxonomy_panels(len(shown), 2.5)
+    across = min(len(shown), _ACROSS)
+    figure, axes = panels(len(shown), across, max(2.9 * across, 5.4), 2.5 * -(-len(shown) // across) + 1.2)
     outcomes = shown_outcomes(shown)
     for axis, one in zip(axes.flat, shown, strict=False):
         _draw_answers(axis, one, outcomes)
     for axis in axes[:, 0]:
         axis.set_ylabel("items of old tasks (%)")
     title = f"{stream}: answers to the old tasks{over_orders([one.group for one in shown])}"
-    return finish(figure, title, [axes[0, 0]], 32 * axes.shape[1], handlelength=2.4, handleheight=1.2)
+    return finish(figure, title, [axes[0, 0]], 32 * across, handlelength=2.4, handleheight=1.2)
 
 
 @rc_context(RC)
@@ -140,7 +141,9 @@ def confusion_figure(groups: Sequence[GroupTaxonomy], stream: str) -> Picture | 
     if not shown:
         return None
     size = len(shown[0].group.runs[0].matrix)
-    figure, axes = _taxonomy_panels(len(shown), 0.9 + 2.7 * size / (size + 1 + len(BESIDE)))
+    across = min(len(shown), _ACROSS)
+    height = (0.9 + 2.7 * size / (size + 1 + len(BESIDE))) * -(-len(shown) // across) + 1.2
+    figure, axes = panels(len(shown), across, max(2.9 * across, 5.4), height)
     for axis, one in zip(axes.flat, shown, strict=False):
         # what is no task's stands behind a gap
         percent = np.insert(100 * np.asarray(one.confusion), size, np.nan, axis=1)
@@ -149,7 +152,7 @@ def confusion_figure(groups: Sequence[GroupTaxonomy], stream: str) -> Picture | 
         for tick in axis.get_xticklabels()[size:]:
             tick.set_rotation(90)
         axis.set_xlabel("answered with a class of task")
-        axis.set_title(one.group.name, fontsize=_title_size(one))
+        axis.set_title(one.group.name, fontsize=11.5 if len(one.group.name) < 24 else 8.0)
     colour_bar(figure, axes, image, "item of task", "of the task's items (%)", 0.8)
     title = f"{stream}: whose classes are answered after the last task{over_orders([one.group for one in shown])}"
     return finish(figure, title)
@@ -176,11 +179,6 @@ def forgetting_figure(groups: Sequence[GroupTaxonomy], stream: str) -> Picture |
     return finish(figure, f"{stream}: forgetting taken apart{over_orders([one.group for one in groups])}")
 
 
-def _taxonomy_panels(count: int, height: float) -> tuple[Picture, Any]:
-    across = min(count, _ACROSS)
-    return panels(count, across, max(2.9 * across, 5.4), height * -(-count // across) + 1.2)
-
-
 def _draw_answers(axis: Axes, one: GroupTaxonomy, outcomes: Mapping[Failure, str]) -> None:
     """Stacked areas over the stages; a bar where there is one stage only, as after joint training."""
     stages = list(one.old)
@@ -197,7 +195,7 @@ def _draw_answers(axis: Axes, one: GroupTaxonomy, outcomes: Mapping[Failure, str
     tasks = len(one.group.runs[0].matrix)
     ends = (2, tasks) if len(stages) > 1 else (tasks - 1, tasks + 1)
     axis.set(xticks=range(2, tasks + 1), xlim=ends, ylim=(0, 100), xlabel="after task")
-    axis.set_title(one.group.name, fontsize=_title_size(one))
+    axis.set_title(one.group.name, fontsize=11.5 if len(one.group.name) < 24 else 8.0)
 
 
 def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
@@ -226,23 +224,20 @@ def _draw_parts(axis: Axes, title: str, shown: Sequence[GroupTaxonomy]) -> None:
     axis.grid(axis="x", color=GRID)
 
 
-def _title_size(one: GroupTaxonomy) -> float:
-    return 11.5 if len(one.group.name) < 24 else 8.0
-
-
 @rc_context(RC)
 def costs_figure(groups: Sequence[GroupCost], stream: str) -> Picture | None:
     """Final result (above) and forgetting (below) against each cost that was counted; None where nothing was trained.
 
     Bars are ± one standard deviation over class orders, both ways. What costs nothing, the frozen base, is a line.
     """
-    shown = [axis for axis in COSTS if any(one.mean(TRAIN, axis[0]) for one in groups)]
+    shown = [
+        axis for axis in COSTS if any((found := one.figures.get((TRAIN, axis[0]))) and found.mean for one in groups)
+    ]
     if not shown:
         return None
     final = groups[0].group.final_metric
     look = styles([one.group for one in groups])
-    figure = Picture(figsize=(4.9 * len(shown) + 0.4, 7.2), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False, sharey="row")
+    figure, axes = panels(2 * len(shown), len(shown), 4.9 * len(shown) + 0.4, 7.2, sharey="row")
     for column, (name, unit, title) in enumerate(shown):
         for axis, metric in zip(axes[:, column], (final, "forgetting"), strict=True):
             _draw_cost(axis, groups, look, (name, unit), metric)
@@ -291,26 +286,21 @@ def drift_figures(study: StreamStudy) -> dict[str, Picture]:
         title = f"{study.stream}: forgetting against drift, one mark per run"
         made["drift_forgetting"] = finish(figure, title, axes.flat, 100)
     if any(spread.means() for spread in study.spreads):
-        made["drift_spread"] = _spread_figure(study)
+        figure, axes = panels(len(SPREADS), len(SPREADS), 5.2 * len(SPREADS) + 0.4, 4.1, sharey=True)
+        look = styles(study.groups)
+        for axis, (name, title) in zip(axes[0], SPREADS.items(), strict=True):
+            for spread in study.spreads:
+                if spread.name == name:  # mean over class orders by task, one line per method
+                    means, label = spread.means(), spread.group.label
+                    mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
+                    axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
+            axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(axis="y", color=GRID)
+        axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
+        title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
+        made["drift_spread"] = finish(figure, title, axes.flat, 100)
     return made
-
-
-def _spread_figure(study: StreamStudy) -> Picture:
-    """A panel per kind of group: mean spread over class orders by task, one line per method."""
-    figure, axes = panels(len(SPREADS), len(SPREADS), 5.2 * len(SPREADS) + 0.4, 4.1, sharey=True)
-    look = styles(study.groups)
-    for axis, (name, title) in zip(axes[0], SPREADS.items(), strict=True):
-        for spread in study.spreads:
-            if spread.name == name:
-                means, label = spread.means(), spread.group.label
-                mark = {"color": look[label].color, "marker": look[label].marker or "o", "mec": "white"}
-                axis.plot(list(means), list(means.values()), ls=look[label].dash, lw=1.8, label=label, **mark)
-        axis.set(title=f"groups of rollouts: {title}", xlabel="after task")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(axis="y", color=GRID)
-    axes[0, 0].set(ylabel="spread (nats per token)", ylim=(0, None))
-    title = f"{study.stream}: spread of drift inside groups of equal reward{over_orders(study.groups)}"
-    return finish(figure, title, axes.flat, 100)
 
 
 def _draw_relation(axis: Axes, study: StreamStudy, one: Relation) -> None:
@@ -331,15 +321,12 @@ def _draw_relation(axis: Axes, study: StreamStudy, one: Relation) -> None:
         a, b, c, _ = one.curve
         axis.plot(x, 100 * (a + b * x + c * x**2), color=MUTED, lw=1.4, ls=(0, (4, 3)), zorder=1)
     axis.set_title(DRIFTS[one.measure], fontsize=10.5, pad=32)
-    axis.text(0, 1.03, _caption(one), transform=axis.transAxes, fontsize=8.5, color=MUTED)
+    found = one.correlation
+    caption = f"no rank correlation: {found.reason}"
+    if found.rho is not None:
+        between = "" if found.low is None else f" (95 %: {found.low:+.2f} to {found.high:+.2f})"
+        fit = "no fitted curve" if one.curve is None else f"quadratic R² {one.curve.r2:.2f}"
+        caption = f"Spearman {found.rho:+.2f}{between}\n{fit}, {found.n} runs, {found.orders} orders".replace("-", "−")
+    axis.text(0, 1.03, caption, transform=axis.transAxes, fontsize=8.5, color=MUTED)
     axis.set_xlabel("nats per token")
     axis.grid(color=GRID)
-
-
-def _caption(one: Relation) -> str:
-    found = one.correlation
-    if found.rho is None:
-        return f"no rank correlation: {found.reason}"
-    between = "" if found.low is None else f" (95 %: {found.low:+.2f} to {found.high:+.2f})"
-    fit = "no fitted curve" if one.curve is None else f"quadratic R² {one.curve.r2:.2f}"
-    return f"Spearman {found.rho:+.2f}{between}\n{fit}, {found.n} runs, {found.orders} orders".replace("-", "−")

@@ -66,7 +66,7 @@ class Table:
 
     @property
     def has_orders(self) -> bool:
-        """Whether cells have values of single class orders."""
+        """Whether cells have values of single class orders, which the page's template shows on demand."""
         return any(cell.orders for row in self.rows for cell in row)
 
     def for_medium(self, place: Medium) -> "Table":

@@ -5,7 +5,7 @@ Tables show percent, CSV holds fractions. Deliberately absent: what a kind is (`
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,9 +53,9 @@ class GroupTaxonomy:
     metrics: Mapping[str, Summary]  # those of ``SPLIT``
 
 
-def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
+def taxonomy_report(comparison: Comparison) -> Study[list[GroupTaxonomy]]:
     """The kinds of forgetting of a comparison's groups."""
-    found: list[GroupTaxonomy] = []
+    found: dict[str, list[GroupTaxonomy]] = {}
     without: list[str] = []
     for group in comparison.groups:
         runs: dict[int, RunKinds] = {}
@@ -67,8 +67,8 @@ def taxonomy_report(comparison: Comparison) -> Study[GroupTaxonomy]:
                 without.append(f"{run.folder}: its answers are left out: {' '.join(error.problems[:2])}{more}")
         if runs:
             kept = tuple(run for run in group.runs if run.seed in runs)
-            found.append(group_taxonomy(replace(group, runs=kept), runs))
-    return Study(comparison=comparison, without=tuple(without), groups=tuple(found))
+            found.setdefault(group.stream, []).append(group_taxonomy(replace(group, runs=kept), runs))
+    return Study(comparison, found, without)
 
 
 def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
@@ -77,7 +77,13 @@ def group_taxonomy(group: Group, runs: Mapping[int, RunKinds]) -> GroupTaxonomy:
     found = sorted({cell for one in runs.values() for cell in one.cells})
     by_cell = {cell: _over_orders({seed: one.get(cell, {}) for seed, one in shared.items()}) for cell in found}
     stages = sorted({stage for stage, task in by_cell if task < stage})
-    old = {stage: _over_orders({seed: _mean_of_old(one, stage) for seed, one in shared.items()}) for stage in stages}
+    old = {}
+    for stage in stages:
+        means: dict[int, dict[Failure, float]] = {}
+        for seed, one in shared.items():  # none where one of the tasks before the stage's was not tested
+            before = [one.get((stage, task), {}) for task in range(1, stage)]
+            means[seed] = {name: statistics.fmean(cell[name] for cell in before) for name in OUTCOMES if all(before)}
+        old[stage] = _over_orders(means)
     why = next((one.undivided for one in runs.values() if one.undivided is not None), None)
     counts = [one.confusion for one in runs.values() if one.confusion is not None]
     with np.errstate(invalid="ignore"):  # NaN in a row without items
@@ -115,18 +121,12 @@ def shown_outcomes(groups: Sequence[GroupTaxonomy]) -> dict[Failure, str]:
     return {outcome: titles[outcome] for outcome in OUTCOMES if outcome in {*came_up, "none", "format"}}
 
 
-def _mean_of_old(cells: Mapping[tuple[int, int], Mapping[Failure, float]], stage: int) -> dict[Failure, float]:
-    """Mean shares over the tasks before a stage's; none where one of them was not tested."""
-    old = [cells.get((stage, task), {}) for task in range(1, stage)]
-    return {outcome: statistics.fmean(one[outcome] for one in old) for outcome in OUTCOMES} if all(old) else {}
-
-
-def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
+def taxonomy_parts(report: Study[list[GroupTaxonomy]]) -> list[Part]:
     """Everything that the terminal and Markdown show: forgetting taken apart, answers to old tasks, tasks confused."""
     parts: list[Part] = [Sentence(EXPLAINED, places=("markdown",))]
     by_cause = ("forgetting_diag", *BY_CAUSE)
-    for stream in report.streams():
-        groups = report.of_stream(stream)
+    for stream in report.streams:
+        groups = report.streams[stream]
         parts += [split_table(report, stream, keys, ("terminal",)) for keys in (by_cause, KINDS)]  # in two, to fit
         parts += [split_table(report, stream), answers_table(report, stream, last=True), answers_table(report, stream)]
         if any(one.confusion is not None for one in groups):
@@ -143,13 +143,13 @@ def taxonomy_parts(report: Study[GroupTaxonomy]) -> list[Part]:
 
 
 def split_table(
-    report: Study[GroupTaxonomy],
+    report: Study[list[GroupTaxonomy]],
     stream: str,
     keys: Sequence[str] = SPLIT,
     places: tuple[Medium, ...] = ("markdown", "report"),
 ) -> Table:
     """The parts of forgetting by their metrics."""
-    groups = report.of_stream(stream)
+    groups = report.streams[stream]
     rows = [
         cells(one.group.name, len(one.group.runs), *(summary_cell(one.metrics[key]) for key in keys)) for one in groups
     ]
@@ -160,9 +160,9 @@ def split_table(
     return Table(title, columns, rows, report.comparison.key("parts", stream), folded=True, places=places)
 
 
-def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False) -> Table:
+def answers_table(report: Study[list[GroupTaxonomy]], stream: str, last: bool = False) -> Table:
     """Share of every kind of answer to the old tasks after each task, or in the terminal after the last."""
-    groups = report.of_stream(stream)
+    groups = report.streams[stream]
     outcomes = shown_outcomes(groups)
     rows = [
         cells(one.group.name, stage, *(summary_cell(shared[key]) for key in outcomes))
@@ -177,9 +177,9 @@ def answers_table(report: Study[GroupTaxonomy], stream: str, last: bool = False)
     return Table(title, columns, rows, report.comparison.key("answers", stream), folded=True, places=places)
 
 
-def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
+def confusion_table(report: Study[list[GroupTaxonomy]], stream: str) -> Table:
     """One row per method and task of the item: share of answers with a class of each task."""
-    groups = report.of_stream(stream)
+    groups = report.streams[stream]
     rows = [
         cells(one.group.name, task, *(number_cell(float(share), scale=100) for share in row))
         for one in groups
@@ -194,7 +194,7 @@ def confusion_table(report: Study[GroupTaxonomy], stream: str) -> Table:
     return Table(title, columns, rows, key, folded=True, places=("markdown", "report"))
 
 
-def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:
+def taxonomy_to_csv(report: Study[list[GroupTaxonomy]]) -> str:
     """One row per stream, method and figure: mean, standard deviation, and the value of every class order.
 
     ``figure`` is ``forgetting`` (``name``: a metric), ``answers`` (``name``: an outcome's share of the items of a task
@@ -204,28 +204,26 @@ def taxonomy_to_csv(report: Study[GroupTaxonomy]) -> str:
     newest task; and gained).
     """
     rows: list[tuple[Group, list[str | int], Summary | Figures]] = []
-    for one in report.groups:
+    groups = [one for groups in report.streams.values() for one in groups]
+    for one in groups:
         rows += [(one.group, ["forgetting", "", "", key], summary) for key, summary in one.metrics.items()]
         shared = [("answers", stage, str(task), by_outcome) for (stage, task), by_outcome in one.cells.items()]
         shared += [("old", stage, "", by_outcome) for stage, by_outcome in one.old.items()]
         for figure, stage, task, by_outcome in shared:
             for outcome, summary in by_outcome.items():
                 rows.append((one.group, [figure, stage, task, "right" if outcome == "none" else outcome], summary))
-    for one in report.groups:
+    for one in groups:
         tasks = len(one.group.runs[0].matrix)
-        for kind, place, name, counts in _counts(one, tasks):
-            rows.append((one.group, [kind, tasks, place, name], Figures(len(counts), None, None, None, counts)))
+        tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
+        for j in range(1, tasks + 1) if tables else ():
+            for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
+                items = {seed: int(table[j - 1, column]) for seed, table in tables.items()}
+                figures = Figures(len(items), None, None, None, items)
+                rows.append((one.group, ["confusion", tasks, j, name], figures))
+        for j in range(1, tasks):
+            changes = {seed: run.changes[j] for seed, run in one.runs.items() if j in run.changes}
+            for name in (*LOST, "gained") if changes else ():
+                field = name if name == "gained" else f"lost_{name}"
+                items = {seed: int(getattr(change, field)) for seed, change in changes.items()}
+                rows.append((one.group, ["lost", tasks, j, name], Figures(len(items), None, None, None, items)))
     return long_csv(["figure", "stage", "task", "name"], rows, report.comparison.mixed_by_stream())
-
-
-def _counts(one: GroupTaxonomy, tasks: int) -> Iterator[tuple[str, int, str, Mapping[int, int]]]:
-    """Items by class order of what is counted: figure, task of the items, its name."""
-    tables = {seed: run.confusion for seed, run in one.runs.items() if run.confusion is not None}
-    for task in range(1, tasks + 1) if tables else ():
-        for column, name in enumerate([*map(str, range(1, tasks + 1)), *BESIDE]):
-            yield "confusion", task, name, {seed: int(table[task - 1, column]) for seed, table in tables.items()}
-    for task in range(1, tasks):
-        changes = {seed: run.changes[task] for seed, run in one.runs.items() if task in run.changes}
-        for name in (*LOST, "gained") if changes else ():
-            field = name if name == "gained" else f"lost_{name}"
-            yield "lost", task, name, {seed: int(getattr(change, field)) for seed, change in changes.items()}

@@ -36,12 +36,12 @@ def rewards_command(options: argparse.Namespace, console: Console) -> int:
     from clrft.analysis.study_figures import rewards_figure
 
     report = reward_report(comparison)
-    if not report.groups:
+    if not report.streams:
         raise UserError(*report.without, "Expected a run of a method that learns from rewards, e.g. grpo or rapo.")
     parts = [*reward_parts(report), *report.comparison.closing(report.without)]
     texts = {"rewards.md": to_markdown(parts, "Rewards"), "rewards.csv": rewards_to_csv(report)}
     pictures = pictures_of(
-        comparison, report.streams(), lambda one: {"rewards": rewards_figure(report.of_stream(one), one)}
+        comparison, report.streams, lambda one: {"rewards": rewards_figure(report.streams[one], one)}
     )
     return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures))
 
@@ -59,7 +59,7 @@ def kinds_command(options: argparse.Namespace, console: Console) -> int:
     from clrft.report.parts import Subject
 
     subject = Subject(comparison)
-    if not subject.taxonomy.groups:
+    if not subject.taxonomy.streams:
         raise UserError(*subject.taxonomy.without)
     parts = taxonomy_parts(subject.taxonomy)
     return _tell(console, parts, left_out, output, lambda folder: write_taxonomy(subject, folder))
@@ -79,11 +79,11 @@ def costs_command(options: argparse.Namespace, console: Console) -> int:
     from clrft.analysis.study_figures import costs_figure
 
     report = cost_report(comparison)
-    if not report.groups:
+    if not report.streams:
         raise UserError(*report.without, "Expected runs of this version, which count what they cost.")
     parts = cost_parts(report)
     texts = {"costs.md": to_markdown(parts, "Cost beside quality"), "costs.csv": costs_to_csv(report)}
-    drawn = {stream: costs_figure(report.of_stream(stream), stream) for stream in report.streams()}
+    drawn = {stream: costs_figure(report.streams[stream], stream) for stream in report.streams}
     made = {stream: {"costs": figure} for stream, figure in drawn.items() if figure is not None}
     pictures = pictures_of(comparison, made, made.__getitem__)
     return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures))
@@ -112,8 +112,7 @@ def drift_command(options: argparse.Namespace, console: Console) -> int:
         "drift_runs.csv": points_to_csv(study),
         "drift_spread.csv": spreads_to_csv(study),
     }
-    by_stream = {one.stream: one for one in study.streams}
-    pictures = pictures_of(comparison, by_stream, lambda stream: drift_figures(by_stream[stream]))
+    pictures = pictures_of(comparison, study.streams, lambda stream: drift_figures(study.streams[stream]))
     return _tell(console, parts, left_out, output, lambda folder: write_outputs(folder, texts, pictures, ENDINGS))
 
 

@@ -1,7 +1,7 @@
 """What was learned and forgotten: matrices, curves, class orders, plasticity, paired differences, general ability."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from clrft.analysis.compare import FLOOR, Comparison, Group, Paired, summarise
 from clrft.analysis.comparison_tables import headline
 from clrft.analysis.pairs import pairs_table
 from clrft.analysis.table import DASH, Column, Sentence, Table, cells, number_cell, show, summary_cell
-from clrft.report.parts import Block, Part, Picture, Section, Subject, missing
+from clrft.report.parts import Block, Part, Picture, Subject, missing
 from eval.matrix import FloatArray
 from eval.metrics import Value, accuracy_so_far, forgetting_by_stage, metric_of, undefined
 
@@ -21,51 +21,44 @@ MOST_PAIRS = 24  # paired differences in one picture
 LEARNING, FORGETTING, CHANGE = "learning_acc", "forgetting", "general_delta/"
 
 
-def matrices_section(subject: Subject) -> Section:
+def matrices_section(subject: Subject) -> Iterator[Part]:
     """Every method's matrix, mean over class orders, side by side on one scale."""
     comparison = subject.comparison
     explained = (
         "Row: after learning that task; column: accuracy on that task, in percent. A row of 0 is the base before any "
         "training, where it was tested. Every matrix has the same colour scale from 0 to 100."
     )
-    parts: list[Part] = [Sentence(explained)]
-    for stream in comparison.streams():
-        groups = comparison.of_stream(stream)
+    yield Sentence(explained)
+    for stream, groups in comparison.streams.items():
         key, measure = comparison.key("matrices", stream), groups[0].measure
         title = f"{stream}: {measure} on each task after each task{figures.over_orders(groups)}"
         columns = [Column("method", "text"), Column("after task"), Column("on task"), Column("accuracy, %", "summary")]
-        rows = []
+        rows, means = [], []
         for group in groups:
-            each = _with_base(group)
+            # of every class order, that of the base in a row of 0; NaN where it was not tested [N, T + 1, T]
+            each = np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
+            means.append(each.mean(axis=0))
             spreads = each.std(axis=0, ddof=1) if len(each) > 1 else None
-            for (stage, task), mean in np.ndenumerate(each.mean(axis=0)):
+            for (stage, task), mean in np.ndenumerate(means[-1]):
                 if not math.isnan(mean):
                     spread = None if spreads is None else spreads[stage, task]
                     cell = number_cell(mean, scale=100, spread=spread)
                     rows.append(cells(group.label, stage, task + 1, cell))
         table = Table(f"{stream}: cells of the matrices; after task 0: the base", columns, rows, key, folded=True)
-        has_base = not all(np.isnan(_with_base(group).mean(axis=0)[0]).all() for group in groups)
-        maps = [_heatmap(group, has_base) for group in groups]
+        has_base = not all(np.isnan(mean[0]).all() for mean in means)
+        maps = [_heatmap(group, mean, has_base) for group, mean in zip(groups, means, strict=True)]
         values = {"maps": maps, "shades": range(0, SHADES + 1, 2), "measure": measure}
-        parts += comparison.heading(stream)
+        yield from comparison.heading(stream)
         if not has_base:
-            parts.append(missing(f"{stream}: the base was not tested on the tasks (evaluate.future)."))
-        parts += [
-            Block("matrices", values, Picture(key, title, title, figures.matrices_figure(groups, stream), table)),
-            table,
-        ]
-    return Section("matrices", "Accuracy matrices", tuple(parts))
+            yield missing(f"{stream}: the base was not tested on the tasks (evaluate.future).")
+        yield Block("matrices", values, Picture(key, title, title, figures.matrices_figure(groups, stream), table))
+        yield table
 
 
-def _with_base(group: Group) -> FloatArray:
-    """Accuracy of every class order, that of the base in a row of 0; NaN where it was not tested. [N, T + 1, T]"""
-    return np.array([np.vstack([run.matrix.base, run.matrix.value]) for run in group.runs])
-
-
-def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
+def _heatmap(group: Group, means: FloatArray, has_base: bool) -> dict[str, Any]:
     """What the template shows of one method's matrix; with a row of 0, the base, where it was tested."""
     rows = []
-    for stage, row in enumerate(_with_base(group).mean(axis=0)):
+    for stage, row in enumerate(means):
         # text of a cell and its step on the colour scale; None where nothing was evaluated
         shown = [(DASH, None) if math.isnan(x) else (f"{100 * x:.0f}", round(100 * x * SHADES / 100)) for x in row]
         rows += [(stage, shown)] if stage or has_base else []
@@ -75,15 +68,13 @@ def _heatmap(group: Group, has_base: bool) -> dict[str, Any]:
     return {**about, "tasks": range(1, size + 1), "rows": rows}
 
 
-def curves_section(subject: Subject) -> Section:
+def curves_section(subject: Subject) -> Iterator[Part]:
     """Curves over tasks, and one point per class order."""
     comparison = subject.comparison
-    parts: list[Part] = []
-    for stream in comparison.streams():
-        groups = comparison.of_stream(stream)
-        parts += comparison.heading(stream)
+    for stream, groups in comparison.streams.items():
+        yield from comparison.heading(stream)
         measure, final = groups[0].measure_so_far, metric_of(groups[0].final_metric).title
-        curves = Picture(
+        yield Picture(
             comparison.key("curves", stream),
             f"{stream}: {measure} on the tasks so far, and forgetting of the earlier ones, after each task",
             f"Two line charts over tasks, one line per method: {measure} on the tasks learned so far, and "
@@ -92,7 +83,7 @@ def curves_section(subject: Subject) -> Section:
             _curve_table(comparison, stream),
             "Lines are means over class orders, bands ± one standard deviation.",
         )
-        orders = Picture(
+        yield Picture(
             comparison.key("orders", stream),
             f"{stream}: every class order's {final} and forgetting",
             f"Two dot charts with one column per method and one dot per class order: {final}, and forgetting.",
@@ -100,15 +91,13 @@ def curves_section(subject: Subject) -> Section:
             _order_table(comparison, stream),
             "A bar is the mean; a thin line joins the runs of one class order.",
         )
-        parts += [curves, orders]
     if not any(group.method == FLOOR for group in comparison.groups):
-        parts.append(Sentence("The frozen base was not run, so what the growing class list alone costs is not drawn."))
-    return Section("curves", "Over tasks and class orders", tuple(parts))
+        yield Sentence("The frozen base was not run, so what the growing class list alone costs is not drawn.")
 
 
 def _curve_table(comparison: Comparison, stream: str) -> Table:
     """Both curves' points; none where there is nothing to forget yet, or nothing was evaluated."""
-    groups, rows = comparison.of_stream(stream), []
+    groups, rows = comparison.streams[stream], []
     for group in groups:
         curves = [figures.curve_over_orders(group, curve) for curve in (accuracy_so_far, forgetting_by_stage)]
         for stage in range(len(group.runs[0].matrix)):
@@ -124,7 +113,7 @@ def _curve_table(comparison: Comparison, stream: str) -> Table:
 
 def _order_table(comparison: Comparison, stream: str) -> Table:
     """Final result and forgetting by class order."""
-    groups = comparison.of_stream(stream)
+    groups = comparison.streams[stream]
     keys = (groups[0].final_metric, FORGETTING)
     rows = [
         cells(group.label, run.seed, *(number_cell(group.values(key).get(run.seed), scale=100) for key in keys))
@@ -135,15 +124,15 @@ def _order_table(comparison: Comparison, stream: str) -> Table:
     return Table(f"{stream}: every class order", columns, rows, comparison.key("orders", stream), folded=True)
 
 
-def plane_section(subject: Subject) -> Section:
+def plane_section(subject: Subject) -> Iterator[Part]:
     """Learning against forgetting per stream: a large mark per method and a small one per class order."""
     comparison = subject.comparison
-    parts: list[Part] = [Sentence("Up is learned better, left is forgotten less: the upper left corner has both.")]
-    for stream in comparison.streams():
-        shown = [group for group in comparison.of_stream(stream) if _points(group, FORGETTING, LEARNING)]
-        parts += comparison.heading(stream)
+    yield Sentence("Up is learned better, left is forgotten less: the upper left corner has both.")
+    for stream in comparison.streams:
+        shown = [group for group in comparison.streams[stream] if _points(group, FORGETTING, LEARNING)]
+        yield from comparison.heading(stream)
         if not shown:
-            parts.append(missing(f"{stream}: not drawn, as no method has both learning accuracy and forgetting."))
+            yield missing(f"{stream}: not drawn, as no method has both learning accuracy and forgetting.")
             continue
         rows = [cells(one.label, *(summary_cell(one.metrics[key]) for key in (LEARNING, FORGETTING))) for one in shown]
         names = ("learning accuracy, %", "forgetting, points")
@@ -154,22 +143,20 @@ def plane_section(subject: Subject) -> Section:
         described = "A scatter chart: forgetting to the right, learning accuracy upwards, one mark per method."
         figure = scatter_figure(shown, LEARNING, "learning accuracy (%)")
         note = "Large mark: mean with ± one standard deviation; small marks: class orders."
-        parts.append(Picture(key, title, described, figure, table, note))
-    return Section("plane", "Stability against plasticity", tuple(parts))
+        yield Picture(key, title, described, figure, table, note)
 
 
-def ability_section(subject: Subject) -> Section:
+def ability_section(subject: Subject) -> Iterator[Part]:
     """Every probe outside of the stream, before training and after the last task, with forgetting in the same row."""
     comparison = subject.comparison
-    parts: list[Part] = []
-    for stream in comparison.streams():
-        parts += comparison.heading(stream)
+    for stream in comparison.streams:
+        yield from comparison.heading(stream)
         probes = [key.removeprefix(CHANGE) for key in comparison.defined_metrics(stream) if CHANGE in key]
         if not probes:
-            parts.append(missing(f"{stream}: no probe outside of the stream was measured (evaluate.probe)."))
+            yield missing(f"{stream}: no probe outside of the stream was measured (evaluate.probe).")
         for probe in probes:
             table, name = _ability_table(comparison, stream, probe), probe.replace("_", " ")
-            groups = comparison.of_stream(stream)
+            groups = comparison.streams[stream]
             shown = [one for one in groups if CHANGE + probe in one.metrics and one.mean(FORGETTING) is not None]
             if shown:
                 figure = scatter_figure(shown, CHANGE + probe, f"change on {name} (points)")
@@ -178,15 +165,14 @@ def ability_section(subject: Subject) -> Section:
                 note = "Below zero the model has lost ability that no task of the stream taught. "
                 note += "The table below has the numbers."
                 title = f"{stream}: change on {name} against forgetting"
-                parts.append(Picture(table.key, title, described, figure, None, note))
-            parts.append(table)
-    return Section("ability", "General ability beside forgetting", tuple(parts))
+                yield Picture(table.key, title, described, figure, None, note)
+            yield table
 
 
 def _ability_table(comparison: Comparison, stream: str, probe: str) -> Table:
     """Probe before, after, its change, and forgetting."""
     rows = []
-    for group in comparison.of_stream(stream):
+    for group in comparison.streams[stream]:
         measured: list[dict[int, Value]] = [{}, {}]  # at the first and at the last stage, by seed
         for run in group.runs:
             stages = run.stages()
@@ -227,37 +213,33 @@ def _points(group: Group, across: str, up: str) -> list[tuple[float, float]]:
     return [(100 * xs[seed], 100 * ys[seed]) for seed in xs.keys() & ys.keys()]
 
 
-def pairs_section(subject: Subject) -> Section:
+def pairs_section(subject: Subject) -> Iterator[Part]:
     """Differences of forgetting and of the final result as a picture, those of every headline metric as a table."""
     comparison = subject.comparison
-    parts: list[Part] = []
-    for stream in comparison.streams():
-        parts += comparison.heading(stream)
+    for stream in comparison.streams:
+        yield from comparison.heading(stream)
         keys = headline(comparison, stream)
         pairs = [pair for pair in comparison.pairs if pair.stream == stream and pair.metric in keys]
         if not pairs:
-            parts.append(
-                missing(f"{stream}: no paired difference, as no two methods were run in the same class order.")
-            )
+            yield missing(f"{stream}: no paired difference, as no two methods were run in the same class order.")
             continue
-        final = comparison.of_stream(stream)[0].final_metric
+        final = comparison.streams[stream][0].final_metric
         lost = [pair for pair in pairs if pair.metric == FORGETTING]
         main = [*lost, *(pair for pair in pairs if pair.metric == final)]
         key = comparison.key("pairs", stream)
         if len(lost) > MOST_PAIRS:
-            parts.append(Sentence(f"{stream}: {len(lost)} differences are too many for a picture; the table has them."))
+            yield Sentence(f"{stream}: {len(lost)} differences are too many for a picture; the table has them.")
         elif lost:
             title = f"{stream}: paired differences in forgetting, percentage points"
             described = "Intervals of the paired differences, a dot at each mean. The table below holds the numbers."
             note = "Left of zero the first method forgets less. Grey dots: class orders. "
             note += "The table below has the numbers."
-            parts.append(Picture(key, title, described, intervals_figure(lost), None, note))
+            yield Picture(key, title, described, intervals_figure(lost), None, note)
         if main:
             title = f"{stream}: paired differences over class orders, percentage points, 95 % interval"
-            parts.append(pairs_table(key, title, main))
+            yield pairs_table(key, title, main)
         title = f"{stream}: paired differences of every metric above, percentage points, 95 % interval"
-        parts.append(pairs_table(comparison.key("all-pairs", stream), title, pairs, folded=True))
-    return Section("pairs", "Paired differences", tuple(parts))
+        yield pairs_table(comparison.key("all-pairs", stream), title, pairs, folded=True)
 
 
 def intervals_figure(pairs: Sequence[Paired]) -> Figure:

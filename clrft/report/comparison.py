@@ -31,13 +31,13 @@ def write_and_print(
     console.print(to_terminal(comparison_parts(comparison)))
     say(console, *(f"left out: {one}" for one in left_out))
     written = write_comparison(subject, output)
-    return subject, written + (write_taxonomy(subject, output) if taxonomy and subject.taxonomy.groups else [])
+    return subject, written + (write_taxonomy(subject, output) if taxonomy and subject.taxonomy.streams else [])
 
 
 def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
     """Write tables and figures of a comparison; returns the files in the order in which one reads them."""
     comparison, parts = subject.comparison, comparison_parts(subject.comparison)
-    if subject.rewards.groups:
+    if subject.rewards.streams:
         parts += [Sentence("Rewards", "heading"), *reward_parts(subject.rewards)]
         parts += map(missing, subject.rewards.without)
     texts = {
@@ -45,8 +45,8 @@ def write_comparison(subject: Subject, out_dir: Path) -> list[Path]:
         "table.csv": to_csv(comparison),
         "pairs.csv": pairs_to_csv(comparison.pairs, comparison.mixed_by_stream()),
     }
-    streams = comparison.streams()
-    pictures = pictures_of(comparison, streams, lambda one: comparison_figures(comparison.of_stream(one), one))
+    streams = comparison.streams
+    pictures = pictures_of(comparison, streams, lambda one: comparison_figures(comparison.streams[one], one))
     return write_outputs(out_dir, texts, pictures)
 
 
@@ -57,8 +57,8 @@ def write_taxonomy(subject: Subject, out_dir: Path) -> list[Path]:
     report = subject.taxonomy
     text = to_markdown(taxonomy_parts(report), "Kinds of forgetting")
     texts = {"kinds.md": text, "kinds.csv": taxonomy_to_csv(report)}
-    streams = report.streams()
-    pictures = pictures_of(report.comparison, streams, lambda one: taxonomy_figures(report.of_stream(one), one))
+    streams = report.streams
+    pictures = pictures_of(report.comparison, streams, lambda one: taxonomy_figures(report.streams[one], one))
     return write_outputs(out_dir, texts, pictures)
 
 

@@ -3,7 +3,7 @@
 The answer is a sentence that is computed. It says "undecided" wherever the interval of the difference holds zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from clrft.analysis.compare import FLOOR, Comparison, Group
 from clrft.analysis.comparison_tables import means_table, orders_table
@@ -11,29 +11,28 @@ from clrft.analysis.paired_tests import ALPHA
 from clrft.analysis.pairs import Paired, paired
 from clrft.analysis.render import markdown_table
 from clrft.analysis.table import Sentence, percent
-from clrft.report.parts import Part, Section, Subject
+from clrft.report.parts import Part, Subject
 
 FORGETTING, LEARNING = "forgetting", "learning_acc"
 
 
-def headline_section(subject: Subject) -> Section:
+def headline_section(subject: Subject) -> Iterator[Part]:
     """One answer per stream, and its methods' means."""
     comparison = subject.comparison
-    parts: list[Part] = []
-    for stream in comparison.streams():
-        answer, *more = answers(comparison.of_stream(stream))
-        parts += [*comparison.heading(stream), Sentence(answer, "answer"), *(Sentence(text) for text in more)]
-        parts += [means_table(comparison, stream), orders_table(comparison, stream, comparison.defined_metrics(stream))]
-    parts += [Sentence(note, "note") for note in comparison.notes]
-    return Section("answer", "Which method forgets less?", tuple(parts))
+    for stream, groups in comparison.streams.items():
+        answer, *more = answers(groups)
+        yield from (*comparison.heading(stream), Sentence(answer, "answer"), *map(Sentence, more))
+        yield means_table(comparison, stream)
+        yield orders_table(comparison, stream, comparison.defined_metrics(stream))
+    yield from (Sentence(note, "note") for note in comparison.notes)
 
 
 def headline_note(comparison: Comparison) -> str:
     """The answers and the tables of means as Markdown, for places that show it."""
     lines: list[str] = []
-    for stream in comparison.streams():
+    for stream, groups in comparison.streams.items():
         table = means_table(comparison, stream)
-        lines += [f"**{stream}**: {' '.join(answers(comparison.of_stream(stream)))}", ""]
+        lines += [f"**{stream}**: {' '.join(answers(groups))}", ""]
         lines += [f"{table.title}:", "", *markdown_table(table)]
     return "\n".join(lines)
 
@@ -63,7 +62,8 @@ def answers(groups: Sequence[Group]) -> list[str]:
     sentences = [_verdict(best, rival, found.get(rival.label))]
     sentences += [_sureness(found[rival.label])] if rival.label in found and found[rival.label].orders > 1 else []
     if behind:
-        clear = [one for one in behind if one.label in found and _is_clear(found[one.label])]
+        ends = {label: pair.tests.t_high for label, pair in found.items()}  # of Student's 95 % interval
+        clear = [one for one in behind if (end := ends.get(one.label)) is not None and end < 0]
         less = ", ".join(f"{one.label} ({percent(found[one.label].mean, sign=True)})" for one in clear)
         unclear = ", ".join(one.label for one in behind if one not in clear)
         said = [f"less than {less}, each with an interval clear of zero"] if less else []
@@ -83,22 +83,17 @@ def answers(groups: Sequence[Group]) -> list[str]:
     return [*sentences, *floor]
 
 
-def _is_clear(found: Paired) -> bool:
-    """Whether the best forgets less by Student's 95 % interval."""
-    return found.tests.t_high is not None and found.tests.t_high < 0
-
-
 def _verdict(best: Group, rival: Group, found: Paired | None) -> str:
     both = f"{percent(best.mean(FORGETTING))} against {percent(rival.mean(FORGETTING))} points"
     if found is None:
         return f"Undecided: {best.label} forgets less than {rival.label}, {both}, but in no common class order."
     orders = f"{found.orders} class order{'s' * (found.orders != 1)}"
     less = f"{percent(-found.mean)} points less than {rival.label}, the next"
-    if found.tests.t_low is None:
+    if found.tests.t_low is None or found.tests.t_high is None:
         return f"Undecided: in {orders} {best.label} forgets {less} ({both}). One order decides nothing."
     low, high = (percent(end, sign=True) for end in (found.tests.t_low, found.tests.t_high))
     told = f"{both}; 95 % interval of the difference {low} to {high}, {orders}"
-    if not _is_clear(found):
+    if found.tests.t_high >= 0:
         return f"Undecided: {best.label} forgets {less}, but that may be chance ({told})."
     if found.tests.smallest_p > ALPHA:
         return f"Probably {best.label}, but from few class orders: it forgets {less} ({told})."
@@ -115,6 +110,6 @@ def _sureness(found: Paired) -> str:
         least = f"; {found.orders} class orders can give no less than {tests.smallest_p:.2g}"
         exact += (least if tests.smallest_p > ALPHA else "") + "."
     needed = tests.for_power
-    if needed.orders is None:
-        return f"{exact} How many class orders would be needed cannot be told ({needed.reason})."
-    return f"{exact} A difference of this size and spread takes {needed.orders} class orders to be found 4 times in 5."
+    if isinstance(needed, str):
+        return f"{exact} How many class orders would be needed cannot be told ({needed})."
+    return f"{exact} A difference of this size and spread takes {needed} class orders to be found 4 times in 5."

@@ -21,16 +21,28 @@ from clrft.analysis.outputs import ENDINGS, save_picture
 from clrft.analysis.render import to_csv, to_latex
 from clrft.analysis.table import Sentence, Table
 from clrft.report import accuracy, headline, provenance, samples, studies
-from clrft.report.parts import Block, Picture, Section, Subject
+from clrft.report.parts import Block, Part, Picture, Section, Subject
 from clrft.report.vector import inline_svg, recoloured
 from clrft.runs.provenance import versions
 from clrft.utils.files import write_text_atomic
 
-SECTIONS: tuple[Callable[[Subject], Section], ...] = (  # in the order in which one reads them
-    *(headline.headline_section, accuracy.matrices_section, accuracy.curves_section, accuracy.plane_section),
-    *(accuracy.pairs_section, studies.taxonomy_section, studies.why_section, accuracy.ability_section),
-    *(studies.costs_section, samples.samples_section, studies.published_section, provenance.settings_section),
-    *(provenance.origin_section, provenance.left_out_section, provenance.definitions_section),
+# Key, title and parts of every section, in the order in which one reads them.
+SECTIONS: tuple[tuple[str, str, Callable[[Subject], Iterable[Part]]], ...] = (
+    ("answer", "Which method forgets less?", headline.headline_section),
+    ("matrices", "Accuracy matrices", accuracy.matrices_section),
+    ("curves", "Over tasks and class orders", accuracy.curves_section),
+    ("plane", "Stability against plasticity", accuracy.plane_section),
+    ("pairs", "Paired differences", accuracy.pairs_section),
+    ("kinds", "What kind of forgetting", studies.taxonomy_section),
+    ("why", "Why: drift and rewards", studies.why_section),
+    ("ability", "General ability beside forgetting", accuracy.ability_section),
+    ("costs", "Cost beside quality", studies.costs_section),
+    ("samples", "What was forgotten", samples.samples_section),
+    ("ledger", "Published figures beside measured ones", studies.published_section),
+    ("settings", "Settings that differ", provenance.settings_section),
+    ("origin", "Runs, versions and hardware", provenance.origin_section),
+    ("left-out", "Folders left out", provenance.left_out_section),
+    ("definitions", "Definitions", provenance.definitions_section),
 )
 TABLES, FIGURES = "tables", "figures"
 PAGE = "index.html"
@@ -47,30 +59,24 @@ def write_report(subject: Subject, title: str, out_dir: Path) -> list[Path]:
         UserError: a file that the runs should have is damaged.
     """
     with rc_context(DRAWN):
-        sections = [build(subject) for build in SECTIONS]
+        sections = [Section(key, heading, tuple(build(subject))) for key, heading, build in SECTIONS]
         for picture in (picture for section in sections for picture in section.pictures):
             picture.figure.suptitle("")  # a caption stands beside it, here and in a paper
         html = page_html(subject, title, sections)
-        beside = _write_files(sections, out_dir)
-    write_text_atomic(out_dir / PAGE, html)
-    return [out_dir / PAGE, *beside]
-
-
-def _write_files(sections: Iterable[Section], out_dir: Path) -> list[Path]:
-    """Write every table as CSV and LaTeX, every picture as PDF and PNG; returns the files."""
-    paths = []
-    for name in (TABLES, FIGURES):
-        (out_dir / name).mkdir(parents=True, exist_ok=True)
-    for section in sections:
-        for table in section.tables:
-            for ending, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
-                paths.append(out_dir / TABLES / f"{table.key}.{ending}")
-                write_text_atomic(paths[-1], text)
-        for picture in section.pictures:
-            for ending in ENDINGS:
-                paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
-                save_picture(picture.figure, paths[-1])
-                picture.figure.set_layout_engine("none")  # laid out once
+        paths = [out_dir / PAGE]
+        for name in (TABLES, FIGURES):
+            (out_dir / name).mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for table in section.tables:
+                for ending, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
+                    paths.append(out_dir / TABLES / f"{table.key}.{ending}")
+                    write_text_atomic(paths[-1], text)
+            for picture in section.pictures:
+                for ending in ENDINGS:
+                    paths.append(out_dir / FIGURES / f"{picture.key}.{ending}")
+                    save_picture(picture.figure, paths[-1])
+                    picture.figure.set_layout_engine("none")  # laid out once
+    write_text_atomic(out_dir / PAGE, html)  # when all is there that it names
     return paths
 
 
@@ -82,8 +88,9 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
         for picture in section.pictures
         if picture in section.parts  # a block draws its own
     }
-    style = _packaged("style.css") + _colour_rules(drawings.values())
-    script = _packaged("page.js")
+    packaged = files("clrft.report") / "page"
+    style, script = ((packaged / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    style += _colour_rules(drawings.values())
     environment = Environment(
         loader=PackageLoader("clrft.report", "page"),
         autoescape=True,
@@ -104,7 +111,7 @@ def page_html(subject: Subject, title: str, sections: Sequence[Section]) -> str:
             "runs": len(runs),
             "methods": len({group.label for group in subject.comparison.groups}),
             "orders": len({run.seed for run in runs}),
-            "streams": len(subject.comparison.streams()),
+            "streams": len(subject.comparison.streams),
         },
         version=versions()["clrft"],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -131,10 +138,6 @@ def _colour_rules(drawings: Iterable[str]) -> str:
         for attribute in ("fill", "stroke"):  # without an ancestor: what <use> repeats has none
             rules.append(f'[{attribute}="{colour}"]{{{attribute}:light-dark({colour},{dark})}}')
     return "\n".join(["", *rules, ""])
-
-
-def _packaged(name: str) -> str:
-    return (files("clrft.report") / "page" / name).read_text(encoding="utf-8")
 
 
 def title_of(paths: Sequence[Path]) -> str:

@@ -70,12 +70,12 @@ class Subject:
     left_out: tuple[LeftOut, ...] = ()  # folders that are not compared, and why
 
     @cached_property
-    def taxonomy(self) -> Study[GroupTaxonomy]:
+    def taxonomy(self) -> Study[list[GroupTaxonomy]]:
         """The kinds of forgetting; they are read from every single answer, 20 ms or more a run."""
         return taxonomy_report(self.comparison)
 
     @cached_property
-    def rewards(self) -> Study[GroupRewards]:
+    def rewards(self) -> Study[list[GroupRewards]]:
         """What rewards were made of.
 
         Raises:

@@ -1,7 +1,9 @@
 """What the figures rest on: settings, runs with their versions and hardware, folders left out, definitions."""
 
+from collections.abc import Iterator
+
 from clrft.analysis.table import DASH, Sentence, Table, cells, text_columns
-from clrft.report.parts import Part, Section, Subject, missing
+from clrft.report.parts import Part, Subject, missing
 from clrft.runs.differences import flatten, unlike
 from eval.metrics import METRICS
 from task_streams.prompt_style import SUITE
@@ -17,13 +19,11 @@ _FEW = 3  # runs that are named one by one
 _NO_SETTING = ("run.output", "run.sweep", "run.mlflow", "seed", "stream.label", "method.label", "model.label")
 
 
-def settings_section(subject: Subject) -> Section:
+def settings_section(subject: Subject) -> Iterator[Part]:
     """Two tables per stream: the settings that differ between methods, and those that do not."""
     comparison = subject.comparison
-    parts: list[Part] = []
-    for stream in comparison.streams():
-        groups = comparison.of_stream(stream)
-        parts += comparison.heading(stream)
+    for stream, groups in comparison.streams.items():
+        yield from comparison.heading(stream)
         flat = [
             {name: value for name, value in flatten(group.runs[0].config).items() if name not in _NO_SETTING}
             for group in groups
@@ -34,18 +34,17 @@ def settings_section(subject: Subject) -> Section:
             rows = [cells(name, *(one.get(name, DASH) for one in flat)) for name in differing]
             columns = text_columns("setting", *(group.label for group in groups))
             title = f"{stream}: settings that differ; a dash: the method has no such setting"
-            parts.append(Table(title, columns, rows, comparison.key("settings", stream)))
+            yield Table(title, columns, rows, comparison.key("settings", stream))
         else:
-            parts.append(Sentence(f"{stream}: the methods differ in no setting."))
+            yield Sentence(f"{stream}: the methods differ in no setting.")
         if also := unlike([run for group in groups for run in group.runs]):
-            parts.append(missing(f"{stream}: runs of one class order differ in {', '.join(also)}."))
+            yield missing(f"{stream}: runs of one class order differ in {', '.join(also)}.")
         same = [cells(name, flat[0][name]) for name in names if name not in differing]
         title, columns = f"{stream}: settings that all share", text_columns("setting", "value")
-        parts.append(Table(title, columns, same, comparison.key("shared-settings", stream), folded=True))
-    return Section("settings", "Settings that differ", tuple(parts))
+        yield Table(title, columns, same, comparison.key("shared-settings", stream), folded=True)
 
 
-def origin_section(subject: Subject) -> Section:
+def origin_section(subject: Subject) -> Iterator[Part]:
     """Facts of all runs; one that differs between runs has a row for each of its values."""
     runs = [run for group in subject.comparison.groups for run in group.runs]
     facts = [flatten({name: run.manifest.get(name) or {} for name in FACTS}) for run in runs]
@@ -66,27 +65,26 @@ def origin_section(subject: Subject) -> Section:
         style = run.manifest.get("prompt_style", SUITE.name)
         runs_rows.append(cells(run.folder.name, run.stream, run.method, str(run.seed), style, *texts))
     columns = text_columns("folder", "stream", "method", "class order", "prompt", "commit", "device", "data")
-    parts: list[Part] = [Table("Every run", columns, runs_rows, "runs")]
+    yield Table("Every run", columns, runs_rows, "runs")
     columns = text_columns("fact", "value", "runs")
-    parts.append(Table("Versions, code, hardware and model", columns, rows, "versions", folded=True))
+    yield Table("Versions, code, hardware and model", columns, rows, "versions", folded=True)
     if not rows:
-        parts.append(missing("The manifests record no versions, code or hardware."))
-    return Section("origin", "Runs, versions and hardware", tuple(parts))
+        yield missing("The manifests record no versions, code or hardware.")
 
 
-def left_out_section(subject: Subject) -> Section:
+def left_out_section(subject: Subject) -> Iterator[Part]:
     """Folders that are not in any figure here."""
-    if not subject.left_out:
-        return Section("left-out", "Folders left out", (Sentence("None: every folder that was given is compared."),))
     rows = [cells(str(one.folder), one.fault, one.reason) for one in subject.left_out]
-    table = Table("Left out, never averaged in", text_columns("folder", "fault", "reason"), rows, "left-out")
-    return Section("left-out", "Folders left out", (table,))
+    if rows:
+        yield Table("Left out, never averaged in", text_columns("folder", "fault", "reason"), rows, "left-out")
+    else:
+        yield Sentence("None: every folder that was given is compared.")
 
 
-def definitions_section(subject: Subject) -> Section:
+def definitions_section(subject: Subject) -> Iterator[Part]:
     """All metrics, with the reason where one is undefined here."""
-    groups = subject.comparison.groups
-    rows = []
+    yield Sentence(NOTATION)
+    groups, rows = subject.comparison.groups, []
     for key, metric in METRICS.items():
         own = {name: one for group in groups for name, one in group.metrics.items() if name.partition("/")[0] == key}
         measured = any(one.mean is not None for one in own.values())
@@ -94,4 +92,4 @@ def definitions_section(subject: Subject) -> Section:
         better = "higher" if metric.higher_is_better else "lower"
         rows.append(cells(key, metric.title, metric.definition, better, "" if measured else str(reason)))
     columns = text_columns("key", "title", "formula", "better", "undefined here because")
-    return Section("definitions", "Definitions", (Sentence(NOTATION), Table("Metrics", columns, rows, "definitions")))
+    yield Table("Metrics", columns, rows, "definitions")

@@ -10,14 +10,14 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from clrft.analysis.compare import FLOOR, Comparison, Group
+from clrft.analysis.compare import FLOOR, Group
 from clrft.analysis.table import DASH, Sentence, Table, cells, text_columns
-from clrft.report.parts import Block, Part, Section, Subject, missing
+from clrft.report.parts import Block, Part, Subject, missing
 from clrft.runs.read import RunRecord
 from clrft.utils.plain import section_of
 from eval.evaluate import Prediction
@@ -54,50 +54,45 @@ class Item:
     answers: Mapping[str, tuple[Prediction, Prediction]]
 
 
-def samples_section(subject: Subject) -> Section:
+def samples_section(subject: Subject) -> Iterator[Part]:
     """Cards of forgotten items."""
-    parts: list[Part] = []
-    for stream in subject.comparison.streams():
-        parts += [*subject.comparison.heading(stream), *_stream_parts(subject.comparison, stream)]
-    return Section("samples", "What was forgotten", tuple(parts))
-
-
-def _stream_parts(comparison: Comparison, stream: str) -> list[Part]:
-    runs = chosen_runs(comparison.of_stream(stream))
-    if not runs:
-        return [missing(f"{stream}: no method learned two tasks or more one by one.")]
-    first_run = next(iter(runs.values()))
-    seed, last = first_run.seed, len(first_run.matrix)
-    try:
-        items = forgotten_items(runs)
-    except UserError as error:
-        return [missing(f"{stream}: not shown: {' '.join(error.problems)}")]
-    if not items:
-        return [Sentence(f"{stream}: in class order {seed} no item was answered rightly first and wrongly at the end.")]
-    images, problem = images_of(first_run, [(item.task, item.key) for item in items])
-    intro = (
-        f"{stream}, class order {seed}: items that the most methods answered rightly right after learning their task "
-        f"and wrongly after task {last}, at most {MOST_ITEMS}. They were chosen because they were forgotten."
-    )
-    cards = [
-        {
-            "item": item,
-            "image": images.get((item.task, item.key)),
-            "rows": [(label, _shown(first), _shown(end)) for label, (first, end) in item.answers.items()],
-        }
-        for item in items
-    ]
-    parts: list[Part] = [Sentence(intro), *([missing(problem)] if problem else [])]
-    parts.append(Block("samples", {"cards": cards, "last": last}))
-    rows = []
-    for item in items:
-        for label, both in item.answers.items():
-            said = [text for one in both for text in (one.completion, MEANING[one.failure])]
-            rows.append(cells(str(item.task), item.key, item.label, label, *said))
-    columns = text_columns("task", "item", "right answer", "method")
-    columns += text_columns("after its task", "judged", "at the end", "judged at the end")
-    title = f"{stream}: the answers shown above, in full"
-    return [*parts, Table(title, columns, rows, comparison.key("samples", stream), folded=True)]
+    comparison = subject.comparison
+    for stream, groups in comparison.streams.items():
+        yield from comparison.heading(stream)
+        runs = chosen_runs(groups)
+        if not runs:
+            yield missing(f"{stream}: no method learned two tasks or more one by one.")
+            continue
+        first_run = next(iter(runs.values()))
+        seed, last = first_run.seed, len(first_run.matrix)
+        try:
+            items = forgotten_items(runs)
+        except UserError as error:
+            yield missing(f"{stream}: not shown: {' '.join(error.problems)}")
+            continue
+        if not items:
+            told = "no item was answered rightly first and wrongly at the end"
+            yield Sentence(f"{stream}: in class order {seed} {told}.")
+            continue
+        images, problem = images_of(first_run, [(item.task, item.key) for item in items])
+        yield Sentence(
+            f"{stream}, class order {seed}: items that the most methods answered rightly right after learning their "
+            f"task and wrongly after task {last}, at most {MOST_ITEMS}. They were chosen because they were forgotten."
+        )
+        if problem:
+            yield missing(problem)
+        cards, rows = [], []
+        for item in items:
+            shown = [(label, _shown(first), _shown(end)) for label, (first, end) in item.answers.items()]
+            cards.append({"item": item, "image": images.get((item.task, item.key)), "rows": shown})
+            for label, both in item.answers.items():
+                said = [text for one in both for text in (one.completion, MEANING[one.failure])]
+                rows.append(cells(str(item.task), item.key, item.label, label, *said))
+        yield Block("samples", {"cards": cards, "last": last})
+        columns = text_columns("task", "item", "right answer", "method")
+        columns += text_columns("after its task", "judged", "at the end", "judged at the end")
+        title = f"{stream}: the answers shown above, in full"
+        yield Table(title, columns, rows, comparison.key("samples", stream), folded=True)
 
 
 def chosen_runs(groups: Sequence[Group]) -> dict[str, RunRecord]:

@@ -298,8 +298,7 @@ def matrix_of(tasks: Sequence[str], records: dict[int, dict[str, Any]]) -> Accur
             matrix = matrix.with_rows(base=values)
             continue
         counts = {int(j): (right, record["total"][j]) for j, right in record["correct"].items() if right is not None}
-        matrix = matrix.with_row(stage, counts)
-        matrix = matrix.with_values(stage, {j: value for j, value in values.items() if j not in counts})
+        matrix = matrix.with_row(stage, {j: counts.get(j, value) for j, value in values.items()})
         if record.get("pooled") is not None:
             matrix = matrix.with_rows(pooled={stage: record["pooled"]})
     return matrix

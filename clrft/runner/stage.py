@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import torch
@@ -44,9 +45,9 @@ from clrft.runs.layout import (
 from clrft.runs.provenance import peak_memory_mb
 from clrft.utils import interrupt
 from clrft.utils.files import Damaged, link_or_copy, sha256_file, whole_folder, write_json_atomic
-from eval.evaluate import Prediction, accuracy, evaluate
+from eval.evaluate import Prediction, evaluate
 from eval.matrix import POOLED_BOX_AP
-from eval.probe import ask, share_right
+from eval.probe import ask
 from eval.task_accuracy import measure_of, pooled_ap, task_accuracy
 from methods.base import TaskContext
 from methods.costs.meter import sums
@@ -274,7 +275,9 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
     elif stage in record.cells and lists_all:
         record.final_list[stage] = record.cells[stage]
     if glyphs is not None:
-        record.probe[BUILT_IN] = accuracy(answers(state, glyphs, glyphs.seen, stage, state.policy.session()))
+        record.probe[BUILT_IN] = fmean(
+            one.correct for one in answers(state, glyphs, glyphs.seen, stage, state.policy.session())
+        )
     for one in sets:
         record.probe_answers[one.name] = ask(
             lambda requests: state.policy.generate(requests, decoding_of(state, stage, config.probe_tokens)),
@@ -285,7 +288,7 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
             on_batch=lambda done: state.reporter.advance(state.config.cell, done),
             spread=ranks.Batches() if ranks.world_size() > 1 else None,
         )
-        record.probe[one.name] = share_right(record.probe_answers[one.name])
+        record.probe[one.name] = fmean(answer.correct for answer in record.probe_answers[one.name])
     record.seconds["evaluate"] = time.perf_counter() - start
 
 

@@ -15,8 +15,8 @@ from clrft.runs.read import read_predictions
 from eval.evaluate import Prediction
 from eval.judgement import Failure
 from eval.matrix import AccuracyMatrix
-from eval.metrics import Value
-from eval.taxonomy import Change, IntArray, change, change_metrics, confusion, outcomes, undefined_kinds, undivided
+from eval.metrics import Value, undefined
+from eval.taxonomy import KINDS, Change, IntArray, change, change_metrics, confusion, outcomes, undivided
 from task_streams.errors import UserError
 
 Classes = Sequence[Sequence[str]]  # of each task
@@ -69,7 +69,7 @@ def run_kinds(folder: Path, matrix: AccuracyMatrix, classes: Classes) -> RunKind
     names = {name for part in classes for name in part} if counted else set[str]()
     old = [j for j in range(1, size) if j in learned and j in final]
     changes = {j: change(learned[j], final[j], names) for j in old}
-    no_counts = undefined_kinds("box AP is no share of right answers")
+    no_counts = dict.fromkeys(KINDS, undefined("box AP is no share of right answers"))
     metrics = change_metrics(changes, size, reason) if counted else no_counts
     chosen = [prediction for predictions in final.values() for prediction in predictions]
     return RunKinds(cells, confusion(chosen, classes) if reason is None else None, reason, changes, metrics)

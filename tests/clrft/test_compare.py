@@ -13,7 +13,7 @@ from scipy import stats
 from clrft.analysis import paired_tests as paired
 from clrft.analysis.compare import Comparison, Paired, compare, summarise
 from clrft.analysis.comparison_tables import comparison_parts, to_csv
-from clrft.analysis.figures import comparison_figures, curve_over_orders, mean_matrix, styles
+from clrft.analysis.figures import comparison_figures, curve_over_orders, styles
 from clrft.analysis.pairs import pairs_to_csv
 from clrft.analysis.render import to_markdown
 from clrft.analysis.table import show
@@ -54,20 +54,15 @@ def pair(comparison: Comparison, metric: str, first: str, second: str) -> Paired
     return found
 
 
-@pytest.mark.parametrize(
-    ("values", "mean", "std", "reason", "text"),
-    [
-        ([Value(0.5), Value(0.6), Value(0.7)], 0.6, 0.1, None, "60.0 ± 10.0"),  # sqrt((0.01 + 0 + 0.01) / 2)
-        ([Value(0.5)], 0.5, None, None, "50.0"),  # one order has no spread
-        ([Value(0.5), Value(None, "not evaluated")], None, None, "not evaluated (orders 2)", "–"),
-    ],
-)
-def test_mean_and_sample_deviation_over_orders_with_every_value_beside(
-    values: list[Value], mean: float | None, std: float | None, reason: str | None, text: str
-) -> None:
-    summary = summarise(dict(enumerate(values, start=1)))
-    assert [summary.mean, summary.std] == [None if one is None else pytest.approx(one) for one in (mean, std)]
-    assert (summary.reason, show(summary), list(summary.values.values())) == (reason, text, values)
+def test_mean_and_sample_deviation_over_orders_with_every_value_beside() -> None:
+    values = {1: Value(0.5), 2: Value(0.6), 3: Value(0.7)}
+    three, one = summarise(values), summarise({1: Value(0.5)})
+    assert (three.mean, three.std) == pytest.approx((0.6, 0.1))  # sqrt((0.01 + 0 + 0.01) / 2)
+    assert (three.reason, show(three), three.values) == (None, "60.0 ± 10.0", values)
+    assert (one.mean, one.std, one.reason, show(one)) == (0.5, None, None, "50.0")  # one order has no spread
+    partly = summarise({1: Value(0.5), 2: Value(None, "not evaluated")})
+    assert (partly.mean, partly.std, partly.reason) == (None, None, "not evaluated (orders 2)")
+    assert show(partly) == "–" and partly.known() == {1: 0.5}
 
 
 def test_methods_are_paired_over_class_orders_with_students_interval(three_methods: list[RunRecord]) -> None:
@@ -142,7 +137,7 @@ def test_seed_place_and_what_changes_no_result_are_no_settings_but_streams_are_c
     notes = compare([sft, run(tmp_path, "grpo", config=more_workers)]).notes
     assert any("also differ in train.workers" in note for note in notes)
     comparison = compare([sft, run(tmp_path, "sft", stream="digits_dil")])
-    assert (comparison.streams(), comparison.pairs) == (["digits_cil", "digits_dil"], ())
+    assert ([*comparison.streams], comparison.pairs) == (["digits_cil", "digits_dil"], ())
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
@@ -191,7 +186,6 @@ def test_csv_holds_fractions_and_leaves_the_unmeasured_empty(three_methods: list
 
 def test_matrices_and_curves_are_means_over_orders(drawn: list[RunRecord]) -> None:
     floor, grpo, _ = compare(drawn).groups
-    np.testing.assert_allclose(mean_matrix(grpo), [[0.8, np.nan], [0.6, 0.7]])
     mean, std = curve_over_orders(grpo, seen_accuracy)
     np.testing.assert_allclose(mean, [0.8, 0.65])  # (90 + 70)/2; ((60+80)/2 + (60+60)/2)/2
     assert std is not None
@@ -203,7 +197,9 @@ def test_matrices_and_curves_are_means_over_orders(drawn: list[RunRecord]) -> No
 def test_what_is_drawn_is_what_was_computed_in_percent(drawn: list[RunRecord]) -> None:
     made = comparison_figures(compare(drawn).groups, "digits_cil")
     # matrices share one scale from zero to all right
-    assert {axis.images[0].get_clim() for axis in made["matrices"].axes if axis.images} == {(0, 100)}
+    images = [axis.images[0] for axis in made["matrices"].axes if axis.images]
+    assert {image.get_clim() for image in images} == {(0, 100)}
+    np.testing.assert_allclose(np.ma.filled(images[1].get_array(), np.nan), [[80, np.nan], [60, 70]])
     assert [axis.get_title(loc="left") for axis in made["training"].axes] == ["task reward", "KL to the base"]
     lines = {str(line.get_label()): line for line in made["curves"].axes[0].get_lines()}
     # joint training has one point, after task 2
@@ -261,10 +257,14 @@ def test_the_sign_flip_test_agrees_with_scipys_permutation_test(count: int) -> N
         assert ours == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
-def test_more_orders_than_can_be_counted_out_have_no_p() -> None:
-    many, three = paired.with_holm(paired.paired_tests([[float(x) for x in range(paired.MOST_EXACT + 1)], [10, 15, 5]]))
+def test_more_orders_than_can_be_counted_out_have_no_p_and_are_none_of_those_that_are_corrected(tmp_path: Path) -> None:
+    orders = {"zero_shot": 3, "sft": paired.MOST_EXACT + 1, "grpo": paired.MOST_EXACT + 1}
+    last = {"zero_shot": (40, 40)}  # 10 points less than the others, in every order
+    some = [(name, seed) for name, count in orders.items() for seed in range(count)]
+    found = compare([run(tmp_path, name, seed, last.get(name, (50, 50))) for name, seed in some])
+    many, three = (pair(found, "last_acc", *names).tests for names in (("grpo", "sft"), ("sft", "zero_shot")))
     assert (many.p, many.holm) == (None, None)
-    assert (three.p, three.smallest_p, three.holm) == (0.25, 0.25, 0.25)
+    assert (three.p, three.smallest_p, three.holm) == (0.25, 0.25, 0.5)  # of two tests that have a p
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -298,23 +298,25 @@ def test_the_bootstrap_agrees_with_scipys(count: int) -> None:
 def test_equal_differences_and_one_order_say_why_there_is_nothing() -> None:
     equal, one, zero = paired.paired_tests([[1.0, 1, 1], [1.0], [1.0, -1, 0]])
     assert (equal.boot_low, equal.boot_reason) == (None, "all differences are equal")
-    assert (equal.for_interval.orders, equal.for_power.reason) == (None, "all differences are equal")
-    assert (one.t_low, one.boot_reason, one.for_power.reason) == (None, *["one order has no spread"] * 2)
-    assert zero.for_interval.reason == "the mean difference is 0"
+    assert equal.for_interval == equal.for_power == "all differences are equal"
+    assert (one.t_low, one.boot_reason, one.for_power) == (None, *["one order has no spread"] * 2)
+    assert zero.for_interval == "the mean difference is 0"
 
 
 def test_how_many_orders_a_difference_needs() -> None:
     # Two-sided paired t-test at 5 %, power 80 %: G*Power's numbers of pairs for d = 0.2, 0.5, 0.8, 1.0.
-    np.testing.assert_array_equal(paired.orders_for_power(np.array([0.2, 0.5, 0.8, 1.0])), [199, 34, 15, 10])
-    np.testing.assert_array_equal(paired.orders_for_power(np.array([1e-4, 100.0])), [0, 2])
+    np.testing.assert_array_equal(
+        paired.orders_needed(np.array([0.2, 0.5, 0.8, 1.0]), for_power=True), [199, 34, 15, 10]
+    )
+    np.testing.assert_array_equal(paired.orders_needed(np.array([1e-4, 100.0]), for_power=True), [0, 2])
     # An interval without zero, by the table of t:
     # Mean / s = 1: t(0.975, n-1) / sqrt n is 2.5706 / 2.4495 = 1.05 for n = 6 and 2.4469 / 2.6458 = 0.92 for n = 7.
     # Mean / s = 2: 4.3027 / 1.7321 = 2.48 for n = 3 and 3.1824 / 2 = 1.59 for n = 4.
-    np.testing.assert_array_equal(paired.orders_for_interval(np.array([1.0, 2.0, 1e-4])), [7, 4, 0])
+    np.testing.assert_array_equal(paired.orders_needed(np.array([1.0, 2.0, 1e-4]), for_power=False), [7, 4, 0])
     # (10, 15, 5): mean 10, s 5, d = 2: interval from 4 orders, power from 5 (0.77 with 4 by G*Power, 0.91 with 5).
     few, hopeless = paired.paired_tests([[10, 15, 5], [1, -1, 1e-6]])
-    assert (few.for_interval.orders, few.for_power.orders) == (4, 5)
-    assert (hopeless.for_power.orders, hopeless.for_power.reason) == (None, f"more than {paired.MOST_NEEDED} orders")
+    assert (few.for_interval, few.for_power) == (4, 5)
+    assert hopeless.for_power == f"more than {paired.MOST_NEEDED} orders"
 
 
 def test_rows_of_different_lengths_keep_their_places() -> None:

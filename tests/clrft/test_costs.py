@@ -58,24 +58,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(runs: Path) -> Study[GroupCost]:
+def report(runs: Path) -> Study[list[GroupCost]]:
     return cost_report(compare([read_run(file.parent) for file in sorted(runs.rglob("manifest.json"))]))
 
 
-def test_costs_are_sums_over_stages_and_means_over_orders(report: Study[GroupCost]) -> None:
+def test_costs_are_sums_over_stages_and_means_over_orders(report: Study[list[GroupCost]]) -> None:
     assert COUNTS == meter.COUNTS
-    floor, sft, grpo = report.of_stream("digits_cil")
+    floor, sft, grpo = report.streams["digits_cil"]
     flops = grpo.figures[TRAIN, "model_flops"]
     assert flops.mean == 4e12 and flops.std == pytest.approx(2**0.5 * 1e12)  # 3e12 and 5e12
-    assert sft.mean(TRAIN, "model_flops") == 1e12 and sft.mean(TRAIN, CPU) == 7200
-    assert floor.mean(TRAIN, "model_flops") is None
+    assert sft.figures[TRAIN, "model_flops"].mean == 1e12 and sft.figures[TRAIN, CPU].mean == 7200
+    assert (TRAIN, "model_flops") not in floor.figures
     assert grpo.memory == {"peak_memory_mb": 102.0}  # the highest of any stage
 
 
 def test_what_was_not_counted_is_undefined_and_no_zero_and_runs_without_any_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "sft", 1, LEARNED)
     without = cost_report(compare([read_run(folder)]))
-    assert without.groups == () and "sft: its runs did not count" in without.without[0]
+    assert not without.streams and "sft: its runs did not count" in without.without[0]
     with_costs(folder, {1: {TRAIN: spent(1.0)}, 2: {TRAIN: {WALL: 5.0}}})
     figures, _ = cost_of_run(read_run(folder))
     assert figures[TRAIN, "model_flops"].value is None
@@ -83,7 +83,7 @@ def test_what_was_not_counted_is_undefined_and_no_zero_and_runs_without_any_are_
     assert figures[TRAIN, WALL].value == 7205.0
 
 
-def test_tables_hold_the_numbers(report: Study[GroupCost]) -> None:
+def test_tables_hold_the_numbers(report: Study[list[GroupCost]]) -> None:
     text = to_markdown(cost_parts(report))
     assert "| grpo | 2 | 20 |" in text and "4 T ± 1.41 T" in text  # 10 generated tokens in each of two stages
     table = csv.DictReader(io.StringIO(costs_to_csv(report)))
@@ -95,11 +95,11 @@ def test_tables_hold_the_numbers(report: Study[GroupCost]) -> None:
     assert [short(value) for value in (0, 12.345, 999.6, 1.234e12)] == ["0", "12.3", "1 k", "1.23 T"]
 
 
-def test_quality_is_drawn_against_every_cost_that_was_counted(report: Study[GroupCost]) -> None:
-    figure = costs_figure(report.of_stream("digits_cil"), "digits_cil")
+def test_quality_is_drawn_against_every_cost_that_was_counted(report: Study[list[GroupCost]]) -> None:
+    figure = costs_figure(report.streams["digits_cil"], "digits_cil")
     assert figure is not None and len(figure.axes) == 4  # two costs, two qualities; no GPU
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
-    assert costs_figure(report.of_stream("digits_cil")[:1], "digits_cil") is None  # the floor alone
+    assert costs_figure(report.streams["digits_cil"][:1], "digits_cil") is None  # the floor alone
 
 
 def test_the_command_writes_all_of_it(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

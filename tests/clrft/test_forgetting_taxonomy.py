@@ -55,7 +55,7 @@ def says(name: str, thought: str = "it is hard to say") -> str:
 
 
 def of(record: RunRecord) -> GroupTaxonomy:
-    (one,) = taxonomy_report(compare([record])).groups
+    ((one,),) = taxonomy_report(compare([record])).streams.values()
     return one
 
 
@@ -184,11 +184,11 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
 
 
 @pytest.fixture(scope="module")
-def report(orders: Orders) -> Study[GroupTaxonomy]:
+def report(orders: Orders) -> Study[list[GroupTaxonomy]]:
     return taxonomy_report(compare(orders))
 
 
-def test_means_over_class_orders_stand_beside_those_of_every_order(report: Study[GroupTaxonomy]) -> None:
+def test_means_over_class_orders_stand_beside_those_of_every_order(report: Study[list[GroupTaxonomy]]) -> None:
     text = taxonomy_to_csv(report)
     essential = csv_row(text, figure="forgetting", name="forgetting_essential")
     assert [float(essential[key]) for key in ("n", "mean", "order_1", "order_2")] == [2, 0.6875, 0.375, 1.0]
@@ -199,12 +199,12 @@ def test_means_over_class_orders_stand_beside_those_of_every_order(report: Study
     assert (confused["order_1"], confused["order_2"], confused["mean"]) == ("2", "8", "")
     for name, count in {"format": "1", "named": "1", "essential": "3", "newest": "2"}.items():
         assert csv_row(text, figure="lost", task="1", name=name)["order_1"] == count
-    (one,) = report.groups
+    ((one,),) = report.streams.values()
     # (3/8 + 0)/2, (1/8 + 0)/2, (2/8 + 1)/2, (1/8 + 0)/2, likewise
     assert one.confusion is not None and one.confusion[0].tolist() == [0.1875, 0.0625, 0.625, 0.0625, 0.0625]
 
 
-def test_the_tables_show_percent_and_fit_a_terminal(report: Study[GroupTaxonomy]) -> None:
+def test_the_tables_show_percent_and_fit_a_terminal(report: Study[list[GroupTaxonomy]]) -> None:
     parts = taxonomy_parts(report)
     # 5/8 and 1; 0; 5/8 and 1; 3/8 and 0; 3/8 and 1; 1/8 and 0; 1/3 and 1: means, and differences by the root of 2
     causes = ["81.2 ± 26.5", "0.0 ± 0.0", "81.2 ± 26.5"]
@@ -218,9 +218,10 @@ def test_the_tables_show_percent_and_fit_a_terminal(report: Study[GroupTaxonomy]
     assert rows[:3] == [" ".join(words) for words in (["2", *causes], ["2", *losses], old)]
 
 
-def test_pictures_show_the_numbers(report: Study[GroupTaxonomy]) -> None:
-    (one,) = report.groups
-    bars, heat = forgetting_figure(report.groups, "s"), confusion_figure(report.groups, "s")
+def test_pictures_show_the_numbers(report: Study[list[GroupTaxonomy]]) -> None:
+    (groups,) = report.streams.values()
+    (one,) = groups
+    bars, heat = forgetting_figure(groups, "s"), confusion_figure(groups, "s")
     assert bars is not None and heat is not None and one.confusion is not None
     widths = [[bar.get_width() for bar in axis.patches] for axis in bars.axes]  # type: ignore[attr-defined]
     assert widths == [[0.0, 81.25], [18.75, 68.75, -6.25]]  # gained goes the other way
@@ -228,7 +229,7 @@ def test_pictures_show_the_numbers(report: Study[GroupTaxonomy]) -> None:
     assert [mark.tolist() for mark in marks] == [[81.25], [81.25]]  # the whole
     shown = np.delete(np.asarray(heat.axes[0].images[0].get_array()), TASKS, axis=1)
     assert np.allclose(shown, 100 * one.confusion)
-    figures = taxonomy_figures(report.groups, "s")
+    figures = taxonomy_figures(groups, "s")
     assert list(figures) == ["kinds_answers", "kinds_tasks", "kinds_forgetting"]
     areas = figures["kinds_answers"].axes[0].collections
     tops = [np.asarray(area.get_paths()[0].vertices)[:, 1].max() for area in areas]
@@ -282,8 +283,9 @@ def test_a_run_with_damaged_predictions_is_named_and_left_out(
     stage = bad.folder / "task_03"
     (stage / "predictions.jsonl").write_text(damage((stage / "predictions.jsonl").read_text()))
     report = taxonomy_report(compare([good, bad]))
-    assert [run.seed for one in report.groups for run in one.group.runs] == [good.seed]
-    assert report.groups[0].metrics["forgetting_essential"].mean == 1.0
+    ((one,),) = report.streams.values()
+    assert [run.seed for run in one.group.runs] == [good.seed]
+    assert one.metrics["forgetting_essential"].mean == 1.0
     (sentence,) = report.without
     assert str(bad.folder) in sentence and reason in sentence
     for told in ("predictions.jsonl was changed", reason):

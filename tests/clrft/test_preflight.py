@@ -11,7 +11,6 @@ import psutil
 import pytest
 import torch
 
-from clrft.analysis import compare as comparing
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
@@ -29,7 +28,7 @@ from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
-from methods.settings import AUTO, KAHAN, LOST_BELOW, PLAIN, WIDE
+from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from task_streams.errors import UserError
 
 SMALL = {
@@ -286,7 +285,3 @@ def test_two_ways_that_keep_all_stand_side_by_side_with_a_note(tmp_path: Path, m
     notes = compare([read_run(folder) for folder in folders]).notes
     (note,) = [note for note in notes if "moved in two ways" in note]
     assert "sft+l2 by adamw_float32 and sft by adamw_kahan" in note or "sft by adamw_kahan and sft+l2 by" in note
-
-
-def test_what_comparisons_know_of_optimizers_is_what_they_are_called() -> None:
-    assert (comparing.AUTO, comparing.KEEPING, comparing.LOST_BELOW) == (AUTO, (WIDE, KAHAN), LOST_BELOW)

@@ -45,14 +45,6 @@ def last_cells(found: dict[results.Published, results.Measured]) -> list[str]:
     return [cell.text for cell in table.rows[0]][-2:]
 
 
-def names_of(measured: results.Measured) -> list[str]:
-    return [one.name for one in measured.departures]
-
-
-def tables(found: dict[results.Published, results.Measured]) -> list[int]:
-    return [row.table for row in found]
-
-
 def row_of(dataset: str, tasks: int, method: str) -> results.Published:
     (row,) = [row for row in MAIN if (row.dataset, row.tasks, row.method) == (dataset, tasks, method)]
     return row
@@ -73,8 +65,8 @@ def test_a_run_of_coco_whose_ap_was_not_pooled_is_not_as_published(tmp_path: Pat
     def departures(sweep: str, **more: Any) -> set[str]:
         more |= {"stream": "coco_5x16", "config": config}
         found = beside([record(tmp_path / sweep, "rapo", seed, learned(5), **more) for seed in (136, 377, 639)])
-        assert tables(found) == [2, 5]
-        return set(names_of(next(iter(found.values()))))
+        assert [row.table for row in found] == [2, 5]
+        return {one.name for one in next(iter(found.values())).departures}
 
     now = departures("now", manifest={"measure": "pooled box AP"})
     assert departures("before") == now | {"measure"}
@@ -131,7 +123,7 @@ def test_a_run_as_published_stands_beside_its_rows_with_what_no_setting_tells(tm
     found = beside(written(tmp_path, published_config(RAPO)))
     assert [(row.table, row.method) for row in found] == [(1, "RaPO"), (5, "RaPO")]
     for measured in found.values():
-        assert (names_of(measured), measured.acc.mean) == (ALWAYS, pytest.approx(0.5))
+        assert ([one.name for one in measured.departures], measured.acc.mean) == (ALWAYS, pytest.approx(0.5))
     assert last_cells(found) == ["3", "trainer, draw"]
 
 
@@ -140,12 +132,12 @@ def test_a_setting_of_an_ablation_or_another_base_stands_beside_its_own_row_alon
         return beside(written(tmp_path / sweep, published_config(RAPO, **changed)))
 
     ((row, measured),) = found("known", method={"retention_weight": 0.2}).items()
-    assert (row.table, row.method, names_of(measured)) == (7, "RaPO, λ 0.2", ALWAYS)
+    assert (row.table, row.method, [one.name for one in measured.departures]) == (7, "RaPO, λ 0.2", ALWAYS)
     other = found("other", method={"retention_weight": 0.3})
-    assert tables(other) == [1, 5]
+    assert [row.table for row in other] == [1, 5]
     (apart,) = [one for one in other[RAPO].departures if one.name == "method.retention_weight"]
     assert (apart.published, apart.here) == ("0.5", "0.3")
-    assert tables(found("base", model={"path": "Qwen/Qwen2.5-VL-3B-Instruct"})) == [11]
+    assert [row.table for row in found("base", model={"path": "Qwen/Qwen2.5-VL-3B-Instruct"})] == [11]
 
 
 def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
@@ -155,7 +147,7 @@ def test_every_difference_is_told_with_both_values(tmp_path: Path) -> None:
         manifest = (folder / "manifest.json").read_text()
         (folder / "manifest.json").write_text(manifest.replace("adamw_kahan", "adamw_float32"))
     found = beside(map(read_run, folders))
-    assert tables(found) == [1, 5]
+    assert [row.table for row in found] == [1, 5]
     names = {one.name: (one.published, one.here) for one in found[RAPO].departures if one.name not in ALWAYS}
     assert names == {
         "model.optimizer": ("adamw_kahan (adamw_bf16)", "adamw_float32"),

@@ -44,16 +44,16 @@ STEPS = [
 ]
 
 
-def report_of(*records: RunRecord) -> Study[GroupRewards]:
+def report_of(*records: RunRecord) -> Study[list[GroupRewards]]:
     return reward_report(compare(records))
 
 
-def two_orders(folder: Path, second: Sequence[Mapping[str, float]]) -> Study[GroupRewards]:
+def two_orders(folder: Path, second: Sequence[Mapping[str, float]]) -> Study[list[GroupRewards]]:
     """Order 1 with ``STEPS``, order 2 with others."""
     return report_of(*(record(folder, "grpo+par", seed, steps=steps) for seed, steps in ((1, STEPS), (2, second))))
 
 
-def parts(report: Study[GroupRewards]) -> list[Part]:
+def parts(report: Study[list[GroupRewards]]) -> list[Part]:
     return [*reward_parts(report), *report.comparison.closing(report.without)]
 
 
@@ -93,18 +93,18 @@ def test_components_and_shapers_are_those_of_the_configuration_in_its_order(tmp_
     more = {"rapo_added": 0.5, "rapo_reranked": 0.25}
     like = {"reward_shaped": 0.5, "reward_std_batch": 0.3, "tokens_added": 9.0}  # look like them and are none
     config = {"method": {"name": "rapo", "label": "mine", "parts": {"replay": {}, "par": {}}}}
-    (one,) = report_of(record(tmp_path, "mine", 1, steps=[STEPS[0] | more | like], config=config)).groups
+    ((one,),) = report_of(record(tmp_path, "mine", 1, steps=[STEPS[0] | more | like], config=config)).streams.values()
     assert (one.components, one.shapers) == (("accuracy", "format"), ("rapo", "par"))  # replay shaped nothing
 
 
 def test_runs_without_rewards_are_named(tmp_path: Path) -> None:
     steps = {"sft": [{"step": 1.0, "loss": 0.5}], "zero_shot": [], "grpo+par": STEPS}
     report = report_of(*(record(tmp_path, method, 1, steps=rows) for method, rows in steps.items()))
-    assert [one.group.method for one in report.groups] == ["grpo+par"]
-    assert report.without == (
+    assert [one.group.method for one in report.streams["digits_cil"]] == ["grpo+par"]
+    assert report.without == [
         "digits_cil: zero_shot has no rewards: nothing was trained.",
         "digits_cil: sft has no rewards: it learned from targets.",
-    )
+    ]
     assert report.without[1] in terminal(parts(report))
     assert report.without[0] in to_markdown(parts(report))
 
@@ -122,7 +122,7 @@ def test_the_table_fits_a_terminal_and_has_one_row_for_all_tasks_of_joint_traini
 def test_the_bars_are_the_means_and_what_was_not_measured_has_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "grpo+par", 1, LEARNED, steps=STEPS)
     for tasks in (2, 1):
-        bars = rewards_figure(report_of(read_run(folder)).groups, "digits_cil").axes[0].patches
+        bars = rewards_figure(report_of(read_run(folder)).streams["digits_cil"], "digits_cil").axes[0].patches
         heights = [0.625, 0.75, -0.75]  # accuracy, format, what par took away
         assert [bar.get_height() for bar in bars] == pytest.approx([h for h in heights for _ in range(tasks)])
         (folder / "task_02" / "steps.jsonl").unlink(missing_ok=True)
@@ -163,14 +163,11 @@ def test_a_real_run_shows_what_its_steps_say(tmp_path: Path) -> None:
         "run": {"output": str(tmp_path), "mlflow": False},
     }
     folder = run(build_config("digits_cil", "grpo+retention+par", "tiny", 1993, small), Silent())
-    (one,) = report_of(read_run(folder)).groups
+    ((one,),) = report_of(read_run(folder)).streams.values()
     assert (one.components, one.shapers) == (("accuracy", "format"), ("retention", "par"))
     for task, figures in one.tasks.items():
         rows = [json.loads(line) for line in (folder / f"task_{task:02d}" / "steps.jsonl").open()]
-        for name in (
-            "reward_accuracy",
-            "par_added",
-        ):  # two batches, two updates on each, of two micro-batches
+        for name in ("reward_accuracy", "par_added"):  # two batches, two updates on each, of two micro-batches
             assert [row["step"] for row in rows if name in row] == [1, 3]
         assert (figures[UPDATES].mean, figures[BATCHES].mean) == (4, 2)
         for figure, summary in figures.items():

@@ -162,7 +162,7 @@ def test_columns_agree_with_the_formulas_of_others_on_random_matrices() -> None:
         rows, base = rng.random((size, size)), rng.random(size)
         matrix = AccuracyMatrix.empty([str(j) for j in range(size)]).with_rows(base=dict(enumerate(base, start=1)))
         for stage, row in enumerate(rows, start=1):
-            matrix = matrix.with_values(stage, dict(enumerate(row, start=1)))
+            matrix = matrix.with_row(stage, dict(enumerate(row, start=1)))
         ours = padded_pilot(rows.tolist(), base.tolist())
         for (name, header), formula in FORMULAS.items():
             expected = formula(rows.tolist(), base.tolist())

@@ -27,14 +27,14 @@ def test_cells_hold_counts_and_their_ratio_or_a_value_alone_and_a_new_row_leaves
     assert np.isnan(empty.value).all()
     with pytest.raises(ValueError, match="read-only"):
         empty.value[0, 0] = 1.0
-    matrix = matrix.with_values(2, {1: 0.375})  # without counts
+    matrix = matrix.with_row(2, {1: 0.375})  # without counts
     assert matrix.value[1, 0] == 0.375
     assert np.isnan(matrix.total[1, 0])
     assert not np.isnan(matrix.total[1, 1])
 
 
 def test_the_matrix_survives_its_file_form() -> None:
-    matrix = two_tasks().with_values(1, {2: 0.125})
+    matrix = two_tasks().with_row(1, {2: 0.125})
     matrix = matrix.with_rows(joint={1: 1.0, 2: 0.9}, final_list={1: 0.25}, pooled={2: 0.5})
     text = json.dumps(matrix.to_json(), allow_nan=False)
     again = AccuracyMatrix.from_json(json.loads(text))
@@ -80,7 +80,7 @@ def test_what_is_no_matrix_and_impossible_cells_are_refused() -> None:
         with pytest.raises(IndexError, match=r"(2|0) is out of 1\.\.1"):
             empty.with_row(stage, {task: (1, 1)})
     with pytest.raises(ValueError, match="no fraction"):
-        empty.with_values(1, {1: 68.3})
+        empty.with_row(1, {1: 68.3})
     with pytest.raises(ValueError, match="no fraction"):
         empty.with_rows(base={1: -0.5})
 

@@ -25,7 +25,7 @@ import numpy as np
 from eval.matrix import AccuracyMatrix
 from eval.metrics import compute_metrics
 
-COUNT = 250
+COUNT = 1000
 SHARED = ("last_acc", "avg_incremental_acc_micro", "forgetting_diag", "bwt", "fwt")
 
 

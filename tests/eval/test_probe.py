@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eval.checks import TESTS, failed_checks
-from eval.probe import ask, chosen_letter, reply_of, scored, share_right
+from eval.probe import ask, chosen_letter, reply_of, scored
 from task_streams.probes.checks import CHECKS, Check
 from task_streams.probes.sets import Row, read_probe_set
 from task_streams.prompt import Request
@@ -71,10 +71,7 @@ def test_a_scripted_policy_is_scored_by_hand(tmp_path: Path) -> None:
     assert [one.correct for one in answers] == [True, False, False, True, True]
     assert answers[2].failed == ("punctuation:no_comma",)
     assert [one.answer for one in answers[:2]] == ["B", "no"]
-    assert share_right(answers) == 3 / 5
     assert answers[0].to_json()["stage"] == 2
-    with pytest.raises(ValueError, match="undefined"):
-        share_right([])
 
 
 CASES = [
