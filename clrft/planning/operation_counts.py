@@ -77,13 +77,17 @@ class Calls:
         return replace(passed, prompt_tokens=rows * prompt)
 
     def whole(
-        self, rows: float, prompt: PromptLengths, tokens: float, learn: bool, every: bool = False
+        self, rows: float, prompt: PromptLengths, tokens: float, learn: bool, every: bool = False, more: float = 0.0
     ) -> OperationCounts:
-        """Prompts and completions behind them in one call, and logits: of completions, or of ``every`` token."""
+        """Prompts and completions behind them in one call, and logits: of completions, or of ``every`` token.
+
+        Nothing of so many ``more`` rows is learned, which count as prompts.
+        """
         head = self.shape.head.work(rows * (tokens + prompt.tokens * every))
         longer = replace(prompt, tokens=prompt.tokens + tokens, lead=0.0)
-        call = self.prompts(rows, longer, learn) + self._passed(head, 0, learn)
-        return replace(call, prompt_tokens=rows * prompt.tokens, prompt_tokens_computed=rows * prompt.tokens)
+        call = self.prompts(rows + more, longer, learn) + self._passed(head, 0, learn)
+        asked = rows * prompt.tokens + more * longer.tokens
+        return replace(call, prompt_tokens=asked, prompt_tokens_computed=asked)
 
     def written(
         self, rows: float, prompt: float, mean: float, longest: float, recorded: bool = True

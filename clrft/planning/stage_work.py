@@ -4,13 +4,14 @@ It follows ``methods/training/fit.py``, ``methods/generation/group_passes.py`` (
 (drift) and ``clrft/runner/stage.py`` (tests). Of several processes each has an even share of the rows of updates; whole
 batches of tests are dealt out; drift, Fisher information and what frozen models keep are done by every one. Of
 penalties and estimates those of the methods in ``COUNTED`` are in it; what other parts' hooks compute is not, which
-``uncounted`` tells. Deliberately absent: batches with fewer rows than the others; AdamW's step; split weights that are
-put together for the disk.
+``uncounted`` tells. Deliberately absent: AdamW's step; split weights that are put together for the disk.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -22,6 +23,7 @@ from clrft.planning.stream_statistics import StreamStatistics, TaskStatistics, p
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from methods.drift.items import GROUP_SIZE, OTHERS_SIZE
 from methods.drift.measure import PROMPTS
+from methods.settings import TrainConfig
 from methods.training.budget import planned_updates, rows_per_update
 
 COUNTED = frozenset(
@@ -122,30 +124,54 @@ def training(cell: Cell, stage: int) -> SharedCounts:
 def supervised(cell: Cell, task: TaskStatistics, updates: int, first: bool) -> tuple[OperationCounts, float]:
     """A process's prompts with their targets, and how often it gathers split weights for them.
 
-    Distillation asks the anchor, and the policy once more.
+    Distillation asks the anchor, and the policy once more. A process without a row computes one from which nothing is
+    learned: all of it counts as a prompt.
     """
-    train, passes = cell.config.train, updates * cell.config.train.accumulation
-    items = updates * train.prompts_per_update if train.epochs is None else train.epochs * task.train
-    rows = items / passes / cell.processes
-    work = cell.calls.whole(rows, task.prompt, task.target, learn=True)
-    work += OperationCounts(tokens_trained=rows * task.target)
-    if distilled := not first and "lwf" in dict(cell.config.parts):
-        for learn in (False, True):
-            work += cell.calls.whole(rows, task.prompt, task.target, learn, every=True)
-    return work * passes, passes * (7 if distilled else 3)
+    work, processes = OperationCounts(), cell.processes
+    distilled = not first and "lwf" in dict(cell.config.parts)
+    passes = [(True, False), *([(False, True), (True, True)] if distilled else [])]  # with gradients, with all logits
+    batches = micro_batches(cell.config.train, task.train, updates)
+    for rows, times in batches.items():
+        own, instead = rows / processes, max(0, processes - rows) / processes
+        for learn, every in passes:
+            work += cell.calls.whole(own, task.prompt, task.target, learn, every, instead) * times
+        work += OperationCounts(tokens_trained=own * task.target) * times
+    return work, batches.total() * (7 if distilled else 3)
+
+
+def micro_batches(train: TrainConfig, items: int, updates: int) -> Counter[int]:
+    """Supervised batches by their rows: an epoch's last one has what is left, and ends its update."""
+    epoch = [*batch_sizes(items, max(1, train.prompts_per_update // train.accumulation)).elements()]
+    epochs, left = divmod(updates, math.ceil(len(epoch) / train.accumulation))
+    return Counter(epoch * epochs + epoch[: left * train.accumulation])
+
+
+def batch_sizes(items: int, size: int) -> Counter[int]:
+    """How many batches of some items have so many: all but the last are full."""
+    return Counter(min(size, items - start) for start in range(0, items, size))
+
+
+def part_of(rows: int, count: int, group: int) -> tuple[float, float]:
+    """Rollouts of one of so many even parts of a batch, and their different prompts: means; groups are adjacent."""
+    ends = [rows * place // count for place in range(count + 1)]
+    return rows / count, sum(len({row // group for row in range(*part)}) for part in pairwise(ends)) / count
 
 
 def rollouts(cell: Cell, task: TaskStatistics, updates: int, first: bool) -> tuple[OperationCounts, float]:
     """A process's groups of completions, and how often it gathers split weights for them.
 
     A prompt is computed once for its group; with ``train.share_prefix=false`` for every completion, in every pass.
+    Rollouts are dealt out by whole groups where every process gets one.
     """
     config, method, calls, held = cell.config, cell.method, cell.calls, cell.held
-    train, tokens, mean = config.train, task.prompt.tokens, cell.lengths.train
+    train, tokens, mean, processes = config.train, task.prompt.tokens, cell.lengths.train, cell.processes
     longest, again = cell.lengths.longest(mean), int(config.method.updates_per_batch)
     group = int(config.method.group_size) if train.share_prefix else 1
-    rows, batches = rows_per_update(method, train) / cell.processes, updates / again
-    micro = rows / train.accumulation
+    every, batches = rows_per_update(method, train), updates / again
+    rows, drawn = part_of(every, processes, group)
+    if every >= group * processes:
+        drawn = rows / group
+    micro, learned = part_of(every, processes * train.accumulation, group)
     # One pass over completions, with gradients, serves scoring and loss; one over prompts also serves sampling.
     once = train.share_prefix and train.accumulation == again == held.parts == 1
     serves_all = once and not config.model.gradient_checkpointing
@@ -154,41 +180,48 @@ def rollouts(cell: Cell, task: TaskStatistics, updates: int, first: bool) -> tup
     frozen = int(anchored) + int("reference" in method.needs and not same)  # models that score rollouts
 
     def prompts(count: float, learn: bool = False) -> OperationCounts:
-        return calls.prompts(max(1.0, count), task.prompt, learn)
+        return calls.prompts(count, task.prompt, learn)
 
-    scored = calls.following(micro, tokens, mean, longest) * train.accumulation
+    passes = math.ceil(train.accumulation / processes) if held.parts > 1 else train.accumulation
+    scored = calls.following(rows / passes, tokens, mean, longest) * passes
     own_scores = 0 if once else int(again > 1) + anchored
-    batch = prompts(rows / group, learn=serves_all) + calls.written(rows, tokens, mean, longest)
+    batch = prompts(drawn, learn=serves_all) + calls.written(rows, tokens, mean, longest)
     batch += (scored if train.share_prefix else scored + prompts(rows)) * own_scores + scored * frozen
     if once and anchored:  # drift and loss are of one pass, which counts as two
         batch += OperationCounts(prompt_tokens=rows * tokens)
     update = calls.following(micro, tokens, mean, longest, learn=True) + OperationCounts(tokens_trained=micro * mean)
     if not serves_all:
-        update += prompts(micro / group, learn=True)
-    # What prompts leave behind in frozen models is kept for the task where they come twice and there is room.
-    asked, ahead = batches * train.prompts_per_update, max(1.0, micro / group)
+        update += prompts(drawn if train.accumulation == again == 1 else learned, learn=True)
+    # What prompts leave behind in frozen models is kept for the task where they come twice, as far as there is room.
+    ahead = max(1, every // train.accumulation // group)
+    asked = updates * ahead if train.epochs is None else train.epochs * task.train
     each = 2 * held.sizes.keys * held.sizes.shape.language_layers * tokens * held.weight
-    room = train.kept_prefixes * 2**20 >= frozen * task.train * each
-    kept = train.share_prefix and room and asked >= 2 * task.train and held.parts == 1
-    asking = prompts(ahead) * (task.train / ahead) if kept else prompts(rows / group) * batches
+    kept = 0
+    if frozen and train.share_prefix and held.parts == 1 and asked >= 2 * task.train * again:
+        kept = int(min(task.train, train.kept_prefixes * 2**20 / each / frozen))
+    asking = prompts(drawn * (1 - kept / task.train)) * batches * (kept < task.train)
+    for count, times in batch_sizes(kept, ahead).items():
+        asking += prompts(count) * times
     work = batch * batches + update * (updates * train.accumulation) + asking * frozen
-    times = 1 + own_scores * train.accumulation + frozen * (1 + train.accumulation)
-    return work, batches * times + 5 * updates * train.accumulation
+    # A pass over completions goes through the layers alone, and scoring begins outside of them.
+    layers, outside = (part / held.sizes.parameters for part in (held.sizes.shape.language.weights, held.sizes.outer))
+    scoring = passes * layers + outside
+    times = batches * (1 + own_scores * scoring + frozen * (1 + scoring))
+    return work, times + updates * train.accumulation * (3 + 2 * layers)
 
 
 def drift(cell: Cell, stage: int) -> OperationCounts:
     """Rollouts of the policy and of those before it, and what each says about the other's."""
-    joint, calls, mean = cell.method.joint, cell.calls, cell.lengths.test
+    joint, calls, mean, work = cell.method.joint, cell.calls, cell.lengths.test, OperationCounts()
     task = cell.statistics.joint if joint else cell.statistics.tasks[stage - 1]
     prompt, longest, others = task.prompt.tokens, cell.lengths.longest(mean), 1 if joint or stage == 1 else 2
-    items = min(cell.config.evaluate.drift_prompts, task.test)
-    batches = math.ceil(items / PROMPTS)
-    work = calls.prompts(items / batches, task.prompt) * (1 + others)
-    for size, policies in ((GROUP_SIZE, 1), (OTHERS_SIZE, others)):
-        rows = items / batches * size
-        written = calls.written(rows, prompt, mean, longest, recorded=False)
-        work += written * policies + calls.following(rows, prompt, mean, longest) * (2 * others)
-    return work * batches
+    for count, times in batch_sizes(min(cell.config.evaluate.drift_prompts, task.test), PROMPTS).items():
+        some = calls.prompts(count, task.prompt) * (1 + others)
+        for size, policies in ((GROUP_SIZE, 1), (OTHERS_SIZE, others)):
+            written = calls.written(count * size, prompt, mean, longest, recorded=False)
+            some += written * policies + calls.following(count * size, prompt, mean, longest) * (2 * others)
+        work += some * times
+    return work
 
 
 def tests(cell: Cell, stage: int) -> SharedCounts:
@@ -209,10 +242,10 @@ def tests(cell: Cell, stage: int) -> SharedCounts:
         asked.append((probe, evaluate.probe, True))
     work, every, most = OperationCounts(), 0, 0
     for prompt, items, seen in asked:
-        if batches := math.ceil(items / evaluate.batch_size):
-            size = items / batches
+        batches = math.ceil(items / evaluate.batch_size)
+        every, most = every + batches, most + math.ceil(batches / cell.processes)
+        for size, times in batch_sizes(items, math.ceil(items / max(1, batches)) or 1).items():
             answers = cell.calls.written(size, prompt.tokens, mean, cell.lengths.longest(mean))
-            work += (cell.calls.prompts(size, prompt, seen=seen) + answers + OperationCounts(items=size)) * batches
-            every, most = every + batches, most + math.ceil(batches / cell.processes)
+            work += (cell.calls.prompts(size, prompt, seen=seen) + answers + OperationCounts(items=size)) * times
     models = 1 + cell.held.anchor + cell.held.reference
     return SharedCounts(work, most / max(1, every), cell.gathered(models))
