@@ -10,44 +10,42 @@ the next one. Drift counts as a peak of its own there: every process measures al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import capacity_bytes
 from clrft.memory.model_sizes import ModelSizes, model_sizes
-from clrft.memory.phases import ALONE, Footprint, Longest, Phases, Sharing
+from clrft.memory.phases import ALONE, Footprint, Longest, Phases, Sharing, gib
 from methods import build_method
 from methods.lazy import torch
 from methods.model.config import choose_device
 from methods.model.numerics import keeps_all, looking_at_weights
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 
-SHOWN = 4  # parts that are named
 
+class Estimate(dict[str, Footprint]):
+    """Memory of a run: of ``training`` a task, which is missing where nothing is trained, and of ``testing``."""
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Memory of a run: of training a task, None where nothing is trained, and of testing."""
-
-    training: Footprint | None
-    testing: Footprint
-
-    def peaks(self) -> dict[str, Footprint]:
-        """What there is of both, by name."""
-        return ({"training": self.training} if self.training else {}) | {"testing": self.testing}
+    @classmethod
+    def recorded(cls, memory: Mapping[str, Any]) -> Estimate:
+        """The estimate that a manifest holds."""
+        found = {name: memory[name] for name in ("training", "testing") if name in memory}
+        return cls({name: Footprint(one["phase"], one["parts"]) for name, one in found.items()})
 
     @property
     def peak(self) -> Footprint:
         """The one that needs more."""
-        return max(self.peaks().values(), key=lambda one: one.total)
+        return max(self.values(), key=lambda one: one.total)
 
     def to_json(self) -> dict[str, Any]:
         """Bytes by phase and part, for the manifest."""
-        return {
-            name: {"bytes": one.total, "phase": one.phase, "parts": dict(one.parts)}
-            for name, one in self.peaks().items()
-        }
+        return {name: {"bytes": one.total, "phase": one.phase, "parts": dict(one.parts)} for name, one in self.items()}
+
+    def line(self, available: int | None) -> str:
+        """What a run needs, on one line."""
+        there, peak = "" if available is None else f" of {gib(available)} GiB", self.peak
+        return f"about {gib(peak.total)} GiB{there} ({peak.phase}): {peak.largest}"
 
 
 def estimate(
@@ -55,7 +53,9 @@ def estimate(
 ) -> Estimate:
     """What a process of a run needs of its device, by the sizes of its model and its longest prompts."""
     phases = Phases(config, sizes, device, longest, sharing)
-    return Estimate(None if phases.method.family == "frozen" else phases.training(), phases.testing())
+    both = {} if phases.method.family == "frozen" else {"training": phases.training()}
+    both["testing"] = phases.testing()
+    return Estimate({name: max(each, key=lambda phase: phase.total) for name, each in both.items()})
 
 
 def decided(config: RunConfig, needed: Callable[[RunConfig], int], capacity: int | None) -> RunConfig:
@@ -104,27 +104,3 @@ def allowed_estimate(config: RunConfig) -> tuple[Estimate, torch.device] | None:
     device, longest = choose_device(config.model), longest_allowed(config, sizes)
     config = decided(config, lambda one: estimate(one, sizes, device, longest).peak.total, capacity_bytes(device))
     return estimate(config, sizes, device, longest), device
-
-
-def gib(count: int) -> str:
-    """Bytes in GiB, to a digit after the point, or three digits where that would be 0."""
-    return f"{count / 2**30:.{1 if count >= 0.1 * 2**30 else 3}f}"
-
-
-def line(peak: Footprint, available: int | None) -> str:
-    """What a run needs, on one line."""
-    there = "" if available is None else f" of {gib(available)} GiB"
-    return f"about {gib(peak.total)} GiB{there} ({peak.phase}): {parts_told(peak)}"
-
-
-def recorded(memory: Mapping[str, Any]) -> Footprint:
-    """The peak that a manifest tells."""
-    both = [memory[name] for name in ("training", "testing") if name in memory]
-    most = max(both, key=lambda one: int(one["bytes"]))
-    return Footprint(most["phase"], most["parts"])
-
-
-def parts_told(peak: Footprint) -> str:
-    """The largest parts, GiB each."""
-    largest = sorted(peak.parts.items(), key=lambda part: -part[1])[:SHOWN]
-    return ", ".join(f"{name} {gib(size)}" for name, size in largest)

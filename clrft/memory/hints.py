@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import estimate, gib
-from clrft.memory.model_sizes import ModelSizes, known_sizes
-from clrft.memory.phases import ALONE, Longest, Sharing
+from clrft.memory.model_sizes import known_sizes
+from clrft.memory.phases import Footprint, Longest, gib
 from methods import build_method
-from methods.lazy import torch
 from methods.settings import KAHAN, WIDE
 from methods.training.budget import rows_per_update
 
@@ -21,8 +18,7 @@ LEAST_SAVING = 0.01  # of what is needed; less is not worth a setting
 FEWEST_PIXELS = 4  # an image is made smaller by this much at most
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A setting of a run, changed."""
 
     setting: str  # as on the command line
@@ -34,38 +30,29 @@ class Change:
 
 def memory_hints(
     config: RunConfig,
-    sizes: ModelSizes,
-    device: torch.device,
     longest: Longest,
     activity: str,
     available: int,
-    sharing: Sharing = ALONE,
-    allowed: Callable[[RunConfig], bool] = lambda _: True,
+    estimated: Callable[[RunConfig, Longest], Mapping[str, Footprint]],
 ) -> list[str]:
-    """What to set so that training or testing needs less, the largest saving first.
+    """What to set so that training or testing needs less memory, the largest saving first.
 
-    Of a setting with several values the first that is enough alone, or the one that saves most.
+    Of a setting with several values the first that is enough alone, or the one that saves most. ``estimated`` tells
+    what a run of some settings needs with prompts at their longest; nothing for settings that are not possible.
     """
-
-    def needed(settings: RunConfig, prompts: Longest) -> int:
-        if not allowed(settings):
-            return sys.maxsize
-        own = sizes if settings.model.adapter == config.model.adapter else known_sizes(settings.model)
-        return estimate(settings, own, device, prompts, sharing).peaks()[activity].total
-
-    before = needed(config, longest)
+    before = estimated(config, longest)[activity].total
     best: dict[str, tuple[int, str]] = {}
-    for change in changes(config, longest, sizes):
-        then = needed(change.config, change.longest)
-        saved, known = before - then, best.get(change.setting, (0, ""))[0]
+    for setting, word, then, prompts, note in changes(config, longest):
+        found, known = estimated(then, prompts), best.get(setting, (0, ""))[0]
+        saved = before - found[activity].total if found else 0
         if saved <= max(known, LEAST_SAVING * before) or before - known <= available:
             continue
-        enough = ", which is enough" if then <= available else ""
-        best[change.setting] = (saved, f"{change.word} (saves {gib(saved)} GiB{enough}{change.note})")
+        enough = ", which is enough" if before - saved <= available else ""
+        best[setting] = (saved, f"{word} (saves {gib(saved)} GiB{enough}{note})")
     return [words for _, words in sorted(best.values(), key=lambda one: -one[0])]
 
 
-def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[Change]:
+def changes(config: RunConfig, longest: Longest) -> Iterator[Change]:
     """Settings that may help, each alone, the mildest value first."""
     train, model, evaluate, full = config.train, config.model, config.evaluate, config.model.adapter == "none"
     rows = rows_per_update(build_method(config.method_name, config.method, config.parts), train)
@@ -91,15 +78,9 @@ def changes(config: RunConfig, longest: Longest, sizes: ModelSizes) -> Iterator[
             prompts = longest
             if name == "max_pixels":  # smaller images: fewer patches, and fewer tokens of a prompt
                 patches = longest.patches * value // longest.pixels
-                gone = (longest.patches - patches) // sizes.shape.merge**2
+                gone = (longest.patches - patches) // known_sizes(model).shape.merge ** 2
                 prompts = replace(longest, patches=patches, pixels=value, tokens=longest.tokens - gone)
-            setting = f"{section}.{name}"
-            yield Change(setting, word(setting, value), with_value(config, section, name, value), prompts, note)
-
-
-def word(setting: str, value: Any) -> str:
-    """A setting with a value as on the command line."""
-    return f"{setting}={str(value).lower() if isinstance(value, bool) else value}"
+            yield Change(f"{section}.{name}", *with_value(config, section, name, value), prompts, note)
 
 
 def halves(number: int, least: int) -> list[int]:
@@ -107,6 +88,7 @@ def halves(number: int, least: int) -> list[int]:
     return [number >> step for step in range(1, number.bit_length()) if number >> step >= max(least, 1)]
 
 
-def with_value(config: RunConfig, section: str, name: str, value: Any) -> RunConfig:
-    """A run's settings with another value."""
-    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
+def with_value(config: RunConfig, section: str, name: str, value: Any) -> tuple[str, RunConfig]:
+    """A setting with another value as on the command line, and a run's settings with it."""
+    word = str(value).lower() if isinstance(value, bool) else value
+    return f"{section}.{name}={word}", replace(config, **{section: replace(getattr(config, section), **{name: value})})

@@ -4,16 +4,17 @@ Weights are counted from the model's sizes, as ``clrft/runner/disk_check.py`` co
 rows are those of the quickstart's files; beside weights they are small.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from clrft.base_model import default_model_path
 from clrft.memory.phases import EXACT
-from clrft.planning.stage_work import Cell, SharedCounts
+from clrft.planning.stage_work import Cell
 from clrft.runner.disk_check import MOMENTS
 from clrft.runner.partial_checkpoint import KEPT
-from clrft.runs.cost_names import DRIFT, EVALUATE
+from clrft.runs.cost_names import DRIFT
 
 ANSWER = 150  # bytes of a row of predictions beside its completion
 GROUP = 420  # of a row of drift figures
@@ -36,8 +37,8 @@ class Disk:
     stage: int  # written at the end of a stage
 
 
-def disk_of(cell: Cell, work: Mapping[int, Mapping[str, SharedCounts]]) -> Disk:
-    """What a cell leaves; ``work``: of its stages."""
+def disk_of(cell: Cell, work: pd.DataFrame) -> Disk:
+    """What a cell leaves, by its work."""
     config, method, held = cell.config, cell.method, cell.held
     numbers, trained = held.sizes.trained, held.trained * held.parts
     compensation = held.compensated * held.parts
@@ -53,11 +54,10 @@ def disk_of(cell: Cell, work: Mapping[int, Mapping[str, SharedCounts]]) -> Disk:
     anchors = max(0, learned - 1) if held.anchor and method.anchor_rule.kind in ("average", "first") else 0
     stages = min(learned, 1) * stage if last else learned * stage + anchors * saved
     # Predictions, steps and figures, in the run's folder and in MLflow's store.
-    rows, copies, points = 0.0, 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0
-    for counts in work.values():
-        rows += counts[EVALUATE].all.items * (ANSWER + TOKEN * cell.lengths.test) * copies + STAGE
-        rows += sum(one.all.updates for one in counts.values()) * (UPDATE + points)
-        rows += config.evaluate.drift_prompts * GROUP if DRIFT in counts else 0
+    copies, points = 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0
+    rows = work["items"].sum() * (ANSWER + TOKEN * cell.lengths.test) * copies + len(cell.stages) * STAGE
+    rows += work.updates.sum() * (UPDATE + points)
+    rows += config.evaluate.drift_prompts * GROUP * (work.index.get_level_values("activity") == DRIFT).sum()
     states = (KEPT + 1) * (trained + moments) if config.run.checkpoint_every and learned else 0
     both = stage if last and learned > 1 else 0  # the one before goes after this one came
     return Disk(round(stages + rows + CELL), states + both, stage if learned else 0)

@@ -1,12 +1,15 @@
 """The plan of a sweep: every cell's work, seconds, disk and memory, and what they add up to."""
 
+import heapq
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
 from clrft.config.run_config import RunConfig
@@ -16,13 +19,12 @@ from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import ALONE, Longest, Sharing
 from clrft.planning.calibration import Measured, kind_of, measured
 from clrft.planning.disk import SWEEP, Disk, disk_of
-from clrft.planning.hardware import LIKELY, THIS, Hardware
-from clrft.planning.operation_counts import OperationCounts
-from clrft.planning.stage_work import Cell, Lengths, stage_work
+from clrft.planning.hardware import LIKELY, THIS, Hardware, Speed
+from clrft.planning.stage_work import Cell, Lengths
 from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
-from clrft.planning.throughput import Seconds, assumed_lengths, assumed_seconds, makespan, measured_seconds
 from clrft.runner.prepare import split_problems
 from clrft.runner.state import Run
+from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.sweep.executors import default_jobs, gpus
 from clrft.utils.progress import Silent
 from methods import build_method
@@ -32,6 +34,10 @@ from task_streams.errors import UserError
 from task_streams.types import TaskStream
 
 SHARE = 0.95  # of a device's memory that a run can have
+EXCHANGE, BOUNDARY, START = "exchange", "boundary", "start"
+PARTS = (TRAIN, EVALUATE, DRIFT, EXCHANGE, BOUNDARY, START)  # of a cell's time
+SPREAD = 2.0  # the longest of a batch's completions to their mean, where nothing is measured
+THOUGHT = 60  # tokens of a thought before the answer, beside the answer itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class CellPlan:
     config: RunConfig
     lengths: Lengths  # tokens of its completions
     statistics: StreamStatistics  # of its stream
-    work: dict[str, OperationCounts]  # by activity, of all of its processes
-    seconds: tuple[Seconds, Seconds, Seconds]  # by part; most likely, slow, fast
+    work: pd.DataFrame  # by activity, of all of its processes
+    seconds: Sequence[Mapping[str, float]]  # by part; most likely, slow, fast
     disk: Disk  # what it leaves
     memory: Estimate  # what it needs of each of its devices
     problems: tuple[str, ...] = ()  # why its processes cannot share it
@@ -171,22 +177,66 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     """The plan of one cell; its seconds are by the work of its busiest process."""
     statistics, sharing = statistics_of(config), target.sharing
     throughput = None if target.measured is None else target.measured.throughputs[kind_of(config)]
-    assumed = assumed_lengths(config, statistics, target.completion, target.times)
-    cell = Cell(config, target.device, assumed if throughput is None else throughput.lengths, sharing)
-    work = {stage: stage_work(cell, stage) for stage in cell.stages}
+    lengths = assumed_lengths(config, statistics, target) if throughput is None else throughput.lengths
+    cell = Cell(config, target.device, lengths, sharing)
+    work = cell.work()
     disk = disk_of(cell, work)
     if throughput is not None:  # what was measured is one
-        likely = slow = fast = measured_seconds(work, throughput)
+        seconds = [{**dict.fromkeys(PARTS, 0.0), **throughput.seconds(work)}] * 3
     elif target.hardware is not None:
-        likely, slow, fast = (assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds)
+        seconds = [assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds]
     else:
         raise RuntimeError("neither a hardware nor a measurement")
-    total: dict[str, OperationCounts] = defaultdict(OperationCounts)
-    for stage in work.values():
-        for activity, counts in stage.items():
-            total[activity] += counts.all
+    by_activity = work.groupby(level="activity", sort=False).sum()
     problems, memory = tuple(sharding_problems(config, sharing)), memory_of(config, target)
-    return CellPlan(config, cell.lengths, statistics, dict(total), (likely, slow, fast), disk, memory, problems)
+    return CellPlan(config, lengths, statistics, by_activity, seconds, disk, memory, problems)
+
+
+def assumed_lengths(config: RunConfig, statistics: StreamStatistics, target: Target) -> Lengths:
+    """Lengths of completions by the right answers' length, or as asked for.
+
+    A policy that was trained on targets answers as they do; any other thinks before.
+    """
+    limit, answer = float(config.train.max_completion_tokens), fmean(task.target for task in statistics.tasks)
+    free = min(limit, float(target.completion or answer + (THOUGHT if config.stream.think else 0)) * target.times)
+    supervised = build_method(config.method_name, config.method, config.parts).family == "supervised"
+    return Lengths(free, min(answer, limit) if supervised else free, SPREAD)
+
+
+def assumed_seconds(cell: Cell, work: pd.DataFrame, disk: Disk, speed: Speed) -> dict[str, float]:
+    """Seconds of a cell, by that of its processes which has most to do.
+
+    The boundary writes what a stage leaves, and reads the policies that drift is measured against. What devices give
+    each other takes its own time: that it goes on beside arithmetic is not counted on.
+    """
+    weights, stages = cell.held.sizes.parameters * cell.held.weight, work.index.get_level_values("activity")
+    written = (stages == TRAIN).sum() * disk.stage + (stages == DRIFT).sum() * 2 * weights
+    return {
+        **dict.fromkeys(PARTS, 0.0),
+        **seconds_of(work, speed).groupby(level="activity").sum(),
+        EXCHANGE: work.exchanged.sum() / speed.link,
+        BOUNDARY: written / speed.disk,
+        START: speed.start + weights / speed.disk,
+    }
+
+
+def seconds_of(work: pd.DataFrame, speed: Speed) -> pd.Series:
+    """Seconds of each row of work on the device that has most of it, but for what it gets from others.
+
+    Passes take as long as their operations, or as their launches where these take longer. Writing tokens takes as long
+    as its operations, its reading of weights and cache, or its launches.
+    """
+    passes = np.maximum((work.passes + work.again) / speed.flops, work.launched * speed.launch)
+    steps = np.maximum(work.decoding / speed.flops, work.moved / speed.bandwidth)
+    return (passes + np.maximum(steps, work.stepped * speed.launch)) * work.share
+
+
+def makespan(seconds: Sequence[float], jobs: int) -> float:
+    """When the last cell ends, each given in turn to the worker that is free first."""
+    free = [0.0] * max(1, jobs)
+    for one in seconds:
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)
 
 
 def sharding_problems(config: RunConfig, sharing: Sharing) -> list[str]:

@@ -4,20 +4,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
 from clrft.analysis.render import rich_table
 from clrft.analysis.table import short
-from clrft.memory.estimate import gib
-from clrft.planning.fit_advice import cannot_run, does_not_fit
+from clrft.memory.phases import gib
+from clrft.planning.advice import Suggestion, cannot_run, does_not_fit, grouped
 from clrft.planning.hardware import FAST, LIKELY, LINKED, SLOW, Hardware
-from clrft.planning.operation_counts import OperationCounts
-from clrft.planning.plan import CellPlan, Plan
-from clrft.planning.stage_work import uncounted
-from clrft.planning.suggestions import Suggestion
-from clrft.planning.throughput import PARTS
+from clrft.planning.plan import PARTS, CellPlan, Plan
+from clrft.planning.stage_work import COUNTED
 from clrft.runs.cost_names import COUNTS, EVALUATE, TRAIN
 from clrft.sweep.status import duration
 from methods.settings import KAHAN, WIDE
@@ -66,9 +64,7 @@ def method_of(cell: CellPlan) -> str:
 
 def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequence[str]) -> RenderableType:
     """A row for each group of cells of one name, and one for all."""
-    groups: dict[str, list[CellPlan]] = {}
-    for cell in plan.cells:
-        groups.setdefault(name(cell), []).append(cell)
+    groups = grouped((name(cell), cell) for cell in plan.cells)
     if len(groups) > 1:
         groups["all"] = list(plan.cells)
     rows = []
@@ -94,9 +90,9 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
     return rich_table(title, ["", *columns], rows)
 
 
-def total_of(cells: Sequence[CellPlan]) -> OperationCounts:
+def total_of(cells: Sequence[CellPlan]) -> pd.Series:
     """The work of some cells."""
-    return sum((work for cell in cells for work in cell.work.values()), OperationCounts())
+    return pd.concat([cell.work for cell in cells]).sum()
 
 
 def sentences(plan: Plan, twice: Plan) -> list[str]:
@@ -148,7 +144,7 @@ def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> di
                 "cell": cell.config.cell,
                 "tasks": len(cell.statistics.tasks),
                 "data_here": cell.statistics.here,
-                "counts": {activity: counts(work) for activity, work in cell.work.items()},
+                "counts": {activity: counts(work) for activity, work in cell.work.iterrows()},
                 "seconds": dict(cell.seconds[LIKELY]),
                 "memory": cell.memory.to_json(),
                 "disk_bytes": {"kept": cell.disk.kept, "meanwhile": cell.disk.meanwhile},
@@ -170,9 +166,9 @@ def figures(plan: Plan) -> dict[str, Any]:
     }
 
 
-def counts(work: OperationCounts) -> dict[str, float]:
+def counts(work: pd.Series) -> dict[str, float]:
     """Counted work by the names that a run's costs have."""
-    return {"updates": work.updates, "test_items": work.items, **{name: getattr(work, name) for name in COUNTS}}
+    return {"updates": work["updates"], "test_items": work["items"], **{name: work[name] for name in COUNTS}}
 
 
 def notes(plan: Plan) -> list[str]:
@@ -200,7 +196,8 @@ def notes(plan: Plan) -> list[str]:
     chosen = Counter(cell.config.train.optimizer for cell in cells)
     if optimizers := [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]:
         found.append(f"Weights are moved by {' and '.join(optimizers)}, as memory allows (train.optimizer).")
-    if own := dict.fromkeys(name for cell in cells for name in uncounted(cell.config)):
+    members = [name for cell in cells for name in (cell.config.method_name, *dict(cell.config.parts))]
+    if own := dict.fromkeys(name for name in members if name not in COUNTED):
         found.append(f"Not counted: passes of their own of {', '.join(own)}.")
     return found
 

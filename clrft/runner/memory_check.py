@@ -12,10 +12,10 @@ import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes, capacity_bytes
-from clrft.memory.estimate import decided, estimate, gib, parts_told, with_optimizer
+from clrft.memory.estimate import Estimate, decided, estimate, with_optimizer
 from clrft.memory.hints import memory_hints
-from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Longest, Sharing
+from clrft.memory.model_sizes import known_sizes, model_sizes
+from clrft.memory.phases import Longest, Sharing, gib
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device
@@ -54,23 +54,26 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
     """
     policy = state.policy
     config = with_optimizer(state.config, policy.numerics.optimizer)
-    sizes = model_sizes(config.model)
-    if sizes is None:
+    if model_sizes(config.model) is None:
         return {}
-    found = estimate(config, sizes, policy.device, longest)
+
+    def estimated(settings: RunConfig, prompts: Longest) -> Estimate:
+        return estimate(settings, known_sizes(settings.model), policy.device, prompts)
+
+    found = estimated(config, longest)
     if available is None:
         available = memory_there(policy.model, policy.device)
     if config.run.check_memory and available is not None:
         problems = []
-        for activity, peak in found.peaks().items():
+        for activity, peak in found.items():
             if peak.total <= available:
                 continue
             phase = f" ({peak.phase})" if peak.phase != activity else ""
-            changes = memory_hints(config, sizes, policy.device, longest, activity, available)
+            changes = memory_hints(config, longest, activity, available, estimated)
             ways = f"Set one or more of {'; '.join(changes)}. Or" if changes else "No setting alone needs less;"
             problems.append(
                 f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB "
-                f"are there. The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run "
+                f"are there. The largest parts: {peak.largest} GiB. {ways} set run.check_memory=false to run "
                 "without this check."
             )
         if problems:

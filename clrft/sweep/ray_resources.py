@@ -12,9 +12,9 @@ import torch
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import estimate, gib
+from clrft.memory.estimate import estimate
 from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Longest
+from clrft.memory.phases import Longest, gib
 from clrft.runner.memory_check import longest_among
 from clrft.runner.prepare import cache_folder, looked_at
 from clrft.sweep.ray_cluster import Node

@@ -15,7 +15,7 @@ from clrft.analysis import compare as comparing
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
-from clrft.memory.available_memory import available_bytes, free_in_group
+from clrft.memory.available_memory import available_bytes, group_memory
 from clrft.memory.estimate import estimate, longest_allowed
 from clrft.memory.hints import changes, halves, memory_hints
 from clrft.memory.model_sizes import known_sizes
@@ -155,18 +155,18 @@ def test_memory_that_is_there_is_within_the_limit_of_the_control_group(
 ) -> None:
     there = memory_there(state.policy.model, CPU)
     assert there is not None and there > 10 * needs(state, longest)  # the embedded model fits into this machine
-    assert free_in_group(tmp_path) is None
+    assert group_memory(tmp_path) == ()
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 200\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert free_in_group(tmp_path) == 1000 - 700 + 200
+    assert group_memory(tmp_path) == (1000, 1000 - 700 + 200)
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_in_group(tmp_path) is None
+    assert group_memory(tmp_path) == ()
     assert 0 < available_bytes(CPU) <= psutil.virtual_memory().total
 
 
 def test_values_to_try_go_from_the_mildest(tmp_path: Path) -> None:
     config = small(tmp_path, "rapo", "method.group_size=3", "train.accumulation=2")
-    tried = [one.word for one in changes(config, LONGEST, known_sizes(config.model))]
+    tried = [one.word for one in changes(config, LONGEST)]
     assert tried[:4] == [f"train.accumulation={parts}" for parts in (3, 4, 6, 12)]  # of 12 rows
     assert halves(24, 5) == [12, 6]
     assert halves(1, 1) == []
@@ -201,14 +201,20 @@ def test_the_table_of_the_docs_is_what_the_code_says(row: list[str]) -> None:
         words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
         words += [f"train.optimizer={optimizer}", f"model.anchor_memory={memory}", "model.attention=sdpa"]
         config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
-        found = estimate(config, known_sizes(config.model), GPU, LONGEST).training
-        assert found is not None and f"{found.total / 2**30:.1f}" == told
+        found = estimate(config, known_sizes(config.model), GPU, LONGEST)["training"]
+        assert f"{found.total / 2**30:.1f}" == told
 
 
 def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak() -> None:
     words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
-    named = memory_hints(config, known_sizes(config.model), GPU, LONGEST, "training", 40 * 2**30)
+    named = memory_hints(
+        config,
+        LONGEST,
+        "training",
+        40 * 2**30,
+        lambda one, longest: estimate(one, known_sizes(one.model), GPU, longest),
+    )
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named
