@@ -86,7 +86,10 @@ def unfit_reason(cells: Sequence[CellPlan], target: Target) -> str:
 
 
 def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]:
-    """On how many devices each, the fewest first, cells would fit; the largest of the others with one setting more."""
+    """On how many devices each, the fewest first, cells would fit; the largest of the others with one setting more.
+
+    More devices are named where they ask for other values.
+    """
     hardware = target.hardware
     if hardware is None or hardware.link is None or hardware.devices == 1:
         return []
@@ -107,6 +110,7 @@ def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]
             which = "All" if len(fit) == len(cells) else f"{len(fit)} ({methods_of(fit)})"
             sentences.append(f"{which} of them fit {sharing_text(sharing)}.")
             left = [cell for cell in left if cell not in fit]
+    others: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)  # by cell, and by the settings
     for sharing in sharings:
         allowed = [cell for cell in left if not sharding_problems(cell.config, sharing)]
         if not allowed:
@@ -118,10 +122,11 @@ def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]
                 ways[change.setting] = ""  # as it is, which was said
             elif change.setting not in ways and fits(change.config, sharing, change.longest):
                 ways[change.setting] = change.word
-        if named := [way for way in ways.values() if way][:MOST_WAYS]:
+        if named := tuple(way for way in ways.values() if way)[:MOST_WAYS]:
             with_them = f"one of {', '.join(named)}" if len(named) > 1 else named[0]
-            name = f"{config.stream_label} by {config.method_label}"
-            return [*sentences, f"{name} fits {sharing_text(sharing)} with {with_them}."]
+            found = others[f"{config.stream_label} by {config.method_label}"]
+            found.setdefault(named, f"{sharing_text(sharing)} with {with_them}")
+    sentences += [f"{name} fits {'; '.join(found.values())}." for name, found in others.items()]
     return sentences or [f"Nor do they fit on 2 to {counts[-1]} devices each, shared or split, with one setting more."]
 
 

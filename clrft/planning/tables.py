@@ -24,7 +24,6 @@ SCHEMA = 1
 WORK = ("cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs")
 COST = ("cells", "one worker", "train", "tests", "other", "GiB", "disk")
 STREAMS = ("cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk")
-CHEAPER = ["change", "wall time", "saved", "disk", "but"]
 TOLD = 0.005  # of the time; a part that is less is not named
 NAMES = dict(zip(PARTS, ("training", "tests", "drift", "exchange", "boundaries", "start"), strict=True))
 
@@ -46,12 +45,13 @@ def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -
     parts += map(Text, sentences(plan, twice))
     parts += [Text(f"does not fit: {reason}", style="bold red") for reason in does_not_fit(plan)]
     parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
-    rows = []
-    for one in suggested:
-        saved = f"{1 - one.plan.wall() / plan.wall():.0%}"
-        rows.append([one.word, duration(one.plan.wall()), saved, f"{short(one.plan.kept)}B", one.note])
+    rows = [
+        [word, duration(then.wall()), f"{1 - then.wall() / plan.wall():.0%}", f"{short(then.kept)}B", note]
+        for word, then, note in suggested
+    ]
     if rows:
-        parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, rows))
+        header = ["change", "wall time", "saved", "disk", "but"]
+        parts.append(rich_table("What would make it cheaper, one at a time", header, rows))
     parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
     return RichGroup(*parts)
 
@@ -69,7 +69,7 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
         groups["all"] = list(plan.cells)
     rows = []
     for label, cells in groups.items():
-        work, spent = total_of(cells), sum(cell.wall() for cell in cells)  # one after the other
+        work, spent = pd.concat([cell.work for cell in cells]).sum(), sum(cell.wall() for cell in cells)
         train, tests = (sum(cell.seconds[LIKELY][part] for cell in cells) / spent for part in (TRAIN, EVALUATE))
         row = {
             "cells": str(len(cells)),
@@ -79,7 +79,7 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
             "generated": short(work.tokens_generated),
             "trained": short(work.tokens_trained),
             "FLOPs": short(work.model_flops),
-            "one worker": duration(spent),
+            "one worker": duration(spent),  # one cell after the other
             "train": f"{train:.0%}",
             "tests": f"{tests:.0%}",
             "other": f"{1 - train - tests:.0%}",
@@ -88,11 +88,6 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
         }
         rows.append([label, *(row[column] for column in columns)])
     return rich_table(title, ["", *columns], rows)
-
-
-def total_of(cells: Sequence[CellPlan]) -> pd.Series:
-    """The work of some cells."""
-    return pd.concat([cell.work for cell in cells]).sum()
 
 
 def sentences(plan: Plan, twice: Plan) -> list[str]:
@@ -158,7 +153,7 @@ def figures(plan: Plan) -> dict[str, Any]:
     """What a plan comes to; devices' seconds are those of all of them, all cells together."""
     return {
         "cells": len(plan.cells),
-        "counts": counts(total_of(plan.cells)),
+        "counts": counts(pd.concat([cell.work for cell in plan.cells]).sum()),
         "wall_seconds": {"likely": plan.wall(LIKELY), "slow": plan.wall(SLOW), "fast": plan.wall(FAST)},
         "device_seconds": sum(cell.wall() for cell in plan.cells) * plan.target.sharing.processes,
         "memory_bytes": max(cell.memory.peak.total for cell in plan.cells),

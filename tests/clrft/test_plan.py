@@ -33,7 +33,7 @@ from clrft.planning.plan import (
 )
 from clrft.planning.stage_work import COLUMNS, Cell, Lengths, micro_batches, part_of
 from clrft.planning.stream_statistics import statistics_of
-from clrft.planning.tables import figures, total_of
+from clrft.planning.tables import figures
 from clrft.runner.run import run
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.runs.read import RunRecord, read_run
@@ -61,7 +61,7 @@ def cell_of(config: RunConfig, lengths: Lengths = FEW, sharing: Sharing = ALONE)
 
 
 def updates_of(plan: Plan) -> float:
-    return total_of(plan.cells).updates
+    return figures(plan)["counts"]["updates"]
 
 
 def plan_on(name: str, *words: str, sweep: str = "quickstart", sharing: Sharing = ALONE) -> Plan:
