@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.model_sizes import ModelSizes
+from clrft.memory.model_sizes import known_sizes
 from methods import build_method
 from methods.costs.pass_sizes import LARGEST, in_one_row
 from methods.lazy import torch
@@ -85,10 +85,9 @@ class Longest:
 class Phases:
     """The phases of one of a run's processes; ``train.optimizer=auto`` stands for what needs most memory."""
 
-    def __init__(
-        self, config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest, sharing: Sharing = ALONE
-    ) -> None:
-        self.config, self.sizes, self.longest, self.sharing = config, sizes, longest, sharing
+    def __init__(self, config: RunConfig, longest: Longest, device: torch.device, sharing: Sharing = ALONE) -> None:
+        self.config, self.longest, self.sharing = config, longest, sharing
+        self.sizes = sizes = known_sizes(config.model)
         self.method = method = build_method(config.method_name, config.method, config.parts)
         train, model, self.gpu = config.train, config.model, device.type == "cuda"
         self.parts = sharing.processes if sharing.split else 1  # of the weights; frozen copies keep their type then
@@ -190,8 +189,8 @@ class Phases:
         layers = self.sizes.shape.language_layers + 1
         return self.sizes.keys * (self.compute + self.weight) * layers * rows * length
 
-    def training(self) -> list[Footprint]:
-        """The phases of training.
+    def training(self) -> dict[str, Footprint]:
+        """The phases of training by name.
 
         Gradients: forward and backward of a micro-batch, what is kept, and the gradient of one layer's share of it at a
         time. Gradients grow as activations go, that of the output head first; those of micro-batches before are there.
@@ -236,9 +235,9 @@ class Phases:
         if self.samples:
             generating = self._generating(self.rows, self.prompts if self.shared else self.rows)
             phases.append(self._phase(SAMPLING, learning | generating, sizes.parameters * self.weight))
-        return phases
+        return {one.phase: one for one in phases}
 
-    def testing(self) -> list[Footprint]:
+    def testing(self) -> dict[str, Footprint]:
         """The phases of testing: a batch's keys and values, and logits of its next tokens; the trainer is gone by then.
 
         Of several processes each measures all of drift: rollouts of some prompts by two policies, each read by both.
@@ -251,7 +250,7 @@ class Phases:
         whole = (1 + self.anchor + self.reference) * self.sizes.parameters * self.weight
         tests = self._phase(TESTING, work, whole)
         if self.sharing.processes == 1 or self.method.family == "frozen" or not evaluate.drift_prompts:
-            return [tests]
+            return {TESTING: tests}
         from methods.drift.items import GROUP_SIZE
         from methods.drift.measure import PROMPTS
 
@@ -263,7 +262,7 @@ class Phases:
         work["logits"] = self.logits * rows
         if not self.lora and (self.offloaded or not at_hand):
             work["another policy"] = self.another
-        return [tests, self._phase(DRIFT, work, whole)]
+        return {TESTING: tests, DRIFT: self._phase(DRIFT, work, whole)}
 
     def _phase(self, name: str, parts: Mapping[str, int], gathered: int = 0) -> Footprint:
         """A phase of some parts; ``gathered``: bytes of split weights that are put together in it."""

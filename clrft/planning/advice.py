@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import Estimate
-from clrft.memory.hints import changes, memory_hints, with_value
+from clrft.memory.estimate import Estimate, changes, memory_hints, with_value
 from clrft.memory.phases import Longest, Sharing, gib
 from clrft.planning.calibration import kind_of
 from clrft.planning.plan import CellPlan, Plan, Target, memory_of, plan_of, sharding_problems, target_of

@@ -166,7 +166,9 @@ def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) 
 
 def calibration_cell(kind: RunConfig, config: RunConfig, costs: Mapping[int, Costs]) -> Cell:
     """What is counted of a calibration, with completions as long as those that were generated."""
-    statistics = statistics_of(kind).cut(TASKS, config.evaluate.batch_size)
+    statistics, most = statistics_of(kind), config.evaluate.batch_size
+    tasks = [replace(one, test=min(one.test, most), new=min(one.new, most)) for one in statistics.tasks[:TASKS]]
+    statistics = replace(statistics, tasks=tuple(tasks), lists=statistics.lists[:TASKS])
     cell = Cell(config, choose_device(config.model), Lengths(1, 1, SPREAD), statistics=statistics)
     work, learned = cell.work().swaplevel().sort_index(), cell.stages[1:]  # items and rows, whatever the lengths are
     generated = sum(float(costs[stage][EVALUATE]["tokens_generated"]) for stage in learned)

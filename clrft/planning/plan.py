@@ -4,6 +4,7 @@ import heapq
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +13,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes
 from clrft.memory.estimate import Estimate, decided, estimate, with_optimizer
 from clrft.memory.model_sizes import known_sizes
-from clrft.memory.phases import ALONE, Longest, Sharing
+from clrft.memory.phases import ALONE, EXACT, Longest, Sharing
 from clrft.planning.calibration import Measured, kind_of, measured
-from clrft.planning.disk import SWEEP, Disk, disk_of
 from clrft.planning.hardware import LIKELY, THIS, Hardware, Speed
 from clrft.planning.stage_work import Cell, Lengths
 from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
+from clrft.runner.disk_check import MOMENTS
+from clrft.runner.partial_checkpoint import KEPT
 from clrft.runner.prepare import split_problems
 from clrft.runner.state import Run
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
@@ -38,6 +41,17 @@ EXCHANGE, BOUNDARY, START = "exchange", "boundary", "start"
 PARTS = (TRAIN, EVALUATE, DRIFT, EXCHANGE, BOUNDARY, START)  # of a cell's time
 SPREAD = 2.0  # the longest of a batch's completions to their mean, where nothing is measured
 THOUGHT = 60  # tokens of a thought before the answer, beside the answer itself
+# Bytes on disk beside weights, as the quickstart's files have them.
+ANSWER = 150  # bytes of a row of predictions beside its completion
+GROUP = 420  # of a row of drift figures
+UPDATE = 600  # of a row of steps
+POINTS = 6000  # of an update's figures in MLflow's store
+STAGE = 5000  # of a stage's other files
+CELL = 20000  # of a run's other files, and of its copies in MLflow
+TOKEN = 4  # letters
+PROCESSOR = 11_500_000  # of Qwen2-VL's tokenizer and templates, where there are none to be looked at
+SWEEP = 3_500_000  # tables, pictures and report
+BESIDE = ("*.json", "*.jinja", "*.txt")  # files of a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,15 @@ class Target:
     completion: int | None = None  # tokens of a completion, as asked for
     times: float = 1.0  # completions are taken so many times as long
     sharing: Sharing = ALONE  # the processes of a cell, one for each of its devices
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes of a cell."""
+
+    kept: int  # when it has ended
+    meanwhile: int  # beside that while it learns: states of the training that is going on
+    stage: int  # written at the end of a stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +193,7 @@ def memory_of(
 ) -> Estimate:
     """What a cell needs of each of its devices; of several processes, or longest prompts, that are given or its own."""
     longest = longest or statistics_of(config).longest
-    return estimate(config, known_sizes(config.model), target.device, longest, sharing or target.sharing)
+    return estimate(config, longest, target.device, sharing or target.sharing)
 
 
 def cell_plan(config: RunConfig, target: Target) -> CellPlan:
@@ -229,6 +252,36 @@ def seconds_of(work: pd.DataFrame, speed: Speed) -> pd.Series:
     passes = np.maximum((work.passes + work.again) / speed.flops, work.launched * speed.launch)
     steps = np.maximum(work.decoding / speed.flops, work.moved / speed.bandwidth)
     return (passes + np.maximum(steps, work.stepped * speed.launch)) * work.share
+
+
+def disk_of(cell: Cell, work: pd.DataFrame) -> Disk:
+    """What a cell leaves, by its work; weights as ``clrft/runner/disk_check.py`` counts them from tensors."""
+    config, method, held = cell.config, cell.method, cell.held
+    numbers, trained = held.sizes.trained, held.trained * held.parts
+    compensation = held.compensated * held.parts
+    moments = MOMENTS * trained + compensation
+    folder = Path(config.model.path) if config.model.path else default_model_path()
+    beside = sum(file.stat().st_size for pattern in BESIDE for file in folder.glob(pattern))  # none if it is not here
+    saved = trained if held.lora else trained + (beside if folder.is_dir() else PROCESSOR)
+    # Of a stage: weights, moments that are carried, what a method keeps beside them.
+    stage = saved + (moments if config.train.carry_optimizer else compensation)
+    stage += EXACT * numbers * ("fisher" in method.needs)
+    stage += trained * ("l2_init" in {config.method_name, *(name for name, _ in config.parts)})
+    learned, last = len(cell.stages) - 1 if cell.trains else 0, config.run.keep_weights == "last"
+    anchors = max(0, learned - 1) if held.anchor and method.anchor_rule.kind in ("average", "first") else 0
+    stages = min(learned, 1) * stage if last else learned * stage + anchors * saved
+    # Predictions, steps and figures, in the run's folder and in MLflow's store. An image that several tasks are tested
+    # on is answered once, and its answer kept for each.
+    copies, points, tasks = 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0, cell.statistics.tasks
+    stages_of = [1 if method.joint else len(tasks) - place for place in range(len(tasks))]
+    answers = sum((task.test - task.new) * times for task, times in zip(tasks, stages_of, strict=True))
+    answers += work["items"].sum()
+    rows = answers * (ANSWER + TOKEN * cell.lengths.test) * copies + len(cell.stages) * STAGE
+    rows += work.updates.sum() * (UPDATE + points)
+    rows += config.evaluate.drift_prompts * GROUP * (work.index.get_level_values("activity") == DRIFT).sum()
+    states = (KEPT + 1) * (trained + moments) if config.run.checkpoint_every and learned else 0
+    both = stage if last and learned > 1 else 0  # the one before goes after this one came
+    return Disk(round(stages + rows + CELL), states + both, stage if learned else 0)
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:

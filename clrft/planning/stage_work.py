@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import ALONE, Phases, Sharing
 from clrft.planning.stream_statistics import (
     PromptLengths,
@@ -113,7 +112,7 @@ class Cell:
     ) -> None:
         self.config, self.lengths, self.processes = config, lengths, sharing.processes
         self.statistics = statistics or statistics_of(config)
-        self.held = Phases(config, known_sizes(config.model), device, self.statistics.longest, sharing)
+        self.held = Phases(config, self.statistics.longest, device, sharing)
         self.sizes, self.shape, self.method = self.held.sizes, self.held.sizes.shape, self.held.method
         # Bytes of all weights that a process gets from the others where they are split.
         self.gathered = (self.held.parts - 1) / self.held.parts * self.sizes.parameters * self.held.weight

@@ -178,11 +178,6 @@ class StreamStatistics:
         pixels = patches // max(images, 1) * self.patch**2
         return Longest(behind_list + max(self.lists), patches, images, pixels, examples=examples, items=items)
 
-    def cut(self, tasks: int, test: int) -> "StreamStatistics":
-        """The first tasks alone, with at most so many test items each."""
-        kept = (replace(task, test=min(task.test, test), new=min(task.new, test)) for task in self.tasks[:tasks])
-        return replace(self, tasks=tuple(kept), lists=self.lists[:tasks])
-
 
 def statistics_of(config: RunConfig) -> StreamStatistics:
     """The statistics of a cell's stream.
@@ -245,8 +240,8 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
     """
     questions = isinstance(getattr(config, "tasks", None), tuple)  # of the stream's own
     size = DECLARED.get(name)
+    sizes = class_sizes(config, size)
     if size is None:
-        sizes = class_sizes(config, None)
         if config.test_per_class is None or config.shots is None or not sizes:
             raise UserError(
                 f"stream {name!r}: its data are not at {absent(config)}, and nothing tells how large they are; "
@@ -254,7 +249,6 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
                 "numbers."
             )
         size = Declared("the settings", max(sizes), 0, seconds=10.0 if hasattr(config, "fps") else 0.0)
-    sizes = class_sizes(config, size)
     if config.shots is None:
         raise UserError("stream.shots: got null, but the data are not here to be counted; expected a number.")
     kind: Kind = "question" if questions else size.kind

@@ -97,7 +97,7 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
     same = digest([values["stream"], values["model"], values["evaluate"]])
     if same not in lengths:
         lengths[same] = longest_prompts(cell, path)
-    return estimate(cell, sizes, torch.device("cpu"), lengths[same]).peak.total + LIBRARIES
+    return estimate(cell, lengths[same], torch.device("cpu")).peak.total + LIBRARIES
 
 
 def longest_prompts(cell: RunConfig, path: str) -> Longest:

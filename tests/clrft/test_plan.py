@@ -13,17 +13,19 @@ from clrft.analysis.published_results import published_rows
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep
-from clrft.memory.estimate import estimate
-from clrft.memory.hints import with_value
+from clrft.memory.estimate import estimate, with_value
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import ALONE, Sharing
 from clrft.planning.advice import suggestions
-from clrft.planning.disk import CELL, STAGE, Disk, disk_of
 from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
 from clrft.planning.plan import (
+    CELL,
     EXCHANGE,
+    STAGE,
+    Disk,
     Plan,
     assumed_seconds,
+    disk_of,
     makespan,
     plan_of,
     seconds_of,
@@ -187,7 +189,7 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
 
     def parts(sharing: Sharing, name: str, *words: str) -> dict[str, int]:
         settings = load_sweep("detection_cil", parse_overrides([*asked, *words]))
-        return dict(estimate(settings[0], sizes, gpu, longest, sharing)[name].parts)
+        return dict(estimate(settings[0], longest, gpu, sharing)[name].parts)
 
     quiet = "evaluate.drift_prompts=0"
     split, two = Sharing(4, split=True), Sharing(2)
@@ -211,7 +213,7 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     assert parts(split, "testing", quiet, "train.optimizer=adamw_float32")["anchor"] == pytest.approx(2 * size / 4)
     # of sft nothing is at hand: the policy it is compared with is loaded
     (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", *asked[1:]]))
-    found = estimate(plain, sizes, gpu, longest, split)
+    found = estimate(plain, longest, gpu, split)
     assert found["testing"].phase == "drift"
     assert found["testing"].parts["another policy"] == size
 
@@ -406,14 +408,19 @@ def test_a_model_that_does_not_fit_is_told_with_what_needs_less_and_on_how_many_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def told(*words: str) -> str:
-        sweep = ("detection_cil", "seeds=[136]", *ONE_STREAM, "evaluate.drift_prompts=1")
-        assert main(["plan", *sweep, *words]) == 2
+        assert main(["plan", "detection_cil", "seeds=[136]", *ONE_STREAM, *words]) == 2
         return " ".join(capsys.readouterr().out.split())
 
-    alone = told("methods=[sft]", "--hardware", "rtx4090")
+    quiet = "evaluate.drift_prompts=1"
+    alone = told("methods=[sft]", "--hardware", "rtx4090", quiet)
     assert "does not fit: qwen2_vl_7b: 1 of the cells (sft) need more than the 21.2 GiB that are there." in alone
     assert "model.adapter=lora (saves" in alone
-    eight = ("methods=[sft, sft+ewc]", "--hardware", "h100x8")
+    some = told("methods=[rapo]", "--hardware", "h100x8")  # docs/planning.md tells of it
+    assert (
+        "fits split over 4 devices (--devices-per-cell 4 --split) with one of evaluate.drift_prompts=1, train" in some
+    )
+    assert "; split over 8 devices (--devices-per-cell 8 --split) with one of evaluate.drift_prompts=2, train" in some
+    eight = ("methods=[sft, sft+ewc]", "--hardware", "h100x8", quiet)
     assert "1 (sft) of them fit split over 2 devices (--devices-per-cell 2 --split)." in told(*eight)
     split = told(*eight, "--devices-per-cell", "2", "--split")
     assert "4 at a time, each split over 2 devices" in split
