@@ -155,7 +155,9 @@ class Phases:
         elif self.attention == "eager":
             layer += tokens * seen * sizes.heads * (EXACT + (number if number != EXACT else 0))
         state = positions * width * number
-        kept = self._all_layers(layer, sizes.shape.language_layers, state)
+        # With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174).
+        layers = sizes.shape.language_layers
+        kept = layers * state + layer if self.config.model.gradient_checkpointing else layers * layer
         return layer, kept + positions * width * self.norm + state
 
     def tower(self, rows: int) -> tuple[int, int]:
@@ -175,11 +177,8 @@ class Phases:
         if not sizes.tower_trained:
             return layer, 0
         ends = patches * (width * (3 * self.entry + number) + (0 if self.lora else sizes.values * number))
-        return layer, self._all_layers(layer, sizes.tower_layers, patches * width * number) + ends
-
-    def _all_layers(self, layer: int, layers: int, state: int) -> int:
-        """With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174)."""
-        return layers * state + layer if self.config.model.gradient_checkpointing else layers * layer
+        layers, state = sizes.tower_layers, patches * width * number
+        return layer, ends + (layers * state + layer if self.config.model.gradient_checkpointing else layers * layer)
 
     def cache(self, rows: int, length: int) -> int:
         """Keys and values of rows of a length; a layer's are there twice while they grow.

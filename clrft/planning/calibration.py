@@ -115,17 +115,16 @@ def cut(stream: TaskStream, test: int) -> TaskStream:
 class Timer(Silent):
     """Notes when the updates of a training end, the last one's."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.trains = False
+    ends: tuple[float, ...] = ()
+    trains = False
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         self.trains = activity.endswith("train")
-        self.ends = [] if self.trains else self.ends
+        self.ends = () if self.trains else self.ends
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
         if self.trains:
-            self.ends.append(time.perf_counter())
+            self.ends += (time.perf_counter(),)
 
 
 def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) -> tuple[float, Throughput]:
@@ -172,7 +171,7 @@ def calibration_cell(kind: RunConfig, config: RunConfig, costs: Mapping[int, Cos
     cell = Cell(config, choose_device(config.model), Lengths(1, 1, SPREAD), statistics=statistics)
     work, learned = cell.work().swaplevel().sort_index(), cell.stages[1:]  # items and rows, whatever the lengths are
     generated = sum(float(costs[stage][EVALUATE]["tokens_generated"]) for stage in learned)
-    test = rollout = generated / work.loc[EVALUATE].loc[learned, "items"].sum()
+    test = rollout = generated / work.loc[EVALUATE].loc[learned, "test_items"].sum()
     if cell.method.family == "reinforcement":
         trained = sum(float(costs[stage][TRAIN]["tokens_trained"]) for stage in learned)
         rollout = trained / (work.loc[TRAIN, "updates"].sum() * rows_per_update(cell.method, config.train)) or test

@@ -275,7 +275,7 @@ def disk_of(cell: Cell, work: pd.DataFrame) -> Disk:
     copies, points, tasks = 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0, cell.statistics.tasks
     stages_of = [1 if method.joint else len(tasks) - place for place in range(len(tasks))]
     answers = sum((task.test - task.new) * times for task, times in zip(tasks, stages_of, strict=True))
-    answers += work["items"].sum()
+    answers += work.test_items.sum()
     rows = answers * (ANSWER + TOKEN * cell.lengths.test) * copies + len(cell.stages) * STAGE
     rows += work.updates.sum() * (UPDATE + points)
     rows += config.evaluate.drift_prompts * GROUP * (work.index.get_level_values("activity") == DRIFT).sum()

@@ -48,7 +48,7 @@ RECORDED = 0.2  # a layer of a recorded step beside one that is launched: 0.15 m
 # Columns of a table of work: what a run's costs have, and what it asks of a device beside arithmetic.
 COLUMNS = (
     "updates",  # optimizer steps
-    "items",  # test items that are answered
+    "test_items",  # test items that are answered
     *COUNTS,
     "passes",  # operations of prompts, and of completions that are scored or learned, backward included
     "again",  # operations of activations that are computed again, which a meter does not count
@@ -262,7 +262,11 @@ class Cell:
             every, most = every + batches, most + math.ceil(batches / self.processes)
             for size, times in batch_sizes(items, math.ceil(items / max(1, batches)) or 1).items():
                 answers = self.written(size, prompt.tokens, self.lengths.test)
-                calls += [(times, {"items": size}), (times, self.prompts(size, prompt, seen=seen)), (times, answers)]
+                calls += [
+                    (times, {"test_items": size}),
+                    (times, self.prompts(size, prompt, seen=seen)),
+                    (times, answers),
+                ]
         anchor = self.held.anchor and (method.anchor_rule.kind == "base" or (stage > 1 and not method.joint))
         exchanged = self.gathered * (1 + anchor + self.held.reference)
         return {**total(calls), "share": most / max(1, every), "exchanged": exchanged}

@@ -24,6 +24,7 @@ SCHEMA = 1
 WORK = ("cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs")
 COST = ("cells", "one worker", "train", "tests", "other", "GiB", "disk")
 STREAMS = ("cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk")
+TOLD_COUNTS = ("updates", "test_items", *COUNTS)
 TOLD = 0.005  # of the time; a part that is less is not named
 NAMES = dict(zip(PARTS, ("training", "tests", "drift", "exchange", "boundaries", "start"), strict=True))
 
@@ -96,9 +97,13 @@ def sentences(plan: Plan, twice: Plan) -> list[str]:
     spent = sum(cell.wall() for cell in plan.cells)
     parts = {part: sum(cell.seconds[LIKELY][part] for cell in plan.cells) / spent for part in PARTS}
     shares = ", ".join(f"{NAMES[part]} {taken:.0%}" for part, taken in parts.items() if taken > TOLD)
-    found = [f"wall time: {wall_text(plan)}; {shares}."]
+    walls = []
+    for one in (plan, twice):  # with its range where that is assumed
+        likely, slow, fast = (duration(one.wall(place)) for place in (LIKELY, SLOW, FAST))
+        walls.append(f"about {likely}" + (f" ({fast} to {slow})" if one.wall(SLOW) > one.wall() else ""))
+    found = [f"wall time: {walls[0]}; {shares}."]
     if twice.wall() > plan.wall():
-        found.append(f"with completions twice as long: {wall_text(twice)}.")
+        found.append(f"with completions twice as long: {walls[1]}.")
     if shared:
         found.append(f"devices: {values['device_seconds'] / 3600:,.0f} hours of one, all cells together.")
     there = "" if memory is None else f" of {gib(memory)} GiB"
@@ -106,12 +111,6 @@ def sentences(plan: Plan, twice: Plan) -> list[str]:
     largest = f"memory: {gib(values['memory_bytes'])} GiB{there} for the largest cell{each}"
     found.append(f"{largest}, with the longest prompts and completions.")
     return [*found, f"disk: {short(plan.kept)}B kept, {short(plan.most)}B at most meanwhile."]
-
-
-def wall_text(plan: Plan) -> str:
-    """Wall time, and its range where that is assumed."""
-    likely, slow, fast = (plan.wall(place) for place in (LIKELY, SLOW, FAST))
-    return f"about {duration(likely)}" + (f" ({duration(fast)} to {duration(slow)})" if slow > likely else "")
 
 
 def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> di
                 "cell": cell.config.cell,
                 "tasks": len(cell.statistics.tasks),
                 "data_here": cell.statistics.here,
-                "counts": {activity: counts(work) for activity, work in cell.work.iterrows()},
+                "counts": {name: work.to_dict() for name, work in cell.work[list(TOLD_COUNTS)].iterrows()},
                 "seconds": dict(cell.seconds[LIKELY]),
                 "memory": cell.memory.to_json(),
                 "disk_bytes": {"kept": cell.disk.kept, "meanwhile": cell.disk.meanwhile},
@@ -153,17 +152,12 @@ def figures(plan: Plan) -> dict[str, Any]:
     """What a plan comes to; devices' seconds are those of all of them, all cells together."""
     return {
         "cells": len(plan.cells),
-        "counts": counts(pd.concat([cell.work for cell in plan.cells]).sum()),
+        "counts": pd.concat([cell.work for cell in plan.cells]).sum()[list(TOLD_COUNTS)].to_dict(),
         "wall_seconds": {"likely": plan.wall(LIKELY), "slow": plan.wall(SLOW), "fast": plan.wall(FAST)},
         "device_seconds": sum(cell.wall() for cell in plan.cells) * plan.target.sharing.processes,
         "memory_bytes": max(cell.memory.peak.total for cell in plan.cells),
         "disk_bytes": {"kept": plan.kept, "most": plan.most},
     }
-
-
-def counts(work: pd.Series) -> dict[str, float]:
-    """Counted work by the names that a run's costs have."""
-    return {"updates": work["updates"], "test_items": work["items"], **{name: work[name] for name in COUNTS}}
 
 
 def notes(plan: Plan) -> list[str]:

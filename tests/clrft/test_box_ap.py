@@ -281,7 +281,7 @@ def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     for stage in range(1, TASKS + 1):
         images = len({example.key for task in stream.tasks[:stage] for example in task.test})
         again = len(stream.tasks[stage - 1].test) if stage < TASKS else 0  # under the final list
-        assert cell.work().loc[(stage, EVALUATE), "items"] == images + again
+        assert cell.work().loc[(stage, EVALUATE), "test_items"] == images + again
     first, second = cut(stream, 4).tasks
     assert (len(first.test), len(second.test)) == (4, 4)
     assert not {e.key for e in first.test} & {e.key for e in second.test}

@@ -220,10 +220,10 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
 
 def test_items_and_answers_are_those_that_are_asked() -> None:
     """Two tasks of two classes, 6 items each: 12 a task. After task 1: 12, once more under the final list, probe 8."""
-    work = cell_of(config_of("sft", "evaluate.drift_prompts=0")).work()["items"].unstack()
+    work = cell_of(config_of("sft", "evaluate.drift_prompts=0")).work().test_items.unstack()
     assert list(work[EVALUATE]) == [8, 12 + 12 + 8, 24 + 8]
     assert set(work) == {EVALUATE, TRAIN}
-    assert list(cell_of(config_of("zero_shot")).work()["items"]) == [8, 24, 24 + 8]
+    assert list(cell_of(config_of("zero_shot")).work().test_items) == [8, 24, 24 + 8]
 
 
 def test_seconds_by_hand() -> None:
@@ -307,7 +307,7 @@ def test_streams_without_data_are_planned_from_what_is_published() -> None:
     assert {(task.train, task.test) for task in statistics.tasks} == {(100, 600)}
     work = cell_of(config).work()
     assert list(work.updates[:, TRAIN]) == [24] * 10
-    assert work["items"].sum() == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
+    assert work.test_items.sum() == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
     side = statistics.tasks[0].prompt.grids[0][0]
     assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
 
