@@ -1,7 +1,7 @@
 """A plan as tables and sentences for the terminal, and as plain values."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,10 +39,14 @@ def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -
         f"{plan.cells[0].config.run.sweep} on {target.name} ({target.title}): {len(plan.cells)} cells, {tasks} tasks"
     )
     parts: list[RenderableType] = [Text(f"{title}, {beside}{how if sharing.processes > 1 else ''}", style="bold")]
-    parts.append(table(plan, "Work by method", method_of, WORK))
-    parts.append(table(plan, "Cost by method: time, memory, disk that is kept", method_of, COST))
+    methods: list[tuple[str, CellPlan]] = []  # with what a sweep varies
+    for cell in plan.cells:
+        suffix = cell.config.run.name_suffix
+        methods.append((f"{cell.config.method_label} [{suffix}]" if suffix else cell.config.method_label, cell))
+    parts.append(table("Work by method", methods, WORK))
+    parts.append(table("Cost by method: time, memory, disk that is kept", methods, COST))
     if len({cell.config.stream_label for cell in plan.cells}) > 1:
-        parts.append(table(plan, "By stream", lambda cell: cell.config.stream_label, STREAMS))
+        parts.append(table("By stream", [(cell.config.stream_label, cell) for cell in plan.cells], STREAMS))
     parts += map(Text, sentences(plan, twice))
     parts += [Text(f"does not fit: {reason}", style="bold red") for reason in does_not_fit(plan)]
     parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
@@ -57,17 +61,11 @@ def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -
     return RichGroup(*parts)
 
 
-def method_of(cell: CellPlan) -> str:
-    """A cell's method, with what a sweep varies."""
-    suffix = f" [{cell.config.run.name_suffix}]" if cell.config.run.name_suffix else ""
-    return f"{cell.config.method_label}{suffix}"
-
-
-def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequence[str]) -> RenderableType:
+def table(title: str, named: Sequence[tuple[str, CellPlan]], columns: Sequence[str]) -> RenderableType:
     """A row for each group of cells of one name, and one for all."""
-    groups = grouped((name(cell), cell) for cell in plan.cells)
+    groups = grouped(named)
     if len(groups) > 1:
-        groups["all"] = list(plan.cells)
+        groups["all"] = [cell for _, cell in named]
     rows = []
     for label, cells in groups.items():
         work, spent = pd.concat([cell.work for cell in cells]).sum(), sum(cell.wall() for cell in cells)
