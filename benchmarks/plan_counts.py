@@ -19,6 +19,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.plan import compared
 from clrft.runs.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
 from clrft.runs.provenance import circumstances
@@ -27,6 +29,7 @@ from clrft.utils.files import write_json_atomic
 RESULT = Path(__file__).parent / "results" / "plan_counts.json"
 LIMIT = 0.25  # that a ratio may be from 1
 SEED = 1993
+SPREAD = 1.3  # the longest of a batch's completions to their mean, as calibrations take it
 SMALL = (
     *("stream.tasks=2", "stream.shots=16", "stream.test_per_class=30", "train.updates=4", "train.warmup=0"),
     *("train.prompts_per_update=20", "evaluate.batch_size=20", "evaluate.probe=40", "evaluate.drift_prompts=9"),
@@ -102,33 +105,27 @@ def planned(name: str, run: dict[str, float]) -> dict[str, float]:
 
     from clrft.config.run_config import build_config, parse_overrides
     from clrft.memory.phases import Sharing
-    from clrft.planning.stage_work import Cell, Lengths, stage_work
+    from clrft.planning.stage_work import Cell, Lengths
 
     method, processes, split, _ = CELLS[name]
     sharing = Sharing(processes, split)
     config = build_config("digits_cil", method, "tiny", SEED, parse_overrides(words_of(name)))
 
-    def cell_of(train: float, test: float) -> Cell:
-        lengths = Lengths(train, test, 1.3, config.train.max_completion_tokens)
-        return Cell(config, torch.device("cpu"), lengths, sharing)
+    def work_of(train: float, test: float) -> pd.DataFrame:
+        work = Cell(config, torch.device("cpu"), Lengths(train, test, SPREAD), sharing).work()
+        return work.groupby(level="activity").sum()
 
-    once = cell_of(1.0, 1.0)
-    unit = [stage_work(once, stage) for stage in once.stages]
-
-    def length(activity: str) -> float:
-        asked = sum(work[activity].all.tokens_generated for work in unit if activity in work)
-        return run[f"{activity} tokens_generated"] / asked if asked else 1.0
-
-    cell = cell_of(length(TRAIN), length(EVALUATE))
-    found: dict[str, float] = defaultdict(float)
-    for work in (stage_work(cell, stage) for stage in cell.stages):
-        for activity, one in work.items():
-            for count in COUNTS:
-                found[count] += getattr(one.all, count)
-            for count in ("prompt_tokens_computed", "tokens_generated"):
-                found[f"{activity} {count}"] += getattr(one.all, count)
-            if processes > 1:
-                found["exchanged_bytes"] += one.exchanged
+    once = work_of(1.0, 1.0).tokens_generated
+    train, test = (
+        run[f"{name} tokens_generated"] / once[name] if once.get(name) else 1.0 for name in (TRAIN, EVALUATE)
+    )
+    work = work_of(train, test)
+    found = work.sum()[[*COUNTS, "exchanged"]].rename({"exchanged": "exchanged_bytes"}).to_dict()
+    found |= {
+        f"{activity} {count}": work.loc[activity, count]
+        for activity in work.index
+        for count in ("prompt_tokens_computed", "tokens_generated")
+    }
     return {count: found[count] for count in run if run[count] and count not in GENERATED}
 
 

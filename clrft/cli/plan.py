@@ -25,8 +25,8 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
         raise UserError(*problems)
     hardware = None if here else hardware_of(options.hardware)
     cells = load_sweep(options.name, parse_overrides(options.words))
+    from clrft.planning.advice import suggestions
     from clrft.planning.plan import plan_of, target_of, this_target
-    from clrft.planning.suggestions import suggestions
     from clrft.planning.tables import plan_to_json, plan_to_terminal
     from clrft.utils.progress import say
     from clrft.utils.quiet import quiet_libraries

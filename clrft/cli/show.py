@@ -78,11 +78,11 @@ def show_run(config: RunConfig, console: Console) -> None:
 def memory_line(config: RunConfig) -> str:
     """What a run needs of its device's memory: as its manifest has it, else by its settings at their longest."""
     from clrft.memory.available_memory import available_bytes
-    from clrft.memory.estimate import allowed_estimate, line, recorded
+    from clrft.memory.estimate import Estimate, allowed_estimate
 
     path = config.folder / "manifest.json"
     if path.is_file() and (memory := read_record(path, None, Manifest).get("memory")):
-        return line(recorded(memory), memory.get("available_bytes"))
+        return Estimate.recorded(memory).line(memory.get("available_bytes"))
     try:
         found = allowed_estimate(config)
     except OSError:
@@ -92,4 +92,4 @@ def memory_line(config: RunConfig) -> str:
     if found is None:
         return "no estimate for a model of this family"
     estimate, device = found
-    return f"{line(estimate.peak, available_bytes(device))}; at most, with prompts as long as train.max_prompt_tokens"
+    return f"{estimate.line(available_bytes(device))}; at most, with prompts as long as train.max_prompt_tokens"

@@ -21,8 +21,7 @@ def capacity_bytes(device: torch.device) -> int:
     """Bytes that a device has in all, for this process's control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
-    total, limit = int(psutil.virtual_memory().total), group_limit()
-    return total if limit is None else min(total, limit)
+    return min(int(psutil.virtual_memory().total), *group_memory()[:1])
 
 
 def available_bytes(device: torch.device) -> int:
@@ -30,23 +29,17 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         aside = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + aside
-    available, left = int(psutil.virtual_memory().available), free_in_group()
-    return available if left is None else min(available, left)
+    return min(int(psutil.virtual_memory().available), *group_memory()[1:])
 
 
-def group_limit(root: Path = GROUP) -> int | None:
-    """The control group's limit, in a container say; None without one."""
-    file = next((root / limit for limit, *_ in FILES if (root / limit).is_file()), None)
-    most = "max" if file is None else file.read_text().strip()
-    return None if most == "max" else int(most)
-
-
-def free_in_group(root: Path = GROUP) -> int | None:
-    """What is left of the control group's limit; None without a limit."""
-    most = group_limit(root)
-    for _, used, stat in FILES:
-        if most is not None and (root / used).is_file() and (root / stat).is_file():
+def group_memory(root: Path = GROUP) -> tuple[int, ...]:
+    """The control group's limit, in a container say, and what is left of it; nothing without one."""
+    for limit, used, stat in FILES:
+        if (root / limit).is_file():
+            most = (root / limit).read_text().strip()
+            if most == "max":
+                break
             facts = dict(line.split(maxsplit=1) for line in (root / stat).read_text().splitlines())
             droppable = next((int(facts[name]) for name in DROPPABLE if name in facts), 0)
-            return max(0, most - int((root / used).read_text()) + droppable)
-    return None
+            return int(most), max(0, int(most) - int((root / used).read_text()) + droppable)
+    return ()

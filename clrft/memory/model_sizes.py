@@ -80,16 +80,15 @@ def model_sizes(config: ModelConfig, published: bool = False) -> ModelSizes | No
         OSError: the folder, or the hub id's copy on this machine, has no config.json.
     """
     path = config.path or str(default_model_path())
-    rank = config.lora_rank if config.adapter == "lora" else 0
-    return _sizes(path, rank, config.lora_targets, published)
+    if not (published and path in PUBLISHED) and local_config(path) is None:
+        raise FileNotFoundError(f"{path}: no config.json on this machine")
+    return _sizes(path, config.lora_rank if config.adapter == "lora" else 0, config.lora_targets)
 
 
 @cache
-def _sizes(path: str, rank: int, targets: str, published: bool) -> ModelSizes | None:
+def _sizes(path: str, rank: int, targets: str) -> ModelSizes | None:
     """The sizes of a model, with an adapter of a rank on some of its matrices if it is above 0."""
-    known = local_config(path) or (PUBLISHED.get(path) if published else None)
-    if known is None:
-        raise FileNotFoundError(f"{path}: no config.json on this machine")
+    known = local_config(path) or PUBLISHED[path]
     if known.get("model_type") not in SUPPORTED:
         return None
     return (None if rank else recorded_sizes(Path(path))) or built_sizes(known, rank, targets)

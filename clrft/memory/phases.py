@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clrft.config.run_config import RunConfig
-from clrft.memory.model_sizes import ModelSizes
+from clrft.memory.model_sizes import known_sizes
 from methods import build_method
 from methods.costs.pass_sizes import LARGEST, in_one_row
 from methods.lazy import torch
@@ -30,6 +30,7 @@ MARGIN = 1.1  # an allocator's gaps between blocks, kernels' scratch memory
 MOMENTS = 2  # of AdamW, each in the type of the weight that it belongs to
 FISHER = 2  # running and new one, in float32
 AT_ONCE = 2  # layers whose split weights are gathered: the one that is computed, and the next one
+SHOWN = 4  # parts that are named
 SAMPLING, UPDATE, STEP, TESTING, DRIFT = "sampling", "gradients", "optimizer step", "testing", "drift"
 
 
@@ -56,6 +57,17 @@ class Footprint:
         """Bytes of all parts, with the margin."""
         return int(MARGIN * sum(self.parts.values()))
 
+    @property
+    def largest(self) -> str:
+        """The largest parts, GiB each."""
+        parts = sorted(self.parts.items(), key=lambda part: -part[1])[:SHOWN]
+        return ", ".join(f"{name} {gib(size)}" for name, size in parts)
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB, to a digit after the point, or three digits where that would be 0."""
+    return f"{count / 2**30:.{1 if count >= 0.1 * 2**30 else 3}f}"
+
 
 @dataclass(frozen=True, slots=True)
 class Longest:
@@ -73,10 +85,9 @@ class Longest:
 class Phases:
     """The phases of one of a run's processes; ``train.optimizer=auto`` stands for what needs most memory."""
 
-    def __init__(
-        self, config: RunConfig, sizes: ModelSizes, device: torch.device, longest: Longest, sharing: Sharing = ALONE
-    ) -> None:
-        self.config, self.sizes, self.longest, self.sharing = config, sizes, longest, sharing
+    def __init__(self, config: RunConfig, longest: Longest, device: torch.device, sharing: Sharing = ALONE) -> None:
+        self.config, self.longest, self.sharing = config, longest, sharing
+        self.sizes = sizes = known_sizes(config.model)
         self.method = method = build_method(config.method_name, config.method, config.parts)
         train, model, self.gpu = config.train, config.model, device.type == "cuda"
         self.parts = sharing.processes if sharing.split else 1  # of the weights; frozen copies keep their type then
@@ -102,6 +113,10 @@ class Phases:
         self.micro_prompts = most_prompts(self.micro, group) if self.shared else self.micro
         self.tested = min(config.evaluate.batch_size, longest.items or config.evaluate.batch_size)
         self.prompt, self.completion = longest.tokens, train.max_completion_tokens
+        # Bytes in float32: of a token: logits as they come, by temperature, their softmax, its gradient; of a prompt:
+        # patches as the processor makes them.
+        self.logits = 4 * EXACT * sizes.vocabulary
+        self.pixels = longest.patches * sizes.values * EXACT
         # Bytes: of the policy as it is held; of what is trained, each weight with a gradient and moments of its type;
         # of weights as they are applied, under autocast; of a frozen copy, in which all but the embeddings are so.
         own = math.ceil(sizes.parameters / self.parts)
@@ -140,7 +155,9 @@ class Phases:
         elif self.attention == "eager":
             layer += tokens * seen * sizes.heads * (EXACT + (number if number != EXACT else 0))
         state = positions * width * number
-        kept = self._all_layers(layer, sizes.shape.language_layers, state)
+        # With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174).
+        layers = sizes.shape.language_layers
+        kept = layers * state + layer if self.config.model.gradient_checkpointing else layers * layer
         return layer, kept + positions * width * self.norm + state
 
     def tower(self, rows: int) -> tuple[int, int]:
@@ -160,11 +177,8 @@ class Phases:
         if not sizes.tower_trained:
             return layer, 0
         ends = patches * (width * (3 * self.entry + number) + (0 if self.lora else sizes.values * number))
-        return layer, self._all_layers(layer, sizes.tower_layers, patches * width * number) + ends
-
-    def _all_layers(self, layer: int, layers: int, state: int) -> int:
-        """With checkpointing each layer keeps its input alone, and one at a time is computed again (1604.06174)."""
-        return layers * state + layer if self.config.model.gradient_checkpointing else layers * layer
+        layers, state = sizes.tower_layers, patches * width * number
+        return layer, ends + (layers * state + layer if self.config.model.gradient_checkpointing else layers * layer)
 
     def cache(self, rows: int, length: int) -> int:
         """Keys and values of rows of a length; a layer's are there twice while they grow.
@@ -174,49 +188,56 @@ class Phases:
         layers = self.sizes.shape.language_layers + 1
         return self.sizes.keys * (self.compute + self.weight) * layers * rows * length
 
-    def training(self) -> Footprint:
-        """The phase of training that needs most."""
-        phases = [self.gradients(), self.step(), *([self.sampling()] if self.samples else [])]
-        return max(phases, key=lambda phase: phase.total)
+    def training(self) -> dict[str, Footprint]:
+        """The phases of training by name.
 
-    def sampling(self) -> Footprint:
-        """The completions of an update at once, whatever the accumulation; gradients are gone, moments are not."""
-        work = self._generating(self.rows, self.prompts if self.shared else self.rows)
-        return self._phase(SAMPLING, self._learning(asked=False) | work, self.sizes.parameters * self.weight)
-
-    def step(self) -> Footprint:
-        """AdamW's step; on a GPU torch takes all weights at once and needs their size once more (``foreach``)."""
-        work = {"gradients": self.trained, "step": self.trained * self.gpu}
-        return self._phase(STEP, self._learning(asked=False) | work)
-
-    def gradients(self) -> Footprint:
-        """Forward and backward of a micro-batch: what is kept, and the gradient of one layer's share of it at a time.
-
-        Gradients grow as activations go, that of the output head first; those of micro-batches before are there. Logits
-        are those of a bounded table of tokens. Supervised losses ask the anchor beside the policy; so do rewards where
-        the policy's only passes have gradients.
+        Gradients: forward and backward of a micro-batch, what is kept, and the gradient of one layer's share of it at a
+        time. Gradients grow as activations go, that of the output head first; those of micro-batches before are there.
+        Logits are those of a bounded table of tokens. Supervised losses ask the anchor beside the policy; so do rewards
+        where the policy's only passes have gradients. AdamW's step: on a GPU torch takes all weights at once and needs
+        their size once more (``foreach``). Sampling: the completions of an update at once, whatever the accumulation;
+        gradients are gone, moments are not.
         """
-        sizes, train = self.sizes, self.config.train
-        passes = [self.text(*one) for one in self._passes()]
+        sizes, train, length = self.sizes, self.config.train, self.prompt + self.completion
+        # Rows, tokens and context of each pass: prompts once and completions behind them, or rows as they are.
+        passes = [self.text(self.micro_prompts, self.prompt, self.prompt)] if self.shared else []
+        group, rest = divmod(self.micro, self.micro_prompts)
+        alone = rest or self.config.model.gradient_checkpointing
+        if not self.shared:
+            passes.append(self.text(self.micro, length, length))
+        elif alone or not in_one_row(group, self.prompt, self.completion, self.attention):
+            passes.append(self.text(self.micro, self.completion, length))
+        else:
+            together = group * self.completion
+            passes.append(self.text(self.micro_prompts, together, self.prompt + together))
         layer, vision = self.tower(self.micro_prompts)
         head = 0 if self.lora else sizes.vocabulary * sizes.width * self.weight
         once = self.shared and train.accumulation == self.config.method.updates_per_batch == self.parts == 1
-        work = {
-            **self._learning(asked=once or not self.samples),
-            "gradients": self.trained if self.micro < self.rows else head,
+        learning, gradients = self._learning(), self.trained if self.micro < self.rows else head
+        update = {
+            **learning,
+            **self._snapshots(asked=once or not self.samples),
+            "gradients": gradients,
             # Autograd adds the completions' gradients to the prompts' when it has both: they wait as activations go.
             "activations": sum(kept for _, kept in passes[:-1]) + max(passes[-1][1], self.trained * self.shared),
             "vision": vision,
             "backward": max(*(one for one, _ in passes), layer),
-            "logits": self._logits(min(self.micro * self.completion, max(1, LARGEST // sizes.vocabulary))),
-            "images": self._pixels(self.prompts if self.shared else self.prompts + self.micro),
+            "logits": self.logits * min(self.micro * self.completion, max(1, LARGEST // sizes.vocabulary)),
+            "images": self.pixels * (self.prompts if self.shared else self.prompts + self.micro),
             "autocast copies": self.applied,
         }
         gathered = sizes.outer + AT_ONCE * sizes.shape.language.weights // sizes.shape.language_layers
-        return self._phase(UPDATE, work, 2 * gathered * self.weight)  # and as many gradients
+        phases = [self._phase(UPDATE, update, 2 * gathered * self.weight)]  # and as many gradients
+        learning |= self._snapshots(asked=False)
+        step = {"gradients": self.trained, "step": self.trained * self.gpu}
+        phases.append(self._phase(STEP, learning | step))
+        if self.samples:
+            generating = self._generating(self.rows, self.prompts if self.shared else self.rows)
+            phases.append(self._phase(SAMPLING, learning | generating, sizes.parameters * self.weight))
+        return {one.phase: one for one in phases}
 
-    def testing(self) -> Footprint:
-        """Testing: a batch's keys and values, and logits of its next tokens; the trainer is gone by then.
+    def testing(self) -> dict[str, Footprint]:
+        """The phases of testing: a batch's keys and values, and logits of its next tokens; the trainer is gone by then.
 
         Of several processes each measures all of drift: rollouts of some prompts by two policies, each read by both.
         Those to compare with are anchor and reference; else one is loaded beside them, whole.
@@ -228,7 +249,7 @@ class Phases:
         whole = (1 + self.anchor + self.reference) * self.sizes.parameters * self.weight
         tests = self._phase(TESTING, work, whole)
         if self.sharing.processes == 1 or self.method.family == "frozen" or not evaluate.drift_prompts:
-            return tests
+            return {TESTING: tests}
         from methods.drift.items import GROUP_SIZE
         from methods.drift.measure import PROMPTS
 
@@ -237,10 +258,10 @@ class Phases:
         at_hand = self.reference and (self.method.joint or (self.anchor and rule.kind == "previous"))
         work["cache"] = self.cache(rows, length) + 2 * self.cache(asked, self.prompt)
         work["activations"] = max(work["activations"], self.text(rows, self.completion, length)[0])
-        work["logits"] = self._logits(rows)
+        work["logits"] = self.logits * rows
         if not self.lora and (self.offloaded or not at_hand):
             work["another policy"] = self.another
-        return max(tests, self._phase(DRIFT, work, whole), key=lambda phase: phase.total)
+        return {TESTING: tests, DRIFT: self._phase(DRIFT, work, whole)}
 
     def _phase(self, name: str, parts: Mapping[str, int], gathered: int = 0) -> Footprint:
         """A phase of some parts; ``gathered``: bytes of split weights that are put together in it."""
@@ -257,8 +278,8 @@ class Phases:
             return {"anchor": self.copy * self.anchor, "reference": self.copy * self.reference}
         return {"anchor or reference": self.copy * (asked and (self.anchor or self.reference))}
 
-    def _learning(self, asked: bool) -> dict[str, int]:
-        """What is there from a task's first update to its last; ``asked``: a frozen model is at work.
+    def _learning(self) -> dict[str, int]:
+        """What is there from a task's first update to its last, beside anchor and reference.
 
         What prompts leave behind in frozen models is kept as long as settings allow.
         """
@@ -274,7 +295,6 @@ class Phases:
             "fisher": FISHER * EXACT * numbers * ("fisher" in self.method.needs),
             "kept prefixes": kept if models and self.shared and self.parts == 1 else 0,
             "decoding": buffers if self.recorded and self.samples else 0,
-            **self._snapshots(asked),
         }
 
     def _generating(self, rows: int, prompts: int) -> dict[str, int]:
@@ -286,35 +306,10 @@ class Phases:
         return {
             "cache": self.cache(*cached),
             "activations": max(self.text(prompts, self.prompt, self.prompt)[0], self.tower(prompts)[0]),
-            "logits": self._logits(rows),
-            "images": self._pixels(rows),
+            "logits": self.logits * rows,
+            "images": self.pixels * rows,
             "autocast copies": self.applied,
         }
-
-    def _logits(self, tokens: int) -> int:
-        """Logits of so many tokens: as they come, by temperature, their softmax, its gradient, in float32."""
-        vocabulary = self.sizes.vocabulary
-        return 4 * EXACT * tokens * vocabulary
-
-    def _pixels(self, rows: int) -> int:
-        """Patches of rows, or of prompts for all of their rows, as the processor makes them, in float32."""
-        return rows * self.longest.patches * self.sizes.values * EXACT
-
-    def _passes(self) -> list[tuple[int, int, int]]:
-        """A micro-batch through the language model: prompts once and completions after them, or rows as they are.
-
-        Rows, tokens and context of each pass, as ``text`` takes them.
-        """
-        length = self.prompt + self.completion
-        if not self.shared:
-            return [(self.micro, length, length)]
-        prompts = (self.micro_prompts, self.prompt, self.prompt)
-        group, rest = divmod(self.micro, self.micro_prompts)
-        one_row = in_one_row(group, self.prompt, self.completion, self.attention)
-        if rest or self.config.model.gradient_checkpointing or not one_row:
-            return [prompts, (self.micro, self.completion, length)]
-        together = group * self.completion
-        return [prompts, (self.micro_prompts, together, self.prompt + together)]
 
 
 def most_prompts(rows: int, group: int) -> int:

@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from clrft.config.run_config import RunConfig
-from clrft.planning.stage_work import Cell, Lengths, stage_work
+from clrft.planning.stage_work import Cell, Lengths
 from clrft.planning.stream_statistics import statistics_of
-from clrft.planning.throughput import Throughput
 from clrft.runner.prepare import prepare
 from clrft.runner.run import finish, learn, open_folder
 from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
@@ -44,6 +44,24 @@ SPREAD = 1.3  # the longest of a batch's completions to their mean, where only t
 FOLDER = "calibration"  # name of the sweep in the folder that is removed
 
 Costs = Mapping[str, Mapping[str, Any]]  # of a stage, by activity, as its record has them
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What was measured of cells of one kind."""
+
+    ready: float  # seconds from a cell's begin to its first stage
+    fixed: float  # seconds of a training beside its updates
+    boundary: float  # seconds of a stage beside its activities
+    rates: Mapping[str, float]  # seconds for each counted operation, by activity
+    lengths: Lengths  # of completions
+
+    def seconds(self, work: pd.DataFrame) -> dict[str, float]:
+        """Seconds of a cell by part."""
+        spent = (work.model_flops.groupby(level="activity").sum() * pd.Series(self.rates)).dropna().to_dict()
+        stages, trained = work.index.unique("stage"), work.index.get_level_values("activity") == TRAIN
+        beside = {"boundary": self.boundary * (stages > 0).sum(), "start": self.ready}
+        return {**spent, TRAIN: spent.get(TRAIN, 0.0) + self.fixed * trained.sum(), **beside}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +115,16 @@ def cut(stream: TaskStream, test: int) -> TaskStream:
 class Timer(Silent):
     """Notes when the updates of a training end, the last one's."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.trains = False
+    ends: tuple[float, ...] = ()
+    trains = False
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         self.trains = activity.endswith("train")
-        self.ends = [] if self.trains else self.ends
+        self.ends = () if self.trains else self.ends
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
         if self.trains:
-            self.ends.append(time.perf_counter())
+            self.ends += (time.perf_counter(),)
 
 
 def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) -> tuple[float, Throughput]:
@@ -135,12 +152,12 @@ def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) 
     ready = time.perf_counter() - began - (end - start)
     record = read_run(state.folder)
     costs = {stage: record.task_metrics(stage)["cost"] for stage in state.stages}
-    cell, last = calibration_cell(kind, config, costs), state.stages[-1]
-    work, fixed = {name: one.all for name, one in stage_work(cell, last).items()}, 0.0
-    rates = {name: costs[last][name][WALL] / one.model_flops for name, one in work.items()}
-    if TRAIN in work:
-        stepping = fmean(after - before for before, after in pairwise(timer.ends)) * work[TRAIN].updates
-        rates[TRAIN] = stepping / work[TRAIN].model_flops
+    cell, last, fixed = calibration_cell(kind, config, costs), state.stages[-1], 0.0
+    work = cell.work().loc[last]
+    rates = {activity: costs[last][activity][WALL] / work.model_flops[activity] for activity in work.index}
+    if TRAIN in work.index:
+        stepping = fmean(after - before for before, after in pairwise(timer.ends)) * work.updates[TRAIN]
+        rates[TRAIN] = stepping / work.model_flops[TRAIN]
         fixed = max(0.0, costs[last][TRAIN][WALL] - stepping)
     beside = end - start - sum(cost[WALL] for stage in costs.values() for cost in stage.values())
     return waited, Throughput(ready, fixed, max(0.0, beside) / len(costs), rates, cell.lengths)
@@ -148,17 +165,17 @@ def run_calibration(kind: RunConfig, folder: Path, tracked: bool, asked: float) 
 
 def calibration_cell(kind: RunConfig, config: RunConfig, costs: Mapping[int, Costs]) -> Cell:
     """What is counted of a calibration, with completions as long as those that were generated."""
-    limit = config.train.max_completion_tokens
-    statistics = statistics_of(kind).cut(TASKS, config.evaluate.batch_size)
-    cell = Cell(config, choose_device(config.model), Lengths(1, 1, SPREAD, limit), statistics=statistics)
-    work = {stage: stage_work(cell, stage) for stage in cell.stages[1:]}  # items and rows, whatever the lengths are
-    items = sum(one[EVALUATE].all.items for one in work.values())
-    test = rollout = sum(float(costs[stage][EVALUATE]["tokens_generated"]) for stage in work) / items
+    statistics, most = statistics_of(kind), config.evaluate.batch_size
+    tasks = [replace(one, test=min(one.test, most), new=min(one.new, most)) for one in statistics.tasks[:TASKS]]
+    statistics = replace(statistics, tasks=tuple(tasks), lists=statistics.lists[:TASKS])
+    cell = Cell(config, choose_device(config.model), Lengths(1, 1, SPREAD), statistics=statistics)
+    work, learned = cell.work().swaplevel().sort_index(), cell.stages[1:]  # items and rows, whatever the lengths are
+    generated = sum(float(costs[stage][EVALUATE]["tokens_generated"]) for stage in learned)
+    test = rollout = generated / work.loc[EVALUATE].loc[learned, "test_items"].sum()
     if cell.method.family == "reinforcement":
-        updates = sum(one[TRAIN].all.updates for one in work.values())
-        trained = sum(float(costs[stage][TRAIN]["tokens_trained"]) for stage in work)
-        rollout = trained / (updates * rows_per_update(cell.method, config.train)) or test
-    cell.lengths = Lengths(rollout, test, SPREAD, limit)
+        trained = sum(float(costs[stage][TRAIN]["tokens_trained"]) for stage in learned)
+        rollout = trained / (work.loc[TRAIN, "updates"].sum() * rows_per_update(cell.method, config.train)) or test
+    cell.lengths = Lengths(rollout, test, SPREAD)
     return cell
 
 

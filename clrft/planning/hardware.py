@@ -95,12 +95,6 @@ def table(path: Path) -> dict[str, Hardware]:
             problems.append(f"{path}: {where} is {value!r}, expected a number above 0.")
         return found
 
-    def triple(where: str, value: Any) -> tuple[float, float, float]:
-        if not isinstance(value, list) or len(value) != 3:
-            problems.append(f"{path}: {where} is {value!r}, expected three numbers: most likely, slow, fast.")
-            return (1.0, 1.0, 1.0)
-        return number(where, value[0]), number(where, value[1]), number(where, value[2])
-
     found = {}
     for name, own in devices.items():
         facts = {**assumed, **(own if isinstance(own, dict) else {})}
@@ -109,7 +103,13 @@ def table(path: Path) -> dict[str, Hardware]:
         problems += [f"{path}: {name} has {key!r}, expected {expected}." for key in {*facts} - {*names, "title"}]
         linked = LINK in facts
         stated = {key: number(f"{name}.{key}", facts.get(key)) for key in (*STATED, *([LINK] if linked else []))}
-        ranges = {key: triple(f"{name}.{key}", facts.get(key)) for key in (*ASSUMED, *([LINKED] if linked else []))}
+        ranges = {}
+        for key in (*ASSUMED, *([LINKED] if linked else [])):
+            where, value = f"{name}.{key}", facts.get(key)
+            if not isinstance(value, list) or len(value) != 3:
+                problems.append(f"{path}: {where} is {value!r}, expected three numbers: most likely, slow, fast.")
+                value = [1.0, 1.0, 1.0]
+            ranges[key] = (number(where, value[0]), number(where, value[1]), number(where, value[2]))
         link = [stated[LINK] * share for share in ranges[LINKED]] if linked else [math.inf] * 3
         likely, slow, fast = (
             Speed(stated["flops"] * share, stated["bandwidth"] * reach, *others)

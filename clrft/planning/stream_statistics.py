@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, takewhile
+from math import prod
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -54,11 +55,6 @@ GRID_NAMES = ("image_grid_thw", "video_grid_thw")
 Grid = tuple[int, int, int]  # patches of an image or clip in time, height and width
 
 
-def patches_in(grids: Sequence[Grid]) -> int:
-    """Patches of some images and clips."""
-    return sum(time * height * width for time, height, width in grids)
-
-
 def images_in(grids: Sequence[Grid]) -> int:
     """Images; of a clip the steps of its time."""
     return sum(time for time, _, _ in grids)
@@ -72,6 +68,11 @@ class PromptLengths:
     longest: int  # length of the longest
     grids: tuple[tuple[Grid, ...], ...]  # of the images of each, as the vision tower gets them
     lead: float  # tokens of text that all of them begin with
+
+    def longer(self, tokens: int, media: str) -> "PromptLengths":
+        """The same with a class list that is so many tokens longer; all begin with it where images stand last."""
+        mean, longest, lead = self.tokens + tokens, self.longest + tokens, self.lead + tokens * (media == "last")
+        return PromptLengths(mean, longest, self.grids, lead)
 
 
 class TokenLengths:
@@ -107,7 +108,7 @@ class TokenLengths:
                 for one in asked
             ]
             tokens = [
-                FRAME + count + AROUND * len(own) + patches_in(own) // self.merge**2
+                FRAME + count + AROUND * len(own) + sum(map(prod, own)) // self.merge**2
                 for count, own in zip(words, grids, strict=True)
             ]
             lead = BEFORE + (min(words) if self.media == "last" else 0)
@@ -157,7 +158,7 @@ class StreamStatistics:
 
     def prompt(self, task: int, place: int) -> PromptLengths:
         """Prompts of a task, both by their place from 0, under the class list of another one."""
-        return longer(self.tasks[task].prompt, self.lists[place] - self.lists[task], self.media)
+        return self.tasks[task].prompt.longer(self.lists[place] - self.lists[task], self.media)
 
     @property
     def joint(self) -> TaskStatistics:
@@ -171,22 +172,11 @@ class StreamStatistics:
     def longest(self) -> Longest:
         """The longest of what prompts have, each with the longest class list."""
         grids = [own for task in self.tasks for own in task.prompt.grids]
-        patches, images = max(map(patches_in, grids)), max(map(images_in, grids))
+        patches, images = max(sum(map(prod, own)) for own in grids), max(map(images_in, grids))
         behind_list = max(task.prompt.longest - own for task, own in zip(self.tasks, self.lists, strict=True))
         examples, items = (max(numbers) for numbers in zip(*((one.train, one.test) for one in self.tasks), strict=True))
         pixels = patches // max(images, 1) * self.patch**2
         return Longest(behind_list + max(self.lists), patches, images, pixels, examples=examples, items=items)
-
-    def cut(self, tasks: int, test: int) -> "StreamStatistics":
-        """The first tasks alone, with at most so many test items each."""
-        kept = (replace(task, test=min(task.test, test), new=min(task.new, test)) for task in self.tasks[:tasks])
-        return replace(self, tasks=tuple(kept), lists=self.lists[:tasks])
-
-
-def longer(prompt: PromptLengths, tokens: int, media: str) -> PromptLengths:
-    """Prompts with a class list that is so many tokens longer."""
-    lead = prompt.lead + tokens * (media == "last")
-    return replace(prompt, tokens=prompt.tokens + tokens, longest=prompt.longest + tokens, lead=lead)
 
 
 def statistics_of(config: RunConfig) -> StreamStatistics:
@@ -250,8 +240,8 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
     """
     questions = isinstance(getattr(config, "tasks", None), tuple)  # of the stream's own
     size = DECLARED.get(name)
+    sizes = class_sizes(config, size)
     if size is None:
-        sizes = class_sizes(config, None)
         if config.test_per_class is None or config.shots is None or not sizes:
             raise UserError(
                 f"stream {name!r}: its data are not at {absent(config)}, and nothing tells how large they are; "
@@ -259,7 +249,6 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
                 "numbers."
             )
         size = Declared("the settings", max(sizes), 0, seconds=10.0 if hasattr(config, "fps") else 0.0)
-    sizes = class_sizes(config, size)
     if config.shots is None:
         raise UserError("stream.shots: got null, but the data are not here to be counted; expected a number.")
     kind: Kind = "question" if questions else size.kind
@@ -280,7 +269,7 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
         last = replace(last, lead=last.lead - lengths.text(texts[-1]))
     length = lengths.text(target_text(target, thought, style, (NAME,))) + 1.0
     tasks = tuple(
-        TaskStatistics(count * config.shots, test, new, length, longer(last, own - lists[-1], lengths.media))
+        TaskStatistics(count * config.shots, test, new, length, last.longer(own - lists[-1], lengths.media))
         for count, (test, new), own in zip(sizes, test_items(config, size, sizes), lists, strict=True)
     )
     return StreamStatistics(tasks, lists, lengths.media, lengths.patch)

@@ -1,23 +1,21 @@
 """A plan as tables and sentences for the terminal, and as plain values."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.text import Text
 
 from clrft.analysis.render import rich_table
 from clrft.analysis.table import short
-from clrft.memory.estimate import gib
-from clrft.planning.fit_advice import cannot_run, does_not_fit
+from clrft.memory.phases import gib
+from clrft.planning.advice import Suggestion, cannot_run, does_not_fit, grouped
 from clrft.planning.hardware import FAST, LIKELY, LINKED, SLOW, Hardware
-from clrft.planning.operation_counts import OperationCounts
-from clrft.planning.plan import CellPlan, Plan
-from clrft.planning.stage_work import uncounted
-from clrft.planning.suggestions import Suggestion
-from clrft.planning.throughput import PARTS
+from clrft.planning.plan import PARTS, CellPlan, Plan
+from clrft.planning.stage_work import COUNTED
 from clrft.runs.cost_names import COUNTS, EVALUATE, TRAIN
 from clrft.sweep.status import duration
 from methods.settings import KAHAN, WIDE
@@ -26,7 +24,7 @@ SCHEMA = 1
 WORK = ("cells", "tasks", "updates", "prompt tokens", "generated", "trained", "FLOPs")
 COST = ("cells", "one worker", "train", "tests", "other", "GiB", "disk")
 STREAMS = ("cells", "tasks", "updates", "FLOPs", "one worker", "GiB", "disk")
-CHEAPER = ["change", "wall time", "saved", "disk", "but"]
+TOLD_COUNTS = ("updates", "test_items", *COUNTS)
 TOLD = 0.005  # of the time; a part that is less is not named
 NAMES = dict(zip(PARTS, ("training", "tests", "drift", "exchange", "boundaries", "start"), strict=True))
 
@@ -41,39 +39,36 @@ def plan_to_terminal(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -
         f"{plan.cells[0].config.run.sweep} on {target.name} ({target.title}): {len(plan.cells)} cells, {tasks} tasks"
     )
     parts: list[RenderableType] = [Text(f"{title}, {beside}{how if sharing.processes > 1 else ''}", style="bold")]
-    parts.append(table(plan, "Work by method", method_of, WORK))
-    parts.append(table(plan, "Cost by method: time, memory, disk that is kept", method_of, COST))
+    methods: list[tuple[str, CellPlan]] = []  # with what a sweep varies
+    for cell in plan.cells:
+        suffix = cell.config.run.name_suffix
+        methods.append((f"{cell.config.method_label} [{suffix}]" if suffix else cell.config.method_label, cell))
+    parts.append(table("Work by method", methods, WORK))
+    parts.append(table("Cost by method: time, memory, disk that is kept", methods, COST))
     if len({cell.config.stream_label for cell in plan.cells}) > 1:
-        parts.append(table(plan, "By stream", lambda cell: cell.config.stream_label, STREAMS))
+        parts.append(table("By stream", [(cell.config.stream_label, cell) for cell in plan.cells], STREAMS))
     parts += map(Text, sentences(plan, twice))
     parts += [Text(f"does not fit: {reason}", style="bold red") for reason in does_not_fit(plan)]
     parts += [Text(f"cannot run: {reason}", style="bold red") for reason in cannot_run(plan)]
-    rows = []
-    for one in suggested:
-        saved = f"{1 - one.plan.wall() / plan.wall():.0%}"
-        rows.append([one.word, duration(one.plan.wall()), saved, f"{short(one.plan.kept)}B", one.note])
+    rows = [
+        [word, duration(then.wall()), f"{1 - then.wall() / plan.wall():.0%}", f"{short(then.kept)}B", note]
+        for word, then, note in suggested
+    ]
     if rows:
-        parts.append(rich_table("What would make it cheaper, one at a time", CHEAPER, rows))
+        header = ["change", "wall time", "saved", "disk", "but"]
+        parts.append(rich_table("What would make it cheaper, one at a time", header, rows))
     parts += [Text(f"- {note}", style="dim") for note in notes(plan)]
     return RichGroup(*parts)
 
 
-def method_of(cell: CellPlan) -> str:
-    """A cell's method, with what a sweep varies."""
-    suffix = f" [{cell.config.run.name_suffix}]" if cell.config.run.name_suffix else ""
-    return f"{cell.config.method_label}{suffix}"
-
-
-def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequence[str]) -> RenderableType:
+def table(title: str, named: Sequence[tuple[str, CellPlan]], columns: Sequence[str]) -> RenderableType:
     """A row for each group of cells of one name, and one for all."""
-    groups: dict[str, list[CellPlan]] = {}
-    for cell in plan.cells:
-        groups.setdefault(name(cell), []).append(cell)
+    groups = grouped(named)
     if len(groups) > 1:
-        groups["all"] = list(plan.cells)
+        groups["all"] = [cell for _, cell in named]
     rows = []
     for label, cells in groups.items():
-        work, spent = total_of(cells), sum(cell.wall() for cell in cells)  # one after the other
+        work, spent = pd.concat([cell.work for cell in cells]).sum(), sum(cell.wall() for cell in cells)
         train, tests = (sum(cell.seconds[LIKELY][part] for cell in cells) / spent for part in (TRAIN, EVALUATE))
         row = {
             "cells": str(len(cells)),
@@ -83,7 +78,7 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
             "generated": short(work.tokens_generated),
             "trained": short(work.tokens_trained),
             "FLOPs": short(work.model_flops),
-            "one worker": duration(spent),
+            "one worker": duration(spent),  # one cell after the other
             "train": f"{train:.0%}",
             "tests": f"{tests:.0%}",
             "other": f"{1 - train - tests:.0%}",
@@ -94,20 +89,19 @@ def table(plan: Plan, title: str, name: Callable[[CellPlan], str], columns: Sequ
     return rich_table(title, ["", *columns], rows)
 
 
-def total_of(cells: Sequence[CellPlan]) -> OperationCounts:
-    """The work of some cells."""
-    return sum((work for cell in cells for work in cell.work.values()), OperationCounts())
-
-
 def sentences(plan: Plan, twice: Plan) -> list[str]:
     """Wall time with its parts, memory and disk."""
     values, shared, memory = figures(plan), plan.target.sharing.processes > 1, plan.target.memory
     spent = sum(cell.wall() for cell in plan.cells)
     parts = {part: sum(cell.seconds[LIKELY][part] for cell in plan.cells) / spent for part in PARTS}
     shares = ", ".join(f"{NAMES[part]} {taken:.0%}" for part, taken in parts.items() if taken > TOLD)
-    found = [f"wall time: {wall_text(plan)}; {shares}."]
+    walls = []
+    for one in (plan, twice):  # with its range where that is assumed
+        likely, slow, fast = (duration(one.wall(place)) for place in (LIKELY, SLOW, FAST))
+        walls.append(f"about {likely}" + (f" ({fast} to {slow})" if one.wall(SLOW) > one.wall() else ""))
+    found = [f"wall time: {walls[0]}; {shares}."]
     if twice.wall() > plan.wall():
-        found.append(f"with completions twice as long: {wall_text(twice)}.")
+        found.append(f"with completions twice as long: {walls[1]}.")
     if shared:
         found.append(f"devices: {values['device_seconds'] / 3600:,.0f} hours of one, all cells together.")
     there = "" if memory is None else f" of {gib(memory)} GiB"
@@ -115,12 +109,6 @@ def sentences(plan: Plan, twice: Plan) -> list[str]:
     largest = f"memory: {gib(values['memory_bytes'])} GiB{there} for the largest cell{each}"
     found.append(f"{largest}, with the longest prompts and completions.")
     return [*found, f"disk: {short(plan.kept)}B kept, {short(plan.most)}B at most meanwhile."]
-
-
-def wall_text(plan: Plan) -> str:
-    """Wall time, and its range where that is assumed."""
-    likely, slow, fast = (plan.wall(place) for place in (LIKELY, SLOW, FAST))
-    return f"about {duration(likely)}" + (f" ({duration(fast)} to {duration(slow)})" if slow > likely else "")
 
 
 def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> dict[str, Any]:
@@ -148,7 +136,7 @@ def plan_to_json(plan: Plan, suggested: Sequence[Suggestion], twice: Plan) -> di
                 "cell": cell.config.cell,
                 "tasks": len(cell.statistics.tasks),
                 "data_here": cell.statistics.here,
-                "counts": {activity: counts(work) for activity, work in cell.work.items()},
+                "counts": {name: work.to_dict() for name, work in cell.work[list(TOLD_COUNTS)].iterrows()},
                 "seconds": dict(cell.seconds[LIKELY]),
                 "memory": cell.memory.to_json(),
                 "disk_bytes": {"kept": cell.disk.kept, "meanwhile": cell.disk.meanwhile},
@@ -162,17 +150,12 @@ def figures(plan: Plan) -> dict[str, Any]:
     """What a plan comes to; devices' seconds are those of all of them, all cells together."""
     return {
         "cells": len(plan.cells),
-        "counts": counts(total_of(plan.cells)),
+        "counts": pd.concat([cell.work for cell in plan.cells]).sum()[list(TOLD_COUNTS)].to_dict(),
         "wall_seconds": {"likely": plan.wall(LIKELY), "slow": plan.wall(SLOW), "fast": plan.wall(FAST)},
         "device_seconds": sum(cell.wall() for cell in plan.cells) * plan.target.sharing.processes,
         "memory_bytes": max(cell.memory.peak.total for cell in plan.cells),
         "disk_bytes": {"kept": plan.kept, "most": plan.most},
     }
-
-
-def counts(work: OperationCounts) -> dict[str, float]:
-    """Counted work by the names that a run's costs have."""
-    return {"updates": work.updates, "test_items": work.items, **{name: getattr(work, name) for name in COUNTS}}
 
 
 def notes(plan: Plan) -> list[str]:
@@ -200,7 +183,8 @@ def notes(plan: Plan) -> list[str]:
     chosen = Counter(cell.config.train.optimizer for cell in cells)
     if optimizers := [f"{name} in {chosen[name]} cells" for name in (WIDE, KAHAN) if chosen[name]]:
         found.append(f"Weights are moved by {' and '.join(optimizers)}, as memory allows (train.optimizer).")
-    if own := dict.fromkeys(name for cell in cells for name in uncounted(cell.config)):
+    members = [name for cell in cells for name in (cell.config.method_name, *dict(cell.config.parts))]
+    if own := dict.fromkeys(name for name in members if name not in COUNTED):
         found.append(f"Not counted: passes of their own of {', '.join(own)}.")
     return found
 

@@ -6,16 +6,16 @@ on a GPU.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from clrft.config.run_config import RunConfig
 from clrft.memory.available_memory import available_bytes, capacity_bytes
-from clrft.memory.estimate import decided, estimate, gib, parts_told, with_optimizer
-from clrft.memory.hints import memory_hints
+from clrft.memory.estimate import decided, estimate, memory_hints, with_optimizer
 from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Longest, Sharing
+from clrft.memory.phases import Longest, Sharing, gib
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device
@@ -33,9 +33,7 @@ def affordable(config: RunConfig, longest: Longest) -> str:
         return decided(config, lambda _: 0, None).train.optimizer
     sharing = Sharing(ranks.world_size(), split=bool(ranks.weights_split()))
     capacity = capacity_bytes(device)
-    return decided(
-        config, lambda one: estimate(one, sizes, device, longest, sharing).peak.total, capacity
-    ).train.optimizer
+    return decided(config, lambda one: estimate(one, longest, device, sharing).peak.total, capacity).train.optimizer
 
 
 def check_memory(state: Run, longest: Longest, available: int | None = None) -> dict[str, Any]:
@@ -54,23 +52,22 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
     """
     policy = state.policy
     config = with_optimizer(state.config, policy.numerics.optimizer)
-    sizes = model_sizes(config.model)
-    if sizes is None:
+    if model_sizes(config.model) is None:
         return {}
-    found = estimate(config, sizes, policy.device, longest)
+    found = estimate(config, longest, policy.device)
     if available is None:
         available = memory_there(policy.model, policy.device)
     if config.run.check_memory and available is not None:
         problems = []
-        for activity, peak in found.peaks().items():
+        for activity, peak in found.items():
             if peak.total <= available:
                 continue
             phase = f" ({peak.phase})" if peak.phase != activity else ""
-            changes = memory_hints(config, sizes, policy.device, longest, activity, available)
+            changes = memory_hints(config, longest, activity, available, partial(estimate, device=policy.device))
             ways = f"Set one or more of {'; '.join(changes)}. Or" if changes else "No setting alone needs less;"
             problems.append(
                 f"memory: {activity}{phase} needs about {gib(peak.total)} GiB at its peak, and {gib(available)} GiB "
-                f"are there. The largest parts: {parts_told(peak)} GiB. {ways} set run.check_memory=false to run "
+                f"are there. The largest parts: {peak.largest} GiB. {ways} set run.check_memory=false to run "
                 "without this check."
             )
         if problems:

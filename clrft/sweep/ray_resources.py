@@ -12,9 +12,9 @@ import torch
 
 from clrft.base_model import default_model_path
 from clrft.config.run_config import RunConfig
-from clrft.memory.estimate import estimate, gib
+from clrft.memory.estimate import estimate
 from clrft.memory.model_sizes import model_sizes
-from clrft.memory.phases import Longest
+from clrft.memory.phases import Longest, gib
 from clrft.runner.memory_check import longest_among
 from clrft.runner.prepare import cache_folder, looked_at
 from clrft.sweep.ray_cluster import Node
@@ -97,7 +97,7 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
     same = digest([values["stream"], values["model"], values["evaluate"]])
     if same not in lengths:
         lengths[same] = longest_prompts(cell, path)
-    return estimate(cell, sizes, torch.device("cpu"), lengths[same]).peak.total + LIBRARIES
+    return estimate(cell, lengths[same], torch.device("cpu")).peak.total + LIBRARIES
 
 
 def longest_prompts(cell: RunConfig, path: str) -> Longest:

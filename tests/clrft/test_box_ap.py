@@ -16,7 +16,7 @@ from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import build_config
 from clrft.planning.calibration import cut
-from clrft.planning.stage_work import Cell, Lengths, stage_work
+from clrft.planning.stage_work import Cell, Lengths
 from clrft.runs.cost_names import EVALUATE
 from clrft.runs.read import RunRecord, read_run
 from clrft.tracking.runs import cell_facts, task_facts
@@ -283,12 +283,12 @@ def test_a_plan_counts_every_image_once_a_stage(tmp_path: Path) -> None:
     given = {"root": str(tmp_path / "coco"), "tasks": TASKS, "classes_per_task": NEW, "shots": 2}
     sections: dict[str, Any] = {"stream": given, "evaluate": {"probe": 0}, "run": {"output": str(tmp_path)}}
     config = build_config("coco_cil", "zero_shot", "tiny", 136, sections)
-    cell = Cell(config, torch.device("cpu"), Lengths(10, 10, 1.3, 24))
+    cell = Cell(config, torch.device("cpu"), Lengths(10, 10, 1.3))
     assert [task.test for task in cell.statistics.tasks] == [len(task.test) for task in stream.tasks]
     for stage in range(1, TASKS + 1):
         images = len({example.key for task in stream.tasks[:stage] for example in task.test})
         again = len(stream.tasks[stage - 1].test) if stage < TASKS else 0  # under the final list
-        assert stage_work(cell, stage)[EVALUATE].all.items == images + again
+        assert cell.work().loc[(stage, EVALUATE), "test_items"] == images + again
     first, second = cut(stream, 4).tasks
     assert (len(first.test), len(second.test)) == (4, 4)
     assert not {e.key for e in first.test} & {e.key for e in second.test}

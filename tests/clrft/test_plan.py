@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,20 +13,29 @@ from clrft.analysis.published_results import published_rows
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
 from clrft.config.sweeps import load_sweep
-from clrft.memory.estimate import estimate
-from clrft.memory.hints import with_value
+from clrft.memory.estimate import estimate, with_value
 from clrft.memory.model_sizes import known_sizes
-from clrft.memory.phases import ALONE, Longest, Phases, Sharing
-from clrft.planning.disk import CELL, STAGE, Disk, disk_of
+from clrft.memory.phases import ALONE, Sharing
+from clrft.planning.advice import suggestions
 from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
-from clrft.planning.operation_counts import Calls, OperationCounts
-from clrft.planning.plan import Plan, plan_of, sharding_problems, target_of, this_target
-from clrft.planning.stage_work import Cell, Lengths
-from clrft.planning.stage_work import stage_work as shared_work
+from clrft.planning.plan import (
+    CELL,
+    EXCHANGE,
+    STAGE,
+    Disk,
+    Plan,
+    assumed_seconds,
+    disk_of,
+    makespan,
+    plan_of,
+    seconds_of,
+    sharding_problems,
+    target_of,
+    this_target,
+)
+from clrft.planning.stage_work import COLUMNS, Cell, Lengths, micro_batches, part_of
 from clrft.planning.stream_statistics import statistics_of
-from clrft.planning.suggestions import suggestions
-from clrft.planning.tables import figures, total_of
-from clrft.planning.throughput import EXCHANGE, assumed_seconds, makespan, seconds_of
+from clrft.planning.tables import figures
 from clrft.runner.run import run
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.runs.read import RunRecord, read_run
@@ -41,7 +51,7 @@ LEADS = ("model.media=last", "stream.shots=12", "stream.test_per_class=12", "tra
 HARDWARE = ("quickstart", "--hardware", "h100x8")
 ONE_STREAM = ("parts=[{streams: [coco_5x16]}]",)
 COUNTS = ("prompt_tokens", "prompt_tokens_computed", "images")
-FEW = Lengths(10, 10, 1.3, 24)
+FEW = Lengths(10, 10, 1.3)
 
 
 def config_of(method: str, *words: str) -> RunConfig:
@@ -52,29 +62,26 @@ def cell_of(config: RunConfig, lengths: Lengths = FEW, sharing: Sharing = ALONE)
     return Cell(config, torch.device("cpu"), lengths, sharing)
 
 
-def stage_work(cell: Cell, stage: int) -> dict[str, OperationCounts]:
-    return {activity: work.all for activity, work in shared_work(cell, stage).items()}
-
-
 def updates_of(plan: Plan) -> float:
-    return total_of(plan.cells).updates
+    return figures(plan)["counts"]["updates"]
 
 
 def plan_on(name: str, *words: str, sweep: str = "quickstart", sharing: Sharing = ALONE) -> Plan:
     return plan_of(load_sweep(sweep, parse_overrides(words)), target_of(hardware_of(name), sharing=sharing))
 
 
-def assert_counted(cell: Cell, record: RunRecord, operations: bool = True) -> None:
+def assert_counted(cell: Cell, record: RunRecord, operations: bool = True) -> pd.DataFrame:
     """What is planned is what the stages of a real run have counted; operations if completions are as long as taken."""
+    work = cell.work()
     for stage in cell.stages:
-        costs, work = record.task_metrics(stage)["cost"], stage_work(cell, stage)
-        assert set(costs) == set(work)
-        for activity, planned in work.items():
-            for name in COUNTS:
-                told = pytest.approx(costs[activity][name], rel=0.1)
-                assert getattr(planned, name) == told, (stage, activity, name)
+        costs, planned = record.task_metrics(stage)["cost"], work.loc[stage]
+        assert set(costs) == set(planned.index)
+        for activity, counts in planned.iterrows():
+            told = {name: costs[activity][name] for name in COUNTS}
+            assert counts[list(COUNTS)].to_dict() == pytest.approx(told, rel=1e-9), (stage, activity)
             if operations:
-                assert planned.model_flops == pytest.approx(costs[activity]["model_flops"], rel=0.2), (stage, activity)
+                assert counts.model_flops == pytest.approx(costs[activity]["model_flops"], rel=0.2), (stage, activity)
+    return work
 
 
 @pytest.mark.parametrize(
@@ -91,29 +98,28 @@ def test_counted_work_is_that_of_a_real_run(tmp_path: Path, method: str, words: 
     """Completions are taken as 10 tokens, as the base writes them."""
     config = config_of(method, f"run.output={tmp_path}", *words)
     record, cell = read_run(run(config, Silent())), cell_of(config)
-    assert_counted(cell, record)
-    planned = [stage_work(cell, stage) for stage in cell.stages]
-    costs = [record.task_metrics(stage)["cost"] for stage in cell.stages]
-    told = sum(one["tokens_generated"] for stage in costs for one in stage.values())
-    assert sum(one.tokens_generated for stage in planned for one in stage.values()) == pytest.approx(told, rel=0.15)
+    work = assert_counted(cell, record)
+    costs = {stage: record.task_metrics(stage)["cost"] for stage in cell.stages}
+    told = sum(one["tokens_generated"] for stage in costs.values() for one in stage.values())
+    assert work.tokens_generated.sum() == pytest.approx(told, rel=0.15)
     for stage in cell.stages[1:]:
-        work, cost = stage_work(cell, stage)[TRAIN], record.task_metrics(stage)["cost"][TRAIN]
-        assert work.updates == len(record.steps(stage))
-        assert work.tokens_trained == pytest.approx(cost["tokens_trained"], rel=0.02 if method[0] == "s" else 0.2)
+        trained = work.loc[(stage, TRAIN)]
+        assert trained.updates == len(record.steps(stage))
+        near = 1e-9 if method.startswith("sft") else 0.2
+        assert trained.tokens_trained == pytest.approx(costs[stage][TRAIN]["tokens_trained"], rel=near)
 
 
 def test_what_all_prompts_begin_with_is_counted_as_a_run_computes_it(tmp_path: Path) -> None:
-    """20 prompts of an update and 24 of a test share it; drift's 3 do not."""
+    """20 prompts of an update and 24 of a test share it; the last 4 of the 24 in a frozen model, and drift's 3, not."""
     config = config_of("grpo", *LEADS, f"run.output={tmp_path}")
     record, cell, plain = read_run(run(config, Silent())), cell_of(config), cell_of(config)
-    assert_counted(cell, record, operations=False)
+    shared = assert_counted(cell, record, operations=False).loc[1]
     first, *others = cell.statistics.tasks
     apart = replace(first, prompt=replace(first.prompt, lead=0.0))
     plain.statistics = replace(cell.statistics, tasks=(apart, *others))
-    for activity in (TRAIN, EVALUATE):
-        shared, alone = stage_work(cell, 1)[activity], stage_work(plain, 1)[activity]
-        assert shared.prompt_tokens_computed < alone.prompt_tokens_computed
-        assert shared.prompt_tokens == alone.prompt_tokens
+    alone = plain.work().loc[1]
+    assert (shared.prompt_tokens_computed < alone.prompt_tokens_computed)[[TRAIN, EVALUATE]].all()
+    assert shared.prompt_tokens.equals(alone.prompt_tokens)
 
 
 def test_counted_work_of_two_processes_is_that_of_a_real_run(tmp_path: Path) -> None:
@@ -126,33 +132,52 @@ def test_counted_work_of_two_processes_is_that_of_a_real_run(tmp_path: Path) -> 
     assert_counted(cell_of(config, sharing=Sharing(2, split=True)), read_run(config.folder))
 
 
+def test_rows_are_dealt_out_as_a_run_does() -> None:
+    # 12 rollouts, 4 of a prompt, in two parts of 6, three for each of two: 012 and 345, 678 and 9 10 11
+    assert part_of(12, 2 * 2, 4) == (3, (1 + 2 + 2 + 1) / 4)
+    assert part_of(2, 4, 4) == (1 / 2, 2 / 4)  # two of four have none
+    # 11 items in batches of 4, two for an update: 4 and 4, 3; then once more 4 and 4
+    train = config_of("sft", "train.prompts_per_update=8", "train.accumulation=2").train
+    assert micro_batches(train, 11, 3) == {4: 4, 3: 1}
+    # a batch of one row: the other of two processes computes one as well, from which nothing is learned
+    config = config_of("sft", "train.epochs=1.0", "train.prompts_per_update=5", "evaluate.drift_prompts=0")
+    alone, two = (cell_of(config, sharing=one).work().loc[1, TRAIN] for one in (ALONE, Sharing(2)))  # 16: 5, 5, 5, 1
+    assert (two.updates, two.tokens_trained) == (alone.updates, alone.tokens_trained) == (4, alone.tokens_trained)
+    assert two.images == alone.images + 1 == 17
+
+
 def test_work_is_shared_or_done_by_every_process() -> None:
     """Tests of 12 items in batches of 5: three, two of them are the first process's; the probe, 8: one of two."""
     config = config_of("sft+ewc", "evaluate.batch_size=5", "evaluate.final_list=false")
-    alone, two = (shared_work(cell_of(config, sharing=one), 1) for one in (ALONE, Sharing(2)))
-    assert all(work.all == work.own for work in alone.values())
-    assert (two[EVALUATE].all, two[EVALUATE].share) == (alone[EVALUATE].all, (2 + 1) / (3 + 2))
-    assert two[DRIFT].own == alone[DRIFT].own
-    assert two[DRIFT].all == alone[DRIFT].all * 2
+    alone, two = (cell_of(config, sharing=one).work().loc[1] for one in (ALONE, Sharing(2)))
+    assert (alone.share == 1).all()
+    assert two.share.to_dict() == {EVALUATE: (2 + 1) / (3 + 2), TRAIN: 1 / 2, DRIFT: 1 / 2}
+    counts = [*COUNTS, "tokens_generated", "tokens_trained", "launched"]
+    assert two.loc[EVALUATE, counts].equals(alone.loc[EVALUATE, counts])
+    assert two.loc[DRIFT, counts].equals(2 * alone.loc[DRIFT, counts])
     # three updates on 4 rows, two each; Fisher information of all 16 items, by both
-    assert two[TRAIN].all.tokens_trained == alone[TRAIN].all.tokens_trained
-    assert two[TRAIN].all.tokens_generated == 2 * alone[TRAIN].all.tokens_generated == 2 * 16 * 10
+    assert two.tokens_trained[TRAIN] == alone.tokens_trained[TRAIN]
+    assert two.tokens_generated[TRAIN] == 2 * alone.tokens_generated[TRAIN] == 2 * 16 * 10
     # the gradients of 3 updates, summed: each process gets the other's half, and then the sums of its own
-    assert two[TRAIN].exchanged == 3 * 4 * known_sizes(config.model).trained
-    assert two[TRAIN].all.updates == 3
+    assert two.exchanged[TRAIN] == 3 * 4 * known_sizes(config.model).trained
+    assert two.updates[TRAIN] == 3
 
 
 def test_split_weights_are_gathered_for_every_pass() -> None:
     """Of W bytes a process has a quarter. An update of sft: forward, backward, gradients: 3 * 3/4 W; tests: 3/4 W."""
-    config = config_of("sft")
-    work = shared_work(cell_of(config, sharing=Sharing(4, split=True)), 1)
+    config = config_of("sft", "stream.tasks=1")
+    cell = cell_of(config, sharing=Sharing(4, split=True))
+    work = cell.work().loc[1:]
     size = 4 * known_sizes(config.model).parameters
-    assert work[TRAIN].exchanged == pytest.approx(3 * 3 * 3 / 4 * size)
-    assert work[EVALUATE].exchanged == pytest.approx(3 / 4 * size)
-    assert work[DRIFT].exchanged == 0
+    assert work.exchanged.loc[1].to_dict() == pytest.approx(
+        {TRAIN: 3 * 3 * 3 / 4 * size, EVALUATE: 3 / 4 * size, DRIFT: 0}
+    )
     speed = Speed(flops=1e12, bandwidth=1e12, launch=0, start=0, disk=1e12, link=1e6)
-    seconds = assumed_seconds(cell_of(config), {1: work}, Disk(0, 0, 0), speed)
+    seconds = assumed_seconds(cell, work, Disk(0, 0, 0), speed)
     assert seconds[EXCHANGE] == pytest.approx((3 * 3 + 1) * 3 / 4 * size / 1e6)
+    # rapo in its second task: the anchor and the base are gathered for tests too
+    parts = cell_of(config_of("rapo"), sharing=Sharing(2, split=True)).work().exchanged
+    assert parts[1, EVALUATE] == 2 * parts[0, EVALUATE] / 2 == parts[2, EVALUATE] * 2 / 3
 
 
 def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
@@ -164,7 +189,7 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
 
     def parts(sharing: Sharing, name: str, *words: str) -> dict[str, int]:
         settings = load_sweep("detection_cil", parse_overrides([*asked, *words]))
-        return dict(estimate(settings[0], sizes, gpu, longest, sharing).peaks()[name].parts)
+        return dict(estimate(settings[0], longest, gpu, sharing)[name].parts)
 
     quiet = "evaluate.drift_prompts=0"
     split, two = Sharing(4, split=True), Sharing(2)
@@ -188,18 +213,17 @@ def test_memory_is_that_of_a_process(tmp_path: Path) -> None:
     assert parts(split, "testing", quiet, "train.optimizer=adamw_float32")["anchor"] == pytest.approx(2 * size / 4)
     # of sft nothing is at hand: the policy it is compared with is loaded
     (plain,) = load_sweep("detection_cil", parse_overrides(["methods=[sft]", *asked[1:]]))
-    found = estimate(plain, sizes, gpu, longest, split)
-    assert found.testing.phase == "drift"
-    assert found.testing.parts["another policy"] == size
+    found = estimate(plain, longest, gpu, split)
+    assert found["testing"].phase == "drift"
+    assert found["testing"].parts["another policy"] == size
 
 
 def test_items_and_answers_are_those_that_are_asked() -> None:
     """Two tasks of two classes, 6 items each: 12 a task. After task 1: 12, once more under the final list, probe 8."""
-    cell = cell_of(config_of("sft"))
-    assert [stage_work(cell, stage)[EVALUATE].items for stage in cell.stages] == [8, 12 + 12 + 8, 24 + 8]
-    frozen = cell_of(config_of("zero_shot"))
-    assert [stage_work(frozen, stage)[EVALUATE].items for stage in frozen.stages] == [8, 24, 24 + 8]
-    assert DRIFT not in stage_work(cell_of(config_of("sft", "evaluate.drift_prompts=0")), 1)
+    work = cell_of(config_of("sft", "evaluate.drift_prompts=0")).work().test_items.unstack()
+    assert list(work[EVALUATE]) == [8, 12 + 12 + 8, 24 + 8]
+    assert set(work) == {EVALUATE, TRAIN}
+    assert list(cell_of(config_of("zero_shot")).work().test_items) == [8, 24, 24 + 8]
 
 
 def test_seconds_by_hand() -> None:
@@ -208,9 +232,9 @@ def test_seconds_by_hand() -> None:
     Decoding: 1e9 operations, 6e9 bytes at 3e9 a second, 2 s, and 5000 layers at 1 ms, 5 s: 5 s.
     """
     speed = Speed(flops=2e12, bandwidth=3e9, launch=1e-3, start=0, disk=1e9)
-    work = OperationCounts(passes=4e12, launched=100, decoding=1e9, moved=6e9, stepped=5000)
-    assert seconds_of(work, speed) == pytest.approx(2 + 5)
-    assert seconds_of(replace(work, stepped=0), speed) == pytest.approx(2 + 2)  # recorded as a graph
+    counts = {"passes": 4e12, "launched": 100, "decoding": 1e9, "moved": 6e9, "share": 1}
+    work = pd.DataFrame([{**counts, "stepped": 5000}, counts], columns=COLUMNS).fillna(0.0)  # recorded as a graph
+    assert list(seconds_of(work, speed)) == pytest.approx([2 + 5, 2 + 2])
     # Two workers: 5 and 3, then 2 beside the 5; the last goes to who is free at 5.
     assert makespan([5, 3, 2, 4], 2) == 9
     assert makespan([5, 3, 2, 4], 1) == 14
@@ -221,11 +245,10 @@ def test_a_decoding_step_reads_all_weights_and_the_cache_of_its_rows() -> None:
     sizes = known_sizes(ModelConfig(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16"))
     assert sizes.parameters == 2_208_985_600  # of the published checkpoint
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(["model.dtype=bfloat16"]))
-    held = Phases(config, sizes, torch.device("cpu"), Longest(100, 64, 1, 4096))
-    wrote = Calls(held).written(8, prompt=100, mean=20, longest=30)
+    wrote = cell_of(config, Lengths(20, 20, 1.5)).written(8, prompt=100, mean=20)
     weights = sizes.shape.language.weights + sizes.shape.head.weights
-    assert wrote.moved == 30 * 2 * (weights + 2 * 256 * 28 * 8 * 110)
-    assert (wrote.stepped, wrote.tokens_generated) == (30 * 28, 160)
+    assert wrote["moved"] == 30 * 2 * (weights + 2 * 256 * 28 * 8 * 110)
+    assert (wrote["stepped"], wrote["tokens_generated"]) == (30 * 28, 160)
 
 
 def test_disk_is_what_the_settings_keep() -> None:
@@ -233,7 +256,7 @@ def test_disk_is_what_the_settings_keep() -> None:
 
     def disk(*words: str) -> tuple[int, int]:
         cell = cell_of(config_of("sft", *words))
-        found = disk_of(cell, {stage: shared_work(cell, stage) for stage in cell.stages})
+        found = disk_of(cell, cell.work())
         return found.kept, found.meanwhile
 
     size = known_sizes(ModelConfig(dtype="float32")).parameters * 4
@@ -282,11 +305,9 @@ def test_streams_without_data_are_planned_from_what_is_published() -> None:
     statistics = statistics_of(config)
     assert (len(statistics.tasks), statistics.here, statistics.exact) == (10, False, False)
     assert {(task.train, task.test) for task in statistics.tasks} == {(100, 600)}
-    cell = cell_of(config)
-    work = {stage: stage_work(cell, stage) for stage in cell.stages}
-    assert [work[stage][TRAIN].updates for stage in range(1, 11)] == [24] * 10
-    asked = sum(work[stage][EVALUATE].items for stage in cell.stages)
-    assert asked == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
+    work = cell_of(config).work()
+    assert list(work.updates[:, TRAIN]) == [24] * 10
+    assert work.test_items.sum() == 600 * 55 + 600 * 9 + 200 * 11  # each stage, nine under the final list, the probe
     side = statistics.tasks[0].prompt.grids[0][0]
     assert side[1] * side[2] * 14**2 == pytest.approx(65536, rel=0.25)  # of an image that is shrunk to the limit
 
@@ -324,7 +345,7 @@ def test_a_plan_adds_up_and_gets_cheaper(capsys: pytest.CaptureFixture[str]) -> 
     assert told["wall_seconds"]["likely"] == pytest.approx(plan.wall())
     assert told["twice_as_long"]["wall_seconds"]["likely"] > plan.wall()
     changes = {one["change"]: one for one in told["cheaper"]}
-    last = [with_value(cell.config, "run", "keep_weights", "last") for cell in plan.cells]
+    last = [with_value(cell.config, "run", "keep_weights", "last")[1] for cell in plan.cells]
     kept = changes["run.keep_weights=last"]["disk_bytes"]["kept"]
     assert kept == plan_of(last, plan.target).kept < plan.kept
     for one in changes.values():
@@ -387,14 +408,19 @@ def test_a_model_that_does_not_fit_is_told_with_what_needs_less_and_on_how_many_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def told(*words: str) -> str:
-        sweep = ("detection_cil", "seeds=[136]", *ONE_STREAM, "evaluate.drift_prompts=1")
-        assert main(["plan", *sweep, *words]) == 2
+        assert main(["plan", "detection_cil", "seeds=[136]", *ONE_STREAM, *words]) == 2
         return " ".join(capsys.readouterr().out.split())
 
-    alone = told("methods=[sft]", "--hardware", "rtx4090")
+    quiet = "evaluate.drift_prompts=1"
+    alone = told("methods=[sft]", "--hardware", "rtx4090", quiet)
     assert "does not fit: qwen2_vl_7b: 1 of the cells (sft) need more than the 21.2 GiB that are there." in alone
     assert "model.adapter=lora (saves" in alone
-    eight = ("methods=[sft, sft+ewc]", "--hardware", "h100x8")
+    some = told("methods=[rapo]", "--hardware", "h100x8")  # docs/planning.md tells of it
+    assert (
+        "fits split over 4 devices (--devices-per-cell 4 --split) with one of evaluate.drift_prompts=1, train" in some
+    )
+    assert "; split over 8 devices (--devices-per-cell 8 --split) with one of evaluate.drift_prompts=2, train" in some
+    eight = ("methods=[sft, sft+ewc]", "--hardware", "h100x8", quiet)
     assert "1 (sft) of them fit split over 2 devices (--devices-per-cell 2 --split)." in told(*eight)
     split = told(*eight, "--devices-per-cell", "2", "--split")
     assert "4 at a time, each split over 2 devices" in split

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ import torch
 from clrft.analysis.compare import compare
 from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
-from clrft.memory.available_memory import available_bytes, free_in_group
-from clrft.memory.estimate import estimate, longest_allowed
-from clrft.memory.hints import changes, halves, memory_hints
+from clrft.memory.available_memory import available_bytes, group_memory
+from clrft.memory.estimate import changes, estimate, halves, longest_allowed, memory_hints
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import Longest, most_prompts
 from clrft.runner import memory_check as preflight
@@ -75,7 +75,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needs(state: Run, longest: Longest) -> int:
-    return estimate(state.config, known_sizes(state.config.model), CPU, longest).peak.total
+    return estimate(state.config, longest, CPU).peak.total
 
 
 def test_a_run_that_does_not_fit_is_refused_with_parts_and_settings(state: Run, longest: Longest) -> None:
@@ -99,22 +99,21 @@ def test_settings_are_named_by_how_much_they_save_and_the_mildest_that_is_enough
     assert any(way.startswith("train.accumulation=2 ") for way in named)
 
 
-def test_a_setting_that_is_said_to_be_enough_is_enough(state: Run, longest: Longest, tmp_path: Path) -> None:
+def test_a_setting_that_is_said_to_be_enough_is_enough_and_the_check_can_be_switched_off(
+    state: Run, longest: Longest, tmp_path: Path
+) -> None:
     enough = [way.split()[0] for way in ways(refusals(state, longest, 60 * MIB)) if "which is enough" in way]
     assert enough == ["train.accumulation=8"]
     cut = replace(state, config=small(tmp_path, "rapo", *enough))
     assert check_memory(cut, longest, available=60 * MIB)["training"]["bytes"] <= 60 * MIB
+    unchecked = replace(state, config=small(tmp_path, "rapo", "run.check_memory=false"))
+    assert check_memory(unchecked, longest, available=MIB)["available_bytes"] == MIB
 
 
 def test_no_setting_is_named_that_right_answers_do_not_fit_into(state: Run, longest: Longest) -> None:
     told = ["\n".join(refusals(state, replace(longest, answer=answer), MIB)) for answer in (1, 20)]
     assert "train.max_completion_tokens=1 " in told[0]
     assert "max_completion_tokens" not in told[1]
-
-
-def test_the_check_can_be_switched_off(state: Run, longest: Longest, tmp_path: Path) -> None:
-    unchecked = replace(state, config=small(tmp_path, "rapo", "run.check_memory=false"))
-    assert check_memory(unchecked, longest, available=MIB)["available_bytes"] == MIB
 
 
 def test_the_longest_prompt_is_the_streams_or_one_large_image(state: Run, longest: Longest, tmp_path: Path) -> None:
@@ -154,18 +153,18 @@ def test_memory_that_is_there_is_within_the_limit_of_the_control_group(
 ) -> None:
     there = memory_there(state.policy.model, CPU)
     assert there is not None and there > 10 * needs(state, longest)  # the embedded model fits into this machine
-    assert free_in_group(tmp_path) is None
+    assert group_memory(tmp_path) == ()
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 200\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert free_in_group(tmp_path) == 1000 - 700 + 200
+    assert group_memory(tmp_path) == (1000, 1000 - 700 + 200)
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_in_group(tmp_path) is None
+    assert group_memory(tmp_path) == ()
     assert 0 < available_bytes(CPU) <= psutil.virtual_memory().total
 
 
 def test_values_to_try_go_from_the_mildest(tmp_path: Path) -> None:
     config = small(tmp_path, "rapo", "method.group_size=3", "train.accumulation=2")
-    tried = [one.word for one in changes(config, LONGEST, known_sizes(config.model))]
+    tried = [one.word for one in changes(config, LONGEST)]
     assert tried[:4] == [f"train.accumulation={parts}" for parts in (3, 4, 6, 12)]  # of 12 rows
     assert halves(24, 5) == [12, 6]
     assert halves(1, 1) == []
@@ -200,14 +199,20 @@ def test_the_table_of_the_docs_is_what_the_code_says(row: list[str]) -> None:
         words = [f"train.max_completion_tokens={row[0]}", f"train.accumulation={row[1]}"]
         words += [f"train.optimizer={optimizer}", f"model.anchor_memory={memory}", "model.attention=sdpa"]
         config = build_config("digits_cil", "rapo", model, 1993, parse_overrides(words))
-        found = estimate(config, known_sizes(config.model), GPU, LONGEST).training
-        assert found is not None and f"{found.total / 2**30:.1f}" == told
+        found = estimate(config, LONGEST, GPU)["training"]
+        assert f"{found.total / 2**30:.1f}" == told
 
 
 def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak() -> None:
     words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
-    named = memory_hints(config, known_sizes(config.model), GPU, LONGEST, "training", 40 * 2**30)
+    named = memory_hints(
+        config,
+        LONGEST,
+        "training",
+        40 * 2**30,
+        partial(estimate, device=GPU),
+    )
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named

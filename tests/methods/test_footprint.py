@@ -12,7 +12,7 @@ from torch import Tensor
 from clrft.base_model import default_model_path
 from clrft.config.run_config import build_config, parse_overrides
 from clrft.memory.model_sizes import PUBLISHED, built_sizes, known_sizes, model_sizes, recorded_sizes
-from clrft.memory.phases import MARGIN, STEP, Longest, Phases
+from clrft.memory.phases import MARGIN, STEP, TESTING, UPDATE, Longest, Phases
 from clrft.utils.files import read_json
 from methods.generation.completion_logps import checkpointed_states, completion_states
 from methods.generation.shared_prefix import prefill
@@ -78,7 +78,7 @@ def phases_of(config: ModelConfig, *words: str, method: str = "rapo", device: st
     asked += ["train.optimizer=adamw", "train.cuda_graphs=false", "train.kept_prefixes=0", *words]
     settings = replace(build_config("digits_cil", method, "tiny", 1993, parse_overrides(asked)), model=config)
     prompts = replace(Longest(tokens=400, patches=256, images=1, pixels=256 * 196), **longest)
-    return Phases(settings, known_sizes(config), torch.device(device), prompts)
+    return Phases(settings, prompts, torch.device(device))
 
 
 WAYS: list[dict[str, Any]] = [
@@ -154,7 +154,7 @@ def test_weights_gradients_and_moments_are_exact(either: Policy) -> None:
 
     assert phases.weights == size(model.parameters())
     assert phases.trained == size(weight.grad for weight in learned)
-    assert phases.step().parts["moments"] == size(moments)
+    assert phases.training()[STEP].parts["moments"] == size(moments)
 
 
 def test_an_adapter_on_some_matrices_is_counted_by_their_names() -> None:
@@ -198,7 +198,7 @@ def test_the_sizes_of_a_2b_model_by_hand() -> None:
 
 def test_what_stands_in_full_fine_tuning_of_2b_by_hand() -> None:
     # 2,208,985,600 weights of 2 bytes are 4.11 GiB; gradients as many; moments twice as many.
-    found = phases_of(BF16, device="cuda").step()
+    found = phases_of(BF16, device="cuda").training()[STEP]
     expected = {"weights": 4.11, "moments": 8.23, "gradients": 4.11, "step": 4.11, "anchor": 4.11, "reference": 4.11}
     assert {name: size / GIB for name, size in found.parts.items()} == pytest.approx(expected, abs=0.01)
     assert found.total == int(MARGIN * sum(found.parts.values()))
@@ -208,11 +208,11 @@ def test_keys_and_values_logits_and_kept_prefixes_of_2b_by_hand() -> None:
     # a token: 2 (keys, values) * 256 numbers * 2 bytes in each of 28 layers, one of them twice while it grows
     assert phases_of(BF16).cache(rows=64, length=912) == 64 * 912 * 29 * 1024
     # 64 * 512 * 151,936 numbers would be 18.5 GiB in float32; a table has 2**25 at most, four times over: 0.5 GiB
-    assert phases_of(BF16).gradients().parts["logits"] == pytest.approx(4 * 4 * 2**25, rel=0.01)
+    assert phases_of(BF16).training()[UPDATE].parts["logits"] == pytest.approx(4 * 4 * 2**25, rel=0.01)
     # 4 examples of 400 tokens in two models, 29 KiB a token
     kept = "train.kept_prefixes=1024"
-    assert phases_of(BF16, kept, examples=4).gradients().parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
-    assert phases_of(BF16, kept).gradients().parts["kept prefixes"] == 2**30
+    assert phases_of(BF16, kept, examples=4).training()[UPDATE].parts["kept prefixes"] == 4 * 2 * 400 * 29 * 1024
+    assert phases_of(BF16, kept).training()[UPDATE].parts["kept prefixes"] == 2**30
 
 
 def test_a_layers_activations_of_2b_by_hand() -> None:
@@ -229,30 +229,30 @@ def test_a_layers_activations_of_2b_by_hand() -> None:
 def test_an_adapter_has_small_moments_and_no_copies_of_the_model() -> None:
     # 16 * 1,826,304 = 29.2 million weights in float32: 0.109 GiB, twice that in moments
     phases = phases_of(LORA)
-    parts = phases.step().parts
+    parts = phases.training()[STEP].parts
     assert parts["moments"] / GIB == pytest.approx(0.218, abs=0.001)
     assert parts["anchor"] / GIB == pytest.approx(0.109, abs=0.001)
     assert "reference" not in parts
-    assert phases.training().phase != STEP
+    assert max(phases.training().values(), key=lambda one: one.total).phase != STEP
 
 
 def test_snapshots_that_rest_on_the_cpu_are_there_one_at_a_time_and_when_asked() -> None:
     resting, copy = replace(BF16, anchor_memory="cpu"), 2 * known_sizes(BF16).parameters
     # where what the policy computed for the loss is there as the anchor is asked, and in supervised losses
     for phases in (phases_of(resting, device="cuda"), phases_of(resting, method="sft+lwf", device="cuda")):
-        assert phases.gradients().parts["anchor or reference"] == copy
+        assert phases.training()[UPDATE].parts["anchor or reference"] == copy
     apart = phases_of(resting, "train.accumulation=8", device="cuda")
-    for phase in (apart.gradients(), apart.sampling()):
+    for phase in apart.training().values():
         assert not {"anchor", "reference", "anchor or reference"} & phase.parts.keys()
 
 
 def test_what_uses_less_memory_needs_less() -> None:
-    most = phases_of(BF16, device="cuda").training().total
+    plain, tests = (phases_of(BF16, device="cuda").training()[UPDATE], phases_of(BF16).testing()[TESTING])
     for word in ("train.accumulation=8", "train.max_completion_tokens=256", "method.group_size=4"):
-        assert phases_of(BF16, word, device="cuda").training().total < most
-    checkpointed = replace(BF16, gradient_checkpointing=True)
-    assert phases_of(checkpointed, "train.share_prefix=false", device="cuda").training().total < most
-    assert phases_of(BF16, "evaluate.batch_size=4").testing().total < phases_of(BF16).testing().total
+        assert phases_of(BF16, word, device="cuda").training()[UPDATE].total < plain.total
+    checkpointed = phases_of(replace(BF16, gradient_checkpointing=True), "train.share_prefix=false", device="cuda")
+    assert checkpointed.training()[UPDATE].total < plain.total
+    assert phases_of(BF16, "evaluate.batch_size=4").testing()[TESTING].total < tests.total
 
 
 def test_a_config_of_the_hub_is_flat_and_leaves_out_what_is_usual(tmp_path: Path) -> None:
@@ -261,5 +261,7 @@ def test_a_config_of_the_hub_is_flat_and_leaves_out_what_is_usual(tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps(flat))
     own = known_sizes(ModelConfig(path=str(tmp_path)))
     assert own == known_sizes(ModelConfig(path="Qwen/Qwen2-VL-7B-Instruct"))
-    (tmp_path / "config.json").write_text('{"model_type": "other"}')  # a family that is not known has no sizes
-    assert model_sizes(ModelConfig(path=str(tmp_path))) is None
+    other = tmp_path / "other"  # a family that is not known has no sizes
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "other"}')
+    assert model_sizes(ModelConfig(path=str(other))) is None
