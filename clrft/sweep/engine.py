@@ -3,16 +3,18 @@
 ``clrft/sweep/local_workers.py`` is the engine of this machine, ``clrft/sweep/ray_executor.py`` that of a Ray cluster.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure
-from clrft.utils.locks import Timing
+from clrft.utils.locks import TIMING
 
 Outcome = Failure | Elsewhere | None
 GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to
+LOST = replace(TIMING, silent=3 * TIMING.beat)  # for the lock of a process that is known to be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +26,36 @@ class Setup:
     since: int  # when the sweep began, by the file system's clock, ns
 
 
+@dataclass(frozen=True, slots=True)
 class Reports:
-    """A ``Reporter`` of a cell that runs in another process: what it tells goes there as a name and arguments."""
+    """A ``Reporter`` of a cell that runs in another process: what it tells is sent as a name and arguments."""
 
-    def tell(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Send an event to where it is shown."""
-        raise NotImplementedError
+    send: Callable[[str, tuple[Any, ...]], object]
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
-        self.tell("begin", (cell, activity, total))
+        self.send("begin", (cell, activity, total))
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
-        self.tell("advance", (cell, units, figures))
+        self.send("advance", (cell, units, figures))
 
     def say(self, text: str) -> None:
-        self.tell("say", (text,))
+        self.send("say", (text,))
 
 
 class Engine(Protocol):
-    """Runs cells, some at a time."""
+    """Runs cells, some at a time; whoever made it ends its workers, and stops their cells if the sweep fails."""
 
     setup: Setup
     count: int  # how many cells it takes at a time
-
-    @property
-    def busy(self) -> int:
-        """How many it has now."""
-        ...
+    losses: Counter[str]  # how often a process that this machine cannot look for was lost, by the name of its cell
 
     def give(self, cell: RunConfig) -> None:
-        """Take a cell; ``busy`` is below ``count``."""
+        """Take a cell; it has fewer than ``count``."""
         ...
 
     def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
         """Wait for news up to some seconds; names and arguments of what cells report.
 
-        ``ended`` comes with the cell and its outcome; all others are those of a ``Reporter``.
+        ``ended`` comes with the cell and its outcome, once for each cell given; all others are those of a ``Reporter``.
         """
-        ...
-
-    def timing(self, cell: RunConfig) -> Timing:
-        """When the lock of a cell that another process holds counts as left behind."""
-        ...
-
-    def end(self) -> None:
-        """Let go of the workers; none has a cell."""
-        ...
-
-    def stop(self) -> None:
-        """End every cell where it stands; what it finished is on disk, and its folder can be gone on with."""
         ...

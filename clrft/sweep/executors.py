@@ -4,8 +4,8 @@ Imports nothing that trains before it is known that the cells can run there.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from clrft.config.run_config import RunConfig
@@ -40,11 +40,10 @@ def check_executor(executor: ExecutorChoice) -> None:
         check_cluster(executor.on)
 
 
-@contextmanager
-def hired(
+def engine_for(
     executor: ExecutorChoice, cells: Sequence[RunConfig], jobs: int | None, since: int, say: Callable[[str], None]
-) -> Iterator[Engine]:
-    """Workers for some cells; stopped when the block fails, and let go when it ends.
+) -> AbstractContextManager[Engine]:
+    """Workers for some cells; their cells are stopped when the block fails, and they end with it.
 
     They take ``jobs`` cells at a time, None: as many as the executor has room for. ``since``: when the sweep began, by
     the file system's clock, ns. ``say`` tells the user a sentence.
@@ -53,26 +52,16 @@ def hired(
         UserError: the executor cannot run these cells.
     """
     plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
-    with ExitStack() as stack:
-        engine: Engine
-        if executor.on:
-            from clrft.sweep.ray_executor import ray_engine
+    if executor.on:
+        from clrft.sweep.ray_executor import ray_engine
 
-            setup = Setup(executor.threads or 1, plugins, since)
-            engine = stack.enter_context(ray_engine(executor.on, cells, jobs, setup, say))
-        else:
-            from clrft.sweep.local_workers import Workers
+        return ray_engine(executor.on, cells, jobs, Setup(executor.threads or 1, plugins, since), say)
+    from clrft.sweep.local_workers import local_workers
 
-            devices = gpus(cells)
-            count = jobs or default_jobs(cells, devices)
-            shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
-            engine = Workers(count, Setup(executor.threads or shared, plugins, since), devices)
-        try:
-            yield engine
-        except BaseException:
-            engine.stop()
-            raise
-        engine.end()
+    devices = gpus(cells)
+    count = jobs or default_jobs(cells, devices)
+    shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
+    return local_workers(count, Setup(executor.threads or shared, plugins, since), devices)
 
 
 def default_jobs(cells: Sequence[RunConfig], devices: Sequence[str]) -> int:

@@ -146,9 +146,7 @@ def join(on: str, ray: Any, settings: dict[str, Any]) -> None:
                 ray.init(**settings)
             return
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            said = " ".join(str(error).split())
-            if left == 0 or not may_pass(on, said):
-                raise not_joined(on, said) from error
+            check_again(on, " ".join(str(error).split()), left)
             ray.shutdown()
         finally:
             for number, handler in handlers.items():  # Ray would replace this process's own
@@ -170,26 +168,28 @@ def check_cluster(on: str) -> None:
     for left in reversed(range(TRIES)):
         try:
             tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise not_joined(on, f"no Ray answered there within {JOIN_SECONDS:.0f} s") from error
-        if tried.returncode == 0:
-            return
-        said = (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
-        if left == 0 or not may_pass(on, said):
-            raise not_joined(on, said)
+        except subprocess.TimeoutExpired:
+            check_again(on, f"no Ray answered there within {JOIN_SECONDS:.0f} s", 0)
+        else:
+            if tried.returncode == 0:
+                return
+            check_again(on, (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1], left)
 
 
-def may_pass(on: str, said: str) -> bool:
-    """Whether what Ray says may be another thing the next time: not of versions, and not of a Ray started here."""
-    return on.startswith(CLIENT) and "version" not in said.lower()
+def check_again(on: str, said: str, left: int) -> None:
+    """Refuse a cluster that was not joined, unless tries are left and what Ray says may be another thing the next time.
 
+    It may not if it is of versions, or of a Ray started here.
 
-def not_joined(on: str, said: str) -> UserError:
-    """The refusal of a cluster, with what Ray says and what is expected."""
+    Raises:
+        UserError: what Ray says and what is expected.
+    """
+    if left and on.startswith(CLIENT) and "version" not in said.lower():
+        return
     import ray
 
     expected = f"expected one with Ray {ray.__version__} and Python {platform.python_version()}, as here"
-    return UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected}.")
+    raise UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected}.")
 
 
 def quiet_ray(local: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clrft.cli.main import LISTS
+from clrft.cli.parser import LISTS
 from tests.clrft.run_folders import write_run
 
 HEAVY = {
