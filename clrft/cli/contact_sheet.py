@@ -72,15 +72,15 @@ def _blocks(task: Task, per_class: int) -> Iterator[Block]:
     for name in task.classes:
         lines = []
         for items, bar in splits:
-            chosen = [item for item in items if name in _classes(item)][:per_class]
+            chosen = [
+                item
+                for item in items
+                if item.target == name
+                or (isinstance(item.target, tuple) and any(box.category == name for box in item.target))
+            ][:per_class]
             lines.append(tuple(_tile(item, name, task, bar) for item in chosen))
         tall = any(tile.width > BOXED[0] for line in lines for tile in line)
         yield Block(name, tuple(lines) if tall else (lines[0] + lines[1],))
-
-
-def _classes(example: Example) -> set[object]:
-    """The classes that an item shows."""
-    return {box.category for box in example.target} if isinstance(example.target, tuple) else {example.target}
 
 
 def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:

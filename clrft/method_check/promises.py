@@ -93,7 +93,13 @@ def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
     family = kind.family if kind.family != "part" else next(f for f, one in LEARNERS.items() if one == trial.company)
     each = ["".join(f"{hook} " for task, hook in trace.calls if task == index) for index in (1, LAST)]
     own = {hook for hook in BEHIND_STEP if overrides(kind, hook)}
-    text = order_text(trace)
+    # in short: the calls of the last task, what is repeated at every update once, with its number
+    last = [hook for task, hook in trace.calls if task == LAST]
+    shown = list(dict.fromkeys(last))
+    inner = [hook for hook in shown if hook in BEHIND_STEP]
+    first = shown.index(inner[0]) if inner else len(shown)
+    after = [hook for hook in shown[first:] if hook not in inner]
+    text = " > ".join([*shown[:first], f"{last.count('after_step')} x ({' > '.join(inner)})", *after])
     for index, calls in enumerate(each, 1):
         steps = calls.partition("state_dict")[0]
         if steps and not re.fullmatch(ONE_TASK[family], steps):
@@ -102,16 +108,6 @@ def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
     if kind.family == "part" and own and not own & called:
         return ["failed", f"with {trial.company} none of {', '.join(sorted(own))} is ever called; narrow `joins`."]
     return ["ok", text]
-
-
-def order_text(trace: Trace) -> str:
-    """The calls of the last task in short: what is repeated at every update once, with its number."""
-    calls = [hook for task, hook in trace.calls if task == LAST]
-    shown = list(dict.fromkeys(calls))
-    inner = [hook for hook in shown if hook in BEHIND_STEP]
-    first = shown.index(inner[0]) if inner else len(shown)
-    after = [hook for hook in shown[first:] if hook not in inner]
-    return " > ".join([*shown[:first], f"{calls.count('after_step')} x ({' > '.join(inner)})", *after])
 
 
 def data_found(kind: type[Method], trace: Trace) -> list[str]:

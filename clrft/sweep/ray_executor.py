@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from clrft.config.run_config import RunConfig, config_of
 from clrft.runner.outcome import Failure
@@ -24,7 +25,7 @@ from clrft.sweep.engine import GRACE_SECONDS, LOST, Outcome, Reports, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import asked_nodes, connected, nodes_of, on_node
 from clrft.sweep.ray_resources import CellResources, check_room, demands_of
-from clrft.tracking.store import in_file, tracking_uri
+from clrft.tracking.store import tracking_uri
 from clrft.tracking.sync import feed_or_tell
 from clrft.utils import interrupt
 from clrft.utils.locks import TIMING, Timing, held
@@ -160,9 +161,9 @@ def ray_engine(
         words = f"{len(nodes)} nodes" if len(nodes) > 1 else "one node"
         say(f"Ray: {words}, {sum(int(node.resources.get('CPU', 0)) for node in nodes)} CPUs")
         # a database in a file must not be written by several machines: then the sweep does it for them
-        feeds = any(node.host != socket.gethostname() for node in nodes) and any(
-            in_file(tracking_uri(Path(cell.run.output))) for cell in cells if cell.run.mlflow
-        )
+        stores = {urlsplit(tracking_uri(Path(cell.run.output))).scheme for cell in cells if cell.run.mlflow}
+        in_file = any(scheme.partition("+")[0] in ("sqlite", "file", "") for scheme in stores)
+        feeds = in_file and any(node.host != socket.gethostname() for node in nodes)
         if feeds:
             say("MLflow's store is a file: the sweep feeds it when a cell has ended, its nodes do not write it")
         engine = RayEngine(ray, demands, setup, jobs or len(cells), feeds)

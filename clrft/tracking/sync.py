@@ -95,7 +95,7 @@ def feed_run(store: Store, folder: Path, dry: bool = False) -> Added:
         if task.status == "RUNNING":
             added += Counter({SETTINGS: 1})
             if not dry:
-                store.end(task.run_id, status)
+                store.call(store.client.set_terminated, task.run_id, status)
     if done and not dry:
         mark(folder)
     return added

@@ -25,13 +25,11 @@ UPDATES = 2
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
     "train": {"updates": UPDATES, "prompts_per_update": 4, "warmup": 0},
-    "evaluate": {"probe": 0, "drift_prompts": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 1},
     "model": {"device": "cpu", "dtype": "float32"},
 }
 OWN: dict[str, dict[str, Any]] = {
-    # learns adapters, of rank 8 in each of two tasks
-    "olora": {"model": {"adapter": "lora", "lora_rank": 16}, "evaluate": {"drift_prompts": 1}},
-    "sdft": {"evaluate": {"drift_prompts": 1}},  # a drift probe finds the teacher beside the policy
+    "olora": {"model": {"adapter": "lora", "lora_rank": 16}},  # learns adapters, of rank 8 in each of two tasks
 }
 PLAIN = {"supervised": "sft", "reinforcement": "grpo"}  # learners that parts join
 
