@@ -57,7 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_work(commands)
     add_results(commands)
-    add_choices(commands)
     add_own(commands)
 
     ui = add(commands, "ui", "open MLflow on this machine (loopback only)")
@@ -150,8 +149,8 @@ def add_results(commands: Any) -> None:
     sync.add_argument("--dry-run", action="store_true", help="only say what is missing")
 
 
-def add_choices(commands: Any) -> None:
-    """What tells what there is to choose from."""
+def add_own(commands: Any) -> None:
+    """What there is to choose from, and what is about one's own data and methods."""
     listing = add(commands, "list", "what there is to choose from")
     listing.add_argument("what", choices=LISTS, help="which list")
     listing.add_argument("--plugin", **PLUGIN)
@@ -160,9 +159,6 @@ def add_choices(commands: Any) -> None:
     show.add_argument("words", nargs="*", metavar="CONFIG|KEY=VALUE", help="a config's name, or the words of a run")
     show.add_argument("--plugin", **PLUGIN)
 
-
-def add_own(commands: Any) -> None:
-    """What is about one's own data and methods."""
     data = commands.add_parser("data", help="check and look at a stream's data, unpack archives")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     check = add(actions, "check", "build a stream; tables, fingerprints and all problems of its data", "data")

@@ -20,7 +20,7 @@ from typing import Any
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
-from clrft.sweep.engine import GRACE_SECONDS, Reports, Setup
+from clrft.sweep.executors import GRACE_SECONDS, Reports, Setup
 from clrft.utils import interrupt
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins

@@ -19,12 +19,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clrft.runs.provenance import source_hash
+from clrft.runs.provenance import source_hash, versions
 from clrft.utils.files import sha256_file
 from task_streams.errors import UserError
 
@@ -50,17 +49,6 @@ class Node:
     host: str = ""  # name of its machine, as its processes see it; empty until it was asked
 
 
-def own_versions() -> dict[str, str]:
-    """Versions that must be the same on every node, by name; ``not installed`` for a package that is absent."""
-    found = {"python": platform.python_version()}
-    for name in SAME:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, CODE: source_hash()[:12]}
-
-
 def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> dict[str, Any]:
     """What a node has, which goes to the folder in which the sweep was started.
 
@@ -74,7 +62,7 @@ def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> 
     files = {path: Path(path).expanduser() for path in plugins}
     return {
         "host": socket.gethostname(),
-        "versions": own_versions(),
+        "versions": {**versions(SAME), CODE: source_hash()[:12]},
         "directory": os.path.isdir(directory),
         "unseen": [mark for mark in marks if not os.path.exists(mark)],
         "plugins": {path: sha256_file(file) if file.is_file() else "" for path, file in files.items()},
@@ -275,7 +263,7 @@ def differences(answer: Mapping[str, Any] | str, files: Mapping[str, str]) -> li
     """Sentences about what is different on a node."""
     if isinstance(answer, str):
         return [f"{answer}."]
-    own = own_versions()
+    own = {**versions(SAME), CODE: source_hash()[:12]}
     problems = [
         f"{name} is {answer['versions'].get(name)} there and {version} here; expected the same everywhere (install "
         "with -c constraints.txt)."

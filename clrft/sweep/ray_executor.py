@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from clrft.config.run_config import RunConfig, config_of
 from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
-from clrft.sweep.engine import GRACE_SECONDS, LOST, Outcome, Reports, Setup
+from clrft.sweep.executors import GRACE_SECONDS, LOST, Outcome, Reports, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import asked_nodes, connected, nodes_of, on_node
 from clrft.sweep.ray_resources import CellResources, check_room, demands_of

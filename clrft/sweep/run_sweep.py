@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
-from clrft.sweep.engine import LOST, Engine, Outcome
-from clrft.sweep.executors import HERE, ExecutorChoice, engine_for
+from clrft.sweep.executors import HERE, LOST, Engine, ExecutorChoice, Outcome, engine_for
 from clrft.utils.files import check_writable
 from clrft.utils.locks import TIMING, file_system_now, lock_path, look
 from clrft.utils.progress import Bars

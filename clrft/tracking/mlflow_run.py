@@ -156,7 +156,7 @@ class MlflowRun:
         return any(
             len(values) != 1
             or place not in expected
-            or not np.isclose(values[0], expected[place], rtol=1e-9, atol=0, equal_nan=True)
+            or not np.isclose(values[0], expected[place], rtol=1e-9, atol=1e-300, equal_nan=True)
             for place, values in self._holds().items()
         )
 

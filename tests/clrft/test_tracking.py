@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clrft.cli.main import main
 from clrft.tracking.runs import Tracker
 from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
 from task_streams.errors import UserError
@@ -222,15 +223,16 @@ def test_an_impossible_store_is_refused_before_any_work_and_keeps_its_secrets(
     assert caught.value.__context__ is None or caught.value.__suppress_context__  # it would print the secret
 
 
-def test_a_server_that_cannot_be_reached_is_a_warning_without_its_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_cannot_be_reached_is_a_warning_before_a_run_and_an_error_of_a_sync_without_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
-    said: list[str] = []
-    assert prepare_store(tmp_path, said.append) == "http://***@127.0.0.1:9"
-    (text,) = said
-    assert text.startswith("warning: MLflow at http://***@127.0.0.1:9 did not take a call") and "refused" in text
-    assert "ann" not in text and "s3cret" not in text
+    assert prepare_store(tmp_path) == "http://***@127.0.0.1:9"
+    assert main(["sync", str(write_run(tmp_path / "quickstart", "rapo", 1993, [[50]]))]) == 2
+    told = capsys.readouterr()
+    for begin in ("warning: ", "error "):
+        assert f"{begin}MLflow at http://***@127.0.0.1:9 did not take a call" in told.err and "refused" in told.err
+    assert "ann:" not in told.out + told.err and "s3cret" not in told.out + told.err
 
 
 def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -249,23 +251,13 @@ def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
         ("mail ann@example.org?", "mail ann@example.org?"),
     ],
 )
-def test_a_uri_is_shown_without_its_secrets(uri: str, expected: str) -> None:
+def test_a_uri_and_a_message_that_quotes_pieces_of_it_are_shown_without_its_secrets(uri: str, expected: str) -> None:
     assert redacted_uri(uri) == expected
-
-
-def test_secrets_are_taken_out_of_messages_that_quote_pieces_of_the_uri() -> None:
     uri = "http://ann:p%40ss@host/x?token=t0ken&mode=fast"
     text = f"no route to {uri}/api, Max retries exceeded with url: /x?token=t0ken&mode=fast (for ann, p@ss, p%40ss)"
     found = without_secrets(text, uri)
     assert not [secret for secret in ("ann", "p@ss", "p%40ss", "t0ken") if secret in found]
     assert "Max retries exceeded with url" in found and "host" in found
-
-
-def test_preparing_prints_nothing_and_arms_no_usage_ping(
-    preparation: tuple[Path, "subprocess.CompletedProcess[str]"],
-) -> None:
-    done = preparation[1]
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(
