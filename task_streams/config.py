@@ -6,6 +6,7 @@ that streams share. ``int | None`` means: ``null`` takes everything there is.
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,9 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
     accepted, problems = converted(schema, values, within)
     fields = dataclasses.fields(schema)
     needed = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+    # of fields that are refused, or misspelt, what else may be said would mislead
+    refused = {one.name for one in fields if one.name in values and one.name not in accepted}
+    refused |= {one.name for one in fields if any(f"Did you mean {within + one.name!r}?" in said for said in problems)}
     problems += [f"{within}{name}: a value is needed." for name in needed if name not in values]
     if all(name in accepted for name in needed):
         try:
@@ -136,6 +140,8 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
         except UserError as error:
             for problem in error.problems:
                 named = problem.partition(":")[0] in validators(schema)
+                if not named and refused & set(re.findall(r"\w+", problem)):
+                    continue
                 placed = not section or problem.startswith(within)
                 problems.append(problem if placed else f"{section}{'.' if named else ': '}{problem}")
     if problems:

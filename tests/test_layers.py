@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -28,7 +29,7 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def named_imports(tree: ast.AST, package: list[str]) -> dict[str, bool]:
+def named_imports(tree: ast.AST) -> dict[str, bool]:
     """Dotted names that a module may import, each with whether it does so as it is loaded: outside every function.
 
     ``from a import b`` names a and a.b; what stands under ``if TYPE_CHECKING`` imports nothing when the program runs.
@@ -45,9 +46,8 @@ def named_imports(tree: ast.AST, package: list[str]) -> dict[str, bool]:
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            targets = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            assert not node.level, f"line {node.lineno}: expected no relative import"
+            targets = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
         for target in targets:
@@ -61,19 +61,30 @@ def imports(root: Path) -> dict[str, dict[str, bool]]:
     known = modules(root)
     found: dict[str, dict[str, bool]] = {}
     for name, path in known.items():
-        package = name.split(".")[: None if path.name == "__init__.py" else -1]
-        seen = named_imports(ast.parse(path.read_text(encoding="utf-8")), package)
+        seen = named_imports(ast.parse(path.read_text(encoding="utf-8")))
         found[name] = {target: at_load for target, at_load in seen.items() if target in known and target != name}
     return found
 
 
+def folder_of(name: str, files: dict[str, Path]) -> str:
+    """The folder of a module inside its package; empty for what is at the package's top."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 2 or (len(parts) == 2 and files[name].name == "__init__.py") else ""
+
+
 def wrong_arrows(root: Path) -> list[str]:
-    """Imports that go up the order of the packages, wherever they stand."""
+    """Imports that go up the order of the packages, or of the folders in one, wherever they stand."""
+    files = modules(root)
+
+    def place(name: str) -> tuple[int, int]:
+        package, folder = name.split(".")[0], folder_of(name, files)
+        return ORDER.index(package), FOLDERS.get(package, "").split().index(folder) if folder else -1
+
+    arrows = [(name, target) for name, targets in imports(root).items() for target in targets]
     return [
-        f"{module} imports {target}"
-        for module, targets in imports(root).items()
-        for target in targets
-        if ORDER.index(target.split(".")[0]) > ORDER.index(module.split(".")[0])
+        f"{name} imports {target}"
+        for name, target in arrows
+        if place(target)[0] > place(name)[0] or (place(target) > place(name) and place(name)[1] >= 0)
     ]
 
 
@@ -94,73 +105,59 @@ def circle(root: Path) -> list[str]:
     return []
 
 
-def write_tree(root: Path, files: dict[str, str]) -> Path:
+def test_packages_and_their_folders_import_only_from_those_before_them_and_nothing_in_a_circle() -> None:
+    assert wrong_arrows(ROOT) == []
+    assert circle(ROOT) == []
+    # An arrow known to be there: a walk that sees nothing would find nothing wrong.
+    assert "task_streams.errors" in imports(ROOT)["clrft.utils.files"]
+
+
+def test_a_packages_top_has_few_modules_and_imports_no_folder_that_imports_it() -> None:
+    files = modules(ROOT)
+    top = {name for name, path in files.items() if not folder_of(name, files)}
+    counts = Counter(name.split(".")[0] for name in top if files[name].name != "__init__.py")
+    assert {package: counts[package] for package in FOLDERS if counts[package] > LOOSE} == {}
+    arrows = [(name, target) for name, targets in imports(ROOT).items() for target in targets]
+    inside = [(name, target) for name, target in arrows if name.split(".")[0] == target.split(".")[0]]
+    above = {name.rpartition(".")[0] for name, target in inside if target in top and name not in top}
+    below = {target.rpartition(".")[0] for name, target in inside if name in top and target not in top}
+    assert above & below == set()
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    """A tree of modules."""
     for name, text in files.items():
-        path = root / name
+        path = root / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
 
 
-def test_packages_import_only_from_those_to_their_left() -> None:
-    assert wrong_arrows(ROOT) == []
-    # An arrow known to be there: a walk that sees nothing would find nothing wrong.
-    assert "task_streams.errors" in imports(ROOT)["clrft.utils.files"]
-
-
-def folder_of(name: str, files: dict[str, Path]) -> str:
-    """The folder of a module inside its package; empty for what is at the package's top."""
-    parts = name.split(".")
-    return parts[1] if len(parts) > 2 or (len(parts) == 2 and files[name].name == "__init__.py") else ""
-
-
-def test_folders_import_only_from_those_before_them() -> None:
-    files, wrong, above, below = modules(ROOT), [], set(), set()
-    for name, targets in imports(ROOT).items():
-        package, own = name.split(".")[0], folder_of(name, files)
-        for target in (one for one in targets if one.split(".")[0] == package):
-            order, other = FOLDERS.get(package, "").split(), folder_of(target, files)
-            if own and other and order.index(other) > order.index(own):
-                wrong.append(f"{name} imports {target}")
-            above |= {(package, own)} if own and not other else set()
-            below |= {(package, other)} if other and not own else set()
-    assert wrong == []
-    assert above & below == set()  # else a folder and the package's top import each other
-
-
-def test_few_modules_are_at_a_packages_top() -> None:
-    files = modules(ROOT)
-    loose = [name for name, path in files.items() if not folder_of(name, files) and path.name != "__init__.py"]
-    counts = {package: sum(name.startswith(f"{package}.") for name in loose) for package in FOLDERS}
-    assert {package: count for package, count in counts.items() if count > LOOSE} == {}
-
-
-def test_no_module_imports_in_a_circle() -> None:
-    assert circle(ROOT) == []
-
-
 def test_the_checker_finds_a_wrong_arrow_in_any_form_of_import(tmp_path: Path) -> None:
     files = {
-        "task_streams/__init__.py": "",
-        "task_streams/a.py": "import clrft.run",
-        "eval/__init__.py": "def late():\n    from methods import sft",
-        "methods/__init__.py": "",
-        "methods/sft.py": "from eval import score",  # right
-        "eval/score.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.run",
-        "clrft/__init__.py": "",
-        "clrft/run.py": "",
+        "task_streams/a": "import clrft.run",
+        "eval/__init__": "def late():\n    from methods import sft",
+        "methods/__init__": "",
+        "methods/sft": "from eval import score",  # right
+        "methods/costs/meter": "import methods.drift.probe",
+        "methods/drift/probe": "import methods.costs.meter",  # right
+        "eval/score": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import clrft.run",
+        "clrft/run": "",
     }
-    found = wrong_arrows(write_tree(tmp_path, files))
-    assert found == ["task_streams.a imports clrft.run", "eval imports methods", "eval imports methods.sft"]
+    assert wrong_arrows(written(tmp_path, files)) == [
+        "task_streams.a imports clrft.run",
+        "eval imports methods",
+        "eval imports methods.sft",
+        "methods.costs.meter imports methods.drift.probe",
+    ]
 
 
 def test_the_checker_finds_a_circle_and_none_where_a_package_gathers_its_modules(tmp_path: Path) -> None:
-    files = {"__init__": "", "a": "from . import b", "b": "from eval.c import thing", "c": "import eval.a"}
-    files = {f"eval/{name}.py": text for name, text in files.items()}
-    assert set(circle(write_tree(tmp_path / "one", files))) == {"eval.a", "eval.b", "eval.c"}
+    files = {"__init__": "", "a": "from eval import b", "b": "from eval.c import thing", "c": "import eval.a"}
+    found = circle(written(tmp_path / "one", {f"eval/{name}": text for name, text in files.items()}))
+    assert set(found) == {"eval.a", "eval.b", "eval.c"}
     files = {"__init__": "from methods.sft import Sft", "base": "", "sft": "from methods.base import Method"}
-    files = {f"methods/{name}.py": text for name, text in files.items()}
-    assert circle(write_tree(tmp_path / "two", files)) == []
+    assert circle(written(tmp_path / "two", {f"methods/{name}": text for name, text in files.items()})) == []
 
 
 def test_every_package_folder_is_listed_for_the_distribution() -> None:

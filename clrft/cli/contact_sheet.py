@@ -7,8 +7,8 @@ class in the task's own (drawn) order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import matplotlib
@@ -33,21 +33,6 @@ FRAMES = 4
 CARD_LINES, CARD_LINE = 7, 17  # of a question with its answer
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a page shows of one class: its name and pictures of equal size, line by line."""
-
-    name: str
-    lines: tuple[tuple[Image.Image, ...], ...]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels, with the name."""
-        width = max((sum(tile.width + GAP for tile in line) for line in self.lines), default=0)
-        height = sum(max((tile.height for tile in line), default=0) + GAP for line in self.lines)
-        return max(width, 200), height + CAPTION * bool(self.name)
-
-
 def sheets(stream: TaskStream, task: Task, per_class: int) -> Iterator[Image.Image]:
     """Pages of a task.
 
@@ -63,24 +48,38 @@ def sheets(stream: TaskStream, task: Task, per_class: int) -> Iterator[Image.Ima
         yield _drawn(page, head, facts + paging)
 
 
-def _blocks(task: Task, per_class: int) -> Iterator[Block]:
-    """What is shown of each class; of a task of questions, its first ones."""
+def _blocks(task: Task, per_class: int) -> Iterator[Image.Image]:
+    """What is shown of each class, its name below it; of a task of questions, its first ones."""
     splits = ((task.train, TRAIN_BAR), (task.test, TEST_BAR))
     if task.kind == "question":
-        yield Block("", tuple(tuple(_card(item, bar) for item in items[:per_class]) for items, bar in splits))
+        yield _block("", [[_card(item, bar) for item in items[:per_class]] for items, bar in splits])
         return
     for name in task.classes:
         lines = []
         for items, bar in splits:
-            chosen = [item for item in items if name in _classes(item)][:per_class]
-            lines.append(tuple(_tile(item, name, task, bar) for item in chosen))
+            chosen = [
+                item
+                for item in items
+                if item.target == name
+                or (isinstance(item.target, tuple) and any(box.category == name for box in item.target))
+            ][:per_class]
+            lines.append([_tile(item, name, task, bar) for item in chosen])
         tall = any(tile.width > BOXED[0] for line in lines for tile in line)
-        yield Block(name, tuple(lines) if tall else (lines[0] + lines[1],))
+        yield _block(name, lines if tall else [lines[0] + lines[1]])
 
 
-def _classes(example: Example) -> set[object]:
-    """The classes that an item shows."""
-    return {box.category for box in example.target} if isinstance(example.target, tuple) else {example.target}
+def _block(name: str, lines: list[list[Image.Image]]) -> Image.Image:
+    """Pictures line by line, those of a line of equal size, with their name below."""
+    width = max(200, *(sum(tile.width + GAP for tile in line) for line in lines))
+    heights = [max((tile.height for tile in line), default=0) + GAP for line in lines]
+    block = Image.new("RGB", (width, sum(heights) + CAPTION * bool(name)), PAPER)
+    for top, line in zip(accumulate(heights, initial=0), lines, strict=False):
+        for left, tile in zip(accumulate((tile.width + GAP for tile in line), initial=0), line, strict=False):
+            block.paste(tile, (left, top))
+    if name:
+        text = _cut(name if any(lines) else f"{name}: no items", _font(14), width)
+        ImageDraw.Draw(block).text((0, sum(heights) - 1), text, INK, _font(14))
+    return block
 
 
 def _tile(example: Example, name: str, task: Task, bar: Colour) -> Image.Image:
@@ -144,26 +143,22 @@ def _card(example: Example, bar: Colour) -> Image.Image:
 
 def _barred(parts: Sequence[Image.Image], bar: Colour) -> Image.Image:
     """Pictures side by side over a bar."""
-    width = sum(part.width for part in parts) + 2 * (len(parts) - 1)
-    height = max(part.height for part in parts)
-    tile = Image.new("RGB", (width, height + BAR), PAPER)
-    left = 0
-    for part in parts:
+    lefts = list(accumulate((part.width + 2 for part in parts), initial=0))
+    tile = Image.new("RGB", (lefts[-1] - 2, max(part.height for part in parts)), PAPER)
+    for left, part in zip(lefts, parts, strict=False):
         tile.paste(part, (left, 0))
-        left += part.width + 2
-    tile.paste(bar, (0, height, width, height + BAR))
-    return tile
+    return ImageOps.expand(tile, (0, 0, 0, BAR), bar)
 
 
-def _paginated(blocks: Sequence[Block]) -> Iterator[list[list[Block]]]:
+def _paginated(blocks: Sequence[Image.Image]) -> Iterator[list[Sequence[Image.Image]]]:
     """Pages of rows of blocks."""
-    width = max(block.size[0] for block in blocks)
+    width = max(block.width for block in blocks)
     columns = max(1, (PAGE_WIDTH + BLOCK_GAP) // (width + BLOCK_GAP))
-    page: list[list[Block]] = []
+    page: list[Sequence[Image.Image]] = []
     height = 0
     for start in range(0, len(blocks), columns):
-        row = list(blocks[start : start + columns])
-        added = max(block.size[1] for block in row) + GAP
+        row = blocks[start : start + columns]
+        added = max(block.height for block in row) + GAP
         if page and height + added > PAGE_HEIGHT:
             yield page
             page, height = [], 0
@@ -172,10 +167,10 @@ def _paginated(blocks: Sequence[Block]) -> Iterator[list[list[Block]]]:
     yield page
 
 
-def _drawn(rows: list[list[Block]], head: str, facts: str) -> Image.Image:
-    """A page: its head with the legend, then the blocks, each with its name below its pictures."""
-    column = max(block.size[0] for row in rows for block in row) + BLOCK_GAP
-    heights = [max(block.size[1] for block in row) + GAP for row in rows]
+def _drawn(rows: Sequence[Sequence[Image.Image]], head: str, facts: str) -> Image.Image:
+    """A page: its head with the legend, then the blocks."""
+    column = max(block.width for row in rows for block in row) + BLOCK_GAP
+    heights = [max(block.height for block in row) + GAP for row in rows]
     width = max(column * max(len(row) for row in rows) - BLOCK_GAP, 640) + 2 * MARGIN
     page = Image.new("RGB", (width, HEADER + sum(heights) + 2 * MARGIN), PAPER)
     pen, font = ImageDraw.Draw(page), _font(13)
@@ -186,18 +181,9 @@ def _drawn(rows: list[list[Block]], head: str, facts: str) -> Image.Image:
         pen.rectangle((x, MARGIN + 29, x + 18, MARGIN + 29 + BAR), fill=colour)
         pen.text((x + 24, MARGIN + 22), text, FAINT, font)
         x += 24 + font.getlength(text) + 20
-    top = MARGIN + HEADER
-    for row, height in zip(rows, heights, strict=True):
+    for top, row in zip(accumulate(heights, initial=MARGIN + HEADER), rows, strict=False):
         for number, block in enumerate(row):
-            left, y = MARGIN + number * column, top
-            for line in block.lines:
-                for place, tile in enumerate(line):
-                    page.paste(tile, (left + sum(one.width + GAP for one in line[:place]), y))
-                y += max((tile.height for tile in line), default=0) + GAP
-            if block.name:
-                text = block.name if any(block.lines) else f"{block.name}: no items"
-                pen.text((left, y - 1), _cut(text, _font(14), block.size[0]), INK, _font(14))
-        top += height
+            page.paste(block, (MARGIN + number * column, top))
     return page
 
 

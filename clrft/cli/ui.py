@@ -13,23 +13,17 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from clrft.tracking.store import redacted_uri, tracking_uri
-from clrft.utils.quiet import quiet_environment
 from task_streams.errors import UserError
 
 
 def ui_command(options: argparse.Namespace, console: Console) -> int:
-    """``clrft ui``: MLflow's own interface on loopback."""
-    console.print(f"MLflow at http://127.0.0.1:{options.port} (Ctrl-C stops it)", highlight=False)
-    return serve_ui(Path(options.output), options.port)
-
-
-def serve_ui(root: Path, port: int = 5000) -> int:
-    """Run MLflow's user interface on loopback until Ctrl-C; returns its exit code. For the main thread.
+    """``clrft ui``: MLflow's own interface on loopback until Ctrl-C; returns its exit code. For the main thread.
 
     Raises:
         UserError: there is no store yet, or tracking goes to a server, which has its own interface.
     """
-    quiet_environment()
+    console.print(f"MLflow at http://127.0.0.1:{options.port} (Ctrl-C stops it)", highlight=False)
+    root = Path(options.output)
     uri = tracking_uri(root)
     if urlsplit(uri).scheme in ("http", "https"):
         raise UserError(f"MLFLOW_TRACKING_URI is a server; open {redacted_uri(uri)} in a browser.")
@@ -42,11 +36,10 @@ def serve_ui(root: Path, port: int = 5000) -> int:
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     artifacts = (root.resolve() / "mlartifacts").as_uri()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--default-artifact-root", artifacts]
+    words = f"-m mlflow ui --host 127.0.0.1 --port {options.port} --workers 1 --default-artifact-root".split()
     try:
         # A session of its own: Ctrl-C ends it through us, with its workers and without their tracebacks.
-        server = subprocess.Popen(command, env=environment, start_new_session=True)
+        server = subprocess.Popen([sys.executable, *words, artifacts], env=environment, start_new_session=True)
         try:
             return server.wait()
         except KeyboardInterrupt:

@@ -258,11 +258,12 @@ def read_stage(path: Path, schema: int | None = None) -> dict[str, Any]:
     stated = record.pop("digest", None)  # older versions wrote none
     if stated is not None and stated != digest(record):
         raise UserError(f"{path} was changed: its digest is {stated[:12]}, expected {digest(record)[:12]}.")
-    wrong = [
-        f"{path}: task {task} has {right} right answers of {total}, and the accuracy {record['accuracy'].get(task)}."
-        for task, right in record.get("correct", {}).items()
-        if not agree(right, total := record.get("total", {}).get(task), record["accuracy"].get(task))
-    ]
+    wrong = []
+    for task, right in record.get("correct", {}).items():
+        total, accuracy = record.get("total", {}).get(task), record["accuracy"].get(task)
+        # a result that is no share of answers has no counts
+        if accuracy is None or (right is not None and not (total and abs(right / total - accuracy) < 1e-6)):
+            wrong.append(f"{path}: task {task} has {right} right answers of {total}, and the accuracy {accuracy}.")
     if wrong:
         raise UserError(*wrong)
     return record
@@ -279,13 +280,6 @@ def changed_files(path: Path, record: Mapping[str, Any]) -> list[str]:
         for file, checksum in stated.items()
         if file.is_file() and sha256_file(file) != checksum
     ]
-
-
-def agree(right: int | None, total: int | None, accuracy: float | None) -> bool:
-    """Whether counts and an accuracy belong to each other; a result that is no share of answers has no counts."""
-    if right is None:
-        return accuracy is not None
-    return accuracy is not None and bool(total) and abs(right / (total or 1) - accuracy) < 1e-6
 
 
 def read_rows(path: Path, kind: type[Record]) -> Iterator[dict[str, Any]]:

@@ -246,24 +246,20 @@ def with_defaults(settings: Values) -> Values:
     Raises:
         UserError: a section is no mapping.
     """
-    sections = sections_of(settings)
-    stream, methods = str(sections["stream"].get("name")), known_methods()
+    sections, methods = sections_of(settings), known_methods()
+    stream, method = str(sections["stream"].get("name")), sections["method"]
+    if parts := section_of(method, "parts"):
+        parts = method["parts"] = {name: section_of(parts, name) for name in parts}
     schemas: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     schemas |= {"stream": STREAMS[stream].config} if stream in STREAMS else {}
-
-    def complete(values: Values, schema: type | None) -> Values:
-        fields = () if schema is None else dataclasses.fields(schema)
-        known = {one.name: one.default for one in fields if one.default is not dataclasses.MISSING}
-        return {**{name: list(one) if isinstance(one, tuple) else one for name, one in known.items()}, **values}
-
-    def of_method(name: Any, values: Values) -> Values:
-        return complete(values, method_class(name).Config if name in methods else None)
-
-    method = of_method(sections["method"].get("name"), sections["method"])
-    if parts := section_of(method, "parts"):
-        method["parts"] = {name: of_method(name, section_of(parts, name)) for name in parts}
-    whole = {name: complete(one, schemas.get(name)) for name, one in sections.items()}
-    return {**settings, **whole, "method": method}
+    schemas |= {"method": methods[method["name"]].Config} if method.get("name") in methods else {}
+    places = [(sections, name, schema) for name, schema in schemas.items()]
+    places += [(parts, name, methods[name].Config) for name in parts if name in methods]
+    for within, name, schema in places:
+        known = {one.name: one.default for one in dataclasses.fields(schema) if one.default is not dataclasses.MISSING}
+        plain = {key: list(one) if isinstance(one, tuple) else one for key, one in known.items()}
+        within[name] = {**plain, **within[name]}
+    return {**settings, **sections}
 
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:

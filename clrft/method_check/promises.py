@@ -19,7 +19,6 @@ from clrft.method_check.report import Report
 from clrft.method_check.trace import Trace
 from clrft.method_check.trial import (
     LAST,
-    LEARNERS,
     Resumed,
     Trial,
     learned_again,
@@ -33,7 +32,7 @@ from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runs.layout import stage_folder
 from methods.base import Method, overrides
 from methods.guard import made_method
-from methods.registry import source_file
+from methods.registry import method_class, source_file
 
 WHOLE, AGAIN = "whole", "again"  # folders of the observed run, and of the one that is stopped
 TOLERANCE = 1e-5  # of a gradient (clipped to norm 1) and of a weight, between different accumulation
@@ -90,10 +89,16 @@ def check_run(kind: type[Method], trial: Trial, report: Report) -> Trace | None:
 
 def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
     """Whether hooks came in the contract's order, and whether all that the method has were called."""
-    family = kind.family if kind.family != "part" else next(f for f, one in LEARNERS.items() if one == trial.company)
+    family = method_class(trial.company).family
     each = ["".join(f"{hook} " for task, hook in trace.calls if task == index) for index in (1, LAST)]
     own = {hook for hook in BEHIND_STEP if overrides(kind, hook)}
-    text = order_text(trace)
+    # in short: the calls of the last task, what is repeated at every update once, with its number
+    last = [hook for task, hook in trace.calls if task == LAST]
+    shown = list(dict.fromkeys(last))
+    inner = [hook for hook in shown if hook in BEHIND_STEP]
+    first = shown.index(inner[0]) if inner else len(shown)
+    after = [hook for hook in shown[first:] if hook not in inner]
+    text = " > ".join([*shown[:first], f"{last.count('after_step')} x ({' > '.join(inner)})", *after])
     for index, calls in enumerate(each, 1):
         steps = calls.partition("state_dict")[0]
         if steps and not re.fullmatch(ONE_TASK[family], steps):
@@ -102,16 +107,6 @@ def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
     if kind.family == "part" and own and not own & called:
         return ["failed", f"with {trial.company} none of {', '.join(sorted(own))} is ever called; narrow `joins`."]
     return ["ok", text]
-
-
-def order_text(trace: Trace) -> str:
-    """The calls of the last task in short: what is repeated at every update once, with its number."""
-    calls = [hook for task, hook in trace.calls if task == LAST]
-    shown = list(dict.fromkeys(calls))
-    inner = [hook for hook in shown if hook in BEHIND_STEP]
-    first = shown.index(inner[0]) if inner else len(shown)
-    after = [hook for hook in shown[first:] if hook not in inner]
-    return " > ".join([*shown[:first], f"{calls.count('after_step')} x ({' > '.join(inner)})", *after])
 
 
 def data_found(kind: type[Method], trace: Trace) -> list[str]:
@@ -160,7 +155,7 @@ def check_restart(kind: type[Method], trials: Sequence[Trial], traces: dict[Tria
     start = time.perf_counter()
     for trial in trials:
         shutil.rmtree(stage_folder(trial.config(AGAIN).folder, LAST))  # as if it had stopped there
-    answers = resume_elsewhere(trials, AGAIN, trials[0].folder)
+    answers = resume_elsewhere(trials, AGAIN)
     share = (time.perf_counter() - start) / len(trials)
     for trial in trials:
         answer, folder = answers[trial.words], trial.config(WHOLE).folder

@@ -1,13 +1,10 @@
-"""What ``clrft method check`` found: one result for each check and company, and their table."""
+"""What ``clrft method check`` found: one result for each check and company."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from rich.markup import escape
-from rich.table import Table
 
 from task_streams.errors import UserError
 
@@ -48,13 +45,3 @@ class Report:
     def passed(self) -> bool:
         """Whether no check failed."""
         return all(one.outcome != "failed" for one in self.results)
-
-
-def report_table(name: str, report: Report) -> Table:
-    """The results as a table for the terminal."""
-    table = Table("check", "with", "result", "s", "why", title=f"method {name}", title_justify="left")
-    colours = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
-    for one in report.results:
-        outcome = f"[{colours[one.outcome]}]{one.outcome}[/]"
-        table.add_row(one.check, one.company, outcome, f"{one.seconds:.1f}", escape(one.reason))
-    return table

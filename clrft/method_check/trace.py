@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from clrft.runner.state import Run
 from methods.base import LossContext, Rollouts, TaskContext
 from methods.guard import GuardedMethod
 from methods.training.anchor_check import anchor_checksums, changed_weights
-from task_streams.types import Example, Task, TaskStream
+from task_streams.types import Example, Task
 
 # What is read of a context, and the need that provides it.
 PROVIDED = {
@@ -31,7 +32,6 @@ PROVIDED = {
     "views": "views",  # which can show the anchor's hidden states
 }
 STATE_HOOKS = ("state_dict", "load_state_dict", "describe")
-OnRead = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -68,7 +68,14 @@ class Observer:
         self.task = 0
         self.training = False
         self.inputs: set[str] = set()
-        state.stream = watched_stream(state.stream, self._decoded)
+        tasks = [
+            replace(
+                task,
+                train=tuple(replace(one, media=partial(self._decoded, task.index, one)) for one in task.train),
+            )
+            for task in state.stream.tasks
+        ]
+        state.stream = replace(state.stream, tasks=tuple(tasks))
         method.observe = self._observed
 
     def _observed(self, hook: str, call: Callable[..., Any], arguments: list[Any]) -> Any:
@@ -85,12 +92,8 @@ class Observer:
         trace.calls.append((self.task, hook))
         anchor = self.state.anchor if hook not in STATE_HOOKS else None
         before = {} if anchor is None else anchor_checksums(anchor)
-
-        def on_read(name: str) -> None:
-            trace.reads.setdefault(PROVIDED[name], set()).add(hook)
-
         records = (TaskContext, LossContext, Rollouts)
-        result = call(*(noticing(one, on_read) if isinstance(one, records) else one for one in arguments))
+        result = call(*(noticing(one, hook, trace) if isinstance(one, records) else one for one in arguments))
         if anchor is not None and changed_weights(before, anchor):
             trace.mutated.append(hook)
         if hook == "before_task":
@@ -100,36 +103,24 @@ class Observer:
             self.training = False
         return result
 
-    def _decoded(self, task: int, key: str) -> None:
+    def _decoded(self, task: int, example: Example) -> Any:
+        """What a training example shows; noted if a later task than its own is being trained."""
         if self.training and task < self.task:
-            self.trace.foreign.add(key)
+            self.trace.foreign.add(example.key)
+        return example.media()
 
 
-def noticing(record: Any, on_read: OnRead) -> Any:
-    """A copy of a frozen record that tells which of the things provided on demand are read of it."""
+def noticing(record: Any, hook: str, trace: Trace) -> Any:
+    """A copy of a frozen record; which of the things provided on demand a hook reads of it comes into a trace."""
     kind = type(record)
 
     def read(self: Any, name: str) -> Any:
         if name in PROVIDED and sys._getframe(1).f_globals.get("__name__") != "dataclasses":  # replace() reads all
-            on_read(name)
+            trace.reads.setdefault(PROVIDED[name], set()).add(hook)
         return object.__getattribute__(self, name)
 
     watched = type(kind.__name__, (kind,), {"__getattribute__": read, "__slots__": ()})
     return watched(**{one.name: getattr(record, one.name) for one in dataclasses.fields(record)})
-
-
-def watched_stream(stream: TaskStream, on_decode: Callable[[int, str], None]) -> TaskStream:
-    """The same stream; ``on_decode(task, key)`` is called when a training example is decoded."""
-
-    def watched(task: Task, example: Example) -> Example:
-        def media() -> Any:
-            on_decode(task.index, example.key)
-            return example.media()
-
-        return replace(example, media=media)
-
-    tasks = [replace(task, train=tuple(watched(task, one) for one in task.train)) for task in stream.tasks]
-    return replace(stream, tasks=tuple(tasks))
 
 
 def digest(value: Any) -> str:

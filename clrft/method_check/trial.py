@@ -1,16 +1,12 @@
-"""Short runs of a method on the embedded model: two tasks of two classes of real digits, two updates each, on the CPU.
-
-``python -m clrft.method_check.trial JOBS ANSWERS`` goes on, in a process of its own, with runs that stopped after task
-1.
-"""
+"""Short runs of a method on the embedded model: two tasks of two classes of digits, two updates each, on the CPU."""
 
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +24,18 @@ from clrft.runner.run import learn, open_folder
 from clrft.runner.stage import train_stage
 from clrft.runner.state import Run
 from clrft.runs.layout import stage_folder
+from clrft.sweep.executors import Setup
+from clrft.sweep.local_workers import prepare as prepare_worker
 from clrft.tracking.runs import Tracker
 from clrft.utils.progress import Silent
-from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods import build_method
 from methods.guard import GuardedMethod, members_of
 from methods.model.policy import load_policy
-from methods.registry import method_class
 from task_streams import build_stream
 from task_streams.errors import UserError
 
 STREAM = "digits_cil"
 SEED = 1993
-LEARNERS = {"supervised": "sft", "reinforcement": "grpo"}  # that parts are tried with
 LAST = 2  # the last of the stages
 SMALL: dict[str, Any] = {
     "stream": {"tasks": LAST, "classes_per_task": 2, "shots": 8, "test_per_class": 1},
@@ -79,9 +74,8 @@ class Trial:
 class Resumed:
     """What became of a run that went on in a process of its own."""
 
-    state: dict[str, str]  # digest of what ``state_dict`` returned right after ``load_state_dict``, by name
-    attributes: dict[str, str]  # digests of the method's attributes when the second task began
-    loaded: bool  # ``load_state_dict`` was called
+    state: dict[str, str] = field(default_factory=dict)  # digests of ``state_dict()`` right after ``load_state_dict``
+    attributes: dict[str, str] = field(default_factory=dict)  # digests of the method's, when the second task began
     problem: str = ""  # why it did not go on; empty if it did
 
 
@@ -166,17 +160,15 @@ def learned_again(trial: Trial, folder: Path, steps: int, work: PartialCheckpoin
     return Learned(gradients, weights, member(state, trial.name).state_dict())
 
 
-def resume_elsewhere(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
+def resume_elsewhere(trials: Sequence[Trial], run: str) -> dict[str, Resumed]:
     """Go on with runs that stopped after task 1 in a new process; by the words of each trial."""
-    jobs, answers = scratch / "jobs.json", scratch / "answers.json"
-    listed = [{**dataclasses.asdict(trial), "folder": str(trial.folder)} for trial in trials]
-    jobs.write_text(json.dumps({"run": run, "threads": torch.get_num_threads(), "trials": listed}), encoding="utf-8")
-    words = [sys.executable, "-m", "clrft.method_check.trial", str(jobs), str(answers)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not answers.exists():
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return {trial.words: Resumed({}, {}, False, f"the new process ended with {last}") for trial in trials}
-    return {words: Resumed(**one) for words, one in json.loads(answers.read_text(encoding="utf-8")).items()}
+    setup = Setup(torch.get_num_threads(), trials[0].plugins, 0)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_worker, (setup,)) as process:
+        try:
+            return {trial.words: process.submit(resumed, trial, run).result() for trial in trials}
+        except Exception as error:  # of the method's own code, or the process is gone
+            lost = Resumed(problem=f"the new process ended with {type(error).__name__}: {error}")
+            return {trial.words: lost for trial in trials}
 
 
 def resumed(trial: Trial, run: str) -> Resumed:
@@ -193,24 +185,5 @@ def resumed(trial: Trial, run: str) -> Resumed:
         trace = Trace()
         two_tasks(trial, run, trace)
     except UserError as error:
-        return Resumed({}, {}, False, str(error))
-    return Resumed(held, trace.attributes, any(hook == "load_state_dict" for _, hook in trace.calls))
-
-
-def main(jobs: str, answers: str) -> None:
-    """Go on with the runs that a file lists; what became of them goes into another."""
-    quiet_environment()
-    quiet_libraries()
-    asked = json.loads(Path(jobs).read_text(encoding="utf-8"))
-    torch.set_num_threads(asked["threads"])
-    found = {}
-    for one in asked["trials"]:
-        trial = Trial(**{**one, "plugins": tuple(one["plugins"]), "folder": Path(one["folder"])})
-        trial.config(asked["run"])  # loads the plugins
-        method_class(trial.name)
-        found[trial.words] = dataclasses.asdict(resumed(trial, asked["run"]))
-    Path(answers).write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        return Resumed(problem=str(error))
+    return Resumed(held, trace.attributes)

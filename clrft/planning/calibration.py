@@ -30,7 +30,7 @@ from clrft.runner.prepare import prepare
 from clrft.runner.run import finish, learn, open_folder
 from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
 from clrft.runs.read import find_runs, read_run
-from clrft.sweep.engine import Setup
+from clrft.sweep.executors import Setup
 from clrft.sweep.local_workers import prepare as prepare_worker
 from clrft.tracking.runs import Tracker, manifest_tags
 from clrft.utils.progress import Silent

@@ -10,6 +10,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ _REPORTED = (
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Version of Python and of each main package; ``not installed`` for one that is absent."""
+def versions(packages: Sequence[str] = _REPORTED) -> dict[str, str]:
+    """Version of Python and of some packages, by default each main one; ``not installed`` for one that is absent."""
     found = {"python": platform.python_version()}
-    for name in _REPORTED:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

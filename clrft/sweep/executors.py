@@ -1,19 +1,71 @@
 """Where the cells of a sweep run: in processes of this machine, one per core or GPU, or as tasks of a Ray cluster.
 
-Imports nothing that trains before it is known that the cells can run there.
+``Engine`` is the seam between the sweep and its processes: that of this machine is in
+``clrft/sweep/local_workers.py``, that of a cluster in ``clrft/sweep/ray_executor.py``. Imports nothing that trains
+before it is known that the cells can run there.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from clrft.config.run_config import RunConfig
-from clrft.sweep.engine import Engine, Setup
+from clrft.runner.outcome import Elsewhere, Failure
 from clrft.sweep.ray_cluster import check_address, check_cluster
+from clrft.utils.locks import TIMING
 from task_streams.errors import UserError
 
 MOST_JOBS = 8  # of this machine's cores, if nobody says how many
+Outcome = Failure | Elsewhere | None
+GRACE_SECONDS = 10.0  # for a cell to end by itself, once it was asked to
+LOST = replace(TIMING, silent=3 * TIMING.beat)  # for the lock of a process that is known to be gone
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every worker is told at its start."""
+
+    threads: int  # of a worker; 0 = as many as the libraries choose
+    plugins: tuple[str, ...]  # files with methods of the user's own
+    since: int  # when the sweep began, by the file system's clock, ns
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """A ``Reporter`` of a cell that runs in another process: what it tells is sent as a name and arguments."""
+
+    send: Callable[[str, tuple[Any, ...]], object]
+
+    def begin(self, cell: str, activity: str, total: int | None) -> None:
+        self.send("begin", (cell, activity, total))
+
+    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
+        self.send("advance", (cell, units, figures))
+
+    def say(self, text: str) -> None:
+        self.send("say", (text,))
+
+
+class Engine(Protocol):
+    """Runs cells, some at a time; whoever made it ends its workers, and stops their cells if the sweep fails."""
+
+    setup: Setup
+    count: int  # how many cells it takes at a time
+    losses: Counter[str]  # how often a process that this machine cannot look for was lost, by the name of its cell
+
+    def give(self, cell: RunConfig) -> None:
+        """Take a cell; it has fewer than ``count``."""
+        ...
+
+    def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        """Wait for news up to some seconds; names and arguments of what cells report.
+
+        ``ended`` comes with the cell and its outcome, once for each cell given; all others are those of a ``Reporter``.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +92,10 @@ def check_executor(executor: ExecutorChoice) -> None:
         check_cluster(executor.on)
 
 
-@contextmanager
-def hired(
+def engine_for(
     executor: ExecutorChoice, cells: Sequence[RunConfig], jobs: int | None, since: int, say: Callable[[str], None]
-) -> Iterator[Engine]:
-    """Workers for some cells; stopped when the block fails, and let go when it ends.
+) -> AbstractContextManager[Engine]:
+    """Workers for some cells; their cells are stopped when the block fails, and they end with it.
 
     They take ``jobs`` cells at a time, None: as many as the executor has room for. ``since``: when the sweep began, by
     the file system's clock, ns. ``say`` tells the user a sentence.
@@ -53,26 +104,16 @@ def hired(
         UserError: the executor cannot run these cells.
     """
     plugins = tuple(dict.fromkeys(path for cell in cells for path in cell.run.plugins))
-    with ExitStack() as stack:
-        engine: Engine
-        if executor.on:
-            from clrft.sweep.ray_executor import ray_engine
+    if executor.on:
+        from clrft.sweep.ray_executor import ray_engine
 
-            setup = Setup(executor.threads or 1, plugins, since)
-            engine = stack.enter_context(ray_engine(executor.on, cells, jobs, setup, say))
-        else:
-            from clrft.sweep.local_workers import Workers
+        return ray_engine(executor.on, cells, jobs, Setup(executor.threads or 1, plugins, since), say)
+    from clrft.sweep.local_workers import local_workers
 
-            devices = gpus(cells)
-            count = jobs or default_jobs(cells, devices)
-            shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
-            engine = Workers(count, Setup(executor.threads or shared, plugins, since), devices)
-        try:
-            yield engine
-        except BaseException:
-            engine.stop()
-            raise
-        engine.end()
+    devices = gpus(cells)
+    count = jobs or default_jobs(cells, devices)
+    shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
+    return local_workers(count, Setup(executor.threads or shared, plugins, since), devices)
 
 
 def default_jobs(cells: Sequence[RunConfig], devices: Sequence[str]) -> int:

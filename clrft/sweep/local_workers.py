@@ -10,17 +10,18 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
-from clrft.sweep.engine import GRACE_SECONDS, Reports, Setup
+from clrft.sweep.executors import GRACE_SECONDS, Reports, Setup
 from clrft.utils import interrupt
-from clrft.utils.locks import TIMING, Timing
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins
 
@@ -63,24 +64,15 @@ def seeing(device: str) -> Iterator[None]:
             os.environ[VISIBLE] = before
 
 
+@dataclass(slots=True)
 class Workers:
-    """Up to ``count`` processes of this machine, each started when there is a cell for it.
+    """Up to ``count`` processes of this machine, each started when there is a cell for it."""
 
-    ``devices``: GPUs that they share, as ``CUDA_VISIBLE_DEVICES`` names them; none: as the environment has it.
-    """
-
-    def __init__(self, count: int, setup: Setup, devices: Sequence[str] = ()) -> None:
-        self.count = count
-        self.setup = setup
-        self.devices = tuple(devices)
-        self.workers: list[Worker] = []
-
-    @property
-    def busy(self) -> int:
-        return sum(worker.cell is not None for worker in self.workers)
-
-    def timing(self, cell: RunConfig) -> Timing:
-        return TIMING  # a process of this machine is looked for, another machine's is judged by its silence
+    count: int
+    setup: Setup
+    devices: Sequence[str] = ()  # GPUs that they share, as ``CUDA_VISIBLE_DEVICES`` names them; none: as it is
+    workers: list[Worker] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)  # none: processes of this machine are looked for
 
     def give(self, cell: RunConfig) -> None:
         worker = next((worker for worker in self.workers if worker.cell is None), None)
@@ -111,42 +103,37 @@ class Workers:
                 why = f"its worker process died ({how}: killed, or out of memory); run the same command again"
                 yield "ended", (worker.cell, Failure(worker.cell.cell, why))
 
-    def dismiss(self) -> None:
-        """Tell every worker that no cell comes any more."""
-        for worker in self.workers:
+
+@contextmanager
+def local_workers(count: int, setup: Setup, devices: Sequence[str] = ()) -> Iterator[Workers]:
+    """Workers of this machine for the length of the block.
+
+    If it fails they are stopped where they stand: those first waited for that may have been interrupted already, then
+    interrupted, and the deaf are killed.
+    """
+    engine = Workers(count, setup, devices)
+    stops: tuple[int | None, ...] = ()
+    try:
+        yield engine
+    except BaseException:
+        stops = (None, signal.SIGINT, signal.SIGKILL)
+        raise
+    finally:
+        for worker in engine.workers:
             with contextlib.suppress(OSError):
-                worker.pipe.send(None)
-
-    def end(self) -> None:
-        self.dismiss()
-        for worker in self.workers:
-            worker.process.join()
-
-    def stop(self) -> None:
-        """Interrupt the workers, those first waited for that may have been interrupted already; kill the deaf."""
-        self.dismiss()
-        for number in (None, signal.SIGINT, signal.SIGKILL):
-            for worker in self.workers:
+                worker.pipe.send(None)  # no cell comes any more
+        for number in stops:
+            for worker in engine.workers:
                 if number is not None and worker.process.is_alive():
                     os.kill(worker.process.pid or 0, number)
             until = time.monotonic() + GRACE_SECONDS
-            while any(worker.process.is_alive() for worker in self.workers) and time.monotonic() < until:
-                for worker in self.workers:
+            while any(worker.process.is_alive() for worker in engine.workers) and time.monotonic() < until:
+                for worker in engine.workers:
                     worker.heard()  # so that nobody waits to be heard
                 time.sleep(0.05)
-
-
-class PipeReporter(Reports):
-    """Sends a worker's progress through its pipe."""
-
-    def __init__(self, pipe: "Connection[Any, Any]") -> None:
-        self.pipe = pipe
-
-    def tell(self, name: str, arguments: tuple[Any, ...]) -> None:
-        try:
-            self.pipe.send((name, arguments))
-        except OSError as error:  # nobody listens any more
-            raise KeyboardInterrupt from error
+        if not stops:
+            for worker in engine.workers:
+                worker.process.join()
 
 
 def work(pipe: "Connection[Any, Any]", setup: Setup) -> None:
@@ -154,12 +141,19 @@ def work(pipe: "Connection[Any, Any]", setup: Setup) -> None:
 
     The plugins come before any cell: a cell's settings are of a plugin's class.
     """
+
+    def send(name: str, arguments: object) -> None:
+        try:
+            pipe.send((name, arguments))
+        except OSError as error:  # nobody listens any more
+            raise KeyboardInterrupt from error
+
     threading.Thread(target=end_with_parent, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
         interrupt.watch()
         prepare(setup)
         while (config := pipe.recv()) is not None:
-            pipe.send(("ended", run_cell(config, PipeReporter(pipe), setup.since)))
+            send("ended", run_cell(config, Reports(send), setup.since))
 
 
 def prepare(setup: Setup) -> None:

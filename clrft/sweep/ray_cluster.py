@@ -19,12 +19,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clrft.runs.provenance import source_hash
+from clrft.runs.provenance import source_hash, versions
 from clrft.utils.files import sha256_file
 from task_streams.errors import UserError
 
@@ -50,17 +49,6 @@ class Node:
     host: str = ""  # name of its machine, as its processes see it; empty until it was asked
 
 
-def own_versions() -> dict[str, str]:
-    """Versions that must be the same on every node, by name; ``not installed`` for a package that is absent."""
-    found = {"python": platform.python_version()}
-    for name in SAME:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, CODE: source_hash()[:12]}
-
-
 def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> dict[str, Any]:
     """What a node has, which goes to the folder in which the sweep was started.
 
@@ -74,7 +62,7 @@ def about_node(directory: str, marks: Sequence[str], plugins: Sequence[str]) -> 
     files = {path: Path(path).expanduser() for path in plugins}
     return {
         "host": socket.gethostname(),
-        "versions": own_versions(),
+        "versions": {**versions(SAME), CODE: source_hash()[:12]},
         "directory": os.path.isdir(directory),
         "unseen": [mark for mark in marks if not os.path.exists(mark)],
         "plugins": {path: sha256_file(file) if file.is_file() else "" for path, file in files.items()},
@@ -146,9 +134,7 @@ def join(on: str, ray: Any, settings: dict[str, Any]) -> None:
                 ray.init(**settings)
             return
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            said = " ".join(str(error).split())
-            if left == 0 or not may_pass(on, said):
-                raise not_joined(on, said) from error
+            check_again(on, " ".join(str(error).split()), left)
             ray.shutdown()
         finally:
             for number, handler in handlers.items():  # Ray would replace this process's own
@@ -170,26 +156,28 @@ def check_cluster(on: str) -> None:
     for left in reversed(range(TRIES)):
         try:
             tried = subprocess.run(words, capture_output=True, text=True, timeout=JOIN_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise not_joined(on, f"no Ray answered there within {JOIN_SECONDS:.0f} s") from error
-        if tried.returncode == 0:
-            return
-        said = (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1]
-        if left == 0 or not may_pass(on, said):
-            raise not_joined(on, said)
+        except subprocess.TimeoutExpired:
+            check_again(on, f"no Ray answered there within {JOIN_SECONDS:.0f} s", 0)
+        else:
+            if tried.returncode == 0:
+                return
+            check_again(on, (tried.stderr.strip().splitlines() or ["Ray gives no reason"])[-1], left)
 
 
-def may_pass(on: str, said: str) -> bool:
-    """Whether what Ray says may be another thing the next time: not of versions, and not of a Ray started here."""
-    return on.startswith(CLIENT) and "version" not in said.lower()
+def check_again(on: str, said: str, left: int) -> None:
+    """Refuse a cluster that was not joined, unless tries are left and what Ray says may be another thing the next time.
 
+    It may not if it is of versions, or of a Ray started here.
 
-def not_joined(on: str, said: str) -> UserError:
-    """The refusal of a cluster, with what Ray says and what is expected."""
+    Raises:
+        UserError: what Ray says and what is expected.
+    """
+    if left and on.startswith(CLIENT) and "version" not in said.lower():
+        return
     import ray
 
     expected = f"expected one with Ray {ray.__version__} and Python {platform.python_version()}, as here"
-    return UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected}.")
+    raise UserError(f"--on {on}: the cluster cannot be joined ({said[:500]}); {expected}.")
 
 
 def quiet_ray(local: bool) -> None:
@@ -275,7 +263,7 @@ def differences(answer: Mapping[str, Any] | str, files: Mapping[str, str]) -> li
     """Sentences about what is different on a node."""
     if isinstance(answer, str):
         return [f"{answer}."]
-    own = own_versions()
+    own = {**versions(SAME), CODE: source_hash()[:12]}
     problems = [
         f"{name} is {answer['versions'].get(name)} there and {version} here; expected the same everywhere (install "
         "with -c constraints.txt)."

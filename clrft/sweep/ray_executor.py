@@ -13,27 +13,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from clrft.config.run_config import RunConfig, config_of
 from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
-from clrft.sweep.engine import GRACE_SECONDS, Outcome, Reports, Setup
+from clrft.sweep.executors import GRACE_SECONDS, LOST, Outcome, Reports, Setup
 from clrft.sweep.local_workers import prepare
 from clrft.sweep.ray_cluster import asked_nodes, connected, nodes_of, on_node
 from clrft.sweep.ray_resources import CellResources, check_room, demands_of
-from clrft.tracking.store import in_file, tracking_uri
-from clrft.tracking.sync import feed_or_tell, unworked
+from clrft.tracking.store import tracking_uri
+from clrft.tracking.sync import feed_or_tell
 from clrft.utils import interrupt
-from clrft.utils.locks import TIMING, Timing
+from clrft.utils.locks import TIMING, Timing, held
 from task_streams.errors import UserError
 
 FLUSH_SECONDS = 10.0  # for the board to take what was told last
 TAKE_SECONDS = 10.0
 LOSSES = 3  # of one cell, after which it is what kills its processes
-LOST = replace(TIMING, silent=3 * TIMING.beat)  # for the lock of a process that Ray says is gone
 HEAD = "node:__internal_head__"  # what Ray counts the head node as
 TRACKING = "MLFLOW_"  # variables that cells are told of
 GO_ON = "run the same command again"
@@ -55,33 +55,13 @@ class Errand:
     timing: Timing  # when the lock of another process counts as left behind
 
 
-class BoardReporter(Reports):
-    """Sends a cell's progress to the board; a board whose process dies loses what nobody had taken."""
-
-    def __init__(self, board: Any, number: int) -> None:
-        self.board = board
-        self.number = number
-        self._last: Any = None
-
-    def tell(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Send an event; nothing is waited for."""
-        self._last = self.board.tell.remote(self.number, (name, arguments))
-
-    def flush(self) -> None:
-        """Wait until what was told has come to the board, so that it is shown before the cell's end."""
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._last, timeout=FLUSH_SECONDS)
-
-
+@dataclass(eq=False)
 class Lines(io.TextIOBase):
     """A stream whose lines are told: warnings of libraries and of the tracking store."""
 
-    def __init__(self, reporter: BoardReporter, cell: str) -> None:
-        self.reporter = reporter
-        self.cell = cell
-        self.begun = ""
+    reporter: Reports
+    cell: str
+    begun: str = ""  # a line that has not ended yet
 
     def write(self, text: str) -> int:
         *lines, self.begun = (self.begun + text).split("\n")
@@ -91,11 +71,19 @@ class Lines(io.TextIOBase):
 
 
 def run_there(errand: Errand, board: Any) -> Outcome | str:
-    """Run a cell in this process of the cluster, made like one of the sweep's own; returns what became of it."""
+    """Run a cell in this process of the cluster, made like one of the sweep's own; returns what became of it.
+
+    Its progress goes to the board, for which nothing waits; a board whose process dies loses what nobody had taken.
+    """
     import ray
 
-    reporter = BoardReporter(board, errand.number)
-    reporter.tell("began", (ray.get_runtime_context().get_node_id(),))
+    last: list[Any] = []  # what the board was sent last
+
+    def send(name: str, arguments: tuple[Any, ...]) -> None:
+        last[:] = [board.tell.remote(errand.number, (name, arguments))]
+
+    reporter = Reports(send)
+    send("began", (ray.get_runtime_context().get_node_id(),))
     try:
         interrupt.watch()
         with contextlib.redirect_stderr(Lines(reporter, errand.cell)):
@@ -112,7 +100,8 @@ def run_there(errand: Errand, board: Any) -> Outcome | str:
     except KeyboardInterrupt:
         return STOPPED
     finally:
-        reporter.flush()
+        with contextlib.suppress(ray.exceptions.RayError):  # so that what was sent is shown before the cell's end
+            ray.get(last, timeout=FLUSH_SECONDS)
 
 
 class ProgressActor:
@@ -172,12 +161,27 @@ def ray_engine(
         words = f"{len(nodes)} nodes" if len(nodes) > 1 else "one node"
         say(f"Ray: {words}, {sum(int(node.resources.get('CPU', 0)) for node in nodes)} CPUs")
         # a database in a file must not be written by several machines: then the sweep does it for them
-        feeds = any(node.host != socket.gethostname() for node in nodes) and any(
-            in_file(tracking_uri(Path(cell.run.output))) for cell in cells if cell.run.mlflow
-        )
+        stores = {urlsplit(tracking_uri(Path(cell.run.output))).scheme for cell in cells if cell.run.mlflow}
+        in_file = any(scheme.partition("+")[0] in ("sqlite", "file", "") for scheme in stores)
+        feeds = in_file and any(node.host != socket.gethostname() for node in nodes)
         if feeds:
             say("MLflow's store is a file: the sweep feeds it when a cell has ended, its nodes do not write it")
-        yield RayEngine(ray, demands, setup, jobs or len(cells), feeds)
+        engine = RayEngine(ray, demands, setup, jobs or len(cells), feeds)
+        gone = (ray.exceptions.RayError, ConnectionError)
+        try:
+            yield engine
+        except BaseException:  # every cell is interrupted and waited for, and the deaf are killed
+            tasks = [given.task for given in engine.given.values() if given.task is not None]
+            with contextlib.suppress(*gone):
+                for force in (False, True) if tasks else ():
+                    _, left = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+                    for task in left:
+                        ray.cancel(task, force=force)
+                    ray.wait(tasks, num_returns=len(tasks), timeout=2 * GRACE_SECONDS)
+            raise
+        finally:
+            with contextlib.suppress(*gone):
+                ray.kill(engine.board)
 
 
 class RayEngine:
@@ -189,41 +193,35 @@ class RayEngine:
     def __init__(self, ray: Any, demands: dict[str, CellResources], setup: Setup, count: int, feeds: bool) -> None:
         self.setup = setup
         self.count = count
+        self.losses: Counter[str] = Counter()
+        self.given: dict[int, Given] = {}  # by the number of the attempt; those included that wait for room
+        self.board = board_of(ray)
         self._ray = ray
         self._demands = demands
         self._feeds = feeds
-        self._given: dict[int, Given] = {}  # by the number of the attempt
-        self._losses: Counter[str] = Counter()
         self._number = 0
         self._gone = ""  # why there is no cluster any more
-        self._board = board_of(ray)
-        self._taking = self._board.take.remote()  # asked ahead, so that nothing that is slow to come is lost
-
-    @property
-    def busy(self) -> int:
-        return len(self._given)  # those included that wait for room
-
-    def timing(self, cell: RunConfig) -> Timing:
-        return LOST if self._losses[cell.cell] else TIMING
+        self._taking = self.board.take.remote()  # asked ahead, so that nothing that is slow to come is lost
 
     def give(self, cell: RunConfig, node: str = "") -> None:
         """Make a cell a task, for a node if there is room on it."""
         self._number += 1
-        given = self._given[self._number] = Given(cell)
+        given = self.given[self._number] = Given(cell)
         if self._gone:
             return
         values = cell.to_dict()
         if self._feeds:
             values["run"]["mlflow"] = False
+        timing = LOST if self.losses[cell.cell] else TIMING
         tracking = {name: value for name, value in os.environ.items() if name.startswith(TRACKING)}
-        errand = Errand(self._number, cell.cell, values, self.setup, os.getcwd(), tracking, self.timing(cell))
+        errand = Errand(self._number, cell.cell, values, self.setup, os.getcwd(), tracking, timing)
         demand = self._demands[cell.cell]
         asked: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "max_retries": 0}
         if demand.memory:
             asked["memory"] = demand.memory
         if node:
             asked["scheduling_strategy"] = on_node(node, soft=True)
-        given.task = self._ray.remote(**asked)(run_there).remote(errand, self._board)
+        given.task = self._ray.remote(**asked)(run_there).remote(errand, self.board)
 
     def told(self, seconds: float) -> Iterator[tuple[str, Any]]:
         try:
@@ -231,37 +229,20 @@ class RayEngine:
             for _ in range(2 if ended else 1):  # what was on its way before a cell's end, and then its last words
                 yield from self._news(TAKE_SECONDS if ended else 0.0)
             for number in ended:
-                events = list(self._outcome(self._given[number]))  # it stays given if the cluster goes meanwhile
-                del self._given[number]
+                events = list(self._outcome(self.given[number]))  # it stays given if the cluster goes meanwhile
+                del self.given[number]
                 yield from events
         except ConnectionError as error:  # Ray Client's
             self._gone = " ".join(str(error).split())[:200] or "no answer"
         if self._gone:
-            lost = {given.cell.cell: given.cell for given in self._given.values()}
-            self._given.clear()
+            lost = {given.cell.cell: given.cell for given in self.given.values()}
+            self.given.clear()
             for name, cell in lost.items():
                 yield "ended", (cell, Failure(name, f"the Ray cluster is gone ({self._gone}); {GO_ON}"))
 
-    def end(self) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
-            self._ray.kill(self._board)
-
-    def stop(self) -> None:
-        """Interrupt every cell, wait for it, and kill the deaf."""
-        with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
-            for force in (False, True):
-                tasks = [given.task for given in self._given.values() if given.task is not None]
-                if not tasks:
-                    break
-                _, left = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
-                for task in left:
-                    self._ray.cancel(task, force=force)
-                self._ray.wait(tasks, num_returns=len(tasks), timeout=2 * GRACE_SECONDS)
-        self.end()
-
     def _ended(self, seconds: float) -> list[int]:
         """Attempts that have ended, waited for up to some seconds."""
-        numbers = {given.task: number for number, given in self._given.items() if given.task is not None}
+        numbers = {given.task: number for number, given in self.given.items() if given.task is not None}
         if not numbers:
             time.sleep(seconds)
             return []
@@ -275,13 +256,13 @@ class RayEngine:
         ready, _ = self._ray.wait([self._taking], timeout=seconds)
         if not ready:
             return
-        taken, self._taking = self._taking, self._board.take.remote()
+        taken, self._taking = self._taking, self.board.take.remote()
         try:
             events = self._ray.get(taken)
         except self._ray.exceptions.RayError:  # the board is being started again
             return
         for number, (name, arguments) in events:
-            given = self._given.get(number)
+            given = self.given.get(number)
             if name == "say":
                 yield name, arguments
             elif given is None:
@@ -314,16 +295,16 @@ class RayEngine:
             yield from self._again(cell, "its process was told to stop", "")
             return
         if self._feeds and cell.run.mlflow and outcome is None:  # it was not tracked where it ran
-            with unworked(cell.folder, dry=False):
+            with held(cell.folder):
                 feed_or_tell(cell.folder)
         yield "ended", (cell, outcome)
 
     def _again(self, cell: RunConfig, why: str, node: str) -> Iterator[tuple[str, Any]]:
         """Give a lost cell anew, unless it was lost too often."""
         name = cell.cell
-        self._losses[name] += 1
-        if self._losses[name] > LOSSES:
-            reason = f"{why}, for the {self._losses[name]}th time; {GO_ON} once it is known what kills it"
+        self.losses[name] += 1
+        if self.losses[name] > LOSSES:
+            reason = f"{why}, for the {self.losses[name]}th time; {GO_ON} once it is known what kills it"
             yield "ended", (cell, Failure(name, reason))
             return
         yield "say", (f"{name}: {why}; it goes on from what is on disk",)

@@ -9,13 +9,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
-from clrft.sweep.engine import Engine, Outcome
-from clrft.sweep.executors import HERE, ExecutorChoice, hired
+from clrft.sweep.executors import HERE, LOST, Engine, ExecutorChoice, Outcome, engine_for
 from clrft.utils.files import check_writable
-from clrft.utils.locks import file_system_now, lock_path, look
+from clrft.utils.locks import TIMING, file_system_now, lock_path, look
 from clrft.utils.progress import Bars
 from task_streams.errors import UserError
 
@@ -46,28 +46,35 @@ def run_sweep(
     for folder in folders:
         check_writable(folder)
     since = min(file_system_now(folder) for folder in folders)
-    with hired(executor, waiting, jobs, since, bars.say) as engine:
-        return Progress(waiting, engine, bars).watch()
+    with engine_for(executor, waiting, jobs, since, bars.say) as engine:
+        return Progress(deque(waiting), engine, bars).watch()
 
 
+@dataclass(slots=True)
 class Progress:
     """A sweep at work: cells that wait, cells in the engine, cells that other processes run."""
 
-    def __init__(self, cells: Sequence[RunConfig], engine: Engine, bars: Bars) -> None:
-        self.waiting = deque(cells)
-        self.elsewhere: dict[str, RunConfig] = {}  # by name
-        self.failures: list[Failure] = []  # so far
-        self.engine = engine
-        self.bars = bars
+    waiting: deque[RunConfig]
+    engine: Engine
+    bars: Bars
+    given: int = 0  # how many cells the engine has
+    elsewhere: dict[str, RunConfig] = field(default_factory=dict)  # by name
+    failures: list[Failure] = field(default_factory=list)  # so far
 
     def watch(self) -> list[Failure]:
         """Go on until every cell has ended, here or elsewhere; returns the failures."""
         looked = time.monotonic()
-        while self.waiting or self.engine.busy or self.elsewhere:
-            while self.waiting and self.engine.busy < self.engine.count:
-                self.give(self.waiting.popleft())
+        while self.waiting or self.given or self.elsewhere:
+            while self.waiting and self.given < self.engine.count:
+                cell = self.waiting.popleft()
+                if who := self.runner_elsewhere(cell):
+                    self.ended(cell, Elsewhere(cell.cell, who))
+                else:
+                    self.engine.give(cell)
+                    self.given += 1
             for name, arguments in self.engine.told(POLL_SECONDS):
                 if name == "ended":
+                    self.given -= 1
                     self.ended(*arguments)
                 else:
                     getattr(self.bars, name)(*arguments)
@@ -76,13 +83,10 @@ class Progress:
                 looked = time.monotonic()
         return self.failures
 
-    def give(self, cell: RunConfig) -> None:
-        """Give a cell to a worker, unless another process has it."""
-        found = look(lock_path(cell.folder), self.engine.timing(cell))
-        if found is not None and not found.gone:
-            self.ended(cell, Elsewhere(cell.cell, found.who))
-        else:
-            self.engine.give(cell)
+    def runner_elsewhere(self, cell: RunConfig) -> str:
+        """The process that holds a cell's lock, in words; empty if none that may live does."""
+        found = look(lock_path(cell.folder), LOST if self.engine.losses[cell.cell] else TIMING)
+        return "" if found is None or found.gone else found.who
 
     def ended(self, cell: RunConfig, outcome: Outcome) -> None:
         """What became of a cell."""
@@ -98,8 +102,7 @@ class Progress:
     def look_elsewhere(self) -> None:
         """See which of the cells in other processes have ended; one that was given up waits for a worker again."""
         for name, cell in list(self.elsewhere.items()):
-            found = look(lock_path(cell.folder), self.engine.timing(cell))
-            if found is not None and not found.gone:
+            if self.runner_elsewhere(cell):
                 continue
             del self.elsewhere[name]
             known = known_failure(cell, self.engine.setup.since)

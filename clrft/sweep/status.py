@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,11 +215,6 @@ def estimate(cells: Sequence[CellStatus]) -> Estimate:
     return Estimate(left, len(stages), processes)
 
 
-def counts(cells: Sequence[CellStatus]) -> dict[str, int]:
-    """How many cells are in each state."""
-    return {state: sum(cell.state == state for cell in cells) for state in STATES}
-
-
 def to_json(cells: Sequence[CellStatus], rest: Estimate) -> dict[str, Any]:
     """Everything in plain values; ``seconds_left`` is null where nothing tells it."""
     rows = [
@@ -236,7 +232,7 @@ def to_json(cells: Sequence[CellStatus], rest: Estimate) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "cells": rows,
-        "counts": counts(cells),
+        "counts": {state: sum(cell.state == state for cell in cells) for state in STATES},
         "stages_left": rest.stages,
         "processes": rest.processes,
         "seconds_left": rest.seconds,
@@ -256,7 +252,8 @@ def to_table(cells: Sequence[CellStatus]) -> Table:
 
 def summary(cells: Sequence[CellStatus], rest: Estimate) -> list[str]:
     """The states that there are, counted, and the estimate in words."""
-    found = ", ".join(f"{number} {state}" for state, number in counts(cells).items() if number)
+    counts = Counter(cell.state for cell in cells)
+    found = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     idle = "" if rest.processes else " (none is at work)"
     if rest.seconds == 0:
         left = "nothing is left to do"

@@ -64,7 +64,8 @@ class MlflowRun:
     def look(self) -> RunHandle | None:
         """Find the run, and make none."""
         if self._found is None:
-            self._found = self.store.find_run(self.identity)
+            found = self.store.search({"clrft.identity": self.identity})
+            self._found = found[0] if found else None  # the oldest of several, which a repeated call may make
         return self._found
 
     def open(self) -> RunHandle:
@@ -82,7 +83,7 @@ class MlflowRun:
                     mine = other.tags.get("clrft.identity") == self.identity
                     if other.run_id != run.run_id and not mine and "clrft.superseded" not in other.tags:
                         self.store.log(other.run_id, tags={"clrft.superseded": "true"})
-                        self.store.rename(other.run_id, f"{self.name} (superseded)")
+                        self.store.call(self.store.client.update_run, other.run_id, name=f"{self.name} (superseded)")
             self._found, self._open = replace(run, params={**run.params, **self.params}), True
         return self._found
 
@@ -126,7 +127,7 @@ class MlflowRun:
         self.store.log(run.run_id, params)
         self.add(points)
         for path in files:
-            self.store.log_artifact(run.run_id, path)
+            self.store.call(self.store.client.log_artifact, run.run_id, str(path))  # replaces one of its name
         self.store.log(run.run_id, tags=tags)
         if ends:
             self.end(facts.status)
@@ -135,14 +136,18 @@ class MlflowRun:
     def end(self, status: str) -> None:
         """Close the run."""
         run = self.look() or self.open()
-        self.store.end(run.run_id, status)
+        self.store.call(self.store.client.set_terminated, run.run_id, status)
         self._found = replace(run, status=status)
 
     def _holds(self) -> Held:
         """Every point of the run, which is there."""
         if self._held is None:
-            found = self.store.find_run(self.identity)  # again, as its metrics may have grown
-            self._held = {} if found is None else self.store.held(found)
+            held: Held = {}
+            for run in self.store.search({"clrft.identity": self.identity})[:1]:  # again, as it may have grown
+                for key in run.keys:
+                    for point in self.store.call(self.store.client.get_metric_history, run.run_id, key):
+                        held.setdefault((key, point.step), []).append(point.value)
+            self._held = held
         return self._held
 
     def _strays(self, points: Iterable[Point]) -> bool:
@@ -151,14 +156,14 @@ class MlflowRun:
         return any(
             len(values) != 1
             or place not in expected
-            or not np.isclose(values[0], expected[place], rtol=1e-9, atol=0, equal_nan=True)
+            or not np.isclose(values[0], expected[place], rtol=1e-9, atol=1e-300, equal_nan=True)
             for place, values in self._holds().items()
         )
 
     def _renew(self, old: RunHandle) -> RunHandle:
         """Begin the run anew; those nested in it move along."""
         nested = self.store.search({"mlflow.parentRunId": old.run_id})
-        self.store.discard(old.run_id)
+        self.store.call(self.store.client.delete_run, old.run_id)  # to MLflow's bin
         self._found, self._held, self._open = None, None, False
         run = self.open()
         for one in nested:

@@ -81,7 +81,7 @@ class Tracker:
         def close() -> None:
             run_id = self.run.open().run_id
             for path in artifacts:
-                self.store.log_artifact(run_id, path)
+                self.store.call(self.store.client.log_artifact, run_id, str(path))
             if note:
                 self.store.log(run_id, tags={"mlflow.note.content": note})
             self.run.end(sweep_status(self.store, run_id, self.folder))
@@ -206,9 +206,16 @@ def sweep_run(store: Store, known_as: str, sweep: str) -> MlflowRun:
 def cell_run(
     sweep: MlflowRun, known_as: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> MlflowRun:
-    """The run of a cell; ``known_as``: the identity of its folder."""
+    """The run of a cell; ``known_as``: the identity of its folder.
+
+    Nested parameters have dotted names; what is neither text nor mapping becomes JSON.
+    """
     own = {**tags, "clrft.kind": "cell", "clrft.cell": name}
-    return MlflowRun(sweep.store, known_as, name, own, sweep, flattened(params))
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in flat(params).items()
+    }
+    return MlflowRun(sweep.store, known_as, name, own, sweep, texts)
 
 
 def task_run(cell: MlflowRun, index: int, name: str) -> MlflowRun:
@@ -315,9 +322,3 @@ def is_marked(folder: Path) -> bool:
     """Whether ``mark`` was called for a run folder."""
     path = folder / "mlflow.json"
     return path.exists() and read_record(path, SCHEMA, Mark).get("complete") is True
-
-
-def flattened(config: Mapping[str, Any]) -> dict[str, str]:
-    """A nested config as dotted names and texts; what is neither text nor mapping becomes JSON."""
-    values = flat(config).items()
-    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values}

@@ -74,11 +74,6 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def in_file(uri: str) -> bool:
-    """Whether a store is a database in a file, or files, rather than a server."""
-    return urlsplit(uri).scheme.partition("+")[0] in ("sqlite", "file", "")
-
-
 def redacted_uri(text: str) -> str:
     """A URI, or a text with URIs in it, without user, password and query, which may hold a token."""
     if "://" not in text:
@@ -123,7 +118,8 @@ def prepare_store(root: Path, say: Callable[[str], None] = tell) -> str:
 class Store:
     """One MLflow store and the experiment of this suite in it.
 
-    A server is first asked by the first call; that of an SQLite file, which is made, may take seconds.
+    A server is first asked by the first call; that of an SQLite file, which is made, may take seconds. What MLflow does
+    in one call of its ``client`` is done by ``call``.
 
     Args:
         root: folder of all runs; a local store and its artifacts lie in it.
@@ -153,14 +149,9 @@ class Store:
         self.remote = scheme in (*_SERVERS, *_DATABASE_SERVERS)
         self.root.mkdir(parents=True, exist_ok=True)
         if scheme not in _DATABASE_SERVERS:  # of these the client itself would wait for the server
-            self._client  # noqa: B018
+            self.client  # noqa: B018
         if not self.remote:
             self.experiment()
-
-    def find_run(self, identity: str) -> RunHandle | None:
-        """The run that carries an identity; of several, which a call that was repeated may make, the oldest."""
-        found = self.search({"clrft.identity": identity})
-        return found[0] if found else None
 
     def open_run(self, identity: str, name: str, tags: Mapping[str, str]) -> tuple[RunHandle, bool]:
         """The run that carries an identity, made if there is none, and whether it was made; set running.
@@ -171,13 +162,13 @@ class Store:
         with locked(self._lock):
             found = self.search({"clrft.identity": identity})
             for repeated in found[1:]:
-                self.discard(repeated.run_id)
+                self.call(self.client.delete_run, repeated.run_id)
             if found:
                 if found[0].status != "RUNNING":
-                    self._call(self._client.update_run, found[0].run_id, status="RUNNING")
+                    self.call(self.client.update_run, found[0].run_id, status="RUNNING")
                 return replace(found[0], status="RUNNING"), False
             own = cleaned({**tags, "clrft.identity": identity})
-            run = self._call(self._client.create_run, experiment, tags=own, run_name=name)
+            run = self.call(self.client.create_run, experiment, tags=own, run_name=name)
         return RunHandle(run.info.run_id, run.data.tags, {}, "RUNNING"), True
 
     def search(self, tags: Mapping[str, str]) -> list[RunHandle]:
@@ -187,7 +178,7 @@ class Store:
         found: list[RunHandle] = []
         token = None
         while True:
-            page = self._call(self._client.search_runs, [self.experiment()], query, page_token=token, **order)
+            page = self.call(self.client.search_runs, [self.experiment()], query, page_token=token, **order)
             found += [
                 RunHandle(run.info.run_id, run.data.tags, run.data.params, run.info.status, tuple(run.data.metrics))
                 for run in page
@@ -196,17 +187,9 @@ class Store:
             if not token:
                 return found
 
-    def held(self, run: RunHandle) -> Held:
-        """Every metric point that a run holds."""
-        held: Held = {}
-        for key in run.keys:
-            for point in self._call(self._client.get_metric_history, run.run_id, key):
-                held.setdefault((key, point.step), []).append(point.value)
-        return held
-
     def artifacts(self, run_id: str, inside: str | None = None) -> dict[str, int]:
         """Names and sizes (bytes) of the files that a run holds, those in folders by their path."""
-        entries = self._call(self._client.list_artifacts, run_id, inside)
+        entries = self.call(self.client.list_artifacts, run_id, inside)
         found = {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
         for folder in (entry.path for entry in entries if entry.is_dir):
             found |= self.artifacts(run_id, folder)
@@ -232,53 +215,34 @@ class Store:
         ]
         for kind, entities, size in batches:
             for start in range(0, len(entities), size):
-                self._call(self._client.log_batch, run_id, **{kind: entities[start : start + size]})
-
-    def log_artifact(self, run_id: str, path: Path) -> None:
-        """Copy a file or a folder under its own name to the run's artifacts; one of that name is replaced."""
-        if path.is_dir():
-            self._call(self._client.log_artifacts, run_id, str(path), path.name)
-        else:
-            self._call(self._client.log_artifact, run_id, str(path))
-
-    def rename(self, run_id: str, name: str) -> None:
-        """Give a run another display name."""
-        self._call(self._client.update_run, run_id, name=name)
-
-    def end(self, run_id: str, status: str) -> None:
-        """Close a run: FINISHED, FAILED or KILLED."""
-        self._call(self._client.set_terminated, run_id, status)
-
-    def discard(self, run_id: str) -> None:
-        """Move a run to MLflow's bin, from which its user interface can restore it."""
-        self._call(self._client.delete_run, run_id)
+                self.call(self.client.log_batch, run_id, **{kind: entities[start : start + size]})
 
     def experiment(self) -> str:
         """MLflow's id of the experiment, which is made if it is missing."""
         if self._experiment:
             return self._experiment
         with locked(self._lock):
-            found = self._call(self._client.get_experiment_by_name, EXPERIMENT)
+            found = self.call(self.client.get_experiment_by_name, EXPERIMENT)
             if found is not None:
                 self._experiment = str(found.experiment_id)
             else:
                 local = "MLFLOW_TRACKING_URI" not in os.environ
                 place = (self.root / "mlartifacts").as_uri() if local else None
-                made = self._call(self._client.create_experiment, EXPERIMENT, artifact_location=place)
+                made = self.call(self.client.create_experiment, EXPERIMENT, artifact_location=place)
                 self._experiment = str(made)
         return self._experiment
 
     @cached_property
-    def _client(self) -> "MlflowClient":
+    def client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):  # whoever imported MLflow first may have left them at INFO
             logging.getLogger(name).setLevel(logging.WARNING)
         # What it logs it raises too, and that is told once.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        return self._call(MlflowClient, self.uri)
+        return self.call(MlflowClient, self.uri)
 
-    def _call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    def call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
         for attempt in range(_LOCK_TRIES):
             if self.closed:

@@ -5,8 +5,8 @@ again. Runs on which a process works are left out: that process feeds them itsel
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
     sweeps = set()
     for folder in sorted(folders):
         try:
-            with unworked(folder, dry):
+            with nullcontext() if dry else held(folder):  # who only looks needs not keep others away
                 added = in_words(feed_run(store, folder, dry))
         except Locked as error:
             say(f"{folder}: left out, {error.who} works on it")
@@ -62,16 +62,6 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
         status = sweep_status(store, run.run_id, folder) if run is not None else "FINISHED"
         if added := in_words(sweep.settle(Facts(artifacts=tuple(files), status=status), dry)):
             say(f"{folder}: {word} {added}")
-
-
-@contextmanager
-def unworked(folder: Path, dry: bool) -> Iterator[None]:
-    """Keep other processes away from a run folder; who only looks needs not."""
-    if dry:
-        yield
-    else:
-        with held(folder):
-            yield
 
 
 def feed_or_tell(folder: Path) -> None:
@@ -105,7 +95,7 @@ def feed_run(store: Store, folder: Path, dry: bool = False) -> Added:
         if task.status == "RUNNING":
             added += Counter({SETTINGS: 1})
             if not dry:
-                store.end(task.run_id, status)
+                store.call(store.client.set_terminated, task.run_id, status)
     if done and not dry:
         mark(folder)
     return added

@@ -123,6 +123,8 @@ def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, works
             if not columns.key and count[record.key] > 1:  # same image, same class, so any may be the first
                 record = replace(record, key=f"{record.key}~{count[record.key]}")
             records.append(record)
+    if problems and not records:  # what would be said of a stream of nothing would mislead
+        raise UserError(*problems)
     twice = sorted(key for key, times in count.items() if times > 1)
     if columns.key and twice:
         problems.append(f"{len(twice)} keys are used more than once: {shown(twice)}")
@@ -138,8 +140,8 @@ def _records(
     column = f"{table.title}: column {columns.label!r}"
     problems = []
     if table.numbered and not names:
-        problems.append(f"{column} holds class numbers without names; give class_names, a list or a file")
-    elif table.numbered:
+        return [], [f"{column} holds class numbers without names; give class_names, a list or a file"]
+    if table.numbered:
         shared = shared_names({str(number): name for number, name in enumerate(names)})
         problems += [f"{'class_names' if given else column}: {problem}" for problem in shared]
     elif given:
@@ -154,7 +156,7 @@ def _records(
         if not given_label:
             complaint = "no label"
         elif not label:
-            complaint = f"a label outside of 0 to {len(names) - 1}" if names else ""
+            complaint = f"a label outside of 0 to {len(names) - 1}"
         elif columns.domain and not domain:
             complaint = "no domain"
         elif columns.key and not key:
@@ -165,8 +167,7 @@ def _records(
         name = key or (digest[:DIGEST_SHOWN] if digest else f"row {number} of {Path(table.title).name}")
         places = (split, name) if key else (split, domain, label, name)
         records.append(Record("/".join(filter(None, places)), label, source, split, domain, digest))
-    if names or not table.numbered:
-        problems += [f"{table.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
+    problems += [f"{table.title}: {len(at)} rows have {what}: {shown(at)}" for what, at in lacking.items()]
     return records, problems
 
 

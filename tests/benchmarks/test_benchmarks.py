@@ -4,6 +4,8 @@ import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
+from unittest.mock import call as mock_call
 
 import pytest
 import torch
@@ -32,14 +34,9 @@ QUICK = ("--no-memory",)
 SMALL = ("--prompts", "2", "--group", "2", "--rounds", "1", "--warmup", "1", "--completion-tokens", "3")
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_under_benchmarks_can_be_imported(name: str) -> None:
-    assert import_module(name).__doc__
-
-
-def test_the_modules_are_found() -> None:
-    # One of the folder and one below it, known to be there; a search that finds nothing would pass the test above.
-    assert {"benchmarks.domain_accuracy", "benchmarks.engine.step"} <= set(MODULES)
+def test_every_module_under_benchmarks_can_be_imported() -> None:
+    assert {"benchmarks.domain_accuracy", "benchmarks.engine.step"} <= set(MODULES)  # of the folder and of one below it
+    assert [name for name in MODULES if not import_module(name).__doc__] == []
 
 
 @pytest.mark.parametrize("tokens", [60, 512])
@@ -96,14 +93,11 @@ def test_stock_is_the_same_model_as_transformers_has_it() -> None:
     assert [type(module) for module in model] == [torch.nn.Linear, torch.nn.ReLU]
 
 
-def test_the_floor_is_the_products_and_the_weights_that_decoding_reads() -> None:
+def test_the_floor_is_the_products_and_the_weights_that_decoding_reads_up_to_the_longest_completions() -> None:
     # D = 2 * 100 * 10 = 2000 of the 5000 operations; reading takes 4 * 200 / 100 = 8 s, more than 2000 / 1000 = 2 s
     turn = Turn(tokens=12, decode_steps=4, decoded=10)
     for one, bandwidth, expected in ((turn, 100, 3 + 8), (turn, 1e9, 3 + 2), (Turn(), 100, 5)):
         assert floor_seconds(5000, one, (100, 200), Peak(1000, bandwidth)) == pytest.approx(expected)
-
-
-def test_decoding_steps_follow_the_longest_completion_of_each_batch() -> None:
     turn = sampled_turn([[1, 2, 3], [4]], [[5, 6]])
     assert (turn.tokens, turn.decode_steps, turn.decoded) == (6, 2 + 1, 2 + 0 + 1)
     tokens = torch.tensor([[7, 9, 0], [7, 7, 7]])
@@ -111,30 +105,24 @@ def test_decoding_steps_follow_the_longest_completion_of_each_batch() -> None:
 
 
 def test_contenders_take_turns_after_the_warmup() -> None:
-    taken: list[str] = []
-
-    def contender(name: str) -> Contender:
-        return Contender(name, lambda: taken.append(name) or Turn(seconds=2.0 if name == "b" else 1.0))
-
-    case = Case("", {}, "a", [contender("a"), contender("b")])
+    both = Mock(**{"a.return_value": Turn(seconds=1.0), "b.return_value": Turn(seconds=2.0)})
+    case = Case("", {}, "a", [Contender("a", both.a), Contender("b", both.b)])
     samples = measured(case, rounds=3, warmup=2, device=CPU)
-    assert taken == ["a", "b"] * 5
+    assert both.method_calls == [mock_call.a(), mock_call.b()] * 5
     assert ratios(samples["b"], samples["a"]) == [2.0, 2.0, 2.0]
     assert spread([1.0, 2.0, 3.0, 4.0]) == {"median": 2.5, "quarter": 1.75, "three_quarters": 3.25}
     assert spread([2.0]) == {"median": 2.0, "quarter": 2.0, "three_quarters": 2.0}
 
 
 def test_a_contender_without_memory_enough_has_no_samples() -> None:
-    def fails() -> Turn:
-        raise torch.OutOfMemoryError("no memory")
-
+    fails = Mock(side_effect=torch.OutOfMemoryError("no memory"))
     case = Case("", {}, "a", [Contender("a", fails), Contender("b", Turn)])
     samples = measured(case, rounds=1, warmup=1, device=CPU)
     assert samples["a"] == [] and len(samples["b"]) == 1
     assert isinstance(samples["b"][0], Sample)
 
 
-def test_memory_of_a_turn_is_the_most_that_was_allocated_at_once() -> None:
+def test_memory_of_a_turn_is_the_most_that_was_allocated_at_once_and_what_is_held_counts_once() -> None:
     assert highest([5, -5, 3, 4, -7]) == 7
 
     def take() -> None:
@@ -144,27 +132,18 @@ def test_memory_of_a_turn_is_the_most_that_was_allocated_at_once() -> None:
         second.sum()
 
     assert 8_000_000 <= on_cpu(take) < 8_100_000
-
-
-def test_held_memory_counts_every_piece_once_wherever_it_hangs() -> None:
     weight = torch.zeros(10)
     tensors = reachable_tensors({"a": [weight], "b": {"c": weight[2:], "d": torch.nn.Linear(2, 3)}, "self": None})
     assert stored_bytes(tensors) == 4 * (10 + 2 * 3 + 3)
 
 
-def test_the_parts_of_a_step_add_up() -> None:
+def test_the_parts_of_a_step_add_up_and_the_worst_ratio_is_named_with_its_case() -> None:
     parts = step_parts({"prepare": 5.0, "rollout": 3.0, "logprobs": 1.0}, 9.0)
     assert parts == {"rollout": 3.0, "logprobs": 1.0, "rewards_and_data": 1.0, "update": 4.0}
-
-
-def test_the_worst_ratio_is_named_with_its_case() -> None:
-    def row(ratio: float) -> dict[str, Any]:
-        return {"ratio": {"median": ratio}}
-
-    cases = [
-        {"title": "t", "axes": {"group": group}, "baseline": "a", "contenders": {"a": row(1.0), "b": row(ratio)}}
-        for group, ratio in ((2, 0.9), (4, 0.5))
-    ]
+    cases = []
+    for group, ratio in ((2, 0.9), (4, 0.5)):
+        rows = {name: {"ratio": {"median": median}} for name, median in (("a", 1.0), ("b", ratio))}
+        cases.append({"title": "t", "axes": {"group": group}, "baseline": "a", "contenders": rows})
     assert worst(cases) == {"ratio": 0.9, "contender": "b", "title": "t", "axes": {"group": 2}}
     assert worst([]) is None
 

@@ -1,6 +1,5 @@
 """A real Ray cluster of several nodes on this machine, made with Ray's own utilities, on loopback."""
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -33,6 +32,11 @@ class Nodes:
 @contextmanager
 def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
     """A cluster with a head node and others, each with so many CPUs; ``port``: of Ray Client, none if 0."""
+
+    def answers() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", port)) == 0
+
     quiet_ray(local=True)
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # a client's server, forked beside busy threads, may die else
     from ray.cluster_utils import Cluster
@@ -43,19 +47,11 @@ def cluster_of(*cpus: int, port: int = 0, **head: Any) -> Iterator[Nodes]:
         for count in cpus[1:]:
             cluster.add_node(num_cpus=count)
         if port:
-            until(lambda: answers(port), 60.0)  # Ray starts its client's server on the side
+            until(answers, 60.0)  # Ray starts its client's server on the side
         yield Nodes(cluster, port)
     finally:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS", None)
-
-
-def answers(port: int) -> bool:
-    """Whether something listens at a port of this machine."""
-    with contextlib.suppress(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
-        return True
-    return False
 
 
 def shadowed(folder: Path, package: str, version: str) -> str:

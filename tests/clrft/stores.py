@@ -21,8 +21,8 @@ Points = list[tuple[str, int, float]]  # metric, step, value
 
 
 @pytest.fixture(scope="module")
-def preparation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store prepared by a process of its own, and what that printed; it takes seconds, so tests copy it."""
+def preparation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store prepared by a process of its own, which prints nothing; it takes seconds, so tests copy it."""
     root = tmp_path_factory.mktemp("prepared")
     program = (
         "import sys; from pathlib import Path; from clrft.tracking.store import prepare_store\n"
@@ -33,13 +33,14 @@ def preparation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproc
     plain = {key: value for key, value in os.environ.items() if key not in switched_off_by_tests}
     command = [sys.executable, "-c", program, str(root)]
     done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
-    return root / "mlflow.db", done
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return root / "mlflow.db"
 
 
 @pytest.fixture
-def root(tmp_path: Path, preparation: tuple[Path, object]) -> Path:
+def root(tmp_path: Path, preparation: Path) -> Path:
     """Folder of all runs, with an empty store of its own."""
-    shutil.copy(preparation[0], tmp_path / "mlflow.db")
+    shutil.copy(preparation, tmp_path / "mlflow.db")
     client = MlflowClient(tracking_uri(tmp_path))
     client.rename_experiment(client.get_experiment_by_name("clrft").experiment_id, "of the copied store")
     return tmp_path

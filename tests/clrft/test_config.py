@@ -1,5 +1,6 @@
 """Configuration: every file loads, every mistake is named, all at once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 
-from clrft.config.run_config import RunConfig, build_config, merge, parse_overrides, typed_config
+from clrft.config.run_config import RunConfig, build_config, config_of, merge, parse_overrides
 from clrft.config.sweeps import load_sweep
 from clrft.utils.files import config_root
 from methods import METHODS
@@ -37,13 +38,10 @@ def test_every_sweep_config_loads_and_its_cells_have_folders_of_their_own(name: 
     assert len({cell.folder for cell in cells}) == len(cells) > 0
 
 
-def test_no_config_file_lies_where_no_test_looks() -> None:
+@pytest.mark.parametrize("name", names("accelerate"))
+def test_every_accelerate_config_is_one_that_it_knows_and_none_lies_where_no_test_looks(name: str) -> None:
     found = {path.parent.name for path in config_root().rglob("*.yaml")}
     assert found == {"streams", "methods", "models", "sweeps", "accelerate"}
-
-
-@pytest.mark.parametrize("name", names("accelerate"))
-def test_every_accelerate_config_is_one_that_it_knows(name: str) -> None:
     config = ClusterConfig.from_yaml_file(config_root() / "accelerate" / f"{name}.yaml")  # refuses unknown fields
     kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero3": "DEEPSPEED"}
     assert config.distributed_type == kinds[name.partition("_")[0]]
@@ -67,12 +65,11 @@ def test_later_layers_win_and_the_command_line_is_last() -> None:
     assert merge({"a": {"b": [1, 2]}}, {"a": {"b": [3]}}) == {"a": {"b": [3]}}  # lists are replaced, not joined
 
 
-def test_the_saved_form_loads_to_the_same_configuration() -> None:
-    config = build_config("digits_dil", "rapo_released_code", "tiny", 5, parse_overrides(["train.updates=3"]))
-    saved = yaml.safe_load(yaml.safe_dump(config.to_dict()))
-    seed = saved.pop("seed")
-    labels = {group: saved[group].pop("label") for group in ("stream", "method", "model")}
-    assert typed_config(saved, labels, seed) == config
+@pytest.mark.parametrize("method", ["rapo_released_code", "grpo+ewc+replay"])
+def test_the_saved_form_loads_to_the_same_configuration(method: str) -> None:
+    config = build_config("digits_dil", method, "tiny", 5, parse_overrides(["train.updates=3", "run.sweep=x"]))
+    for plain in (yaml.safe_load(yaml.safe_dump(config.to_dict())), json.loads(json.dumps(config.to_dict()))):
+        assert config_of(plain) == config
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
@@ -81,16 +78,10 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     with pytest.raises(UserError) as caught:
         build_config("digits_cil", "rapo", "tiny", 1993, parse_overrides(words))
     assert len(caught.value.problems) == 7
-    for sentence in (
-        "train.learning_rate: got -1",
-        "Did you mean 'train.learning_rate'?",
-        "method.group_size: got 1",
-        "train.updates: got 'many', expected a whole number from 1",
-        "Did you mean 'forgetting'?",
-        "11 classes asked",
-        "Did you mean 'train'?",
-    ):
-        assert sentence in str(caught.value)
+    told = ["train.learning_rate: got -1", "train.updates: got 'many', expected a whole number from 1"]
+    told += ["method.group_size: got 1", "11 classes asked", "Did you mean 'train'?"]
+    told += ["Did you mean 'train.learning_rate'?", "Did you mean 'forgetting'?"]
+    assert [sentence for sentence in told if sentence not in str(caught.value)] == []
 
 
 def test_words_are_read_as_yaml_with_exponents_and_those_that_set_nothing_are_named() -> None:
@@ -100,6 +91,14 @@ def test_words_are_read_as_yaml_with_exponents_and_those_that_set_nothing_are_na
     assert len(caught.value.problems) == 2
     with pytest.raises(UserError, match=r"seeds is 1990, expected a list, e.g. seeds=\[1990\]"):
         load_sweep("quickstart", {"seeds": 1990})
+
+
+@pytest.mark.parametrize("word", ["train=[1]", "trian=x"])
+def test_what_follows_from_a_refused_or_misspelt_field_is_not_told(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_config("table_cil", "sft", "tiny", 1, {"stream": {"train": None}}, parse_overrides([f"stream.{word}"]))
+    (problem,) = caught.value.problems
+    assert "stream.train" in problem and "neither" not in problem
 
 
 def test_a_stream_may_come_from_a_users_own_file_which_holds_sections(tmp_path: Path) -> None:
@@ -203,13 +202,8 @@ def test_a_part_alone_joins_sft_and_a_yaml_may_list_methods(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("method", "reason"),
-    [
-        ("grpo+sft", "'sft' learns by itself"),
-        ("zero_shot+ewc", "'zero_shot' is frozen"),
-        ("grpo+ewcc", "Did you mean 'ewc'?"),
-    ],
+    [("grpo+sft", "'sft' learns by itself"), ("zero_shot+ewc", "'zero_shot' is frozen"), ("grpo+ewcc", "mean 'ewc'")],
 )
 def test_methods_that_cannot_go_together_are_refused_before_any_work(method: str, reason: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=reason):
         build_config("digits_cil", method)
-    assert reason in str(caught.value)

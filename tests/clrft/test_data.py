@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -59,24 +60,10 @@ def test_damage_is_counted_where_it_is_and_reported_with_leakage_at_once(tmp_pat
     (images / "test/dog/002.png").unlink()  # so that both are drawn
     code, out, errors = call("check")
     assert code == 2 and "no problems" not in out
-    for told in (
-        "2 items cannot be decoded",
-        "train/bee/000.png",
-        "train/bee/001.png",
-        "2 test items are trained on: ",
-    ):
-        assert told in errors
-    assert "test/dog/000.png" in errors
+    told = ("2 items cannot be decoded", "bee/000.png", "bee/001.png", "2 test items are trained on: ")
+    assert all(words in errors for words in (*told, "test/dog/000.png"))
     assert row(out, "bee")[4:6] == ["1", "2"]
     assert row(out, "total")[5] == "2"
-
-
-def test_a_yaml_file_of_the_users_own_is_a_stream_too(tmp_path: Path, call: Call) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("stream: {name: digits_cil, tasks: 1, classes_per_task: 3}\n")
-    for name in (str(path), f"stream={path}"):
-        code, out, _ = call("check", f"run.output={tmp_path}", stream=name)
-        assert code == 0 and "mine: no problems found" in out
 
 
 def test_questions_are_checked_and_shown(tmp_path: Path, call: Call) -> None:
@@ -101,12 +88,14 @@ def test_positives_of_the_real_detection_sample_are_tabled(tmp_path: Path, call:
     given += [f"run.output={tmp_path}", "stream.allow_empty_classes=true"]
     code, out, _ = call("check", *given, stream="coco_cil")
     assert code == 0 and "positives" in out
-    assert row(out, "toilet")[1] == "toilet" or row(out[out.index("positives") :], "toilet")[1] == "toilet"
+    assert row(out[out.index("positives") :], "toilet")[1] == "toilet"
     assert call("show", *given, "--per-class", "1", stream="coco_cil")[0] == 0
     assert (tmp_path / "data/coco_cil/task_02.png").is_file()
 
 
-def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(tmp_path: Path, call: Call) -> None:
+def test_a_stream_is_tabled_with_counts_and_fingerprints_and_what_is_short_or_skipped(
+    tmp_path: Path, call: Call
+) -> None:
     write_tree(tmp_path / "images", CLASSES, 6)
     code, out, errors = call("check")
     assert (code, errors) == (0, "")
@@ -119,10 +108,6 @@ def test_a_sound_stream_is_tabled_with_counts_and_fingerprints(tmp_path: Path, c
     assert "folder_cil: no problems found" in out
     code, other, _ = call("check", "seed=0")
     assert code == 0 and row(other, "1 ")[0] != row(out, "1 ")[0]  # another order of the classes
-
-
-def test_short_classes_and_damage_that_is_skipped_are_counted(tmp_path: Path, call: Call) -> None:
-    write_tree(tmp_path / "images", CLASSES, 6)
     for i in range(2):  # 2 of the 4 that stay are held out, so 2 of 3 are left to train on
         (tmp_path / f"images/dog/00{i}.png").unlink()
     code, out, _ = call("check")
@@ -176,9 +161,8 @@ def test_show_draws_sheets_and_removes_those_of_earlier_settings_from_its_own_fo
         assert page.mode == "RGB"
     assert call("show", "-o", str(told))[0] == 0
     assert sorted(path.name for path in told.iterdir()) == ["mine.png", "task_01.png", "task_02.png", "task_09.png"]
-    for count in ("0", "13"):
-        code, _, errors = call("show", "--per-class", count, stream="digits_cil")
-        assert code == 2 and f"--per-class: got {count}, expected a whole number from 1 to 12" in errors
+    code, _, errors = call("show", "--per-class", "13", stream="digits_cil")
+    assert code == 2 and "--per-class: got 13, expected a whole number from 1 to 12" in errors
 
 
 def example(number: int, target: Target, media: Callable[[], Image.Image | Clip] | None = None) -> Example:
@@ -186,9 +170,11 @@ def example(number: int, target: Target, media: Callable[[], Image.Image | Clip]
 
 
 def pages(
-    train: list[Example], test: list[Example], classes: tuple[str, ...], kind: Kind, per_class: int = 2
+    train: list[Example], test: list[Example], classes: tuple[str, ...], kind: Kind, per_class: int = 2, **more: Any
 ) -> list[Image.Image]:
-    task = Task(1, "only", classes, classes, tuple(train), tuple(test), kind)
+    """The pages of a task; ``more``: what else it has."""
+    whole = {"seen": classes, "index": 1} | more
+    task = Task(name="only", classes=classes, train=tuple(train), test=tuple(test), kind=kind, **whole)
     return list(sheets(TaskStream("made", "cil", 7, (task,)), task, per_class))
 
 
@@ -205,14 +191,11 @@ def bars(page: Image.Image, colour: tuple[int, int, int]) -> int:
     return int(begins.sum())
 
 
-def test_every_class_has_its_training_and_test_items_and_no_more_than_asked() -> None:
+def test_every_class_has_its_items_and_no_more_than_asked_and_many_are_spread_over_pages() -> None:
     items = [example(i, "ab"[i % 2]) for i in range(10)]
     (page,) = pages(items, items[:2], ("a", "b"), "classification", 3)
     # 2 classes: 3 of 5 training items each, and their only test item each
     assert (bars(page, TRAIN_BAR), bars(page, TEST_BAR)) == (6, 2)
-
-
-def test_many_classes_are_spread_over_pages() -> None:
     names = tuple(f"c{i:03d}" for i in range(70))
     items = [example(i, names[i % 70]) for i in range(280)]
     found = pages(items, items, names, "classification", 4)
@@ -226,15 +209,12 @@ def test_boxes_are_drawn_for_every_class_trained_on_and_in_tests_for_all() -> No
     both = (Box("cat", (0, 0, 500, 500)), Box("dog", (500, 500, 1000, 1000)))
     (page,) = pages([example(0, both), example(1, both[:1])], [], ("cat", "dog"), "detection")
     assert bars(page, TRAIN_BAR) == 3  # two images with a cat, one with a dog
-    assert OWN_BOX in colours(page)
     (bare,) = pages([example(0, "cat")], [], ("cat", "dog"), "classification")
-    assert OWN_BOX not in colours(bare)
-    shown = []
-    for train, test in (((example(0, both),), ()), ((), (example(0, both),))):
-        task = Task(2, "cat", ("cat",), ("cat", "dog"), train, test, "detection", "new_only")
-        (page,) = sheets(TaskStream("made", "cil", 7, (task,)), task, 2)
-        shown.append(colours(page) & {OWN_BOX, OTHER_BOX})
-    assert shown == [{OWN_BOX}, {OWN_BOX, OTHER_BOX}]
+    assert OWN_BOX in colours(page) and OWN_BOX not in colours(bare)
+    only_new: dict[str, Any] = {"index": 2, "seen": ("cat", "dog"), "annotation": "new_only"}
+    for train, test, shown in (([example(0, both)], [], {OWN_BOX}), ([], [example(0, both)], {OWN_BOX, OTHER_BOX})):
+        (page,) = pages(train, test, ("cat",), "detection", **only_new)
+        assert colours(page) & {OWN_BOX, OTHER_BOX} == shown
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
@@ -256,15 +236,9 @@ def test_questions_classes_without_items_and_empty_tasks_make_a_page_too() -> No
     assert bars(empty, TRAIN_BAR) == 0
 
 
-def test_an_item_that_was_damaged_meanwhile_is_named() -> None:
-    def broken() -> Image.Image:
-        raise Damaged("cut off")
-
+def test_an_item_that_was_damaged_meanwhile_is_named_and_long_texts_are_wrapped_and_cut() -> None:
     with pytest.raises(UserError, match=r"k/3 cannot be decoded any more \(cut off\)"):
-        pages([example(3, "a", broken)], [], ("a",), "classification")
-
-
-def test_long_texts_are_wrapped_and_cut() -> None:
+        pages([example(3, "a", Mock(side_effect=Damaged("cut off")))], [], ("a",), "classification")
     lines = _wrapped("word " * 200 + "x" * 500, _font(13), 100, 3)
     assert len(lines) == 3
     assert all(_font(13).getlength(line) <= 100 for line in lines)

@@ -1,7 +1,6 @@
 """Every method that ships learns two tasks through the runner, as a user would run it: parts in each family they join.
 
-A new entry of ``METHODS`` is a new case by itself. One that cannot work with the settings of all others has a row in
-``OWN``.
+A new entry of ``METHODS`` is a new case by itself.
 """
 
 import math
@@ -25,13 +24,8 @@ UPDATES = 2
 SMALL: dict[str, Any] = {
     "stream": {"tasks": 2, "classes_per_task": 2, "shots": 4, "test_per_class": 1},
     "train": {"updates": UPDATES, "prompts_per_update": 4, "warmup": 0},
-    "evaluate": {"probe": 0, "drift_prompts": 0},
+    "evaluate": {"probe": 0, "drift_prompts": 1},
     "model": {"device": "cpu", "dtype": "float32"},
-}
-OWN: dict[str, dict[str, Any]] = {
-    # learns adapters, of rank 8 in each of two tasks
-    "olora": {"model": {"adapter": "lora", "lora_rank": 16}, "evaluate": {"drift_prompts": 1}},
-    "sdft": {"evaluate": {"drift_prompts": 1}},  # a drift probe finds the teacher beside the policy
 }
 PLAIN = {"supervised": "sft", "reinforcement": "grpo"}  # learners that parts join
 
@@ -58,7 +52,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(words: str, output: Path) -> RunRecord:
     """A finished run; one that is there already is not run again."""
     groups = {"method": {"group_size": 4}} if METHODS[words.partition("+")[0]].family == "reinforcement" else {}
-    own = OWN.get(words.rpartition("+")[2], {})
+    adapters = {"adapter": "lora", "lora_rank": 16}  # olora's, of rank 8 in each of two tasks
+    own = {"model": adapters} if words.endswith("olora") else {}
     place = {"run": {"output": str(output), "mlflow": False}}
     return read_run(run(build_config("digits_cil", words, "tiny", 1993, SMALL, groups, own, place), Silent()))
 

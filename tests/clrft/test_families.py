@@ -1,26 +1,21 @@
 """Every family of tasks through the runner's own stages, with policies whose matrices can be derived by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from task_streams import STREAMS, build_stream
-from task_streams.prompt import target_text
+from task_streams.prompt import in_style, target_text
+from task_streams.prompt_style import prompt_style
 from task_streams.types import Box, Clip, Example, Kind, Question, Target, Task, TaskStream
-from tests.scripted import Script, matrix_of, never_parses, perfect
+from tests.scripted import Script, matrix_of, never_parses
 
 NAN = float("nan")
-
-
-def black() -> Image.Image:
-    return Image.new("RGB", (8, 8))
-
-
-def clip() -> Clip:
-    return Clip((black(), black()), fps=2.0)
 
 
 def stream_of(kind: Kind, items: Sequence[Sequence[Target]], classes: Sequence[tuple[str, ...]]) -> TaskStream:
@@ -28,15 +23,15 @@ def stream_of(kind: Kind, items: Sequence[Sequence[Target]], classes: Sequence[t
     tasks = []
     for index, (targets, new) in enumerate(zip(items, classes, strict=True), start=1):
         seen = tuple(sorted(name for part in classes[:index] for name in part))
-        media = clip if kind == "classification" else black
+        frame = Image.new("RGB", (8, 8))
+        media = partial(Clip, (frame, frame), fps=2.0) if kind == "classification" else frame.copy
         test = tuple(Example(f"{index}/{n}", target, media, f"{index}/{n}") for n, target in enumerate(targets))
         tasks.append(Task(index, f"task{index}", new, seen, (), test, kind))
     return TaskStream(kind, "til" if kind == "question" else "cil", 0, tuple(tasks))
 
 
 def digits(name: str) -> TaskStream:
-    config = STREAMS[name].config(shots=2, test_per_class=4)
-    return build_stream(name, config, 1993)
+    return build_stream(name, STREAMS[name].config(shots=2, test_per_class=4), 1993)
 
 
 def clips() -> TaskStream:
@@ -73,13 +68,22 @@ def lower_triangle(value: float, size: int) -> list[list[float]]:
     return [[value if j <= i else NAN for j in range(size)] for i in range(size)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("script", "value"), [(perfect, 1.0), (never_parses, 0.0)])
-def test_perfect_policies_score_one_and_those_that_never_parse_zero(
-    family: str, script: Script, value: float, tmp_path: Path
+STYLES = [(family, "suite") for family in FAMILIES]
+STYLES += [(family, f"rapo_{of}") for family in FAMILIES for of in ("paper", "released") if family != "questions"]
+
+
+@pytest.mark.parametrize(("family", "style"), STYLES)
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_perfect_policies_score_one_and_those_that_never_parse_zero_in_every_style(
+    family: str, style: str, value: float, tmp_path: Path
 ) -> None:
-    stream = FAMILIES[family]()
-    matrix = matrix_of(script, stream, tmp_path)
+    stream = in_style(FAMILIES[family](), prompt_style(style))
+    words: dict[str, Any] = {"style": stream.tasks[0].style, "labels": stream.labels}
+
+    def perfect(example: Example, listed: Sequence[str], stage: int) -> str:
+        return target_text(example.target, **words)
+
+    matrix = matrix_of(perfect if value else never_parses, stream, tmp_path)
     assert np.allclose(matrix.value, lower_triangle(value, len(stream)), rtol=0, atol=1e-12, equal_nan=True)
     counted = not np.isnan(matrix.total[0, 0])
     assert counted == (family != "boxes")  # AP is no share of right answers
@@ -138,11 +142,7 @@ def test_always_the_newest_class_is_right_on_its_share_of_the_newest_task_only(f
 
 def test_always_one_class_is_right_on_a_tenth_of_every_domain(tmp_path: Path) -> None:
     stream = digits("digits_dil")
-
-    def always_seven(example: Example, listed: Sequence[str], stage: int) -> str:
-        return target_text("seven")
-
-    matrix = matrix_of(always_seven, stream, tmp_path)
+    matrix = matrix_of(lambda example, listed, stage: target_text("seven"), stream, tmp_path)
     assert np.array_equal(matrix.value, lower_triangle(0.1, len(stream)), equal_nan=True)
 
 

@@ -139,7 +139,7 @@ def test_a_store_on_a_full_disk_is_asked_again(disk: Path, tmp_path: Path, monke
             full.execute("insert into t values (zeroblob(500000))")
 
     with pytest.raises(Unreachable, match=r"disk is full.*Training goes on; what MLflow lacks can be fed later"):
-        Store(tmp_path)._call(write)
+        Store(tmp_path).call(write)
 
 
 def test_a_run_on_a_disk_that_fills_up_goes_on_to_the_same_bits(tmp_path: Path) -> None:

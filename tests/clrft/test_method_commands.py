@@ -35,7 +35,7 @@ def checked(path: Path) -> Report:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped runs go on here; a new process is tried with a method of the suite and with one of a plugin file."""
 
-    def here(trials: Sequence[Trial], run: str, scratch: Path) -> dict[str, Resumed]:
+    def here(trials: Sequence[Trial], run: str) -> dict[str, Resumed]:
         return {trial.words: resumed(trial, run) for trial in trials}
 
     monkeypatch.setattr(method_promises, "resume_elsewhere", here)
@@ -162,21 +162,14 @@ def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "fresh.py").read_text() == "mine\n"
 
 
-@pytest.mark.parametrize(
-    ("reason", "names"),
-    [
-        ("exists already", ("ewc", "sft")),
-        ("is a Python module", ("random", "torch")),
-        ("can't name a method", ("Fresh", "a+b", "../up", "lambda")),
-    ],
-)
-def test_names_that_cannot_be_are_refused(reason: str, names: Sequence[str]) -> None:
-    for name in names:
+def test_names_that_cannot_be_are_refused_and_all_mistakes_are_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = dict.fromkeys(("Fresh", "a+b", "../up", "lambda"), "can't name a method")
+    taken = dict.fromkeys(("ewc", "sft"), "exists already") | dict.fromkeys(("random", "torch"), "is a Python module")
+    for name, reason in {**nowhere, **taken}.items():
         (problem,) = name_problems(name)
         assert reason in problem
-
-
-def test_all_mistakes_of_a_new_method_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["method", "new", "Bad", "--kind", "prt", "-o", str(tmp_path)]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "'Bad' can't name a method" in said and "Did you mean 'part'?" in said

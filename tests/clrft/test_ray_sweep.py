@@ -12,7 +12,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,10 +22,9 @@ import pytest
 from rich.console import Console
 
 from clrft.cli.main import main
-from clrft.config.run_config import build_config, config_of
 from clrft.config.sweeps import load_sweep
 from clrft.runs.layout import stage_folder
-from clrft.sweep import ray_cluster as ray_cluster
+from clrft.sweep import ray_cluster
 from clrft.sweep.executors import ExecutorChoice, check_executor
 from clrft.sweep.ray_executor import HEAD, board_of
 from clrft.sweep.run_sweep import run_sweep
@@ -36,6 +34,7 @@ from clrft.utils.progress import Bars
 from task_streams.errors import UserError
 from tests.clrft.clusters import Nodes, cluster_of, shadowed
 from tests.clrft.counted import COUNTED, Lab, until
+from tests.processes import free_port
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (the extra 'ray')")
 
@@ -52,11 +51,6 @@ def nodes(executor: Path) -> Iterator[Nodes]:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         with cluster_of(1, port=free_port()) as made:
             yield made
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def lab_in(folder: Path, seeds: list[int]) -> Lab:
@@ -173,41 +167,15 @@ def test_ray_of_this_machine_is_on_loopback_outlives_a_worker_and_stops_where_it
     assert stage_folder(one.cell(1), 0).is_dir() and not stage_folder(one.cell(1), 1).exists()
 
 
-@contextmanager
-def mute_server() -> Iterator[tuple[str, list[socket.socket]]]:
-    """The address of a server that accepts and says nothing, and the connections that it has accepted.
-
-    Ray takes 127.0.0.1 for the machine's own address, at which nothing listens here; 127.0.0.2 it leaves as it is.
-    """
-    accepted: list[socket.socket] = []
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):  # shut down
-            while True:
-                accepted.append(server.accept()[0])
-
-    with socket.create_server(("127.0.0.2", 0)) as server:
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield "{}:{}".format(*server.getsockname()), accepted
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for one in accepted:
-                one.close()
-
-
 def has_ended(connection: socket.socket) -> bool:
     """Whether the other side is gone, after what it has sent."""
-    connection.settimeout(10.0)
-    try:
-        while connection.recv(4096):
-            pass
-    except ConnectionResetError:
-        return True
-    except TimeoutError:
-        return False
+    with connection, contextlib.suppress(ConnectionResetError):
+        connection.settimeout(10.0)
+        try:
+            while connection.recv(4096):
+                pass
+        except TimeoutError:
+            return False
     return True
 
 
@@ -223,21 +191,25 @@ def test_a_server_that_is_no_ray_is_told_after_the_limit_and_nothing_is_left(
             check_executor(ExecutorChoice(address))
         return str(caught.value)
 
-    with mute_server() as (one, first), mute_server() as (two, second), ThreadPoolExecutor() as threads:
-        addresses = [one, f"ray://{two}"]
-        for address, said in zip(addresses, threads.map(refusal, addresses), strict=True):
+    # Ray takes 127.0.0.1 for the machine's own address, at which nothing listens here; 127.0.0.2 it leaves as it is
+    place = ("127.0.0.2", 0)
+    with socket.create_server(place, backlog=64) as one, socket.create_server(place, backlog=64) as two:
+        addresses = ["{}:{}".format(*one.getsockname()), "ray://{}:{}".format(*two.getsockname())]
+        with ThreadPoolExecutor() as threads:
+            refusals = list(threads.map(refusal, addresses))
+        for address, said in zip(addresses, refusals, strict=True):
             assert f"--on {address}: the cluster cannot be joined (no Ray answered there within 8 s); expected" in said
-        for accepted in (first, second):
+        for server in (one, two):
+            server.setblocking(False)
+            accepted = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    accepted.append(server.accept()[0])
             assert len(accepted) > 1  # the first is ours, to see whether anything answers; then comes Ray
             assert all(has_ended(connection) for connection in accepted)
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     assert not any(address in words for words in commands for address in addresses)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_cell_travels_as_plain_values() -> None:
-    cell = build_config("digits_cil", "grpo+ewc+replay", "tiny", 7, {"train": {"updates": 3}, "run": {"sweep": "x"}})
-    assert config_of(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
 ZOMBIE, VERSION = "psutil.ZombieProcess: PID still exists", "RuntimeError: Version mismatch"

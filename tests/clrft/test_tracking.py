@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clrft.cli.ui import serve_ui
-from clrft.tracking.runs import Tracker, flattened
+from clrft.cli.main import main
+from clrft.tracking.runs import Tracker
 from clrft.tracking.store import prepare_store, redacted_uri, without_secrets
 from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
-from tests.clrft.stores import ROOT, answers, artifacts, history, preparation, root, runs
+from tests.clrft.stores import ROOT, answers, artifacts, history, points, preparation, root, runs
 from tests.processes import free_port
 
 __all__ = ["preparation", "root"]  # fixtures
@@ -31,7 +31,8 @@ def feed(root: Path, seed: int = 1993) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         write_run(root / "quickstart", "rapo", 1993, [[50, None], [25, 100]], steps=ROWS)  # type: ignore[list-item]
     tracker = Tracker(root, "quickstart")
-    cell = tracker.cell(folder.name, {"seed": seed, "train": {"lr": 1e-4}}, {"data": "f1"})
+    params = {"seed": seed, "train": {"lr": 1e-4, "name": "adam"}, "classes": ["a", "b"], "path": None}
+    cell = tracker.cell(folder.name, params, {"data": "f1"})
     for index in (1, 2):
         task = cell.task(index, f"t{index}")
         task.steps(*ROWS)
@@ -40,32 +41,33 @@ def feed(root: Path, seed: int = 1993) -> None:
     tracker.finish([folder / "metrics.json"])
 
 
-def test_a_sweep_fed_twice_comes_back_as_one_tree_of_closed_runs_with_parameters_metrics_tags_and_files(
+def test_a_sweep_fed_once_or_twice_is_one_tree_of_closed_runs_with_parameters_metrics_tags_and_files(
     root: Path,
 ) -> None:
-    feed(root)
-    feed(root)
-    (sweep,), (cell,) = runs(root, "sweep"), runs(root, "cell")
-    tasks = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
-    assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
-    assert [task.data.tags["mlflow.parentRunId"] for task in tasks] == [cell.info.run_id] * 2
-    names = {run.info.run_name for run in (sweep, cell, *tasks)}
-    assert names == {"quickstart", "digits_cil-rapo-1993", "task 01 t1", "task 02 t2"}
-    assert {run.info.status for run in (sweep, cell, *tasks)} == {"FINISHED"}
+    for _ in range(2):
+        feed(root)
+        (sweep,), (cell,) = runs(root, "sweep"), runs(root, "cell")
+        tasks = sorted(runs(root, "task"), key=lambda run: run.info.run_name)
+        assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
+        assert [task.data.tags["mlflow.parentRunId"] for task in tasks] == [cell.info.run_id] * 2
+        names = {run.info.run_name for run in (sweep, cell, *tasks)}
+        assert names == {"quickstart", "digits_cil-rapo-1993", "task 01 t1", "task 02 t2"}
+        assert {run.info.status for run in (sweep, cell, *tasks)} == {"FINISHED"}
 
-    assert cell.data.params == {"seed": "1993", "train.lr": "0.0001"}
-    assert cell.data.tags["data"] == "f1"
-    assert history(root, cell, "forgetting") == [(0, 0.25)]
-    assert "Σ" in cell.data.tags["clrft.definition.forgetting"]
-    assert artifacts(root, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
-    assert "fwt" not in cell.data.metrics  # an undefined metric is a reason and no number
-    assert cell.data.tags["clrft.undefined.fwt"] == "not evaluated: R[j-1,j]: future tasks"
-    assert history(root, cell, "accuracy/task_01") == [(1, 0.5), (2, 0.25)]  # one curve per task over stages
-    assert history(root, cell, "accuracy/task_02") == [(2, 1.0)]  # stage 1 was not evaluated
+        dotted = {"seed": "1993", "train.lr": "0.0001", "train.name": "adam", "classes": '["a", "b"]', "path": "null"}
+        assert cell.data.params == dotted
+        assert cell.data.tags["data"] == "f1"
+        assert history(root, cell, "forgetting") == [(0, 0.25)]
+        assert "Σ" in cell.data.tags["clrft.definition.forgetting"]
+        assert artifacts(root, cell) == ["config.yaml", "manifest.json", "matrix.json", "metrics.json"]
+        assert "fwt" not in cell.data.metrics  # an undefined metric is a reason and no number
+        assert cell.data.tags["clrft.undefined.fwt"] == "not evaluated: R[j-1,j]: future tasks"
+        assert history(root, cell, "accuracy/task_01") == [(1, 0.5), (2, 0.25)]  # one curve per task over stages
+        assert history(root, cell, "accuracy/task_02") == [(2, 1.0)]  # stage 1 was not evaluated
 
-    assert history(root, tasks[0], "reward") == [(1, 0.25), (2, 0.75)]
-    assert history(root, tasks[0], "kl") == [(1, 0.0)]  # None is left out, never 0
-    assert artifacts(root, tasks[0]) == ["metrics.json", "predictions.jsonl"]
+        assert history(root, tasks[0], "reward") == [(1, 0.25), (2, 0.75)]
+        assert history(root, tasks[0], "kl") == [(1, 0.0)]  # None is left out, never 0
+        assert artifacts(root, tasks[0]) == ["metrics.json", "predictions.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_task_that_died_half_fed_gets_the_rest_or_is_begun_again(
     assert history(root, before, "reward") == [(row["step"], row["reward"]) for row in rows]
     cell = Tracker(root, "quickstart").cell(folder.name, {})
     again = cell.task(1, "t1")
-    again.steps(*ROWS)
+    again.steps(*([] if goes_on else ROWS))
     again.finish(folder / "task_01")
     assert cell.finish()
     (run,) = runs(root, "task")
@@ -169,14 +171,14 @@ def test_long_secret_and_diverged_values_are_kept_as_far_as_mlflow_may_have_them
 
 
 def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
-    rows = [{"step": step, "reward": 1.0} for step in range(1, 151)]
+    rows = [{"step": step, **{f"m{k}": 1.0 for k in range(10)}} for step in range(1, 151)]
     folders = [write_run(root / "quickstart", "sft", seed, [[50, None]] * 2, steps=rows) for seed in (1, 2)]
     program = (
         "import json, sys; from pathlib import Path; from clrft.tracking.runs import Tracker\n"
         "folder = Path(sys.argv[1]); cell = Tracker(folder.parent.parent, 'quickstart').cell(folder.name, {'a': 1})\n"
         "for index in range(1, 3):\n"
         "    task = cell.task(index, 'one')\n"
-        "    for step in range(1, 151): task.steps({'step': step, 'reward': 1.0})\n"
+        "    for step in range(1, 151): task.steps({'step': step, **{f'm{k}': 1.0 for k in range(10)}})\n"
         "    task.finish(folder / f'task_{index:02d}')\n"
         "sys.exit(0 if cell.finish() else 3)\n"
     )
@@ -184,7 +186,8 @@ def test_two_processes_write_one_store_and_share_one_sweep(root: Path) -> None:
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(runs(root, "sweep")) == 1
     assert len(runs(root, "cell")) == 2
-    assert [len(history(root, task, "reward")) for task in runs(root, "task")] == [150] * 4
+    figures = [sum(key.startswith("m") for key, _, _ in points(root, task)) for task in runs(root, "task")]
+    assert figures == [150 * 10] * 4
 
 
 def test_tracking_switched_off_touches_no_store(tmp_path: Path) -> None:
@@ -220,20 +223,19 @@ def test_an_impossible_store_is_refused_before_any_work_and_keeps_its_secrets(
     assert caught.value.__context__ is None or caught.value.__suppress_context__  # it would print the secret
 
 
-def test_a_server_that_cannot_be_reached_is_a_warning_without_its_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_cannot_be_reached_is_a_warning_before_a_run_and_an_error_of_a_sync_without_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
-    said: list[str] = []
-    assert prepare_store(tmp_path, said.append) == "http://***@127.0.0.1:9"
-    (text,) = said
-    assert text.startswith("warning: MLflow at http://***@127.0.0.1:9 did not take a call") and "refused" in text
-    assert "ann" not in text and "s3cret" not in text
+    assert prepare_store(tmp_path) == "http://***@127.0.0.1:9"
+    assert main(["sync", str(write_run(tmp_path / "quickstart", "rapo", 1993, [[50]]))]) == 2
+    told = capsys.readouterr()
+    for begin in ("warning: ", "error "):
+        assert f"{begin}MLflow at http://***@127.0.0.1:9 did not take a call" in told.err and "refused" in told.err
+    assert "ann:" not in told.out + told.err and "s3cret" not in told.out + told.err
 
 
-def test_a_folder_without_a_store_and_a_store_that_is_no_database_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no MLflow store"):
-        serve_ui(tmp_path)
+def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database, but long enough to be taken for one" * 100)
     with pytest.raises(UserError, match="not a database"):
         prepare_store(tmp_path)
@@ -249,11 +251,8 @@ def test_a_folder_without_a_store_and_a_store_that_is_no_database_are_refused(tm
         ("mail ann@example.org?", "mail ann@example.org?"),
     ],
 )
-def test_a_uri_is_shown_without_its_secrets(uri: str, expected: str) -> None:
+def test_a_uri_and_a_message_that_quotes_pieces_of_it_are_shown_without_its_secrets(uri: str, expected: str) -> None:
     assert redacted_uri(uri) == expected
-
-
-def test_secrets_are_taken_out_of_messages_that_quote_pieces_of_the_uri() -> None:
     uri = "http://ann:p%40ss@host/x?token=t0ken&mode=fast"
     text = f"no route to {uri}/api, Max retries exceeded with url: /x?token=t0ken&mode=fast (for ann, p@ss, p%40ss)"
     found = without_secrets(text, uri)
@@ -261,26 +260,12 @@ def test_secrets_are_taken_out_of_messages_that_quote_pieces_of_the_uri() -> Non
     assert "Max retries exceeded with url" in found and "host" in found
 
 
-def test_a_config_becomes_dotted_texts() -> None:
-    config = {"train": {"lr": 1e-4, "name": "adam"}, "classes": ["a", "b"], "path": None}
-    expected = {"train.lr": "0.0001", "train.name": "adam", "classes": '["a", "b"]', "path": "null"}
-    assert flattened(config) == expected
-
-
-def test_preparing_prints_nothing_and_arms_no_usage_ping(
-    preparation: tuple[Path, "subprocess.CompletedProcess[str]"],
-) -> None:
-    done = preparation[1]
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 def test_the_user_interface_answers_on_loopback_until_it_is_interrupted(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half of its start
     port = free_port()
-    program = f"from pathlib import Path; from clrft.cli.ui import serve_ui; exit(serve_ui(Path('{root}'), {port}))"
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-m", "clrft", "ui", "--output", str(root), "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ours:
         try:
             assert answers(f"http://127.0.0.1:{port}/health", within=120)

@@ -289,7 +289,7 @@ def test_class_numbers_without_names_of_their_own_or_out_of_range_are_refused(tm
     path = write(tmp_path / "x.parquet", with_numbers([0, 1, 2, -1] * 6))
     column = f"{path}: column 'label' holds class numbers without names; give class_names, a list or a file"
     rows = ", ".join(f"row {number}" for number in range(1, 25) if number % 4 in (3, 0))
-    assert problems(train=path)[0] == column
+    assert problems(train=path) == (column,)
     assert problems(train=path, class_names=["a", "b"], tasks=1)[0] == (
         f"{path}: 12 rows have a label outside of 0 to 1: {rows}"
     )
