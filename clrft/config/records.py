@@ -194,10 +194,11 @@ class Manifest(Record):
     feed: Feed = ABSENT
 
 
-class ManifestWithTasks(Manifest):
-    """A ``manifest.json`` that says which tasks there are."""
+class WholeManifest(Manifest):
+    """The ``manifest.json`` of a run that is gone on with: which tasks there are, and of which model."""
 
     tasks: list[Object]
+    model: Object
 
 
 class Plan(Record):

@@ -56,21 +56,17 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
     Raises:
         UserError: a fingerprint differs; names the splits, tasks and sets.
     """
-
-    def changed(facts: str, everywhere: bool) -> str:
+    kinds = (
+        ("probes", "probe sets", "restore them or start a new run"),
+        ("prompts", "prompts", "restore the file that stream.prompt names, or start a new run"),
+        ("data", "stream's data", "restore them, with the version of clrft that it began with, or start a new run"),
+    )
+    for facts, what, remedy in kinds:
         then, now = saved.get(facts, {}), fresh.get(facts, {})
-        names = {*then, *now} if everywhere else {*then} & {*now}
-        return ", ".join(name for name in sorted(names) if then.get(name) != now.get(name))
-
-    begun = "are not those this run began with (fingerprints differ for"
-    if names := changed("probes", everywhere=False):
-        raise UserError(f"{folder}: the probe sets {begun} {names}); restore them or start a new run.")
-    if names := changed("prompts", everywhere=False):
-        remedy = "restore the file that stream.prompt names, or start a new run"
-        raise UserError(f"{folder}: the prompts {begun} {names}); {remedy}.")
-    if names := changed("data", everywhere=True):
-        remedy = "restore them, with the version of clrft that it began with, or start a new run"
-        raise UserError(f"{folder}: the stream's data {begun} {names}); {remedy}.")
+        names = {*then, *now} if facts == "data" else {*then} & {*now}
+        if changed := ", ".join(name for name in sorted(names) if then.get(name) != now.get(name)):
+            begun = f"are not those this run began with (fingerprints differ for {changed})"
+            raise UserError(f"{folder}: the {what} {begun}; {remedy}.")
 
 
 def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:

@@ -79,10 +79,11 @@ def check_inside(folder: Path) -> None:
     """
     root = folder.resolve()
     entries = [Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names)]
-    leading_out = [path for path in entries if path.is_symlink() and not _target(path).is_relative_to(root)]
+    targets = {path: Path(os.path.realpath(path)) for path in entries if path.is_symlink()}  # a circle's is itself
+    leading_out = {path: target for path, target in targets.items() if not target.is_relative_to(root)}
     said = "outside of the run's folder; expected the file itself."
     if leading_out:
-        raise UserError(*(f"{path} is a link to {_target(path)}, {said}" for path in leading_out))
+        raise UserError(*(f"{path} is a link to {target}, {said}" for path, target in leading_out.items()))
 
 
 def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) -> Path:
@@ -94,14 +95,10 @@ def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) ->
     if asked:
         return Path(asked)
     folder = first / name
-    if os.path.islink(folder) and not _target(folder).is_relative_to(first.resolve()):
-        raise UserError(f"{folder} is a link to {_target(folder)}; expected a folder. Name it with -o to write there.")
+    target = Path(os.path.realpath(folder))
+    if os.path.islink(folder) and not target.is_relative_to(first.resolve()):
+        raise UserError(f"{folder} is a link to {target}; expected a folder. Name it with -o to write there.")
     return folder
-
-
-def _target(link: Path) -> Path:
-    """Where a link leads; itself for one that leads in a circle."""
-    return Path(os.path.realpath(link))
 
 
 def partial_of(path: Path) -> Path:

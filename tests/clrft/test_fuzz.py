@@ -258,5 +258,7 @@ def test_no_plugin_is_loaded_because_a_run_folder_names_it(place: Place) -> None
 
 def test_a_folder_in_place_of_a_weights_file_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "weights" / "model.safetensors").mkdir(parents=True)
+    facts = {"schema": 1, "stage": 1, "parent": "", "identity": "", "files": {"weights/model.safetensors": "0" * 64}}
+    (tmp_path / "lineage.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 is missing"):
-        check_files(tmp_path, {"weights/model.safetensors": "0" * 64}, "Restore it.")
+        check_files(tmp_path, "Restore it.")
