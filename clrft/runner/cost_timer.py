@@ -30,9 +30,8 @@ def cpu_seconds() -> float:
 class Clock:
     """Seconds of an activity from now on, those before it was stopped included."""
 
-    before: Mapping[str, Any] = field(
-        default_factory=lambda: {"seconds": 0.0, CPU: 0.0}
-    )  # ``kept`` of the clock before
+    # what ``kept`` of an earlier process's clock was
+    before: Mapping[str, Any] = field(default_factory=lambda: {"seconds": 0.0, CPU: 0.0})
     wall_start: float = field(default_factory=time.perf_counter)
     cpu_start: float = field(default_factory=cpu_seconds)
 

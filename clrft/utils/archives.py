@@ -54,11 +54,10 @@ def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
         unpack_new(archive, folder, reporter)
         return
     with opened(archive) as members:
-        names = [PurePosixPath(member.name) for member in members]
-    tops = {name.parts[0] for name in names if name.parts}
+        tops = {PurePosixPath(member.name).parts[:1] for member in members} - {()}
     if len(tops) != 1:
         raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
-    top = tops.pop()
+    top = tops.pop()[0]
     if (folder / top).exists() or (folder / top).is_symlink():
         raise UserError(f"{folder / top} exists already; expected nothing of that name.")
     with TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:

@@ -47,10 +47,10 @@ def from_yaml(text: str) -> Any:
     Raises:
         ValueError: says what in it is no plain value.
     """
-    # cannot be nested deep, by its signs alone: few brackets, small indents, nothing referred to
-    is_short = len(text) <= 100_000 and not {"&", "*", "!"} & set(text)
-    starts = (len(line) - len(line.lstrip(" \t-?:")) for line in text.splitlines())
-    is_shallow = is_short and text.count("[") + text.count("{") <= DEEPEST and max(starts, default=0) <= DEEPEST
+    # a text cannot be nested deep, by its signs alone: few brackets, nothing referred to, small indents
+    is_shallow = len(text) <= 100_000 and text.count("[") + text.count("{") <= DEEPEST and not set("&*!") & set(text)
+    if is_shallow:
+        is_shallow = all(len(line) - len(line.lstrip(" \t-?:")) <= DEEPEST for line in text.splitlines())
     try:
         value = yaml.load(text, Loader=_FastLoader if is_shallow else PlainLoader)
     except yaml.YAMLError as error:
