@@ -218,10 +218,9 @@ def forked_config(source: Source, words: list[str]) -> RunConfig:
 
 
 def name_again(what: str, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Load the plugin files that the settings asked for name; code does not run because a run's folder names it.
+    """Load the plugin files that the settings asked for name, and refuse saved settings whose files they do not name.
 
-    Raises:
-        UserError: the saved settings are those of a method that comes from files, which are not named again.
+    Code does not run because a run's folder names it.
     """
     asked, used = plugins_of(overrides), plugins_of(saved)
     if used and not asked:
@@ -268,11 +267,7 @@ def places(config: RunConfig) -> dict[str, str]:
 
 
 def check_same_fork(source: Source, config: RunConfig) -> None:
-    """Refuse to go on in the folder of another fork, or of a run that is none.
-
-    Raises:
-        UserError: what is there, and what was asked for.
-    """
+    """Refuse to go on in the folder of another fork, or of a run that is none."""
     file = config.folder / "manifest.json"
     if not file.exists():
         return

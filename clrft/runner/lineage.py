@@ -112,11 +112,7 @@ def check_left(folder: Path, parent: str) -> None:
 
 
 def check_files(folder: Path, advice: str) -> None:
-    """Refuse a stage's folder whose files are not those that its lineage names.
-
-    Raises:
-        Damaged: names every file that is missing, changed or new.
-    """
+    """Refuse a stage's folder as ``Damaged``, with every file that is missing, changed or new by its lineage."""
     expected = read_record(folder / FILE, SCHEMA, Lineage)["files"]
     found = learned_files(folder)
     problems = [

@@ -26,7 +26,7 @@ from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run
 from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
-from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
+from clrft.runs.manifest import check_same_data, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
@@ -178,13 +178,9 @@ def was_finished(config: RunConfig, reporter: Reporter) -> bool:
 
 
 def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
-    """Make the run folder if there is none yet, with a fork's first tasks, and take up what its manifest says.
+    """Make the run folder if there is none yet, with a fork's first tasks, and take up its manifest, which it returns.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        UserError: the folder is not this run's, or not of these data and plugins.
+    A folder that is not this run's, or not of these data and plugins, is refused.
     """
     path = state.folder / "manifest.json"
     fresh = ranks.all_or_fail(
@@ -208,7 +204,12 @@ def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
     def take_up() -> dict[str, Any]:
         saved = read_record(path, None, Manifest)
         check_same_data(state.folder, saved, fresh)
-        check_same_plugins(state.folder, saved, fresh)
+        then, now = saved.get("plugins", {}), fresh["plugins"]
+        if sorted(then.values()) != sorted(now.values()):
+            raise UserError(
+                f"{state.folder}: the plugin ({', '.join(sorted({*then, *now}))}) is not what this run began with; "
+                "restore it or start a new run."
+            )
         state.data, state.carry = fresh["data"], saved.get("carry", {})
         state.origins = origins_of(state.folder, saved)
         return saved

@@ -117,12 +117,9 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
 
 
 def left_whole(state: Run, work: PartialCheckpoint) -> LeftTraining | None:
-    """The training that an earlier process left whole, or None; a damaged one is told and removed, and is done again.
+    """The training that an earlier process left whole, or None; one that began with something else is refused.
 
-    So is what stands where folders of the stage's work belong and is none.
-
-    Raises:
-        UserError: it began with something else.
+    A damaged one is told and removed, and so is what stands where folders of the stage's work belong and is none.
     """
     for place in (work.folder.parent, work.folder, work.trained, work.folder / "scratch"):
         if place.is_symlink() or (place.exists() and not place.is_dir()):

@@ -31,11 +31,7 @@ def write_config(config: RunConfig, folder: Path) -> None:
 
 
 def check_same_config(config: RunConfig) -> None:
-    """Refuse a run folder that holds a run of other settings.
-
-    Raises:
-        UserError: names every setting that differs, with both values.
-    """
+    """Refuse a run folder that holds a run of other settings, with both values of every one that differs."""
     saved = flat(comparable(with_defaults(saved_settings(config.folder))))
     asked = flat(comparable(config.to_dict()))
     differing = [
@@ -51,11 +47,7 @@ def check_same_config(config: RunConfig) -> None:
 
 
 def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with.
-
-    Raises:
-        UserError: a fingerprint differs; names the splits, tasks and sets.
-    """
+    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with."""
     kinds = (
         ("probes", "probe sets", "restore them or start a new run"),
         ("prompts", "prompts", "restore the file that stream.prompt names, or start a new run"),
@@ -67,20 +59,6 @@ def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, 
         if changed := ", ".join(name for name in sorted(names) if then.get(name) != now.get(name)):
             begun = f"are not those this run began with (fingerprints differ for {changed})"
             raise UserError(f"{folder}: the {what} {begun}; {remedy}.")
-
-
-def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with a plugin that has changed since the run began.
-
-    Raises:
-        UserError: a file's SHA-256 differs; names the files.
-    """
-    then, now = saved.get("plugins", {}), fresh["plugins"]
-    if sorted(then.values()) != sorted(now.values()):
-        files = ", ".join(sorted({*then, *now}))
-        raise UserError(
-            f"{folder}: the plugin ({files}) is not what this run began with; restore it or start a new run."
-        )
 
 
 def run_manifest(

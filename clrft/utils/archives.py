@@ -84,11 +84,7 @@ def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
 
 
 def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
-    """Number of members and bytes of an archive that may be unpacked.
-
-    Raises:
-        UserError: hostile members, all of them named, or a limit is exceeded.
-    """
+    """Number of members and bytes of an archive; hostile members, all of them named, and too many are refused."""
     faults: list[str] = []
     count = size = 0
     most = min(MOST_BYTES, MOST_RATIO * max(archive.stat().st_size, 2**20))
@@ -148,11 +144,7 @@ def zip_members(packed: zipfile.ZipFile) -> Iterator[Member]:
 
 
 def is_tar(archive: Path) -> bool:
-    """Whether an archive is a tar; it is a zip otherwise.
-
-    Raises:
-        UserError: it is neither, or cannot be read.
-    """
+    """Whether an archive is a tar; it is a zip otherwise, and what is neither or cannot be read is refused."""
     try:
         with archive.open("rb") as file:
             with contextlib.suppress(*DAMAGED):

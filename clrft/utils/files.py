@@ -73,9 +73,6 @@ def check_inside(folder: Path) -> None:
     """Refuse a run folder with links that lead out of it: what is written or removed there would be elsewhere.
 
     The folder itself may be reached by a link.
-
-    Raises:
-        UserError: names every such link.
     """
     root = folder.resolve()
     entries = [Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names)]
@@ -87,11 +84,7 @@ def check_inside(folder: Path) -> None:
 
 
 def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) -> Path:
-    """Folder for tables and pictures: as asked, else the one of that name in the first folder of runs, not elsewhere.
-
-    Raises:
-        UserError: what lies there is a link that leads out.
-    """
+    """Folder for tables and pictures: as asked, else that of a name in the first folder of runs; no link out of it."""
     if asked:
         return Path(asked)
     folder = first / name

@@ -15,9 +15,15 @@ def watch() -> None:
     """Take over SIGINT and SIGTERM in the main thread; an ignored one (a background job's) stays ignored."""
     global _code
     _code = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        global _code
+        _code = 128 + number
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, stop)
 
 
 def ignore() -> None:
@@ -36,9 +42,3 @@ def check() -> None:
     """Raise the interrupt that came but was swallowed on its way."""
     if _code:
         raise KeyboardInterrupt
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _code
-    _code = 128 + number
-    raise KeyboardInterrupt

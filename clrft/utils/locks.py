@@ -228,11 +228,7 @@ class Held:
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that the lock was not taken over, as after a long sleep of the machine.
-
-        Raises:
-            UserError: it was.
-        """
+        """Refuse to go on if the lock was taken over, as after a long sleep of the machine."""
         if self._lost.is_set():
             found = look(self.path, self._timing)
             now = "nobody" if found is None else found.who

@@ -82,11 +82,7 @@ def from_json(text: str) -> Any:
 
 
 def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
-    """Refuse what is no plain value, and texts with characters that do not fit.
-
-    Raises:
-        ValueError: says what it is.
-    """
+    """Refuse what is no plain value, and texts with characters that do not fit, by a ``ValueError``."""
     waiting, count = [(value, 0)], 0
     while waiting:
         one, depth = waiting.pop()
@@ -140,11 +136,7 @@ def section_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def sections_of(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """All ``SECTIONS`` of a configuration.
-
-    Raises:
-        UserError: names every one that is no mapping.
-    """
+    """All ``SECTIONS`` of a configuration; every one that is no mapping is refused."""
     sections: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for name in SECTIONS:

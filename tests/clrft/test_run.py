@@ -151,19 +151,6 @@ def test_a_state_of_another_task_is_refused(finished: Callable[..., Path], tmp_p
         prepare(config, Silent())
 
 
-def test_a_lora_run_saves_adapters_and_resumes(tmp_path: Path) -> None:
-    own = {"run": {"output": str(tmp_path), "mlflow": False}, "model": {"adapter": "lora", "lora_rank": 4}}
-    config = build_config("digits_cil", "rapo", "tiny", 1993, SMALL, own)
-    file = run(config, Silent()) / "task_02" / "weights" / "adapter_model.safetensors"
-    whole = load_file(file)
-    (config.folder / "metrics.json").unlink()
-    shutil.rmtree(config.folder / "task_02")
-    run(config, Silent())
-    again = load_file(file)
-    # small adapter products are not bit-reproducible on a CPU: 7e-9 was seen between two equal runs
-    assert all(torch.allclose(whole[name], again[name], atol=1e-7) for name in whole)
-
-
 def test_a_prompt_longer_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
     config = small(tmp_path, "sft", max_prompt_tokens=20)
     with pytest.raises(UserError, match=r"max_prompt_tokens: got 20.*expected a limit of at least \d+"):
