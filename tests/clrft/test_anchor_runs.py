@@ -83,8 +83,9 @@ def test_a_run_stopped_ends_as_if_never_stopped(anchor: str, model: dict[str, An
     if kept:
         one, two, found = learned(folder, 1), learned(folder, 2), kept_anchor(folder, 2)
         expected = one if anchor == "first" else {name: 0.9 * one[name] + (1 - 0.9) * two[name] for name in one}
+        near = 0.0 if anchor == "first" else 1e-6
         assert found.keys() == one.keys()
-        assert all(torch.allclose(found[name], expected[name], rtol=1e-6, atol=1e-8) for name in one)
+        assert all(torch.allclose(found[name], expected[name], rtol=near, atol=near / 100) for name in one)
     stop_after(folder, 2)
     run(config, Silent())
     assert first_drift(folder, 3) == pytest.approx(drift, rel=1e-4 if model else 0)

@@ -34,9 +34,11 @@ SMALL = {
 CARRIED = {"carry_optimizer": True}
 
 
-def small(output: Path, method: str, seed: int = 1993, dtype: str = "float32", **train: object) -> RunConfig:
+def small(
+    output: Path, method: str, seed: int = 1993, dtype: str = "float32", layer: Any = None, **train: object
+) -> RunConfig:
     own = {"run": {"output": str(output), "mlflow": False}, "model": {"dtype": dtype}, "train": train}
-    return build_config("digits_cil", method, "tiny", seed, SMALL, own)
+    return build_config("digits_cil", method, "tiny", seed, SMALL, own, layer or {})
 
 
 @pytest.fixture(scope="module")
@@ -242,12 +244,8 @@ def test_a_run_whose_updates_are_lost_says_so_at_once(finished: Callable[..., Pa
 def test_future_tasks_the_base_and_an_epoch_when_asked_and_only_the_last_weights_stay(
     method: str, tmp_path: Path
 ) -> None:
-    own = {
-        "run": {"output": str(tmp_path), "mlflow": False, "keep_weights": "last"},
-        "evaluate": {"future": True},
-        "train": {"epochs": 1.0},
-    }
-    folder = run(build_config("digits_cil", method, "tiny", 1993, SMALL, own), Silent())
+    asked = {"run": {"keep_weights": "last"}, "evaluate": {"future": True}}
+    folder = run(small(tmp_path, method, layer=asked, epochs=1.0), Silent())
     # an epoch is one pass: 2 classes x 8 shots = 16 examples, 4 an update
     assert len((folder / "task_01" / "steps.jsonl").read_text().splitlines()) == 4
     record = read_run(folder)
@@ -261,10 +259,7 @@ def test_future_tasks_the_base_and_an_epoch_when_asked_and_only_the_last_weights
 
 
 def test_sampled_decoding_follows_the_runs_seed(finished: Callable[..., Path], tmp_path: Path) -> None:
-    hot = {"evaluate": {"decoding": "sampled", "temperature": 1.5}, "run": {"mlflow": False}}
-    folders = [finished("zero_shot")]
-    for name in ("a", "b"):
-        layer = {"run": {"output": str(tmp_path / name)}}
-        folders.append(run(build_config("digits_cil", "zero_shot", "tiny", 1993, SMALL, hot, layer), Silent()))
+    hot = {"evaluate": {"decoding": "sampled", "temperature": 1.5}}
+    folders = [finished("zero_shot"), *(run(small(tmp_path / one, "zero_shot", layer=hot), Silent()) for one in "ab")]
     cold, first, second = ((folder / "task_02" / "predictions.jsonl").read_text() for folder in folders)
     assert first == second != cold
