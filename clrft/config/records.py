@@ -194,10 +194,15 @@ class Manifest(Record):
     feed: Feed = ABSENT
 
 
-class WholeManifest(Manifest):
-    """The ``manifest.json`` of a run that is gone on with: which tasks there are, and of which model."""
+class ManifestWithTasks(Manifest):
+    """A ``manifest.json`` that says which tasks there are."""
 
     tasks: list[Object]
+
+
+class ManifestWithModel(Manifest):
+    """A ``manifest.json`` that says of which model it is."""
+
     model: Object
 
 

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clrft.config.records import Manifest, MethodState, WholeManifest, read_record, read_stage
+from clrft.config.records import Manifest, ManifestWithTasks, MethodState, read_record, read_stage
 from clrft.config.retired import CONFIG_FILE, in_todays_words, saved_settings
 from clrft.config.run_config import (
     LABELLED,
@@ -120,7 +120,7 @@ def read_source(folder: Path, stage: int) -> Source:
     Raises:
         UserError: it is no stage between the base and the last, not finished, or has no weights.
     """
-    manifest = read_record(folder / "manifest.json", None, WholeManifest)
+    manifest = read_record(folder / "manifest.json", None, ManifestWithTasks)
     written = read_yaml(folder / CONFIG_FILE)
     config = with_defaults(in_todays_words(written))
     check_stage_number(folder, stage, manifest)

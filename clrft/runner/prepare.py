@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.base_model import default_model_path
-from clrft.config.records import WholeManifest, read_record
+from clrft.config.records import ManifestWithModel, check_fields, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.phases import Longest
 from clrft.runner.fork import Source
@@ -49,7 +49,7 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
     file = config.folder / "manifest.json"
-    begun = read_record(file, None, WholeManifest) if file.exists() else None
+    begun = read_record(file, None, ManifestWithModel) if file.exists() else None
     probes = read_probes(config.evaluate.probes)
     path = config.model.path or str(default_model_path())
     processor = load_processor(config.model, path)
@@ -191,6 +191,7 @@ def optimizer_of(config: RunConfig, longest: Longest, begun: Mapping[str, Any] |
         return str(begun["model"].get("optimizer", PLAIN))
     if source is None:
         return affordable(config, longest)
+    check_fields(source.folder / "manifest.json", source.manifest, ManifestWithModel)
     known = str(source.manifest["model"].get("optimizer", PLAIN))
     if config.train.optimizer not in (AUTO, known):
         raise UserError(

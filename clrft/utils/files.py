@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.utils.plain import from_json
-from clrft.utils.process_identity import boot, lives, space
+from clrft.utils.process_identity import boot_and_space, lives
 from task_streams.errors import UserError
 
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
@@ -102,7 +102,7 @@ def partial_of(path: Path) -> Path:
 @cache
 def machine() -> str:
     """This machine and its space of process numbers, in 8 hex digits: containers on one disk use the same numbers."""
-    facts = f"{socket.gethostname()} {boot()} {space()}"
+    facts = " ".join((socket.gethostname(), *boot_and_space()))
     return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
 
