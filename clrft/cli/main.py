@@ -59,7 +59,7 @@ def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[
             if reason is None:
                 raise
             return 1, (reason,)
-        return interrupt.exit_code(), (f"stopped; finished tasks are kept. Go on with the same command: {words}",)
+        return interrupt.asked() or 130, (f"stopped; finished tasks are kept. Go on with the same command: {words}",)
 
 
 def show_end(code: int, sentences: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def one_of_several(options: argparse.Namespace, console: Console, words: str) ->
     except UserError as error:  # maybe on one machine alone, and nobody can be told yet
         show_end(2, [f"process {os.environ.get('RANK', '?')}: {one}" for one in error.problems])
         return 2
-    watchdog = ProcessWatchdog(store, lambda failure: show_end(failure.code, failure.shown()))
+    watchdog = ProcessWatchdog(store, lambda failure: show_end(failure.code, failure.words))
     try:
         code, sentences = outcome(options, console, words)
     except ranks.OtherFailed:

@@ -200,6 +200,12 @@ class ManifestWithTasks(Manifest):
     tasks: list[Object]
 
 
+class ManifestWithModel(Manifest):
+    """A ``manifest.json`` that says of which model it is."""
+
+    model: Object
+
+
 class Plan(Record):
     """A sweep, or a part of one."""
 

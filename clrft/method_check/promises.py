@@ -225,10 +225,10 @@ def check_inside(kind: type[Method], trial: Trial, report: Report) -> None:
     with report.check("stopped inside a task = never stopped", trial.company) as found:
         folder = trial.config(WHOLE).folder
         work = PartialCheckpoint(trial.folder / "inside", LAST, "", print)
-        whole = learned_again(trial, folder, 1, work)
-        work.settle()
-        again = learned_again(trial, folder, 1, work)
-        work.close()
+        with work.writer:
+            whole = learned_again(trial, folder, 1, work)
+            work.settle()
+            again = learned_again(trial, folder, 1, work)
         if not torch.equal(whole.weights, again.weights):
             wanted = "what changes from update to update belongs in state_dict, loaded after before_task"
             found[:] = ["failed", f"{source_file(kind)}: the weights differ; {wanted}."]

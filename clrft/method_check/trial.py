@@ -90,7 +90,7 @@ def refusals(trial: Trial) -> list[str]:
     stream = build_stream(config.stream_name, config.stream, config.seed)
     policy = load_policy(config.model, str(default_model_path()), config.seed)
     method = build_method(config.method_name, config.method, config.parts)
-    return method.problems(policy, Run(config, stream, policy, method, Silent()).tasks)
+    return method.problems(policy, list(Run(config, stream, policy, method, Silent()).tasks.values()))
 
 
 def two_tasks(trial: Trial, run: str, trace: Trace | None = None) -> Path:

@@ -171,11 +171,7 @@ def write_anchor(folder: Path, anchors: Anchors) -> None:
 
 
 def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
-    """Put the anchor where the stage left it.
-
-    Raises:
-        UserError: it is missing, damaged, or of another policy.
-    """
+    """Put the anchor where the stage left it; one that is missing, damaged or of another policy is refused."""
     if anchors.rule.told_by_policy(stage):
         return
     file = folder / ANCHOR_FILE
@@ -188,11 +184,7 @@ def read_anchor(folder: Path, anchors: Anchors, stage: int) -> None:
 
 
 def read_training(folder: Path) -> LeftTraining:
-    """Figures of every update, seconds and cost, as ``stage.write_trained`` wrote them.
-
-    Raises:
-        Damaged: they are missing or were changed.
-    """
+    """Figures of every update, seconds and cost, as ``stage.write_trained`` wrote them; refused if ``Damaged``."""
     try:
         training = read_record(folder / TRAINING_FILE, STAGE_SCHEMA, Training)
         found = sha256_file(folder / STEPS_FILE)

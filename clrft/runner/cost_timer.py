@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from clrft.runner.checkpoint import StageRecord
@@ -19,16 +20,20 @@ from methods.costs.meter import Counts
 from methods.distributed import ranks
 
 
+def cpu_seconds() -> float:
+    """CPU seconds of this process, and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
-    """Seconds of an activity from now on, those before it was stopped included.
+    """Seconds of an activity from now on, those before it was stopped included."""
 
-    Args:
-        before: what ``kept`` of an earlier process's clock was; None = there is none.
-    """
-
-    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
-        self.before = {"seconds": 0.0, CPU: 0.0} if before is None else before
-        self.wall_start, self.cpu_start = time.perf_counter(), cpu_seconds()
+    # what ``kept`` of an earlier process's clock was
+    before: Mapping[str, Any] = field(default_factory=lambda: {"seconds": 0.0, CPU: 0.0})
+    wall_start: float = field(default_factory=time.perf_counter)
+    cpu_start: float = field(default_factory=cpu_seconds)
 
     def kept(self) -> dict[str, float]:
         """Wall and CPU seconds so far, from which a later process's clock starts.
@@ -39,12 +44,6 @@ class Clock:
         if (cpu := self.before.get(CPU)) is not None:
             seconds[CPU] = cpu + cpu_seconds() - self.cpu_start
         return seconds
-
-
-def cpu_seconds() -> float:
-    """CPU seconds of this process, and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def cost_of(state: Run, clock: Clock, counts: Counts) -> dict[str, float]:

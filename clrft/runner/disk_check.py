@@ -17,15 +17,7 @@ MOMENTS = 2  # of AdamW, in the type of the weights
 
 
 def check_space(state: Run, done: int | None) -> None:
-    """Refuse a run that the disk has no room for.
-
-    Args:
-        state: the run, its folder made.
-        done: its last finished stage; None if there is none.
-
-    Raises:
-        UserError: bytes needed and free, and what would need less.
-    """
+    """Refuse a run, its folder made, that the disk has no room for; ``done``: its last finished stage, if any."""
     if state.method.family == "frozen":
         return
     left = sum(stage > (done or 0) for stage in state.stages)

@@ -35,7 +35,7 @@ def measure_drift(state: Run, stage: int, record: StageRecord) -> None:
         return
     start = time.perf_counter()
     others = policies_before(state, stage)
-    task = state.task_of(stage)
+    task = state.tasks[stage]
     asked = Asked(
         items=drawn_items(task.test, config.evaluate.drift_prompts, ITEM_SEED),
         labels=task.seen,

@@ -31,7 +31,7 @@ from clrft.config.run_config import (
     typed_config,
     with_defaults,
 )
-from clrft.runner.lineage import check_lineage, check_stage, identity_of
+from clrft.runner.lineage import check_files, check_lineage, identity_of, remedy
 from clrft.runs.differences import FREE, flatten
 from clrft.runs.fork_history import Origin, fork_facts, origins_of
 from clrft.runs.layout import (
@@ -44,7 +44,7 @@ from clrft.runs.layout import (
     finished_stage,
     stage_folder,
 )
-from clrft.runs.manifest import CARRIED, anchor_policy, check_same_data, comparable, write_config
+from clrft.runs.manifest import anchor_policy, check_same_data, comparable, write_config
 from clrft.utils.files import digest, link_or_copy, whole_folder, write_json_atomic
 from clrft.utils.plain import plugins_of, read_yaml, section_of, sections_of
 from methods import build_method
@@ -68,21 +68,12 @@ class Source:
     """A finished stage of a run, to be gone on from in another way."""
 
     folder: Path  # of the run
+    run: str  # sweep and name of the folder
     stage: int  # which stage
     config: Values  # the run's settings, in the words of this version
     manifest: Mapping[str, Any]  # of the run
     digest: str  # of the settings as they were written
     origins: tuple[Origin, ...] = ()  # the runs that it was forked from itself
-
-    @property
-    def run(self) -> str:
-        """Sweep and name of the run's folder."""
-        place = self.folder.resolve()
-        return f"{place.parent.name}/{place.name}"
-
-    def file(self, name: str, stage: int | None = None) -> Path:
-        """A file or folder of a stage, by default of the one that is forked."""
-        return stage_folder(self.folder, self.stage if stage is None else stage) / name
 
     def lineage(self) -> tuple[Origin, ...]:
         """Whose stages a fork of it has, the oldest first."""
@@ -145,7 +136,8 @@ def read_source(folder: Path, stage: int) -> Source:
         raise UserError(f"fork: task {stage} of {folder} has no weights any more ({dropped}); {known}.")
     for each in range(stage + 1):
         read_stage(stage_folder(folder, each) / METRICS_FILE, STAGE_SCHEMA)  # the fork's matrix will be made of them
-    return Source(folder, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
+    run = "/".join(folder.resolve().parts[-2:])
+    return Source(folder, run, stage, config, manifest, digest(comparable(written)), origins_of(folder, manifest))
 
 
 def check_stage_number(folder: Path, stage: int, manifest: Mapping[str, Any]) -> None:
@@ -214,31 +206,27 @@ def forked_config(source: Source, words: list[str]) -> RunConfig:
         named = load_group("method", str(chosen["method"]))
         labels["method"] = method_label(str(chosen["method"]))
         del values["method"]
+    # the name: the run it comes from without stream and order, the task, and the settings asked for
+    asked = {name: value for name, value in flatten(overrides).items() if not name.startswith("run.")}
+    settings = [f"{name.rpartition('.')[2]}={value}" for name, value in sorted(asked.items())]
+    own = str(section_of(source.config, "run").get("name_suffix") or "")
+    where = "-".join(filter(None, ("from", str(source.manifest["method"]), own)))
+    suffix = UNSAFE.sub("_", ",".join([f"{where}@{source.stage}", *settings]))
     place = source.folder.resolve()
-    here = {"output": str(place.parent.parent), "sweep": place.parent.name, "name_suffix": suffix(source, overrides)}
+    here = {"output": str(place.parent.parent), "sweep": place.parent.name, "name_suffix": suffix}
     return typed_config(merge(values, named, {"run": here}, overrides), labels, seed)
 
 
 def name_again(what: str, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Load the plugin files that the settings asked for name; code does not run because a run's folder names it.
+    """Load the plugin files that the settings asked for name, and refuse saved settings whose files they do not name.
 
-    Raises:
-        UserError: the saved settings are those of a method that comes from files, which are not named again.
+    Code does not run because a run's folder names it.
     """
     asked, used = plugins_of(overrides), plugins_of(saved)
     if used and not asked:
         files = " ".join(f"--plugin {file}" for file in used)
         raise UserError(f"{what} has methods from files of your own; name them again: {files}")
     load_plugins(asked)
-
-
-def suffix(source: Source, overrides: Mapping[str, Any]) -> str:
-    """Name suffix of a fork: the run it comes from without stream and order, the task, and the settings asked for."""
-    own = str(section_of(source.config, "run").get("name_suffix") or "")
-    asked = {name: value for name, value in flatten(overrides).items() if not name.startswith("run.")}
-    settings = [f"{name.rpartition('.')[2]}={value}" for name, value in sorted(asked.items())]
-    where = "-".join(filter(None, ("from", str(source.manifest["method"]), own)))
-    return UNSAFE.sub("_", ",".join([f"{where}@{source.stage}", *settings]))
 
 
 def method_problems(source: Source, config: RunConfig, method: Method) -> list[str]:
@@ -279,11 +267,7 @@ def places(config: RunConfig) -> dict[str, str]:
 
 
 def check_same_fork(source: Source, config: RunConfig) -> None:
-    """Refuse to go on in the folder of another fork, or of a run that is none.
-
-    Raises:
-        UserError: what is there, and what was asked for.
-    """
+    """Refuse to go on in the folder of another fork, or of a run that is none."""
     file = config.folder / "manifest.json"
     if not file.exists():
         return
@@ -298,7 +282,7 @@ def check_same_fork(source: Source, config: RunConfig) -> None:
 
 def is_same_method(source: Source, config: RunConfig, method: Method) -> bool:
     """Whether a stage was learned by this method: parts, code of plugins and settings of its state included."""
-    state = read_record(source.file(STATE_FILE), STAGE_SCHEMA, MethodState)
+    state = read_record(stage_folder(source.folder, source.stage) / STATE_FILE, STAGE_SCHEMA, MethodState)
     kinds = {name: method_class(name) for name in places(config)}
     plugins = plugin_digests(list(kinds.values()))
     then = source.manifest.get("plugins") or {}
@@ -316,9 +300,10 @@ def anchor_of_fork(source: Source, method: Method) -> str | None:
     rule = method.anchor_rule
     policy = anchor_policy(rule)
     kept = (source.manifest.get("carry") or {}).get("anchor") == policy
-    if rule.told_by_policy(source.stage) or (kept and source.file(ANCHOR_FILE).is_file()):
+    file = stage_folder(source.folder, source.stage) / ANCHOR_FILE
+    if rule.told_by_policy(source.stage) or (kept and file.is_file()):
         return policy
-    has_first = rule.kind == "first" and source.file(WEIGHTS_FOLDER, 1).is_dir()
+    has_first = rule.kind == "first" and (stage_folder(source.folder, 1) / WEIGHTS_FOLDER).is_dir()
     return FIRST_OF_WEIGHTS if has_first else None
 
 
@@ -335,7 +320,7 @@ def plant(state: "Run", source: Source, fresh: Mapping[str, Any]) -> None:
     check_same_data(source.folder, source.manifest, manifest)
     check_lineage(source.folder, stages, source.digest, manifest["data"], source.origins)
     if manifest["carry"]["anchor"] == FIRST_OF_WEIGHTS:
-        check_stage(source.folder, 1)
+        check_files(stage_folder(source.folder, 1), remedy(source.folder, 1))
     for partial in state.folder.parent.glob(f".{state.folder.name}.partial-*"):
         shutil.rmtree(partial)  # of a process that was killed: the run's lock is this one's
     try:
@@ -363,40 +348,10 @@ def fork_manifest(state: "Run", source: Source, fresh: Mapping[str, Any]) -> dic
         members: tuple[Method, ...] = getattr(method, "members", (method,))
         if stateful := " and ".join(one.name for one in members if overrides(class_of(one), "state_dict")):
             notes.append(f"{stateful}: begun with task {first}, with nothing kept of tasks 1 to {first - 1}")
-    if config.train.carry_optimizer and not (same and source.file(MOMENTS_FILE).is_file()):
+    moments = stage_folder(source.folder, source.stage) / MOMENTS_FILE
+    if config.train.carry_optimizer and not (same and moments.is_file()):
         carry["optimizer_moments"] = anew
     return {**fresh, "carry": carry, "notes": notes, "fork": fork_facts(source.lineage())}
-
-
-def check_has_forked(state: "Run", done: int | None) -> None:
-    """Refuse a fork that has lost a stage of the run it was forked from: this run's method did not learn it.
-
-    Raises:
-        UserError: names the stage and the run.
-    """
-    origin = next((one for one in state.origins if done is None or one.stage > done), None)
-    if origin is not None:
-        lost = stage_folder(state.folder, 0 if done is None else done + 1)
-        raise UserError(
-            f"{lost} is missing or not whole; it is that of {origin.run}. Restore it, or remove {state.folder} and "
-            "fork again."
-        )
-
-
-def take_over(state: "Run", folder: Path, stage: int) -> None:
-    """Bring a fork to where its first new task begins, by its carry policy: weights always, all else as it says."""
-    from clrft.runner.checkpoint import read_anchor, read_learned
-
-    if state.anchors is not None and state.carry["anchor"] == FIRST_OF_WEIGHTS:
-        check_stage(state.folder, 1, state.origins[0])
-        state.policy.load_weights(stage_folder(state.folder, 1) / WEIGHTS_FOLDER)
-        state.anchors.keep()
-    elif state.anchors is not None:
-        read_anchor(folder, state.anchors, stage)
-    if state.carry["method_state"] == CARRIED:
-        state.moments = read_learned(folder, state.policy, state.method, stage)
-    else:
-        state.policy.load_weights(folder / WEIGHTS_FOLDER)
 
 
 def saved_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:

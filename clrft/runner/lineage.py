@@ -95,7 +95,7 @@ def check_lineage(
             raise UserError(*problems, remedy(run, stage, origin))
         parent = str(stated)
     if stages:
-        check_files(stage_folder(run, stages[-1]), facts["files"], remedy(run, stages[-1], origin))
+        check_files(stage_folder(run, stages[-1]), remedy(run, stages[-1], origin))
 
 
 def check_left(folder: Path, parent: str) -> None:
@@ -108,25 +108,12 @@ def check_left(folder: Path, parent: str) -> None:
     advice = f"Remove {folder} to train this task again."
     if facts["parent"] != parent:
         raise UserError(f"{folder / FILE}: parent is {short(facts['parent'])}, expected {short(parent)}.", advice)
-    check_files(folder, facts["files"], advice)
+    check_files(folder, advice)
 
 
-def check_stage(run: Path, stage: int, origin: Origin | None = None) -> None:
-    """Refuse a stage whose files are not those that its lineage names.
-
-    Raises:
-        UserError: names every file that is missing, changed or new.
-    """
-    facts = read_record(stage_folder(run, stage) / FILE, SCHEMA, Lineage)
-    check_files(stage_folder(run, stage), facts["files"], remedy(run, stage, origin))
-
-
-def check_files(folder: Path, expected: Mapping[str, str], advice: str) -> None:
-    """Refuse files that are not those with the given checksums.
-
-    Raises:
-        Damaged: names every file that is missing, changed or new.
-    """
+def check_files(folder: Path, advice: str) -> None:
+    """Refuse a stage's folder as ``Damaged``, with every file that is missing, changed or new by its lineage."""
+    expected = read_record(folder / FILE, SCHEMA, Lineage)["files"]
     found = learned_files(folder)
     problems = [
         f"{folder / name}: SHA-256 is {short(found.get(name))}, expected {short(expected.get(name))}."

@@ -56,8 +56,9 @@ def check_memory(state: Run, longest: Longest, available: int | None = None) -> 
         return {}
     found = estimate(config, longest, policy.device)
     if available is None:
-        available = memory_there(policy.model, policy.device)
-    if config.run.check_memory and available is not None:
+        held = sum(weight.numel() * weight.element_size() for weight in policy.model.parameters())
+        available = held + available_bytes(policy.device)
+    if config.run.check_memory:
         problems = []
         for activity, peak in found.items():
             if peak.total <= available:
@@ -87,10 +88,3 @@ def longest_among(batches: Sequence[Mapping[str, torch.Tensor]], processor: Any)
         images=max(sum(time for time, _, _ in prompt) for prompt in grids),
         pixels=area * side**2 if area else 0,
     )
-
-
-def memory_there(model: torch.nn.Module, device: torch.device) -> int | None:
-    """Bytes that a run can have on a device, those that its model has already included."""
-    free = available_bytes(device)
-    held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return free + held

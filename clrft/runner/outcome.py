@@ -62,11 +62,7 @@ def known_failure(config: RunConfig, since: int) -> Failure | None:
 
 
 def is_complete(config: RunConfig) -> bool:
-    """Whether the run's folder holds a finished run of the same settings.
-
-    Raises:
-        UserError: it holds a run of other settings.
-    """
+    """Whether the run's folder holds a finished run of the same settings; one of others is refused."""
     if not os.path.exists(config.folder / "config.yaml"):  # for a name of any length
         return False
     check_inside(config.folder)

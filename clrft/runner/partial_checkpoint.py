@@ -43,6 +43,7 @@ class PartialCheckpoint:
     Attributes:
         folder: of all of it.
         trained: of what the training left, once it is over.
+        writer: the thread that writes states; what it could not write when it ends is not told any more.
     """
 
     def __init__(self, run: Path, stage: int, parent: str, say: Callable[[str], None]) -> None:
@@ -50,15 +51,8 @@ class PartialCheckpoint:
         self.trained = self.folder / "trained"
         self.parent = parent
         self.say = say
-        self._writer = ThreadPoolExecutor(1)
+        self.writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-
-    def clear_strays(self) -> None:
-        """Remove and tell what stands where folders of this stage's work belong and is none."""
-        for place in (self.folder.parent, self.folder, self.trained, self.folder / "scratch"):
-            if place.is_symlink() or (place.exists() and not place.is_dir()):
-                self.say(f"{place} is no folder and was removed")
-                remove(place)
 
     def newest(self) -> TrainingState | None:
         """The newest state that is whole; None if there is none.
@@ -92,8 +86,18 @@ class PartialCheckpoint:
         Raises:
             OSError: the one before could not be written.
         """
+
+        def write() -> None:
+            with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
+                save_file(dict(state.tensors), folder / TENSORS)
+                head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
+                body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
+                write_json_atomic(folder / VALUES, {**body, "digest": digest(body)})
+            for old in self._states()[:-KEPT]:
+                remove(old)
+
         self.settle()
-        self._writing = self._writer.submit(self._write, state)
+        self._writing = self.writer.submit(write)
 
     def settle(self) -> None:
         """Wait until nothing is being written.
@@ -105,21 +109,8 @@ class PartialCheckpoint:
         if writing is not None:
             writing.result()
 
-    def close(self) -> None:
-        """Let the writer end; what it could not write is not told any more."""
-        self._writer.shutdown()
-
     def _states(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
-
-    def _write(self, state: TrainingState) -> None:
-        with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
-            save_file(dict(state.tensors), folder / TENSORS)
-            head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
-            body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
-            write_json_atomic(folder / VALUES, {**body, "digest": digest(body)})
-        for old in self._states()[:-KEPT]:
-            remove(old)
 
     def _read(self, folder: Path) -> TrainingState:
         head = read_record(folder / VALUES, SCHEMA, Unfinished)

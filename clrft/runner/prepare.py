@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.base_model import default_model_path
-from clrft.config.records import Manifest, read_record
+from clrft.config.records import ManifestWithModel, check_fields, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.phases import Longest
 from clrft.runner.fork import Source
@@ -49,7 +49,7 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     check_writable(config.folder.parent)
     reporter.begin(config.cell, "reading data", None)
     file = config.folder / "manifest.json"
-    begun = read_record(file, None, Manifest) if file.exists() else None
+    begun = read_record(file, None, ManifestWithModel) if file.exists() else None
     probes = read_probes(config.evaluate.probes)
     path = config.model.path or str(default_model_path())
     processor = load_processor(config.model, path)
@@ -67,31 +67,30 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes)
-    check_run(state)
     make_ready(state, longest)
     return state
 
 
-def check_run(state: Run) -> None:
-    """Refuse a method, a model and settings that do not go together, with all reasons at once."""
-    method, policy = state.method, state.policy
+def make_ready(state: Run, longest: Longest) -> None:
+    """Split the weights where they are to be, look at batches and memory, take the frozen copies.
+
+    Raises:
+        UserError: a method, a model and settings do not go together; all reasons at once.
+    """
+    method, policy, train = state.method, state.policy, state.config.train
+    split = ranks.weights_split()
     problems = engine_problems(state)
-    why = graph_obstacle_of(state)
-    if state.config.train.cuda_graphs and why is not None:  # asked for; else it is decided by itself
+    # why steps of decoding cannot be recorded as graphs here; None if they can
+    why = graph_obstacle(policy.model, policy.device) if train.share_prefix else "train.share_prefix is false"
+    if train.cuda_graphs and why is not None:  # asked for; else it is decided by itself
         problems.append(f"train.cuda_graphs: got true, but {why}; expected false, or null for where it can be.")
     problems += training_problems(method, policy.numerics, policy.has_adapter)
-    problems += [*anchor_problems(method, policy), *method.problems(policy, state.tasks)]
-    if ranks.weights_split():
+    problems += [*anchor_problems(method, policy), *method.problems(policy, list(state.tasks.values()))]
+    if split:
         problems += split_problems(state)
     if problems:
         raise UserError(*problems)
-
-
-def make_ready(state: Run, longest: Longest) -> None:
-    """Split the weights where they are to be, look at batches and memory, take the frozen copies."""
-    method, policy, train = state.method, state.policy, state.config.train
-    split = ranks.weights_split()
-    policy.recorded = split is None and graph_obstacle_of(state) is None and train.records(policy.device.type)
+    policy.recorded = split is None and why is None and train.records(policy.device.type)
     if split:
         shard(policy.model, split)
     for one in state.probes:  # each set's longest prompts; one that exceeds the limit is refused by ``Policy.encode``
@@ -100,7 +99,7 @@ def make_ready(state: Run, longest: Longest) -> None:
         for index in order[:PROMPTS_LOOKED_AT]:
             policy.encode([probe_request(one.probes[index])])
     if method.family != "frozen":
-        for task in state.tasks:
+        for task in state.tasks.values():
             check_batch(method, TaskContext(task, policy, None, 0), train)
     state.memory = {} if split else check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
@@ -126,13 +125,6 @@ def engine_problems(state: Run) -> list[str]:
     if train.share_prefix and why is not None:
         state.reporter.say(f"{state.config.cell}: prompts are computed for every rollout: {why}")
     return []
-
-
-def graph_obstacle_of(state: Run) -> str | None:
-    """Why steps of decoding cannot be recorded as graphs here; None if they can."""
-    if not state.config.train.share_prefix:
-        return "train.share_prefix is false"
-    return graph_obstacle(state.policy.model, state.policy.device)
 
 
 def split_problems(state: Run) -> list[str]:
@@ -199,6 +191,7 @@ def optimizer_of(config: RunConfig, longest: Longest, begun: Mapping[str, Any] |
         return str(begun["model"].get("optimizer", PLAIN))
     if source is None:
         return affordable(config, longest)
+    check_fields(source.folder / "manifest.json", source.manifest, ManifestWithModel)
     known = str(source.manifest["model"].get("optimizer", PLAIN))
     if config.train.optimizer not in (AUTO, known):
         raise UserError(

@@ -17,16 +17,16 @@ from rich.console import Console
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
 from clrft.runner.disk_check import check_space
-from clrft.runner.fork import Source, check_has_forked, plant, take_over
+from clrft.runner.fork import Source, plant
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
 from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_complete, is_done, keep_failure, known_failure
 from clrft.runner.partial_checkpoint import clear
 from clrft.runner.prepare import prepare
 from clrft.runner.stage import learn_stage, put_back
-from clrft.runner.state import Run, stage_name
+from clrft.runner.state import Run
 from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
-from clrft.runs.manifest import check_same_data, check_same_plugins, run_manifest, write_config
+from clrft.runs.manifest import check_same_data, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
@@ -78,13 +78,10 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
         Locked: another process works on it.
         UserError: something about the input cannot work.
     """
-    if reporter is None:
-        with Bars(Console(stderr=True)) as bars:
-            return run_alone(config, bars, source)
-    shown: Reporter = reporter
-    if ranks.on_rank0(lambda: is_done(config)):
-        return run(config, shown)
     with ExitStack() as stack:
+        shown: Reporter = stack.enter_context(Bars(Console(stderr=True))) if reporter is None else reporter
+        if ranks.on_rank0(lambda: is_done(config)):
+            return run(config, shown)
 
         def take() -> None:
             nonlocal shown
@@ -95,7 +92,7 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
         ranks.on_rank0(take)
         folder = run(config, shown, source)
         ranks.on_rank0(lambda: forget_failure(config.folder))
-    return folder
+        return folder
 
 
 def run_cell(config: RunConfig, reporter: Reporter, since: int, timing: Timing = TIMING) -> Failure | Elsewhere | None:
@@ -181,13 +178,9 @@ def was_finished(config: RunConfig, reporter: Reporter) -> bool:
 
 
 def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
-    """Make the run folder if there is none yet, with a fork's first tasks, and take up what its manifest says.
+    """Make the run folder if there is none yet, with a fork's first tasks, and take up its manifest, which it returns.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        UserError: the folder is not this run's, or not of these data and plugins.
+    A folder that is not this run's, or not of these data and plugins, is refused.
     """
     path = state.folder / "manifest.json"
     fresh = ranks.all_or_fail(
@@ -211,7 +204,12 @@ def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
     def take_up() -> dict[str, Any]:
         saved = read_record(path, None, Manifest)
         check_same_data(state.folder, saved, fresh)
-        check_same_plugins(state.folder, saved, fresh)
+        then, now = saved.get("plugins", {}), fresh["plugins"]
+        if sorted(then.values()) != sorted(now.values()):
+            raise UserError(
+                f"{state.folder}: the plugin ({', '.join(sorted({*then, *now}))}) is not what this run began with; "
+                "restore it or start a new run."
+            )
         state.data, state.carry = fresh["data"], saved.get("carry", {})
         state.origins = origins_of(state.folder, saved)
         return saved
@@ -226,13 +224,11 @@ def learn(state: Run, cell: CellTracker) -> None:
     if done is not None:
         state.parent = identity_of(state.folder, done)
     if done and state.method.family != "frozen":
-        forked_here = bool(state.origins) and state.origins[-1].stage == done
-        take = take_over if forked_here else put_back
-        ranks.all_or_fail(lambda: take(state, stage_folder(state.folder, done), done))
+        ranks.all_or_fail(lambda: put_back(state, stage_folder(state.folder, done), done))
     if done is not None:
         state.reporter.say(f"{state.config.cell}: going on after stage {done}")
     for stage in state.stages:
-        task = cell.task(stage, stage_name(state, stage))
+        task = cell.task(stage, state.tasks[stage].name if stage else "base")
         learned_before = done is not None and stage <= done
         if not learned_before:
             learn_stage(state, stage, task.steps)
@@ -240,9 +236,17 @@ def learn(state: Run, cell: CellTracker) -> None:
 
 
 def checked_stage(state: Run) -> int | None:
-    """The last finished stage, None if there is none; what is on disk is whole, and there is room for the rest."""
+    """The last finished stage, None if there is none; what is on disk is whole, and there is room for the rest.
+
+    A fork that has lost a stage of the run it was forked from is refused: this run's method did not learn it.
+    """
     done = finished_stage(state.folder, state.stages)
-    check_has_forked(state, done)
+    if origin := next((one for one in state.origins if done is None or one.stage > done), None):
+        lost = stage_folder(state.folder, 0 if done is None else done + 1)
+        raise UserError(
+            f"{lost} is missing or not whole; it is that of {origin.run}. Restore it, or remove {state.folder} and "
+            "fork again."
+        )
     if done is not None:
         finished = [stage for stage in state.stages if stage <= done]
         check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)

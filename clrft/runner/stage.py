@@ -29,10 +29,11 @@ from clrft.runner.checkpoint import (
 )
 from clrft.runner.cost_timer import Clock, cost_of, counted
 from clrft.runner.drift import measure_drift
-from clrft.runner.lineage import check_left, identity_of, write_lineage
+from clrft.runner.fork import FIRST_OF_WEIGHTS
+from clrft.runner.lineage import check_files, check_left, identity_of, remedy, write_lineage
 from clrft.runner.partial_checkpoint import PartialCheckpoint, clear
 from clrft.runner.probes import BUILT_IN
-from clrft.runner.state import Run, stage_name
+from clrft.runner.state import Run
 from clrft.runs.layout import (
     ANCHOR_FILE,
     MOMENTS_FILE,
@@ -42,9 +43,10 @@ from clrft.runs.layout import (
     WEIGHTS_FOLDER,
     stage_folder,
 )
+from clrft.runs.manifest import CARRIED
 from clrft.runs.provenance import peak_memory_mb
 from clrft.utils import interrupt
-from clrft.utils.files import Damaged, link_or_copy, sha256_file, whole_folder, write_json_atomic
+from clrft.utils.files import Damaged, link_or_copy, remove, sha256_file, whole_folder, write_json_atomic
 from eval.evaluate import Prediction, evaluate
 from eval.matrix import POOLED_BOX_AP
 from eval.probe import ask
@@ -62,7 +64,7 @@ from methods.training.anchor_check import anchor_unchanged
 from methods.training.budget import planned_updates
 from methods.training.fit import APPLIED, FitSettings, StepRow, fit
 from methods.training.replay_memory import mixed, remembered
-from methods.training.state import Keeping, TrainingState
+from methods.training.state import Keeping
 from task_streams.config import SourceConfig
 from task_streams.probes.glyphs import glyph_examples
 from task_streams.prompt_style import PromptStyle
@@ -75,7 +77,7 @@ OnStep = Callable[[StepRow], None]
 
 def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
     """Train (from stage 1 on), test, and write the stage's folder whole; ``on_step`` gets every update."""
-    record = StageRecord(stage, stage_name(state, stage))
+    record = StageRecord(stage, state.tasks[stage].name if stage else "base")
     learns = stage > 0 and state.method.family != "frozen"
     work = learn_task(state, stage, record, on_step) if learns else None
     copies = {id(one): one for one in (state.reference, state.anchor) if isinstance(one, FullSnapshot)}
@@ -93,7 +95,7 @@ def learn_stage(state: Run, stage: int, on_step: OnStep) -> None:
 def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> PartialCheckpoint:
     """Train on a stage's task, or take up what an earlier process trained; what it left is in ``trained`` on disk."""
     work = PartialCheckpoint(state.folder, stage, state.parent, state.reporter.say)
-    try:
+    with work.writer:
         left = ranks.on_rank0(lambda: left_whole(state, work))
         if left is not None:
             ranks.all_or_fail(lambda: put_back(state, work.trained, stage))
@@ -112,18 +114,18 @@ def learn_task(state: Run, stage: int, record: StageRecord, on_step: OnStep) -> 
         model = state.policy.model
         weights = whole_weights(model) if is_sharded(model) else None
         ranks.on_rank0(lambda: write_trained(state, stage, work, record, weights))
-    finally:
-        work.close()
     return work
 
 
 def left_whole(state: Run, work: PartialCheckpoint) -> LeftTraining | None:
-    """The training that an earlier process left whole, or None; a damaged one is told and removed, and is done again.
+    """The training that an earlier process left whole, or None; one that began with something else is refused.
 
-    Raises:
-        UserError: it began with something else.
+    A damaged one is told and removed, and so is what stands where folders of the stage's work belong and is none.
     """
-    work.clear_strays()
+    for place in (work.folder.parent, work.folder, work.trained, work.folder / "scratch"):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            work.say(f"{place} is no folder and was removed")
+            remove(place)
     if not work.trained.is_dir():
         return None
     try:
@@ -143,19 +145,21 @@ def train_stage(
     The record gets the figures and the time, ``on_step`` every update's figures. ``scratch`` is a folder that is
     removed afterwards; in ``work`` states of the training are kept, and taken up from (None = nowhere).
     """
-    config, task, joint = state.config, state.task_of(stage), state.method.joint
+    config, task, joint = state.config, state.tasks[stage], state.method.joint
     state.anchor = None  # the old one goes before the new one comes
     state.anchor = None if state.anchors is None or joint or stage == 1 else state.anchors.begin()
-    context = TaskContext(task, state.policy, state.anchor, stage_rng(config.seed, stage), memory(state, task))
+    replay = state.method.replay if "replay" in state.method.needs else None
+    earlier = [other for other in state.tasks.values() if other.index < task.index]
+    memory = remembered(earlier, replay.items, config.seed) if replay is not None and earlier else ()
+    context = TaskContext(task, state.policy, state.anchor, stage_rng(config.seed, stage), memory)
     begun = None if work is None else work.newest()
-    clock = Clock(None if begun is None else begun.values)
+    clock = Clock() if begun is None else Clock(begun.values)
     keeping = None
     if work is not None and config.run.checkpoint_every:
-
-        def keep(one: TrainingState) -> None:  # in the first process
-            work.keep(replace(one, values={**one.values, **clock.kept()}))
-
-        keeping = Keeping(config.run.checkpoint_every, keep)
+        keeping = Keeping(
+            config.run.checkpoint_every,
+            lambda one: work.keep(replace(one, values={**one.values, **clock.kept()})),  # in the first process
+        )
     train, workers = config.train, config.train.workers
     if joint:  # which gets the updates of all its tasks together
         train = replace(train, updates=train.updates * len(state.stream))
@@ -183,15 +187,6 @@ def train_stage(
     record.cost["train"] = cost_of(state, clock, sums([*fitted.steps, fitted.afterwards]))
     record.seconds["train"] = record.cost["train"]["wall_seconds"]
     shutil.rmtree(scratch, ignore_errors=True)  # TRL makes it and leaves it empty
-
-
-def memory(state: Run, task: Task) -> tuple[Example, ...]:
-    """Examples of earlier tasks, for a method that declares that it replays."""
-    plan = state.method.replay
-    earlier = [other for other in state.tasks if other.index < task.index]
-    if plan is None or "replay" not in state.method.needs or not earlier:
-        return ()
-    return remembered(earlier, plan.items, state.config.seed)
 
 
 def rounded_warning(state: Run) -> OnStep:
@@ -235,12 +230,27 @@ def write_trained(
 
 
 def put_back(state: Run, folder: Path, stage: int) -> None:
-    """Bring policy, method, moments and anchor to where a stage left them in a folder."""
-    state.moments = read_learned(folder, state.policy, state.method, stage)
-    if is_sharded(state.policy.model) and not ranks.is_rank0():
-        state.moments = {}  # the first process hands them out
-    if state.anchors is not None and stage != state.stages[-1]:
-        read_anchor(folder, state.anchors, stage)
+    """Bring policy, method, moments and anchor to where a stage left them in a folder.
+
+    Where a fork begins, weights always, and all else as its carry policy says.
+    """
+    begins, anchors = bool(state.origins) and state.origins[-1].stage == stage, state.anchors
+    if stage == state.stages[-1]:
+        anchors = None  # no task follows
+    if begins and anchors is not None and state.carry["anchor"] == FIRST_OF_WEIGHTS:
+        first = stage_folder(state.folder, 1)
+        check_files(first, remedy(state.folder, 1, state.origins[0]))
+        state.policy.load_weights(first / WEIGHTS_FOLDER)
+        anchors.keep()
+        anchors = None
+    if begins and state.carry["method_state"] != CARRIED:
+        state.policy.load_weights(folder / WEIGHTS_FOLDER)
+    else:
+        state.moments = read_learned(folder, state.policy, state.method, stage)
+        if is_sharded(state.policy.model) and not ranks.is_rank0():
+            state.moments = {}  # the first process hands them out
+    if anchors is not None:
+        read_anchor(folder, anchors, stage)
 
 
 def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:

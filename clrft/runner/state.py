@@ -44,20 +44,13 @@ class Run:
         return self.config.folder
 
     @property
-    def tasks(self) -> list[Task]:
-        """What is learned, stage by stage; a joint method learns the union of all tasks as the last stage."""
-        return [joint_task(self.stream)] if self.method.joint else list(self.stream.tasks)
-
-    def task_of(self, stage: int) -> Task:
-        """What is learned in a stage from 1 on."""
-        return joint_task(self.stream) if self.method.joint else self.stream.tasks[stage - 1]
+    def tasks(self) -> dict[int, Task]:
+        """What is learned in each stage from 1 on; a joint method learns the union of all tasks as the last stage."""
+        if self.method.joint:
+            return {len(self.stream): joint_task(self.stream)}
+        return dict(enumerate(self.stream.tasks, start=1))
 
     @property
     def stages(self) -> list[int]:
         """Stages of the run; 0 is the base before any training."""
         return [0, len(self.stream)] if self.method.joint else list(range(len(self.stream) + 1))
-
-
-def stage_name(state: Run, stage: int) -> str:
-    """Name of what a stage learns."""
-    return state.task_of(stage).name if stage else "base"

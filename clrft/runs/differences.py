@@ -43,9 +43,8 @@ def forks(runs: Sequence[RunRecord]) -> list[str]:
     they differ.
     """
     facts = [run.manifest.get("fork") or {"label": NO_FORK, "origins": []} for run in runs]
-    learned: list[
-        dict[str, str]
-    ] = []  # settings of all runs that each was forked from, numbered where there are several
+    # settings of all runs that each was forked from, numbered where there are several
+    learned: list[dict[str, str]] = []
     for fact in facts:
         parts = enumerate(origin["settings"] for origin in fact["origins"])
         each = [flatten(part, f"{number}." if number else "") for number, part in parts]

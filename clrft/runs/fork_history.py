@@ -27,11 +27,7 @@ def fork_facts(origins: Sequence[Origin]) -> dict[str, Any]:
 
 
 def origins_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[Origin, ...]:
-    """The runs that a run was forked from, by its manifest, the oldest first; none if it is no fork.
-
-    Raises:
-        UserError: what the manifest says of the fork is damaged.
-    """
+    """The runs that a run was forked from, the oldest first, none if it is no fork; a damaged manifest is refused."""
     if "fork" not in manifest:
         return ()
     try:

@@ -25,11 +25,7 @@ def check_agreement(
     matrix: AccuracyMatrix,
     metrics: Mapping[str, Value],
 ) -> None:
-    """Refuse a finished run whose files do not belong to each other.
-
-    Raises:
-        UserError: names what differs.
-    """
+    """Refuse a finished run whose files do not belong to each other, with all that differs."""
     problems = manifest_problems(manifest, config, matrix)
     files = stage_files(folder)
     records = {stage: read_stage(path, SCHEMA) for stage, path in files.items()}

@@ -31,11 +31,7 @@ def write_config(config: RunConfig, folder: Path) -> None:
 
 
 def check_same_config(config: RunConfig) -> None:
-    """Refuse a run folder that holds a run of other settings.
-
-    Raises:
-        UserError: names every setting that differs, with both values.
-    """
+    """Refuse a run folder that holds a run of other settings, with both values of every one that differs."""
     saved = flat(comparable(with_defaults(saved_settings(config.folder))))
     asked = flat(comparable(config.to_dict()))
     differing = [
@@ -51,40 +47,18 @@ def check_same_config(config: RunConfig) -> None:
 
 
 def check_same_data(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with.
-
-    Raises:
-        UserError: a fingerprint differs; names the splits, tasks and sets.
-    """
-
-    def changed(facts: str, everywhere: bool) -> str:
+    """Refuse to go on with data, prompts, or a probe set of the same name, that are not those the run began with."""
+    kinds = (
+        ("probes", "probe sets", "restore them or start a new run"),
+        ("prompts", "prompts", "restore the file that stream.prompt names, or start a new run"),
+        ("data", "stream's data", "restore them, with the version of clrft that it began with, or start a new run"),
+    )
+    for facts, what, remedy in kinds:
         then, now = saved.get(facts, {}), fresh.get(facts, {})
-        names = {*then, *now} if everywhere else {*then} & {*now}
-        return ", ".join(name for name in sorted(names) if then.get(name) != now.get(name))
-
-    begun = "are not those this run began with (fingerprints differ for"
-    if names := changed("probes", everywhere=False):
-        raise UserError(f"{folder}: the probe sets {begun} {names}); restore them or start a new run.")
-    if names := changed("prompts", everywhere=False):
-        remedy = "restore the file that stream.prompt names, or start a new run"
-        raise UserError(f"{folder}: the prompts {begun} {names}); {remedy}.")
-    if names := changed("data", everywhere=True):
-        remedy = "restore them, with the version of clrft that it began with, or start a new run"
-        raise UserError(f"{folder}: the stream's data {begun} {names}); {remedy}.")
-
-
-def check_same_plugins(folder: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with a plugin that has changed since the run began.
-
-    Raises:
-        UserError: a file's SHA-256 differs; names the files.
-    """
-    then, now = saved.get("plugins", {}), fresh["plugins"]
-    if sorted(then.values()) != sorted(now.values()):
-        files = ", ".join(sorted({*then, *now}))
-        raise UserError(
-            f"{folder}: the plugin ({files}) is not what this run began with; restore it or start a new run."
-        )
+        names = {*then, *now} if facts == "data" else {*then} & {*now}
+        if changed := ", ".join(name for name in sorted(names) if then.get(name) != now.get(name)):
+            begun = f"are not those this run began with (fingerprints differ for {changed})"
+            raise UserError(f"{folder}: the {what} {begun}; {remedy}.")
 
 
 def run_manifest(

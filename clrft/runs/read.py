@@ -132,13 +132,15 @@ def find_runs(paths: Iterable[Path]) -> FoundRuns:
     problems: list[str] = []
     folders: dict[Path, Path] = {}
     for path in paths:
-        inside = _candidates(path)
-        if inside is None:
+        if not os.path.isdir(path):  # for a name of any length
             problems.append(_missing(path))
-        elif not any(_is_run(folder) for folder in inside):
+            continue
+        # beside runs lie folders that hold something else: what is hidden, and comparisons of the runs
+        within = [one for one in path.iterdir() if one.is_dir() and one.name not in (COMPARISON, REPORT)]
+        inside = [path] if _is_run(path) else sorted(one for one in within if not one.name.startswith("."))
+        if not any(map(_is_run, inside)):
             problems.append(f"{path} holds no run; expected folders with {' and '.join(MARKS)}.")
-        else:
-            folders.update((folder.resolve(), folder) for folder in inside)
+        folders.update((folder.resolve(), folder) for folder in inside)
     if problems:
         raise UserError(*problems)
     runs: list[RunRecord] = []
@@ -164,23 +166,6 @@ def complete_runs(paths: Iterable[Path]) -> FoundRuns:
     if not found.runs:
         raise UserError("no complete run was found.", *map(str, found.left_out))
     return found
-
-
-def _candidates(path: Path) -> list[Path] | None:
-    """The folder itself if it is a run, otherwise the folders in it; None when there is no such folder.
-
-    Left out are folders that are known to hold something else: what is hidden, and comparisons of the runs.
-    """
-    if not os.path.isdir(path):  # for a name of any length
-        return None
-    if _is_run(path):
-        return [path]
-    others = (COMPARISON, REPORT)
-    return sorted(
-        child
-        for child in path.iterdir()
-        if child.is_dir() and not child.name.startswith(".") and child.name not in others
-    )
 
 
 def _is_run(folder: Path) -> bool:

@@ -76,11 +76,7 @@ def run_kinds(folder: Path, matrix: AccuracyMatrix, classes: Classes) -> RunKind
 
 
 def task_classes(manifest: Mapping[str, Any], size: int) -> Classes:
-    """Classes that each of a run's tasks teaches, as its manifest says.
-
-    Raises:
-        UserError: it does not say.
-    """
+    """Classes that each of a run's tasks teaches, as its manifest says; one that does not say is refused."""
     tasks = manifest.get("tasks")
     found = [task.get("classes") if isinstance(task, dict) else None for task in tasks or ()]
     if len(found) != size or not all(isinstance(names, list) for names in found):

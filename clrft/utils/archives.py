@@ -37,7 +37,8 @@ class Member(NamedTuple):
 
     name: str
     size: int
-    fault: str
+    fault: str  # why it is refused; empty if it is not
+    extract: Callable[[Path], object]  # into a folder
 
 
 def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
@@ -53,11 +54,10 @@ def unpack(archive: Path, folder: Path, reporter: Reporter) -> None:
         unpack_new(archive, folder, reporter)
         return
     with opened(archive) as members:
-        names = [PurePosixPath(member.name) for member, _ in members]
-    tops = {name.parts[0] for name in names if name.parts}
+        tops = {PurePosixPath(member.name).parts[:1] for member in members} - {()}
     if len(tops) != 1:
         raise UserError(f"{folder} exists already, and {archive} has {len(tops)} entries; expected a new folder.")
-    top = tops.pop()
+    top = tops.pop()[0]
     if (folder / top).exists() or (folder / top).is_symlink():
         raise UserError(f"{folder / top} exists already; expected nothing of that name.")
     with TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
@@ -72,23 +72,19 @@ def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
         raise UserError(f"{folder} exists already; expected a new folder.")
     with opened(archive) as members:
         reporter.begin(label, "looking", None)
-        count, size = looked_through(archive, (one for one, _ in members), lambda: reporter.advance(label))
+        count, size = looked_through(archive, members, lambda: reporter.advance(label))
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_writable(folder.parent)
     check_room(folder.parent, size)
     reporter.begin(label, "unpacking", count)
     with whole_folder(folder) as beside, opened(archive) as members:
-        for _, extract in members:
-            extract(beside)
+        for member in members:
+            member.extract(beside)
             reporter.advance(label)
 
 
 def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
-    """Number of members and bytes of an archive that may be unpacked.
-
-    Raises:
-        UserError: hostile members, all of them named, or a limit is exceeded.
-    """
+    """Number of members and bytes of an archive; hostile members, all of them named, and too many are refused."""
     faults: list[str] = []
     count = size = 0
     most = min(MOST_BYTES, MOST_RATIO * max(archive.stat().st_size, 2**20))
@@ -118,33 +114,37 @@ def check_room(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def opened(archive: Path) -> Iterator[Iterator[tuple[Member, Callable[[Path], object]]]]:
-    """The members of an archive one after the other, each with what extracts it into a folder."""
+def opened(archive: Path) -> Iterator[Iterator[Member]]:
+    """The members of an archive one after the other."""
     with damage_named(archive):
         if is_tar(archive):
             with tarfile.open(archive) as tar:
-                yield (
-                    (tar_member(info), partial(tar.extract, info, filter="data", set_attrs=not info.isdir()))
-                    for info in one_by_one(tar)
-                )
+                yield tar_members(tar)
         else:
             with zipfile.ZipFile(archive) as packed:
-                yield ((zip_member(info), partial(packed.extract, info)) for info in packed.infolist())
+                yield zip_members(packed)
 
 
-def one_by_one(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def tar_members(tar: tarfile.TarFile) -> Iterator[Member]:
     """The members of a tar, of which none is kept; iterating over a ``TarFile`` keeps them all in memory."""
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
-        yield info
+        fault = fault_of(info.name, info.isfile() or info.isdir(), info.issym() or info.islnk())
+        extract = partial(tar.extract, info, filter="data", set_attrs=not info.isdir())
+        yield Member(info.name, info.size if info.isfile() else 0, fault, extract)
+
+
+def zip_members(packed: zipfile.ZipFile) -> Iterator[Member]:
+    """The members of a zip."""
+    for info in packed.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        fault = fault_of(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), kind == stat.S_IFLNK)
+        fault = fault or ("encrypted" if info.flag_bits & 1 else "")
+        yield Member(info.filename, info.file_size, fault, partial(packed.extract, info))
 
 
 def is_tar(archive: Path) -> bool:
-    """Whether an archive is a tar; it is a zip otherwise.
-
-    Raises:
-        UserError: it is neither, or cannot be read.
-    """
+    """Whether an archive is a tar; it is a zip otherwise, and what is neither or cannot be read is refused."""
     try:
         with archive.open("rb") as file:
             with contextlib.suppress(*DAMAGED):
@@ -170,19 +170,6 @@ def damage_named(archive: Path) -> Iterator[None]:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         raise UserError(f"{archive}: {error.strerror or error}{where}; nothing was unpacked.") from error
-
-
-def tar_member(info: tarfile.TarInfo) -> Member:
-    """An entry of a tar."""
-    kinds = (info.isfile() or info.isdir(), info.issym() or info.islnk())
-    return Member(info.name, info.size if info.isfile() else 0, fault_of(info.name, *kinds))
-
-
-def zip_member(info: zipfile.ZipInfo) -> Member:
-    """An entry of a zip."""
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = fault_of(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), kind == stat.S_IFLNK)
-    return Member(info.filename, info.file_size, fault or ("encrypted" if info.flag_bits & 1 else ""))
 
 
 def fault_of(name: str, is_plain: bool, is_link: bool) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clrft.utils.plain import from_json
-from clrft.utils.process_identity import boot, lives, space
+from clrft.utils.process_identity import boot_and_space, lives
 from task_streams.errors import UserError
 
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
@@ -73,35 +73,25 @@ def check_inside(folder: Path) -> None:
     """Refuse a run folder with links that lead out of it: what is written or removed there would be elsewhere.
 
     The folder itself may be reached by a link.
-
-    Raises:
-        UserError: names every such link.
     """
     root = folder.resolve()
     entries = [Path(place, name) for place, folders, names in os.walk(root) for name in (*folders, *names)]
-    leading_out = [path for path in entries if path.is_symlink() and not _target(path).is_relative_to(root)]
+    targets = {path: Path(os.path.realpath(path)) for path in entries if path.is_symlink()}  # a circle's is itself
+    leading_out = {path: target for path, target in targets.items() if not target.is_relative_to(root)}
     said = "outside of the run's folder; expected the file itself."
     if leading_out:
-        raise UserError(*(f"{path} is a link to {_target(path)}, {said}" for path in leading_out))
+        raise UserError(*(f"{path} is a link to {target}, {said}" for path, target in leading_out.items()))
 
 
 def comparison_folder(first: Path, asked: str | None, name: str = COMPARISON) -> Path:
-    """Folder for tables and pictures: as asked, else the one of that name in the first folder of runs, not elsewhere.
-
-    Raises:
-        UserError: what lies there is a link that leads out.
-    """
+    """Folder for tables and pictures: as asked, else that of a name in the first folder of runs; no link out of it."""
     if asked:
         return Path(asked)
     folder = first / name
-    if os.path.islink(folder) and not _target(folder).is_relative_to(first.resolve()):
-        raise UserError(f"{folder} is a link to {_target(folder)}; expected a folder. Name it with -o to write there.")
+    target = Path(os.path.realpath(folder))
+    if os.path.islink(folder) and not target.is_relative_to(first.resolve()):
+        raise UserError(f"{folder} is a link to {target}; expected a folder. Name it with -o to write there.")
     return folder
-
-
-def _target(link: Path) -> Path:
-    """Where a link leads; itself for one that leads in a circle."""
-    return Path(os.path.realpath(link))
 
 
 def partial_of(path: Path) -> Path:
@@ -112,7 +102,7 @@ def partial_of(path: Path) -> Path:
 @cache
 def machine() -> str:
     """This machine and its space of process numbers, in 8 hex digits: containers on one disk use the same numbers."""
-    facts = f"{socket.gethostname()} {boot()} {space()}"
+    facts = " ".join((socket.gethostname(), *boot_and_space()))
     return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
 

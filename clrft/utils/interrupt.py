@@ -8,16 +8,22 @@ import signal
 import threading
 from types import FrameType
 
-_asked = threading.Event()
-_number = signal.SIGINT  # of the last signal that asked
+_code = 0  # what ``asked`` returns
 
 
 def watch() -> None:
     """Take over SIGINT and SIGTERM in the main thread; an ignored one (a background job's) stays ignored."""
-    _asked.clear()
+    global _code
+    _code = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        global _code
+        _code = 128 + number
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, stop)
 
 
 def ignore() -> None:
@@ -27,24 +33,12 @@ def ignore() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def exit_code() -> int:
-    """Exit code of a process that the last signal ended, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
-    return 128 + int(_number)
-
-
-def asked() -> bool:
-    """Whether an interrupt came since ``watch``."""
-    return _asked.is_set()
+def asked() -> int:
+    """Exit code of the last interrupt since ``watch``, as shells count (130 Ctrl-C, 143 SIGTERM); 0 if none came."""
+    return _code
 
 
 def check() -> None:
     """Raise the interrupt that came but was swallowed on its way."""
-    if _asked.is_set():
+    if _code:
         raise KeyboardInterrupt
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _number
-    _number = signal.Signals(number)
-    _asked.set()
-    raise KeyboardInterrupt

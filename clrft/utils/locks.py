@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clrft.utils.process_identity import boot, lives, space, start_of
+from clrft.utils.process_identity import boot_and_space, lives, start_of
 from task_streams.errors import UserError
 
 
@@ -90,12 +90,13 @@ def look(path: Path, timing: Timing = TIMING) -> Found | None:
     holder, token, touched = lying
     limit = timing.silent
     if holder is not None and holder.host == socket.gethostname():
-        if holder.boot == boot() and holder.space == space():
+        boot, space = boot_and_space()
+        if holder.boot == boot and holder.space == space:
             gone = "" if lives(holder.process) else f"process {holder.process} has ended"
             if not gone and holder.started and start_of(holder.process) not in ("", holder.started):
                 gone = f"process {holder.process} has ended, and another has its number"
             return Found(holder, token, touched, gone, True)
-        if holder.boot != boot():  # or another machine of the same name: then it goes on touching
+        if holder.boot != boot:  # or another machine of the same name: then it goes on touching
             limit = min(limit, 3 * timing.beat)
     silent = age(path, touched)
     if silent < -timing.beat:  # the clock was set back since: the time is counted from now
@@ -162,8 +163,8 @@ def lock_path(folder: Path) -> Path:
 def this_process() -> Holder:
     """This process as the holder of a lock that it takes now."""
     taken_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    own = os.getpid()
-    return Holder(own, socket.gethostname(), space(), boot(), start_of(own), taken_at, secrets.token_hex(8))
+    own, (boot, space) = os.getpid(), boot_and_space()
+    return Holder(own, socket.gethostname(), space, boot, start_of(own), taken_at, secrets.token_hex(8))
 
 
 def appear(path: Path, own: Holder) -> bool:
@@ -228,11 +229,7 @@ class Held:
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that the lock was not taken over, as after a long sleep of the machine.
-
-        Raises:
-            UserError: it was.
-        """
+        """Refuse to go on if the lock was taken over, as after a long sleep of the machine."""
         if self._lost.is_set():
             found = look(self.path, self._timing)
             now = "nobody" if found is None else found.who

@@ -41,35 +41,23 @@ class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
 _FastLoader.yaml_implicit_resolvers = PlainLoader.yaml_implicit_resolvers
 
 
-def _is_shallow(text: str) -> bool:
-    """Whether a text cannot be nested deep, by its signs alone: few brackets, small indents, nothing referred to."""
-    if len(text) > 100_000 or "&" in text or "*" in text or "!" in text or text.count("[") + text.count("{") > DEEPEST:
-        return False
-    lines = text.splitlines()
-    starts = (len(line) - len(line.lstrip(" \t-?:")) for line in lines)
-    return max(starts, default=0) <= DEEPEST
-
-
 def from_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
         ValueError: says what in it is no plain value.
     """
+    # a text cannot be nested deep, by its signs alone: few brackets, nothing referred to, small indents
+    is_shallow = len(text) <= 100_000 and text.count("[") + text.count("{") <= DEEPEST and not set("&*!") & set(text)
+    if is_shallow:
+        is_shallow = all(len(line) - len(line.lstrip(" \t-?:")) <= DEEPEST for line in text.splitlines())
     try:
-        value = yaml.load(text, Loader=_FastLoader if _is_shallow(text) else PlainLoader)
+        value = yaml.load(text, Loader=_FastLoader if is_shallow else PlainLoader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError:
         raise ValueError("it is nested too deep, or holds itself") from None
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        OverflowError,
-    ) as error:  # of the loader: a tag and its text disagree
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # a wrong tag
         raise ValueError(f"a value is not what its tag says ({brief(str(error))})") from error
     check_plain(value, _CONTROL)
     return value
@@ -94,11 +82,7 @@ def from_json(text: str) -> Any:
 
 
 def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
-    """Refuse what is no plain value, and texts with characters that do not fit.
-
-    Raises:
-        ValueError: says what it is.
-    """
+    """Refuse what is no plain value, and texts with characters that do not fit, by a ``ValueError``."""
     waiting, count = [(value, 0)], 0
     while waiting:
         one, depth = waiting.pop()
@@ -152,11 +136,7 @@ def section_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def sections_of(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """All ``SECTIONS`` of a configuration.
-
-    Raises:
-        UserError: names every one that is no mapping.
-    """
+    """All ``SECTIONS`` of a configuration; every one that is no mapping is refused."""
     sections: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for name in SECTIONS:

@@ -34,15 +34,14 @@ def stat_of(process: int) -> list[str]:
     return []
 
 
-def boot() -> str:
-    """Identity of the machine's last start; empty where the system does not tell."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
+def boot_and_space() -> tuple[str, str]:
+    """Identity of the machine's last start, and of the space that process numbers count in.
 
-
-def space() -> str:
-    """Identity of the space that process numbers count in; empty where the system does not tell."""
+    Either is empty where the system does not tell.
+    """
+    boot = space = ""
     with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return boot, space

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,11 +30,7 @@ class Failure:
 
     place: int  # number of the process that failed first
     code: int  # exit code of all
-    words: tuple[str, ...]  # sentences, without the process; its number is told before them unless it is the first's
-
-    def shown(self) -> tuple[str, ...]:
-        """The sentences as the first process tells them."""
-        return self.words if self.place == 0 else tuple(f"process {self.place}: {one}" for one in self.words)
+    words: Sequence[str]  # sentences, as the first process tells them: with the number of another one
 
 
 class ProcessWatchdog:
@@ -67,9 +63,10 @@ class ProcessWatchdog:
             return 0
         own = Failure(ranks.rank(), code, words)
         if not ranks.is_rank0():
+            own = Failure(ranks.rank(), code, [f"process {ranks.rank()}: {one}" for one in words])
             self._over.wait(2 * BEAT)  # where all fail alike, the first process says so for all
         try:
-            first = parsed(self.store.compare_set(FAILURE, "", json.dumps(asdict(own))))
+            first = Failure(**json.loads(self.store.compare_set(FAILURE, "", json.dumps(asdict(own)))))
             self._show(first)
             if not ranks.is_rank0():
                 self.store.wait([TOLD], timedelta(seconds=GRACE))  # else the launcher ends all at once
@@ -93,7 +90,7 @@ class ProcessWatchdog:
             try:
                 if not store.check([FAILURE]):
                     continue
-                failure = parsed(store.get(FAILURE))
+                failure = Failure(**json.loads(store.get(FAILURE)))
             except RuntimeError:
                 if self._over.is_set():
                     return  # all is done, and the first process has ended
@@ -106,9 +103,3 @@ class ProcessWatchdog:
                 sys.stderr.flush()
                 os._exit(failure.code)
             return
-
-
-def parsed(text: bytes) -> Failure:
-    """The failure that a process wrote."""
-    values = json.loads(text)
-    return Failure(int(values["place"]), int(values["code"]), tuple(map(str, values["words"])))

@@ -14,32 +14,23 @@ def say(console: Console, *lines: object) -> None:
 
 
 class Reporter(Protocol):
-    """Receives a run's progress; ``cell`` names the run."""
+    """Receives a run's progress, and does nothing with it; ``cell`` names the run."""
 
     def begin(self, cell: str, activity: str, total: int | None) -> None:
         """An activity of ``total`` units starts in a run; None = it is not known how many."""
-        ...
+        return
 
     def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
         """Units were done; ``figures`` is a short text such as the reward."""
-        ...
+        return
 
     def say(self, text: str) -> None:
         """A line worth keeping above the bars."""
-        ...
+        return
 
 
-class Silent:
+class Silent(Reporter):
     """Reports nothing."""
-
-    def begin(self, cell: str, activity: str, total: int | None) -> None:
-        pass
-
-    def advance(self, cell: str, units: int = 1, figures: str = "") -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
 
 
 class Bars(AbstractContextManager["Bars"]):

@@ -64,14 +64,16 @@ def first_drift(folder: Path, task: int) -> float:
 
 @pytest.mark.parametrize(
     ("anchor", "model", "off"),
-    # small adapter products are not bit-reproducible on a CPU
-    [("average", {}, 0.0), ("first", {}, 0.0), ("base", {}, 0.0), ("first", LORA, 1e-6)],
+    # small adapter products are not bit-reproducible on a CPU: 7e-9 was seen between two equal runs
+    [("average", {}, 0.0), ("first", {}, 0.0), ("base", {}, 0.0), ("first", LORA, 1e-7)],
 )
 def test_a_run_stopped_ends_as_if_never_stopped(anchor: str, model: dict[str, Any], off: float, tmp_path: Path) -> None:
     config = small(tmp_path, anchor, model)
     folder = run(config, Silent())
     weights, drift, matrix = learned(folder, 3), first_drift(folder, 3), read_run(folder).matrix
     state = (folder / "task_03" / "method_state.json").read_text()
+    saved = "adapter_model.safetensors" if model else "model.safetensors"
+    assert [path.name for path in (folder / "task_03" / "weights").glob("*.safetensors")] == [saved]
     # only an anchor behind the policy differs from it before the first update
     assert drift > (1e-6 if model else 1e-4)
     assert (first_drift(folder, 2) > 1e-4) == (anchor == "base")
@@ -81,8 +83,9 @@ def test_a_run_stopped_ends_as_if_never_stopped(anchor: str, model: dict[str, An
     if kept:
         one, two, found = learned(folder, 1), learned(folder, 2), kept_anchor(folder, 2)
         expected = one if anchor == "first" else {name: 0.9 * one[name] + (1 - 0.9) * two[name] for name in one}
+        near = 0.0 if anchor == "first" else 1e-6
         assert found.keys() == one.keys()
-        assert all(torch.allclose(found[name], expected[name], rtol=1e-6, atol=1e-8) for name in one)
+        assert all(torch.allclose(found[name], expected[name], rtol=near, atol=near / 100) for name in one)
     stop_after(folder, 2)
     run(config, Silent())
     assert first_drift(folder, 3) == pytest.approx(drift, rel=1e-4 if model else 0)

@@ -1,9 +1,13 @@
-"""Faults of the machine, each the real thing: a full disk, no more memory; ``benchmarks/faults.py`` has all of them."""
+"""Faults of the machine, each the real thing: a full disk, no more memory, a swallowed interrupt.
 
+``benchmarks/faults.py`` has all of them.
+"""
+
+import multiprocessing
 import os
+import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.fault_lab import ROOT, Lab, Skipped, fill, small_disk
+from benchmarks.fault_lab import Lab, Skipped, fill, small_disk
 from benchmarks.faults_disk import full_in_state
 from clrft.cli.main import main
-from clrft.config.run_config import RunConfig, build_config
+from clrft.config.run_config import build_config
 from clrft.runner.outcome import Failure, failure_of
 from clrft.runner.run import attempt
 from clrft.tracking.store import Store, Unreachable
+from clrft.utils import interrupt
 from clrft.utils.failures import explained
 from clrft.utils.locks import held, lock_path
 from clrft.utils.progress import Silent
@@ -33,14 +38,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(str(reason))
 
 
-def granted_nothing() -> None:
-    bytearray(2**62)
-
-
-def granted_no_tensor() -> None:
-    torch.empty(2**50)
-
-
 def granted_no_gpu_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a capacity of 79 GiB")
 
@@ -48,12 +45,12 @@ def granted_no_gpu_memory() -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (granted_nothing, "(MemoryError)"),
-        (granted_no_tensor, "DefaultCPUAllocator: can't allocate memory"),
+        (lambda: bytearray(2**62), "(MemoryError)"),
+        (lambda: torch.empty(2**50), "DefaultCPUAllocator: can't allocate memory"),
         (granted_no_gpu_memory, "CUDA out of memory. Tried to allocate 20.00 GiB"),
     ],
 )
-def test_memory_that_is_not_granted_is_told_with_what_to_lower(fault: Callable[[], None], words: str) -> None:
+def test_memory_that_is_not_granted_is_told_with_what_to_lower(fault: Callable[[], object], words: str) -> None:
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         fault()
     text = explained(caught.value) or ""
@@ -78,43 +75,37 @@ def test_what_is_not_known_is_not_explained() -> None:
     assert explained(ValueError("(os error 28)")) is None  # no error of a disk
 
 
-def config(tmp_path: Path) -> RunConfig:
-    small = {"stream": {"tasks": 2, "shots": 4, "test_per_class": 1}, "run": {"output": str(tmp_path), "mlflow": False}}
-    return build_config("digits_cil", "sft", "tiny", 1993, small)
-
-
 def test_run_and_sweep_tell_the_same_with_exit_code_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*_: object) -> None:
-        granted_no_tensor()
+        torch.empty(2**50)
 
     monkeypatch.setattr("clrft.runner.run.run", run)
     words = ["run", "stream=digits_cil", "method=sft", f"run.output={tmp_path}", "run.mlflow=false"]
     assert main(words) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("failed the memory is used up") and "Traceback" not in said
-    cell = config(tmp_path)
+    own = {"run": {"output": str(tmp_path), "mlflow": False}}
+    cell = build_config("digits_cil", "sft", "tiny", 1993, own)
     failure = attempt(cell, Silent())
     assert isinstance(failure, Failure) and failure.reason in said
     assert failure_of(cell.folder) == failure.reason
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from benchmarks.fault_lab import fill
-from clrft.utils.locks import held
-with held(Path(sys.argv[1])):
-    fill(Path(sys.argv[1]).parent, 0)
-    raise KeyError("lost")
-"""
+def lost(folder: Path) -> None:
+    with held(folder):
+        fill(folder.parent, 0)
+        raise KeyError("lost")
 
 
-def test_a_lock_on_a_full_disk_hides_no_failure_and_is_free_once_its_process_has_ended(disk: Path) -> None:
-    words = [sys.executable, "-c", PROGRAM, str(disk / "run")]
-    child = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert child.stderr.strip().endswith("KeyError: 'lost'")
+def test_a_lock_on_a_full_disk_hides_no_failure_and_is_free_once_its_process_has_ended(
+    disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = multiprocessing.get_context("fork").Process(target=lost, args=(disk / "run",))
+    child.start()
+    child.join()
+    assert capfd.readouterr().err.strip().endswith("KeyError: 'lost'")
     assert lock_path(disk / "run").exists()  # letting go of it takes a file
     (disk / "ballast").unlink()
     with held(disk / "run") as lock:
@@ -148,3 +139,23 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_to_the_same_bits(tmp_path: Path) 
     except Skipped as reason:
         pytest.skip(str(reason))
     assert trial.problems == [] and trial.same_bits
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_swallowed_interrupt_comes_back_at_the_next_check(number: signal.Signals, code: int) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        interrupt.watch()
+        interrupt.check()  # nothing came yet
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            for _ in range(10**6):  # the handler runs between two instructions
+                pass
+        assert interrupt.asked() == code
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+        interrupt.watch()
+        assert not interrupt.asked()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

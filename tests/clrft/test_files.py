@@ -19,7 +19,7 @@ from clrft.config import records
 from clrft.config.records import Drift, Manifest, Record, Stage, Step, check_fields, read_rows, read_stage, read_steps
 from clrft.runner.checkpoint import write_rows
 from clrft.utils import archives, files
-from clrft.utils.archives import check_room, one_by_one, unpack
+from clrft.utils.archives import check_room, tar_members, unpack
 from clrft.utils.files import clean_partials, read_json, safe_name, sha256_file, whole_folder, write_json_atomic
 from clrft.utils.progress import Silent
 from methods.training.fit import step_row
@@ -292,7 +292,7 @@ def test_a_member_whose_bytes_changed_and_what_is_no_archive_or_not_there_are_na
 def test_members_of_a_tar_are_not_kept_while_it_is_gone_through(tmp_path: Path, suffix: str) -> None:
     archive = packed(tmp_path / f"data.{suffix}", *((f"set/{i}.txt", b"x" * i) for i in range(50)))
     with tarfile.open(archive) as opened:
-        found = [(info.name, len(opened.members)) for info in one_by_one(opened)]  # type: ignore[attr-defined]
+        found = [(one.name, len(opened.members)) for one in tar_members(opened)]  # type: ignore[attr-defined]
     assert found == [(f"set/{i}.txt", 0) for i in range(50)]
 
 

@@ -46,7 +46,7 @@ def place(tmp_path: Path) -> Place:
 def test_generated_calls_end_in_sentences(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
 
-    campaign = {"max_examples": 80, "deadline": None, "database": None, "derandomize": True}
+    campaign = {"max_examples": 100, "deadline": None, "database": None, "derandomize": True}
 
     @settings(**campaign, phases=[Phase.generate], suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
     @given(calls().filter(lambda one: one.words[0] != "run" or "--resume" in one.words))  # runs load a model
@@ -67,7 +67,7 @@ def test_damaged_run_folders_are_refused_or_told_as_they_were(place: Place) -> N
     codes: dict[int | None, int] = {}
     rng = random.Random(0)
     expected = figures(place, whole)
-    for _ in range(24):
+    for _ in range(30):
         shutil.rmtree(place.output)
         shutil.copytree(kept, whole)
         words = damage(whole, place.outside, rng)
@@ -258,5 +258,7 @@ def test_no_plugin_is_loaded_because_a_run_folder_names_it(place: Place) -> None
 
 def test_a_folder_in_place_of_a_weights_file_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "weights" / "model.safetensors").mkdir(parents=True)
+    facts = {"schema": 1, "stage": 1, "parent": "", "identity": "", "files": {"weights/model.safetensors": "0" * 64}}
+    (tmp_path / "lineage.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 is missing"):
-        check_files(tmp_path, {"weights/model.safetensors": "0" * 64}, "Restore it.")
+        check_files(tmp_path, "Restore it.")

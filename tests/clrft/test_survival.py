@@ -1,10 +1,8 @@
 """Killed, damaged and full: a run goes on to the bits of one that was never stopped, or says what is wrong."""
 
 import json
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -21,13 +19,6 @@ from clrft.utils.progress import Silent
 from methods.training.state import TrainingState
 from task_streams.errors import UserError
 from tests.clrft.counted import Says
-
-
-@pytest.fixture(scope="module")
-def fresh() -> Iterator[Executor]:
-    """A process in which nothing was computed yet: one with torch's threads at work cannot be forked."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +42,18 @@ def finished(whole: dict[str, Path], tmp_path: Path) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    ("method", "shares", "moment"),
-    [("sft", (0.3, 0.8), "before"), ("sft", (0.55,), "after"), ("rapo", (0.45, 0.9), "during")],
+    ("method", "moments"),  # the share of all writes that each process makes, and when at the last of them it is killed
+    [
+        ("sft", {0.3: "before", 0.5: "before"}),
+        ("sft", {0.55: "after"}),
+        ("rapo", {0.45: "during", 0.25: "during", 0.2: "before"}),
+    ],
 )
 def test_a_run_killed_at_its_writes_ends_with_the_same_bits(
-    method: str, shares: tuple[float, ...], moment: str, whole: dict[str, Path], fresh: Executor, tmp_path: Path
+    method: str, moments: dict[float, str], whole: dict[str, Path], fresh: Executor, tmp_path: Path
 ) -> None:
     writes = (whole[method].parent / "writes").read_text().splitlines()
-    kills = [Kill(int(share * len(writes)), moment, 0.002) for share in shares]
+    kills = [Kill(int(share * len(writes)), moment, 0.002) for share, moment in moments.items()]
     assert fresh.submit(trial, method, kills, outcome(whole[method]), tmp_path).result() == []
 
 
@@ -76,35 +71,26 @@ class Stops(Silent):
             raise InterruptedError
 
 
-@pytest.fixture
-def states(finished: RunConfig) -> list[Path]:
-    """Folders of the two states that a run has on disk which was stopped while it learned its second task."""
+def test_a_damaged_state_is_told_and_the_one_before_it_is_taken_and_one_of_another_beginning_refused(
+    finished: RunConfig, whole: dict[str, Path]
+) -> None:
     shutil.rmtree(finished.folder / "task_02")
     with pytest.raises(InterruptedError):
         run(finished, Stops())
     older, newest = sorted((finished.folder / "unfinished" / "task_02").glob("step_*"))
-    return [older, newest]
-
-
-def test_a_damaged_state_is_told_and_the_one_before_it_is_taken(
-    states: list[Path], finished: RunConfig, whole: dict[str, Path]
-) -> None:
-    older, newest = states
+    file = newest / "state.json"
+    before = json.loads(file.read_text())
+    body = {key: value for key, value in before.items() if key != "digest"} | {"parent": "f" * 64}
+    file.write_text(json.dumps({**body, "digest": digest(body)}))  # whole, but of another beginning
+    with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
+        run(finished, Silent())
+    file.write_text(json.dumps(before))
     flip_a_bit(newest / "state.safetensors")
     reporter = Says()
     run(finished, reporter)
     assert any(f"{newest} is damaged and left out: state.safetensors has SHA-256" in text for text in reporter.said)
     assert any(f"going on in task 2 after update {int(older.name[5:])}" in text for text in reporter.said)
     assert outcome(finished.folder) == outcome(whole["sft"])
-
-
-def test_a_state_of_a_task_that_began_otherwise_is_refused(states: list[Path], finished: RunConfig) -> None:
-    file = states[-1] / "state.json"
-    body = {**json.loads(file.read_text()), "parent": "f" * 64}
-    del body["digest"]
-    file.write_text(json.dumps({**body, "digest": digest(body)}))  # whole, but of another beginning
-    with pytest.raises(UserError, match=r"belongs to a task that began with ffffffffffff; expected \w{12}"):
-        run(finished, Silent())
 
 
 @pytest.mark.parametrize("place", ["unfinished", "unfinished/task_02", "unfinished/task_02/scratch"])
@@ -132,53 +118,36 @@ def test_a_training_that_lost_its_figures_is_told_and_done_again(whole: dict[str
     assert outcome(finished.folder) == outcome(whole["sft"])
 
 
-def flipped_weights(folder: Path, other: Path) -> None:
-    flip_a_bit(folder / "task_02" / "weights" / "model.safetensors")
-
-
-def another_task(folder: Path, other: Path) -> None:
-    shutil.rmtree(folder / "task_02")
-    shutil.copytree(folder / "task_01", folder / "task_02")
-
-
-def other_settings(folder: Path, other: Path) -> None:
-    shutil.rmtree(folder / "task_01")
-    shutil.copytree(other / "task_01", folder / "task_01")
-
-
-def edited_lineage(folder: Path, other: Path) -> None:
-    file = folder / "task_01" / "lineage.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "files": {}}))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
-            flipped_weights,
+            "a flipped bit",
             r"task_02/weights/model.safetensors: SHA-256 is \w+…, expected \w+…\.\nRestore .*, or remove it",
         ),
-        (another_task, r"task_02/lineage.json: stage is 1, expected 2\.\n.*parent is \w+…, expected"),
-        (other_settings, r"task_01/lineage.json: parent is .*\n.*config is \w+…, expected \w+…"),
-        (edited_lineage, r"task_01/lineage.json: identity is \w+…, expected \w+…; it was changed"),
+        ("another task", r"task_02/lineage.json: stage is 1, expected 2\.\n.*parent is \w+…, expected"),
+        ("other settings", r"task_01/lineage.json: parent is .*\n.*config is \w+…, expected \w+…"),
+        ("an edit", r"task_01/lineage.json: identity is \w+…, expected \w+…; it was changed"),
     ],
 )
 def test_a_task_folder_that_is_not_what_was_left_is_refused(
-    damage: Callable[[Path, Path], None], message: str, whole: dict[str, Path], finished: RunConfig
+    damage: str, message: str, whole: dict[str, Path], finished: RunConfig
 ) -> None:
-    damage(finished.folder, whole["rapo"])
+    first, second = (finished.folder / f"task_0{stage}" for stage in (1, 2))
+    lineage = first / "lineage.json"
+    match damage:
+        case "a flipped bit":
+            flip_a_bit(second / "weights" / "model.safetensors")
+        case "another task":
+            shutil.rmtree(second)
+            shutil.copytree(first, second)
+        case "other settings":
+            shutil.rmtree(first)
+            shutil.copytree(whole["rapo"] / "task_01", first)
+        case "an edit":
+            lineage.write_text(json.dumps({**json.loads(lineage.read_text()), "files": {}}))
     with pytest.raises(UserError, match=message):
         run(finished, Silent())
-
-
-def test_a_run_is_gone_on_with_by_its_folder_wherever_it_lies_now(tmp_path: Path, finished: RunConfig) -> None:
-    moved = tmp_path / "elsewhere" / "single" / finished.cell
-    moved.parent.mkdir(parents=True)
-    finished.folder.rename(moved)
-    config = saved_config(moved, {})
-    assert config.folder.resolve() == moved.resolve()
-    assert run(config, Silent()).resolve() == moved.resolve()
-    assert (moved / "metrics.json").is_file()
 
 
 def test_folders_by_which_no_run_can_be_gone_on_with_are_refused(tmp_path: Path, finished: RunConfig) -> None:
