@@ -19,6 +19,7 @@ from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.dataset import reward_functions, rollout_dataset
 from methods.training.fit import FitSettings, rollout_arguments, shared_arguments
+from task_streams.errors import UserError
 from task_streams.types import Task, TaskStream
 from tests.methods.trainers import learn, own_logps, scored, trained, trainer_of
 from tests.methods.two_tasks import fresh_policy
@@ -96,7 +97,7 @@ def test_the_scale_moves_once_per_optimizer_step_whatever_the_accumulation(strea
         method.observe = observe
         train = {"updates": 2, "prompts_per_update": 4, "accumulation": accumulation, "warmup": 0}
         learn(method, policy, stream.tasks[1], tmp_path, **train)
-        assert method.inner.ctan.steps_in_task == 2  # type: ignore[attr-defined]
+        assert method.inner.steps_in_task == 2  # type: ignore[attr-defined]
         first = next(result for hook, result in calls if hook == "normalize_advantages")
         results.append((method.inner, policy, first, [hook for hook, _ in calls]))
     (one, one_policy, advantages, hooks), (other, other_policy, others, _) = results
@@ -104,7 +105,7 @@ def test_the_scale_moves_once_per_optimizer_step_whatever_the_accumulation(strea
     order = ["before_task", *steps, "after_task"]
     assert [hook for hook in hooks if hook in order] == order
     assert torch.allclose(advantages, others, atol=1e-6)
-    assert other.ctan.scale.value == pytest.approx(one.ctan.scale.value, abs=1e-6)
+    assert other.scale.value == pytest.approx(one.scale.value, abs=1e-6)
     for mine, theirs in zip(one_policy.model.parameters(), other_policy.model.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-4)
 
@@ -134,8 +135,8 @@ def test_a_bad_hook_is_named(
         def shape_rewards(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
             return rewards[spoiled] if spoiled else rewards * float("nan")
 
-    trainer = trainer_of(Bad(RapoConfig()), policy, stream.tasks[1], tmp_path, policy.snapshot())
-    with pytest.raises(ValueError, match=f"rapo.shape_rewards returned {reason}"):
+    trainer = trainer_of(GuardedMethod(Bad(RapoConfig())), policy, stream.tasks[1], tmp_path, policy.snapshot())
+    with pytest.raises(UserError, match=rf"method 'rapo' \(.*\), shape_rewards: returned {reason}"):
         scored(trainer)
 
 
