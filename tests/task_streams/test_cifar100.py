@@ -9,15 +9,8 @@ import pytest
 from PIL import Image
 
 from task_streams import Workspace
-from task_streams.datasets.cifar100 import (
-    CIFAR10,
-    CIFAR100,
-    Archive,
-    Cifar10CilConfig,
-    Cifar100CilConfig,
-    planes_image,
-    read_archive,
-)
+from task_streams.datasets import cifar100 as cifar
+from task_streams.datasets.cifar100 import CIFAR10, CIFAR100, Archive
 from task_streams.errors import UserError
 from task_streams.sources.records import Damaged
 from task_streams.types import TaskStream
@@ -72,7 +65,7 @@ def test_real_images_come_back_pixel_by_pixel(tmp_path: Path) -> None:
             expected[f"{split}/{number:05d}"] = (row["label"], planes)
             data += bytes([0, names.index(row["label"])]) + planes
         (folder / f"{split}.bin").write_bytes(data)
-    found = read_archive(CIFAR100, Cifar100CilConfig(root=str(folder)))
+    found = cifar.read_archive(CIFAR100, cifar.Cifar100CilConfig(root=str(folder)))
     assert (len(found.records), found.problems, len(found.classes)) == (800, (), 100)
     assert {record.key: (record.label, record.source.read()) for record in found.records} == expected
 
@@ -103,10 +96,12 @@ def test_files_that_are_cut_and_labels_without_a_name_are_all_named(tmp_path: Pa
 
 def test_items_are_numbered_over_all_files_and_pixels_are_planes_of_red_green_and_blue(tmp_path: Path) -> None:
     write(tmp_path, CIFAR10)
-    records = {record.key: record for record in read_archive(CIFAR10, Cifar10CilConfig(root=str(tmp_path))).records}
+    records = {
+        record.key: record for record in cifar.read_archive(CIFAR10, cifar.Cifar10CilConfig(root=str(tmp_path))).records
+    }
     assert len(records) == 6 * 12
     # The third file begins at item 24, and its item 1 has red 40 * 2 + 1 = 81 and label 1.
-    image = planes_image(records["train/00025"].source.read())
+    image = cifar.planes_image(records["train/00025"].source.read())
     assert (image.size, np.unique(np.asarray(image).reshape(-1, 3), axis=0).tolist()) == ((32, 32), [[81, 1, 7]])
     assert records["train/00025"].label == "maple_tree"
     assert records["test/00000"].source.read()[0] == 200
