@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from clrft.base_model import default_model_path
 from methods import METHODS, build_method
 from methods.base import Method, TaskContext
 from methods.generation import shared_prefix
+from methods.model.config import ModelConfig
+from methods.model.policy import load_policy
 from methods.settings import TrainConfig
 from methods.training import grpo_trainer
 from methods.training.fit import FitSettings, fit
 from methods.training.replay_memory import remembered
 from task_streams.types import TaskStream
-from tests.methods.two_tasks import base_of, fresh_policy
+from tests.methods.two_tasks import base_of
 
 # Methods, updates on a batch of rollouts, adapter, whether prefixes are shared (else TRL shuffles the rollouts). Every
 # way in which an update finds its rows has a case: sequence and token losses, log-probabilities of anchor and base,
@@ -48,7 +51,8 @@ def gradients(
     words: str, updates_per_batch: int, adapter: str, accumulation: int, stream: TaskStream, folder: Path
 ) -> list[dict[str, Tensor]]:
     """Those of every update on the first batch of a second task, unclipped."""
-    policy, method = fresh_policy(adapter), made(words, updates_per_batch)
+    config = ModelConfig(dtype="float32", device="cpu", adapter=adapter, lora_rank=4)
+    policy, method = load_policy(config, str(default_model_path()), seed=1), made(words, updates_per_batch)
     found: list[dict[str, Tensor]] = []
     before_step = method.before_step
 
