@@ -22,7 +22,7 @@ from eval.evaluate import Generate, Spread, completions_by_place
 from eval.parse import ANSWER, THOUGHT
 from eval.score import matches
 from task_streams.answers import normalise_answer, option_letter
-from task_streams.probes.sets import Probe, ProbeSet, Row, Style, probe_request
+from task_streams.probes.sets import Probe, ProbeSet, Style, probe_request
 from task_streams.prompt import Fit, Request
 
 _NAMED = re.compile(r"answer(?:\s+is|\s*:)\s*:?\s*\*{0,2}\(?([A-Za-z])\b", re.IGNORECASE)
@@ -71,8 +71,8 @@ def ask(
         on_batch: called after each batch with the number of questions in it.
         spread: other processes that answer some of the batches; None: all are answered here.
     """
-    with_images = [place for place, probe in enumerate(asked.probes) if probe.paths]
-    without = [place for place, probe in enumerate(asked.probes) if not probe.paths]
+    with_images = [place for place, probe in enumerate(asked.probes) if probe.images]
+    without = [place for place, probe in enumerate(asked.probes) if not probe.images]
 
     def prepare(place: int) -> Request:
         question = probe_request(asked.probes[place])
@@ -87,13 +87,13 @@ def ask(
 
 def answered(probe: Probe, completion: str, stage: int) -> ProbeAnswer:
     """A completion, scored."""
-    row, reply = probe.row, reply_of(completion)
-    if row.style == "instruction":
-        failed = failed_checks(reply, row.checks)
-        truth = ", ".join(check.name for check in row.checks)
-        return ProbeAnswer(stage, probe.key, row.style, truth, completion, reply or None, not failed, failed)
-    answer, correct = scored(row, reply)
-    return ProbeAnswer(stage, probe.key, row.style, row.answers[0], completion, answer, correct)
+    reply = reply_of(completion)
+    if probe.style == "instruction":
+        failed = failed_checks(reply, probe.checks)
+        truth = ", ".join(check.name for check in probe.checks)
+        return ProbeAnswer(stage, probe.key, probe.style, truth, completion, reply or None, not failed, failed)
+    answer, correct = scored(probe, reply)
+    return ProbeAnswer(stage, probe.key, probe.style, probe.answers[0], completion, answer, correct)
 
 
 def reply_of(completion: str) -> str:
@@ -105,16 +105,16 @@ def reply_of(completion: str) -> str:
     return said[thought.end() if thought else 0 :].strip()
 
 
-def scored(row: Row, reply: str) -> tuple[str | None, bool]:
+def scored(probe: Probe, reply: str) -> tuple[str | None, bool]:
     """The answer that a reply gives, None where no rule reads one, and whether it is right."""
-    if row.style == "choice":
-        letter = chosen_letter(reply, row.options)
-        return letter, letter == row.answers[0]
-    if row.style == "yes_no":
+    if probe.style == "choice":
+        letter = chosen_letter(reply, probe.options)
+        return letter, letter == probe.answers[0]
+    if probe.style == "yes_no":
         words = _WORD.findall(reply.lower())
         answer = next((word for word in words if word in ("yes", "no")), None)
-        return answer, answer == row.answers[0]
-    return reply or None, bool(reply) and any(matches(reply, truth, row.rule) for truth in row.answers)
+        return answer, answer == probe.answers[0]
+    return reply or None, bool(reply) and any(matches(reply, truth, probe.rule) for truth in probe.answers)
 
 
 def chosen_letter(reply: str, options: Sequence[str]) -> str | None:

@@ -94,7 +94,7 @@ def make_ready(state: Run, longest: Longest) -> None:
     if split:
         shard(policy.model, split)
     for one in state.probes:  # each set's longest prompts; one that exceeds the limit is refused by ``Policy.encode``
-        lengths = [(len(each.paths), len(each.row.text) + sum(map(len, each.row.options))) for each in one.probes]
+        lengths = [(len(each.images), len(each.text) + sum(map(len, each.options))) for each in one.probes]
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         for index in order[:PROMPTS_LOOKED_AT]:
             policy.encode([probe_request(one.probes[index])])

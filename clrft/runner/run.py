@@ -42,7 +42,6 @@ from eval.taxonomy import KINDS
 from methods.distributed import ranks
 from methods.model.config import describe_model
 from task_streams.errors import UserError
-from task_streams.probes.sets import fingerprints_of
 
 SCHEMA = 1
 
@@ -183,14 +182,10 @@ def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
     A folder that is not this run's, or not of these data and plugins, is refused.
     """
     path = state.folder / "manifest.json"
+    probes = {probe.name: probe.fingerprint for probe in state.probes}
     fresh = ranks.all_or_fail(
-        lambda: {
-            **run_manifest(
-                state.config, state.stream, describe_model(state.policy), state.method, fingerprints_of(state.probes)
-            ),
-            "memory": state.memory,
-        }
-    )
+        lambda: run_manifest(state.config, state.stream, describe_model(state.policy), state.method, probes)
+    ) | {"memory": state.memory}
 
     def make() -> None:
         if source is not None and not path.exists():

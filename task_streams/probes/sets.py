@@ -12,8 +12,8 @@ they are asked about. Deliberately absent: downloads, and any set of questions i
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,10 +43,12 @@ NAMED = 5  # lines that a problem names; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a probe set, understood.
+class Probe:
+    """One question of a probe set.
 
     Attributes:
+        style: how it is asked and scored.
+        images: paths of its images, in their order.
         options: texts of the options, in order; of a choice only.
         answers: accepted answers: one letter, ``yes`` or ``no``, or texts; none of an instruction.
         rule: how open answers are compared.
@@ -61,20 +63,6 @@ class Row:
     answers: tuple[str, ...] = ()
     rule: Rule = "exact"
     checks: tuple[Check, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One question of a probe set; ``paths`` are the files of its images, in their order."""
-
-    key: str
-    row: Row
-    paths: tuple[str, ...] = ()
-
-    @property
-    def style(self) -> Style:
-        """How it is asked and scored."""
-        return self.row.style
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +103,7 @@ def read_probe_set(path: Path) -> ProbeSet:
             earlier = first.setdefault(row.key, number)
             faults += [f"id {row.key!r} is that of line {earlier} too"] if earlier != number else []
             paths, contents = _read_images(path.parent.resolve(), row.images, faults)
-            probes.append(Probe(row.key, row, paths))
+            probes.append(replace(row, images=paths))
             checks = [[check.name, dict(check.arguments)] for check in row.checks]
             facts = [row.key, row.style, row.text, row.options, row.answers, row.rule, checks]
             digest.update(json.dumps([facts, contents], ensure_ascii=False).encode() + b"\n")
@@ -148,8 +136,8 @@ def _read_images(folder: Path, names: tuple[str, ...], faults: list[str]) -> tup
     return tuple(paths), contents
 
 
-def _read_row(text: str) -> tuple[Row | None, list[str]]:
-    """The row of a line, None where it cannot even be named, and everything that is wrong with it."""
+def _read_row(text: str) -> tuple[Probe | None, list[str]]:
+    """The question of a line with names of images as they stand there; None where it cannot even be named, and everything that is wrong with it."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -172,7 +160,7 @@ def _read_row(text: str) -> tuple[Row | None, list[str]]:
         asked = ""
     images = _texts(_first(values, IMAGES), "image", faults)
     style = _style(values, faults)
-    row = Row(key, style, asked, images, **_right(style, values, faults))
+    row = Probe(key, style, asked, images, **_right(style, values, faults))
     return (row if key else None), faults
 
 
@@ -241,23 +229,18 @@ def _right(style: Style, values: Mapping[str, Any], faults: list[str]) -> dict[s
     return {"answers": answers, "rule": resolved_rule(rule, answers)}
 
 
-def fingerprints_of(sets: Sequence[ProbeSet]) -> dict[str, str]:
-    """Fingerprint of each set by its name."""
-    return {one.name: one.fingerprint for one in sets}
-
-
 def probe_request(probe: Probe) -> Request:
     """The question of a probe set in the set's own words, without the suite's form of a reply; images decoded.
 
     Raises:
         UserError: an image has changed since the set was read and cannot be decoded.
     """
-    text = probe.row.text
-    if probe.row.options:
-        listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.row.options)]
+    text = probe.text
+    if probe.options:
+        listed = [f"({chr(ord('A') + place)}) {option}" for place, option in enumerate(probe.options)]
         text = "\n".join([text, *listed, "", CHOICE_FORM])
     try:
-        images = tuple(decode_image(FileSource(path).read()) for path in probe.paths)
+        images = tuple(decode_image(FileSource(path).read()) for path in probe.images)
     except Damaged as fault:
-        raise UserError(f"probe item {probe.key!r}: {', '.join(probe.paths)}: {fault}") from fault
+        raise UserError(f"probe item {probe.key!r}: {', '.join(probe.images)}: {fault}") from fault
     return Request(probe.key, user_turn(text, images), images)

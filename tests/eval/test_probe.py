@@ -8,7 +8,7 @@ import pytest
 from eval.checks import TESTS, failed_checks
 from eval.probe import ask, chosen_letter, reply_of, scored
 from task_streams.probes.checks import CHECKS, Check
-from task_streams.probes.sets import Row, read_probe_set
+from task_streams.probes.sets import Probe, read_probe_set
 from task_streams.prompt import Request
 from tests.task_streams.probe_files import ROWS, write_probes
 
@@ -37,13 +37,13 @@ def test_the_answer_block_or_else_all_but_the_thought_is_scored_by_the_rows_rule
         ("yes", "yes"),
     ):
         assert reply_of(completion) == reply
-    asked = Row("k", "yes_no", "?", answers=("yes",))
+    asked = Probe("k", "yes_no", "?", answers=("yes",))
     assert scored(asked, "Yes, there is.") == ("yes", True)
     assert scored(asked, "There is no dog.") == ("no", False)
     assert scored(asked, "I can not see it") == (None, False)
-    exact = Row("k", "open", "?", answers=("a cat", "cat"))
+    exact = Probe("k", "open", "?", answers=("a cat", "cat"))
     assert scored(exact, "Cat.")[1] and not scored(exact, "the cat")[1]
-    relaxed = Row("k", "open", "?", answers=("200",), rule="relaxed_number")
+    relaxed = Probe("k", "open", "?", answers=("200",), rule="relaxed_number")
     assert scored(relaxed, "209")[1] and not scored(relaxed, "211")[1]  # 5 % of 200 is 10
 
 

@@ -22,7 +22,7 @@ def test_all_styles_are_understood_by_the_published_fields_and_asked_in_the_sets
     assert read.name == "general"
     assert [probe.key for probe in read.probes] == ["c1", "7", "1000", "o1"]
     assert read.counts() == {"choice": 1, "yes_no": 1, "instruction": 1, "open": 1}
-    choice, yes_no, instruction, open_one = (probe.row for probe in read.probes)
+    choice, yes_no, instruction, open_one = read.probes
     assert choice.answers == ("B",) and choice.options == ("eight", "three")
     assert yes_no.answers == ("yes",)
     assert dict(instruction.checks[0].arguments) == {}  # null is nothing
