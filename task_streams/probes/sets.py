@@ -137,7 +137,7 @@ def _read_images(folder: Path, names: tuple[str, ...], faults: list[str]) -> tup
 
 
 def _read_row(text: str) -> tuple[Probe | None, list[str]]:
-    """The question of a line with names of images as they stand there; None where it cannot even be named, and everything that is wrong with it."""
+    """The question of a line, None where it cannot even be named, its images as named; and everything that is wrong."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
