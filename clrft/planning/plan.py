@@ -23,9 +23,9 @@ from clrft.planning.calibration import Measured, kind_of, measured
 from clrft.planning.hardware import LIKELY, THIS, Hardware, Speed
 from clrft.planning.stage_work import Cell, Lengths
 from clrft.planning.stream_statistics import StreamStatistics, absent, statistics_of, token_lengths
-from clrft.runner.disk_check import MOMENTS
 from clrft.runner.partial_checkpoint import KEPT
 from clrft.runner.prepare import split_problems
+from clrft.runner.resource_checks import MOMENTS
 from clrft.runner.state import Run
 from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
 from clrft.sweep.executors import default_jobs, gpus
@@ -255,7 +255,7 @@ def seconds_of(work: pd.DataFrame, speed: Speed) -> pd.Series:
 
 
 def disk_of(cell: Cell, work: pd.DataFrame) -> Disk:
-    """What a cell leaves, by its work; weights as ``clrft/runner/disk_check.py`` counts them from tensors."""
+    """What a cell leaves, by its work; weights as ``clrft/runner/resource_checks.py`` counts them from tensors."""
     config, method, held = cell.config, cell.method, cell.held
     numbers, trained = held.sizes.trained, held.trained * held.parts
     compensation = held.compensated * held.parts

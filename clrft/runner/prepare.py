@@ -10,8 +10,8 @@ from clrft.config.records import ManifestWithModel, check_fields, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.phases import Longest
 from clrft.runner.fork import Source
-from clrft.runner.memory_check import affordable, check_memory, longest_among
 from clrft.runner.probes import read_probes
+from clrft.runner.resource_checks import affordable, check_memory, longest_among
 from clrft.runner.state import Run
 from clrft.utils.files import check_writable
 from clrft.utils.progress import Reporter

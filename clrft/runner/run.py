@@ -16,12 +16,12 @@ from rich.console import Console
 
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
-from clrft.runner.disk_check import check_space
 from clrft.runner.fork import Source, plant
 from clrft.runner.lineage import check_lineage, config_digest, identity_of
 from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_complete, is_done, keep_failure, known_failure
 from clrft.runner.partial_checkpoint import clear
 from clrft.runner.prepare import prepare
+from clrft.runner.resource_checks import check_space
 from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run
 from clrft.runs.fork_history import origins_of

@@ -36,7 +36,7 @@ class Run:
     carry: dict[str, str] = field(default_factory=dict)  # what crosses a task boundary, as the manifest says
     origins: tuple[Origin, ...] = ()  # runs it was forked from, the oldest first
     probes: tuple[ProbeSet, ...] = ()  # sets of questions outside the stream
-    memory: dict[str, Any] = field(default_factory=dict)  # what it needs of its device's (``memory_check.py``)
+    memory: dict[str, Any] = field(default_factory=dict)  # what it needs of its device's (``resource_checks.py``)
 
     @property
     def folder(self) -> Path:

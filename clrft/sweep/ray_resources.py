@@ -1,7 +1,7 @@
 """What a cell asks of the node that runs it: CPUs, GPUs and memory, by the estimate of its settings.
 
 Deliberately absent: the memory of a GPU, which a cell is refused for on its node, before it trains
-(``clrft/runner/memory_check.py``), and the machine's memory of a cell on a GPU.
+(``clrft/runner/resource_checks.py``), and the machine's memory of a cell on a GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from clrft.config.run_config import RunConfig
 from clrft.memory.estimate import estimate
 from clrft.memory.model_sizes import model_sizes
 from clrft.memory.phases import Longest, gib
-from clrft.runner.memory_check import longest_among
 from clrft.runner.prepare import cache_folder, looked_at
+from clrft.runner.resource_checks import longest_among
 from clrft.sweep.ray_cluster import Node
 from clrft.utils.files import digest
 from methods.inputs.encoding import encoded_turns

@@ -19,11 +19,10 @@ from clrft.memory.available_memory import available_bytes, group_memory
 from clrft.memory.estimate import changes, estimate, halves, longest_allowed, memory_hints
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import Longest, most_prompts
-from clrft.runner import memory_check as preflight
-from clrft.runner.disk_check import needed_bytes
+from clrft.runner import resource_checks as preflight
 from clrft.runner.fork import planned
-from clrft.runner.memory_check import check_memory
 from clrft.runner.prepare import longest_prompts, prepare
+from clrft.runner.resource_checks import check_memory, needed_bytes
 from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run

@@ -1,10 +1,13 @@
-"""Whether a run fits into memory, said before it is trained: what it needs, what is there, what to change.
+"""Whether a run fits into memory and on the disk, said before any work: what it needs, what is there, what to change.
 
-The estimate is that of ``clrft/memory/phases.py`` for the longest prompts that were looked at.
+Memory is estimated by ``clrft/memory/phases.py`` for the longest prompts that were looked at. Bytes on disk are counted
+from the model's tensors: weights of every task that stays, states of the training that is going on, moments where they
+are carried. Predictions and figures are small beside them and covered by the margin.
 Deliberately absent: other processes that grow later, other cells of a sweep beside this one, and CPU memory for a run
 on a GPU.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,13 +19,17 @@ from clrft.memory.available_memory import available_bytes, capacity_bytes
 from clrft.memory.estimate import decided, estimate, memory_hints, with_optimizer
 from clrft.memory.model_sizes import model_sizes
 from clrft.memory.phases import Longest, Sharing, gib
+from clrft.runner.partial_checkpoint import KEPT
 from clrft.runner.state import Run
 from methods.distributed import ranks
 from methods.model.config import choose_device
 from methods.model.numerics import keeps_all
-from methods.settings import AUTO
+from methods.model.weights import trained_weights
+from methods.settings import AUTO, KAHAN
 from task_streams.errors import UserError
 
+MARGIN = 1.1  # of what a run leaves on disk: file headers, tokenizer, predictions, what a method keeps
+MOMENTS = 2  # of AdamW, in the type of the weights
 GRIDS = ("image_grid_thw", "video_grid_thw")  # patches of each image or clip: in time, height and width
 
 
@@ -88,3 +95,31 @@ def longest_among(batches: Sequence[Mapping[str, torch.Tensor]], processor: Any)
         images=max(sum(time for time, _, _ in prompt) for prompt in grids),
         pixels=area * side**2 if area else 0,
     )
+
+
+def check_space(state: Run, done: int | None) -> None:
+    """Refuse a run, its folder made, that the disk has no room for; ``done``: its last finished stage, if any."""
+    if state.method.family == "frozen":
+        return
+    left = sum(stage > (done or 0) for stage in state.stages)
+    needed = needed_bytes(state, left) if left else 0
+    free = shutil.disk_usage(state.folder).free
+    if needed > free:
+        raise UserError(
+            f"run.output: {free / 1e9:.3g} GB are free at {state.folder}, and the {left} tasks to come need about "
+            f"{needed / 1e9:.3g} GB; make room, choose another run.output, or set run.keep_weights=last or "
+            "run.checkpoint_every=0."
+        )
+
+
+def needed_bytes(state: Run, left: int) -> int:
+    """Bytes that the tasks to come leave on disk at most at the same time."""
+    trained = sum(weight.numel() * weight.element_size() for _, weight in trained_weights(state.policy.model))
+    every = sum(weight.numel() * weight.element_size() for weight in state.policy.model.parameters())
+    saved = trained if state.policy.has_adapter else every
+    compensation = trained if state.policy.numerics.optimizer == KAHAN else 0
+    moments = MOMENTS * trained + compensation
+    stage = saved + (moments if state.config.train.carry_optimizer else compensation)
+    stages = left if state.config.run.keep_weights == "all" else min(left, 2)  # the one before goes after this one came
+    kept = KEPT + 1 if state.config.run.checkpoint_every else 0  # one more while it is written
+    return int(MARGIN * (stages * stage + kept * (trained + moments)))
