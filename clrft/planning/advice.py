@@ -90,7 +90,7 @@ def devices_that_suffice(cells: Sequence[CellPlan], target: Target) -> list[str]
     More devices are named where they ask for other values.
     """
     hardware = target.hardware
-    if hardware is None or hardware.link is None or hardware.devices == 1:
+    if hardware is None or hardware.device.link is None or hardware.devices == 1:
         return []
     counts = sorted({2**power for power in range(1, hardware.devices.bit_length())} | {hardware.devices})
     sharings = [Sharing(count, split) for count in counts for split in (False, True)]

@@ -7,22 +7,23 @@ devices may be left out of a file: then a cell can have one device.
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from clrft.utils.plain import read_yaml
+from task_streams.config import Settings, typed_section
 from task_streams.errors import UserError, unknown_name
 
 THIS = "this"
 TABLE = Path(__file__).resolve().parent / "hardware.yaml"
 MOST_DEVICES = 1024
 LIKELY, SLOW, FAST = range(3)
-STATED = ("memory", "flops", "bandwidth")
-ASSUMED = ("share", "reach", "launch", "start", "disk")
-LINK, LINKED = "link", "linked"  # what is stated and assumed of it
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Positive, Positive, Positive], Field(title="three numbers above 0: most likely, slow, fast")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,44 @@ class Speed:
     link: float = math.inf  # bytes a second from the other devices of a cell, and to them
 
 
+@dataclass(frozen=True)
+class Device(Settings):
+    """What a file states of a device, and what it assumes: each as ``hardware.yaml`` explains it."""
+
+    title: str
+    memory: Positive
+    flops: Positive
+    bandwidth: Positive
+    share: Range
+    reach: Range
+    launch: Range
+    start: Range
+    disk: Range
+    link: Positive | None = None
+    linked: Range | None = None
+
+    def problems(self) -> list[str]:
+        return ["linked: a value is needed where link has one."] if self.link and not self.linked else []
+
+    @property
+    def speeds(self) -> tuple[Speed, ...]:
+        """Most likely, slow, fast."""
+        links = [self.link * share for share in self.linked] if self.link and self.linked else [math.inf] * 3
+        return tuple(
+            Speed(self.flops * share, self.bandwidth * reach, *others)
+            for share, reach, *others in zip(
+                self.share, self.reach, self.launch, self.start, self.disk, links, strict=True
+            )
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """Devices of one kind."""
 
     name: str  # as it was asked for
-    title: str  # of the device
     devices: int
-    memory: int  # bytes of a device
-    link: float | None  # bytes a second between devices, each way; None where that is not stated
-    speeds: tuple[Speed, Speed, Speed]  # most likely, slow, fast
-    assumed: Mapping[str, tuple[float, float, float]]  # the efficiencies behind them, by name, in the same order
+    device: Device
 
 
 def hardware_of(name: str) -> Hardware:
@@ -83,40 +111,14 @@ def table(path: Path) -> dict[str, Hardware]:
     devices, assumed = values.get("devices"), values.get("assumed")
     if not isinstance(devices, dict) or not isinstance(assumed, dict):
         raise UserError(f"{path}: expected the sections devices and assumed, as in {TABLE.name} of the package.")
+    found: dict[str, Hardware] = {}
     problems: list[str] = []
-
-    def number(where: str, value: Any) -> float:
-        """A number above 0; YAML 1.1 has ``989e12`` as text."""
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            found = 0.0
-        if not 0 < found < math.inf:
-            problems.append(f"{path}: {where} is {value!r}, expected a number above 0.")
-        return found
-
-    found = {}
     for name, own in devices.items():
-        facts = {**assumed, **(own if isinstance(own, dict) else {})}
-        names = (*STATED, LINK, *ASSUMED, LINKED)
-        expected = f"{', '.join(names)} or title"
-        problems += [f"{path}: {name} has {key!r}, expected {expected}." for key in {*facts} - {*names, "title"}]
-        linked = LINK in facts
-        stated = {key: number(f"{name}.{key}", facts.get(key)) for key in (*STATED, *([LINK] if linked else []))}
-        ranges = {}
-        for key in (*ASSUMED, *([LINKED] if linked else [])):
-            where, value = f"{name}.{key}", facts.get(key)
-            if not isinstance(value, list) or len(value) != 3:
-                problems.append(f"{path}: {where} is {value!r}, expected three numbers: most likely, slow, fast.")
-                value = [1.0, 1.0, 1.0]
-            ranges[key] = (number(where, value[0]), number(where, value[1]), number(where, value[2]))
-        link = [stated[LINK] * share for share in ranges[LINKED]] if linked else [math.inf] * 3
-        likely, slow, fast = (
-            Speed(stated["flops"] * share, stated["bandwidth"] * reach, *others)
-            for share, reach, *others in zip(*(ranges[key] for key in ASSUMED), link, strict=True)
-        )
-        title, memory = str(facts.get("title", name)), int(stated["memory"] * 1e9)
-        found[str(name)] = Hardware(str(name), title, 1, memory, stated.get(LINK), (likely, slow, fast), ranges)
+        values = {"title": name, **assumed, **(own if isinstance(own, dict) else {})}
+        try:
+            found[name] = Hardware(name, 1, typed_section(name, Device, values))
+        except UserError as error:
+            problems += [f"{path}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*problems)
     return found

@@ -126,7 +126,7 @@ def target_of(
     name, each, room = hardware.name, sharing.processes, hardware.devices // sharing.processes
     devices = f"{hardware.devices} device{'s' if hardware.devices > 1 else ''}"
     problems = []
-    if each > 1 and hardware.link is None:
+    if each > 1 and hardware.device.link is None:
         problems.append(
             f"hardware {name!r} states no link between devices, so a cell can have one; expected link (bytes "
             "a second each way), and under assumed linked, as in hardware.yaml of the package."
@@ -139,10 +139,10 @@ def target_of(
         raise UserError(*problems)
     return Target(
         name=name,
-        title=f"{hardware.devices} x {hardware.title}, {hardware.memory / 1e9:.0f} GB each",
+        title=f"{hardware.devices} x {hardware.device.title}, {hardware.device.memory:.0f} GB each",
         jobs=jobs or room,
         device=torch.device("cuda"),
-        memory=int(SHARE * hardware.memory),
+        memory=int(SHARE * hardware.device.memory * 1e9),
         hardware=hardware,
         completion=completion,
         sharing=sharing,
@@ -207,7 +207,7 @@ def cell_plan(config: RunConfig, target: Target) -> CellPlan:
     if throughput is not None:  # what was measured is one
         seconds = [{**dict.fromkeys(PARTS, 0.0), **throughput.seconds(work)}] * 3
     elif target.hardware is not None:
-        seconds = [assumed_seconds(cell, work, disk, speed) for speed in target.hardware.speeds]
+        seconds = [assumed_seconds(cell, work, disk, speed) for speed in target.hardware.device.speeds]
     else:
         raise RuntimeError("neither a hardware nor a measurement")
     by_activity = work.groupby(level="activity", sort=False).sum()

@@ -13,7 +13,7 @@ from clrft.analysis.render import rich_table
 from clrft.analysis.table import short
 from clrft.memory.phases import gib
 from clrft.planning.advice import Suggestion, cannot_run, does_not_fit, grouped
-from clrft.planning.hardware import FAST, LIKELY, LINKED, SLOW, Hardware
+from clrft.planning.hardware import FAST, LIKELY, SLOW, Hardware
 from clrft.planning.plan import PARTS, CellPlan, Plan
 from clrft.planning.stage_work import COUNTED
 from clrft.runs.cost_names import COUNTS, EVALUATE, TRAIN
@@ -191,22 +191,23 @@ def notes(plan: Plan) -> list[str]:
 
 def assumed_notes(plan: Plan, hardware: Hardware) -> list[str]:
     """What is assumed of a hardware that was not measured; what several processes of a cell do, and their start."""
-    share, reach, launch = (hardware.assumed[name] for name in ("share", "reach", "launch"))
+    device = hardware.device
+    share, reach, launch = device.share, device.reach, device.launch
     means = [round(cell.lengths.train) for cell in plan.cells if cell.config.method_name != "zero_shot"] or [0]
     asked = "as asked for" if plan.target.completion else "assumed; --completion-tokens N sets it"
     found = [
-        f"The speed of {hardware.title} is assumed: {share[0]:.0%} of peak operations "
+        f"The speed of {device.title} is assumed: {share[0]:.0%} of peak operations "
         f"({share[1]:.0%} to {share[2]:.0%}), {reach[0]:.0%} of bandwidth ({reach[1]:.0%} to {reach[2]:.0%}), "
         f"{1e3 * launch[0]:.1f} ms to launch a layer ({1e3 * launch[1]:.1f} to {1e3 * launch[2]:.1f}).",
         f"Rollouts of {min(means)} to {max(means)} tokens ({asked}). Not in the hours: "
         "decoding of images and clips by CPUs, the comparison and the report.",
     ]
     sharing = plan.target.sharing
-    if sharing.processes > 1 and hardware.link is not None:
-        likely, slow, fast = hardware.assumed[LINKED]
+    if sharing.processes > 1 and device.link and device.linked:
+        likely, slow, fast = device.linked
         wanted = "ACCELERATE_USE_FSDP=true " if sharing.split else ""
         found += [
-            f"Between devices {likely:.0%} of {hardware.link / 1e9:.0f} GB/s each way ({slow:.0%} to {fast:.0%}) are "
+            f"Between devices {likely:.0%} of {device.link / 1e9:.0f} GB/s each way ({slow:.0%} to {fast:.0%}) are "
             "assumed, with nothing computed meanwhile. Every process does all of drift, of Fisher information and of "
             "what a method makes for itself; tests are dealt out by whole batches.",
             f"clrft sweep starts a cell as one process. To share one: {wanted}torchrun --nproc-per-node "

@@ -1,7 +1,7 @@
 """Plans: counted work against the meter of real runs, formulas by hand, hardware, streams without data, the command."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from clrft.memory.estimate import estimate, with_value
 from clrft.memory.model_sizes import known_sizes
 from clrft.memory.phases import ALONE, Sharing
 from clrft.planning.advice import suggestions
-from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Speed, hardware_of, table
+from clrft.planning.hardware import FAST, LIKELY, SLOW, TABLE, Device, Speed, hardware_of, table
 from clrft.planning.plan import (
     CELL,
     EXCHANGE,
@@ -274,10 +274,11 @@ def test_the_table_of_hardware_holds() -> None:
     for name in table(TABLE):
         one = hardware_of(name)
         assert one.devices == 1
-        assert one.speeds[SLOW].flops < one.speeds[LIKELY].flops < one.speeds[FAST].flops
-        assert one.speeds[SLOW].launch > one.speeds[LIKELY].launch > one.speeds[FAST].launch
+        speeds = one.device.speeds
+        assert speeds[SLOW].flops < speeds[LIKELY].flops < speeds[FAST].flops
+        assert speeds[SLOW].launch > speeds[LIKELY].launch > speeds[FAST].launch
     eight = hardware_of("h100x8")
-    assert (eight.devices, eight.memory) == (8, 80 * 10**9)
+    assert (eight.devices, eight.device.memory) == (8, 80)
     assert hardware_of("a100-80gbx4").devices == 4
 
 
@@ -285,7 +286,7 @@ def test_a_file_of_hardware_takes_the_place_of_the_table(tmp_path: Path) -> None
     text, file = TABLE.read_text(encoding="utf-8").partition("devices:")[0], tmp_path / "mine.yaml"
     file.write_text(text + "devices:\n  mine: {memory: 10, flops: 1e12, bandwidth: 1e11, share: [0.5, 0.4, 0.6]}\n")
     mine = hardware_of(f"{file}x2")
-    assert (mine.devices, mine.memory, mine.speeds[LIKELY].flops) == (2, 10**10, 0.5e12)
+    assert (mine.devices, mine.device.memory, mine.device.speeds[LIKELY].flops) == (2, 10, 0.5e12)
     assert target_of(mine).jobs == 2  # it states no link, which cells of one device do not need
     with pytest.raises(UserError, match="states no link between devices"):
         target_of(mine, sharing=Sharing(2))
@@ -293,7 +294,13 @@ def test_a_file_of_hardware_takes_the_place_of_the_table(tmp_path: Path) -> None
     wrong.write_text(text + "devices:\n  mine: {memory: none, flops: 1e12, bandwith: 1e11, share: 3}\n")
     with pytest.raises(UserError) as error:
         hardware_of(str(wrong))
-    assert len(error.value.problems) == 4  # memory, bandwidth, the unknown key, share
+    known = ", ".join(sorted(f"mine.{field.name}" for field in fields(Device)))
+    assert [problem.removeprefix(f"{wrong}: ") for problem in error.value.problems] == [
+        "mine.share: got 3, expected three numbers above 0: most likely, slow, fast.",
+        "mine.memory: got 'none', expected a number above 0.",
+        f"unknown key 'mine.bandwith'. Did you mean 'mine.bandwidth'? Known: {known}.",
+        "mine.bandwidth: a value is needed.",
+    ]
 
 
 def test_streams_without_data_are_planned_from_what_is_published() -> None:
