@@ -30,12 +30,7 @@ from clrft.runs.provenance import circumstances
 
 COMMAND = "python benchmarks/faults.py --output benchmarks/results/faults.json"
 Fault = Callable[[Lab], Trial]
-FAULTS: tuple[Fault, ...] = (
-    *faults_disk.FAULTS,
-    *faults_process.FAULTS,
-    *faults_values.FAULTS,
-    *faults_shared.FAULTS,
-)
+FAULTS: tuple[Fault, ...] = (*faults_disk.FAULTS, *faults_process.FAULTS, *faults_values.FAULTS, *faults_shared.FAULTS)
 
 
 def campaign(chosen: list[str], say: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -14,17 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from methods.base import (
-    AnchorRule,
-    Family,
-    LossContext,
-    Method,
-    Need,
-    ReplayPlan,
-    Rollouts,
-    TaskContext,
-    overrides,
-)
+from methods.base import AnchorRule, Family, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext, overrides
 from methods.guard import class_of, fault, made_method
 from methods.lazy import Tensor, torch
 from methods.registry import method_class

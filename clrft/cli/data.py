@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.runner.probes import read_probes
 from clrft.utils.files import check_writable, whole_file
 from clrft.utils.progress import Bars, say
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
-from task_streams.probes.sets import ENDING, read_probe_set
+from task_streams.probes.sets import ENDING
 from task_streams.scenarios.detection import positives
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Record
@@ -58,9 +59,6 @@ def check_probes(options: argparse.Namespace, console: Console) -> int:
     """The same for a probe set: its questions by style, and its fingerprint."""
     if options.words:
         raise UserError(f"{options.words[0]}: expected nothing behind a probe set; no setting changes it.")
-    read_probe_set(Path(options.stream).expanduser())  # refused before what trains is imported
-    from clrft.runner.probes import read_probes
-
     (one,) = read_probes([options.stream])
     counts = ", ".join(f"{count} {style}" for style, count in one.counts().items())
     say(console, f"{one.name}: {counts}; SHA-256 {one.fingerprint[:SHOWN_DIGITS]}; no problems found")

@@ -1,10 +1,14 @@
-"""``clrft method check``: what the contract promises of a method, tried on the embedded model in short real runs.
+"""``clrft method``: check what the contract promises of a method, in short real runs; write the skeleton of a new one.
 
-A part is tried with every learner that it joins (``sft``, ``grpo``), a learner by itself. A check that fails says why
-and what is expected. Deliberately absent: whether a method forgets less. That takes a sweep.
+A part is tried with every learner that it joins (``sft``, ``grpo``), a learner by itself, on the embedded model. A
+check that fails says why and what is expected. Deliberately absent: whether a method forgets less. That takes a sweep.
+The skeletons are small methods that work: an L2 penalty (part), a fine-tuning with one (supervised), and a price of
+long answers (reinforcement). They are filled in as text, and nothing is registered or installed.
 """
 
 import argparse
+import importlib.util
+import keyword
 import tempfile
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -15,16 +19,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from clrft.config.run_config import DEFAULT_LEARNERS
-from clrft.method_check.new import KINDS, write_method
 from clrft.method_check.report import Report
+from clrft.utils.files import check_writable, write_text_atomic
 from clrft.utils.progress import Bars, say
 from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
-from methods.registry import known_methods, load_plugin, source_file
+from methods.registry import NAME, installed_methods, known_methods, load_plugin, source_file
 from task_streams.config import converted, field_docs, values_of
-from task_streams.errors import UserError
+from task_streams.errors import UserError, unknown_name
 
+TEMPLATES = Path(__file__).parents[1] / "method_check" / "templates"  # KIND.txt is the method, test_KIND.txt its test
+# How a method of each kind is named on the command line.
+KINDS = {"part": "sft+@NAME@", "supervised": "@NAME@", "reinforcement": "@NAME@"}
 COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
 
 
@@ -138,3 +145,35 @@ def new_command(options: argparse.Namespace, console: Console) -> int:
     say(console, f"wrote {method} and {test}", f"  pytest {test}", f"  clrft method check {method}")
     say(console, f"  clrft run stream=digits_cil method={words} --plugin {method}")
     return 0
+
+
+def write_method(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
+    """Write a method's file and its test's; returns both.
+
+    Raises:
+        UserError: the name or kind cannot be used, or a file exists; all problems at once.
+    """
+    method, test = folder / f"{name}.py", folder / f"test_{name}.py"
+    problems = name_problems(name)
+    if kind not in KINDS:
+        problems.append(f"--kind: {unknown_name('kind', kind, KINDS)}")
+    problems += [f"{path} exists already; choose another name or folder." for path in (method, test) if path.exists()]
+    if problems:
+        raise UserError(*problems)
+    check_writable(folder)
+    title = "".join(word.capitalize() for word in name.split("_"))
+    for path, template in ((method, f"{kind}.txt"), (test, f"test_{kind}.txt")):
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        write_text_atomic(path, text.replace("@CLASS@", title).replace("@NAME@", name))
+    return method, test
+
+
+def name_problems(name: str) -> list[str]:
+    """Sentences about a name that a new method cannot have; empty when it can."""
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+        return [f"{name!r} can't name a method; expected small letters, digits and _, a letter first (e.g. my_ewc)."]
+    if name in known_methods() or name in installed_methods():
+        return [f"a method {name!r} exists already; choose another name (e.g. my_{name})."]
+    if importlib.util.find_spec(name) is not None:
+        return [f"{name!r} is a Python module, which a file {name}.py would hide; choose another name (my_{name})."]
+    return []

@@ -70,8 +70,7 @@ class Observer:
         self.inputs: set[str] = set()
         tasks = [
             replace(
-                task,
-                train=tuple(replace(one, media=partial(self._decoded, task.index, one)) for one in task.train),
+                task, train=tuple(replace(one, media=partial(self._decoded, task.index, one)) for one in task.train)
             )
             for task in state.stream.tasks
         ]

@@ -25,15 +25,7 @@ from transformers.masking_utils import create_causal_mask
 
 from methods.costs.meter import meter_of
 from methods.costs.pass_sizes import LARGEST, in_one_row
-from methods.generation.shared_prefix import (
-    Prefix,
-    advance,
-    embedded,
-    keeping_cache,
-    plain,
-    positions_of,
-    sees_all,
-)
+from methods.generation.shared_prefix import Prefix, advance, embedded, keeping_cache, plain, positions_of, sees_all
 from methods.inputs.prompts import Prompts
 
 

@@ -29,10 +29,7 @@ class AreaFit:
             return image
         pixels = pil_to_tensor(image)[None]  # [1, 3, H, W], uint8
         resized = self.processor.resize(
-            images=pixels,
-            size=SizeDict(**dict(self.processor.size)),
-            resample=self.processor.resample,
-            factor=side,
+            images=pixels, size=SizeDict(**dict(self.processor.size)), resample=self.processor.resample, factor=side
         )
         return to_pil_image(resized[0])  # type: ignore[no-any-return]
 

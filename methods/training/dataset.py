@@ -30,10 +30,7 @@ def rollout_dataset(task: Task, prepare: Prepare = UNCHANGED) -> Dataset:
 
 
 def target_dataset(
-    task: Task,
-    thought: str,
-    prepare: Prepare = UNCHANGED,
-    targets: Mapping[str, Sequence[str]] | None = None,
+    task: Task, thought: str, prepare: Prepare = UNCHANGED, targets: Mapping[str, Sequence[str]] | None = None
 ) -> Dataset:
     """Rows of prompt, completion, images and clips for supervised training.
 

@@ -102,10 +102,7 @@ def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"cuda{i}": one for i, one in enumerate(torch.cuda.get_rng_state_all())}
     kind, keys, *rest = np.random.get_state()
     version, words, gauss = random.getstate()
-    return tensors, {
-        "numpy": [kind, [int(key) for key in keys], *rest],
-        "python": [version, list(words), gauss],
-    }
+    return tensors, {"numpy": [kind, [int(key) for key in keys], *rest], "python": [version, list(words), gauss]}
 
 
 def put_random(state: TrainingState) -> None:

@@ -79,10 +79,7 @@ def tiny_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2VLForConditionalGen
         torch.manual_seed(seed)
         model = Qwen2VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=32,
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=32
     )
     return model
 

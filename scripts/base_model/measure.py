@@ -67,11 +67,7 @@ class Answerer:
         self.model.requires_grad_(False)
 
     def answers(
-        self,
-        examples: Sequence[Example],
-        labels: Sequence[str],
-        style: PromptStyle = SUITE,
-        samples: int = 0,
+        self, examples: Sequence[Example], labels: Sequence[str], style: PromptStyle = SUITE, samples: int = 0
     ) -> Iterator[list[Score]]:
         """Scores of each example: one greedy answer, or ``samples`` drawn at temperature 1."""
         count = max(samples, 1)

@@ -49,13 +49,7 @@ class Schedule:
 Report = Callable[[str, int, int, float], None]  # stage, steps done, steps in all, loss
 
 
-def pretrain(
-    model: Any,
-    tokenizer: Qwen2Tokenizer,
-    seed: int,
-    schedule: Schedule,
-    report: Report,
-) -> None:
+def pretrain(model: Any, tokenizer: Qwen2Tokenizer, seed: int, schedule: Schedule, report: Report) -> None:
     """Train ``model``, a ``Qwen2VLForConditionalGeneration`` in float32, in place."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -79,11 +73,7 @@ def _head(width: int, generator: Generator) -> nn.Linear:
 
 
 def _vision_losses(
-    model: Any,
-    head: nn.Linear,
-    pool: Tensor,
-    schedule: Schedule,
-    generator: Generator,
+    model: Any, head: nn.Linear, pool: Tensor, schedule: Schedule, generator: Generator
 ) -> Iterable[Tensor]:
     for _ in range(schedule.vision_steps):
         classes = torch.randint(len(LABELS), (schedule.vision_batch,), generator=generator)

@@ -81,10 +81,7 @@ def _distorted(bitmap: Bitmap, rng: np.random.Generator) -> Bitmap:
 
 
 def glyph_examples(
-    count: int,
-    seed: int,
-    labels: Sequence[str] = DIGITS + LETTERS,
-    fonts: Sequence[str] = HELD_OUT_FONTS,
+    count: int, seed: int, labels: Sequence[str] = DIGITS + LETTERS, fonts: Sequence[str] = HELD_OUT_FONTS
 ) -> tuple[Example, ...]:
     """Printed glyphs, the labels in turn, font and distortion drawn from the seed.
 

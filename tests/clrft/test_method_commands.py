@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from clrft.cli.main import main
-from clrft.cli.method import check_method, misspelt, subjects
+from clrft.cli.method import KINDS, check_method, misspelt, name_problems, subjects, write_method
 from clrft.method_check import promises as method_promises
-from clrft.method_check.new import KINDS, name_problems, write_method
 from clrft.method_check.promises import check_accumulation, check_adapter, check_model
 from clrft.method_check.report import Report
 from clrft.method_check.trial import Learned, Resumed, Trial, resumed

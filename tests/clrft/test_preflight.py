@@ -205,13 +205,7 @@ def test_the_table_of_the_docs_is_what_the_code_says(row: list[str]) -> None:
 def test_on_a_gpu_what_rests_on_the_cpu_is_no_part_of_the_peak() -> None:
     words = ["model.attention=sdpa", "train.optimizer=adamw", "train.accumulation=1"]
     config = build_config("digits_cil", "rapo", "qwen2_vl_2b", 1993, parse_overrides(words))
-    named = memory_hints(
-        config,
-        LONGEST,
-        "training",
-        40 * 2**30,
-        partial(estimate, device=GPU),
-    )
+    named = memory_hints(config, LONGEST, "training", 40 * 2**30, partial(estimate, device=GPU))
     assert "train.accumulation=8 (saves 34.4 GiB, which is enough)" in named
     # of two copies of 4.11 GiB one is at work while what the loss needs is kept; with a tenth
     assert "model.anchor_memory=cpu (saves 4.5 GiB)" in named

@@ -226,9 +226,7 @@ class Acting:
         return Image.new("RGB", (1, 1))
 
 
-def test_a_change_while_an_item_is_read_is_noticed_and_errors_of_a_decoder_come_through(
-    tmp_path: Path,
-) -> None:
+def test_a_change_while_an_item_is_read_is_noticed_and_errors_of_a_decoder_come_through(tmp_path: Path) -> None:
     shelf = coloured(1)
     for _ in range(2):
         shelf.reads.clear()
