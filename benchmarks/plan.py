@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from clrft.runs.cost_names import COUNTS
+from clrft.runs.layout import COUNTS
 from clrft.runs.provenance import circumstances
 from clrft.utils.files import write_json_atomic
 

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.plan import compared
-from clrft.runs.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
+from clrft.runs.layout import COUNTS, DRIFT, EVALUATE, TRAIN
 from clrft.runs.provenance import circumstances
 from clrft.utils.files import write_json_atomic
 

@@ -26,7 +26,7 @@ from clrft.analysis.table import (
     summary_cell,
     text_columns,
 )
-from clrft.runs.cost_names import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
+from clrft.runs.layout import ACTIVITIES, CPU, EVALUATE, FIGURES, GPU, MEMORY, TRAIN, WALL
 from clrft.runs.read import RunRecord
 from eval.metrics import Value, undefined
 

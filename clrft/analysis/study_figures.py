@@ -20,7 +20,7 @@ from clrft.analysis.drift import SPREADS, Relation, StreamStudy
 from clrft.analysis.figures import GRID, INK, MUTED, RC, Style, colour_bar, finish, heatmap, over_orders, panels, styles
 from clrft.analysis.rewards import PARTS_OF_REWARDS, SHAPED, Figure, GroupRewards
 from clrft.analysis.taxonomy import GroupTaxonomy, shown_outcomes
-from clrft.runs.cost_names import CPU, GPU, TRAIN
+from clrft.runs.layout import CPU, GPU, TRAIN
 from eval.judgement import Failure
 from eval.metrics import metric_of
 from eval.taxonomy import BESIDE

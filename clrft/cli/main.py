@@ -46,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[int, tuple[str, ...]]:
     """Run a command: its exit code, and the sentences that say why it is not 0."""
     try:
-        name_plugins(options)
+        files = [str(Path(file).expanduser().resolve()) for file in getattr(options, "plugin", ())]
+        if files:
+            from methods.registry import load_plugins
+
+            load_plugins(files)
+            if hasattr(options, "words"):  # which become the configuration
+                options.words = [*options.words, f"run.plugins={json.dumps(files)}"]
         if options.former:
             show_end(0, ["clrft {} is now clrft {}.".format(*options.former)])
         module, name = options.command  # imported now, so that no command waits for what others import
@@ -116,15 +122,3 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         options.words = [*options.words, *rest]
     return options
-
-
-def name_plugins(options: argparse.Namespace) -> None:
-    """Load the plugins of the command line, and write them into the words that become the configuration."""
-    files = [str(Path(file).expanduser().resolve()) for file in getattr(options, "plugin", ())]
-    if not files:
-        return
-    from methods.registry import load_plugins
-
-    load_plugins(files)
-    if hasattr(options, "words"):
-        options.words = [*options.words, f"run.plugins={json.dumps(files)}"]

@@ -18,30 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from clrft.base_model import default_model_path
 from clrft.utils.files import read_json, sha256_file, write_json_atomic
+from clrft.utils.plain import read_yaml
 from methods.costs.flops import SUPPORTED, ModelShape, is_trained, shape_of
 from methods.model.config import ModelConfig
 from task_streams.errors import UserError, unknown_name
 
 SIZES_FILE = "sizes.json"  # in a checkpoint's folder
-
-
-def _published(family: str, width: int, inner: int, layers: int, heads: int, keys: int, vocabulary: int) -> Any:
-    """The config.json of a published checkpoint, as far as sizes go."""
-    tower = {"hidden_size": 1280, "out_hidden_size": width} if family == "qwen2_5_vl" else {"hidden_size": width}
-    text = {
-        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": keys, "vocab_size": vocabulary,
-    }  # fmt: skip
-    tied = vocabulary == 151936  # the small ones
-    return {"model_type": family, "text_config": text, "vision_config": tower, "tie_word_embeddings": tied}
-
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2-VL-2B-Instruct": _published("qwen2_vl", 1536, 8960, 28, 12, 2, 151936),
-    "Qwen/Qwen2-VL-7B-Instruct": _published("qwen2_vl", 3584, 18944, 28, 28, 4, 152064),
-    "Qwen/Qwen2.5-VL-3B-Instruct": _published("qwen2_5_vl", 2048, 11008, 36, 16, 2, 151936),
-    "Qwen/Qwen2.5-VL-7B-Instruct": _published("qwen2_5_vl", 3584, 18944, 28, 28, 4, 152064),
-}
+PUBLISHED = read_yaml(Path(__file__).with_name("published_models.yaml"))  # the config.json of checkpoints, by hub id
 
 
 @dataclass(frozen=True, slots=True)

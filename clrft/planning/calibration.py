@@ -28,7 +28,7 @@ from clrft.planning.stage_work import Cell, Lengths
 from clrft.planning.stream_statistics import statistics_of
 from clrft.runner.prepare import prepare
 from clrft.runner.run import finish, learn, open_folder
-from clrft.runs.cost_names import EVALUATE, TRAIN, WALL
+from clrft.runs.layout import EVALUATE, TRAIN, WALL
 from clrft.runs.read import find_runs, read_run
 from clrft.sweep.executors import Setup
 from clrft.sweep.local_workers import prepare as prepare_worker

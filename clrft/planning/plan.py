@@ -27,7 +27,7 @@ from clrft.runner.partial_checkpoint import KEPT
 from clrft.runner.prepare import split_problems
 from clrft.runner.resource_checks import MOMENTS
 from clrft.runner.state import Run
-from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.runs.layout import DRIFT, EVALUATE, TRAIN
 from clrft.sweep.executors import default_jobs, gpus
 from clrft.utils.progress import Silent
 from methods import build_method

@@ -29,7 +29,7 @@ from clrft.planning.stream_statistics import (
     probe_prompt,
     statistics_of,
 )
-from clrft.runs.cost_names import COUNTS, DRIFT, EVALUATE, TRAIN
+from clrft.runs.layout import COUNTS, DRIFT, EVALUATE, TRAIN
 from methods.costs.flops import Work
 from methods.drift.items import GROUP_SIZE, OTHERS_SIZE
 from methods.drift.measure import PROMPTS

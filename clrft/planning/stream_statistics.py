@@ -26,6 +26,7 @@ from clrft.memory.model_sizes import known_sizes, local_config
 from clrft.memory.phases import Longest
 from clrft.runner.prepare import cache_folder
 from clrft.runner.stage import glyph_probe
+from clrft.utils.plain import read_yaml
 from methods.inputs.encoding import encoded_turns
 from methods.inputs.media import preferred_feed, token_types
 from methods.model.config import ModelConfig
@@ -33,7 +34,6 @@ from methods.model.policy import load_processor
 from task_streams import Workspace, build_stream
 from task_streams.config import CilConfig, StreamConfig
 from task_streams.datasets.clip_folders import AUTO
-from task_streams.datasets.published_sizes import DECLARED, Declared
 from task_streams.errors import UserError
 from task_streams.prompt import THOUGHTS, Request, request, target_text, user_turn
 from task_streams.prompt_style import PromptStyle
@@ -44,6 +44,7 @@ LOOKED_AT = 8  # items of each split of a task that are encoded
 ITEM_SEED = 0  # of their draw
 NAME = "great example"  # a class name where names are not known
 QUESTION = f"What does the image show? Choose from: {', '.join((NAME,) * 4)}."  # one of its own
+PUBLISHED = Path(__file__).with_name("published_streams.yaml")
 ROOMS = ("root", "train")  # settings that say where a stream's data are
 LETTERS = 4  # of English text in a token of a large vocabulary
 FRAME = 24  # tokens of Qwen2-VL's chat template beside the question
@@ -179,6 +180,22 @@ class StreamStatistics:
         return Longest(behind_list + max(self.lists), patches, images, pixels, examples=examples, items=items)
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The size of a dataset, as ``published_streams.yaml`` explains it."""
+
+    source: str
+    classes: int
+    test: int
+    domains: int = 1
+    kind: Kind = "classification"
+    width: int = 500
+    height: int = 375
+    seconds: float = 0.0
+    boxes: float = 0.0
+    labels: float = 1.0
+
+
 def statistics_of(config: RunConfig) -> StreamStatistics:
     """The statistics of a cell's stream.
 
@@ -239,7 +256,8 @@ def declared_statistics(name: str, config: StreamConfig, lengths: TokenLengths, 
         UserError: nothing tells how large it is, or the settings take all items of a number that is not known.
     """
     questions = isinstance(getattr(config, "tasks", None), tuple)  # of the stream's own
-    size = DECLARED.get(name)
+    known = read_yaml(PUBLISHED)
+    size = Declared(**known[name]) if name in known else None
     sizes = class_sizes(config, size)
     if size is None:
         if config.test_per_class is None or config.shots is None or not sizes:

@@ -16,7 +16,7 @@ from clrft.planning.advice import Suggestion, cannot_run, does_not_fit, grouped
 from clrft.planning.hardware import FAST, LIKELY, SLOW, Hardware
 from clrft.planning.plan import PARTS, CellPlan, Plan
 from clrft.planning.stage_work import COUNTED
-from clrft.runs.cost_names import COUNTS, EVALUATE, TRAIN
+from clrft.runs.layout import COUNTS, EVALUATE, TRAIN
 from clrft.sweep.status import duration
 from methods.settings import KAHAN, WIDE
 

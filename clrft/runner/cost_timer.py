@@ -15,7 +15,7 @@ from typing import Any
 
 from clrft.runner.checkpoint import StageRecord
 from clrft.runner.state import Run
-from clrft.runs.cost_names import CPU, GPU, WALL
+from clrft.runs.layout import CPU, GPU, WALL
 from methods.costs.meter import Counts
 from methods.distributed import ranks
 

@@ -1,4 +1,4 @@
-"""Names in a run folder. A stage's folder is ``task_NN``; stage 0 is before any training."""
+"""Names in a run folder and its records. A stage's folder is ``task_NN``; stage 0 is before any training."""
 
 from collections.abc import Iterable
 from itertools import takewhile
@@ -18,6 +18,12 @@ TRAINING_FILE = "training.json"
 WEIGHTS_FOLDER = "weights"
 ERROR_FILE = "error.txt"  # why a run failed
 UNFINISHED = "unfinished"  # a training between two updates
+# What a stage's activities cost; the counts are those of ``methods/costs/meter.py``, which loads torch.
+TRAIN, EVALUATE, DRIFT = ACTIVITIES = ("train", "evaluate", "drift")
+COUNTS = ("prompt_tokens", "prompt_tokens_computed", "tokens_generated", "tokens_trained", "images", "model_flops")
+WALL, CPU, GPU = SECONDS = ("wall_seconds", "cpu_seconds", "gpu_seconds")
+FIGURES = (*COUNTS, *SECONDS)
+MEMORY = ("peak_memory_mb", "peak_gpu_memory_mb")
 
 
 def stage_folder(run: Path, stage: int) -> Path:

@@ -17,7 +17,7 @@ from clrft.cli.main import main
 from clrft.config.run_config import build_config
 from clrft.planning.calibration import cut
 from clrft.planning.stage_work import Cell, Lengths
-from clrft.runs.cost_names import EVALUATE
+from clrft.runs.layout import EVALUATE
 from clrft.runs.read import RunRecord, read_run
 from clrft.tracking.runs import cell_facts, task_facts
 from clrft.utils.progress import Silent

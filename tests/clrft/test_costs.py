@@ -20,7 +20,7 @@ from clrft.cli.main import main
 from clrft.config.run_config import RunConfig, build_config
 from clrft.runner.cost_timer import Clock, cpu_seconds
 from clrft.runner.run import run
-from clrft.runs.cost_names import COUNTS, CPU, EVALUATE, TRAIN, WALL
+from clrft.runs.layout import COUNTS, CPU, EVALUATE, TRAIN, WALL
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
 from methods.costs import meter

@@ -37,7 +37,7 @@ from clrft.planning.stage_work import COLUMNS, Cell, Lengths, micro_batches, par
 from clrft.planning.stream_statistics import statistics_of
 from clrft.planning.tables import figures
 from clrft.runner.run import run
-from clrft.runs.cost_names import DRIFT, EVALUATE, TRAIN
+from clrft.runs.layout import DRIFT, EVALUATE, TRAIN
 from clrft.runs.read import RunRecord, read_run
 from clrft.utils.progress import Silent
 from methods.model.config import ModelConfig
