@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
     "train": {"updates": 4, "prompts_per_update": 4},
     "evaluate": {"probe": 0, "drift_prompts": 1},
 }
-OTHER = ("manifest.json", "config.yaml", "mlflow.json")  # what describes a run
+OTHER = ("manifest.json", "config.yaml", "mlflow.json", ".mlflow.lock")  # what describes a run, and the lock of that
 TIMES = ("seconds", "memory_mb", "digest", "steps.jsonl")  # ends of the names of what differs from run to run
 
 
