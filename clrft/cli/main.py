@@ -65,6 +65,7 @@ def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[
             if reason is None:
                 raise
             return 1, (reason,)
+        exec("")  # else Python ends by SIGINT where the interrupt came up through an exec of text, whatever is returned
         return interrupt.asked() or 130, (f"stopped; finished tasks are kept. Go on with the same command: {words}",)
 
 

@@ -178,6 +178,14 @@ def test_decoding_is_recorded_where_a_gpu_allows_it_and_asking_for_it_elsewhere_
         assert (policy.session().steps is not None) == recorded
 
 
+def test_an_interrupt_inside_of_executed_text_ends_with_its_code(tmp_path: Path) -> None:
+    plugin = tmp_path / "own.py"
+    plugin.write_text("exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')\n")  # dataclasses use exec too
+    command = [sys.executable, "-m", "clrft", "show", "stream=digits_cil", "--plugin", str(plugin)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "stopped; finished tasks are kept" in ended.stderr) == (143, True)
+
+
 def test_an_interrupt_keeps_finished_tasks_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["run", "stream=digits_cil", "method=sft", "stream.shots=8", "stream.test_per_class=1", "stream.tasks=2"]
     words += ["train.updates=20", "evaluate.probe=0", "evaluate.drift_prompts=0", "run.mlflow=false"]
