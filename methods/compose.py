@@ -11,10 +11,9 @@ and ``<name>_reranked``, the share of pairs inside a group whose order it change
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from methods.base import AnchorRule, Family, LossContext, Method, Need, ReplayPlan, Rollouts, TaskContext, overrides
+from methods.base import AnchorRule, Method, overrides
 from methods.guard import class_of, fault, made_method
 from methods.lazy import Tensor, torch
 from methods.registry import method_class
@@ -22,6 +21,7 @@ from task_streams.errors import UserError
 from task_streams.types import Example, Task
 
 if TYPE_CHECKING:
+    from methods.base import Family, KlTarget, LossContext, Need, ReplayPlan, Rollouts, TaskContext
     from methods.model.policy import Policy
 
 SEPARATOR = "."  # between a part's name and a name in its state
@@ -122,6 +122,14 @@ class Composite(Method):
     def replay(self) -> ReplayPlan | None:
         return next((one.replay for one in self.members if one.replay is not None), None)
 
+    @property
+    def loss_arguments(self) -> dict[str, Any]:
+        return self.learner.loss_arguments
+
+    @property
+    def kl_target(self) -> KlTarget:
+        return self.learner.kl_target
+
     def problems(self, policy: Policy, tasks: Sequence[Task]) -> list[str]:
         return [problem for one in self.members for problem in one.problems(policy, tasks)]
 
@@ -165,10 +173,6 @@ class Composite(Method):
 
     def describe(self) -> dict[str, Any]:
         return {one.name: facts for one in self.members if (facts := one.describe())}
-
-
-for _name in ("loss_arguments", "kl_target"):
-    setattr(Composite, _name, property(attrgetter(f"learner.{_name}")))
 
 
 def shaped_rewards(members: Iterable[Method], rewards: Tensor, rollouts: Rollouts) -> Tensor:

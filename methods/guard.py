@@ -120,12 +120,23 @@ class GuardedMethod(Method):
     def _refuse(self, hook: str, reason: str) -> NoReturn:
         raise UserError(fault(type(self.inner), hook, reason))
 
-
-for _name in PROPERTIES:  # what the method behind the checks declares
-    setattr(GuardedMethod, _name, property(attrgetter(f"inner.{_name}")))
-for _name in set(HOOKS) - vars(GuardedMethod).keys():  # those whose result needs no check of its own, but for two
-    _call = GuardedMethod._one_each if _name in ("shape_rewards", "normalize_advantages") else GuardedMethod._called
-    setattr(GuardedMethod, _name, partialmethod(_call, _name))
+    shape_rewards: Any = partialmethod(_one_each, "shape_rewards")
+    normalize_advantages: Any = partialmethod(_one_each, "normalize_advantages")
+    # Hooks whose result needs no check of its own.
+    before_task: Any = partialmethod(_called, "before_task")
+    choose_examples: Any = partialmethod(_called, "choose_examples")
+    targets: Any = partialmethod(_called, "targets")
+    after_step: Any = partialmethod(_called, "after_step")
+    after_task: Any = partialmethod(_called, "after_task")
+    load_state_dict: Any = partialmethod(_called, "load_state_dict")
+    describe: Any = partialmethod(_called, "describe")
+    # What the method behind the checks declares.
+    needs: Any = property(attrgetter("inner.needs"))
+    anchor_rule: Any = property(attrgetter("inner.anchor_rule"))
+    fisher_items: Any = property(attrgetter("inner.fisher_items"))
+    replay: Any = property(attrgetter("inner.replay"))
+    loss_arguments: Any = property(attrgetter("inner.loss_arguments"))
+    kl_target: Any = property(attrgetter("inner.kl_target"))
 
 
 def made_method(kind: type[Method], config: Any) -> GuardedMethod:

@@ -60,10 +60,9 @@ def _blocks(task: Task, per_class: int) -> Iterator[Image.Image]:
             chosen = [
                 item
                 for item in items
-                if item.target == name
-                or (isinstance(item.target, tuple) and any(box.category == name for box in item.target))
-            ][:per_class]
-            lines.append([_tile(item, name, task, bar) for item in chosen])
+                if item.target == name or (isinstance(item.target, tuple) and visible(item.target, (name,)))
+            ]
+            lines.append([_tile(item, name, task, bar) for item in chosen[:per_class]])
         tall = any(tile.width > BOXED[0] for line in lines for tile in line)
         yield _block(name, lines if tall else [lines[0] + lines[1]])
 

@@ -29,9 +29,8 @@ from methods.registry import NAME, installed_methods, known_methods, load_plugin
 from task_streams.config import converted, field_docs, values_of
 from task_streams.errors import UserError, unknown_name
 
-TEMPLATES = Path(__file__).parents[1] / "method_check" / "templates"  # KIND.txt is the method, test_KIND.txt its test
-# How a method of each kind is named on the command line.
-KINDS = {"part": "sft+@NAME@", "supervised": "@NAME@", "reinforcement": "@NAME@"}
+TEMPLATES = Path(__file__).with_name("templates")  # KIND.txt is the method, test_KIND.txt its test
+KINDS = {"part": "sft+@NAME@", "supervised": "@NAME@", "reinforcement": "@NAME@"}  # as named on the command line
 COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
 
 

@@ -61,12 +61,8 @@ class Device(Settings):
     def speeds(self) -> tuple[Speed, ...]:
         """Most likely, slow, fast."""
         links = [self.link * share for share in self.linked] if self.link and self.linked else [math.inf] * 3
-        return tuple(
-            Speed(self.flops * share, self.bandwidth * reach, *others)
-            for share, reach, *others in zip(
-                self.share, self.reach, self.launch, self.start, self.disk, links, strict=True
-            )
-        )
+        ranges = zip(self.share, self.reach, self.launch, self.start, self.disk, links, strict=True)
+        return tuple(Speed(self.flops * share, self.bandwidth * reach, *others) for share, reach, *others in ranges)
 
 
 @dataclass(frozen=True, slots=True)

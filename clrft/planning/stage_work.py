@@ -166,9 +166,8 @@ class Cell:
         batches = micro_batches(self.config.train, task.train, updates)
         for rows, times in batches.items():
             own, instead = rows / processes, max(0, processes - rows) / processes
-            calls += [
-                (times, self.whole(own, task.prompt, task.target, learn, every, instead)) for learn, every in passes
-            ]
+            for learn, every in passes:
+                calls.append((times, self.whole(own, task.prompt, task.target, learn, every, instead)))
             calls.append((times, {"tokens_trained": own * task.target}))
         return calls, batches.total() * (7 if distilled else 3)
 
@@ -179,12 +178,8 @@ class Cell:
         Rollouts are dealt out by whole groups where every process gets one.
         """
         config, method, held, prompt, items = self.config, self.method, self.held, task.prompt, task.train
-        train, tokens, mean, again = (
-            config.train,
-            prompt.tokens,
-            self.lengths.train,
-            int(config.method.updates_per_batch),
-        )
+        train, again = config.train, int(config.method.updates_per_batch)
+        tokens, mean = prompt.tokens, self.lengths.train
         group = int(config.method.group_size) if train.share_prefix else 1
         every, batches, parts = rows_per_update(method, train), updates / again, updates * train.accumulation
         rows, drawn = part_of(every, self.processes, group)
@@ -261,12 +256,9 @@ class Cell:
             batches = math.ceil(items / evaluate.batch_size)
             every, most = every + batches, most + math.ceil(batches / self.processes)
             for size, times in batch_sizes(items, math.ceil(items / max(1, batches)) or 1).items():
-                answers = self.written(size, prompt.tokens, self.lengths.test)
-                calls += [
-                    (times, {"test_items": size}),
-                    (times, self.prompts(size, prompt, seen=seen)),
-                    (times, answers),
-                ]
+                calls.append((times, {"test_items": size}))
+                calls.append((times, self.prompts(size, prompt, seen=seen)))
+                calls.append((times, self.written(size, prompt.tokens, self.lengths.test)))
         anchor = self.held.anchor and (method.anchor_rule.kind == "base" or (stage > 1 and not method.joint))
         exchanged = self.gathered * (1 + anchor + self.held.reference)
         return {**total(calls), "share": most / max(1, every), "exchanged": exchanged}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from methods.algorithms.sft import Sft, SftConfig
 from methods.base import LossContext, Method, Need, ReplayPlan, TaskContext
 from methods.compose import Composite
-from methods.guard import GuardedMethod, made_method
+from methods.guard import HOOKS, PROPERTIES, GuardedMethod, made_method
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import FitSettings, fit, step_row
@@ -63,6 +63,10 @@ def test_what_cannot_be_used_is_refused(hook: str, result: Any, reason: str) -> 
     method = with_hook(hook, lambda self, *given: result)
     with pytest.raises(UserError, match=rf"method 'plain' \(.*test_guard.*\), {hook}: {reason}"):
         getattr(method, hook)(*arguments)
+
+
+def test_no_hook_and_no_declaration_of_the_contract_passes_the_checks_by() -> None:
+    assert {*HOOKS, *PROPERTIES} <= vars(GuardedMethod).keys()
 
 
 def test_an_error_names_the_line_of_the_methods_file() -> None:
