@@ -16,6 +16,7 @@ from pydantic import Field
 
 from task_streams.config import Count
 from task_streams.errors import UserError, shown
+from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import DetectionCilConfig, detection_cil
 from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, is_number, stays_inside
@@ -105,10 +106,10 @@ def _category_names(rows: Rows, boxes: BoxCollector) -> dict[int, str]:
             boxes.faults["categories without a whole number as id or a name"].append(f"id {number!r}, name {name!r}")
         elif number in names:
             boxes.faults["categories whose id is taken"].append(f"id {number} ({names[number]}, {name})")
-        elif name in names.values():
+        elif shown_form(name) in names.values():
             boxes.faults["categories whose name is taken"].append(f"{name} (id {number})")
         else:
-            names[number] = name
+            names[number] = shown_form(name)
     return names
 
 

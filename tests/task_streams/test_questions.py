@@ -343,3 +343,10 @@ def test_an_unknown_task_folder_gets_the_nearest_name_and_one_like_yes_quotes(tm
     with pytest.raises(UserError) as caught:
         typed_section("stream", QuestionsConfig, yaml.safe_load("tasks: 5\nroot: x\n"))
     assert "quotes" not in str(caught.value)
+
+
+def test_questions_and_answers_are_shown_with_their_accents_within_letters(tmp_path: Path) -> None:
+    rows = [flat(i, f"GQA/train/{i}.png", "Ou\u0300 ?", ["the\u0301", "thé"]) for i in range(3)]
+    write_task(tmp_path, "GQA", train=rows)
+    target = build(config(tmp_path, "GQA")).tasks[0].train[0].target
+    assert isinstance(target, Question) and target.text.startswith("Où ?") and target.answers == ("thé",)
