@@ -73,7 +73,7 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
     def parse() -> BoxTable:
         """Everything is checked, every fault is counted by its kind."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
@@ -154,7 +154,9 @@ def _add_boxes(
             boxes.faults["annotations of a category that is not listed"].append(f"{name} (category {category!r})")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             boxes.faults["annotations whose bbox is no x, y, width, height"].append(name)
-        elif row.get("iscrowd"):
+        elif row.get("iscrowd", 0) not in (0, 1, "0", "1", None):
+            boxes.faults["annotations whose iscrowd is neither 0 nor 1"].append(f"{name} ({row['iscrowd']!r})")
+        elif int(row.get("iscrowd") or 0):
             boxes.left_out["crowds"] += 1
         else:
             key, width, height = sizes[image]
