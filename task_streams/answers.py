@@ -1,5 +1,6 @@
 """Answers to questions: the form in which two of them are compared, and the numbers that they are.
 
+As labels are compared, but for what is part of a number: its sign, its decimal point, percent. "-10%" is not "10%".
 Deliberately absent: articles, number words and synonyms. "the cat" is not "cat", and "two" is not "2".
 """
 
@@ -8,24 +9,28 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from task_streams.labels import normalise_label
+from task_streams.labels import compared_form
 from task_streams.types import Rule
 
-FINAL_PUNCTUATION = ".,;:!?"
+FINAL_PUNCTUATION = ".,;:!?。、"
 
 _NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _MINUS = str.maketrans("−–", "--")
+# Between words: underscores, hyphens that are no sign of a number, points that are none of a number's.
+_BETWEEN_WORDS = re.compile(r"_|(?<=[\w.])-|-(?!\.?\d)|(?<=[^\W\d])\.|\.(?!\d)")
+_BEFORE_PERCENT = re.compile(r"\s+(?=%)")
 _OPTION = re.compile(r"\(?([A-Za-z])[.):]?\)?\.?")
 _OPTION_WITH_TEXT = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):])\s+\S.*", re.DOTALL)
 
 
 def normalise_answer(text: str) -> str:
-    """Form in which answers are compared: that of labels, after final punctuation is taken away.
+    """Form in which answers are compared: that of labels, but numbers stay; without final punctuation.
 
     What has nothing left then, such as ``?`` or ``-``, is compared as it stands.
     """
-    bare = text.strip()
-    return normalise_label(bare.rstrip(FINAL_PUNCTUATION + " ")) or bare.lower()
+    bare = compared_form(text).strip().translate(_MINUS)
+    words = _BETWEEN_WORDS.sub(" ", bare.rstrip(FINAL_PUNCTUATION + " "))
+    return " ".join(_BEFORE_PERCENT.sub("", words).split()) or bare
 
 
 def parse_number(text: str) -> Decimal | None:
@@ -33,7 +38,7 @@ def parse_number(text: str) -> Decimal | None:
 
     Commas between groups of three digits are read over; a full stop at the end is punctuation.
     """
-    bare = text.strip().translate(_MINUS)
+    bare = compared_form(text).strip().translate(_MINUS)
     if not _NUMBER.fullmatch(bare) or not math.isfinite(float(plain := bare.replace(",", ""))):
         return None
     return Decimal(plain)
@@ -41,7 +46,7 @@ def parse_number(text: str) -> Decimal | None:
 
 def parse_quantity(text: str) -> Decimal | None:
     """The number that a text is, percentages as fractions: ``5 %`` is 0.05."""
-    bare = text.strip().removesuffix(".")
+    bare = compared_form(text).strip().removesuffix(".")
     if not bare.endswith("%"):
         return parse_number(bare)
     number = parse_number(bare[:-1])
@@ -55,7 +60,7 @@ def option_letter(text: str, with_text: bool = False) -> str | None:
         text: an answer.
         with_text: also of ``B. two cats`` and ``(B) two cats``, where the choice's text follows its letter.
     """
-    bare = text.strip()
+    bare = compared_form(text).strip()
     if alone := _OPTION.fullmatch(bare):
         return alone[1].upper()
     followed = _OPTION_WITH_TEXT.fullmatch(bare) if with_text else None

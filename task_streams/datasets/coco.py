@@ -16,6 +16,7 @@ from pydantic import Field
 
 from task_streams.config import Count
 from task_streams.errors import UserError, shown
+from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import DetectionCilConfig, detection_cil
 from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, is_number, stays_inside
@@ -72,7 +73,7 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
     def parse() -> BoxTable:
         """Everything is checked, every fault is counted by its kind."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
@@ -105,10 +106,10 @@ def _category_names(rows: Rows, boxes: BoxCollector) -> dict[int, str]:
             boxes.faults["categories without a whole number as id or a name"].append(f"id {number!r}, name {name!r}")
         elif number in names:
             boxes.faults["categories whose id is taken"].append(f"id {number} ({names[number]}, {name})")
-        elif name in names.values():
+        elif shown_form(name) in names.values():
             boxes.faults["categories whose name is taken"].append(f"{name} (id {number})")
         else:
-            names[number] = name
+            names[number] = shown_form(name)
     return names
 
 
@@ -153,7 +154,9 @@ def _add_boxes(
             boxes.faults["annotations of a category that is not listed"].append(f"{name} (category {category!r})")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             boxes.faults["annotations whose bbox is no x, y, width, height"].append(name)
-        elif row.get("iscrowd"):
+        elif row.get("iscrowd", 0) not in (0, 1, "0", "1", None):
+            boxes.faults["annotations whose iscrowd is neither 0 nor 1"].append(f"{name} ({row['iscrowd']!r})")
+        elif int(row.get("iscrowd") or 0):
             boxes.left_out["crowds"] += 1
         else:
             key, width, height = sizes[image]

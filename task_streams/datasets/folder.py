@@ -10,6 +10,7 @@ from functools import partial
 
 from task_streams.config import SourceCilConfig, SourceDilConfig
 from task_streams.errors import UserError, shown, unknown_name
+from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_tree
@@ -41,9 +42,13 @@ def folder(config: FolderCilConfig | FolderDilConfig) -> Found:
     if isinstance(config, FolderDilConfig):
         root = existing_root(config.root, "<domain>/<class>/<image> or <domain>/{train,test}/<class>/<image>")
         names = [folder.name for folder in subfolders(root)]
-        if unknown := [unknown_name("domain", name, names) for name in config.domains if name not in names]:
+        on_disk = {shown_form(name): name for name in names} | {name: name for name in names}
+        if unknown := [
+            unknown_name("domain", name, names) for name in config.domains if shown_form(name) not in on_disk
+        ]:
             raise UserError(*unknown)
-        parts = {name: class_tree(root, root / name, name) for name in config.domains or names}
+        wanted = [on_disk.get(name) or on_disk[shown_form(name)] for name in config.domains]
+        parts = {name: class_tree(root, root / name, name) for name in wanted or names}
     else:
         root = existing_root(config.root, "<class>/<image> or {train,test}/<class>/<image>")
         parts = {"": class_tree(root, root)}

@@ -19,7 +19,7 @@ from task_streams.registry import StreamSpec
 from task_streams.scenarios.question_tasks import QuestionReader, draw_questions
 from task_streams.scenarios.shots import listed_records
 from task_streams.scenarios.split import class_order
-from task_streams.sources.layout import joined, subfolders
+from task_streams.sources.layout import as_shown, joined, subfolders
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.question_files import QuestionFile, read_questions
 from task_streams.sources.records import Split, Workspace
@@ -138,7 +138,7 @@ def til_stream(benchmark: Benchmark, config: QuestionsConfig, order_seed: int, w
     """
     files = question_files(benchmark, config)
     read = {name: [read_questions(file) for file in pair] for name, pair in files.items()}
-    found = joined(part for parts in read.values() for part in parts)
+    found = as_shown(joined(part for parts in read.values() for part in parts))
     reader = QuestionReader(Library(workspace, config.on_damaged), next(iter(files.values()))[0].images)
     order = class_order(tuple(files), order_seed) if config.task_order == "seeded" else tuple(files)
     with all_problems(found, reader.library):

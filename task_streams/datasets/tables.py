@@ -173,16 +173,19 @@ def _records(
 
 def _given_names(value: Any) -> tuple[str, ...]:
     """Class names as a config gives them: none, a list, or a file that holds them."""
-    if not isinstance(value, str):
-        return tuple(value or ())
-    try:
-        text = Path(value).expanduser().read_text(encoding="utf-8-sig")
-        names = json.loads(text) if value.endswith(".json") else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"class_names {value!r}: expected a list, or a file of names; {error}") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"class_names {value!r}: expected a list of texts; found {type(names).__name__}")
-    return tuple(name.strip() for name in names if name.strip())
+    names = value or ()
+    if isinstance(value, str):
+        try:
+            text = Path(value).expanduser().read_text(encoding="utf-8-sig")
+            names = json.loads(text) if value.endswith(".json") else text.rstrip().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"class_names {value!r}: expected a list, or a file of names; {error}") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"class_names {value!r}: expected a list of texts; found {type(names).__name__}")
+    if empty := [str(place) for place, name in enumerate(names) if not name.strip()]:
+        expected = "expected one for each, in the order of their numbers from 0"
+        raise UserError(f"class_names {value!r}: no name for class {shown(empty)}; {expected}")
+    return tuple(name.strip() for name in names)
 
 
 LICENCE = "that of the table"

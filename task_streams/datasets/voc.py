@@ -19,6 +19,7 @@ from xml.parsers import expat
 
 from task_streams.config import Count, listed_twice
 from task_streams.errors import UserError, shown, unknown_name
+from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import (
     DetectionCilConfig,
@@ -218,7 +219,7 @@ def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, 
     if width is None or height is None or min(width, height) < 1:
         raise Damaged("no size with width and height above 0")
     for number, row in enumerate(annotation.iterfind("object"), start=1):
-        category = (row.findtext("name") or "").strip()
+        category = shown_form((row.findtext("name") or "").strip())
         x1, y1, x2, y2 = _numbers(row, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
         if category not in config.classes and config.other_classes == "skip":
             boxes.left_out["of other classes"] += 1

@@ -6,11 +6,13 @@ from typing import Any
 
 from task_streams.config import SourceDilConfig
 from task_streams.errors import UserError, unknown_name
+from task_streams.labels import shown_form
 from task_streams.scenarios.draw import Pool
 from task_streams.scenarios.shots import listed_records, unused_listed
 from task_streams.scenarios.split import build_cil, build_dil
 from task_streams.sources.clips import ClipDecoder
 from task_streams.sources.images import IMAGES
+from task_streams.sources.layout import as_shown
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.records import Decoder, Found, Record, Workspace
 from task_streams.types import TaskStream
@@ -33,7 +35,7 @@ def labelled_stream(
         UserError: problems of the layout, damaged items, too few classes, an unknown domain, a list that does not
             resolve.
     """
-    found, by_domain = find(config), isinstance(config, SourceDilConfig)
+    found, by_domain = as_shown(find(config)), isinstance(config, SourceDilConfig)
     library = Library(workspace, config.on_damaged, decoder)
     with all_problems(found, library):
         records, settings = found.records, config.draw_settings
@@ -49,9 +51,10 @@ def labelled_stream(
         settings |= {"admit": library.admit, "distinct": config.on_copies == "skip", "notes": found.notes}
         if by_domain:
             there = sorted(pools)
-            if unknown := [unknown_name("domain", name, there) for name in config.domains if name not in there]:
+            wanted = [shown_form(name) for name in config.domains]
+            if unknown := [unknown_name("domain", name, there) for name in wanted if name not in there]:
                 raise UserError(*unknown)
-            pools = {domain: pools[domain] for domain in config.domains or there}
+            pools = {domain: pools[domain] for domain in wanted or there}
             seeded = config.domain_order == "seeded"
             stream = build_dil(name, pools, order_seed=order_seed, seeded_order=seeded, **settings)
         else:

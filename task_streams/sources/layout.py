@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from task_streams.errors import UserError, shown
-from task_streams.sources.records import Found
+from task_streams.labels import label_problems, shown_form
+from task_streams.sources.records import Found, Record
+from task_streams.types import Question, Target
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".rar", ".7z")
 
@@ -139,6 +141,34 @@ def joined(parts: Iterable[Found]) -> Found:
         tuple(problem for part in parts for problem in part.problems),
         tuple(sorted({name for part in parts for name in part.classes})),
     )
+
+
+def as_shown(found: Found) -> Found:
+    """What was found, with names, questions and answers in the form in which prompts show them.
+
+    Names that are one in that form, as "é" may be written in two ways, are a problem: they would silently be merged.
+    """
+    names = {*found.classes, *(record.target for record in found.records if isinstance(record.target, str))}
+    domains = {record.domain for record in found.records} - {""}
+    questions = any(isinstance(record.target, Question) for record in found.records[:1])
+    if all(map(str.isascii, names | domains)) and not questions:
+        return found  # as most are, however many
+    merged = [label_problems(some) for some in (names, domains) if len(set(map(shown_form, some))) < len(some)]
+    records = tuple(map(_as_shown, found.records))
+    problems = (*found.problems, *(problem for some in merged for problem in some))
+    return replace(found, records=records, problems=problems, classes=tuple(map(shown_form, found.classes)))
+
+
+def _as_shown(record: Record) -> Record:
+    target: Target = record.target
+    if isinstance(target, str):
+        target = shown_form(target)
+    elif isinstance(target, Question):
+        answers = tuple(dict.fromkeys(map(shown_form, target.answers)))
+        target = replace(target, text=shown_form(target.text), answers=answers)
+    domain = shown_form(record.domain)
+    same = target == record.target and domain == record.domain
+    return record if same else replace(record, target=target, domain=domain)
 
 
 def with_all_classes(found: Found, domain: str = "") -> Found:

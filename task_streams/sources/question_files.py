@@ -3,7 +3,9 @@ r"""Question files of instruction-tuning benchmarks to records: what rows look l
 Layout of CoIN (github.com/zackschen/CoIN) and UCIT (huggingface.co/datasets/HaiyangGuo/UCIT): one folder per task
 with a JSON list for each split. A row is a LLaVA conversation, ``{"id", "image", "conversations": [{"from": "human",
 "value": "<image>\n…"}, {"from": "gpt", "value": "…"}]}``, or flat: ``{"question_id", "image", "text", "answer"}``.
-Either form may stand in either split, ids under either name, ``user``/``assistant`` for ``human``/``gpt``.
+Or chat messages: ``{"messages": [{"role": "user", "content": "<image>…"}, {"role": "assistant", …}], "images": […]}``.
+Any form may stand in either split, ids under either name, ``user``/``assistant`` for ``human``/``gpt``, the image as
+``image`` or alone in ``images``; the file may hold a row a line. Rows of a file without any ids are known by number.
 Image paths start at one folder for all tasks. Every pair of turns is an item of its own, asked without the turns
 before it. Rows without an image are left out and counted. Nothing but the JSON is read here.
 """
@@ -57,7 +59,7 @@ def read_questions(file: QuestionFile) -> Found:
     fault = ""
     rows: Any = None
     try:
-        rows = json.loads(file.path.read_bytes())
+        rows = json_rows(file.path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
@@ -71,9 +73,10 @@ def read_questions(file: QuestionFile) -> Found:
     bad: dict[str, list[str]] = {}
     without_image = 0
     groups: dict[str, list[Record]] = {}
+    has_ids = any(isinstance(row, Mapping) and not {"id", "question_id"}.isdisjoint(row) for row in rows)
     for number, row in enumerate(rows, start=1):
         try:
-            items = list(_row_records(file, row))
+            items = list(_row_records(file, row, _id(row) if has_ids else str(number)))
         except BadRow as wrong:
             bad.setdefault(str(wrong), []).append(f"{number} (id {_id(row)!r})" if _id(row) else str(number))
             continue
@@ -81,27 +84,51 @@ def read_questions(file: QuestionFile) -> Found:
         for record in items:
             groups.setdefault(record.key, []).append(record)
     problems = tuple(f"{place}: {wrong}: row {shown(places, NAMED)}" for wrong, places in bad.items())
-    notes = (f"{place}: {without_image} rows without an image left out",) if without_image else ()
+    notes = [f"{place}: {without_image} rows without an image left out"] if without_image else []
+    notes += [] if has_ids else [f"{place}: no row has an id; each is known by its number"]
     unique = _unique(file, place, groups)
-    return Found(unique.records, notes + unique.notes, problems + unique.problems)
+    return Found(unique.records, (*notes, *unique.notes), problems + unique.problems)
 
 
-def _row_records(file: QuestionFile, row: Any) -> Iterator[Record]:
+def json_rows(text: str) -> Any:
+    """The value of a JSON text, or of JSON lines: those of all lines.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as whole:
+        try:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError:
+            raise whole from None
+
+
+def _row_records(file: QuestionFile, row: Any, identity: str) -> Iterator[Record]:
     """The items of a row; none when it has no image."""
     if not isinstance(row, Mapping):
         raise BadRow(f"expected an object, found {type(row).__name__}")
-    if not (identity := _id(row)):
+    if not identity:
         raise BadRow("no 'id' or 'question_id' that is a text or a whole number")
     pairs = []
     for asked, answer in _pairs(row):
-        text = _PLACEHOLDER.sub("", asked).strip() if isinstance(asked, str) else ""
+        if not isinstance(asked, str):
+            raise BadRow("a question that is no text")
+        text = _PLACEHOLDER.sub("", asked).strip()
         if not text:
             raise BadRow("an empty question")
         if not is_text(text):
             raise BadRow("a question with half of a surrogate pair, which is no text")
         pairs.append((text, _answers(answer)))
-    image = row.get("image")
+    image, several = row.get("image"), row.get("images")
+    if not image and several:
+        if not isinstance(several, list) or len(several) != 1:
+            raise BadRow("'images' is no list of one image")
+        image = several[0]
     if image is None or image == "":
+        if any("<image>" in str(asked) for asked, _ in _pairs(row)):
+            raise BadRow("a question with '<image>', but neither 'image' nor 'images' names one")
         return
     parts = [part for part in image.split("/") if part not in ("", ".")] if isinstance(image, str) else []
     if not parts or "\0" in image or not is_text(image):
@@ -122,19 +149,22 @@ def _id(row: Any) -> str:
 
 def _pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """Question and answer of each pair of turns, or of the row."""
-    if "conversations" not in row:
+    form, speaker, said = "conversations", "from", "value"
+    if "messages" in row and form not in row:
+        form, speaker, said = "messages", "role", "content"
+    if form not in row:
         if "text" not in row:
-            raise BadRow("neither 'conversations' nor 'text'")
+            raise BadRow("neither 'conversations' nor 'messages' nor 'text'")
         if "answer" not in row and "answers" not in row:
             raise BadRow("no 'answer'")
         return [(row["text"], row["answer"] if "answer" in row else row["answers"])]
-    turns = row["conversations"]
-    whole = isinstance(turns, list) and turns and all(isinstance(t, Mapping) and "value" in t for t in turns)
-    speakers = [turn.get("from") for turn in turns] if whole else []
+    turns = row[form]
+    whole = isinstance(turns, list) and turns and all(isinstance(t, Mapping) and said in t for t in turns)
+    speakers = [turn.get(speaker) for turn in turns] if whole else []
     in_turn = all(who in (ANSWERING if place % 2 else ASKING) for place, who in enumerate(speakers))
     if not whole or len(turns) % 2 or not in_turn:
-        raise BadRow("'conversations' is no list of turns, {'from', 'value'}, by human and gpt in alternation")
-    values = [turn["value"] for turn in turns]
+        raise BadRow(f"{form!r} is no list of turns, {{{speaker!r}, {said!r}}}, by human and gpt in alternation")
+    values = [turn[said] for turn in turns]
     return list(zip(values[::2], values[1::2], strict=True))
 
 

@@ -29,7 +29,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
-from task_streams.errors import UserError, unknown_name
+from task_streams.errors import UserError, shown, unknown_name
 from task_streams.sources.records import Damaged, FileSource
 
 FOLDER = "tables"
@@ -302,8 +302,12 @@ def _stored_batches(
                         column = pc.cast(column, pa.int64())
                     texts[place] = pc.cast(column, pa.string())
             if domain_names:
-                named = [None if value is None else domain_names[int(value)] for value in texts[1].to_pylist()]
-                texts[1] = pa.array(named)
+                numbers = [None if value is None else int(value) for value in texts[1].to_pylist()]
+                wrong = [str(one) for one in numbers if one is not None and not 0 <= one < len(domain_names)]
+                if wrong:
+                    held = f"{title}: column {columns.domain!r} holds {shown(wrong, 5)}"
+                    raise UserError(f"{held}; expected numbers of its {len(domain_names)} domains, from 0")
+                texts[1] = pa.array([None if one is None else domain_names[one] for one in numbers], pa.string())
             yield pa.record_batch([images, pa.array(digests, pa.binary(32)), *texts], schema=schema)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.parse import parse_completion
-from eval.score import Failure, failure_kind, score
+from eval.score import Failure, failure_kind, matches, score
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
 from task_streams.prompt import target_text
 from task_streams.prompt_style import built_in_styles, prompt_style
@@ -230,3 +230,18 @@ def test_numbers_are_finite_and_whole_texts_and_the_automatic_rule_relaxes_where
     assert [resolved_rule(rule, ("3",)) for rule in ("exact", "relaxed_number")] == ["exact", "relaxed_number"]
     assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
     assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "right"),
+    [
+        ("10%", "-10%", False), ("5%", ".5%", False), ("5 °C", "-5 °C", False), ("2x", "-2x", False),
+        ("$3", "$-3", False), ("$1 50", "$1.50", False), ("3 apples", "-3 apples", False), ("10", "10%", False),
+        ("-10 %", "−10%", True), ("T-shirt.", "t shirt", True), ("COVID-19", "covid 19", True), ("U.S.", "u s", True),
+        ("３．５", "3.5", True), ("１０％", "10%", True), ("ｃａｔ！", "cat", True), ("猫。", "猫", True),
+        ("B", "（Ｂ）", True),
+        ("Cafe\u0301", "café", True), ("3-4", "3 4", True),
+    ],
+)  # fmt: skip
+def test_an_answer_is_compared_as_people_read_it(answer: str, truth: str, right: bool) -> None:
+    assert matches(answer, truth, "exact") is right

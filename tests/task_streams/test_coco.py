@@ -64,6 +64,7 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
             good | {"id": "106"},
             good | {"id": 107, "image_id": 95},
             good | {"id": 108, "image_id": 96},
+            good | {"id": 109, "iscrowd": "no"},
             [],
         ]
         data["categories"] += [{"id": 18, "name": "wolf"}, {"id": 99, "name": "cat"}, {"name": "nobody"}]
@@ -85,6 +86,7 @@ def test_every_fault_of_the_annotations_is_named_at_once(tmp_path: Path) -> None
         "1 annotations of a category that is not listed: annotation 102 (category 13)",
         "3 annotations whose bbox is no x, y, width, height: annotation 103, annotation 104, annotation 105",
         "2 annotations without a whole number as id: annotation '106', annotation None",
+        "1 annotations whose iscrowd is neither 0 nor 1: annotation 109 ('no')",
         "1 images are missing: train2017/lost.png",
     ]
 
@@ -216,7 +218,9 @@ def test_boxes_become_corners_in_thousandths_cut_at_the_edge_and_others_are_left
     assert "train2017: 1 images without boxes left out: train2017/000001.png" in notes
     path = write(tmp_path)
     write_coco(tmp_path, {"train2017": [*ONE_OF_EACH, [*whole("dog"), *whole("cat")]], "val2017": ONE_OF_EACH})
-    change(path, lambda data: data["annotations"][4].update(iscrowd=1))
+    change(path, lambda data: [row.update(iscrowd="0") for row in data["annotations"]])  # texts are numbers too
+    change(path, lambda data: data["annotations"][4].update(iscrowd="1"))
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")  # as some editors write it
     assert [box.category for box in split_boxes(tmp_path)["train2017/000004.png"]] == ["cat"]
     assert "train2017: 1 boxes left out: crowds" in stream(tmp_path).notes
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from eval.score import score
 from task_streams.errors import UserError
+from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.layout import below, existing_root, lines, subfolders
 from task_streams.types import TaskStream
@@ -216,3 +218,24 @@ def test_listed_items_of_classes_that_are_not_used_are_counted(tmp_path: Path) -
     told = "1 of 4 listed items are of classes that are not used"
     assert told in cil(tmp_path / "plain", tasks=3, **changes).notes
     assert not [note for note in cil(tmp_path / "plain", tasks=4, **changes).notes if "listed" in note]
+
+
+MAC, LINUX = "Cafe\u0301", "Café"  # one name: the accent behind its letter, as a Mac unpacks it, and within
+
+
+def test_names_are_shown_with_their_accents_within_letters_and_two_that_differ_in_that_alone_are_refused(
+    tmp_path: Path,
+) -> None:
+    write_tree(tmp_path, [f"{domain}/{name}" for domain in (f"{MAC} Noir", "day") for name in (MAC, "tern")], 8)
+    domain = built("folder_dil", tmp_path, domains=(f"{LINUX} Noir", "day"), domain_order="given", shots=2)
+    assert [task.name for task in domain.tasks] == [f"{LINUX} Noir", "day"]
+    stream = built("folder_cil", tmp_path / "day", tasks=1, classes_per_task=2, shots=2)
+    assert stream.labels == (LINUX, "tern") or stream.labels == ("tern", LINUX)
+    (asked,) = (request(item, stream.tasks[0].seen) for item in stream.tasks[0].test[:1])
+    assert f": {LINUX}, tern" in asked.messages[0]["content"][-1]["text"]
+    item = next(item for item in stream.tasks[0].train if item.label == LINUX)
+    assert f"/{MAC}/" in f"/{item.key}"  # the path is as it is on the disk
+    assert score(f"<think>t</think><answer>{MAC.upper()}</answer>", item.target, stream.labels).reward == 2.0
+    write_tree(tmp_path / "day", [LINUX], 8)
+    told = f"classes {MAC!r}, {LINUX!r} all read 'café' in an answer; rename all but one of them"
+    assert told in problems_of(lambda: built("folder_cil", tmp_path / "day", tasks=1, classes_per_task=1, shots=2))

@@ -255,25 +255,35 @@ def test_rows_of_every_form_are_read_and_each_pair_of_turns_is_an_item(tmp_path:
         flat(7, "GQA/train/0.png", "How many?", [3, "three", "3", 3.5]),
         {"id": "8", "image": "GQA/train/0.png", "conversations": turns},
         pairs,
-        talk(10, None, "Why?", "so"),
-    ]
+        {"id": 10, "text": "Why?", "answer": "so"},
+        {"id": 11, "images": ["GQA/train/2.png"], "messages": [
+            {"role": "user", "content": "<image>Is it?"}, {"role": "assistant", "content": "yes"}]},
+    ]  # fmt: skip
     write_task(tmp_path, "GQA", train=rows)
     write_rows(tmp_path / "GQA" / "test.json", [talk(7, "GQA/test/1.png", "Who?", "you")])
-    stream = build(config(tmp_path, "GQA", shots=5))
+    stream = build(config(tmp_path, "GQA", shots=6))
     (task,) = stream.tasks
     assert {e.key: e.target for e in (*task.train, *task.test)} == {
         "GQA/train/7": Question(f"How many?\n{SUFFIX}", ("3", "three", "3.5")),
         "GQA/train/8": Question("Who?", ("me",)),
         "GQA/train/9/1": Question(f"Who?\n{SUFFIX}", ("me",)),
         "GQA/train/9/2": Question("Where?", ("here",)),
+        "GQA/train/11": Question("Is it?", ("yes",)),
         "GQA/test/7": Question(f"Who?\n{SUFFIX}", ("you",)),
     }
-    assert len({e.content for e in task.train}) == 4
+    assert len({e.content for e in task.train}) == 5
     assert "GQA/train.json: 1 rows without an image left out" in stream.notes
-    assert "GQA: 4 train questions, fewer than 5" in stream.notes
+    assert "GQA: 5 train questions, fewer than 6" in stream.notes
     write_rows(tmp_path / "GQA" / "train.json", rows[::-1])
-    assert fingerprints(build(config(tmp_path, "GQA", shots=5))) == fingerprints(stream)
-    write_rows(tmp_path / "GQA" / "train.json", rows[3:])
+    assert fingerprints(build(config(tmp_path, "GQA", shots=6))) == fingerprints(stream)
+    (tmp_path / "GQA" / "train.json").write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert fingerprints(build(config(tmp_path, "GQA", shots=6))) == fingerprints(stream)  # a row a line
+    without = [{name: value for name, value in row.items() if not name.endswith("id")} for row in (rows[0], rows[1])]
+    write_rows(tmp_path / "GQA" / "train.json", without)
+    stream = build(config(tmp_path, "GQA", shots=6))
+    assert {e.key for e in stream.tasks[0].train} == {"GQA/train/1", "GQA/train/2"}
+    assert "GQA/train.json: no row has an id; each is known by its number" in stream.notes
+    write_rows(tmp_path / "GQA" / "train.json", rows[3:4])
     assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
 
 
@@ -298,7 +308,7 @@ def test_a_test_question_about_an_image_that_is_trained_on_is_counted_and_a_copy
 BAD_ROWS: list[tuple[Any, str]] = [
     (["a list"], "expected an object, found list"),
     ({"image": "x.png", "text": "Who?", "answer": "me"}, "no 'id' or 'question_id' that is a text or a whole number"),
-    ({"id": 1, "image": "x.png", "answer": "me"}, "neither 'conversations' nor 'text'"),
+    ({"id": 1, "image": "x.png", "answer": "me"}, "neither 'conversations' nor 'messages' nor 'text'"),
     ({"id": 2, "image": "x.png", "text": "Who?"}, "no 'answer'"),
     (flat(3, "x.png", "Who?", ""), "an empty answer"),
     (flat(4, "x.png", "Who?", []), "an empty answer"),
@@ -317,6 +327,9 @@ BAD_ROWS: list[tuple[Any, str]] = [
     (flat(17, "x.png", "Who?", ["me", "\udc00"]), "an answer with half of a surrogate pair, which is no text"),
     (flat(18, "x\ud83d.png", "Who?", "me"), "'image' is no path of one image"),
     (flat("\ud83d", "x.png", "Who?", "me"), "no 'id' or 'question_id' that is a text or a whole number"),
+    (talk(19, None, "Who?", "me"), "a question with '<image>', but neither 'image' nor 'images' names one"),
+    ({"id": 20, "images": ["x.png", "y.png"], "text": "Who?", "answer": "me"}, "'images' is no list of one image"),
+    (flat(21, "x.png", "Who?", "me") | {"text": ["Who?"]}, "a question that is no text"),
 ]
 ALTERNATION = ", {'from', 'value'}, by human and gpt in alternation"
 
@@ -343,3 +356,10 @@ def test_an_unknown_task_folder_gets_the_nearest_name_and_one_like_yes_quotes(tm
     with pytest.raises(UserError) as caught:
         typed_section("stream", QuestionsConfig, yaml.safe_load("tasks: 5\nroot: x\n"))
     assert "quotes" not in str(caught.value)
+
+
+def test_questions_and_answers_are_shown_with_their_accents_within_letters(tmp_path: Path) -> None:
+    rows = [flat(i, f"GQA/train/{i}.png", "Ou\u0300 ?", ["the\u0301", "thé"]) for i in range(3)]
+    write_task(tmp_path, "GQA", train=rows)
+    target = build(config(tmp_path, "GQA")).tasks[0].train[0].target
+    assert isinstance(target, Question) and target.text.startswith("Où ?") and target.answers == ("thé",)

@@ -160,6 +160,10 @@ def test_the_same_examples_are_drawn_for_every_class_order_and_the_joint_task_is
 def test_labels_are_compared_without_case_and_separators_and_ones_that_read_the_same_or_too_many_refused() -> None:
     assert normalise_label("  Great_White-Shark.\n v2 ") == "great white shark v2"
     assert normalise_label("great white") != normalise_label("greatwhite")
+    # an accent behind its letter or within it, a sharp s, wide letters and the narrow ones
+    assert normalise_label("Re\u0301SUME\u0301") == normalise_label("résumé") != normalise_label("resume")
+    assert normalise_label("Straße") == normalise_label("STRASSE")
+    assert normalise_label("ＣＡＴ　２") == "cat 2"
     problems = label_problems(["great_white", "Great White", "-.-", "tern"])
     assert len(problems) == 2
     assert "'-.-'" in problems[0]

@@ -94,7 +94,7 @@ def test_keys_stay_when_rows_are_reordered_or_spread_over_files_and_images_may_b
 def test_class_names_and_images_of_the_datasets_library_are_known_by_themselves(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     plain = table()
-    rows_ = {
+    rows_: dict[str, Any] = {
         "image": [{"bytes": data, "path": None} for data in plain["image"].to_pylist()],
         "label": [CLASSES.index(label) for label in plain["label"].to_pylist()],
     }
@@ -102,6 +102,14 @@ def test_class_names_and_images_of_the_datasets_library_are_known_by_themselves(
     datasets.Dataset.from_dict(rows_, features=features).to_parquet(str(tmp_path / "x.parquet"))
     expected = fingerprints(cil(train=write(tmp_path / "plain.parquet")))
     assert fingerprints(cil(train=str(tmp_path / "x.parquet"))) == expected
+    features["domain"] = datasets.ClassLabel(names=["art", "photo"])
+    rows_["domain"] = [0, 1] * (len(rows_["label"]) // 2)
+    written = datasets.Dataset.from_dict(rows_, features=features).data.table
+    numbers = pa.array([0, 1, 2, -1] * (len(rows_["label"]) // 4))  # the library casts, and keeps what is out of range
+    path = write(tmp_path / "domains.parquet", written.set_column(2, "domain", numbers))
+    (told,) = problems_of(lambda: dil(train=path))
+    assert told.startswith(f"{path}: column 'domain' holds 2, -1, 2, -1, 2 and ")
+    assert told.endswith("; expected numbers of its 2 domains, from 0")
     folder = tmp_path / "hub"
     folder.mkdir()
     os.rename(tmp_path / "x.parquet", folder / "train.parquet")
@@ -299,6 +307,10 @@ def test_class_numbers_without_names_of_their_own_or_out_of_range_are_refused(tm
     )
     (missing,) = problems(train=path, class_names=str(tmp_path / "none.txt"))
     assert "expected a list, or a file of names" in missing
+    (tmp_path / "gap.txt").write_text("ant\n\ncat\ncrane\n\n")  # all later names would move by one
+    gap = "no name for class 1; expected one for each, in the order of their numbers from 0"
+    for names in (str(tmp_path / "gap.txt"), ["ant", " ", "cat", "crane"]):
+        assert problems(train=path, class_names=names) == (f"class_names {names!r}: {gap}",)
     twice = ["ant", "crane", "cat", "crane"]
     told = "classes 1, 3 are all named 'crane'; expected a name of its own for each"
     path = write(tmp_path / "y.parquet", with_numbers(NUMBERS))
