@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import get_args
 
 from methods.base import Family, Method
+from methods.isolation import PutBack, by_user, words_of
 from task_streams.errors import UserError, unknown_name
 from task_streams.registry import Registry
 
@@ -125,12 +126,20 @@ def plugin_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
         source = path.read_bytes()
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+        with PutBack(draws=False) as put_back:
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except BaseException as error:
         del sys.modules[name]
+        if by_user(error):
+            raise
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}," if lines else str(path)
-        raise UserError(f"--plugin: {place} fails when it is loaded: {type(error).__name__}: {error}") from error
+        raise UserError(f"--plugin: {place} fails when it is loaded: {words_of(error)}") from error
+    if put_back.closed:
+        del sys.modules[name]
+        raise UserError(f"--plugin: {path} closed {put_back.closed} as it was loaded; expected it open.")
+    for what in put_back.changed:
+        print(f"warning: --plugin: {path} changed {what} as it was loaded; it was put back as it was.", file=sys.stderr)
     _digests[str(path)] = hashlib.sha256(source).hexdigest()
     return module
 
@@ -183,9 +192,12 @@ def method_class(name: str) -> type[Method]:
     if not points:
         raise UserError(unknown_name("method", name, [*known, *installed_methods()]))
     try:
-        loaded = points[0].load()
-    except Exception as error:
-        raise UserError(f"method {name!r} of {points[0].value} fails to load: {error}") from error
+        with PutBack(draws=False):
+            loaded = points[0].load()
+    except BaseException as error:
+        if by_user(error):
+            raise
+        raise UserError(f"method {name!r} of {points[0].value} fails to load: {words_of(error)}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method) and loaded.name == name):
         raise UserError(f"method {name!r}: {points[0].value} is no method of that name.")
     _loaded[name] = loaded

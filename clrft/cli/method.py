@@ -25,6 +25,7 @@ from clrft.utils.progress import Bars, say
 from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
+from methods.isolation import words_of
 from methods.registry import NAME, installed_methods, known_methods, load_plugin, source_file
 from task_streams.config import converted, field_docs, values_of
 from task_streams.errors import UserError, unknown_name
@@ -118,6 +119,8 @@ def check_class(kind: type[Method], report: Report) -> bool:
             made = settings()
         except TypeError as error:
             raise UserError(f"{settings.__name__}: {error}; expected a default for every field.") from error
+        except (ValueError, AssertionError, SystemExit) as error:
+            raise UserError(f"{settings.__name__}: its own defaults are refused ({words_of(error)}).") from error
         if problems := converted(settings, values_of(made))[1]:
             raise UserError(*problems)
         made_method(kind, made)

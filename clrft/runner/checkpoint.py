@@ -39,6 +39,7 @@ from methods.base import Method
 from methods.model.anchor import Anchors
 from methods.model.policy import Policy
 from methods.training.fit import APPLIED, StepRow
+from methods.training.state import tensors_apart
 from task_streams.errors import UserError
 
 LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
@@ -127,7 +128,7 @@ def write_learned(
     """Write what the next task starts from: weights (as ``Policy.save`` takes them), method state, moments."""
     policy.save(folder / WEIGHTS_FOLDER, weights)
     state = method.state_dict()
-    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = tensors_apart(state)
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     head = {"schema": STAGE_SCHEMA, "method": method.name, "task": stage}
     write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
