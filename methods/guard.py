@@ -9,11 +9,9 @@ fault. The run stops, and nothing of the task at hand counts as done.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partialmethod
@@ -35,9 +33,9 @@ from methods.base import (
     overrides,
 )
 from methods.costs.meter import COUNTS
-from methods.isolation import PutBack, by_user, words_of
+from methods.isolation import PutBack, by_user, copies, words_of
 from methods.lazy import Tensor, torch
-from methods.registry import is_plugin, source_file
+from methods.registry import as_loaded, is_plugin, source_file
 from task_streams.errors import UserError, brief, unknown_name
 from task_streams.types import Example, Task
 
@@ -309,9 +307,11 @@ def made_method(kind: type[Method], config: Any) -> GuardedMethod:
     """
     try:
         with PutBack(draws=True):
+            as_loaded(kind)
             method = kind.__new__(kind)
             # lists and the like that stand in the class are this method's own: nothing is left over from another run
-            vars(method).update(own_copies(kind))
+            inherited = {name: value for one in reversed(kind.__mro__) for name, value in vars(one).items()}
+            vars(method).update(copies({name: inherited[name] for name in inherited.keys() - CONTRACT}))
             method.__init__(config)  # type: ignore[misc]
     except UserError:
         raise
@@ -320,17 +320,6 @@ def made_method(kind: type[Method], config: Any) -> GuardedMethod:
             raise
         raise UserError(fault(kind, "__init__", words_of(error), error)) from error
     return GuardedMethod(method)
-
-
-def own_copies(kind: type[Method]) -> dict[str, Any]:
-    """Copies of what can be changed in place among a class's attributes, those of the contract left out."""
-    found = {name: value for one in reversed(kind.__mro__) for name, value in vars(one).items()}
-    changeable = (list, dict, set, bytearray, deque)
-    return {
-        name: copy.deepcopy(value)
-        for name, value in found.items()
-        if isinstance(value, changeable) and name not in CONTRACT and not name.startswith("__")
-    }
 
 
 def class_of(method: Method) -> type[Method]:

@@ -7,6 +7,7 @@ absent: patched libraries, environment variables, and the generators of numpy an
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -14,7 +15,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 from methods.lazy import Tensor, torch
 from task_streams.errors import Interrupted
 
+CHANGEABLE = (list, dict, set, bytearray, deque)  # what code fills as it goes
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 # Of the state of torch's generator on the CPU, in bytes: how many draws are left of its words, and the words.
 LEFT, WORDS = slice(8, 12), slice(24, 24 + 8 * 624)
@@ -178,6 +181,19 @@ class Draws:
 def _number(raw: Tensor) -> int:
     """The whole number that some bytes are."""
     return int.from_bytes(bytes(raw.tolist()), "little")
+
+
+def copies(values: Mapping[str, Any], kinds: tuple[type, ...] = CHANGEABLE) -> dict[str, Any]:
+    """Copies of those values, by name, that are of such kinds, whatever Python itself keeps left out.
+
+    What cannot be copied, as with a lock or a file in it, stays one for all.
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, kinds) and not name.startswith("__"):
+            with suppress(TypeError, RuntimeError):
+                found[name] = copy.deepcopy(value)
+    return found
 
 
 def open_streams() -> set[str]:

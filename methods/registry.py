@@ -6,6 +6,7 @@ Nothing is loaded that was not named: a plugin file by its path, an entry point 
 of its method. Deliberately absent: a folder that is searched.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -17,10 +18,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 from methods.base import Family, Method
-from methods.isolation import PutBack, by_user, words_of
+from methods.isolation import CHANGEABLE, PutBack, by_user, copies, words_of
 from task_streams.errors import UserError, unknown_name
 from task_streams.registry import Registry
 
@@ -73,6 +74,7 @@ METHODS: Registry[type[Method]] = Registry(
 )
 _loaded: dict[str, type[Method]] = {}  # methods of plugin files, by name
 _digests: dict[str, str] = {}  # SHA-256 of plugin files as they were loaded
+_values: dict[str, dict[str, Any]] = {}  # of plugin files' modules by name: plain values as they were loaded
 
 
 def load_plugins(paths: Iterable[str]) -> None:
@@ -141,7 +143,13 @@ def plugin_module(path: Path) -> ModuleType:
     for what in put_back.changed:
         print(f"warning: --plugin: {path} changed {what} as it was loaded; it was put back as it was.", file=sys.stderr)
     _digests[str(path)] = hashlib.sha256(source).hexdigest()
+    _values[name] = copies(vars(module), (*CHANGEABLE, int, float, type(None)))
     return module
+
+
+def as_loaded(method: type[Method]) -> None:
+    """Give a plugin file's module the plain values that it was loaded with: nothing is left over from another run."""
+    vars(sys.modules[method.__module__]).update(copy.deepcopy(_values.get(method.__module__, {})))
 
 
 def class_problems(method: type[Method], path: Path) -> list[str]:

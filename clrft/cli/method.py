@@ -32,7 +32,7 @@ from task_streams.errors import UserError, unknown_name
 
 TEMPLATES = Path(__file__).with_name("templates")  # KIND.txt is the method, test_KIND.txt its test
 KINDS = {"part": "sft+@NAME@", "supervised": "@NAME@", "reinforcement": "@NAME@"}  # as named on the command line
-COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
+COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim", "no effect": "yellow"}
 
 
 def check_command(options: argparse.Namespace, console: Console) -> int:
@@ -83,6 +83,8 @@ def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None]
         ]
         ready = [fitting for trial in trials if (fitting := promises.check_model(kind, trial, report)) is not None]
         traces = {trial: trace for trial in ready if (trace := promises.check_run(kind, trial, report)) is not None}
+        for trial in traces:
+            promises.check_effect(kind, trial, report)
         stopped = [trial for trial in traces if promises.check_determinism(kind, trial, report)]
         promises.check_restart(kind, stopped, traces, report)
         for trial in traces:

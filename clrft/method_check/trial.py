@@ -9,7 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -112,6 +114,18 @@ def learned_files(folder: Path, stage: int) -> dict[str, str]:
     root = stage_folder(folder, stage)
     found = sorted([*root.glob("weights/*.safetensors"), *root.glob("method_state.*")])
     return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+
+
+def weights_of(folder: Path) -> list[str]:
+    """SHA-256 of the files of weights that a run's last task left."""
+    return [seal for name, seal in learned_files(folder, LAST).items() if name.startswith("weights/")]
+
+
+@cache
+def weights_alone(learner: str, adapter: str) -> list[str]:
+    """``weights_of`` of a learner of the suite that learns the two tasks without parts."""
+    with TemporaryDirectory(prefix="clrft-check-") as folder:
+        return weights_of(two_tasks(Trial(learner, learner, (), Path(folder), adapter), "alone"))
 
 
 def saved_state(folder: Path, stage: int, name: str) -> dict[str, str]:

@@ -94,10 +94,8 @@ class Workers:
                     yield name, arguments
                 elif worker.cell is not None:
                     cell, worker.cell = worker.cell, None
-                    if self.setup.plugins:  # it takes no other
-                        self.workers.remove(worker)
                     yield "ended", (cell, arguments)
-            if alive or worker not in self.workers:
+            if alive:
                 continue
             self.workers.remove(worker)
             if worker.cell is not None:
@@ -159,8 +157,6 @@ def work(pipe: "Connection[Any, Any]", setup: Setup) -> None:
         prepare(setup)
         while (config := pipe.recv()) is not None:
             send("ended", run_cell(config, Reports(send), setup.since))
-            if setup.plugins:  # whose code may leave something behind for the next cell
-                break
     end_in_time(0)
 
 
