@@ -33,6 +33,7 @@ from methods.training.state import (
     MOMENTS,
     Keeping,
     TrainingState,
+    in_order,
     moments_of,
     put_moments,
     training_state,
@@ -129,7 +130,8 @@ def fit(
     trainer = build_trainer(method, mixture, reference, settings, [hooks], targets)
     if start is not None:
         if own := {**start.values["method"], **start.of(METHOD)}:
-            method.load_state_dict(own)  # behind what was made of the targets that the task began with
+            names = start.values.get("method_names")
+            method.load_state_dict(in_order(own, names))  # behind what was made of the targets that the task began with
         for row in start.values["rows"]:  # the figures of the updates before it was stopped
             result.steps.append(row)
             if on_step is not None:

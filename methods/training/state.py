@@ -73,6 +73,7 @@ def training_state(
         "schedule": {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"},
         "random": random_values,
         "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
+        "method_names": list(own),
         "rows": [dict(row) for row in rows],
     }
     return TrainingState(step, tensors, values)
@@ -91,6 +92,11 @@ def tensors_apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
             memory.add(own.untyped_storage().data_ptr())
             found[name] = own
     return found
+
+
+def in_order(state: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """A method's state in the order in which the method gave it; as it is where that was not kept."""
+    return {name: state[name] for name in names or state}
 
 
 def moments_of(model: nn.Module, optimizer: Any, kinds: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:

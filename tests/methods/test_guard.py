@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from clrft.runner.checkpoint import read_learned, write_learned
 from clrft.utils import interrupt
 from methods.algorithms.grpo import Grpo, GrpoConfig
 from methods.algorithms.sft import Sft, SftConfig
@@ -26,7 +27,7 @@ from methods.guard import HOOKS, PROPERTIES, TAKEN, GuardedMethod, made_method
 from methods.model.policy import Policy
 from methods.settings import TrainConfig
 from methods.training.fit import APPLIED, STEP_NAMES, TRL_ONLY, FitSettings, fit, step_row
-from methods.training.state import tensors_apart
+from methods.training.state import training_state
 from task_streams.errors import UserError
 from task_streams.types import Task, TaskStream
 from tests.methods.hand_made import rollouts
@@ -403,15 +404,23 @@ def test_a_training_that_a_hook_makes_impossible_names_the_method(
         learned(part, policy, stream, tmp_path)
 
 
-def test_tensors_of_a_state_that_share_memory_are_saved_and_loaded_as_they_are(tmp_path: Path) -> None:
+def test_a_state_whose_tensors_share_memory_is_saved_and_loaded_as_it_is(policy: Policy, tmp_path: Path) -> None:
     base = torch.arange(12.0).view(3, 4)
-    state = {"base": base, "same": base, "row": base[1], "turned": base.t(), "wide": torch.ones(1).expand(5), "n": 3}
-    save_file(tensors_apart(state), tmp_path / "state.safetensors")
-    loaded = load_file(tmp_path / "state.safetensors")
-    assert loaded.keys() == state.keys() - {"n"}
-    for name, value in loaded.items():
-        given = state[name]
-        assert isinstance(given, Tensor) and torch.equal(value, given)
+    state = {"turned": base.t(), "same": base, "n": 3, "base": base, "row": base[1], "wide": torch.ones(1).expand(5)}
+    loaded: dict[str, Any] = {}
+    keeps = {"state_dict": lambda self: state, "load_state_dict": lambda self, given: loaded.update(given)}
+    method = GuardedMethod(type("Own", (Plain,), keeps)(None))
+    write_learned(tmp_path, policy, method, 1, {})
+    read_learned(tmp_path, policy, method, 1)
+    assert list(loaded) == list(state)  # in the method's own order
+    for name, value in state.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(loaded[name]))
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    kept = training_state(1, nn.Linear(1, 1), optimizer, schedule, method, [])
+    save_file(dict(kept.tensors), tmp_path / "partial.safetensors")
+    assert torch.equal(load_file(tmp_path / "partial.safetensors")["method:turned"], base.t())
+    assert kept.values["method_names"] == list(state)
 
 
 def test_a_hook_that_spoils_gradients_is_named(policy: Policy, stream: TaskStream, tmp_path: Path) -> None:
