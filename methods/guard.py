@@ -138,6 +138,8 @@ class GuardedMethod(Method):
         facts = self._called("describe")
         if not isinstance(facts, dict):
             self._refuse("describe", f"returned {type(facts).__name__}, expected a dict of JSON values.")
+        if taken := sorted({"source", "needs"} & facts.keys()):
+            self._refuse("describe", f"the facts {', '.join(taken)} are always recorded; call them otherwise.")
         for name, value in facts.items():
             self._check_json("describe", name, value, "a JSON value")
         return facts

@@ -19,12 +19,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from methods.lazy import Tensor, torch
 from task_streams.errors import Interrupted
 
 CHANGEABLE = (list, dict, set, bytearray, deque)  # what code fills as it goes
+AUTOCAST = ("cpu", "cuda")
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 # Of the state of torch's generator on the CPU, in bytes: how many draws are left of its words, and the words.
 LEFT, WORDS = slice(8, 12), slice(24, 24 + 8 * 624)
@@ -99,6 +100,13 @@ SETTINGS = (
         "cpu",
     ),
     ProcessSetting(
+        "torch.set_autocast_enabled",
+        lambda: [torch.is_autocast_enabled(device) for device in AUTOCAST],
+        lambda modes: [torch.set_autocast_enabled(*one) for one in zip(AUTOCAST, modes, strict=True)],
+        "torch",
+        [False, False],
+    ),
+    ProcessSetting(
         "torch.use_deterministic_algorithms",
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         lambda modes: torch.use_deterministic_algorithms(modes[0], warn_only=modes[1]),
@@ -123,8 +131,18 @@ class PutBack:
     _random: Draws | None = None
     _threads: int = 0
     _streams: set[str] = field(default_factory=set)
+    _exit: Any = None
 
     def __enter__(self) -> PutBack:
+        process, thread, ends = os.getpid(), threading.get_ident(), os._exit
+
+        def leave(status: int) -> NoReturn:
+            """``os._exit`` as an error, but in a child process, and in the suite's own threads."""
+            if (os.getpid(), threading.get_ident()) == (process, thread):
+                raise SystemExit(status)
+            ends(status)
+
+        self._exit, os._exit = ends, leave
         self._before = [(one, one.get() if one.module in sys.modules else one.default) for one in SETTINGS]
         self._streams = open_streams()
         if self.draws:
@@ -132,6 +150,7 @@ class PutBack:
         return self
 
     def __exit__(self, *_: object) -> None:
+        os._exit = self._exit
         for one, before in self._before:
             if one.module in sys.modules and one.get() != before:
                 one.put(before)

@@ -100,9 +100,7 @@ class Workers:
             self.workers.remove(worker)
             if worker.cell is not None:
                 code = worker.process.exitcode or 0
-                how = (
-                    f"signal {-code}: killed, or out of memory" if code < 0 else f"exit code {code}: ended from inside"
-                )
+                how = f"signal {-code}: killed, or out of memory" if code < 0 else f"exit code {code}, by its own code"
                 why = f"its worker process died ({how}); run the same command again"
                 yield "ended", (worker.cell, Failure(worker.cell.cell, why))
 

@@ -122,15 +122,17 @@ def test_a_command_that_is_started_with_a_closed_output_works() -> None:
 
 def test_threads_and_processes_that_are_left_behind_are_told_and_keep_no_command_from_its_end() -> None:
     program = """
-import multiprocessing, sys, threading, time
+import multiprocessing, subprocess, sys, threading, time
 from clrft.utils import process_end
 process_end.GRACE_SECONDS = 0.1
 print("done", end="")
 threading.Thread(target=time.sleep, args=(600,), name="poll").start()
-multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), name="helper").start()
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+subprocess.Popen(["sleep", "600"])  # which has the output open
 process_end.end_in_time(3)
 sys.exit(3)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, "done")  # what was printed is written
-    assert "not waited for: thread 'poll', process 'helper'" in done.stderr
+    told = [line.partition("not waited for: ")[2].split()[0] for line in done.stderr.splitlines()]
+    assert sorted(told) == ["process", "process", "thread"] and "(sleep), which code of a method" in done.stderr

@@ -75,6 +75,7 @@ STEP, _ = rollouts({"accuracy": [1.0] * 4}, group_size=2, drifts=[0.0] * 4)
         ("state_dict", {"x": {1: 2}}, "'x' is {'1': 2} when it is loaded; expected keys that are text"),
         ("state_dict", {"x": torch.eye(2).to_sparse()}, r"'x' cannot be kept \(torch.float32, torch.sparse_coo"),
         ("describe", {"x": torch.ones(2)}, "'x' cannot be kept .*expected a JSON value"),
+        ("describe", {"needs": []}, "the facts needs are always recorded"),
         ("describe", None, "returned NoneType, expected a dict of JSON values"),
         ("choose_examples", None, "returned NoneType, expected a list of examples"),
         ("choose_examples", ["three"], "returned str, expected examples among those that it was given"),
@@ -117,6 +118,20 @@ def test_what_would_end_the_program_in_a_hook_is_a_fault_of_the_method(
     interrupt.watch()  # Ctrl-C is known by its own
     with pytest.raises(UserError, match=rf"'plain' \(.*test_guard.py, line \d+\), after_step: {kind.__name__}$"):
         with_hook("after_step", after_step).after_step(1, 1)
+
+
+def test_an_exit_that_asks_nobody_is_a_fault_too_but_in_a_child_process() -> None:
+    def after_step(self: Method, task_index: int, step: int) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        os._exit(0)
+
+    before = os._exit
+    with pytest.raises(UserError, match=r"after_step: SystemExit: 0"):
+        with_hook("after_step", after_step).after_step(1, 1)
+    assert os._exit is before
 
 
 def test_ctrl_c_in_a_hook_stays_ctrl_c() -> None:
