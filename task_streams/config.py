@@ -144,6 +144,10 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
                     continue
                 placed = not section or problem.startswith(within)
                 problems.append(problem if placed else f"{section}{'.' if named else ': '}{problem}")
+        except (ValueError, TypeError, AssertionError, SystemExit) as error:  # of settings of a user's own
+            problems.append(
+                f"{section or schema.__name__}: these settings are refused ({type(error).__name__}: {error})."
+            )
     if problems:
         raise UserError(*problems)
     return made

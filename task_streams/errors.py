@@ -22,6 +22,10 @@ class UserError(Exception):
         super().__init__("\n".join(problems))
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM of the user, which no code of a plugin's own raises."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     """Sentence for a name that does not exist: what was given, the nearest valid name, all valid names."""
     names = sorted(known)

@@ -156,6 +156,7 @@ class MethodState(Record):
     task: Whole
     values: Object
     tensors: list[str]
+    names: list[str] = ABSENT  # of both, in the method's own order
 
 
 class Peak(Record):

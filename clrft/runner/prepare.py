@@ -22,6 +22,7 @@ from methods.distributed.sharding import shard
 from methods.generation.shared_prefix import obstacle
 from methods.generation.static_decode import graph_obstacle
 from methods.generation.vllm import vllm_obstacles
+from methods.guard import guarded_members
 from methods.inputs.encoding import encoded_requests
 from methods.inputs.media import preferred_feed
 from methods.model.anchor import Anchors, anchor_problems
@@ -62,6 +63,8 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     if problems := check_stream(stream):
         raise UserError(*problems)
     method = build_method(config.method_name, config.method, config.parts)
+    for member in guarded_members(method):
+        member.say = reporter.say
     longest = longest_prompts(config, stream, probes, processor)
     longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
     policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
