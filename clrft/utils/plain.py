@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -46,20 +46,16 @@ _CORE = (
 class PlainLoader(yaml.SafeLoader):
     """YAML's plain values."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of YAML 1.1
-
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The same in C, where PyYAML was built with it; its nesting is limited by nothing but the stack."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class PlainDumper(yaml.SafeDumper):
     """Writes in quotes what YAML 1.1 or 1.2 would not read as a text."""
 
 
-def _whole(loader: Any, node: Any) -> int:
+def _whole(loader: Any, node: Any) -> float:
     text = loader.construct_scalar(node)
     base = {"0o": 8, "0x": 16}.get(text[:2], 10)
     return as_written(WrittenInt(int(text[2:] if base != 10 else text, base)), text)
@@ -70,12 +66,13 @@ def _number(loader: Any, node: Any) -> float:
     return as_written(WrittenFloat(text.lower().replace(".inf", "inf").replace(".nan", "nan")), text)
 
 
+for _reader in (PlainLoader, _FastLoader):
+    _reader.yaml_implicit_resolvers = {}  # none of YAML 1.1
+    _reader.add_constructor(f"{_TAG}int", _whole)
+    _reader.add_constructor(f"{_TAG}float", _number)
 for _class in (PlainLoader, _FastLoader, PlainDumper):
     for _kind, _pattern, _first in _CORE:
         _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), _first)
-for _class in (PlainLoader, _FastLoader):
-    _class.add_constructor(f"{_TAG}int", _whole)
-    _class.add_constructor(f"{_TAG}float", _number)
 
 
 def from_yaml(text: str) -> Any:
