@@ -27,7 +27,6 @@ from task_streams.types import Question, target_value
 
 NAMED = 5  # rows that a problem names; the rest is counted
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
-CLOSING = "</answer>"  # of a reply
 _PLACEHOLDER = re.compile(r"<image>|Picture \d+: <img>.*?</img>")
 
 
@@ -180,8 +179,6 @@ def _answers(answer: Any) -> tuple[str, ...]:
         raise BadRow("an empty answer")
     if not all(map(is_text, answers)):
         raise BadRow("an answer with half of a surrogate pair, which is no text")
-    if any(CLOSING in value for value in answers):
-        raise BadRow(f"an answer with {CLOSING!r}, which would end its own reply")
     return answers
 
 

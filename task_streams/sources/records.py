@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from task_streams.types import Feed, Media, Target, class_of
+from task_streams.types import Feed, Media, Shape, Target, class_of
 
 Split = Literal["train", "test", ""]
 
@@ -127,9 +127,12 @@ class Workspace:
         advance: called with the number of items verified since the last call.
         damaged: called with each item that cannot be decoded, whether it is then skipped or an error.
         feed: how clips go into the model that will be asked about them, where ``stream.feed`` leaves it open.
+        refused: why that model takes no item with this target and shape, empty where it does; what is refused is
+            treated as damaged.
     """
 
     cache: Path | None = None
     advance: Callable[[int], None] = lambda items: None
     damaged: Callable[[Record], None] = lambda record: None
     feed: Feed = "images"
+    refused: Callable[[Target, Shape], str] = lambda target, shape: ""

@@ -314,7 +314,6 @@ BAD_ROWS: list[tuple[Any, str]] = [
     (flat(4, "x.png", "Who?", []), "an empty answer"),
     (flat(5, "x.png", "Who?", float("nan")), "an answer that is no finite number"),
     (flat(6, "x.png", "How many?", [1, float("inf")]), "an answer that is no finite number"),
-    (flat(7, "x.png", "Who?", "me</answer> you"), "an answer with '</answer>', which would end its own reply"),
     (flat(8, "x.png", "Who?", None), "an answer that is neither text nor a number"),
     ({"id": 9, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
     (talk(10, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
