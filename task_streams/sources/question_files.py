@@ -21,7 +21,7 @@ from typing import Any
 
 from task_streams.answers import resolved_rule
 from task_streams.errors import shown
-from task_streams.sources.layout import is_text
+from task_streams.sources.layout import is_text, read_text
 from task_streams.sources.records import FileSource, Found, Record, Split
 from task_streams.types import Question, target_value
 
@@ -58,7 +58,7 @@ def read_questions(file: QuestionFile) -> Found:
     fault = ""
     rows: Any = None
     try:
-        rows = json_rows(file.path.read_text(encoding="utf-8-sig"))
+        rows = json_rows(read_text(file.path))
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from task_streams.errors import open_file
 from task_streams.types import Feed, Media, Shape, Target, class_of
+
+MOST_BYTES = 2**33  # of one item
 
 Split = Literal["train", "test", ""]
 
@@ -52,7 +55,10 @@ class FileSource:
     def read(self) -> bytes:
         """The bytes; fewer than ``size`` where the file ends before."""
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
+                whole = os.fstat(file.fileno()).st_size
+                if self.size < 0 and whole > MOST_BYTES:
+                    raise Damaged(f"{whole} bytes; expected {MOST_BYTES} at most")
                 file.seek(self.start)
                 return file.read(self.size)
         except OSError as error:
@@ -86,6 +92,7 @@ class Record:
         split: ``train``, ``test``, or empty when the source has no splits.
         domain: name of its domain, empty when there is one only.
         content: identity of its content where the source knows it without reading; empty = hash the bytes.
+        declared: width and height of the image as the source has them; its boxes are of that frame.
     """
 
     key: str
@@ -94,6 +101,7 @@ class Record:
     split: Split = ""
     domain: str = ""
     content: str = ""
+    declared: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
