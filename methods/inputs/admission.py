@@ -1,7 +1,6 @@
 """What a model takes: images of which sizes, texts without its own tokens, answers that its tokenizer gives back.
 
-Asked about every item before any work, so it is arithmetic: no image is decoded here, and the processor is asked once
-for each size.
+Asked about every item before any work, so no image is decoded here, and the processor is asked once for each size.
 """
 
 import re
@@ -12,10 +11,12 @@ from typing import Any
 
 from PIL import Image
 
+from methods.inputs.encoding import KNOWN
 from methods.inputs.media import never_sampled
 from task_streams.types import Question, Shape, Target
 
 CHUNK = 4096  # texts that are tokenised at once
+PIXELS_A_TOKEN = 28 * 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,23 +33,26 @@ class Admission:
 
     @cached_property
     def size(self) -> Callable[[int, int], tuple[int, str]]:
-        """Tokens of an image of some width and height in pixels, and why its processor refuses it, if it does."""
+        """Tokens of an image of some width and height in pixels, and why its processor refuses it, if it does.
+
+        Processors of other families than Qwen2-VL's don't tell tokens by sizes: these try a black image of each size,
+        and the tokens only order images.
+        """
         images = self.processor.image_processor
 
         def asked(width: int, height: int) -> tuple[int, str]:
             try:
-                if hasattr(images, "get_number_of_image_patches"):
-                    patches = images.get_number_of_image_patches(height, width, {})
-                    return patches // getattr(images, "merge_size", 1) ** 2, ""
+                if type(self.processor).__name__ in KNOWN:
+                    return images.get_number_of_image_patches(height, width, {}) // images.merge_size**2, ""
                 images(images=[Image.new("RGB", (width, height))], return_tensors="pt")
             except (ValueError, RuntimeError, ArithmeticError) as error:
                 return 0, f"{width} x {height} pixels, which {type(images).__name__} refuses: {error}"
-            return width * height, ""
+            return width * height // PIXELS_A_TOKEN, ""
 
         return cache(asked)
 
     def image_tokens(self, shape: Shape) -> int:
-        """Tokens of an image or clip in a prompt, or, where its processor doesn't tell, what orders them."""
+        """Tokens of an image or clip in a prompt, as ``size`` knows them."""
         return self.size(*shape[:2])[0] * shape[2]
 
     def text_tokens(self, texts: Sequence[str]) -> list[int]:

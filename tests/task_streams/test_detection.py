@@ -222,9 +222,9 @@ def test_a_class_that_is_left_empty_is_told_with_the_images_that_were_left_out(t
     dog = (tmp_path / "val2017/000002.png").read_bytes()
     (tmp_path / "train2017/000002.png").write_bytes(dog)
     told = problems_of(lambda: stream(tmp_path, on_damaged="skip", on_copies="skip"))
-    assert told == [
+    assert told == (
         "task dog+zebra: no training images with 1 classes: dog; images of dog (left out: 1 copies of others)",
         "task cat+apple: no test images with 1 classes: apple; "
         "images of apple (left out: 1 damaged or not taken by the model)",
         "use other classes or more images, or set allow_empty_classes=true",
-    ]
+    )
