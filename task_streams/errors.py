@@ -1,11 +1,20 @@
-"""Errors a user can mend: what was given, what is expected, the nearest valid name; and keys that stand twice."""
+"""Errors a user can mend: what was given, what is expected, the nearest valid name; keys that stand twice; and files
+that are no plain files.
+"""
 
+import errno
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 LONGEST_SHOWN = 80  # characters of a value in a sentence
 PLAIN = (str, int, float, bool, type(None))
+ODD_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+MOST_SPARSE = 2**26  # bytes of a file that may be holes for the greater part
 
 
 class UserError(Exception):
@@ -90,3 +99,33 @@ def shown(names: Sequence[str], limit: int = 20) -> str:
     """Names joined by commas; beyond the limit the rest is counted."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
+
+
+def open_file(path: Path | str) -> BufferedReader:
+    """A file of the user's, opened for its bytes; nothing that another process would have to write is waited for.
+
+    Raises:
+        OSError: not there, not readable, no regular file (a folder, pipe, socket or device), or a large file of holes.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what Linux says of a socket
+            raise OSError(errno.EINVAL, "a socket; expected a regular file", os.fspath(path)) from error
+        raise
+    try:
+        status = os.fstat(file)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, f"{ODD_FILES.get(kind, 'no file')}; expected a regular file", os.fspath(path))
+        size, stored = status.st_size, status.st_blocks * 512
+        if size > MOST_SPARSE and stored < size / 2 and os.lseek(file, 0, os.SEEK_HOLE) < size:
+            said = f"a sparse file of {size} bytes, of which {stored} are on the disk; expected a whole file"
+            raise OSError(errno.EINVAL, said, os.fspath(path))
+        os.lseek(file, 0, os.SEEK_SET)
+        return os.fdopen(file, "rb")
+    except OSError:
+        os.close(file)
+        raise

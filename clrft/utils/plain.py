@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from task_streams.config import WrittenFloat, WrittenInt, as_written
-from task_streams.errors import PLAIN, RepeatedKeys, UserError, brief, checked_yaml
+from task_streams.errors import PLAIN, RepeatedKeys, UserError, brief, checked_yaml, open_file
 
 SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")  # of a configuration
 DEEPEST = 40  # levels of nesting
@@ -152,7 +152,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, no YAML of plain values, or not a mapping.
     """
     try:
-        values = from_yaml(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            values = from_yaml(file.read().decode("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"no config file {str(path)!r}.") from error
     except OSError as error:

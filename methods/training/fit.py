@@ -40,6 +40,7 @@ from methods.training.state import (
 )
 from methods.training.trainers import HookedSFTTrainer
 from task_streams.errors import UserError
+from task_streams.types import Task
 
 StepRow = dict[str, float]
 
@@ -103,7 +104,7 @@ def fit(
     Raises:
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
     """
-    check_batch(method, context, settings.train)
+    check_batch(method, context.task, settings.train)
     context = replace(
         context,
         max_completion_tokens=settings.train.max_completion_tokens,
@@ -167,24 +168,32 @@ def fit(
     return result
 
 
-def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
+def check_batch(method: Method, task: Task, train: TrainConfig) -> None:
     """Refuse a task that is smaller than one update, or a batch that does not split evenly."""
-    available = len(context.task.train)
+    if problems := batch_problems(method, task, train):
+        raise UserError(*problems)
+
+
+def batch_problems(method: Method, task: Task, train: TrainConfig) -> list[str]:
+    """Sentences about a task that is smaller than one update, or about a batch that does not split evenly."""
+    problems = []
+    available = len(task.train)
     if available < train.prompts_per_update:
-        raise UserError(
-            f"train.prompts_per_update: got {train.prompts_per_update}, but task {context.task.name!r} has "
+        problems.append(
+            f"train.prompts_per_update: got {train.prompts_per_update}, but task {task.name!r} has "
             f"{available} training examples; expected at most that many."
         )
     rows = rows_per_update(method, train)
     if rows % train.accumulation:
-        raise UserError(
+        problems.append(
             f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
         )
     if method.family == "reinforcement" and rows // train.accumulation < ranks.world_size():
-        raise UserError(
+        problems.append(
             f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
             f"{ranks.world_size()} for a part; expected at least one for each of the {ranks.world_size()} processes."
         )
+    return problems
 
 
 def build_trainer(

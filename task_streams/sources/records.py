@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from task_streams.types import Feed, Media, Target, class_of
+from task_streams.errors import open_file
+from task_streams.types import Feed, Media, Shape, Target, class_of
+
+MOST_BYTES = 2**33  # of one item
 
 Split = Literal["train", "test", ""]
 
@@ -60,7 +63,10 @@ class FileSource:
     def read(self) -> bytes:
         """The bytes; fewer than ``size`` where the file ends before."""
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
+                whole = os.fstat(file.fileno()).st_size
+                if self.size < 0 and whole > MOST_BYTES:
+                    raise Damaged(f"{whole} bytes; expected {MOST_BYTES} at most")
                 file.seek(self.start)
                 return file.read(self.size)
         except OSError as error:
@@ -94,6 +100,7 @@ class Record:
         split: ``train``, ``test``, or empty when the source has no splits.
         domain: name of its domain, empty when there is one only.
         content: identity of its content where the source knows it without reading; empty = hash the bytes.
+        declared: width and height of the image as the source has them; its boxes are of that frame.
     """
 
     key: str
@@ -102,6 +109,7 @@ class Record:
     split: Split = ""
     domain: str = ""
     content: str = ""
+    declared: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
@@ -135,9 +143,12 @@ class Workspace:
         advance: called with the number of items verified since the last call.
         damaged: called with each item that cannot be decoded, whether it is then skipped or an error.
         feed: how clips go into the model that will be asked about them, where ``stream.feed`` leaves it open.
+        refused: why that model takes no item with this target and shape, empty where it does; what is refused is
+            treated as damaged.
     """
 
     cache: Path | None = None
     advance: Callable[[int], None] = lambda items: None
     damaged: Callable[[Record], None] = lambda record: None
     feed: Feed = "images"
+    refused: Callable[[Target, Shape], str] = lambda target, shape: ""
