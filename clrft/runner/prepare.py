@@ -59,7 +59,7 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     # before there was a choice say in their settings what they have.
     known: Mapping[str, Any] = begun or (source.manifest if source is not None else {})
     feed = known.get("feed") or preferred_feed(processor)
-    admission = Admission(processor)
+    admission = Admission(processor, config.train.max_prompt_tokens, config.stream.style)
     advance = partial(reporter.advance, config.cell)
     workspace = Workspace(cache_folder(config), advance, feed=feed, refused=admission.refused)
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
