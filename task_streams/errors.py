@@ -1,4 +1,6 @@
-"""Errors a user can mend: what was given, what is expected, the nearest valid name; files that are no plain files."""
+"""Errors a user can mend: what was given, what is expected, the nearest valid name; keys that stand twice; and files
+that are no plain files.
+"""
 
 import errno
 import os
@@ -29,6 +31,10 @@ class UserError(Exception):
         super().__init__("\n".join(problems))
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM of the user, which no code of a plugin's own raises."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     """Sentence for a name that does not exist: what was given, the nearest valid name, all valid names."""
     names = sorted(known)
@@ -43,6 +49,50 @@ def brief(value: Any) -> str:
     written = all(isinstance(one, PLAIN) and not (isinstance(one, int) and abs(one) >= 10**100) for one in parts)
     text = repr(value) if written else f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+class RepeatedKeys(ValueError):
+    """Keys that stand twice in a mapping of a YAML text."""
+
+
+def checked_yaml(loader: Any) -> Any:
+    """The value of the text that a loader of PyYAML was made with; None where nothing is in it.
+
+    Raises:
+        RepeatedKeys: all of them; a loader would keep the last of each.
+    """
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        if problems := repeated_keys(root):
+            raise RepeatedKeys("; ".join(problems))
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def repeated_keys(root: Any) -> list[str]:
+    """Sentences for the keys that stand twice in a mapping under a node of PyYAML."""
+    problems: list[str] = []
+    waiting, met = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node.value, str) or id(node) in met:  # met: behind an alias
+            continue
+        met.add(id(node))
+        pairs = [part for part in node.value if isinstance(part, tuple)]  # of a mapping; parts of a list are nodes
+        lines: dict[tuple[str, str], list[int]] = {}
+        for key, _ in pairs:
+            if isinstance(key.value, str):
+                lines.setdefault((key.tag, key.value), []).append(key.start_mark.line + 1)
+        problems += [
+            f"the key {brief(name)} is given {len(where)} times, in lines {', '.join(map(str, where))}"
+            for (_, name), where in lines.items()
+            if len(where) > 1
+        ]
+        waiting += [node for pair in pairs for node in pair] or node.value
+    return problems
 
 
 def shown(names: Sequence[str], limit: int = 20) -> str:

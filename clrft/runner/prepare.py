@@ -1,5 +1,6 @@
 """A run before any work: stream, model and method are built, and what can be checked is checked."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from clrft.runner.fork import Source
 from clrft.runner.probes import read_probes
 from clrft.runner.resource_checks import affordable, check_memory, longest_among
 from clrft.runner.state import Run
+from clrft.runs.base_identity import Base, base_of, check_same_base, decisive_files
 from clrft.utils.files import check_writable
 from clrft.utils.progress import Reporter
 from methods import build_method
@@ -24,6 +26,7 @@ from methods.distributed.sharding import shard
 from methods.generation.shared_prefix import obstacle
 from methods.generation.static_decode import graph_obstacle
 from methods.generation.vllm import vllm_obstacles
+from methods.guard import guarded_members
 from methods.inputs.admission import Admission
 from methods.inputs.encoding import encoded_requests
 from methods.inputs.media import preferred_feed
@@ -39,6 +42,7 @@ from task_streams.prompt import request, target_text
 from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import Example, Question, TaskStream
 
+WORTH_A_BAR = 2**28  # bytes of a base, whose digests take a while
 PROMPTS_LOOKED_AT = 4  # of each task, and of each probe set, before any work
 
 
@@ -54,22 +58,44 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     begun = read_record(file, None, ManifestWithModel) if file.exists() else None
     probes = read_probes(config.evaluate.probes)
     path = config.model.path or str(default_model_path())
-    processor = load_processor(config.model, path)
-    # stream.feed=auto: what the run, or the one it is forked from, has begun with; else what the model prefers. Runs of
-    # before there was a choice say in their settings what they have.
+    # what the run, or the one it is forked from, has begun with
     known: Mapping[str, Any] = begun or (source.manifest if source is not None else {})
+    base = current_base(config, reporter, known.get("base", {}).get("commit", ""))
+    check_same_base(config.folder if begun or source is None else source.folder, known.get("base"), base)
+    model = replace(config.model, revision=base.commit or None)  # all that is loaded is of one commit
+    processor = load_processor(model, path)
+    # stream.feed=auto: as begun, else what the model prefers. Runs of before there was a choice say in their settings
+    # what they have.
     feed = known.get("feed") or preferred_feed(processor)
     admission = Admission(processor, config.train.max_prompt_tokens, config.stream.style)
     advance = partial(reporter.advance, config.cell)
     workspace = Workspace(cache_folder(config), advance, feed=feed, refused=admission.refused)
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     method = build_method(config.method_name, config.method, config.parts)
+    for member in guarded_members(method):
+        member.say = reporter.say
     longest = check_data(config, stream, method, probes, admission)
-    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
+    policy = load_policy(model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
-    state = Run(config, stream, policy, method, reporter, probes=probes)
+    state = Run(config, stream, policy, method, reporter, probes=probes, base=base)
     make_ready(state, longest)
     return state
+
+
+def current_base(config: RunConfig, reporter: Reporter, commit: str = "") -> Base:
+    """What a run's base is now; the commit that is known of a hub id counts, where no setting names another.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    model = config.model
+    folder = Path(model.path or default_model_path())
+    size = sum(os.path.getsize(folder / name) for name in decisive_files(folder))
+    shows = size >= WORTH_A_BAR
+    if shows:
+        reporter.begin(config.cell, "checking the base's files", size)
+    advance = (lambda units: reporter.advance(config.cell, units)) if shows else None
+    return base_of(str(folder), model.revision or commit or None, cache_folder(config), advance)
 
 
 def check_data(

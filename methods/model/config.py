@@ -27,6 +27,8 @@ class ModelConfig(Settings):
 
     path: str | None = None
     """Checkpoint folder or hub id of any AutoModelForImageTextToText; null for the embedded tiny model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null for its main branch, whose commit is recorded."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type to compute in: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
@@ -53,10 +55,13 @@ class ModelConfig(Settings):
     """Where full-weight anchor and reference rest between uses: device or cpu."""
 
     def problems(self) -> list[str]:
+        problems = []
+        if self.revision is not None and self.path is None:
+            problems.append(f"revision: got {self.revision!r}, but model.path names no hub id; expected null.")
         low, high = self.min_pixels, self.max_pixels
-        if low is None or high is None or low <= high:
-            return []
-        return [f"max_pixels: got {high}, expected a whole number not below model.min_pixels, or null."]
+        if low is not None and high is not None and low > high:
+            problems.append(f"max_pixels: got {high}, expected a whole number not below model.min_pixels, or null.")
+        return problems
 
 
 def choose_device(config: ModelConfig) -> torch.device:

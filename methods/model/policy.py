@@ -192,7 +192,7 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0, optimizer: str = 
     attention = choose_attention(config, device, numerics.compute)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=numerics.weights, attn_implementation=attention, **SAFE
+            path, revision=config.revision, dtype=numerics.weights, attn_implementation=attention, **SAFE
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
@@ -213,7 +213,8 @@ def load_processor(config: ModelConfig, path: str) -> Any:
     """
     check_checkpoint(path)
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        load: Any = AutoProcessor.from_pretrained
+        processor = load(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: no processor can be loaded from {path!r}: {error}") from error
     processor.tokenizer.padding_side = "left"

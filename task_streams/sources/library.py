@@ -1,6 +1,6 @@
 """Records to examples: every item that is used is read and decoded once, and remembered in an index.
 
-The index keeps the SHA-256 and the shape of each item as long as its stamp (size and time of change) stays the same, so
+The index keeps the SHA-256 and the shape of each item as long as its stamp (``file_stamp``) stays the same, so
 a second build reads nothing. It is one SQLite file in the workspace's cache that any number of processes may share: a
 writer waits for the others, and what is written is whole. Only what could be decoded is in it; faults are found anew
 each time, because they may have been mended. Items that are not drawn are never read, and no image stays in memory.

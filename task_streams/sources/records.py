@@ -22,6 +22,15 @@ class Damaged(Exception):
     """An item's bytes cannot be read or decoded; the message says why, without the item's name."""
 
 
+def file_stamp(path: Path | str) -> str:
+    """What changes whenever a file's bytes may have changed: size, times of change, and inode; reads nothing.
+
+    Tools set the time of modification back (``cp -p``, ``rsync -t``, ``tar``), but not that of the inode's change.
+    """
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
 @dataclass(frozen=True, slots=True)
 class FileSource:
     """Where the bytes of one item are: a file, or a part of one; small, picklable, nothing opened.
@@ -45,12 +54,11 @@ class FileSource:
         return os.fspath(self.path) if self.size < 0 else f"{os.fspath(self.path)}@{self.start}"
 
     def stamp(self) -> str:
-        """Size of the file and time of its last change."""
+        """Stamp of the file."""
         try:
-            status = os.stat(self.path)
+            return file_stamp(self.path)
         except OSError as error:
             raise Damaged(error.strerror or str(error)) from error
-        return f"{status.st_size} {status.st_mtime_ns}"
 
     def read(self) -> bytes:
         """The bytes; fewer than ``size`` where the file ends before."""
