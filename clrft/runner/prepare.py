@@ -74,7 +74,7 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     method = build_method(config.method_name, config.method, config.parts)
     for member in guarded_members(method):
         member.say = reporter.say
-    longest = check_data(config, stream, method, probes, admission)
+    longest = check_data(replace(config, model=model), stream, method, probes, admission)
     policy = load_policy(model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes, base=base)
