@@ -168,8 +168,9 @@ class Checks:
         from methods.model.policy import load_processor
 
         quiet_libraries()
-        path = self.config.model.path or str(default_model_path())
-        return Admission(load_processor(self.config.model, path))
+        config = self.config
+        processor = load_processor(config.model, config.model.path or str(default_model_path()))
+        return Admission(processor, config.train.max_prompt_tokens, config.stream.style)
 
     def problems(self, stream: TaskStream) -> list[str]:
         """Everything that is wrong with a stream; with a model in the sentences in which a run would refuse it."""

@@ -59,8 +59,8 @@ def update_problems(method: Method, stream: TaskStream, train: TrainConfig) -> l
 def context_problems(config: RunConfig, longest: Longest) -> list[str]:
     """Prompts that leave no room for their answers in what the model can look back at."""
     path = config.model.path or str(default_model_path())
-    text = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
+    whole = AutoConfig.from_pretrained(path, revision=config.model.revision, trust_remote_code=False)
+    context = getattr(whole.get_text_config(), "max_position_embeddings", None)
     asked, answered = longest.tokens, config.train.max_completion_tokens
     if context is None or asked + answered <= context:
         return []

@@ -67,14 +67,14 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     # stream.feed=auto: as begun, else what the model prefers. Runs of before there was a choice say in their settings
     # what they have.
     feed = known.get("feed") or preferred_feed(processor)
-    admission = Admission(processor)
+    admission = Admission(processor, config.train.max_prompt_tokens, config.stream.style)
     advance = partial(reporter.advance, config.cell)
     workspace = Workspace(cache_folder(config), advance, feed=feed, refused=admission.refused)
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     method = build_method(config.method_name, config.method, config.parts)
     for member in guarded_members(method):
         member.say = reporter.say
-    longest = check_data(config, stream, method, probes, admission)
+    longest = check_data(replace(config, model=model), stream, method, probes, admission)
     policy = load_policy(model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
     state = Run(config, stream, policy, method, reporter, probes=probes, base=base)

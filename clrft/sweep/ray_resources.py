@@ -104,7 +104,7 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
 def longest_prompts(cell: RunConfig, path: str) -> Longest:
     """The longest of what a cell's prompts have; its model is not loaded."""
     processor = load_processor(cell.model, path)
-    admission = Admission(processor)
+    admission = Admission(processor, cell.train.max_prompt_tokens, cell.stream.style)
     workspace = Workspace(cache_folder(cell), feed=preferred_feed(processor), refused=admission.refused)
     stream = build_stream(cell.stream_name, cell.stream, cell.seed, workspace)
     asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream, admission)]

@@ -13,6 +13,8 @@ from PIL import Image
 
 from methods.inputs.encoding import KNOWN
 from methods.inputs.media import never_sampled
+from task_streams.prompt import user_turn
+from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Question, Shape, Target
 
 CHUNK = 4096  # texts that are tokenised at once
@@ -21,15 +23,31 @@ PIXELS_A_TOKEN = 28 * 28
 
 @dataclass(frozen=True, eq=False)
 class Admission:
-    """The rules of one model, by its processor."""
+    """The rules of one model.
+
+    Attributes:
+        processor: the model's.
+        limit: most tokens of a prompt; None = any.
+        style: the words in which is asked.
+    """
 
     processor: Any
+    limit: int | None = None
+    style: PromptStyle = SUITE
 
     def refused(self, target: Target, shape: Shape) -> str:
         """Why the model takes no item with this target and shape, empty where it does."""
-        if isinstance(target, Question) and (held := self.own_tokens(target.text)):
+        reason = self.size(*shape[:2])[1]
+        if reason or not isinstance(target, Question):
+            return reason
+        if held := self.own_tokens(target.text):
             return f"its question holds {', '.join(held)}, which stands for something else to the model"
-        return self.size(*shape[:2])[1]
+        asked = self.style.ask_own(target.text)
+        # a token is a byte at least, so few questions need be counted
+        if self.limit is None or not self._known or self._most(asked, shape) <= self.limit:
+            return ""
+        tokens = self._prompt_tokens(asked) + self.image_tokens(shape)
+        return f"its prompt has {tokens} tokens, train.max_prompt_tokens is {self.limit}" if tokens > self.limit else ""
 
     @cached_property
     def size(self) -> Callable[[int, int], tuple[int, str]]:
@@ -42,7 +60,7 @@ class Admission:
 
         def asked(width: int, height: int) -> tuple[int, str]:
             try:
-                if type(self.processor).__name__ in KNOWN:
+                if self._known:
                     return images.get_number_of_image_patches(height, width, {}) // images.merge_size**2, ""
                 images(images=[Image.new("RGB", (width, height))], return_tensors="pt")
             except (ValueError, RuntimeError, ArithmeticError) as error:
@@ -78,6 +96,26 @@ class Admission:
             for role, said in (("user", "?"), ("assistant", text))
         ]
         return text in self.processor.apply_chat_template(turns, tokenize=False)
+
+    def _most(self, asked: str, shape: Shape) -> int:
+        """Most tokens that the prompt of a question may have."""
+        return len(asked.encode()) + self._around + self.image_tokens(shape)
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens of a prompt around its question, and some more where these could be split otherwise."""
+        return self._prompt_tokens("?") + 8
+
+    def _prompt_tokens(self, asked: str) -> int:
+        """Tokens of the prompt of a question about an image, without those of the image."""
+        turns = user_turn(asked, (Image.new("RGB", (1, 1)),))
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return len(self.processor.tokenizer(text)["input_ids"]) - 1
+
+    @property
+    def _known(self) -> bool:
+        """Whether the processor tells the tokens of an image by its size."""
+        return type(self.processor).__name__ in KNOWN
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]

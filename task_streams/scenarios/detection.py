@@ -355,8 +355,10 @@ def _judge(
                 notes.append(f"task {task.name}: fewer than {wanted} {word} images with {shown(short)}")
         counted = [f"{r.category} {r.train_images}/{r.train_boxes} {r.test_images}/{r.test_boxes}" for r in rows]
         notes.append(f"task {task.name}: images/boxes in training and in test: {', '.join(counted)}")
-    if empty and not config.allow_empty_classes:
-        problems += [*empty, "use other classes or more images, or set allow_empty_classes=true"]
+    if config.allow_empty_classes or not empty:
+        remedy = "use other classes (categories that only group others have no boxes) or more images"
+    else:
+        problems, remedy = [*problems, *empty], "use other classes or more images, or set allow_empty_classes=true"
     if problems:
-        raise UserError(*problems)
+        raise UserError(*problems, remedy)
     return [*empty, *notes]

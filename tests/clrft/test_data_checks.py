@@ -1,6 +1,7 @@
 """What `clrft data check` passes with a run's settings, the run takes; what it refuses, the run refuses alike."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,9 +129,15 @@ def test_the_longest_prompt_is_found_among_all_items_and_held_against_limits(
     task = Task(1, "one", (), (), items, items[:1], kind="question")
     assert next(looked_at(TaskStream("own", "til", 0, (task,)), admission)).key == "9"
     file = question_yaml(tmp_path, [("Which?", "a"), ("How?", "b"), ("x" * 3000, "c")])
-    code, _, errors = check(file, "model=tiny", "stream.on_damaged=skip")
-    assert code == 2 and "train.max_prompt_tokens: got 2048, but the prompt of 'one/train/2'" in errors
-    assert "train.max_prompt_tokens: got 2048, but the prompt of 'one/train/2'" in refusals(file, tmp_path / "out")
+    sentence = r"one/train/2 \(its prompt has (\d+) tokens, train.max_prompt_tokens is 2048\)"
+    code, _, errors = check(file, "model=tiny")
+    told = re.search(sentence, errors)
+    assert code == 2 and told and re.search(sentence, refusals(file, tmp_path / "out"))
+    tokens = int(told[1])
+    code, out, _ = check(file, "model=tiny", "stream.on_damaged=skip")
+    assert code == 0 and re.search(sentence, out)
+    assert check(file, "model=tiny", f"train.max_prompt_tokens={tokens - 1}")[0] == 2
+    assert check(file, "model=tiny", f"train.max_prompt_tokens={tokens}")[0] == 0  # as the model counts them
     code, _, errors = check(file, "model=tiny", "train.max_prompt_tokens=9000", "train.max_completion_tokens=1500")
     assert code == 2 and "its context has 4096 tokens, but the longest prompt has" in errors
 
