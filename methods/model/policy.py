@@ -202,7 +202,8 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0, optimizer: str = 
     defaults = model.generation_config
     # Penalties, bans and temperatures of a checkpoint would change some answers and not others: the suite's own
     # sampling knows none of them, and neither does the loss.
-    model.generation_config = GenerationConfig(**{name: getattr(defaults, name) for name in SEQUENCE_TOKENS})
+    tokens = {name: getattr(defaults, name) for name in SEQUENCE_TOKENS}
+    model.generation_config = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     batch_images(model)
     model.to(device)
     if config.adapter == "lora":
