@@ -24,10 +24,12 @@ from clrft.runner.prepare import prepare
 from clrft.runner.resource_checks import check_space
 from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run
+from clrft.runs.answers import answers_told
 from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
 from clrft.runs.manifest import check_same_data, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks
+from clrft.runs.read import read_run
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
@@ -133,6 +135,8 @@ def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
         reason = f"{type(error).__name__}: {error}"
         keep_failure(config.folder, reason, traceback.format_exc())
         return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")
+    for sentence in answers_told(read_run(config.folder))[1]:
+        reporter.say(f"{config.cell}: {sentence}")
     return None
 
 

@@ -94,7 +94,7 @@ def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
         if isinstance(one, dict):
             keys = [key for key in one if not isinstance(key, str)]
             if keys:
-                raise ValueError(f"the key {brief(keys[0])} is no text")
+                raise ValueError(f"the key {brief(keys[0])} is no text; put it in quotes")
             waiting += [(part, depth + 1) for part in (*one, *one.values())]
         elif isinstance(one, list):
             waiting += [(part, depth + 1) for part in one]
