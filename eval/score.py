@@ -19,6 +19,7 @@ from task_streams.prompt_style import SUITE, PromptStyle
 from task_streams.types import Question, Rule, Target
 
 TOLERANCE = Decimal("0.05")  # of the truth
+QUOTES = ('""', "''", "“”", "‘’", "«»", "„“", "「」")  # pairs around a name
 
 
 def score(completion: str, target: Target, labels: Sequence[str], style: PromptStyle = SUITE) -> Score:
@@ -35,11 +36,20 @@ def score(completion: str, target: Target, labels: Sequence[str], style: PromptS
     if isinstance(target, Question):
         correct = any(matches(parsed.answer, truth, target.rule) for truth in target.answers)
         return Score(correct, {"accuracy": float(correct), "format": form}, parsed.answer)
-    given = normalise_label(parsed.answer)
-    choice = next((name for name in labels if normalise_label(name) == given), None)
-    correct = given == normalise_label(target)
+    by_form = {normalise_label(name): name for name in reversed(labels)}
+    texts = unquoted(parsed.answer)
+    answer = next((text for text in texts if normalise_label(text) in by_form), parsed.answer)
+    given = normalise_label(answer)
+    choice, correct = by_form.get(given), given == normalise_label(target)
     components = {"accuracy": float(correct), "format": form}
-    return Score(correct, components, parsed.answer, choice, outside=choice is None)
+    return Score(correct, components, answer, choice, outside=choice is None)
+
+
+def unquoted(answer: str) -> tuple[str, ...]:
+    """An answer as it stands, and without the quotes around it, in which prompts may list names."""
+    if len(answer) < 2 or answer[0] + answer[-1] not in QUOTES:
+        return (answer,)
+    return answer, answer[1:-1].replace('\\"', '"')
 
 
 def matches(answer: str, truth: str, rule: Rule) -> bool:

@@ -67,8 +67,21 @@ def option_letter(text: str, with_text: bool = False) -> str | None:
     return (followed[1] or followed[2]).upper() if followed else None
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is a number without a fraction, such as a year or a count; ``3.0`` and ``5%`` are measures."""
+    number = parse_number(text)
+    return number is not None and int(number.as_tuple().exponent) >= 0
+
+
 def resolved_rule(rule: str, answers: Sequence[str]) -> Rule:
-    """The rule of one question; ``auto``: relaxed numbers where every accepted answer is a number, else exact."""
-    if rule == "auto":
-        return "relaxed_number" if all(parse_quantity(answer) is not None for answer in answers) else "exact"
-    return "relaxed_number" if rule == "relaxed_number" else "exact"
+    """The rule of one question.
+
+    ``relaxed_all``: 5 % off is right, as the published accuracy has it. ``relaxed_number``: but whole numbers, which
+    may be years or counts, are exact. ``auto``: that where every accepted answer is a number, else exact.
+    """
+    if rule == "relaxed_all":
+        return "relaxed_number"
+    numbers = rule == "relaxed_number" or (
+        rule == "auto" and all(parse_quantity(answer) is not None for answer in answers)
+    )
+    return "relaxed_number" if numbers and not any(map(is_whole, answers)) else "exact"

@@ -324,6 +324,16 @@ class SourceConfig(StreamConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedConfig(SourceConfig):
+    """What every stream of one's own folders of images or clips can be asked for."""
+
+    class_names: Annotated[dict[str, str], Field(title='new names by present ones, e.g. {"4": four}')] = (
+        dataclasses.field(default_factory=dict)
+    )
+    """Names for classes in place of their present ones, e.g. {"4": four}; those left out keep theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceCilConfig(SourceConfig, CilConfig):
     """A class-incremental stream of the user's own copy of some data."""
 

@@ -57,12 +57,17 @@ class PromptStyle:
     def ask(self, kind: str, labels: Sequence[str], media: str = "image") -> str:
         """Text of the question which of the classes an image or clip shows, or where in an image they are.
 
+        Names stand in quotes where one of them holds a comma or a quote.
+
         Args:
             kind: ``classification`` or ``detection``.
             labels: candidate classes, in the order in which they are listed.
             media: what is shown, in a word.
         """
-        return self.wording(kind).replace("{media}", media).replace("{labels}", ", ".join(map(self.listed, labels)))
+        names = [self.listed(label) for label in labels]
+        if any("," in name or '"' in name for name in names):  # else no list could be told apart
+            names = [json.dumps(name, ensure_ascii=False) for name in names]
+        return self.wording(kind).replace("{media}", media).replace("{labels}", ", ".join(names))
 
     def ask_own(self, question: str) -> str:
         """Text of an example's own question."""

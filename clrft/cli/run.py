@@ -10,6 +10,7 @@ from rich.text import Text
 
 from clrft.config.run_config import RunConfig, build_config, parse_overrides, written
 from clrft.runner.fork import planned, saved_config
+from clrft.runs.answers import answers_told
 from clrft.runs.read import read_run
 from clrft.utils.progress import Bars, say
 from clrft.utils.quiet import quiet_libraries
@@ -47,9 +48,13 @@ def run_command(options: argparse.Namespace, console: Console) -> int:
 
 
 def show_results(config: RunConfig, folder: Path, console: Console) -> None:
-    """A finished run's matrix and metrics, each in its unit or with the reason why there is none, and where it is."""
+    """A finished run's matrix, what its answers were, and metrics, in units or with the reason why there is none."""
     record = read_run(folder)
     console.print(record.matrix.to_table())
+    answers, sentences = answers_told(record)
+    if answers is not None:
+        console.print(answers)
+    say(console, *sentences)
     table = Table("metric", "value", "definition")
     for key, value in record.metrics.items():
         name = key.partition("/")[0]

@@ -23,12 +23,15 @@ from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_complete
 from clrft.runner.partial_checkpoint import clear
 from clrft.runner.prepare import prepare
 from clrft.runner.resource_checks import check_space
+from clrft.runner.same_run import check_same_run
 from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run
+from clrft.runs.answers import answers_told
 from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
 from clrft.runs.manifest import check_same_data, run_manifest, write_config
 from clrft.runs.provenance import forget_peaks, usable_cores
+from clrft.runs.read import read_run
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
@@ -76,10 +79,11 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
 
     Raises:
         Locked: another process works on it.
-        UserError: something about the input cannot work.
+        UserError: something about the input cannot work, or the processes of the run differ.
     """
     with ExitStack() as stack:
         shown: Reporter = stack.enter_context(Bars(Console(stderr=True))) if reporter is None else reporter
+        check_same_run(config, shown)
         if ranks.on_rank0(lambda: is_done(config)):
             return run(config, shown)
 
@@ -134,6 +138,8 @@ def attempt(config: RunConfig, reporter: Reporter) -> Failure | None:
         reason = f"{type(error).__name__}: {error}"
         keep_failure(config.folder, reason, traceback.format_exc())
         return Failure(config.cell, f"{reason} (traceback in {config.folder / ERROR_FILE})")
+    for sentence in answers_told(read_run(config.folder))[1]:
+        reporter.say(f"{config.cell}: {sentence}")
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from task_streams.config import Count, SourceCilConfig
+from task_streams.config import Count, NamedConfig, SourceCilConfig
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import labelled_stream
 from task_streams.sources.class_folders import class_tree
@@ -25,7 +25,7 @@ CACHE_FOLDER = "clips"  # of decoded clips, in the workspace's cache
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipCilConfig(SourceCilConfig):
+class ClipCilConfig(NamedConfig, SourceCilConfig):
     """Labelled clips, new classes in each task."""
 
     root: str

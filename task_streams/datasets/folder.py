@@ -8,7 +8,7 @@ links are followed inside of the root only.
 from dataclasses import dataclass, replace
 from functools import partial
 
-from task_streams.config import SourceCilConfig, SourceDilConfig
+from task_streams.config import NamedConfig, SourceCilConfig, SourceDilConfig
 from task_streams.errors import UserError, shown, unknown_name
 from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
@@ -19,7 +19,7 @@ from task_streams.sources.records import Found
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderCilConfig(SourceCilConfig):
+class FolderCilConfig(NamedConfig, SourceCilConfig):
     """A folder of labelled images, new classes in each task."""
 
     root: str
@@ -27,7 +27,7 @@ class FolderCilConfig(SourceCilConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderDilConfig(SourceDilConfig):
+class FolderDilConfig(NamedConfig, SourceDilConfig):
     """A folder of labelled images in several domains, a new domain in each task."""
 
     root: str

@@ -43,8 +43,8 @@ class QuestionsConfig(SourceConfig):
     """Folder of the task folders, below the root; empty = the root itself."""
     images: str = ""
     """Folder that image paths start at, below the root or absolute; empty = the root itself."""
-    rule: Literal["exact", "relaxed_number", "auto"] = "exact"
-    """How answers are compared: exact, relaxed_number (5 % off is right), or auto (relaxed for numeric truths)."""
+    rule: Literal["exact", "relaxed_number", "relaxed_all", "auto"] = "exact"
+    """exact; relaxed_number (5 % off is right, whole numbers exact); relaxed_all; auto (relaxed for numeric truths)."""
     repeated_ids: Literal["error", "tell_apart"] = "error"
     """Rows of one file that share an id: error, or tell_apart (by their content; equal rows are one item)."""
     shots: Count | None = 200

@@ -9,6 +9,7 @@ Absent on purpose: labels in several columns, and images that a table merely has
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 DIGEST_SHOWN = 16  # hex digits of a SHA-256 in a key
 Texts = Annotated[str | tuple[StrictStr, ...] | None, Field(title="text or a list of texts, or null")]
+ClassNames = Annotated[
+    str | tuple[StrictStr, ...] | dict[str, str] | None,
+    Field(title='a list of texts, a file of them, new names by present ones (e.g. {"4": four}), or null'),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,8 @@ class TableConfig(SourceConfig):
     """Column with class names, or with class numbers from 0."""
     key_column: str | None = None
     """Column with a name for each item, unique in its split; null = keys are made of class and image content."""
-    class_names: Texts = None
-    """Names of numbered classes: a list, or a .json (list) or text file (one a line); null = as kept in the table."""
+    class_names: ClassNames = None
+    """Names of numbered classes: a list, or a file of them (.json, or one a line); or new names by present ones."""
 
     def problems(self) -> list[str]:
         given = [name for name in ("train", "hub") if getattr(self, name)]
@@ -93,7 +98,8 @@ def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, works
 
     name, domain = ("table_dil", config.domain_column) if isinstance(config, TableDilConfig) else ("table_cil", "")
     columns = Columns(config.image_column, config.label_column, domain, config.key_column or "")
-    given = _given_names(config.class_names)
+    renames = config.class_names if isinstance(config.class_names, dict) else {}
+    given = () if renames else _given_names(config.class_names)
     if config.hub:
         scratch = work_folder(workspace.cache)
         splits = [config.train_split] + ([config.test_split] if config.test_split else [])
@@ -116,7 +122,7 @@ def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, works
     records: list[Record] = []
     count: Counter[str] = Counter()
     for split, part in parts:
-        whole, wrong = _records(split, part, columns, given)
+        whole, wrong = _records(split, part, columns, given, renames)
         problems += wrong
         for record in whole:
             count[record.key] += 1
@@ -133,30 +139,37 @@ def table_stream(config: TableCilConfig | TableDilConfig, order_seed: int, works
 
 
 def _records(
-    split: Split, table: "Stored", columns: "Columns", given: tuple[str, ...]
+    split: Split, table: "Stored", columns: "Columns", given: tuple[str, ...], renames: Mapping[str, str]
 ) -> tuple[list[Record], list[str]]:
-    """A record of every row that has all that is asked for but an image, and what is wrong with labels and rows."""
+    """A record of every row that has all that is asked for but an image, and what is wrong with labels and rows.
+
+    Numbers without names of the table's own are names in ``renames``, which the stream is then known by.
+    """
     names = given or table.names
+    numbered = table.numbered and (bool(names) or not renames)
     column = f"{table.title}: column {columns.label!r}"
     problems = []
-    if table.numbered and not names:
+    if numbered and not names:
         return [], [f"{column} holds class numbers without names; give class_names, a list or a file"]
-    if table.numbered:
+    if numbered:
         shared = shared_names({str(number): name for number, name in enumerate(names)})
         problems += [f"{'class_names' if given else column}: {problem}" for problem in shared]
     elif given:
-        problems.append(f"{column} holds class names already; expected no class_names")
+        remedy = 'new names by these, e.g. class_names: {"4": four}, or no class_names'
+        problems.append(f"{column} holds class names already; expected {remedy}")
     records: list[Record] = []
     lacking: dict[str, list[str]] = {}
     for number, (source, given_label, given_domain, key) in enumerate(table.rows, start=1):
         label, domain, digest = given_label or "", given_domain or "", source.digest
-        if table.numbered and label:
+        if numbered and label:
             label = names[int(label)] if 0 <= int(label) < len(names) else ""
         complaint = ""
         if not given_label:
             complaint = "no label"
         elif not label:
             complaint = f"a label outside of 0 to {len(names) - 1}"
+        elif table.numbered and not numbered and label not in renames:
+            complaint = "a class number that has no name in class_names"
         elif columns.domain and not domain:
             complaint = "no domain"
         elif columns.key and not key:

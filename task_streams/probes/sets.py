@@ -28,7 +28,7 @@ from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import Rule
 
 Style = Literal["choice", "yes_no", "instruction", "open"]
-RULES = ("exact", "relaxed_number", "auto")
+RULES = ("exact", "relaxed_number", "relaxed_all", "auto")
 
 ID = ("id", "question_id", "key")
 TEXT = ("question", "text", "prompt")

@@ -12,7 +12,7 @@ from task_streams.scenarios.shots import listed_records, unused_listed
 from task_streams.scenarios.split import build_cil, build_dil
 from task_streams.sources.clips import ClipDecoder
 from task_streams.sources.images import IMAGES
-from task_streams.sources.layout import as_shown
+from task_streams.sources.layout import as_shown, renamed
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.records import Decoder, Found, Record, Workspace
 from task_streams.types import TaskStream
@@ -41,6 +41,9 @@ def labelled_stream(
         records, settings = found.records, config.draw_settings
         if config.shots_list is not None:
             records, settings = listed_records(config.shots_list, records), {**settings, "shots": None}
+        names = getattr(config, "class_names", None)  # of one's own data; a table may have a list instead
+        if isinstance(names, dict) and names:  # now, since lists of shots have the names on disk
+            records = renamed(records, names)
         splits: dict[str, dict[str, list[Record]]] = {}  # by domain
         for record in records:
             splits.setdefault(record.domain if by_domain else "", {}).setdefault(record.split, []).append(record)

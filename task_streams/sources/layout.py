@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from task_streams.errors import UserError, open_file, shown
+from task_streams.errors import UserError, open_file, shown, unknown_name
 from task_streams.labels import label_problems, shown_form
 from task_streams.sources.records import Found, Record
 from task_streams.types import Question, Target
@@ -172,6 +172,20 @@ def as_shown(found: Found) -> Found:
     records = tuple(map(_as_shown, found.records))
     problems = (*found.problems, *(problem for some in merged for problem in some))
     return replace(found, records=records, problems=problems, classes=tuple(map(shown_form, found.classes)))
+
+
+def renamed(records: Iterable[Record], names: Mapping[str, str]) -> tuple[Record, ...]:
+    """Items whose classes go by other names, by their present ones; keys stay.
+
+    Raises:
+        UserError: a class that is not there, or one name for two classes.
+    """
+    records, given = tuple(records), {shown_form(old): shown_form(new.strip()) for old, new in names.items()}
+    new = {name: given.get(name, name) for name in sorted({record.label for record in records})}
+    problems = [unknown_name("class", name, new) for name in given if name not in new]
+    if problems or (problems := shared_names(new)):
+        raise UserError(*(f"class_names: {problem}" for problem in problems))
+    return tuple(replace(record, target=new[record.label]) for record in records)
 
 
 def _as_shown(record: Record) -> Record:

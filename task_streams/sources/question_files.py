@@ -40,7 +40,7 @@ class QuestionFile:
 
     Attributes:
         images: folder that image paths start at.
-        rule: how answers are compared: ``exact``, ``relaxed_number`` or ``auto``.
+        rule: how answers are compared: ``exact``, ``relaxed_number``, ``relaxed_all`` or ``auto``.
         tell_apart: whether ids that several rows share are told apart by their content, not refused.
     """
 

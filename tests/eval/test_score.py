@@ -6,7 +6,7 @@ from eval.parse import parse_completion
 from eval.score import Failure, failure_kind, matches, score
 from task_streams.answers import normalise_answer, option_letter, parse_number, parse_quantity, resolved_rule
 from task_streams.prompt import target_text
-from task_streams.prompt_style import built_in_styles, prompt_style
+from task_streams.prompt_style import SUITE, built_in_styles, prompt_style
 from task_streams.types import Box, Question, Rule, Target
 
 SILENT = prompt_style("suite", think=False)
@@ -225,9 +225,9 @@ def test_numbers_are_finite_and_whole_texts_and_the_automatic_rule_relaxes_where
     assert parse_number("1e-999") is not None
     assert parse_number("1e-99999999999999999999") is None  # no exponent has five digits
     assert str(parse_quantity("12.5 %")) == "0.125"
-    assert resolved_rule("auto", ("3", "3.0", "5%")) == "relaxed_number"
+    assert resolved_rule("auto", ("3.5", "3.0", "5%")) == "relaxed_number"
     assert resolved_rule("auto", ("3", "three")) == "exact"
-    assert [resolved_rule(rule, ("3",)) for rule in ("exact", "relaxed_number")] == ["exact", "relaxed_number"]
+    assert [resolved_rule(rule, ("3.5",)) for rule in ("exact", "relaxed_number")] == ["exact", "relaxed_number"]
     assert [normalise_answer(text) for text in ("...", "-", " A. ")] == ["...", "-", "a"]
     assert [option_letter(text) for text in ("c", "(C)", "C.", "C. x", "CC", "1")] == ["C", "C", "C", None, None, None]
 
@@ -246,3 +246,27 @@ def test_numbers_are_finite_and_whole_texts_and_the_automatic_rule_relaxes_where
 )  # fmt: skip
 def test_an_answer_is_compared_as_people_read_it(answer: str, truth: str, right: bool) -> None:
     assert matches(answer, truth, "exact") is right
+
+
+@pytest.mark.parametrize("answer", ["1990", "2000", "2014", "2%"])
+def test_years_and_counts_are_exact_unless_all_numbers_are_to_be_relaxed(answer: str) -> None:
+    for truth in ("2015", "1,200", "2"):
+        for rule in ("auto", "relaxed_number"):
+            assert not right(answer, truth, rule=resolved_rule(rule, (truth,)))
+            assert right(f"{truth}.0", truth, rule=resolved_rule(rule, (truth,)))  # the same number all the same
+    assert right("1990", "2015", rule=resolved_rule("relaxed_all", ("2015",)))
+    assert resolved_rule("relaxed_number", ("2015", "in 2015")) == "exact"
+
+
+def test_a_class_is_right_with_the_quotes_in_which_prompts_list_it() -> None:
+    labels = ("salt, pepper", "salt", '6" nail')
+    assert SUITE.ask("classification", labels).startswith(
+        'What does the image show? Choose from: "salt, pepper", "salt", "6\\" nail".'
+    )
+    assert "Choose from: salt, pepper." in SUITE.ask("classification", ("salt", "pepper"))
+    for answer in ('"salt, pepper"', "salt, pepper", "'Salt, Pepper'", "“salt, pepper”"):
+        found = score(f"<think>t</think><answer>{answer}</answer>", "salt, pepper", labels)
+        assert (found.correct, found.choice, found.outside) == (True, "salt, pepper", False)
+    assert score('<answer>"6\\" nail"</answer>', '6" nail', labels).correct
+    for answer in ('"salt', "salt pepper", '"salt", "pepper"', '""'):
+        assert not score(f"<answer>{answer}</answer>", "salt, pepper", labels).correct

@@ -16,7 +16,7 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"key": 1000, "prompt": "Say nothing with a comma.", "instruction_id_list": ["punctuation:no_comma"],
      "kwargs": [{"num_words": None}]},
     {"id": "o1", "images": ["images/three.png", "images/eight.png"], "question": "Sum?", "answers": ["11", "eleven"],
-     "rule": "relaxed_number"},
+     "rule": "relaxed_all"},
 )  # fmt: skip
 
 

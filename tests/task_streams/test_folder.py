@@ -239,3 +239,36 @@ def test_names_are_shown_with_their_accents_within_letters_and_two_that_differ_i
     write_tree(tmp_path / "day", [LINUX], 8)
     told = f"classes {MAC!r}, {LINUX!r} all read 'café' in an answer; rename all but one of them"
     assert told in problems_of(lambda: built("folder_cil", tmp_path / "day", tasks=1, classes_per_task=1, shots=2))
+
+
+def test_classes_may_go_by_other_names_and_keys_and_lists_keep_those_on_disk(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", ["0", "1", "2"], 6)
+    one_task = partial(built, "folder_cil", tmp_path / "data", tasks=1, classes_per_task=3, shots=2, test_per_class=2)
+    names = {"0": " zero ", "1": "2", "2": "1"}  # two of them in exchange
+    stream = one_task(class_names=names)
+    assert sorted(stream.labels) == ["1", "2", "zero"]
+    folders = {"zero": "0", "2": "1", "1": "2"}
+    assert all(example.key.split("/")[0] == folders[example.label] for example in stream.tasks[0].train)
+    (tmp_path / "shots.jsonl").write_text("".join(f'{{"class_name": "{n}", "file_name": "000.png"}}\n' for n in "012"))
+    listed = one_task(class_names=names, shots_list=str(tmp_path / "shots.jsonl"), test_per_class=None)
+    assert sorted((one.key, one.label) for one in listed.tasks[0].train) == [
+        ("0/000.png", "zero"), ("1/000.png", "2"), ("2/000.png", "1")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ({"00": "a", "1": "b"}, "class_names: unknown class '00'. Did you mean '0'? Known: 0, 1, 2."),
+        ({"0": "a", "1": "a"}, "class_names: classes 0, 1 are all named 'a'; expected a name of its own for each"),
+        ({"0": "2"}, "class_names: classes 0, 2 are all named '2'; expected a name of its own for each"),
+        ({"0": "B", "1": "b"}, "classes 'B', 'b' all read 'b' in an answer; rename all but one of them"),
+        ({"0": " "}, "class name '' has no letters or digits left to answer with"),
+    ],
+)
+def test_new_names_that_name_no_class_or_merge_two_are_refused(
+    names: dict[str, str], problem: str, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, ["0", "1", "2"], 6)
+    settings: dict[str, Any] = {"tasks": 1, "classes_per_task": 3, "shots": 2, "test_per_class": 2}
+    assert problems_of(lambda: built("folder_cil", tmp_path, class_names=names, **settings)) == (problem,)

@@ -123,8 +123,9 @@ def test_the_rule_is_the_one_asked_for(tmp_path: Path) -> None:
     write_task(tmp_path, "GQA", train=rows)
     for rule, rules in (
         ("exact", ["exact"] * 3),
-        ("relaxed_number", ["relaxed_number"] * 3),
-        ("auto", ["relaxed_number", "relaxed_number", "exact"]),
+        ("relaxed_number", ["exact", "relaxed_number", "relaxed_number"]),  # whole numbers stay exact
+        ("relaxed_all", ["relaxed_number"] * 3),
+        ("auto", ["exact", "relaxed_number", "exact"]),
     ):
         train = build(config(tmp_path, "GQA", rule=rule)).tasks[0].train
         assert [e.target.rule for e in sorted(train, key=lambda e: e.key)] == rules  # type: ignore[union-attr]

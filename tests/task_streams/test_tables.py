@@ -190,7 +190,11 @@ def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> N
         ({"train": "x", "hub": "y"}, "train and hub given; expected train (parquet) or hub"),
         ({"train": "x", "revision": "main"}, "revision given without hub; expected only with a hub dataset"),
         ({"hub": "x", "test": "y"}, "test given with hub; name the split with test_split instead"),
-        ({"hub": "x", "class_names": [1]}, "class_names: got [1], expected text or a list of texts, or null."),
+        (
+            {"hub": "x", "class_names": [1]},
+            "class_names: got [1], expected a list of texts, a file of them, new names by present ones "
+            '(e.g. {"4": four}), or null.',
+        ),
     ],
 )
 def test_a_source_must_be_given_once_and_settings_must_belong_to_it(settings: dict[str, Any], problem: str) -> None:
@@ -304,7 +308,8 @@ def test_class_numbers_without_names_of_their_own_or_out_of_range_are_refused(tm
     )
     named = write(tmp_path / "named.parquet")
     assert problems(train=named, class_names=["a"]) == (
-        f"{named}: column 'label' holds class names already; expected no class_names",
+        f"{named}: column 'label' holds class names already; expected new names by these, "
+        'e.g. class_names: {"4": four}, or no class_names',
     )
     (missing,) = problems(train=path, class_names=str(tmp_path / "none.txt"))
     assert "expected a list, or a file of names" in missing
@@ -384,3 +389,18 @@ def test_the_real_tinyimagenet_table_gives_every_item_by_its_file_name(tmp_path:
     assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(100, 100)] * 10
     keys = {example.key for task in stream.tasks for example in task.train}
     assert keys == {f"train/{name}" for name in pq.read_table(train)["file_name"].to_pylist()}
+
+
+def test_classes_of_a_table_may_go_by_other_names_by_number_where_it_has_no_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet")
+    present = {example.key: example.label for example in examples(cil(train=path))}
+    stream = cil(train=path, class_names={"cat": "tom"})
+    assert {example.key: example.label for example in examples(stream)} == {
+        key: "tom" if label == "cat" else label for key, label in present.items()
+    }
+    numbers = write(tmp_path / "n.parquet", with_numbers(NUMBERS))
+    named = cil(train=numbers, class_names={str(number): name for number, name in enumerate(CLASSES)})
+    by_list = cil(train=numbers, class_names=list(CLASSES))
+    assert [task.classes for task in named.tasks] == [task.classes for task in by_list.tasks]
+    (problem,) = problems(train=numbers, class_names={"0": "ant", "1": "bee"}, tasks=1)
+    assert problem.startswith(f"{numbers}: 12 rows have a class number that has no name in class_names: row ")
