@@ -113,8 +113,14 @@ class GuardedMethod(Method):
         return {name: term.reshape(()) for name, term in terms.items()}
 
     def before_step(self, model: torch.nn.Module, task_index: int, step: int) -> None:
+        from methods.distributed.sharding import is_sharded
+
         self._called("before_step", model, task_index, step)
-        if overrides(type(self.inner), "before_step") and not gradients_finite(model):
+        if not overrides(type(self.inner), "before_step"):
+            return
+        if not is_sharded(model) and all(weight.grad is None for weight in model.parameters()):
+            self._refuse("before_step", "left no gradient; expected that of some weight, zeros where none is to move.")
+        if not gradients_finite(model):
             self._refuse("before_step", "left gradients that are not finite.")
 
     def state_dict(self) -> dict[str, Any]:

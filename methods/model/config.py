@@ -10,6 +10,9 @@ from methods.lazy import torch
 from task_streams.config import Count, Settings
 from task_streams.errors import UserError
 
+# All that a checkpoint's generation defaults are taken for: where a sequence begins and ends.
+SEQUENCE_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -105,7 +108,13 @@ def choose_attention(config: ModelConfig, device: torch.device, dtype: torch.dty
 
 
 def describe_model(policy: Any) -> dict[str, Any]:
-    """What was loaded, for the manifest: model type, parameters, dtype, attention, device, recorded decoding."""
+    """What was loaded, for the manifest: model type, parameters, dtype, attention, device, recorded decoding.
+
+    ``generation_defaults``: what the checkpoint asks of ``generate`` besides its own tokens; none of it is followed.
+    """
+    defaults = policy.generation_defaults
+    found = {} if defaults is None else defaults.to_diff_dict()
+    of_tokens = (*SEQUENCE_TOKENS, "transformers_version")
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     return {
         "model_type": policy.model.config.model_type,
@@ -115,4 +124,5 @@ def describe_model(policy: Any) -> dict[str, Any]:
         "attention": policy.attention,
         "device": policy.device.type,
         "recorded": policy.recorded,
+        "generation_defaults": {key: value for key, value in found.items() if key not in of_tokens and key[0] != "_"},
     }

@@ -404,9 +404,15 @@ class Freezes(Plain):
             weight.requires_grad_(False)
 
 
+class Drops(Plain):
+    def before_step(self, model: nn.Module, task_index: int, step: int) -> None:
+        model.zero_grad(set_to_none=True)
+
+
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
+        (Drops, r"'plain' \(.*test_guard.py\), before_step: left no gradient"),
         (EditsWeights, r"'plain' \(.*test_guard.py\): a weight or an input was edited in place while its gradient"),
         (KeepsGraph, r"'plain' \(.*test_guard.py\): a loss term holds to a tensor of an update before"),
         (Freezes, r"'plain' \(.*test_guard.py\), before_task: left no weight to train"),
