@@ -193,8 +193,8 @@ def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> N
         (
             {"hub": "x", "class_names": [1]},
             "class_names: got [1], expected a list of texts, a file of them, new names by present ones "
-            '(e.g. {"4": four}), or null. true, false, null and numbers are no text (in YAML 1.1 nor yes, no, on and off): '
-            "put such names in quotes.",
+            '(e.g. {"4": four}), or null. true, false, null and numbers are no text (in YAML 1.1 nor yes, no, on and '
+            "off): put such names in quotes.",
         ),
     ],
 )
