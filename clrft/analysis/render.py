@@ -5,6 +5,7 @@ Terminal, Markdown and LaTeX show percent where a table does; CSV holds fraction
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from rich.text import Text
 from clrft.analysis.groups import Group
 from clrft.analysis.table import Part, Sentence, Summary, Table
 
+FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of one
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)", re.IGNORECASE | re.ASCII)
 _LABEL_WIDTH = 32  # longer labels are wrapped
 _WHOLE = ("method", "difference", "shaper", "but")  # columns of labels, beside the first
 _LATEX = {
@@ -185,9 +188,16 @@ def long_csv(
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A header and rows as CSV: numbers with all of their digits, nothing where there is None."""
+    """A header and rows as CSV: numbers with all of their digits, nothing where there is None.
+
+    A text that a spreadsheet would take for a formula has a ' in front (OWASP, CSV injection).
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([f"'{cell}" if is_formula(cell) else cell for cell in row] for row in (header, *rows))
     return text.getvalue()
+
+
+def is_formula(cell: object) -> bool:
+    """Whether a spreadsheet would work a text out: it begins like a formula and is no number."""
+    return isinstance(cell, str) and cell.startswith(FORMULA) and len(cell) > 1 and not _NUMBER.fullmatch(cell)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from task_streams.errors import UserError, open_file
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
 _LONGEST_NAME = 200
+os.umask(umask := os.umask(0o077))  # which can be read only by setting it
+MODE = 0o666 & ~umask  # of every file that others may see; libraries make some for this user alone
 COMPARISON, REPORT = "comparison", "report"  # folders beside or in runs that comparisons of them are written to
 
 
@@ -280,9 +283,12 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
+    """Flush a file or a folder to the disk; a file is from now on for those whom the umask lets."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        facts = os.fstat(descriptor)
+        if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and stat.S_IMODE(facts.st_mode) != MODE:
+            os.fchmod(descriptor, MODE)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -21,8 +21,8 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
+import uuid
 import zipfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -119,8 +119,8 @@ class ClipCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, unfinished = tempfile.mkstemp(UNFINISHED, dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
+            unfinished = self.folder / f"{uuid.uuid4().hex}{UNFINISHED}"
+            with unfinished.open("xb") as file:  # as the umask lets others see it
                 file.write(data)
             os.replace(unfinished, self.folder / f"{key}{CACHE_SUFFIX}")
             self._make_room()

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, names and archives stay in their folder, and what records hold is checked."""
 
+import csv
 import io
 import os
 import stat
@@ -11,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
 from clrft.analysis.outputs import ENDINGS, write_outputs
+from clrft.analysis.render import csv_text
 from clrft.cli.main import main
 from clrft.config import records
 from clrft.config.records import Drift, Manifest, Record, Stage, Step, check_fields, read_rows, read_stage, read_steps
 from clrft.runner.checkpoint import write_rows
 from clrft.utils import archives, files
 from clrft.utils.archives import check_room, tar_members, unpack
-from clrft.utils.files import clean_partials, read_json, safe_name, sha256_file, whole_folder, write_json_atomic
+from clrft.utils.files import (
+    clean_partials,
+    read_json,
+    safe_name,
+    sha256_file,
+    whole_file,
+    whole_folder,
+    write_json_atomic,
+)
 from clrft.utils.progress import Silent
 from methods.training.fit import step_row
 from task_streams.errors import UserError
@@ -67,6 +79,26 @@ def test_a_folder_appears_only_when_its_block_ends_well_and_is_never_replaced(tm
         (partial / "weights").write_bytes(b"abc")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["task_01"]
+
+
+def test_files_that_a_library_makes_for_one_user_alone_are_for_all_whom_the_umask_lets(tmp_path: Path) -> None:
+    os.umask(umask := os.umask(0))
+    with whole_folder(tmp_path / "weights") as folder:
+        save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+        assert stat.S_IMODE((folder / "model.safetensors").stat().st_mode) == 0o600
+    with whole_file(tmp_path / "one.safetensors") as beside:
+        save_file({"weight": torch.zeros(1)}, beside)
+    for path in (tmp_path / "weights" / "model.safetensors", tmp_path / "one.safetensors"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_texts_that_a_spreadsheet_takes_for_formulas_are_quoted_and_numbers_are_not() -> None:
+    cells = ["=1+1", "+a", "-x", "@sum", "\ta", "-0.5", "+1e-3", "-inf", "-", "a=b", -0.5, None]
+    said = csv_text(["-name"], [[cell] for cell in cells])
+    assert said.splitlines()[0] == "'-name"
+    assert list(csv.reader(io.StringIO(said)))[1:] == [
+        ["'=1+1"], ["'+a"], ["'-x"], ["'@sum"], ["'\ta"], ["-0.5"], ["+1e-3"], ["-inf"], ["-"], ["a=b"], ["-0.5"], [""]
+    ]  # fmt: skip
 
 
 def test_a_killed_process_leaves_a_partial_that_is_cleaned(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_every_damaged_line_is_named_with_what_was_expected_and_a_link_out_of_th
 
 def test_impossible_settings_are_all_named() -> None:
     wrong: dict[str, Any] = {"split": 4, "fps": 0.0, "max_frames": 1, "max_side": 0, "feed": "vdeo", "cache_mb": -1}
-    assert set(problems_of(lambda: Ucf101CilConfig(root="", **wrong))) == {
+    assert set(problems_of(lambda: Ucf101CilConfig(root="x", **wrong))) == {
         "fps: got 0.0, expected a number above 0.",
         "max_frames: got 1, expected a whole number from 2.",
         "max_side: got 0, expected a whole number from 1, or null.",
@@ -165,7 +165,7 @@ def test_impossible_settings_are_all_named() -> None:
         "split: got 4, expected one of 1, 2, 3.",
     }
     for fps in (-2.0, float("nan"), float("inf")):
-        assert "expected a number above 0" in problems_of(lambda fps=fps: Ucf101CilConfig(root="", fps=fps))[0]
+        assert "expected a number above 0" in problems_of(lambda fps=fps: Ucf101CilConfig(root="x", fps=fps))[0]
 
 
 LABELS = ("arm wrestling", "petting animal (not cat)", "using segway")
