@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from clrft.cli.parser import build_parser
 from clrft.utils import interrupt
+from clrft.utils.console import SafeConsole
 from clrft.utils.failures import explained
 from clrft.utils.quiet import quiet_environment
 from task_streams.errors import UserError
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
-    console = Console(emoji=False, quiet=quiet)
+    console = SafeConsole(emoji=False, quiet=quiet)
     options = parsed(arguments)
     interrupt.watch()
     words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
@@ -71,7 +72,7 @@ def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[
 
 def show_end(code: int, sentences: Sequence[str]) -> None:
     """Tell why a command ended with an exit code."""
-    errors = Console(stderr=True, emoji=False)
+    errors = SafeConsole(stderr=True, emoji=False)
     head = {1: "[bold red]failed[/bold red] ", 2: "[bold red]error[/bold red] "}.get(code, "")
     for one in sentences:
         errors.print(f"{head}{escape(one)}", highlight=False, soft_wrap=True)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
 from clrft.runner.fork import Source, plant
@@ -34,6 +32,7 @@ from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
 from clrft.utils import interrupt
+from clrft.utils.console import SafeConsole
 from clrft.utils.failures import explained
 from clrft.utils.files import check_writable, clean_partials, read_json, write_json_atomic
 from clrft.utils.locks import TIMING, Held, Locked, Timing, held
@@ -80,7 +79,7 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
         UserError: something about the input cannot work.
     """
     with ExitStack() as stack:
-        shown: Reporter = stack.enter_context(Bars(Console(stderr=True))) if reporter is None else reporter
+        shown: Reporter = stack.enter_context(Bars(SafeConsole(stderr=True))) if reporter is None else reporter
         if ranks.on_rank0(lambda: is_done(config)):
             return run(config, shown)
 

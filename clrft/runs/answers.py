@@ -34,7 +34,9 @@ def answers_table(record: RunRecord, kinds: RunKinds) -> Table:
     for (stage, task), counts in sorted(kinds.cells.items()):
         if task <= stage or stage == 0:
             by_stage.setdefault(stage, Counter()).update(counts)
-    titles = {**OUTCOME_TITLES, **({} if kinds.undivided is None else {"same_task": "another class"})}
+    titles = dict(OUTCOME_TITLES)
+    if kinds.undivided is not None:  # all tasks may have the same classes
+        titles["same_task"] = "another class"
     came_up = [outcome for outcome in OUTCOMES if any(counts[outcome] for counts in by_stage.values())]
     table = Table(title="Answers by kind (%)")
     table.add_column("after task")
