@@ -22,6 +22,7 @@ EXITS = (0, 1, 2)
 SECONDS = 120  # after which a call counts as hanging
 LIBRARIES = (".cache", ".config")  # of a home: what matplotlib and others keep there, made when they are imported
 OUTPUT = "out"  # the folder under the working folder that a call may write to
+LARGE = 1 << 30  # bytes of a file that is not read to see whether it changed
 LONGEST_ERROR = 20_000  # characters that a person can still read
 
 Tree = dict[str, tuple[object, ...]]
@@ -145,11 +146,11 @@ def tree(root: Path, without: Path) -> Tree:
             path = here / name
             if path.is_symlink():
                 found[str(path)] = ("link", os.readlink(path))
-            elif path.is_dir():
-                found[str(path)] = ("folder", path.stat().st_mode)
+            elif not path.is_file():
+                found[str(path)] = ("folder or special file", path.stat().st_mode)
             else:
                 facts = path.stat()
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest() if facts.st_size < LARGE else facts.st_size
                 found[str(path)] = ("file", facts.st_mode, facts.st_mtime_ns, digest)
     found.pop(str(without), None)
     return found

@@ -166,16 +166,21 @@ def shipped(group: str) -> list[str]:
 
 
 def changed(group: str) -> st.SearchStrategy[bytes]:
-    """A shipped config in which the value of one line, or its key, is another."""
+    """A shipped config in which the value of one line, or its key, is another, or a line stands twice."""
 
-    def change(text: str, line: int, value: str, key: bool) -> bytes:
+    def change(text: str, line: int, value: str, key: bool, twice: bool) -> bytes:
         lines = text.splitlines()
         at = line % len(lines)
         name, colon, old = lines[at].partition(":")
+        before = lines[at]
         lines[at] = f"{value}:{old}" if key else f"{name}{colon or ':'} {value}"
+        if twice:
+            lines.insert(at, before)
         return "\n".join(lines).encode("utf-8", "replace")
 
-    return st.builds(change, st.sampled_from(shipped(group)), st.integers(0, 40), values(), st.booleans().map(bool))
+    return st.builds(
+        change, st.sampled_from(shipped(group)), st.integers(0, 40), values(), st.booleans(), st.booleans()
+    )
 
 
 def file_texts(group: str) -> st.SearchStrategy[bytes]:

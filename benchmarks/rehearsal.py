@@ -38,6 +38,7 @@ from clrft.runs.read import read_predictions
 from clrft.utils.files import read_json
 from clrft.utils.progress import Silent
 from clrft.utils.quiet import quiet_environment, quiet_libraries
+from methods.inputs.admission import Admission
 from methods.inputs.encoding import encoded_requests
 from methods.model.policy import load_processor
 from methods.settings import KAHAN
@@ -109,7 +110,8 @@ def prompt_lengths(config: RunConfig) -> list[int]:
     workspace = Workspace(cache=Path(config.run.output) / ".cache")
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
     processor = load_processor(config.model, str(default_model_path()))
-    requests = (request(example, stream.labels, stream.tasks[0].style) for example in looked_at(stream))
+    longest = looked_at(stream, Admission(processor))
+    requests = (request(example, stream.labels, stream.tasks[0].style) for example in longest)
     encoded = (encoded_requests(processor, [one], config.model.media) for one in requests)
     return [int(batch["attention_mask"].sum()) for batch in encoded]
 

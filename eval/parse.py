@@ -13,7 +13,7 @@ THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK_THEN_ANSWER = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
 _ANSWER_ONLY = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"</?(?:think|answer)>")
+TAG = re.compile(r"</?(?:think|answer)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +35,5 @@ def parse_completion(text: str, style: PromptStyle = SUITE) -> Parsed:
     """
     answers, thoughts = ([found.strip() for found in block.findall(text)] for block in (ANSWER, THOUGHT))
     form, tags = (_THINK_THEN_ANSWER, 4) if style.think else (_ANSWER_ONLY, 2)
-    format_ok = bool(form.fullmatch(text)) and len(_TAG.findall(text)) == tags and all(map(style.is_thought, thoughts))
+    format_ok = bool(form.fullmatch(text)) and len(TAG.findall(text)) == tags and all(map(style.is_thought, thoughts))
     return Parsed(answers[0] if len(answers) == 1 else None, thoughts[0] if thoughts else None, format_ok)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from methods.base import AnchorRule, Method, overrides
-from methods.guard import class_of, fault, made_method
+from methods.guard import class_of, fault, guarded_members, made_method
 from methods.lazy import Tensor, torch
 from methods.registry import method_class
 from task_streams.errors import UserError
@@ -41,6 +41,12 @@ def composition_problems(learner: type[Method], parts: Sequence[type[Method]]) -
             problems.append(f"part {part.name!r} joins {joins} methods; {learner.name!r} is {learner.family}.")
     problems += [
         f"part {name!r} is listed more than once." for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    problems += [
+        f"part {part.name!r} has {hook}, which {learner.name!r} as the learner decides; expected none of it in a part."
+        for part in parts
+        for hook in ("targets", "loss_arguments", "kl_target")
+        if part.family == "part" and overrides(part, hook)
     ]
     problems += [f"part {name!r} is in {learner.name!r} already." for name in names if name in learner.includes]
     replaying = [one.name for one in (learner, *parts) if overrides(one, "replay")]
@@ -100,6 +106,10 @@ class Composite(Method):
         self.family: Family = learner.family
         self.joint = learner.joint
         self.source = "; ".join(dict.fromkeys(one.source for one in self.members if one.source))
+        guarded = guarded_members(self)
+        names = {name: owner for one in guarded for name, owner in one.owners.items()}
+        for member in guarded:
+            member.owners = names  # figures of one name would be averaged
 
     before_task = _in_turn("before_task")
     before_step = _in_turn("before_step")

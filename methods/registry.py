@@ -6,6 +6,7 @@ Nothing is loaded that was not named: a plugin file by its path, an entry point 
 of its method. Deliberately absent: a folder that is searched.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -17,9 +18,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 from methods.base import Family, Method
+from methods.isolation import CHANGEABLE, PutBack, by_user, copies, words_of
 from task_streams.errors import UserError, unknown_name
 from task_streams.registry import Registry
 
@@ -72,6 +74,7 @@ METHODS: Registry[type[Method]] = Registry(
 )
 _loaded: dict[str, type[Method]] = {}  # methods of plugin files, by name
 _digests: dict[str, str] = {}  # SHA-256 of plugin files as they were loaded
+_values: dict[str, dict[str, Any]] = {}  # of plugin files' modules by name: plain values as they were loaded
 
 
 def load_plugins(paths: Iterable[str]) -> None:
@@ -125,14 +128,28 @@ def plugin_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
         source = path.read_bytes()
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+        with PutBack(draws=False) as put_back:
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except BaseException as error:
         del sys.modules[name]
+        if by_user(error):
+            raise
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}," if lines else str(path)
-        raise UserError(f"--plugin: {place} fails when it is loaded: {type(error).__name__}: {error}") from error
+        raise UserError(f"--plugin: {place} fails when it is loaded: {words_of(error)}") from error
+    if put_back.closed:
+        del sys.modules[name]
+        raise UserError(f"--plugin: {path} closed {put_back.closed} as it was loaded; expected it open.")
+    for what in put_back.changed:
+        print(f"warning: --plugin: {path} changed {what} as it was loaded; it was put back as it was.", file=sys.stderr)
     _digests[str(path)] = hashlib.sha256(source).hexdigest()
+    _values[name] = copies(vars(module), (*CHANGEABLE, int, float, type(None)))
     return module
+
+
+def as_loaded(method: type[Method]) -> None:
+    """Give a plugin file's module the plain values that it was loaded with: nothing is left over from another run."""
+    vars(sys.modules[method.__module__]).update(copy.deepcopy(_values.get(method.__module__, {})))
 
 
 def class_problems(method: type[Method], path: Path) -> list[str]:
@@ -183,9 +200,12 @@ def method_class(name: str) -> type[Method]:
     if not points:
         raise UserError(unknown_name("method", name, [*known, *installed_methods()]))
     try:
-        loaded = points[0].load()
-    except Exception as error:
-        raise UserError(f"method {name!r} of {points[0].value} fails to load: {error}") from error
+        with PutBack(draws=False):
+            loaded = points[0].load()
+    except BaseException as error:
+        if by_user(error):
+            raise
+        raise UserError(f"method {name!r} of {points[0].value} fails to load: {words_of(error)}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method) and loaded.name == name):
         raise UserError(f"method {name!r}: {points[0].value} is no method of that name.")
     _loaded[name] = loaded

@@ -16,8 +16,8 @@ FINAL_PUNCTUATION = ".,;:!?。、"
 
 _NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _MINUS = str.maketrans("−–", "--")
-# Between words: underscores, hyphens that are no sign of a number, points that are none of a number's.
-_BETWEEN_WORDS = re.compile(r"_|(?<=[\w.])-|-(?!\.?\d)|(?<=[^\W\d])\.|\.(?!\d)")
+# Between words: underscores, hyphens that are no sign of what follows, points that are none of a number's.
+_BETWEEN_WORDS = re.compile(r"_|(?<=[\w.])-|-(?=\s|$)|(?<=[^\W\d])\.|\.(?!\d)")
 _BEFORE_PERCENT = re.compile(r"\s+(?=%)")
 _OPTION = re.compile(r"\(?([A-Za-z])[.):]?\)?\.?")
 _OPTION_WITH_TEXT = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):])\s+\S.*", re.DOTALL)

@@ -27,6 +27,9 @@ BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "e
 TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 TYPES |= {"array": "a list", "object": "an object"}
 
+# What YAML reads as something else than a text; older readers do so with yes, no, on and off too.
+QUOTES = " true, false, null and numbers are no text (in YAML 1.1 nor yes, no, on and off): put such names in quotes."
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -34,16 +37,50 @@ PartialShare = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
+class WrittenInt(int):
+    """A whole number that knows how it was written, for it may be meant as a text: a class that is called 007."""
+
+    written: str
+
+
+class WrittenFloat(float):
+    """Likewise, of any number."""
+
+    written: str
+
+
+def as_written(number: WrittenInt | WrittenFloat, text: str) -> int | float:
+    """A number that was written as a text; a plain one where it is always written so."""
+    number.written = text
+    return plain_number(number) if str(number) == text else number
+
+
+def plain_number(number: float) -> int | float:
+    """A number that knows nothing but its value."""
+    return int(number) if isinstance(number, int) else float(number)
+
+
+def as_type(given: Any, made: Any) -> Any:
+    """What pydantic made of a value, but a number that became a text as it was written, and else a plain one."""
+    if isinstance(made, list | tuple) and isinstance(given, list | tuple):
+        return type(made)(map(as_type, given, made))
+    if isinstance(made, dict) and isinstance(given, dict):
+        return {key: as_type(given.get(key), one) for key, one in made.items()}
+    if isinstance(given, WrittenInt | WrittenFloat) and isinstance(made, str):
+        return given.written
+    return plain_number(made) if isinstance(made, WrittenInt | WrittenFloat) else made
+
+
 def as_meant(given: Any, convert: ValidatorFunctionWrapHandler) -> Any:
     """A value as its type; refused is what pydantic would convert although nobody can have meant it."""
-    made = convert(given)
+    made = as_type(given, convert(given))
     pairs = zip(given, made, strict=True) if isinstance(made, list | tuple) else [(given, made)]
     for before, after in pairs:
         match after:
             case bool():
                 meant = not isinstance(before, float)
             case int():
-                meant = type(before) is int and abs(after) < LARGEST
+                meant = isinstance(before, int) and not isinstance(before, bool) and abs(after) < LARGEST
             case float():
                 meant = not isinstance(before, bool) and abs(after) < LARGEST
             case str():
@@ -99,9 +136,15 @@ def refusal(name: str, given: Any, adapter: TypeAdapter[Any], error: ValidationE
     choices = [choice for one in (schema, *schema.get("anyOf", ())) for choice in one.get("enum", ())]
     nearest = get_close_matches(given, choices, n=1, cutoff=0.7) if isinstance(given, str) else []
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    if "text" in words and any(isinstance(one, bool) for one in (given if isinstance(given, list) else [given])):
-        hint = " YAML reads Yes, No, On and Off as True and False: put such names in quotes."
+    if isinstance(given, list | bool):
+        hint = hint or quotes_hint(given, words)
     return f"{name}: got {brief(given)}, expected {words}.{hint}"
+
+
+def quotes_hint(given: Any, words: str) -> str:
+    """What to say of a value, or those in a list, that YAML does not read as the text that was expected."""
+    values = given if isinstance(given, list) else [given]
+    return QUOTES if "text" in words and any(one is None or isinstance(one, float | int) for one in values) else ""
 
 
 def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tuple[dict[str, Any], list[str]]:
@@ -117,7 +160,20 @@ def converted(schema: type, values: Mapping[str, Any], section: str = "") -> tup
             accepted[name] = known[name].validate_python(value)
         except ValidationError as error:
             problems.append(refusal(f"{section}{name}", value, known[name], error))
+            continue
+        if accepted[name] == "" and takes_nothing(known[name]):  # as a variable of a shell that is not set leaves it
+            problems.append(f"{section}{name}: got an empty text, expected {expected(known[name].json_schema())}.")
+            del accepted[name]
     return accepted, problems
+
+
+def takes_nothing(adapter: TypeAdapter[Any]) -> bool:
+    """Whether a field may be null."""
+    try:
+        adapter.validate_python(None)
+    except ValidationError:
+        return False
+    return True
 
 
 def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
@@ -127,9 +183,10 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
         UserError: unknown keys, wrong types or impossible values, all of them.
     """
     within = f"{section}." if section else ""
-    accepted, problems = converted(schema, values, within)
     fields = dataclasses.fields(schema)
     needed = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+    values = {name: value for name, value in values.items() if name not in needed or value not in (None, "")}
+    accepted, problems = converted(schema, values, within)
     # of fields that are refused, or misspelt, what else may be said would mislead
     refused = {one.name for one in fields if one.name in values and one.name not in accepted}
     refused |= {one.name for one in fields if any(f"Did you mean {within + one.name!r}?" in said for said in problems)}
@@ -144,6 +201,10 @@ def typed_section(section: str, schema: type, values: Mapping[str, Any]) -> Any:
                     continue
                 placed = not section or problem.startswith(within)
                 problems.append(problem if placed else f"{section}{'.' if named else ': '}{problem}")
+        except (ValueError, TypeError, AssertionError, SystemExit) as error:  # of settings of a user's own
+            problems.append(
+                f"{section or schema.__name__}: these settings are refused ({type(error).__name__}: {error})."
+            )
     if problems:
         raise UserError(*problems)
     return made

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from task_streams.errors import UserError, unknown_name
+from task_streams.errors import UserError, checked_yaml, open_file, unknown_name
 from task_streams.labels import normalise_label
 
 FOLDER = Path(__file__).with_name("prompt_styles")
@@ -117,7 +117,8 @@ def built_in_styles() -> dict[str, Path]:
 def _read(path: Path, think: bool) -> PromptStyle:
     where = f"prompt style {str(path)!r}"
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar is a text
+        with open_file(path) as file:
+            values = checked_yaml(yaml.BaseLoader(file.read().decode("utf-8")))  # every scalar is a text
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -69,6 +69,7 @@ class Question:
 
 
 Target = str | tuple[Box, ...] | Question
+Shape = tuple[int, int, int]  # width and height of an image, or of a clip's frames, upright in pixels; frames, or 1
 
 
 def class_of(key: str, target: Target) -> str:
@@ -88,6 +89,7 @@ class Example:
         media: decodes and returns the image (RGB) or clip; called each time it is needed.
         content: identity of the content (SHA-256 hex), for fingerprints and leakage checks.
         domain: name of the domain, empty when the source has one only.
+        shape: of its image or clip; None where all of the source are alike.
     """
 
     key: str
@@ -95,6 +97,7 @@ class Example:
     media: Callable[[], Media] = field(repr=False, compare=False)
     content: str = field(repr=False)
     domain: str = ""
+    shape: Shape | None = field(default=None, repr=False, compare=False)
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from clrft.analysis.groups import Group, grouped, summarise, with_joint_row
 from clrft.analysis.mixing import Mixed, check_words, sort_out
 from clrft.analysis.paired_tests import FEWEST
-from clrft.analysis.pairs import Paired, pairs_of
+from clrft.analysis.pairs import Paired, alike_notes, pairs_of
 from clrft.analysis.table import Sentence, Summary
 from clrft.config.records import LEAST_APPLIED
 from clrft.runs.differences import FLOOR, unlike, unrecorded
@@ -128,11 +128,13 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, mix: Sequ
         problems += _check_baseline(shown, baseline)
     if problems:
         raise UserError(*problems)
+    pairs = {stream: pairs_of(groups, baseline) for stream, groups in shown.items()}
     notes = [f"mixed on request: {one}." for one in mixed]
     notes += [note for stream, groups in shown.items() for note in _notes(stream, groups)]
+    notes += [f"{stream}: {note}" for stream, of_stream in pairs.items() for note in alike_notes(of_stream)]
     return Comparison(
         streams=shown,
-        pairs=tuple(pair for groups in shown.values() for pair in pairs_of(groups, baseline)),
+        pairs=tuple(pair for of_stream in pairs.values() for pair in of_stream),
         notes=tuple(notes),
         mixed=tuple(mixed),
     )

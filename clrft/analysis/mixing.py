@@ -30,6 +30,7 @@ CAUSES = {
     "data.": ("stream.",),
     "prompts.": ("stream.",),
     "model.": ("model.", "train.optimizer"),
+    "base.": ("model.path", "model.revision"),
     "probes.": ("evaluate.probes",),
 }  # facts, and the settings they follow from
 _NAMED = 3  # runs that a sentence names
@@ -144,7 +145,7 @@ def _facts_apart(groups: Sequence[Group]) -> list[Mixed]:
     known = {run.folder: facts(run) for run in runs}
     found: dict[str, list[tuple[str, RunRecord]]] = {}
     parts = {"measure": [runs], "data.": by_order, "prompts.": by_order}
-    parts |= {kind: [runs] for kind in ("versions.", "code.", "model.", "probes.")}
+    parts |= {kind: [runs] for kind in ("versions.", "code.", "model.", "base.", "probes.")}
     parts["plugins."] = [list(group.runs) for group in groups]
     for kind, sets in parts.items():
         for some in sets:

@@ -1,10 +1,12 @@
 """Paired differences of two methods over class orders, with their intervals and tests, and tables of them.
 
-Tests of one metric in one stream are a family: p is corrected for all pairs of methods in it. Tables show percentage
+Tests of one metric in one stream are a family: p is corrected for all pairs of methods in it. Two methods that gave the
+same answers in every order are told as such: a difference of 0 between them is no measurement. Tables show percentage
 points, CSV fractions. Deliberately absent: the statistics (``clrft.analysis.paired_tests``), a verdict.
 """
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +14,13 @@ from clrft.analysis.groups import Group
 from clrft.analysis.paired_tests import CAPTION, FEWEST, TOO_MANY, PairedTests, holm, paired_tests
 from clrft.analysis.render import csv_text
 from clrft.analysis.table import DASH, Column, Medium, Sentence, Table, cells, number_cell, percent, text_columns
+from clrft.runs.layout import PREDICTIONS_FILE, stage_folder
+from clrft.runs.read import RunRecord
+from clrft.utils.files import sha256_file
 from eval.metrics import metric_of
 
 Differences = dict[int, float]  # by seed of the class order
+SAME = "same answers"  # in place of a difference of 0
 MOST_SHOWN = 120  # rows of a table that a reader can go through; CSV has all
 PAIRS_CSV = (
     "stream", "metric", "first", "second", "n", "mean", "std", "low_95", "high_95", "bootstrap_low_95",
@@ -35,6 +41,7 @@ class Paired:
     mean: float
     std: float | None  # sample standard deviation of the differences; None for one order
     tests: PairedTests
+    same: bool = False  # the two gave the same answers in every order, and the metric is the same in all of them
 
     @property
     def orders(self) -> int:
@@ -75,11 +82,44 @@ def paired(couples: Sequence[tuple[Group, Group]], metrics: Sequence[str] = ()) 
         for i, corrected in zip(places, holm([p for i in places if (p := tests[i].p) is not None]), strict=True):
             tests[i] = replace(tests[i], holm=corrected)
     found = []
+    alike: dict[tuple[str, str], bool] = {}
     for (first, second, metric, differences), test in zip(known, tests, strict=True):
         values = list(differences.values())
         mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-        found.append(Paired(first.stream, metric, first.label, second.label, differences, mean, std, test))
+        couple = (first.label, second.label)
+        if not any(values) and couple not in alike:
+            alike[couple] = same_answers(first, second)
+        same = not any(values) and alike[couple]
+        found.append(Paired(first.stream, metric, *couple, differences, mean, std, test, same))
     return found
+
+
+def same_answers(first: Group, second: Group) -> bool:
+    """Whether two methods answered every test of every class order that both have alike, word for word."""
+    theirs = {run.seed: run for run in second.runs}
+    shared = [(run, theirs[run.seed]) for run in first.runs if run.seed in theirs]
+    return bool(shared) and all(_answers(one) == _answers(other) is not None for one, other in shared)
+
+
+def _answers(run: RunRecord) -> dict[int, str] | None:
+    """SHA-256 of a run's answers by stage; None if some of them are not there."""
+    files = {stage: stage_folder(run.folder, stage) / PREDICTIONS_FILE for stage in run.stages()}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    return {stage: sha256_file(file) for stage, file in files.items()}
+
+
+def alike_notes(pairs: Sequence[Paired]) -> list[str]:
+    """A sentence for each set of methods of one stream that gave the same answers."""
+    known: dict[str, list[str]] = defaultdict(list)  # by the first of a set
+    for pair in pairs:
+        if pair.same and not any(pair.first in others for others in known.values()):
+            first = next((one for one, others in known.items() if pair.second in others), pair.second)
+            known[first].append(pair.first)
+    return [
+        f"{', '.join(others)} and {first} gave the same answers in every order: what tells them apart changed nothing."
+        for first, others in known.items()
+    ]
 
 
 def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[Sentence | Table]:
@@ -105,7 +145,10 @@ def pair_parts(pairs: Sequence[Paired], title: str, full: bool = False) -> list[
         ]
         told = DASH if more == [DASH, DASH] else " / ".join(more)
         tested = (t, boot, DASH if tests.p is None else f"{p} ({in_family})", told, str(pair.orders))
-        rows.append(cells(pair.metric, pair.name, percent(pair.mean, sign=True), percent(pair.std), *tested))
+        if pair.same:
+            tested = (DASH, DASH, DASH, DASH, str(pair.orders))
+        mean = SAME if pair.same else percent(pair.mean, sign=True)
+        rows.append(cells(pair.metric, pair.name, mean, percent(pair.std), *tested))
     columns = [*text_columns("metric", "difference"), Column("mean"), Column("std", places=("markdown",))]
     columns += map(Column, ("t", "bootstrap", "p (Holm)", "more", "n"))
     return [Table(title, columns, rows, note=_caption(pairs), places=(place,))]
@@ -134,9 +177,11 @@ def pairs_table(key: str, title: str, pairs: Sequence[Paired], folded: bool = Fa
         bootstrap = (tests.boot_low, tests.boot_high) if enough else (None, None)
         probe = pair.metric.partition("/")[2].replace("_", " ")
         row = cells(metric_of(pair.metric).title + (f": {probe}" if probe else ""), pair.name)
-        row += [number_cell(pair.mean, scale=100, sign=True), number_cell(pair.std, scale=100)]
-        row += [number_cell(value, scale=100, sign=True) for value in (tests.t_low, tests.t_high, *bootstrap)]
-        row += [number_cell(value, 3) for value in (tests.p, tests.holm)]
+        mean = number_cell(pair.mean, scale=100, sign=True)
+        row += [replace(mean, text=SAME) if pair.same else mean, number_cell(pair.std, scale=100)]
+        interval = (None,) * 4 if pair.same else (tests.t_low, tests.t_high, *bootstrap)
+        row += [number_cell(value, scale=100, sign=True) for value in interval]
+        row += [number_cell(None if pair.same else value, 3) for value in (tests.p, tests.holm)]
         needed = tests.for_power
         row += [number_cell(pair.orders, 0), number_cell(needed if isinstance(needed, int) else None, 0)]
         row += [number_cell(pair.differences.get(seed), scale=100, sign=True) for seed in seeds]

@@ -1,20 +1,24 @@
 """``clrft data``: check a stream's data, look at them, unpack their archives. Nothing is trained or downloaded."""
 
 import argparse
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.config.run_config import RunConfig, build_config, load_group, parse_overrides
 from clrft.runner.probes import read_probes
 from clrft.utils.files import check_writable, whole_file
 from clrft.utils.progress import Bars, say
+from clrft.utils.quiet import quiet_libraries
+from eval.targets import answer_problems, right_answers
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.probes.sets import ENDING
@@ -23,7 +27,11 @@ from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.records import Record
 from task_streams.types import Task, TaskStream, new_test_items
 
+if TYPE_CHECKING:
+    from methods.inputs.admission import Admission
+
 DEFAULT_SEED = 1993
+TRAINING = ("model", "method", "train", "evaluate")  # sections of what a run makes of the data
 SHOWN_DIGITS = 12  # of a fingerprint
 MOST_PER_CLASS = 12
 _SHEET = re.compile(r"task_\d+(-\d+)?\.png")
@@ -39,11 +47,15 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
     """
     if options.stream.endswith(ENDING):
         return check_probes(options, console)
-    config = data_config(options.stream, options.words)
+    given = {word.partition("=")[0].partition(".")[0] for word in options.words}
+    given |= set(load_group("stream", options.stream.removeprefix("stream=")))
+    training = not given.isdisjoint(TRAINING)
+    config = data_config(options.stream, options.words, TRAINING, "sft" if training else "zero_shot")
     check_writable(Path(config.run.output))
+    checks = Checks(config, model="model" in given, training=training)
     damage: Damage = {}
     with Bars(console) as bars:
-        stream, problems = examine(config, bars, damage)
+        stream, problems = examine(checks, bars, damage)
     if stream is not None:
         console.print(tasks_table(stream, config, damage))
         if any(task.kind == "detection" for task in stream.tasks):
@@ -121,26 +133,78 @@ def unpack_command(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def data_config(stream: str, words: Sequence[str]) -> RunConfig:
+def data_config(stream: str, words: Sequence[str], also: Sequence[str] = (), method: str = "zero_shot") -> RunConfig:
     """The configuration that a stream's name (as in ``clrft run``) and overrides ask for.
+
+    ``also``: sections that are taken beside those that change the data; ``method``: where the words name none.
 
     Raises:
         UserError: unknown names or keys, or settings that say nothing about data.
     """
-    chosen = parse_overrides(words)
-    seed = chosen.pop("seed", DEFAULT_SEED)
+    names = parse_overrides([word for word in words if word.partition("=")[0] in ("seed", *also)])
+    chosen = parse_overrides([word for word in words if word.partition("=")[0] not in names])
+    others = f"; or {', '.join(also)}, which are held against the data" if also else "; nothing else changes the data"
     strange = [
-        f"{key}: expected seed=, stream.KEY= or run.output= here; nothing else changes the data."
-        for key, value in chosen.items()
-        if key not in ("stream", "run") or not isinstance(value, dict)
+        f"{key}: expected seed=, stream.KEY= or run.output= here{others}."
+        for key, value in (names | chosen).items()
+        if key not in ("seed", "stream", "run", *also) or (key in chosen and not isinstance(value, dict))
     ]
     if strange:
         raise UserError(*strange)
-    return build_config(stream.removeprefix("stream="), "zero_shot", "tiny", seed, chosen)
+    model, method = (str(names.get(group, name)) for group, name in (("model", "tiny"), ("method", method)))
+    return build_config(stream.removeprefix("stream="), method, model, names.get("seed", DEFAULT_SEED), chosen)
 
 
-def built(config: RunConfig, bars: Bars, damage: Damage) -> TaskStream:
-    """The stream of a configuration; damaged items are collected by key.
+@dataclass(frozen=True)
+class Checks:
+    """What a stream is held against.
+
+    Attributes:
+        model: the model of the configuration was asked for, so every item is held against it too.
+        training: settings of a training were given, so the stream is held against these.
+    """
+
+    config: RunConfig
+    model: bool
+    training: bool
+
+    @cached_property
+    def admission(self) -> "Admission | None":
+        """The rules of the model; None where none was asked for."""
+        if not self.model:
+            return None
+        from clrft.base_model import default_model_path
+        from methods.inputs.admission import Admission
+        from methods.model.policy import load_processor
+
+        quiet_libraries()
+        config = self.config
+        processor = load_processor(config.model, config.model.path or str(default_model_path()))
+        return Admission(processor, config.train.max_prompt_tokens, config.stream.style)
+
+    def problems(self, stream: TaskStream) -> list[str]:
+        """Everything that is wrong with a stream; with a model in the sentences in which a run would refuse it."""
+        problems = check_stream(stream)
+        if not self.training:
+            return [*problems, *answer_problems(right_answers(stream))]
+        from clrft.runner.data_checks import update_problems
+        from clrft.runner.prepare import check_data
+        from methods import build_method
+
+        config = self.config
+        method = build_method(config.method_name, config.method, config.parts)
+        if self.admission is None:
+            updates = update_problems(method, stream, config.train)
+            return [*problems, *updates, *answer_problems(right_answers(stream))]
+        try:
+            check_data(config, stream, method, read_probes(config.evaluate.probes), self.admission)
+        except UserError as error:
+            return list(error.problems)
+        return []
+
+
+def built(config: RunConfig, bars: Bars, damage: Damage, admission: "Admission | None" = None) -> TaskStream:
+    """The stream of a configuration; damaged items are collected by key, with ``admission`` those too that it refuses.
 
     Raises:
         UserError: it cannot be built.
@@ -151,27 +215,32 @@ def built(config: RunConfig, bars: Bars, damage: Damage) -> TaskStream:
         lambda items: bars.advance(config.stream_label, items),
         lambda record: damage.update({record.key: record}),
     )
+    if admission is not None:
+        from methods.inputs.media import preferred_feed
+
+        workspace = replace(workspace, feed=preferred_feed(admission.processor), refused=admission.refused)
     return build_stream(config.stream_name, config.stream, config.seed, workspace)
 
 
-def examine(config: RunConfig, bars: Bars, damage: Damage) -> tuple[TaskStream | None, list[str]]:
+def examine(checks: Checks, bars: Bars, damage: Damage) -> tuple[TaskStream | None, list[str]]:
     """The stream, if it can be built at all, and everything that is wrong with it.
 
     A stream that damaged items keep from being built is built again without them, so that the rest is checked too.
     """
+    config = checks.config
     try:
-        stream = built(config, bars, damage)
-        return stream, check_stream(stream)
+        stream = built(config, bars, damage, checks.admission)
+        return stream, checks.problems(stream)
     except UserError as error:
         problems = list(error.problems)
     if not damage or getattr(config.stream, "on_damaged", "skip") == "skip":
         return None, problems  # damage is not why, or left out already
-    lenient = dataclasses.replace(config.stream, on_damaged="skip")
+    lenient = replace(config.stream, on_damaged="skip")
     try:
-        stream = built(dataclasses.replace(config, stream=lenient), bars, damage)
+        stream = built(replace(config, stream=lenient), bars, damage, checks.admission)
     except UserError as error:
         return None, list(dict.fromkeys([*problems, *error.problems]))
-    return stream, [*problems, *check_stream(stream)]
+    return stream, [*problems, *checks.problems(stream)]
 
 
 def tasks_table(stream: TaskStream, config: RunConfig, damage: Damage) -> Table:

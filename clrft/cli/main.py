@@ -20,20 +20,49 @@ from rich.markup import escape
 from clrft.cli.parser import build_parser
 from clrft.utils import interrupt
 from clrft.utils.console import SafeConsole
-from clrft.utils.failures import explained
+from clrft.utils.failures import GO_ON, explained
+from clrft.utils.process_end import end_in_time
 from clrft.utils.quiet import quiet_environment
 from task_streams.errors import UserError
 
 
+class Output(SafeConsole):
+    """What a command writes to; that nobody reads it any more is an error like others."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code.
+
+    ``arguments``: the words after ``clrft``; None: those of this process, which then ends with the command.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())  # for what Python still has to write as it ends
+        code = 1
+        show_end(code, [f"stdout was closed before all was written, as by head. {GO_ON}"])
+    if arguments is None:
+        end_in_time(code)
+    return code
+
+
+def command(arguments: Sequence[str] | None) -> int:
+    """Run one command with its words; returns its exit code."""
     quiet_environment()
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     quiet = several and os.environ.get("RANK", "0") != "0"  # one process speaks
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
-    console = SafeConsole(emoji=False, quiet=quiet)
+    console = Output(emoji=False, quiet=quiet)
     options = parsed(arguments)
     interrupt.watch()
     words = " ".join(["clrft", *(arguments if arguments is not None else sys.argv[1:])])
@@ -60,6 +89,8 @@ def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[
         return int(getattr(import_module(f"clrft.cli.{module}"), name)(options, console)), ()
     except UserError as error:
         return 2, tuple(error.problems)
+    except BrokenPipeError:
+        raise
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt) and not interrupt.asked():
             reason = explained(error)

@@ -25,13 +25,14 @@ from clrft.utils.progress import Bars, say
 from clrft.utils.quiet import quiet_libraries
 from methods.base import Method
 from methods.guard import HOOKS, made_method
+from methods.isolation import words_of
 from methods.registry import NAME, installed_methods, known_methods, load_plugin, source_file
 from task_streams.config import converted, field_docs, values_of
 from task_streams.errors import UserError, unknown_name
 
 TEMPLATES = Path(__file__).with_name("templates")  # KIND.txt is the method, test_KIND.txt its test
 KINDS = {"part": "sft+@NAME@", "supervised": "@NAME@", "reinforcement": "@NAME@"}  # as named on the command line
-COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
+COLOURS = {"ok": "green", "failed": "bold red", "not applicable": "dim", "no effect": "yellow"}
 
 
 def check_command(options: argparse.Namespace, console: Console) -> int:
@@ -82,6 +83,8 @@ def check_method(name: str, plugins: Sequence[str], begin: Callable[[str], None]
         ]
         ready = [fitting for trial in trials if (fitting := promises.check_model(kind, trial, report)) is not None]
         traces = {trial: trace for trial in ready if (trace := promises.check_run(kind, trial, report)) is not None}
+        for trial in traces:
+            promises.check_effect(kind, trial, report)
         stopped = [trial for trial in traces if promises.check_determinism(kind, trial, report)]
         promises.check_restart(kind, stopped, traces, report)
         for trial in traces:
@@ -118,6 +121,8 @@ def check_class(kind: type[Method], report: Report) -> bool:
             made = settings()
         except TypeError as error:
             raise UserError(f"{settings.__name__}: {error}; expected a default for every field.") from error
+        except (ValueError, AssertionError, SystemExit) as error:
+            raise UserError(f"{settings.__name__}: its own defaults are refused ({words_of(error)}).") from error
         if problems := converted(settings, values_of(made))[1]:
             raise UserError(*problems)
         made_method(kind, made)

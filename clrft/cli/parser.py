@@ -88,7 +88,7 @@ def add_work(commands: Any) -> None:
     sweep.add_argument("words", **WORDS)
     sweep.add_argument("--plugin", **PLUGIN)
     sweep.add_argument("--jobs", type=int, help="runs at a time (default: one per core or GPU; on Ray no limit)")
-    sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: cores shared; on Ray 1)")
+    sweep.add_argument("--threads", type=int, default=0, help="CPU threads of a run (default: 1, or shared on GPUs)")
     ray = "run the cells as tasks of Ray: ray = on this machine, else the address of a cluster (docs/clusters.md)"
     sweep.add_argument("--on", default="", metavar="ray|ray://HOST:PORT", help=ray)
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clrft.config.run_config import RunConfig, build_config, parse_overrides
+from clrft.config.run_config import RunConfig, build_config, parse_overrides, written
 from clrft.runner.fork import planned, saved_config
 from clrft.runs.answers import answers_told
 from clrft.runs.read import read_run
@@ -80,11 +80,13 @@ def chosen_config(words: list[str]) -> RunConfig:
     missing = [
         f"{key}: a value is needed, e.g. {key}={example}. Known: {', '.join(sorted(names))}."
         for key, example, names in (("stream", "digits_cil", STREAMS), ("method", "rapo", known_methods()))
-        if key not in chosen
+        if not written(chosen.get(key))
     ]
     if missing:
         raise UserError(*missing)
-    names = {key: str(value) for key, value in chosen.items() if key != "seed"}
+    names = {key: written(value) for key, value in chosen.items() if key != "seed"}
+    if not names.get("model", "tiny"):
+        raise UserError("model: a value is needed, e.g. model=tiny; or leave the word out.")
     return build_config(
         names["stream"], names["method"], names.get("model", "tiny"), chosen.get("seed", 1993), overrides
     )

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from clrft.tracking.store import redacted_uri, tracking_uri
+from clrft.tracking.store import DATABASE, artifacts_of, follow_move, redacted_uri, tracking_uri
 from task_streams.errors import UserError
 
 
@@ -27,19 +28,23 @@ def ui_command(options: argparse.Namespace, console: Console) -> int:
     uri = tracking_uri(root)
     if urlsplit(uri).scheme in ("http", "https"):
         raise UserError(f"MLFLOW_TRACKING_URI is a server; open {redacted_uri(uri)} in a browser.")
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (root / "mlflow.db").exists():
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (root / DATABASE).exists():
         raise UserError(f"no MLflow store in {str(root)!r}; expected mlflow.db, which the first run makes.")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        try:
+            follow_move(root)
+        except sqlite3.Error as error:
+            raise UserError(f"{root / DATABASE}: expected MLflow's database, which can be written; {error}.") from error
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: process lists show those
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt  # these signals end it as Ctrl-C does
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    artifacts = (root.resolve() / "mlartifacts").as_uri()
     words = f"-m mlflow ui --host 127.0.0.1 --port {options.port} --workers 1 --default-artifact-root".split()
     try:
         # A session of its own: Ctrl-C ends it through us, with its workers and without their tracebacks.
-        server = subprocess.Popen([sys.executable, *words, artifacts], env=environment, start_new_session=True)
+        server = subprocess.Popen([sys.executable, *words, artifacts_of(root)], env=environment, start_new_session=True)
         try:
             return server.wait()
         except KeyboardInterrupt:

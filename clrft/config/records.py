@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from clrft.utils.files import digest, read_json, safe_name, sha256_file
 from clrft.utils.plain import from_json
-from task_streams.config import expected
+from task_streams.config import expected, quotes_hint
 from task_streams.errors import UserError, brief
 from task_streams.types import Feed
 
@@ -156,6 +156,7 @@ class MethodState(Record):
     task: Whole
     values: Object
     tensors: list[str]
+    names: list[str] = ABSENT  # of both, in the method's own order
 
 
 class Peak(Record):
@@ -172,6 +173,14 @@ class Memory(Record, title="an object with peaks of training and testing, and th
     available_bytes: Whole | None = None
     training: Peak = ABSENT
     testing: Peak = ABSENT
+
+
+class BaseFacts(Record, title="an object with sha256 and files, or with commit"):
+    """What a manifest says of the base."""
+
+    sha256: str = ABSENT
+    files: Texts = ABSENT
+    commit: str = ABSENT
 
 
 class Manifest(Record):
@@ -191,6 +200,8 @@ class Manifest(Record):
     carry: Texts = ABSENT
     memory: Memory = ABSENT
     model: Object = ABSENT
+    base: BaseFacts = ABSENT
+    hardware: Object = ABSENT
     feed: Feed = ABSENT
 
 
@@ -239,7 +250,9 @@ def check_fields(where: object, values: Mapping[str, Any], kind: type[Record]) -
         for name in dict.fromkeys(str(one["loc"][0]) for one in error.errors(include_url=False)):
             hint = hints.get(name) or get_args(hints["__pydantic_extra__"])[1]
             given = f"is {brief(values[name])}" if name in values else "is missing"
-            problems.append(f"{where}: {name} {given}; expected {expected(TypeAdapter(hint).json_schema())}.")
+            words = expected(TypeAdapter(hint).json_schema())
+            hint = quotes_hint(values.get(name, ""), words)
+            problems.append(f"{where}: {name} {given}; expected {words}.{hint}")
         raise UserError(*problems) from None
 
 

@@ -12,7 +12,11 @@ from clrft.utils.plain import read_yaml, sections_of
 
 CONFIG_FILE = "config.yaml"
 # Settings that came later, with what runs did before.
-LATER: dict[str, dict[str, Any]] = {"train": {"optimizer": "auto"}, "stream": {"prompt": "suite"}}
+LATER: dict[str, dict[str, Any]] = {
+    "train": {"optimizer": "auto"},
+    "stream": {"prompt": "suite"},
+    "model": {"revision": None},
+}
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:

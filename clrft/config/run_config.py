@@ -7,7 +7,6 @@ learning rate). Everything that is wrong is reported at once, before anything is
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +86,10 @@ class RunSection(Settings):
 
     def problems(self) -> list[str]:
         suffix = {"name_suffix": self.name_suffix} if self.name_suffix else {}
-        return unsafe_names({"sweep": self.sweep, **suffix})
+        problems = unsafe_names({"sweep": self.sweep, **suffix})
+        if not self.output:
+            problems.append("output: got an empty text, expected a folder (. is the current one).")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def build_config(
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    merged = merge(*named.values(), *layers)
+    merged = merge(*map(filled, (*named.values(), *layers)))
     labels = {"stream": Path(stream).stem, "method": method_label(method), "model": Path(model).stem}
     return typed_config(merged, labels, seed)
 
@@ -199,14 +201,15 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
     problems = [unknown_name("section", name, (*SECTIONS, "seed")) for name in values if name not in SECTIONS]
     schemas = {"model": ModelConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "run": RunSection}
     sections = sections_of(values)
-    stream_name = str(sections["stream"].pop("name", ""))
-    method_name = str(sections["method"].pop("name", ""))
+    stream_name, method_name = (written(sections[group].pop("name", None)) for group in ("stream", "method"))
     part_values = section_of(sections["method"], "parts")
     sections["method"].pop("parts", None)
     if stream_name in STREAMS:
         schemas["stream"] = STREAMS[stream_name].config
-    else:
+    elif stream_name:
         problems.append(unknown_name("stream", stream_name, STREAMS))
+    else:
+        problems.append(f"stream.name: a value is needed. Known: {', '.join(sorted(STREAMS))}.")
     try:
         methods = [method_class(name) for name in (method_name, *part_values)]
         problems += composition_problems(methods[0], methods[1:])
@@ -232,7 +235,7 @@ def typed_config(values: Values, labels: Mapping[str, str], seed: Any) -> RunCon
         method_name=method_name,
         method_label=labels["method"],
         model_label=labels["model"],
-        seed=seed,
+        seed=int(seed),
         parts=tuple((name, typed.pop(f"method.parts.{name}")) for name in part_values),
         **typed,
     )
@@ -335,7 +338,7 @@ def as_one(method: Any, words: str) -> Values:
     """
     listed = method if isinstance(method, list) else [method]
     each = [{"name": one} if isinstance(one, str) else one for one in listed]
-    if not each or not all(isinstance(one, dict) and "name" in one for one in each):
+    if not each or not all(isinstance(one, dict) and one.get("name") for one in each):
         raise UserError(f"method {words!r}: got {brief(method)}, expected a name, or a list of names and settings.")
     first, *others = (dict(one) for one in each)
     if others:
@@ -359,8 +362,18 @@ def merge(*layers: Mapping[str, Any]) -> Values:
     return merged
 
 
+def filled(layer: Mapping[str, Any]) -> Values:
+    """A layer without sections that are left empty, which set nothing."""
+    return {name: section for name, section in layer.items() if section is not None or name not in SECTIONS}
+
+
+def written(value: Any) -> str:
+    """A name as it was written, be it read as a number; empty for nothing."""
+    return "" if value is None else str(getattr(value, "written", value))
+
+
 def parse_overrides(arguments: Sequence[str]) -> Values:
-    """``section.key=value`` words to nested values; values are read as YAML, and ``1e-4`` as a number.
+    """``section.key=value`` words to nested values; values are read as YAML.
 
     Raises:
         UserError: a word without ``=``, or a value that is not YAML; all of them.
@@ -377,12 +390,14 @@ def parse_overrides(arguments: Sequence[str]) -> Values:
         except ValueError as error:
             problems.append(f"{key}: {brief(text)} cannot be read as a YAML value: {error}.")
             continue
-        if isinstance(value, str):
-            with suppress(ValueError):  # what YAML 1.1 takes for a text
-                value = float(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested = merge(nested, value)
+        nested = merge(nested, nested_value(key, value))
     if problems:
         raise UserError(*problems)
     return nested
+
+
+def nested_value(key: str, value: Any) -> Values:
+    """The value of a dotted key, nested: ``train.updates`` and 3 to {"train": {"updates": 3}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clrft.config.records import Parts, Plan, check_fields
-from clrft.config.run_config import RunConfig, Values, build_config, merge, parse_overrides
+from clrft.config.run_config import RunConfig, Values, build_config, merge, nested_value
 from clrft.utils.files import config_root, safe_name
-from clrft.utils.plain import read_yaml
+from clrft.utils.plain import read_yaml, section_of
+from task_streams.config import WrittenFloat
 from task_streams.errors import UserError, brief, unknown_name
 from task_streams.scenarios.order_seeds import order_seeds
 
@@ -37,10 +38,13 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
         UserError: unknown sweep, or any problem of any cell; each problem once.
     """
     sweep = f"sweep {name!r}"
-    plan = merge(sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides})
-    check_fields(sweep, plan, Parts)
+    file, asked_for = sweep_file(name), {key: overrides.pop(key) for key in SWEEP_KEYS if key in overrides}
+    plan = merge(file, asked_for)
+    for one in (file, plan):
+        check_fields(sweep, one, Parts)
+    known = {method for one in (file, plan) for method in methods_of(one)}  # the file's too: some may be left out
     parts = [merge(plan, part) for part in plan.pop("parts", [{}])]
-    problems: list[str] = []
+    problems = [] if parts else [f"{sweep}: parts is empty, expected at least one."]
     for part in parts:
         if isinstance(part.get("seeds"), str):
             part["seeds"] = list(order_seeds(part["seeds"]))
@@ -51,6 +55,10 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
             if part.get(key) and not isinstance(part[key], list)
         ]
         problems += [f"{sweep}: {key} is needed." for key in ("streams", "methods", "seeds") if not part.get(key)]
+        lists = {"models": part.get("models"), **{f"vary.{key}": one for key, one in section_of(part, "vary").items()}}
+        problems += [f"{sweep}: {key} is an empty list, expected a value." for key, one in lists.items() if one == []]
+        own = section_of(part, "per_method")
+        problems += [f"{sweep}: per_method: {unknown_name('method', key, known)}" for key in own if key not in known]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     asked = 0
@@ -65,6 +73,11 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
     if twice := sorted(folder for folder, times in folders.items() if times > 1):
         raise UserError(*(f"{sweep}: {folder} is asked for twice; expected it once." for folder in twice))
     return cells
+
+
+def methods_of(plan: Mapping[str, Any]) -> list[str]:
+    """The methods that a sweep names, in whichever part."""
+    return [str(one) for part in (plan, *plan.get("parts", ())) for one in part.get("methods") or ()]
 
 
 def sweep_file(name: str) -> Values:
@@ -101,7 +114,13 @@ def settings(plan: Mapping[str, Any]) -> list[tuple[str, Values]]:
     vary = plan.get("vary") or {}
     combinations = []
     for values in itertools.product(*vary.values()):
-        words = [f"{key}={value}" for key, value in zip(vary, values, strict=True)]
-        suffix = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in zip(vary, values, strict=True))
-        combinations.append((suffix, parse_overrides(words)))
+        named = [(key, value) for key, value in zip(vary, values, strict=True)]
+        suffix = ",".join(f"{key.rpartition('.')[2]}={in_name(value)}" for key, value in named)
+        combinations.append((suffix, merge(*(nested_value(key, value) for key, value in named))))
     return combinations
+
+
+def in_name(value: Any) -> str:
+    """A varied value as it stands in a folder's name: a number as Python writes it, 1e-5 as ever as it is written."""
+    plain = isinstance(value, WrittenFloat) and "." not in value.written
+    return "null" if value is None else value.written if plain else str(value)

@@ -63,15 +63,15 @@ def model_sizes(config: ModelConfig, published: bool = False) -> ModelSizes | No
         OSError: the folder, or the hub id's copy on this machine, has no config.json.
     """
     path = config.path or str(default_model_path())
-    if not (published and path in PUBLISHED) and local_config(path) is None:
+    if not (published and path in PUBLISHED) and local_config(path, config.revision) is None:
         raise FileNotFoundError(f"{path}: no config.json on this machine")
-    return _sizes(path, config.lora_rank if config.adapter == "lora" else 0, config.lora_targets)
+    return _sizes(path, config.revision, config.lora_rank if config.adapter == "lora" else 0, config.lora_targets)
 
 
 @cache
-def _sizes(path: str, rank: int, targets: str) -> ModelSizes | None:
+def _sizes(path: str, revision: str | None, rank: int, targets: str) -> ModelSizes | None:
     """The sizes of a model, with an adapter of a rank on some of its matrices if it is above 0."""
-    known = local_config(path) or PUBLISHED[path]
+    known = local_config(path, revision) or PUBLISHED[path]
     if known.get("model_type") not in SUPPORTED:
         return None
     return (None if rank else recorded_sizes(Path(path))) or built_sizes(known, rank, targets)
@@ -164,12 +164,12 @@ def known_sizes(config: ModelConfig) -> ModelSizes:
     return sizes
 
 
-def local_config(path: str) -> dict[str, Any] | None:
-    """The config.json of a checkpoint on this machine, a folder or a hub id; None if there is none."""
+def local_config(path: str, revision: str | None = None) -> dict[str, Any] | None:
+    """The config.json of a checkpoint on this machine, a folder or a hub id at a revision; None if there is none."""
     file: Any = Path(path) / "config.json"
     if not file.is_file():
         try:
-            file = try_to_load_from_cache(path, "config.json")
+            file = try_to_load_from_cache(path, "config.json", revision=revision)
         except HFValidationError:  # no hub id either
             return None
     return read_json(Path(file)) if isinstance(file, str | Path) else None

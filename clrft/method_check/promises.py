@@ -1,7 +1,8 @@
 """The contract's promises, each tried in short real runs: what holds, and if it does not, why.
 
-A model that it takes, order of the hooks, an untouched anchor, no earlier data, the same bits twice and after a restart
-in a new process, the same result whatever the accumulation, an adapter, honest needs.
+A model that it takes, order of the hooks, an untouched anchor, no earlier data, other weights than the learner's alone,
+the same bits twice and after a restart in a new process, the same result whatever the accumulation, an adapter, honest
+needs.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clrft.config.run_config import DEFAULT_LEARNERS
 from clrft.method_check.report import Report
 from clrft.method_check.trace import Trace
 from clrft.method_check.trial import (
@@ -27,6 +29,8 @@ from clrft.method_check.trial import (
     resume_elsewhere,
     saved_state,
     two_tasks,
+    weights_alone,
+    weights_of,
 )
 from clrft.runner.partial_checkpoint import PartialCheckpoint
 from clrft.runs.layout import stage_folder
@@ -87,6 +91,22 @@ def check_run(kind: type[Method], trial: Trial, report: Report) -> Trace | None:
     return trace
 
 
+def check_effect(kind: type[Method], trial: Trial, report: Report) -> None:
+    """Whether a method learns other weights than the learner that it joins, or is one of the family of, does alone."""
+    learner = trial.company if kind.family == "part" else DEFAULT_LEARNERS[kind.family]
+    with report.check("changes what is learned", trial.company) as found:
+        if kind.joint or kind.name == learner:
+            found[:] = [
+                "not applicable",
+                "it learns all tasks at once" if kind.joint else "others are compared with it",
+            ]
+            return
+        same = weights_of(trial.config(WHOLE).folder) == weights_alone(learner, trial.adapter)
+        found[:] = ["ok", f"other weights than {learner}"]
+        if same:
+            found[:] = ["no effect", f"same weights as {learner}: it changed nothing in these two tasks."]
+
+
 def order_found(kind: type[Method], trial: Trial, trace: Trace) -> list[str]:
     """Whether hooks came in the contract's order, and whether all that the method has were called."""
     family = method_class(trial.company).family
@@ -130,8 +150,7 @@ def check_determinism(kind: type[Method], trial: Trial, report: Report) -> bool:
         first, second = trial.config(WHOLE).folder, two_tasks(trial, AGAIN)
         stages = (LAST,) if kind.joint else range(1, LAST + 1)
         differing = differing_files(first, second, stages)
-        weights = next(seal for name, seal in learned_files(first, LAST).items() if name.startswith("weights/"))
-        found[:] = ["ok", f"weights {weights[:12]}"]
+        found[:] = ["ok", f"weights {weights_of(first)[0][:12]}"]
         if differing:
             found[:] = ["failed", f"{differing[0]} differs; draw from generators seeded with context.seed."]
         done = not kind.joint

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from task_streams.errors import UserError
 
-Outcome = Literal["ok", "failed", "not applicable"]
+# ``no effect``: told, and no failure: a method may have its reasons to change nothing in two small tasks
+Outcome = Literal["ok", "failed", "not applicable", "no effect"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,12 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,9 +31,10 @@ from clrft.runs.layout import stage_folder
 from clrft.sweep.executors import Setup
 from clrft.sweep.local_workers import prepare as prepare_worker
 from clrft.tracking.runs import Tracker
+from clrft.utils.process_end import end_in_time
 from clrft.utils.progress import Silent
 from methods import build_method
-from methods.guard import GuardedMethod, members_of
+from methods.guard import GuardedMethod, guarded_members
 from methods.model.policy import load_policy
 from task_streams import build_stream
 from task_streams.errors import UserError
@@ -81,7 +86,7 @@ class Resumed:
 
 def member(state: Run, name: str) -> GuardedMethod:
     """The method of that name in a run."""
-    return next(one for one in members_of(state.method) if isinstance(one, GuardedMethod) and one.name == name)
+    return next(one for one in guarded_members(state.method) if one.name == name)
 
 
 def refusals(trial: Trial) -> list[str]:
@@ -109,6 +114,18 @@ def learned_files(folder: Path, stage: int) -> dict[str, str]:
     root = stage_folder(folder, stage)
     found = sorted([*root.glob("weights/*.safetensors"), *root.glob("method_state.*")])
     return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+
+
+def weights_of(folder: Path) -> list[str]:
+    """SHA-256 of the files of weights that a run's last task left."""
+    return [seal for name, seal in learned_files(folder, LAST).items() if name.startswith("weights/")]
+
+
+@cache
+def weights_alone(learner: str, adapter: str) -> list[str]:
+    """``weights_of`` of a learner of the suite that learns the two tasks without parts."""
+    with TemporaryDirectory(prefix="clrft-check-") as folder:
+        return weights_of(two_tasks(Trial(learner, learner, (), Path(folder), adapter), "alone"))
 
 
 def saved_state(folder: Path, stage: int, name: str) -> dict[str, str]:
@@ -169,6 +186,9 @@ def resume_elsewhere(trials: Sequence[Trial], run: str) -> dict[str, Resumed]:
         except Exception as error:  # of the method's own code, or the process is gone
             lost = Resumed(problem=f"the new process ended with {type(error).__name__}: {error}")
             return {trial.words: lost for trial in trials}
+        finally:
+            with suppress(BrokenProcessPool):
+                process.submit(end_in_time, 0)  # what code of the method has left behind there is not waited for
 
 
 def resumed(trial: Trial, run: str) -> Resumed:

@@ -88,7 +88,7 @@ class TokenLengths:
 
     def __init__(self, config: ModelConfig) -> None:
         path, sizes = config.path or str(default_model_path()), known_sizes(config)
-        self.processor: Any = None if local_config(path) is None else load_processor(config, path)
+        self.processor: Any = None if local_config(path, config.revision) is None else load_processor(config, path)
         self.merge, self.patch, self.media = sizes.shape.merge, sizes.patch, config.media
         self.limits = (config.min_pixels or DEFAULT_LIMITS[0], config.max_pixels or DEFAULT_LIMITS[1])
         self.feed = preferred_feed(self.processor) if self.processor is not None else "video"  # published: all take it

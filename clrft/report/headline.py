@@ -59,8 +59,9 @@ def answers(groups: Sequence[Group]) -> list[str]:
         return [f"{lone}; no other method that learns task by task is here to compare it with.", *floor]
     rival, *behind = others
     found = {pair.second: pair for pair in paired([(best, other) for other in others], [FORGETTING])}
-    sentences = [_verdict(best, rival, found.get(rival.label))]
-    sentences += [_sureness(found[rival.label])] if rival.label in found and found[rival.label].orders > 1 else []
+    near = found.get(rival.label)
+    sentences = [_verdict(best, rival, near)]
+    sentences += [_sureness(near)] if near is not None and near.orders > 1 and not near.same else []
     if behind:
         ends = {label: pair.tests.t_high for label, pair in found.items()}  # of Student's 95 % interval
         clear = [one for one in behind if (end := ends.get(one.label)) is not None and end < 0]
@@ -88,6 +89,8 @@ def _verdict(best: Group, rival: Group, found: Paired | None) -> str:
     if found is None:
         return f"Undecided: {best.label} forgets less than {rival.label}, {both}, but in no common class order."
     orders = f"{found.orders} class order{'s' * (found.orders != 1)}"
+    if found.same:
+        return f"No answer: {best.label} and {rival.label} gave the same answers in every order ({orders})."
     less = f"{percent(-found.mean)} points less than {rival.label}, the next"
     if found.tests.t_low is None or found.tests.t_high is None:
         return f"Undecided: in {orders} {best.label} forgets {less} ({both}). One order decides nothing."

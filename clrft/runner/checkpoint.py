@@ -39,6 +39,7 @@ from methods.base import Method
 from methods.model.anchor import Anchors
 from methods.model.policy import Policy
 from methods.training.fit import APPLIED, StepRow
+from methods.training.state import in_order, tensors_apart
 from task_streams.errors import UserError
 
 LeftTraining = tuple[list[StepRow], float, dict[str, float]]  # figures of every update, seconds, cost
@@ -127,10 +128,11 @@ def write_learned(
     """Write what the next task starts from: weights (as ``Policy.save`` takes them), method state, moments."""
     policy.save(folder / WEIGHTS_FOLDER, weights)
     state = method.state_dict()
-    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = tensors_apart(state)
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     head = {"schema": STAGE_SCHEMA, "method": method.name, "task": stage}
-    write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors)})
+    order = {"names": list(state)} if state else {}
+    write_json_atomic(folder / STATE_FILE, {**head, "values": values, "tensors": sorted(tensors), **order})
     if tensors:
         save_file(tensors, folder / STATE_TENSORS)
     if moments:
@@ -158,8 +160,11 @@ def read_learned(folder: Path, policy: Policy, method: Method, stage: int) -> di
     if sorted(tensors) != state["tensors"]:
         raise UserError(f"{folder / STATE_TENSORS} holds {sorted(tensors)}; expected {state['tensors']}.")
     values = {**state["values"], **tensors}
+    names = state.get("names") or list(values)
+    if sorted(names) != sorted(values):
+        raise UserError(f"{folder / STATE_FILE} names {sorted(names)}, but holds {sorted(values)}; restore it.")
     if values:
-        method.load_state_dict(values)
+        method.load_state_dict(in_order(values, names))
     moments_file = folder / MOMENTS_FILE
     return load_file(moments_file) if moments_file.exists() else {}
 

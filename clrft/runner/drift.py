@@ -12,7 +12,9 @@ from functools import partial
 from clrft.base_model import default_model_path
 from clrft.runner.checkpoint import StageRecord, stage_rng
 from clrft.runner.cost_timer import counted
+from clrft.runner.prepare import current_base
 from clrft.runner.state import Run
+from clrft.runs.base_identity import check_same_base
 from clrft.runs.layout import WEIGHTS_FOLDER, stage_folder
 from methods.drift.compared_policies import base_of, held, saved
 from methods.drift.items import Other, drawn_items, group_rows, summary
@@ -64,6 +66,10 @@ def policies_before(state: Run, stage: int) -> dict[Other, Opened]:
     if isinstance(state.reference, FullSnapshot):
         base = partial(held, state.policy, state.reference, "base")
     else:
+        if not state.policy.has_adapter:  # it is read again, after hours maybe
+            check_same_base(
+                state.folder, state.base.facts(), current_base(state.config, state.reporter, state.base.commit)
+            )
         base = partial(base_of, state.policy, state.config.model.path or str(default_model_path()))
     if state.method.joint or stage == 1:
         return {"base": base}

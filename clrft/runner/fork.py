@@ -318,7 +318,7 @@ def plant(state: "Run", source: Source, fresh: Mapping[str, Any]) -> None:
     stages = range(source.stage + 1)
     manifest = fork_manifest(state, source, fresh)
     check_same_data(source.folder, source.manifest, manifest)
-    check_lineage(source.folder, stages, source.digest, manifest["data"], source.origins)
+    check_lineage(source.folder, stages, source.digest, manifest["data"], state.base.identity, source.origins)
     if manifest["carry"]["anchor"] == FIRST_OF_WEIGHTS:
         check_files(stage_folder(source.folder, 1), remedy(source.folder, 1))
     for partial in state.folder.parent.glob(f".{state.folder.name}.partial-*"):

@@ -24,7 +24,7 @@ FILE = "lineage.json"
 ROOT = ""  # parent of the first stage
 
 
-def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data: Mapping[str, str]) -> None:
+def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data: Mapping[str, str], base: str) -> None:
     """Write where a stage comes from and what it left, beside its files in ``folder``."""
     facts = {
         "schema": SCHEMA,
@@ -32,6 +32,7 @@ def write_lineage(folder: Path, stage: int, parent: str, config: RunConfig, data
         "parent": parent,
         "config": config_digest(config),
         "data": digest(dict(data)),
+        "base": base,
         "files": learned_files(folder),
     }
     write_json_atomic(folder / FILE, {**facts, "identity": digest(facts)})
@@ -56,7 +57,7 @@ def identity_of(run: Path, stage: int) -> str:
 
 
 def check_lineage(
-    run: Path, stages: Sequence[int], config: str, data: Mapping[str, str], origins: Sequence[Origin] = ()
+    run: Path, stages: Sequence[int], config: str, data: Mapping[str, str], base: str, origins: Sequence[Origin] = ()
 ) -> None:
     """Refuse to go on from stages that are not what they were, or not each other's.
 
@@ -65,6 +66,7 @@ def check_lineage(
         stages: the finished stages in order; the files of the last, from which the next one starts, are hashed.
         config: digest of the run's settings.
         data: fingerprints of the stream.
+        base: identity of the base, which stages of before it was recorded do not tell.
         origins: the runs it was forked from, if any, the oldest first.
 
     Raises:
@@ -81,6 +83,7 @@ def check_lineage(
             "parent": parent,
             "config": config if origin is None else origin.config,
             "data": digest(dict(data)),
+            "base": base if "base" in facts else None,
         }
         problems = [
             f"{file}: {name} is {short(facts.get(name))}, expected {short(value)}."

@@ -66,7 +66,7 @@ class PartialCheckpoint:
 
         def look() -> str:
             clean_partials(self.folder)
-            for folder in reversed(self._states()):
+            for folder in reversed(states_in(self.folder)):
                 try:
                     found[folder.name] = self._read(folder)
                     return folder.name
@@ -86,14 +86,15 @@ class PartialCheckpoint:
         Raises:
             OSError: the one before could not be written.
         """
+        place = self.folder.absolute()  # for the thread, whatever the working folder is meanwhile
 
         def write() -> None:
-            with whole_folder(self.folder / f"step_{state.step:06d}") as folder:
+            with whole_folder(place / f"step_{state.step:06d}") as folder:
                 save_file(dict(state.tensors), folder / TENSORS)
                 head = {"schema": SCHEMA, "parent": self.parent, "step": state.step}
                 body = {**head, "sha256": sha256_file(folder / TENSORS), "values": dict(state.values)}
                 write_json_atomic(folder / VALUES, {**body, "digest": digest(body)})
-            for old in self._states()[:-KEPT]:
+            for old in states_in(place)[:-KEPT]:
                 remove(old)
 
         self.settle()
@@ -109,9 +110,6 @@ class PartialCheckpoint:
         if writing is not None:
             writing.result()
 
-    def _states(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step_*") if _STEP.fullmatch(path.name))
-
     def _read(self, folder: Path) -> TrainingState:
         head = read_record(folder / VALUES, SCHEMA, Unfinished)
         stated = head.pop("digest")
@@ -126,6 +124,11 @@ class PartialCheckpoint:
         if found != head["sha256"]:
             raise UserError(f"{TENSORS} has SHA-256 {found[:12]}, expected {head['sha256'][:12]}.")
         return TrainingState(head["step"], load_file(folder / TENSORS), head["values"])
+
+
+def states_in(folder: Path) -> list[Path]:
+    """Folders of a stage's states, the oldest first."""
+    return sorted(path for path in folder.glob("step_*") if _STEP.fullmatch(path.name))
 
 
 def clear(run: Path, stage: int) -> None:

@@ -1,7 +1,9 @@
 """A run before any work: stream, model and method are built, and what can be checked is checked."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,23 @@ from clrft.base_model import default_model_path
 from clrft.config.records import ManifestWithModel, check_fields, read_record
 from clrft.config.run_config import RunConfig
 from clrft.memory.phases import Longest
+from clrft.runner.data_checks import context_problems, model_problems, update_problems
 from clrft.runner.fork import Source
 from clrft.runner.probes import read_probes
 from clrft.runner.resource_checks import affordable, check_memory, longest_among
 from clrft.runner.state import Run
+from clrft.runs.base_identity import Base, base_of, check_same_base, decisive_files
 from clrft.utils.files import check_writable
 from clrft.utils.progress import Reporter
 from methods import build_method
-from methods.base import Method, TaskContext
+from methods.base import Method
 from methods.distributed import ranks
 from methods.distributed.sharding import shard
 from methods.generation.shared_prefix import obstacle
 from methods.generation.static_decode import graph_obstacle
 from methods.generation.vllm import vllm_obstacles
+from methods.guard import guarded_members
+from methods.inputs.admission import Admission
 from methods.inputs.encoding import encoded_requests
 from methods.inputs.media import preferred_feed
 from methods.model.anchor import Anchors, anchor_problems
@@ -29,7 +35,6 @@ from methods.model.numerics import training_problems
 from methods.model.policy import load_policy, load_processor
 from methods.registry import method_class
 from methods.settings import AUTO, PLAIN
-from methods.training.fit import check_batch
 from task_streams import Workspace, build_stream
 from task_streams.errors import UserError
 from task_streams.probes.sets import ProbeSet, probe_request
@@ -37,6 +42,7 @@ from task_streams.prompt import request, target_text
 from task_streams.scenarios.fingerprint import check_stream
 from task_streams.types import Example, Question, TaskStream
 
+WORTH_A_BAR = 2**28  # bytes of a base, whose digests take a while
 PROMPTS_LOOKED_AT = 4  # of each task, and of each probe set, before any work
 
 
@@ -52,23 +58,69 @@ def prepare(config: RunConfig, reporter: Reporter, source: Source | None = None)
     begun = read_record(file, None, ManifestWithModel) if file.exists() else None
     probes = read_probes(config.evaluate.probes)
     path = config.model.path or str(default_model_path())
-    processor = load_processor(config.model, path)
-    # stream.feed=auto: what the run, or the one it is forked from, has begun with; else what the model prefers. Runs of
-    # before there was a choice say in their settings what they have.
+    # what the run, or the one it is forked from, has begun with
     known: Mapping[str, Any] = begun or (source.manifest if source is not None else {})
+    base = current_base(config, reporter, known.get("base", {}).get("commit", ""))
+    check_same_base(config.folder if begun or source is None else source.folder, known.get("base"), base)
+    model = replace(config.model, revision=base.commit or None)  # all that is loaded is of one commit
+    processor = load_processor(model, path)
+    # stream.feed=auto: as begun, else what the model prefers. Runs of before there was a choice say in their settings
+    # what they have.
     feed = known.get("feed") or preferred_feed(processor)
-    workspace = Workspace(cache_folder(config), lambda items: reporter.advance(config.cell, items), feed=feed)
+    admission = Admission(processor, config.train.max_prompt_tokens, config.stream.style)
+    advance = partial(reporter.advance, config.cell)
+    workspace = Workspace(cache_folder(config), advance, feed=feed, refused=admission.refused)
     stream = build_stream(config.stream_name, config.stream, config.seed, workspace)
-    if problems := check_stream(stream):
-        raise UserError(*problems)
     method = build_method(config.method_name, config.method, config.parts)
-    longest = longest_prompts(config, stream, probes, processor)
-    longest = replace(longest, answer=check_answers(config, stream, method, processor.tokenizer))
-    policy = load_policy(config.model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
+    for member in guarded_members(method):
+        member.say = reporter.say
+    longest = check_data(replace(config, model=model), stream, method, probes, admission)
+    policy = load_policy(model, path, config.seed, optimizer_of(config, longest, begun, source), processor)
     policy.max_prompt_tokens, policy.share_prefix = config.train.max_prompt_tokens, config.train.share_prefix
-    state = Run(config, stream, policy, method, reporter, probes=probes)
+    state = Run(config, stream, policy, method, reporter, probes=probes, base=base)
     make_ready(state, longest)
     return state
+
+
+def current_base(config: RunConfig, reporter: Reporter, commit: str = "") -> Base:
+    """What a run's base is now; the commit that is known of a hub id counts, where no setting names another.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    model = config.model
+    folder = Path(model.path or default_model_path())
+    size = sum(os.path.getsize(folder / name) for name in decisive_files(folder))
+    shows = size >= WORTH_A_BAR
+    if shows:
+        reporter.begin(config.cell, "checking the base's files", size)
+    advance = (lambda units: reporter.advance(config.cell, units)) if shows else None
+    return base_of(str(folder), model.revision or commit or None, cache_folder(config), advance)
+
+
+def check_data(
+    config: RunConfig, stream: TaskStream, method: Method, probes: Sequence[ProbeSet], admission: Admission
+) -> Longest:
+    """Hold all data of a run against its model and its settings; how long its longest prompts and answers are.
+
+    Raises:
+        UserError: everything that is wrong with them.
+    """
+    problems = [*check_stream(stream), *update_problems(method, stream, config.train)]
+    longest = answer = None
+    if all(task.train and task.test for task in stream.tasks):
+        unreadable = model_problems(method, stream, probes, admission)
+        try:
+            answer = check_answers(config, stream, method, admission.processor.tokenizer)
+            if not unreadable:
+                longest = longest_prompts(config, stream, probes, admission)
+                problems += context_problems(config, longest)
+        except UserError as error:
+            problems += error.problems
+        problems += unreadable
+    if problems or longest is None or answer is None:
+        raise UserError(*problems)
+    return replace(longest, answer=answer)
 
 
 def make_ready(state: Run, longest: Longest) -> None:
@@ -98,9 +150,6 @@ def make_ready(state: Run, longest: Longest) -> None:
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         for index in order[:PROMPTS_LOOKED_AT]:
             policy.encode([probe_request(one.probes[index])])
-    if method.family != "frozen":
-        for task in state.tasks.values():
-            check_batch(method, TaskContext(task, policy, None, 0), train)
     state.memory = {} if split else check_memory(state, longest)
     if "reference" in method.needs and not policy.has_adapter:
         state.reference = policy.snapshot(asked_only=True)
@@ -156,25 +205,24 @@ def cache_folder(config: RunConfig) -> Path:
     return Path(config.run.output) / ".cache"
 
 
-def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[ProbeSet], processor: Any) -> Longest:
+def longest_prompts(config: RunConfig, stream: TaskStream, probes: Sequence[ProbeSet], admission: Admission) -> Longest:
     """How long a run's longest prompts are, all classes listed.
-
-    Looked at are each task's longest questions; where only the size of an image makes the difference, a longer prompt
-    may come up later and is refused then, by ``Policy.encode``.
 
     Raises:
         UserError: a prompt exceeds the limit.
     """
     limit, batches = config.train.max_prompt_tokens, []
-    for example in looked_at(stream):
+    for example in looked_at(stream, admission):
         asked = request(example, stream.labels, config.stream.style)
-        batch = encoded_requests(processor, [asked], config.model.media, limit)
+        batch = encoded_requests(admission.processor, [asked], config.model.media, limit)
         batches.append({name: values for name, values in batch.items() if not name.startswith("pixel_values")})
     examples = [len(task.train) for task in stream.tasks]
     tested = [*(len(task.test) for task in stream.tasks), *(len(one.probes) for one in probes), config.evaluate.probe]
     joint = method_class(config.method_name).joint
     return replace(
-        longest_among(batches, processor), examples=sum(examples) if joint else max(examples), items=max(tested)
+        longest_among(batches, admission.processor),
+        examples=sum(examples) if joint else max(examples),
+        items=max(tested),
     )
 
 
@@ -201,12 +249,21 @@ def optimizer_of(config: RunConfig, longest: Longest, begun: Mapping[str, Any] |
     return known
 
 
-def looked_at(stream: TaskStream) -> Iterator[Example]:
-    """The examples of a stream whose prompts are looked at before any work: each task's longest questions."""
+def looked_at(stream: TaskStream, admission: Admission) -> Iterator[Example]:
+    """The examples of a stream whose prompts are encoded before any work: those of each task with the most tokens.
+
+    All are counted: the questions' tokens, and those of images by their sizes.
+    """
     for task in stream.tasks:
         items = (*task.train, *task.test)
         texts = [item.target.text if isinstance(item.target, Question) else "" for item in items]  # "": all share one
-        order = sorted(range(len(items)), key=lambda index: len(texts[index]), reverse=True)
+        distinct = list(dict.fromkeys(texts))
+        tokens = dict(zip(distinct, admission.text_tokens(distinct), strict=True))
+        lengths = [
+            tokens[text] + (admission.image_tokens(item.shape) if item.shape else 0)
+            for item, text in zip(items, texts, strict=True)
+        ]
+        order = sorted(range(len(items)), key=lengths.__getitem__, reverse=True)
         yield from (items[index] for index in order[:PROMPTS_LOOKED_AT])
 
 

@@ -6,11 +6,13 @@ after its last finished task.
 
 import gc
 import traceback
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
@@ -20,13 +22,14 @@ from clrft.runner.outcome import Elsewhere, Failure, forget_failure, is_complete
 from clrft.runner.partial_checkpoint import clear
 from clrft.runner.prepare import prepare
 from clrft.runner.resource_checks import check_space
+from clrft.runner.same_run import check_same_run
 from clrft.runner.stage import learn_stage, put_back
 from clrft.runner.state import Run
 from clrft.runs.answers import answers_told
 from clrft.runs.fork_history import origins_of
 from clrft.runs.layout import ERROR_FILE, METRICS_FILE, finished_stage, stage_folder
 from clrft.runs.manifest import check_same_data, run_manifest, write_config
-from clrft.runs.provenance import forget_peaks
+from clrft.runs.provenance import forget_peaks, usable_cores
 from clrft.runs.read import read_run
 from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
@@ -76,10 +79,11 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
 
     Raises:
         Locked: another process works on it.
-        UserError: something about the input cannot work.
+        UserError: something about the input cannot work, or the processes of the run differ.
     """
     with ExitStack() as stack:
         shown: Reporter = stack.enter_context(Bars(SafeConsole(stderr=True))) if reporter is None else reporter
+        check_same_run(config, shown)
         if ranks.on_rank0(lambda: is_done(config)):
             return run(config, shown)
 
@@ -156,17 +160,39 @@ def run(config: RunConfig, reporter: Reporter, source: Source | None = None) -> 
         gc.collect()
         gc.freeze()
     forget_peaks()
-    state = ranks.all_or_fail(lambda: prepare(config, reporter, source))
-    tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_rank0())
-    manifest = open_folder(state, source)
-    cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
-    try:
-        learn(state, cell)
-    except BaseException as failure:
-        cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-        raise
+    with threads_as_begun(config, reporter):
+        state = ranks.all_or_fail(lambda: prepare(config, reporter, source))
+        tracker = Tracker(Path(config.run.output), config.run.sweep, enabled=config.run.mlflow and ranks.is_rank0())
+        manifest = open_folder(state, source)
+        cell = tracker.cell(config.cell, config.to_dict(), manifest_tags(manifest))
+        try:
+            learn(state, cell)
+        except BaseException as failure:
+            cell.stop("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+            raise
     ranks.on_rank0(lambda: finish(state, cell))
     return config.folder
+
+
+@contextmanager
+def threads_as_begun(config: RunConfig, reporter: Reporter) -> Iterator[None]:
+    """Inside the block a run on the CPU that goes on has as many threads as it began with: others sum to other bits."""
+    file = config.folder / "manifest.json"
+    saved = read_record(file, None, Manifest) if file.exists() else {}
+    begun = saved.get("hardware", {}).get("torch_threads")
+    if not isinstance(begun, int) or saved.get("model", {}).get("device") != "cpu":
+        yield
+        return
+    before, cores = torch.get_num_threads(), usable_cores()
+    if begun > cores:
+        reporter.say(
+            f"{config.cell}: begun with {begun} CPU threads, and goes on with the {cores} cores there are here"
+        )
+    torch.set_num_threads(max(1, min(begun, cores)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def was_finished(config: RunConfig, reporter: Reporter) -> bool:
@@ -187,7 +213,7 @@ def open_folder(state: Run, source: Source | None = None) -> dict[str, Any]:
     path = state.folder / "manifest.json"
     probes = {probe.name: probe.fingerprint for probe in state.probes}
     fresh = ranks.all_or_fail(
-        lambda: run_manifest(state.config, state.stream, describe_model(state.policy), state.method, probes)
+        lambda: run_manifest(state.config, state.stream, describe_model(state.policy), state.method, probes, state.base)
     ) | {"memory": state.memory}
 
     def make() -> None:
@@ -247,7 +273,9 @@ def checked_stage(state: Run) -> int | None:
         )
     if done is not None:
         finished = [stage for stage in state.stages if stage <= done]
-        check_lineage(state.folder, finished, config_digest(state.config), state.data, state.origins)
+        check_lineage(
+            state.folder, finished, config_digest(state.config), state.data, state.base.identity, state.origins
+        )
         for stage in finished:  # a process that was killed may have left work of it
             clear(state.folder, stage)
     check_space(state, done)

@@ -226,7 +226,7 @@ def write_trained(
         cost = {"seconds": record.seconds["train"], "cost": record.cost.get("train", {})}
         facts = {"schema": STAGE_SCHEMA, **cost, "steps": sha256_file(folder / STEPS_FILE)}
         write_json_atomic(folder / TRAINING_FILE, facts)
-        write_lineage(folder, stage, state.parent, state.config, state.data)
+        write_lineage(folder, stage, state.parent, state.config, state.data, state.base.identity)
 
 
 def put_back(state: Run, folder: Path, stage: int) -> None:
@@ -361,7 +361,7 @@ def write_stage(state: Run, stage: int, record: StageRecord, work: PartialCheckp
             only_here = shutil.ignore_patterns(STEPS_FILE, TRAINING_FILE)  # written anew with the record
             shutil.copytree(work.trained, folder, copy_function=link_or_copy, dirs_exist_ok=True, ignore=only_here)
         else:
-            write_lineage(folder, stage, state.parent, state.config, state.data)
+            write_lineage(folder, stage, state.parent, state.config, state.data, state.base.identity)
         write_record(folder, record)
     if work is not None:
         clear(state.folder, stage)

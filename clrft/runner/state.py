@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from clrft.config.run_config import RunConfig
+from clrft.runs.base_identity import UNKNOWN, Base
 from clrft.runs.fork_history import Origin
 from clrft.utils.progress import Reporter
 from methods.base import Method
@@ -36,6 +37,7 @@ class Run:
     carry: dict[str, str] = field(default_factory=dict)  # what crosses a task boundary, as the manifest says
     origins: tuple[Origin, ...] = ()  # runs it was forked from, the oldest first
     probes: tuple[ProbeSet, ...] = ()  # sets of questions outside the stream
+    base: Base = UNKNOWN  # the checkpoint that it began with
     memory: dict[str, Any] = field(default_factory=dict)  # what it needs of its device's (``resource_checks.py``)
 
     @property

@@ -63,13 +63,15 @@ def unlike(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def facts(run: RunRecord) -> dict[str, str]:
-    """What a manifest says of measure, data, prompts, versions, code, plugins and model, by dotted name; no more.
+    """What a manifest says of measure, data, prompts, versions, code, plugins, model and base, by dotted name.
 
     Manifests of before there were several measures name none; these runs have the one that their matrix is of.
     """
     found = {"measure": str(run.manifest.get("measure", run.matrix.measure))}
     found |= flatten({part: run.manifest[part] for part in _FACTS if run.manifest.get(part)})
     code, model = (run.manifest.get(part) or {} for part in ("code", "model"))
+    base = run.manifest.get("base") or {}
+    found |= {f"base.{name}": base[name] for name in ("sha256", "commit") if name in base}
     if "source_sha256" in code:
         found["code.source_sha256"] = str(code["source_sha256"])
     found |= {f"model.{name}": str(model[name]) for name in _MODEL_FACTS if name in model}

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clrft.config.retired import CONFIG_FILE, saved_settings
 from clrft.config.run_config import RunConfig, Values, with_defaults
+from clrft.runs.base_identity import UNKNOWN, Base
 from clrft.runs.provenance import code_identity, hardware, versions
 from clrft.utils.files import write_text_atomic
-from clrft.utils.plain import section_of
+from clrft.utils.plain import section_of, to_yaml
 from eval.task_accuracy import measure_of
 from methods.base import AnchorRule, Method
 from methods.registry import method_class, plugin_digests
@@ -26,8 +25,7 @@ LOCATION_KEYS = ("output", "mlflow", "plugins", "checkpoint_every", "check_memor
 
 def write_config(config: RunConfig, folder: Path) -> None:
     """Save the resolved configuration in a folder, the run's or what becomes it."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-    write_text_atomic(folder / CONFIG_FILE, text)
+    write_text_atomic(folder / CONFIG_FILE, to_yaml(config.to_dict()))
 
 
 def check_same_config(config: RunConfig) -> None:
@@ -67,6 +65,7 @@ def run_manifest(
     model: dict[str, Any],
     method: Method,
     probes: Mapping[str, str] | None = None,
+    base: Base = UNKNOWN,
 ) -> dict[str, Any]:
     """The manifest of a new run; ``probes``: fingerprint of each probe set by its name."""
     return {
@@ -89,6 +88,7 @@ def run_manifest(
         **({} if stream.feed is None else {"feed": stream.feed}),
         "probes": dict(probes or {}),
         "model": {"label": config.model_label, **model},
+        "base": base.facts(),
         "plugins": plugin_digests([method_class(name) for name in (config.method_name, *dict(config.parts))]),
         "method_facts": {"source": method.source, "needs": sorted(method.needs), **method.describe()},
         "carry": carry_policy(config, method, model.get("optimizer")),

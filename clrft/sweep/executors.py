@@ -73,7 +73,7 @@ class ExecutorChoice:
     """Where cells run."""
 
     on: str = ""  # ``ray`` for a Ray of this machine, ``ray://HOST:PORT`` or ``HOST:PORT`` for a cluster; empty: no Ray
-    threads: int = 0  # CPU threads of a cell; 0 = the cores shared among the cells here, 1 on Ray
+    threads: int = 0  # CPU threads of a cell; 0 = 1, or the cores shared among cells on the GPUs of this machine
 
 
 HERE = ExecutorChoice()
@@ -112,7 +112,9 @@ def engine_for(
 
     devices = gpus(cells)
     count = jobs or default_jobs(cells, devices)
-    shared = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
+    # on a CPU the bits depend on the number of threads, which must not follow from how many cells run at a time
+    alike = not devices or any(cell.model.device == "cpu" for cell in cells)
+    shared = 1 if alike else max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else 0
     return local_workers(count, Setup(executor.threads or shared, plugins, since), devices)
 
 

@@ -22,6 +22,7 @@ from clrft.runner.outcome import Failure
 from clrft.runner.run import run_cell
 from clrft.sweep.executors import GRACE_SECONDS, Reports, Setup
 from clrft.utils import interrupt
+from clrft.utils.process_end import end_in_time
 from clrft.utils.quiet import quiet_environment, quiet_libraries
 from methods.registry import load_plugins
 
@@ -98,9 +99,9 @@ class Workers:
                 continue
             self.workers.remove(worker)
             if worker.cell is not None:
-                code = worker.process.exitcode
-                how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-                why = f"its worker process died ({how}: killed, or out of memory); run the same command again"
+                code = worker.process.exitcode or 0
+                how = f"signal {-code}: killed, or out of memory" if code < 0 else f"exit code {code}, by its own code"
+                why = f"its worker process died ({how}); run the same command again"
                 yield "ended", (worker.cell, Failure(worker.cell.cell, why))
 
 
@@ -154,6 +155,7 @@ def work(pipe: "Connection[Any, Any]", setup: Setup) -> None:
         prepare(setup)
         while (config := pipe.recv()) is not None:
             send("ended", run_cell(config, Reports(send), setup.since))
+    end_in_time(0)
 
 
 def prepare(setup: Setup) -> None:

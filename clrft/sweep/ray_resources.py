@@ -19,6 +19,7 @@ from clrft.runner.prepare import cache_folder, looked_at
 from clrft.runner.resource_checks import longest_among
 from clrft.sweep.ray_cluster import Node
 from clrft.utils.files import digest
+from methods.inputs.admission import Admission
 from methods.inputs.encoding import encoded_turns
 from methods.inputs.media import preferred_feed
 from methods.model.policy import check_checkpoint, load_processor
@@ -103,9 +104,10 @@ def memory_of(cell: RunConfig, lengths: dict[str, Longest]) -> int:
 def longest_prompts(cell: RunConfig, path: str) -> Longest:
     """The longest of what a cell's prompts have; its model is not loaded."""
     processor = load_processor(cell.model, path)
-    workspace = Workspace(cache_folder(cell), feed=preferred_feed(processor))
+    admission = Admission(processor, cell.train.max_prompt_tokens, cell.stream.style)
+    workspace = Workspace(cache_folder(cell), feed=preferred_feed(processor), refused=admission.refused)
     stream = build_stream(cell.stream_name, cell.stream, cell.seed, workspace)
-    asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream)]
+    asked = [request(example, stream.labels, cell.stream.style) for example in looked_at(stream, admission)]
     batches = [encoded_turns(processor, [(one.messages, one.media)]) for one in asked]
     # a set of questions in a file may be longer than the stream: as many as the settings allow are tested together
     items = None if cell.evaluate.probes else max([*(len(task.test) for task in stream.tasks), cell.evaluate.probe])

@@ -6,6 +6,7 @@ several machines, share the work.
 """
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from clrft.config.run_config import RunConfig
 from clrft.runner.outcome import Elsewhere, Failure, is_done, known_failure
+from clrft.runner.prepare import current_base
 from clrft.sweep.executors import HERE, LOST, Engine, ExecutorChoice, Outcome, engine_for
 from clrft.utils.files import check_writable
 from clrft.utils.locks import TIMING, file_system_now, lock_path, look
@@ -45,6 +47,8 @@ def run_sweep(
     folders = {cell.folder.parent for cell in waiting}
     for folder in folders:
         check_writable(folder)
+    for cell in {cell.model.path: cell for cell in waiting if os.path.isdir(cell.model.path or "")}.values():
+        current_base(cell, bars)  # once, not by every worker that starts
     since = min(file_system_now(folder) for folder in folders)
     with engine_for(executor, waiting, jobs, since, bars.say) as engine:
         return Progress(deque(waiting), engine, bars).watch()

@@ -9,9 +9,12 @@ Deliberately absent: MLflow's usage pings (switched off before it is imported), 
 import logging
 import os
 import re
+import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "clrft"
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # in the folder of all runs
 METRICS_PER_BATCH = 1000  # limits of MLflow's log_batch
 PARAMS_PER_BATCH = 100
 LONGEST_PARAM = 6000
@@ -45,6 +49,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 _QUERY = re.compile(r"(?<=\?)[^\s'\"]+")
 _LOCK_TRIES = 6
 _LONGEST_PAGE = 1000
+_SILENCE = 5.0  # seconds of waiting for one call after which the user is told
 _SERVERS = ("http", "https")
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")  # their scheme may name a driver: mysql+pymysql
 _PASSING = (408, 429)  # refusals of an HTTP server that may be taken back
@@ -71,8 +76,57 @@ class RunHandle:
 
 
 def tracking_uri(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` if it is set, else the SQLite file ``mlflow.db`` in the folder of all runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    """``MLFLOW_TRACKING_URI`` if it is set, else the SQLite file ``mlflow.db`` in the folder of all runs.
+
+    Raises:
+        UserError: the folder's name has a character that the installed SQLAlchemy cannot escape.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(root)
+
+
+def local_uri(root: Path) -> str:
+    """The SQLite file ``mlflow.db`` in the folder of all runs, as ``tracking_uri``."""
+    path = str(root.resolve() / DATABASE)
+    if not {*path} & {*"?%#"}:
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL, make_url
+
+    # with its driver named: of plain sqlite:/// MLflow would make the folder whose name is the escaped one
+    uri = URL.create("sqlite+pysqlite", database=path).render_as_string()
+    if make_url(uri).database != path:
+        raise UserError(f"{path}: SQLAlchemy before 2.1 takes no path with ?, % or #; choose another run.output.")
+    return uri
+
+
+def artifacts_of(root: Path) -> str:
+    """Where the files of a local store's runs are, as a URI."""
+    return (root.resolve() / ARTIFACTS).as_uri()
+
+
+def follow_move(root: Path) -> None:
+    """Let a local store's runs have their files beside it, where it may have been moved or copied to.
+
+    MLflow keeps the whole path of each run's files: unless that is mended, a copy would write to the original's.
+
+    Raises:
+        sqlite3.Error: the database cannot be read, or not be changed where that is needed.
+    """
+    if not (root / DATABASE).exists():
+        return
+    now = artifacts_of(root)
+    with closing(sqlite3.connect(root / DATABASE)) as database, database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return  # it is only being made
+        places = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
+        for (then,) in places:
+            if then != now and str(then).endswith(f"/{ARTIFACTS}"):
+                database.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (now, then)
+                )
+                database.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                    (now, len(then) + 1, len(then) + 1, f"{then}/"),
+                )
 
 
 def redacted_uri(text: str) -> str:
@@ -149,6 +203,9 @@ class Store:
             raise UserError("MLFLOW_TRACKING_URI is no URI; expected e.g. http://host:5000.") from None
         self.remote = scheme in (*_SERVERS, *_DATABASE_SERVERS)
         self.root.mkdir(parents=True, exist_ok=True)
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            with locked(self._lock):
+                self.call(follow_move, self.root)
         if scheme not in _DATABASE_SERVERS:  # of these the client itself would wait for the server
             self.client  # noqa: B018
         if not self.remote:
@@ -219,16 +276,18 @@ class Store:
                 self.call(self.client.log_batch, run_id, **{kind: entities[start : start + size]})
 
     def experiment(self) -> str:
-        """MLflow's id of the experiment, which is made if it is missing."""
+        """MLflow's id of the experiment, which is made if it is missing, and taken back from MLflow's bin."""
         if self._experiment:
             return self._experiment
         with locked(self._lock):
             found = self.call(self.client.get_experiment_by_name, EXPERIMENT)
             if found is not None:
+                if found.lifecycle_stage == "deleted":  # its name stays taken until MLflow empties the bin
+                    self.call(self.client.restore_experiment, found.experiment_id)
+                    tell(f"MLflow's experiment {EXPERIMENT!r} had been deleted; it was restored.")
                 self._experiment = str(found.experiment_id)
             else:
-                local = "MLFLOW_TRACKING_URI" not in os.environ
-                place = (self.root / "mlartifacts").as_uri() if local else None
+                place = artifacts_of(self.root) if "MLFLOW_TRACKING_URI" not in os.environ else None
                 made = self.call(self.client.create_experiment, EXPERIMENT, artifact_location=place)
                 self._experiment = str(made)
         return self._experiment
@@ -244,7 +303,23 @@ class Store:
         return self.call(MlflowClient, self.uri)
 
     def call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error."""
+        """Call MLflow; wait where another process holds the SQLite file; no secret leaves in an error.
+
+        The main thread tells what it waits for: MLflow itself tries for minutes, and says nothing.
+        """
+        waiting = f"waiting for MLflow at {redacted_uri(self.uri)}, which has not answered for {_SILENCE:g} s"
+        notice = threading.Timer(_SILENCE, tell, (waiting,))
+        notice.daemon = True
+        being_made = not self.remote and not (self.root / DATABASE).exists()  # which takes seconds, and is no wait
+        if threading.current_thread() is threading.main_thread() and not being_made:
+            notice.start()
+        try:
+            return self._tried(function, *arguments, **named)
+        finally:
+            notice.cancel()
+
+    def _tried(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """As ``call``, in silence."""
         for attempt in range(_LOCK_TRIES):
             if self.closed:
                 raise UserError("MLflow is not told any more.")

@@ -25,7 +25,7 @@ from clrft.tracking.runs import (
     task_facts,
     task_run,
 )
-from clrft.tracking.store import NoStore, Store, tell, tracking_uri
+from clrft.tracking.store import DATABASE, NoStore, Store, local_uri, tell, tracking_uri
 from clrft.utils.files import COMPARISON, REPORT, check_inside
 from clrft.utils.locks import Locked, held
 from clrft.utils.plain import read_yaml
@@ -40,8 +40,7 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
     Raises:
         UserError: the store cannot be reached; what was fed until then stays.
     """
-    local = f"sqlite:///{root.resolve() / 'mlflow.db'}"
-    absent = tracking_uri(root) == local and not (root / "mlflow.db").exists()
+    absent = tracking_uri(root) == local_uri(root) and not (root / DATABASE).exists()
     store = NoStore(root) if dry and absent else Store(root)
     word = "would add" if dry else "added"
     sweeps = set()

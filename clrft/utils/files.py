@@ -22,7 +22,7 @@ from typing import Any
 
 from clrft.utils.plain import from_json
 from clrft.utils.process_identity import boot_and_space, lives
-from task_streams.errors import UserError
+from task_streams.errors import UserError, open_file
 
 _PARTIAL = re.compile(r"^\..+\.partial-(\d+)(?:-([0-9a-f]{8}))?$")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
@@ -151,7 +151,8 @@ def read_json(path: Path, schema: int | None = None) -> dict[str, Any]:
         UserError: missing, damaged, not an object, or of another schema.
     """
     try:
-        data = from_json(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            data = from_json(file.read().decode("utf-8"))
     except OSError as error:
         raise UserError(f"can't read {path} ({error.strerror or error}); expected a JSON file.") from error
     except ValueError as error:  # bad JSON, bad UTF-8, or no plain value

@@ -8,6 +8,8 @@ import signal
 import threading
 from types import FrameType
 
+from task_streams.errors import Interrupted
+
 _code = 0  # what ``asked`` returns
 
 
@@ -19,7 +21,7 @@ def watch() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         global _code
         _code = 128 + number
-        raise KeyboardInterrupt
+        raise Interrupted
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
@@ -41,4 +43,4 @@ def asked() -> int:
 def check() -> None:
     """Raise the interrupt that came but was swallowed on its way."""
     if _code:
-        raise KeyboardInterrupt
+        raise Interrupted

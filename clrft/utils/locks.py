@@ -222,6 +222,7 @@ class Held:
         self.path = path
         self.holder = holder
         self._timing = timing
+        self._place = path.absolute()  # for the thread, whatever the working folder is meanwhile
         self._file = os.open(path, os.O_RDONLY)  # touching needs no more, and a disk may be made read-only under it
         self._ended = threading.Event()
         self._lost = threading.Event()
@@ -253,7 +254,7 @@ class Held:
     def _beat(self) -> None:
         while not self._ended.wait(self._timing.beat):
             with contextlib.suppress(OSError):  # the disk may be away for a moment; the next beat tells
-                if token_of(self.path) == self.holder.token:
+                if token_of(self._place) == self.holder.token:
                     os.utime(self._file)
                 else:
                     self._lost.set()

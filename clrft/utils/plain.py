@@ -1,8 +1,11 @@
 """Plain values out of text that anybody may have written: YAML and JSON, bounded and without surprises.
 
 What comes out is made of mappings with text keys, lists, texts, finite whole numbers and numbers, true, false and null,
-nested a few levels deep. A date stays the text that it is written as. Refused are a value inside itself, aliases that
-grow without bound, control characters and half characters in texts, NaN in JSON, and everything that is no plain value.
+nested a few levels deep. YAML is read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema):
+``010`` is ten, ``1e-6`` a number, and ``no``, ``on``, ``1_000``, ``12:30`` and a date are the texts that they are
+written as. Of what YAML 1.1 has more, ``<<`` merges mappings. Refused are a key that stands twice in a mapping, a value
+inside itself, aliases that grow without bound, control characters and half characters in texts, NaN in JSON, and
+everything that is no plain value.
 Deliberately absent: what the values should be (``clrft/config/records.py``, ``clrft/config/typed.py``).
 """
 
@@ -14,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from task_streams.errors import PLAIN, UserError, brief
+from task_streams.config import WrittenFloat, WrittenInt, as_written
+from task_streams.errors import PLAIN, RepeatedKeys, UserError, brief, checked_yaml, open_file
 
 SECTIONS = ("stream", "method", "model", "train", "evaluate", "run")  # of a configuration
 DEEPEST = 40  # levels of nesting
@@ -24,21 +28,51 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # also what no 
 _OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
 
 
+_TAG = "tag:yaml.org,2002:"
+# Which words are no texts: kind, pattern, and the characters that such a word begins with; the first that fits.
+_CORE = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+
+
 class PlainLoader(yaml.SafeLoader):
-    """YAML's plain values; dates are texts."""
-
-
-PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+    """YAML's plain values."""
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The same in C, where PyYAML was built with it; its nesting is limited by nothing but the stack."""
 
 
-_FastLoader.yaml_implicit_resolvers = PlainLoader.yaml_implicit_resolvers
+class PlainDumper(yaml.SafeDumper):
+    """Writes in quotes what YAML 1.1 or 1.2 would not read as a text."""
+
+
+def _whole(loader: Any, node: Any) -> float:
+    text = loader.construct_scalar(node)
+    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    return as_written(WrittenInt(int(text[2:] if base != 10 else text, base)), text)
+
+
+def _number(loader: Any, node: Any) -> float:
+    text = loader.construct_scalar(node)
+    return as_written(WrittenFloat(text.lower().replace(".inf", "inf").replace(".nan", "nan")), text)
+
+
+for _reader in (PlainLoader, _FastLoader):
+    _reader.yaml_implicit_resolvers = {}  # none of YAML 1.1
+    _reader.add_constructor(f"{_TAG}int", _whole)
+    _reader.add_constructor(f"{_TAG}float", _number)
+for _class in (PlainLoader, _FastLoader, PlainDumper):
+    for _kind, _pattern, _first in _CORE:
+        _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 def from_yaml(text: str) -> Any:
@@ -52,7 +86,9 @@ def from_yaml(text: str) -> Any:
     if is_shallow:
         is_shallow = all(len(line) - len(line.lstrip(" \t-?:")) <= DEEPEST for line in text.splitlines())
     try:
-        value = yaml.load(text, Loader=_FastLoader if is_shallow else PlainLoader)
+        value = checked_yaml((_FastLoader if is_shallow else PlainLoader)(text))
+    except RepeatedKeys:
+        raise
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError:
@@ -61,6 +97,11 @@ def from_yaml(text: str) -> Any:
         raise ValueError(f"a value is not what its tag says ({brief(str(error))})") from error
     check_plain(value, _CONTROL)
     return value
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that ``from_yaml`` reads to the same."""
+    return yaml.dump(values, Dumper=PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def from_json(text: str) -> Any:
@@ -111,7 +152,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, no YAML of plain values, or not a mapping.
     """
     try:
-        values = from_yaml(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            values = from_yaml(file.read().decode("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"no config file {str(path)!r}.") from error
     except OSError as error:

@@ -53,7 +53,7 @@ def base_of(policy: Policy, path: str) -> Iterator[Party]:
     if policy.has_adapter:
         yield Party("base", AdapterSnapshot(policy.model).active)
         return
-    with loaded(policy, path, "base") as base:
+    with loaded(policy, path, "base", policy.config.revision) as base:
         yield base
 
 
@@ -75,10 +75,10 @@ def saved(policy: Policy, folder: Path, name: str) -> Iterator[Party]:
 
 
 @contextmanager
-def loaded(policy: Policy, path: str, name: str) -> Iterator[Party]:
-    """Full weights from a folder or hub id, as the policy's own were loaded; gone after the block."""
+def loaded(policy: Policy, path: str, name: str, revision: str | None = None) -> Iterator[Party]:
+    """Full weights from a folder, or a hub id's revision, as the policy's own were loaded; gone after the block."""
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=policy.model.dtype, attn_implementation=policy.attention, **SAFE
+        path, revision=revision, dtype=policy.model.dtype, attn_implementation=policy.attention, **SAFE
     )
     batch_images(model)
     policy.meter.watch_too(model)

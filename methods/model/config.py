@@ -10,6 +10,9 @@ from methods.lazy import torch
 from task_streams.config import Count, Settings
 from task_streams.errors import UserError
 
+# All that a checkpoint's generation defaults are taken for: where a sequence begins and ends.
+SEQUENCE_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -27,6 +30,8 @@ class ModelConfig(Settings):
 
     path: str | None = None
     """Checkpoint folder or hub id of any AutoModelForImageTextToText; null for the embedded tiny model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null for its main branch, whose commit is recorded."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type to compute in: float32, bfloat16, float16, or auto (bfloat16 on a GPU, float32 on a CPU)."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
@@ -53,10 +58,13 @@ class ModelConfig(Settings):
     """Where full-weight anchor and reference rest between uses: device or cpu."""
 
     def problems(self) -> list[str]:
+        problems = []
+        if self.revision is not None and self.path is None:
+            problems.append(f"revision: got {self.revision!r}, but model.path names no hub id; expected null.")
         low, high = self.min_pixels, self.max_pixels
-        if low is None or high is None or low <= high:
-            return []
-        return [f"max_pixels: got {high}, expected a whole number not below model.min_pixels, or null."]
+        if low is not None and high is not None and low > high:
+            problems.append(f"max_pixels: got {high}, expected a whole number not below model.min_pixels, or null.")
+        return problems
 
 
 def choose_device(config: ModelConfig) -> torch.device:
@@ -100,7 +108,13 @@ def choose_attention(config: ModelConfig, device: torch.device, dtype: torch.dty
 
 
 def describe_model(policy: Any) -> dict[str, Any]:
-    """What was loaded, for the manifest: model type, parameters, dtype, attention, device, recorded decoding."""
+    """What was loaded, for the manifest: model type, parameters, dtype, attention, device, recorded decoding.
+
+    ``generation_defaults``: what the checkpoint asks of ``generate`` besides its own tokens; none of it is followed.
+    """
+    defaults = policy.generation_defaults
+    found = {} if defaults is None else defaults.to_diff_dict()
+    of_tokens = (*SEQUENCE_TOKENS, "transformers_version")
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     return {
         "model_type": policy.model.config.model_type,
@@ -110,4 +124,5 @@ def describe_model(policy: Any) -> dict[str, Any]:
         "attention": policy.attention,
         "device": policy.device.type,
         "recorded": policy.recorded,
+        "generation_defaults": {key: value for key, value in found.items() if key not in of_tokens and key[0] != "_"},
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from methods.costs.flops import TRAINED_ADAPTER
 from methods.costs.meter import Meter, sampled_tokens
@@ -28,7 +28,7 @@ from methods.inputs.fit_image import Prepared, image_fit
 from methods.inputs.media import never_sampled
 from methods.inputs.prompts import Prompts
 from methods.inputs.vision import batch_images
-from methods.model.config import Decoding, ModelConfig, choose_attention, choose_device
+from methods.model.config import SEQUENCE_TOKENS, Decoding, ModelConfig, choose_attention, choose_device
 from methods.model.numerics import Numerics, numerics_of
 from methods.model.snapshots import AdapterSnapshot, FullSnapshot, Snapshot
 from methods.model.weights import clear_rope_state
@@ -54,6 +54,7 @@ class Policy:
     share_prefix: bool = True  # answer by way of ``rollout.py`` where the model allows it, else by ``generate``
     recorded: bool = False  # decode with recorded steps, in training and in tests (``static_decode.py``)
     meter: Meter = field(default_factory=Meter)  # counts what the model's calls come to
+    generation_defaults: GenerationConfig | None = None  # the checkpoint's, which no answer follows; saved as they were
     numerics: Numerics = field(init=False)  # types of its weights and of what it computes, and how it is moved
 
     def __post_init__(self, given: Numerics | None) -> None:
@@ -160,6 +161,8 @@ class Policy:
             self.model.save_pretrained(folder, safe_serialization=True)
         else:
             hollow(self.model).save_pretrained(folder, state_dict=weights, safe_serialization=True)
+        if self.generation_defaults is not None:
+            self.generation_defaults.to_json_file(folder / "generation_config.json")
         self.processor.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
@@ -192,17 +195,22 @@ def load_policy(config: ModelConfig, path: str, seed: int = 0, optimizer: str = 
     attention = choose_attention(config, device, numerics.compute)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=numerics.weights, attn_implementation=attention, **SAFE
+            path, revision=config.revision, dtype=numerics.weights, attn_implementation=attention, **SAFE
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot load {path!r}: {error}") from error
+    defaults = model.generation_config
+    # Penalties, bans and temperatures of a checkpoint would change some answers and not others: the suite's own
+    # sampling knows none of them, and neither does the loss.
+    tokens = {name: getattr(defaults, name) for name in SEQUENCE_TOKENS}
+    model.generation_config = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
     batch_images(model)
     model.to(device)
     if config.adapter == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the adapter begins with random weights
             model = get_peft_model(model, lora_config(config))
-    return Policy(model, processor, config, attention, numerics)
+    return Policy(model, processor, config, attention, numerics, generation_defaults=defaults)
 
 
 def load_processor(config: ModelConfig, path: str) -> Any:
@@ -213,7 +221,8 @@ def load_processor(config: ModelConfig, path: str) -> Any:
     """
     check_checkpoint(path)
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        load: Any = AutoProcessor.from_pretrained
+        processor = load(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: no processor can be loaded from {path!r}: {error}") from error
     processor.tokenizer.padding_side = "left"

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.sft_config import SFTConfig
 
@@ -16,7 +16,7 @@ from methods.costs.meter import Counts
 from methods.distributed import ranks
 from methods.distributed.sharding import is_sharded, split_of
 from methods.generation.vllm import vllm_arguments
-from methods.guard import gradients_finite, suspects
+from methods.guard import TRL_FOLDERS, class_of, fault, gradients_finite, members_of, suspects
 from methods.model.policy import Policy
 from methods.model.snapshots import AdapterSnapshot, Snapshot
 from methods.settings import KAHAN, TrainConfig
@@ -33,12 +33,14 @@ from methods.training.state import (
     MOMENTS,
     Keeping,
     TrainingState,
+    in_order,
     moments_of,
     put_moments,
     training_state,
 )
 from methods.training.trainers import HookedSFTTrainer
 from task_streams.errors import UserError
+from task_streams.types import Task
 
 StepRow = dict[str, float]
 
@@ -56,7 +58,6 @@ STEP_NAMES = {
     "step_time": "step_seconds",
 }
 COMPONENT = re.compile(r"rewards/(\w+)/mean")  # a component of the task reward
-TRL_FOLDERS = ("rewards/", "completions/", "clip_ratio/", "profiling/")
 APPLIED = "update_applied"  # share of an update that reached the weights
 TRL_ONLY = {"num_tokens", "epoch", "reward_std", "frac_reward_zero_std"}
 
@@ -103,7 +104,7 @@ def fit(
     Raises:
         UserError: the task has fewer examples than one update takes, or the method chose fewer.
     """
-    check_batch(method, context, settings.train)
+    check_batch(method, context.task, settings.train)
     context = replace(
         context,
         max_completion_tokens=settings.train.max_completion_tokens,
@@ -130,7 +131,8 @@ def fit(
     trainer = build_trainer(method, mixture, reference, settings, [hooks], targets)
     if start is not None:
         if own := {**start.values["method"], **start.of(METHOD)}:
-            method.load_state_dict(own)  # behind what was made of the targets that the task began with
+            names = start.values.get("method_names")
+            method.load_state_dict(in_order(own, names))  # behind what was made of the targets that the task began with
         for row in start.values["rows"]:  # the figures of the updates before it was stopped
             result.steps.append(row)
             if on_step is not None:
@@ -166,24 +168,32 @@ def fit(
     return result
 
 
-def check_batch(method: Method, context: TaskContext, train: TrainConfig) -> None:
+def check_batch(method: Method, task: Task, train: TrainConfig) -> None:
     """Refuse a task that is smaller than one update, or a batch that does not split evenly."""
-    available = len(context.task.train)
+    if problems := batch_problems(method, task, train):
+        raise UserError(*problems)
+
+
+def batch_problems(method: Method, task: Task, train: TrainConfig) -> list[str]:
+    """Sentences about a task that is smaller than one update, or about a batch that does not split evenly."""
+    problems = []
+    available = len(task.train)
     if available < train.prompts_per_update:
-        raise UserError(
-            f"train.prompts_per_update: got {train.prompts_per_update}, but task {context.task.name!r} has "
+        problems.append(
+            f"train.prompts_per_update: got {train.prompts_per_update}, but task {task.name!r} has "
             f"{available} training examples; expected at most that many."
         )
     rows = rows_per_update(method, train)
     if rows % train.accumulation:
-        raise UserError(
+        problems.append(
             f"train.accumulation: got {train.accumulation}, expected a divisor of the {rows} rows of one update."
         )
     if method.family == "reinforcement" and rows // train.accumulation < ranks.world_size():
-        raise UserError(
+        problems.append(
             f"train.prompts_per_update: an update's {rows} rollouts in {train.accumulation} parts are fewer than "
             f"{ranks.world_size()} for a part; expected at least one for each of the {ranks.world_size()} processes."
         )
+    return problems
 
 
 def build_trainer(
@@ -208,12 +218,12 @@ def build_trainer(
             **common,
         )
     return HookedGRPOTrainer(
+        args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
         reference=AdapterSnapshot(policy.model) if policy.has_adapter and method.config.kl > 0 else reference,
         kl=method.config.kl,
         share_prefix=settings.train.share_prefix,
         kept_prefixes=settings.train.kept_prefixes * 2**20,
         graphs=policy.recorded,
-        args=GRPOConfig(**arguments, **rollout_arguments(method, settings.train)),
         train_dataset=rollout_dataset(task, policy.prepared),
         reward_funcs=reward_functions(task),
         **common,
@@ -250,9 +260,13 @@ def shared_arguments(method: Method, policy: Policy, seed: int, settings: FitSet
 
 
 def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
-    """Arguments of group rollouts: one generation per ``updates_per_batch`` steps, whatever the accumulation."""
+    """Arguments of group rollouts: one generation per ``updates_per_batch`` steps, whatever the accumulation.
+
+    Raises:
+        UserError: the method has settings of the loss that TRL does not know, or that the run's settings decide.
+    """
     config = method.config
-    return {
+    ours = {
         "num_generations": config.group_size,
         "steps_per_generation": train.accumulation,
         "num_iterations": config.updates_per_batch,
@@ -261,11 +275,13 @@ def rollout_arguments(method: Method, train: TrainConfig) -> dict[str, Any]:
         "top_p": config.top_p,
         "epsilon": config.clip,
         "beta": 0.0,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
         **vllm_arguments(train),
-        **method.loss_arguments,
     }
+    theirs = {one.name for one in fields(GRPOConfig)} - {one.name for one in fields(TrainingArguments)} - ours.keys()
+    if wrong := sorted(method.loss_arguments.keys() - theirs):
+        reason = f"{', '.join(wrong)} cannot be set by a method; expected a setting of the policy loss by TRL's name."
+        raise UserError(fault(class_of(members_of(method)[0]), "loss_arguments", reason))
+    return {"loss_type": "grpo", "scale_rewards": "group", **ours, **method.loss_arguments}
 
 
 @dataclass(eq=False)

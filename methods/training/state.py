@@ -61,7 +61,7 @@ def training_state(
         WEIGHTS: ((name, whole_tensor(weight).detach()) for name, weight in trained_weights(model)),
         MOMENTS: moments_of(model, optimizer),
         RANDOM: random_tensors.items(),
-        METHOD: ((name, value) for name, value in own.items() if isinstance(value, Tensor)),
+        METHOD: tensors_apart(own).items(),
     }
     tensors = {}
     for kind, named in sources.items():
@@ -73,9 +73,30 @@ def training_state(
         "schedule": {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"},
         "random": random_values,
         "method": {name: value for name, value in own.items() if not isinstance(value, Tensor)},
+        "method_names": list(own),
         "rows": [dict(row) for row in rows],
     }
     return TrainingState(step, tensors, values)
+
+
+def tensors_apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a method's state by name, each contiguous and with memory of its own, as a file keeps them."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            own = value.detach().contiguous()
+            storage = own.untyped_storage()
+            if storage.data_ptr() in memory or storage.nbytes() != own.nbytes:
+                own = own.clone()
+            memory.add(own.untyped_storage().data_ptr())
+            found[name] = own
+    return found
+
+
+def in_order(state: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """A method's state in the order in which the method gave it; as it is where that was not kept."""
+    return {name: state[name] for name in names or state}
 
 
 def moments_of(model: nn.Module, optimizer: Any, kinds: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -21,12 +21,22 @@ from methods.distributed import ranks
 from methods.distributed.batch_sharding import SHARE, OwnRows
 from methods.distributed.sharding import is_sharded, put, split_of
 from methods.distributed.unsharded import whole_tensor
+from methods.guard import suspects
 from methods.inputs.clip_batches import ClipCollator, rows_have_clips
 from methods.model.snapshots import Snapshot
 from methods.model.weights import trained_weights
 from methods.training.optimizers import KahanAdamW
 from methods.training.state import WEIGHTS, TrainingState, put_random
+from task_streams.errors import UserError
 from task_streams.types import Task
+
+# What torch says of a graph that a hook has spoilt, by words of its own, which comes up in the backward pass.
+BACKWARD = {
+    "modified by an inplace operation": "a weight or an input was edited in place while its gradient was still needed",
+    "backward through the graph a second time": "a loss term holds to a tensor of an update before; keep its detach()",
+    "does not require grad": "the loss depends on no weight that is trained",
+}
+LONGEST = 200  # characters of torch's own words
 
 
 class HookedTrainer:
@@ -45,14 +55,18 @@ class HookedTrainer:
         """Train to the end, from ``start`` if there is one; its moments and rates are put back by ``UpdateHooks``.
 
         Raises:
-            ValueError: the state is not of this model's weights.
+            UserError: the state is not of the weights that are trained.
         """
         if self.start is None:
             self.train()
             return
         saved, own = self.start.of(WEIGHTS), dict(trained_weights(self.model))
         if saved.keys() != own.keys():
-            raise ValueError(f"the state has other weights: {sorted(saved.keys() ^ own.keys())[:3]}")
+            raise UserError(
+                f"{suspects(self.method)}: the training was stopped with {len(saved)} weights trained, and {len(own)} "
+                "are trained now; requires_grad must not change after before_task. Remove the folder unfinished of the "
+                "run, and the task begins anew."
+            )
         for name, weight in own.items():
             put(weight, saved[name])
         scratch.mkdir(parents=True, exist_ok=True)
@@ -84,7 +98,13 @@ class HookedTrainer:
 
     def training_step(self: Any, *arguments: Any, **named: Any) -> Any:
         """One micro-batch; after an update's last the gradients are those of all processes."""
-        loss = super().training_step(*arguments, **named)  # type: ignore[misc]
+        try:
+            loss = super().training_step(*arguments, **named)  # type: ignore[misc]
+        except RuntimeError as error:
+            reason = next((why for words, why in BACKWARD.items() if words in str(error)), None)
+            if reason is None:
+                raise
+            raise UserError(f"{suspects(self.method)}: {reason} ({' '.join(str(error).split())[:LONGEST]}).") from error
         if self.accelerator.sync_gradients and not is_sharded(self.model):  # whose gradients are summed as they come
             ranks.sum_gradients(self.model.parameters())
         return ranks.all_reduce_sum(loss)
@@ -96,7 +116,8 @@ class HookedTrainer:
         the mean over rows.
         """
         with self.accelerator.autocast():
-            terms = self.method.loss_terms(LossContext(model, inputs, self.task.index, self.anchor, self._log_step))
+            found = self.method.loss_terms(LossContext(model, inputs, self.task.index, self.anchor, self._log_step))
+            terms = {name: term.to(self.accelerator.device) for name, term in found.items()}
             for name, term in terms.items():
                 self._log_step(name, ranks.all_reduce_sum(term.detach() * share).item())
             return torch.stack(list(terms.values())).sum() * share if terms else None

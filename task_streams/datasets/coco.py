@@ -19,8 +19,8 @@ from task_streams.errors import UserError, shown
 from task_streams.labels import shown_form
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.detection import DetectionCilConfig, detection_cil
-from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, is_number, stays_inside
-from task_streams.sources.layout import below, existing_root
+from task_streams.sources.boxes import BoxCollector, BoxTable, as_flag, cached, file_names, is_number, stays_inside
+from task_streams.sources.layout import below, existing_root, read_text
 from task_streams.sources.records import FileSource, Workspace
 from task_streams.types import TaskStream
 
@@ -73,7 +73,7 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
     def parse() -> BoxTable:
         """Everything is checked, every fault is counted by its kind."""
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text(path)
             data = json.loads(text, object_hook=lambda row: {name: row[name] for name in row if name in KEPT})
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected COCO annotations as JSON; {error}") from error
@@ -84,8 +84,8 @@ def read_split(root: Path, images: str, annotations: str, workspace: Workspace) 
         listed, annotated, categories = ([row if isinstance(row, dict) else {} for row in rows or []] for rows in lists)
         boxes = BoxCollector()
         names = _category_names(categories, boxes)
-        sizes = _image_sizes(listed, images, boxes)
-        _add_boxes(annotated, sorted(names), sizes, boxes)
+        keys = _add_images(listed, images, boxes)
+        _add_boxes(annotated, sorted(names), keys, boxes)
         return boxes.table(root, images, [names[number] for number in sorted(names)])
 
     table = cached(workspace, f"{path} {images}", FileSource(path).stamp(), root, parse)
@@ -113,9 +113,9 @@ def _category_names(rows: Rows, boxes: BoxCollector) -> dict[int, str]:
     return names
 
 
-def _image_sizes(rows: Rows, images: str, boxes: BoxCollector) -> dict[int, tuple[str, float, float]]:
-    """Key, width and height of each image by its id."""
-    sizes: dict[int, tuple[str, float, float]] = {}
+def _add_images(rows: Rows, images: str, boxes: BoxCollector) -> dict[int, str]:
+    """Put the images in; key of each by its id."""
+    keys: dict[int, str] = {}
     for row in rows:
         number, name, width, height = (row.get(field) for field in ("id", "file_name", "width", "height"))
         key = f"{images}/{name}"
@@ -124,19 +124,17 @@ def _image_sizes(rows: Rows, images: str, boxes: BoxCollector) -> dict[int, tupl
             boxes.faults[fault].append(f"{number!r} {name!r}")
         elif not is_number(width) or not is_number(height) or min(width, height) < 1:
             boxes.faults["images without width and height"].append(f"{name} ({width!r} x {height!r})")
-        elif number in sizes:
-            boxes.faults["images whose id is taken"].append(f"id {number} ({sizes[number][0]}, {key})")
+        elif number in keys:
+            boxes.faults["images whose id is taken"].append(f"id {number} ({keys[number]}, {key})")
         elif key in boxes.boxes:
             boxes.faults["images that are listed twice"].append(name)
         else:
-            sizes[number] = (key, width, height)
-            boxes.boxes[key] = []
-    return sizes
+            keys[number] = key
+            boxes.add_image(key, width, height)
+    return keys
 
 
-def _add_boxes(
-    rows: Rows, categories: Sequence[int], sizes: Mapping[int, tuple[str, float, float]], boxes: BoxCollector
-) -> None:
+def _add_boxes(rows: Rows, categories: Sequence[int], keys: Mapping[int, str], boxes: BoxCollector) -> None:
     """Put the annotations into their images; ``categories``: all ids, in the order of the classes."""
     position = {number: place for place, number in enumerate(categories)}
     taken: set[int] = set()
@@ -148,20 +146,19 @@ def _add_boxes(
             continue
         if number in taken:
             boxes.faults["annotations whose id is taken"].append(name)
-        elif type(image) is not int or image not in sizes:
+        elif type(image) is not int or image not in keys:
             boxes.faults["annotations of an image that is not listed"].append(f"{name} (image {image!r})")
         elif type(category) is not int or category not in position:
             boxes.faults["annotations of a category that is not listed"].append(f"{name} (category {category!r})")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             boxes.faults["annotations whose bbox is no x, y, width, height"].append(name)
-        elif row.get("iscrowd", 0) not in (0, 1, "0", "1", None):
+        elif (crowd := as_flag(row.get("iscrowd"))) is None:
             boxes.faults["annotations whose iscrowd is neither 0 nor 1"].append(f"{name} ({row['iscrowd']!r})")
-        elif int(row.get("iscrowd") or 0):
-            boxes.left_out["crowds"] += 1
+        elif crowd:
+            boxes.left_out["crowds", position[category]] += 1
         else:
-            key, width, height = sizes[image]
             x, y, across, down = box
-            boxes.add_box(key, position[category], (x, y, x + across, y + down), width, height)
+            boxes.add_box(keys[image], position[category], (x, y, x + across, y + down))
         taken.add(number)
 
 

@@ -20,7 +20,7 @@ from task_streams.config import SourceCilConfig, SourceConfig, SourceDilConfig
 from task_streams.errors import UserError, shown
 from task_streams.registry import StreamSpec
 from task_streams.scenarios.classification import labelled_stream
-from task_streams.sources.layout import shared_names
+from task_streams.sources.layout import read_text, shared_names
 from task_streams.sources.records import Found, Record, Split, Workspace
 from task_streams.types import TaskStream
 
@@ -189,7 +189,7 @@ def _given_names(value: Any) -> tuple[str, ...]:
     names = value or ()
     if isinstance(value, str):
         try:
-            text = Path(value).expanduser().read_text(encoding="utf-8-sig")
+            text = read_text(Path(value).expanduser())
             names = json.loads(text) if value.endswith(".json") else text.rstrip().splitlines()
         except (OSError, ValueError) as error:
             raise UserError(f"class_names {value!r}: expected a list, or a file of names; {error}") from error

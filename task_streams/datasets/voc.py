@@ -28,7 +28,7 @@ from task_streams.scenarios.detection import (
     detection_cil,
     detection_dil,
 )
-from task_streams.sources.boxes import BoxCollector, BoxTable, cached, file_names, is_number, stays_inside
+from task_streams.sources.boxes import BoxCollector, BoxTable, as_flag, cached, file_names, is_number, stays_inside
 from task_streams.sources.images import SUFFIXES
 from task_streams.sources.layout import below, entries, existing_root, lines
 from task_streams.sources.records import Damaged, FileSource, Workspace
@@ -144,7 +144,6 @@ def read_sets(base: Path, sets: Sequence[str], config: VocConfig, workspace: Wor
             elif key in boxes.boxes:
                 boxes.faults["images that are listed twice"].append(name)
             else:
-                boxes.boxes[key] = []
                 try:
                     _add_objects(boxes, key, name, parse_xml(xml), config)
                 except Damaged as fault:
@@ -218,20 +217,24 @@ def _add_objects(boxes: BoxCollector, key: str, name: str, annotation: Element, 
     width, height = _numbers(annotation, "size/width", "size/height")
     if width is None or height is None or min(width, height) < 1:
         raise Damaged("no size with width and height above 0")
+    boxes.add_image(key, width, height)
     for number, row in enumerate(annotation.iterfind("object"), start=1):
         category = shown_form((row.findtext("name") or "").strip())
         x1, y1, x2, y2 = _numbers(row, "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
         if category not in config.classes and config.other_classes == "skip":
-            boxes.left_out["of other classes"] += 1
+            boxes.left_out["of other classes", -1] += 1
         elif category not in config.classes:
             unknown = unknown_name("class", category, config.classes)
             boxes.faults[f"objects of an {unknown} Rename it, or set other_classes=skip. In"].append(name)
         elif x1 is None or y1 is None or x2 is None or y2 is None:
             boxes.faults["objects without the four numbers of a bndbox"].append(f"{name}, object {number}")
-        elif (row.findtext("difficult") or "").strip() == "1" and not config.difficult:
-            boxes.left_out["marked difficult"] += 1
+        elif (difficult := as_flag(row.findtext("difficult"))) is None:
+            found = f"{name}, object {number} ({row.findtext('difficult')!r})"
+            boxes.faults["objects whose difficult is neither 0 nor 1"].append(found)
+        elif difficult and not config.difficult:
+            boxes.left_out["marked difficult", config.classes.index(category)] += 1
         else:
-            boxes.add_box(key, config.classes.index(category), (x1 - 1, y1 - 1, x2, y2), width, height)
+            boxes.add_box(key, config.classes.index(category), (x1 - 1, y1 - 1, x2, y2))
 
 
 def _numbers(element: Element, *paths: str) -> list[float | None]:

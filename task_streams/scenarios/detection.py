@@ -24,12 +24,13 @@ from task_streams.config import Count, DilConfig, SourceCilConfig, SourceConfig
 from task_streams.errors import UserError, shown
 from task_streams.labels import label_problems
 from task_streams.prompt import visible
-from task_streams.scenarios.draw import random_state
+from task_streams.scenarios.draw import random_state, with_reasons
 from task_streams.scenarios.shots import listed_images, unused_listed
 from task_streams.scenarios.split import class_order, task_name, too_many_classes
 from task_streams.sources.boxes import BoxTable, IntArray
 from task_streams.sources.library import Library, all_problems
 from task_streams.sources.records import Found, Record, Split, Workspace
+from task_streams.sources.upright_boxes import BoxFrame, UprightBoxes
 from task_streams.types import Annotation, Example, Scenario, Task, TaskStream, listed
 
 
@@ -43,6 +44,8 @@ class DetectionConfig(SourceConfig):
     """Test images with each class, >= 1, drawn likewise over all tasks at once; null = all of the test split."""
     annotation: Annotation = "seen"
     """Classes that training prompts list and training boxes show: seen (all so far) or new_only (the task's own)."""
+    box_frame: BoxFrame = "auto"
+    """Where EXIF turns an image, boxes are of the frame: auto (its declared size tells), upright, or stored (raw)."""
     allow_empty_classes: bool = False
     """Whether a class of a task may be in none of its training or test images; it is then recorded, else an error."""
 
@@ -163,7 +166,8 @@ def _stream(
     distinct = config.on_copies == "skip"
     with all_problems(found, library):
         used = {label for step in steps for label in step.classes}
-        draw = ImageDraw(library.admit, used, config.draw_seed, distinct)
+        upright = UprightBoxes(library, config.box_frame)
+        draw = ImageDraw(upright.admit, used, config.draw_seed, distinct)
         steps, shots, unused = _cut_to_list(steps, config)
         tests = {  # before anything is trained on, so a change of shots keeps the test images
             domain: draw.take(table, table.images_of(*used), used, config.test_per_class, "test", domain)
@@ -176,11 +180,11 @@ def _stream(
             )
             task = Task(number, step.name, step.classes, step.seen, train, test, "detection", config.annotation)
             tasks.append(task)
-        judged = _judge(tasks, config)
+        judged = _judge(tasks, steps, config, draw.left_out)
     done = "images left out, copies of others" if distinct else "images are copies of others, and kept"
     copies = [f"{len(draw.copies)} {done}: {shown(draw.copies)}"] if draw.copies else []
     facts = [note for table in tables for note in table.notes]
-    notes = (*facts, *notes, *unused, *copies, *judged, *library.report()[1])
+    notes = (*facts, *notes, *unused, *copies, *upright.notes(), *judged, *library.report()[1])
     return TaskStream(name, scenario, order_seed, tuple(tasks), notes)
 
 
@@ -237,6 +241,7 @@ class ImageDraw:
         distinct: leave out an image whose content was drawn before, in any task and split.
         drawn: first example of each content.
         copies: images whose content was drawn before.
+        left_out: how many images with each class were left out, by split and class and by the reason.
     """
 
     admit: Callable[[Sequence[Record]], Sequence[Example | None]]
@@ -245,6 +250,7 @@ class ImageDraw:
     distinct: bool
     drawn: dict[str, Example] = field(default_factory=dict)
     copies: list[str] = field(default_factory=list)
+    left_out: dict[tuple[Split, str], Counter[str]] = field(default_factory=dict)
 
     def take(
         self,
@@ -272,16 +278,18 @@ class ImageDraw:
                 return tuple(admitted[image] for image in sorted(chosen))
             records = [table.record(image, self.used, split, domain) for image in fresh]
             for image, example in zip(fresh, self.admit(records), strict=True):
-                if example is None:
-                    refused.add(image)
-                    continue
-                kept = self.drawn.setdefault(example.content, example)
-                if kept is not example:
-                    self.copies.append(f"{example.key} = {kept.key}")
-                if kept is not example and self.distinct:
-                    refused.add(image)
-                else:
-                    admitted[image] = example
+                reason = "damaged or not taken by the model"
+                if example is not None:
+                    kept = self.drawn.setdefault(example.content, example)
+                    if kept is not example:
+                        self.copies.append(f"{example.key} = {kept.key}")
+                    if kept is example or not self.distinct:
+                        admitted[image] = example
+                        continue
+                    reason = "copies of others"
+                refused.add(image)
+                for name in table.classes_in(image):
+                    self.left_out.setdefault((split, name), Counter())[reason] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,25 +324,41 @@ def positives(task: Task, classes: Sequence[str] | None = None) -> list[Positive
     return [Positives(name, images[0][name], boxes[0][name], images[1][name], boxes[1][name]) for name in names]
 
 
-def _judge(tasks: Sequence[Task], config: DetectionConfig) -> list[str]:
-    """Notes on the positives of every task: how many there are, which classes are short of what was asked."""
+def _judge(
+    tasks: Sequence[Task],
+    steps: Sequence[Step],
+    config: DetectionConfig,
+    left_out: Mapping[tuple[Split, str], Mapping[str, int]],
+) -> list[str]:
+    """Notes on the positives of every task: how many there are, which classes are short of what was asked.
+
+    ``left_out``: that of the draw.
+    """
     problems, empty, notes = [], [], []
-    for task in tasks:
+    for task, step in zip(tasks, steps, strict=True):
         rows = positives(task)
-        for word, counts, wanted in (
-            ("training", {row.category: row.train_images for row in rows}, config.shots),
-            ("test", {row.category: row.test_images for row in rows}, config.test_per_class),
-        ):
-            if not any(counts.values()):
-                problems.append(f"task {task.name}: no {word} images")
-            elif none := [label for label, images in counts.items() if not images]:
-                empty.append(f"task {task.name}: no {word} images with {len(none)} classes: {shown(none)}")
+        splits: tuple[tuple[Split, str, dict[str, int], int | None, BoxTable], ...] = (
+            ("train", "training", {row.category: row.train_images for row in rows}, config.shots, step.train),
+            ("test", "test", {row.category: row.test_images for row in rows}, config.test_per_class, step.test),
+        )
+        for split, word, counts, wanted, table in splits:
+            none = [label for label, count in counts.items() if not count]
+            lost = [f"{label}: {table.lost[label]}" for label in none if label in table.lost]
+            why = f"; boxes left out: {shown(lost)}" if lost else ""
+            images = [with_reasons(label, left_out[split, label]) for label in none if (split, label) in left_out]
+            why += f"; images of {shown(images)}" if images else ""
+            if len(none) == len(counts):
+                problems.append(f"task {task.name}: no {word} images{why}")
+            elif none:
+                empty.append(f"task {task.name}: no {word} images with {len(none)} classes: {shown(none)}{why}")
             if short := [f"{label} ({images})" for label, images in counts.items() if 0 < images < (wanted or 0)]:
                 notes.append(f"task {task.name}: fewer than {wanted} {word} images with {shown(short)}")
         counted = [f"{r.category} {r.train_images}/{r.train_boxes} {r.test_images}/{r.test_boxes}" for r in rows]
         notes.append(f"task {task.name}: images/boxes in training and in test: {', '.join(counted)}")
-    if empty and not config.allow_empty_classes:
-        problems += [*empty, "use other classes or more images, or set allow_empty_classes=true"]
+    if config.allow_empty_classes or not empty:
+        remedy = "use other classes (categories that only group others have no boxes) or more images"
+    else:
+        problems, remedy = [*problems, *empty], "use other classes or more images, or set allow_empty_classes=true"
     if problems:
-        raise UserError(*problems)
+        raise UserError(*problems, remedy)
     return [*empty, *notes]

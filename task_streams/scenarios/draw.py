@@ -6,6 +6,7 @@ numbers fixed over versions. Test items are drawn first, so a change of ``shots`
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -87,6 +88,7 @@ class Taker:
         taken: first example of each content; takers that share it leave out each other's copies too.
         copies: items whose content was taken before.
         conflicts: those among them whose target is another one.
+        left_out: how many items of each class were left out, by the reason.
     """
 
     admit: Admit
@@ -94,6 +96,7 @@ class Taker:
     taken: dict[str, Example] = field(default_factory=dict)
     copies: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
     def take(
         self, orders: Mapping[str, Sequence[Item]], wanted: Mapping[str, int] | int | None
@@ -120,6 +123,7 @@ class Taker:
             admitted = self.admit([item for batch in batches.values() for item in batch])
             for label, example in zip(labels, admitted, strict=True):
                 if example is None:
+                    self.left_out.setdefault(label, Counter())["damaged or not taken by the model"] += 1
                     continue
                 kept = self.taken.setdefault(example.content, example)
                 if kept is not example:
@@ -128,6 +132,8 @@ class Taker:
                     self.conflicts += [pair] if example.target != kept.target else []
                 if kept is example or not self.distinct:
                     chosen[label].append(example)
+                else:
+                    self.left_out.setdefault(label, Counter())["copies of others"] += 1
 
 
 def draw_pools(
@@ -181,6 +187,12 @@ def draw_pools(
     return drawn
 
 
+def with_reasons(label: str, left_out: Mapping[str, int]) -> str:
+    """A class, and how many of its items were left out for which reasons."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    return f"{label} (left out: {reasons})" if reasons else label
+
+
 def _judged(
     pool: Pool, taker: Taker, splits: Iterable[tuple[str, Mapping[str, Sequence[Example]], int | None]], strict: bool
 ) -> tuple[list[str], list[str]]:
@@ -199,7 +211,8 @@ def _judged(
     labels = sorted({item.label for item in pool.items})
     for split, examples, wanted in splits:
         if empty := [label for label in labels if not examples.get(label)]:
-            wrong.append(f"no {split} examples for {len(empty)} classes: {shown(empty)}")
+            names = [with_reasons(label, taker.left_out.get(label, {})) for label in empty]
+            wrong.append(f"no {split} examples for {len(empty)} classes: {shown(names)}; add items, or use others")
         counts = {label: len(items) for label, items in examples.items()}
         if short := [f"{label} {count}" for label, count in counts.items() if 0 < count < (wanted or 0)]:
             notes.append(f"{len(short)} classes have fewer than {wanted} {split} examples: {shown(short)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from task_streams.config import SourceConfig
 from task_streams.errors import UserError, shown
-from task_streams.scenarios.draw import Taker, shuffled
+from task_streams.scenarios.draw import Taker, shuffled, with_reasons
 from task_streams.sources.library import Library
 from task_streams.sources.records import Record
 from task_streams.types import Example, Question, Task, target_value
@@ -97,8 +97,12 @@ def draw_questions(
         if copies := sorted(r.key for r in by_task[name] if r.key in reader.contents and r.key not in used):
             what = f"{len(copies)} questions left out, asked about the same image before"
             notes.append(f"{name}: {what}: {shown(copies)}")
-    empty = [f"task {name}: no training questions" for name, kept in drawn["train"].items() if not kept]
-    empty += [f"task {name}: no test questions" for name, kept in drawn["test"].items() if not kept]
+    empty = [
+        f"task {with_reasons(name, taker.left_out.get(name, {}))}: no {word} questions; add rows, or leave the task out"
+        for split, word in (("train", "training"), ("test", "test"))
+        for name, kept in drawn[split].items()
+        if not kept
+    ]
     if empty:
         raise UserError(*empty)
     tasks = (

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,7 +26,7 @@ from task_streams.types import BOX_SCALE, Box
 
 REACH = 1.0  # pixels by which a box may reach out of its image unrecorded; official annotations round that way
 MOST_PIXELS = 1e9
-FORMAT = "boxes 1"  # of the cached file
+FORMAT = "boxes 2"  # of the cached file
 
 IntArray = NDArray[np.signedinteger[Any]]
 Corners = tuple[float, float, float, float]
@@ -41,8 +41,10 @@ class BoxTable:
         keys: path of each image below ``folder``, sorted. [N]
         first: position of the first box of each image, and M at the end. [N + 1]
         category: position of each box's class in ``classes``. [M]
-        corners: x1, y1, x2, y2 of each box in thousandths. [M, 4]
+        corners: x1, y1, x2, y2 of each box in thousandths of the frame that the source declares. [M, 4]
+        sizes: width and height of each image in pixels, as the source declares them. [N, 2]
         classes: every class of the source, in the source's own order, also those without boxes.
+        lost: why a class has no boxes although the source has some, by the class.
         notes: facts about the split, sentences.
         problems: what is wrong with it, sentences.
     """
@@ -52,7 +54,9 @@ class BoxTable:
     first: IntArray
     category: IntArray
     corners: IntArray
+    sizes: NDArray[np.float64]
     classes: tuple[str, ...]
+    lost: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -71,7 +75,8 @@ class BoxTable:
         boxes = (Box(self.classes[self.category[i]], tuple(self.corners[i].tolist())) for i in rows)
         kept = tuple(box for box in boxes if box.category in used)
         source = FileSource(self.folder / self.keys[image])
-        return Record(self.keys[image], kept, source, split, domain)
+        width, height = self.sizes[image].tolist()
+        return Record(self.keys[image], kept, source, split, domain, declared=(width, height))
 
 
 @dataclass(slots=True)
@@ -80,19 +85,26 @@ class BoxCollector:
 
     Attributes:
         boxes: rows (class, x1, y1, x2, y2) of each image by its key; an image without boxes has none.
+        sizes: width and height of each image, as it is declared.
         faults: rows that are wrong, by what is wrong with them (in the plural); they must stop the run.
-        left_out: number of boxes by the reason for which they were left out.
+        left_out: number of boxes by the reason for which they were left out, and their class (-1: none of the source).
         reaching: number of boxes that were cut at the edge of their image.
     """
 
     boxes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[tuple[str, int]] = field(default_factory=Counter)
     reaching: int = 0
 
-    def add_box(self, key: str, category: int, pixels: Corners, width: float, height: float) -> None:
-        """A box of an image that is in ``boxes``, by its corners in pixels from 0, the far ones exclusive."""
+    def add_image(self, key: str, width: float, height: float) -> None:
+        """An image of a declared size, without boxes yet."""
+        self.boxes[key], self.sizes[key] = [], (width, height)
+
+    def add_box(self, key: str, category: int, pixels: Corners) -> None:
+        """A box of an image that was added, by its corners in pixels from 0, the far ones exclusive."""
         x1, y1, x2, y2 = pixels
+        width, height = self.sizes[key]
         self.reaching += min(x1, y1) < -REACH or x2 > width + REACH or y2 > height + REACH
         corners = [
             min(max(round(value / size * BOX_SCALE), 0), BOX_SCALE)
@@ -101,14 +113,22 @@ class BoxCollector:
         if corners[0] < corners[2] and corners[1] < corners[3]:
             self.boxes[key].append((category, *corners))
         else:
-            self.left_out["without area in their image"] += 1
+            self.left_out["without area in their image", category] += 1
 
     def table(self, folder: Path, name: str, classes: Sequence[str]) -> BoxTable:
         """All of it; ``name`` of the split goes before the notes."""
         keys = tuple(sorted(key for key, rows in self.boxes.items() if rows))
         table = np.array([row for key in keys for row in self.boxes[key]], dtype=np.int32).reshape(-1, 5)
         first = np.cumsum([0, *(len(self.boxes[key]) for key in keys)], dtype=np.int32)
-        notes = [f"{count} boxes left out: {reason}" for reason, count in sorted(self.left_out.items())]
+        sizes = np.array([self.sizes[key] for key in keys], dtype=np.float64).reshape(-1, 2)
+        reasons: Counter[str] = Counter()
+        lost: dict[str, list[str]] = {}
+        there = set(table[:, 0].tolist())
+        for (reason, category), count in sorted(self.left_out.items()):
+            reasons[reason] += count
+            if category >= 0 and category not in there:
+                lost.setdefault(classes[category], []).append(f"{count} {reason}")
+        notes = [f"{count} boxes left out: {reason}" for reason, count in reasons.items()]
         if self.reaching:
             reach = f"more than {REACH:g} pixel and are cut at its edge"
             notes.append(f"{self.reaching} boxes reach out of their image by {reach}")
@@ -116,12 +136,20 @@ class BoxCollector:
             notes.append(f"{len(empty)} images without boxes left out: {shown(empty, limit=5)}")
         problems = tuple(f"{name}: {len(rows)} {kind}: {shown(rows, 5)}" for kind, rows in self.faults.items())
         named = tuple(f"{name}: {note}" for note in notes)
-        return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], tuple(classes), named, problems)
+        why = {category: ", ".join(told) for category, told in lost.items()}
+        return BoxTable(folder, keys, first, table[:, 0], table[:, 1:], sizes, tuple(classes), why, named, problems)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
     """A number as annotations hold them; not NaN, infinite or beyond any image."""
     return type(value) in (int, float) and abs(value) < MOST_PIXELS
+
+
+def as_flag(value: Any) -> bool | None:
+    """Whether a mark in annotations is set, however it is written; not there is not set, None = neither 0 nor 1."""
+    if value is None or value == "":
+        return False
+    return {"0": False, "1": True, "false": False, "true": True}.get(str(value).strip().lower())
 
 
 def stays_inside(name: str) -> bool:
@@ -155,19 +183,20 @@ def cached(workspace: Workspace, name: str, stamp: str, folder: Path, parse: Cal
     with suppress(*unusable), np.load(path, allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         if head["stamp"] == stamp:
-            first, category, corners = (arrays[name] for name in ("first", "category", "corners"))
+            first, category, corners, sizes = (arrays[name] for name in ("first", "category", "corners", "sizes"))
             keys, classes, notes = (tuple(head[name]) for name in ("keys", "classes", "notes"))
-            return BoxTable(folder, keys, first, category, corners, classes, notes)
+            return BoxTable(folder, keys, first, category, corners, sizes, classes, head["lost"], notes)
     table = parse()
     if table.problems:
         return table
-    plain = {"stamp": stamp, "keys": table.keys, "classes": table.classes, "notes": table.notes}
+    plain = {"stamp": stamp, "keys": table.keys, "classes": table.classes, "lost": table.lost, "notes": table.notes}
     head = np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, head=head, first=table.first, category=table.category, corners=table.corners)
+            arrays = {name: getattr(table, name) for name in ("first", "category", "corners", "sizes")}
+            np.savez(file, head=head, **arrays)
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: what was parsed cannot be kept in the cache; {error.strerror or error}") from error

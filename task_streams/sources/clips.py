@@ -13,20 +13,21 @@ The sampling rule, exact and the same on every machine:
 Decoded clips are kept on disk within a size limit (``ClipCache``): one file for each clip, written whole or not at all.
 
 Frames are upright by the file's rotation. A clip that does not open, has no video, fails to decode, breaks off inside
-of a frame or yields clearly fewer frames than it declares is damaged. Deliberately absent: sound, pixel aspect ratios,
-and playlists (FFmpeg may read the formats in ``FORMATS`` only, so a file cannot name other files).
+of a frame or shows clearly less than it declares is damaged (``refuse_cut_off``). Deliberately absent: sound, pixel
+aspect ratios, and playlists (FFmpeg may read the formats in ``FORMATS`` only, so a file cannot name other files).
 """
 
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 import zipfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from math import ceil
@@ -46,11 +47,25 @@ RULE = 1  # raise it when the same bytes come to give other frames: what was cac
 WHOLE = Fraction(4, 5)  # a clip with less than this share of its declared frames (or length) is cut off
 HELD_BYTES = 2**25  # decoded frames are held up to this size; a larger clip is decoded twice
 MICROSECONDS = 10**6  # FFmpeg's unit of a container's duration, in a second
+MATROSKA_LENGTH = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of a stream, in its tag DURATION
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 CACHE_SUFFIX, UNFINISHED, HEAD = ".zip", ".part", "clip.json"
 ABANDONED_SECONDS = 3600.0  # an unfinished file of that age was left by a writer that was killed
 
 Frames = tuple[Image.Image, ...]
+
+
+@dataclass(slots=True)
+class Packets:
+    """What the packets of a file tell about its length.
+
+    Attributes:
+        ends: second at which the last packet of each stream of pictures or sound ends.
+        shown: packets of the video that hold a frame and are not hidden by an edit list.
+    """
+
+    ends: dict[int, Fraction] = field(default_factory=dict)
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +192,20 @@ def sampled_frames(data: bytes, fps: Fraction, max_frames: int) -> tuple[list[Im
     stamps: list[Fraction | None] = []
     held: list[Any] = []
     room = HELD_BYTES
+    packets = Packets()
     with opened(data) as (container, stream):
-        for frame in frames_of(container, stream):
+        for frame in frames_of(container, stream, packets):
             stamps.append(None if frame.pts is None else frame.pts * Fraction(frame.time_base))
             room -= 2 * frame.width * frame.height
             if room >= 0:
                 held.append(frame)
         times = display_times(stamps, stream.average_rate)
-        refuse_cut_off(container, stream, times)
+        refuse_cut_off(container, stream, times, packets)
         indices, rate = sampled_indices(times, fps, max_frames)
         if len(held) == len(times):
             return _images(held, indices), rate
     with opened(data) as (container, stream):
-        return _images(frames_of(container, stream), indices), rate
+        return _images(frames_of(container, stream, Packets()), indices), rate
 
 
 def sampled_indices(times: Sequence[Fraction], fps: Fraction, max_frames: int) -> tuple[list[int], Fraction]:
@@ -231,24 +247,49 @@ def opened(data: bytes) -> Iterator[tuple[Any, Any]]:
         raise Damaged(f"no readable video: {error.strerror or error}") from error
 
 
-def frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in the order in which they are shown."""
-    for packet in container.demux(stream):
+def frames_of(container: Any, stream: Any, packets: Packets) -> Iterator[Any]:
+    """Decoded frames in the order in which they are shown; what the packets tell goes into ``packets``."""
+    for packet in container.demux(stream, *container.streams.audio):
+        start = packet.dts if packet.pts is None else packet.pts
+        if start is not None:
+            end = (start + (packet.duration or 0)) * Fraction(packet.time_base)
+            packets.ends[packet.stream.index] = max(end, packets.ends.get(packet.stream.index, end))
+        if packet.stream is not stream:
+            continue
         if packet.is_corrupt:
             raise Damaged("the file breaks off inside of a frame")
+        packets.shown += packet.size > 0 and not packet.is_discard
         yield from packet.decode()
 
 
-def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction]) -> None:
-    """Refuse a clip with clearly fewer frames (or, where no number is declared, a smaller length) than it declares."""
-    if stream.frames:
-        if len(times) < WHOLE * stream.frames:
-            raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")
+def refuse_cut_off(container: Any, stream: Any, times: Sequence[Fraction], packets: Packets) -> None:
+    """Refuse a clip that shows clearly less than it declares.
+
+    It is whole if it yields the frames that it declares; or, since an edit list hides frames, and empty ones count in
+    AVI, if all that is to be shown is decoded and lasts as long as the video declares; or, of a file without a number
+    of frames, if its sound lasts as long as the file declares, so that it was read to its end.
+    """
+    if stream.frames and len(times) >= WHOLE * stream.frames:
         return
-    declared = Fraction(container.duration, MICROSECONDS) if container.duration else Fraction(0)
-    length = _length(times)
-    if length < WHOLE * declared:
+    length = max(_length(times), packets.ends.get(stream.index, times[-1]) - times[0])
+    own = _own_length(stream)
+    if own and length >= WHOLE * own and len(times) >= WHOLE * min(packets.shown, stream.frames or 0):
+        return
+    if stream.frames:
+        raise Damaged(f"cut off: {len(times)} of {stream.frames} declared frames can be decoded")
+    declared = Fraction(container.duration or 0, MICROSECONDS)
+    reached = max(packets.ends.values(), default=times[-1]) - Fraction(container.start_time or 0, MICROSECONDS)
+    if max(length, reached) < WHOLE * declared:
         raise Damaged(f"cut off: {float(length):.2f} of {float(declared):.2f} declared seconds can be decoded")
+
+
+def _own_length(stream: Any) -> Fraction:
+    """Seconds that a file declares for its video alone, after its edit list; 0 where it doesn't."""
+    if stream.duration:
+        return Fraction(stream.duration * stream.time_base)
+    if found := MATROSKA_LENGTH.fullmatch(stream.metadata.get("DURATION", "")):
+        return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
+    return Fraction(0)
 
 
 def _length(times: Sequence[Fraction]) -> Fraction:

@@ -8,14 +8,33 @@ silence. Only formats that image datasets use are tried, none that starts anothe
 from io import BytesIO
 from struct import error as StructError
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from task_streams.sources.records import Damaged, Decoder
+from task_streams.errors import open_file
+from task_streams.sources.records import Damaged, Decoder, FileSource
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 STILLS = ("MPO",)  # a photo with a preview or a second view beside it: its first frame is the photo
+
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+def stored_frame(source: FileSource) -> tuple[int, int, int]:
+    """Width and height of an image file as it is stored, and its EXIF orientation, from 1 (upright) to 8.
+
+    Only the header is read, except of a PNG file without EXIF in front of its pixels.
+
+    Raises:
+        Damaged: the file is no image.
+    """
+    try:
+        with open_file(source.path) as file, Image.open(file, formats=FORMATS) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return *image.size, orientation if orientation in range(1, 9) else 1
+    except DECODE_ERRORS as error:
+        raise Damaged(str(error) or type(error).__name__) from error
 
 
 def decode_image(data: bytes) -> Image.Image:

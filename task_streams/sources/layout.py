@@ -5,12 +5,13 @@ unpacked. Hidden entries are passed over. Symbolic links are followed inside of 
 Class folders: ``class_folders.py``; list files: ``listed_files.py``.
 """
 
+import codecs
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from task_streams.errors import UserError, shown, unknown_name
+from task_streams.errors import UserError, open_file, shown, unknown_name
 from task_streams.labels import label_problems, shown_form
 from task_streams.sources.records import Found, Record
 from task_streams.types import Question, Target
@@ -116,6 +117,20 @@ def subfolders(folder: Path | str) -> list[Entry]:
     return [entry for entry in entries(folder) if is_folder(entry)]
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without; line ends of any kind are read.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is in UTF-16, or no text.
+    """
+    with open_file(path) as file:
+        data = file.read()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        raise ValueError("it is in UTF-16 or UTF-32; save it as UTF-8")
+    return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def lines(path: Path) -> list[tuple[int, str]]:
     """Lines of a text file with their numbers from 1, ends and blank lines stripped; either kind of line end.
 
@@ -123,10 +138,10 @@ def lines(path: Path) -> list[tuple[int, str]]:
         UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"{path}: expected a readable text file; {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path}: expected UTF-8 text; {error}") from error
     stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [(number, line) for number, line in stripped if line]

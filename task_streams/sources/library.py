@@ -1,9 +1,9 @@
 """Records to examples: every item that is used is read and decoded once, and remembered in an index.
 
-The index keeps the SHA-256 of each item as long as its stamp (size and time of change) stays the same, so a second
-build reads nothing. It is one SQLite file in the workspace's cache that any number of processes may share: a writer
-waits for the others, and what is written is whole. Only what could be decoded is in it; faults are found anew each
-time, because they may have been mended. Items that are not drawn are never read, and no image stays in memory.
+The index keeps the SHA-256 and the shape of each item as long as its stamp (``file_stamp``) stays the same, so
+a second build reads nothing. It is one SQLite file in the workspace's cache that any number of processes may share: a
+writer waits for the others, and what is written is whole. Only what could be decoded is in it; faults are found anew
+each time, because they may have been mended. Items that are not drawn are never read, and no image stays in memory.
 """
 
 import gc
@@ -21,7 +21,7 @@ from task_streams.errors import UserError
 from task_streams.sources.clips import ClipDecoder
 from task_streams.sources.images import IMAGES
 from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Workspace
-from task_streams.types import Example
+from task_streams.types import Clip, Example
 
 NAMED = 100  # damaged items that a message names
 BATCH = 512  # items verified before the index is written
@@ -102,12 +102,14 @@ class Library:
         on_damaged: ``error`` (to stop the run) or ``skip`` (left out, and noted).
         decoder: how bytes become images or clips.
         damaged: reason of every item that could not be decoded, by key.
+        refused: reason of every item that the model takes no such of, by key (``Workspace.refused``).
     """
 
     workspace: Workspace
     on_damaged: str = "error"
     decoder: Decoder | ClipDecoder = IMAGES
     damaged: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
@@ -119,8 +121,8 @@ class Library:
                 batch = records[start : start + BATCH]
                 contents = self._contents(batch, index, workers)
                 examples += [
-                    Example(r.key, r.target, partial(self.decoder, r.source), content, r.domain) if content else None
-                    for r, content in zip(batch, contents, strict=True)
+                    self._example(record, content) if content else None
+                    for record, content in zip(batch, contents, strict=True)
                 ]
                 self.workspace.advance(len(batch))
         finally:
@@ -128,15 +130,27 @@ class Library:
             workers.shutdown(cancel_futures=True)
         return examples
 
+    def _example(self, record: Record, known: str) -> Example | None:
+        """The example of a verified item, None of one that the model doesn't take."""
+        content, _, sizes = known.rpartition(" ")
+        width, height, frames = map(int, sizes.split("x"))
+        shape = (width, height, frames)
+        if reason := self.workspace.refused(record.target, shape):
+            self.refused[record.key] = reason
+            self.workspace.damaged(record)
+            return None
+        return Example(record.key, record.target, partial(self.decoder, record.source), content, record.domain, shape)
+
     def _contents(self, batch: Sequence[Record], index: Index, workers: ThreadPoolExecutor) -> list[str | None]:
-        """Content of each record, of the index or verified now and put there; None of a damaged one."""
+        """Content and shape of each record, of the index or verified now and put there; None of a damaged one."""
         stamps = []  # before reading: a change meanwhile is not missed
         for record in batch:
             try:
                 stamps.append(record.source.stamp())
             except Damaged:  # nothing to read, which no index knows: reading it will say why
                 stamps.append("")
-        contents = index.contents(self.decoder.identity, [record.source for record in batch], stamps)
+        known = index.contents(self.decoder.identity, [record.source for record in batch], stamps)
+        contents = [one if one and " " in one else None for one in known]  # older ones have no shape
         fresh = [place for place, content in enumerate(contents) if content is None]
         verified = workers.map(self._verified, [batch[place] for place in fresh])
         good: list[tuple[FileSource, str, str]] = []
@@ -151,15 +165,17 @@ class Library:
         return contents
 
     def _verified(self, record: Record) -> tuple[str | None, str]:
-        """Content of an item that can be decoded to its end; None and why, where it cannot."""
+        """Content and shape of an item that can be decoded to its end; None and why, where it cannot."""
         try:
             if isinstance(self.decoder, Decoder):
                 data = record.source.read()  # once: what is hashed is what is decoded
-                self.decoder.decode(data)
+                media = self.decoder.decode(data)
             else:
-                self.decoder(record.source)
+                media = self.decoder(record.source)
                 data = b"" if record.content else record.source.read()
-            return record.content or hashlib.sha256(data).hexdigest(), ""
+            frames = media.frames if isinstance(media, Clip) else (media,)
+            shape = f"{frames[0].width}x{frames[0].height}x{len(frames)}"
+            return f"{record.content or hashlib.sha256(data).hexdigest()} {shape}", ""
         except Damaged as fault:
             return None, str(fault)
 
@@ -168,15 +184,24 @@ class Library:
 
         One of them at least is empty: damaged items are skipped, or they stop the run.
         """
-        faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
-        count = len(faults)
-        if count > NAMED:
-            faults = [*faults[:NAMED], f"and {count - NAMED} more"]
-        if not faults:
-            return [], []
-        if self.on_damaged == "skip":
-            return [], [f"{count} damaged items skipped: {', '.join(faults)}"]
-        return [f"{count} items cannot be decoded; repair or remove them, or set on_damaged=skip", *faults], []
+        problems, notes = [], []
+        for found, skipped, remedy in (
+            (self.damaged, "damaged items skipped", "items cannot be decoded; repair or remove them"),
+            (
+                self.refused,
+                "items skipped that cannot go into the model",
+                "items cannot go into the model; change or remove them",
+            ),
+        ):
+            faults = [f"{key} ({fault})" for key, fault in sorted(found.items())]
+            count = len(faults)
+            if count > NAMED:
+                faults = [*faults[:NAMED], f"and {count - NAMED} more"]
+            if faults and self.on_damaged == "skip":
+                notes.append(f"{count} {skipped}: {', '.join(faults)}")
+            elif faults:
+                problems += [f"{count} {remedy}, or set on_damaged=skip", *faults]
+        return problems, notes
 
 
 @contextmanager

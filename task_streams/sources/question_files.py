@@ -21,13 +21,12 @@ from typing import Any
 
 from task_streams.answers import resolved_rule
 from task_streams.errors import shown
-from task_streams.sources.layout import is_text
+from task_streams.sources.layout import is_text, read_text
 from task_streams.sources.records import FileSource, Found, Record, Split
 from task_streams.types import Question, target_value
 
 NAMED = 5  # rows that a problem names; the rest is counted
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
-CLOSING = "</answer>"  # of a reply
 _PLACEHOLDER = re.compile(r"<image>|Picture \d+: <img>.*?</img>")
 
 
@@ -59,7 +58,7 @@ def read_questions(file: QuestionFile) -> Found:
     fault = ""
     rows: Any = None
     try:
-        rows = json_rows(file.path.read_text(encoding="utf-8-sig"))
+        rows = json_rows(read_text(file.path))
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
@@ -180,8 +179,6 @@ def _answers(answer: Any) -> tuple[str, ...]:
         raise BadRow("an empty answer")
     if not all(map(is_text, answers)):
         raise BadRow("an answer with half of a surrogate pair, which is no text")
-    if any(CLOSING in value for value in answers):
-        raise BadRow(f"an answer with {CLOSING!r}, which would end its own reply")
     return answers
 
 

@@ -10,13 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from task_streams.types import Feed, Media, Target, class_of
+from task_streams.errors import open_file
+from task_streams.types import Feed, Media, Shape, Target, class_of
+
+MOST_BYTES = 2**33  # of one item
 
 Split = Literal["train", "test", ""]
 
 
 class Damaged(Exception):
     """An item's bytes cannot be read or decoded; the message says why, without the item's name."""
+
+
+def file_stamp(path: Path | str) -> str:
+    """What changes whenever a file's bytes may have changed: size, times of change, and inode; reads nothing.
+
+    Tools set the time of modification back (``cp -p``, ``rsync -t``, ``tar``), but not that of the inode's change.
+    """
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +54,19 @@ class FileSource:
         return os.fspath(self.path) if self.size < 0 else f"{os.fspath(self.path)}@{self.start}"
 
     def stamp(self) -> str:
-        """Size of the file and time of its last change."""
+        """Stamp of the file."""
         try:
-            status = os.stat(self.path)
+            return file_stamp(self.path)
         except OSError as error:
             raise Damaged(error.strerror or str(error)) from error
-        return f"{status.st_size} {status.st_mtime_ns}"
 
     def read(self) -> bytes:
         """The bytes; fewer than ``size`` where the file ends before."""
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
+                whole = os.fstat(file.fileno()).st_size
+                if self.size < 0 and whole > MOST_BYTES:
+                    raise Damaged(f"{whole} bytes; expected {MOST_BYTES} at most")
                 file.seek(self.start)
                 return file.read(self.size)
         except OSError as error:
@@ -86,6 +100,7 @@ class Record:
         split: ``train``, ``test``, or empty when the source has no splits.
         domain: name of its domain, empty when there is one only.
         content: identity of its content where the source knows it without reading; empty = hash the bytes.
+        declared: width and height of the image as the source has them; its boxes are of that frame.
     """
 
     key: str
@@ -94,6 +109,7 @@ class Record:
     split: Split = ""
     domain: str = ""
     content: str = ""
+    declared: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
@@ -127,9 +143,12 @@ class Workspace:
         advance: called with the number of items verified since the last call.
         damaged: called with each item that cannot be decoded, whether it is then skipped or an error.
         feed: how clips go into the model that will be asked about them, where ``stream.feed`` leaves it open.
+        refused: why that model takes no item with this target and shape, empty where it does; what is refused is
+            treated as damaged.
     """
 
     cache: Path | None = None
     advance: Callable[[int], None] = lambda items: None
     damaged: Callable[[Record], None] = lambda record: None
     feed: Feed = "images"
+    refused: Callable[[Target, Shape], str] = lambda target, shape: ""

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from task_streams.errors import UserError, shown, unknown_name
-from task_streams.sources.records import Damaged, FileSource
+from task_streams.sources.records import Damaged, FileSource, file_stamp
 
 FOLDER = "tables"
 ROWS = 64  # of a batch, read and written at once
@@ -146,9 +146,7 @@ def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
         raise UserError(*problems)
     tables = []
     for file in sorted(found):
-        status = os.stat(file)
-        identity = json.dumps([file, status.st_size, status.st_mtime_ns])
-        tables.append(Table(file, identity, partial(_open_parquet, file)))
+        tables.append(Table(file, json.dumps([file, file_stamp(file)]), partial(_open_parquet, file)))
     return tables
 
 
@@ -181,7 +179,7 @@ def hub_table(dataset: str, config_name: str | None, split: str, revision: str |
     if not folder.is_dir() and (dataset.startswith((".", "/", "~")) or dataset.count("/") > 1):
         raise UserError(f"hub {dataset!r}: expected the id of a dataset (owner/name) or a folder; found nothing there")
     local = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in local]
+    stamps = [(str(file.resolve()), file_stamp(file)) for file in local]
     identity = json.dumps(["hub", dataset, config_name, split, revision, stamps])
     source = str(folder) if local else dataset
     opened = partial(_open_hub, source, config_name, split=split, revision=revision, cache_dir=str(scratch))

@@ -63,6 +63,15 @@ FAULTY = """
         rows = context.logits.mean(dim=(1, 2))
         return {"spread": 0.0 * rows.var(unbiased=False).sqrt()}
 
+# adds_a_constant
+    def shape_rewards(self, rewards, rollouts):
+        rewards += 0.5
+        return rewards
+
+# has_no_gradient
+    def loss_terms(self, context):
+        return {"size": sum(weight.detach().square().sum() for weight in context.model.parameters())}
+
 # adapters_only
     def problems(self, policy, tasks):
         return [] if policy.has_adapter else ["It holds adapters apart; expected model.adapter=lora."]

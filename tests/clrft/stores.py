@@ -41,8 +41,6 @@ def preparation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, preparation: Path) -> Path:
     """Folder of all runs, with an empty store of its own."""
     shutil.copy(preparation, tmp_path / "mlflow.db")
-    client = MlflowClient(tracking_uri(tmp_path))
-    client.rename_experiment(client.get_experiment_by_name("clrft").experiment_id, "of the copied store")
     return tmp_path
 
 

@@ -1,6 +1,8 @@
 """The command line as a user types it: every mistake ends in code 2 and a sentence, before any work."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -100,3 +102,37 @@ def test_every_command_is_there_when_it_is_called() -> None:
     assert len(commands) > 20
     for module, name in commands:
         assert callable(getattr(import_module(f"clrft.cli.{module}"), name))
+
+
+def test_output_that_nobody_reads_any_more_is_told_and_ends_the_command() -> None:
+    words = [sys.executable, "-m", "clrft", "list", "streams"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as head does
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert said.startswith("failed stdout was closed before all was written, as by head.") and "Traceback" not in said
+
+
+def test_a_command_that_is_started_with_a_closed_output_works() -> None:
+    words = "import os, sys; os.close(1); sys.stdout = None; from clrft.cli.main import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", words, "list", "streams"], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_and_processes_that_are_left_behind_are_told_and_keep_no_command_from_its_end() -> None:
+    program = """
+import multiprocessing, subprocess, sys, threading, time
+from clrft.utils import process_end
+process_end.GRACE_SECONDS = 0.1
+print("done", end="")
+threading.Thread(target=time.sleep, args=(600,), name="poll").start()
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+subprocess.Popen(["sleep", "600"])  # which has the output open
+process_end.end_in_time(3)
+sys.exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "done")  # what was printed is written
+    told = [line.partition("not waited for: ")[2].split()[0] for line in done.stderr.splitlines()]
+    assert sorted(told) == ["process", "process", "thread"] and "(sleep), which code of a method" in done.stderr

@@ -14,10 +14,11 @@ from clrft.analysis import paired_tests as paired
 from clrft.analysis.compare import Comparison, Paired, compare, summarise
 from clrft.analysis.comparison_tables import comparison_parts, to_csv
 from clrft.analysis.figures import comparison_figures, curve_over_orders, styles
-from clrft.analysis.pairs import pairs_to_csv
+from clrft.analysis.pairs import pairs_table, pairs_to_csv
 from clrft.analysis.render import to_markdown
 from clrft.analysis.table import show
 from clrft.report.comparison import write_comparison
+from clrft.report.headline import answers as headline_answers
 from clrft.report.parts import Subject
 from clrft.runs.read import RunRecord
 from eval.metrics import Value, forgetting_by_stage, seen_accuracy
@@ -157,6 +158,32 @@ def test_a_baseline_limits_the_pairs_and_must_exist(three_methods: list[RunRecor
     assert {(found.first, found.second) for found in pairs} == {("zero_shot", "sft"), ("grpo", "sft")}
     with pytest.raises(UserError, match=r"unknown baseline 'sftt'. Did you mean 'sft'\?"):
         compare(three_methods, baseline="sftt")
+
+
+def test_methods_that_gave_the_same_answers_are_told_as_such_in_place_of_a_difference_of_0(tmp_path: Path) -> None:
+    runs = [run(tmp_path, name, seed) for name in ("sft", "sft+idle", "sft+other") for seed in (1, 2)]
+    (answers := runs[-1].folder / "task_02" / "predictions.jsonl").write_text(answers.read_text().replace("d/1", "d/2"))
+    found = compare(runs)
+    # the figures of all three are the same; of one an answer is another
+    same = {(one.first, one.second): one.same for one in found.pairs if one.metric == "last_acc"}
+    assert same == {("sft+idle", "sft"): True, ("sft+other", "sft"): False, ("sft+other", "sft+idle"): False}
+    told = "digits_cil: sft+idle and sft gave the same answers in every order: what tells them apart changed nothing."
+    assert told in found.notes and sum("same answers" in note for note in found.notes) == 1
+    rows = [line.split() for line in terminal(comparison_parts(found), 120).splitlines()]
+    assert ["last_acc", "sft+idle", "−", "sft", "same", "answers", "–", "–", "–", "–", "2"] in rows
+    assert any(row[:5] == ["last_acc", "sft+other", "−", "sft", "+0.0"] for row in rows)
+    table = pairs_table("pairs", "", [one for one in found.pairs if one.metric == "last_acc"])
+    assert {row[1].text: row[2].text for row in table.rows}["sft+idle − sft"] == "same answers"
+    answer, *more = headline_answers(compare(runs[:4]).streams["digits_cil"])
+    assert answer == "No answer: sft and sft+idle gave the same answers in every order (2 class orders)."
+    assert not any("sign-flip" in one for one in more)
+
+
+def test_answers_that_are_not_there_are_not_the_same(tmp_path: Path) -> None:
+    runs = [run(tmp_path, name) for name in ("sft", "sft+idle")]
+    for one in runs:
+        (one.folder / "task_02" / "predictions.jsonl").unlink()
+    assert not any(one.same for one in compare(runs).pairs)
 
 
 def test_tables_show_percent_every_order_pairs_and_what_is_undefined(three_methods: list[RunRecord]) -> None:

@@ -1,6 +1,7 @@
 """Configuration: every file loads, every mistake is named, all at once."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 
+from clrft.cli.run import chosen_config
 from clrft.config.run_config import RunConfig, build_config, config_of, merge, parse_overrides
 from clrft.config.sweeps import load_sweep
+from clrft.runs.manifest import write_config
 from clrft.utils.files import config_root
+from clrft.utils.plain import read_yaml
 from methods import METHODS
 from methods.model.config import ModelConfig
 from methods.settings import TrainConfig
 from task_streams import STREAMS
-from task_streams.config import field_docs
+from task_streams.config import QUOTES, field_docs
 from task_streams.errors import UserError
 
 
@@ -124,6 +128,94 @@ def test_varied_settings_make_cells_of_their_own(tmp_path: Path) -> None:
     assert [cell.cell for cell in cells] == expected
     assert {cell.train.updates for cell in cells} == {2}
     assert (cells[0].train.learning_rate, cells[2].method.kl) == (1e-5, 0.1)
+
+
+GRID = "streams: [digits_cil]\nmethods: [sft, grpo]\nseeds: [1]\n"
+
+
+def cells_of(tmp_path: Path, text: str, *words: str) -> list[RunConfig]:
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID + text)
+    return load_sweep(str(path), parse_overrides(words))
+
+
+def test_what_is_varied_keeps_its_type_and_the_names_of_before(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "vary: {model.max_pixels: [null, 3136], train.learning_rate: [1e-5, 1.0e-4]}\n")
+    assert {(cell.model.max_pixels, cell.train.learning_rate) for cell in cells} == {
+        (None, 1e-5), (None, 1e-4), (3136, 1e-5), (3136, 1e-4),
+    }  # fmt: skip
+    names = ("max_pixels=null,learning_rate=1e-5", "max_pixels=null,learning_rate=0.0001")
+    assert [cell.cell for cell in cells[:2]] == [f"digits_cil-sft-1-{name}" for name in names]
+    quoted = cells_of(tmp_path, "vary: {model.lora_targets: ['1', 'true', 'null', '1e-4', no]}\n", "methods=[sft]")
+    assert [cell.model.lora_targets for cell in quoted] == ["1", "true", "null", "1e-4", "no"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("per_method: {grop: {train: {updates: 3}}}", "per_method: unknown method 'grop'. Did you mean 'grpo'?"),
+        ("parts: [{}, {per_method: {rapo: {}}}]", "per_method: unknown method 'rapo'."),
+        ("vary: {train.updates: []}", "vary.train.updates is an empty list, expected a value."),
+        ("models: []", "models is an empty list, expected a value."),
+        ("parts: []", "parts is empty, expected at least one."),
+        ("sweep: 2024", f"sweep is 2024; expected text.{QUOTES}"),
+        ("methods: [sft]", "the key 'methods' is given 2 times, in lines 2, 4"),
+    ],
+)
+def test_a_sweep_whose_words_would_have_no_effect_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)):
+        cells_of(tmp_path, text)
+
+
+def test_a_methods_own_settings_stay_where_the_command_leaves_the_method_out(tmp_path: Path) -> None:
+    own = "per_method: {grpo: {method: {kl: 0.1}}, rapo: {method: {kl: 0.2}}}\nparts: [{}, {methods: [rapo]}]\n"
+    assert [cell.method.kl for cell in cells_of(tmp_path, own)[1:]] == [0.1, 0.2]
+    left_out = cells_of(tmp_path, "per_method: {grpo: {method: {kl: 0.1}}}\n", "methods=[sft]")
+    assert [cell.method_name for cell in left_out] == ["sft"]
+
+
+EMPTY = [
+    ("stream:", "stream.name: a value is needed. Known: "),
+    ("stream: {name: }", "stream.name: a value is needed. Known: "),
+    ("stream: {name: folder_cil, root: }", "stream.root: a value is needed."),
+    ("stream: {name: folder_cil, root: ''}", "stream.root: a value is needed."),
+    ("stream: {name: digits_cil, shots_list: ''}", "unknown key 'stream.shots_list'"),
+    ("stream: {name: folder_cil, root: x, shots_list: ''}", "stream.shots_list: got an empty text, expected text, or"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), EMPTY)
+def test_a_setting_that_is_needed_and_left_empty_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(problem)):
+        build_config(str(tmp_path / "mine.yaml"), "sft")
+
+
+@pytest.mark.parametrize("word", ["stream=", "stream=null", "method=", "model=~", "model.path=", "run.output="])
+def test_a_word_without_a_value_is_not_taken_for_a_choice(word: str) -> None:
+    words = [one for one in ("stream=digits_cil", "method=sft") if one.partition("=")[0] != word.partition("=")[0]]
+    with pytest.raises(UserError, match=r"a value is needed|got an empty text"):
+        chosen_config([*words, word])
+
+
+def test_a_section_that_is_left_empty_takes_nothing_away(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("stream: {name: digits_cil}\ntrain:\n")
+    usual = build_config("digits_cil", "sft", "qwen2_vl_2b").train
+    assert usual != TrainConfig() and build_config(str(tmp_path / "mine.yaml"), "sft", "qwen2_vl_2b").train == usual
+
+
+def test_names_are_as_they_are_written_and_numbers_as_yaml_has_them(tmp_path: Path) -> None:
+    text = "stream: {name: folder_dil, root: x, domains: [no, on, 007, 1.50, 1e3], shots: 010}"
+    (tmp_path / "mine.yaml").write_text(text)
+    config = build_config(str(tmp_path / "mine.yaml"), "sft", "tiny", 8, parse_overrides(["run.sweep=2024_01"]))
+    assert config.stream.domains == ("no", "on", "007", "1.50", "1e3")
+    assert (config.stream.shots, config.run.sweep) == (10, "2024_01")
+    write_config(config, tmp_path)
+    assert config_of(read_yaml(tmp_path / "config.yaml")) == config
+    chosen = chosen_config(["stream=digits_cil", "method=sft", "seed=010"])
+    assert (chosen.seed, chosen.cell) == (10, "digits_cil-sft-10")
+    with pytest.raises(UserError, match="seed: got '1_000', expected a whole number"):
+        chosen_config(["stream=digits_cil", "method=sft", "seed=1_000"])
 
 
 PLUGIN = '''

@@ -134,8 +134,7 @@ def test_names_keys_and_the_output_folder_are_checked_as_in_a_run(action: str, t
     for stream, word, sentence in (
         ("digits_cli", output, "unknown stream 'digits_cli'. Did you mean 'digits_cil'?"),
         ("digits_cil", "stream.task=3", "Did you mean 'stream.tasks'?"),
-        ("digits_cil", "method=rapo", "method: expected seed=, stream.KEY= or run.output= here"),
-        ("digits_cil", "train.epochs=1", "train: expected seed=, stream.KEY= or run.output= here"),
+        ("digits_cil", "data.epochs=1", "data: expected seed=, stream.KEY= or run.output= here"),
         ("digits_cil", "seed=-1", "seed: got -1"),
         ("folder_cil", f"stream.root={tmp_path / 'none'}", "found nothing there"),
         ("none.yaml", output, "no config file 'none.yaml'"),
@@ -143,6 +142,12 @@ def test_names_keys_and_the_output_folder_are_checked_as_in_a_run(action: str, t
     ):
         code, _, errors = call(action, output, word, stream=stream)
         assert code == 2 and sentence in errors
+
+
+def test_show_takes_no_settings_of_a_training(tmp_path: Path, call: Call) -> None:
+    for word in ("method=rapo", "train.epochs=1"):
+        code, _, errors = call("show", f"run.output={tmp_path}", word, stream="digits_cil")
+        assert code == 2 and "expected seed=, stream.KEY= or run.output= here; nothing else" in errors
 
 
 def test_show_draws_sheets_and_removes_those_of_earlier_settings_from_its_own_folder_only(

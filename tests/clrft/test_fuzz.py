@@ -5,6 +5,7 @@ that one has found.
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from rich.console import Console
 
@@ -27,7 +29,7 @@ from clrft.runner.lineage import check_files
 from clrft.runs.read import find_runs, read_run
 from clrft.utils.files import check_inside, locked
 from clrft.utils.locks import lock_path, look
-from clrft.utils.plain import from_json, from_yaml
+from clrft.utils.plain import from_json, from_yaml, to_yaml
 from eval.matrix import AccuracyMatrix
 from methods.model.config import ModelConfig
 from methods.model.policy import load_policy
@@ -87,7 +89,7 @@ def figures(place: Place, folder: Path) -> str | None:
 
 
 YAML = (
-    *("&a [*a]", "&a {b: *a}", "[" * 3000, "{a: " * 3000, "2 : 3", '"a\\0b"', '"\\ud800"', "0b_", BOMB),
+    *("&a [*a]", "&a {b: *a}", "[" * 3000, "{a: " * 3000, "2 : 3", '"a\\0b"', '"\\ud800"', "{a: 1, a: 1}", BOMB),
     *("!!python/name:os.system ''", "!!python/object/apply:os.system ['x']", "!!float x", "!!int ''"),
     *("!!binary aGk=", "!!set {a}", "!!timestamp x", "!!bool x"),
 )
@@ -100,8 +102,56 @@ def test_what_is_no_plain_value_is_a_value_error(read: Callable[[str], object], 
         read(text)
 
 
-def test_a_date_in_yaml_is_the_text_that_it_is_written_as() -> None:
-    assert from_yaml("[2024-01-01, 2024-99-99, 1e-4, .5]") == ["2024-01-01", "2024-99-99", "1e-4", 0.5]
+CORE = (
+    (None, ("~", "null", "Null", "NULL", "")),
+    (True, ("true", "True", "TRUE")),
+    (False, ("false", "False", "FALSE")),
+    (10, ("10", "010", "+10", "0xA", "0o12")),
+    (-7, ("-7", "-07")),
+    (1e-6, ("1e-6", "1E-6", "0.000001", "1.0e-06", ".000001")),
+    (5.0, ("5.", "5.0", "+5.0", "5e0")),
+    (math.inf, (".inf", "+.INF")),
+)  # by the core schema of YAML 1.2: a value, and how it may be written
+WORDS = [one for _, written in CORE for one in written]
+TEXTS = (
+    *("no", "yes", "on", "off", "y", "N", "tRUE", "1_000", "12:30", "1:2:3.5", "2024-01-01", "2024-99-99", "0b11", "="),
+    *("-0x10", "nan", "inf", "1e", "e5", ".", "+", "0o8", "1e5x", "0x", "--1"),
+)  # what is none of these
+
+
+@pytest.mark.parametrize(("value", "written"), CORE)
+def test_a_word_in_yaml_is_what_yaml_1_2_says(value: object, written: tuple[str, ...]) -> None:
+    found = [from_yaml(f"a: {one}")["a"] for one in written]
+    assert found == [value] * len(written)
+    assert {isinstance(one, bool) for one in found} == {isinstance(value, bool)}
+
+
+def test_all_other_words_are_texts_and_what_is_written_as_a_text_is_read_as_one() -> None:
+    assert [from_yaml(f"a: {text}")["a"] for text in TEXTS] == list(TEXTS)
+    values = {"texts": [*TEXTS, *WORDS], "numbers": [10, 1e-6, 1e300, 0.5, True, None]}
+    assert from_yaml(to_yaml(values)) == values
+    assert yaml.safe_load(to_yaml(values)) == values  # also by a reader of YAML 1.1
+
+
+def test_a_key_that_stands_twice_is_named_with_its_lines_and_one_that_is_merged_may_be_set() -> None:
+    text = """
+base: &base {tasks: 2, shots: 3}
+stream:
+  <<: *base
+  tasks: 5
+  tasks: 6
+train: {updates: 3, more: {a: 1, "a": 2}}
+train: 1
+"""
+    with pytest.raises(ValueError, match="key") as caught:
+        from_yaml(text)
+    assert sorted(str(caught.value).split("; ")) == [
+        "the key 'a' is given 2 times, in lines 7, 7",
+        "the key 'tasks' is given 2 times, in lines 5, 6",
+        "the key 'train' is given 2 times, in lines 7, 8",
+    ]
+    fit = "a: {b: {c: &own {<<: {x: 1}, x: 2}}}\nd: {<<: *own, x: 3}\n"
+    assert from_yaml(fit) == {"a": {"b": {"c": {"x": 2}}}, "d": {"x": 3}}
 
 
 SHAPES = (

@@ -11,9 +11,9 @@ import torch
 from clrft.cli.main import main
 from clrft.cli.method import KINDS, check_method, misspelt, name_problems, subjects, write_method
 from clrft.method_check import promises as method_promises
-from clrft.method_check.promises import check_accumulation, check_adapter, check_model
+from clrft.method_check.promises import WHOLE, check_accumulation, check_adapter, check_effect, check_model
 from clrft.method_check.report import Report
-from clrft.method_check.trial import Learned, Resumed, Trial, resumed
+from clrft.method_check.trial import Learned, Resumed, Trial, resumed, two_tasks
 from methods import METHODS
 from methods.base import Method
 from methods.registry import method_class
@@ -21,6 +21,7 @@ from task_streams.errors import UserError
 from tests.clrft.faulty_methods import faulty
 
 RUN, MODEL = "two tasks, hooks in order", "takes the embedded model"
+EFFECT = "changes what is learned"
 BOUNDARY, INSIDE = "stopped at a boundary = never stopped", "stopped inside a task = never stopped"
 ACCUMULATED = "same result for 1, 2 and 4 accumulation steps"
 
@@ -47,6 +48,21 @@ def test_a_sound_method_passes_every_check() -> None:
     assert done[BOUNDARY, "grpo"].reason == "same bits"
     order = "before_task > choose_examples > 2 x (loss_terms > before_step > after_step) > after_task > state_dict"
     assert done[RUN, "sft"].reason == order
+    assert done[EFFECT, "sft"].reason == "other weights than sft"
+
+
+def test_a_method_that_changes_nothing_is_told_and_does_not_fail(tmp_path: Path) -> None:
+    report, trials = Report(lambda text: None), []
+    for name in ("adds_a_constant", "has_no_gradient"):  # the same for a whole group, and for every weight
+        ((_, plugins),) = subjects(str(faulty(name, tmp_path)))
+        words = f"grpo+{name}" if name == "adds_a_constant" else f"sft+{name}"
+        trials.append(Trial(name, words, plugins, tmp_path / name))
+    for trial in trials:
+        two_tasks(trial, WHOLE)
+        check_effect(method_class(trial.name), trial, report)
+    assert [(one.check, one.outcome) for one in report.results] == [(EFFECT, "no effect")] * 2 and report.passed
+    reasons = [one.reason for one in report.results]
+    assert reasons == [f"same weights as {name}: it changed nothing in these two tasks." for name in ("grpo", "sft")]
 
 
 NOT_FINITE = "{path}", "the gradient of update 1 is not finite"

@@ -61,13 +61,14 @@ def test_data_are_compared_within_a_class_order(tmp_path: Path) -> None:
         ({"prompts": {"task_01": "x", "style": "a"}}, "prompts.task_01", "prompts"),
         ({"prompts": {"task_01": "a", "style": "x"}}, "prompts.style", "prompts"),  # its file was changed meanwhile
         ({"model": {"dtype": "x"}}, "model.dtype", "model"),
+        ({"base": {"sha256": "x", "files": {}}}, "base.sha256", "base"),
     ],
 )
 def test_other_versions_code_prompts_and_models_are_refused(
     tmp_path: Path, manifest: Any, name: str, word: str
 ) -> None:
     usual = {"versions": {"torch": "a"}, "code": {"source_sha256": "a"}, "prompts": {"task_01": "a", "style": "a"}}
-    usual["model"] = {"dtype": "a"}
+    usual |= {"model": {"dtype": "a"}, "base": {"sha256": "a"}}
     own = worded("my.yaml")
     records = [run(tmp_path / m, m, config=own, manifest=usual | of) for m, of in (("sft", {}), ("grpo", manifest))]
     with pytest.raises(UserError, match=rf"(?s)manifest\.{name} is a in .* and x in .*--mix {word} "):

@@ -27,6 +27,7 @@ from clrft.runner.run import run
 from clrft.runner.state import Run
 from clrft.runs.read import read_run
 from clrft.utils.progress import Silent
+from methods.inputs.admission import Admission
 from methods.settings import AUTO, KAHAN, PLAIN, WIDE
 from task_streams.errors import UserError
 
@@ -64,7 +65,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def longest(state: Run) -> Longest:
     """What is longest of its prompts."""
-    return longest_prompts(state.config, state.stream, (), state.policy.processor)
+    return longest_prompts(state.config, state.stream, (), Admission(state.policy.processor))
 
 
 @pytest.fixture(scope="module")

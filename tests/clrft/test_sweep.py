@@ -46,9 +46,8 @@ set:
   stream: {tasks: 2, shots: 8, test_per_class: 1}
   train: {updates: 2, prompts_per_update: 4}
   evaluate: {probe: 0}
-per_method:
-  grpo: {train: {prompts_per_update: 17}}
 """
+PER_METHOD = "per_method:\n  grpo: {train: {prompts_per_update: 17}}\n"
 
 
 def test_a_sweep_runs_compares_tracks_and_skips_what_is_done(
@@ -95,7 +94,7 @@ def test_a_failing_cell_is_reported_does_not_count_as_done_and_the_others_go_on(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     plugins = [faulty(words.partition("+")[2], tmp_path) for words in FAULTY if "+" in words]
-    (tmp_path / "mini.yaml").write_text(SWEEP.replace("zero_shot, sft, rapo", ", ".join([*FAULTY, "sft"])))
+    (tmp_path / "mini.yaml").write_text(SWEEP.replace("zero_shot, sft, rapo", ", ".join([*FAULTY, "sft"])) + PER_METHOD)
     words = ["sweep", str(tmp_path / "mini.yaml"), f"run.output={tmp_path / 'runs'}", "--jobs", "2"]
     assert main([*words, *(word for path in plugins for word in ("--plugin", str(path)))]) == 1
     said = " ".join(capsys.readouterr().out.split())

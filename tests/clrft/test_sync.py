@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from clrft.cli.main import main
 from clrft.runs.read import read_run
@@ -232,7 +234,7 @@ def test_a_sync_leaves_out_what_is_worked_on_and_killed_again_and_again_ends_wit
         assert main(["sync", str(folder)]) == 0
     assert f"{folder}: left out, process {os.getpid()} on" in capsys.readouterr().out
     assert not runs(root, "cell")
-    for last, moment in ((12, "after"), (17, "before")):
+    for last, moment in ((13, "after"), (18, "before")):
         words = [sys.executable, "-c", KILLED, str(folder), str(last), moment]
         assert subprocess.run(words, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert main(["sync", str(folder)]) == 0
@@ -252,6 +254,56 @@ def test_a_store_that_holds_something_else_gets_the_task_anew(root: Path, capsys
     assert main(["sync", str(folder)]) == 0
     assert "2 of the runs anew, as the store held something else" in capsys.readouterr().out
     check_whole(root, folder)
+
+
+def test_a_store_in_a_folder_of_any_name_keeps_its_files_beside_it_where_it_is_moved_or_copied(
+    tmp_path: Path, preparation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, moved, copied = (tmp_path / name for name in ("a?b%20c #é", "moved", "copied"))
+    first.mkdir()
+    shutil.copy(preparation, first / "mlflow.db")
+    folder = written(first)
+    assert main(["sync", str(folder)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    check_whole(first, folder)
+    first.rename(moved)
+    shutil.copytree(moved, copied)
+    shutil.rmtree(copied / "mlartifacts")
+    before = sorted((path, path.stat().st_mtime_ns) for path in moved.rglob("*"))
+    capsys.readouterr()
+    _artifact_repos_cache.clear()  # as another process finds it; MLflow knows places by the run's id alone
+    assert main(["sync", str(copied / "short" / folder.name)]) == 0
+    assert "added 8 files" in capsys.readouterr().out  # the copy's own, not those of where it comes from
+    check_whole(copied, copied / "short" / folder.name)
+    assert sorted((path, path.stat().st_mtime_ns) for path in moved.rglob("*")) == before
+    _artifact_repos_cache.clear()
+    assert main(["sync", str(moved / "short" / folder.name)]) == 0
+    assert "nothing is missing" in capsys.readouterr().out
+    check_whole(moved, moved / "short" / folder.name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "moved"]
+
+
+def test_a_deleted_experiment_is_taken_back_with_its_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(root)
+    assert main(["sync", str(folder)]) == 0
+    client = MlflowClient(tracking_uri(root))
+    client.delete_experiment(client.get_experiment_by_name("clrft").experiment_id)
+    capsys.readouterr()
+    assert main(["sync", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "experiment 'clrft' had been deleted; it was restored" in told.err and "nothing is missing" in told.out
+    check_whole(root, folder)
+
+
+def test_a_long_wait_for_one_call_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(root)
+    monkeypatch.setattr("clrft.tracking.store._SILENCE", 0.05)
+    store.call(time.sleep, 0.5)
+    assert capsys.readouterr().err == f"waiting for MLflow at {store.uri}, which has not answered for 0.05 s\n"
+    store.call(time.sleep, 0.01)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unfinished_run_is_fed_as_far_as_it_is_and_closed(root: Path) -> None:

@@ -236,7 +236,8 @@ def test_numbers_are_finite_and_whole_texts_and_the_automatic_rule_relaxes_where
     ("answer", "truth", "right"),
     [
         ("10%", "-10%", False), ("5%", ".5%", False), ("5 °C", "-5 °C", False), ("2x", "-2x", False),
-        ("$3", "$-3", False), ("$1 50", "$1.50", False), ("3 apples", "-3 apples", False), ("10", "10%", False),
+        ("$3", "$-3", False), ("$3", "-$3", False), ("x", "-x", False), ("cat", "- cat", True),
+        ("$1 50", "$1.50", False), ("3 apples", "-3 apples", False), ("10", "10%", False),
         ("-10 %", "−10%", True), ("T-shirt.", "t shirt", True), ("COVID-19", "covid 19", True), ("U.S.", "u s", True),
         ("３．５", "3.5", True), ("１０％", "10%", True), ("ｃａｔ！", "cat", True), ("猫。", "猫", True),
         ("B", "（Ｂ）", True),

@@ -17,6 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clrft.config.run_config import build_config
+from clrft.runner.same_run import check_same_run
+from clrft.utils.progress import Silent
 from eval.evaluate import evaluate
 from methods.distributed import ranks
 from methods.distributed.sharding import shard, whole
@@ -27,6 +30,7 @@ from methods.training.fit import APPLIED, FitSettings
 from methods.training.optimizers import COMPENSATION
 from methods.training.state import KIND
 from task_streams import STREAMS, build_stream
+from task_streams.errors import UserError
 from task_streams.types import TaskStream
 from tests.methods.two_tasks import base_of, fresh_policy, learned, made
 
@@ -120,6 +124,18 @@ def small_stream() -> TaskStream:
     return dataclasses.replace(stream, tasks=tasks)
 
 
+def refusal() -> str:
+    """What each process is told of a run whose second process has another seed and learning rate."""
+    odd = ranks.rank() == 1
+    config = build_config("digits_cil", "sft", seed=7 if odd else 1993)
+    train = dataclasses.replace(config.train, learning_rate=3e-5 if odd else 1e-5)
+    try:
+        check_same_run(dataclasses.replace(config, train=train), Silent())
+    except UserError as error:
+        return "\n".join(error.problems)
+    return ""
+
+
 def main() -> None:
     """Run the cases as one of several processes; the first writes them into the file that is named."""
     torch.set_num_threads(1)
@@ -127,6 +143,9 @@ def main() -> None:
     file, *kinds = sys.argv[1:]
     stream = small_stream()
     cases = {}
+    if "whole" in kinds:
+        told = ranks.all_gather_json(refusal())
+        cases = {f"told to {rank}": torch.tensor(list(text.encode())) for rank, text in enumerate(told)}
     for kind in kinds:
         for name in [*(CASES if kind == "whole" else SPLIT), *LOW]:
             values = found(name, stream, kind, double=kind != "zero3")

@@ -1,8 +1,10 @@
 """Methods by name and together: plugin files, settings, order, sums, states; what is impossible is refused."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clrft.utils import interrupt
 from methods import METHODS, build_method
 from methods.algorithms.rapo import Rapo, RapoConfig
 from methods.base import AnchorRule, LossContext, Method, Rollouts
@@ -65,11 +68,14 @@ def test_a_plugins_method_is_known_by_its_name_and_by_the_bytes_that_were_loaded
         ("def f(:\n", "SyntaxError"),
         ("import sys\nsys.exit(3)\n", "line 2, fails when it is loaded: SystemExit"),
         ("import no_such_module\n", "line 1, fails when it is loaded: ModuleNotFoundError"),
+        ("\nraise KeyboardInterrupt\n", "line 2, fails when it is loaded: KeyboardInterrupt"),
+        ("raise GeneratorExit\n", "line 1, fails when it is loaded: GeneratorExit"),
     ],
 )
 def test_a_file_without_a_usable_method_is_refused_and_nothing_of_it_stays(
     text: str, reason: str, tmp_path: Path
 ) -> None:
+    interrupt.watch()  # Ctrl-C is known by its own
     before, path = known_methods(), tmp_path / "bad.py"
     path.write_text(text)
     for _ in range(2):  # not taken for loaded the second time
@@ -77,6 +83,35 @@ def test_a_file_without_a_usable_method_is_refused_and_nothing_of_it_stays(
             load_plugin(path)
         assert reason in str(caught.value) and str(path) in str(caught.value)
     assert known_methods() == before
+
+
+def test_what_a_file_changes_of_the_process_as_it_is_loaded_is_put_back_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, path = os.getcwd(), tmp_path / "moves.py"
+    path.write_text(f"import os\nos.chdir({str(tmp_path)!r})\n" + file_of("registry_moves").lstrip())
+    load_plugin(path)
+    assert os.getcwd() == here
+    assert f"warning: --plugin: {path} changed the working folder as it was loaded" in capsys.readouterr().err
+
+
+def test_what_a_run_leaves_in_a_files_module_is_not_there_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "counts.py"
+    plain = "from threading import Lock\nSEEN, COUNT, LOCKS = [], 0, [Lock()]\n"  # a lock cannot be copied
+    text = file_of("registry_counts").replace("@dataclass", f"{plain}@dataclass", 1)
+    hook = """
+    def after_step(self, task_index, step):
+        global COUNT
+        COUNT += 1
+        SEEN.append(step)
+        self.found = (COUNT, list(SEEN))
+"""
+    path.write_text(text + hook)
+    (kind,) = load_plugin(path)
+    for _ in range(2):
+        method = made_method(kind, kind.Config())
+        method.after_step(1, 7)
+        assert method.inner.found == (1, [7])  # type: ignore[attr-defined]
 
 
 def test_problems_of_several_files_are_told_at_once(tmp_path: Path) -> None:
@@ -260,6 +295,26 @@ def test_a_rule_that_no_runner_knows_is_refused_with_the_file() -> None:
         AnchorRule("frist")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"momentum: got 1\.0"):
         AnchorRule("average", 1.0)
+
+
+def test_what_a_learner_decides_is_refused_in_a_part() -> None:
+    part = type("Own", (L2,), {"name": "own", "targets": lambda self, context: {}})
+    (problem,) = composition_problems(METHODS["sft"], [part])
+    assert problem == "part 'own' has targets, which 'sft' as the learner decides; expected none of it in a part."
+
+
+def test_settings_that_a_methods_own_code_refuses_are_a_sentence() -> None:
+    @dataclass(frozen=True)
+    class Own:
+        weight: float = 1.0
+
+        def __post_init__(self) -> None:
+            raise ValueError("the weight is odd")
+
+    with pytest.raises(
+        UserError, match=r"method.parts.own: these settings are refused \(ValueError: the weight is odd"
+    ):
+        typed_section("method.parts.own", Own, {"weight": 2.0})
 
 
 def test_parts_that_look_back_cannot_join_a_joint_method() -> None:

@@ -1,5 +1,6 @@
 """Loading, snapshots, saving, generation; in what weights are held, what is computed in and what goes together."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def test_a_saved_policy_is_a_checkpoint_of_its_own(policy: Policy, stream: TaskS
     again = load_policy(policy.config, str(tmp_path / "hub"))
     asked = [request(example, stream.labels) for example in stream.tasks[0].test[:4]]
     assert again.generate(asked, Decoding(24)) == policy.generate(asked, Decoding(24))
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])  # older checkpoints have them in the latter
+def test_generation_defaults_of_a_checkpoint_change_no_answer_and_are_on_record(
+    policy: Policy, stream: TaskStream, tmp_path: Path, file: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(default_model_path(), folder)
+    if file == "config.json":
+        (folder / "generation_config.json").unlink()
+    odd = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "temperature": 0.3, "suppress_tokens": [5], "top_k": 3}
+    values = json.loads((folder / file).read_text()) | odd
+    (folder / file).write_text(json.dumps(values))
+    asked = [request(example, stream.labels) for example in stream.tasks[0].test[:4]]
+    for share in (True, False):
+        penalised = load_policy(policy.config, str(folder))
+        penalised.share_prefix = share
+        for decoding in (Decoding(24), Decoding(24, temperature=1.0, seed=3)):
+            plain = load_policy(policy.config, str(default_model_path()))
+            plain.share_prefix = share
+            assert penalised.generate(asked, decoding) == plain.generate(asked, decoding)
+    assert odd.items() <= describe_model(penalised)["generation_defaults"].items()
+    assert set(describe_model(policy)["generation_defaults"]) == {"do_sample", "max_new_tokens"}
+    penalised.save(tmp_path / "saved")  # whoever uses the weights elsewhere finds them as they were
+    assert odd.items() <= json.loads((tmp_path / "saved" / "generation_config.json").read_text()).items()
 
 
 def test_a_folder_without_a_processor_and_a_missing_one_are_refused_before_loading(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clrft.runner.same_run import differences
 from methods.distributed import launch, ranks
 from task_streams.errors import UserError
 from tests.methods.rank_cases import CASES, LOW, SPLIT, found, small_stream
@@ -96,6 +97,16 @@ def test_two_processes_move_weights_of_bfloat16_as_one_does(
     assert torch.nn.functional.cosine_similarity(one, both, dim=0) > 0.999
     assert both.norm().item() == pytest.approx(one.norm().item(), rel=0.01)
     assert (of_both[f"{name}|applied"] - 1).abs().max() < 0.01
+
+
+def test_processes_that_were_started_differently_are_all_told_what_differs(by_two: dict[str, Tensor]) -> None:
+    told = [bytes(by_two[f"told to {rank}"].tolist()).decode().splitlines() for rank in (0, 1)]
+    assert told[0] == told[1] == [
+        "train.learning_rate is 1e-05 in process 0 and 3e-05 in process 1.",
+        "seed is 1993 in process 0 and 7 in process 1.",
+        "Every process of a run needs the same command, code, packages and base: start them alike.",
+    ]  # fmt: skip
+    assert differences([{"a": 1}, {"a": 1}, {}]) == ["a is 1 in process 0, 1 and missing in process 2."]
 
 
 def test_a_share_is_whole_groups_where_there_is_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from task_streams import STREAMS
-from task_streams.config import field_docs, typed_section
+from task_streams.config import QUOTES, WrittenFloat, WrittenInt, as_written, field_docs, typed_section
 from task_streams.datasets.digits import DigitsDilConfig
 from task_streams.errors import UserError
 from tests.task_streams.streams import problems_of
@@ -32,6 +32,11 @@ def test_every_stream_config_goes_through_yaml_and_back(name: str) -> None:
     config = typed_section("stream", cls, required | NEEDED.get(name, {}))
     values = json.loads(json.dumps(asdict(config)))  # tuples to lists
     assert typed_section("stream", cls, yaml.safe_load(yaml.safe_dump(values))) == config
+
+
+def from_text(text: str) -> int | float:
+    """A number as what reads YAML makes it."""
+    return as_written(WrittenInt(text) if text.isdigit() else WrittenFloat(text), text)
 
 
 def as_even(number: int) -> int:
@@ -69,6 +74,8 @@ class Every:
     [
         ("number", 3, 3.0), ("number", "1e-4", 1e-4),  # YAML 1.1 reads the second as text
         ("truth", 1, True), ("truth", "no", False), ("text", 7, "7"), ("texts", [1, "a"], ("1", "a")),
+        ("text", from_text("007"), "007"), ("texts", [from_text("1e3"), "no"], ("1e3", "no")),
+        ("whole", from_text("010"), 10), ("number", from_text("1e-6"), 1e-6),
         ("choice", "first", "first"), ("choice", None, None), ("path", "a/b", PurePath("a/b")),
     ],
 )  # fmt: skip
@@ -83,7 +90,8 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("choice", ["secnd"], "one of first, second, third, or null. Did you mean 'second'?"),
     ("truth", [0.0, "maybe"], "true or false."),
     ("text", ["${oc.env:HOME}", "???", ["a"]], "text."),
-    ("text", [True], "text. YAML reads Yes, No, On and Off as True and False: put such names in quotes."),
+    ("text", [True], f"text.{QUOTES}"),
+    ("texts", [["a", None], [1, True]], f"a list, each text.{QUOTES}"),
     ("texts", ["a", {"a": 1}], "a list, each text."),
     ("even", [3], "an even number."),
     ("even", ["x"], "a whole number."),

@@ -185,7 +185,7 @@ def test_positives_are_counted_and_classes_without_or_with_too_few_are_named(tmp
     assert lacking[0] in notes and lacking[2] in notes
     write(tmp_path / "none", [both("dog"), both("zebra")])
     empty = problems_of(lambda: stream(tmp_path / "none", allow_empty_classes=True))
-    assert empty == ("task cat+apple: no training images",)
+    assert empty[0] == "task cat+apple: no training images" and empty[1].startswith("use other classes (categories")
 
 
 def test_copies_are_reported_or_left_out_and_inside_of_one_task_kept_and_noted(tmp_path: Path) -> None:
@@ -214,3 +214,17 @@ def test_a_list_of_training_images_replaces_the_draw_and_counts_what_is_not_used
     found = stream(tmp_path, tasks=1, shots_list=str(path))
     assert [keys(task.train) for task in found.tasks] == [[6, 7]]  # dog and zebra; 0 is an apple and 5 a cat
     assert "2 of 4 listed items are of classes that are not used" in found.notes
+
+
+def test_a_class_that_is_left_empty_is_told_with_the_images_that_were_left_out(tmp_path: Path) -> None:
+    write(tmp_path, [both(name) for name in EVERY])
+    (tmp_path / "val2017/000000.png").write_bytes(b"")  # apple
+    dog = (tmp_path / "val2017/000002.png").read_bytes()
+    (tmp_path / "train2017/000002.png").write_bytes(dog)
+    told = problems_of(lambda: stream(tmp_path, on_damaged="skip", on_copies="skip"))
+    assert told == (
+        "task dog+zebra: no training images with 1 classes: dog; images of dog (left out: 1 copies of others)",
+        "task cat+apple: no test images with 1 classes: apple; "
+        "images of apple (left out: 1 damaged or not taken by the model)",
+        "use other classes or more images, or set allow_empty_classes=true",
+    )

@@ -178,7 +178,7 @@ def test_missing_lists_and_faults_of_lists_are_named(tmp_path: Path) -> None:
         "expected one class for each class number of the lists; found 2 = dog, elephant, 1, 2 = dog",
         "photo_crossval_kfold.txt: 1 files that it names are missing: photo/dog/none.jpg",
         "photo: no test items of 1 of the 2 classes: elephant",
-        "photo: no test examples for 1 classes: elephant",
+        "photo: no test examples for 1 classes: elephant; add items, or use others",
     )
     (root / "photo_crossval_kfold.txt").unlink()
     assert problems_of(lambda: pacs(root)) == (

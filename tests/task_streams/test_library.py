@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -19,6 +22,7 @@ from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.library import BATCH, FILE, Index, Library, all_problems, rare_collection
 from task_streams.sources.records import Damaged, FileSource, Found, Record, Workspace
+from task_streams.sources.tables import hub_table, parquet_tables
 from tests.task_streams.streams import built, png, problems_of, write_tree
 
 
@@ -57,7 +61,9 @@ def coloured(count: int) -> Shelf:
     return Shelf({f"{'ab'[i % 2]}/{i:04d}": png((i % 256, i // 256, 0)) for i in range(count)})
 
 
-def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_processes(tmp_path: Path) -> None:
+def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, cache = tmp_path / "root", tmp_path / "cache"
     write_tree(root, "abcd", 5)
     build = partial(built, "folder_cil", root, tasks=2, shots=2, test_per_class=2)
@@ -65,13 +71,15 @@ def test_files_that_the_index_knows_are_not_opened_and_examples_travel_to_other_
     sent = pickle.loads(pickle.dumps(first))
     assert sent == first
     assert sent.tasks[0].train[0].media().size == (8, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSource, "read", Mock(side_effect=AssertionError("opened")))
+        assert fingerprints(build(workspace=Workspace(cache))) == fingerprints(first)
     for path in root.rglob("*.png"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)  # same size, no image any more
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert fingerprints(build(workspace=Workspace(cache))) == fingerprints(first)
-    with pytest.raises(UserError, match="items cannot be decoded"):
-        build()
+    with pytest.raises(UserError, match="20 items cannot be decoded"):
+        build(workspace=Workspace(cache))
 
 
 def test_the_search_for_cycles_is_as_usual_after_a_build_that_failed_too() -> None:
@@ -171,6 +179,26 @@ def test_each_item_is_hashed_and_read_once_and_again_only_under_another_stamp(tm
     changed = Library(Workspace(tmp_path)).admit(shelf.records())[1]
     assert shelf.reads == {"b/0001": 1}
     assert changed is not None and changed.content == hashlib.sha256(png((9, 9, 9))).hexdigest()
+
+
+def test_other_bytes_of_the_same_size_and_time_have_another_stamp(tmp_path: Path) -> None:
+    write_tree(tmp_path / "birds", ["jay"], 1)
+    (image,) = (tmp_path / "birds").rglob("*.png")
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"label": ["jay", "owl"]}), table)
+
+    def stamps() -> list[str]:
+        found = [FileSource(image).stamp(), parquet_tables("train", [str(table)])[0].identity]
+        return [*found, hub_table(str(tmp_path), None, "train", None, tmp_path / "scratch").identity]
+
+    before = stamps()
+    assert stamps() == before
+    for path in (image, table):
+        status = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert [now == then for now, then in zip(stamps(), before, strict=True)] == [False, False, False]
 
 
 def test_a_fault_is_never_remembered_and_what_vanished_is_damaged_although_it_is_known(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_every_style_has_fingerprints_of_its_own_of_all_that_it_says(tmp_path: P
     [
         (OWN, "just words", "expected the keys labels, label_order, media, placeholders, think, answer_only."),
         (OWN, "{", "no YAML ("),
+        ("labels: normalised\n", "labels: normalised\nlabels: as_named\n", "the key 'labels' is given 2 times"),
         ("labels: normalised\n", "", "labels is missing."),
         ("label_order: appearance\n", "", "label_order is missing."),
         ("think:", "thinks:", "unknown key 'thinks'. Did you mean 'think'?"),

@@ -285,7 +285,7 @@ def test_rows_of_every_form_are_read_and_each_pair_of_turns_is_an_item(tmp_path:
     assert {e.key for e in stream.tasks[0].train} == {"GQA/train/1", "GQA/train/2"}
     assert "GQA/train.json: no row has an id; each is known by its number" in stream.notes
     write_rows(tmp_path / "GQA" / "train.json", rows[3:4])
-    assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions"
+    assert problems(config(tmp_path, "GQA")) == "task GQA: no training questions; add rows, or leave the task out"
 
 
 def test_a_test_question_about_an_image_that_is_trained_on_is_counted_and_a_copy_found(tmp_path: Path) -> None:
@@ -315,7 +315,6 @@ BAD_ROWS: list[tuple[Any, str]] = [
     (flat(4, "x.png", "Who?", []), "an empty answer"),
     (flat(5, "x.png", "Who?", float("nan")), "an answer that is no finite number"),
     (flat(6, "x.png", "How many?", [1, float("inf")]), "an answer that is no finite number"),
-    (flat(7, "x.png", "Who?", "me</answer> you"), "an answer with '</answer>', which would end its own reply"),
     (flat(8, "x.png", "Who?", None), "an answer that is neither text nor a number"),
     ({"id": 9, "image": "x.png", "text": " <image>\n", "answer": "me"}, "an empty question"),
     (talk(10, "x.png", "Who?", "me", conversations=[]), "'conversations' is no list of turns"),
@@ -352,7 +351,7 @@ def test_an_unknown_task_folder_gets_the_nearest_name_and_one_like_yes_quotes(tm
     for name in ("ScienceQA", "Yes"):
         write_task(tmp_path, name)
     assert "unknown task folder 'SciencQA'. Did you mean 'ScienceQA'?" in problems(config(tmp_path, "SciencQA"))
-    with pytest.raises(UserError, match="Off as True and False: put such names in quotes"):
+    with pytest.raises(UserError, match="put such names in quotes"):
         typed_section("stream", QuestionsConfig, yaml.safe_load("tasks: [Yes]\nroot: x\n"))
     with pytest.raises(UserError) as caught:
         typed_section("stream", QuestionsConfig, yaml.safe_load("tasks: 5\nroot: x\n"))

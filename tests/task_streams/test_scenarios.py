@@ -29,8 +29,8 @@ def test_classes_short_of_shots_are_recorded_and_one_in_a_single_split_is_refuse
     )
     pool = Pool(make_examples("ab", 3, "train"), make_examples("bc", 3, "test"))
     assert problems_of(lambda: draw(pool, 1, 1)) == (
-        "no training examples for 1 classes: c",
-        "no test examples for 1 classes: a",
+        "no training examples for 1 classes: c; add items, or use others",
+        "no test examples for 1 classes: a; add items, or use others",
     )
 
 

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -192,7 +193,8 @@ def test_empty_and_damaged_image_cells_are_named_or_skipped(tmp_path: Path) -> N
         (
             {"hub": "x", "class_names": [1]},
             "class_names: got [1], expected a list of texts, a file of them, new names by present ones "
-            '(e.g. {"4": four}), or null.',
+            '(e.g. {"4": four}), or null. true, false, null and numbers are no text (in YAML 1.1 nor yes, no, on and '
+            "off): put such names in quotes.",
         ),
     ],
 )
@@ -364,11 +366,10 @@ def test_the_copy_of_a_table_is_used_again_until_the_file_changes_and_a_fault_of
     made = copy.stat().st_mtime_ns
     assert fingerprints(cil(train=path, cache=cache)) == fingerprints(first)
     assert copy.stat().st_mtime_ns == made
-    os.rename(path, tmp_path / "moved.parquet")  # is copied again, but its images are known by their content
+    shutil.copy2(path, tmp_path / "moved.parquet")  # is copied again, but its images are known by their content
     example = examples(cil(train=str(tmp_path / "moved.parquet"), cache=cache))[0]
     source = example.media.args[0]  # type: ignore[attr-defined]
     assert (source.name, source.stamp()) == (f"sha256:{example.content}", "content")
-    os.rename(tmp_path / "moved.parquet", path)
     copy.write_bytes(copy.read_bytes()[:200])
     (problem,) = problems(train=path, cache=cache)
     assert problem.startswith(f"{copy}: cannot be read (") and problem.endswith("remove the file, it is made anew")

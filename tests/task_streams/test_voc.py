@@ -185,7 +185,7 @@ def test_objects_that_are_difficult_or_of_other_classes_and_images_without_any_a
         "Rename it, or set other_classes=skip. In: VOC2007/000003",
     )
     assert problems_of(lambda: cil(tmp_path, other_classes="skip"))[:2] == (
-        "task dog+sheep: no training images with 1 classes: dog",
+        "task dog+sheep: no training images with 1 classes: dog; boxes left out: dog: 1 marked difficult",
         "task cat+bird: no training images with 1 classes: cat",
     )
     notes = cil(tmp_path, other_classes="skip", allow_empty_classes=True).notes
