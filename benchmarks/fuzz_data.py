@@ -348,8 +348,9 @@ def plain_folder(layout: str) -> Folder:
 Property = Callable[[Folder, random.Random], None]
 
 
-def relabel(folder: Folder, old: str, label: str, written: Any = None) -> None:
-    """Another name for a class, or another answer."""
+def relabel(folder: Folder, place: int, label: str, written: Any = None) -> None:
+    """Another name for a class, or another answer, by its place among them."""
+    old = list(dict.fromkeys(item.label for item in folder.items))[place]
     for item in folder.items:
         if item.label == old:
             item.label, item.written = label, label if written is None else written
@@ -360,7 +361,7 @@ def relabel(folder: Folder, old: str, label: str, written: Any = None) -> None:
 def other_form(folder: Folder, rng: random.Random) -> None:
     """A name in another of Unicode's forms than people read it."""
     name = rng.choice(("café", "über", "東京", "ＡＢＣ", "naïve ñ", "한국", "ｶﾞ", "Ångström"))
-    relabel(folder, rng.choice(NAMES[:2]), name, unicodedata.normalize(rng.choice(("NFD", "NFKD", "NFC")), name))
+    relabel(folder, rng.choice((0, 1)), name, unicodedata.normalize(rng.choice(("NFD", "NFKD", "NFC")), name))
 
 
 def twins(folder: Folder, rng: random.Random) -> None:
@@ -376,8 +377,8 @@ def twins(folder: Folder, rng: random.Random) -> None:
             ("ﬁn", "fin"),
         )
     )
-    relabel(folder, NAMES[0], first)
-    relabel(folder, NAMES[1], second)
+    relabel(folder, 0, first)
+    relabel(folder, 1, second)
     folder.expect("passes" if folder.layout == "questions_til" else "refused")
 
 
@@ -386,7 +387,7 @@ def tagged(folder: Folder, rng: random.Random) -> None:
     choices = ["<answer>ant", "an<think>t"]
     if folder.layout not in PATHS:  # no folder has a slash in its name
         choices += ["<answer>ant</answer>", "ant</answer>", "</think>ant", "a</answer><answer>b"]
-    relabel(folder, NAMES[0], rng.choice(choices))
+    relabel(folder, 0, rng.choice(choices))
     folder.expect("either" if "</" not in folder.items[0].label else "refused")
 
 
@@ -397,25 +398,25 @@ def special_token(folder: Folder, rng: random.Random) -> None:
         item = rng.choice(folder.items)
         item.more["question"] = f"What is {token} here?"
     else:
-        relabel(folder, NAMES[0], f"an{token}t")
+        relabel(folder, 0, f"an{token}t")
     folder.expect("either", "refused")
 
 
 def commas(folder: Folder, rng: random.Random) -> None:
     """Names that a list with commas does not keep apart."""
-    relabel(folder, NAMES[0], "ant, red")
-    relabel(folder, NAMES[1], "red")
+    relabel(folder, 0, "ant, red")
+    relabel(folder, 1, "red")
 
 
 def odd_name(folder: Folder, rng: random.Random) -> None:
     """A name that some tool would take for something else."""
     name = rng.choice(("no", "yes", "null", "1", "1e5", "0x10", "=1+1", "-1", "{labels}", "[bold]x", "$x$", "a'b\"c"))
-    relabel(folder, NAMES[0], name)
+    relabel(folder, 0, name)
 
 
 def escapes(folder: Folder, rng: random.Random) -> None:
     """A name with codes that a terminal obeys."""
-    relabel(folder, NAMES[0], rng.choice(("ant\x1b[31mred", "a\x07b", "ant\u202etna", "a\rb", "ant\x1b]0;title\x07")))
+    relabel(folder, 0, rng.choice(("ant\x1b[31mred", "a\x07b", "ant\u202etna", "a\rb", "ant\x1b]0;title\x07")))
     folder.expect("either")
 
 
@@ -424,6 +425,8 @@ def good_look(folder: Folder, rng: random.Random) -> None:
     looks = [look for look in GOOD_LOOKS if not (folder.layout in BOXES and look.startswith("grey"))]
     item = rng.choice(folder.items)
     item.look = rng.choice(looks)
+    if folder.layout in BOXES and item.look == "mirrored":  # both frames have one size: boxes may be of either
+        folder.expect("refused")
     if folder.layout in ROWS and item.look.startswith("grey"):
         item.look = "palette"  # the colour tells which row it is
 
