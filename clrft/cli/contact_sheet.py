@@ -11,10 +11,10 @@ from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Resampling
 
+from clrft.utils.fonts import font_file
 from task_streams.errors import UserError
 from task_streams.prompt import visible
 from task_streams.sources.records import Damaged
@@ -76,8 +76,9 @@ def _block(name: str, lines: list[list[Image.Image]]) -> Image.Image:
         for left, tile in zip(accumulate((tile.width + GAP for tile in line), initial=0), line, strict=False):
             block.paste(tile, (left, top))
     if name:
-        text = _cut(name if any(lines) else f"{name}: no items", _font(14), width)
-        ImageDraw.Draw(block).text((0, sum(heights) - 1), text, INK, _font(14))
+        font = _font(14, name)
+        text = _cut(name if any(lines) else f"{name}: no items", font, width)
+        ImageDraw.Draw(block).text((0, sum(heights) - 1), text, INK, font)
     return block
 
 
@@ -110,7 +111,7 @@ def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _boxed(image: Image.Image, boxes: Sequence[Box], name: str) -> Image.Image:
     """The image with its boxes; those of the named class last and thick, the others with a small name inside."""
     inner = ImageOps.contain(image.convert("RGB"), BOXED, Resampling.LANCZOS)
-    pen, font = ImageDraw.Draw(inner), _font(9)
+    pen = ImageDraw.Draw(inner)
     for box in sorted(boxes, key=lambda box: box.category == name):
         own = box.category == name
         sides = (inner.width - 1, inner.height - 1) * 2
@@ -118,6 +119,7 @@ def _boxed(image: Image.Image, boxes: Sequence[Box], name: str) -> Image.Image:
         pen.rectangle(corners, outline=OWN_BOX if own else OTHER_BOX, width=2 if own else 1)
         if not own:
             left, top = corners[:2]
+            font = _font(9, box.category)
             pen.rectangle((left, top, left + font.getlength(box.category) + 3, top + 11), fill=LABEL)
             pen.text((left + 2, top), box.category, PAPER, font)
     return _fitted(inner, BOXED)
@@ -131,12 +133,13 @@ def _card(example: Example, bar: Colour) -> Image.Image:
     card = Image.new("RGB", (CARD[0], CARD[1] + CARD_LINES * CARD_LINE + 8), PAPER)
     card.paste(_fitted(shown, CARD), (0, 0))
     pen = ImageDraw.Draw(card)
-    answer = _wrapped(example.target.answers[0], _font(13, bold=True), CARD[0], 2)
-    asked = _wrapped(example.target.text, _font(13), CARD[0], CARD_LINES - len(answer))
+    answer_font, font = _font(13, example.target.answers[0], bold=True), _font(13, example.target.text)
+    answer = _wrapped(example.target.answers[0], answer_font, CARD[0], 2)
+    asked = _wrapped(example.target.text, font, CARD[0], CARD_LINES - len(answer))
     for number, line in enumerate((*asked, *answer)):
         is_answer = number >= len(asked)
         place = (2, CARD[1] + 4 + number * CARD_LINE)
-        pen.text(place, line, ANSWER if is_answer else INK, _font(13, bold=is_answer))
+        pen.text(place, line, ANSWER if is_answer else INK, answer_font if is_answer else font)
     return _barred([card], bar)
 
 
@@ -172,8 +175,8 @@ def _drawn(rows: Sequence[Sequence[Image.Image]], head: str, facts: str) -> Imag
     heights = [max(block.height for block in row) + GAP for row in rows]
     width = max(column * max(len(row) for row in rows) - BLOCK_GAP, 640) + 2 * MARGIN
     page = Image.new("RGB", (width, HEADER + sum(heights) + 2 * MARGIN), PAPER)
-    pen, font = ImageDraw.Draw(page), _font(13)
-    pen.text((MARGIN, MARGIN - 6), _cut(head, _font(19, bold=True), width - 2 * MARGIN), INK, _font(19, bold=True))
+    pen, font, bold = ImageDraw.Draw(page), _font(13, facts), _font(19, head, bold=True)
+    pen.text((MARGIN, MARGIN - 6), _cut(head, bold, width - 2 * MARGIN), INK, bold)
     pen.text((MARGIN, MARGIN + 22), facts, FAINT, font)
     x = MARGIN + font.getlength(facts) + 28
     for colour, text in ((TRAIN_BAR, "training"), (TEST_BAR, "test")):
@@ -213,8 +216,11 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, limit: int) 
     return [_cut(line, font, width) for line in whole]
 
 
+def _font(size: int, text: str, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """A font that has the letters of a text, where one is installed."""
+    return _loaded(font_file(text, bold), size)
+
+
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+def _loaded(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), size)

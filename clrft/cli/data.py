@@ -60,7 +60,7 @@ def check_command(options: argparse.Namespace, console: Console) -> int:
         console.print(tasks_table(stream, config, damage))
         if any(task.kind == "detection" for task in stream.tasks):
             console.print(positives_table(stream))
-        say(console, *(f"note: {note}" for note in stream.notes))
+        say(console, *(f"note: {note}" for note in (*stream.notes, *letters_note(stream))))
     if problems:
         raise UserError(*problems)
     console.print(f"{config.stream_label}: no problems found", highlight=False, soft_wrap=True)
@@ -109,8 +109,18 @@ def show_command(options: argparse.Namespace, console: Console) -> int:
         for path in folder.iterdir():
             if _SHEET.fullmatch(path.name) and path not in paths:
                 path.unlink()
-    say(console, *paths)
+    say(console, *paths, *(f"note: {note}" for note in letters_note(stream)))
     return 0
+
+
+def letters_note(stream: TaskStream) -> list[str]:
+    """A note where names of classes and tasks have letters that no font here has."""
+    names = [name for task in stream.tasks for name in (task.name, *task.classes)]
+    if all(map(str.isascii, names)):
+        return []
+    from clrft.utils.fonts import font_note
+
+    return [note] if (note := font_note(names)) else []
 
 
 def unpack_command(options: argparse.Namespace, console: Console) -> int:

@@ -19,13 +19,14 @@ from rich.markup import escape
 
 from clrft.cli.parser import build_parser
 from clrft.utils import interrupt
+from clrft.utils.console import SafeConsole
 from clrft.utils.failures import GO_ON, explained
 from clrft.utils.process_end import end_in_time
 from clrft.utils.quiet import quiet_environment
 from task_streams.errors import UserError
 
 
-class Output(Console):
+class Output(SafeConsole):
     """What a command writes to; that nobody reads it any more is an error like others."""
 
     def on_broken_pipe(self) -> None:
@@ -102,7 +103,7 @@ def outcome(options: argparse.Namespace, console: Console, words: str) -> tuple[
 
 def show_end(code: int, sentences: Sequence[str]) -> None:
     """Tell why a command ended with an exit code."""
-    errors = Console(stderr=True, emoji=False)
+    errors = SafeConsole(stderr=True, emoji=False)
     head = {1: "[bold red]failed[/bold red] ", 2: "[bold red]error[/bold red] "}.get(code, "")
     for one in sentences:
         errors.print(f"{head}{escape(one)}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from clrft.config.run_config import parse_overrides
 from clrft.config.sweeps import load_sweep
 from clrft.memory.phases import Sharing
 from clrft.planning.hardware import THIS, hardware_of
+from clrft.utils.console import SafeConsole
 from task_streams.errors import UserError
 
 
@@ -36,7 +37,7 @@ def plan_command(options: argparse.Namespace, console: Console) -> int:
         sharing = Sharing(options.devices_per_cell, options.split)
         target = target_of(hardware, options.jobs, options.completion_tokens, sharing)
     else:
-        with Console(stderr=True).status("measuring a little of every kind of cell"):
+        with SafeConsole(stderr=True).status("measuring a little of every kind of cell"):
             target = this_target(cells, options.jobs)
     plan = plan_of(cells, target)
     suggested = suggestions(plan)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from clrft.config.records import Manifest, read_record, read_stage
 from clrft.config.run_config import RunConfig
@@ -36,6 +35,7 @@ from clrft.runs.taxonomy import run_kinds, task_classes
 from clrft.tracking.runs import CellTracker, Tracker, manifest_tags, mark
 from clrft.tracking.sync import feed_or_tell
 from clrft.utils import interrupt
+from clrft.utils.console import SafeConsole
 from clrft.utils.failures import explained
 from clrft.utils.files import check_writable, clean_partials, read_json, write_json_atomic
 from clrft.utils.locks import TIMING, Held, Locked, Timing, held
@@ -82,7 +82,7 @@ def run_alone(config: RunConfig, reporter: Reporter | None = None, source: Sourc
         UserError: something about the input cannot work, or the processes of the run differ.
     """
     with ExitStack() as stack:
-        shown: Reporter = stack.enter_context(Bars(Console(stderr=True))) if reporter is None else reporter
+        shown: Reporter = stack.enter_context(Bars(SafeConsole(stderr=True))) if reporter is None else reporter
         check_same_run(config, shown)
         if ranks.on_rank0(lambda: is_done(config)):
             return run(config, shown)

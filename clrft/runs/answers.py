@@ -35,7 +35,7 @@ def answers_table(record: RunRecord, kinds: RunKinds) -> Table:
         if task <= stage or stage == 0:
             by_stage.setdefault(stage, Counter()).update(counts)
     titles = dict(OUTCOME_TITLES)
-    if kinds.undivided is not None:
+    if kinds.undivided is not None:  # all tasks may have the same classes
         titles["same_task"] = "another class"
     came_up = [outcome for outcome in OUTCOMES if any(counts[outcome] for counts in by_stage.values())]
     table = Table(title="Answers by kind (%)")

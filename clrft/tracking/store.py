@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from clrft.utils.console import visible
 from clrft.utils.files import check_writable, locked
 from task_streams.errors import UserError
 
@@ -137,7 +138,7 @@ def redacted_uri(text: str) -> str:
 
 def tell(text: str) -> None:
     """Tell the user a sentence on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def without_secrets(text: str, uri: str) -> str:

@@ -11,7 +11,7 @@ Deliberately absent: what the values should be (``clrft/config/records.py``, ``c
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,25 +124,28 @@ def from_json(text: str) -> Any:
 
 def check_plain(value: Any, unfit: re.Pattern[str]) -> None:
     """Refuse what is no plain value, and texts with characters that do not fit, by a ``ValueError``."""
-    waiting, count = [(value, 0)], 0
+    waiting: list[tuple[Sequence[Any], int]] = [([value], 0)]  # values side by side, and how deep they lie
+    count = 0
     while waiting:
-        one, depth = waiting.pop()
-        count += 1
-        if depth > DEEPEST:
+        parts, depth = waiting.pop()
+        count += len(parts)
+        if parts and depth > DEEPEST:
             raise ValueError("it is nested too deep, or holds itself")
         if count > MOST:
             raise ValueError(f"it holds more than {MOST} values")
-        if isinstance(one, dict):
-            keys = [key for key in one if not isinstance(key, str)]
-            if keys:
-                raise ValueError(f"the key {brief(keys[0])} is no text; put it in quotes")
-            waiting += [(part, depth + 1) for part in (*one, *one.values())]
-        elif isinstance(one, list):
-            waiting += [(part, depth + 1) for part in one]
-        elif not isinstance(one, PLAIN):
-            raise ValueError(f"{brief(one)} is no plain value")
-        elif isinstance(one, str) and (found := unfit.search(one)):
-            raise ValueError(f"{brief(one)} has the character {found[0]!r}")
+        for one in parts:
+            if isinstance(one, str):
+                if found := unfit.search(one):
+                    raise ValueError(f"{brief(one)} has the character {found[0]!r}")
+            elif isinstance(one, dict):
+                keys = [key for key in one if not isinstance(key, str)]
+                if keys:
+                    raise ValueError(f"the key {brief(keys[0])} is no text; put it in quotes")
+                waiting.append(((*one, *one.values()), depth + 1))
+            elif isinstance(one, list):
+                waiting.append((one, depth + 1))
+            elif not isinstance(one, PLAIN):
+                raise ValueError(f"{brief(one)} is no plain value")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from PIL import Image
 from clrft.cli.contact_sheet import OTHER_BOX, OWN_BOX, PAGE_HEIGHT, TEST_BAR, TRAIN_BAR, _font, _wrapped, sheets
 from clrft.cli.main import main
 from clrft.runs.read import read_run
+from clrft.utils import fonts
+from clrft.utils.fonts import font_file, font_note
 from task_streams.errors import UserError
 from task_streams.scenarios.fingerprint import fingerprints
 from task_streams.sources.records import Damaged
@@ -244,9 +246,9 @@ def test_questions_classes_without_items_and_empty_tasks_make_a_page_too() -> No
 def test_an_item_that_was_damaged_meanwhile_is_named_and_long_texts_are_wrapped_and_cut() -> None:
     with pytest.raises(UserError, match=r"k/3 cannot be decoded any more \(cut off\)"):
         pages([example(3, "a", Mock(side_effect=Damaged("cut off")))], [], ("a",), "classification")
-    lines = _wrapped("word " * 200 + "x" * 500, _font(13), 100, 3)
+    lines = _wrapped("word " * 200 + "x" * 500, _font(13, "word"), 100, 3)
     assert len(lines) == 3
-    assert all(_font(13).getlength(line) <= 100 for line in lines)
+    assert all(_font(13, "word").getlength(line) <= 100 for line in lines)
     assert lines[-1].endswith("…")
 
 
@@ -296,3 +298,15 @@ def test_a_run_on_real_data_ends_with_its_matrix(
     assert record.matrix.measure == ("box AP" if sample == "coco_mini" else "accuracy")
     assert ("Box AP (%)" if sample == "coco_mini" else "Accuracy (%)") in said
     assert sorted(path.name for path in output.iterdir()) == [".cache", "single"]  # nothing else is written
+
+
+def test_letters_that_no_installed_font_has_are_told_and_others_are_drawn_by_one_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert font_note(["Ärger", "naïve", "Привет", "a b"]) == ""  # the shipped font has them
+    assert font_file("Ärger").name == "DejaVuSans.ttf" and font_file("x", bold=True).name == "DejaVuSans-Bold.ttf"
+    only_latin, wide = frozenset(map(ord, "cat")), frozenset(map(ord, "cat猫"))
+    monkeypatch.setattr(fonts, "_glyphs", lambda path: wide if path.name == "Wide.ttf" else only_latin)
+    monkeypatch.setattr(fonts, "_installed", lambda letters: Path("Wide.ttf") if letters <= wide else None)
+    assert font_file("cat 猫") == Path("Wide.ttf") and font_note(["cat 猫"]) == ""
+    assert font_note(["cat 猫", "犬"]).startswith("no installed font has 犬: contact sheets and pictures show empty")
