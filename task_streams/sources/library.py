@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from task_streams.errors import UserError
+from PIL import Image
+
+from task_streams.errors import UserError, shown
 from task_streams.sources.clips import ClipDecoder
 from task_streams.sources.images import IMAGES
 from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Workspace
@@ -102,12 +104,14 @@ class Library:
         on_damaged: ``error`` (to stop the run) or ``skip`` (left out, and noted).
         decoder: how bytes become images or clips.
         damaged: reason of every item that could not be decoded, by key.
+        scaled: bits of the values of each 16-bit image that holds fewer, by key.
     """
 
     workspace: Workspace
     on_damaged: str = "error"
     decoder: Decoder | ClipDecoder = IMAGES
     damaged: dict[str, str] = field(default_factory=dict)
+    scaled: dict[str, str] = field(default_factory=dict)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
@@ -148,18 +152,25 @@ class Library:
             else:
                 good.append((batch[place].source, stamps[place], content))
         index.remember(self.decoder.identity, good)
+        for place, known in enumerate(contents):
+            content, _, bits = (known or "").partition("\t")
+            contents[place] = content or None
+            if bits:
+                self.scaled[batch[place].key] = bits
         return contents
 
     def _verified(self, record: Record) -> tuple[str | None, str]:
-        """Content of an item that can be decoded to its end; None and why, where it cannot."""
+        """Content of an item that can be decoded to its end, and its bits if scaled; None and why, where it cannot."""
+        bits = ""
         try:
             if isinstance(self.decoder, Decoder):
                 data = record.source.read()  # once: what is hashed is what is decoded
-                self.decoder.decode(data)
+                media = self.decoder.decode(data)
+                bits = f"\t{media.info['bits']}" if isinstance(media, Image.Image) and "bits" in media.info else ""
             else:
                 self.decoder(record.source)
                 data = b"" if record.content else record.source.read()
-            return record.content or hashlib.sha256(data).hexdigest(), ""
+            return (record.content or hashlib.sha256(data).hexdigest()) + bits, ""
         except Damaged as fault:
             return None, str(fault)
 
@@ -168,14 +179,17 @@ class Library:
 
         One of them at least is empty: damaged items are skipped, or they stop the run.
         """
+        scaled = [f"{key} ({bits})" for key, bits in sorted(self.scaled.items())]
+        what = "16-bit images hold values of fewer bits, and are scaled by these"
+        notes = [f"{len(scaled)} {what}: {shown(scaled, 5)}"] if scaled else []
         faults = [f"{key} ({fault})" for key, fault in sorted(self.damaged.items())]
         count = len(faults)
         if count > NAMED:
             faults = [*faults[:NAMED], f"and {count - NAMED} more"]
         if not faults:
-            return [], []
+            return [], notes
         if self.on_damaged == "skip":
-            return [], [f"{count} damaged items skipped: {', '.join(faults)}"]
+            return [], [f"{count} damaged items skipped: {', '.join(faults)}", *notes]
         return [f"{count} items cannot be decoded; repair or remove them, or set on_damaged=skip", *faults], []
 
 

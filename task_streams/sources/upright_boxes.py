@@ -50,8 +50,8 @@ class UprightBoxes:
         good = [place for place, example in enumerate(examples) if example is not None]
         try:
             frames = self._frames([records[place] for place in good])
-        except Damaged as fault:  # each of them was read just now
-            raise UserError(f"an image was changed while images were read ({fault}); start again") from fault
+        except Damaged as error:  # each of them was read just now
+            raise UserError(f"an image was changed while images were read ({error}); start again") from error
         for place, frame in zip(good, frames, strict=True):
             record, example = records[place], examples[place]
             assert example is not None

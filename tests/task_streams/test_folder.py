@@ -1,6 +1,8 @@
 """Folders below a root, and streams of image folders."""
 
 import os
+import socket
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
 from task_streams.sources.layout import below, existing_root, lines, subfolders
+from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import TaskStream
 from tests.task_streams.streams import built, cut, problems_of, sizes, write_tree
 
@@ -239,3 +242,29 @@ def test_names_are_shown_with_their_accents_within_letters_and_two_that_differ_i
     write_tree(tmp_path / "day", [LINUX], 8)
     told = f"classes {MAC!r}, {LINUX!r} all read 'café' in an answer; rename all but one of them"
     assert told in problems_of(lambda: built("folder_cil", tmp_path / "day", tasks=1, classes_per_task=1, shots=2))
+
+
+def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**34)
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        monkeypatch.chdir(tmp_path)  # a path of a socket is short
+        listener.bind("socket")
+        for name, said in (
+            ("pipe", "a pipe; expected a regular file"),
+            ("socket", "a socket; expected a regular file"),
+            ("folder", "Is a directory"),
+            ("sparse", "a sparse file of 17179869184 bytes, of which 0 are on the disk; expected a whole file"),
+        ):
+            with pytest.raises(Damaged) as caught:
+                FileSource(tmp_path / name).read()
+            assert str(caught.value) == said
+            with pytest.raises(UserError, match=said.split(";")[0]):
+                lines(tmp_path / name)
+    (tmp_path / "list.txt").write_bytes("a\r\nb\n".encode("utf-16"))
+    with pytest.raises(UserError, match="it is in UTF-16 or UTF-32; save it as UTF-8"):
+        lines(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa\r\n\rb")
+    assert lines(tmp_path / "list.txt") == [(1, "a"), (3, "b")]
