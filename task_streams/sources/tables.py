@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from task_streams.errors import UserError, shown, unknown_name
+from task_streams.sources.layout import link_problem
 from task_streams.sources.records import Damaged, FileSource
 
 FOLDER = "tables"
@@ -135,6 +136,8 @@ def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
     for pattern in patterns:
         path = Path(os.path.abspath(os.path.expanduser(pattern)))
         files = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # * may be part of a name
+        odd = [file for file in files if not os.path.isfile(file) and not os.path.isdir(file)]
+        problems += [f"{field} {pattern!r}: {file} is no regular file; expected a parquet file" for file in odd]
         files = [file for file in files if os.path.isfile(file)]
         if not files and path.is_dir():
             expected = f"expected a parquet file; found a folder. Name its files, e.g. {pattern}/*.parquet"
@@ -305,8 +308,8 @@ def _image_bytes(images: Any, folder: Path | None) -> Any:
 
 def _file_bytes(folder: Path, path: str) -> bytes | None:
     """A file of a dataset's folder; None where it cannot be read, so that its row is named as one without an image."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise UserError(f"{path}: leads out of {folder}; refused")
+    if problem := link_problem(Path(os.path.realpath(folder)), path):
+        raise UserError(problem)
     try:
         return FileSource(path).read()
     except Damaged:

@@ -14,7 +14,7 @@ from eval.score import score
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.sources.layout import below, existing_root, lines, subfolders
+from task_streams.sources.layout import LINKS_REMEDY, below, existing_root, lines, subfolders
 from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import TaskStream
 from tests.task_streams.streams import built, cut, problems_of, sizes, write_tree
@@ -165,7 +165,7 @@ def test_links_are_followed_inside_of_the_root_only(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (root / "ant" / "link.png").symlink_to(tmp_path / "outside.png")
     (problem,) = problems_of(lambda: cil(root))
-    assert problem == f"{root}/ant/link.png: a link that leads out of {root}; refused"
+    assert problem == f"{root}/ant/link.png: a link that leads out of {root}; refused{LINKS_REMEDY}"
 
 
 @pytest.mark.parametrize(

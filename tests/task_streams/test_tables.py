@@ -134,7 +134,8 @@ def test_an_imagefolder_of_the_datasets_library_is_read(tmp_path: Path) -> None:
     (tmp_path / "hub" / "train" / "a" / "0.png").rename(outside)
     (tmp_path / "hub" / "train" / "a" / "0.png").symlink_to(outside)
     (told,) = problems(hub=str(tmp_path / "hub"), cache=tmp_path / "cache")
-    assert "0.png: leads out of" in told
+    assert "0.png: a link that leads out of" in told and told.endswith("refused (set links=anywhere to follow links)")
+    assert len(examples(cil(hub=str(tmp_path / "hub"), tasks=3, classes_per_task=1, links="anywhere"))) == len(found)
 
 
 def test_a_hub_dataset_has_named_splits(tmp_path: Path) -> None:
