@@ -319,6 +319,8 @@ class SourceConfig(StreamConfig):
     """An item that cannot be decoded: error (stop before training) or skip (leave it out and record it)."""
     on_copies: Literal["error", "skip"] = "error"
     """Items of equal content in two splits, tasks or classes: error, or skip (keep one, tests first, note the rest)."""
+    links: Literal["inside", "anywhere"] = "inside"
+    """Symbolic links that are followed: inside (of the root), or anywhere, as hub caches have theirs (blobs/)."""
     shots_list: str | None = None
     """Exact training items as a JSONL file, one item a row, instead of a draw; null = draw ``shots`` per class."""
 

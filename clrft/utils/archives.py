@@ -1,13 +1,14 @@
 """Archives of datasets to folders: all members are looked at first, then unpacked beside and renamed as a whole.
 
 Formats: tar (plain, gz, bz2, xz) and zip. A compressed tar is read twice: to look, and to unpack.
-Refused before anything is written: names that are absolute or lead upwards, links and devices (no dataset needs
-them, and they are how archives escape their folder), encrypted members, more members or bytes than the limits, and
-more bytes than the disk has free. Deliberately absent: downloads.
+Refused before anything is written: names that are absolute, too long for a disk or lead upwards, links and devices (no
+dataset needs them, and they are how archives escape their folder), encrypted members, more members or bytes than the
+limits, and more bytes than the disk has free. Deliberately absent: downloads.
 """
 
 import contextlib
 import lzma
+import os
 import shutil
 import stat
 import tarfile
@@ -18,18 +19,31 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clrft.utils.files import check_writable, whole_folder
 from clrft.utils.progress import Reporter
-from task_streams.errors import UserError, shown
+from task_streams.errors import UserError, brief, open_file
 
 MOST_MEMBERS = 20_000_000  # ImageNet-21k has 14 million images
 MOST_BYTES = 4 * 2**40
+MOST_NAME = 2**16  # bytes of a header that holds a long name, or all attributes of a member
+LONGEST_PATH = 4095  # bytes, on Linux
 MOST_RATIO = 1000  # bytes unpacked for each byte of the archive; the densest deflate reaches 1032
 SPARE = 2**28  # bytes of the disk that stay free
 NAMED = 10
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+
+
+class BoundedTarInfo(tarfile.TarInfo):
+    """A header whose long name (GNU, PAX) is bounded before it is read; ``tarfile`` would read gigabytes of it."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        long = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+        if self.type in (*long, tarfile.SOLARIS_XHDTYPE) and self.size > MOST_NAME:
+            held = f"a member's name or attributes of {self.size} bytes"
+            raise UserError(f"{os.fsdecode(tar.name or b'')}: {held}; expected {MOST_NAME} at most; refused")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 class Member(NamedTuple):
@@ -85,18 +99,21 @@ def unpack_new(archive: Path, folder: Path, reporter: Reporter) -> None:
 
 def looked_through(archive: Path, members: Iterator[Member], advance: Callable[[], None]) -> tuple[int, int]:
     """Number of members and bytes of an archive; hostile members, all of them named, and too many are refused."""
-    faults: list[str] = []
-    count = size = 0
+    faults: list[str] = []  # the first ones; names may be long
+    count = size = refused = 0
     most = min(MOST_BYTES, MOST_RATIO * max(archive.stat().st_size, 2**20))
     for member in members:
         count, size = count + 1, size + member.size
-        faults += [f"{member.name!r} ({member.fault})"] if member.fault else []
+        if member.fault:
+            refused += 1
+            faults += [f"{brief(member.name)} ({member.fault})"] if refused <= NAMED else []
         if count > MOST_MEMBERS or size > most:
             limits = f"{MOST_MEMBERS} members or {most} bytes"
             raise UserError(f"{archive}: more than {limits} to unpack; refused as a decompression bomb")
         advance()
     if faults:
-        raise UserError(f"{archive}: {len(faults)} members are refused, nothing was unpacked: {shown(faults, NAMED)}")
+        rest = f" and {refused - NAMED} more" if refused > NAMED else ""
+        raise UserError(f"{archive}: {refused} members are refused, nothing was unpacked: {', '.join(faults)}{rest}")
     if not count:
         raise UserError(f"{archive}: an archive without members")
     return count, size
@@ -118,10 +135,10 @@ def opened(archive: Path) -> Iterator[Iterator[Member]]:
     """The members of an archive one after the other."""
     with damage_named(archive):
         if is_tar(archive):
-            with tarfile.open(archive) as tar:
+            with open_file(archive) as file, tarfile.open(archive, fileobj=file, tarinfo=BoundedTarInfo) as tar:
                 yield tar_members(tar)
         else:
-            with zipfile.ZipFile(archive) as packed:
+            with open_file(archive) as file, zipfile.ZipFile(file) as packed:
                 yield zip_members(packed)
 
 
@@ -146,10 +163,9 @@ def zip_members(packed: zipfile.ZipFile) -> Iterator[Member]:
 def is_tar(archive: Path) -> bool:
     """Whether an archive is a tar; it is a zip otherwise, and what is neither or cannot be read is refused."""
     try:
-        with archive.open("rb") as file:
-            with contextlib.suppress(*DAMAGED):
-                if tarfile.is_tarfile(file):
-                    return True
+        with open_file(archive) as file:
+            with contextlib.suppress(*DAMAGED), tarfile.open(archive, fileobj=file, tarinfo=BoundedTarInfo):
+                return True
             file.seek(0)
             if zipfile.is_zipfile(file):
                 return False
@@ -174,6 +190,8 @@ def damage_named(archive: Path) -> Iterator[None]:
 
 def fault_of(name: str, is_plain: bool, is_link: bool) -> str:
     """Why an entry is refused, by its name and kind; empty if it is not."""
+    if len(os.fsencode(name)) > LONGEST_PATH:
+        return f"a name of {len(name)} characters"
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (path.parts and path.parts[0].endswith(":")):
         return "an absolute path"

@@ -4,6 +4,7 @@ from task_streams.config import MAX_SEED, StreamConfig
 from task_streams.errors import UserError, unknown_name
 from task_streams.prompt import in_style
 from task_streams.registry import STREAMS
+from task_streams.sources.layout import links_anywhere
 from task_streams.sources.library import rare_collection
 from task_streams.sources.records import Workspace
 from task_streams.types import TaskStream
@@ -26,5 +27,9 @@ def build_stream(name: str, config: StreamConfig, order_seed: int, workspace: Wo
         raise TypeError(f"stream {name} takes {spec.config.__name__}, not {type(config).__name__}")
     if not 0 <= order_seed <= MAX_SEED:
         raise UserError(f"order_seed is {order_seed}; expected 0 to {MAX_SEED}")
-    with rare_collection():
-        return in_style(spec.build(config, order_seed, workspace), config.style)
+    token = links_anywhere.set(getattr(config, "links", "inside") == "anywhere")
+    try:
+        with rare_collection():
+            return in_style(spec.build(config, order_seed, workspace), config.style)
+    finally:
+        links_anywhere.reset(token)

@@ -115,8 +115,11 @@ def read_archive(archive: Archive, config: Cifar100CilConfig | Cifar10CilConfig)
         )
     where = f"{PAGE} ({archive.download})"
     folder = existing_root(str(nested if nested.is_dir() else given), layout, where, needed)
-    names = [line for _, line in lines(folder / archive.names)]
+    named = lines(folder / archive.names)
+    names = [name for _, name in named]
     problems: list[str] = []
+    if named and named[-1][0] != len(named):  # names go by their line: all behind a gap would be those of others
+        problems.append(f"{archive.names}: a blank line between names; expected the name of each class in its line")
     records: list[Record] = []
     splits: dict[Split, tuple[str, ...]] = {"train": archive.train, "test": (archive.test,)}
     for split, files in splits.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from task_streams.config import SourceConfig
 from task_streams.errors import UserError, shown
 from task_streams.scenarios.draw import Taker, shuffled, with_reasons
+from task_streams.sources.layout import LINKS_REMEDY, link_problem
 from task_streams.sources.library import Library
 from task_streams.sources.records import Record
 from task_streams.types import Example, Question, Task, target_value
@@ -34,13 +35,13 @@ class QuestionReader:
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; a link that leads out of the folder counts as damage."""
-        inside = {r.key for r in records if Path(r.source.name).resolve().is_relative_to(self.images)}
+        inside = {r.key for r in records if not link_problem(self.images, r.source.name)}
         admitted = iter(self.library.admit([record for record in records if record.key in inside]))
         examples: list[Example | None] = []
         for record in records:
             example = next(admitted) if record.key in inside else None
             if record.key not in inside:
-                self.library.damaged[record.key] = f"a link that leads out of {self.images}; refused"
+                self.library.damaged[record.key] = f"a link that leads out of {self.images}; refused{LINKS_REMEDY}"
                 self.library.workspace.damaged(record)
             if example is not None:
                 self.contents[example.key] = example.content

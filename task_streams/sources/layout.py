@@ -8,6 +8,7 @@ Class folders: ``class_folders.py``; list files: ``listed_files.py``.
 import codecs
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from task_streams.sources.records import Found, Record
 from task_streams.types import Question, Target
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".rar", ".7z")
+
+LINKS_REMEDY = " (set links=anywhere to follow links)"
+# Whether links may lead out of the root: a setting of the stream that is being built (``build_stream``).
+links_anywhere: ContextVar[bool] = ContextVar("links_anywhere", default=False)
 
 Entry = os.DirEntry[str]
 
@@ -74,7 +79,7 @@ def below(root: Path, relative: str) -> Path:
         UserError: it is absolute, climbs out with ``..``, or follows a link out of the root.
     """
     path = root / relative
-    inside = Path(os.path.realpath(path)).is_relative_to(root)
+    inside = links_anywhere.get() or Path(os.path.realpath(path)).is_relative_to(root)
     if os.path.isabs(relative) or ".." in Path(relative).parts or not inside:
         raise UserError(f"{relative}: leads out of {root}; refused")
     return path
@@ -82,8 +87,8 @@ def below(root: Path, relative: str) -> Path:
 
 def link_problem(root: Path, path: str) -> str:
     """Problem of a link that leads out of a resolved root; empty when it stays inside."""
-    inside = Path(os.path.realpath(path)).is_relative_to(root)
-    return "" if inside else f"{path}: a link that leads out of {root}; refused"
+    inside = links_anywhere.get() or Path(os.path.realpath(path)).is_relative_to(root)
+    return "" if inside else f"{path}: a link that leads out of {root}; refused{LINKS_REMEDY}"
 
 
 def entries(folder: Path | str) -> list[Entry]:

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from task_streams.errors import UserError
+from PIL import Image
+
+from task_streams.errors import UserError, shown
 from task_streams.sources.clips import ClipDecoder
 from task_streams.sources.images import IMAGES
 from task_streams.sources.records import Damaged, Decoder, FileSource, Found, Record, Workspace
@@ -103,6 +105,7 @@ class Library:
         decoder: how bytes become images or clips.
         damaged: reason of every item that could not be decoded, by key.
         refused: reason of every item that the model takes no such of, by key (``Workspace.refused``).
+        scaled: bits of the values of each 16-bit image that holds fewer, by key.
     """
 
     workspace: Workspace
@@ -110,6 +113,7 @@ class Library:
     decoder: Decoder | ClipDecoder = IMAGES
     damaged: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    scaled: dict[str, str] = field(default_factory=dict)
 
     def admit(self, records: Sequence[Record]) -> list[Example | None]:
         """The example of each record, None for a damaged one; in their order. Quickest with many at once."""
@@ -162,29 +166,39 @@ class Library:
             else:
                 good.append((batch[place].source, stamps[place], content))
         index.remember(self.decoder.identity, good)
+        for place, one in enumerate(contents):
+            content, _, bits = (one or "").partition("\t")
+            contents[place] = content or None
+            if bits:
+                self.scaled[batch[place].key] = bits
         return contents
 
     def _verified(self, record: Record) -> tuple[str | None, str]:
-        """Content and shape of an item that can be decoded to its end; None and why, where it cannot."""
+        """Content, shape and, if scaled, bits of an item that can be decoded to its end; None and why where not."""
+        bits = ""
         try:
             if isinstance(self.decoder, Decoder):
                 data = record.source.read()  # once: what is hashed is what is decoded
                 media = self.decoder.decode(data)
+                bits = f"\t{media.info['bits']}" if isinstance(media, Image.Image) and "bits" in media.info else ""
             else:
                 media = self.decoder(record.source)
                 data = b"" if record.content else record.source.read()
             frames = media.frames if isinstance(media, Clip) else (media,)
             shape = f"{frames[0].width}x{frames[0].height}x{len(frames)}"
-            return f"{record.content or hashlib.sha256(data).hexdigest()} {shape}", ""
+            return f"{record.content or hashlib.sha256(data).hexdigest()} {shape}{bits}", ""
         except Damaged as fault:
             return None, str(fault)
 
     def report(self) -> tuple[list[str], list[str]]:
         """What must stop the run, and notes on what was left out; every damaged item is in one of them, up to a limit.
 
-        One of them at least is empty: damaged items are skipped, or they stop the run.
+        Damaged items are skipped, or they stop the run.
         """
-        problems, notes = [], []
+        problems: list[str] = []
+        scaled = [f"{key} ({bits})" for key, bits in sorted(self.scaled.items())]
+        what = "16-bit images hold values of fewer bits, and are scaled by these"
+        notes = [f"{len(scaled)} {what}: {shown(scaled, 5)}"] if scaled else []
         for found, skipped, remedy in (
             (self.damaged, "damaged items skipped", "items cannot be decoded; repair or remove them"),
             (

@@ -27,6 +27,7 @@ from task_streams.types import Question, target_value
 
 NAMED = 5  # rows that a problem names; the rest is counted
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
+_MEDIA = re.compile(r"(image|img|picture|photo|video)(?!.*id)", re.IGNORECASE)  # fields that name what is asked about
 _PLACEHOLDER = re.compile(r"<image>|Picture \d+: <img>.*?</img>")
 
 
@@ -128,6 +129,8 @@ def _row_records(file: QuestionFile, row: Any, identity: str) -> Iterator[Record
     if image is None or image == "":
         if any("<image>" in str(asked) for asked, _ in _pairs(row)):
             raise BadRow("a question with '<image>', but neither 'image' nor 'images' names one")
+        if other := [name for name, value in row.items() if value and _MEDIA.search(name)]:
+            raise BadRow(f"neither 'image' nor 'images', but {other[0]!r}")
         return
     parts = [part for part in image.split("/") if part not in ("", ".")] if isinstance(image, str) else []
     if not parts or "\0" in image or not is_text(image):

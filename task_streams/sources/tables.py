@@ -6,7 +6,8 @@ holds the image bytes, their SHA-256 and the named columns, and is made anew whe
 in small batches, so memory stays flat (the ``datasets`` library would hold a whole row group while it makes its copy).
 A hub dataset is streamed, so that nothing is written but the stored copy; a dataset's own code is never run. The names
 of numbered classes are those that the ``datasets`` library keeps with a column (``ClassLabel``).
-Absent on purpose: tables that hold paths instead of image bytes.
+Images that a dataset in a folder has by their paths (``imagefolder``) are read from there, and from nowhere else.
+Absent on purpose: parquet files that hold paths instead of image bytes.
 """
 
 import glob
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from task_streams.errors import UserError, shown, unknown_name
+from task_streams.sources.layout import link_problem
 from task_streams.sources.records import Damaged, FileSource, file_stamp
 
 FOLDER = "tables"
@@ -63,11 +65,13 @@ class Table:
         title: what messages call it.
         identity: changes whenever the rows may have changed.
         opened: opens it.
+        folder: of the images that it has by their paths; None = it holds their bytes.
     """
 
     title: str
     identity: str
     opened: Callable[[], Opened]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,8 @@ def parquet_tables(field: str, patterns: Sequence[str]) -> list[Table]:
     for pattern in patterns:
         path = Path(os.path.abspath(os.path.expanduser(pattern)))
         files = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # * may be part of a name
+        odd = [file for file in files if not os.path.isfile(file) and not os.path.isdir(file)]
+        problems += [f"{field} {pattern!r}: {file} is no regular file; expected a parquet file" for file in odd]
         files = [file for file in files if os.path.isfile(file)]
         if not files and path.is_dir():
             expected = f"expected a parquet file; found a folder. Name its files, e.g. {pattern}/*.parquet"
@@ -180,10 +186,11 @@ def hub_table(dataset: str, config_name: str | None, split: str, revision: str |
         raise UserError(f"hub {dataset!r}: expected the id of a dataset (owner/name) or a folder; found nothing there")
     local = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
     stamps = [(str(file.resolve()), file_stamp(file)) for file in local]
-    identity = json.dumps(["hub", dataset, config_name, split, revision, stamps])
+    kind = "hub folder" if local else "hub"
+    identity = json.dumps([kind, dataset, config_name, split, revision, stamps])
     source = str(folder) if local else dataset
     opened = partial(_open_hub, source, config_name, split=split, revision=revision, cache_dir=str(scratch))
-    return Table(f"hub {dataset!r}, split {split!r}", identity, opened)
+    return Table(f"hub {dataset!r}, split {split!r}", identity, opened, folder if local else None)
 
 
 def _open_hub(source: str, config_name: str | None, **where: Any) -> Opened:
@@ -242,7 +249,7 @@ def _write(table: Table, columns: Columns, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, kept) as writer:
-            for batch in _stored_batches(table.title, batches, columns, names.get(columns.domain, []), kept):
+            for batch in _stored_batches(table, batches, columns, names.get(columns.domain, []), kept):
                 writer.write_batch(batch)
         os.replace(part, file)
     except (OSError, pa.ArrowException) as error:
@@ -282,15 +289,39 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
 
 
+def _image_bytes(images: Any, folder: Path | None) -> Any:
+    """The bytes of a column of images; those that a dataset in a folder has by their paths are read."""
+    if not kinds.is_struct(images.type):
+        return pc.cast(images, pa.binary())
+    held = pc.cast(pc.struct_field(images, "bytes"), pa.binary())
+    if folder is None or "path" not in [field.name for field in images.type] or not held.null_count:
+        return held
+    paths = pc.struct_field(images, "path").to_pylist()
+    read = (
+        _file_bytes(folder, path) if one is None and path else one
+        for one, path in zip(held.to_pylist(), paths, strict=True)
+    )
+    return pa.array(list(read), pa.binary())
+
+
+def _file_bytes(folder: Path, path: str) -> bytes | None:
+    """A file of a dataset's folder; None where it cannot be read, so that its row is named as one without an image."""
+    if problem := link_problem(Path(os.path.realpath(folder)), path):
+        raise UserError(problem)
+    try:
+        return FileSource(path).read()
+    except Damaged:
+        return None
+
+
 def _stored_batches(
-    title: str, batches: Iterable[Any], columns: Columns, domain_names: list[str], schema: pa.Schema
+    table: Table, batches: Iterable[Any], columns: Columns, domain_names: list[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Rows as they are stored; what goes wrong in here is the table's fault, not that of the place of the copy."""
+    title = table.title
     with reading(title):
         for batch in batches:
-            images = batch.column(columns.image)
-            images = pc.struct_field(images, "bytes") if kinds.is_struct(images.type) else images
-            images = pc.cast(images, pa.binary())
+            images = _image_bytes(batch.column(columns.image), table.folder)
             digests = [hashlib.sha256(image.as_buffer()).digest() if image.is_valid else None for image in images]
             texts = [pa.nulls(batch.num_rows, pa.string())] * 3
             for place, name in enumerate((columns.label, columns.domain, columns.key)):

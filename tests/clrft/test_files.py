@@ -320,6 +320,26 @@ def test_a_member_whose_bytes_changed_and_what_is_no_archive_or_not_there_are_na
     assert "an archive without members" in refusal(packed(tmp_path / "empty.zip"))
 
 
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])  # of GNU and PAX: a name, a link, attributes of one or all
+@pytest.mark.parametrize("first", [True, False])
+def test_a_long_name_of_a_member_is_bounded_before_it_is_read(tmp_path: Path, kind: bytes, first: bool) -> None:
+    head = tarfile.TarInfo("long")
+    head.type, head.size = kind, 2**33
+    before = b"" if first else packed(tmp_path / "a.tar", ("set/a", b"x")).read_bytes()[:1024]
+    archive = tmp_path / "long.tar"
+    archive.write_bytes(before + head.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    assert "name or attributes of 8589934592 bytes; expected 65536 at most; refused" in refusal(archive)
+
+
+def test_names_too_long_for_a_disk_are_refused_and_a_pipe_is_no_archive(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.tar", *((f"{'a' * 4095}{number:02d}", b"x") for number in range(12)))
+    said = refusal(archive)
+    assert said.startswith(f"{archive}: 12 members are refused, nothing was unpacked: 'aaaa")
+    assert "… (a name of 4097 characters)" in said and said.endswith(" and 2 more") and len(said) < 2000
+    os.mkfifo(tmp_path / "pipe.tar")
+    assert "(a pipe; expected a regular file)" in refusal(tmp_path / "pipe.tar")
+
+
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
 def test_members_of_a_tar_are_not_kept_while_it_is_gone_through(tmp_path: Path, suffix: str) -> None:
     archive = packed(tmp_path / f"data.{suffix}", *((f"set/{i}.txt", b"x" * i) for i in range(50)))

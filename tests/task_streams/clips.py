@@ -28,6 +28,7 @@ def write_clip(
     fps: int = 10,
     stamps: Sequence[int] | None = None,
     between: int = 0,
+    fast_start: bool = False,
 ) -> Path:
     """A video file of flat frames (or of given ones).
 
@@ -37,10 +38,11 @@ def write_clip(
         fps: frames per second.
         stamps: milliseconds at which each frame comes on display, instead of ``fps``.
         between: frames that are coded from frames before and after them (B-frames).
+        fast_start: whether the table of frames of an mp4 file comes before the frames.
     """
     images = [flat(i) for i in range(frames)] if isinstance(frames, int) else frames
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": "faststart"} if fast_start else {}) as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.width, stream.height = images[0].size
         stream.pix_fmt = "yuv420p"

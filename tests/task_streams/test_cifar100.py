@@ -94,6 +94,14 @@ def test_files_that_are_cut_and_labels_without_a_name_are_all_named(tmp_path: Pa
     )
 
 
+def test_a_blank_line_between_names_is_refused(tmp_path: Path) -> None:
+    names = write(tmp_path, CIFAR100) / "fine_label_names.txt"
+    first, *others = names.read_text().splitlines()
+    names.write_text("\n".join([first, "", *others]))
+    told = problems_of(lambda: stream("cifar100_cil", tmp_path))
+    assert "fine_label_names.txt: a blank line between names; expected the name of each class in its line" in told
+
+
 def test_items_are_numbered_over_all_files_and_pixels_are_planes_of_red_green_and_blue(tmp_path: Path) -> None:
     write(tmp_path, CIFAR10)
     records = {

@@ -150,7 +150,7 @@ def test_every_damaged_line_is_named_with_what_was_expected_and_a_link_out_of_th
         f"testlist01.txt, line 8: {paths} 'v_Archery_g09_c01.avi'",
         f"testlist01.txt, line 9: {paths} '../v_Archery_g09_c01.avi'",
         f"{LISTS}: split 1 lists 1 clips more than once: UCF-101/Archery/v_Archery_g03_c01.avi",
-        f"{inside}: a link that leads out of {ucf}; refused",
+        f"{inside}: a link that leads out of {ucf}; refused (set links=anywhere to follow links)",
     )
 
 

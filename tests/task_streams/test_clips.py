@@ -8,7 +8,9 @@ from collections import Counter
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -258,3 +260,60 @@ def test_what_was_used_the_longest_ago_goes_first_and_what_is_too_large_is_not_k
     assert tight.load("a") is not None  # used just now, so b is the oldest
     tight.store("c", clip.frames, clip.fps)
     assert files(tight) == ["a.zip", "c.zip"]
+
+
+def with_sound(path: Path, seconds: float, last: int = 100) -> Path:
+    """A clip of 3 seconds beside longer sound, whose last frame stays for ``last`` milliseconds."""
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("mpeg4", rate=10), container.add_stream("aac", rate=16000)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        video.codec_context.qmin = video.codec_context.qmax = 1
+        video.time_base = video.codec_context.time_base = Fraction(1, 1000)
+        packets: list[Any] = []
+        for number in range(30):
+            frame = av.VideoFrame.from_image(flat(number))  # type: ignore[no-untyped-call]
+            frame.pts, frame.time_base = 100 * number, Fraction(1, 1000)
+            packets += video.encode(frame)
+        packets += video.encode()
+        packets = [packet for packet in packets if packet.size]
+        packets[-1].duration = last
+        for number in range(int(seconds * 16000 / 1024)):
+            quiet = np.zeros((1, 1024), dtype=np.float32)
+            heard = av.AudioFrame.from_ndarray(quiet, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = 16000, 1024 * number
+            packets += sound.encode(heard)
+        packets += sound.encode()
+        for packet in sorted((one for one in packets if one.size), key=lambda one: one.dts * one.time_base):
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(10, 100), (0, 8000)])
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4"])
+def test_sound_that_goes_on_and_a_last_frame_that_stays_are_no_cut(
+    tmp_path: Path, name: str, seconds: float, last: int
+) -> None:
+    path = with_sound(tmp_path / name, seconds, last)
+    assert numbers(decoded(path, fps=2)) == [0, 5, 10, 15, 20, 25]
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"DURATION", b"DURATI0N"))  # a file without lengths of its streams
+    assert numbers(decoded(path, fps=2)) == [0, 5, 10, 15, 20, 25]
+    path.write_bytes(data[: int(0.4 * len(data))])
+    assert damage(path).startswith(("cut off", "no readable video"))
+
+
+def test_frames_that_an_edit_list_hides_are_no_cut_but_those_that_are_missing_are(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30, fast_start=True)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12  # version and flags, number of entries; then duration and start of the only one
+    length, start = (int.from_bytes(data[place + at : place + at + 4], "big") for at in (0, 4))
+    step = Fraction(3) / length  # seconds
+    data[place : place + 4] = (length // 3).to_bytes(4, "big")
+    scale = int.from_bytes(data[(at := data.index(b"mdhd") + 16) : at + 4], "big")
+    data[place + 4 : place + 8] = (start + 2 * scale).to_bytes(4, "big")
+    assert step * length == 3
+    path.write_bytes(data)
+    assert numbers(decoded(path, fps=2)) == [20, 25]  # the last of 3 seconds
+    path.write_bytes(data[: data.index(b"mdat") + int(0.75 * (len(data) - data.index(b"mdat")))])
+    assert damage(path).startswith(("cut off", "the file breaks off"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eval.evaluate import evaluate
 from eval.score import score
@@ -283,3 +284,79 @@ def test_what_is_no_coco_json_or_lists_other_classes_is_refused(tmp_path: Path) 
         path.write_text(text)
         told = " ".join(problems_of(lambda: stream(tmp_path)))
         assert said in told and (str(path) in told or "coco_cil" in told)
+
+
+def turn_by_exif(root: Path, orientation: int, number: int = 0) -> None:
+    """Give an image of each split an EXIF orientation; its stored pixels stay 200 x 100."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for split in ("train2017", "val2017"):
+        path = root / split / f"{number:06d}.png"
+        with Image.open(path) as image:
+            image.load()
+            image.save(path, exif=exif)
+
+
+def declare(root: Path, width: float, height: float) -> None:
+    for split in ("train2017", "val2017"):
+        path = root / f"annotations/instances_{split}.json"
+        change(path, lambda data: data["images"][0].update(width=width, height=height))
+
+
+def first_box(root: Path, **settings: Any) -> tuple[int, ...]:
+    """Corners of the first training image's box, as its task has it."""
+    examples = {e.key: e.target for task in stream(root, **settings).tasks for e in task.train}
+    return examples["train2017/000000.png"][0].corners  # type: ignore[index,union-attr,return-value]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corners"),
+    [
+        # x 100..300, y 100..200 of the stored image; a quarter turn clockwise (6): x 1000 - y, y = x
+        (1, (100, 100, 300, 200)),
+        (5, (100, 100, 200, 300)),
+        (6, (800, 100, 900, 300)),
+        (7, (800, 700, 900, 900)),
+        (8, (100, 700, 200, 900)),
+    ],
+)
+def test_boxes_of_the_stored_image_are_turned_with_it(
+    tmp_path: Path, orientation: int, corners: tuple[int, ...]
+) -> None:
+    images = [whole("apple", 20, 10, 40, 10), *ONE_OF_EACH[1:]]
+    write_coco(tmp_path, {"train2017": images, "val2017": images})
+    turn_by_exif(tmp_path, orientation)
+    cached = Workspace(tmp_path / "cache")
+    for workspace in (cached, cached):  # with the index as without
+        found = stream(tmp_path, workspace=workspace)
+        examples = {e.key: e.target for task in found.tasks for e in task.train}
+        assert examples["train2017/000000.png"] == (Box("apple", corners),)  # type: ignore[arg-type]
+        told = (
+            "2 images are turned by EXIF, and their boxes, which are of the stored pixels, with them: train2017/000000"
+        )
+        assert any(note.startswith(told) for note in found.notes) == (orientation > 1)
+    if orientation > 1:  # declared as it is shown: as annotated
+        declare(tmp_path, 100, 200)
+        assert first_box(tmp_path) == (200, 50, 600, 100)
+        declare(tmp_path, 200, 100)
+        assert "declared as 200 x 100, but the image is 100 x 200 (200 x 100 before EXIF turns it)" in " ".join(
+            problems_of(lambda: stream(tmp_path, box_frame="upright"))
+        )
+
+
+def test_a_half_turn_needs_the_setting_and_a_size_that_is_not_the_files_is_refused_or_left_out(tmp_path: Path) -> None:
+    write(tmp_path)
+    turn_by_exif(tmp_path, 3)
+    told = list(problems_of(lambda: stream(tmp_path))[1:3])
+    why = (
+        "EXIF turns it, and declared as 200 x 100 its boxes may be of either frame; set box_frame to upright or stored"
+    )
+    assert told == [f"train2017/000000.png ({why})", f"val2017/000000.png ({why})"]
+    assert first_box(tmp_path, box_frame="upright") == (100, 100, 300, 300)
+    assert first_box(tmp_path, box_frame="stored") == (700, 700, 900, 900)
+    declare(tmp_path, 100, 200)
+    told = list(problems_of(lambda: stream(tmp_path, box_frame="stored")))
+    assert "train2017/000000.png (declared as 100 x 200, but the image is 200 x 100)" in told
+    found = stream(tmp_path, on_damaged="skip", allow_empty_classes=True)
+    assert "train2017/000000.png" not in {e.key for task in found.tasks for e in task.train}
+    assert any(note.startswith("2 damaged items skipped: train2017/000000.png (declared as") for note in found.notes)

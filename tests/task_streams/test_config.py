@@ -28,7 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", sorted(STREAMS))
 def test_every_stream_config_goes_through_yaml_and_back(name: str) -> None:
     cls: Any = STREAMS[name].config
-    required = dict.fromkeys((f.name for f in fields(cls) if f.default is MISSING), "some/folder")
+    required = dict.fromkeys((f.name for f in fields(cls) if f.default is f.default_factory is MISSING), "some/folder")
     config = typed_section("stream", cls, required | NEEDED.get(name, {}))
     values = json.loads(json.dumps(asdict(config)))  # tuples to lists
     assert typed_section("stream", cls, yaml.safe_load(yaml.safe_dump(values))) == config

@@ -1,6 +1,8 @@
 """Folders below a root, and streams of image folders."""
 
 import os
+import socket
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from eval.score import score
 from task_streams.errors import UserError
 from task_streams.prompt import request
 from task_streams.scenarios.fingerprint import check_stream, fingerprints
-from task_streams.sources.layout import below, existing_root, lines, subfolders
+from task_streams.sources.layout import LINKS_REMEDY, below, existing_root, lines, subfolders
+from task_streams.sources.records import Damaged, FileSource
 from task_streams.types import TaskStream
 from tests.task_streams.streams import built, cut, problems_of, sizes, write_tree
 
@@ -162,7 +165,7 @@ def test_links_are_followed_inside_of_the_root_only(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (root / "ant" / "link.png").symlink_to(tmp_path / "outside.png")
     (problem,) = problems_of(lambda: cil(root))
-    assert problem == f"{root}/ant/link.png: a link that leads out of {root}; refused"
+    assert problem == f"{root}/ant/link.png: a link that leads out of {root}; refused{LINKS_REMEDY}"
 
 
 @pytest.mark.parametrize(
@@ -272,3 +275,29 @@ def test_new_names_that_name_no_class_or_merge_two_are_refused(
     write_tree(tmp_path, ["0", "1", "2"], 6)
     settings: dict[str, Any] = {"tasks": 1, "classes_per_task": 3, "shots": 2, "test_per_class": 2}
     assert problems_of(lambda: built("folder_cil", tmp_path, class_names=names, **settings)) == (problem,)
+
+
+def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**34)
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        monkeypatch.chdir(tmp_path)  # a path of a socket is short
+        listener.bind("socket")
+        for name, said in (
+            ("pipe", "a pipe; expected a regular file"),
+            ("socket", "a socket; expected a regular file"),
+            ("folder", "Is a directory"),
+            ("sparse", "a sparse file of 17179869184 bytes, of which 0 are on the disk; expected a whole file"),
+        ):
+            with pytest.raises(Damaged) as caught:
+                FileSource(tmp_path / name).read()
+            assert str(caught.value) == said
+            with pytest.raises(UserError, match=said.split(";")[0]):
+                lines(tmp_path / name)
+    (tmp_path / "list.txt").write_bytes("a\r\nb\n".encode("utf-16"))
+    with pytest.raises(UserError, match="it is in UTF-16 or UTF-32; save it as UTF-8"):
+        lines(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa\r\n\rb")
+    assert lines(tmp_path / "list.txt") == [(1, "a"), (3, "b")]

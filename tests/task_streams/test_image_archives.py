@@ -10,6 +10,7 @@ from PIL import Image
 from task_streams.datasets.imagenet_ra import wnid_names
 from task_streams.datasets.tinyimagenet import TinyImageNetConfig, tinyimagenet
 from task_streams.scenarios.fingerprint import check_stream
+from task_streams.sources.layout import LINKS_REMEDY
 from tests.shared_data import shared
 from tests.task_streams.streams import add_lines, built, problems_of, sizes, write_image, write_images, write_lines
 
@@ -191,9 +192,10 @@ def test_links_out_of_the_root_and_two_wnids_of_one_name_are_refused(tmp_path: P
     (root / "val/images/val_0.JPEG").unlink()
     (root / "val/images/val_0.JPEG").symlink_to(outside)
     (root / "train/n02124075/images/n02124075_9.JPEG").symlink_to(tmp_path / "none.JPEG")
+    refused = f"a link that leads out of {root}; refused{LINKS_REMEDY}"
     assert problems_of(lambda: tiny(root)) == (
-        f"{root}/train/n02124075/images/n02124075_9.JPEG: a link that leads out of {root}; refused",
-        f"val/val_annotations.txt: {root}/val/images/val_0.JPEG: a link that leads out of {root}; refused",
+        f"{root}/train/n02124075/images/n02124075_9.JPEG: {refused}",
+        f"val/val_annotations.txt: {root}/val/images/val_0.JPEG: {refused}",
     )
     root = write_tiny(tmp_path / "names")
     text = (root / "words.txt").read_text().replace("Egyptian cat", "rocking chair, cat")

@@ -1,4 +1,5 @@
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,38 @@ def test_what_is_no_image_a_decompression_bomb_and_a_missing_file_are_refused(tm
     assert IMAGES(FileSource(tmp_path / "x.png")).getpixel((0, 0)) == RED
     with pytest.raises(Damaged, match="No such file"):
         IMAGES(FileSource(tmp_path / "y.png"))
+
+
+def png16(values: np.ndarray[Any, Any], colour: int, significant: bytes = b"") -> bytes:
+    """A PNG file of 16 bits a channel, [height, width, channels]."""
+
+    def chunk(kind: bytes, held: bytes) -> bytes:
+        return len(held).to_bytes(4, "big") + kind + held + zlib.crc32(kind + held).to_bytes(4, "big")
+
+    height, width = values.shape[:2]
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    extra = chunk(b"sBIT", significant) if significant else b""
+    pixels = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + pixels
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_values_of_fewer_bits_in_a_16_bit_file_are_scaled_by_what_it_declares_or_holds(
+    colour: int, channels: int
+) -> None:
+    for largest, declared, bits, left, right in (
+        (4095, 0, 12, 255, 128),  # 2048 >> 4
+        (1000, 0, 10, 250, 125),  # 500 >> 2
+        (1000, 12, 12, 62, 31),  # 1000 >> 4
+        (4095, 10, 12, 255, 128),  # values larger than declared
+        (65535, 12, None, 255, 128),
+        (0, 0, None, 0, 0),
+    ):
+        values = np.zeros((1, 2, channels), dtype=int)
+        values[0, :, :] = [[largest], [(largest + 1) // 2]]
+        if channels in (2, 4):
+            values[..., -1] = 65535
+        image = decode_image(png16(values, colour, bytes([declared] * channels) if declared else b""))
+        assert (image.getpixel((0, 0)), image.getpixel((1, 0))) == ((left,) * 3, (right,) * 3)
+        assert image.info.get("bits") == bits

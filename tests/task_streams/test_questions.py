@@ -330,6 +330,10 @@ BAD_ROWS: list[tuple[Any, str]] = [
     (talk(19, None, "Who?", "me"), "a question with '<image>', but neither 'image' nor 'images' names one"),
     ({"id": 20, "images": ["x.png", "y.png"], "text": "Who?", "answer": "me"}, "'images' is no list of one image"),
     (flat(21, "x.png", "Who?", "me") | {"text": ["Who?"]}, "a question that is no text"),
+    (
+        {"id": 22, "image_path": "x.png", "text": "Who?", "answer": "me"},
+        "neither 'image' nor 'images', but 'image_path'",
+    ),
 ]
 ALTERNATION = ", {'from', 'value'}, by human and gpt in alternation"
 

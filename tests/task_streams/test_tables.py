@@ -119,6 +119,26 @@ def test_class_names_and_images_of_the_datasets_library_are_known_by_themselves(
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"index.sqlite", "tables"}
 
 
+def test_an_imagefolder_of_the_datasets_library_is_read(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(12):
+            path = tmp_path / "hub" / split / "abc"[number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (number, len(split), 0)).save(path)
+    stream = cil(hub=str(tmp_path / "hub"), tasks=3, classes_per_task=1, cache=tmp_path / "cache")
+    found = examples(stream)
+    assert {example.label for example in found} == set("abc")
+    for example in found:
+        red, green, _ = example.media().getpixel((0, 0))  # type: ignore[union-attr,misc]
+        assert ("abc"[red % 3], ("test", "train")[green - 4]) == (example.label, example.key.split("/")[0])
+    outside = tmp_path / "outside.png"
+    (tmp_path / "hub" / "train" / "a" / "0.png").rename(outside)
+    (tmp_path / "hub" / "train" / "a" / "0.png").symlink_to(outside)
+    (told,) = problems(hub=str(tmp_path / "hub"), cache=tmp_path / "cache")
+    assert "0.png: a link that leads out of" in told and told.endswith("refused (set links=anywhere to follow links)")
+    assert len(examples(cil(hub=str(tmp_path / "hub"), tasks=3, classes_per_task=1, links="anywhere"))) == len(found)
+
+
 def test_a_hub_dataset_has_named_splits(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet")
     write(tmp_path / "test.parquet", table(first=100))

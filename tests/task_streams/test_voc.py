@@ -133,7 +133,7 @@ def test_a_link_that_leads_out_of_the_root_and_a_document_type_are_refused(tmp_p
     (folder / "Annotations" / "000001.xml").rename(outside)
     (folder / "Annotations" / "000001.xml").symlink_to(outside)
     (told, *_) = problems_of(lambda: cil(tmp_path / "root"))
-    assert told.endswith(f"a link that leads out of {tmp_path / 'root'}; refused")
+    assert told.endswith(f"a link that leads out of {tmp_path / 'root'}; refused (set links=anywhere to follow links)")
     bomb = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c SYSTEM "file:///etc/passwd">]><annotation>&b;&c;</annotation>'
     for encoding in ("utf-8", "utf-16"):
         outside.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding))
@@ -212,3 +212,17 @@ def test_several_years_are_trained_on_together_and_sets_must_be_there_and_share_
     (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join([*TEST, "000001"]))
     both = "1 images are in both VOC2007/trainval and VOC2007/test: VOC2007/JPEGImages/000001.png"
     assert both in problems_of(lambda: cil(tmp_path))
+
+
+def test_marks_and_sizes_are_held_against_what_they_may_be_and_against_the_image(tmp_path: Path) -> None:
+    folder = write(tmp_path) / "Annotations"
+    marked = voc_xml(whole("dog"), difficult=True)
+    (folder / "000001.xml").write_text(marked.replace("<difficult>1<", "<difficult>maybe<"))
+    assert problems_of(lambda: cil(tmp_path, allow_empty_classes=True)) == (
+        "VOC2007/trainval: 1 objects whose difficult is neither 0 nor 1: VOC2007/000001, object 1 ('maybe')",
+    )
+    (folder / "000001.xml").write_text(marked.replace("<difficult>1<", "<difficult> True <"))
+    assert "VOC2007/trainval: 1 boxes left out: marked difficult" in cil(tmp_path, allow_empty_classes=True).notes
+    (folder / "000001.xml").write_text(voc_xml(whole("dog")).replace("<width>200<", "<width>400<"))
+    told = problems_of(lambda: cil(tmp_path, allow_empty_classes=True, shots=None))
+    assert "VOC2007/JPEGImages/000001.png (declared as 400 x 100, but the image is 200 x 100)" in told
