@@ -165,7 +165,7 @@ def file_names(root: Path, folder: str, problems: list[str]) -> set[str]:
     for entry in entries(path) if path.is_dir() else []:
         if entry.is_symlink() and (problem := link_problem(root, entry.path)):
             problems.append(problem)
-        elif entry.is_file():
+        elif os.path.isfile(entry.path):  # a link in a circle is none
             names.add(entry.name)
     return names
 
