@@ -1,10 +1,11 @@
-"""Generated configurations and damaged run folders, each given to the real command line.
+"""Generated configurations, data folders and damaged run folders, each given to the real command line.
 
-    python -m benchmarks.fuzz --configs 1000 --folders 200 --seed 0 --output benchmarks/results/fuzz.json
+    python -m benchmarks.fuzz --configs 1000 --data 1000 --folders 200 --output benchmarks/results/fuzz.json
 
 Every call must end with exit code 0, 1 or 2 and sentences: no traceback, and no file changes outside the folder that
 the call was given. Of a damaged run, the figures that a comparison shows, and those that a resumed run ends with, must
-be those of the run before it was damaged, or it must be refused.
+be those of the run before it was damaged, or it must be refused. Of a data folder, every item must be used as it is
+meant or be named (``fuzz_truth.py``).
 """
 
 import argparse
@@ -28,6 +29,7 @@ from benchmarks.fuzz_bases import BASES, make_base
 from benchmarks.fuzz_call import Outcome, Place
 from benchmarks.fuzz_configs import Given, calls, lay
 from benchmarks.fuzz_folders import damage
+from benchmarks.fuzz_truth import trial as data_trial
 from clrft.runs.provenance import circumstances
 
 COMMANDS = (("status",), ("compare",), ("rewards",), ("sync", "--dry-run"), ("sync",), ("run", "--resume"))
@@ -55,14 +57,28 @@ def fuzz_configs(count: int, number: int, say: Say = lambda line: None) -> list[
             place = Place(Path(scratch))
             lay(one, place.work)
             outcome = place.call(one.words)
-        rows.append(
-            {"command": command_of(one), "code": outcome.code, "words": list(one.words), "faults": outcome.faults}
-        )
+        faults = list(outcome.faults)
+        if one.refused and outcome.code == 0:
+            faults.append("taken, but must be refused")
+        if one.shows and (outcome.code, one.shows in outcome.out) != (0, True):
+            faults.append(f"expected to show {one.shows!r}: {outcome.err[:500] or outcome.out[:500]}")
+        rows.append({"command": command_of(one), "code": outcome.code, "words": list(one.words), "faults": faults})
         rows[-1]["files"] = {name: data.decode("utf-8", "backslashreplace")[:500] for name, data in one.files.items()}
-        if outcome.faults:
-            say(f"config {len(rows)} {one.words!r:.300}: {outcome.faults[0]}")
+        if faults:
+            say(f"config {len(rows)} {one.words!r:.300}: {faults[0]}")
 
     trial()
+    return rows
+
+
+def fuzz_data(count: int, number: int, say: Say = lambda line: None) -> list[Row]:
+    """So many generated data folders; one row each."""
+    rows = []
+    for index in range(count):
+        with tempfile.TemporaryDirectory() as scratch:
+            rows.append(data_trial(Place(Path(scratch)), random.Random(f"{number} {index}")))
+        if rows[-1]["faults"]:
+            say(f"data {index + 1} {rows[-1]}")
     return rows
 
 
@@ -166,7 +182,7 @@ def fuzz_folders(count: int, number: int, root: Path, say: Say = lambda line: No
     return rows
 
 
-def counted(rows: list[Row], folders: list[Row]) -> Row:
+def counted(rows: list[Row], folders: list[Row], data: list[Row]) -> Row:
     """How many calls ended how, by command."""
     by_command: dict[str, collections.Counter[str]] = {}
     for row in rows:
@@ -175,8 +191,13 @@ def counted(rows: list[Row], folders: list[Row]) -> Row:
     for row in folders:
         for command, code in row["codes"].items():
             damaged.setdefault(command, collections.Counter())[str(code)] += 1
+    befallen: dict[str, collections.Counter[str]] = {}
+    for row in data:
+        for name in row["befallen"] or ["nothing"]:
+            befallen.setdefault(name, collections.Counter()).update(map(str, row["codes"]))
     return {
         "configs": {name: dict(one) for name, one in sorted(by_command.items())},
+        "data": {name: dict(one) for name, one in sorted(befallen.items())},
         "folders": {name: dict(one) for name, one in damaged.items()},
     }
 
@@ -191,6 +212,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", type=int, default=1000)
+    parser.add_argument("--data", type=int, default=1000)
     parser.add_argument("--folders", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
@@ -203,15 +225,18 @@ def main() -> int:
     rows = fuzz_configs(options.configs, options.seed, say) if options.configs else []
     with tempfile.TemporaryDirectory() as scratch:
         folders = fuzz_folders(options.folders, options.seed, Path(scratch), say) if options.folders else []
-    counts = counted(rows, folders)
-    faults = [row for row in [*rows, *folders] if row["faults"]]
+    data = fuzz_data(options.data, options.seed, say)
+    counts = counted(rows, folders, data)
+    faults = [row for row in [*rows, *data, *folders] if row["faults"]]
     say(json.dumps(counts, indent=1))
-    say(f"{len(rows)} calls and {len(folders)} damaged run folders: {len(faults)} with faults")
+    kinds = f"{len(rows)} calls, {len(data)} data folders and {len(folders)} damaged run folders"
+    say(f"{kinds}: {len(faults)} with faults")
     if options.output:
         facts = circumstances()
         words = " ".join(["python -m benchmarks.fuzz", *sys.argv[1:]])
         damages = [{name: row[name] for name in ("base", "damage", "codes")} for row in folders]
-        body = {"command": words, **facts, "calls": len(rows), "counts": counts, "faults": faults, "folders": damages}
+        body = {"command": words, **facts, "calls": len(rows), "data": len(data), "counts": counts, "faults": faults}
+        body["folders"] = damages
         options.output.write_text(json.dumps(body, indent=1) + "\n")
     return 1 if faults else 0
 

@@ -4,6 +4,7 @@ Deliberately absent: what becomes of a call (``benchmarks/fuzz_call.py``), and f
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ SWEEP_KEYS = ("sweep", "streams", "methods", "models", "seeds", "set", "vary", "
 
 @dataclass(frozen=True)
 class Given:
-    """What a user gives: words, and files in the working folder."""
+    """What a user gives, words and files in the working folder, and what must come of it."""
 
     words: tuple[str, ...]
     files: dict[str, bytes] = field(default_factory=dict)
+    refused: bool = False  # it says two things, or nothing, where it must say one
+    shows: str = ""  # what ``clrft show`` must print of it
 
 
 def fields_of_sections() -> list[str]:
@@ -199,6 +202,63 @@ def sweeps() -> st.SearchStrategy[bytes]:
     )
 
 
+def repeated_keys() -> st.SearchStrategy[Given]:
+    """Shipped configs in which a key stands twice."""
+
+    def twice(text: str, line: int, value: str, name: str, key: str) -> Given:
+        lines = text.splitlines()
+        places = [i for i, one in enumerate(lines) if re.match(r" *[\w.]+: *[^\s#|>&]", one)]
+        at = places[line % len(places)]
+        lines.insert(at + 1, f"{lines[at].partition(':')[0]}: {value}")
+        return Given(("show", f"{key}={name}" if key else name), {name: "\n".join(lines).encode()}, refused=True)
+
+    groups = (("streams", "stream"), ("methods", "method"), ("models", "model"), ("sweeps", ""))
+    kinds = []
+    for group, key in groups:
+        texts = [text for text in shipped(group) if re.search(r"^ *[\w.]+: *[^\s#|>&]", text, re.MULTILINE)]
+        values = st.sampled_from(("x", "1", "null"))
+        kinds.append(
+            st.builds(twice, st.sampled_from(texts), st.integers(0, 40), values, st.just("a.yaml"), st.just(key))
+        )
+    return st.one_of(kinds)
+
+
+# What is written for a seed or a rate, and what that is by YAML 1.2.
+NUMBERS = (("010", "10"), ("0o17", "15"), ("0x10", "16"), ("7", "7"), ("+7", "7"))
+NEITHER = ("1_000", "12:30", "yes", "on", "no", "~", "", "0b11", "'7'", '"7"', ".inf", "1.0")  # are no whole numbers
+
+
+def plain_corners() -> st.SearchStrategy[Given]:
+    """Words and files whose meaning is fixed: numbers by YAML 1.2, names of methods, settings left empty."""
+    sweep = {"streams": ["digits_cil"], "methods": ["sft", "grpo"], "seeds": [1]}
+    typo = st.sampled_from(("rapo", "grp", "SFT", "sft ", "grpo+ewc", ""))
+    given = [
+        st.sampled_from(NUMBERS).map(lambda one: Given(("show", f"seed={one[0]}"), shows=f"seed {one[1]}")),
+        st.sampled_from(NEITHER).map(lambda word: Given(("show", f"seed={word}"), refused=True)),
+        st.sampled_from(NEITHER).map(
+            lambda word: Given(
+                ("show", "stream=a.yaml"), {"a.yaml": f"seed: {word}\nstream: {{name: digits_cil}}".encode()}
+            )
+        ),
+        typo.map(
+            lambda name: Given(
+                ("show", "a.yaml"),
+                {"a.yaml": yaml.safe_dump({**sweep, "per_method": {name: {"train": {"updates": 3}}}}).encode()},
+                refused=True,
+            )
+        ),
+        st.sampled_from(("streams", "methods", "seeds")).map(
+            lambda key: Given(
+                ("show", "a.yaml"), {"a.yaml": yaml.safe_dump({**sweep, key: None}).encode()}, refused=True
+            )
+        ),
+        st.sampled_from(("stream", "method", "stream.root")).map(
+            lambda key: Given(("show", "stream=folder_cil", f"{key}="), refused=True)
+        ),
+    ]
+    return st.one_of(given)
+
+
 def calls() -> st.SearchStrategy[Given]:
     """Calls of every kind."""
     named = st.sampled_from(NAMES)
@@ -242,7 +302,8 @@ def calls() -> st.SearchStrategy[Given]:
         ),
         odd_path,
     )
-    return st.one_of(settings, settings, *files, swept, swept, looked, checked, run, paths)
+    corners = (repeated_keys(), plain_corners())
+    return st.one_of(settings, settings, *files, swept, swept, looked, checked, run, paths, *corners)
 
 
 def lay(given: Given, work: Path) -> None:

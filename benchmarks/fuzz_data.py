@@ -361,7 +361,10 @@ def relabel(folder: Folder, place: int, label: str, written: Any = None) -> None
 def other_form(folder: Folder, rng: random.Random) -> None:
     """A name in another of Unicode's forms than people read it."""
     name = rng.choice(("café", "über", "東京", "ＡＢＣ", "naïve ñ", "한국", "ｶﾞ", "Ångström"))
-    relabel(folder, rng.choice((0, 1)), name, unicodedata.normalize(rng.choice(("NFD", "NFKD", "NFC")), name))
+    form = rng.choice(("NFD", "NFKD", "NFC"))
+    relabel(folder, rng.choice((0, 1)), name, unicodedata.normalize(form, name))
+    if form == "NFKD" and folder.layout == "voc_cil":  # wide letters are not those of the setting classes
+        folder.expect("either")
 
 
 def twins(folder: Folder, rng: random.Random) -> None:

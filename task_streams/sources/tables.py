@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from task_streams.errors import UserError, shown, unknown_name
+from task_streams.sources.images import SUFFIXES
 from task_streams.sources.layout import link_problem
 from task_streams.sources.records import Damaged, FileSource, file_stamp
 
@@ -184,7 +185,15 @@ def hub_table(dataset: str, config_name: str | None, split: str, revision: str |
     folder = Path(dataset).expanduser()
     if not folder.is_dir() and (dataset.startswith((".", "/", "~")) or dataset.count("/") > 1):
         raise UserError(f"hub {dataset!r}: expected the id of a dataset (owner/name) or a folder; found nothing there")
-    local = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    local = [entry for entry in found if entry.is_file()]
+    # which the datasets library would pass over
+    odd = [entry for entry in found if not entry.is_file() and not (entry.is_dir() and entry.suffix not in SUFFIXES)]
+    if odd:
+        what = "neither files nor folders, or folders with the name of an image"
+        raise UserError(
+            f"hub {dataset!r}: {len(odd)} entries are {what}: {shown([str(entry) for entry in odd], 5)}; remove them"
+        )
     stamps = [(str(file.resolve()), file_stamp(file)) for file in local]
     kind = "hub folder" if local else "hub"
     identity = json.dumps([kind, dataset, config_name, split, revision, stamps])

@@ -137,6 +137,9 @@ def test_an_imagefolder_of_the_datasets_library_is_read(tmp_path: Path) -> None:
     (told,) = problems(hub=str(tmp_path / "hub"), cache=tmp_path / "cache")
     assert "0.png: a link that leads out of" in told and told.endswith("refused (set links=anywhere to follow links)")
     assert len(examples(cil(hub=str(tmp_path / "hub"), tasks=3, classes_per_task=1, links="anywhere"))) == len(found)
+    outside.unlink()  # the library would pass over what a link leads nowhere to
+    (told,) = problems(hub=str(tmp_path / "hub"), cache=tmp_path / "cache")
+    assert "1 entries are neither files nor folders" in told and told.endswith("train/a/0.png; remove them")
 
 
 def test_a_hub_dataset_has_named_splits(tmp_path: Path) -> None:
