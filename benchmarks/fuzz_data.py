@@ -510,7 +510,7 @@ def flags(folder: Folder, rng: random.Random) -> None:
     item = rng.choice(folder.items)
     value = rng.choice(("0", "1", 1, "false", "true", True, "maybe", 0.5))
     item.more[key] = value
-    item.lost = value not in ("0", False, 0)
+    item.lost = value not in ("0", "false", False, 0)
     folder.expect("passes" if value == "0" else "either" if value in ("1", 1, True, "false", "true") else "refused")
 
 

@@ -76,8 +76,9 @@ def load_sweep(name: str, overrides: Values, orders: int | None = None) -> list[
 
 
 def methods_of(plan: Mapping[str, Any]) -> list[str]:
-    """The methods that a sweep names, in whichever part."""
-    return [str(one) for part in (plan, *plan.get("parts", ())) for one in part.get("methods") or ()]
+    """The methods that a sweep names, in whichever part; what is no list of them is told where it is checked."""
+    given = [part.get("methods") for part in (plan, *plan.get("parts", ()))]
+    return [str(one) for methods in given if isinstance(methods, list) for one in methods]
 
 
 def sweep_file(name: str) -> Values:

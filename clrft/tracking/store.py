@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from clrft.utils.console import visible
-from clrft.utils.files import check_writable, locked
+from clrft.utils.files import check_writable, locked, whole_file
 from task_streams.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +101,32 @@ def local_uri(root: Path) -> str:
 def artifacts_of(root: Path) -> str:
     """Where the files of a local store's runs are, as a URI."""
     return (root.resolve() / ARTIFACTS).as_uri()
+
+
+def keep_older(root: Path) -> None:
+    """Copy a local store's database that another version of MLflow has made, before this one may change it; tell so.
+
+    Raises:
+        sqlite3.Error: the database cannot be read.
+        OSError: the copy cannot be written.
+    """
+    from mlflow.store.db.utils import _get_latest_schema_revision as newest
+
+    path = root / DATABASE
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return  # it is only being made
+        ((found,),) = database.execute("SELECT version_num FROM alembic_version").fetchall() or [("",)]
+        kept = root / f"{DATABASE}.{found}"
+        if found in ("", newest()) or kept.exists():  # type: ignore[no-untyped-call]
+            return
+        with whole_file(kept) as beside, closing(sqlite3.connect(beside)) as copy:
+            database.backup(copy)
+    tell(
+        f"{path} was made by another version of MLflow, and the installed one may change it: a copy is kept at {kept}."
+    )
 
 
 def follow_move(root: Path) -> None:
@@ -300,6 +326,8 @@ class Store:
             logging.getLogger(name).setLevel(logging.WARNING)
         # What it logs it raises too, and that is told once.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self.call(keep_older, self.root)
         return self.call(MlflowClient, self.uri)
 
     def call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:

@@ -7,6 +7,7 @@ Class folders: ``class_folders.py``; list files: ``listed_files.py``.
 
 import codecs
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -102,7 +103,11 @@ def entries(folder: Path | str) -> list[Entry]:
             found = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder}: expected a readable folder; {error.strerror}") from error
-    if odd := [ascii(entry.name) for entry in found if not (entry.name.isascii() or is_text(entry.name))]:
+    foreign = [entry.name for entry in found if not entry.name.isascii()]
+    if foreign and (encoding := sys.getfilesystemencoding()) != "utf-8":  # any name would be read as another
+        said = f"{folder}: {len(foreign)} names have letters that this locale reads as {encoding}, not as UTF-8"
+        raise UserError(f"{said}; set PYTHONUTF8=1 or LC_ALL=C.UTF-8 for the command")
+    if odd := [ascii(name) for name in foreign if not is_text(name)]:
         raise UserError(f"{folder}: expected names in UTF-8; found {shown(odd, limit=5)}; rename them")
     return found
 

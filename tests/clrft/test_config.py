@@ -153,6 +153,7 @@ def test_what_is_varied_keeps_its_type_and_the_names_of_before(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("parts: [{methods: 3}]", "methods is 3, expected a list, e.g. methods=[3]."),
         ("per_method: {grop: {train: {updates: 3}}}", "per_method: unknown method 'grop'. Did you mean 'grpo'?"),
         ("parts: [{}, {per_method: {rapo: {}}}]", "per_method: unknown method 'rapo'."),
         ("vary: {train.updates: []}", "vary.train.updates is an empty list, expected a value."),

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from clrft.cli.main import main
 from clrft.runs.read import read_run
 from clrft.tracking.queue import END_SECONDS, CallQueue
 from clrft.tracking.runs import Tracker, is_marked
-from clrft.tracking.store import Store, Unreachable, tracking_uri
+from clrft.tracking.store import Store, Unreachable, prepare_store, tracking_uri
 from clrft.utils.locks import held
+from task_streams.errors import UserError
 from tests.clrft.run_folders import write_run
 from tests.clrft.stores import ROOT, Points, Server, artifacts, points, preparation, root, runs
 
@@ -234,7 +237,7 @@ def test_a_sync_leaves_out_what_is_worked_on_and_killed_again_and_again_ends_wit
         assert main(["sync", str(folder)]) == 0
     assert f"{folder}: left out, process {os.getpid()} on" in capsys.readouterr().out
     assert not runs(root, "cell")
-    for last, moment in ((13, "after"), (18, "before")):
+    for last, moment in ((14, "after"), (19, "before")):
         words = [sys.executable, "-c", KILLED, str(folder), str(last), moment]
         assert subprocess.run(words, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert main(["sync", str(folder)]) == 0
@@ -293,6 +296,19 @@ def test_a_deleted_experiment_is_taken_back_with_its_runs(root: Path, capsys: py
     told = capsys.readouterr()
     assert "experiment 'clrft' had been deleted; it was restored" in told.err and "nothing is missing" in told.out
     check_whole(root, folder)
+
+
+def test_a_database_of_another_version_of_mlflow_is_copied_before_it_may_be_changed(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # MLflow 1.3
+    with pytest.raises(UserError, match="out-of-date database schema"):  # what this MLflow says of it
+        prepare_store(root)
+    kept = root / "mlflow.db.451aebb31d03"
+    assert f"a copy is kept at {kept}." in capsys.readouterr().err
+    with closing(sqlite3.connect(kept)) as database:
+        assert database.execute("SELECT name FROM experiments WHERE name = 'clrft'").fetchall() == [("clrft",)]
 
 
 def test_a_long_wait_for_one_call_is_told(

@@ -277,6 +277,16 @@ def test_new_names_that_name_no_class_or_merge_two_are_refused(
     assert problems_of(lambda: built("folder_cil", tmp_path, class_names=names, **settings)) == (problem,)
 
 
+def test_a_locale_that_reads_other_letters_is_blamed_and_not_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, ["a", LINUX], 6)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    (told,) = problems_of(lambda: built("folder_cil", tmp_path, tasks=1, classes_per_task=2, shots=2))
+    assert told.endswith("1 names have letters that this locale reads as iso8859-1, not as UTF-8; set PYTHONUTF8=1 or "
+                         "LC_ALL=C.UTF-8 for the command")  # fmt: skip
+
+
 def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
