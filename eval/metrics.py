@@ -156,7 +156,12 @@ def stage_accuracy(matrix: AccuracyMatrix) -> FloatArray:
     sum_{j<=i} correct[i,j] / sum_{j<=i} n_j, which is no mean over tasks of other sizes. Boxes of new classes: AP over
     all classes and images so far, A_t of RaPO (arXiv 2605.09640). Boxes in new domains have none.
     """
-    counted = [matrix.correct[i, : i + 1].sum() / matrix.total[i, : i + 1].sum() for i in range(len(matrix))]
+    sizes = np.diagonal(matrix.total)  # n_j; a task that was tested on a sample still counts with all of its items
+    counted = []
+    for i in range(len(matrix)):
+        correct, total, size = matrix.correct[i, : i + 1], matrix.total[i, : i + 1], sizes[: i + 1]
+        whole = (total == size).all()
+        counted.append(correct.sum() / total.sum() if whole else (matrix.value[i, : i + 1] * size).sum() / size.sum())
     return np.where(np.isnan(matrix.pooled), counted, matrix.pooled)
 
 

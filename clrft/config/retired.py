@@ -16,6 +16,7 @@ LATER: dict[str, dict[str, Any]] = {
     "train": {"optimizer": "auto"},
     "stream": {"prompt": "suite"},
     "model": {"revision": None},
+    "evaluate": {"every": 1, "sample": None},
 }
 
 

@@ -48,6 +48,10 @@ class EvaluateConfig(Settings):
     """Also test the base and tasks not yet learned, which forward transfer needs."""
     probe: NonNegativeInt = 200
     """Items of the general-ability probe outside the stream (0: no probe)."""
+    every: Count = 1
+    """After every how many tasks those before the newest are tested too (and after the last); 1 = after each."""
+    sample: Count | None = None
+    """Test items of a task that are asked between its own test and the last one, always the same; null = all."""
     final_list: bool = True
     """Ask each task once more right after it was learned, under the final class list: splits forgetting in two."""
     drift_prompts: NonNegativeInt = 16

@@ -273,7 +273,11 @@ def disk_of(cell: Cell, work: pd.DataFrame) -> Disk:
     # Predictions, steps and figures, in the run's folder and in MLflow's store. An image that several tasks are tested
     # on is answered once, and its answer kept for each.
     copies, points, tasks = 2 if config.run.mlflow else 1, POINTS if config.run.mlflow else 0, cell.statistics.tasks
-    stages_of = [1 if method.joint else len(tasks) - place for place in range(len(tasks))]
+    every = config.evaluate.every
+    tested = [stage for stage in range(1, len(tasks) + 1) if stage % every == 0 or stage == len(tasks)]
+    stages_of = [
+        1 if method.joint else len({place + 1, *(i for i in tested if i > place)}) for place in range(len(tasks))
+    ]
     answers = sum((task.test - task.new) * times for task, times in zip(tasks, stages_of, strict=True))
     answers += work.test_items.sum()
     rows = answers * (ANSWER + TOKEN * cell.lengths.test) * copies + len(cell.stages) * STAGE

@@ -244,7 +244,11 @@ class Cell:
         evaluate, statistics, method, tasks = self.config.evaluate, self.statistics, self.method, self.statistics.tasks
         # Of each: the prompts, the number of items, and whether their images go through the tower.
         asked = [(statistics.prompt(place, stage - 1), task.new, True) for place, task in enumerate(tasks[:stage])]
-        if evaluate.future:
+        if stage < len(tasks):  # at the last stage all are tested on all
+            tested = asked[:-1] if stage % evaluate.every == 0 else []
+            own = [(prompt, items if tested else tasks[stage - 1].test, seen) for prompt, items, seen in asked[-1:]]
+            asked = [(prompt, min(items, evaluate.sample or items), seen) for prompt, items, seen in tested] + own
+        if evaluate.future and stage % evaluate.every == 0:
             asked += [(task.prompt, task.test, True) for task in tasks[stage:]]
         if stage and evaluate.final_list and statistics.lists[stage - 1] < statistics.lists[-1] and not method.joint:
             asked.append((statistics.prompt(stage - 1, -1), tasks[stage - 1].test, False))  # they were seen just now

@@ -4,9 +4,10 @@ What a training does is kept on disk as it goes: it begins where the task before
 own, or is done already and only its test was cut short.
 """
 
+import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -277,7 +278,8 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
         predictions = [replace(known[item.key], task=task.index) for item in task.test]
         record.predictions += predictions
         record.cells[task.index] = task_accuracy(task, predictions)
-    if own is not None and measure_of(stream) == POOLED_BOX_AP:
+    complete = {task.index for task, _ in due if len(task.test) == len(stream.tasks[task.index - 1].test)}
+    if own is not None and measure_of(stream) == POOLED_BOX_AP and complete >= {*range(1, stage + 1)}:
         record.pooled = pooled_ap((one for one in record.predictions if one.task <= stage), own.seen)
     if again is not None:
         record.final_list_predictions = answers(state, again, stream.labels, stage, session)
@@ -303,14 +305,42 @@ def evaluate_stage(state: Run, stage: int, record: StageRecord) -> None:
 
 
 def due_tests(state: Run, stage: int) -> list[tuple[Task, tuple[Example, ...]]]:
-    """Tasks tested at a stage, each with those of its items that are asked for it.
+    """Tasks tested at a stage, with the items they are tested on, each with those of them that are asked for it.
 
     Tasks learned so far share one class list: an item that several of them have is asked for the first. The others, due
     when ``evaluate.future``, have lists of their own, so all of their items are asked.
     """
-    learned, others = state.stream.tasks[:stage], state.stream.tasks[stage:]
+    config, tasks = state.config.evaluate, state.stream.tasks
+    learned = learned_tests(tasks[:stage], len(tasks), config.every, config.sample)
     asked = list(zip(learned, new_test_items(learned), strict=True))
-    return asked + [(task, task.test) for task in others if state.config.evaluate.future]
+    others = tasks[stage:] if config.future and stage % config.every == 0 else ()
+    return asked + [(task, task.test) for task in others]
+
+
+def learned_tests(learned: Sequence[Task], last: int, every: int, sample: int | None) -> list[Task]:
+    """The tasks learned so far that are tested now, the newest last, with the items that each is tested on.
+
+    The newest always, on all of its items; those before it after every so many tasks, on a sample that is the same each
+    time; all, on all of their items, after the last task. So R[j,j] and R[T,j] are of all items whatever the rule.
+
+    Args:
+        learned: in their order.
+        last: number of the stream's tasks.
+        every: ``evaluate.every``.
+        sample: ``evaluate.sample``.
+    """
+    if len(learned) == last:
+        return list(learned)
+    earlier = learned[:-1] if len(learned) % every == 0 else ()
+    return [replace(task, test=sampled(task.test, sample)) for task in earlier] + list(learned[-1:])
+
+
+def sampled(items: tuple[Example, ...], count: int | None) -> tuple[Example, ...]:
+    """The items whose keys have the lowest SHA-256, in their order: the same in every order, for every method."""
+    if count is None or count >= len(items):
+        return items
+    lowest = sorted(hashlib.sha256(item.key.encode()).digest() for item in items)[count - 1]
+    return tuple(item for item in items if hashlib.sha256(item.key.encode()).digest() <= lowest)
 
 
 def glyph_probe(items: int, style: PromptStyle) -> Task:
