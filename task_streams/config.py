@@ -330,7 +330,7 @@ class NamedConfig(SourceConfig):
     """What every stream of one's own folders of images or clips can be asked for."""
 
     class_names: Annotated[dict[str, str], Field(title='new names by present ones, e.g. {"4": four}')] = (
-        dataclasses.field(default_factory=dict)
+        dataclasses.field(default_factory=dict, hash=False)
     )
     """Names for classes in place of their present ones, e.g. {"4": four}; those left out keep theirs."""
 

@@ -6,8 +6,10 @@ identity that lies in its folder (``mlflow.json``) and gets what it lacks of the
 ``clrft sync`` does (``sync.py``).
 """
 
+import hashlib
 import json
 import math
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -301,10 +303,15 @@ def milliseconds(file: Path) -> int:
 
 
 def identity(folder: Path, make: bool = True) -> str:
-    """Random name of a run folder in any MLflow store, from its ``mlflow.json``; made, or empty, if missing."""
+    """Random name of a run folder in any MLflow store, from its ``mlflow.json``; made, or empty, if missing.
+
+    One that only others may write to is known by its path, as nothing can be left in it.
+    """
     path = folder / "mlflow.json"
     if not make and not path.exists():
         return ""
+    if folder.exists() and not path.exists() and not os.access(folder, os.W_OK):
+        return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():  # of two machines that make it at once, one's stays
         write_first(path, json.dumps({"schema": SCHEMA, "identity": uuid.uuid4().hex}, indent=2) + "\n")

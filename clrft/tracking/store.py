@@ -6,11 +6,13 @@ Every call's error comes out as a ``UserError`` without the secrets that a track
 Deliberately absent: MLflow's usage pings (switched off before it is imported), its git and log chatter.
 """
 
+import hashlib
 import logging
 import os
 import re
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -220,6 +222,9 @@ class Store:
         self.closed = False
         self._experiment = ""
         self._lock = self.root / ".mlflow.lock"  # keeps other processes out; in one, one thread speaks to the store
+        if "MLFLOW_TRACKING_URI" in os.environ and not os.access(self.root, os.W_OK):  # another user's runs, our store
+            known_by = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+            self._lock = Path(tempfile.gettempdir()) / f"clrft-mlflow-{os.getuid()}-{known_by}.lock"
         for name, value in _QUIET.items():  # works before MLflow is imported, by whomever
             os.environ.setdefault(name, value)
         os.environ.update(_FORCED)

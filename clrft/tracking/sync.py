@@ -4,6 +4,7 @@ Every run in the store is compared with its files before anything is written, so
 again. Runs on which a process works are left out: that process feeds them itself.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from clrft.tracking.runs import (
 )
 from clrft.tracking.store import DATABASE, NoStore, Store, local_uri, tell, tracking_uri
 from clrft.utils.files import COMPARISON, REPORT, check_inside
-from clrft.utils.locks import Locked, held
+from clrft.utils.locks import Locked, held, lock_path, look
 from clrft.utils.plain import read_yaml
 from task_streams.errors import UserError
 
@@ -35,7 +36,8 @@ from task_streams.errors import UserError
 def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -> None:
     """Feed runs of one folder of all runs, and then their sweeps; says what was added, or if ``dry`` would be.
 
-    A sweep's own run gets its tables, pictures and report, and how it ended.
+    A sweep's own run gets its tables, pictures and report, and how it ended. Folders that only others may write to are
+    fed into a store of one's own as they are; where somebody works on one, it is left out.
 
     Raises:
         UserError: the store cannot be reached; what was fed until then stays.
@@ -46,7 +48,9 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
     sweeps = set()
     for folder in sorted(folders):
         try:
-            with nullcontext() if dry else held(folder):  # who only looks needs not keep others away
+            if foreign := not os.access(folder, os.W_OK):
+                refuse_held(folder)
+            with nullcontext() if dry or foreign else held(folder):  # who only looks needs not keep others away
                 added = in_words(feed_run(store, folder, dry))
         except Locked as error:
             say(f"{folder}: left out, {error.who} works on it")
@@ -61,6 +65,12 @@ def sync_root(root: Path, folders: Iterable[Path], dry: bool, say: Any = tell) -
         status = sweep_status(store, run.run_id, folder) if run is not None else "FINISHED"
         if added := in_words(sweep.settle(Facts(artifacts=tuple(files), status=status), dry)):
             say(f"{folder}: {word} {added}")
+
+
+def refuse_held(folder: Path) -> None:
+    """Raise ``Locked`` where a process works on a run folder whose lock we cannot take."""
+    if (found := look(lock_path(folder))) is not None and not found.gone:
+        raise Locked(folder, found.who)
 
 
 def feed_or_tell(folder: Path) -> None:
@@ -95,6 +105,6 @@ def feed_run(store: Store, folder: Path, dry: bool = False) -> Added:
             added += Counter({SETTINGS: 1})
             if not dry:
                 store.call(store.client.set_terminated, task.run_id, status)
-    if done and not dry:
+    if done and not dry and os.access(folder, os.W_OK):
         mark(folder)
     return added

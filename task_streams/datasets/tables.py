@@ -10,7 +10,7 @@ Absent on purpose: labels in several columns, and images that a table merely has
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +59,7 @@ class TableConfig(SourceConfig):
     """Column with class names, or with class numbers from 0."""
     key_column: str | None = None
     """Column with a name for each item, unique in its split; null = keys are made of class and image content."""
-    class_names: ClassNames = None
+    class_names: ClassNames = field(default=None, hash=False)
     """Names of numbered classes: a list, or a file of them (.json, or one a line); or new names by present ones."""
 
     def problems(self) -> list[str]:

@@ -286,6 +286,22 @@ def test_a_store_in_a_folder_of_any_name_keeps_its_files_beside_it_where_it_is_m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "moved"]
 
 
+def test_runs_of_another_user_are_fed_into_a_store_of_ones_own_and_left_as_they_are(
+    tmp_path: Path, preparation: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path / "theirs")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "theirs").rglob("*"))
+    shutil.copy(preparation, tmp_path / "mine.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mine.db'}")
+    real = os.access  # which says of root that it may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: "theirs" not in str(path) and real(path, mode, **how))
+    assert main(["sync", str(folder)]) == 0
+    assert f"{folder}: added 3 runs" in capsys.readouterr().out
+    assert main(["sync", str(folder)]) == 0
+    assert f"{folder}: nothing is missing" in capsys.readouterr().out
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "theirs").rglob("*")) == before
+
+
 def test_a_deleted_experiment_is_taken_back_with_its_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = written(root)
     assert main(["sync", str(folder)]) == 0

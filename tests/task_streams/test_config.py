@@ -30,6 +30,7 @@ def test_every_stream_config_goes_through_yaml_and_back(name: str) -> None:
     cls: Any = STREAMS[name].config
     required = dict.fromkeys((f.name for f in fields(cls) if f.default is f.default_factory is MISSING), "some/folder")
     config = typed_section("stream", cls, required | NEEDED.get(name, {}))
+    assert isinstance(hash(config), int)  # plans remember what they know of a stream by its settings
     values = json.loads(json.dumps(asdict(config)))  # tuples to lists
     assert typed_section("stream", cls, yaml.safe_load(yaml.safe_dump(values))) == config
 
