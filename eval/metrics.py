@@ -156,7 +156,8 @@ def stage_accuracy(matrix: AccuracyMatrix) -> FloatArray:
     sum_{j<=i} correct[i,j] / sum_{j<=i} n_j, which is no mean over tasks of other sizes. Boxes of new classes: AP over
     all classes and images so far, A_t of RaPO (arXiv 2605.09640). Boxes in new domains have none.
     """
-    sizes = np.diagonal(matrix.total)  # n_j; a task that was tested on a sample still counts with all of its items
+    # n_j; a task that was tested on a sample at a stage still counts with all of its items
+    sizes = np.fmax.reduce(matrix.total, axis=0)
     counted = []
     for i in range(len(matrix)):
         correct, total, size = matrix.correct[i, : i + 1], matrix.total[i, : i + 1], sizes[: i + 1]
